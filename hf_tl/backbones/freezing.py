@@ -1,0 +1,149 @@
+"""Freezing: no gradient AND inference mode, whatever calls `model.train()`.
+
+A frozen BatchNorm in training mode would go on normalising by the batch and moving its statistics, and transformers'
+Trainer calls `model.train()` at every step (https://github.com/huggingface/transformers/issues/24479). So each module of
+a frozen stage carries an instance attribute `train` that leaves the module in inference mode. It is a partial of a
+module-level function: deep copies, pickles, `torch.compile` and wrappers such as DistributedDataParallel keep it, and no
+class and no state dict changes.
+"""
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
+from hf_tl.strategy import Norm, TrainableStages
+
+_FIXED = "_hf_tl_fixed_parameters"
+
+
+def freeze(model: nn.Module, trainable_stages: TrainableStages = 1, norm: Norm = "frozen") -> tuple[Stage, ...]:
+    """Train the given stages of `model` and freeze all others, in place.
+
+    A frozen stage gets no gradient and stays in inference mode: BatchNorm uses and keeps its stored statistics, dropout
+    and drop path are off. Calling it again changes what is frozen. Parameters that the architecture itself never trains
+    (fixed position embeddings) stay as they are.
+
+    Args:
+        model: an image classifier, or a timm model.
+        trainable_stages: how many trailing stages train (1 is the head), `"all"`, or names; see
+            `hf_tl.backbones.stages.trainable_parameters`.
+        norm: what the normalisation layers of frozen stages do: nothing (`"frozen"`), train their scale and shift
+            (`"affine"`), or also update their statistics (`"adapt"`).
+
+    Returns:
+        The frozen stages, in forward order.
+
+    Raises:
+        StageError: `model` has no such stage.
+
+    >>> import timm
+    >>> model = timm.create_model("test_resnet")
+    >>> [stage.name for stage in freeze(model, trainable_stages=2)]
+    ['stem', 'layer1', 'layer2', 'layer3']
+    >>> model.train().layer1.training, model.layer4.training
+    (False, True)
+    """
+    stages = list_stages(model)
+    trainable = trainable_parameters(stages, trainable_stages)
+    parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
+    if _FIXED not in model.__dict__:
+        model.__dict__[_FIXED] = frozenset(name for name, tensor in parameters.items() if not tensor.requires_grad)
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in trainable and name not in model.__dict__[_FIXED])
+    frozen = tuple(stage for stage in stages if trainable.isdisjoint(stage.parameter_names))
+    for module in modules.values():
+        _unlock(module)
+    for stage in stages:
+        for name in _inference_modules(stage, trainable, modules, is_frozen=stage in frozen):
+            _lock(modules[name])
+    if norm != "frozen":
+        for stage in frozen:
+            _release_norms([modules[name] for name in stage.module_names], model.__dict__[_FIXED], parameters, norm)
+    model.train(model.training)
+    return frozen
+
+
+def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Name the tensors of `model` that training must not move.
+
+    Returns:
+        Parameters without a gradient and buffers of modules kept in inference mode, by their name in `model`.
+    """
+    tensors: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    for prefix, module in model.named_modules():
+        if _is_locked(module):
+            for name, buffer in module.named_buffers(recurse=False):
+                tensors[f"{prefix}.{name}" if prefix else name] = buffer
+    return tensors
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Compute the SHA-256 of named tensors: names, types, shapes and every byte.
+
+    >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(2)}) != digest({"a": torch.ones(2)})
+    True
+    """
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        # uint8, because numpy has no bfloat16
+        sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Tell whether `module` is a normalisation layer: named so, with parameters of at most one dimension.
+
+    timm and transformers have dozens of such classes of their own (`LayerNorm2d`, `BatchNormAct2d`, `RmsNorm`).
+    """
+    return "norm" in type(module).__name__.lower() and all(p.ndim <= 1 for p in module.parameters())
+
+
+def _inference_modules(
+    stage: Stage, trainable: frozenset[str], modules: Mapping[str, nn.Module], *, is_frozen: bool
+) -> Iterator[str]:
+    """Name the modules of `stage` to keep in inference mode: all where it is frozen, else those without a trained part."""
+    for name in stage.module_names:
+        owned = [f"{name}.{parameter}" for parameter, _ in modules[name].named_parameters()]
+        if is_frozen or (owned and trainable.isdisjoint(owned)):
+            yield name
+
+
+def _release_norms(
+    modules: list[nn.Module], fixed: frozenset[str], parameters: Mapping[str, nn.Parameter], norm: Norm
+) -> None:
+    never_trained = {id(parameters[name]) for name in fixed}
+    for module in modules:
+        if is_norm(module):
+            if norm == "adapt":
+                _unlock(module)
+            for parameter in module.parameters():
+                parameter.requires_grad_(id(parameter) not in never_trained)
+
+
+def _stay_in_inference_mode(module: nn.Module, mode: bool = True) -> nn.Module:
+    """Stand in for `nn.Module.train`: pass the mode on to children (an adapting norm follows it), keep one's own."""
+    module.training = False
+    for child in module.children():
+        child.train(mode)
+    return module
+
+
+def _lock(module: nn.Module) -> None:
+    module.__dict__["train"] = functools.partial(_stay_in_inference_mode, module)
+    module.training = False
+
+
+def _is_locked(module: nn.Module) -> bool:
+    train = module.__dict__.get("train")
+    return isinstance(train, functools.partial) and train.func is _stay_in_inference_mode
+
+
+def _unlock(module: nn.Module) -> None:
+    if _is_locked(module):
+        del module.__dict__["train"]
