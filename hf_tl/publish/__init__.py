@@ -1,0 +1,1 @@
+"""What leaves the machine: the record's card and pictures, and the push to the Hub."""

@@ -1,0 +1,251 @@
+"""The model card: a run's record, told to a reader.
+
+Everything in a card comes from the record alone. huggingface_hub quotes the metadata; the body is a Jinja template
+(`model_cards/template.md`) in which every value is escaped.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from jinja2 import UndefinedError
+
+from hf_tl.errors import PublishError
+from hf_tl.publish.markdown import environment
+from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE
+
+SCHEMA_VERSION = 1
+FOLDED_FROM = 21
+"""Tables of this many rows or more are folded."""
+CLASSES_SHOWN = 200
+MODEL_LINE = 'MODEL = "{}"'
+PLACEHOLDER = MODEL_LINE.format("USER/NAME")
+STRATEGY_TAGS = {"transfer": "transfer-learning", "scratch": "from-scratch"}
+NORM_POLICIES = {"frozen": "frozen", "affine": "scale and shift train", "adapt": "train and adapt"}
+METRICS = {  # key in the record: metric id of the Hub, its name in the card
+    "accuracy": ("accuracy", "Accuracy"),
+    "top5_accuracy": ("top5_accuracy", "Top-5 accuracy"),
+    "macro_f1": ("f1", "Macro F1"),
+}
+
+
+def render_card(record: Mapping[str, Any], repo_id: str | None = None) -> str:
+    """Write the whole `README.md` of a model.
+
+    Args:
+        record: what `run.json` holds.
+        repo_id: the repository that the usage snippets name; `USER/NAME` stands there without one.
+
+    Raises:
+        PublishError: the record is of another schema, or lacks something that a card tells.
+    """
+    if (version := record.get("schema_version")) != SCHEMA_VERSION:
+        raise PublishError(
+            f"a card needs a run.json of schema version {SCHEMA_VERSION}, found {version!r}; "
+            "write it again with this version of hf_tl, or use the version that wrote it"
+        )
+    try:
+        body = environment().from_string(_template_file().read_text(encoding="utf-8")).render(_view(record))
+        card = f"---\n{card_metadata(record).to_yaml()}\n---\n\n{body}"
+    except (KeyError, UndefinedError) as error:
+        raise PublishError(f"a card cannot be written: the record (run.json) lacks {error}") from error
+    return str(ModelCard(card)) if repo_id is None else with_repo_id(card, repo_id)
+
+
+def with_repo_id(card: str, repo_id: str) -> str:
+    """Name the repository in the usage snippets of a card; what a user wrote into the card stays as it is."""
+    return card.replace(PLACEHOLDER, MODEL_LINE.format(repo_id))
+
+
+def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
+    """Collect the metadata that the Hub reads; what is not known is left out."""
+    model, data, strategy = record["model"], record["data"], record["strategy"]
+    is_timm, from_scratch = model["library"] == "timm", strategy["from_scratch"]
+    base_model = None if from_scratch else _hub_id(model["base_model"])
+    license = None if from_scratch else model["base_model_license"]
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image classification",
+            dataset_type=data["name"],
+            dataset_name=data["name"],
+            dataset_split="test",
+            dataset_revision=data["revision"],
+            metric_type=metric_type,
+            metric_name=name,
+            metric_value=value,
+        )
+        for key, (metric_type, name) in METRICS.items()
+        if _is_number(value := record["metrics"].get("test", {}).get(key))
+    ]
+    return ModelCardData(
+        pipeline_tag="image-classification",
+        library_name="transformers",
+        base_model=base_model,
+        base_model_relation="finetune" if base_model else None,
+        datasets=[data["name"]] if _dataset_is_on_hub(data) else None,
+        license=license if license and _is_license_id(license) else None,
+        metrics=["accuracy", "f1"] if results else None,
+        tags=["hf_tl", *(["timm"] if is_timm else []), STRATEGY_TAGS.get(strategy["name"], "fine-tuning")],
+        model_name=f"{model['architecture']} on {data['name']}",
+        eval_results=results or None,
+    )
+
+
+def _template_file() -> Path:
+    """Find the template: inside the package where it was installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    candidates = [package / "model_cards" / "template.md", package.parent / "model_cards" / "template.md"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise PublishError("the card template model_cards/template.md is missing from hf_tl; install hf_tl again")
+
+
+def _hub_id(name: str | None) -> str | None:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def _dataset_is_on_hub(data: Mapping[str, Any]) -> bool:
+    """Tell a Hub dataset from a folder's name: a record never holds a path, so a slash means a Hub id."""
+    return _hub_id(data["name"]) is not None and ("/" in data["name"] or data["revision"] is not None)
+
+
+def _is_license_id(license: str) -> bool:
+    """Whether it looks like one of the Hub's identifiers (`apache-2.0`); the Hub refuses a card with another text."""
+    return license.isascii() and license == license.lower() and license.replace("-", "").replace(".", "").isalnum()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _view(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Prepare what the template shows, as plain values and rows of tables."""
+    model, data, phases = record["model"], record["data"], record["phases"]
+    return {
+        "record": record,
+        "model": model,
+        "data": data,
+        "labels": data["labels"],
+        "stages_figure": STAGES_FIGURE,
+        "history_figure": HISTORY_FIGURE if record["history"] else None,
+        "folded_from": FOLDED_FROM,
+        "stages": [_stage_row(stage, model["parameters"]) for stage in record["stages"]],
+        "phases": [_phase_row(*pair) for pair in zip(record["strategy"]["phases"], phases, strict=True)],
+        "proofs": [_proof(number, phase) for number, phase in enumerate(phases, 1)],
+        "trained_share": percent(model["parameters_trained"] / max(model["parameters"], 1)),
+        "results": _result_rows(record),
+        "show_top5": len(data["labels"]) > 5,
+        "splits": {name: f"{split['images']:,}" for name, split in data["splits"].items()},
+        "classes": _class_rows(data),
+        "classes_cut": max(0, len(data["labels"]) - CLASSES_SHOWN),
+        "input_size": " × ".join(str(size) for size in model["input_size"]),
+        "total_time": duration(record["seconds"]["total"]),
+        "train_time": duration(record["seconds"]["train"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    }
+
+
+def _stage_row(stage: Mapping[str, Any], total: int) -> dict[str, Any]:
+    trained_in = ", ".join(str(phase + 1) for phase in stage["trained_in_phases"])
+    return {
+        "name": stage["name"],
+        "parameters": f"{stage['parameters']:,}",
+        "share": percent(stage["parameters"] / max(total, 1)),
+        "state": "trained" if trained_in else "frozen",
+        "trained_in": trained_in or "–",
+    }
+
+
+def _phase_row(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, Any]:
+    names = done["trainable_stages"]
+    backbone_rate = recipe["backbone_learning_rate"]
+    return {
+        "first_stage": names[0],
+        "last_stage": names[-1],
+        "stages": len(names),
+        "parameters": f"{done['parameters_trained']:,}",
+        "epochs": f"{recipe['epochs']:.3g}",
+        "learning_rate": f"{recipe['learning_rate']:.3g}",
+        "backbone_learning_rate": "as the head" if backbone_rate is None else f"{backbone_rate:.3g}",
+        "layer_decay": f"{recipe['layer_decay']:g}",
+        "norm": NORM_POLICIES.get(recipe["norm"], recipe["norm"]),
+        "weight_decay": f"{recipe['weight_decay']:g}",
+        "warmup": percent(recipe["warmup_ratio"]),
+    }
+
+
+def _proof(number: int, phase: Mapping[str, Any]) -> dict[str, Any]:
+    before, after = phase["digest_before"], phase["digest_after"]
+    tensors = phase["frozen_tensors"]
+    return {"phase": number, "tensors": tensors, "before": before, "after": after, "holds": before == after}
+
+
+def _result_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    rows = []
+    for split, metrics in record["metrics"].items():
+        images = record["data"]["splits"][split]["images"]
+        accuracy = metrics.get("accuracy")
+        row = {"split": split, "images": f"{images:,}", "interval": wilson_interval(accuracy, images)}
+        row |= {key: percent(metrics.get(key)) for key in ("accuracy", "top5_accuracy")}
+        rows.append(row | {key: _number(metrics.get(key)) for key in ("macro_f1", "loss")})
+    return rows
+
+
+def _class_rows(data: Mapping[str, Any]) -> list[tuple[str, Sequence[str]]]:
+    counts = [split["classes"] for split in data["splits"].values()]
+    return [
+        (label, [f"{count[index]:,}" for count in counts]) for index, label in enumerate(data["labels"][:CLASSES_SHOWN])
+    ]
+
+
+def wilson_interval(accuracy: float | None, images: int) -> str:
+    """Give the 95 % interval of an accuracy (Wilson, 1927): what other samples of this size would show.
+
+    >>> wilson_interval(0.95, 1000)
+    '93.5–96.2 %'
+    """
+    from scipy.stats import binomtest
+
+    if not _is_number(accuracy) or accuracy is None or not images:
+        return "–"
+    interval = binomtest(min(images, round(accuracy * images)), images).proportion_ci(0.95, method="wilson")
+    return f"{100 * interval.low:.1f}–{100 * interval.high:.1f} %"
+
+
+def percent(share: float | None) -> str:
+    """Write a share as a percentage; small shares keep two digits.
+
+    >>> percent(0.9472), percent(0.00375), percent(None)
+    ('94.7 %', '0.38 %', '–')
+    """
+    if share is None or not _is_number(share):
+        return "–"
+    return f"{100 * share:.2g} %" if 0 < share < 0.01 else f"{100 * share:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return f"{value:.3f}" if value is not None and _is_number(value) else "–"
+
+
+def duration(seconds: float) -> str:
+    """Write a time for a reader.
+
+    >>> duration(112), duration(31.2), duration(7261)
+    ('1 min 52 s', '31 s', '2 h 1 min')
+    """
+    minutes, rest = divmod(round(timedelta(seconds=seconds).total_seconds()), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,82 @@
+"""Values of any origin as Markdown that can only be read as text.
+
+Labels, dataset names and notes come from strangers. In a card they must not add a heading, a link, a table cell or
+HTML, whichever renderer shows it, so characters with a meaning become character references: by CommonMark these never
+form structure (https://spec.commonmark.org/0.31.2/#entity-and-numeric-character-references), and unlike a backslash
+they also hold inside HTML and before a renderer's mathematics.
+"""
+
+import re
+import unicodedata
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+_SYNTAX = {ord(character): f"&#{ord(character)};" for character in '\\`*[]<>&|~$^{}#="'}
+# GFM turns bare addresses into links after the escapes are gone; an invisible space inside them prevents it.
+_BARE_LINK = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)|(?<=mailto)(?=:)|(?<=xmpp)(?=:)", re.IGNORECASE)
+_EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word has no meaning
+_BLOCK_START = re.compile(r"^(\d*)([-+.)])(?=\s|$|\2)")  # of a list item, a rule or an underlined heading
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def one_line(value: object) -> str:
+    """Make a single line of printable text: no control characters, no reordering of what follows.
+
+    >>> one_line("a\\n# b\\x00")
+    'a # b'
+    """
+    text = str(value).encode("utf-8", "replace").decode()  # lone surrogates cannot be written to a file
+    kept = (" " if unicodedata.category(c) == "Cc" else c for c in text if c not in _BIDI_CONTROLS)
+    return " ".join("".join(kept).split())
+
+
+def escape(value: object) -> Markup:
+    """Escape a value for running text and table cells.
+
+    >>> str(escape("<b> | [x](y)"))
+    '&#60;b&#62; &#124; &#91;x&#93;(y)'
+    """
+    if isinstance(value, Markup):
+        return value
+    text = _BARE_LINK.sub("\u200b", one_line(value)).translate(_SYNTAX)
+    text = _EMPHASIS.sub("&#95;", text)
+    return Markup(_BLOCK_START.sub(lambda match: f"{match[1]}&#{ord(match[2])};", text))
+
+
+def code(value: object) -> Markup:
+    """Show a value as a code span, for names that a reader may copy.
+
+    Where a code span cannot hold it (a pipe splits a table's cell even inside one) it is escaped text.
+
+    >>> str(code("layer4")), str(code("a|b"))
+    ('`layer4`', 'a&#124;b')
+    """
+    text = one_line(value)
+    return escape(text or "(empty)") if not text or set(text) & set("`|\\") else Markup(f"`{text}`")
+
+
+def code_block(value: object, language: str = "") -> Markup:
+    """Show a value as a fenced code block of one line.
+
+    >>> print(code_block("ls", "bash"))
+    ```bash
+    ls
+    ```
+    """
+    text = one_line(value)
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markup(f"{fence}{language}\n{text}\n{fence}")
+
+
+def environment() -> Environment:
+    """Build the environment of a card's template: every value is escaped, unless a filter made it safe.
+
+    `finalize` sees each `{{ … }}`, so that no place of the template can forget the escape.
+    """
+    env = Environment(
+        finalize=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    env.filters |= {"code": code, "code_block": code_block}
+    return env
