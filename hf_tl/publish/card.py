@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from jinja2 import UndefinedError
 
 from hf_tl.errors import PublishError
@@ -215,7 +215,7 @@ def wilson_interval(accuracy: float | None, images: int) -> str:
     >>> wilson_interval(0.95, 1000)
     '93.5–96.2 %'
     """
-    from scipy.stats import binomtest
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
 
     if not _is_number(accuracy) or accuracy is None or not images:
         return "–"
