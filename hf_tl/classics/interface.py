@@ -1,0 +1,179 @@
+"""timm's model interface around networks that run their layers one after another."""
+
+import copy
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from timm.layers import get_device_dtype
+from timm.models import adapt_input_conv, checkpoint
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from hf_tl.errors import ModelError
+
+
+def with_input_channels(conv: nn.Conv2d, in_chans: int) -> nn.Conv2d:
+    """Return `conv` for inputs of `in_chans` channels, its weights adapted as timm adapts pretrained ones."""
+    if in_chans == conv.in_channels:
+        return conv
+    adapted = copy.deepcopy(conv)
+    adapted.in_channels = in_chans
+    adapted.weight = nn.Parameter(adapt_input_conv(in_chans, conv.weight.detach()))
+    return adapted
+
+
+class SequentialBackbone(nn.Module):
+    """A backbone whose layers run one after another, with timm's interface.
+
+    Args:
+        layer_names: the layers' module names, in the order in which they run.
+        feature_info: for each level of features, `num_chs`, `reduction` (the stride in input pixels) and `module`,
+            the layer that ends the level.
+        num_features: the channels of what `forward_features` returns.
+        in_chans: the channels of the input.
+    """
+
+    def __init__(
+        self, layer_names: Sequence[str], feature_info: list[dict[str, Any]], num_features: int, in_chans: int
+    ) -> None:
+        super().__init__()
+        self.layer_names = tuple(layer_names)
+        self.feature_info = feature_info
+        self.num_features = num_features
+        self.in_chans = in_chans
+        self.grad_checkpointing = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each level of features in the backward pass rather than keep its activations."""
+        self.grad_checkpointing = enable
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, in_chans, H, W) to features (N, num_features, h, w)."""
+        return self._run(x, self.layer_names)[0]
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Images (N, in_chans, H, W) to the features of chosen levels, as timm's models do.
+
+        Args:
+            x: the images.
+            indices: which levels of `feature_info`; the last n if a number, all if None.
+            norm: has no effect, there is no final norm.
+            stop_early: run no layer after the last chosen level.
+            output_fmt: "NCHW", the only one.
+            intermediates_only: return only the list of features.
+
+        Raises:
+            ModelError: if another `output_fmt` is asked for.
+        """
+        if output_fmt != "NCHW":
+            raise ModelError(f"expected output_fmt 'NCHW', found {output_fmt!r}: convolutional features have no other")
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        taps = [self.feature_info[i]["module"] for i in take]
+        stop = self.layer_names.index(self.feature_info[last]["module"]) + 1 if stop_early else None
+        x, outputs = self._run(x, self.layer_names[:stop], taps)
+        intermediates = [outputs[tap] for tap in taps]
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def _run(self, x: Tensor, names: Sequence[str], taps: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the named layers on `x`; return the last one's output, and the outputs of `taps` by name.
+
+        Checkpointed segments end with a level of features (or a tap), so that none begins with an in-place
+        activation, which would overwrite the input that the recomputation starts from.
+        """
+        outputs: dict[str, Tensor] = {}
+        ends = {names[-1], *taps, *(info["module"] for info in self.feature_info)}
+        segment: list[nn.Module] = []
+        for name in names:
+            segment.append(self.get_submodule(name))
+            if name in ends:
+                x = self._run_segment(x, segment)
+                segment = []
+            if name in taps:
+                outputs[name] = x
+        return x, outputs
+
+    def _run_segment(self, x: Tensor, segment: list[nn.Module]) -> Tensor:
+        def run(x: Tensor) -> Tensor:
+            for layer in segment:
+                x = layer(x)
+            return x
+
+        return checkpoint(run, x) if self.grad_checkpointing and self.training else run(x)
+
+
+class PlainConvNet(SequentialBackbone):
+    """Convolutions, hidden fully connected layers, a classifier: the shape of AlexNet and ZFNet.
+
+    Modules, in the order in which they run: `features` (convolutions), `pool` (average pooling to a fixed grid, then
+    flattening), `pre_logits` (the hidden fully connected layers), `head` (the classifier).
+
+    Args:
+        features: the convolutions, with what lies between them.
+        feature_info: see `SequentialBackbone`; `module` names are `features.N`.
+        grid: the height and width of the features that the fully connected layers take; at the published input size
+            the pooling to it changes nothing, at other sizes it adapts.
+        pre_logits: the hidden fully connected layers: (N, num_features * grid * grid) to (N, hidden_size).
+        hidden_size: the width of the last hidden layer.
+        num_classes: the width of the classifier; 0 for none.
+        in_chans: the channels of the input.
+    """
+
+    def __init__(
+        self,
+        features: nn.Sequential,
+        feature_info: list[dict[str, Any]],
+        grid: int,
+        pre_logits: nn.Sequential,
+        hidden_size: int,
+        num_classes: int,
+        in_chans: int,
+    ) -> None:
+        layer_names = [f"features.{name}" for name, _ in features.named_children()]
+        super().__init__(layer_names, feature_info, feature_info[-1]["num_chs"], in_chans)
+        self.head_hidden_size = hidden_size
+        self.features = features
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten(1))
+        self.pre_logits = pre_logits
+        self.reset_classifier(num_classes)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one; 0 classes: by none, so that `forward` returns (N, head_hidden_size).
+
+        Raises:
+            ModelError: if `global_pool` asks for another pooling: the fully connected layers need their grid.
+        """
+        if global_pool not in (None, "avg"):
+            raise ModelError(
+                f"expected global_pool 'avg' (the fully connected layers take a fixed grid), found {global_pool!r}; "
+                "for unpooled features call forward_features"
+            )
+        self.num_classes = num_classes
+        head = nn.Linear(self.head_hidden_size, num_classes, **get_device_dtype(self)) if num_classes else nn.Identity()
+        self.head = head.train(self.training)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return timm's parameter groups: each layer, or with `coarse` all convolutions after the first as one."""
+        blocks = r"^features\." if coarse else r"^features\.(\d+)"
+        hidden = r"^pre_logits\." if coarse else r"^pre_logits\.(\d+)"
+        return {"stem": r"^features\.0\.", "blocks": blocks, "pre_logits": hidden}
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features (N, num_features, h, w) to logits (N, num_classes), or with `pre_logits` (N, head_hidden_size)."""
+        x = self.pre_logits(self.pool(x))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_chans, H, W) to logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
