@@ -6,12 +6,13 @@ and the card. Nothing has a notion of its own of a "mode".
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from hf_tl.errors import ConfigError
 
 Norm = Literal["frozen", "affine", "adapt"]
 TrainableStages = int | str | tuple[str, ...]
+Augmentation = Literal["none", "light", "medium", "strong"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Phase:
     """Decoupled weight decay of AdamW; norms and biases have none."""
     warmup_ratio: float = 0.1
     """The part of the phase's steps over which the rate rises from zero."""
+    augmentation: Augmentation = "light"
+    """The preset of random changes to training images; see `hf_tl.data.augmentation`."""
+    label_smoothing: float = 0.0
+    """The part of each label's probability that is spread over all classes."""
 
     def __post_init__(self) -> None:
         stages = self.trainable_stages
@@ -47,9 +52,11 @@ class Phase:
             "learning_rate": self.learning_rate > 0,
             "backbone_learning_rate": self.backbone_learning_rate is None or self.backbone_learning_rate > 0,
             "layer_decay": 0 < self.layer_decay <= 1,
-            "norm": self.norm in ("frozen", "affine", "adapt"),
+            "norm": self.norm in get_args(Norm),
             "weight_decay": self.weight_decay >= 0,
             "warmup_ratio": 0 <= self.warmup_ratio < 1,
+            "augmentation": self.augmentation in get_args(Augmentation),
+            "label_smoothing": 0 <= self.label_smoothing < 1,
         }
         for name, is_valid in checks.items():
             if not is_valid:

@@ -1,0 +1,147 @@
+"""The front door: a checkpoint's name to a model with its transforms."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.data.images import Transforms
+from hf_tl.errors import ConfigError, name_some
+from hf_tl.strategy import Strategy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from hf_tl.backbones.preprocessing import Preprocessing
+
+SCHEMA_VERSION = 1
+TIMM_PREFIX = "timm:"
+
+
+def load_backbone(
+    name: str,
+    labels: Sequence[str],
+    strategy: Strategy | None = None,
+    weights: str | None = None,
+    pretrained: bool = True,
+    *,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    problem_type: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple["PreTrainedModel", Transforms]:
+    """Load a backbone with a head for `labels`, frozen as the strategy's first phase asks.
+
+    Args:
+        name: a Hub id (`timm/resnet50.a1_in1k`, `google/vit-base-patch16-224`), a local directory, or `timm:ARCH[.TAG]`.
+        labels: names of the classes, in the order of the logits. The checkpoint's head is kept if it has the same names
+            in the same order; otherwise a new one is drawn from torch's random state.
+        strategy: what to freeze; everything trains where it is None.
+        weights: a local file with the weights (`timm:` names only).
+        pretrained: whether to load weights at all.
+        image_size: height and width in pixels, instead of the checkpoint's.
+        in_chans: channels of the input, instead of the checkpoint's (timm backbones only).
+        problem_type: `"single_label_classification"` or `"multi_label_classification"`.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: whether code from the repository may run.
+
+    Returns:
+        A plain model of transformers' Auto mapping in inference mode, and `transforms` whose `train` and `eval` are used
+        with `dataset.with_transform`.
+
+    Raises:
+        ModelError: the model is unknown, or its weights do not fit.
+        StageError: its stages cannot be told.
+
+    >>> model, transforms = load_backbone("timm:test_resnet", ["cat", "dog"], Strategy.transfer(), pretrained=False)
+    >>> type(model).__name__, [name for name, p in model.named_parameters() if p.requires_grad]
+    ('TimmWrapperForImageClassification', ['timm_model.fc.weight', 'timm_model.fc.bias'])
+    """
+    from hf_tl.backbones.freezing import freeze
+
+    model, preprocessing = load_model(
+        name,
+        labels,
+        weights=weights,
+        pretrained=pretrained and not (strategy is not None and strategy.from_scratch),
+        image_size=image_size,
+        in_chans=in_chans,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    if problem_type is not None:
+        model.config.problem_type = problem_type
+    if strategy is None:
+        return model, preprocessing.transforms("light")
+    phase = strategy.phases[0]
+    freeze(model, phase.trainable_stages, phase.norm)
+    model.config.hf_tl["strategy"] = strategy.to_record()
+    return model, preprocessing.transforms(phase.augmentation)
+
+
+def load_model(
+    name: str,
+    labels: Sequence[str],
+    *,
+    weights: str | None = None,
+    pretrained: bool = True,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple["PreTrainedModel", "Preprocessing"]:
+    """Load a model and its preprocessing; the arguments are those of `load_backbone`.
+
+    `model.config.hf_tl["base"]` says where its weights come from.
+    """
+    _check_labels(labels)
+    model_args = {} if in_chans is None else {"in_chans": in_chans}
+    base: dict[str, Any]
+    if name.startswith(TIMM_PREFIX):
+        from hf_tl.backbones.timm import create_timm_backbone
+
+        architecture = name.removeprefix(TIMM_PREFIX)
+        model, base = create_timm_backbone(
+            architecture, labels, weights=weights, pretrained=pretrained, model_args=model_args
+        )
+    elif weights is not None or model_args:
+        raise ConfigError(f"--weights and --in_chans go with --model timm:ARCHITECTURE, and --model is {name!r}")
+    else:
+        from hf_tl.backbones.transformers import load_checkpoint
+
+        model, base = load_checkpoint(
+            name, labels, pretrained=pretrained, revision=revision, trust_remote_code=trust_remote_code
+        )
+    set_labels(model.config, labels)
+    model.config.hf_tl = {"schema_version": SCHEMA_VERSION, "base": {**base, "pretrained": pretrained}}
+    return model, _preprocessing(model, name, image_size, revision, trust_remote_code)
+
+
+def set_labels(config: "PreTrainedConfig", labels: Sequence[str]) -> None:
+    """Write the names of the classes into a config, in the order of the logits, and leave nothing of older names."""
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    if config.model_type == "timm_wrapper":
+        # saved instead of id2label, and taken from the loaded checkpoint where it is set
+        config.label_names = list(labels)
+        config.num_classes = len(labels)
+
+
+def _preprocessing(
+    model: "PreTrainedModel", name: str, image_size: int | None, revision: str | None, trust_remote_code: bool
+) -> "Preprocessing":
+    if model.config.model_type == "timm_wrapper":
+        from hf_tl.backbones.timm import timm_preprocessing
+
+        return timm_preprocessing(model.config, image_size)
+    from hf_tl.backbones.transformers import load_processor, processor_preprocessing
+
+    return processor_preprocessing(load_processor(name, image_size, revision, trust_remote_code))
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise ConfigError(f"labels must be a list of names, found {labels!r:.80}")
+    if len(labels) < 2:
+        raise ConfigError(f"a classifier needs at least two classes, found {len(labels)}: {name_some(labels)}")
+    if doubles := sorted({label for label in labels if list(labels).count(label) > 1}):
+        raise ConfigError(f"each class needs a name of its own; given twice: {name_some(doubles)}")

@@ -1,0 +1,163 @@
+"""Backbones of transformers' own classes, and any checkpoint that its Auto classes load."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from hf_tl.backbones.preprocessing import Preprocessing
+from hf_tl.backbones.stages import list_stages
+from hf_tl.errors import ModelError, name_some
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
+
+
+def load_checkpoint(
+    name: str,
+    labels: Sequence[str],
+    *,
+    pretrained: bool = True,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple["PreTrainedModel", dict[str, Any]]:
+    """Load a Hub id or a local directory with transformers' Auto classes, with a head for `labels`.
+
+    The checkpoint's head is kept if it has the same labels in the same order; otherwise a new one is drawn.
+
+    Args:
+        name: a Hub id or a directory with `config.json`; a timm checkpoint too.
+        labels: names of the classes, in the order of the logits.
+        pretrained: whether to load the weights; otherwise only the architecture is taken.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: whether code from the repository may run.
+
+    Returns:
+        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`).
+
+    Raises:
+        ModelError: it cannot be found or loaded, or anything but the head does not fit.
+    """
+    from transformers import AutoModelForImageClassification
+
+    config = _load_config(name, revision, trust_remote_code)
+    known_labels = list(config.id2label.values())
+    is_timm = config.model_type == "timm_wrapper"
+    settings = getattr(config, "pretrained_cfg", None) or {}
+    base = {
+        "name": None if Path(name).exists() else name,
+        "revision": getattr(config, "_commit_hash", None),
+        "license": settings.get("license"),
+        "weights": None,
+    }
+    # a num_classes that timm's own push leaves in model_args would be passed twice
+    model_args = {key: value for key, value in (getattr(config, "model_args", None) or {}).items() if key != "num_classes"}
+    if is_timm:
+        config.model_args = model_args
+        if not pretrained:
+            from hf_tl.backbones.timm import create_timm_backbone
+
+            return create_timm_backbone(config.architecture, labels, pretrained=False, model_args=model_args)[0], base
+    config.id2label = dict(enumerate(labels))
+    if not pretrained:
+        model = AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code)
+        return model.eval(), base
+    try:
+        model, report = AutoModelForImageClassification.from_pretrained(
+            name,
+            config=config,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"the weights of {name!r} cannot be loaded: {error}") from error
+    _check_only_head_is_new(model, report, name)
+    if known_labels != list(labels):
+        reset_head(model)
+    return model.eval(), base
+
+
+def reset_head(model: "PreTrainedModel") -> None:
+    """Draw new weights for the head, all else untouched."""
+    modules = dict(model.named_modules())
+    for name in list_stages(model)[-1].module_names:
+        if hasattr(modules[name], "reset_parameters"):
+            modules[name].reset_parameters()
+
+
+@dataclass(frozen=True)
+class ProcessorPipeline:
+    """A transformers image processor as a transform of one image."""
+
+    processor: "BaseImageProcessor"
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Turn an RGB image into a tensor of shape (channels, height, width)."""
+        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+
+    def __repr__(self) -> str:
+        return " ".join(str(self.processor.to_dict()).split())
+
+
+def processor_preprocessing(processor: "BaseImageProcessor") -> Preprocessing:
+    """Read the preprocessing from a transformers image processor."""
+    evaluate = ProcessorPipeline(processor)
+    size = evaluate(Image.new("RGB", (64, 64))).shape
+    settings: dict[str, Any] = processor.to_dict()
+    channels = size[0]
+    resample = settings.get("resample")
+    return Preprocessing(
+        input_size=(size[0], size[1], size[2]),
+        mean=tuple(settings.get("image_mean") or (0.0,) * channels),
+        std=tuple(settings.get("image_std") or (1.0,) * channels),
+        interpolation=Image.Resampling(resample).name.lower() if resample is not None else "bilinear",
+        evaluation=evaluate,
+        processor=processor,
+        evaluation_settings={key: settings[key] for key in ("size", "crop_size", "crop_pct") if settings.get(key)},
+    )
+
+
+def load_processor(
+    name: str, image_size: int | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> "BaseImageProcessor":
+    """Load the image processor of a checkpoint, for another image size where one is given.
+
+    Raises:
+        ModelError: the checkpoint has none.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name!r} has no image processor (preprocessor_config.json): {error}") from error
+    if image_size is not None:
+        square = {"height": image_size, "width": image_size}
+        processor.size = {"shortest_edge": image_size} if "shortest_edge" in dict(processor.size) else square
+        if getattr(processor, "crop_size", None):
+            processor.crop_size = square
+    return processor
+
+
+def _load_config(name: str, revision: str | None, trust_remote_code: bool) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no model {name!r}: {error}\n--model takes a Hub id (user/name), a local directory with config.json, "
+            "or timm:ARCHITECTURE"
+        ) from error
+
+
+def _check_only_head_is_new(model: "PreTrainedModel", report: dict[str, Any], name: str) -> None:
+    head = set(list_stages(model)[-1].parameter_names)
+    mismatched = {entry[0] for entry in report["mismatched_keys"]}
+    if foreign := sorted((set(report["missing_keys"]) | mismatched) - head):
+        raise ModelError(f"the weights of {name!r} do not fit {type(model).__name__}: {name_some(foreign)} missing")

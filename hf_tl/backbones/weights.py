@@ -1,0 +1,112 @@
+"""Weights from a local file: safe reading, known namings, and a check that they fit."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hf_tl.errors import ModelError, name_some
+
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Keys under which training scripts keep the weights inside a checkpoint, the averaged ones first (as timm does)."""
+
+# EfficientNet-PyTorch (github.com/lukemelas/EfficientNet-PyTorch) and its Lite variants, in timm's names. The first stage
+# has depthwise-separable blocks, without an expansion.
+_STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_INVERTED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+}
+
+
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from a safetensors file or a torch checkpoint, without running any code in it.
+
+    Raises:
+        ModelError: the file is missing, is not a checkpoint, or holds more than tensors.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ModelError(f"--weights {path.name}: no such file; give a .safetensors file or a torch checkpoint")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ModelError(f"--weights {path.name} is not a complete safetensors file: {error}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  torch raises anything from KeyError to UnpicklingError on a bad file
+        raise ModelError(
+            f"--weights {path.name} cannot be read as tensors alone ({type(error).__name__}); "
+            "convert it to safetensors where you trust it"
+        ) from error
+    while isinstance(content, Mapping) and (wrapper := next((key for key in _WRAPPERS if key in content), None)):
+        content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ModelError(f"--weights {path.name} holds no state dict; expected a mapping of names to tensors")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def load_weights(model: nn.Module, file: str | Path, head_parameters: frozenset[str]) -> None:
+    """Load the backbone's weights of `file` into `model`, and the head's where they fit, in place.
+
+    Raises:
+        ModelError: anything but the head is missing, left over or of another shape.
+    """
+    expected = model.state_dict()
+    weights = _with_timm_names(read_weights(file), expected)
+    wrong_shape = [name for name in weights.keys() & expected.keys() if weights[name].shape != expected[name].shape]
+    fitting = {name: tensor for name, tensor in weights.items() if name in expected and name not in wrong_shape}
+    problems = {
+        "missing": set(expected) - set(weights),
+        "not in the architecture": set(weights) - set(expected),
+        "of another shape": set(wrong_shape),
+    }
+    head_modules = {name.rpartition(".")[0] for name in head_parameters}
+    found = [
+        f"{kind}: {name_some(sorted(names))}"
+        for kind, all_names in problems.items()
+        if (names := {name for name in all_names if name.rpartition(".")[0] not in head_modules})
+    ]
+    if found:
+        raise ModelError(f"--weights {Path(file).name} does not fit {type(model).__name__}; {'; '.join(found)}")
+    model.load_state_dict(fitting, strict=False)
+
+
+def describe_weights(file: str | Path) -> str:
+    """Name a weights file for the record: its name and content, never its path."""
+    with open(file, "rb") as stream:
+        return f"{Path(file).name}, sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()}"
+
+
+def _with_timm_names(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of EfficientNet-PyTorch to timm's: its blocks are numbered through, timm's by stage and block."""
+    if "_conv_stem.weight" not in weights:
+        return weights
+    matches = (re.match(r"blocks\.(\d+)\.(\d+)\.", name) for name in expected)
+    blocks = sorted({(int(match[1]), int(match[2])) for match in matches if match})
+    return {_timm_name(name, blocks): tensor for name, tensor in weights.items()}
+
+
+def _timm_name(name: str, blocks: list[tuple[int, int]]) -> str:
+    if match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", name):
+        index, layer, leaf = int(match[1]), match[2], match[3]
+        if index < len(blocks):
+            stage, block = blocks[index]
+            names = _SEPARABLE if stage == 0 else _INVERTED
+            return f"blocks.{stage}.{block}.{names.get(layer, layer)}.{leaf}"
+    layer, _, leaf = name.partition(".")
+    return f"{_STEM_AND_HEAD.get(layer, layer)}.{leaf}"

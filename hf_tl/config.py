@@ -1,0 +1,152 @@
+"""One small dataclass a concern. Command-line flags and YAML keys are generated from their fields."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from hf_tl.errors import ConfigError
+from hf_tl.strategy import Augmentation, Norm, Strategy
+
+StrategyName = Literal["transfer", "finetune", "full", "scratch"]
+
+DEMO_MODEL = "timm:tf_efficientnet_lite0"
+"""What `hf-tl train` runs on without `--model`, with the weights that the `[demo]` extra installs."""
+DEMO_DATASET = "digits"
+"""What it runs on without `--dataset`: scikit-learn's digits."""
+
+
+def _flag(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which backbone, with which weights."""
+
+    model: str | None = _flag(
+        None, "Hub id, local directory, or timm:ARCH[.TAG]; without it, the demo's EfficientNet-Lite0"
+    )
+    model_revision: str | None = _flag(None, "branch, tag or commit of the model on the Hub")
+    weights: str | None = _flag(None, "local file with the weights (.safetensors or torch), for timm:ARCH")
+    pretrained: bool = _flag(True, "load the pretrained weights")
+    image_size: int | None = _flag(None, "height and width of the input in pixels; the checkpoint's by default")
+    in_chans: int | None = _flag(None, "channels of the input, for timm:ARCH")
+    head: Literal["last_layer", "fully_connected"] = _flag(
+        "last_layer", "what counts as the head: the last layer, or the whole fully connected part (VGG, AlexNet)"
+    )
+    trust_remote_code: bool = _flag(False, "allow code from the model's repository to run")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are split."""
+
+    dataset: str | None = _flag(
+        None, "Hub id, image folder (with or without split folders), parquet files, or digits; digits by default"
+    )
+    dataset_config: str | None = _flag(None, "configuration of a Hub dataset")
+    dataset_revision: str | None = _flag(None, "branch, tag or commit of the dataset on the Hub")
+    image_column: str | None = _flag(None, "column with the images; found by its type by default")
+    label_column: str | None = _flag(None, "column with the labels; found by its type or name by default")
+    validation_fraction: float = _flag(0.1, "part of the training images set apart if there is no validation split")
+    test_fraction: float = _flag(0.2, "part of the training images set apart if there is no test split")
+    skip_bad_images: bool = _flag(False, "leave out unreadable images instead of stopping")
+    horizontal_flip: bool | None = _flag(
+        None, "whether augmentation may mirror images; true by default, false for digits"
+    )
+
+
+@dataclass(frozen=True)
+class StrategyConfig:
+    """What is trained, for how long, at which rate. A value that is not given is the strategy's own."""
+
+    strategy: StrategyName = _flag(
+        "transfer",
+        "transfer: the head; finetune: head first, then the last stages too; full: everything; scratch: random weights",
+    )
+    trainable_stages: int | None = _flag(None, "stages to train, the head included (finetune: 2 by default)")
+    num_train_epochs: float | None = _flag(None, "passes over the training images, over all phases")
+    learning_rate: float | None = _flag(None, "peak rate of the head")
+    backbone_learning_rate: float | None = _flag(None, "peak rate of the last trained stage of the backbone")
+    layer_decay: float | None = _flag(None, "each earlier trained stage gets this fraction of the rate of the next")
+    norm: Norm | None = _flag(None, "norms of frozen stages: frozen, affine (train scale and shift), adapt (statistics)")
+    weight_decay: float | None = _flag(None, "decoupled weight decay")
+    augmentation: Augmentation | None = _flag(None, "none, light, medium or strong; the strategy's own by default")
+    label_smoothing: float | None = _flag(None, "part of each label spread over all classes")
+
+    def build(self, head_stages: int = 1) -> Strategy:
+        """Build the strategy.
+
+        Args:
+            head_stages: how many trailing stages count as the head.
+
+        Raises:
+            ConfigError: a flag that the strategy does not take.
+        """
+        recipe: dict[str, Any] = {
+            "epochs": self.num_train_epochs,
+            "learning_rate": self.learning_rate,
+            "backbone_learning_rate": self.backbone_learning_rate,
+            "layer_decay": self.layer_decay,
+            "norm": self.norm,
+            "weight_decay": self.weight_decay,
+            "augmentation": self.augmentation,
+            "label_smoothing": self.label_smoothing,
+        }
+        recipe = {key: value for key, value in recipe.items() if value is not None}
+        if self.strategy not in get_args(StrategyName):
+            raise ConfigError(f"--strategy {self.strategy} is not one of {', '.join(get_args(StrategyName))}")
+        if self.trainable_stages is not None and self.strategy != "finetune":
+            raise ConfigError(f"--trainable_stages goes with --strategy finetune, and it is {self.strategy}")
+        if self.strategy == "transfer":
+            return Strategy.transfer(head_stages=head_stages, **recipe)
+        if self.strategy == "finetune":
+            trainable = head_stages + 1 if self.trainable_stages is None else self.trainable_stages
+            if trainable <= head_stages:
+                raise ConfigError(
+                    f"--strategy finetune trains the head and at least one stage more: --trainable_stages must be at "
+                    f"least {head_stages + 1}, found {trainable}; --strategy transfer trains the head alone"
+                )
+            return Strategy.finetune(trainable - head_stages, head_stages=head_stages, **recipe)
+        return Strategy.full(**recipe) if self.strategy == "full" else Strategy.scratch(**recipe)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the training runs, and where its results go."""
+
+    output_dir: str | None = _flag(None, "folder for the model and its record; a new one under runs/ by default")
+    overwrite_output_dir: bool = _flag(False, "replace a run that the folder holds")
+    seed: int = _flag(0, "of the head's first weights, the order of the images and the augmentation")
+    per_device_train_batch_size: int = _flag(32, "images a step on each device")
+    per_device_eval_batch_size: int = _flag(64, "images a step in evaluation")
+    gradient_accumulation_steps: int = _flag(1, "steps whose gradients are added up before an update")
+    max_grad_norm: float = _flag(1.0, "gradients are scaled down to this norm")
+    dataloader_num_workers: int = _flag(0, "processes that decode images beside each training process")
+    report_to: str = _flag("auto", "tracker: tensorboard, wandb, trackio, none; auto is tensorboard where installed")
+    keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")
+
+    def __post_init__(self) -> None:
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} must be at least 1, found {getattr(self, name)}")
+        if self.dataloader_num_workers < 0:
+            raise ConfigError(f"--dataloader_num_workers cannot be negative, found {self.dataloader_num_workers}")
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """Where the model is published."""
+
+    push_to_hub: str | None = _flag(None, "USER/NAME to push the model to when it is trained")
+    hub_private: bool = _flag(False, "make a new repository private")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that one run needs."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
