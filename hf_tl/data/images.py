@@ -11,14 +11,14 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from hf_tl.errors import DataError, name_some
 
 # What Pillow's decoders raise on a damaged file; UnidentifiedImageError is an OSError.
 DAMAGED = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error, OverflowError,
-    MemoryError, AttributeError, NotImplementedError, Image.DecompressionBombError, Image.DecompressionBombWarning,
+    MemoryError, AttributeError, RuntimeError, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
 
 
@@ -28,9 +28,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     - The EXIF orientation is applied.
     - Transparent pixels are laid on white. (`Image.convert("RGB")`, which transformers' pipelines use, would show the
       colour that is stored under them, mostly black.)
-    - Gray deeper than 8 bits is scaled, where `Image.convert` would saturate it: by 65535 in the 16-bit modes. The modes
-      "I" and "F" do not say their range: the smallest of 1 (F only), 255 and 65535 that holds all values is taken for
-      full scale, else the image's own minimum and maximum are stretched.
+    - Gray deeper than 8 bits is scaled, where `Image.convert` would saturate it: by 65535 in the 16-bit modes. The
+      modes "I" and "F" do not say their range: the smallest of 1 (F only), 255 and 65535 that holds all values is taken
+      for full scale, else the image's own minimum and maximum are stretched.
     - LAB goes through its colour profile; CMYK and the others are Pillow's conversions.
 
     >>> to_rgb(Image.new("I;16", (1, 1), 0x8080)).getpixel((0, 0))
@@ -52,8 +52,8 @@ def _deep_gray_to_8_bits(image: Image.Image) -> Image.Image:
     values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     scales = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
-    full_scale = next((scale for scale in scales if low >= 0 and high <= scale), None)
-    if full_scale is None:
+    full_scale: float = next((scale for scale in scales if low >= 0 and high <= scale), 0)
+    if not full_scale:
         values, full_scale = values - low, max(high - low, 1e-30)
     return Image.fromarray(np.rint(values * (255 / full_scale)).astype(np.uint8))
 
@@ -93,8 +93,10 @@ def decode(value: Any, name: str = "the image", *, reduced: bool = False) -> Ima
         raise DataError(f"{name}: expected an image, found none; remove the row")
     name = str(path or name)
     try:
-        with Image.open(path if data is None else io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data) if data is not None else str(path)) as image:
             return _load(image, name, reduced)
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: no image that Pillow can read; replace or remove it") from error
     except DAMAGED as error:
         raise DataError(f"{name}: the image cannot be read ({error}); replace or remove it") from error
 
@@ -178,7 +180,7 @@ class Transforms:
 
     def with_columns(self, image_column: str, label_column: str) -> Self:
         """Return the same transforms for rows with other column names."""
-        columns = {"image_column": image_column, "label_column": label_column}
+        columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
         return replace(self, train=replace(self.train, **columns), eval=replace(self.eval, **columns))
 
 

@@ -1,0 +1,283 @@
+"""From a dataset's name to checked splits of images with one list of labels."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, Image
+from tqdm import tqdm
+
+from hf_tl.data.images import decode
+from hf_tl.data.labels import class_names, encode_labels, find_image_column, find_label_column, is_unlabeled
+from hf_tl.data.sources import open_source
+from hf_tl.data.splits import complete_splits, name_splits
+from hf_tl.errors import DataError, name_some
+
+HASHED_BYTES = 32 * 1024
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Splits that are ready to be trained on: labelled, disjoint, with the same classes in the same order."""
+
+    splits: DatasetDict
+    """train, validation and test, each with the image column and the label column (a `ClassLabel`)."""
+    labels: tuple[str, ...]
+    image_column: str
+    label_column: str
+    name: str
+    """Publishable: a Hub id, "digits", or the folder's own name, never a path."""
+    revision: str | None
+    """The commit of the Hub repository, if it is one."""
+    fingerprint: str
+    """Identifies the labelled images, in whatever order and split: the same on every machine and in every run."""
+    license: str | None
+    notes: tuple[str, ...]
+    """What was done to the data: splits made or renamed, rows left out."""
+    problem_type: str = "single_label_classification"
+
+    def class_counts(self, split: str) -> list[int]:
+        """Count the images of each class in a split, in the order of `labels`."""
+        return _class_counts(self.splits[split], self.label_column, len(self.labels))
+
+
+def load_data(
+    name: str,
+    *,
+    config_name: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> ImageData:
+    """Load and check a dataset. No code of the dataset is run.
+
+    Args:
+        name: `digits` (scikit-learn's), an image folder (with one folder per class, perhaps inside `train`,
+            `validation` and `test`), parquet files (one, a pattern, several with commas), or a dataset of the Hub.
+        config_name: which configuration of a dataset of the Hub.
+        revision: which branch, tag or commit of a dataset of the Hub.
+        image_column: where the images are; by default the only column of images.
+        label_column: where the labels are; by default the only `ClassLabel`, else a column with a usual name.
+        validation_fraction: how much of train is set apart where there is no validation split.
+        test_fraction: how much of train is set apart where there is no split to test on.
+        seed: decides which images are set apart.
+
+    Raises:
+        DataError: the dataset cannot be found or trained on; the message says why.
+
+    >>> data = load_data("digits")
+    >>> {split: len(rows) for split, rows in data.splits.items()}
+    {'train': 1293, 'validation': 144, 'test': 360}
+    """
+    source = open_source(name, config_name=config_name, revision=revision)
+    data = prepare_data(
+        source.splits,
+        name=source.name,
+        image_column=image_column,
+        label_column=label_column,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+    )
+    return replace(
+        data, revision=source.revision, license=source.license or data.license, notes=(*source.notes, *data.notes)
+    )
+
+
+def prepare_data(
+    dataset: Dataset | DatasetDict,
+    *,
+    name: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> ImageData:
+    """Check a dataset that is loaded already, and make the splits that it lacks; see `load_data`.
+
+    Raises:
+        DataError: the dataset cannot be trained on; the message says why.
+    """
+    notes: list[str] = []
+    splits = name_splits(_as_splits(dataset), notes)
+    image_column = find_image_column(splits["train"].features, image_column)
+    label_column = find_label_column(splits["train"].features, label_column)
+    splits = _labeled_splits(splits, image_column, label_column, notes)
+    labels = class_names(splits["train"], label_column)
+    splits = encode_labels(splits, label_column, labels)
+    _require_classes(splits["train"], label_column, labels)
+    complete = complete_splits(
+        splits, label_column, notes, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed
+    )
+    info = complete["train"].info
+    data = ImageData(
+        splits=complete,
+        labels=labels,
+        image_column=image_column,
+        label_column=label_column,
+        name=name or info.dataset_name or "a dataset in memory",
+        revision=None,
+        fingerprint="",
+        license=info.license or None,
+        notes=tuple(notes),
+    )
+    return _with_fingerprint(data)
+
+
+def _as_splits(dataset: Any) -> dict[str, Dataset]:
+    splits = {"train": dataset} if isinstance(dataset, Dataset) else dataset
+    if not isinstance(splits, Mapping) or not all(isinstance(rows, Dataset) for rows in splits.values()):
+        found = type(dataset).__name__
+        raise DataError(f"expected a datasets.Dataset or DatasetDict, found {found}; load it without streaming")
+    return {split: rows.with_format(None) for split, rows in splits.items()}
+
+
+def _labeled_splits(
+    splits: Mapping[str, Dataset], image_column: str, label_column: str, notes: list[str]
+) -> dict[str, Dataset]:
+    """Keep the two columns, and the splits that have labels; hidden test labels are usual, gaps are not."""
+    labeled = {}
+    for split, rows in splits.items():
+        if not len(rows):
+            raise DataError(f"the split {split} is empty; add images to it, or remove it")
+        if image_column not in rows.features:
+            raise DataError(f"the split {split} has no column {image_column!r}, unlike train; name it alike everywhere")
+        values = rows[label_column][:] if label_column in rows.features else [None] * len(rows)
+        unlabeled = [row for row, value in enumerate(values) if is_unlabeled(value)]
+        if len(unlabeled) == len(rows) and split != "train":
+            notes.append(f"split {split} was left out: it has no labels")
+            continue
+        rows = rows.select_columns([image_column, label_column]).cast_column(image_column, Image())
+        if unlabeled:
+            stored = rows.cast_column(image_column, Image(decode=False))
+            named = (_row_name(stored[row][image_column], row, split) for row in unlabeled[:6])
+            raise DataError(
+                f"{len(unlabeled)} of {len(rows)} images of {split} have no label (None or -1): "
+                f"{name_some([*named, *unlabeled[6:]])}; label or remove them"
+            )
+        labeled[split] = rows
+    return labeled
+
+
+def _require_classes(train: Dataset, label_column: str, labels: tuple[str, ...]) -> None:
+    if len(labels) < 2:
+        raise DataError(f"expected at least two classes, found {len(labels)}: {name_some(labels)}; add another class")
+    counts = _class_counts(train, label_column, len(labels))
+    if missing := [label for label, count in zip(labels, counts, strict=True) if not count]:
+        raise DataError(
+            f"classes missing from training: {name_some(missing)}; add images of them to train, "
+            "or remove them from the dataset's list of classes"
+        )
+
+
+def _class_counts(rows: Dataset, label_column: str, classes: int) -> list[int]:
+    counts = Counter(rows[label_column][:])
+    return [counts[label] for label in range(classes)]
+
+
+def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: bool = False) -> ImageData:
+    """Decode every image once, JPEGs at an eighth of their size, so that none fails in the middle of training.
+
+    Args:
+        data: what `load_data` returned.
+        skip_bad_images: leave out what cannot be read, and note it.
+        verbose: show a progress bar.
+
+    Returns:
+        The data without the images that cannot be read: `data` itself, unless some were left out.
+
+    Raises:
+        DataError: images cannot be read (at most five are named), or too few are left.
+    """
+    notes, errors, splits = list(data.notes), [], DatasetDict()
+    with tqdm(total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose) as progress:
+        for split, rows in data.splits.items():
+            results = list(_map_images(rows, data.image_column, split, _bad_image, progress))
+            bad = {row: result for row, result in enumerate(results) if result is not None}
+            splits[split] = rows.select([row for row in range(len(rows)) if row not in bad]) if bad else rows
+            errors += [error for _, error in bad.values()]
+            if bad:
+                names = name_some(Path(name).name for name, _ in bad.values())
+                notes.append(f"{len(bad)} images of {split} that cannot be read were left out: {names}")
+    if not errors:
+        return data
+    if not skip_bad_images:
+        lines = [*errors[:5], *([f"and {len(errors) - 5} more"] if len(errors) > 5 else [])]
+        advice = "replace or remove them, or leave them out with --skip_bad_images"
+        raise DataError(f"{len(errors)} images cannot be used; {advice}:\n  " + "\n  ".join(lines))
+    for split, rows in splits.items():
+        if not len(rows):
+            raise DataError(f"no image of the split {split} can be read; replace them")
+    _require_classes(splits["train"], data.label_column, data.labels)
+    return _with_fingerprint(replace(data, splits=splits, notes=tuple(notes)))
+
+
+def _row_name(stored: Mapping[str, Any] | None, row: int, split: str) -> str:
+    return (stored or {}).get("path") or f"row {row} of {split}"
+
+
+def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] | None:
+    try:
+        decode(stored or {}, name, reduced=True)
+    except DataError as error:
+        return name, str(error)
+    return None
+
+
+def _digest(stored: Mapping[str, Any] | None, name: str) -> bytes:
+    """Hash an encoded image: its length, first and last 32 KiB, so that large files cost two short reads.
+
+    What cannot be read counts as empty; `check_images` names it.
+    """
+    data, path = (stored or {}).get("bytes"), (stored or {}).get("path")
+    if data is None and path is not None and Path(path).is_file():
+        size = Path(path).stat().st_size
+        with open(path, "rb") as file:
+            head = file.read(HASHED_BYTES)
+            file.seek(max(HASHED_BYTES, size - HASHED_BYTES))
+            tail = file.read()
+    else:
+        data = data or b""
+        size, head, tail = len(data), data[:HASHED_BYTES], data[HASHED_BYTES:][-HASHED_BYTES:]
+    return sha256(b"%d:" % size + head + tail).digest()
+
+
+def _map_images(
+    rows: Dataset, image_column: str, split: str, function: Any, progress: tqdm | None = None
+) -> Iterator[Any]:
+    """Apply a function to each image as it is stored, and to its name; threads, as files and codecs release the GIL."""
+    stored = rows.cast_column(image_column, Image(decode=False)).select_columns([image_column])
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        row = 0
+        for batch in stored.iter(BATCH):
+            images = batch[image_column]
+            names = [_row_name(image, row + number, split) for number, image in enumerate(images)]
+            yield from pool.map(function, images, names)
+            row += len(images)
+            if progress is not None:
+                progress.update(len(images))
+
+
+def _with_fingerprint(data: ImageData) -> ImageData:
+    digests = {split: list(_map_images(rows, data.image_column, split, _digest)) for split, rows in data.splits.items()}
+    entries: Iterable[bytes] = (
+        digest + data.labels[label].encode()
+        for split, rows in data.splits.items()
+        for digest, label in zip(digests[split], rows[data.label_column][:], strict=True)
+    )
+    fingerprint = sha256(b"".join(sha256(entry).digest() for entry in sorted(entries))).hexdigest()
+    notes = [note for note in data.notes if not note.endswith("are also in train or validation")]
+    seen = {*digests["train"], *digests["validation"]}
+    if repeated := sum(digest in seen for digest in digests["test"]):
+        notes.append(f"{repeated} images of test are also in train or validation")
+    return replace(data, fingerprint=fingerprint, notes=tuple(notes))

@@ -1,0 +1,110 @@
+"""Which columns hold the images and the labels, and one list of class names for all splits."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets.features.features import FeatureType
+
+from hf_tl.errors import DataError, name_some
+
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "y")
+
+
+def find_image_column(features: Features, image_column: str | None = None) -> str:
+    """Tell the column of images: the one that is named, else the only one that holds images or encoded images.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    if image_column is not None:
+        return _require(features, image_column, "--image_column")
+    candidates = [name for name, feature in features.items() if isinstance(feature, Image)]
+    candidates = candidates or [name for name, feature in features.items() if _holds_bytes(feature)]
+    return _only(candidates, features, "images", "--image_column")
+
+
+def find_label_column(features: Features, label_column: str | None = None) -> str:
+    """Tell the column of labels: the one that is named, else the only `ClassLabel`, else one with a usual name.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    if label_column is not None:
+        return _require(features, label_column, "--label_column")
+    candidates = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    candidates = candidates or [name for name in features if name.lower() in LABEL_COLUMNS]
+    return _only(candidates, features, "labels", "--label_column")
+
+
+def _holds_bytes(feature: FeatureType) -> bool:
+    stored = feature.get("bytes") if isinstance(feature, dict) else feature
+    return isinstance(stored, Value) and stored.dtype in ("binary", "large_binary")
+
+
+def _require(features: Features, column: str, flag: str) -> str:
+    if column not in features:
+        raise DataError(f"no column {column!r}: the dataset has {name_some(features, 20)}; change {flag}")
+    return column
+
+
+def _only(candidates: Sequence[str], features: Features, what: str, flag: str) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
+    found = f"{len(candidates)}: {name_some(candidates)}" if candidates else f"none among {name_some(features, 20)}"
+    raise DataError(f"expected one column of {what}, found {found}; name it with {flag}")
+
+
+def is_unlabeled(value: Any) -> bool:
+    """Whether a label is missing: None, the -1 of hidden test labels, or an empty text."""
+    return value is None or value == -1 or value == ""
+
+
+def class_names(train: Dataset, label_column: str) -> tuple[str, ...]:
+    """Tell the class names: those of the `ClassLabel`, else the values in train, sorted (numbers by size).
+
+    Raises:
+        DataError: the labels are not classes.
+    """
+    feature = train.features[label_column]
+    if isinstance(feature, ClassLabel):
+        names = tuple(feature.names or map(str, range(feature.num_classes or 0)))
+    elif isinstance(feature, Value) and feature.dtype.startswith(("int", "uint", "bool", "string", "large_string")):
+        names = tuple(str(value) for value in sorted(set(train[label_column][:])))
+    else:
+        raise DataError(
+            f"expected one class per image in the column {label_column!r} (a ClassLabel, texts or whole numbers), "
+            f"found {feature}; name another column with --label_column"
+        )
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"class names that occur more than once: {name_some(repeated)}; rename them in the dataset")
+    return names
+
+
+def encode_labels(splits: Mapping[str, Dataset], label_column: str, names: Sequence[str]) -> dict[str, Dataset]:
+    """Number the labels of every split by the same names, in the same order.
+
+    Raises:
+        DataError: a split has labels that are not in `names`.
+    """
+    index = {name: number for number, name in enumerate(names)}
+    encoded = {}
+    for split, rows in splits.items():
+        feature = rows.features[label_column]
+        if isinstance(feature, ClassLabel) and list(feature.names or ()) == list(names):
+            encoded[split] = rows
+            continue
+        labels = [str(value) for value in rows[label_column][:]]
+        if isinstance(feature, ClassLabel):
+            labels = [feature.int2str(int(value)) for value in labels]
+        if unknown := sorted(set(labels) - set(names)):
+            raise DataError(
+                f"{split} has classes missing from training: {name_some(unknown)}; "
+                "add images of them to train, or remove them"
+            )
+        # Only the label column is rewritten; `map` and `cast` would copy the images too.
+        rows = rows.remove_columns(label_column)
+        numbers = [index[label] for label in labels]
+        encoded[split] = rows.add_column(label_column, numbers, feature=ClassLabel(names=list(names)))
+    return encoded

@@ -1,0 +1,94 @@
+"""From the splits that a dataset has to train, validation and test; each step that was taken is noted."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+from datasets import Dataset, DatasetDict
+
+from hf_tl.data.sources import SPLIT_NAMES
+from hf_tl.errors import ConfigError, DataError, name_some
+
+
+def name_splits(splits: Mapping[str, Dataset], notes: list[str]) -> dict[str, Dataset]:
+    """Give the splits their usual names; a single split becomes train, splits with other names are left out.
+
+    Raises:
+        DataError: there is no train split among several, or two splits have the same meaning.
+    """
+    if len(splits) == 1:
+        [(name, rows)] = splits.items()
+        if SPLIT_NAMES.get(name.lower()) != "train":
+            notes.append(f"the only split, {name}, was used as train")
+        return {"train": rows}
+    named: dict[str, str] = {}
+    for name in splits:
+        meaning = SPLIT_NAMES.get(name.lower())
+        if meaning is None:
+            notes.append(f"split {name} was left out")
+        elif meaning in named:
+            raise DataError(f"two splits mean {meaning}: {named[meaning]} and {name}; remove or rename one")
+        else:
+            named[meaning] = name
+    if "train" not in named:
+        raise DataError(f"expected a split train, found {name_some(splits) or 'no split'}; rename the one to train on")
+    notes += [f"split {name} was used as {meaning}" for meaning, name in named.items() if name != meaning]
+    return {meaning: splits[name] for meaning, name in named.items()}
+
+
+def complete_splits(
+    splits: Mapping[str, Dataset],
+    label_column: str,
+    notes: list[str],
+    *,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> DatasetDict:
+    """Set apart from train what is missing, stratified by class.
+
+    A validation split without a test split becomes the test split, and validation is set apart from train: what a
+    model is chosen by must not be what it is judged by, and the split that the dataset's authors held out is the one
+    whose results compare with others'.
+
+    Raises:
+        ConfigError: a fraction is not between 0 and 1.
+        DataError: a class has too few images.
+    """
+    splits = dict(splits)
+    if "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")
+        notes.append("no test split: validation was used as test, and validation was set apart from train")
+    fractions = {"test": test_fraction, "validation": validation_fraction}
+    missing = {split: fraction for split, fraction in fractions.items() if split not in splits}
+    _require_images(splits["train"], label_column, missing)
+    for split, fraction in missing.items():
+        parts = _set_apart(splits["train"], label_column, fraction, seed)
+        splits["train"], splits[split] = parts["train"], parts["test"]
+        share = f"{len(splits[split])} images ({fraction:.0%})"
+        notes.append(f"no {split} split: {share} of train were set apart, stratified by class, seed {seed}")
+    return DatasetDict({split: splits[split] for split in ("train", "validation", "test")})
+
+
+def _require_images(train: Dataset, label_column: str, missing: Mapping[str, float]) -> None:
+    for split, fraction in missing.items():
+        if not 0 < fraction < 1:
+            raise ConfigError(f"expected a fraction between 0 and 1, found --{split}_fraction {fraction}")
+    counts = Counter(train[label_column][:])
+    names = train.features[label_column].names
+    minimum = 1 + len(missing)
+    if small := [f"{names[label]} ({count})" for label, count in sorted(counts.items()) if count < minimum]:
+        raise DataError(
+            f"classes with fewer than {minimum} images, too few to set apart {' and '.join(missing)}: "
+            f"{name_some(small)}; add images, remove the class, or provide the splits"
+        )
+
+
+def _set_apart(train: Dataset, label_column: str, fraction: float, seed: int) -> DatasetDict:
+    classes = len(set(train[label_column][:]))
+    # Stratifying needs room for one image of each class on both sides.
+    size = min(max(math.ceil(fraction * len(train)), classes), len(train) - classes)
+    # In memory: datasets would keep the drawn rows in a file, and with an older copy of the data use it again.
+    return train.train_test_split(
+        test_size=size, stratify_by_column=label_column, seed=seed, keep_in_memory=True, load_from_cache_file=False
+    )
