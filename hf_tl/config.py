@@ -12,6 +12,8 @@ DEMO_MODEL = "timm:tf_efficientnet_lite0"
 """What `hf-tl train` runs on without `--model`, with the weights that the `[demo]` extra installs."""
 DEMO_DATASET = "digits"
 """What it runs on without `--dataset`: scikit-learn's digits."""
+DATASET_DEFAULTS: dict[str, dict[str, Any]] = {"digits": {"image_size": 96, "horizontal_flip": False}}
+"""What suits a built-in dataset: its images are 8 pixels wide, and a mirrored digit is another digit or none."""
 
 
 def _flag(default: Any, text: str) -> Any:

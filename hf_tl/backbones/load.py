@@ -1,5 +1,6 @@
 """The front door: a checkpoint's name to a model with its transforms."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -145,3 +146,53 @@ def _check_labels(labels: Sequence[str]) -> None:
         raise ConfigError(f"a classifier needs at least two classes, found {len(labels)}: {name_some(labels)}")
     if doubles := sorted({label for label in labels if list(labels).count(label) > 1}):
         raise ConfigError(f"each class needs a name of its own; given twice: {name_some(doubles)}")
+
+
+def load(
+    name: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple["PreTrainedModel", Transforms]:
+    """Load a model as it was saved, with its head and labels, and frozen again as its record says.
+
+    Args:
+        name: a folder that hf_tl saved a model in, or a Hub id; any other image classifier too, of which nothing is frozen.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: whether code from the repository may run.
+
+    Returns:
+        The model in inference mode, and its transforms.
+
+    Raises:
+        ModelError: there is no such model.
+
+    ```python
+    model, transforms = hf_tl.load("user/flowers")
+    ```
+    """
+    from hf_tl.backbones.freezing import freeze
+    from hf_tl.backbones.transformers import load_config
+
+    source = os.fspath(name)
+    config = load_config(source, revision, trust_remote_code)
+    labels = [config.id2label[index] for index in range(config.num_labels)]
+    record = getattr(config, "hf_tl", None)
+    model, preprocessing = load_model(source, labels, revision=revision, trust_remote_code=trust_remote_code)
+    if record is None or "strategy" not in record:
+        return model, preprocessing.transforms()
+    model.config.hf_tl = record
+    phase = Strategy.from_record(record["strategy"]).phases[-1]
+    freeze(model, phase.trainable_stages, phase.norm)
+    return model, preprocessing.transforms(phase.augmentation)
+
+
+def preprocessing_of(model: "PreTrainedModel", transforms: Transforms | None = None) -> "Preprocessing":
+    """Find the preprocessing of a loaded model: in its config for timm, else in its transforms or by its name.
+
+    Raises:
+        ModelError: the checkpoint has no image processor.
+    """
+    from hf_tl.backbones.transformers import ProcessorPipeline, processor_preprocessing
+
+    pipeline = transforms.eval.pipeline if transforms is not None else None
+    if isinstance(pipeline, ProcessorPipeline):
+        return processor_preprocessing(pipeline.processor)
+    return _preprocessing(model, model.config.name_or_path, None, None, False)

@@ -43,7 +43,7 @@ def load_checkpoint(
     """
     from transformers import AutoModelForImageClassification
 
-    config = _load_config(name, revision, trust_remote_code)
+    config = load_config(name, revision, trust_remote_code)
     known_labels = list(config.id2label.values())
     is_timm = config.model_type == "timm_wrapper"
     settings = getattr(config, "pretrained_cfg", None) or {}
@@ -144,7 +144,12 @@ def load_processor(
     return processor
 
 
-def _load_config(name: str, revision: str | None, trust_remote_code: bool) -> "PreTrainedConfig":
+def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "PreTrainedConfig":
+    """Load the config of a Hub id or a local directory.
+
+    Raises:
+        ModelError: there is none.
+    """
     from transformers import AutoConfig
 
     try:

@@ -108,7 +108,7 @@ class Training:
         progress.set_description(f"phase {index + 1}/{len(self.strategy.phases)}: {_short(trained)}")
         done = 0
         while done < steps:
-            sampler.set_epoch(self.epochs_done)
+            loader.set_epoch(self.epochs_done)
             epoch_start, losses = time.perf_counter(), []
             for loss in self._epoch(wrapped, optimizer, schedule, loader, phase):
                 losses.append(loss)

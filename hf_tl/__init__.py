@@ -1,0 +1,62 @@
+"""Transfer learning and fine-tuning of image classifiers for the Hugging Face ecosystem.
+
+The public names are imported when they are first used, so that `import hf_tl` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_tl.backbones.freezing import freeze
+    from hf_tl.backbones.load import load, load_backbone
+    from hf_tl.backbones.stages import Stage, list_stages
+    from hf_tl.data.datasets import load_data
+    from hf_tl.errors import HfTlError
+    from hf_tl.publish.hub import push
+    from hf_tl.run import RunResult, train
+    from hf_tl.strategy import Phase, Strategy
+    from hf_tl.training.trainer import StrategyCallback
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "HfTlError": "hf_tl.errors",
+    "Phase": "hf_tl.strategy",
+    "RunResult": "hf_tl.run",
+    "Stage": "hf_tl.backbones.stages",
+    "Strategy": "hf_tl.strategy",
+    "StrategyCallback": "hf_tl.training.trainer",
+    "freeze": "hf_tl.backbones.freezing",
+    "list_stages": "hf_tl.backbones.stages",
+    "load": "hf_tl.backbones.load",
+    "load_backbone": "hf_tl.backbones.load",
+    "load_data": "hf_tl.data.datasets",
+    "push": "hf_tl.publish.hub",
+    "train": "hf_tl.run",
+}
+
+__all__ = [
+    "HfTlError",
+    "Phase",
+    "RunResult",
+    "Stage",
+    "Strategy",
+    "StrategyCallback",
+    "freeze",
+    "list_stages",
+    "load",
+    "load_backbone",
+    "load_data",
+    "push",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hf_tl' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,83 @@
+"""A backbone's stages as a table for people."""
+
+from typing import TYPE_CHECKING
+
+from hf_tl.errors import StageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def describe_stages(name: str, trainable_stages: str = "1") -> str:
+    """Write the stages of a backbone as a table, with what `trainable_stages` trains and freezes.
+
+    Nothing is downloaded but a Hub model's config, and no weights are made.
+
+    Args:
+        name: what `--model` takes.
+        trainable_stages: a number of trailing stages, `"all"`, or stages by name, separated by commas.
+
+    Raises:
+        ModelError: there is no such model, or its stages cannot be told.
+    """
+    from hf_tl.backbones.stages import list_stages, trainable_parameters
+
+    model = build_skeleton(name)
+    stages = list_stages(model)
+    trainable = trainable_parameters(stages, parse_trainable_stages(trainable_stages))
+    sizes = {parameter: tensor.numel() for parameter, tensor in model.named_parameters()}
+    total = max(1, sum(sizes.values()))
+    width = max(len(stage.name) for stage in stages)
+    lines = [f"{'':>3}  {'stage':<{width}} {'parameters':>14} {'share':>7}  state"]
+    for number, stage in zip(range(len(stages), 0, -1), stages, strict=True):
+        count = sum(sizes[parameter] for parameter in stage.parameter_names)
+        state = "frozen" if trainable.isdisjoint(stage.parameter_names) else "trained"
+        lines.append(f"{number:>3}  {stage.name:<{width}} {count:>14,} {count / total:>7.1%}  {state}")
+    trained = sum(size for parameter, size in sizes.items() if parameter in trainable)
+    lines += [
+        "",
+        f"{trained:,} of {total:,} parameters are trained; --trainable_stages N trains the stages numbered 1 to N",
+    ]
+    return "\n".join(lines)
+
+
+def parse_trainable_stages(text: str) -> int | str | tuple[str, ...]:
+    """Read `--trainable_stages`: a number, `all`, a name, a regular expression `re:…`, or names separated by commas.
+
+    Raises:
+        StageError: the number is not positive.
+
+    >>> parse_trainable_stages("3"), parse_trainable_stages("layer4"), parse_trainable_stages("layer2,layer4")
+    (3, 'layer4', ('layer2', 'layer4'))
+    """
+    if text.lstrip("-").isdigit():
+        if int(text) < 1:
+            raise StageError(f"--trainable_stages must be at least 1 (the head), found {text}")
+        return int(text)
+    if "," in text and not text.startswith("re:"):
+        return tuple(part.strip() for part in text.split(","))
+    return text
+
+
+def build_skeleton(name: str) -> "nn.Module":
+    """Build a model without memory for its weights.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    import torch
+
+    with torch.device("meta"):
+        if name.startswith("timm:"):
+            import timm
+
+            from hf_tl.backbones.timm import check_architecture
+
+            architecture = name.removeprefix("timm:")
+            check_architecture(architecture)
+            return timm.create_model(architecture)
+        from transformers import AutoModelForImageClassification
+
+        from hf_tl.backbones.transformers import load_config
+
+        return AutoModelForImageClassification.from_config(load_config(name, None, False))

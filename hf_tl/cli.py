@@ -1,0 +1,165 @@
+"""The command line: `hf-tl COMMAND …`.
+
+A mistake in the input is told in a message and exits with status 2.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_tl.errors import ConfigError, HfTlError, name_some
+
+ERROR_STATUS = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command, by default that of the process's own arguments."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    command, *rest = words
+    try:
+        if command not in COMMANDS:
+            raise ConfigError(f"there is no command {command!r}; commands: {', '.join(COMMANDS)}")
+        COMMANDS[command](rest)
+    except HfTlError as error:
+        # every process of a distributed run finds the same mistake; one tells it
+        if os.environ.get("RANK", "0") == "0":
+            print(f"hf-tl {command}: {error}", file=sys.stderr)
+        sys.exit(ERROR_STATUS)
+
+
+def train(arguments: list[str]) -> None:
+    """Train a head, fine-tune, or train from scratch; save the model with its card."""
+    config = parse_run_config(arguments)
+    if config.training.keep_memory:
+        from hf_tl.training.memory import keep_freed_memory
+
+        keep_freed_memory()
+    from hf_tl.run import run
+
+    run(config)
+
+
+def stages(arguments: list[str]) -> None:
+    """List the stages of a backbone, with parameter counts and what a strategy freezes."""
+    parser = _parser("stages", stages)
+    parser.add_argument("model", help="Hub id, local directory, or timm:ARCH")
+    parser.add_argument("--trainable_stages", default="1", help="trailing stages to train, all, or names")
+    options = parser.parse_args(arguments)
+    from hf_tl.backbones.describe import describe_stages
+
+    print(describe_stages(options.model, options.trainable_stages))
+
+
+def predict(arguments: list[str]) -> None:
+    """Classify images with a trained model."""
+    parser = _parser("predict", predict)
+    parser.add_argument("model", help="folder of a trained model, or Hub id")
+    parser.add_argument("images", nargs="+", help="image files")
+    parser.add_argument("--top_k", type=int, default=5, help="classes to show for each image (default: 5)")
+    options = parser.parse_args(arguments)
+    from hf_tl.evaluation.predict import predict_images
+
+    for image, ranking in predict_images(options.model, options.images, options.top_k):
+        print(image)
+        for label, probability in ranking:
+            print(f"  {probability:7.2%}  {label}")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Measure a trained model on a dataset's split."""
+    parser = _parser("evaluate", evaluate)
+    parser.add_argument("model", help="folder of a trained model, or Hub id")
+    parser.add_argument("--dataset", required=True, help="Hub id, image folder, parquet files, or digits")
+    parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    parser.add_argument("--batch_size", type=int, default=64, help="images a step (default: 64)")
+    options = parser.parse_args(arguments)
+    from hf_tl.evaluation.predict import evaluate_model
+
+    metrics, images = evaluate_model(options.model, options.dataset, options.split, options.batch_size)
+    print(f"{options.split}: {images:,} images")
+    for name, value in metrics.items():
+        print(f"  {name:<14} {value:.4f}")
+
+
+def push(arguments: list[str]) -> None:
+    """Publish a trained model with its card on the Hub, in one commit."""
+    parser = _parser("push", push)
+    parser.add_argument("folder", help="folder of a trained model")
+    parser.add_argument("repository", help="USER/NAME")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", help="branch to commit to (default: main)")
+    options = parser.parse_args(arguments)
+    from hf_tl.publish.hub import push as push_folder
+
+    print(push_folder(options.folder, options.repository, private=options.private or None, revision=options.revision))
+
+
+def parse_run_config(arguments: Sequence[str]) -> Any:
+    """Turn flags, and the YAML file that `--config` names, into a `RunConfig`; flags win.
+
+    Raises:
+        ConfigError: the YAML file cannot be read, or has keys that are no flags.
+    """
+    from transformers import HfArgumentParser
+
+    from hf_tl.config import DataConfig, HubConfig, ModelConfig, RunConfig, StrategyConfig, TrainingConfig
+
+    groups = (ModelConfig, DataConfig, StrategyConfig, TrainingConfig, HubConfig)
+    parser = HfArgumentParser(groups, prog="hf-tl train", description=train.__doc__, formatter_class=_Formatter)
+    parser.add_argument("--config", help="YAML file of the same names; flags override it")
+    known = {action.dest for action in parser._actions}
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    file = finder.parse_known_args(list(arguments))[0].config
+    from_file = _yaml_arguments(Path(file), known) if file is not None else []
+    *values, _ = parser.parse_args_into_dataclasses([*from_file, *arguments], look_for_args_file=False)
+    return RunConfig(*values)
+
+
+def _yaml_arguments(file: Path, known: set[str]) -> list[str]:
+    """Write a YAML mapping as flags, so that both are checked in the same way."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {file} must map names to values, found {type(content).__name__}")
+    if unknown := sorted(str(key) for key in content if key not in known):
+        raise ConfigError(f"--config {file} has keys that are no flags: {name_some(unknown)}; see hf-tl train --help")
+    return [word for key, value in content.items() if value is not None for word in (f"--{key}", str(value))]
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show a default only where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def _parser(command: str, function: Callable[[list[str]], None]) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(f"hf-tl {command}", description=function.__doc__)
+
+
+def _overview() -> str:
+    rows = [f"  {name:<10} {(function.__doc__ or '').splitlines()[0]}" for name, function in COMMANDS.items()]
+    return "\n".join(
+        ["usage: hf-tl COMMAND …", "", "Transfer learning and fine-tuning of image classifiers.", "", *rows, ""]
+        + ["hf-tl COMMAND --help tells its flags. Without any, hf-tl train runs on the embedded demo."]
+    )
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "stages": stages,
+    "predict": predict,
+    "evaluate": evaluate,
+    "push": push,
+}

@@ -1,0 +1,80 @@
+"""Predictions and measurements of a saved model."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from hf_tl.backbones.load import load
+from hf_tl.data.datasets import load_data
+from hf_tl.data.images import decode
+from hf_tl.errors import DataError, name_some
+from hf_tl.training.loop import evaluate, inference
+
+
+def predict_images(
+    model_name: str, images: Sequence[str | Path], top_k: int = 5
+) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """Classify image files.
+
+    Args:
+        model_name: a saved model's folder, or a Hub id.
+        images: files of any format that Pillow reads.
+        top_k: classes to return for each image.
+
+    Yields:
+        Each image's name with its most probable classes and their probabilities, the best first.
+
+    Raises:
+        DataError: a file is missing or no image; nothing is classified then.
+    """
+    missing = [str(image) for image in images if not Path(image).is_file()]
+    if missing:
+        raise DataError(f"no such image: {name_some(missing)}")
+    decoded = [decode(str(image)) for image in images]
+    model, transforms = load(model_name)
+    top_k = min(top_k, model.config.num_labels)
+    for name, image in zip(images, decoded, strict=True):
+        with inference(model):
+            probabilities = model(pixel_values=transforms.eval(image)[None]).logits.softmax(-1)[0]
+        best = torch.topk(probabilities, top_k)
+        yield (
+            str(name),
+            [
+                (model.config.id2label[int(index)], float(value))
+                for value, index in zip(best.values, best.indices, strict=True)
+            ],
+        )
+
+
+def evaluate_model(
+    model_name: str, dataset: str, split: str = "test", batch_size: int = 64
+) -> tuple[dict[str, float], int]:
+    """Measure a saved model on a split of a dataset, whose classes are matched by name.
+
+    Args:
+        model_name: a saved model's folder, or a Hub id.
+        dataset: what `--dataset` takes.
+        split: `"train"`, `"validation"` or `"test"`.
+        batch_size: images a step.
+
+    Returns:
+        The metrics, and the number of images.
+
+    Raises:
+        DataError: the dataset has no such split, or classes that the model does not know.
+    """
+    from accelerate import Accelerator
+
+    model, transforms = load(model_name)
+    data = load_data(dataset)
+    if split not in data.splits:
+        raise DataError(f"--split {split}: the dataset has the splits {', '.join(data.splits)}")
+    known = model.config.label2id
+    if unknown := [label for label in data.labels if label not in known]:
+        raise DataError(f"the model knows no class {name_some(unknown)}; it knows {name_some(known)}")
+    images = data.splits[split].align_labels_with_mapping(known, data.label_column)
+    accelerator = Accelerator()
+    transforms = transforms.with_columns(data.image_column, data.label_column)
+    metrics = evaluate(accelerator, model.to(accelerator.device), images.with_transform(transforms.eval), batch_size)
+    return metrics, len(images)

@@ -1,0 +1,158 @@
+"""The record of a run, `run.json`: what was done, as plain values. It is the only source of the card's facts.
+
+It is published with the model, so it holds no path, token, user or host name.
+"""
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.config import TrainingConfig
+from hf_tl.strategy import Strategy
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.images import Transforms
+    from hf_tl.training.loop import TrainingLog
+
+RECORD_SCHEMA_VERSION = 1
+PACKAGES = ("hf_tl", "torch", "transformers", "timm", "datasets", "accelerate")
+
+
+def build_record(
+    *,
+    model: "PreTrainedModel",
+    preprocessing: "Preprocessing",
+    transforms: "Transforms",
+    data: "ImageData",
+    strategy: Strategy,
+    config: TrainingConfig,
+    accelerator: "Accelerator",
+    log: "TrainingLog",
+    metrics: Mapping[str, Mapping[str, float]],
+    seconds: float,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Gather what a run did into one dictionary of plain values."""
+    return {
+        "schema_version": RECORD_SCHEMA_VERSION,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "model": _model(model, preprocessing),
+        "strategy": strategy.to_record(),
+        "stages": _stages(model, log),
+        "phases": log.phases,
+        "data": _data(data),
+        "transforms": {"train": transforms.train.describe(), "eval": transforms.eval.describe()},
+        "hyperparameters": {
+            "per_device_train_batch_size": config.per_device_train_batch_size,
+            "gradient_accumulation_steps": config.gradient_accumulation_steps,
+            "processes": accelerator.num_processes,
+            "mixed_precision": accelerator.mixed_precision,
+            "seed": config.seed,
+            "optimizer": "AdamW",
+            "schedule": "linear warm-up, cosine decay",
+            "max_grad_norm": config.max_grad_norm,
+        },
+        "history": log.history,
+        "best": log.best,
+        "metrics": {split: dict(values) for split, values in metrics.items()},
+        "seconds": {"total": seconds, "train": log.seconds},
+        "hardware": describe_hardware(accelerator),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "command": command,
+    }
+
+
+def config_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose what `config.json` carries under the key `hf_tl`: enough to freeze again and to know what was done."""
+    return {
+        "schema_version": record["schema_version"],
+        "base": {
+            "name": record["model"]["base_model"],
+            "revision": record["model"]["base_model_revision"],
+            "license": record["model"]["base_model_license"],
+            "weights": record["model"]["weights"],
+            "pretrained": record["model"]["pretrained"],
+        },
+        "strategy": record["strategy"],
+        "stages": [{"name": stage["name"], "frozen": stage["frozen"]} for stage in record["stages"]],
+        "data": {key: record["data"][key] for key in ("name", "revision", "fingerprint")},
+        "metrics": record["metrics"],
+    }
+
+
+def describe_hardware(accelerator: "Accelerator") -> str:
+    """Name the kind of device, never the machine.
+
+    Returns:
+        For example `"CPU, 2 cores"` or `"4 x NVIDIA H100"`.
+    """
+    import torch
+
+    if accelerator.device.type != "cuda":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return f"{accelerator.device.type.upper()}, {cores} cores"
+    name = torch.cuda.get_device_name(accelerator.device)
+    return name if accelerator.num_processes == 1 else f"{accelerator.num_processes} x {name}"
+
+
+def _model(model: "PreTrainedModel", preprocessing: "Preprocessing") -> dict[str, Any]:
+    base = (getattr(model.config, "hf_tl", None) or {}).get("base", {})
+    is_timm = model.config.model_type == "timm_wrapper"
+    counts = {True: 0, False: 0}
+    for parameter in model.parameters():
+        counts[parameter.requires_grad] += parameter.numel()
+    return {
+        "library": "timm" if is_timm else "transformers",
+        "architecture": model.config.architecture if is_timm else model.config.model_type,
+        "class": type(model).__name__,
+        "base_model": base.get("name"),
+        "base_model_revision": base.get("revision"),
+        "base_model_license": base.get("license"),
+        "weights": base.get("weights"),
+        "pretrained": base.get("pretrained", True),
+        "problem_type": model.config.problem_type or "single_label_classification",
+        "parameters": counts[True] + counts[False],
+        "parameters_trained": counts[True],
+        "parameters_frozen": counts[False],
+        **preprocessing.to_record(),
+    }
+
+
+def _stages(model: "PreTrainedModel", log: "TrainingLog") -> list[dict[str, Any]]:
+    from hf_tl.backbones.stages import list_stages
+
+    parameters = dict(model.named_parameters())
+    rows = []
+    for stage in list_stages(model):
+        trained_in = [index for index, phase in enumerate(log.phases) if stage.name in phase["trainable_stages"]]
+        rows.append(
+            {
+                "name": stage.name,
+                "parameters": sum(parameters[name].numel() for name in stage.parameter_names),
+                "frozen": bool(log.phases) and stage.name not in log.phases[-1]["trainable_stages"],
+                "trained_in_phases": trained_in,
+            }
+        )
+    return rows
+
+
+def _data(data: "ImageData") -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "revision": data.revision,
+        "fingerprint": data.fingerprint,
+        "license": data.license,
+        "labels": list(data.labels),
+        "splits": {
+            name: {"images": len(split), "classes": data.class_counts(name)} for name, split in data.splits.items()
+        },
+        "notes": list(data.notes),
+    }

@@ -1,0 +1,215 @@
+"""Saving: a plain checkpoint that loads in transformers, in timm and in hf_tl, and that proves it before it is called saved.
+
+What transformers writes for a timm model loses new label names, keeps `model_args: null`, on which timm dies, and
+prefixes keys that timm cannot load; see `_timm_config`.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hf_tl.backbones.preprocessing import Preprocessing
+from hf_tl.errors import ConfigError, SaveError, name_some
+from hf_tl.publish.card import render_card
+from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
+from hf_tl.publish.record import config_record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+RECORD_FILE = "run.json"
+"""Written last: a folder without it holds no finished run."""
+LOCAL_KEYS = ("_name_or_path", "_commit_hash")
+LOCAL_PRETRAINED_KEYS = ("file", "source")
+"""Where a timm checkpoint was read from on this machine; not to be published."""
+TOLERANCE = 1e-4
+"""Between logits before saving and after loading, relative to the largest."""
+
+
+def save_run(
+    model: "PreTrainedModel", preprocessing: Preprocessing, record: Mapping[str, Any], output_dir: str | Path
+) -> Path:
+    """Save a trained model with its record, card and figures.
+
+    All files are written into a folder inside `output_dir`, the model is loaded again from there with plain transformers
+    (and with timm for a timm backbone) and compared, and only then are the files moved into `output_dir`, the record
+    last.
+
+    Args:
+        model: on any device; it is not changed, but for the record in its config.
+        preprocessing: that of `model`.
+        record: see `hf_tl.publish.record`.
+        output_dir: made where it does not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SaveError: the disk is full or read-only, or the saved model is not the one in memory.
+    """
+    folder = Path(output_dir)
+    model.config.hf_tl = config_record(record)
+    with _committed(folder) as partial:
+        _write_checkpoint(model, preprocessing, partial)
+        check_reload(model, preprocessing, partial)
+        plot_stages(record, partial / STAGES_FIGURE)
+        if record["history"]:
+            plot_history(record, partial / HISTORY_FIGURE)
+        (partial / "README.md").write_text(render_card(record), encoding="utf-8")
+        (partial / RECORD_FILE).write_text(_json(record), encoding="utf-8")
+    return folder
+
+
+def check_output_dir(output_dir: str | Path, overwrite: bool = False) -> None:
+    """Check, before any work, that a run may be saved in `output_dir`.
+
+    Raises:
+        ConfigError: it holds another run or model, is a file, or cannot be written to.
+    """
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output_dir {folder} is a file; name a folder")
+    held = [name for name in (RECORD_FILE, "config.json", "model.safetensors") if (folder / name).exists()]
+    if held and not overwrite:
+        raise ConfigError(
+            f"--output_dir {folder} holds another run ({name_some(held)}); name another folder, or replace it with "
+            "--overwrite_output_dir"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror}") from error
+
+
+def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder: Path) -> None:
+    """Load a saved model with plain transformers, and with timm for a timm backbone, and compare it with `model`.
+
+    Raises:
+        SaveError: a weight, a label, the preprocessing or the logits differ.
+    """
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    loaded = AutoModelForImageClassification.from_pretrained(folder).eval()
+    saved, expected = loaded.state_dict(), model.state_dict()
+    changed = [name for name in expected if name not in saved or not torch.equal(saved[name], expected[name].cpu())]
+    if changed:
+        raise SaveError(f"the saved weights are not those in memory: {name_some(changed)}")
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    if (names := [loaded.config.id2label[index] for index in range(len(labels))]) != labels:
+        raise SaveError(f"the saved labels are {name_some(names)}; expected {name_some(labels)}")
+    image = _noise(preprocessing.input_size)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    pixels = processor(image, return_tensors="pt")["pixel_values"]
+    if not torch.equal(pixels[0], preprocessing.evaluation(image)):
+        raise SaveError("the saved image processor gives other pixels than the evaluation transform")
+    with torch.inference_mode():
+        reference = _logits(model, pixels)
+        _check_logits(loaded(pixel_values=pixels).logits, reference, "transformers")
+        if model.config.model_type == "timm_wrapper":
+            import timm
+
+            network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+            _check_logits(network(pixels), reference, "timm")
+            if list(network.pretrained_cfg["label_names"]) != labels:
+                raise SaveError(f"timm reads other labels: {name_some(network.pretrained_cfg['label_names'])}")
+
+
+def _write_checkpoint(model: "PreTrainedModel", preprocessing: Preprocessing, folder: Path) -> None:
+    is_timm = model.config.model_type == "timm_wrapper"
+    if is_timm:
+        from safetensors.torch import save_file
+
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.timm_model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        config = _timm_config(model)
+    else:
+        model.save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if preprocessing.processor is not None:
+            preprocessing.processor.save_pretrained(folder)
+    config = {key: value for key, value in config.items() if key not in LOCAL_KEYS}
+    (folder / "config.json").write_text(_json(config), encoding="utf-8")
+
+
+def _timm_config(model: "PreTrainedModel") -> dict[str, Any]:
+    """Write what both transformers and timm read.
+
+    timm takes the whole file for its `pretrained_cfg` unless that is there as a sub-dictionary, and fails on
+    `model_args: null`; transformers takes the names of the classes from `label_names`, in the order of the logits.
+    """
+    config = model.config.to_dict()
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    settings = dict(config["pretrained_cfg"])
+    for key in LOCAL_PRETRAINED_KEYS:
+        settings.pop(key, None)
+    if not config.get("model_args"):
+        config.pop("model_args", None)
+    return {
+        **config,
+        "architectures": [type(model).__name__],
+        "num_classes": len(labels),
+        "label_names": labels,
+        "pretrained_cfg": settings,
+    }
+
+
+@contextmanager
+def _committed(folder: Path) -> Iterator[Path]:
+    """Give a folder to write to, and move its files into `folder` when all are there, the record last."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    except OSError as error:
+        raise SaveError(f"{folder} cannot be written to: {error.strerror}; nothing was saved") from error
+    try:
+        yield partial
+        (folder / RECORD_FILE).unlink(missing_ok=True)
+        for file in sorted(partial.iterdir(), key=lambda path: path.name == RECORD_FILE):
+            os.replace(file, folder / file.name)
+    except OSError as error:
+        raise SaveError(f"{folder} could not be written: {error.strerror or error}; the run was not saved") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _noise(input_size: tuple[int, int, int]) -> Any:
+    """Draw an image of random pixels, somewhat larger than the input, so that resizing and cropping are compared too."""
+    import numpy as np
+    from PIL import Image
+
+    channels, height, width = input_size
+    pixels = np.random.default_rng(0).integers(0, 256, (height + 16, width + 32, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
+
+
+def _logits(model: "PreTrainedModel", pixels: torch.Tensor) -> torch.Tensor:
+    from hf_tl.training.loop import inference
+
+    with inference(model):
+        return model(pixel_values=pixels.to(model.device)).logits.float().cpu()
+
+
+def _check_logits(found: torch.Tensor, expected: torch.Tensor, library: str) -> None:
+    difference = (found.float() - expected).abs().max().item()
+    if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
+        raise SaveError(f"the saved model gives other logits when {library} loads it (difference {difference:.2g})")
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Turn what JSON does not know (tuples inside configs are known; types and paths are not wanted) into a list."""
+    if isinstance(value, set | frozenset | tuple):
+        return sorted(value)
+    raise TypeError(f"a record holds plain values only, found {type(value).__name__}")

