@@ -6,8 +6,8 @@ moment, and on a resume loads the checkpoint into it before any callback runs. S
 - lets all that any phase trains require a gradient until the run begins, so that Trainer's optimizer knows it all;
 - puts the groups of the current phase in the place of Trainer's own, in the same optimizer, and the schedule of the
   phase into the same scheduler;
-- shows Trainer's own groups again while a checkpoint is written, so that every checkpoint of the run has the layout that
-  a new Trainer expects. Optimizers keep their state by parameter, so moving parameters between groups loses nothing.
+- shows Trainer's own groups again while a checkpoint is written, so that every checkpoint of the run has the layout
+  that a new Trainer expects. Optimizers keep their state by parameter: moving one between groups loses nothing.
 """
 
 import math
@@ -75,8 +75,8 @@ class StrategyCallback(TrainerCallback):
         epochs = round(sum(phase.epochs for phase in self.strategy.phases), 6)
         if args.num_train_epochs not in (epochs, type(args).num_train_epochs):
             logger.warning(
-                f"num_train_epochs={args.num_train_epochs:g} becomes {epochs:g}, the sum of the epochs of the phases of "
-                f"the strategy {self.strategy.name!r}. Change the phases to train for longer or shorter."
+                f"num_train_epochs={args.num_train_epochs:g} becomes {epochs:g}, the sum of the epochs of all phases "
+                f"of the strategy {self.strategy.name!r}. Change the phases to train for longer or shorter."
             )
         args.num_train_epochs = epochs
         args.remove_unused_columns = False

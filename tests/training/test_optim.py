@@ -123,4 +123,4 @@ def test_rounding_adds_no_step() -> None:
 
 def test_a_phase_without_a_step_is_named() -> None:
     with pytest.raises(ConfigError, match=r"phase 2 of 3 has 0\.01 epochs of 4 steps"):
-        phase_ends([Phase(1, 1.5, 0.1), Phase(2, 0.01, 0.1), Phase(3, 0.6, 0.1)][:3], steps_per_epoch=4)
+        phase_ends([Phase(1, 1.3, 0.1), Phase(2, 0.01, 0.1), Phase(3, 1, 0.1)], steps_per_epoch=4)
