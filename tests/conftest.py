@@ -1,0 +1,27 @@
+"""A Hub on loopback for the tests that publish."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub.client import READ_TOKEN, TOKEN
+from hub.server import HubServer
+from huggingface_hub import constants
+
+ACCOUNTS = {
+    TOKEN: {"name": "user", "role": "write", "orgs": ["team"]},
+    READ_TOKEN: {"name": "user", "role": "read", "orgs": ["team"]},
+}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub of its own for a test, which huggingface_hub in this process uses with a write token."""
+    with HubServer(tmp_path / "hub", tokens=ACCOUNTS) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+        monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server

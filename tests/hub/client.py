@@ -1,0 +1,45 @@
+"""Processes that use the test Hub as anyone would: a fresh cache and the official clients, hf_tl hidden if so wished."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TOKEN = "hf_test"
+READ_TOKEN = "hf_read"
+WITHOUT_HF_TL = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hf_tl":
+            raise ModuleNotFoundError("hf_tl is not installed here", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def environment(url: str, home: Path, token: str | None = TOKEN) -> dict[str, str]:
+    """The environment in which huggingface_hub uses the Hub at `url`, with its cache in `home`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    hub = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return kept | hub | ({"HF_TOKEN": token} if token else {}) | {"OMP_NUM_THREADS": "1"}
+
+
+def run_python(code: str, url: str, folder: Path, *, token: str | None = TOKEN, has_hf_tl: bool = False) -> str:
+    """Run a program in `folder` and give what it printed.
+
+    Raises:
+        AssertionError: it failed; the message holds what it wrote.
+    """
+    program = code if has_hf_tl else WITHOUT_HF_TL + code
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        cwd=folder,
+        env=environment(url, folder / "hf_home", token),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout

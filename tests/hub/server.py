@@ -1,0 +1,118 @@
+"""A small Hugging Face Hub for tests, over real HTTP on loopback: the official clients push to it and load from it.
+
+```python
+with HubServer(folder) as server:
+    server.url, server.hub.log, server.hub.faults
+```
+
+Plain LFS is served from a second port, another origin as the real CDN is, so clients need `HF_HUB_DISABLE_XET=1`.
+"""
+
+import asyncio
+import re
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import unquote
+
+import uvicorn
+from hub.endpoints import ROUTES, Endpoints
+from hub.store import HubError, User
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next requests to an endpoint.
+
+    >>> Fault("/preupload/", status=429, headers={"Retry-After": "1"}, times=2)
+    >>> Fault("/commit/", is_cut=True, is_done=True)  # the commit is accepted and the answer lost
+    """
+
+    path: str
+    """A regular expression that is searched in the path."""
+    status: int | None = None
+    """The answer's status."""
+    headers: dict[str, str] = field(default_factory=dict)
+    is_cut: bool = False
+    """Whether the connection is cut in the middle of the answer."""
+    stall: float = 0.0
+    """Seconds before anything happens."""
+    is_done: bool = False
+    """Whether the request is carried out before it fails."""
+    method: str = ".*"
+    times: int = 1
+
+
+class Hub(Endpoints):
+    """The ASGI application."""
+
+    def __init__(self, root: str | Path, **accounts: Any) -> None:
+        super().__init__(root, **accounts)
+        self.log: list[tuple[str, str, str, int]] = []
+        """Method, path, query and status of every request."""
+        self.faults: list[Fault] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, path = Request(scope, receive), scope["raw_path"].decode().split("?")[0]  # raw: revisions hold %2F
+        fault = self.next_fault(request.method, path)
+        if fault:
+            await asyncio.sleep(fault.stall)
+        fails = fault is not None and (fault.status is not None or fault.is_cut)
+        response: Response = JSONResponse({"error": "a fault of the test"}, 500)
+        if fault is None or fault.is_done or not fails:
+            response = await self.answer(request, path)
+        if fault is not None and fault.status is not None:
+            response = JSONResponse({"error": "a fault of the test"}, fault.status, fault.headers)
+        is_cut = fault is not None and fault.is_cut
+        self.log.append((request.method, path, str(request.query_params), 0 if is_cut else response.status_code))
+        if is_cut:  # less than was announced: uvicorn closes the connection
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+            await send({"type": "http.response.body", "body": b"{"})
+        else:
+            await response(scope, receive, send)
+
+    def next_fault(self, method: str, path: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.times and re.fullmatch(fault.method, method) and re.search(fault.path, path):
+                fault.times -= 1
+                return fault
+        return None
+
+    async def answer(self, request: Request, path: str) -> Response:
+        try:
+            for methods, pattern, handler in ROUTES:
+                if request.method in methods.split("|") and (match := re.fullmatch(pattern, path)):
+                    return await getattr(self, handler)(request, *(g and unquote(g) for g in match.groups()))
+            raise HubError(404, f"no such endpoint: {request.method} {path}")
+        except HubError as error:
+            return JSONResponse({"error": error.message}, error.status, error.headers)
+
+
+class HubServer:
+    """The Hub in a thread of its own, on ports of loopback that the system chooses."""
+
+    def __init__(self, root: str | Path, tokens: dict[str, User] | None = None) -> None:
+        self.hub = Hub(root, tokens=tokens)
+        self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        self.url, self.hub.cdn_url = (f"http://127.0.0.1:{sock.getsockname()[1]}" for sock in self.sockets)
+        self.server = uvicorn.Server(uvicorn.Config(self.hub, log_level="critical", lifespan="off"))
+        self.thread = threading.Thread(target=self.server.run, args=(self.sockets,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)

@@ -1,0 +1,74 @@
+"""A run's record, as `run.json` holds it."""
+
+import math
+from typing import Any
+
+STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
+LABELS = ("cat", "dog", "owl")
+
+
+def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABELS, epochs: int = 9) -> dict[str, Any]:
+    parameters = [1000 * (index + 1) ** 2 for index in range(len(stages) - 1)] + [771]
+    trained, digest = sum(parameters[-2:]), "57934424" * 8
+    recipe = {"learning_rate": 3e-3, "backbone_learning_rate": None, "layer_decay": 1.0, "norm": "frozen"}
+    recipe |= {"weight_decay": 0.05, "warmup_ratio": 0.1}
+    proof = {"frozen_tensors": 20, "digest_before": digest, "digest_after": digest, "seconds": 30.0}
+
+    def metrics(epoch: int) -> dict[str, float]:
+        accuracy = 0.96 - 0.5 * math.exp(-epoch / 2.5)
+        return {"loss": 1 - accuracy, "accuracy": accuracy, "top5_accuracy": 0.99, "macro_f1": accuracy - 0.01}
+
+    return {
+        "schema_version": 1,
+        "created": "2026-11-23T10:00:00Z",
+        "model": {
+            **{"library": "timm", "architecture": "test_resnet", "base_model": "timm/test_resnet.r160_in1k"},
+            **{"base_model_revision": None, "base_model_license": "apache-2.0", "weights": None, "pretrained": True},
+            **{"problem_type": "single_label_classification", "parameters": sum(parameters)},
+            **{"parameters_trained": trained, "parameters_frozen": sum(parameters) - trained},
+            **{"input_size": [3, 160, 160], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"},
+        },
+        "strategy": {
+            **{"name": "finetune", "from_scratch": False},
+            "phases": [
+                {**recipe, "trainable_stages": 1, "epochs": 3.0},
+                {**recipe, "trainable_stages": 2, "epochs": 6.0, "backbone_learning_rate": 3e-4},
+            ],
+        },
+        "stages": [
+            {
+                "name": name,
+                "parameters": count,
+                "frozen": later > 2,
+                "trained_in_phases": [[], [1], [0, 1]][max(0, 3 - later)],
+            }
+            for name, count, later in zip(stages, parameters, range(len(stages), 0, -1), strict=True)
+        ],
+        "phases": [
+            {**proof, "trainable_stages": list(stages[-1:]), "parameters_trained": parameters[-1]},
+            {**proof, "trainable_stages": list(stages[-2:]), "parameters_trained": trained},
+        ],
+        "data": {
+            **{"name": "pets", "revision": None, "fingerprint": "0f1e2d3c", "labels": list(labels), "license": None},
+            "splits": {
+                split: {"images": count * len(labels), "classes": [count] * len(labels)}
+                for split, count in (("train", 120), ("validation", 20), ("test", 40))
+            },
+            "notes": ["no validation split: 10 % of train was set apart, stratified by class, seed 0"],
+        },
+        "transforms": {"train": "RandomResizedCrop(160), flip", "eval": "Resize(182), CenterCrop(160)"},
+        "hyperparameters": {"per_device_train_batch_size": 32, "seed": 0, "optimizer": "AdamW"},
+        "history": [
+            {
+                **{"phase": int(epoch > 3), "epoch": float(epoch), "learning_rate": 1e-3, "seconds": 9.8},
+                **{"train_loss": 1.6 * math.exp(-epoch / 2.5), "validation": metrics(epoch)},
+            }
+            for epoch in range(1, epochs + 1)
+        ],
+        "best": {"epoch": float(epochs), "phase": 1, "validation": metrics(epochs)},
+        "metrics": {"validation": metrics(epochs), "test": {**metrics(epochs), "accuracy": 0.925}},
+        "seconds": {"total": 112.0, "train": 98.0},
+        "hardware": "CPU, 2 cores",
+        "versions": {"hf_tl": "0.1.0", "torch": "2.15.0"},
+        "command": "hf-tl train --dataset pets --strategy finetune",
+    }

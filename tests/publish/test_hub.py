@@ -1,0 +1,251 @@
+"""A push to a real Hub server over HTTP, and what others then load from it with the official clients."""
+
+import ast
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from hub.client import READ_TOKEN, run_python
+from hub.server import Fault, HubServer
+from PIL import Image
+from publish.records import LABELS, make_record
+from safetensors.torch import save_file
+
+from hf_tl.errors import PublishError
+from hf_tl.publish.card import render_card
+from hf_tl.publish.hub import check_push_access, push
+from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
+
+REPO = "user/pets"
+PUBLISHED = {"config.json", "model.safetensors", "README.md", "run.json", STAGES_FIGURE, HISTORY_FIGURE}
+PRINT_ALL = (
+    "import json",
+    "with torch.inference_mode():",
+    "    by_transformers = classifier.model(**inputs).logits[0].tolist()",
+    "labels = [classifier.model.config.id2label[index] for index in range(3)]",
+    "print(json.dumps({'transformers': by_transformers, 'timm': logits[0].tolist(), 'labels': labels}))",
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny timm model, saved as a `timm_wrapper` checkpoint that both libraries read."""
+    folder = tmp_path_factory.mktemp("saved")
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=len(LABELS))
+    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in ("url", "hf_hub_id")}
+    config = {
+        "architecture": "test_resnet",
+        "architectures": ["TimmWrapperForImageClassification"],
+        "model_type": "timm_wrapper",
+        "num_classes": len(LABELS),
+        "num_features": model.num_features,
+        "label_names": list(LABELS),
+        "pretrained_cfg": {**pretrained_cfg, "num_classes": len(LABELS), "label_names": list(LABELS)},
+    }
+    record = make_record()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "README.md").write_text(render_card(record))
+    plot_stages(record, folder / STAGES_FIGURE)
+    plot_history(record, folder / HISTORY_FIGURE)
+    (folder / "checkpoints" / "step_1").mkdir(parents=True)
+    (folder / "checkpoints" / "step_1" / "optimizer.bin").write_bytes(b"state")
+    (folder / "optimizer.safetensors").write_bytes(b"state")
+    (folder / "train.log").write_text("log")
+    return folder
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "out dir"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def commits(hub: HubServer, branch: str = "main") -> list[dict[str, Any]]:
+    """The commits of the repository, without the one that made it."""
+    repo = hub.hub.repos["models", REPO]
+    return hub.hub.history(repo, branch)[:-1]
+
+
+def test_push_is_one_commit_of_the_model_alone(hub: HubServer, saved: Path) -> None:
+    before = contents(saved)
+    url = push(saved, REPO)
+    (commit,) = commits(hub)
+    assert set(commit["files"]) == PUBLISHED | {".gitattributes"}
+    assert url == f"{hub.url}/{REPO}/commit/{commit['id']}"
+    assert contents(saved) == before
+    for name in PUBLISHED - {"README.md"}:
+        assert hub.hub.read(commit["files"][name]) == before[name]
+    card = hub.hub.read(commit["files"]["README.md"]).decode()
+    assert card == render_card(make_record(), REPO)
+    assert "USER/NAME" not in card
+    assert huggingface_hub.ModelCard(card).data.base_model == "timm/test_resnet.r160_in1k"
+
+
+def test_second_push_makes_no_commit(hub: HubServer, saved: Path) -> None:
+    assert push(saved, REPO) == push(saved, REPO)
+    assert len(commits(hub)) == 1
+
+
+def test_push_to_a_branch_leaves_main(hub: HubServer, saved: Path) -> None:
+    push(saved, REPO, revision="v2", private=True)
+    assert len(commits(hub, "v2")) == 1
+    assert not commits(hub)
+    assert hub.hub.repos["models", REPO]["private"]
+
+
+def test_push_replaces_what_would_be_loaded_with_it(hub: HubServer, saved: Path) -> None:
+    api = huggingface_hub.HfApi()
+    api.create_repo(REPO)
+    for name in ("model.safetensors.index.json", "preprocessor_config.json", "photo.png", "NOTES.md"):
+        api.upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id=REPO)
+    push(saved, REPO)
+    assert set(commits(hub)[0]["files"]) == PUBLISHED | {".gitattributes", "photo.png", "NOTES.md"}
+
+
+def test_pushed_model_loads_without_hf_tl(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    Image.effect_mandelbrot((200, 160), (-3, -2.5, 2, 2.5), 100).convert("RGB").save(tmp_path / "image.jpg")
+    push(saved, REPO)
+
+    model = timm.create_model("test_resnet", num_classes=len(LABELS), checkpoint_path=saved / "model.safetensors")
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    with torch.inference_mode():
+        expected = model.eval()(transform(Image.open(tmp_path / "image.jpg"))[None])[0]
+    best = LABELS[int(expected.argmax())]
+
+    # The card's own snippets, one after the other in one process; hf_tl's comes last and is not run here.
+    snippets = re.findall(r"```python\n(.*?)```", render_card(make_record(), REPO), re.DOTALL)
+    assert ["import hf_tl" in snippet for snippet in snippets] == [False, False, False, True]
+    out = run_python("\n".join([*snippets[:3], *PRINT_ALL]), hub.url, tmp_path).splitlines()
+    by_transformers, by_pipeline, by_timm, everything = out
+    assert by_transformers.split()[0] == by_timm == ast.literal_eval(by_pipeline)[0]["label"] == best
+    everything = json.loads(everything)
+    assert everything["labels"] == list(LABELS)
+    for library in ("transformers", "timm"):
+        torch.testing.assert_close(torch.tensor(everything[library]), expected, rtol=0, atol=1e-6)
+
+
+def test_the_blocker_hides_hf_tl(hub: HubServer, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="hf_tl is not installed here"):
+        run_python("import hf_tl", hub.url, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (["model.safetensors"], "model.safetensors missing"),
+        (["config.json", "run.json"], "config.json, run.json missing"),
+        (["README.md"], "README.md missing"),
+        ([STAGES_FIGURE], f"{STAGES_FIGURE} missing"),
+    ],
+)
+def test_incomplete_folder_is_not_pushed(hub: HubServer, copy: Path, missing: list[str], said: str) -> None:
+    for name in missing:
+        (copy / name).unlink()
+    with pytest.raises(PublishError, match=said):
+        push(copy, REPO)
+    assert not hub.hub.log
+
+
+def test_shard_that_the_index_names_is_missed(hub: HubServer, copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
+    weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(PublishError, match=r"model-00002-of-00002\.safetensors missing"):
+        push(copy, REPO)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "run.json", "config.json"])
+def test_truncated_file_is_not_pushed(hub: HubServer, copy: Path, name: str) -> None:
+    whole = (copy / name).read_bytes()
+    (copy / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PublishError, match=name):
+        push(copy, REPO)
+    assert not hub.hub.log
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "token", "said"),
+    [
+        ("pets", None, "without a user"),
+        ("user/pets/more", None, "USER/NAME"),
+        ("user/pe ts", None, "USER/NAME"),
+        (REPO, READ_TOKEN, "reading only"),
+        (REPO, "hf_wrong", "hf auth login.*401"),
+        ("someone/pets", None, "may write to user, team: push to user/pets"),
+    ],
+)
+def test_push_that_would_be_refused_is_seen_before(hub: HubServer, repo_id: str, token: str | None, said: str) -> None:
+    with pytest.raises(PublishError, match=said) as caught:
+        check_push_access(repo_id, token)
+    assert "hf_" not in str(caught.value).replace("hf_tl", "")
+    assert not hub.hub.repos
+
+
+def test_push_without_token_says_how_to_get_one(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PublishError, match=r"no Hub token.*hf auth login"):
+        check_push_access(REPO)
+
+
+def test_access_of_user_and_organisation(hub: HubServer) -> None:
+    check_push_access(REPO)
+    check_push_access("team/pets")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Fault("/api/repos/create", status=403), "write permission"),
+        (Fault("/preupload/", status=403), "write permission"),
+        (Fault("/lfs/objects/batch", status=413), "too large"),
+        (Fault("/commit/", status=412), "push again"),
+        (Fault("/commit/", status=500, times=9), "try again later"),
+        (Fault("whoami", is_cut=True), "could not be reached"),
+    ],
+)
+def test_refused_push_tells_how_to_push_later(hub: HubServer, copy: Path, fault: Fault, said: str) -> None:
+    before = contents(copy)
+    hub.hub.faults.append(fault)
+    with pytest.raises(PublishError, match=said) as caught:
+        push(copy, REPO)
+    assert contents(copy) == before
+    if "whoami" not in fault.path:
+        assert f"hf-tl push '{copy}' {REPO}" in str(caught.value)
+    hub.hub.faults.clear()
+    push(copy, REPO)
+    assert len(commits(hub)) == 1
+
+
+def test_private_push_to_a_public_repository_is_refused(hub: HubServer, saved: Path) -> None:
+    push(saved, REPO)
+    with pytest.raises(PublishError, match="is public"):
+        push(saved, REPO, private=True)
+
+
+def test_card_that_the_hub_refuses(hub: HubServer, copy: Path) -> None:
+    card = (copy / "README.md").read_text()
+    (copy / "README.md").write_text(card.replace("license: apache-2.0", "license: my-own"))
+    with pytest.raises(PublishError, match=r"(?s)refused the card.*license"):
+        push(copy, REPO)
+    assert not commits(hub)
+
+
+def test_what_a_user_wrote_into_the_card_is_kept(hub: HubServer, copy: Path) -> None:
+    with (copy / "README.md").open("a") as card:
+        card.write("\n## Limits\n\nDaylight only.\n")
+    push(copy, REPO)
+    pushed = hub.hub.read(commits(hub)[0]["files"]["README.md"]).decode()
+    assert pushed.endswith("Daylight only.\n")
+    assert f'MODEL = "{REPO}"' in pushed
