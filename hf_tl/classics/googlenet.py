@@ -103,7 +103,6 @@ class GoogLeNet(SequentialBackbone):
         for name in (*LAYERS, "aux1", "aux2"):
             setattr(self, name, getattr(reference, name))
         self.global_pool, self.head_drop, self.fc = create_classifier(1024, 0, global_pool, drop_rate=drop_rate)
-        self.aux_logits = aux_logits
         self.reset_classifier(num_classes, global_pool)
         self.register_state_dict_post_hook(_leave_out_aux)
         self.register_load_state_dict_post_hook(_do_not_miss_aux)
@@ -121,9 +120,10 @@ class GoogLeNet(SequentialBackbone):
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.global_pool.train(self.training)
         self.fc.train(self.training)
-        for aux in (self.aux1, self.aux2) if self.aux_logits else ():
-            aux.fc2 = nn.Linear(1024, num_classes, **device_dtype) if num_classes > 0 else nn.Identity()
-            aux.fc2.train(self.training)
+        for aux in (self.aux1, self.aux2):
+            if aux is not None:
+                aux.fc2 = nn.Linear(1024, num_classes, **device_dtype) if num_classes > 0 else nn.Identity()
+                aux.fc2.train(self.training)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return timm's parameter groups: stem and blocks, or with `coarse` the blocks of one resolution as one.
@@ -149,7 +149,7 @@ class GoogLeNet(SequentialBackbone):
         """
         if not return_aux:
             return self.forward_head(self.forward_features(x))
-        if not self.aux_logits:
+        if self.aux1 is None:
             raise ModelError("return_aux=True needs the auxiliary heads, and the model has none: use aux_logits=True")
         x, outputs = self._run(x, self.layer_names, AUX_TAPS.values())
         aux1, aux2 = (self.get_submodule(name)(outputs[tap]) for name, tap in AUX_TAPS.items())
@@ -161,8 +161,10 @@ def _is_aux(name: str) -> bool:
 
 
 def _leave_out_aux(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
+    # On the meta device there is nothing to save, and loaders read there which tensors the model has to have.
     for name in [name for name in state_dict if name.startswith(prefix) and _is_aux(name.removeprefix(prefix))]:
-        del state_dict[name]
+        if not state_dict[name].is_meta:
+            del state_dict[name]
 
 
 def _do_not_miss_aux(module: nn.Module, incompatible_keys: Any) -> None:

@@ -1,0 +1,241 @@
+"""timm's interface on the three classics."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.models import group_parameters
+from torch import nn
+
+import hf_tl.classics
+from hf_tl.errors import ModelError
+
+NAMES = ("alexnet", "zfnet", "googlenet")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    """A model for one-channel images and ten classes; tests leave it as it was."""
+    torch.manual_seed(0)
+    return timm.create_model(request.param, num_classes=10, in_chans=1).eval()
+
+
+def on_meta(name: str, **kwargs: object) -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(name, **kwargs)
+
+
+def test_the_names_are_timms() -> None:
+    assert {*NAMES, "inception_v1"} <= set(timm.list_models())
+    assert set(timm.list_pretrained("*tv_in1k")) >= {"alexnet.tv_in1k", "googlenet.tv_in1k"}
+    assert not timm.is_model_pretrained("zfnet")
+
+
+def test_logits_are_the_classifier_on_the_head_on_the_features(model: nn.Module) -> None:
+    images = torch.randn(2, 1, 80, 70)
+    with torch.no_grad():
+        logits = model(images)
+        features = model.forward_features(images)
+        hidden = model.forward_head(features, pre_logits=True)
+        assert logits.shape == (2, 10)
+        assert features.shape[:2] == (2, model.num_features)
+        assert hidden.shape == (2, model.head_hidden_size)
+        assert torch.equal(model.forward_head(features), logits)
+        assert torch.equal(model.get_classifier()(hidden), logits)
+
+
+def test_first_conv_and_classifier_are_where_the_cfg_says(model: nn.Module) -> None:
+    assert model.get_submodule(model.pretrained_cfg["first_conv"]).in_channels == 1
+    assert model.get_submodule(model.default_cfg["classifier"]) is model.get_classifier()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("coarse", [False, True])
+def test_groups_cover_the_parameters_in_order_and_end_with_the_head(name: str, coarse: bool) -> None:
+    model = on_meta(name)
+    groups = group_parameters(model, model.group_matcher(coarse))
+    names = [parameter for _, group in sorted(groups.items()) for parameter in group]
+    assert names == [name for name, _ in model.named_parameters()]
+    assert groups[max(groups)] == [f"{model.pretrained_cfg['classifier']}.{leaf}" for leaf in ("weight", "bias")]
+
+
+@pytest.mark.parametrize(
+    ("name", "coarse", "count"),
+    [
+        ("alexnet", False, 5 + 2 + 1),
+        ("zfnet", False, 5 + 2 + 1),
+        ("googlenet", False, 1 + 9 + 1),
+        ("alexnet", True, 4),
+        ("zfnet", True, 4),
+        ("googlenet", True, 5),
+    ],
+)
+def test_groups_are_layers_or_coarse(name: str, coarse: bool, count: int) -> None:
+    model = on_meta(name)
+    assert len(group_parameters(model, model.group_matcher(coarse))) == count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_modules_are_registered_in_the_order_in_which_they_run(name: str) -> None:
+    model = on_meta(name)
+    leaves = {module: path for path, module in model.named_modules() if not list(module.children())}
+    called: list[str] = []
+    for module in leaves:
+        module.register_forward_hook(lambda module, *_: called.append(leaves[module]))
+    model(torch.empty(2, 3, 224, 224, device="meta"))
+    assert called == list(leaves.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_have_the_channels_and_reductions_of_feature_info(name: str) -> None:
+    images = torch.empty(1, 3, 224, 224, device="meta")
+    features_only = on_meta(name, features_only=True)
+    features = features_only(images)
+    assert [feature.shape[1] for feature in features] == features_only.feature_info.channels()
+    for feature, reduction in zip(features, features_only.feature_info.reduction(), strict=True):
+        assert abs(224 / reduction - feature.shape[2]) <= 2  # unpadded convolutions lose a pixel or two
+    intermediates = on_meta(name).forward_intermediates(images, intermediates_only=True)
+    assert [feature.shape for feature in intermediates] == [feature.shape for feature in features]
+
+
+def test_intermediates_are_those_of_features_only(model: nn.Module) -> None:
+    name = model.pretrained_cfg["architecture"]
+    features_only = timm.create_model(name, in_chans=1, features_only=True).eval()
+    state = {key.replace("features.", "features_"): tensor for key, tensor in model.state_dict().items()}
+    features_only.load_state_dict({key: state[key] for key in features_only.state_dict()})
+    images = torch.randn(2, 1, 70, 70)
+    with torch.no_grad():
+        last, intermediates = model.forward_intermediates(images)
+        assert torch.equal(last, model.forward_features(images))
+        for ours, timms in zip(intermediates, features_only(images), strict=True):
+            assert torch.equal(ours, timms)
+        (second,) = model.forward_intermediates(images, indices=[1], stop_early=True, intermediates_only=True)
+    assert torch.equal(second, intermediates[1])
+
+
+def test_intermediates_come_in_no_other_format(model: nn.Module) -> None:
+    with pytest.raises(ModelError, match="NCHW"):
+        model.forward_intermediates(torch.randn(1, 1, 64, 64), output_fmt="NLC")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resetting_the_classifier_replaces_it_alone(name: str) -> None:
+    model = on_meta(name).to(torch.bfloat16).eval()
+    before = dict(model.named_parameters())
+    model.reset_classifier(5)
+    classifier = model.get_classifier()
+    changed = {name for name, parameter in model.named_parameters() if parameter is not before[name]}
+    assert changed == {f"{model.pretrained_cfg['classifier']}.{leaf}" for leaf in ("weight", "bias")}
+    assert classifier.weight.shape == (5, model.head_hidden_size)
+    assert (classifier.weight.dtype, classifier.weight.device.type) == (torch.bfloat16, "meta")
+    assert not classifier.training
+    assert model.num_classes == 5
+    model.reset_classifier(0)
+    images = torch.empty(2, 3, 96, 96, dtype=torch.bfloat16, device="meta")
+    assert model(images).shape == (2, model.head_hidden_size)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "zfnet"])
+def test_fully_connected_layers_keep_their_pooling(name: str) -> None:
+    with pytest.raises(ModelError, match=r"global_pool 'avg'.*found 'max'.*forward_features"):
+        on_meta(name).reset_classifier(10, "max")
+
+
+def test_googlenets_pooling_can_be_changed() -> None:
+    model = on_meta("googlenet", num_classes=4, global_pool="catavgmax")
+    images = torch.empty(2, 3, 96, 96, device="meta")
+    assert (model(images).shape, model.head_hidden_size) == ((2, 4), 2048)
+    model.reset_classifier(0, "")
+    assert model(images).shape == (2, 1024, 3, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_step_moves_every_parameter_and_lowers_the_loss(name: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3, drop_rate=0.0).train()
+    images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 0])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    loss = nn.functional.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
+    with torch.no_grad():
+        assert nn.functional.cross_entropy(model(images), labels) < loss
+
+
+@pytest.mark.parametrize("name", ["alexnet", "googlenet"])
+def test_checkpointed_gradients_are_the_plain_ones(name: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3, drop_rate=0.0).train()
+    images = torch.randn(2, 3, 64, 64)
+    calls: list[nn.Module] = []
+    first = model.get_submodule(model.pretrained_cfg["first_conv"])
+    first.register_forward_hook(lambda module, *_: calls.append(module))
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(images).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert len(calls) == 3  # once plainly, then once forward and once recomputed
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_compilation_needs_no_graph_break(model: nn.Module) -> None:
+    images = torch.randn(2, 1, 64, 64)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(images), model(images))
+
+
+class TestAuxiliaryHeads:
+    """GoogLeNet's: used in training, left out of what is saved."""
+
+    def test_forward_returns_the_main_logits_alone(self) -> None:
+        model = on_meta("googlenet", num_classes=3, aux_logits=True).train()
+        assert model(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 3)
+
+    def test_their_loss_trains_them_and_is_the_papers(self) -> None:
+        model = timm.create_model("googlenet", num_classes=3, aux_logits=True).train()
+        labels = torch.tensor([0, 2])
+        outputs = model(torch.randn(2, 3, 64, 64), return_aux=True)
+        loss = hf_tl.classics.auxiliary_loss(outputs, labels)
+        each = [nn.functional.cross_entropy(logits, labels) for logits in outputs]
+        torch.testing.assert_close(loss, each[0] + 0.3 * (each[1] + each[2]))
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+
+    def test_asking_a_model_without_them_is_an_error(self) -> None:
+        with pytest.raises(ModelError, match="aux_logits=True"):
+            on_meta("googlenet")(torch.empty(1, 3, 64, 64, device="meta"), return_aux=True)
+
+    def test_new_classes_are_theirs_too(self) -> None:
+        model = on_meta("googlenet", aux_logits=True)
+        model.reset_classifier(4)
+        outputs = model(torch.empty(2, 3, 64, 64, device="meta"), return_aux=True)
+        assert [logits.shape for logits in outputs] == [(2, 4)] * 3
+
+    def test_they_are_in_the_last_group(self) -> None:
+        model = on_meta("googlenet", aux_logits=True)
+        groups = group_parameters(model, model.group_matcher())
+        assert {name.split(".")[0] for name in groups[max(groups)]} == {"aux1", "aux2", "fc"}
+
+    def test_a_state_dict_leaves_them_out_and_loads_with_and_without(self) -> None:
+        trained = timm.create_model("googlenet", num_classes=3, aux_logits=True)
+        plain = timm.create_model("googlenet", num_classes=3)
+        state = trained.state_dict()
+        assert state.keys() == plain.state_dict().keys()
+        plain.load_state_dict(state)
+        aux_before = trained.aux1.fc1.weight.clone()
+        trained.load_state_dict(state)
+        assert torch.equal(trained.aux1.fc1.weight, aux_before)
+
+    def test_other_missing_keys_are_missed(self) -> None:
+        model = timm.create_model("googlenet", num_classes=3, aux_logits=True)
+        state = model.state_dict()
+        del state["conv2.conv.weight"]
+        with pytest.raises(RuntimeError, match=r"conv2\.conv\.weight"):
+            model.load_state_dict(state)
