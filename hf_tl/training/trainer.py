@@ -49,6 +49,8 @@ class StrategyCallback(TrainerCallback):
     `remove_unused_columns` is turned off, since Trainer would drop the image column that the dataset's transform reads.
     A resumed run continues in the phase of its checkpoint.
 
+    The images' augmentation is that of the dataset's transform, one for the whole run.
+
     Works on one process and under DistributedDataParallel; not with FSDP or DeepSpeed, which keep parameters in layouts
     of their own.
 
@@ -71,7 +73,7 @@ class StrategyCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Fit the arguments to the strategy and let all that any phase trains require a gradient."""
-        _check_arguments(args)
+        _check_arguments(args, self.strategy)
         epochs = round(sum(phase.epochs for phase in self.strategy.phases), 6)
         if args.num_train_epochs not in (epochs, type(args).num_train_epochs):
             logger.warning(
@@ -228,8 +230,8 @@ def _shifted(factor: Callable[[int], float], start: int) -> Callable[[int], floa
     return lambda step: factor(step - start)
 
 
-def _check_arguments(args: "TrainingArguments") -> None:
-    """Refuse training arguments that would make a strategy go wrong in silence."""
+def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
+    """Refuse what would make the run differ from the strategy in silence."""
     found = {
         "max_steps": args.max_steps > 0,
         "fsdp": bool(args.fsdp),
@@ -241,4 +243,15 @@ def _check_arguments(args: "TrainingArguments") -> None:
             f"StrategyCallback cannot go with {', '.join(refused)} in TrainingArguments. The phases give the number of "
             "steps; they freeze and unfreeze parameters that Trainer wraps only once. Leave these out, or train with "
             "hf_tl.train (Accelerate)"
+        )
+    smoothing = {phase.label_smoothing for phase in strategy.phases}
+    if smoothing != {args.label_smoothing_factor}:
+        raise ConfigError(
+            f"the phases have label_smoothing {sorted(smoothing)} and TrainingArguments has label_smoothing_factor="
+            f"{args.label_smoothing_factor:g}. Trainer keeps one for the whole run: give both the same value"
+        )
+    if len(augmentations := sorted({phase.augmentation for phase in strategy.phases})) > 1:
+        raise ConfigError(
+            f"the phases have the augmentations {', '.join(augmentations)}. Trainer's dataset has one transform for "
+            "the whole run: give all phases the same augmentation, or train with hf_tl.train (Accelerate)"
         )

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, Features, Image
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -18,9 +20,11 @@ from transformers import logging as transformers_logging
 
 from hf_tl.backbones.freezing import frozen_tensors
 from hf_tl.backbones.load import load_backbone
+from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Phase, Strategy
+from hf_tl.training.loop import Training
 from hf_tl.training.trainer import StrategyCallback
 
 LABELS = ["cat", "dog", "owl"]
@@ -257,13 +261,62 @@ def test_the_phases_give_the_epochs(tmp_path: Path, images: Dataset, caplog: pyt
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"max_steps": 3}, "max_steps"), ({"ddp_find_unused_parameters": False}, "ddp_find_unused_parameters")],
+    [
+        ({"max_steps": 3}, "max_steps"),
+        ({"ddp_find_unused_parameters": False}, "ddp_find_unused_parameters"),
+        ({"label_smoothing_factor": 0.1}, r"label_smoothing \[0\.0\].*label_smoothing_factor=0\.1"),
+    ],
 )
 def test_arguments_against_the_strategy_are_refused(
     tmp_path: Path, images: Dataset, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make_trainer(tmp_path, images, [StrategyCallback(TWO_PHASES)], **arguments)
+
+
+def test_phases_with_two_augmentations_are_refused(tmp_path: Path, images: Dataset) -> None:
+    strategy = Strategy("two views", (HEAD, replace(DEEP, augmentation="none")))
+    with pytest.raises(ConfigError, match="augmentations light, none"):
+        make_trainer(tmp_path, images, [StrategyCallback(strategy)])
+
+
+def test_label_smoothing_goes_with_trainers_own(tmp_path: Path, images: Dataset) -> None:
+    strategy = Strategy("smooth", (replace(HEAD, label_smoothing=0.1),))
+    trainer = make_trainer(tmp_path, images, [StrategyCallback(strategy)], label_smoothing_factor=0.1)
+    assert trainer.label_smoother.epsilon == 0.1
+
+
+# accumulated with norms frozen alone: the two ways draw different orders, and BatchNorm sees one part of a batch
+@pytest.mark.parametrize(("smoothing", "second", "accumulation"), [(0.0, DEEP, 1), (0.2, DEEP, 1), (0.0, HEAD, 4)])
+def test_both_ways_to_train_agree(
+    tmp_path: Path, images: Dataset, smoothing: float, second: Phase, accumulation: int
+) -> None:
+    recipe = {"augmentation": "none", "label_smoothing": smoothing}
+    phases = (replace(HEAD, epochs=2, **recipe), replace(second, epochs=3, **recipe))
+    strategy = Strategy("both ways", phases)
+    images = images.with_format(None)
+    sizes = {"per_device_train_batch_size": IMAGES // accumulation, "gradient_accumulation_steps": accumulation}
+    torch.manual_seed(0)
+    model, transforms = load_backbone("timm:test_resnet", LABELS, strategy, pretrained=False, image_size=SIDE)
+    loop = Training(
+        Accelerator(cpu=True, gradient_accumulation_steps=accumulation),
+        model,
+        strategy,
+        lambda phase: transforms,
+        images,
+        images,
+        TrainingConfig(**sizes),
+    )
+    losses = [entry["train_loss"] for entry in loop.run().history]
+
+    callbacks = [StrategyCallback(strategy)]
+    rows = images.with_transform(transforms.train)
+    trainer = make_trainer(tmp_path, rows, callbacks, label_smoothing_factor=smoothing, **sizes)
+    trainer.train()
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logged) == 5
+    assert logged[0] > logged[-1]
+    assert logged == pytest.approx(losses, rel=1e-3)
 
 
 def test_a_schedule_that_cannot_be_replaced_is_refused(tmp_path: Path, images: Dataset) -> None:
