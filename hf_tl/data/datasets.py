@@ -204,9 +204,11 @@ def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: boo
         for split, rows in data.splits.items():
             results = list(_map_images(rows, data.image_column, split, _bad_image, progress))
             bad = {row: result for row, result in enumerate(results) if result is not None}
-            splits[split] = rows.select([row for row in range(len(rows)) if row not in bad]) if bad else rows
+            splits[split] = rows
             errors += [error for _, error in bad.values()]
             if bad:
+                good = [row for row in range(len(rows)) if row not in bad]
+                splits[split] = rows.select(good, keep_in_memory=True)
                 names = name_some(Path(name).name for name, _ in bad.values())
                 notes.append(f"{len(bad)} images of {split} that cannot be read were left out: {names}")
     if not errors:

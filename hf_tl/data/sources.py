@@ -21,11 +21,8 @@ from datasets import (
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub import DatasetCard, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HFValidationError,
-    HTTPError,  # type: ignore[attr-defined]  # of the HTTP client that huggingface_hub uses
-)
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_tl.errors import DataError, name_some
@@ -228,7 +225,7 @@ def _call(what: str, load: Callable[[], Any]) -> Any:
     except DatasetNotFoundError as error:
         advice = "check --dataset; a private or gated dataset needs `hf auth login`"
         raise DataError(f"{what} does not exist, nor does a local folder of that name ({error}); {advice}") from error
-    except (ConnectionError, HTTPError) as error:
+    except (ConnectionError, HubHTTPError) as error:
         raise DataError(
             f"{what} cannot be downloaded, and no local folder has that name: the Hub cannot be reached ({error}); "
             "check the network, or give --dataset a local folder"

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, Value
 
 from hf_tl.data.sources import SPLIT_NAMES
 from hf_tl.errors import ConfigError, DataError, name_some
@@ -85,10 +85,12 @@ def _require_images(train: Dataset, label_column: str, missing: Mapping[str, flo
 
 
 def _set_apart(train: Dataset, label_column: str, fraction: float, seed: int) -> DatasetDict:
-    classes = len(set(train[label_column][:]))
+    labels = train[label_column][:]
+    classes = len(set(labels))
     # Stratifying needs room for one image of each class on both sides.
     size = min(max(math.ceil(fraction * len(train)), classes), len(train) - classes)
-    # In memory: datasets would keep the drawn rows in a file, and with an older copy of the data use it again.
-    return train.train_test_split(
-        test_size=size, stratify_by_column=label_column, seed=seed, keep_in_memory=True, load_from_cache_file=False
-    )
+    # Only row numbers are drawn: datasets would write those of stored data into its folder, which may be the user's.
+    features = Features({"row": Value("int64"), "label": train.features[label_column]})
+    rows = Dataset.from_dict({"row": range(len(labels)), "label": labels}, features=features)
+    parts = rows.train_test_split(test_size=size, stratify_by_column="label", seed=seed)
+    return DatasetDict({part: train.select(sorted(rows["row"]), keep_in_memory=True) for part, rows in parts.items()})

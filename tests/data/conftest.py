@@ -1,0 +1,52 @@
+"""Real image files in the layouts that datasets come in."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+WriteFolder = Callable[[Mapping[str, int]], Path]
+
+
+def picture(number: int, size: tuple[int, int] = (12, 10)) -> Image.Image:
+    """An image that differs from that of every other number."""
+    rng = np.random.default_rng(number)
+    return Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def write_folder(tmp_path: Path) -> WriteFolder:
+    """Write a folder `pets`: a mapping such as {"train/cat": 3} gives the number of images of each subfolder."""
+
+    def write(counts: Mapping[str, int]) -> Path:
+        number = 0
+        for folder, count in counts.items():
+            (tmp_path / "pets" / folder).mkdir(parents=True)
+            for index in range(count):
+                picture(number).save(tmp_path / "pets" / folder / f"{index}.png")
+                number += 1
+        return tmp_path / "pets"
+
+    return write
+
+
+@pytest.fixture
+def rows() -> Callable[..., datasets.Dataset]:
+    """A dataset in memory: labels, and any other columns; every image is another one."""
+
+    def build(labels: list, feature: object = None, first: int = 0, **columns: list) -> datasets.Dataset:
+        images = [picture(first + number) for number in range(len(labels))]
+        dataset = datasets.Dataset.from_dict(
+            {"image": images, "label": labels, **columns},
+        ).cast_column("image", datasets.Image())
+        return dataset if feature is None else dataset.cast_column("label", feature)
+
+    return build
