@@ -6,17 +6,17 @@ Everything in a card comes from the record alone. huggingface_hub quotes the met
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from jinja2 import UndefinedError
+from jinja2 import Template, UndefinedError
 
 from hf_tl.errors import PublishError
-from hf_tl.publish.markdown import environment
+from hf_tl.publish.markdown import environment, one_line
 from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE
 
 SCHEMA_VERSION = 1
@@ -50,7 +50,7 @@ def render_card(record: Mapping[str, Any], repo_id: str | None = None) -> str:
             "write it again with this version of hf_tl, or use the version that wrote it"
         )
     try:
-        body = environment().from_string(_template_file().read_text(encoding="utf-8")).render(_view(record))
+        body = _template().render(_view(record))
         card = f"---\n{card_metadata(record).to_yaml()}\n---\n\n{body}"
     except (KeyError, UndefinedError) as error:
         raise PublishError(f"a card cannot be written: the record (run.json) lacks {error}") from error
@@ -63,7 +63,10 @@ def with_repo_id(card: str, repo_id: str) -> str:
 
 
 def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
-    """Collect the metadata that the Hub reads; what is not known is left out."""
+    """Collect the metadata that the Hub reads; what is not known is left out.
+
+    Names are made single lines: YAML loses some rare line separators in quoted text.
+    """
     model, data, strategy = record["model"], record["data"], record["strategy"]
     is_timm, from_scratch = model["library"] == "timm", strategy["from_scratch"]
     base_model = None if from_scratch else _hub_id(model["base_model"])
@@ -72,10 +75,10 @@ def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=data["name"],
-            dataset_name=data["name"],
+            dataset_type=one_line(data["name"]),
+            dataset_name=one_line(data["name"]),
             dataset_split="test",
-            dataset_revision=data["revision"],
+            dataset_revision=data["revision"] and one_line(data["revision"]),
             metric_type=metric_type,
             metric_name=name,
             metric_value=value,
@@ -92,9 +95,14 @@ def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
         license=license if license and _is_license_id(license) else None,
         metrics=["accuracy", "f1"] if results else None,
         tags=["hf_tl", *(["timm"] if is_timm else []), STRATEGY_TAGS.get(strategy["name"], "fine-tuning")],
-        model_name=f"{model['architecture']} on {data['name']}",
+        model_name=one_line(f"{model['architecture']} on {data['name']}"),
         eval_results=results or None,
     )
+
+
+@cache
+def _template() -> Template:
+    return environment().from_string(_template_file().read_text(encoding="utf-8"))
 
 
 def _template_file() -> Path:
@@ -244,7 +252,7 @@ def duration(seconds: float) -> str:
     >>> duration(112), duration(31.2), duration(7261)
     ('1 min 52 s', '31 s', '2 h 1 min')
     """
-    minutes, rest = divmod(round(timedelta(seconds=seconds).total_seconds()), 60)
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"

@@ -21,14 +21,14 @@ _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u20
 
 
 def one_line(value: object) -> str:
-    """Make a single line of printable text: no control characters, no reordering of what follows.
+    """Make a single line of printable text, never empty: no control characters, no reordering of what follows.
 
     >>> one_line("a\\n# b\\x00")
     'a # b'
     """
     text = str(value).encode("utf-8", "replace").decode()  # lone surrogates cannot be written to a file
     kept = (" " if unicodedata.category(c) == "Cc" else c for c in text if c not in _BIDI_CONTROLS)
-    return " ".join("".join(kept).split())
+    return " ".join("".join(kept).split()) or "(empty)"
 
 
 def escape(value: object) -> Markup:
@@ -53,7 +53,7 @@ def code(value: object) -> Markup:
     ('`layer4`', 'a&#124;b')
     """
     text = one_line(value)
-    return escape(text or "(empty)") if not text or set(text) & set("`|\\") else Markup(f"`{text}`")
+    return escape(text) if set(text) & set("`|\\") else Markup(f"`{text}`")
 
 
 def code_block(value: object, language: str = "") -> Markup:

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from hf_tl.errors import PublishError
 from hf_tl.publish.markdown import one_line
 
 STAGES_FIGURE = "stages.png"
@@ -83,11 +84,11 @@ def plot_history(record: Mapping[str, Any], path: str | Path) -> None:
         path: the PNG to write.
 
     Raises:
-        ValueError: the history is empty.
+        PublishError: the history is empty.
     """
     history = record["history"]
     if not history:
-        raise ValueError("there is nothing to draw: the record's history is empty")
+        raise PublishError("there are no curves to draw: the record's history is empty; train for at least one epoch")
     figure = Figure(figsize=(WIDTH, 3.4), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy = figure.subplots(1, 2)
@@ -102,7 +103,8 @@ def plot_history(record: Mapping[str, Any], path: str | Path) -> None:
         _shade_phases(axes, history)
         axes.set_title(title, loc="left", color=INK, fontsize=11)
         axes.set_xlabel("epoch", color=MUTED, fontsize=9)
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     _write(figure, path)
 
 
@@ -123,8 +125,8 @@ def _visible_widths(parameters: Sequence[int]) -> list[float]:
     [0.2, 0.8]
     """
     least = 0.4 / len(parameters)
-    total = max(sum(parameters), 1)
-    return [least + (1 - 0.4) * count / total for count in parameters]
+    counts = parameters if any(parameters) else [1] * len(parameters)
+    return [least + 0.6 * count / sum(counts) for count in counts]
 
 
 def _label_stages(axes: Axes, stages: Sequence[Mapping[str, Any]], widths: Sequence[float]) -> None:

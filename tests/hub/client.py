@@ -1,4 +1,4 @@
-"""Processes that use the test Hub as anyone would: a fresh cache and the official clients, hf_tl hidden if so wished."""
+"""Processes that use the test Hub as anyone would: a fresh cache and the official clients, with or without hf_tl."""
 
 import os
 import subprocess

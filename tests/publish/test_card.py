@@ -1,0 +1,244 @@
+"""Cards: what they tell, and that no value in them can be more than text."""
+
+import copy
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from publish.records import make_record
+
+import hf_tl
+from hf_tl.errors import PublishError
+from hf_tl.publish.card import PLACEHOLDER, card_metadata, render_card, wilson_interval, with_repo_id
+from hf_tl.publish.markdown import one_line
+
+ROOT = Path(__file__).parents[2]
+FRAGMENTS = (
+    *("\n", "\r\n", "\n\n", "---", "\n---\n", "# ", "\n# x\n", "|", " | ", "`", "```", "~~~", "*x*", "**", "_x_", "~~"),
+    *("- ", "1. ", "> ", "===", "<b>", "</details>", "<!--", "<script>alert(1)</script>", "&lt;", "&#60;", "\\", "\t"),
+    *("[x](http://e.vil)", "![x](x.png)", "[^1]", "http://e.vil", "www.e.vil", "a@e.vil", "<http://e.vil>", "    x"),
+    *("license: mit", ": ", "{{ 7*7 }}", "{% raw %}", "$$x$$", "\\(x\\)", "'", '"', "\u2028", "\x85", "\x00", "\x0b"),
+    *("\u202e", "\ud800", "\ufeff", "猫", "👨‍👩‍👧", "%s", "null", "@user", "#1", ":smile:", PLACEHOLDER),
+)
+hostile_text = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=4), min_size=1, max_size=5).map("".join).filter(bool)
+METADATA_KEYS = {
+    *("pipeline_tag", "library_name", "base_model", "base_model_relation", "datasets", "license", "metrics", "tags"),
+    "model-index",
+}
+AUTOLINK = re.compile(r"(https?|ftp)://|(mailto|xmpp):\S+@|www\.|[\w.+-]+@[\w-]+\.\w", re.IGNORECASE)  # of GFM
+
+
+def body_of(card: str) -> str:
+    return ModelCard(card).text
+
+
+def structure(card: str) -> tuple[list[tuple[str, str, int]], Counter[str], list[str]]:
+    """The blocks in order, the inline elements other than text and code, and what a renderer would make links of."""
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(body_of(card))
+    inline = [child for token in tokens for child in token.children or ()]
+    links = [child.content for child in inline if child.type == "text" and AUTOLINK.search(child.content)]
+    elements = Counter(child.type for child in inline if child.type not in ("text", "text_special", "code_inline"))
+    return [(token.type, token.tag, token.level) for token in tokens], elements, links
+
+
+def with_text(texts: list[str]) -> dict[str, Any]:
+    """A record that has these texts wherever a text of the user's or of a dataset's can stand."""
+    first, second, third, *labels = texts
+    record = make_record(stages=("stem", first, second, "head"), labels=tuple(labels))
+    record["model"] |= {"architecture": first, "base_model": second, "base_model_revision": third}
+    record["model"] |= {"base_model_license": first, "weights": second, "interpolation": third}
+    record["strategy"]["name"] = third
+    record["strategy"]["phases"][0]["norm"] = first
+    record["phases"][1] |= {"digest_before": second, "digest_after": second}
+    record["data"] |= {"name": first, "revision": second, "fingerprint": third, "license": first, "notes": texts[:2]}
+    split, metrics = record["data"]["splits"]["test"], record["metrics"]["test"]
+    names = [f"{first}1", f"{second}2", f"{third}3", "test"]
+    record["data"]["splits"], record["metrics"] = dict.fromkeys(names, split), dict.fromkeys(names, metrics)
+    record["transforms"] = {"train": second, "eval": third}
+    record["hyperparameters"] = {f"{first}a": second, f"{second}b": third}
+    record["versions"] = {f"{third}a": first, f"{first}b": second}
+    return record | {"hardware": first, "command": second, "created": third}
+
+
+HARMLESS = structure(render_card(with_text(["harmless"] * 5)))
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.lists(hostile_text, min_size=5, max_size=5))
+def test_no_text_changes_the_shape_of_a_card(texts: list[str]) -> None:
+    record = with_text(texts)
+    card = render_card(record)
+    card.encode()  # can be written
+    assert structure(card) == HARMLESS
+
+    metadata = ModelCard(card).data.to_dict()
+    assert metadata == card_metadata(record).to_dict()
+    assert set(metadata) <= METADATA_KEYS
+    (block,) = re.findall(r"\A---\n(.*?)\n---\n", card, re.DOTALL)
+    assert yaml.safe_load(block)["model-index"][0]["results"][0]["dataset"]["name"] == one_line(texts[0])
+    assert card_metadata(record).base_model in (texts[1], None)
+
+
+def test_structure_sees_what_must_not_be_there() -> None:
+    """The judge of the property test itself: each of these would be noticed in a card."""
+    card = render_card(make_record())
+    additions = [
+        "\n# x\n",
+        "\n- x\n",
+        "[x](y)",
+        "<b>",
+        "\n<div>\n",
+        "![x](y)",
+        "**x**",
+        "www.e.vil",
+        "~~x~~",
+        "\n\n> x",
+    ]
+    for addition in additions:
+        assert structure(card + addition) != structure(card), addition
+
+
+def test_card_tells_the_run(record: dict[str, Any]) -> None:
+    body = body_of(render_card(record))
+    for told in (
+        "tells 3 classes of images apart: `test_resnet` (timm), pretrained and then trained on `pets`",
+        "25,771 of 55,771 parameters (46.2 %) in 2 phases",
+        "right on 92.5 % of 120 test images (95 % interval 86.4–96.0 %)",
+        "| test | 120 | 92.5 % | 86.4–96.0 % | 0.936 | 0.054 |",
+        "- Base model: `timm/test_resnet.r160_in1k`",
+        "- Phase 2: the 20 frozen tensors did not move",
+        "| `stem` | 1,000 | 1.8 % | frozen | – |",
+        "| `head` | 771 | 1.4 % | trained | 1, 2 |",
+        "| 1 | `head` | 771 | 3 | 0.003 | as the head | frozen |",
+        "| 2 | `layer4` to `head` (2) | 25,771 | 6 | 0.003 | 0.0003 | frozen |",
+        "| `owl` | 120 | 20 | 40 |",
+        "- no validation split: 10 % of train was set apart",
+        "- time: 1 min 52 s, of which training 1 min 38 s",
+        "```bash\nhf-tl train --dataset pets --strategy finetune\n```",
+        "those after epoch 9 (phase 2)",
+        "hf_tl 0.1.0, torch 2.15.0",
+        "![Loss and validation accuracy by epoch, with the phases](history.png)",
+    ):
+        assert told in body
+
+
+def test_metadata(record: dict[str, Any]) -> None:
+    metadata = card_metadata(record).to_dict()
+    results = metadata.pop("model-index")[0]["results"][0]
+    assert metadata == {
+        "pipeline_tag": "image-classification",
+        "library_name": "transformers",
+        "base_model": "timm/test_resnet.r160_in1k",
+        "base_model_relation": "finetune",
+        "license": "apache-2.0",
+        "metrics": ["accuracy", "f1"],
+        "tags": ["hf_tl", "timm", "fine-tuning"],
+    }
+    assert results["metrics"][0] == {"type": "accuracy", "value": 0.925, "name": "Accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "datasets"),
+    [("pets", None, None), ("user/pets", None, ["user/pets"]), ("beans", "0123abc", ["beans"]), ("my pets", "1", None)],
+)
+def test_only_a_hub_dataset_is_named_as_one(
+    record: dict[str, Any], name: str, revision: str | None, datasets: list[str] | None
+) -> None:
+    record["data"] |= {"name": name, "revision": revision}
+    assert card_metadata(record).datasets == datasets
+
+
+@pytest.mark.parametrize("license_text", [None, "see LICENSE", "Apache 2.0"])
+def test_license_is_never_invented(record: dict[str, Any], license_text: str | None) -> None:
+    record["model"]["base_model_license"] = license_text
+    assert card_metadata(record).license is None
+    assert f"License of the base model: {license_text or 'not recorded'}" in render_card(record)
+
+
+def test_model_from_scratch_has_no_base(record: dict[str, Any]) -> None:
+    record["strategy"] |= {"name": "scratch", "from_scratch": True}
+    metadata = card_metadata(record)
+    assert (metadata.base_model, metadata.license, metadata.tags[-1]) == (None, None, "from-scratch")
+    assert "Nothing: all weights were random" in render_card(record)
+
+
+def test_unmeasured_model_claims_nothing(record: dict[str, Any]) -> None:
+    del record["metrics"]["test"]
+    card = render_card(record)
+    assert "not measured on a test split" in card
+    assert "model-index" not in card
+
+
+def test_frozen_weights_that_moved_are_told(record: dict[str, Any]) -> None:
+    record["phases"][0]["digest_after"] = "f" * 64
+    assert "- Phase 1: **the 20 frozen tensors moved**" in render_card(record)
+
+
+@pytest.mark.parametrize(("classes", "folded", "rows"), [(20, False, 20), (21, True, 21), (1000, True, 200)])
+def test_long_tables_are_folded_and_cut(classes: int, folded: bool, rows: int) -> None:
+    card = render_card(make_record(labels=tuple(f"class_{index}" for index in range(classes))))
+    assert (f"<summary>The {classes} classes and their images</summary>" in card) == folded
+    assert card.count("| `class_") == rows
+    assert (f"and {classes - rows} more, in run.json" in card) == (rows < classes)
+    tables = [token for token in MarkdownIt().enable("table").parse(body_of(card)) if token.type == "table_open"]
+    assert len(tables) == 4
+
+
+def test_repository_is_filled_in_without_touching_the_rest(record: dict[str, Any]) -> None:
+    card = render_card(record)
+    assert card.count(PLACEHOLDER) == 4
+    assert render_card(record, "user/pets") == with_repo_id(card, "user/pets") == card.replace("USER/NAME", "user/pets")
+
+
+def test_transformers_model_has_no_timm_snippet(record: dict[str, Any]) -> None:
+    record["model"]["library"] = "transformers"
+    card = render_card(record)
+    assert "import timm" not in card
+    assert "timm" not in card_metadata(record).tags
+
+
+@pytest.mark.parametrize("path", [("model", "architecture"), ("hardware",), ("data", "labels"), ("strategy", "phases")])
+def test_missing_part_of_the_record_is_named(record: dict[str, Any], path: tuple[str, ...]) -> None:
+    *parents, key = path
+    part = copy.deepcopy(record)
+    holder = part
+    for parent in parents:
+        holder = holder[parent]
+    del holder[key]
+    with pytest.raises(PublishError, match=rf"run\.json.*{key}"):
+        render_card(part)
+
+
+def test_other_schema_is_refused(record: dict[str, Any]) -> None:
+    with pytest.raises(PublishError, match="schema version 1, found 2"):
+        render_card(record | {"schema_version": 2})
+
+
+@pytest.mark.parametrize(("accuracy", "images", "interval"), [(1.0, 10, "72.2–100.0 %"), (0.5, 0, "–"), (None, 9, "–")])
+def test_wilson_interval(accuracy: float | None, images: int, interval: str) -> None:
+    assert wilson_interval(accuracy, images) == interval
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_installed_package_brings_its_template(tmp_path: Path, is_there: bool) -> None:
+    """As in a wheel, where the template lies inside the package."""
+    package = tmp_path / "hf_tl"
+    shutil.copytree(Path(hf_tl.__path__[0]), package, ignore=shutil.ignore_patterns("__pycache__"))
+    if is_there:
+        shutil.copytree(ROOT / "model_cards", package / "model_cards")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from hf_tl.publish.card import _template_file as f; print(f())"
+    done = subprocess.run([sys.executable, "-I", "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    if is_there:
+        assert done.stdout.strip() == str(package / "model_cards" / "template.md")
+    else:
+        assert "template model_cards/template.md is missing" in done.stderr

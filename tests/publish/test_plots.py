@@ -1,0 +1,91 @@
+"""The pictures of a card: what is drawn, whatever the names and the number of stages."""
+
+import warnings
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
+from PIL import Image
+from publish.records import make_record
+
+from hf_tl.errors import PublishError
+from hf_tl.publish.plots import FROZEN, PHASE_SHADES, TRAINED, _visible_widths, plot_history, plot_stages
+
+
+def share_of(path: Path, color: str) -> float:
+    """The share of the picture's pixels that have this colour."""
+    pixels = np.asarray(Image.open(path).convert("RGB"), dtype=float) / 255
+    return float((np.abs(pixels - np.asarray(to_rgb(color))).max(axis=-1) < 0.02).mean())
+
+
+@pytest.mark.parametrize("count", [2, 4, 18, 50])
+def test_stages_show_what_was_frozen(tmp_path: Path, count: int) -> None:
+    record = make_record(stages=(*(f"blocks.{index}" for index in range(count - 1)), "head"))
+    plot_stages(record, tmp_path / "stages.png")
+    assert Image.open(tmp_path / "stages.png").size[0] == 1280
+    assert share_of(tmp_path / "stages.png", TRAINED) > 0.01
+    assert (share_of(tmp_path / "stages.png", FROZEN) > 0.01) == (count > 2)
+
+
+def test_more_trained_stages_are_more_warm(tmp_path: Path, record: dict[str, Any]) -> None:
+    plot_stages(record, tmp_path / "some.png")
+    for stage in record["stages"]:
+        stage["trained_in_phases"] = [0]
+    plot_stages(record, tmp_path / "all.png")
+    assert share_of(tmp_path / "all.png", TRAINED) > 1.5 * share_of(tmp_path / "some.png", TRAINED)
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=60))
+def test_every_stage_can_be_seen(parameters: list[int]) -> None:
+    widths = _visible_widths(parameters)
+    assert sum(widths) == pytest.approx(1)
+    assert min(widths) >= 0.4 / len(parameters) - 1e-9
+    assert [a < b for a, b in pairwise(widths)] == [a < b for a, b in pairwise(parameters)]
+
+
+@pytest.mark.parametrize("name", ["$\\frac{", "$x$", "%s {0}", "\n\n", "\x00", "_" * 500, "a\ud800b"])
+def test_hostile_names_are_text(tmp_path: Path, record: dict[str, Any], name: str) -> None:
+    record["stages"][2]["name"] = record["model"]["architecture"] = name
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the font may lack a character: a box is drawn
+        plot_stages(record, tmp_path / "stages.png")
+    assert Image.open(tmp_path / "stages.png").size[0] == 1280
+
+
+def test_history_shades_each_phase(tmp_path: Path, record: dict[str, Any]) -> None:
+    plot_history(record, tmp_path / "two.png")
+    record["history"] = [entry | {"phase": 0} for entry in record["history"]]
+    plot_history(record, tmp_path / "one.png")
+    assert share_of(tmp_path / "two.png", PHASE_SHADES[1]) > 0.2
+    assert share_of(tmp_path / "one.png", PHASE_SHADES[1]) < 0.01
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 200])
+def test_history_of_any_length(tmp_path: Path, epochs: int) -> None:
+    plot_history(make_record(epochs=epochs), tmp_path / "history.png")
+    assert Image.open(tmp_path / "history.png").size == (1280, 544)
+
+
+def test_history_without_validation_loss_or_best(tmp_path: Path, record: dict[str, Any]) -> None:
+    record["history"] = [entry | {"validation": {}} for entry in record["history"]]
+    plot_history(record | {"best": None}, tmp_path / "history.png")
+    assert share_of(tmp_path / "history.png", PHASE_SHADES[1]) > 0.2
+
+
+def test_empty_history_cannot_be_drawn(tmp_path: Path, record: dict[str, Any]) -> None:
+    with pytest.raises(PublishError, match="history is empty"):
+        plot_history(record | {"history": []}, tmp_path / "history.png")
+
+
+def test_same_record_same_bytes_and_no_global_state(tmp_path: Path, record: dict[str, Any]) -> None:
+    backend = matplotlib.get_backend(auto_select=False)
+    for name in ("a.png", "b.png"):
+        plot_stages(record, tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert matplotlib.get_backend(auto_select=False) == backend
