@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from hf_tl.errors import DataError, name_some
 
@@ -79,7 +79,7 @@ def decode(value: Any, name: str = "the image", *, reduced: bool = False) -> Ima
         reduced: decode JPEGs at an eighth of their size, which is enough to find damage.
 
     Returns:
-        The loaded image, in its own mode and not yet rotated: see `to_rgb`.
+        The loaded image, upright, in its own mode: see `to_rgb`.
 
     Raises:
         DataError: the image is missing, truncated, in no format that Pillow reads, or has more pixels than
@@ -112,7 +112,9 @@ def _load(image: Image.Image, name: str, reduced: bool) -> Image.Image:
         if reduced:
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
-        image.getexif()
+        # Damaged EXIF data shows only here; datasets rotates in the same way when it decodes.
+        if ExifTags.Base.Orientation in image.getexif():
+            return ImageOps.exif_transpose(image)
     except DAMAGED as error:
         raise DataError(f"{name}: the image is truncated or damaged ({error}); replace or remove it") from error
     return image

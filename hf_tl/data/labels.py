@@ -1,6 +1,5 @@
 """Which columns hold the images and the labels, and one list of class names for all splits."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,17 +68,13 @@ def class_names(train: Dataset, label_column: str) -> tuple[str, ...]:
     """
     feature = train.features[label_column]
     if isinstance(feature, ClassLabel):
-        names = tuple(feature.names or map(str, range(feature.num_classes or 0)))
-    elif isinstance(feature, Value) and feature.dtype.startswith(("int", "uint", "bool", "string", "large_string")):
-        names = tuple(str(value) for value in sorted(set(train[label_column][:])))
-    else:
-        raise DataError(
-            f"expected one class per image in the column {label_column!r} (a ClassLabel, texts or whole numbers), "
-            f"found {feature}; name another column with --label_column"
-        )
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"class names that occur more than once: {name_some(repeated)}; rename them in the dataset")
-    return names
+        return tuple(feature.names)
+    if isinstance(feature, Value) and feature.dtype.startswith(("int", "uint", "bool", "string", "large_string")):
+        return tuple(str(value) for value in sorted(set(train[label_column][:])))
+    raise DataError(
+        f"expected one class per image in the column {label_column!r} (a ClassLabel, texts or whole numbers), "
+        f"found {feature}; name another column with --label_column"
+    )
 
 
 def encode_labels(splits: Mapping[str, Dataset], label_column: str, names: Sequence[str]) -> dict[str, Dataset]:
@@ -92,7 +87,7 @@ def encode_labels(splits: Mapping[str, Dataset], label_column: str, names: Seque
     encoded = {}
     for split, rows in splits.items():
         feature = rows.features[label_column]
-        if isinstance(feature, ClassLabel) and list(feature.names or ()) == list(names):
+        if isinstance(feature, ClassLabel) and feature.names == list(names):
             encoded[split] = rows
             continue
         labels = [str(value) for value in rows[label_column][:]]

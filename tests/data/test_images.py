@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
 from hf_tl.data.images import ImageTransform, Transforms, collate, decode, to_rgb
@@ -163,6 +163,7 @@ def test_truncated_file_is_named(tmp_path: Path, kind: str, reduced: bool) -> No
         decode(path, reduced=reduced)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 @settings(max_examples=150, deadline=None)
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "DDS", "AVIF"]),
@@ -189,6 +190,36 @@ def test_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         decode(data, "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert decode(data).size == (10_000, 10_000)
+
+
+@pytest.fixture(scope="module")
+def rotated_jpeg() -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Make] = "maker"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2020:01:01 00:00:00"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[1] = "N"
+    return encoded(Image.fromarray(COLOURS), "JPEG", exif=exif)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=150, deadline=None)
+@given(changes=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), min_size=1, max_size=8))
+def test_damaged_exif_is_an_image_or_a_data_error(rotated_jpeg: bytes, changes: list[tuple[int, int]]) -> None:
+    data = bytearray(rotated_jpeg)
+    for position, value in changes:
+        data[data.index(b"Exif") + position if b"Exif" in data else position] = value
+    try:
+        to_rgb(decode(bytes(data)))
+    except DataError as error:
+        assert "the image" in str(error)  # noqa: PT017
+
+
+def test_rotation_that_pillow_cannot_apply_is_found_by_the_check(rotated_jpeg: bytes) -> None:
+    data = bytearray(rotated_jpeg)
+    data[data.index(b"Exif") + 17] = 0  # the tag after the byte order, its offset and the count: now an unknown one
+    with pytest.raises(DataError, match=r"truncated or damaged \(required argument is not an integer\)"):
+        decode(bytes(data), reduced=True)
 
 
 @pytest.mark.parametrize("value", [None, {}, {"bytes": None, "path": None}])
