@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.load import load, load_backbone
     from hf_tl.backbones.stages import Stage, list_stages
     from hf_tl.data.datasets import load_data
+    from hf_tl.data.images import collate
     from hf_tl.errors import HfTlError
     from hf_tl.publish.hub import push
     from hf_tl.run import RunResult, train
@@ -30,6 +31,7 @@ _HOMES = {
     "list_stages": "hf_tl.backbones.stages",
     "load": "hf_tl.backbones.load",
     "load_backbone": "hf_tl.backbones.load",
+    "collate": "hf_tl.data.images",
     "load_data": "hf_tl.data.datasets",
     "push": "hf_tl.publish.hub",
     "train": "hf_tl.run",
@@ -42,6 +44,7 @@ __all__ = [
     "Stage",
     "Strategy",
     "StrategyCallback",
+    "collate",
     "freeze",
     "list_stages",
     "load",

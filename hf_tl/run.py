@@ -51,7 +51,7 @@ def run(config: RunConfig) -> RunResult:
 
     from hf_tl.backbones.load import load_model
     from hf_tl.backbones.stages import head_stages, list_stages
-    from hf_tl.data.datasets import load_data
+    from hf_tl.data.datasets import check_images, load_data
     from hf_tl.publish.hub import check_push_access
 
     start = time.perf_counter()
@@ -71,8 +71,9 @@ def run(config: RunConfig) -> RunResult:
             validation_fraction=config.data.validation_fraction,
             test_fraction=config.data.test_fraction,
             seed=config.training.seed,
-            skip_bad_images=config.data.skip_bad_images,
-            verbose=accelerator.is_main_process,
+        )
+        data = check_images(
+            data, skip_bad_images=config.data.skip_bad_images, verbose=accelerator.is_main_process
         )
     defaults = DATASET_DEFAULTS.get(data.name, {})
     set_seed(config.training.seed)
@@ -134,7 +135,7 @@ def train(
     from accelerate.utils import set_seed
 
     from hf_tl.backbones.load import preprocessing_of
-    from hf_tl.data.datasets import ImageData, load_data, prepare_data
+    from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
 
     start = time.perf_counter()
     training = TrainingConfig(**settings)
@@ -143,6 +144,7 @@ def train(
         data = load_data(dataset, seed=training.seed)
     else:
         data = dataset if isinstance(dataset, ImageData) else prepare_data(dataset, seed=training.seed)
+    data = check_images(data, verbose=accelerator.is_main_process)
     _check_labels(model, data)
     output_dir = _output_dir(accelerator, RunConfig(training=training), name=f"{data.name}-{strategy.name}")
     set_seed(training.seed)

@@ -81,8 +81,10 @@ class Strategy:
             raise ConfigError(f"the strategy {self.name!r} has no phase; a strategy needs at least one")
 
     @classmethod
-    def transfer(cls, *, epochs: float = 10, learning_rate: float = 3e-3, head_stages: int = 1, **recipe: Any) -> Self:
+    def transfer(cls, *, epochs: float = 10, learning_rate: float = 1e-2, head_stages: int = 1, **recipe: Any) -> Self:
         """Transfer learning: only the head is trained ("feature extraction", "linear probing").
+
+        Images are not augmented by default, so that a frozen backbone sees each the same way in every epoch.
 
         Args:
             epochs: passes over the training data.
@@ -90,6 +92,7 @@ class Strategy:
             head_stages: how many trailing stages count as the head: 1 is the last layer.
             recipe: other fields of `Phase`.
         """
+        recipe = {"augmentation": "none", **recipe}
         return cls("transfer", (Phase(head_stages, epochs, learning_rate, **recipe),))
 
     @classmethod

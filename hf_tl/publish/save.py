@@ -98,7 +98,9 @@ def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder:
     """
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    loaded = AutoModelForImageClassification.from_pretrained(folder).eval()
+    with _quiet():
+        loaded = AutoModelForImageClassification.from_pretrained(folder).eval()
+        processor = AutoImageProcessor.from_pretrained(folder)
     saved, expected = loaded.state_dict(), model.state_dict()
     changed = [name for name in expected if name not in saved or not torch.equal(saved[name], expected[name].cpu())]
     if changed:
@@ -107,7 +109,6 @@ def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder:
     if (names := [loaded.config.id2label[index] for index in range(len(labels))]) != labels:
         raise SaveError(f"the saved labels are {name_some(names)}; expected {name_some(labels)}")
     image = _noise(preprocessing.input_size)
-    processor = AutoImageProcessor.from_pretrained(folder)
     pixels = processor(image, return_tensors="pt")["pixel_values"]
     if not torch.equal(pixels[0], preprocessing.evaluation(image)):
         raise SaveError("the saved image processor gives other pixels than the evaluation transform")
@@ -179,6 +180,22 @@ def _committed(folder: Path) -> Iterator[Path]:
         raise SaveError(f"{folder} could not be written: {error.strerror or error}; the run was not saved") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and warnings out of a check that the user did not ask for; its errors are raised."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _noise(input_size: tuple[int, int, int]) -> Any:
