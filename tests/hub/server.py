@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +45,8 @@ class Fault:
     """Whether the connection is cut in the middle of the answer."""
     stall: float = 0.0
     """Seconds before anything happens."""
+    until: Callable[[], bool] = field(default=lambda: True)
+    """Nothing happens before this is true."""
     is_done: bool = False
     """Whether the request is carried out before it fails."""
     method: str = ".*"
@@ -64,6 +67,8 @@ class Hub(Endpoints):
         fault = self.next_fault(request.method, path)
         if fault:
             await asyncio.sleep(fault.stall)
+            while not fault.until():
+                await asyncio.sleep(0.01)
         fails = fault is not None and (fault.status is not None or fault.is_cut)
         response: Response = JSONResponse({"error": "a fault of the test"}, 500)
         if fault is None or fault.is_done or not fails:

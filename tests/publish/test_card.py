@@ -30,7 +30,8 @@ FRAGMENTS = (
     *("license: mit", ": ", "{{ 7*7 }}", "{% raw %}", "$$x$$", "\\(x\\)", "'", '"', "\u2028", "\x85", "\x00", "\x0b"),
     *("\u202e", "\ud800", "\ufeff", "猫", "👨‍👩‍👧", "%s", "null", "@user", "#1", ":smile:", PLACEHOLDER),
 )
-hostile_text = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=4), min_size=1, max_size=5).map("".join).filter(bool)
+fragments = st.sampled_from(FRAGMENTS) | st.text(max_size=4)
+hostile_text = st.lists(fragments, min_size=1, max_size=5).map("".join).filter(bool)
 METADATA_KEYS = {
     *("pipeline_tag", "library_name", "base_model", "base_model_relation", "datasets", "license", "metrics", "tags"),
     "model-index",

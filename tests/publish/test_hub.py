@@ -4,6 +4,8 @@ import ast
 import json
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +228,21 @@ def test_refused_push_tells_how_to_push_later(hub: HubServer, copy: Path, fault:
     hub.hub.faults.clear()
     push(copy, REPO)
     assert len(commits(hub)) == 1
+
+
+def test_of_two_pushes_at_once_one_wins_whole(hub: HubServer, saved: Path, copy: Path) -> None:
+    (copy / "run.json").write_text(json.dumps(make_record() | {"hardware": "another"}))
+    overtaken = Fault("/commit/", until=lambda: len(commits(hub)) == 1)
+    hub.hub.faults.append(overtaken)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(push, saved, REPO)
+        while overtaken.times:
+            time.sleep(0.01)
+        push(copy, REPO)
+        with pytest.raises(PublishError, match=r"changed during the push.*push again"):
+            first.result()
+    (commit,) = commits(hub)
+    assert hub.hub.read(commit["files"]["run.json"]) == (copy / "run.json").read_bytes()
 
 
 def test_private_push_to_a_public_repository_is_refused(hub: HubServer, saved: Path) -> None:
