@@ -150,10 +150,9 @@ def _parser(command: str, function: Callable[[list[str]], None]) -> argparse.Arg
 
 def _overview() -> str:
     rows = [f"  {name:<10} {(function.__doc__ or '').splitlines()[0]}" for name, function in COMMANDS.items()]
-    return "\n".join(
-        ["usage: hf-tl COMMAND …", "", "Transfer learning and fine-tuning of image classifiers.", "", *rows, ""]
-        + ["hf-tl COMMAND --help tells its flags. Without any, hf-tl train runs on the embedded demo."]
-    )
+    title = ["usage: hf-tl COMMAND …", "", "Transfer learning and fine-tuning of image classifiers."]
+    hint = "hf-tl COMMAND --help tells its flags. Without any, hf-tl train runs on the embedded demo."
+    return "\n".join([*title, "", *rows, "", hint])
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -70,7 +70,9 @@ class StrategyConfig:
     learning_rate: float | None = _flag(None, "peak rate of the head")
     backbone_learning_rate: float | None = _flag(None, "peak rate of the last trained stage of the backbone")
     layer_decay: float | None = _flag(None, "each earlier trained stage gets this fraction of the rate of the next")
-    norm: Norm | None = _flag(None, "norms of frozen stages: frozen, affine (train scale and shift), adapt (statistics)")
+    norm: Norm | None = _flag(
+        None, "norms of frozen stages: frozen, affine (train scale and shift), adapt (statistics)"
+    )
     weight_decay: float | None = _flag(None, "decoupled weight decay")
     augmentation: Augmentation | None = _flag(None, "none, light, medium or strong; the strategy's own by default")
     label_smoothing: float | None = _flag(None, "part of each label spread over all classes")

@@ -72,9 +72,7 @@ def run(config: RunConfig) -> RunResult:
             test_fraction=config.data.test_fraction,
             seed=config.training.seed,
         )
-        data = check_images(
-            data, skip_bad_images=config.data.skip_bad_images, verbose=accelerator.is_main_process
-        )
+        data = check_images(data, skip_bad_images=config.data.skip_bad_images, verbose=accelerator.is_main_process)
     defaults = DATASET_DEFAULTS.get(data.name, {})
     set_seed(config.training.seed)
     name, weights = _model_name(config.model)
@@ -203,7 +201,7 @@ def _train_and_save(
         accelerator, model, strategy, transforms_of, data.splits["train"], data.splits["validation"], config
     )
     log = training.run()
-    assert log.best is not None  # noqa: S101  phase_ends refuses a strategy without a step
+    assert log.best is not None, "phase_ends refuses a strategy without a step"
     final_transforms = transforms_of(strategy.phases[-1])
     test = evaluate(
         accelerator,
@@ -269,8 +267,8 @@ def _announce(accelerator: "Accelerator", model: "PreTrainedModel", data: "Image
     architecture = getattr(model.config, "architecture", model.config.model_type)
     accelerator.print(f"Model     {architecture}: {sum(p.numel() for p in model.parameters()):,} parameters")
     phases = ", then ".join(
-        f"{phase.epochs:.3g} epochs of {'all' if phase.trainable_stages == 'all' else f'the last {phase.trainable_stages}'}"
-        for phase in strategy.phases
+        f"{phase.epochs:.3g} epochs of {'all' if phase.trainable_stages == 'all' else f'the last
+        {phase.trainable_stages}'}" for phase in strategy.phases
     )
     accelerator.print(f"Strategy  {strategy.name}: {phases} stages; {accelerator.num_processes} process(es)")
 
@@ -291,7 +289,9 @@ def _accelerator(config: TrainingConfig) -> "Accelerator":
             step_scheduler_with_optimizer=False,
         )
     except ValueError as error:
-        raise ConfigError(f"the launcher's settings or --report_to {config.report_to} cannot be used: {error}") from error
+        raise ConfigError(
+            f"the launcher's settings or --report_to {config.report_to} cannot be used: {error}"
+        ) from error
 
 
 def _start_trackers(accelerator: "Accelerator", config: TrainingConfig, strategy: Strategy) -> None:

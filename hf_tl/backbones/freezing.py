@@ -1,10 +1,10 @@
 """Freezing: no gradient AND inference mode, whatever calls `model.train()`.
 
 A frozen BatchNorm in training mode would go on normalising by the batch and moving its statistics, and transformers'
-Trainer calls `model.train()` at every step (https://github.com/huggingface/transformers/issues/24479). So each module of
-a frozen stage carries an instance attribute `train` that leaves the module in inference mode. It is a partial of a
-module-level function: deep copies, pickles, `torch.compile` and wrappers such as DistributedDataParallel keep it, and no
-class and no state dict changes.
+Trainer calls `model.train()` at every step (https://github.com/huggingface/transformers/issues/24479). So each module
+of a frozen stage carries an instance attribute `train` that leaves the module in inference mode. It is a partial of a
+module-level function: deep copies, pickles, `torch.compile` and wrappers such as DistributedDataParallel keep it, and
+no class and no state dict changes.
 """
 
 import functools
@@ -92,7 +92,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name].detach()
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         # uint8, because numpy has no bfloat16
-        sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 
@@ -107,7 +107,7 @@ def is_norm(module: nn.Module) -> bool:
 def _inference_modules(
     stage: Stage, trainable: frozenset[str], modules: Mapping[str, nn.Module], *, is_frozen: bool
 ) -> Iterator[str]:
-    """Name the modules of `stage` to keep in inference mode: all where it is frozen, else those without a trained part."""
+    """Name the modules of `stage` to keep in inference mode: all, or those without a trained part."""
     for name in stage.module_names:
         owned = [f"{name}.{parameter}" for parameter, _ in modules[name].named_parameters()]
         if is_frozen or (owned and trainable.isdisjoint(owned)):

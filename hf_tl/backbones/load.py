@@ -33,7 +33,8 @@ def load_backbone(
     """Load a backbone with a head for `labels`, frozen as the strategy's first phase asks.
 
     Args:
-        name: a Hub id (`timm/resnet50.a1_in1k`, `google/vit-base-patch16-224`), a local directory, or `timm:ARCH[.TAG]`.
+        name: a Hub id (`timm/resnet50.a1_in1k`, `google/vit-base-patch16-224`), a local directory, or
+            `timm:ARCH[.TAG]`.
         labels: names of the classes, in the order of the logits. The checkpoint's head is kept if it has the same names
             in the same order; otherwise a new one is drawn from torch's random state.
         strategy: what to freeze; everything trains where it is None.
@@ -46,8 +47,8 @@ def load_backbone(
         trust_remote_code: whether code from the repository may run.
 
     Returns:
-        A plain model of transformers' Auto mapping in inference mode, and `transforms` whose `train` and `eval` are used
-        with `dataset.with_transform`.
+        A plain model of transformers' Auto mapping in inference mode, and `transforms` whose `train` and `eval` are
+        used with `dataset.with_transform`.
 
     Raises:
         ModelError: the model is unknown, or its weights do not fit.
@@ -154,7 +155,8 @@ def load(
     """Load a model as it was saved, with its head and labels, and frozen again as its record says.
 
     Args:
-        name: a folder that hf_tl saved a model in, or a Hub id; any other image classifier too, of which nothing is frozen.
+        name: a folder that hf_tl saved a model in, or a Hub id; any other image classifier too, of which nothing is
+            frozen.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: whether code from the repository may run.
 

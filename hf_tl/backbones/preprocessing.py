@@ -46,7 +46,9 @@ class Preprocessing:
                 horizontal_flip=horizontal_flip,
             )
         channels = self.input_size[0]
-        return Transforms(ImageTransform(training, channels=channels), ImageTransform(self.evaluation, channels=channels))
+        return Transforms(
+            ImageTransform(training, channels=channels), ImageTransform(self.evaluation, channels=channels)
+        )
 
     def to_record(self) -> dict[str, Any]:
         """Describe the preprocessing as `run.json` holds it."""

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
@@ -57,7 +57,7 @@ def create_timm_backbone(
         load_weights(network, weights, frozenset(list_stages(network)[-1].parameter_names))
     model = wrap(network, labels, model_args)
     reset_head(model)
-    settings = network.pretrained_cfg if download else {}
+    settings = _settings(network) if download else {}
     return model, {
         "name": settings.get("hf_hub_id") or None,
         "revision": None,
@@ -74,14 +74,15 @@ def wrap(network: nn.Module, labels: Sequence[str], model_args: dict[str, Any] |
     """
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
-    pretrained_cfg = {key: value for key, value in network.pretrained_cfg.items() if key != "num_classes"}
+    pretrained_cfg = {key: value for key, value in _settings(network).items() if key != "num_classes"}
+    global_pool = getattr(network, "global_pool", None)
     config = TimmWrapperConfig(
         architecture=pretrained_cfg["architecture"],
         num_labels=len(labels),
         model_args=model_args or None,
         pretrained_cfg=pretrained_cfg,
         num_features=network.num_features,
-        global_pool=getattr(network, "global_pool", None) if isinstance(getattr(network, "global_pool", None), str) else None,
+        global_pool=global_pool if isinstance(global_pool, str) else None,
     )
     with torch.device("meta"):
         model = TimmWrapperForImageClassification(config)
@@ -125,6 +126,10 @@ def check_architecture(architecture: str) -> None:
     tags = [known.partition(".")[2] for known in timm.list_models(f"{name}.*", pretrained=True)]
     if tag and tag not in tags:
         raise ModelError(f"timm has no weights {architecture!r}; it has the tags {', '.join(tags) or 'none'}")
+
+
+def _settings(network: nn.Module) -> dict[str, Any]:
+    return cast(dict[str, Any], network.pretrained_cfg)
 
 
 def _first_line(error: BaseException) -> str:

@@ -54,7 +54,9 @@ def load_checkpoint(
         "weights": None,
     }
     # a num_classes that timm's own push leaves in model_args would be passed twice
-    model_args = {key: value for key, value in (getattr(config, "model_args", None) or {}).items() if key != "num_classes"}
+    model_args = {
+        key: value for key, value in (getattr(config, "model_args", None) or {}).items() if key != "num_classes"
+    }
     if is_timm:
         config.model_args = model_args
         if not pretrained:

@@ -26,8 +26,8 @@ def augmented_pipeline(
 ) -> Pipeline:
     """Build the training transform of a preset.
 
-    `light` is the crop and flip of Inception training (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842), with crops
-    of at least a quarter of the image; `medium` adds TrivialAugment (Müller and Hutter 2021,
+    `light` is the crop and flip of Inception training (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842), with
+    crops of at least a quarter of the image; `medium` adds TrivialAugment (Müller and Hutter 2021,
     https://arxiv.org/abs/2103.10158); `strong` crops down to 8 % and adds random erasing (Zhong et al. 2020,
     https://arxiv.org/abs/1708.04896).
 

@@ -1,4 +1,4 @@
-"""Saving: a plain checkpoint that loads in transformers, in timm and in hf_tl, and that proves it before it is called saved.
+"""Saving: a plain checkpoint that loads in transformers, timm and hf_tl, and proves it before it is called saved.
 
 What transformers writes for a timm model loses new label names, keeps `model_args: null`, on which timm dies, and
 prefixes keys that timm cannot load; see `_timm_config`.
@@ -38,9 +38,9 @@ def save_run(
 ) -> Path:
     """Save a trained model with its record, card and figures.
 
-    All files are written into a folder inside `output_dir`, the model is loaded again from there with plain transformers
-    (and with timm for a timm backbone) and compared, and only then are the files moved into `output_dir`, the record
-    last.
+    All files are written into a folder inside `output_dir`, the model is loaded again from there with plain
+    transformers (and with timm for a timm backbone) and compared, and only then are the files moved into
+    `output_dir`, the record last.
 
     Args:
         model: on any device; it is not changed, but for the record in its config.
@@ -199,7 +199,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _noise(input_size: tuple[int, int, int]) -> Any:
-    """Draw an image of random pixels, somewhat larger than the input, so that resizing and cropping are compared too."""
+    """Draw an image of random pixels, larger than the input, so that resizing and cropping are compared too."""
     import numpy as np
     from PIL import Image
 

@@ -84,16 +84,14 @@ class Training:
         start = time.perf_counter()
         ends = phase_ends(self.strategy.phases, self._steps_per_epoch())
         with tqdm(total=ends[-1], unit="step", disable=not self.accelerator.is_main_process) as progress:
-            for index, (phase, first, end) in enumerate(
-                zip(self.strategy.phases, [0, *ends], ends, strict=False)
-            ):
+            for index, (phase, first, end) in enumerate(zip(self.strategy.phases, [0, *ends], ends, strict=False)):
                 self._run_phase(index, phase, end - first, progress)
         self.model.load_state_dict(self._best_weights, strict=False)
         self.log.seconds = time.perf_counter() - start
         return self.log
 
     def _run_phase(self, index: int, phase: Phase, steps: int, progress: tqdm) -> None:
-        """Freeze, build the phase's optimizer and schedule, train for `steps` optimizer steps, and prove the freezing."""
+        """Freeze, train `steps` optimizer steps with an optimizer and a schedule of their own, and prove the freezing."""
         start = time.perf_counter()
         frozen_stages = freeze(self.model, phase.trainable_stages, phase.norm)
         frozen = frozen_tensors(self.model)
@@ -117,7 +115,9 @@ class Training:
                 if done == steps:
                     break
             self.epochs_done += 1
-            self._evaluate(index, phase, losses, schedule.get_last_lr()[0], time.perf_counter() - epoch_start, progress)
+            self._evaluate(
+                index, phase, losses, float(schedule.get_last_lr()[0]), time.perf_counter() - epoch_start, progress
+            )
         self.accelerator.free_memory(wrapped, optimizer, loader)
         after = digest(frozen_tensors(self.model))
         if before != after:
@@ -143,9 +143,7 @@ class Training:
             with self.accelerator.accumulate(model):
                 pixel_values = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
                 logits = model(pixel_values=pixel_values).logits
-                loss = functional.cross_entropy(
-                    logits.float(), batch["labels"], label_smoothing=phase.label_smoothing
-                )
+                loss = functional.cross_entropy(logits.float(), batch["labels"], label_smoothing=phase.label_smoothing)
                 self._check_finite(loss)
                 losses.append(loss.detach())
                 self.accelerator.backward(loss)
