@@ -266,11 +266,13 @@ def _announce(accelerator: "Accelerator", model: "PreTrainedModel", data: "Image
         accelerator.print(f"          {note}")
     architecture = getattr(model.config, "architecture", model.config.model_type)
     accelerator.print(f"Model     {architecture}: {sum(p.numel() for p in model.parameters()):,} parameters")
-    phases = ", then ".join(
-        f"{phase.epochs:.3g} epochs of {'all' if phase.trainable_stages == 'all' else f'the last
-        {phase.trainable_stages}'}" for phase in strategy.phases
-    )
-    accelerator.print(f"Strategy  {strategy.name}: {phases} stages; {accelerator.num_processes} process(es)")
+    spans = []
+    for phase in strategy.phases:
+        stages = phase.trainable_stages
+        which = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {stages}"
+        spans.append(f"{phase.epochs:.3g} epochs of {'the head' if stages == 1 else which}")
+    phases = ", then ".join(spans)
+    accelerator.print(f"Strategy  {strategy.name}: {phases}; {accelerator.num_processes} process(es)")
 
 
 def _accelerator(config: TrainingConfig) -> "Accelerator":

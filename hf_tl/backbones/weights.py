@@ -14,11 +14,25 @@ _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training scripts keep the weights inside a checkpoint, the averaged ones first (as timm does)."""
 
 # EfficientNet-PyTorch (github.com/lukemelas/EfficientNet-PyTorch) and its Lite variants, in timm's names. The first
-stage # has depthwise-separable blocks, without an expansion. _STEM_AND_HEAD = { "_conv_stem": "conv_stem", "_bn0":
-"bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier", } _SEPARABLE = {"_depthwise_conv": "conv_dw",
-"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"} _INVERTED = { "_expand_conv": "conv_pw", "_bn0": "bn1",
-"_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3", "_se_reduce":
-"se.conv_reduce", "_se_expand": "se.conv_expand", }
+# stage has depthwise-separable blocks, without an expansion.
+_STEM_AND_HEAD = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_INVERTED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+}
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:

@@ -91,7 +91,7 @@ class Training:
         return self.log
 
     def _run_phase(self, index: int, phase: Phase, steps: int, progress: tqdm) -> None:
-        """Freeze, train `steps` optimizer steps with an optimizer and a schedule of their own, and prove the freezing."""
+        """Freeze, train `steps` optimizer steps with an optimizer of their own, and prove the freezing."""
         start = time.perf_counter()
         frozen_stages = freeze(self.model, phase.trainable_stages, phase.norm)
         frozen = frozen_tensors(self.model)
