@@ -26,6 +26,8 @@ CLASSES_SHOWN = 200
 MODEL_LINE = 'MODEL = "{}"'
 PLACEHOLDER = MODEL_LINE.format("USER/NAME")
 STRATEGY_TAGS = {"transfer": "transfer-learning", "scratch": "from-scratch"}
+IN_TABLE = {"trainable_stages", "epochs", "learning_rate", "backbone_learning_rate", "norm"}
+"""What the table of phases shows of a phase's recipe; the rest is listed below it."""
 NORM_POLICIES = {"frozen": "frozen", "affine": "scale and shift train", "adapt": "train and adapt"}
 METRICS = {  # key in the record: metric id of the Hub, its name in the card
     "accuracy": ("accuracy", "Accuracy"),
@@ -157,6 +159,7 @@ def _view(record: Mapping[str, Any]) -> dict[str, Any]:
         "splits": {name: f"{split['images']:,}" for name, split in data["splits"].items()},
         "classes": _class_rows(data),
         "classes_cut": max(0, len(data["labels"]) - CLASSES_SHOWN),
+        "normalization": {key: ", ".join(f"{value:.4g}" for value in model[key]) for key in ("mean", "std")},
         "input_size": " × ".join(str(size) for size in model["input_size"]),
         "total_time": duration(record["seconds"]["total"]),
         "train_time": duration(record["seconds"]["train"]),
@@ -177,7 +180,8 @@ def _stage_row(stage: Mapping[str, Any], total: int) -> dict[str, Any]:
 
 def _phase_row(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, Any]:
     names = done["trainable_stages"]
-    backbone_rate = recipe["backbone_learning_rate"]
+    rate = recipe["backbone_learning_rate"]
+    backbone = "–" if len(names) == 1 else "as the head" if rate is None else f"{rate:.3g}"
     return {
         "first_stage": names[0],
         "last_stage": names[-1],
@@ -185,11 +189,9 @@ def _phase_row(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, 
         "parameters": f"{done['parameters_trained']:,}",
         "epochs": f"{recipe['epochs']:.3g}",
         "learning_rate": f"{recipe['learning_rate']:.3g}",
-        "backbone_learning_rate": "as the head" if backbone_rate is None else f"{backbone_rate:.3g}",
-        "layer_decay": f"{recipe['layer_decay']:g}",
+        "backbone_learning_rate": backbone,
         "norm": NORM_POLICIES.get(recipe["norm"], recipe["norm"]),
-        "weight_decay": f"{recipe['weight_decay']:g}",
-        "warmup": percent(recipe["warmup_ratio"]),
+        "rest": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in recipe.items() if key not in IN_TABLE),
     }
 
 

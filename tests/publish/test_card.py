@@ -120,8 +120,9 @@ def test_card_tells_the_run(record: dict[str, Any]) -> None:
         "- Phase 2: the 20 frozen tensors did not move",
         "| `stem` | 1,000 | 1.8 % | frozen | – |",
         "| `head` | 771 | 1.4 % | trained | 1, 2 |",
-        "| 1 | `head` | 771 | 3 | 0.003 | as the head | frozen |",
+        "| 1 | `head` | 771 | 3 | 0.003 | – | frozen |",
         "| 2 | `layer4` to `head` (2) | 25,771 | 6 | 0.003 | 0.0003 | frozen |",
+        "- phase 2: layer decay 1.0, weight decay 0.05, warmup ratio 0.1",
         "| `owl` | 120 | 20 | 40 |",
         "- no validation split: 10 % of train was set apart",
         "- time: 1 min 52 s, of which training 1 min 38 s",
@@ -169,7 +170,7 @@ def test_license_is_never_invented(record: dict[str, Any], license_text: str | N
 def test_model_from_scratch_has_no_base(record: dict[str, Any]) -> None:
     record["strategy"] |= {"name": "scratch", "from_scratch": True}
     metadata = card_metadata(record)
-    assert (metadata.base_model, metadata.license, metadata.tags[-1]) == (None, None, "from-scratch")
+    assert (metadata.base_model, metadata.license, (metadata.tags or [])[-1]) == (None, None, "from-scratch")
     assert "Nothing: all weights were random" in render_card(record)
 
 
@@ -205,7 +206,7 @@ def test_transformers_model_has_no_timm_snippet(record: dict[str, Any]) -> None:
     record["model"]["library"] = "transformers"
     card = render_card(record)
     assert "import timm" not in card
-    assert "timm" not in card_metadata(record).tags
+    assert "timm" not in (card_metadata(record).tags or ())
 
 
 @pytest.mark.parametrize("path", [("model", "architecture"), ("hardware",), ("data", "labels"), ("strategy", "phases")])
