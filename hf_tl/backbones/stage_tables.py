@@ -29,6 +29,10 @@ RUNS_WITH: Mapping[str, Mapping[str, str]] = {
 """By timm class: a module or root parameter that is registered elsewhere, and the anchor with which it runs."""
 
 
+CLASSIFIERS: Mapping[str, tuple[str, ...]] = {"LevitDistilled": ("head.linear", "head_dist.linear")}
+"""By timm class: the classifier layers, where some `pretrained_cfg` of the class names too few of them."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """What the stages of a model are cut from; all names are paths in `model`."""
@@ -68,7 +72,7 @@ def describe(model: nn.Module) -> str:
 
 def _read_timm(model: nn.Module, prefix: str = "") -> Layout:
     modules = dict(model.named_modules())
-    classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    classifier = _of_class(CLASSIFIERS, model) or (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     heads = tuple(name for name in names if name in modules and any(True for _ in modules[name].parameters()))
     if not heads:
@@ -100,7 +104,7 @@ def _read_timm(model: nn.Module, prefix: str = "") -> Layout:
     )
 
 
-def _of_class(table: Mapping[str, Mapping[str, Any]], model: nn.Module) -> Mapping[str, Any]:
+def _of_class(table: Mapping[str, Any], model: nn.Module) -> Any:
     return next((table[base.__name__] for base in type(model).__mro__ if base.__name__ in table), {})
 
 
@@ -121,7 +125,7 @@ def _sibling_lists(model: nn.Module, anchors: tuple[str, ...]) -> dict[str, str]
     return {
         f"{f'{parent}.' if parent else ''}{name}.{i}": anchor
         for name, sibling in model.get_submodule(parent).named_children()
-        if isinstance(sibling, LISTS) and sibling is not blocks and len(sibling) == len(anchors)
+        if isinstance(sibling, nn.ModuleList) and sibling is not blocks and len(sibling) == len(anchors)
         for i, anchor in enumerate(anchors)
     }
 
@@ -168,7 +172,7 @@ def _read_transformers(model: Any) -> Layout:
         if len(module) >= 2 and not any(head == name or head.startswith(f"{name}.") for head in heads)
     }
     sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in lists.items()}
-    if not sizes or 2 * max(sizes.values()) < sum(p.numel() for p in model.parameters()):
+    if not sizes or 2 * max(sizes.values()) < sum(sizes.values()):
         raise StageError(
             f"expected one list of blocks or stages, found {name_some(lists) or 'none'} in {describe(model)}; "
             "its stages cannot be told, choose another architecture"

@@ -138,10 +138,12 @@ def head_stages(stages: tuple[Stage, ...]) -> int:
     """
     first, *_, hidden, head = stages
     beside = _parent(_parent(head.parameter_names[0]))
-    if all(name.startswith(f"{beside}.") for name in first.parameter_names):
-        beside = ""  # the whole model, or the wrapper's inner model, not a module of fully connected layers
+    # not the whole model nor a wrapper's inner model, which hold the stem too
+    around = {
+        path for path in (beside, _parent(beside)) if path and not first.parameter_names[0].startswith(f"{path}.")
+    }
     owners = {_parent(name) for name in hidden.parameter_names}
-    is_hidden = all("pre_logits" in owner.split(".") or (beside and _parent(owner) == beside) for owner in owners)
+    is_hidden = all("pre_logits" in owner.split(".") or _parent(owner) in around for owner in owners)
     return 2 if is_hidden else 1
 
 
@@ -202,8 +204,9 @@ class _Cutter:
 
     def _opening(self, anchor: str) -> list[int]:
         """Cut before the list of the first anchor (or the anchor), if it holds layers and others come before it."""
-        parent = _parent(anchor)
-        block = parent if parent and isinstance(self.modules[parent], LISTS) else anchor
+        block = self._block_of(anchor)
+        if (parent := _parent(block)) and isinstance(self.modules[parent], LISTS):
+            block = parent
         has_stem = any(self.position[_parent(name)] < self.position[block] for name in self.weighted)
         return [self.position[block]] if has_stem and self.matrices[block] > 1 else []
 
