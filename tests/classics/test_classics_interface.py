@@ -170,16 +170,18 @@ def test_checkpointed_gradients_are_the_plain_ones(name: str) -> None:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=3, drop_rate=0.0).train()
     images = torch.randn(2, 3, 64, 64)
-    calls: list[nn.Module] = []
-    first = model.get_submodule(model.pretrained_cfg["first_conv"])
-    first.register_forward_hook(lambda module, *_: calls.append(module))
+    calls: list[str] = []
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    convolutions[0].register_forward_hook(lambda *_: calls.append("first"))
+    convolutions[-1].register_forward_hook(lambda *_: calls.append("last"))
     gradients = []
     for enable in (False, True):
         model.set_grad_checkpointing(enable)
         model.zero_grad()
         model(images).square().sum().backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    assert len(calls) == 3  # once plainly, then once forward and once recomputed
+    # Plainly; then forward, and recomputed level by level from the last.
+    assert calls == ["first", "last", "first", "last", "last", "first"]
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)
 
