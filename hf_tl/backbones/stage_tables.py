@@ -116,18 +116,27 @@ def _rename(path: str, renamed: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
 
 def _sibling_lists(model: nn.Module, anchors: tuple[str, ...]) -> dict[str, str]:
     """Pair the elements of lists that advance with the list of anchors (Twins: patch_embeds, blocks, pos_block)."""
-    path = anchors[0].rpartition(".")[0]
+    path = parent_of(anchors[0])
     blocks = model.get_submodule(path)
     names = [f"{path}.{name}" for name, _ in blocks.named_children()]
     if not path or not isinstance(blocks, LISTS) or tuple(names) != anchors:
         return {}
-    parent = path.rpartition(".")[0]
+    parent = parent_of(path)
     return {
         f"{f'{parent}.' if parent else ''}{name}.{i}": anchor
         for name, sibling in model.get_submodule(parent).named_children()
         if isinstance(sibling, nn.ModuleList) and sibling is not blocks and len(sibling) == len(anchors)
         for i, anchor in enumerate(anchors)
     }
+
+
+def parent_of(path: str) -> str:
+    """Name the module in which a module or tensor lies.
+
+    >>> parent_of("layer4.0.conv1"), parent_of("fc")
+    ('layer4.0', '')
+    """
+    return path.rpartition(".")[0]
 
 
 def split_number(path: str) -> tuple[str, str]:
@@ -163,8 +172,8 @@ def _read_transformers(model: Any) -> Layout:
     heads = _shaped_by_labels(model)
     if not heads:
         raise StageError(
-            f"no layer of {describe(model)} is shaped by the number of labels: it classifies in another way, such as by "
-            "the words of a language model, so there is no head to train; choose an image classifier"
+            f"no layer of {describe(model)} is shaped by the number of labels: it classifies in another way, such as "
+            "by the words of a language model, so there is no head to train; choose an image classifier"
         )
     lists = {
         name: module
@@ -196,7 +205,7 @@ def _shaped_by_labels(model: Any) -> tuple[str, ...]:
         twin = type(model)(config)
     shapes = {name: parameter.shape for name, parameter in twin.named_parameters()}
     changed = [name for name, p in model.named_parameters() if name in shapes and shapes[name] != p.shape]
-    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in changed))
+    return tuple(dict.fromkeys(map(parent_of, changed)))
 
 
 def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
