@@ -10,6 +10,8 @@ StrategyName = Literal["transfer", "finetune", "full", "scratch"]
 
 DEMO_MODEL = "timm:tf_efficientnet_lite0"
 """What `hf-tl train` runs on without `--model`, with the weights that the `[demo]` extra installs."""
+DEMO_LICENSE = "apache-2.0"
+"""Of those weights, as their package says."""
 DEMO_DATASET = "digits"
 """What it runs on without `--dataset`: scikit-learn's digits."""
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {"digits": {"image_size": 96, "horizontal_flip": False}}

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.config import DATASET_DEFAULTS, DEMO_DATASET, DEMO_MODEL, HubConfig, ModelConfig, RunConfig, TrainingConfig
+from hf_tl.config import (
+    DATASET_DEFAULTS,
+    DEMO_DATASET,
+    DEMO_LICENSE,
+    DEMO_MODEL,
+    HubConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Phase, Strategy
 
@@ -86,6 +95,8 @@ def run(config: RunConfig) -> RunResult:
         revision=config.model.model_revision,
         trust_remote_code=config.model.trust_remote_code,
     )
+    if config.model.model is None:
+        model.config.hf_tl["base"]["license"] = DEMO_LICENSE
     strategy = config.strategy.build(head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1)
     flip = config.data.horizontal_flip
     return _train_and_save(
@@ -196,10 +207,10 @@ def _train_and_save(
 
     model.to(accelerator.device)
     _announce(accelerator, model, data, strategy)
-    _start_trackers(accelerator, config, strategy)
     training = Training(
         accelerator, model, strategy, transforms_of, data.splits["train"], data.splits["validation"], config
     )
+    _start_trackers(accelerator, config, strategy)
     log = training.run()
     assert log.best is not None, "phase_ends refuses a strategy without a step"
     final_transforms = transforms_of(strategy.phases[-1])
@@ -233,7 +244,8 @@ def _train_and_save(
             url = push(result.output_dir, hub.push_to_hub, private=hub.hub_private or None)
             result = dataclasses.replace(result, commit_url=url)
         accelerator.print(summary(result))
-    accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:  # under torchrun with one process, accelerate waits for a group that is not there
+        accelerator.wait_for_everyone()
     return result
 
 

@@ -225,7 +225,7 @@ def wilson_interval(accuracy: float | None, images: int) -> str:
     >>> wilson_interval(0.95, 1000)
     '93.5–96.2 %'
     """
-    from scipy.stats import binomtest  # type: ignore[import-untyped]
+    from scipy.stats import binomtest
 
     if not _is_number(accuracy) or accuracy is None or not images:
         return "–"

@@ -82,9 +82,9 @@ def check_output_dir(output_dir: str | Path, overwrite: bool = False) -> None:
             f"--output_dir {folder} holds another run ({name_some(held)}); name another folder, or replace it with "
             "--overwrite_output_dir"
         )
+    nearest = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror}") from error

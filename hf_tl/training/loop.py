@@ -62,6 +62,10 @@ class Training:
             train_images: with an image and a label column, as the transforms name them.
             validation_images: chosen on; never trained on.
             config: batch sizes, seed and the like.
+
+        Raises:
+            StageError: a phase names stages that the model does not have.
+            ConfigError: a phase is shorter than a step.
         """
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
@@ -71,6 +75,8 @@ class Training:
         self.validation_images = validation_images
         self.config = config
         self.stages = list_stages(model)
+        self.phase_ends = phase_ends(strategy.phases, self._steps_per_epoch())
+        self._ever_trained = self._tensors_of_any_phase()
         self.log = TrainingLog()
         self.epochs_done = 0
         self._best_weights: dict[str, Tensor] = {}
@@ -82,7 +88,7 @@ class Training:
             TrainingError: a loss is not finite, or a frozen tensor moved.
         """
         start = time.perf_counter()
-        ends = phase_ends(self.strategy.phases, self._steps_per_epoch())
+        ends = self.phase_ends
         with tqdm(total=ends[-1], unit="step", disable=not self.accelerator.is_main_process) as progress:
             for index, (phase, first, end) in enumerate(zip(self.strategy.phases, [0, *ends], ends, strict=False)):
                 self._run_phase(index, phase, end - first, progress)
@@ -201,18 +207,20 @@ class Training:
 
     def _keep_best(self) -> None:
         """Copy what any phase trains to the CPU; the rest cannot change."""
-        ever_trained = {
-            name
-            for phase in self.strategy.phases
-            for stage in self.stages
-            if not trainable_parameters(self.stages, phase.trainable_stages).isdisjoint(stage.parameter_names)
-            or phase.norm != "frozen"
-            for name in (*stage.parameter_names, *stage.buffer_names)
-        }
         state = self.accelerator.unwrap_model(self.model).state_dict()
         self._best_weights = {
-            name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items() if name in ever_trained
+            name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items() if name in self._ever_trained
         }
+
+    def _tensors_of_any_phase(self) -> frozenset[str]:
+        """Name the tensors of the stages that some phase trains; all where norms do not stay frozen."""
+        names: set[str] = set()
+        for phase in self.strategy.phases:
+            trainable = trainable_parameters(self.stages, phase.trainable_stages)
+            for stage in self.stages:
+                if phase.norm != "frozen" or not trainable.isdisjoint(stage.parameter_names):
+                    names.update(stage.parameter_names, stage.buffer_names)
+        return frozenset(names)
 
     def _train_loader(self, sampler: EpochSampler, transforms: Transforms) -> DataLoader:
         workers = self.config.dataloader_num_workers

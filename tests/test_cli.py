@@ -1,0 +1,252 @@
+"""The command line end to end, on small networks and images: what it trains, saves, prints, publishes and refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hub.client import run_python
+from hub.server import HubServer
+from PIL import Image
+
+from hf_tl.cli import ERROR_STATUS, main, parse_run_config
+from hf_tl.errors import ConfigError
+
+COLOURS = {"green": (40, 200, 40), "blue": (40, 40, 200), "red": (200, 40, 40)}
+REPOSITORY = Path(__file__).parents[1]
+TINY = ["--model", "timm:test_resnet", "--no_pretrained", "--image_size", "32", "--report_to", "none"]
+
+
+def write_images(folder: Path, count: int, colours: dict[str, tuple[int, int, int]] = COLOURS) -> Path:
+    """Write noisy images of one colour a class."""
+    random = np.random.default_rng(count)
+    for name, colour in colours.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.clip(np.array(colour) + random.integers(-40, 40, (24, 30, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "colours"
+    write_images(folder / "train", 24)
+    write_images(folder / "test", 6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that `hf-tl train` made: head first, then the last stage too."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    recipe = ["--strategy", "finetune", "--trainable_stages", "2", "--num_train_epochs", "6", "--learning_rate", "0.03"]
+    batch = ["--per_device_train_batch_size", "8", "--augmentation", "none", "--backbone_learning_rate", "0.003"]
+    main(["train", *TINY, "--dataset", str(colours), *recipe, *batch, "--output_dir", str(folder)])
+    return folder
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must fail, and return what it says."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == ERROR_STATUS
+    return capsys.readouterr().err
+
+
+def test_a_run_leaves_a_model_with_its_record_card_and_figures(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"config.json", "model.safetensors", "README.md", "run.json", "stages.png", "history.png"}
+    record = json.loads((trained / "run.json").read_text())
+    assert record["metrics"]["test"]["accuracy"] >= 0.9
+    assert [phase["trainable_stages"] for phase in record["phases"]] == [["head"], ["layer4", "head"]]
+    assert all(phase["digest_before"] == phase["digest_after"] for phase in record["phases"])
+    assert record["phases"][0]["digest_before"] != record["phases"][1]["digest_before"]  # layer4 is in the first alone
+    assert record["data"]["labels"] == ["blue", "green", "red"]
+    assert {name: split["images"] for name, split in record["data"]["splits"].items()} == {
+        "train": 64,
+        "validation": 8,
+        "test": 18,
+    }
+    assert [entry["epoch"] for entry in record["history"]] == [1, 2, 3, 4, 5, 6]
+    assert record["command"].startswith("hf-tl train --model timm:test_resnet")
+    assert str(trained.parent) not in json.dumps(record) + (trained / "README.md").read_text()
+
+
+def test_predict_names_the_class_of_each_image(
+    trained: Path, colours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [str(colours / "test" / name / "0.png") for name in COLOURS]
+    main(["predict", str(trained), *images, "--top_k", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[::2] == images
+    assert [line.split()[-1] for line in lines[1::2]] == list(COLOURS)
+
+
+def test_evaluate_finds_the_recorded_accuracy(trained: Path, colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", str(trained), "--dataset", str(colours)])
+    lines = capsys.readouterr().out.splitlines()
+    recorded = json.loads((trained / "run.json").read_text())["metrics"]["test"]
+    assert lines[0] == "test: 18 images"
+    assert {line.split()[0]: line.split()[1] for line in lines[1:]} == {k: f"{v:.4f}" for k, v in recorded.items()}
+
+
+def test_evaluate_matches_classes_by_name(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of the classes, which have other indices in this dataset."""
+    two = {name: COLOURS[name] for name in ("red", "green")}
+    write_images(tmp_path / "two" / "train", 5, two)
+    write_images(tmp_path / "two" / "test", 5, two)
+    main(["evaluate", str(trained), "--dataset", str(tmp_path / "two")])
+    assert "accuracy       1.0000" in capsys.readouterr().out
+
+
+def test_a_trained_model_can_be_trained_on(trained: Path, colours: Path, tmp_path: Path) -> None:
+    """The same labels keep the head: further training starts where the first ended."""
+    rest = ["--num_train_epochs", "1", "--learning_rate", "1e-6", "--output_dir", str(tmp_path / "more")]
+    main(["train", "--model", str(trained), "--dataset", str(colours), "--report_to", "none", *rest])
+    record = json.loads((tmp_path / "more" / "run.json").read_text())
+    assert record["metrics"]["test"]["accuracy"] >= 0.9
+    assert record["model"]["base_model"] is None
+
+
+def test_two_processes_give_the_metrics_of_one(colours: Path, tmp_path: Path) -> None:
+    """The same global batch on two processes (gloo): the test images are counted once, the weights agree."""
+    records = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        flags = [*TINY, "--dataset", str(colours), "--num_train_epochs", "2", "--augmentation", "light"]
+        flags += ["--strategy", "full", "--per_device_train_batch_size", str(8 // processes)]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        command = [*launcher, "--master_port", str(29600 + os.getpid() % 300), str(REPOSITORY / "scripts" / "train.py")]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, *flags, "--output_dir", str(folder)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("Test accuracy") == 1
+        records[processes] = json.loads((folder / "run.json").read_text())
+    assert [records[n]["hyperparameters"]["processes"] for n in (1, 2)] == [1, 2]
+    one, two = records[1], records[2]
+    assert two["metrics"]["test"]["accuracy"] == one["metrics"]["test"]["accuracy"]
+    # each process normalises by its own half of the batch, so losses agree only about
+    assert two["metrics"]["test"]["loss"] == pytest.approx(one["metrics"]["test"]["loss"], abs=0.5)
+
+
+def test_a_pushed_model_loads_where_hf_tl_is_not(
+    hub: HubServer, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    flags = ["--num_train_epochs", "2", "--output_dir", str(folder), "--push_to_hub", "user/colours"]
+    main(["train", *TINY, "--dataset", str(colours), *flags])
+    assert "Published" in capsys.readouterr().out
+    from hf_tl import load
+
+    model, _ = load(folder)
+    pixels = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
+    with torch.inference_mode():
+        expected = model(pixel_values=pixels).logits[0].tolist()
+    image = colours / "test" / "red" / "0.png"
+    code = f"""
+import json, timm, torch
+from transformers import AutoModelForImageClassification, pipeline
+pixels = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
+model = AutoModelForImageClassification.from_pretrained("user/colours").eval()
+network = timm.create_model("hf-hub:user/colours", pretrained=True).eval()
+with torch.inference_mode():
+    logits = [model(pixel_values=pixels).logits[0].tolist(), network(pixels)[0].tolist()]
+ranking = pipeline("image-classification", model="user/colours")({str(image)!r})
+print(json.dumps([logits, model.config.id2label[0], network.pretrained_cfg["label_names"], ranking]))
+"""
+    logits, first, names, ranking = json.loads(run_python(code, hub.url, tmp_path).splitlines()[-1])
+    assert logits == [pytest.approx(expected, abs=1e-6)] * 2
+    assert first == "blue"
+    assert names == ["blue", "green", "red"]
+    assert {entry["label"] for entry in ranking} == set(COLOURS)
+    commits = [call for call in hub.hub.log if "/commit/" in call[1]]
+    assert len(commits) == 1
+
+
+def test_a_push_that_is_not_allowed_is_refused_before_training(
+    hub: HubServer, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--output_dir", str(tmp_path / "out"), "--push_to_hub", "somebody-else/colours"]
+    message = fails(["train", *TINY, "--dataset", str(colours), *flags], capsys)
+    assert "may not write to 'somebody-else'" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "timm:resnet51"], "did you mean resnet"),
+        (["--model", "timm:resnet50.nothing"], "it has the tags a1_in1k"),
+        (["--model", "no/such-model-here"], "--model takes a Hub id"),
+        (["--weights", "nowhere.safetensors", "--model", "timm:test_resnet", "--pretrained", "true"], "no such file"),
+        (["--dataset", "./nowhere"], "nowhere"),
+        (["--strategy", "finetune", "--trainable_stages", "70"], "expected 1 to 6 trainable stages"),
+        (["--strategy", "finetune", "--trainable_stages", "1"], "at least 2"),
+        (["--trainable_stages", "2"], "goes with --strategy finetune"),
+        (["--per_device_train_batch_size", "0"], "at least 1"),
+        (["--num_train_epochs", "-1"], "epochs=-1"),
+        (["--report_to", "nonsense"], "--report_to nonsense"),
+    ],
+)
+def test_bad_flags_are_told_and_leave_nothing(
+    flags: list[str], message: str, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    told = fails(["train", *TINY, "--dataset", str(colours), "--output_dir", str(out), *flags], capsys)
+    assert message in told
+    assert len(told.splitlines()) <= 8
+    assert not out.exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten(
+    trained: Path, colours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained / "model.safetensors").read_bytes()
+    told = fails(["train", *TINY, "--dataset", str(colours), "--output_dir", str(trained)], capsys)
+    assert "holds another run" in told
+    assert "--overwrite_output_dir" in told
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_bad_images_are_told_before_training(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_images(tmp_path / "bad" / "train", 12).parent
+    write_images(folder / "test", 3)
+    good = (folder / "train" / "red" / "0.png").read_bytes()
+    (folder / "train" / "red" / "0.png").write_bytes(good[: len(good) // 2])
+    flags = [*TINY, "--dataset", str(folder), "--num_train_epochs", "1"]
+    told = fails(["train", *flags, "--output_dir", str(tmp_path / "out")], capsys)
+    assert "0.png" in told
+    assert "--skip_bad_images" in told
+    assert not (tmp_path / "out").exists()
+    main(["train", *flags, "--skip_bad_images", "--output_dir", str(tmp_path / "out")])
+    assert "0.png" in json.loads((tmp_path / "out" / "run.json").read_text())["data"]["notes"][-1]
+
+
+def test_flags_override_the_yaml_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("strategy: full\nseed: 7\npretrained: false\nlearning_rate: 1e-4\n")
+    config = parse_run_config(["--config", str(tmp_path / "run.yaml"), "--seed", "8"])
+    assert (config.strategy.strategy, config.training.seed, config.model.pretrained) == ("full", 8, False)
+    assert config.strategy.learning_rate == pytest.approx(1e-4)
+
+
+def test_unknown_yaml_keys_are_named(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("strategi: full\nseed: 7\n")
+    with pytest.raises(ConfigError, match="strategi"):
+        parse_run_config(["--config", str(tmp_path / "run.yaml")])
+
+
+def test_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    assert "hf-tl COMMAND" in capsys.readouterr().out
+    assert "there is no command 'trian'" in fails(["trian"], capsys)
