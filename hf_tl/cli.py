@@ -40,9 +40,12 @@ def train(arguments: list[str]) -> None:
         from hf_tl.training.memory import keep_freed_memory
 
         keep_freed_memory()
+    from accelerate import PartialState
+
     from hf_tl.run import run
 
     run(config)
+    PartialState().destroy_process_group()
 
 
 def stages(arguments: list[str]) -> None:

@@ -221,7 +221,8 @@ def _train_and_save(
         config.per_device_eval_batch_size,
         config.dataloader_num_workers,
     )
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     record = build_record(
         model=model,
         preprocessing=preprocessing,
@@ -244,8 +245,7 @@ def _train_and_save(
             url = push(result.output_dir, hub.push_to_hub, private=hub.hub_private or None)
             result = dataclasses.replace(result, commit_url=url)
         accelerator.print(summary(result))
-    if accelerator.num_processes > 1:  # under torchrun with one process, accelerate waits for a group that is not there
-        accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return result
 
 
