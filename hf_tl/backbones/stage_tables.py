@@ -175,18 +175,15 @@ def _read_transformers(model: Any) -> Layout:
             f"no layer of {describe(model)} is shaped by the number of labels: it classifies in another way, such as "
             "by the words of a language model, so there is no head to train; choose an image classifier"
         )
-    lists = {
-        name: module
-        for name, module in _outermost_lists(model)
-        if len(module) >= 2 and not any(head == name or head.startswith(f"{name}.") for head in heads)
-    }
-    sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in lists.items()}
-    if not sizes or 2 * max(sizes.values()) < sum(sizes.values()):
+    lists = {name: module for name, module in _outermost_lists(model) if _is_trunk(name, module, heads)}
+    main = max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()), default="")
+    # others of the same length beside it advance with it (patch_embeddings and block), any other is a second trunk
+    rivals = [n for n in lists if (parent_of(n), len(lists[n])) != (parent_of(main), len(lists[main]))]
+    if not lists or rivals:
         raise StageError(
             f"expected one list of blocks or stages, found {name_some(lists) or 'none'} in {describe(model)}; "
             "its stages cannot be told, choose another architecture"
         )
-    main = max(sizes, key=lambda name: sizes[name])
     anchors, isotropic = _anchors_of_list(main, lists[main])
     return Layout(
         model=model,
@@ -214,6 +211,11 @@ def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, n
             yield f"{path}{name}", child
         else:
             yield from _outermost_lists(child, f"{path}{name}.")
+
+
+def _is_trunk(path: str, blocks: nn.ModuleList, heads: tuple[str, ...]) -> bool:
+    is_head = any(head == path or head.startswith(f"{path}.") for head in heads)
+    return len(blocks) > 1 and not is_head and any(True for _ in blocks.parameters())
 
 
 def _anchors_of_list(path: str, blocks: nn.ModuleList) -> tuple[tuple[str, ...], bool]:
