@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
+from hf_tl.errors import StageError, name_some
 from hf_tl.strategy import Norm, TrainableStages
 
 _FIXED = "_hf_tl_fixed_parameters"
@@ -38,7 +39,7 @@ def freeze(model: nn.Module, trainable_stages: TrainableStages = 1, norm: Norm =
         The frozen stages, in forward order.
 
     Raises:
-        StageError: `model` has no such stage.
+        StageError: `model` has no such stage, or its head was frozen by other means.
 
     >>> import timm
     >>> model = timm.create_model("test_resnet")
@@ -51,7 +52,7 @@ def freeze(model: nn.Module, trainable_stages: TrainableStages = 1, norm: Norm =
     trainable = trainable_parameters(stages, trainable_stages)
     parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
     if _FIXED not in model.__dict__:
-        model.__dict__[_FIXED] = frozenset(name for name, tensor in parameters.items() if not tensor.requires_grad)
+        model.__dict__[_FIXED] = _fixed_parameters(parameters, stages[-1])
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trainable and name not in model.__dict__[_FIXED])
     frozen = tuple(stage for stage in stages if trainable.isdisjoint(stage.parameter_names))
@@ -102,6 +103,17 @@ def is_norm(module: nn.Module) -> bool:
     timm and transformers have dozens of such classes of their own (`LayerNorm2d`, `BatchNormAct2d`, `RmsNorm`).
     """
     return "norm" in type(module).__name__.lower() and all(p.ndim <= 1 for p in module.parameters())
+
+
+def _fixed_parameters(parameters: Mapping[str, nn.Parameter], head: Stage) -> frozenset[str]:
+    fixed = frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad)
+    if fixed.issuperset(head.parameter_names):
+        # what was frozen by hand cannot be told from what the architecture fixes, but no architecture fixes its head
+        raise StageError(
+            f"expected a head that trains, found requires_grad=False on {name_some(head.parameter_names)}; "
+            "call model.requires_grad_(True) before hf_tl.freeze"
+        )
+    return fixed
 
 
 def _inference_modules(
