@@ -15,8 +15,11 @@ import transformers
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
+import hf_tl.classics
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError
+
+assert hf_tl.classics  # timm lists AlexNet, ZFNet and GoogLeNet too
 
 ENCODERS = (
     "deepseek_vit_412m_enc",
@@ -30,6 +33,7 @@ ENCODERS = (
 """What timm lists although it has no classifier, whatever `num_classes` is."""
 TIMM = [name for name in timm.list_models() if name not in ENCODERS]
 SHAPES = [
+    "alexnet",
     "beit_base_patch16_224",
     "cait_xxs24_224",
     "coat_mini",
@@ -40,6 +44,7 @@ SHAPES = [
     "efficientnet_b0",
     "efficientvim_m1",
     "efficientvit_b0",
+    "googlenet",
     "hiera_tiny_224",
     "hrnet_w18_small",
     "levit_384_s8",

@@ -187,7 +187,7 @@ def test_listing_leaves_the_model_and_the_random_state_alone() -> None:
         ("ImageGPTForImageClassification", {"score"}),
     ],
 )
-@pytest.mark.parametrize("num_labels", [1, 2, 384, 512, 768, 1000, 1280])
+@pytest.mark.parametrize("num_labels", [1, 2, 384, 768, 1280])
 def test_head_whatever_the_number_of_labels(name: str, head: set[str], num_labels: int) -> None:
     stages = list_stages(classifier(name, num_labels=num_labels))
     assert {parameter.rpartition(".")[0] for parameter in stages[-1].parameter_names} == head
