@@ -127,6 +127,11 @@ class TrainingConfig:
     per_device_eval_batch_size: int = _flag(64, "images a step in evaluation")
     gradient_accumulation_steps: int = _flag(1, "steps whose gradients are added up before an update")
     max_grad_norm: float = _flag(1.0, "gradients are scaled down to this norm")
+    save_steps: int | None = _flag(None, "optimizer steps between checkpoints; one after each epoch by default")
+    save_total_limit: int = _flag(2, "checkpoints to keep; 0 writes none until SIGTERM")
+    resume_from_checkpoint: str | None = _flag(
+        None, "go on from a checkpoint's folder, or from the newest whole one of --output_dir: auto"
+    )
     dataloader_num_workers: int = _flag(0, "processes that decode images beside each training process")
     report_to: str = _flag("auto", "tracker: tensorboard, wandb, trackio, none; auto is tensorboard where installed")
     keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")
@@ -135,8 +140,13 @@ class TrainingConfig:
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} must be at least 1, found {getattr(self, name)}")
-        if self.dataloader_num_workers < 0:
-            raise ConfigError(f"--dataloader_num_workers cannot be negative, found {self.dataloader_num_workers}")
+        for name in ("dataloader_num_workers", "save_total_limit"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"--{name} cannot be negative, found {getattr(self, name)}")
+        if self.save_steps is not None and self.save_steps < 1:
+            raise ConfigError(f"--save_steps must be at least 1, found {self.save_steps}")
+        if self.resume_from_checkpoint is not None and self.output_dir is None:
+            raise ConfigError("--resume_from_checkpoint needs the --output_dir of the run that it goes on with")
 
 
 @dataclass(frozen=True)

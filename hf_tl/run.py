@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,10 +197,11 @@ def _train_and_save(
     command: str | None,
     start: float,
 ) -> RunResult:
+    from hf_tl.evaluation.measure import measure
     from hf_tl.publish.hub import push
     from hf_tl.publish.record import build_record
     from hf_tl.publish.save import save_run
-    from hf_tl.training.loop import Training, evaluate
+    from hf_tl.training.loop import Training
 
     def transforms_of(phase: Phase) -> "Transforms":
         transforms = preprocessing.transforms(phase.augmentation, horizontal_flip=horizontal_flip)
@@ -208,13 +210,24 @@ def _train_and_save(
     model.to(accelerator.device)
     _announce(accelerator, model, data, strategy)
     training = Training(
-        accelerator, model, strategy, transforms_of, data.splits["train"], data.splits["validation"], config
+        accelerator,
+        model,
+        strategy,
+        transforms_of,
+        data.splits["train"],
+        data.splits["validation"],
+        config,
+        data.fingerprint,
     )
+    if config.resume_from_checkpoint is not None:
+        training.restore(config.resume_from_checkpoint)
+    elif training.checkpoints is not None and accelerator.is_main_process:
+        shutil.rmtree(training.checkpoints, ignore_errors=True)  # of a run that --overwrite_output_dir replaces
     _start_trackers(accelerator, config, strategy)
     log = training.run()
     assert log.best is not None, "phase_ends refuses a strategy without a step"
     final_transforms = transforms_of(strategy.phases[-1])
-    test = evaluate(
+    test = measure(
         accelerator,
         model,
         data.splits["test"].with_transform(final_transforms.eval),
@@ -326,7 +339,8 @@ def _output_dir(accelerator: "Accelerator", config: RunConfig, name: str | None 
     if accelerator.is_main_process:
         try:
             folder = config.training.output_dir or _new_folder(name or _run_name(config))
-            check_output_dir(folder, config.training.overwrite_output_dir)
+            resume = config.training.resume_from_checkpoint is not None
+            check_output_dir(folder, overwrite=config.training.overwrite_output_dir, resume=resume)
             chosen = [folder]
         except ConfigError as error:
             chosen = [error]

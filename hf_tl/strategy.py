@@ -41,6 +41,8 @@ class Phase:
     """The part of the phase's steps over which the rate rises from zero."""
     augmentation: Augmentation = "light"
     """The preset of random changes to training images; see `hf_tl.data.augmentation`."""
+    patience: int | None = None
+    """The phase ends after so many evaluations (one an epoch) in a row without a new best; never where it is None."""
     label_smoothing: float = 0.0
     """The part of each label's probability that is spread over all classes."""
 
@@ -56,6 +58,7 @@ class Phase:
             "weight_decay": self.weight_decay >= 0,
             "warmup_ratio": 0 <= self.warmup_ratio < 1,
             "augmentation": self.augmentation in get_args(Augmentation),
+            "patience": self.patience is None or self.patience >= 1,
             "label_smoothing": 0 <= self.label_smoothing < 1,
         }
         for name, is_valid in checks.items():

@@ -12,6 +12,7 @@ import torch
 from hub.client import run_python
 from hub.server import HubServer
 from PIL import Image
+from safetensors.torch import load_file
 
 from hf_tl.cli import ERROR_STATUS, main, parse_run_config
 from hf_tl.errors import ConfigError
@@ -119,7 +120,7 @@ def test_two_processes_give_the_metrics_of_one(colours: Path, tmp_path: Path) ->
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         flags = [*TINY, "--dataset", str(colours), "--num_train_epochs", "2", "--augmentation", "light"]
-        flags += ["--strategy", "full", "--per_device_train_batch_size", str(8 // processes)]
+        flags += ["--per_device_train_batch_size", str(10 // processes)]
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
         command = [*launcher, "--master_port", str(29600 + os.getpid() % 300), str(REPOSITORY / "scripts" / "train.py")]
         environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -136,8 +137,13 @@ def test_two_processes_give_the_metrics_of_one(colours: Path, tmp_path: Path) ->
     assert [records[n]["hyperparameters"]["processes"] for n in (1, 2)] == [1, 2]
     one, two = records[1], records[2]
     assert two["metrics"]["test"]["accuracy"] == one["metrics"]["test"]["accuracy"]
-    # each process normalises by its own half of the batch, so losses agree only about
-    assert two["metrics"]["test"]["loss"] == pytest.approx(one["metrics"]["test"]["loss"], abs=0.5)
+    assert two["metrics"]["test"]["loss"] == pytest.approx(one["metrics"]["test"]["loss"], rel=1e-4)
+    assert [entry["train_loss"] for entry in two["history"]] == [
+        pytest.approx(entry["train_loss"], rel=1e-4) for entry in one["history"]
+    ]
+    weights = [load_file(tmp_path / str(processes) / "model.safetensors") for processes in (1, 2)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_a_pushed_model_loads_where_hf_tl_is_not(

@@ -8,8 +8,9 @@ import torch
 from hf_tl.backbones.load import load
 from hf_tl.data.datasets import load_data
 from hf_tl.data.images import decode
+from hf_tl.data.labels import encode_labels
 from hf_tl.errors import DataError, name_some
-from hf_tl.training.loop import evaluate, inference
+from hf_tl.evaluation.measure import inference, measure
 
 
 def predict_images(
@@ -73,8 +74,9 @@ def evaluate_model(
     known = model.config.label2id
     if unknown := [label for label in data.labels if label not in known]:
         raise DataError(f"the model knows no class {name_some(unknown)}; it knows {name_some(known)}")
-    images = data.splits[split].align_labels_with_mapping(known, data.label_column)
+    names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    images = encode_labels({split: data.splits[split]}, data.label_column, names)[split]
     accelerator = Accelerator()
     transforms = transforms.with_columns(data.image_column, data.label_column)
-    metrics = evaluate(accelerator, model.to(accelerator.device), images.with_transform(transforms.eval), batch_size)
+    metrics = measure(accelerator, model.to(accelerator.device), images.with_transform(transforms.eval), batch_size)
     return metrics, len(images)

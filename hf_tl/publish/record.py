@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
-    from hf_tl.training.loop import TrainingLog
+    from hf_tl.training.state import TrainingLog
 
 RECORD_SCHEMA_VERSION = 1
 PACKAGES = ("hf_tl", "torch", "transformers", "timm", "datasets", "accelerate")

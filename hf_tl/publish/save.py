@@ -20,6 +20,7 @@ from hf_tl.errors import ConfigError, SaveError, name_some
 from hf_tl.publish.card import render_card
 from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
 from hf_tl.publish.record import config_record
+from hf_tl.training.checkpoint import FOLDER as CHECKPOINTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,11 +65,17 @@ def save_run(
             plot_history(record, partial / HISTORY_FIGURE)
         (partial / "README.md").write_text(render_card(record), encoding="utf-8")
         (partial / RECORD_FILE).write_text(_json(record), encoding="utf-8")
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a run that is finished now
     return folder
 
 
-def check_output_dir(output_dir: str | Path, overwrite: bool = False) -> None:
+def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
     """Check, before any work, that a run may be saved in `output_dir`.
+
+    Args:
+        output_dir: it need not exist.
+        overwrite: whether a run that it holds may be replaced.
+        resume: whether a run that it holds is to be finished.
 
     Raises:
         ConfigError: it holds another run or model, is a file, or cannot be written to.
@@ -79,8 +86,13 @@ def check_output_dir(output_dir: str | Path, overwrite: bool = False) -> None:
     held = [name for name in (RECORD_FILE, "config.json", "model.safetensors") if (folder / name).exists()]
     if held and not overwrite:
         raise ConfigError(
-            f"--output_dir {folder} holds another run ({name_some(held)}); name another folder, or replace it with "
-            "--overwrite_output_dir"
+            f"--output_dir {folder} holds another run, which is finished ({name_some(held)}); name another folder, or "
+            "replace it with --overwrite_output_dir"
+        )
+    if (folder / CHECKPOINTS).exists() and not (overwrite or resume):
+        raise ConfigError(
+            f"--output_dir {folder} holds a run that is not finished; go on with --resume_from_checkpoint auto, name "
+            "another folder, or start anew with --overwrite_output_dir"
         )
     nearest = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
     try:
@@ -209,7 +221,7 @@ def _noise(input_size: tuple[int, int, int]) -> Any:
 
 
 def _logits(model: "PreTrainedModel", pixels: torch.Tensor) -> torch.Tensor:
-    from hf_tl.training.loop import inference
+    from hf_tl.evaluation.measure import inference
 
     with inference(model):
         return model(pixel_values=pixels.to(model.device)).logits.float().cpu()

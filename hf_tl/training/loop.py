@@ -1,42 +1,46 @@
 """The Accelerate loop: the phases of a strategy, one after another."""
 
 import contextlib
-import math
+import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
 from hf_tl.backbones.stages import list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
-from hf_tl.data.images import Transforms, collate
-from hf_tl.errors import TrainingError
-from hf_tl.evaluation.metrics import compute_metrics
+from hf_tl.data.images import Transforms
+from hf_tl.errors import CheckpointError, TrainingError, name_some
+from hf_tl.evaluation.measure import measure
 from hf_tl.strategy import Phase, Strategy
+from hf_tl.training import checkpoint
+from hf_tl.training.loss import training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
-from hf_tl.training.views import EpochSampler, TrainingViews
+from hf_tl.training.state import (
+    Restored,
+    TrainingLog,
+    TrainingState,
+    random_state,
+    read_state,
+    set_random_state,
+    write_state,
+)
+from hf_tl.training.views import ImageStream, TrainingViews, collate_views
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-
-@dataclass
-class TrainingLog:
-    """What a training did, in the shape of `run.json`."""
-
-    history: list[dict[str, Any]] = field(default_factory=list)
-    phases: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
-    seconds: float = 0.0
+INTERRUPTED_STATUS = 143
+"""The exit status after SIGTERM, when a checkpoint has been written: 128 + 15, as shells report it."""
 
 
 class Training:
@@ -51,6 +55,7 @@ class Training:
         train_images: "Dataset",
         validation_images: "Dataset",
         config: TrainingConfig,
+        fingerprint: str = "",
     ) -> None:
         """Prepare the training.
 
@@ -61,7 +66,8 @@ class Training:
             transforms_of: gives the transforms of a phase (they differ in augmentation).
             train_images: with an image and a label column, as the transforms name them.
             validation_images: chosen on; never trained on.
-            config: batch sizes, seed and the like.
+            config: batch sizes, seed and the like; checkpoints go under its `output_dir`, none without one.
+            fingerprint: of the data; a checkpoint of other data is refused.
 
         Raises:
             StageError: a phase names stages that the model does not have.
@@ -75,145 +81,285 @@ class Training:
         self.validation_images = validation_images
         self.config = config
         self.stages = list_stages(model)
-        self.phase_ends = phase_ends(strategy.phases, self._steps_per_epoch())
+        self.state = TrainingState()
+        self.images_per_step = (
+            config.per_device_train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
+        )
+        self.phase_ends = phase_ends(strategy.phases, len(train_images) / self.images_per_step)
+        self.identity = {
+            "strategy": strategy.to_record(),
+            "data": fingerprint,
+            "training images": len(train_images),
+            "seed": config.seed,
+            "per_device_train_batch_size": config.per_device_train_batch_size,
+            "gradient_accumulation_steps": config.gradient_accumulation_steps,
+            "processes": accelerator.num_processes,
+            "mixed_precision": accelerator.mixed_precision,
+        }
         self._ever_trained = self._tensors_of_any_phase()
-        self.log = TrainingLog()
-        self.epochs_done = 0
         self._best_weights: dict[str, Tensor] = {}
+        self._restored: Restored | None = None
+        self._is_interrupted = False
+
+    @property
+    def checkpoints(self) -> Path | None:
+        """The folder of the checkpoints."""
+        return None if self.config.output_dir is None else Path(self.config.output_dir) / checkpoint.FOLDER
+
+    def restore(self, source: str) -> None:
+        """Go back to a checkpoint; the next `run` goes on from there.
+
+        Args:
+            source: a checkpoint's folder, or `auto` for the newest whole one, if there is one.
+
+        Raises:
+            CheckpointError: it is not whole, of another run, or the frozen weights are not those of then.
+        """
+        folder: Path | None = Path(source)
+        if source == "auto":
+            folder, problems = checkpoint.newest_checkpoint(self.checkpoints) if self.checkpoints else (None, [])
+            for problem in problems:
+                self.accelerator.print(f"Left out the checkpoint {problem}")
+        elif folder is not None:
+            checkpoint.check_whole(folder)
+        if folder is None:
+            self.accelerator.print("No checkpoint to go on from: starting at the beginning")
+            return
+        self._restored = read_state(folder, self.identity)
+        self.state, self._best_weights = self._restored.state, self._restored.best
+        self.model.load_state_dict(self._restored.weights, strict=False)
+        self.accelerator.print(f"Going on from step {self.state.step} ({folder.name})")
 
     def run(self) -> TrainingLog:
         """Train all phases and return the log; the model holds the best weights.
 
         Raises:
-            TrainingError: a loss is not finite, or a frozen tensor moved.
+            TrainingError: a loss or a gradient is not finite, or a frozen tensor moved.
+            CheckpointError: a checkpoint could not be written.
+            SystemExit: the process got SIGTERM; a checkpoint was written.
         """
-        start = time.perf_counter()
-        ends = self.phase_ends
-        with tqdm(total=ends[-1], unit="step", disable=not self.accelerator.is_main_process) as progress:
-            for index, (phase, first, end) in enumerate(zip(self.strategy.phases, [0, *ends], ends, strict=False)):
-                self._run_phase(index, phase, end - first, progress)
+        start, before = time.perf_counter(), self.state.log.seconds
+        ends, is_main = self.phase_ends, self.accelerator.is_main_process
+        with (
+            self._checkpoint_on_sigterm(),
+            tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
+        ):
+            for index, (phase, end) in enumerate(zip(self.strategy.phases, ends, strict=True)):
+                if self.state.step < end:
+                    first = ends[index - 1] if index else 0
+                    self._run_phase(index, phase, first, end, progress)
+                    self.state.log.seconds = before + time.perf_counter() - start
         self.model.load_state_dict(self._best_weights, strict=False)
-        self.log.seconds = time.perf_counter() - start
-        return self.log
+        return self.state.log
 
-    def _run_phase(self, index: int, phase: Phase, steps: int, progress: tqdm) -> None:
-        """Freeze, train `steps` optimizer steps with an optimizer of their own, and prove the freezing."""
-        start = time.perf_counter()
+    def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
+        """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
+        start, before = time.perf_counter(), self.state.phase_seconds
         frozen_stages = freeze(self.model, phase.trainable_stages, phase.norm)
-        frozen = frozen_tensors(self.model)
-        before = digest(frozen)
-        sampler = EpochSampler(len(self.train_images), self.config.seed)
+        frozen = digest(frozen_tensors(self.model))
+        if self.state.frozen_digest not in (None, frozen):
+            raise CheckpointError("the frozen weights are not those of the checkpoint: start from the same --model")
+        self.state.frozen_digest = frozen
         optimizer = build_optimizer(self.model, self.stages, phase)
-        schedule = build_schedule(optimizer, phase, steps)
-        loader = self._train_loader(sampler, self.transforms_of(phase))
+        schedule = build_schedule(optimizer, phase, end - first)
         # wrapped anew in each phase: DistributedDataParallel notes at its making which parameters get gradients
-        wrapped, optimizer, loader = self.accelerator.prepare(self.model, optimizer, loader)
+        wrapped, optimizer, loader = self.accelerator.prepare(self.model, optimizer, self._loader(phase, end))
+        self._restore_phase(optimizer, schedule)
         trained = [stage.name for stage in self.stages if stage not in frozen_stages]
         progress.set_description(f"phase {index + 1}/{len(self.strategy.phases)}: {_short(trained)}")
-        done = 0
-        while done < steps:
-            loader.set_epoch(self.epochs_done)
-            epoch_start, losses = time.perf_counter(), []
-            for loss in self._epoch(wrapped, optimizer, schedule, loader, phase):
-                losses.append(loss)
-                done += 1
-                progress.update()
-                if done == steps:
-                    break
-            self.epochs_done += 1
-            self._evaluate(
-                index, phase, losses, float(schedule.get_last_lr()[0]), time.perf_counter() - epoch_start, progress
-            )
-        self.accelerator.free_memory(wrapped, optimizer, loader)
-        after = digest(frozen_tensors(self.model))
-        if before != after:
-            raise TrainingError(f"frozen tensors moved in phase {index + 1} ({before[:12]} became {after[:12]})")
-        self.log.phases.append(
+        evaluations_without_gain = 0
+        for loss in self._steps(wrapped, optimizer, schedule, loader, phase):
+            self.state.step += 1
+            self.state.losses.append(loss)
+            self.state.phase_seconds = before + time.perf_counter() - start
+            progress.update()
+            is_epoch_end = self._epochs(self.state.step) > self._epochs(self.state.step - 1)
+            if is_epoch_end or self.state.step == end:
+                is_best = self._evaluate(index, phase, float(schedule.get_last_lr()[0]), progress)
+                evaluations_without_gain = 0 if is_best else evaluations_without_gain + 1
+            if phase.patience is not None and evaluations_without_gain >= phase.patience:
+                break
+            if self.state.step < end:
+                self._checkpoint_if_due(is_epoch_end, optimizer, schedule)
+        self._prove_frozen(index, frozen)
+        self.state.log.phases.append(
             {
                 "trainable_stages": trained,
                 "parameters_trained": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-                "frozen_tensors": len(frozen),
-                "digest_before": before,
-                "digest_after": after,
-                "seconds": time.perf_counter() - start,
+                "frozen_tensors": len(frozen_tensors(self.model)),
+                "digest_before": frozen,
+                "digest_after": frozen,
+                "steps": self.state.step - first,
+                "seconds": self.state.phase_seconds,
             }
         )
+        # a phase that stopped early leaves the rest of its span out
+        progress.update(end - self.state.step)
+        self.state.step, self.state.frozen_digest, self.state.phase_seconds = end, None, 0.0
+        self.accelerator.free_memory(wrapped, optimizer, loader)
+        if end < self.phase_ends[-1]:
+            self._checkpoint_if_due(True, None, None)
 
-    def _epoch(
+    def _steps(
         self, model: nn.Module, optimizer: Any, schedule: Any, loader: DataLoader, phase: Phase
     ) -> Iterator[float]:
-        """Train one pass over the loader, and yield the mean loss of each optimizer step on this process."""
+        """Train over the loader, and yield the loss after each optimizer step, averaged over its images here."""
         model.train()
         losses: list[Tensor] = []
+        indices: list[int] = []
         for batch in loader:
             with self.accelerator.accumulate(model):
                 pixel_values = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
-                logits = model(pixel_values=pixel_values).logits
-                loss = functional.cross_entropy(logits.float(), batch["labels"], label_smoothing=phase.label_smoothing)
-                self._check_finite(loss)
+                loss = training_loss(model(pixel_values=pixel_values).logits, batch["labels"], phase)
                 losses.append(loss.detach())
+                indices += batch["index"].tolist()
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
+                    norm = self.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
+                    self._check_finite(torch.stack(losses), norm, indices)
                 optimizer.step()
                 if self.accelerator.sync_gradients and not self.accelerator.optimizer_step_was_skipped:
                     schedule.step()
                 optimizer.zero_grad()
             if self.accelerator.sync_gradients:
                 yield torch.stack(losses).mean().item()
-                losses = []
+                losses, indices = [], []
 
-    def _check_finite(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} in epoch {self.epochs_done + 1}; the weights are as before this step. "
-                "Lower --learning_rate, or look for bad images"
+    def _check_finite(self, losses: Tensor, norm: Tensor | None, indices: list[int]) -> None:
+        """Stop before the optimizer step where a loss or a gradient is no number.
+
+        Gradients are summed over the processes, so all of them come here together. Under fp16 a gradient that overflows
+        is usual: the scaler leaves the step out.
+        """
+        is_finite_loss = bool(torch.isfinite(losses).all())
+        if norm is None or self.accelerator.mixed_precision == "fp16":
+            is_finite = is_finite_loss
+        else:
+            is_finite = bool(torch.isfinite(norm))
+        if is_finite and is_finite_loss:
+            return
+        from accelerate.utils import gather_object
+
+        everywhere = gather_object([(is_finite_loss, indices)]) if norm is not None else [(is_finite_loss, indices)]
+        suspects = [index for is_good, seen in everywhere if not is_good for index in seen]
+        suspects = suspects or [index for _, seen in everywhere for index in seen]
+        what = "a gradient" if is_finite_loss else "the loss"
+        raise TrainingError(
+            f"{what} is not finite in step {self.state.step + 1}; the weights are as they were before it. "
+            f"The images of that batch, by their row in the training split: {name_some(sorted(suspects), 64)}. "
+            "Look at them, or lower --learning_rate"
+        )
+
+    def _evaluate(self, index: int, phase: Phase, rate: float, progress: tqdm) -> bool:
+        """Measure on the validation images, write it down, and keep the weights if they are the best so far."""
+        images = self.validation_images.with_transform(self.transforms_of(phase).eval)
+        config = self.config
+        metrics = measure(
+            self.accelerator, self.model, images, config.per_device_eval_batch_size, config.dataloader_num_workers
+        )
+        losses = torch.tensor(self.state.losses, device=self.accelerator.device)
+        train_loss = self.accelerator.gather(losses.mean()[None]).mean().item()
+        epoch = self.state.step * self.images_per_step / len(self.train_images)
+        log = self.state.log
+        entry = {"phase": index, "epoch": round(epoch, 4), "learning_rate": rate, "train_loss": train_loss}
+        log.history.append({**entry, "validation": metrics, "seconds": self.state.phase_seconds})
+        self.state.losses = []
+        scalars = {f"validation/{name}": value for name, value in metrics.items()}
+        self.accelerator.log({"train/loss": train_loss, "train/learning_rate": rate, **scalars}, step=self.state.step)
+        progress.set_postfix_str(f"loss {train_loss:.3f}, validation accuracy {metrics['accuracy']:.1%}")
+        is_best = log.best is None or _quality(metrics) > _quality(log.best["validation"])
+        if is_best:
+            log.best = {"phase": index, "epoch": entry["epoch"], "validation": metrics}
+            self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._trained_tensors().items()}
+        return is_best
+
+    def _prove_frozen(self, index: int, before: str) -> None:
+        after = digest(frozen_tensors(self.model))
+        if after != before:
+            raise TrainingError(f"frozen tensors moved in phase {index + 1} ({before[:12]} became {after[:12]})")
+
+    def _restore_phase(self, optimizer: Any, schedule: Any) -> None:
+        """Put back optimizer, schedule, scaler and random numbers, in the phase in which the checkpoint was written."""
+        restored, self._restored = self._restored, None
+        if restored is None:
+            return
+        if restored.optimizer is not None:
+            optimizer.load_state_dict(restored.optimizer["optimizer"])
+            schedule.load_state_dict(restored.optimizer["schedule"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(restored.optimizer["scaler"])
+        set_random_state(self.accelerator, restored.random_states[self.accelerator.process_index])
+
+    def _checkpoint_if_due(self, is_epoch_end: bool, optimizer: Any, schedule: Any) -> None:
+        """Write a checkpoint at the end of an epoch, every `save_steps`, and after SIGTERM on any process."""
+        is_interrupted = self._any_process(self._is_interrupted)
+        save_steps = self.config.save_steps
+        is_due = is_epoch_end if save_steps is None else self.state.step % save_steps == 0
+        if self.checkpoints is not None and (is_interrupted or (is_due and self.config.save_total_limit)):
+            self._checkpoint(self.checkpoints, optimizer, schedule)
+        if is_interrupted:
+            self.accelerator.print(
+                f"\nSIGTERM: stopped after step {self.state.step}; go on with --resume_from_checkpoint auto"
             )
+            raise SystemExit(INTERRUPTED_STATUS)
 
-    def _evaluate(
-        self, index: int, phase: Phase, losses: list[float], rate: float, seconds: float, progress: tqdm
-    ) -> None:
-        metrics = evaluate(
-            self.accelerator,
-            self.model,
-            self.validation_images.with_transform(self.transforms_of(phase).eval),
-            self.config.per_device_eval_batch_size,
-            self.config.dataloader_num_workers,
-        )
-        train_loss = self.accelerator.gather(
-            torch.tensor([sum(losses) / len(losses)], device=self.accelerator.device)
-        ).mean()
-        entry = {
-            "phase": index,
-            "epoch": float(self.epochs_done),
-            "learning_rate": rate,
-            "train_loss": train_loss.item(),
-            "validation": metrics,
-            "seconds": seconds,
-        }
-        self.log.history.append(entry)
-        self.accelerator.log(
-            {"train/loss": entry["train_loss"], "train/learning_rate": rate}
-            | {f"validation/{name}": value for name, value in metrics.items()},
-            step=self.epochs_done,
-        )
-        progress.set_postfix_str(
-            f"loss {entry['train_loss']:.3f}, validation accuracy {metrics['accuracy']:.1%}", refresh=True
-        )
-        best = self.log.best
-        if best is None or _quality(metrics) > _quality(best["validation"]):
-            self.log.best = {"phase": index, "epoch": entry["epoch"], "validation": metrics}
-            self._keep_best()
+    def _checkpoint(self, folder: Path, optimizer: Any, schedule: Any) -> None:
+        from accelerate.utils import broadcast_object_list, gather_object
 
-    def _keep_best(self) -> None:
-        """Copy what any phase trains to the CPU; the rest cannot change."""
+        states = gather_object([random_state(self.accelerator)])
+        optimizer_state = None
+        if optimizer is not None:
+            scaler = self.accelerator.scaler
+            optimizer_state = {
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+            }
+        problem: list[CheckpointError | None] = [None]
+        if self.accelerator.is_main_process:
+            weights = self._trained_tensors()
+
+            def write_files(partial: Path) -> None:
+                write_state(partial, self.state, self.identity, weights, self._best_weights, optimizer_state, states)
+
+            try:
+                checkpoint.write_checkpoint(folder, self.state.step, write_files, max(1, self.config.save_total_limit))
+            except CheckpointError as error:
+                problem = [error]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(problem)
+        if problem[0] is not None:
+            raise problem[0]
+
+    @contextlib.contextmanager
+    def _checkpoint_on_sigterm(self) -> Iterator[None]:
+        """Note SIGTERM, which clusters send before they take a machine, until the next step is done."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self._is_interrupted = True
+
+        try:
+            previous = signal.signal(signal.SIGTERM, note)
+        except ValueError:  # not in the main thread: the program that runs hf_tl handles its signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def _any_process(self, value: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return value
+        flag = torch.tensor([float(value)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum").item() > 0)
+
+    def _trained_tensors(self) -> dict[str, Tensor]:
+        """Name the tensors that some phase trains; the rest cannot change."""
         state = self.accelerator.unwrap_model(self.model).state_dict()
-        self._best_weights = {
-            name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items() if name in self._ever_trained
-        }
+        return {name: tensor.detach() for name, tensor in state.items() if name in self._ever_trained}
 
     def _tensors_of_any_phase(self) -> frozenset[str]:
-        """Name the tensors of the stages that some phase trains; all where norms do not stay frozen."""
         names: set[str] = set()
         for phase in self.strategy.phases:
             trainable = trainable_parameters(self.stages, phase.trainable_stages)
@@ -222,63 +368,20 @@ class Training:
                     names.update(stage.parameter_names, stage.buffer_names)
         return frozenset(names)
 
-    def _train_loader(self, sampler: EpochSampler, transforms: Transforms) -> DataLoader:
-        workers = self.config.dataloader_num_workers
+    def _loader(self, phase: Phase, end: int) -> DataLoader:
+        """Load the images of the steps from here to `end`."""
+        span = (self.state.step * self.images_per_step, end * self.images_per_step)
         return DataLoader(
-            TrainingViews(self.train_images, transforms.train, self.config.seed),
+            TrainingViews(self.train_images, self.transforms_of(phase).train, self.config.seed),
             batch_size=self.config.per_device_train_batch_size,
-            sampler=sampler,
-            collate_fn=collate,
-            num_workers=workers,
+            sampler=ImageStream(len(self.train_images), self.config.seed, *span),
+            collate_fn=collate_views,
+            num_workers=self.config.dataloader_num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
 
-    def _steps_per_epoch(self) -> int:
-        per_step = self.config.per_device_train_batch_size * self.accelerator.num_processes
-        batches = math.ceil(len(self.train_images) / per_step)
-        return math.ceil(batches / self.config.gradient_accumulation_steps)
-
-
-@contextlib.contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Run `model` in inference mode, and put its mode back."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)
-
-
-def evaluate(
-    accelerator: "Accelerator", model: nn.Module, images: "Dataset", batch_size: int, num_workers: int = 0
-) -> dict[str, float]:
-    """Compute the metrics of `model` on transformed images, each counted once on however many processes.
-
-    Args:
-        accelerator: gathers from all processes.
-        model: on the accelerator's device.
-        images: rows of `pixel_values` and `labels`, as `dataset.with_transform(transforms.eval)` gives them.
-        batch_size: images a step on each device.
-        num_workers: processes that decode images.
-
-    Returns:
-        `accuracy`, `top5_accuracy`, `macro_f1` and `loss`, the same on all processes.
-    """
-    loader = accelerator.prepare_data_loader(
-        DataLoader(images, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
-    )
-    all_logits, all_labels = [], []
-    with inference(model):
-        for batch in loader:
-            pixel_values = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
-            with accelerator.autocast():
-                logits = model(pixel_values=pixel_values).logits.float()
-            logits, labels = accelerator.gather_for_metrics((logits, batch["labels"]))
-            all_logits.append(logits.cpu())
-            all_labels.append(labels.cpu())
-    return compute_metrics(torch.cat(all_logits).numpy(), torch.cat(all_labels).numpy())
+    def _epochs(self, step: int) -> int:
+        return step * self.images_per_step // len(self.train_images)
 
 
 def _quality(metrics: dict[str, float]) -> tuple[float, float]:

@@ -115,7 +115,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, phase: Phase, total_steps: 
     return get_cosine_schedule_with_warmup(optimizer, warmup_steps(phase, total_steps), total_steps)
 
 
-def phase_ends(phases: Sequence[Phase], steps_per_epoch: int) -> list[int]:
+def phase_ends(phases: Sequence[Phase], steps_per_epoch: float) -> list[int]:
     """Give the optimizer step at which each phase ends, counted over the whole strategy.
 
     Args:
@@ -129,11 +129,11 @@ def phase_ends(phases: Sequence[Phase], steps_per_epoch: int) -> list[int]:
     [3, 8]
     """
     # rounded: 0.1 + 0.2 epochs of ten steps are three steps, not four
-    ends = [math.ceil(round(epochs, 6) * steps_per_epoch) for epochs in accumulate(phase.epochs for phase in phases)]
+    ends = [math.ceil(round(epochs * steps_per_epoch, 6)) for epochs in accumulate(phase.epochs for phase in phases)]
     for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         if start == end:
             raise ConfigError(
-                f"phase {index + 1} of {len(ends)} has {phases[index].epochs:g} epochs of {steps_per_epoch} steps, "
+                f"phase {index + 1} of {len(ends)} has {phases[index].epochs:g} epochs of {steps_per_epoch:.3g} steps, "
                 "less than one step of its own: give it more epochs (--num_train_epochs) or use smaller batches"
             )
     return ends

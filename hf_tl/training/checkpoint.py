@@ -1,0 +1,152 @@
+"""Checkpoints that are whole or not there.
+
+A checkpoint is written into a folder beside, its files are flushed, a manifest with their hashes is written last, and
+one rename makes it `step-00000120`. Old ones go only after that, so at least one whole checkpoint exists at every
+moment after the first. What is not whole is never loaded.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hf_tl.errors import CheckpointError, name_some
+
+FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
+PREFIX = "step-"
+PARTIAL = ".partial-"
+
+
+def write_checkpoint(folder: Path, step: int, write_files: Callable[[Path], None], keep: int) -> Path:
+    """Write a checkpoint as one step that happens or does not.
+
+    Args:
+        folder: where the checkpoints of a run lie; made where it does not exist.
+        step: optimizer steps done.
+        write_files: writes the files into the folder that it is given.
+        keep: how many checkpoints stay, the newest.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: the disk is full or read-only; the checkpoints that were there are untouched.
+    """
+    final = folder / f"{PREFIX}{step:08d}"
+    partial = folder / f"{PARTIAL}{final.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)
+        partial.mkdir()
+        write_files(partial)
+        write_manifest(partial)
+        if final.exists():  # of a run that went back to an earlier step
+            shutil.rmtree(final)
+        os.rename(partial, final)
+        _flush(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint {final} could not be written: {error.strerror or error}; those before it are untouched. "
+            "Free space or name another --output_dir, then go on with --resume_from_checkpoint auto"
+        ) from error
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def write_manifest(checkpoint: Path) -> None:
+    """Write the hashes of a checkpoint's files, once they are on the disk."""
+    files = [file for file in sorted(checkpoint.rglob("*")) if file.is_file() and file.name != MANIFEST]
+    hashes = {str(file.relative_to(checkpoint)): _hash(file) for file in files}
+    for file in files:
+        _flush(file)
+    manifest = checkpoint / MANIFEST
+    manifest.write_text(json.dumps(hashes, indent=1), encoding="utf-8")
+    _flush(manifest)
+    _flush(checkpoint)
+
+
+def list_checkpoints(folder: Path, prefix: str = PREFIX) -> list[Path]:
+    """List the checkpoints in `folder`, whole or not, the oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.name.startswith(prefix) and path.name[len(prefix) :].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[len(prefix) :]))
+
+
+def newest_checkpoint(folder: Path, prefix: str = PREFIX) -> tuple[Path | None, list[str]]:
+    """Find the newest whole checkpoint.
+
+    Args:
+        folder: where the checkpoints lie.
+        prefix: of their names; `"checkpoint-"` for those of transformers' Trainer.
+
+    Returns:
+        The checkpoint, or None if there is no whole one, and what is wrong with each newer one.
+    """
+    problems: list[str] = []
+    for checkpoint in reversed(list_checkpoints(folder, prefix)):
+        problem = find_damage(checkpoint)
+        if problem is None:
+            return checkpoint, problems
+        problems.append(f"{checkpoint.name}: {problem}")
+    return None, problems
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """Tell what is wrong with a checkpoint.
+
+    Returns:
+        None if every file of its manifest is there with its content.
+    """
+    try:
+        hashes = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(hashes, dict) or not hashes:
+            return "its manifest is empty"
+        wrong = [name for name, digest in hashes.items() if _hash(checkpoint / name) != digest]
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({error})"
+    return f"damaged: {name_some(wrong)}" if wrong else None
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Check a checkpoint that a user named.
+
+    Raises:
+        CheckpointError: it is not whole.
+    """
+    if problem := find_damage(checkpoint):
+        raise CheckpointError(
+            f"the checkpoint {checkpoint} is not whole ({problem}); name another, or let "
+            "--resume_from_checkpoint auto find the newest whole one"
+        )
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for path in list(_partials(folder)):
+        shutil.rmtree(path)
+
+
+def _partials(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if path.name.startswith(PARTIAL))
+
+
+def _hash(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,129 @@
+"""What a training must remember to go on as if nothing had happened."""
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hf_tl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+STATE, WEIGHTS, BEST, OPTIMIZER, RANDOM = (
+    "state.json", "weights.safetensors", "best.safetensors", "optimizer.pt", "random.pt"
+)  # fmt: skip
+
+
+@dataclass
+class TrainingLog:
+    """What a training did, in the shape of `run.json`."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class TrainingState:
+    """Where a training stands, between two optimizer steps."""
+
+    step: int = 0
+    """Optimizer steps done; it tells the phase and the place in the stream of images."""
+    losses: list[float] = field(default_factory=list)
+    """Of the steps since the last evaluation, on the main process."""
+    frozen_digest: str | None = None
+    """Of the tensors that the current phase freezes, at its start; None between phases."""
+    phase_seconds: float = 0.0
+    log: TrainingLog = field(default_factory=TrainingLog)
+
+
+def write_state(
+    folder: Path,
+    state: TrainingState,
+    identity: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    best: Mapping[str, Tensor],
+    optimizer: Mapping[str, Any] | None,
+    random_states: list[dict[str, Any]],
+) -> None:
+    """Write the files of a checkpoint.
+
+    Args:
+        folder: an empty folder.
+        state: where the training stands.
+        identity: what must be the same when it goes on.
+        weights: the tensors that some phase trains.
+        best: the same tensors at the best evaluation so far.
+        optimizer: states of optimizer, schedule and gradient scaler; None between phases.
+        random_states: of each process, in order.
+    """
+    (folder / STATE).write_text(json.dumps({"identity": identity, **asdict(state)}, indent=1), encoding="utf-8")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    save_file({name: tensor.contiguous() for name, tensor in best.items()}, folder / BEST)
+    torch.save(random_states, folder / RANDOM)
+    if optimizer is not None:
+        torch.save(dict(optimizer), folder / OPTIMIZER)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The files of a checkpoint, read."""
+
+    state: TrainingState
+    weights: dict[str, Tensor]
+    best: dict[str, Tensor]
+    optimizer: dict[str, Any] | None
+    random_states: list[dict[str, Any]]
+
+
+def read_state(folder: Path, identity: Mapping[str, Any]) -> Restored:
+    """Read the files of a whole checkpoint.
+
+    Raises:
+        CheckpointError: it is from a run with other settings, which are named.
+    """
+    content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    recorded, expected = content.pop("identity"), json.loads(json.dumps(identity))
+    different = [
+        f"{name} was {recorded.get(name)!r:.200}, now {expected.get(name)!r:.200}"
+        for name in {**recorded, **expected}
+        if recorded.get(name) != expected.get(name)
+    ]
+    if different:
+        raise CheckpointError(
+            f"the checkpoint {folder} is of another run: {'; '.join(different[:5])}. "
+            "Give the same flags and as many processes as then, or another --output_dir to start anew"
+        )
+    log = TrainingLog(**content.pop("log"))
+    optimizer = folder / OPTIMIZER
+    return Restored(
+        state=TrainingState(**content, log=log),
+        weights=load_file(folder / WEIGHTS),
+        best=load_file(folder / BEST),
+        optimizer=torch.load(optimizer, map_location="cpu", weights_only=True) if optimizer.exists() else None,
+        random_states=torch.load(folder / RANDOM, map_location="cpu", weights_only=True),
+    )
+
+
+def random_state(accelerator: "Accelerator") -> dict[str, Any]:
+    """Take the state of this process's random numbers: Python's, torch's and the device's."""
+    state: dict[str, Any] = {"python": random.getstate(), "cpu": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    return state
+
+
+def set_random_state(accelerator: "Accelerator", state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` took."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], accelerator.device)
