@@ -95,7 +95,24 @@ def load_model(
 
     `model.config.hf_tl["base"]` says where its weights come from.
     """
-    _check_labels(labels)
+    check_labels(labels)
+    if in_chans not in (None, 1, 3):
+        raise ConfigError(f"--in_chans is 3 for colour or 1 for gray images, found {in_chans}")
+    if image_size is not None and image_size < 1:
+        raise ConfigError(f"--image_size is a number of pixels, found {image_size}")
+    return _load_model(name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code)
+
+
+def _load_model(
+    name: str,
+    labels: Sequence[str],
+    weights: str | None = None,
+    pretrained: bool = True,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple["PreTrainedModel", "Preprocessing"]:
     model_args = {} if in_chans is None else {"in_chans": in_chans}
     base: dict[str, Any]
     if name.startswith(TIMM_PREFIX):
@@ -103,7 +120,12 @@ def load_model(
 
         architecture = name.removeprefix(TIMM_PREFIX)
         model, base = create_timm_backbone(
-            architecture, labels, weights=weights, pretrained=pretrained, model_args=model_args
+            architecture,
+            labels,
+            weights=weights,
+            pretrained=pretrained,
+            model_args=model_args,
+            image_size=image_size,
         )
     elif weights is not None or model_args:
         raise ConfigError(f"--weights and --in_chans go with --model timm:ARCHITECTURE, and --model is {name!r}")
@@ -111,7 +133,12 @@ def load_model(
         from hf_tl.backbones.transformers import load_checkpoint
 
         model, base = load_checkpoint(
-            name, labels, pretrained=pretrained, revision=revision, trust_remote_code=trust_remote_code
+            name,
+            labels,
+            pretrained=pretrained,
+            image_size=image_size,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
         )
     set_labels(model.config, labels)
     model.config.hf_tl = {"schema_version": SCHEMA_VERSION, "base": {**base, "pretrained": pretrained}}
@@ -134,13 +161,18 @@ def _preprocessing(
     if model.config.model_type == "timm_wrapper":
         from hf_tl.backbones.timm import timm_preprocessing
 
-        return timm_preprocessing(model.config, image_size)
+        return timm_preprocessing(model.config)
     from hf_tl.backbones.transformers import load_processor, processor_preprocessing
 
     return processor_preprocessing(load_processor(name, image_size, revision, trust_remote_code))
 
 
-def _check_labels(labels: Sequence[str]) -> None:
+def check_labels(labels: Sequence[str]) -> None:
+    """Check the names of the classes.
+
+    Raises:
+        ConfigError: they are no list of at least two different names.
+    """
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
         raise ConfigError(f"labels must be a list of names, found {labels!r:.80}")
     if len(labels) < 2:
@@ -177,7 +209,8 @@ def load(
     config = load_config(source, revision, trust_remote_code)
     labels = [config.id2label[index] for index in range(config.num_labels)]
     record = getattr(config, "hf_tl", None)
-    model, preprocessing = load_model(source, labels, revision=revision, trust_remote_code=trust_remote_code)
+    # the labels are what they are: the names of ImageNet's classes hold two cranes
+    model, preprocessing = _load_model(source, labels, revision=revision, trust_remote_code=trust_remote_code)
     if record is None or "strategy" not in record:
         return model, preprocessing.transforms()
     model.config.hf_tl = record

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import timm
 import torch
 from timm.data import create_transform, resolve_data_config
+from timm.models import get_model_input_config, get_pretrained_cfg
 from torch import nn
 
 import hf_tl.classics  # noqa: F401  registers AlexNet, ZFNet and GoogLeNet with timm
@@ -27,6 +28,7 @@ def create_timm_backbone(
     weights: str | None = None,
     pretrained: bool = True,
     model_args: dict[str, Any] | None = None,
+    image_size: int | None = None,
 ) -> tuple["PreTrainedModel", dict[str, Any]]:
     """Create a timm architecture as a transformers model, with timm's own initialisation and a new head.
 
@@ -35,7 +37,8 @@ def create_timm_backbone(
         labels: names of the classes, in the order of the logits.
         weights: a local file with the backbone's weights.
         pretrained: whether to load timm's weights where `weights` is None.
-        model_args: further arguments of `timm.create_model` (`in_chans`, `img_size`), kept in the config.
+        model_args: further arguments of `timm.create_model` (`in_chans`), kept in the config.
+        image_size: height and width in pixels, instead of the architecture's.
 
     Returns:
         The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`).
@@ -46,9 +49,12 @@ def create_timm_backbone(
     check_architecture(architecture)
     arguments = {"num_classes": len(labels), **(model_args or {})}
     download = pretrained and weights is None
+    settings = get_pretrained_cfg(architecture)
+    if image_size is not None and weights is None and settings is not None and settings.fixed_input_size:
+        arguments["img_size"] = (image_size, image_size)
     try:
         network = timm.create_model(architecture, pretrained=download, **arguments)
-    except (RuntimeError, OSError, TypeError, AssertionError) as error:
+    except (RuntimeError, OSError, TypeError, ValueError, AssertionError) as error:
         raise ModelError(
             f"timm cannot create {architecture!r} with {arguments}: {_first_line(error)}. "
             + ("Its weights come from the Hub: check the network, or give --weights FILE." if download else "")
@@ -56,12 +62,15 @@ def create_timm_backbone(
     if weights is not None and pretrained:
         load_weights(network, weights, frozenset(list_stages(network)[-1].parameter_names))
     model = wrap(network, labels, model_args)
-    reset_head(model)
-    settings = _settings(network) if download else {}
+    if pretrained:
+        reset_head(model)
+    if image_size is not None:
+        set_image_size(model, image_size)
+    origin = _settings(network) if download else {}
     return model, {
-        "name": settings.get("hf_hub_id") or None,
+        "name": origin.get("hf_hub_id") or None,
         "revision": None,
-        "license": settings.get("license"),
+        "license": origin.get("license"),
         "weights": describe_weights(weights) if weights is not None and pretrained else None,
     }
 
@@ -75,6 +84,7 @@ def wrap(network: nn.Module, labels: Sequence[str], model_args: dict[str, Any] |
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
     pretrained_cfg = {key: value for key, value in _settings(network).items() if key != "num_classes"}
+    pretrained_cfg |= _input_settings(network, pretrained_cfg)
     global_pool = getattr(network, "global_pool", None)
     config = TimmWrapperConfig(
         architecture=pretrained_cfg["architecture"],
@@ -90,18 +100,41 @@ def wrap(network: nn.Module, labels: Sequence[str], model_args: dict[str, Any] |
     return model.eval()
 
 
-def timm_preprocessing(config: "TimmWrapperConfig", image_size: int | None = None) -> Preprocessing:
+def set_image_size(model: "PreTrainedModel", image_size: int) -> None:
+    """Let a wrapped timm network take images of another size, and note it in the config; in place.
+
+    Position embeddings are interpolated by timm where the network has any.
+
+    Raises:
+        ModelError: the network takes one size only.
+    """
+    network = model.timm_model
+    channels, *current = get_model_input_config(network)["input_size"]
+    size = (image_size, image_size)
+    if get_model_input_config(network)["fixed_input_size"]:
+        if tuple(current) != size:
+            if not hasattr(network, "set_input_size"):
+                raise ModelError(
+                    f"{model.config.architecture} takes images of {current[0]} x {current[1]} pixels only, and "
+                    f"--image_size is {image_size}; leave it out, or name another model"
+                )
+            try:
+                network.set_input_size(img_size=size)
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise ModelError(
+                    f"{model.config.architecture} cannot take --image_size {image_size}: {error}"
+                ) from error
+        model.config.model_args = {**(model.config.model_args or {}), "img_size": list(size)}
+    model.config.pretrained_cfg = {**model.config.pretrained_cfg, "input_size": (channels, *size)}
+
+
+def timm_preprocessing(config: "TimmWrapperConfig") -> Preprocessing:
     """Read the preprocessing from a timm checkpoint's config.
 
     Args:
         config: the model's; its `pretrained_cfg` says size, crop, interpolation, mean and std.
-        image_size: height and width in pixels, instead of the checkpoint's.
     """
-    settings = dict(config.pretrained_cfg)
-    if image_size is not None:
-        settings = {**settings, "input_size": (settings["input_size"][0], image_size, image_size)}
-        config.pretrained_cfg = settings
-    data = resolve_data_config(pretrained_cfg=settings)
+    data = resolve_data_config(pretrained_cfg=config.pretrained_cfg)
     return Preprocessing(
         input_size=tuple(data["input_size"]),
         mean=tuple(data["mean"]),
@@ -130,6 +163,21 @@ def check_architecture(architecture: str) -> None:
 
 def _settings(network: nn.Module) -> dict[str, Any]:
     return cast(dict[str, Any], network.pretrained_cfg)
+
+
+def _input_settings(network: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
+    """Describe the input that the network takes, where `settings` describe that of its pretrained weights.
+
+    A network for one channel, whose first layer timm makes by summing over the colours, gets their mean statistics.
+    """
+    input_size = tuple(get_model_input_config(network)["input_size"])
+    statistics = {key: settings[key] for key in ("mean", "std") if len(settings.get(key) or ()) > 1}
+    if input_size[0] == settings["input_size"][0]:
+        statistics = {}
+    return {
+        "input_size": input_size,
+        **{key: (sum(values) / len(values),) * input_size[0] for key, values in statistics.items()},
+    }
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,8 +1,10 @@
 """Backbones of transformers' own classes, and any checkpoint that its Auto classes load."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +23,7 @@ def load_checkpoint(
     labels: Sequence[str],
     *,
     pretrained: bool = True,
+    image_size: int | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple["PreTrainedModel", dict[str, Any]]:
@@ -32,6 +35,7 @@ def load_checkpoint(
         name: a Hub id or a directory with `config.json`; a timm checkpoint too.
         labels: names of the classes, in the order of the logits.
         pretrained: whether to load the weights; otherwise only the architecture is taken.
+        image_size: height and width in pixels, instead of the checkpoint's.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: whether code from the repository may run.
 
@@ -41,47 +45,95 @@ def load_checkpoint(
     Raises:
         ModelError: it cannot be found or loaded, or anything but the head does not fit.
     """
-    from transformers import AutoModelForImageClassification
-
     config = load_config(name, revision, trust_remote_code)
-    known_labels = list(config.id2label.values())
-    is_timm = config.model_type == "timm_wrapper"
-    settings = getattr(config, "pretrained_cfg", None) or {}
+    known_labels = [config.id2label.get(index) for index in range(config.num_labels)]
     base = {
         "name": None if Path(name).exists() else name,
         "revision": getattr(config, "_commit_hash", None),
-        "license": settings.get("license"),
+        "license": (getattr(config, "pretrained_cfg", None) or {}).get("license"),
         "weights": None,
     }
-    # a num_classes that timm's own push leaves in model_args would be passed twice
-    model_args = {
-        key: value for key, value in (getattr(config, "model_args", None) or {}).items() if key != "num_classes"
-    }
-    if is_timm:
-        config.model_args = model_args
-        if not pretrained:
-            from hf_tl.backbones.timm import create_timm_backbone
-
-            return create_timm_backbone(config.architecture, labels, pretrained=False, model_args=model_args)[0], base
     config.id2label = dict(enumerate(labels))
-    if not pretrained:
-        model = AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code)
-        return model.eval(), base
+    if pretrained:
+        model = _load_weights(name, config, revision, trust_remote_code)
+    else:
+        model = _initialise(config, labels, trust_remote_code)
+    if pretrained and known_labels != list(labels):
+        reset_head(model)
+    if image_size is not None:
+        model = _with_image_size(model, image_size)
+    return model.eval(), base
+
+
+def _load_weights(
+    name: str, config: "PreTrainedConfig", revision: str | None, trust_remote_code: bool
+) -> "PreTrainedModel":
+    """Load a checkpoint in float32: half-precision weights would lose small updates; autocast keeps the speed."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageClassification
+
     try:
         model, report = AutoModelForImageClassification.from_pretrained(
             name,
             config=config,
+            dtype=torch.float32,
             revision=revision,
             trust_remote_code=trust_remote_code,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
         raise ModelError(f"the weights of {name!r} cannot be loaded: {error}") from error
     _check_only_head_is_new(model, report, name)
-    if known_labels != list(labels):
-        reset_head(model)
-    return model.eval(), base
+    return model
+
+
+def _initialise(config: "PreTrainedConfig", labels: Sequence[str], trust_remote_code: bool) -> "PreTrainedModel":
+    """Draw random weights, in the way of the library that the architecture comes from."""
+    from transformers import AutoModelForImageClassification
+
+    if config.model_type != "timm_wrapper":
+        return AutoModelForImageClassification.from_config(
+            config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    from hf_tl.backbones.timm import create_timm_backbone
+
+    model, _ = create_timm_backbone(config.architecture, labels, pretrained=False, model_args=config.model_args)
+    model.config.pretrained_cfg = config.pretrained_cfg
+    return model
+
+
+def _with_image_size(model: "PreTrainedModel", image_size: int) -> "PreTrainedModel":
+    """Make the same model for another image size; position embeddings are interpolated by its own method.
+
+    Raises:
+        ModelError: other weights depend on the image size.
+    """
+    if model.config.model_type == "timm_wrapper":
+        from hf_tl.backbones.timm import set_image_size
+
+        set_image_size(model, image_size)
+        return model
+    config = copy.deepcopy(model.config)
+    vision = getattr(config, "vision_config", config)
+    if not hasattr(vision, "image_size"):
+        return model
+    vision.image_size = image_size
+    resized = type(model)(config)
+    weights, modules = model.state_dict(), dict(model.named_modules())
+    for name, tensor in resized.state_dict().items():
+        if weights[name].shape != tensor.shape:
+            path = name
+            while path and not hasattr(modules.get(path), "interpolate_pos_encoding"):
+                path = path.rpartition(".")[0]
+            if not path or tensor.numel() % tensor.shape[-1]:
+                raise ModelError(
+                    f"{type(model).__name__} cannot take --image_size {image_size}: {name} depends on the size"
+                )
+            tokens = tensor.new_empty(1, tensor.numel() // tensor.shape[-1], tensor.shape[-1])
+            weights[name] = modules[path].interpolate_pos_encoding(tokens, image_size, image_size).reshape(tensor.shape)
+    resized.load_state_dict(weights)
+    return resized
 
 
 def reset_head(model: "PreTrainedModel") -> None:
@@ -152,15 +204,24 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     Raises:
         ModelError: there is none.
     """
+    import timm
     from transformers import AutoConfig
 
+    import hf_tl.classics  # noqa: F401  a checkpoint of theirs needs them registered with timm
+
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        hint = f"; did you mean timm:{name}?" if timm.is_model(name.partition(".")[0]) else ""
         raise ModelError(
             f"no model {name!r}: {error}\n--model takes a Hub id (user/name), a local directory with config.json, "
-            "or timm:ARCHITECTURE"
+            f"or timm:ARCHITECTURE{hint}"
         ) from error
+    if config.model_type == "timm_wrapper":
+        # a num_classes that timm's own push leaves in model_args would be passed twice
+        model_args = getattr(config, "model_args", None) or {}
+        config.model_args = {key: value for key, value in model_args.items() if key != "num_classes"} or None
+    return config
 
 
 def _check_only_head_is_new(model: "PreTrainedModel", report: dict[str, Any], name: str) -> None:
