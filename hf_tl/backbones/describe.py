@@ -1,5 +1,6 @@
 """A backbone's stages as a table for people."""
 
+import re
 from typing import TYPE_CHECKING
 
 from hf_tl.errors import StageError
@@ -50,7 +51,7 @@ def parse_trainable_stages(text: str) -> int | str | tuple[str, ...]:
     >>> parse_trainable_stages("3"), parse_trainable_stages("layer4"), parse_trainable_stages("layer2,layer4")
     (3, 'layer4', ('layer2', 'layer4'))
     """
-    if text.lstrip("-").isdigit():
+    if re.fullmatch(r"-?\d+", text):
         if int(text) < 1:
             raise StageError(f"--trainable_stages must be at least 1 (the head), found {text}")
         return int(text)
