@@ -14,7 +14,7 @@ DEMO_LICENSE = "apache-2.0"
 """Of those weights, as their package says."""
 DEMO_DATASET = "digits"
 """What it runs on without `--dataset`: scikit-learn's digits."""
-DATASET_DEFAULTS: dict[str, dict[str, Any]] = {"digits": {"image_size": 96, "horizontal_flip": False}}
+DATASET_DEFAULTS: dict[str, dict[str, Any]] = {"digits": {"image_size": 112, "horizontal_flip": False}}
 """What suits a built-in dataset: its images are 8 pixels wide, and a mirrored digit is another digit or none."""
 
 
@@ -134,6 +134,7 @@ class TrainingConfig:
     )
     dataloader_num_workers: int = _flag(0, "processes that decode images beside each training process")
     report_to: str = _flag("auto", "tracker: tensorboard, wandb, trackio, none; auto is tensorboard where installed")
+    cpu_threads: int | None = _flag(None, "threads of each process on a CPU; all cores shared equally by default")
     keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")
 
     def __post_init__(self) -> None:

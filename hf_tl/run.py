@@ -1,7 +1,6 @@
 """One whole run: data, backbone, training, report, save, push."""
 
 import dataclasses
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -63,10 +62,11 @@ def run(config: RunConfig) -> RunResult:
     from hf_tl.backbones.stages import head_stages, list_stages
     from hf_tl.data.datasets import check_images, load_data
     from hf_tl.publish.hub import check_push_access
+    from hf_tl.training.accelerator import make_accelerator
 
     start = time.perf_counter()
     config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
-    accelerator = _accelerator(config.training)
+    accelerator = make_accelerator(config.training)
     if config.hub.push_to_hub is not None and accelerator.is_main_process:
         check_push_access(config.hub.push_to_hub)
     dataset = config.data.dataset or DEMO_DATASET
@@ -146,10 +146,11 @@ def train(
 
     from hf_tl.backbones.load import preprocessing_of
     from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
+    from hf_tl.training.accelerator import make_accelerator
 
     start = time.perf_counter()
     training = TrainingConfig(**settings)
-    accelerator = _accelerator(training)
+    accelerator = make_accelerator(training)
     if isinstance(dataset, str):
         data = load_data(dataset, seed=training.seed)
     else:
@@ -201,6 +202,7 @@ def _train_and_save(
     from hf_tl.publish.hub import push
     from hf_tl.publish.record import build_record
     from hf_tl.publish.save import save_run
+    from hf_tl.training.accelerator import start_trackers
     from hf_tl.training.loop import Training
 
     def transforms_of(phase: Phase) -> "Transforms":
@@ -223,7 +225,7 @@ def _train_and_save(
         training.restore(config.resume_from_checkpoint)
     elif training.checkpoints is not None and accelerator.is_main_process:
         shutil.rmtree(training.checkpoints, ignore_errors=True)  # of a run that --overwrite_output_dir replaces
-    _start_trackers(accelerator, config, strategy)
+    start_trackers(accelerator, config, strategy)
     log = training.run()
     assert log.best is not None, "phase_ends refuses a strategy without a step"
     final_transforms = transforms_of(strategy.phases[-1])
@@ -298,35 +300,6 @@ def _announce(accelerator: "Accelerator", model: "PreTrainedModel", data: "Image
         spans.append(f"{phase.epochs:.3g} epochs of {'the head' if stages == 1 else which}")
     phases = ", then ".join(spans)
     accelerator.print(f"Strategy  {strategy.name}: {phases}; {accelerator.num_processes} process(es)")
-
-
-def _accelerator(config: TrainingConfig) -> "Accelerator":
-    from accelerate import Accelerator, DataLoaderConfiguration
-    from accelerate.utils import ProjectConfiguration, is_tensorboard_available
-
-    tracker = config.report_to
-    if tracker == "auto":
-        tracker = "tensorboard" if is_tensorboard_available() else "none"
-    try:
-        return Accelerator(
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            log_with=None if tracker == "none" else tracker,
-            project_config=ProjectConfiguration(project_dir="."),
-            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-            step_scheduler_with_optimizer=False,
-        )
-    except ValueError as error:
-        raise ConfigError(
-            f"the launcher's settings or --report_to {config.report_to} cannot be used: {error}"
-        ) from error
-
-
-def _start_trackers(accelerator: "Accelerator", config: TrainingConfig, strategy: Strategy) -> None:
-    folder = os.path.join(str(config.output_dir), "logs")
-    accelerator.project_configuration.set_directories(str(config.output_dir))
-    accelerator.project_configuration.logging_dir = folder
-    settings = {"strategy": strategy.name, "seed": config.seed, "batch_size": config.per_device_train_batch_size}
-    accelerator.init_trackers("hf_tl", config=settings)
 
 
 def _output_dir(accelerator: "Accelerator", config: RunConfig, name: str | None = None) -> str:

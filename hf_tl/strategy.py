@@ -84,7 +84,7 @@ class Strategy:
             raise ConfigError(f"the strategy {self.name!r} has no phase; a strategy needs at least one")
 
     @classmethod
-    def transfer(cls, *, epochs: float = 10, learning_rate: float = 1e-2, head_stages: int = 1, **recipe: Any) -> Self:
+    def transfer(cls, *, epochs: float = 10, learning_rate: float = 3e-3, head_stages: int = 1, **recipe: Any) -> Self:
         """Transfer learning: only the head is trained ("feature extraction", "linear probing").
 
         Images are not augmented by default, so that a frozen backbone sees each the same way in every epoch.

@@ -3,7 +3,6 @@
 It is published with the model, so it holds no path, token, user or host name.
 """
 
-import os
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.config import TrainingConfig
 from hf_tl.strategy import Strategy
+from hf_tl.training.accelerator import describe_hardware
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -86,21 +86,6 @@ def config_record(record: Mapping[str, Any]) -> dict[str, Any]:
         "data": {key: record["data"][key] for key in ("name", "revision", "fingerprint")},
         "metrics": record["metrics"],
     }
-
-
-def describe_hardware(accelerator: "Accelerator") -> str:
-    """Name the kind of device, never the machine.
-
-    Returns:
-        For example `"CPU, 2 cores"` or `"4 x NVIDIA H100"`.
-    """
-    import torch
-
-    if accelerator.device.type != "cuda":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return f"{accelerator.device.type.upper()}, {cores} cores"
-    name = torch.cuda.get_device_name(accelerator.device)
-    return name if accelerator.num_processes == 1 else f"{accelerator.num_processes} x {name}"
 
 
 def _model(model: "PreTrainedModel", preprocessing: "Preprocessing") -> dict[str, Any]:

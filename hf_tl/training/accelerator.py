@@ -1,0 +1,67 @@
+"""Accelerate, set up for the loop: how many threads, which tracker."""
+
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import ProjectConfiguration, is_tensorboard_available
+
+from hf_tl.config import TrainingConfig
+from hf_tl.errors import ConfigError
+from hf_tl.strategy import Strategy
+
+
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """Make the accelerator of a run, on the devices and in the precision that the launcher chose.
+
+    Raises:
+        ConfigError: the launcher's settings or the tracker cannot be used.
+    """
+    tracker = config.report_to
+    if tracker == "auto":
+        tracker = "tensorboard" if is_tensorboard_available() else "none"
+    try:
+        accelerator = Accelerator(
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            log_with=None if tracker == "none" else tracker,
+            project_config=ProjectConfiguration(project_dir="."),
+            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+            step_scheduler_with_optimizer=False,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"the launcher's settings or --report_to {config.report_to} cannot be used: {error}"
+        ) from error
+    if accelerator.device.type == "cpu":
+        # accelerate launch gives each process one thread, however many cores there are
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(config.cpu_threads or max(1, cpu_cores() // processes))
+    return accelerator
+
+
+def start_trackers(accelerator: Accelerator, config: TrainingConfig, strategy: Strategy) -> None:
+    """Open the trackers, with their logs beside the model."""
+    accelerator.project_configuration.set_directories(str(config.output_dir))
+    accelerator.project_configuration.logging_dir = str(Path(str(config.output_dir), "logs"))
+    settings = {"strategy": strategy.name, "seed": config.seed, "batch_size": config.per_device_train_batch_size}
+    accelerator.init_trackers("hf_tl", config=settings)
+
+
+def cpu_cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe_hardware(accelerator: Accelerator) -> str:
+    """Name the kind of device, never the machine.
+
+    Returns:
+        For example `"CPU, 2 cores"` or `"4 x NVIDIA H100"`.
+    """
+    if accelerator.device.type != "cuda":
+        return f"{accelerator.device.type.upper()}, {cpu_cores()} cores"
+    name = torch.cuda.get_device_name(accelerator.device)
+    return name if accelerator.num_processes == 1 else f"{accelerator.num_processes} x {name}"
