@@ -62,6 +62,7 @@ def run(config: RunConfig) -> RunResult:
     from hf_tl.backbones.stages import head_stages, list_stages
     from hf_tl.data.datasets import check_images, load_data
     from hf_tl.publish.hub import check_push_access
+    from hf_tl.publish.record import describe_command
     from hf_tl.training.accelerator import make_accelerator
 
     start = time.perf_counter()
@@ -173,18 +174,6 @@ def train(
     )
 
 
-def describe_command(config: RunConfig) -> str:
-    """Write the command of a run for its record, with the names of local files and folders but not their paths."""
-    words = ["hf-tl train"]
-    for group in (config.model, config.data, config.strategy, config.training, config.hub):
-        for field in dataclasses.fields(group):
-            value = getattr(group, field.name)
-            if value != field.default and field.name not in ("output_dir", "overwrite_output_dir"):
-                is_path = isinstance(value, str) and Path(value).exists()
-                words.append(f"--{field.name} {Path(value).resolve().name if is_path else value}")
-    return " ".join(words)
-
-
 def _train_and_save(
     accelerator: "Accelerator",
     model: "PreTrainedModel",
@@ -202,6 +191,7 @@ def _train_and_save(
     from hf_tl.publish.hub import push
     from hf_tl.publish.record import build_record
     from hf_tl.publish.save import save_run
+    from hf_tl.publish.summary import announce, summarise
     from hf_tl.training.accelerator import start_trackers
     from hf_tl.training.loop import Training
 
@@ -210,7 +200,8 @@ def _train_and_save(
         return transforms.with_columns(data.image_column, data.label_column)
 
     model.to(accelerator.device)
-    _announce(accelerator, model, data, strategy)
+    if accelerator.is_main_process:
+        accelerator.print(announce(model, data, strategy, accelerator.num_processes))
     training = Training(
         accelerator,
         model,
@@ -259,47 +250,9 @@ def _train_and_save(
             accelerator.print(f"Pushing to {hub.push_to_hub} …")
             url = push(result.output_dir, hub.push_to_hub, private=hub.hub_private or None)
             result = dataclasses.replace(result, commit_url=url)
-        accelerator.print(summary(result))
+        accelerator.print(summarise(result.record, result.output_dir, result.commit_url))
     accelerator.wait_for_everyone()
     return result
-
-
-def summary(result: RunResult) -> str:
-    """Tell the end of a run: the accuracy, the time, what was trained, where the model lies and how to use it."""
-    from hf_tl.publish.card import duration, percent
-
-    record, folder = result.record, result.output_dir
-    model, test_images = record["model"], record["data"]["splits"]["test"]["images"]
-    seconds = record["seconds"]
-    lines = [
-        f"Test accuracy     {percent(result.test_accuracy)} of {test_images:,} images",
-        f"Time              {duration(seconds['total'])}, of which training {duration(seconds['train'])}",
-        f"Parameters        {model['parameters_trained']:,} trained, {model['parameters_frozen']:,} frozen",
-        f"Model and card    {folder}",
-        *([f"Published         {result.commit_url}"] if result.commit_url else []),
-        "Use it",
-        f"  hf-tl predict {folder} IMAGE",
-        f'  transformers.pipeline("image-classification", "{folder}")',
-        f'  model, transforms = hf_tl.load("{folder}")',
-        *([] if result.commit_url else ["Publish it", f"  hf-tl push {folder} USER/NAME"]),
-    ]
-    return "\n".join(lines)
-
-
-def _announce(accelerator: "Accelerator", model: "PreTrainedModel", data: "ImageData", strategy: Strategy) -> None:
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    accelerator.print(f"Data      {data.name}: {sizes} images, {len(data.labels)} classes")
-    for note in data.notes:
-        accelerator.print(f"          {note}")
-    architecture = getattr(model.config, "architecture", model.config.model_type)
-    accelerator.print(f"Model     {architecture}: {sum(p.numel() for p in model.parameters()):,} parameters")
-    spans = []
-    for phase in strategy.phases:
-        stages = phase.trainable_stages
-        which = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {stages}"
-        spans.append(f"{phase.epochs:.3g} epochs of {'the head' if stages == 1 else which}")
-    phases = ", then ".join(spans)
-    accelerator.print(f"Strategy  {strategy.name}: {phases}; {accelerator.num_processes} process(es)")
 
 
 def _output_dir(accelerator: "Accelerator", config: RunConfig, name: str | None = None) -> str:

@@ -4,12 +4,14 @@ It is published with the model, so it holds no path, token, user or host name.
 """
 
 import platform
+import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.config import TrainingConfig
+from hf_tl.config import RunConfig, TrainingConfig
 from hf_tl.strategy import Strategy
 from hf_tl.training.accelerator import describe_hardware
 
@@ -86,6 +88,18 @@ def config_record(record: Mapping[str, Any]) -> dict[str, Any]:
         "data": {key: record["data"][key] for key in ("name", "revision", "fingerprint")},
         "metrics": record["metrics"],
     }
+
+
+def describe_command(config: RunConfig) -> str:
+    """Write the command of a run for its record, with the names of local files and folders but not their paths."""
+    words = ["hf-tl train"]
+    for group in (config.model, config.data, config.strategy, config.training, config.hub):
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            if value != field.default and field.name not in ("output_dir", "overwrite_output_dir"):
+                is_path = isinstance(value, str) and Path(value).exists()
+                words.append(f"--{field.name} {Path(value).resolve().name if is_path else value}")
+    return " ".join(words)
 
 
 def _model(model: "PreTrainedModel", preprocessing: "Preprocessing") -> dict[str, Any]:

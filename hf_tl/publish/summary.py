@@ -1,0 +1,53 @@
+"""What a run says on the terminal, before and after."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.publish.card import duration, percent
+from hf_tl.strategy import Strategy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hf_tl.data.datasets import ImageData
+
+
+def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, processes: int) -> str:
+    """Tell what is going to be trained on what, and how."""
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    architecture = getattr(model.config, "architecture", model.config.model_type)
+    spans = []
+    for phase in strategy.phases:
+        stages = phase.trainable_stages
+        which = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {stages}"
+        spans.append(f"{phase.epochs:.3g} epochs of {'the head' if stages == 1 else which}")
+    return "\n".join(
+        [
+            f"Data      {data.name}: {sizes} images, {len(data.labels)} classes",
+            *(f"          {note}" for note in data.notes),
+            f"Model     {architecture}: {sum(p.numel() for p in model.parameters()):,} parameters",
+            f"Strategy  {strategy.name}: {', then '.join(spans)}"
+            + (f"; {processes} processes" if processes > 1 else ""),
+        ]
+    )
+
+
+def summarise(record: Mapping[str, Any], folder: Path, commit_url: str | None = None) -> str:
+    """Tell the end of a run: the accuracy, the time, what was trained, where the model lies and how to use it."""
+    model, seconds = record["model"], record["seconds"]
+    images, accuracy = record["data"]["splits"]["test"]["images"], record["metrics"]["test"]["accuracy"]
+    return "\n".join(
+        [
+            f"Test accuracy     {percent(accuracy)} of {images:,} images",
+            f"Time              {duration(seconds['total'])}, of which training {duration(seconds['train'])}",
+            f"Parameters        {model['parameters_trained']:,} trained, {model['parameters_frozen']:,} frozen",
+            f"Model and card    {folder}",
+            *([f"Published         {commit_url}"] if commit_url else []),
+            "Use it",
+            f"  hf-tl predict {folder} IMAGE",
+            f'  transformers.pipeline("image-classification", "{folder}")',
+            f'  model, transforms = hf_tl.load("{folder}")',
+            *([] if commit_url else ["Publish it", f"  hf-tl push {folder} USER/NAME"]),
+        ]
+    )
