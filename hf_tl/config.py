@@ -132,6 +132,9 @@ class TrainingConfig:
     resume_from_checkpoint: str | None = _flag(
         None, "go on from a checkpoint's folder, or from the newest whole one of --output_dir: auto"
     )
+    gradient_checkpointing: bool = _flag(
+        False, "compute the activations of trained stages again in the backward pass: less memory, more time"
+    )
     dataloader_num_workers: int = _flag(0, "processes that decode images beside each training process")
     report_to: str = _flag("auto", "tracker: tensorboard, wandb, trackio, none; auto is tensorboard where installed")
     cpu_threads: int | None = _flag(None, "threads of each process on a CPU; all cores shared equally by default")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
-from hf_tl.backbones.stages import list_stages, trainable_parameters
+from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import Transforms
 from hf_tl.errors import CheckpointError, TrainingError, name_some
@@ -23,6 +23,7 @@ from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
 from hf_tl.training.loss import training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
+from hf_tl.training.recompute import recomputed_activations
 from hf_tl.training.state import (
     Restored,
     TrainingLog,
@@ -168,19 +169,20 @@ class Training:
         trained = [stage.name for stage in self.stages if stage not in frozen_stages]
         progress.set_description(f"phase {index + 1}/{len(self.strategy.phases)}: {_short(trained)}")
         evaluations_without_gain = 0
-        for loss in self._steps(wrapped, optimizer, schedule, loader, phase):
-            self.state.step += 1
-            self.state.losses.append(loss)
-            self.state.phase_seconds = before + time.perf_counter() - start
-            progress.update()
-            is_epoch_end = self._epochs(self.state.step) > self._epochs(self.state.step - 1)
-            if is_epoch_end or self.state.step == end:
-                is_best = self._evaluate(index, phase, float(schedule.get_last_lr()[0]), progress)
-                evaluations_without_gain = 0 if is_best else evaluations_without_gain + 1
-            if phase.patience is not None and evaluations_without_gain >= phase.patience:
-                break
-            if self.state.step < end:
-                self._checkpoint_if_due(is_epoch_end, optimizer, schedule)
+        with self._recomputed(frozen_stages):
+            for loss in self._steps(wrapped, optimizer, schedule, loader, phase):
+                self.state.step += 1
+                self.state.losses.append(loss)
+                self.state.phase_seconds = before + time.perf_counter() - start
+                progress.update()
+                is_epoch_end = self._epochs(self.state.step) > self._epochs(self.state.step - 1)
+                if is_epoch_end or self.state.step == end:
+                    is_best = self._evaluate(index, phase, float(schedule.get_last_lr()[0]), progress)
+                    evaluations_without_gain = 0 if is_best else evaluations_without_gain + 1
+                if phase.patience is not None and evaluations_without_gain >= phase.patience:
+                    break
+                if self.state.step < end:
+                    self._checkpoint_if_due(is_epoch_end, optimizer, schedule)
         self._prove_frozen(index, frozen)
         self.state.log.phases.append(
             {
@@ -199,6 +201,11 @@ class Training:
         self.accelerator.free_memory(wrapped, optimizer, loader)
         if end < self.phase_ends[-1]:
             self._checkpoint_if_due(True, None, None)
+
+    def _recomputed(self, frozen_stages: tuple[Stage, ...]) -> contextlib.AbstractContextManager[Any]:
+        if not self.config.gradient_checkpointing:
+            return contextlib.nullcontext()
+        return recomputed_activations(self.model, [stage for stage in self.stages if stage not in frozen_stages])
 
     def _steps(
         self, model: nn.Module, optimizer: Any, schedule: Any, loader: DataLoader, phase: Phase

@@ -1,0 +1,87 @@
+"""Gradient checkpointing of the trained stages: their activations are computed again in the backward pass.
+
+Frozen stages keep no activations, so nothing is saved there. Each outermost module of a trained stage (a ViT's block, a
+ResNet's layer) is one segment (Chen et al. 2016, https://arxiv.org/abs/1604.06174), without reentrant autograd.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from hf_tl.backbones.stages import Stage
+
+
+@contextmanager
+def recomputed_activations(model: nn.Module, stages: Sequence[Stage]) -> Iterator[list[str]]:
+    """Recompute the activations of `stages` in backward passes, while the context is open.
+
+    BatchNorm counts each batch once: when a segment runs again, its statistics stay.
+
+    Args:
+        model: in training.
+        stages: the trained ones; the head is left out, there is nothing to save in it.
+
+    Yields:
+        The names of the modules that are computed again.
+    """
+    modules = dict(model.named_modules())
+    names = [name for stage in stages if stage.name != "head" for name in _outermost(stage, modules)]
+    for name in names:
+        module = modules[name]
+        module.__dict__["forward"] = functools.partial(_checkpointed, module)
+    try:
+        yield names
+    finally:
+        for name in names:
+            del modules[name].__dict__["forward"]
+
+
+def _outermost(stage: Stage, modules: dict[str, nn.Module]) -> list[str]:
+    """Name the largest modules of a stage that are called as such: lists only hold others."""
+    own = [name for name in stage.module_names if not isinstance(modules[name], nn.ModuleList | nn.ModuleDict)]
+    inside = set(own)
+    return [
+        name
+        for name in own
+        if not any(parent in inside for parent in _parents(name)) and any(True for _ in modules[name].parameters())
+    ]
+
+
+def _parents(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def _checkpointed(module: nn.Module, *arguments: Any, **options: Any) -> Any:
+    forward = functools.partial(type(module).forward, module)
+    if not module.training:
+        return forward(*arguments, **options)
+    contexts = functools.partial(_contexts, module)
+    return checkpoint(forward, *arguments, use_reentrant=False, context_fn=contexts, **options)
+
+
+def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _kept_statistics(module)
+
+
+@contextmanager
+def _kept_statistics(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorm normalise by the batch without counting it: with momentum 0 the statistics stay as they are."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+            norm.momentum = momentum
+            if count is not None and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.copy_(count)
