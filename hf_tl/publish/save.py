@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.errors import ConfigError, SaveError, name_some
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "run.json"
 """Written last: a folder without it holds no finished run."""
+MODEL_FILES = (
+    "config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json", "README.md",
+    HISTORY_FIGURE, STAGES_FIGURE,
+)  # fmt: skip
+"""What an earlier run may have left: the image processor of another model would be taken for this one's."""
 LOCAL_KEYS = ("_name_or_path", "_commit_hash")
 LOCAL_PRETRAINED_KEYS = ("file", "source")
 """Where a timm checkpoint was read from on this machine; not to be published."""
@@ -81,8 +87,9 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume:
         ConfigError: it holds another run or model, is a file, or cannot be written to.
     """
     folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--output_dir {folder} is a file; name a folder")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"--output_dir {folder} cannot be made: {nearest} is a file; name a folder")
     held = [name for name in (RECORD_FILE, "config.json", "model.safetensors") if (folder / name).exists()]
     if held and not overwrite:
         raise ConfigError(
@@ -94,7 +101,6 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume:
             f"--output_dir {folder} holds a run that is not finished; go on with --resume_from_checkpoint auto, name "
             "another folder, or start anew with --overwrite_output_dir"
         )
-    nearest = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
     try:
         with tempfile.TemporaryFile(dir=nearest):
             pass
@@ -111,11 +117,12 @@ def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     with _quiet():
-        loaded = AutoModelForImageClassification.from_pretrained(folder).eval()
+        loaded, report = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
+        loaded.eval()
         processor = AutoImageProcessor.from_pretrained(folder)
     saved, expected = loaded.state_dict(), model.state_dict()
-    changed = [name for name in expected if name not in saved or not torch.equal(saved[name], expected[name].cpu())]
-    if changed:
+    changed = {name for name in expected if name not in saved or not torch.equal(saved[name], expected[name].cpu())}
+    if changed := sorted(changed | set(report["missing_keys"]) | set(report["unexpected_keys"])):
         raise SaveError(f"the saved weights are not those in memory: {name_some(changed)}")
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if (names := [loaded.config.id2label[index] for index in range(len(labels))]) != labels:
@@ -169,6 +176,7 @@ def _timm_config(model: "PreTrainedModel") -> dict[str, Any]:
     return {
         **config,
         "architectures": [type(model).__name__],
+        "dtype": str(model.dtype).removeprefix("torch."),
         "num_classes": len(labels),
         "label_names": labels,
         "pretrained_cfg": settings,
@@ -185,11 +193,13 @@ def _committed(folder: Path) -> Iterator[Path]:
         raise SaveError(f"{folder} cannot be written to: {error.strerror}; nothing was saved") from error
     try:
         yield partial
-        (folder / RECORD_FILE).unlink(missing_ok=True)
+        for name in (RECORD_FILE, *MODEL_FILES):
+            (folder / name).unlink(missing_ok=True)
         for file in sorted(partial.iterdir(), key=lambda path: path.name == RECORD_FILE):
             os.replace(file, folder / file.name)
-    except OSError as error:
-        raise SaveError(f"{folder} could not be written: {error.strerror or error}; the run was not saved") from error
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise SaveError(f"{folder} could not be written: {cause}; the run was not saved") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -105,7 +105,7 @@ def test_a_folder_is_described_without_its_weights(form: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["timm:restnet50", "./no_folder"])
 def test_no_such_model(name: str) -> None:
-    with pytest.raises(ModelError, match="resnet50|no_folder"):
+    with pytest.raises(ModelError, match=r"resnet50|no_folder"):
         describe_stages(name)
 
 

@@ -241,5 +241,5 @@ def test_truncated_files(suffix: str, kept: int, tmp_path: Path) -> None:
 
 def test_a_bad_weights_file_stops_the_loading(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_text("nothing")
-    with pytest.raises(ModelError, match="--weights w.pth"):
+    with pytest.raises(ModelError, match=r"--weights w\.pth"):
         load_backbone("timm:test_resnet", ["a", "b"], weights=str(tmp_path / "w.pth"))
