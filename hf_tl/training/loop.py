@@ -1,6 +1,7 @@
 """The Accelerate loop: the phases of a strategy, one after another."""
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -168,7 +169,7 @@ class Training:
         self._restore_phase(optimizer, schedule)
         trained = [stage.name for stage in self.stages if stage not in frozen_stages]
         progress.set_description(f"phase {index + 1}/{len(self.strategy.phases)}: {_short(trained)}")
-        evaluations_without_gain = 0
+        evaluations_without_gain = _evaluations_without_gain(self.state.log, index)
         with self._recomputed(frozen_stages):
             for loss in self._steps(wrapped, optimizer, schedule, loader, phase):
                 self.state.step += 1
@@ -198,6 +199,8 @@ class Training:
         # a phase that stopped early leaves the rest of its span out
         progress.update(end - self.state.step)
         self.state.step, self.state.frozen_digest, self.state.phase_seconds = end, None, 0.0
+        # mixed precision patches `forward`, and would do so once more in the next phase
+        self.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
         self.accelerator.free_memory(wrapped, optimizer, loader)
         if end < self.phase_ends[-1]:
             self._checkpoint_if_due(True, None, None)
@@ -210,7 +213,7 @@ class Training:
     def _steps(
         self, model: nn.Module, optimizer: Any, schedule: Any, loader: DataLoader, phase: Phase
     ) -> Iterator[float]:
-        """Train over the loader, and yield the loss after each optimizer step, averaged over its images here."""
+        """Train over the loader, and yield the loss after each optimizer step, averaged over all its images."""
         model.train()
         losses: list[Tensor] = []
         indices: list[int] = []
@@ -223,34 +226,31 @@ class Training:
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     norm = self.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
-                    self._check_finite(torch.stack(losses), norm, indices)
+                    mean_loss = self._check_finite(torch.stack(losses).mean(), norm, indices)
                 optimizer.step()
                 if self.accelerator.sync_gradients and not self.accelerator.optimizer_step_was_skipped:
                     schedule.step()
                 optimizer.zero_grad()
             if self.accelerator.sync_gradients:
-                yield torch.stack(losses).mean().item()
+                yield mean_loss
                 losses, indices = [], []
 
-    def _check_finite(self, losses: Tensor, norm: Tensor | None, indices: list[int]) -> None:
-        """Stop before the optimizer step where a loss or a gradient is no number.
+    def _check_finite(self, loss: Tensor, norm: Tensor | None, indices: list[int]) -> float:
+        """Average the loss over the processes, and stop before the optimizer step where it or a gradient is no number.
 
-        Gradients are summed over the processes, so all of them come here together. Under fp16 a gradient that overflows
-        is usual: the scaler leaves the step out.
+        The mean tells all processes of a loss on one of them; gradients are summed before. Under fp16 a gradient that
+        overflows is usual: the scaler leaves the step out.
         """
-        is_finite_loss = bool(torch.isfinite(losses).all())
-        if norm is None or self.accelerator.mixed_precision == "fp16":
-            is_finite = is_finite_loss
-        else:
-            is_finite = bool(torch.isfinite(norm))
-        if is_finite and is_finite_loss:
-            return
+        mean_loss = float(self.accelerator.reduce(loss, "mean"))
+        is_finite_gradient = norm is None or self.accelerator.mixed_precision == "fp16" or bool(torch.isfinite(norm))
+        if math.isfinite(mean_loss) and is_finite_gradient:
+            return mean_loss
         from accelerate.utils import gather_object
 
-        everywhere = gather_object([(is_finite_loss, indices)]) if norm is not None else [(is_finite_loss, indices)]
+        everywhere = gather_object([(bool(torch.isfinite(loss)), indices)])
         suspects = [index for is_good, seen in everywhere if not is_good for index in seen]
         suspects = suspects or [index for _, seen in everywhere for index in seen]
-        what = "a gradient" if is_finite_loss else "the loss"
+        what = "a gradient" if math.isfinite(mean_loss) else "the loss"
         raise TrainingError(
             f"{what} is not finite in step {self.state.step + 1}; the weights are as they were before it. "
             f"The images of that batch, by their row in the training split: {name_some(sorted(suspects), 64)}. "
@@ -261,11 +261,11 @@ class Training:
         """Measure on the validation images, write it down, and keep the weights if they are the best so far."""
         images = self.validation_images.with_transform(self.transforms_of(phase).eval)
         config = self.config
+        self._share_statistics()
         metrics = measure(
             self.accelerator, self.model, images, config.per_device_eval_batch_size, config.dataloader_num_workers
         )
-        losses = torch.tensor(self.state.losses, device=self.accelerator.device)
-        train_loss = self.accelerator.gather(losses.mean()[None]).mean().item()
+        train_loss = math.fsum(self.state.losses) / len(self.state.losses)
         epoch = self.state.step * self.images_per_step / len(self.train_images)
         log = self.state.log
         entry = {"phase": index, "epoch": round(epoch, 4), "learning_rate": rate, "train_loss": train_loss}
@@ -279,6 +279,14 @@ class Training:
             log.best = {"phase": index, "epoch": entry["epoch"], "validation": metrics}
             self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._trained_tensors().items()}
         return is_best
+
+    def _share_statistics(self) -> None:
+        """Give all processes the statistics of the main one, as DistributedDataParallel does before each forward."""
+        from accelerate.utils import broadcast
+
+        buffers = dict(self.model.named_buffers())
+        for name, shared in broadcast(buffers).items():
+            buffers[name].copy_(shared)
 
     def _prove_frozen(self, index: int, before: str) -> None:
         after = digest(frozen_tensors(self.model))
@@ -385,6 +393,8 @@ class Training:
             collate_fn=collate_views,
             num_workers=self.config.dataloader_num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
+            # of its own, because beginning to iterate draws a number, which would change those that dropout draws
+            generator=torch.Generator().manual_seed(self.config.seed),
         )
 
     def _epochs(self, step: int) -> int:
@@ -394,6 +404,14 @@ class Training:
 def _quality(metrics: dict[str, float]) -> tuple[float, float]:
     """Order by accuracy, and among equals by loss."""
     return metrics["accuracy"], -metrics["loss"]
+
+
+def _evaluations_without_gain(log: TrainingLog, index: int) -> int:
+    """Count the evaluations of a phase since the best one of all, as a run that goes on must."""
+    epochs = [entry["epoch"] for entry in log.history if entry["phase"] == index]
+    if log.best is None or log.best["phase"] != index:
+        return len(epochs)
+    return sum(epoch > log.best["epoch"] for epoch in epochs)
 
 
 def _short(names: list[str]) -> str:

@@ -38,7 +38,7 @@ class TrainingState:
     step: int = 0
     """Optimizer steps done; it tells the phase and the place in the stream of images."""
     losses: list[float] = field(default_factory=list)
-    """Of the steps since the last evaluation, on the main process."""
+    """Of the steps since the last evaluation, each over all its images."""
     frozen_digest: str | None = None
     """Of the tensors that the current phase freezes, at its start; None between phases."""
     phase_seconds: float = 0.0

@@ -1,0 +1,215 @@
+"""A training of seconds, for the tests and for the processes that they start and kill."""
+
+import copy
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import ClassLabel, Dataset, Features, Image
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from hf_tl.backbones.freezing import frozen_tensors
+from hf_tl.backbones.load import load_backbone
+from hf_tl.config import TrainingConfig
+from hf_tl.data.images import ImageTransform, Transforms, collate
+from hf_tl.errors import HfTlError
+from hf_tl.strategy import Phase, Strategy
+from hf_tl.training.loop import Training
+from hf_tl.training.trainer import StrategyCallback
+from hf_tl.training.views import ImageStream
+
+LABELS = ["cat", "dog", "owl"]
+SIDE, IMAGES = 32, 14
+HEAD = Phase(1, 1, 0.05)
+PHASES = {
+    # at 4 images a step: steps 1 to 4, 5 to 11 and 12 to 14; epochs end within batches and within phases
+    "gradual": (HEAD, Phase(2, 2, 0.02, layer_decay=0.5), Phase(1, 1, 0.02, norm="adapt")),
+    # nothing depends on how a batch is split: all norms keep their statistics
+    "norms frozen": (HEAD, Phase(1, 2, 0.02, norm="affine"), HEAD),
+    "patient": (Phase(1, 6, 0.05, patience=3),),
+}
+
+
+@dataclass
+class Run:
+    """What a process is asked to do; travels as JSON."""
+
+    output: str
+    phases: str = "gradual"
+    config: dict[str, Any] = field(default_factory=dict)
+    """Of `TrainingConfig` or `TrainingArguments`."""
+    seed: int = 0
+    """Of the random numbers before the run: what does not depend on it came from a checkpoint."""
+    dropout: float = 0.2
+    fault: str = ""
+    """`image`: image 5 is of one colour, so that it becomes NaN when it is divided by its own deviation; `loss`: its
+    class has the logit minus infinity, and all gradients are finite; `gradient`: one is NaN in the last process."""
+    way: str = "loop"
+    """Or `trainer`."""
+    signal_at: tuple[int, int, int] | None = None
+    """A step, a rank and a signal that it sends to itself after that step."""
+    accelerator: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `Accelerator`."""
+
+    @property
+    def strategy(self) -> Strategy:
+        return Strategy(self.phases, PHASES[self.phases])
+
+
+FLAT = 5
+
+
+def make_images(run: Run) -> Dataset:
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
+    if run.fault in ("image", "loss"):
+        pixels[FLAT] = 128
+    features = Features(image=Image(), label=ClassLabel(names=LABELS))
+    return Dataset.from_dict({"image": list(pixels), "label": [i % 3 for i in range(IMAGES)]}, features=features)
+
+
+def make_transforms(run: Run) -> Transforms:
+    def standardize(image: Tensor) -> Tensor:
+        centred = image - image.mean()
+        return centred if run.fault == "loss" else centred / centred.std()
+
+    plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), standardize]
+    random = [v2.RandomResizedCrop(SIDE, scale=(0.5, 1)), v2.RandomHorizontalFlip()]
+    return Transforms(ImageTransform(v2.Compose([*random, *plain])), ImageTransform(v2.Compose(plain)))
+
+
+def make_model(run: Run) -> nn.Module:
+    set_seed(0)
+    model, _ = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False, image_size=SIDE)
+    model.timm_model.drop_rate = run.dropout
+    set_seed(run.seed)
+    if run.fault == "loss":
+        model.register_forward_hook(_make_the_loss_infinite, with_kwargs=True)
+    is_last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
+    if run.fault == "gradient" and is_last:
+        calls = iter(range(100))
+        model.timm_model.fc.bias.register_hook(lambda grad: grad * float("nan") if next(calls) == 5 else grad)
+    return model
+
+
+def _make_the_loss_infinite(model: nn.Module, _: Any, arguments: dict[str, Tensor], output: Any) -> Any:
+    is_flat = arguments["pixel_values"].abs().amax((1, 2, 3)) < 1e-3
+    if model.training:
+        is_class = torch.arange(len(LABELS)) == FLAT % len(LABELS)
+        output.logits = output.logits.masked_fill(is_flat[:, None] & is_class, -torch.inf)
+    return output
+
+
+class Stopped(Exception):
+    """Stands for a kill, within the process."""
+
+
+class RecordedTraining(Training):
+    """Keeps what a run did, and can stop as if it were killed."""
+
+    run_of: Run
+    stop: int | None = None
+
+    def record(self, run: Run, stop: int | None = None) -> Self:
+        self.run_of, self.stop = run, stop
+        self.seen: dict[int, list[int]] = {}
+        self.pixels: dict[int, list[Tensor]] = {}
+        self.weights: dict[int, dict[str, Tensor]] = {}
+        self.frozen: dict[int, set[str]] = {}
+        return self
+
+    def _steps(self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, phase: Phase) -> Iterator[float]:
+        self.weights.setdefault(self.state.step, snapshot(self.model))
+        for loss in super()._steps(model, optimizer, schedule, self._watched(loader), phase):
+            step = self.state.step + 1
+            self.weights[step], self.frozen[step] = snapshot(self.model), set(frozen_tensors(self.model))
+            self.optimizer = copy.deepcopy(optimizer.state_dict())
+            yield loss
+            self._interrupt(step)
+
+    def _watched(self, loader: Any) -> Iterator[dict[str, Tensor]]:
+        for batch in loader:
+            self.seen.setdefault(self.state.step + 1, []).extend(batch["index"].tolist())
+            self.pixels.setdefault(self.state.step + 1, []).extend(batch["pixel_values"])
+            yield batch
+
+    def _interrupt(self, step: int) -> None:
+        """Between two steps, when a checkpoint that was due has been written."""
+        if self.stop == step:
+            raise Stopped
+        if self.run_of.signal_at is not None:
+            at, rank, number = self.run_of.signal_at
+            if step == at and self.accelerator.process_index == rank:
+                os.kill(os.getpid(), number)
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def make_training(
+    run: Run, stop: int | None = None, kind: type[RecordedTraining] = RecordedTraining
+) -> RecordedTraining:
+    config = TrainingConfig(
+        output_dir=run.output, **{"per_device_train_batch_size": 4, "report_to": "none", **run.config}
+    )
+    accelerator = Accelerator(
+        cpu=True, gradient_accumulation_steps=config.gradient_accumulation_steps, **run.accelerator
+    )
+    images, transforms = make_images(run), make_transforms(run)
+    training = kind(
+        accelerator, make_model(run), run.strategy, lambda _: transforms, images, images, config, "of the test's images"
+    )
+    return training.record(run, stop)
+
+
+def train(run: Run, stop: int | None = None, kind: type[RecordedTraining] = RecordedTraining) -> RecordedTraining:
+    training = make_training(run, stop, kind)
+    if training.config.resume_from_checkpoint is not None:
+        training.restore(training.config.resume_from_checkpoint)
+    training.run()
+    return training
+
+
+def result_of(training: RecordedTraining) -> dict[str, Any]:
+    """Give all that must not depend on an interruption: the last steps' weights, optimizer and random state, the log."""
+    log = asdict(training.state.log)
+    times = {"seconds": None}
+    last = max(training.weights)
+    return {
+        "last step": last,
+        "weights": training.weights[last],
+        "best weights": snapshot(training.model),
+        "log": {
+            "history": [{**entry, **times} for entry in log["history"]],
+            "phases": [{**entry, **times} for entry in log["phases"]],
+            "best": log["best"],
+        },
+        "optimizer": training.optimizer,
+        "random state": torch.get_rng_state(),
+    }
+
+
+def differences(a: Any, b: Any, name: str = "") -> list[str]:
+    """Name where two nested results differ in a single bit."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        is_same = a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+        return [] if is_same else [name]
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = [*a, *(key for key in b if key not in a)]
+        return [found for key in keys for found in differences(a.get(key), b.get(key), f"{name}/{key}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [found for i, (x, y) in enumerate(zip(a, b, strict=True)) for found in differences(x, y, f"{name}/{i}")]
+    return [] if a == b else [name]
