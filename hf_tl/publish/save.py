@@ -122,8 +122,9 @@ def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder:
         processor = AutoImageProcessor.from_pretrained(folder)
     saved, expected = loaded.state_dict(), model.state_dict()
     changed = {name for name in expected if name not in saved or not torch.equal(saved[name], expected[name].cpu())}
-    if changed := sorted(changed | set(report["missing_keys"]) | set(report["unexpected_keys"])):
-        raise SaveError(f"the saved weights are not those in memory: {name_some(changed)}")
+    changed |= {*report["missing_keys"], *report["unexpected_keys"]}
+    if changed:
+        raise SaveError(f"the saved weights are not those in memory: {name_some(sorted(changed))}")
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if (names := [loaded.config.id2label[index] for index in range(len(labels))]) != labels:
         raise SaveError(f"the saved labels are {name_some(names)}; expected {name_some(labels)}")
