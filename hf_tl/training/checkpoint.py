@@ -43,7 +43,7 @@ def write_checkpoint(folder: Path, step: int, write_files: Callable[[Path], None
         partial.mkdir()
         write_files(partial)
         write_manifest(partial)
-        if final.exists():  # of a run that went back to an earlier step
+        if final.exists():  # this run went back to an earlier checkpoint, which is still there
             shutil.rmtree(final)
         os.rename(partial, final)
         _flush(folder)
@@ -53,8 +53,10 @@ def write_checkpoint(folder: Path, step: int, write_files: Callable[[Path], None
             f"the checkpoint {final} could not be written: {error.strerror or error}; those before it are untouched. "
             "Free space or name another --output_dir, then go on with --resume_from_checkpoint auto"
         ) from error
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    checkpoints = list_checkpoints(folder)
+    place = checkpoints.index(final) + 1
+    for other in checkpoints[: max(0, place - keep)] + checkpoints[place:]:  # later ones: from before it went back
+        shutil.rmtree(other)
     return final
 
 

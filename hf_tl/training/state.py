@@ -1,5 +1,6 @@
 """What a training must remember to go on as if nothing had happened."""
 
+import io
 import json
 import random
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hf_tl.errors import CheckpointError
@@ -64,13 +65,23 @@ def write_state(
         best: the same tensors at the best evaluation so far.
         optimizer: states of optimizer, schedule and gradient scaler; None between phases.
         random_states: of each process, in order.
+
+    Raises:
+        OSError: the disk is full or read-only.
     """
     (folder / STATE).write_text(json.dumps({"identity": identity, **asdict(state)}, indent=1), encoding="utf-8")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
-    save_file({name: tensor.contiguous() for name, tensor in best.items()}, folder / BEST)
-    torch.save(random_states, folder / RANDOM)
+    # Python writes the bytes: the libraries hide the cause where the disk is full
+    (folder / WEIGHTS).write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in weights.items()}))
+    (folder / BEST).write_bytes(save({name: tensor.contiguous() for name, tensor in best.items()}))
+    (folder / RANDOM).write_bytes(_pickled(random_states))
     if optimizer is not None:
-        torch.save(dict(optimizer), folder / OPTIMIZER)
+        (folder / OPTIMIZER).write_bytes(_pickled(dict(optimizer)))
+
+
+def _pickled(content: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
 
 
 @dataclass(frozen=True)
