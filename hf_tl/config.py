@@ -1,12 +1,14 @@
 """One small dataclass a concern. Command-line flags and YAML keys are generated from their fields."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from hf_tl.errors import ConfigError
-from hf_tl.strategy import Augmentation, Norm, Strategy
+from hf_tl.recipes import recipe_for
+from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Strategy
 
-StrategyName = Literal["transfer", "finetune", "full", "scratch"]
+StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch"]
 
 DEMO_MODEL = "timm:tf_efficientnet_lite0"
 """What `hf-tl train` runs on without `--model`, with the weights that the `[demo]` extra installs."""
@@ -61,59 +63,100 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class StrategyConfig:
-    """What is trained, for how long, at which rate. A value that is not given is the strategy's own."""
+    """What is trained, for how long, at which rate. A value that is not given follows the size of the data."""
 
     strategy: StrategyName = _flag(
         "transfer",
-        "transfer: the head; finetune: head first, then the last stages too; full: everything; scratch: random weights",
+        "transfer: the head; finetune: head first, then the last stages too; gradual: one stage after another from the "
+        "top; full: everything; scratch: random weights",
     )
-    trainable_stages: int | None = _flag(None, "stages to train, the head included (finetune: 2 by default)")
+    phases: str | None = _flag(None, "YAML file with phases of your own, instead of a strategy's; or their list itself")
+    trainable_stages: int | None = _flag(
+        None, "stages to train, the head included (finetune: 2 by default; gradual: 4, then all)"
+    )
     num_train_epochs: float | None = _flag(None, "passes over the training images, over all phases")
     learning_rate: float | None = _flag(None, "peak rate of the head")
+    find_learning_rate: bool = _flag(False, "choose the head's rate by a short sweep on features of the frozen network")
     backbone_learning_rate: float | None = _flag(None, "peak rate of the last trained stage of the backbone")
     layer_decay: float | None = _flag(None, "each earlier trained stage gets this fraction of the rate of the next")
     norm: Norm | None = _flag(
         None, "norms of frozen stages: frozen, affine (train scale and shift), adapt (statistics)"
     )
+    batch_norm: BatchNorm | None = _flag(None, "statistics of BatchNorm in trained stages: update or keep")
     weight_decay: float | None = _flag(None, "decoupled weight decay")
-    augmentation: Augmentation | None = _flag(None, "none, light, medium or strong; the strategy's own by default")
+    warmup_ratio: float | None = _flag(None, "part of each phase over which the rate rises from zero")
+    augmentation: Augmentation | None = _flag(None, "none, light, medium or strong")
+    mixup: float | None = _flag(None, "alpha of mixup; 0 is none")
+    cutmix: float | None = _flag(None, "alpha of CutMix; 0 is none")
     label_smoothing: float | None = _flag(None, "part of each label spread over all classes")
+    ema_decay: float | None = _flag(None, "evaluate and keep an exponential moving average of the weights; 0 is none")
+    class_weights: ClassWeights | None = _flag(None, "balanced: rare classes count for more in the loss")
+    balanced_sampling: bool = _flag(False, "draw every class equally often")
+    patience: int | None = _flag(None, "end a phase after so many evaluations without a new best")
 
-    def build(self, head_stages: int = 1) -> Strategy:
-        """Build the strategy.
+    def build(self, head_stages: int = 1, images: int = 10_000, *, pretrained: bool = True) -> Strategy:
+        """Build the strategy: its defaults for the size of the data (`hf_tl.recipes`), and the flags that are given.
 
         Args:
             head_stages: how many trailing stages count as the head.
+            images: in the training split.
+            pretrained: whether the network starts from trained weights.
 
         Raises:
             ConfigError: a flag that the strategy does not take.
         """
-        recipe: dict[str, Any] = {
-            "epochs": self.num_train_epochs,
-            "learning_rate": self.learning_rate,
-            "backbone_learning_rate": self.backbone_learning_rate,
-            "layer_decay": self.layer_decay,
-            "norm": self.norm,
-            "weight_decay": self.weight_decay,
-            "augmentation": self.augmentation,
-            "label_smoothing": self.label_smoothing,
-        }
-        recipe = {key: value for key, value in recipe.items() if value is not None}
+        values = {name: getattr(self, name) for name in _RECIPE}
+        given = {name: value for name, value in values.items() if value is not None and value is not False}
+        if self.phases is not None:
+            self._check_alone(given)
+            return Strategy.from_yaml(self.phases)
         if self.strategy not in get_args(StrategyName):
             raise ConfigError(f"--strategy {self.strategy} is not one of {', '.join(get_args(StrategyName))}")
-        if self.trainable_stages is not None and self.strategy != "finetune":
-            raise ConfigError(f"--trainable_stages goes with --strategy finetune, and it is {self.strategy}")
+        self._check_learning_rate()
+        trainable = self.trainable_stages
+        if trainable is not None and self.strategy not in ("finetune", "gradual"):
+            raise ConfigError(f"--trainable_stages goes with --strategy finetune or gradual, and it is {self.strategy}")
+        if trainable is not None and trainable <= head_stages:
+            raise ConfigError(
+                f"--strategy {self.strategy} trains the head and at least one stage more: --trainable_stages must be "
+                f"at least {head_stages + 1}, found {trainable}; --strategy transfer trains the head alone"
+            )
+        stages = None if trainable is None else trainable - head_stages
+        defaults = recipe_for(self.strategy, images, pretrained=pretrained, augmentation=self.augmentation)
+        recipe = {**defaults, **{_RECIPE[name]: value for name, value in given.items()}}
+        recipe["ema_decay"] = recipe.get("ema_decay") or None
         if self.strategy == "transfer":
             return Strategy.transfer(head_stages=head_stages, **recipe)
         if self.strategy == "finetune":
-            trainable = head_stages + 1 if self.trainable_stages is None else self.trainable_stages
-            if trainable <= head_stages:
-                raise ConfigError(
-                    f"--strategy finetune trains the head and at least one stage more: --trainable_stages must be at "
-                    f"least {head_stages + 1}, found {trainable}; --strategy transfer trains the head alone"
-                )
-            return Strategy.finetune(trainable - head_stages, head_stages=head_stages, **recipe)
+            return Strategy.finetune(stages or 1, head_stages=head_stages, **recipe)
+        if self.strategy == "gradual":
+            return Strategy.gradual(stages, head_stages=head_stages, **recipe)
         return Strategy.full(**recipe) if self.strategy == "full" else Strategy.scratch(**recipe)
+
+    def _check_alone(self, given: Mapping[str, Any]) -> None:
+        others = [*given, *(["trainable_stages"] if self.trainable_stages is not None else [])]
+        others += ["find_learning_rate"] if self.find_learning_rate else []
+        others += ["strategy"] if self.strategy != type(self).strategy else []
+        if others:
+            flags = ", ".join(f"--{name}" for name in others)
+            raise ConfigError(f"--phases tells all of the strategy: leave out {flags}, or write it into the phases")
+
+    def _check_learning_rate(self) -> None:
+        if self.find_learning_rate and self.learning_rate is not None:
+            raise ConfigError("--find_learning_rate chooses the rate that --learning_rate gives: leave one of them out")
+        if self.find_learning_rate and self.strategy == "scratch":
+            raise ConfigError("--find_learning_rate needs pretrained features, and --strategy scratch has none")
+
+
+_RECIPE = {"num_train_epochs": "epochs"} | {
+    name: name
+    for name in (
+        "learning_rate", "backbone_learning_rate", "layer_decay", "norm", "batch_norm", "weight_decay", "warmup_ratio",
+        "augmentation", "mixup", "cutmix", "label_smoothing", "ema_decay", "class_weights", "balanced_sampling",
+        "patience",
+    )
+}  # fmt: skip
+"""Flags of a strategy's recipe, and what `Strategy` calls them."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +169,10 @@ class TrainingConfig:
     per_device_train_batch_size: int = _flag(32, "images a step on each device")
     per_device_eval_batch_size: int = _flag(64, "images a step in evaluation")
     gradient_accumulation_steps: int = _flag(1, "steps whose gradients are added up before an update")
+    auto_find_batch_size: bool = _flag(
+        False, "halve the batches, and accumulate twice as many, until a step fits into the memory of a GPU"
+    )
+    test_time_flip: bool = _flag(False, "measure with the mean of the logits of each image and its mirror image")
     max_grad_norm: float = _flag(1.0, "gradients are scaled down to this norm")
     save_steps: int | None = _flag(None, "optimizer steps between checkpoints; one after each epoch by default")
     save_total_limit: int = _flag(2, "checkpoints to keep; 0 writes none until SIGTERM")

@@ -4,66 +4,15 @@ Everything else reads the phases: freezing, the Accelerate loop, the Trainer cal
 and the card. Nothing has a notion of its own of a "mode".
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from pathlib import Path
+from typing import Any, Self
 
-from hf_tl.errors import ConfigError
+from hf_tl.errors import ConfigError, name_some
+from hf_tl.phase import Augmentation, BatchNorm, ClassWeights, Norm, Phase, TrainableStages
 
-Norm = Literal["frozen", "affine", "adapt"]
-TrainableStages = int | str | tuple[str, ...]
-Augmentation = Literal["none", "light", "medium", "strong"]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A span of training with one set of trainable stages and one recipe.
-
-    Raises:
-        ConfigError: a value is outside its range.
-    """
-
-    trainable_stages: TrainableStages
-    """How many trailing stages train (1 is the head), `"all"`, or stages by name (see `stages.select_stages`)."""
-    epochs: float
-    """Passes over the training data; a fraction is allowed."""
-    learning_rate: float
-    """Peak rate of the head; AdamW with warm-up and cosine decay to zero."""
-    backbone_learning_rate: float | None = None
-    """Peak rate of the last trained backbone stage; the head's where it is None."""
-    layer_decay: float = 1.0
-    """Each earlier trained backbone stage gets this fraction of the rate of the stage after it."""
-    norm: Norm = "frozen"
-    """What the norms of frozen stages do: nothing, train scale and shift, or also update their statistics."""
-    weight_decay: float = 0.05
-    """Decoupled weight decay of AdamW; norms and biases have none."""
-    warmup_ratio: float = 0.1
-    """The part of the phase's steps over which the rate rises from zero."""
-    augmentation: Augmentation = "light"
-    """The preset of random changes to training images; see `hf_tl.data.augmentation`."""
-    patience: int | None = None
-    """The phase ends after so many evaluations (one an epoch) in a row without a new best; never where it is None."""
-    label_smoothing: float = 0.0
-    """The part of each label's probability that is spread over all classes."""
-
-    def __post_init__(self) -> None:
-        stages = self.trainable_stages
-        checks = {
-            "trainable_stages": stages >= 1 if isinstance(stages, int) else bool(stages),
-            "epochs": self.epochs > 0,
-            "learning_rate": self.learning_rate > 0,
-            "backbone_learning_rate": self.backbone_learning_rate is None or self.backbone_learning_rate > 0,
-            "layer_decay": 0 < self.layer_decay <= 1,
-            "norm": self.norm in get_args(Norm),
-            "weight_decay": self.weight_decay >= 0,
-            "warmup_ratio": 0 <= self.warmup_ratio < 1,
-            "augmentation": self.augmentation in get_args(Augmentation),
-            "patience": self.patience is None or self.patience >= 1,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
-        }
-        for name, is_valid in checks.items():
-            if not is_valid:
-                raise ConfigError(f"a phase cannot have {name}={getattr(self, name)!r}; see hf_tl.Phase for its range")
+__all__ = ["Augmentation", "BatchNorm", "ClassWeights", "Norm", "Phase", "Strategy", "TrainableStages"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +79,47 @@ class Strategy:
         )
 
     @classmethod
+    def gradual(
+        cls,
+        stages: int | None = None,
+        *,
+        epochs: float = 10,
+        learning_rate: float = 3e-3,
+        backbone_learning_rate: float = 3e-4,
+        layer_decay: float = 1 / 2.6,
+        head_stages: int = 1,
+        **recipe: Any,
+    ) -> Self:
+        """Gradual unfreezing: the head, then one stage of the backbone more in each phase, from the top.
+
+        Each phase goes on from the weights of the one before, each earlier stage learns at a fraction of the rate of
+        the stage after it, and half of the epochs belong to the last phase (ULMFiT, Howard and Ruder 2018,
+        https://arxiv.org/abs/1801.06146, where the fraction is 1/2.6).
+
+        Args:
+            stages: how many stages of the backbone are unfrozen, one a phase; where it is None, three, and then all.
+            epochs: passes over the training data, over all phases.
+            learning_rate: peak rate of the head in the first phase; a third of it later.
+            backbone_learning_rate: peak rate of the last stage of the backbone.
+            layer_decay: the fraction.
+            head_stages: how many trailing stages count as the head.
+            recipe: other fields of `Phase`.
+
+        >>> [phase.trainable_stages for phase in Strategy.gradual().phases]
+        [1, 2, 3, 4, 'all']
+        """
+        trainable: list[TrainableStages] = [head_stages + more for more in range(1, (stages or 3) + 1)]
+        if stages is None:
+            trainable.append("all")
+        share = epochs / 2 / len(trainable)
+        rates: dict[str, Any] = {"backbone_learning_rate": backbone_learning_rate, "layer_decay": layer_decay}
+        later = [
+            Phase(which, epochs / 2 if which == trainable[-1] else share, learning_rate / 3, **rates, **recipe)
+            for which in trainable
+        ]
+        return cls("gradual", (Phase(head_stages, share, learning_rate, **recipe), *later))
+
+    @classmethod
     def full(
         cls,
         *,
@@ -158,11 +148,50 @@ class Strategy:
         Raises:
             ConfigError: the record is not one of a strategy; the message names the keys that are unknown.
         """
-        phases = []
-        known = {field.name for field in fields(Phase)}
-        for phase in record.get("phases", ()):
-            if unknown := sorted(set(phase) - known):
-                raise ConfigError(f"a phase has no {unknown}; it has {sorted(known)}")
-            stages = phase["trainable_stages"]
-            phases.append(Phase(**{**phase, "trainable_stages": tuple(stages) if isinstance(stages, list) else stages}))
-        return cls(record.get("name", "custom"), tuple(phases), bool(record.get("from_scratch", False)))
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(str(key) for key in record if key not in known):
+            raise ConfigError(f"a strategy has no {name_some(unknown)}; it has {', '.join(sorted(known))}")
+        phases = record.get("phases") or ()
+        if not isinstance(phases, Sequence) or isinstance(phases, str):
+            raise ConfigError(f"the phases of a strategy are a list, found {phases!r:.80}")
+        read = []
+        for number, phase in enumerate(phases, 1):
+            try:
+                read.append(Phase.from_record(phase))
+            except ConfigError as error:
+                raise ConfigError(f"phase {number} of {len(phases)}: {error}") from error
+        from_scratch = record.get("from_scratch", False)
+        if not isinstance(from_scratch, bool):
+            raise ConfigError(f"from_scratch of a strategy is true or false, found {from_scratch!r:.80}")
+        return cls(str(record.get("name", "custom")), tuple(read), from_scratch)
+
+    @classmethod
+    def from_yaml(cls, source: str | Path) -> Self:
+        """Read a strategy that a user wrote.
+
+        Args:
+            source: a YAML file, or the text of a list itself (`[{trainable_stages: 1, epochs: 3}, …]`): a list of
+                phases, each with fields of `Phase`; or a mapping with `phases` and, if wanted, `name` and
+                `from_scratch`.
+
+        Raises:
+            ConfigError: it cannot be read, or is no strategy; unknown keys are named.
+
+        >>> Strategy.from_yaml("[{trainable_stages: 1, steps: 500}, {trainable_stages: all, epochs: 5}]").name
+        'custom'
+        """
+        import yaml
+
+        is_text = str(source).lstrip().startswith("[")
+        name = "--phases" if is_text else f"--phases {source}"
+        try:
+            content = yaml.safe_load(str(source) if is_text else Path(source).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{name} cannot be read: {error}") from error
+        record = {"phases": content} if isinstance(content, list) else content
+        if not isinstance(record, Mapping):
+            raise ConfigError(f"{name} must be a list of phases, found {type(content).__name__}")
+        try:
+            return cls.from_record(record)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error

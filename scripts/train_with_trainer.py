@@ -44,6 +44,7 @@ def main() -> None:
     model, transforms = load_backbone(flags.model or DEMO_MODEL, data.labels, strategy, weights, image_size=size)
     transforms = transforms.with_columns(data.image_column, data.label_column)
     args = TrainingArguments(flags.output_dir, eval_strategy="epoch", save_strategy="no", report_to="none")
+    args.label_smoothing_factor = strategy.phases[0].label_smoothing
     args.per_device_train_batch_size = args.per_device_eval_batch_size = 32
     train, test = data.splits["train"].with_transform(transforms.train), data.splits["test"]
     trainer = Trainer(

@@ -16,12 +16,17 @@ from torch import Tensor, nn
 
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError, name_some
-from hf_tl.strategy import Norm, TrainableStages
+from hf_tl.strategy import BatchNorm, Norm, TrainableStages
 
 _FIXED = "_hf_tl_fixed_parameters"
 
 
-def freeze(model: nn.Module, trainable_stages: TrainableStages = 1, norm: Norm = "frozen") -> tuple[Stage, ...]:
+def freeze(
+    model: nn.Module,
+    trainable_stages: TrainableStages = 1,
+    norm: Norm = "frozen",
+    batch_norm: BatchNorm = "update",
+) -> tuple[Stage, ...]:
     """Train the given stages of `model` and freeze all others, in place.
 
     A frozen stage gets no gradient and stays in inference mode: BatchNorm uses and keeps its stored statistics, dropout
@@ -34,6 +39,9 @@ def freeze(model: nn.Module, trainable_stages: TrainableStages = 1, norm: Norm =
             `hf_tl.backbones.stages.trainable_parameters`.
         norm: what the normalisation layers of frozen stages do: nothing (`"frozen"`), train their scale and shift
             (`"affine"`), or also update their statistics (`"adapt"`).
+        batch_norm: what BatchNorm in trained stages does: normalise by the batch and update its statistics
+            (`"update"`), or stay in inference mode, so that it normalises by its stored statistics and keeps them
+            (`"keep"`); its scale and shift train in both cases.
 
     Returns:
         The frozen stages, in forward order.
@@ -61,6 +69,10 @@ def freeze(model: nn.Module, trainable_stages: TrainableStages = 1, norm: Norm =
     for stage in stages:
         for name in _inference_modules(stage, trainable, modules, is_frozen=stage in frozen):
             _lock(modules[name])
+        if batch_norm == "keep" and stage not in frozen:
+            for name in stage.module_names:
+                if has_statistics(modules[name]):
+                    _lock(modules[name])
     if norm != "frozen":
         for stage in frozen:
             _release_norms([modules[name] for name in stage.module_names], model.__dict__[_FIXED], parameters, norm)
@@ -103,6 +115,11 @@ def is_norm(module: nn.Module) -> bool:
     timm and transformers have dozens of such classes of their own (`LayerNorm2d`, `BatchNormAct2d`, `RmsNorm`).
     """
     return "norm" in type(module).__name__.lower() and all(p.ndim <= 1 for p in module.parameters())
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Tell whether `module` keeps running statistics of the images that it saw in training, as BatchNorm does."""
+    return isinstance(getattr(module, "running_mean", None), Tensor)
 
 
 def _fixed_parameters(parameters: Mapping[str, nn.Parameter], head: Stage) -> frozenset[str]:

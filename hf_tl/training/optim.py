@@ -119,7 +119,7 @@ def phase_ends(phases: Sequence[Phase], steps_per_epoch: float) -> list[int]:
     """Give the optimizer step at which each phase ends, counted over the whole strategy.
 
     Args:
-        phases: in order; their epochs may be fractions.
+        phases: in order, each with a number of steps or of epochs, which may be a fraction.
         steps_per_epoch: optimizer steps in one pass over the training data.
 
     Raises:
@@ -127,13 +127,16 @@ def phase_ends(phases: Sequence[Phase], steps_per_epoch: float) -> list[int]:
 
     >>> phase_ends([Phase(1, 0.5, 1e-3), Phase(2, 1, 1e-3)], steps_per_epoch=5)
     [3, 8]
+    >>> phase_ends([Phase(1, 0.5, 1e-3), Phase(2, steps=7), Phase(2, 1, 1e-3)], steps_per_epoch=5)
+    [3, 10, 15]
     """
+    epochs, steps = accumulate(phase.epochs or 0 for phase in phases), accumulate(phase.steps or 0 for phase in phases)
     # rounded: 0.1 + 0.2 epochs of ten steps are three steps, not four
-    ends = [math.ceil(round(epochs * steps_per_epoch, 6)) for epochs in accumulate(phase.epochs for phase in phases)]
+    ends = [math.ceil(round(passes * steps_per_epoch, 6)) + more for passes, more in zip(epochs, steps, strict=True)]
     for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         if start == end:
             raise ConfigError(
-                f"phase {index + 1} of {len(ends)} has {phases[index].epochs:g} epochs of {steps_per_epoch:.3g} steps, "
+                f"phase {index + 1} of {len(ends)} has {phases[index].length} of {steps_per_epoch:.3g} steps, "
                 "less than one step of its own: give it more epochs (--num_train_epochs) or use smaller batches"
             )
     return ends

@@ -13,6 +13,7 @@ moment, and on a resume loads the checkpoint into it before any callback runs. S
 import math
 from bisect import bisect_right
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import LambdaLR
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+_OF_OUR_LOOP = ("steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling")
+"""Fields of a phase that only the Accelerate loop follows."""
+
 
 class StrategyCallback(TrainerCallback):
     """Walk the phases of a strategy under transformers' `Trainer`.
@@ -49,7 +53,8 @@ class StrategyCallback(TrainerCallback):
     `remove_unused_columns` is turned off, since Trainer would drop the image column that the dataset's transform reads.
     A resumed run continues in the phase of its checkpoint.
 
-    The images' augmentation is that of the dataset's transform, one for the whole run.
+    The images' augmentation is that of the dataset's transform, one for the whole run. What only the Accelerate loop
+    does (mixing of images, an average of the weights, class weights and others) is refused.
 
     Works on one process and under DistributedDataParallel; not with FSDP or DeepSpeed, which keep parameters in layouts
     of their own.
@@ -74,7 +79,7 @@ class StrategyCallback(TrainerCallback):
     ) -> None:
         """Fit the arguments to the strategy and let all that any phase trains require a gradient."""
         _check_arguments(args, self.strategy)
-        epochs = round(sum(phase.epochs for phase in self.strategy.phases), 6)
+        epochs = round(sum(phase.epochs or 0 for phase in self.strategy.phases), 6)
         if args.num_train_epochs not in (epochs, type(args).num_train_epochs):
             logger.warning(
                 f"num_train_epochs={args.num_train_epochs:g} becomes {epochs:g}, the sum of the epochs of all phases "
@@ -86,7 +91,7 @@ class StrategyCallback(TrainerCallback):
         model.config.hf_tl = {**record, "strategy": self.strategy.to_record()}
         trained: set[str] = set()
         for phase in self.strategy.phases:
-            freeze(model, trainable_stages=phase.trainable_stages, norm=phase.norm)
+            freeze(model, trainable_stages=phase.trainable_stages, norm=phase.norm, batch_norm=phase.batch_norm)
             trained |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trained)
@@ -150,7 +155,7 @@ class StrategyCallback(TrainerCallback):
         self._phase = self._phase_at(step)
         phase = self.strategy.phases[self._phase]
         start, end = [0, *self._ends][self._phase : self._phase + 2]
-        freeze(model, trainable_stages=phase.trainable_stages, norm=phase.norm)
+        freeze(model, trainable_stages=phase.trainable_stages, norm=phase.norm, batch_norm=phase.batch_norm)
         stages = list_stages(model)
         self._groups.replace(parameter_groups(model, stages, phase), is_new_phase=step == start)
         set_schedule(scheduler, self._groups.optimizer, phase, start, end)
@@ -243,6 +248,12 @@ def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
             f"StrategyCallback cannot go with {', '.join(refused)} in TrainingArguments. The phases give the number of "
             "steps; they freeze and unfreeze parameters that Trainer wraps only once. Leave these out, or train with "
             "hf_tl.train (Accelerate)"
+        )
+    defaults = {field.name: field.default for field in fields(Phase)}
+    if asked := [name for name in _OF_OUR_LOOP if any(getattr(p, name) != defaults[name] for p in strategy.phases)]:
+        raise ConfigError(
+            f"StrategyCallback cannot follow {', '.join(asked)} of the phases: Trainer owns the loss, the sampler and "
+            "the evaluation, and counts in epochs. Leave these out, or train with hf_tl.train (Accelerate)"
         )
     smoothing = {phase.label_smoothing for phase in strategy.phases}
     if smoothing != {args.label_smoothing_factor}:

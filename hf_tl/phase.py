@@ -1,0 +1,136 @@
+"""A phase: a span of training with one set of trainable stages and one recipe."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from types import NoneType
+from typing import Any, Literal, Self, get_args, get_type_hints
+
+from hf_tl.errors import ConfigError, name_some
+
+Norm = Literal["frozen", "affine", "adapt"]
+BatchNorm = Literal["update", "keep"]
+ClassWeights = Literal["none", "balanced"]
+TrainableStages = int | str | tuple[str, ...]
+Augmentation = Literal["none", "light", "medium", "strong"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A span of training with one set of trainable stages and one recipe.
+
+    Raises:
+        ConfigError: a value is outside its range.
+    """
+
+    trainable_stages: TrainableStages
+    """How many trailing stages train (1 is the head), `"all"`, or stages by name (see `stages.select_stages`)."""
+    epochs: float | None = None
+    """Passes over the training data; a fraction is allowed. None where `steps` tells the length."""
+    learning_rate: float = 3e-3
+    """Peak rate of the head; AdamW with warm-up and cosine decay to zero."""
+    backbone_learning_rate: float | None = None
+    """Peak rate of the last trained backbone stage; the head's where it is None."""
+    layer_decay: float = 1.0
+    """Each earlier trained backbone stage gets this fraction of the rate of the stage after it."""
+    norm: Norm = "frozen"
+    """What the norms of frozen stages do: nothing, train scale and shift, or also update their statistics."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of AdamW; norms and biases have none."""
+    warmup_ratio: float = 0.1
+    """The part of the phase's steps over which the rate rises from zero."""
+    augmentation: Augmentation = "light"
+    """The preset of random changes to training images; see `hf_tl.data.augmentation`."""
+    patience: int | None = None
+    """The phase ends after so many evaluations (one an epoch) in a row without a new best; never where it is None."""
+    label_smoothing: float = 0.0
+    """The part of each label's probability that is spread over all classes."""
+    steps: int | None = None
+    """Optimizer steps, in place of `epochs`."""
+    batch_norm: BatchNorm = "update"
+    """Whether BatchNorm in *trained* stages normalises by the batch and updates its statistics, or by its stored ones
+    and keeps them; its scale and shift train in both cases."""
+    mixup: float = 0.0
+    """Alpha of mixup (https://arxiv.org/abs/1710.09412); 0 is none. With `cutmix` too, each pair draws one of them."""
+    cutmix: float = 0.0
+    """Alpha of CutMix (https://arxiv.org/abs/1905.04899); 0 is none."""
+    ema_decay: float | None = None
+    """Decay of an exponential moving average of the weights, with which the phase is evaluated and ends."""
+    class_weights: ClassWeights = "none"
+    """`"balanced"` weighs each image's loss by the inverse of its class's share of the training images."""
+    balanced_sampling: bool = False
+    """Whether an epoch draws every class equally often, with replacement, in place of each image once."""
+
+    def __post_init__(self) -> None:
+        stages = self.trainable_stages
+        checks = {
+            "trainable_stages": stages >= 1 if isinstance(stages, int) else bool(stages),
+            "epochs": self.epochs is None or self.epochs > 0,
+            "steps": self.steps is None or self.steps >= 1,
+            "learning_rate": self.learning_rate > 0,
+            "backbone_learning_rate": self.backbone_learning_rate is None or self.backbone_learning_rate > 0,
+            "layer_decay": 0 < self.layer_decay <= 1,
+            "norm": self.norm in get_args(Norm),
+            "weight_decay": self.weight_decay >= 0,
+            "warmup_ratio": 0 <= self.warmup_ratio < 1,
+            "augmentation": self.augmentation in get_args(Augmentation),
+            "patience": self.patience is None or self.patience >= 1,
+            "label_smoothing": 0 <= self.label_smoothing < 1,
+            "batch_norm": self.batch_norm in get_args(BatchNorm),
+            "mixup": self.mixup >= 0,
+            "cutmix": self.cutmix >= 0,
+            "ema_decay": self.ema_decay is None or 0 < self.ema_decay < 1,
+            "class_weights": self.class_weights in get_args(ClassWeights),
+        }
+        for name, is_valid in checks.items():
+            if not is_valid:
+                raise ConfigError(f"a phase cannot have {name}={getattr(self, name)!r}; see hf_tl.Phase for its range")
+        if (self.epochs is None) == (self.steps is None):
+            raise ConfigError(
+                f"a phase needs epochs or steps, one of them; found epochs={self.epochs}, steps={self.steps}"
+            )
+
+    @property
+    def length(self) -> str:
+        """The phase's length in words.
+
+        >>> Phase(1, epochs=2.5).length, Phase(1, steps=100).length
+        ('2.5 epochs', '100 steps')
+        """
+        return f"{self.steps:,} steps" if self.epochs is None else f"{self.epochs:.3g} epochs"
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read a phase from plain values, as JSON and YAML hold them.
+
+        Raises:
+            ConfigError: a key is unknown, or a value is of another type or outside its range.
+        """
+        known = {field.name for field in fields(cls)}
+        if not isinstance(record, Mapping):
+            raise ConfigError(f"a phase maps names to values, found {record!r:.80}")
+        if unknown := sorted(str(key) for key in record if key not in known):
+            raise ConfigError(f"a phase has no {name_some(unknown)}; it has {', '.join(sorted(known))}")
+        if "trainable_stages" not in record:
+            raise ConfigError(f"a phase needs trainable_stages, found only {name_some(record) or 'nothing'}")
+        return cls(**{name: _typed(name, value, get_type_hints(cls)[name]) for name, value in record.items()})
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """Check a plain value against a field's type; numbers may come as text, as YAML reads `3e-4`."""
+    if hint == TrainableStages:
+        names = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+        if names and all(isinstance(stage, str) for stage in names):
+            return tuple(names)
+        kinds: tuple[type, ...] = (int, str)
+    else:
+        kinds = tuple(kind for kind in (get_args(hint) or (hint,)) if isinstance(kind, type)) or (str,)
+    if float in kinds and (isinstance(value, str) or type(value) is int):
+        try:
+            return float(value)
+        except ValueError:
+            pass  # told below, as any other value of a wrong type
+    # a bool is an int to isinstance
+    if isinstance(value, kinds) and isinstance(value, bool) == (bool in kinds):
+        return value
+    expected = " or ".join("none" if kind is NoneType else kind.__name__ for kind in kinds)
+    raise ConfigError(f"{name} of a phase takes {expected}, found {value!r:.80}")

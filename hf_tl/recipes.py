@@ -1,0 +1,78 @@
+"""Defaults of the strategies by the number of training images.
+
+The sizes are those of BiT-HyperRule (Kolesnikov et al. 2020, https://arxiv.org/abs/1912.11370), which trains for longer
+and mixes images from 20,000 and 500,000 images on; below 1,000 an epoch is so few steps that a size of its own is needed.
+
+| images                | < 1,000 | < 20,000 | < 500,000     | more          | source |
+|-----------------------|---------|----------|---------------|---------------|--------|
+| epochs, transfer      | 20      | 10       | 5             | 3             | a head on frozen features has converged after some hundreds of steps (measured) |
+| epochs, finetune, gradual, full | 20 | 10  | 10            | 8             | BiT-HyperRule: 10,000 steps of 512 images are 10 epochs of 500,000, 20,000 are 8 of ImageNet; 5 to 10 below (measured) |
+| epochs, scratch       | 100     | 100      | 100           | 100           | ResNet strikes back, A3 (Wightman et al. 2021, https://arxiv.org/abs/2110.00476) |
+| learning rate, head   | 3e-3    | 3e-3     | 3e-3          | 3e-3          | measured, with AdamW and 32 images a step |
+| learning rate, backbone | 3e-4  | 3e-4     | 3e-4          | 3e-4          | a tenth of the head's (measured) |
+| learning rate, scratch | 1e-3   | 1e-3     | 1e-3          | 1e-3          | AdamW's own default |
+| layer decay, finetune, full | 0.75 | 1     | 1             | 1             | BEiT (Bao et al. 2021, https://arxiv.org/abs/2106.08254): the fewer images, the less early stages should move |
+| layer decay, gradual  | 1/2.6   | 1/2.6    | 1/2.6         | 1/2.6         | ULMFiT (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146) |
+| augmentation, transfer | none   | none     | none          | none          | each image keeps its features in every epoch |
+| augmentation, finetune, gradual, full | light | light | medium | medium     | light below (measured); TrivialAugment (https://arxiv.org/abs/2103.10158) where training is long |
+| augmentation, scratch | medium  | medium   | strong        | strong        | AugReg (Steiner et al. 2021, https://arxiv.org/abs/2106.10270) |
+| mixup, finetune, gradual, full | 0 | 0     | 0.1           | 0.1           | BiT-HyperRule |
+| mixup and cutmix, scratch | 0   | 0        | 0.1 and 1     | 0.1 and 1     | ResNet strikes back, A3 |
+| label smoothing       | 0.1     | 0.1      | 0.1           | 0.1           | Szegedy et al. 2016, https://arxiv.org/abs/1512.00567; none in transfer |
+| BatchNorm of trained stages | keep | keep  | update        | update        | small batches of few images would spoil pretrained statistics (measured); random weights have none to keep |
+| EMA of weights, scratch | none  | none     | 0.9999        | 0.9999        | ConvNeXt (Liu et al. 2022, https://arxiv.org/abs/2201.03545) |
+
+"Measured": EfficientNet-Lite0 at 224 px on 3,068 photos of clothes in 10 classes reaches 93.5 % with `full` in five
+epochs and 89.5 % with `transfer`. Weight decay is 0.05 and the warm-up a tenth of each phase everywhere. Where
+`strong` augmentation is asked for from 20,000 images on, or to train from scratch, it mixes images as in the table.
+"""  # noqa: E501
+
+from bisect import bisect_right
+from typing import Any
+
+from hf_tl.strategy import Augmentation
+
+SIZES = (1_000, 20_000, 500_000)
+"""Training images from which on the next column of the table holds."""
+_EPOCHS = {"transfer": (20, 10, 5, 3), "scratch": (100, 100, 100, 100)}
+_TUNING_EPOCHS = (20, 10, 10, 8)
+MIXUP, CUTMIX = 0.1, 1.0
+EMA_DECAY = 0.9999
+
+
+def recipe_for(
+    strategy: str, images: int, *, pretrained: bool = True, augmentation: Augmentation | None = None
+) -> dict[str, Any]:
+    """Give the defaults of a strategy for so many training images: the table above.
+
+    Args:
+        strategy: `"transfer"`, `"finetune"`, `"gradual"`, `"full"` or `"scratch"`.
+        images: in the training split.
+        pretrained: whether the network starts from trained weights; random ones have no statistics worth keeping.
+        augmentation: the preset that was asked for, if any.
+
+    Returns:
+        Arguments of the strategy's constructor.
+
+    >>> recipe_for("transfer", images=3_000)
+    {'epochs': 10, 'learning_rate': 0.003, 'augmentation': 'none'}
+    """
+    size = bisect_right(SIZES, images)
+    epochs = _EPOCHS.get(strategy, _TUNING_EPOCHS)[size]
+    is_large = size >= 2
+    if strategy == "transfer":
+        return {"epochs": epochs, "learning_rate": 3e-3, "augmentation": augmentation or "none"}
+    recipe: dict[str, Any] = {"epochs": epochs, "label_smoothing": 0.1}
+    if strategy == "scratch":
+        recipe |= {"learning_rate": 1e-3, "augmentation": augmentation or ("strong" if is_large else "medium")}
+        recipe |= {"ema_decay": EMA_DECAY} if is_large else {}
+    else:
+        recipe |= {"learning_rate": 3e-3, "backbone_learning_rate": 3e-4}
+        recipe |= {"augmentation": augmentation or ("medium" if is_large else "light")}
+        recipe |= {"batch_norm": "keep" if pretrained and not is_large else "update"}
+        recipe |= {"layer_decay": 0.75} if strategy != "gradual" and size == 0 else {}
+    if recipe["augmentation"] == "strong" and (is_large or strategy == "scratch"):
+        recipe |= {"mixup": MIXUP, "cutmix": CUTMIX}
+    elif is_large and strategy != "scratch" and recipe["augmentation"] != "none":
+        recipe |= {"mixup": MIXUP}
+    return recipe
