@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_tl.publish.hub import push
     from hf_tl.run import RunResult, train
     from hf_tl.strategy import Phase, Strategy
+    from hf_tl.training.safeguards import newest_checkpoint
     from hf_tl.training.trainer import StrategyCallback
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _HOMES = {
     "load_backbone": "hf_tl.backbones.load",
     "collate": "hf_tl.data.images",
     "load_data": "hf_tl.data.datasets",
+    "newest_checkpoint": "hf_tl.training.safeguards",
     "push": "hf_tl.publish.hub",
     "train": "hf_tl.run",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "load",
     "load_backbone",
     "load_data",
+    "newest_checkpoint",
     "push",
     "train",
 ]

@@ -53,11 +53,24 @@ def write_checkpoint(folder: Path, step: int, write_files: Callable[[Path], None
             f"the checkpoint {final} could not be written: {error.strerror or error}; those before it are untouched. "
             "Free space or name another --output_dir, then go on with --resume_from_checkpoint auto"
         ) from error
-    checkpoints = list_checkpoints(folder)
-    place = checkpoints.index(final) + 1
-    for other in checkpoints[: max(0, place - keep)] + checkpoints[place:]:  # later ones: from before it went back
-        shutil.rmtree(other)
+    remove_others(final, keep)
     return final
+
+
+def remove_others(committed: Path, keep: int, prefix: str = PREFIX, protected: Path | None = None) -> None:
+    """Remove old checkpoints, and later ones: those are of before the run went back to an earlier checkpoint.
+
+    Args:
+        committed: the newest of this run, whole.
+        keep: how many stay, with `committed`.
+        prefix: of their names.
+        protected: stays too.
+    """
+    checkpoints = list_checkpoints(committed.parent, prefix)
+    place = checkpoints.index(committed) + 1
+    for other in checkpoints[: max(0, place - keep)] + checkpoints[place:]:
+        if other != protected:
+            shutil.rmtree(other)
 
 
 def write_manifest(checkpoint: Path) -> None:

@@ -17,7 +17,6 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
 from transformers.utils import logging
 
 from hf_tl.backbones.freezing import freeze
@@ -26,6 +25,7 @@ from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.optim import build_schedule, parameter_groups, phase_ends
+from hf_tl.training.safeguards import Safeguards
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -38,7 +38,7 @@ _OF_OUR_LOOP = ("steps", "patience", "mixup", "cutmix", "ema_decay", "class_weig
 """Fields of a phase that only the Accelerate loop follows."""
 
 
-class StrategyCallback(TrainerCallback):
+class StrategyCallback(Safeguards):
     """Walk the phases of a strategy under transformers' `Trainer`.
 
     ```python
@@ -51,7 +51,9 @@ class StrategyCallback(TrainerCallback):
     where another number was given). The optimizer and all else stay as in
     `TrainingArguments`. Frozen stages stay in inference mode although Trainer calls `model.train()` at each step.
     `remove_unused_columns` is turned off, since Trainer would drop the image column that the dataset's transform reads.
-    A resumed run continues in the phase of its checkpoint.
+    A resumed run continues in the phase of its checkpoint. Checkpoints get a manifest of hashes, and old ones are
+    removed only when the new one is whole: resume from `hf_tl.newest_checkpoint(args.output_dir)`. A gradient that is
+    not finite ends the run before it reaches the weights.
 
     The images' augmentation is that of the dataset's transform, one for the whole run. What only the Accelerate loop
     does (mixing of images, an average of the weights, class weights and others) is refused.
@@ -124,6 +126,7 @@ class StrategyCallback(TrainerCallback):
             # accelerate wraps the optimizer and passes its groups on, but not its hooks
             self._groups = PhaseGroups(getattr(optimizer, "optimizer", optimizer))
         self._enter(state.global_step, model, lr_scheduler)
+        self.guard(args)
 
     def on_step_begin(
         self,
@@ -145,6 +148,7 @@ class StrategyCallback(TrainerCallback):
         if self._groups is not None:
             self._groups.give_back()
             self._groups = None
+            self.release(args)
 
     def _phase_at(self, step: int) -> int:
         return min(bisect_right(self._ends, step), len(self._ends) - 1)
