@@ -497,6 +497,13 @@ def test_evaluation_pixels_are_timm_s(settings: dict[str, object], size: tuple[i
     assert torch.equal(_own_transform(tmp_path)(photo(*size)), expected)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "test_vit", "tf_efficientnet_lite0", "alexnet"])
+def test_evaluation_pixels_of_timm_names_are_timm_s(name: str) -> None:
+    _, transforms = load_backbone(f"timm:{name}", LABELS, pretrained=False)
+    data = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    assert torch.equal(transforms.eval(photo(300, 260)), create_transform(**data, is_training=False)(photo(300, 260)))
+
+
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("size", [(90, 70), (32, 32)], ids=str)
 def test_evaluation_pixels_are_the_image_processor_s(fast: bool, size: tuple[int, int], tmp_path: Path) -> None:

@@ -146,6 +146,17 @@ def test_labels_of_every_look_come_back_in_order(kind: str, labels: tuple[str, .
     )
 
 
+@pytest.mark.parametrize("kind", ["timm folder", "vit"])
+def test_labels_that_are_changed_after_loading_are_saved(kind: str, tmp_path: Path) -> None:
+    """In no order, and against the names that the checkpoint came with."""
+    model, preprocessing = build(kind, tmp_path)
+    model.config.id2label = {2: "third", 0: "first", 1: "second"}
+    names = ("first", "second", "third")
+    folder = save_run(model, preprocessing, record_of(model, names), tmp_path / "out")
+    loaded, _ = load(folder)
+    assert tuple(loaded.config.id2label[index] for index in range(3)) == names
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_twice_is_the_same(kind: str, tmp_path: Path) -> None:
     """A model that was loaded from a save is saved as the same bytes again."""
@@ -163,7 +174,11 @@ def test_saved_twice_is_the_same(kind: str, tmp_path: Path) -> None:
 def test_the_files_tell_nothing_of_the_machine(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("USER", "LOGNAME", "HOSTNAME"):
         monkeypatch.setenv(name, "canary_of_the_environment")
-    folder, _ = saved(kind, tmp_path)
+    model, preprocessing = build(kind, tmp_path)
+    if "timm" in kind:
+        model.config.pretrained_cfg |= {"file": str(tmp_path / "weights.pth"), "source": "file"}
+    model.config._name_or_path = str(tmp_path)
+    folder = save_run(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / "out")
     found = {path.name for path in folder.iterdir()}
     assert found == FILES | (set() if "timm" in kind else {"preprocessor_config.json"})
     private = {str(tmp_path), CANARY, str(Path.home()), str(Path.cwd()), getpass.getuser()} - {"/"}
