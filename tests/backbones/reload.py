@@ -1,0 +1,71 @@
+"""A process that loads saved folders, one after another, as anyone would who has transformers and timm alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from hub.client import WITHOUT_HF_TL, environment
+
+PROGRAM = """
+import json, sys, timm, torch, traceback
+from transformers import AutoModelForImageClassification
+
+def load(folder):
+    inputs = torch.load(f"{folder}/inputs.pt")
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    found = {"labels": [model.config.id2label[index] for index in range(model.config.num_labels)]}
+    with torch.no_grad():
+        logits = {"transformers": model(**inputs)[0]}
+        if model.config.model_type == "timm_wrapper":
+            network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+            logits["timm"] = network(inputs["pixel_values"])
+            found["timm_labels"] = network.pretrained_cfg["label_names"]
+    torch.save(logits, f"{folder}/logits.pt")
+    return found | {"hf_tl": sorted(name for name in sys.modules if name.startswith("hf_tl"))}
+
+torch.set_num_threads(int(sys.argv[1]))
+answers, sys.stdout = sys.stdout, sys.stderr
+for line in sys.stdin:
+    try:
+        found = load(json.loads(line))
+    except Exception:
+        found = {"error": traceback.format_exc()}
+    print(json.dumps(found), file=answers, flush=True)
+"""
+
+
+class Reloader:
+    """Loads checkpoints in a process of its own, in which hf_tl is not installed, or only the classics are imported."""
+
+    def __init__(self, folder: Path, *, classics: bool = False) -> None:
+        program = ("import hf_tl.classics" if classics else WITHOUT_HF_TL) + PROGRAM
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-c", program, str(torch.get_num_threads())],
+            cwd=folder,
+            env=environment("http://127.0.0.1:9", folder / "hf_home", token=None),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.process.communicate()
+
+    def load(self, folder: Path, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Load `folder`, and give what was found there and each library's logits for `inputs`."""
+        torch.save(inputs, folder / "inputs.pt")
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(str(folder)) + "\n")
+        self.process.stdin.flush()
+        found = json.loads(self.process.stdout.readline())
+        assert "error" not in found, found["error"]
+        return found, torch.load(folder / "logits.pt")
