@@ -4,6 +4,7 @@ A mistake in the input is told in a message and exits with status 2.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -137,7 +138,8 @@ def _yaml_arguments(file: Path, known: set[str]) -> list[str]:
         raise ConfigError(f"--config {file} must map names to values, found {type(content).__name__}")
     if unknown := sorted(str(key) for key in content if key not in known):
         raise ConfigError(f"--config {file} has keys that are no flags: {name_some(unknown)}; see hf-tl train --help")
-    return [word for key, value in content.items() if value is not None for word in (f"--{key}", str(value))]
+    words = {key: json.dumps(value) if isinstance(value, list | dict) else str(value) for key, value in content.items()}
+    return [word for key, value in content.items() if value is not None for word in (f"--{key}", words[key])]
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -96,7 +96,9 @@ class Phase:
         >>> Phase(1, epochs=2.5).length, Phase(1, steps=100).length
         ('2.5 epochs', '100 steps')
         """
-        return f"{self.steps:,} steps" if self.epochs is None else f"{self.epochs:.3g} epochs"
+        if self.epochs is None:
+            return f"{self.steps:,} steps"
+        return "1 epoch" if self.epochs == 1 else f"{self.epochs:.3g} epochs"
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:

@@ -64,9 +64,10 @@ def run(config: RunConfig) -> RunResult:
     from hf_tl.publish.hub import check_push_access
     from hf_tl.publish.record import describe_command
     from hf_tl.training.accelerator import make_accelerator
+    from hf_tl.training.tuning import sweep_learning_rates
 
     start = time.perf_counter()
-    config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
+    strategy = config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
     accelerator = make_accelerator(config.training)
     if config.hub.push_to_hub is not None and accelerator.is_main_process:
         check_push_access(config.hub.push_to_hub)
@@ -91,7 +92,7 @@ def run(config: RunConfig) -> RunResult:
         name,
         data.labels,
         weights=weights,
-        pretrained=config.model.pretrained and config.strategy.strategy != "scratch",
+        pretrained=config.model.pretrained and not strategy.from_scratch,
         image_size=config.model.image_size or defaults.get("image_size"),
         in_chans=config.model.in_chans,
         revision=config.model.model_revision,
@@ -99,7 +100,18 @@ def run(config: RunConfig) -> RunResult:
     )
     if config.model.model is None:
         model.config.hf_tl["base"]["license"] = DEMO_LICENSE
-    strategy = config.strategy.build(head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1)
+    head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
+    images, choices = data.splits["train"], {}
+    strategy = config.strategy.build(head, len(images), pretrained=config.model.pretrained)
+    if config.strategy.find_learning_rate:
+        plain = preprocessing.transforms().with_columns(data.image_column, data.label_column).eval
+        sweep = sweep_learning_rates(
+            accelerator, model.to(accelerator.device), images.with_transform(plain), strategy.phases[0], config.training
+        )
+        accelerator.print(f"Rate      {sweep}")
+        choices["learning rate of the head"] = str(sweep)
+        found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
+        strategy = found.build(head, len(images), pretrained=config.model.pretrained)
     flip = config.data.horizontal_flip
     return _train_and_save(
         accelerator,
@@ -111,6 +123,7 @@ def run(config: RunConfig) -> RunResult:
         config.hub,
         horizontal_flip=defaults.get("horizontal_flip", True) if flip is None else flip,
         command=describe_command(config),
+        choices=choices,
         start=start,
     )
 
@@ -170,6 +183,7 @@ def train(
         HubConfig(push_to_hub),
         horizontal_flip=DATASET_DEFAULTS.get(data.name, {}).get("horizontal_flip", True),
         command=None,
+        choices={},
         start=start,
     )
 
@@ -185,6 +199,7 @@ def _train_and_save(
     *,
     horizontal_flip: bool,
     command: str | None,
+    choices: dict[str, str],
     start: float,
 ) -> RunResult:
     from hf_tl.evaluation.measure import measure
@@ -194,12 +209,20 @@ def _train_and_save(
     from hf_tl.publish.summary import announce, summarise
     from hf_tl.training.accelerator import start_trackers
     from hf_tl.training.loop import Training
+    from hf_tl.training.tuning import fit_batch_size
 
     def transforms_of(phase: Phase) -> "Transforms":
         transforms = preprocessing.transforms(phase.augmentation, horizontal_flip=horizontal_flip)
         return transforms.with_columns(data.image_column, data.label_column)
 
+    if config.test_time_flip and not horizontal_flip:
+        raise ConfigError(
+            f"--test_time_flip takes a mirrored image for one of the same class, which those of {data.name} are not "
+            "(--horizontal_flip false)"
+        )
     model.to(accelerator.device)
+    if config.auto_find_batch_size:
+        config = fit_batch_size(accelerator, model, strategy, config, preprocessing.input_size)
     if accelerator.is_main_process:
         accelerator.print(announce(model, data, strategy, accelerator.num_processes))
     training = Training(
@@ -226,6 +249,7 @@ def _train_and_save(
         data.splits["test"].with_transform(final_transforms.eval),
         config.per_device_eval_batch_size,
         config.dataloader_num_workers,
+        flip=config.test_time_flip,
     )
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -241,6 +265,7 @@ def _train_and_save(
         metrics={"validation": log.best["validation"], "test": test},
         seconds=time.perf_counter() - start,
         command=command,
+        choices=choices,
     )
     result = RunResult(Path(str(config.output_dir)), record)
     if accelerator.is_main_process:
@@ -280,7 +305,7 @@ def _output_dir(accelerator: "Accelerator", config: RunConfig, name: str | None 
 def _run_name(config: RunConfig) -> str:
     model = Path((config.model.model or DEMO_MODEL).removeprefix("timm:")).name
     dataset = Path((config.data.dataset or DEMO_DATASET).split(",")[0]).name
-    return f"{dataset}-{model}-{config.strategy.strategy}"
+    return f"{dataset}-{model}-{config.strategy.build().name}"
 
 
 def _new_folder(name: str) -> str:

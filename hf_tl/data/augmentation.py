@@ -1,4 +1,4 @@
-"""Augmentation presets for training images, from torchvision's v2 transforms."""
+"""Augmentation of training images, from torchvision's v2 transforms: presets for one image, mixing of pairs."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, get_args
@@ -58,3 +58,30 @@ def augmented_pipeline(
     if augmentation == "strong":
         steps.append(v2.RandomErasing(p=0.25))
     return v2.Compose([*steps, v2.ToPureTensor()])
+
+
+class PairMixer:
+    """Mix two images and their labels by mixup or CutMix.
+
+    Pairs, where these methods' papers mix a whole batch with one draw: a pair is mixed alike however a batch is divided
+    among processes.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, classes: int) -> None:
+        """Prepare the methods; each pair draws one of them where both are asked for.
+
+        Args:
+            mixup: alpha of mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412); 0 is none.
+            cutmix: alpha of CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899); 0 is none.
+            classes: number of classes.
+        """
+        methods: list[torch.nn.Module] = []
+        if mixup > 0:
+            methods.append(v2.MixUp(alpha=mixup, num_classes=classes))
+        if cutmix > 0:
+            methods.append(v2.CutMix(alpha=cutmix, num_classes=classes))
+        self.method = v2.RandomChoice(methods)
+
+    def __call__(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mix the images (2, channels, height, width) and return them with probabilities (2, classes)."""
+        return self.method(pixel_values, labels)

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 
 def measure(
-    accelerator: "Accelerator", model: nn.Module, images: "Dataset", batch_size: int, num_workers: int = 0
+    accelerator: "Accelerator",
+    model: nn.Module,
+    images: "Dataset",
+    batch_size: int,
+    num_workers: int = 0,
+    *,
+    flip: bool = False,
 ) -> dict[str, float]:
     """Compute the metrics of `model` on transformed images.
 
@@ -27,6 +33,7 @@ def measure(
         images: rows of `pixel_values` and `labels`, as `dataset.with_transform(transforms.eval)` gives them.
         batch_size: images a step on each device.
         num_workers: processes that decode images.
+        flip: whether to take the mean of the logits of each image and its mirror image (test-time augmentation).
 
     Returns:
         `accuracy`, `top5_accuracy`, `macro_f1` and `loss`, the same on all processes.
@@ -40,6 +47,8 @@ def measure(
             pixel_values = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
             with accelerator.autocast():
                 logits = model(pixel_values=pixel_values).logits.float()
+                if flip:
+                    logits = (logits + model(pixel_values=pixel_values.flip(-1)).logits.float()) / 2
             logits, labels = accelerator.gather_for_metrics((logits, batch["labels"]))
             all_logits.append(logits.cpu())
             all_labels.append(labels.cpu())

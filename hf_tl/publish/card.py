@@ -26,9 +26,13 @@ CLASSES_SHOWN = 200
 MODEL_LINE = 'MODEL = "{}"'
 PLACEHOLDER = MODEL_LINE.format("USER/NAME")
 STRATEGY_TAGS = {"transfer": "transfer-learning", "scratch": "from-scratch"}
-IN_TABLE = {"trainable_stages", "epochs", "learning_rate", "backbone_learning_rate", "norm"}
+IN_TABLE = {"trainable_stages", "epochs", "steps", "learning_rate", "backbone_learning_rate", "norm"}
 """What the table of phases shows of a phase's recipe; the rest is listed below it."""
 NORM_POLICIES = {"frozen": "frozen", "affine": "scale and shift train", "adapt": "train and adapt"}
+BATCH_NORM = {
+    "keep": "BatchNorm of trained stages keeps its statistics",
+    "update": "BatchNorm of trained stages adapts",
+}
 METRICS = {  # key in the record: metric id of the Hub, its name in the card
     "accuracy": ("accuracy", "Accuracy"),
     "top5_accuracy": ("top5_accuracy", "Top-5 accuracy"),
@@ -187,12 +191,24 @@ def _phase_row(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, 
         "last_stage": names[-1],
         "stages": len(names),
         "parameters": f"{done['parameters_trained']:,}",
-        "epochs": f"{recipe['epochs']:.3g}",
+        "epochs": f"{recipe['steps']:,} steps" if recipe.get("steps") else f"{recipe['epochs']:.3g}",
         "learning_rate": f"{recipe['learning_rate']:.3g}",
         "backbone_learning_rate": backbone,
         "norm": NORM_POLICIES.get(recipe["norm"], recipe["norm"]),
-        "rest": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in recipe.items() if key not in IN_TABLE),
+        "rest": ", ".join(_told(key, value) for key, value in recipe.items() if key not in IN_TABLE and _is_on(value)),
     }
+
+
+def _told(key: str, value: Any) -> str:
+    if key == "batch_norm":
+        return BATCH_NORM.get(value, f"BatchNorm {value}")
+    told = f"{value:.4g}" if isinstance(value, float) else value
+    return key.replace("_", " ") if value is True else f"{key.replace('_', ' ')} {told}"
+
+
+def _is_on(value: Any) -> bool:
+    """Whether a field of a recipe says that something is done: none, zero and false say that it is not."""
+    return value not in (None, 0, "none")
 
 
 def _proof(number: int, phase: Mapping[str, Any]) -> dict[str, Any]:

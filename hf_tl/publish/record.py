@@ -3,8 +3,10 @@
 It is published with the model, so it holds no path, token, user or host name.
 """
 
-import platform
 import dataclasses
+import os
+import platform
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -41,6 +43,7 @@ def build_record(
     metrics: Mapping[str, Mapping[str, float]],
     seconds: float,
     command: str | None = None,
+    choices: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Gather what a run did into one dictionary of plain values."""
     return {
@@ -61,6 +64,8 @@ def build_record(
             "optimizer": "AdamW",
             "schedule": "linear warm-up, cosine decay",
             "max_grad_norm": config.max_grad_norm,
+            **({"measured_with": "mean of the logits of image and mirror image"} if config.test_time_flip else {}),
+            **(choices or {}),
         },
         "history": log.history,
         "best": log.best,
@@ -97,8 +102,9 @@ def describe_command(config: RunConfig) -> str:
         for field in dataclasses.fields(group):
             value = getattr(group, field.name)
             if value != field.default and field.name not in ("output_dir", "overwrite_output_dir"):
-                is_path = isinstance(value, str) and Path(value).exists()
-                words.append(f"--{field.name} {Path(value).resolve().name if is_path else value}")
+                is_path = isinstance(value, str) and os.path.exists(value)
+                word = Path(value).resolve().name if is_path else str(value)
+                words.append(f"--{field.name} {shlex.quote(word)}")
     return " ".join(words)
 
 

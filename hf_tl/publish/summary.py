@@ -21,6 +21,7 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
     for phase in strategy.phases:
         stages = phase.trainable_stages
         which = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {stages}"
+        which = "all stages" if stages == "all" else which
         spans.append(f"{phase.length} of {'the head' if stages == 1 else which}")
     return "\n".join(
         [

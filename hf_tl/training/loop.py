@@ -17,12 +17,14 @@ from tqdm.auto import tqdm
 from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
+from hf_tl.data.augmentation import PairMixer
 from hf_tl.data.images import Transforms
-from hf_tl.errors import CheckpointError, TrainingError, name_some
+from hf_tl.errors import CheckpointError, ConfigError, TrainingError, name_some
 from hf_tl.evaluation.measure import measure
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
-from hf_tl.training.loss import training_loss
+from hf_tl.training.averaging import WeightAverage
+from hf_tl.training.loss import balanced_weights, training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
 from hf_tl.training.recompute import recomputed_activations
 from hf_tl.training.state import (
@@ -34,7 +36,7 @@ from hf_tl.training.state import (
     set_random_state,
     write_state,
 )
-from hf_tl.training.views import ImageStream, TrainingViews, collate_views
+from hf_tl.training.views import Collate, ImageStream, TrainingViews
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -73,7 +75,7 @@ class Training:
 
         Raises:
             StageError: a phase names stages that the model does not have.
-            ConfigError: a phase is shorter than a step.
+            ConfigError: a phase is shorter than a step, or mixes images in batches of an odd size.
         """
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
@@ -97,9 +99,16 @@ class Training:
             "gradient_accumulation_steps": config.gradient_accumulation_steps,
             "processes": accelerator.num_processes,
             "mixed_precision": accelerator.mixed_precision,
+            "test_time_flip": config.test_time_flip,
         }
+        if config.per_device_train_batch_size % 2 and any(phase.mixup or phase.cutmix for phase in strategy.phases):
+            raise ConfigError(
+                "mixup and CutMix mix the images of a batch in pairs: --per_device_train_batch_size must be even, "
+                f"found {config.per_device_train_batch_size}; or --mixup 0 --cutmix 0"
+            )
         self._ever_trained = self._tensors_of_any_phase()
         self._best_weights: dict[str, Tensor] = {}
+        self._average: WeightAverage | None = None
         self._restored: Restored | None = None
         self._is_interrupted = False
 
@@ -157,7 +166,7 @@ class Training:
     def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
         """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
         start, before = time.perf_counter(), self.state.phase_seconds
-        frozen_stages = freeze(self.model, phase.trainable_stages, phase.norm)
+        frozen_stages = freeze(self.model, phase.trainable_stages, phase.norm, phase.batch_norm)
         frozen = digest(frozen_tensors(self.model))
         if self.state.frozen_digest not in (None, frozen):
             raise CheckpointError("the frozen weights are not those of the checkpoint: start from the same --model")
@@ -166,6 +175,7 @@ class Training:
         schedule = build_schedule(optimizer, phase, end - first)
         # wrapped anew in each phase: DistributedDataParallel notes at its making which parameters get gradients
         wrapped, optimizer, loader = self.accelerator.prepare(self.model, optimizer, self._loader(phase, end))
+        self._average = None if phase.ema_decay is None else WeightAverage(self.model, phase.ema_decay)
         self._restore_phase(optimizer, schedule)
         trained = [stage.name for stage in self.stages if stage not in frozen_stages]
         progress.set_description(f"phase {index + 1}/{len(self.strategy.phases)}: {_short(trained)}")
@@ -173,17 +183,23 @@ class Training:
         with self._recomputed(frozen_stages):
             for loss in self._steps(wrapped, optimizer, schedule, loader, phase):
                 self.state.step += 1
+                if self._average is not None:
+                    self._average.update(self.state.step - first)
                 self.state.losses.append(loss)
                 self.state.phase_seconds = before + time.perf_counter() - start
                 progress.update()
                 is_epoch_end = self._epochs(self.state.step) > self._epochs(self.state.step - 1)
                 if is_epoch_end or self.state.step == end:
-                    is_best = self._evaluate(index, phase, float(schedule.get_last_lr()[0]), progress)
+                    with contextlib.nullcontext() if self._average is None else self._average.applied():
+                        is_best = self._evaluate(index, phase, float(schedule.get_last_lr()[0]), progress)
                     evaluations_without_gain = 0 if is_best else evaluations_without_gain + 1
                 if phase.patience is not None and evaluations_without_gain >= phase.patience:
                     break
                 if self.state.step < end:
                     self._checkpoint_if_due(is_epoch_end, optimizer, schedule)
+        if self._average is not None:
+            self._average.apply()
+            self._average = None
         self._prove_frozen(index, frozen)
         self.state.log.phases.append(
             {
@@ -215,12 +231,16 @@ class Training:
     ) -> Iterator[float]:
         """Train over the loader, and yield the loss after each optimizer step, averaged over all its images."""
         model.train()
+        weights = None
+        if phase.class_weights == "balanced":
+            weights = balanced_weights(self._train_labels(phase), self.model.config.num_labels)
+            weights = weights.to(self.accelerator.device)
         losses: list[Tensor] = []
         indices: list[int] = []
         for batch in loader:
             with self.accelerator.accumulate(model):
                 pixel_values = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
-                loss = training_loss(model(pixel_values=pixel_values).logits, batch["labels"], phase)
+                loss = training_loss(model(pixel_values=pixel_values).logits, batch["labels"], phase, weights)
                 losses.append(loss.detach())
                 indices += batch["index"].tolist()
                 self.accelerator.backward(loss)
@@ -263,7 +283,12 @@ class Training:
         config = self.config
         self._share_statistics()
         metrics = measure(
-            self.accelerator, self.model, images, config.per_device_eval_batch_size, config.dataloader_num_workers
+            self.accelerator,
+            self.model,
+            images,
+            config.per_device_eval_batch_size,
+            config.dataloader_num_workers,
+            flip=config.test_time_flip,
         )
         train_loss = math.fsum(self.state.losses) / len(self.state.losses)
         epoch = self.state.step * self.images_per_step / len(self.train_images)
@@ -303,6 +328,8 @@ class Training:
             schedule.load_state_dict(restored.optimizer["schedule"])
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(restored.optimizer["scaler"])
+            if self._average is not None:
+                self._average.load_state_dict(restored.optimizer["average"])
         set_random_state(self.accelerator, restored.random_states[self.accelerator.process_index])
 
     def _checkpoint_if_due(self, is_epoch_end: bool, optimizer: Any, schedule: Any) -> None:
@@ -329,6 +356,7 @@ class Training:
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
+                "average": None if self._average is None else self._average.state_dict(),
             }
         problem: list[CheckpointError | None] = [None]
         if self.accelerator.is_main_process:
@@ -386,16 +414,22 @@ class Training:
     def _loader(self, phase: Phase, end: int) -> DataLoader:
         """Load the images of the steps from here to `end`."""
         span = (self.state.step * self.images_per_step, end * self.images_per_step)
+        labels = self._train_labels(phase) if phase.balanced_sampling else None
+        is_mixed = phase.mixup > 0 or phase.cutmix > 0
+        mixer = PairMixer(phase.mixup, phase.cutmix, self.model.config.num_labels) if is_mixed else None
         return DataLoader(
             TrainingViews(self.train_images, self.transforms_of(phase).train, self.config.seed),
             batch_size=self.config.per_device_train_batch_size,
-            sampler=ImageStream(len(self.train_images), self.config.seed, *span),
-            collate_fn=collate_views,
+            sampler=ImageStream(len(self.train_images), self.config.seed, *span, labels),
+            collate_fn=Collate(mixer),
             num_workers=self.config.dataloader_num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
             # of its own, because beginning to iterate draws a number, which would change those that dropout draws
             generator=torch.Generator().manual_seed(self.config.seed),
         )
+
+    def _train_labels(self, phase: Phase) -> list[int]:
+        return self.train_images[self.transforms_of(phase).train.label_column][:]
 
     def _epochs(self, step: int) -> int:
         return step * self.images_per_step // len(self.train_images)

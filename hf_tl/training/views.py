@@ -3,7 +3,9 @@
 Neither the number of workers or processes nor an interruption changes them.
 """
 
+import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +13,11 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
+from hf_tl.data.augmentation import PairMixer
 from hf_tl.data.images import ImageTransform, collate
 
-Key = tuple[int, int]
-"""An epoch and the index of an image."""
+Key = tuple[int, ...]
+"""An epoch, the index of an image and, where the epoch draws the image again, how often it did before."""
 
 
 class ImageStream(Sampler[Key]):
@@ -23,14 +26,18 @@ class ImageStream(Sampler[Key]):
     Training takes equal batches from it, whatever the number of images: none is dropped, none is repeated to fill a
     batch, and a step's place in the stream says which images it sees, on any number of processes.
 
+    With labels, an epoch draws as many images, with replacement and every class equally often (class-balanced sampling,
+    Kang et al. 2020, https://arxiv.org/abs/1910.09217).
+
     >>> stream = ImageStream(size=3, seed=0, start=0, stop=6)
     >>> sorted(index for epoch, index in stream if epoch == 0), list(stream)[4:] == list(ImageStream(3, 0, 4, 6))
     ([0, 1, 2], True)
     """
 
-    def __init__(self, size: int, seed: int, start: int, stop: int) -> None:
+    def __init__(self, size: int, seed: int, start: int, stop: int, labels: Sequence[int] | None = None) -> None:
         """Take the span from `start` to `stop`, counted in images since the beginning of training."""
         self.size = size
+        self.weights = None if labels is None else _inverse_frequencies(labels)
         self.seed = seed
         self.start = start
         self.stop = stop
@@ -39,13 +46,24 @@ class ImageStream(Sampler[Key]):
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[Key]:
-        order: list[int] = []
+        order: list[Key] = []
         for position in range(self.start, self.stop):
             epoch, place = divmod(position, self.size)
             if place == 0 or not order:
-                generator = torch.Generator().manual_seed(_mix(self.seed, epoch, 0))
-                order = torch.randperm(self.size, generator=generator).tolist()
-            yield epoch, order[place]
+                order = self._order(epoch)
+            yield order[place]
+
+    def _order(self, epoch: int) -> list[Key]:
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch, 0))
+        if self.weights is None:
+            return [(epoch, index) for index in torch.randperm(self.size, generator=generator).tolist()]
+        draws = torch.multinomial(self.weights, self.size, replacement=True, generator=generator).tolist()
+        seen: Counter[int] = Counter()
+        order: list[Key] = []
+        for index in draws:
+            order.append((epoch, index, seen[index]) if seen[index] else (epoch, index))
+            seen[index] += 1
+        return order
 
 
 class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
@@ -59,17 +77,51 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.images)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        epoch, index = key
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_mix(self.seed, epoch, index + 1))
-            return {**self.images[index], "index": index}
+        epoch, index, *repeat = key
+        seed = _mix(self.seed, epoch, index + 1, *repeat)
+        with _seeded(seed):
+            return {**self.images[index], "index": index, "seed": seed}
 
 
-def collate_views(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack views into a batch that also tells their `index` (batch,) in the dataset."""
-    return {**collate(examples), "index": torch.tensor([example["index"] for example in examples])}
+class Collate:
+    """Stack views into a batch that also tells their `index` (batch,) in the dataset; mix them in pairs if asked to.
+
+    The two images of a pair follow each other in the stream, and what mixes them is drawn from the seed of the first
+    view: so mixing too is the same in any worker and on any number of processes.
+    """
+
+    def __init__(self, mixer: PairMixer | None = None) -> None:
+        self.mixer = mixer
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Make a batch; `labels` are probabilities (batch, classes) where images are mixed."""
+        batch = {**collate(examples), "index": torch.tensor([example["index"] for example in examples])}
+        if self.mixer is None:
+            return batch
+        pixel_values, labels = [], []
+        for first in range(0, len(examples), 2):
+            pair = slice(first, first + 2)
+            with _seeded(_mix(examples[first]["seed"])):
+                mixed = self.mixer(batch["pixel_values"][pair], batch["labels"][pair])
+            pixel_values.append(mixed[0])
+            labels.append(mixed[1])
+        return {**batch, "pixel_values": torch.cat(pixel_values), "labels": torch.cat(labels)}
 
 
-def _mix(seed: int, epoch: int, index: int) -> int:
-    """Spread three small numbers over 63 bits, so that neighbours draw unrelated random numbers."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest()) >> 1
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from `seed` on the CPU, and put the state of its random numbers back; a GPU's are left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _inverse_frequencies(labels: Sequence[int]) -> torch.Tensor:
+    """Give each image the inverse of its class's count, (images,)."""
+    classes = torch.as_tensor(labels)
+    return 1 / torch.bincount(classes)[classes].double()
+
+
+def _mix(*numbers: int) -> int:
+    """Spread small numbers over 63 bits, so that neighbours draw unrelated random numbers."""
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, numbers)).encode(), digest_size=8).digest()) >> 1
