@@ -1,0 +1,69 @@
+"""Train every strategy on the same data and print their test accuracies as a table.
+
+`python scripts/benchmark_strategies.py --output_dir FOLDER [--dataset digits] [--image_size 128] [--trainer]`
+
+Each run is a process of its own, with the strategies' own defaults. Runs that `FOLDER` holds already are not repeated, so
+the script goes on where it was stopped. The table in the README was made by it.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+RUNS = {
+    "transfer": ["--strategy", "transfer"],
+    "finetune, 1 stage": ["--strategy", "finetune", "--trainable_stages", "2"],
+    "finetune, 2 stages": ["--strategy", "finetune", "--trainable_stages", "3"],
+    "finetune, 3 stages": ["--strategy", "finetune", "--trainable_stages", "4"],
+    "gradual": ["--strategy", "gradual"],
+    "full": ["--strategy", "full"],
+    "scratch": ["--strategy", "scratch"],
+}
+TRAINER = Path(__file__).with_name("train_with_trainer.py")
+
+
+def main() -> None:
+    """Run what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--dataset", default="digits", help="as in hf-tl train")
+    parser.add_argument("--image_size", help="height and width in pixels; the checkpoint's by default")
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="strategies to run")
+    parser.add_argument("--trainer", action="store_true", help="under transformers' Trainer instead of Accelerate")
+    options = parser.parse_args()
+    print("| strategy | test accuracy | minutes |\n|---|--:|--:|")
+    for name in options.only:
+        folder = options.output_dir / re.sub(r"\W+", "-", name)
+        arguments = ["--dataset", options.dataset, *RUNS[name], "--output_dir", str(folder)]
+        if options.image_size:
+            arguments += ["--image_size", options.image_size]
+        accuracy, seconds = run_trainer(arguments, folder) if options.trainer else run_accelerate(arguments, folder)
+        print(f"| {name} | {accuracy:.1%} | {seconds / 60:.1f} |", flush=True)
+
+
+def run_accelerate(arguments: list[str], folder: Path) -> tuple[float, float]:
+    """Train through Accelerate; return the test accuracy and the seconds."""
+    record = folder / "run.json"
+    if not record.exists():
+        command = [sys.executable, "-m", "hf_tl", "train", *arguments, "--resume_from_checkpoint", "auto"]
+        subprocess.run([*command, "--report_to", "none"], check=True, stdout=sys.stderr)
+    content = json.loads(record.read_text(encoding="utf-8"))
+    return content["metrics"]["test"]["accuracy"], content["seconds"]["total"]
+
+
+def run_trainer(arguments: list[str], folder: Path) -> tuple[float, float]:
+    """Train under transformers' Trainer; return the test accuracy and the seconds."""
+    result = folder / "result.json"
+    if not result.exists():
+        done = subprocess.run([sys.executable, str(TRAINER), *arguments], check=True, stdout=subprocess.PIPE, text=True)
+        accuracy, seconds = re.findall(r"test accuracy ([\d.]+)%.* ([\d.]+) s", done.stdout)[-1]
+        result.write_text(json.dumps([float(accuracy) / 100, float(seconds)]), encoding="utf-8")
+    content = json.loads(result.read_text(encoding="utf-8"))
+    return content[0], content[1]
+
+
+if __name__ == "__main__":
+    main()
