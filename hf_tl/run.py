@@ -87,7 +87,7 @@ def run(config: RunConfig) -> RunResult:
         data = check_images(data, skip_bad_images=config.data.skip_bad_images, verbose=accelerator.is_main_process)
     defaults = DATASET_DEFAULTS.get(data.name, {})
     set_seed(config.training.seed)
-    name, weights = _model_name(config.model)
+    name, weights = model_source(config.model)
     model, preprocessing = load_model(
         name,
         data.labels,
@@ -315,8 +315,12 @@ def _new_folder(name: str) -> str:
     return str(folder)
 
 
-def _model_name(config: ModelConfig) -> tuple[str, str | None]:
-    """Give the model's name and weights file: the demo's where none is named."""
+def model_source(config: ModelConfig) -> tuple[str, str | None]:
+    """Give the model's name and weights file: the demo's where none is named.
+
+    Raises:
+        ConfigError: the demo's weights are not installed.
+    """
     if config.model is not None:
         return config.model, config.weights
     try:

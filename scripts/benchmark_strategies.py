@@ -2,7 +2,7 @@
 
 `python scripts/benchmark_strategies.py --output_dir FOLDER [--dataset digits] [--image_size 128] [--trainer]`
 
-Each run is a process of its own, with the strategies' own defaults. Runs that `FOLDER` holds already are not repeated, so
+Each run is a process of its own, with the defaults of its strategy. Runs that `FOLDER` holds are not repeated, so
 the script goes on where it was stopped. The table in the README was made by it.
 """
 

