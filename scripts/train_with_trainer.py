@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
-from hf_tl import StrategyCallback, load_backbone, load_data
+from hf_tl import StrategyCallback, collate, load_backbone, load_data
 from hf_tl.config import DATASET_DEFAULTS, DEMO_DATASET, ModelConfig, StrategyConfig, StrategyName
-from hf_tl.data.images import collate
 from hf_tl.evaluation.metrics import trainer_metrics
 from hf_tl.run import model_source
 
