@@ -215,8 +215,9 @@ class Training:
         # a phase that stopped early leaves the rest of its span out
         progress.update(end - self.state.step)
         self.state.step, self.state.frozen_digest, self.state.phase_seconds = end, None, 0.0
-        # mixed precision patches `forward`, and would do so once more in the next phase
-        self.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+        # mixed precision wraps `forward` on the model itself; accelerate's way back also strips its own decorators
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            self.model.__dict__.pop(name, None)
         self.accelerator.free_memory(wrapped, optimizer, loader)
         if end < self.phase_ends[-1]:
             self._checkpoint_if_due(True, None, None)

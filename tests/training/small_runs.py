@@ -1,22 +1,26 @@
 """A training of seconds, for the tests and for the processes that they start and kill."""
 
 import copy
+import gc
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
+import hf_tl
 from hf_tl.backbones.freezing import frozen_tensors
 from hf_tl.backbones.load import load_backbone
 from hf_tl.config import TrainingConfig
@@ -25,7 +29,8 @@ from hf_tl.errors import HfTlError
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.loop import Training
 from hf_tl.training.trainer import StrategyCallback
-from hf_tl.training.views import ImageStream
+
+gc.freeze()  # accelerate collects garbage after each phase; what the imports made need not be looked at again
 
 LABELS = ["cat", "dog", "owl"]
 SIDE, IMAGES = 32, 14
@@ -108,7 +113,10 @@ def _make_the_loss_infinite(model: nn.Module, _: Any, arguments: dict[str, Tenso
     return output
 
 
-class Stopped(Exception):
+Recorded = TypeVar("Recorded", bound="RecordedTraining")
+
+
+class StoppedError(Exception):
     """Stands for a kill, within the process."""
 
 
@@ -118,13 +126,13 @@ class RecordedTraining(Training):
     run_of: Run
     stop: int | None = None
 
-    def record(self, run: Run, stop: int | None = None) -> Self:
+    def record(self, run: Run, stop: int | None) -> None:
         self.run_of, self.stop = run, stop
         self.seen: dict[int, list[int]] = {}
         self.pixels: dict[int, list[Tensor]] = {}
         self.weights: dict[int, dict[str, Tensor]] = {}
         self.frozen: dict[int, set[str]] = {}
-        return self
+        self.optimizer: dict[str, Any] = {}
 
     def _steps(self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, phase: Phase) -> Iterator[float]:
         self.weights.setdefault(self.state.step, snapshot(self.model))
@@ -144,7 +152,7 @@ class RecordedTraining(Training):
     def _interrupt(self, step: int) -> None:
         """Between two steps, when a checkpoint that was due has been written."""
         if self.stop == step:
-            raise Stopped
+            raise StoppedError
         if self.run_of.signal_at is not None:
             at, rank, number = self.run_of.signal_at
             if step == at and self.accelerator.process_index == rank:
@@ -159,23 +167,21 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def make_training(
-    run: Run, stop: int | None = None, kind: type[RecordedTraining] = RecordedTraining
-) -> RecordedTraining:
-    config = TrainingConfig(
-        output_dir=run.output, **{"per_device_train_batch_size": 4, "report_to": "none", **run.config}
-    )
-    accelerator = Accelerator(
-        cpu=True, gradient_accumulation_steps=config.gradient_accumulation_steps, **run.accelerator
-    )
+def make_training(run: Run, stop: int | None = None, kind: type[Recorded] = RecordedTraining) -> Recorded:
+    settings = {"per_device_train_batch_size": 4, "report_to": "none", **run.config}
+    config = TrainingConfig(output_dir=run.output, **settings)
+    steps = config.gradient_accumulation_steps
+    if AcceleratorState._shared_state.get("_mixed_precision") != run.accelerator.get("mixed_precision", "no"):
+        AcceleratorState._reset_state()  # one process here stands for several, and accelerate keeps one setting
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=steps, **run.accelerator)
     images, transforms = make_images(run), make_transforms(run)
-    training = kind(
-        accelerator, make_model(run), run.strategy, lambda _: transforms, images, images, config, "of the test's images"
-    )
-    return training.record(run, stop)
+    model = make_model(run)
+    training = kind(accelerator, model, run.strategy, lambda _: transforms, images, images, config, "made images")
+    training.record(run, stop)
+    return training
 
 
-def train(run: Run, stop: int | None = None, kind: type[RecordedTraining] = RecordedTraining) -> RecordedTraining:
+def train(run: Run, stop: int | None = None, kind: type[Recorded] = RecordedTraining) -> Recorded:
     training = make_training(run, stop, kind)
     if training.config.resume_from_checkpoint is not None:
         training.restore(training.config.resume_from_checkpoint)
@@ -184,22 +190,57 @@ def train(run: Run, stop: int | None = None, kind: type[RecordedTraining] = Reco
 
 
 def result_of(training: RecordedTraining) -> dict[str, Any]:
-    """Give all that must not depend on an interruption: the last steps' weights, optimizer and random state, the log."""
-    log = asdict(training.state.log)
-    times = {"seconds": None}
+    """Give all that must not depend on an interruption."""
+    log = training.state.log
     last = max(training.weights)
     return {
         "last step": last,
         "weights": training.weights[last],
         "best weights": snapshot(training.model),
-        "log": {
-            "history": [{**entry, **times} for entry in log["history"]],
-            "phases": [{**entry, **times} for entry in log["phases"]],
-            "best": log["best"],
-        },
+        "log": {"history": _timeless(log.history), "phases": _timeless(log.phases), "best": log.best},
         "optimizer": training.optimizer,
         "random state": torch.get_rng_state(),
     }
+
+
+def _timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    times = ("seconds", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
+    return [{name: value for name, value in entry.items() if name not in times} for entry in entries]
+
+
+def make_trainer(run: Run) -> Trainer:
+    settings = {"per_device_train_batch_size": 4, "report_to": "none", "disable_tqdm": True, "use_cpu": True}
+    settings |= {"logging_steps": 1, "save_strategy": "steps", **run.config}
+    model = make_model(run)
+    args = TrainingArguments(run.output, **settings)
+    set_seed(run.seed)
+    rows = make_images(run).with_transform(make_transforms(run).train)
+    callbacks = [StrategyCallback(run.strategy), Interruption(run)]
+    return Trainer(model, args, train_dataset=rows, data_collator=collate, callbacks=callbacks)
+
+
+def train_with_trainer(run: Run) -> dict[str, Any]:
+    resume = run.config.pop("resume_from_checkpoint", None)
+    trainer = make_trainer(run)
+    trainer.train(resume_from_checkpoint=hf_tl.newest_checkpoint(run.output) if resume == "auto" else resume)
+    return {
+        "last step": trainer.state.global_step,
+        "weights": snapshot(trainer.model),
+        "log": _timeless(trainer.state.log_history),
+        "optimizer": trainer.optimizer.state_dict(),
+        "random state": torch.get_rng_state(),
+    }
+
+
+class Interruption(TrainerCallback):
+    """Sends the signal of a `Run` under Trainer."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.run.signal_at is not None and state.global_step == self.run.signal_at[0]:
+            os.kill(os.getpid(), self.run.signal_at[2])
 
 
 def differences(a: Any, b: Any, name: str = "") -> list[str]:
@@ -213,3 +254,46 @@ def differences(a: Any, b: Any, name: str = "") -> list[str]:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
         return [found for i, (x, y) in enumerate(zip(a, b, strict=True)) for found in differences(x, y, f"{name}/{i}")]
     return [] if a == b else [name]
+
+
+def launch(run: Run, processes: int = 1, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a run in processes of its own, which write their results to `result_path`."""
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    paths = f"{Path(__file__).parents[2]}{os.pathsep}{Path(__file__).parents[1]}"
+    variables = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, __file__, json.dumps(asdict(run)), str(processes)],
+        env={**variables, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result_path(run: Run, rank: int = 0) -> Path:
+    return Path(run.output, f"result-{rank}.pt")
+
+
+def main(run: Run, processes: int) -> None:
+    """Run as one process of a launch, and end as the command line does."""
+    try:
+        if run.way == "trainer":
+            result = train_with_trainer(run)
+        else:
+            training = train(run)
+            assert training.accelerator.num_processes == processes
+            names = ("weights", "frozen", "seen", "pixels")
+            result = {**result_of(training), "by step": {name: getattr(training, name) for name in names}}
+    except HfTlError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    rank = int(os.environ.get("RANK", "0"))
+    torch.save(result, result_path(run, rank))
+    PartialState().destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Run(**json.loads(sys.argv[1])), int(sys.argv[2]))
