@@ -14,6 +14,10 @@ TrainableStages = int | str | tuple[str, ...]
 Augmentation = Literal["none", "light", "medium", "strong"]
 
 
+SMALLEST_ALPHA = 0.01
+"""Of mixup and CutMix: with less, practically no image would be mixed."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """A span of training with one set of trainable stages and one recipe.
@@ -50,9 +54,10 @@ class Phase:
     """Whether BatchNorm in *trained* stages normalises by the batch and updates its statistics, or by its stored ones
     and keeps them; its scale and shift train in both cases."""
     mixup: float = 0.0
-    """Alpha of mixup (https://arxiv.org/abs/1710.09412); 0 is none. With `cutmix` too, each pair draws one of them."""
+    """Alpha of mixup (https://arxiv.org/abs/1710.09412), at least 0.01; 0 is none. With `cutmix` too, each pair of
+    images draws one of them."""
     cutmix: float = 0.0
-    """Alpha of CutMix (https://arxiv.org/abs/1905.04899); 0 is none."""
+    """Alpha of CutMix (https://arxiv.org/abs/1905.04899), at least 0.01; 0 is none."""
     ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, with which the phase is evaluated and ends."""
     class_weights: ClassWeights = "none"
@@ -76,8 +81,8 @@ class Phase:
             "patience": self.patience is None or self.patience >= 1,
             "label_smoothing": 0 <= self.label_smoothing < 1,
             "batch_norm": self.batch_norm in get_args(BatchNorm),
-            "mixup": self.mixup >= 0,
-            "cutmix": self.cutmix >= 0,
+            "mixup": self.mixup == 0 or self.mixup >= SMALLEST_ALPHA,
+            "cutmix": self.cutmix == 0 or self.cutmix >= SMALLEST_ALPHA,
             "ema_decay": self.ema_decay is None or 0 < self.ema_decay < 1,
             "class_weights": self.class_weights in get_args(ClassWeights),
         }

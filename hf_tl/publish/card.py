@@ -202,7 +202,7 @@ def _phase_row(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, 
 def _told(key: str, value: Any) -> str:
     if key == "batch_norm":
         return BATCH_NORM.get(value, f"BatchNorm {value}")
-    told = f"{value:.4g}" if isinstance(value, float) else value
+    told = round(value, 6) if isinstance(value, float) else value
     return key.replace("_", " ") if value is True else f"{key.replace('_', ' ')} {told}"
 
 

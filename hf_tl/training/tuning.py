@@ -78,8 +78,8 @@ def sweep_learning_rates(
     generator = torch.Generator().manual_seed(config.seed)
     chosen = torch.randperm(len(images), generator=generator)[:SAMPLE].tolist()
     head = head_module(model, list_stages(model)[-1])
-    features, labels = head_inputs(model, head, images.select(chosen), config.per_device_eval_batch_size)
     with torch.random.fork_rng(devices=[]):
+        features, labels = head_inputs(model, head, images.select(chosen), config.per_device_eval_batch_size)
         losses = {
             rate: held_out_loss(
                 copy.deepcopy(head), features, labels, replace(phase, learning_rate=rate),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hf_tl.data.augmentation import Pipeline, augmented_pipeline
+from hf_tl.data.augmentation import PairMixer, Pipeline, augmented_pipeline
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Augmentation
 
@@ -133,3 +133,30 @@ def test_unknown_presets(preset: str) -> None:
 def test_every_interpolation_of_a_checkpoint_works(interpolation: str) -> None:
     pipeline = augmented_pipeline("strong", size=(16, 16), interpolation=interpolation, **PLAIN)
     assert pipeline(photo()).shape == (3, 16, 16)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    mixup=st.just(0.0) | st.floats(0.01, 5), cutmix=st.floats(0.01, 5), seed=st.integers(0, 99),
+    classes=st.integers(2, 9), side=st.integers(2, 40),
+)  # fmt: skip
+def test_mixed_labels_are_probabilities_of_both_images(
+    mixup: float, cutmix: float, seed: int, classes: int, side: int
+) -> None:
+    torch.manual_seed(seed)
+    images = torch.stack([torch.zeros(3, side, side), torch.ones(3, side, side)])
+    mixed, labels = PairMixer(mixup, cutmix, classes)(images, torch.tensor([0, 1]))
+    assert (mixed.shape, labels.shape) == (images.shape, (2, classes))
+    torch.testing.assert_close(labels.sum(1), torch.ones(2))
+    # the images are 0 and 1: their mixture's mean is the part of the second
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), labels[:, 1], rtol=0, atol=1e-4)
+    torch.testing.assert_close(labels[0, 1], labels[1, 0])
+
+
+@pytest.mark.parametrize(("mixup", "cutmix", "values"), [(1.0, 0.0, 1), (0.0, 1.0, 2)])
+def test_mixup_blends_and_cutmix_pastes(mixup: float, cutmix: float, values: int) -> None:
+    torch.manual_seed(1)
+    images = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
+    mixed, _ = PairMixer(mixup, cutmix, 2)(images, torch.tensor([0, 1]))
+    assert len(mixed[0].unique()) == values
+    assert (set(mixed[0].unique().tolist()) <= {0.0, 1.0}) == (cutmix > 0)

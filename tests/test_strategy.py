@@ -1,0 +1,306 @@
+"""Phases and strategies: their ranges, records and YAML, the defaults by size, and a run of each."""
+
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from test_cli import ERROR_STATUS, TINY, write_images
+
+from hf_tl.cli import main, parse_run_config
+from hf_tl.config import StrategyConfig, StrategyName
+from hf_tl.errors import ConfigError
+from hf_tl.recipes import SIZES, recipe_for
+from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Strategy
+from hf_tl.training.trainer import StrategyCallback
+
+positive = st.floats(1e-9, 1e9)
+share = st.floats(0, 1, exclude_max=True)
+names = st.text(min_size=1, max_size=5)
+lengths = st.one_of(
+    st.fixed_dictionaries({"epochs": positive}), st.fixed_dictionaries({"steps": st.integers(1, 10**9)})
+)
+phases = st.builds(
+    lambda length, **recipe: Phase(**length, **recipe),
+    lengths,
+    trainable_stages=st.one_of(st.integers(1, 99), names, st.lists(names, min_size=1).map(tuple)),
+    learning_rate=positive,
+    backbone_learning_rate=st.none() | positive,
+    layer_decay=st.floats(0, 1, exclude_min=True),
+    norm=st.sampled_from(get_args(Norm)),
+    weight_decay=st.floats(0, 10),
+    warmup_ratio=share,
+    augmentation=st.sampled_from(get_args(Augmentation)),
+    patience=st.none() | st.integers(1, 9),
+    label_smoothing=share,
+    batch_norm=st.sampled_from(get_args(BatchNorm)),
+    mixup=st.just(0.0) | st.floats(0.01, 9),
+    cutmix=st.just(0.0) | st.floats(0.01, 9),
+    ema_decay=st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True),
+    class_weights=st.sampled_from(get_args(ClassWeights)),
+    balanced_sampling=st.booleans(),
+)
+
+
+@given(st.lists(phases, min_size=1, max_size=4), names, st.booleans())
+def test_any_strategy_comes_back_from_json_and_yaml(phases: list[Phase], name: str, from_scratch: bool) -> None:
+    strategy = Strategy(name, tuple(phases), from_scratch)
+    record = json.loads(json.dumps(strategy.to_record()))
+    assert Strategy.from_record(record) == strategy
+    assert set(record["phases"][0]) == {field.name for field in fields(Phase)}
+    inline = yaml.safe_dump(record["phases"], default_flow_style=True, width=math.inf)
+    assert Strategy.from_yaml(inline).phases == strategy.phases
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("trainable_stages", 0),
+        ("trainable_stages", ()),
+        ("epochs", 0),
+        ("learning_rate", 0),
+        ("backbone_learning_rate", 0),
+        ("layer_decay", 1.1),
+        ("norm", "no"),
+        ("weight_decay", -1),
+        ("warmup_ratio", 1),
+        ("augmentation", "heavy"),
+        ("patience", 0),
+        ("label_smoothing", 1),
+        ("batch_norm", "no"),
+        ("mixup", 0.001),
+        ("cutmix", -0.1),
+        ("ema_decay", 1.0),
+        ("class_weights", "no"),
+    ],
+)
+def test_values_out_of_range_are_told(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"cannot have {name}={value!r}".replace("(", r"\(").replace(")", r"\)")):
+        Phase(**{"trainable_stages": 1, "epochs": 1.0, name: value})
+
+
+@pytest.mark.parametrize("length", [{}, {"epochs": 1, "steps": 3}])
+def test_a_phase_has_one_length(length: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="epochs or steps, one of them"):
+        Phase(1, **length)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{trainable_stages: 1, epoch: 3}]", "phase 1 of 1: a phase has no epoch; it has augmentation"),
+        ("[{trainable_stages: 1, epochs: 1}, {epochs: 1}]", "phase 2 of 2: a phase needs trainable_stages"),
+        ("[{trainable_stages: 1, epochs: ten}]", "epochs of a phase takes float or none, found 'ten'"),
+        ("[{trainable_stages: 1.5, epochs: 1}]", "trainable_stages of a phase takes int or str, found 1.5"),
+        ("[{trainable_stages: [1, 2], epochs: 1}]", "trainable_stages of a phase takes"),
+        ("[{trainable_stages: true, epochs: 1}]", "found True"),
+        ("[{trainable_stages: 1, steps: 2.5}]", "steps of a phase takes int or none, found 2.5"),
+        ("[{trainable_stages: 1, epochs: 1, balanced_sampling: 1}]", "takes bool, found 1"),
+        ("[{trainable_stages: 1, epochs: 1, norm: [1]}]", r"norm of a phase takes str, found \[1\]"),
+        ("[{trainable_stages: 1, epochs: -1}]", "phase 1 of 1: a phase cannot have epochs=-1.0"),
+        ("[3]", "a phase maps names to values, found 3"),
+        ("[]", "has no phase"),
+        ("[{", "cannot be read"),
+    ],
+)
+def test_phases_that_cannot_be_used(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Strategy.from_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("phasen: []", "a strategy has no phasen"),
+        ("phases: 3", "are a list, found 3"),
+        ("from_scratch: maybe\nphases: [{trainable_stages: 1, steps: 1}]", "true or false, found 'maybe'"),
+        ("3", "must be a list of phases, found int"),
+    ],
+)
+def test_files_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "phases.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        Strategy.from_yaml(tmp_path / "phases.yaml")
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"--phases nowhere\.yaml cannot be read"):
+        Strategy.from_yaml("nowhere.yaml")
+
+
+def test_rates_may_be_written_as_yaml_reads_text() -> None:
+    """YAML 1.1 takes `3e-4` for text."""
+    assert Strategy.from_yaml("[{trainable_stages: 1, steps: 1, learning_rate: 3e-4}]").phases[0].learning_rate == 3e-4
+
+
+@pytest.mark.parametrize("stages", [1, 2, 5, None])
+@pytest.mark.parametrize("epochs", [1.0, 10.0])
+def test_gradual_unfreezes_one_stage_at_a_time(stages: int | None, epochs: float) -> None:
+    strategy = Strategy.gradual(stages, epochs=epochs, weight_decay=0.2)
+    trained = [phase.trainable_stages for phase in strategy.phases]
+    assert trained == ([1, 2, 3, 4, "all"] if stages is None else list(range(1, stages + 2)))
+    assert sum(phase.epochs or 0 for phase in strategy.phases) == pytest.approx(epochs)
+    assert strategy.phases[-1].epochs == epochs / 2
+    assert {phase.weight_decay for phase in strategy.phases} == {0.2}
+    assert strategy.phases[-1].layer_decay == pytest.approx(1 / 2.6)
+
+
+@given(
+    st.sampled_from(get_args(StrategyName)), st.integers(1, 10**7), st.booleans(),
+    st.none() | st.sampled_from(get_args(Augmentation)),
+)  # fmt: skip
+def test_every_size_has_a_recipe(
+    name: StrategyName, images: int, pretrained: bool, augmentation: Augmentation | None
+) -> None:
+    strategy = StrategyConfig(name, augmentation=augmentation).build(1, images, pretrained=pretrained)
+    assert strategy.name == name
+    for phase in strategy.phases:
+        assert augmentation in (None, phase.augmentation)
+        keeps = pretrained and images < SIZES[1] and name in ("finetune", "gradual", "full")
+        assert phase.batch_norm == ("keep" if keeps else "update")
+        assert not (phase.mixup and phase.augmentation == "none")
+
+
+def test_the_documented_defaults() -> None:
+    assert recipe_for("transfer", 3_000) == {"epochs": 10, "learning_rate": 3e-3, "augmentation": "none"}
+    full = StrategyConfig("full").build(1, 3_068).phases[0]
+    assert (full.learning_rate, full.backbone_learning_rate, full.weight_decay) == (3e-3, 3e-4, 0.05)
+    assert (full.label_smoothing, full.augmentation, full.batch_norm, full.mixup) == (0.1, "light", "keep", 0)
+    assert [recipe_for("full", size)["epochs"] for size in (999, 1_000, 19_999, 20_000, 500_000)] == [20, 10, 10, 10, 8]
+    large = StrategyConfig("scratch").build(1, 100_000).phases[0]
+    assert (large.augmentation, large.mixup, large.cutmix, large.ema_decay) == ("strong", 0.1, 1.0, 0.9999)
+
+
+def test_flags_win_over_the_recipe() -> None:
+    flags = {"mixup": 0.0, "cutmix": 0.3, "ema_decay": 0.0, "label_smoothing": 0.0, "batch_norm": "keep", "patience": 2}
+    phase = StrategyConfig("scratch", num_train_epochs=7, **flags).build(1, 100_000).phases[0]
+    assert (phase.epochs, phase.ema_decay) == (7, None)
+    assert {name: getattr(phase, name) for name in flags if name != "ema_decay"} == {
+        name: value for name, value in flags.items() if name != "ema_decay"
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning_rate", "1"], "leave out --learning_rate,? ?"),
+        (["--strategy", "full", "--trainable_stages", "2"], "leave out --trainable_stages, --strategy"),
+        (["--find_learning_rate"], "leave out --find_learning_rate"),
+        (["--balanced_sampling"], "leave out --balanced_sampling"),
+    ],
+)
+def test_phases_tell_all_of_a_strategy(flags: list[str], message: str) -> None:
+    config = parse_run_config(["--phases", "[{trainable_stages: 1, epochs: 1}]", *flags])
+    with pytest.raises(ConfigError, match=message):
+        config.strategy.build()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--find_learning_rate", "--learning_rate", "1"], "leave one of them out"),
+        (["--find_learning_rate", "--strategy", "scratch"], "scratch has none"),
+        (["--strategy", "gradual", "--trainable_stages", "1"], "gradual trains the head and at least one stage more"),
+        (["--strategy", "full", "--trainable_stages", "2"], "finetune or gradual"),
+    ],
+)
+def test_flags_that_do_not_go_together(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_run_config(flags).strategy.build()
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"steps": 3, "epochs": None}, {"patience": 1}, {"mixup": 0.1}, {"cutmix": 1.0}, {"ema_decay": 0.9},
+        {"class_weights": "balanced"}, {"balanced_sampling": True},
+    ],
+)  # fmt: skip
+def test_trainer_refuses_what_it_cannot_follow(field: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    strategy = Strategy("custom", (Phase(1, 1), Phase(**{"trainable_stages": 2, "epochs": 1, **field})))
+    args = TrainingArguments(str(tmp_path), report_to="none")
+    with pytest.raises(ConfigError, match=f"cannot follow {next(iter(field))} of the phases"):
+        StrategyCallback(strategy).on_init_end(args, None, None, model=None)
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "colours"
+    write_images(folder / "train", 8)
+    write_images(folder / "test", 2)
+    return folder
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())
+
+
+BATCH = ["--per_device_train_batch_size", "8", "--save_total_limit", "0"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "trained"),
+    [
+        (["--strategy", "gradual", "--trainable_stages", "3", "--num_train_epochs", "2"], [1, 2, 3]),
+        (["--strategy", "full", "--mixup", "0.2", "--ema_decay", "0.9"], [6]),
+        (["--strategy", "scratch", "--cutmix", "1", "--class_weights", "balanced", "--test_time_flip"], [6]),
+        (["--strategy", "transfer", "--balanced_sampling", "--find_learning_rate"], [1]),
+    ],
+)
+def test_a_run_of_each_strategy(flags: list[str], trained: list[int], colours: Path, tmp_path: Path) -> None:
+    epochs = [] if "--num_train_epochs" in flags else ["--num_train_epochs", "1"]
+    main(["train", *TINY, "--dataset", str(colours), *BATCH, *epochs, *flags, "--output_dir", str(tmp_path / "out")])
+    record, card = record_of(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
+    assert [len(phase["trainable_stages"]) for phase in record["phases"]] == trained
+    assert json.loads(json.dumps(Strategy.from_record(record["strategy"]).to_record())) == record["strategy"]
+    for flag, told in {
+        "--mixup": "mixup 0.2", "--ema_decay": "ema decay 0.9", "--cutmix": "cutmix 1.0",
+        "--class_weights": "class weights balanced",
+        "--balanced_sampling": "balanced sampling", "--test_time_flip": "mean of the logits of image and mirror image",
+        "--find_learning_rate": "of held-out losses",
+    }.items():  # fmt: skip
+        assert (told in card) == (flag in flags), flag
+
+
+def test_a_run_of_phases_from_a_yaml_config(colours: Path, tmp_path: Path) -> None:
+    config = {
+        "phases": [
+            {"trainable_stages": 1, "steps": 2, "augmentation": "none"},
+            {"trainable_stages": ["layer4"], "epochs": 0.5, "batch_norm": "keep"},
+        ],
+        "dataset": str(colours),
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    main(["train", *TINY, *BATCH, "--config", str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "out")])
+    record = record_of(tmp_path / "out")
+    assert record["strategy"]["name"] == "custom"
+    assert [phase["steps"] for phase in record["phases"]] == [2, 2]
+    assert [phase["trainable_stages"] for phase in record["phases"]] == [["head"], ["layer4", "head"]]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| 1 | `head` | 291 | 2 steps |" in card
+    assert "- phase 2: " in card
+    assert "BatchNorm of trained stages keeps its statistics" in card
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mixup", "0.1", "--per_device_train_batch_size", "5"], "must be even, found 5"),
+        (["--test_time_flip", "--horizontal_flip", "false"], "takes a mirrored image for one of the same class"),
+        (["--phases", "[{trainable_stages: 70, epochs: 1}]"], "expected 1 to 6 trainable stages"),
+    ],
+)
+def test_runs_that_are_refused(
+    flags: list[str], message: str, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *TINY, "--dataset", str(colours), *flags, "--output_dir", str(tmp_path / "out")])
+    assert stop.value.code == ERROR_STATUS
+    assert message in capsys.readouterr().err
