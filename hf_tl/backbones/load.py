@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.data.images import Transforms
-from hf_tl.errors import ConfigError, name_some
+from hf_tl.errors import ConfigError, ModelError, name_some
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -93,14 +93,41 @@ def load_model(
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
     """Load a model and its preprocessing; the arguments are those of `load_backbone`.
 
-    `model.config.hf_tl["base"]` says where its weights come from.
+    `model.config.hf_tl["base"]` says where its weights come from. One black image is run through the model, so that one
+    that cannot be trained on images of this size is told before any training.
+
+    Raises:
+        ModelError: as `load_backbone`.
     """
     check_labels(labels)
     if in_chans not in (None, 1, 3):
         raise ConfigError(f"--in_chans is 3 for colour or 1 for gray images, found {in_chans}")
     if image_size is not None and image_size < 1:
         raise ConfigError(f"--image_size is a number of pixels, found {image_size}")
-    return _load_model(name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code)
+    model, preprocessing = _load_model(
+        name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code
+    )
+    _check_runs(model, preprocessing.input_size)
+    return model, preprocessing
+
+
+def _check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> None:
+    import torch
+
+    channels, height, width = input_size
+    takes = f"{channels} x {height} x {width} (channels x height x width)"
+    try:
+        with torch.inference_mode():
+            output = model(pixel_values=torch.zeros(1, *input_size))
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be run on an image of {takes}: {error}; --image_size sets the size"
+        ) from error
+    if getattr(output, "logits", None) is None:
+        raise ModelError(
+            f"{type(model).__name__} returns {name_some(output)} and no logits, so no loss can be computed and no "
+            "pipeline can use it; choose another model"
+        )
 
 
 def _load_model(

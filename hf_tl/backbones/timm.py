@@ -14,8 +14,8 @@ import hf_tl.classics  # noqa: F401  registers AlexNet, ZFNet and GoogLeNet with
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.stages import list_stages
 from hf_tl.backbones.transformers import reset_head
-from hf_tl.backbones.weights import describe_weights, load_weights
-from hf_tl.errors import ModelError
+from hf_tl.backbones.weights import convert_weights, describe_weights, load_weights
+from hf_tl.errors import ModelError, name_some
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TimmWrapperConfig
@@ -47,25 +47,19 @@ def create_timm_backbone(
         ModelError: there is no such architecture, it has no such weights, or `weights` does not fit.
     """
     check_architecture(architecture)
-    arguments = {"num_classes": len(labels), **(model_args or {})}
-    download = pretrained and weights is None
+    model_args = dict(model_args or {})
     settings = get_pretrained_cfg(architecture)
-    if image_size is not None and weights is None and settings is not None and settings.fixed_input_size:
-        arguments["img_size"] = (image_size, image_size)
-    try:
-        network = timm.create_model(architecture, pretrained=download, **arguments)
-    except (RuntimeError, OSError, TypeError, ValueError, AssertionError) as error:
-        raise ModelError(
-            f"timm cannot create {architecture!r} with {arguments}: {_first_line(error)}. "
-            + ("Its weights come from the Hub: check the network, or give --weights FILE." if download else "")
-        ) from error
+    if image_size is not None and settings is not None and settings.fixed_input_size:
+        model_args["img_size"] = [image_size, image_size]
+    download = pretrained and weights is None
+    network = _create_network(architecture, download, len(labels), model_args)
     if weights is not None and pretrained:
         load_weights(network, weights, frozenset(list_stages(network)[-1].parameter_names))
     model = wrap(network, labels, model_args)
     if pretrained:
         reset_head(model)
     if image_size is not None:
-        set_image_size(model, image_size)
+        _note_image_size(model, image_size)
     origin = _settings(network) if download else {}
     return model, {
         "name": origin.get("hf_hub_id") or None,
@@ -100,32 +94,45 @@ def wrap(network: nn.Module, labels: Sequence[str], model_args: dict[str, Any] |
     return model.eval()
 
 
+def _create_network(architecture: str, download: bool, num_classes: int, model_args: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(architecture, pretrained=download, num_classes=num_classes, **model_args)
+    except (RuntimeError, OSError, TypeError, ValueError, AssertionError) as error:
+        hint = "Its weights come from the Hub: check the network, or give --weights FILE. " if download else ""
+        if "img_size" in model_args:
+            hint += "It may be that it does not take this --image_size: leave it out, or name another model."
+        raise ModelError(
+            f"timm cannot create {architecture!r} with {model_args}: {_first_line(error)}. {hint}".rstrip()
+        ) from error
+
+
 def set_image_size(model: "PreTrainedModel", image_size: int) -> None:
     """Let a wrapped timm network take images of another size, and note it in the config; in place.
 
-    Position embeddings are interpolated by timm where the network has any.
+    A network of a fixed size is made anew, with its weights. Position embeddings are interpolated by timm where it can.
 
     Raises:
         ModelError: the network takes one size only.
     """
-    network = model.timm_model
-    channels, *current = get_model_input_config(network)["input_size"]
-    size = (image_size, image_size)
-    if get_model_input_config(network)["fixed_input_size"]:
-        if tuple(current) != size:
-            if not hasattr(network, "set_input_size"):
-                raise ModelError(
-                    f"{model.config.architecture} takes images of {current[0]} x {current[1]} pixels only, and "
-                    f"--image_size is {image_size}; leave it out, or name another model"
-                )
-            try:
-                network.set_input_size(img_size=size)
-            except (AssertionError, RuntimeError, ValueError) as error:
-                raise ModelError(
-                    f"{model.config.architecture} cannot take --image_size {image_size}: {error}"
-                ) from error
-        model.config.model_args = {**(model.config.model_args or {}), "img_size": list(size)}
-    model.config.pretrained_cfg = {**model.config.pretrained_cfg, "input_size": (channels, *size)}
+    network, config = model.timm_model, model.config
+    current = get_model_input_config(network)["input_size"][1:]
+    if _settings(network).get("fixed_input_size") and tuple(current) != (image_size, image_size):
+        model_args = {**(config.model_args or {}), "img_size": [image_size, image_size]}
+        resized = _create_network(config.architecture, False, config.num_labels, model_args)
+        weights, expected = convert_weights(network.state_dict(), resized), resized.state_dict()
+        if unfit := [name for name, tensor in expected.items() if weights[name].shape != tensor.shape]:
+            raise ModelError(
+                f"{config.architecture} takes images of {current[0]} x {current[1]} pixels only, and --image_size is "
+                f"{image_size}: timm cannot turn {name_some(unfit, 2)}; leave it out, or name another model"
+            )
+        resized.load_state_dict(weights)
+        model.timm_model, config.model_args = resized.eval(), model_args
+    _note_image_size(model, image_size)
+
+
+def _note_image_size(model: "PreTrainedModel", image_size: int) -> None:
+    settings = model.config.pretrained_cfg
+    model.config.pretrained_cfg = {**settings, "input_size": (settings["input_size"][0], image_size, image_size)}
 
 
 def timm_preprocessing(config: "TimmWrapperConfig") -> Preprocessing:

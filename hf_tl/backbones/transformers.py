@@ -57,10 +57,10 @@ def load_checkpoint(
     if pretrained:
         model = _load_weights(name, config, revision, trust_remote_code)
     else:
-        model = _initialise(config, labels, trust_remote_code)
+        model = _initialise(config, labels, image_size, trust_remote_code)
     if pretrained and known_labels != list(labels):
         reset_head(model)
-    if image_size is not None:
+    if pretrained and image_size is not None:
         model = _with_image_size(model, image_size)
     return model.eval(), base
 
@@ -88,19 +88,35 @@ def _load_weights(
     return model
 
 
-def _initialise(config: "PreTrainedConfig", labels: Sequence[str], trust_remote_code: bool) -> "PreTrainedModel":
+def _initialise(
+    config: "PreTrainedConfig", labels: Sequence[str], image_size: int | None, trust_remote_code: bool
+) -> "PreTrainedModel":
     """Draw random weights, in the way of the library that the architecture comes from."""
     from transformers import AutoModelForImageClassification
 
     if config.model_type != "timm_wrapper":
+        if image_size is not None:
+            _set_image_size(config, image_size)
         return AutoModelForImageClassification.from_config(
             config, dtype=torch.float32, trust_remote_code=trust_remote_code
         )
     from hf_tl.backbones.timm import create_timm_backbone
 
-    model, _ = create_timm_backbone(config.architecture, labels, pretrained=False, model_args=config.model_args)
-    model.config.pretrained_cfg = config.pretrained_cfg
+    model, _ = create_timm_backbone(
+        config.architecture, labels, pretrained=False, model_args=config.model_args, image_size=image_size
+    )
+    size = config.pretrained_cfg["input_size"] if image_size is None else model.config.pretrained_cfg["input_size"]
+    model.config.pretrained_cfg = {**config.pretrained_cfg, "input_size": size}
     return model
+
+
+def _set_image_size(config: "PreTrainedConfig", image_size: int) -> bool:
+    """Write an image size into a config, in place; tell whether it has one."""
+    vision = getattr(config, "vision_config", config)
+    if not hasattr(vision, "image_size"):
+        return False
+    vision.image_size = [image_size] * 2 if isinstance(vision.image_size, list | tuple) else image_size
+    return True
 
 
 def _with_image_size(model: "PreTrainedModel", image_size: int) -> "PreTrainedModel":
@@ -115,25 +131,33 @@ def _with_image_size(model: "PreTrainedModel", image_size: int) -> "PreTrainedMo
         set_image_size(model, image_size)
         return model
     config = copy.deepcopy(model.config)
-    vision = getattr(config, "vision_config", config)
-    if not hasattr(vision, "image_size"):
+    if not _set_image_size(config, image_size):
         return model
-    vision.image_size = image_size
     resized = type(model)(config)
-    weights, modules = model.state_dict(), dict(model.named_modules())
-    for name, tensor in resized.state_dict().items():
-        if weights[name].shape != tensor.shape:
-            path = name
-            while path and not hasattr(modules.get(path), "interpolate_pos_encoding"):
-                path = path.rpartition(".")[0]
-            if not path or tensor.numel() % tensor.shape[-1]:
-                raise ModelError(
-                    f"{type(model).__name__} cannot take --image_size {image_size}: {name} depends on the size"
-                )
-            tokens = tensor.new_empty(1, tensor.numel() // tensor.shape[-1], tensor.shape[-1])
-            weights[name] = modules[path].interpolate_pos_encoding(tokens, image_size, image_size).reshape(tensor.shape)
+    weights = model.state_dict()
+    for name, expected in resized.state_dict().items():
+        if weights[name].shape != expected.shape:
+            weights[name] = _interpolate(model, name, expected, image_size)
     resized.load_state_dict(weights)
     return resized
+
+
+def _interpolate(model: "PreTrainedModel", name: str, expected: torch.Tensor, image_size: int) -> torch.Tensor:
+    """Interpolate the position embeddings `name` by `interpolate_pos_encoding` of the module that holds them.
+
+    It takes the tokens for their shape alone; where it means anything else, the result holds no numbers.
+    """
+    modules, path, width = dict(model.named_modules()), name, expected.shape[-1]
+    while path and not hasattr(modules.get(path), "interpolate_pos_encoding"):
+        path = path.rpartition(".")[0]
+    tokens = expected.new_full((1, expected.numel() // width, width), torch.nan)
+    result = modules[path].interpolate_pos_encoding(tokens, image_size, image_size) if path else tokens
+    if result.numel() != expected.numel() or not result.isfinite().all():
+        raise ModelError(
+            f"{type(model).__name__} cannot take --image_size {image_size}: the shape of {name} depends on the size; "
+            "leave it out, or name another model"
+        )
+    return result.detach().reshape(expected.shape)
 
 
 def reset_head(model: "PreTrainedModel") -> None:
@@ -159,9 +183,19 @@ class ProcessorPipeline:
 
 
 def processor_preprocessing(processor: "BaseImageProcessor") -> Preprocessing:
-    """Read the preprocessing from a transformers image processor."""
+    """Read the preprocessing from a transformers image processor.
+
+    Raises:
+        ModelError: it gives more than pixels, or no images.
+    """
     evaluate = ProcessorPipeline(processor)
-    size = evaluate(Image.new("RGB", (64, 64))).shape
+    inputs = processor(Image.new("RGB", (64, 64)), return_tensors="pt")
+    if set(inputs) != {"pixel_values"} or inputs["pixel_values"].ndim != 4:
+        raise ModelError(
+            f"{type(processor).__name__} gives {name_some(inputs)}, for a model that takes no plain images; "
+            "choose one whose image processor gives pixel_values of the shape (images, channels, height, width)"
+        )
+    size = inputs["pixel_values"].shape[1:]
     settings: dict[str, Any] = processor.to_dict()
     channels = size[0]
     resample = settings.get("resample")

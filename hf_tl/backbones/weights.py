@@ -1,17 +1,27 @@
 """Weights from a local file: safe reading, known namings, and a check that they fit."""
 
 import hashlib
+import inspect
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from timm.models import adapt_input_conv, model_entrypoint
 from torch import Tensor, nn
 
 from hf_tl.errors import ModelError, name_some
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training scripts keep the weights inside a checkpoint, the averaged ones first (as timm does)."""
+
+_FILTERS = (
+    *("checkpoint_filter_fn", "checkpoint_filter_fn_classifier"),
+    *("_filter_fn", "_filter_torchvision_pretrained"),
+)
+"""What timm's modules call the function that turns the checkpoints of an architecture's authors into timm's."""
 
 # EfficientNet-PyTorch (github.com/lukemelas/EfficientNet-PyTorch) and its Lite variants, in timm's names. The first
 # stage has depthwise-separable blocks, without an expansion.
@@ -69,11 +79,20 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, file: str | Path, head_parameters: frozenset[str]) -> None:
     """Load the backbone's weights of `file` into `model`, and the head's where they fit, in place.
 
+    The file may be timm's, or any that timm itself would convert: that of torchvision or of the architecture's authors.
+
     Raises:
         ModelError: anything but the head is missing, left over or of another shape.
     """
     expected = model.state_dict()
     weights = _with_timm_names(read_weights(file), expected)
+    try:
+        weights = convert_weights(weights, model)
+    except Exception as error:  # made for certain checkpoints, timm's functions raise anything on others
+        raise ModelError(
+            f"--weights {Path(file).name} does not fit {type(model).__name__}: timm cannot convert it "
+            f"({type(error).__name__}: {error})"
+        ) from error
     wrong_shape = [name for name in weights.keys() & expected.keys() if weights[name].shape != expected[name].shape]
     fitting = {name: tensor for name, tensor in weights.items() if name in expected and name not in wrong_shape}
     problems = {
@@ -90,6 +109,25 @@ def load_weights(model: nn.Module, file: str | Path, head_parameters: frozenset[
     if found:
         raise ModelError(f"--weights {Path(file).name} does not fit {type(model).__name__}; {'; '.join(found)}")
     model.load_state_dict(fitting, strict=False)
+
+
+def convert_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Turn a checkpoint into one for a timm model, as timm does with the weights that it downloads.
+
+    Names become timm's, position embeddings those of the model's image size, and the first convolution takes as many
+    channels as the model's. What cannot be turned is left as it is.
+    """
+    settings = cast(dict[str, Any], model.pretrained_cfg)
+    module = sys.modules[model_entrypoint(settings["architecture"]).__module__]
+    if convert := next((getattr(module, name) for name in _FILTERS if hasattr(module, name)), None):
+        takes_model = "model" in inspect.signature(convert).parameters
+        weights = convert(dict(weights), model) if takes_model else convert(dict(weights))
+    converted, expected = dict(weights), model.state_dict()
+    first = settings.get("first_conv") or ()
+    for name in (f"{conv}.weight" for conv in ([first] if isinstance(first, str) else first)):
+        if name in converted and name in expected and converted[name].shape[1] == 3:
+            converted[name] = adapt_input_conv(expected[name].shape[1], converted[name])
+    return converted
 
 
 def describe_weights(file: str | Path) -> str:

@@ -11,12 +11,13 @@ import torch
 from hub.client import WITHOUT_HF_TL, environment
 
 PROGRAM = """
-import json, sys, timm, torch, traceback
+import copy, json, sys, timm, torch, traceback
 from transformers import AutoModelForImageClassification
 
 def load(folder):
     inputs = torch.load(f"{folder}/inputs.pt")
-    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    # a copy, whose weights are aligned in memory: where they lie in the file's, kernels may differ in the last bit
+    model = copy.deepcopy(AutoModelForImageClassification.from_pretrained(folder)).eval()
     found = {"labels": [model.config.id2label[index] for index in range(model.config.num_labels)]}
     with torch.no_grad():
         logits = {"transformers": model(**inputs)[0]}

@@ -1,4 +1,4 @@
-"""Every kind of backbone: a training step moves what trains and no bit of the rest, and what is saved loads anywhere."""
+"""Every kind of backbone: a step moves what trains and no bit of the rest, and what is saved loads anywhere."""
 
 import shutil
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ def check_step(model: nn.Module, inputs: dict[str, Tensor], trainable_stages: in
     kept = {name for stage in frozen for name in (*stage.parameter_names, *stage.buffer_names)}
     trains = {name for stage in trained for name in stage.parameter_names}
     assert sorted(moved & kept) == []
-    assert {name for name in trains - moved} == {name for name in trains if any(part in name for part in untrained)}
+    assert trains - moved == {name for name in trains if any(part in name for part in untrained)}
     with torch.no_grad():
         for name, tensor in tensors(model).items():
             tensor.copy_(before[name])

@@ -16,30 +16,29 @@ LABELS = ("zebra", "ant", "moth")
 SIZE = 64
 
 TINY = {"depth": 2, "embed_dim": 64, "num_heads": 4}
-TIMM: dict[str, dict[str, Any]] = dict.fromkeys(
-    (
-        "alexnet", "beit_base_patch16_224", "cait_xxs24_224", "coat_tiny", "convit_tiny", "convmixer_768_32",
-        "cpubone_nano", "crossvit_tiny_240", "cs3darknet_focus_s", "csatv2", "cspnext_tiny", "davit_tiny",
-        "deepseek_vit_412m", "deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224", "densenet121", "dla46x_c",
-        "dpn48b", "edgenext_xx_small", "efficientformer_l1", "efficientformerv2_s0", "efficientvim_m1",
-        "efficientvim_m1_dist", "efficientvit_b0", "efficientvit_l1", "efficientvit_m0", "ese_vovnet19b_slim_dw",
-        "fasternet_t0", "fastvit_t8", "focalnet_tiny_srf", "gcvit_xxtiny", "gemma4_vit_167m", "ghostnet_050",
-        "gmlp_ti16_224", "googlenet", "halonet_h1", "hardcorenas_b", "hgnetv2_b0", "hiera_tiny_224",
-        "hrnet_w18_small", "iformer_t", "inception_next_atto", "inception_resnet_v2", "inception_v3", "inception_v4",
-        "lcnet_035", "lcnetv2_small", "legacy_seresnet18", "legacy_xception", "levit_128s", "levit_256d",
-        "lowformer_b0", "mobilenetv5_base", "mobilevit_xxs", "mvitv2_tiny", "naflexvit_base_patch16_parfac_gap",
-        "nasnetalarge", "nest_tiny", "nextvit_small", "pit_ti_224", "pnasnet5large", "poolformerv2_s12", "pvt_v2_b0",
-        "qwen3_vit_88m", "rdnet_tiny", "regnetx_002", "repghostnet_050", "repvit_m1", "res2next50", "resnest14d",
-        "resnetv2_18", "rexnet_100", "sam2_hiera_tiny", "samvit_base_patch16_224", "selecsls42", "sequencer2d_s",
-        "shvit_s1", "skresnet18", "starnet_s050", "swiftformer_xs", "swin_tiny_patch4_window7_224",
-        "swinv2_cr_tiny_224", "swinv2_tiny_window16_256", "test_byobnet", "test_coatnet", "test_convnext",
-        "test_efficientnet", "test_mambaout", "test_nfnet", "test_resnet", "test_vit", "test_vit_relpos",
-        "tiny_vit_5m_224", "tnt_s_legacy_patch16_224", "tresnet_m", "twins_svt_small", "vgg11", "visformer_tiny",
-        "vit_tiny_patch16_dinov3_qkvb", "vit_tiny_r_s16_p8_224", "vitamin_small_224", "volo_d1_224", "xception41p",
-        "xcit_nano_12_p8_224", "zfnet",
-    ),
-    {},
-) | {
+NAMES = (
+    "alexnet", "beit_base_patch16_224", "cait_xxs24_224", "coat_tiny", "convit_tiny", "convmixer_768_32",
+    "cpubone_nano", "crossvit_tiny_240", "cs3darknet_focus_s", "csatv2", "cspnext_tiny", "davit_tiny",
+    "deepseek_vit_412m", "deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224", "densenet121", "dla46x_c",
+    "dpn48b", "edgenext_xx_small", "efficientformer_l1", "efficientformerv2_s0", "efficientvim_m1",
+    "efficientvim_m1_dist", "efficientvit_b0", "efficientvit_l1", "efficientvit_m0", "ese_vovnet19b_slim_dw",
+    "fasternet_t0", "fastvit_t8", "focalnet_tiny_srf", "gcvit_xxtiny", "gemma4_vit_167m", "ghostnet_050",
+    "gmlp_ti16_224", "googlenet", "halonet_h1", "hardcorenas_b", "hgnetv2_b0", "hiera_tiny_224",
+    "hrnet_w18_small", "iformer_t", "inception_next_atto", "inception_resnet_v2", "inception_v3", "inception_v4",
+    "lcnet_035", "lcnetv2_small", "legacy_seresnet18", "legacy_xception", "levit_128s", "levit_256d",
+    "lowformer_b0", "mobilenetv5_base", "mobilevit_xxs", "mvitv2_tiny", "naflexvit_base_patch16_parfac_gap",
+    "nasnetalarge", "nest_tiny", "nextvit_small", "pit_ti_224", "pnasnet5large", "poolformerv2_s12", "pvt_v2_b0",
+    "qwen3_vit_88m", "rdnet_tiny", "regnetx_002", "repghostnet_050", "repvit_m1", "res2next50", "resnest14d",
+    "resnetv2_18", "rexnet_100", "sam2_hiera_tiny", "samvit_base_patch16_224", "selecsls42", "sequencer2d_s",
+    "shvit_s1", "skresnet18", "starnet_s050", "swiftformer_xs", "swin_tiny_patch4_window7_224",
+    "swinv2_cr_tiny_224", "swinv2_tiny_window16_256", "test_byobnet", "test_coatnet", "test_convnext",
+    "test_efficientnet", "test_mambaout", "test_nfnet", "test_resnet", "test_vit", "test_vit_relpos",
+    "tiny_vit_5m_224", "tnt_s_legacy_patch16_224", "tresnet_m", "twins_svt_small", "vgg11", "visformer_tiny",
+    "vit_tiny_patch16_dinov3_qkvb", "vit_tiny_r_s16_p8_224", "vitamin_small_224", "volo_d1_224", "xception41p",
+    "xcit_nano_12_p8_224", "zfnet",
+)  # fmt: skip
+"""The smallest timm architecture of each module and class."""
+TIMM: dict[str, dict[str, Any]] = {name: {} for name in NAMES} | {
     "beit_base_patch16_224": TINY,
     "deepseek_vit_412m": TINY,
     "efficientvit_l1": {"depths": (1, 1, 1, 1), "widths": (8, 16, 32, 64)},
@@ -49,8 +48,8 @@ TIMM: dict[str, dict[str, Any]] = dict.fromkeys(
     "qwen3_vit_88m": TINY,
     "samvit_base_patch16_224": TINY,
     "vgg11": {"mlp_ratio": 0.02},
-}  # fmt: skip
-"""By timm architecture, the smallest of its module and class: arguments that make it smaller still."""
+}
+"""By architecture: arguments that make it smaller still."""
 TIMM_SIZES = {
     "crossvit_tiny_240": 240,
     "deepseek_vit_412m": 112,
