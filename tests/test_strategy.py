@@ -2,15 +2,20 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import ERROR_STATUS, TINY, write_images
+from safetensors.torch import load_file
+from test_cli import ERROR_STATUS, REPOSITORY, TINY, write_images
 
 from hf_tl.cli import main, parse_run_config
 from hf_tl.config import StrategyConfig, StrategyName
@@ -304,3 +309,25 @@ def test_runs_that_are_refused(
         main(["train", *TINY, "--dataset", str(colours), *flags, "--output_dir", str(tmp_path / "out")])
     assert stop.value.code == ERROR_STATUS
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_mix_average_and_weigh_as_one(colours: Path, tmp_path: Path) -> None:
+    """The same global batch: with kept statistics, nothing depends on how it is divided."""
+    flags = [*TINY, "--dataset", str(colours), "--strategy", "full", "--batch_norm", "keep", "--num_train_epochs", "2"]
+    flags += ["--mixup", "0.4", "--cutmix", "1", "--ema_decay", "0.9", "--class_weights", "balanced"]
+    flags += ["--balanced_sampling", "--test_time_flip"]
+    weights, records = [], []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        launcher += ["--master_port", str(29300 + os.getpid() % 300), str(REPOSITORY / "scripts" / "train.py")]
+        batch = ["--per_device_train_batch_size", str(8 // processes), "--output_dir", str(folder)]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        subprocess.run([*launcher, *flags, *batch], env=environment, check=True, capture_output=True)
+        records.append(record_of(folder))
+        weights.append(load_file(folder / "model.safetensors"))
+    assert [record["hyperparameters"]["processes"] for record in records] == [1, 2]
+    assert records[0]["metrics"]["test"]["accuracy"] == records[1]["metrics"]["test"]["accuracy"]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)

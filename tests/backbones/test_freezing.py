@@ -19,7 +19,7 @@ from hf_tl.backbones.freezing import digest, freeze, frozen_tensors, is_norm
 from hf_tl.backbones.load import load_backbone
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import StageError
-from hf_tl.strategy import Norm
+from hf_tl.strategy import BatchNorm, Norm
 
 ARCHITECTURES = ("test_resnet", "test_efficientnet", "test_vit", "test_convnext", "test_mambaout", "test_nfnet")
 SIZE = 64
@@ -405,3 +405,47 @@ def test_a_user_s_own_train_attribute_is_left_alone() -> None:
     model.layer1.__dict__["train"] = own
     freeze(model, "all")
     assert model.layer1.__dict__["train"] is own
+
+
+def statistics(model: nn.Module, prefix: str) -> dict[str, torch.Tensor]:
+    return {
+        name: buffer.clone()
+        for name, buffer in model.named_buffers()
+        if name.startswith(prefix) and name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    }
+
+
+@pytest.mark.parametrize("batch_norm", ["keep", "update"])
+def test_batch_norm_of_trained_stages_does_as_it_is_told(batch_norm: BatchNorm) -> None:
+    model = build()
+    freeze(model, 2, batch_norm=batch_norm)
+    before, kept = snapshot(model), statistics(model, "layer4")
+    assert kept
+    train_step(model, images())
+    has_moved = {name for name, tensor in statistics(model, "layer4").items() if not torch.equal(tensor, kept[name])}
+    assert has_moved == (set() if batch_norm == "keep" else set(kept))
+    assert set(kept).issubset(frozen_tensors(model)) == (batch_norm == "keep")
+    trained = [name for name, parameter in model.named_parameters() if name.startswith("layer4")]
+    assert any("bn" in name for name in trained)
+    assert not any(torch.equal(before[name], model.state_dict()[name]) for name in trained)
+
+
+@pytest.mark.parametrize("batch_norm", ["keep", "update"])
+def test_kept_statistics_make_images_independent_of_their_batch(batch_norm: BatchNorm) -> None:
+    model, pixels = build(), images()
+    freeze(model, "all", batch_norm=batch_norm)
+    model.train()
+    together, alone = model(pixels), torch.cat([model(pixels[[i]]) for i in range(len(pixels))])
+    assert torch.allclose(together, alone, atol=1e-4) == (batch_norm == "keep")
+
+
+def test_keeping_statistics_is_for_norms_that_have_them() -> None:
+    model = build("test_vit")
+    freeze(model, "all", batch_norm="keep")
+    assert all(module.training for module in model.train().modules())
+    model = build()
+    freeze(model, "all", batch_norm="keep")
+    in_inference = {name for name, module in model.train().named_modules() if not module.training}
+    assert {type(dict(model.named_modules())[name]) for name in in_inference} == {nn.BatchNorm2d}
+    freeze(model, "all")
+    assert all(module.training for module in model.train().modules())
