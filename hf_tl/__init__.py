@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hf_tl.strategy import Phase, Strategy
     from hf_tl.training.safeguards import newest_checkpoint
     from hf_tl.training.trainer import StrategyCallback
+    from hf_tl.training.views import TrainingViews
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ _HOMES = {
     "Stage": "hf_tl.backbones.stages",
     "Strategy": "hf_tl.strategy",
     "StrategyCallback": "hf_tl.training.trainer",
+    "TrainingViews": "hf_tl.training.views",
     "freeze": "hf_tl.backbones.freezing",
     "list_stages": "hf_tl.backbones.stages",
     "load": "hf_tl.backbones.load",
@@ -46,6 +48,7 @@ __all__ = [
     "Stage",
     "Strategy",
     "StrategyCallback",
+    "TrainingViews",
     "collate",
     "freeze",
     "list_stages",

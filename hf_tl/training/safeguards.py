@@ -1,5 +1,6 @@
 """What keeps a run of transformers' `Trainer` from loading a broken checkpoint, or saving broken weights."""
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,10 @@ from transformers.utils import logging
 
 from hf_tl.errors import CheckpointError, TrainingError
 from hf_tl.training import checkpoint
+from hf_tl.training.views import TrainingViews
 
 if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -59,6 +62,18 @@ class Safeguards(TrainerCallback):
     def release(self, args: "TrainingArguments") -> None:
         """Give the limit back, when training ends."""
         args.save_total_limit = self._save_total_limit
+
+    def on_epoch_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        train_dataloader: "DataLoader",
+        **kwargs: Any,
+    ) -> None:
+        """Tell `TrainingViews` the epoch, so that a resumed run sees the same augmentation."""
+        if isinstance(train_dataloader.dataset, TrainingViews):
+            train_dataloader.dataset.set_epoch(math.floor(state.epoch or 0))
 
     def on_save(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any

@@ -67,17 +67,31 @@ class ImageStream(Sampler[Key]):
 
 
 class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
-    """Augmented views of images: `views[epoch, index]` is always the same view."""
+    """Augmented views of images: `views[epoch, index]` is always the same view.
 
-    def __init__(self, images: Dataset, transform: ImageTransform, seed: int) -> None:
+    As the `train_dataset` of transformers' `Trainer` with a `StrategyCallback`, it makes a resumed run see the same
+    views: `views[index]` is that of the epoch that the callback sets.
+
+    Args:
+        images: rows with an image and a label.
+        transform: the augmentation and preprocessing, for example `transforms.train` of `load_backbone`.
+        seed: of all random changes.
+    """
+
+    def __init__(self, images: Dataset, transform: ImageTransform, seed: int = 0) -> None:
         self.images = images.with_transform(transform)
         self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose views a bare index gives; not seen by workers that are kept from epoch to epoch."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        epoch, index, *repeat = key
+    def __getitem__(self, key: Key | int) -> dict[str, Any]:
+        epoch, index, *repeat = (self.epoch, key) if isinstance(key, int) else key
         seed = _mix(self.seed, epoch, index + 1, *repeat)
         with _seeded(seed):
             return {**self.images[index], "index": index, "seed": seed}

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,10 +29,12 @@ from hf_tl.errors import HfTlError
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.loop import Training
 from hf_tl.training.trainer import StrategyCallback
+from hf_tl.training.views import TrainingViews
 
 gc.freeze()  # accelerate collects garbage after each phase; what the imports made need not be looked at again
 
 LABELS = ["cat", "dog", "owl"]
+AUTO = {"resume_from_checkpoint": "auto"}
 SIDE, IMAGES = 32, 14
 HEAD = Phase(1, 1, 0.05)
 PHASES = {
@@ -116,6 +118,10 @@ def _make_the_loss_infinite(model: nn.Module, _: Any, arguments: dict[str, Tenso
 Recorded = TypeVar("Recorded", bound="RecordedTraining")
 
 
+def began() -> None:
+    """Training begins now; a test that kills processes hears of it."""
+
+
 class StoppedError(Exception):
     """Stands for a kill, within the process."""
 
@@ -144,6 +150,7 @@ class RecordedTraining(Training):
             self._interrupt(step)
 
     def _watched(self, loader: Any) -> Iterator[dict[str, Tensor]]:
+        began()
         for batch in loader:
             self.seen.setdefault(self.state.step + 1, []).extend(batch["index"].tolist())
             self.pixels.setdefault(self.state.step + 1, []).extend(batch["pixel_values"])
@@ -189,6 +196,24 @@ def train(run: Run, stop: int | None = None, kind: type[Recorded] = RecordedTrai
     return training
 
 
+def stopped_at(run: Run, stop: int) -> RecordedTraining:
+    """Train until after a step, as if the process were killed there."""
+    training = make_training(run, stop)
+    try:
+        if training.config.resume_from_checkpoint is not None:
+            training.restore(training.config.resume_from_checkpoint)
+        training.run()
+    except StoppedError:
+        return training
+    raise AssertionError(f"the run ended before step {stop}")
+
+
+def resumed(run: Run, **config: Any) -> Run:
+    """The same run going on: with a checkpoint, from another random state."""
+    has_checkpoint = any(Path(run.output).glob("*/step-*"))
+    return replace(run, seed=run.seed + has_checkpoint, config={**run.config, **AUTO, **config})
+
+
 def result_of(training: RecordedTraining) -> dict[str, Any]:
     """Give all that must not depend on an interruption."""
     log = training.state.log
@@ -204,7 +229,15 @@ def result_of(training: RecordedTraining) -> dict[str, Any]:
 
 
 def _timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    times = ("seconds", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
+    # the mean loss of the log's last entry counts from the resume on, Trainer's way
+    times = (
+        "seconds",
+        "train_loss" if "train_runtime" in entries[-1] else "",
+        "train_runtime",
+        "train_samples_per_second",
+        "train_steps_per_second",
+        "total_flos",
+    )
     return [{name: value for name, value in entry.items() if name not in times} for entry in entries]
 
 
@@ -214,7 +247,7 @@ def make_trainer(run: Run) -> Trainer:
     model = make_model(run)
     args = TrainingArguments(run.output, **settings)
     set_seed(run.seed)
-    rows = make_images(run).with_transform(make_transforms(run).train)
+    rows = TrainingViews(make_images(run), make_transforms(run).train)
     callbacks = [StrategyCallback(run.strategy), Interruption(run)]
     return Trainer(model, args, train_dataset=rows, data_collator=collate, callbacks=callbacks)
 
@@ -237,6 +270,9 @@ class Interruption(TrainerCallback):
 
     def __init__(self, run: Run) -> None:
         self.run = run
+
+    def on_train_begin(self, *arguments: Any, **kwargs: Any) -> None:
+        began()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.run.signal_at is not None and state.global_step == self.run.signal_at[0]:

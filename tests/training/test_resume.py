@@ -1,3 +1,4 @@
+import functools
 import multiprocessing
 import os
 import random
@@ -10,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_runs
 import torch
 from small_runs import (
+    AUTO,
     RecordedTraining,
     Run,
-    StoppedError,
     differences,
     main,
     make_trainer,
     make_training,
     result_of,
     result_path,
+    resumed,
+    stopped_at,
     train,
     train_with_trainer,
 )
@@ -30,19 +34,7 @@ from hf_tl.errors import CheckpointError
 from hf_tl.training.checkpoint import newest_checkpoint
 from hf_tl.training.state import RANDOM, STATE
 
-AUTO = {"resume_from_checkpoint": "auto"}
 STEPS = 14
-
-
-def resumed(run: Run, **config: Any) -> Run:
-    """The same run going on: with a checkpoint, from another random state."""
-    has_checkpoint = any(Path(run.output).glob("*/step-*"))
-    return replace(run, seed=run.seed + has_checkpoint, config={**run.config, **AUTO, **config})
-
-
-def stopped_at(run: Run, stop: int, kind: type[RecordedTraining] = RecordedTraining) -> None:
-    with pytest.raises(StoppedError):
-        train(run, stop, kind)
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +248,7 @@ def kill_often(way: str, output: Path, kills: int) -> None:
     killed = while_writing = ended = 0
     while killed < kills or ended == 0:
         run = Run(str(output / str(ended)), config={**config, **AUTO}, way=way)
-        while run_and_kill(run, draw.uniform(0, 0.7) if killed < kills else None) != 0:
+        while run_and_kill(run, draw.uniform(0, 0.5) if killed < kills else None) != 0:
             killed += 1
             while_writing += is_half_written(run)
             has_checkpoint = any(Path(run.output).glob("**/manifest.json"))
@@ -287,7 +279,7 @@ def child(run: Run, connection: Connection) -> None:
     Path(run.output).mkdir(parents=True, exist_ok=True)
     with open(Path(run.output, "log"), "a", encoding="utf-8") as log:
         sys.stdout = sys.stderr = log
-        connection.send("begun")
+        small_runs.began = functools.partial(connection.send, "begun")
         main(run, 1)
 
 

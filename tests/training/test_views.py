@@ -1,92 +1,87 @@
-"""The stream of images and their views: functions of seed, epoch and index, with or without balance and mixing."""
+from pathlib import Path
+from typing import Any
 
-from collections import Counter
-
-import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image
 from hypothesis import given
 from hypothesis import strategies as st
+from small_runs import IMAGES, Run, make_images, make_transforms, resumed, stopped_at, train
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 
-from hf_tl.data.augmentation import PairMixer
-from hf_tl.data.images import ImageTransform
 from hf_tl.training.views import Collate, ImageStream, TrainingViews
 
-CLASSES = 3
-SIZE = 12
+
+@given(size=st.integers(1, 30), seed=st.integers(0, 2**31), epochs=st.integers(1, 4))
+def test_each_epoch_has_each_image_once(size: int, seed: int, epochs: int) -> None:
+    stream = list(ImageStream(size, seed, 0, size * epochs))
+    for epoch in range(epochs):
+        span = stream[epoch * size : (epoch + 1) * size]
+        assert {epoch} == {key[0] for key in span}
+        assert sorted(key[1] for key in span) == list(range(size))
+
+
+@given(size=st.integers(1, 30), cut=st.integers(0, 90), labels=st.booleans())
+def test_a_span_is_part_of_the_stream(size: int, cut: int, labels: bool) -> None:
+    classes = [index % 3 for index in range(size)] if labels else None
+    whole = list(ImageStream(size, 0, 0, 90, classes))
+    parts = [*ImageStream(size, 0, 0, cut, classes), *ImageStream(size, 0, cut, 90, classes)]
+    assert parts == whole
+    assert len(set(whole)) == 90, "two views would be the same"
+    assert len(ImageStream(size, 0, cut, 90)) == 90 - cut
+
+
+def test_epochs_and_seeds_differ_in_order() -> None:
+    orders = [
+        [index for _, index in ImageStream(20, seed, epoch * 20, epoch * 20 + 20)]
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
+    assert len({tuple(order) for order in orders}) == 4
 
 
 @pytest.fixture(scope="module")
 def views() -> TrainingViews:
-    pixels = np.random.default_rng(0).integers(0, 256, (SIZE, 8, 8, 3), dtype=np.uint8)
-    features = Features(image=Image(), label=ClassLabel(num_classes=CLASSES))
-    images = Dataset.from_dict({"image": list(pixels), "label": [i % CLASSES for i in range(SIZE)]}, features=features)
-    steps = [v2.RandomResizedCrop(8), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
-    return TrainingViews(images, ImageTransform(v2.Compose(steps)), seed=3)
+    run = Run("")
+    return TrainingViews(make_images(run), make_transforms(run).train, seed=0)
 
 
-@given(
-    st.integers(1, 40), st.integers(0, 9), st.integers(0, 120), st.integers(0, 120), st.booleans(),
-)  # fmt: skip
-def test_a_span_of_the_stream_is_the_same_wherever_it_starts(
-    size: int, seed: int, start: int, more: int, is_balanced: bool
-) -> None:
-    labels = [index % 4 for index in range(size)] if is_balanced else None
-    whole = list(ImageStream(size, seed, 0, start + more, labels))
-    assert list(ImageStream(size, seed, start, start + more, labels)) == whole[start:]
-    assert len(set(whole)) == len(whole)  # an image that is drawn again is another view
-
-
-def test_balanced_epochs_draw_classes_equally_often() -> None:
-    labels = [0] * 900 + [1] * 90 + [2] * 10
-    keys = list(ImageStream(1000, 0, 0, 5000, labels))
-    counts = Counter(labels[key[1]] for key in keys)
-    assert all(1500 < counts[label] < 1835 for label in range(3))
-    assert len({key[1] for key in keys if labels[key[1]] == 2}) == 10
-    assert list(ImageStream(1000, 1, 0, 100, labels)) != keys[:100]
-
-
-def test_an_image_drawn_again_looks_different(views: TrainingViews) -> None:
-    first, again, later = (views[key]["pixel_values"] for key in ((0, 1), (0, 1, 1), (1, 1)))
-    assert torch.equal(first, views[0, 1]["pixel_values"])
-    assert not torch.equal(first, again)
-    assert not torch.equal(first, later)
-    assert not torch.equal(again, later)
-
-
-def test_views_leave_the_random_state_alone(views: TrainingViews) -> None:
+def test_a_view_is_given_by_seed_epoch_and_index(views: TrainingViews) -> None:
+    run = Run("")
+    first = views[1, 3]["pixel_values"]
+    torch.manual_seed(7)
     state = torch.get_rng_state()
-    Collate(PairMixer(0.4, 1.0, CLASSES))([views[0, index] for index in range(4)])
-    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(views[1, 3]["pixel_values"], first)
+    assert torch.equal(torch.get_rng_state(), state), "training's own random numbers were used"
+    others = [views[2, 3], views[1, 3, 1], TrainingViews(make_images(run), make_transforms(run).train, seed=1)[1, 3]]
+    assert not any(torch.equal(other["pixel_values"], first) for other in others)
+    views.set_epoch(1)
+    assert torch.equal(views[3]["pixel_values"], first)
+    views.set_epoch(0)
+    assert not torch.equal(views[3]["pixel_values"], first)
 
 
-def batches(views: TrainingViews, batch_size: int, workers: int = 0, seed: int = 3) -> dict[str, torch.Tensor]:
-    loader = DataLoader(
-        views,
-        batch_size,
-        sampler=ImageStream(SIZE, seed, 0, 2 * SIZE),
-        collate_fn=Collate(PairMixer(0.4, 1.0, CLASSES)),
-        num_workers=workers,
-    )
-    torch.manual_seed(workers + batch_size)
-    found = list(loader)
-    return {name: torch.cat([batch[name] for batch in found]) for name in ("pixel_values", "labels", "index")}
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(views: TrainingViews, workers: int) -> None:
+    def batches(number: int) -> list[dict[str, torch.Tensor]]:
+        stream = ImageStream(IMAGES, 0, 3, 3 + 2 * IMAGES)
+        return list(DataLoader(views, 4, sampler=stream, collate_fn=Collate(), num_workers=number))
+
+    for one, other in zip(batches(0), batches(workers), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in ("index", "labels", "pixel_values"))
 
 
-@pytest.mark.parametrize(("batch_size", "workers"), [(2, 0), (4, 0), (24, 0), (4, 2)])
-def test_mixing_does_not_depend_on_batches_or_workers(views: TrainingViews, batch_size: int, workers: int) -> None:
-    expected = batches(views, 12)
-    found = batches(views, batch_size, workers)
-    for name, tensor in expected.items():
-        assert torch.equal(tensor, found[name]), name
-
-
-def test_pairs_are_mixed_each_in_its_own_way(views: TrainingViews) -> None:
-    labels = batches(views, 12)["labels"]
-    assert labels.shape == (2 * SIZE, CLASSES)
-    torch.testing.assert_close(labels.sum(1), torch.ones(2 * SIZE))
-    parts = {round(float(row.max()), 4) for row in labels}
-    assert len(parts) > SIZE // 3
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_twice_in_an_epoch_the_images_and_their_views_are_the_same(tmp_path: Path, workers: int) -> None:
+    whole = train(Run(str(tmp_path / "a")))
+    run = Run(str(tmp_path / "b"), config={"save_steps": 1, "dataloader_num_workers": workers})
+    parts = [stopped_at(run, 5), stopped_at(resumed(run), 6), train(resumed(run))]
+    seen: dict[int, Any] = {}
+    for part in parts:
+        for step, indices in part.seen.items():
+            assert step not in seen, "a step was done twice"
+            seen[step] = indices
+            for one, other in zip(part.pixels[step], whole.pixels[step], strict=True):
+                assert torch.equal(one, other), step
+    assert seen == whole.seen
+    epochs = [index for indices in seen.values() for index in indices]
+    assert sorted(epochs[:IMAGES]) == sorted(epochs[IMAGES : 2 * IMAGES]) == list(range(IMAGES))
