@@ -118,8 +118,8 @@ def _make_the_loss_infinite(model: nn.Module, _: Any, arguments: dict[str, Tenso
 Recorded = TypeVar("Recorded", bound="RecordedTraining")
 
 
-def began() -> None:
-    """Training begins now; a test that kills processes hears of it."""
+def tell() -> None:
+    """A step or a checkpoint begins; a test that kills processes hears of it."""
 
 
 class StoppedError(Exception):
@@ -150,11 +150,15 @@ class RecordedTraining(Training):
             self._interrupt(step)
 
     def _watched(self, loader: Any) -> Iterator[dict[str, Tensor]]:
-        began()
         for batch in loader:
+            tell()
             self.seen.setdefault(self.state.step + 1, []).extend(batch["index"].tolist())
             self.pixels.setdefault(self.state.step + 1, []).extend(batch["pixel_values"])
             yield batch
+
+    def _checkpoint(self, *arguments: Any) -> None:
+        tell()
+        super()._checkpoint(*arguments)
 
     def _interrupt(self, step: int) -> None:
         """Between two steps, when a checkpoint that was due has been written."""
@@ -271,10 +275,11 @@ class Interruption(TrainerCallback):
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def on_train_begin(self, *arguments: Any, **kwargs: Any) -> None:
-        began()
+    def on_step_begin(self, *arguments: Any, **kwargs: Any) -> None:
+        tell()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        tell()
         if self.run.signal_at is not None and state.global_step == self.run.signal_at[0]:
             os.kill(os.getpid(), self.run.signal_at[2])
 

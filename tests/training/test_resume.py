@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -248,7 +249,7 @@ def kill_often(way: str, output: Path, kills: int) -> None:
     killed = while_writing = ended = 0
     while killed < kills or ended == 0:
         run = Run(str(output / str(ended)), config={**config, **AUTO}, way=way)
-        while run_and_kill(run, draw.uniform(0, 0.5) if killed < kills else None) != 0:
+        while run_and_kill(run, (draw.randint(1, 8), draw.uniform(0, 0.06)) if killed < kills else None) != 0:
             killed += 1
             while_writing += is_half_written(run)
             has_checkpoint = any(Path(run.output).glob("**/manifest.json"))
@@ -260,15 +261,18 @@ def kill_often(way: str, output: Path, kills: int) -> None:
     )
 
 
-def run_and_kill(run: Run, delay: float | None) -> int:
-    """Run in a new process and kill it `delay` seconds after its training has begun."""
+def run_and_kill(run: Run, moment: tuple[int, float] | None) -> int:
+    """Run in a new process, and kill it some seconds after so many steps and checkpoints have begun."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(run, there))
     process.start()
-    if delay is not None:
-        here.recv()
-        process.join(delay)
+    there.close()
+    if moment is not None:
+        with contextlib.suppress(EOFError):  # it ended before
+            for _ in range(moment[0]):
+                here.recv()
+        process.join(moment[1])
         process.kill()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
@@ -279,7 +283,7 @@ def child(run: Run, connection: Connection) -> None:
     Path(run.output).mkdir(parents=True, exist_ok=True)
     with open(Path(run.output, "log"), "a", encoding="utf-8") as log:
         sys.stdout = sys.stderr = log
-        small_runs.began = functools.partial(connection.send, "begun")
+        small_runs.tell = functools.partial(connection.send, "begun")
         main(run, 1)
 
 
