@@ -317,6 +317,12 @@ def result_path(run: Run, rank: int = 0) -> Path:
     return Path(run.output, f"result-{rank}.pt")
 
 
+def read_result(run: Run, rank: int = 0) -> dict[str, Any]:
+    """Read what must not depend on an interruption."""
+    result = torch.load(result_path(run, rank))
+    return {name: value for name, value in result.items() if name != "by step"}
+
+
 def main(run: Run, processes: int) -> None:
     """Run as one process of a launch, and end as the command line does."""
     try:

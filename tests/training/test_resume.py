@@ -22,8 +22,8 @@ from small_runs import (
     main,
     make_trainer,
     make_training,
+    read_result,
     result_of,
-    result_path,
     resumed,
     stopped_at,
     train,
@@ -285,11 +285,6 @@ def child(run: Run, connection: Connection) -> None:
         sys.stdout = sys.stderr = log
         small_runs.tell = functools.partial(connection.send, "begun")
         main(run, 1)
-
-
-def read_result(run: Run) -> dict[str, Any]:
-    result = torch.load(result_path(run))
-    return {name: value for name, value in result.items() if name != "by step"}
 
 
 def is_half_written(run: Run) -> bool:
