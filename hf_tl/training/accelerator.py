@@ -11,6 +11,8 @@ from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Strategy
 
+_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
     """Make the accelerator of a run, on the devices and in the precision that the launcher chose.
@@ -18,6 +20,12 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     Raises:
         ConfigError: the launcher's settings or the tracker cannot be used.
     """
+    if asked := [name for name in _SHARDING if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]:
+        raise ConfigError(
+            f"the launcher asks for {' and '.join(asked)}, which keeps parameters in layouts of its own, and freezing "
+            "changes which parameters train from phase to phase. Supported: one process, or several with "
+            "DistributedDataParallel (accelerate launch --multi_gpu, or torchrun), in float32, bf16 or fp16"
+        )
     tracker = config.report_to
     if tracker == "auto":
         tracker = "tensorboard" if is_tensorboard_available() else "none"

@@ -56,8 +56,8 @@ class StrategyCallback(Safeguards):
     not finite ends the run before it reaches the weights.
 
     The images' augmentation is that of the dataset's transform, one for the whole run. Trainer does not keep the random
-    numbers of transforms for a resume; with `hf_tl.TrainingViews` as `train_dataset` they need not be kept. What only the Accelerate loop
-    does (mixing of images, an average of the weights, class weights and others) is refused.
+    numbers of transforms for a resume; with `hf_tl.TrainingViews` as `train_dataset` they need not be kept. What only
+    the Accelerate loop does (mixing of images, an average of the weights, class weights and others) is refused.
 
     Works on one process and under DistributedDataParallel; not with FSDP or DeepSpeed, which keep parameters in layouts
     of their own.

@@ -260,12 +260,14 @@ def train_with_trainer(run: Run) -> dict[str, Any]:
     resume = run.config.pop("resume_from_checkpoint", None)
     trainer = make_trainer(run)
     trainer.train(resume_from_checkpoint=hf_tl.newest_checkpoint(run.output) if resume == "auto" else resume)
+    last = trainer.state.global_step
     return {
-        "last step": trainer.state.global_step,
+        "last step": last,
         "weights": snapshot(trainer.model),
         "log": _timeless(trainer.state.log_history),
         "optimizer": trainer.optimizer.state_dict(),
-        "random state": torch.get_rng_state(),
+        # of the last checkpoint: a run that finds nothing left to do draws no number
+        "random state": torch.load(Path(run.output, f"checkpoint-{last}", "rng_state.pth"), weights_only=False)["cpu"],
     }
 
 

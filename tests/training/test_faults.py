@@ -8,7 +8,9 @@ from safetensors.torch import load_file
 from small_runs import FLAT, Run, launch, make_trainer, make_training, resumed, stopped_at, train
 from torch import Tensor
 
-from hf_tl.errors import CheckpointError, TrainingError
+from hf_tl.config import TrainingConfig
+from hf_tl.errors import CheckpointError, ConfigError, TrainingError
+from hf_tl.training.accelerator import make_accelerator
 from hf_tl.training.checkpoint import find_damage, newest_checkpoint
 
 MESSAGES = {"image": "the loss is not finite", "loss": "the loss is not finite", "gradient": "a gradient is not finite"}
@@ -102,3 +104,11 @@ def test_an_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="step-00000001 could not be written: Not a directory"):
         train(Run(str(tmp_path / "file"), config={"save_steps": 1}))
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """On a CPU accelerate would leave FSDP out without a word."""
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(ConfigError, match=f"asks for {name}.*DistributedDataParallel"):
+        make_accelerator(TrainingConfig())
