@@ -42,6 +42,7 @@ PHASES = {
     "gradual": (HEAD, Phase(2, 2, 0.02, layer_decay=0.5), Phase(1, 1, 0.02, norm="adapt")),
     # nothing depends on how a batch is split: all norms keep their statistics
     "norms frozen": (HEAD, Phase(1, 2, 0.02, norm="affine"), HEAD),
+    "averaged": (replace(HEAD, mixup=0.2, cutmix=1.0), Phase(2, 2, 0.02, ema_decay=0.9, balanced_sampling=True)),
     "patient": (Phase(1, 6, 0.05, patience=3),),
 }
 

@@ -64,9 +64,10 @@ def test_a_run_stopped_after_each_step_ends_the_same(
         ("gradual", {}, {"mixed_precision": "bf16"}),
         ("gradual", {"gradient_checkpointing": True}, {}),
         ("norms frozen", {}, {}),
+        ("averaged", {}, {}),
         ("patient", {}, {}),
     ],
-    ids=["accumulated", "bf16", "checkpointed", "norms", "patient"],
+    ids=["accumulated", "bf16", "checkpointed", "norms", "averaged", "patient"],
 )
 @pytest.mark.parametrize("stop", [3, 8])
 def test_other_settings_resume_too(
