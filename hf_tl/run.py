@@ -59,12 +59,10 @@ def run(config: RunConfig) -> RunResult:
     from accelerate.utils import set_seed
 
     from hf_tl.backbones.load import load_model
-    from hf_tl.backbones.stages import head_stages, list_stages
     from hf_tl.data.datasets import check_images, load_data
     from hf_tl.publish.hub import check_push_access
     from hf_tl.publish.record import describe_command
     from hf_tl.training.accelerator import make_accelerator
-    from hf_tl.training.tuning import sweep_learning_rates
 
     start = time.perf_counter()
     strategy = config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
@@ -100,18 +98,7 @@ def run(config: RunConfig) -> RunResult:
     )
     if config.model.model is None:
         model.config.hf_tl["base"]["license"] = DEMO_LICENSE
-    head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
-    images, choices = data.splits["train"], {}
-    strategy = config.strategy.build(head, len(images), pretrained=config.model.pretrained)
-    if config.strategy.find_learning_rate:
-        plain = preprocessing.transforms().with_columns(data.image_column, data.label_column).eval
-        sweep = sweep_learning_rates(
-            accelerator, model.to(accelerator.device), images.with_transform(plain), strategy.phases[0], config.training
-        )
-        accelerator.print(f"Rate      {sweep}")
-        choices["learning rate of the head"] = str(sweep)
-        found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
-        strategy = found.build(head, len(images), pretrained=config.model.pretrained)
+    strategy, choices = _build_strategy(accelerator, model, preprocessing, data, config)
     flip = config.data.horizontal_flip
     return _train_and_save(
         accelerator,
@@ -186,6 +173,31 @@ def train(
         choices={},
         start=start,
     )
+
+
+def _build_strategy(
+    accelerator: "Accelerator",
+    model: "PreTrainedModel",
+    preprocessing: "Preprocessing",
+    data: "ImageData",
+    config: RunConfig,
+) -> tuple[Strategy, dict[str, str]]:
+    """Build the strategy for this model and data, and tell what was chosen for it by trying."""
+    from hf_tl.backbones.stages import head_stages, list_stages
+    from hf_tl.training.tuning import sweep_learning_rates
+
+    head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
+    images, pretrained = data.splits["train"], config.model.pretrained
+    strategy = config.strategy.build(head, len(images), pretrained=pretrained)
+    if not config.strategy.find_learning_rate:
+        return strategy, {}
+    plain = preprocessing.transforms().with_columns(data.image_column, data.label_column).eval
+    sweep = sweep_learning_rates(
+        accelerator, model.to(accelerator.device), images.with_transform(plain), strategy.phases[0], config.training
+    )
+    accelerator.print(f"Rate      {sweep}")
+    found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
+    return found.build(head, len(images), pretrained=pretrained), {"learning rate of the head": str(sweep)}
 
 
 def _train_and_save(
