@@ -54,7 +54,12 @@ def create_timm_backbone(
     download = pretrained and weights is None
     network = _create_network(architecture, download, len(labels), model_args)
     if weights is not None and pretrained:
-        load_weights(network, weights, frozenset(list_stages(network)[-1].parameter_names))
+        try:
+            load_weights(network, weights, frozenset(list_stages(network)[-1].parameter_names))
+        except ModelError as error:
+            if image_size is None:
+                raise
+            raise ModelError(f"{error} (and --image_size is {image_size}, which not all weights can be for)") from error
     model = wrap(network, labels, model_args)
     if pretrained:
         reset_head(model)

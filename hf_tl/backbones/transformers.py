@@ -1,5 +1,6 @@
 """Backbones of transformers' own classes, and any checkpoint that its Auto classes load."""
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,8 +151,10 @@ def _interpolate(model: "PreTrainedModel", name: str, expected: torch.Tensor, im
     modules, path, width = dict(model.named_modules()), name, expected.shape[-1]
     while path and not hasattr(modules.get(path), "interpolate_pos_encoding"):
         path = path.rpartition(".")[0]
-    tokens = expected.new_full((1, expected.numel() // width, width), torch.nan)
-    result = modules[path].interpolate_pos_encoding(tokens, image_size, image_size) if path else tokens
+    tokens = result = expected.new_full((1, expected.numel() // width, width), torch.nan)
+    if path:
+        with contextlib.suppress(RuntimeError, TypeError):  # of another signature
+            result = modules[path].interpolate_pos_encoding(tokens, image_size, image_size)
     if result.numel() != expected.numel() or not result.isfinite().all():
         raise ModelError(
             f"{type(model).__name__} cannot take --image_size {image_size}: the shape of {name} depends on the size; "

@@ -149,7 +149,9 @@ def _write_checkpoint(model: "PreTrainedModel", preprocessing: Preprocessing, fo
     if is_timm:
         from safetensors.torch import save_file
 
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.timm_model.state_dict().items()}
+        state = model.timm_model.state_dict()
+        # copies, because a safetensors file cannot hold what modules share (CoaT), and both libraries read every name
+        weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         config = _timm_config(model)
     else:

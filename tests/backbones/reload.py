@@ -42,8 +42,9 @@ for line in sys.stdin:
 class Reloader:
     """Loads checkpoints in a process of its own, in which hf_tl is not installed, or only the classics are imported."""
 
-    def __init__(self, folder: Path, *, classics: bool = False) -> None:
-        program = ("import hf_tl.classics" if classics else WITHOUT_HF_TL) + PROGRAM
+    def __init__(self, folder: Path, *, has_classics: bool = False) -> None:
+        self.has_classics = has_classics
+        program = ("import hf_tl.classics" if has_classics else WITHOUT_HF_TL) + PROGRAM
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-c", program, str(torch.get_num_threads())],
             cwd=folder,

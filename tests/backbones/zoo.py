@@ -77,9 +77,9 @@ REFUSED = {
     "ShieldGemma2ForImageClassification": "classifies by the words of a language model, so there is no head",
 }
 NOT_LOADED = {
-    "ImageGPTForImageClassification": "takes input_ids",
-    "PPLCNetForImageClassification": "returns no logits",
-    "Siglip2ForImageClassification": "takes spatial_shapes",
+    "ImageGPTForImageClassification": "ImageGPTImageProcessor gives input_ids",
+    "PPLCNetForImageClassification": "returns last_hidden_state and no logits",
+    "Siglip2ForImageClassification": "Siglip2ImageProcessor gives pixel_values, pixel_attention_mask, spatial_shapes",
 }
 """Classifiers whose models can be frozen and saved, but that take more than images or return no logits."""
 VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
@@ -109,7 +109,7 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "LevitForImageClassification": {"image_size": 128},
     "LevitForImageClassificationWithTeacher": {"image_size": 128},
     "MetaClip2ForImageClassification": {"vision_config": {**VIT, "intermediate_size": 48}},
-    "MobileNetV1ForImageClassification": {"depth_multiplier": 0.25},
+    "MobileNetV1ForImageClassification": {"depth_multiplier": 0.25, "classifier_dropout_prob": 0.1},
     "MobileNetV2ForImageClassification": {"depth_multiplier": 0.35},
     "MobileViTForImageClassification": {"image_size": 128},
     "MobileViTV2ForImageClassification": {"image_size": 64, "width_multiplier": 0.5},
@@ -147,7 +147,10 @@ def build_timm(architecture: str, size: int | None = None) -> tuple[PreTrainedMo
         image_size=size or TIMM_SIZES.get(architecture, SIZE),
     )
     set_labels(model.config, LABELS)
-    return shake(model), timm_preprocessing(model.config)
+    preprocessing = timm_preprocessing(model.config)
+    with torch.no_grad():
+        shake(model)(**batch(model, preprocessing))  # as every model is run at loading; ConViT then fills a table
+    return model, preprocessing
 
 
 def build_transformers(name: str) -> tuple[PreTrainedModel, Preprocessing]:
@@ -158,6 +161,16 @@ def build_transformers(name: str) -> tuple[PreTrainedModel, Preprocessing]:
     size = 128 if TRANSFORMERS[name].get("image_size") == 128 else SIZE
     processor = transformers.ViTImageProcessor(size={"height": size, "width": size})
     return shake(model), processor_preprocessing(processor)
+
+
+def processor_for(name: str) -> Any:
+    """Build the image processor that goes with a class of `NOT_LOADED`."""
+    if name == "Siglip2ForImageClassification":
+        return transformers.Siglip2ImageProcessor(patch_size=16, max_num_patches=16)
+    if name == "ImageGPTForImageClassification":
+        clusters = torch.linspace(-1, 1, 512)[:, None].repeat(1, 3).tolist()
+        return transformers.ImageGPTImageProcessor(clusters=clusters, size={"height": 8, "width": 8})
+    return transformers.ViTImageProcessor(size={"height": SIZE, "width": SIZE})
 
 
 def shake(model: PreTrainedModel) -> PreTrainedModel:
