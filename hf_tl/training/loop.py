@@ -2,11 +2,9 @@
 
 import contextlib
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +17,7 @@ from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
 from hf_tl.data.augmentation import PairMixer
 from hf_tl.data.images import Transforms
-from hf_tl.errors import CheckpointError, ConfigError, TrainingError, name_some
+from hf_tl.errors import CheckpointError, ConfigError, TrainingError
 from hf_tl.evaluation.measure import measure
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
@@ -27,6 +25,7 @@ from hf_tl.training.averaging import WeightAverage
 from hf_tl.training.loss import balanced_weights, training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
 from hf_tl.training.recompute import recomputed_activations
+from hf_tl.training.sigterm import Sigterm
 from hf_tl.training.state import (
     Restored,
     TrainingLog,
@@ -36,6 +35,7 @@ from hf_tl.training.state import (
     set_random_state,
     write_state,
 )
+from hf_tl.training.steps import train_steps
 from hf_tl.training.views import Collate, ImageStream, TrainingViews
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Training:
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
         self._restored: Restored | None = None
-        self._is_interrupted = False
+        self._sigterm = Sigterm(accelerator)
 
     @property
     def checkpoints(self) -> Path | None:
@@ -152,7 +152,7 @@ class Training:
         start, before = time.perf_counter(), self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
         with (
-            self._checkpoint_on_sigterm(),
+            self._sigterm.noted(),
             tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
         ):
             for index, (phase, end) in enumerate(zip(self.strategy.phases, ends, strict=True)):
@@ -230,52 +230,16 @@ class Training:
     def _steps(
         self, model: nn.Module, optimizer: Any, schedule: Any, loader: DataLoader, phase: Phase
     ) -> Iterator[float]:
-        """Train over the loader, and yield the loss after each optimizer step, averaged over all its images."""
-        model.train()
         weights = None
         if phase.class_weights == "balanced":
             weights = balanced_weights(self._train_labels(phase), self.model.config.num_labels)
             weights = weights.to(self.accelerator.device)
-        losses: list[Tensor] = []
-        indices: list[int] = []
-        for batch in loader:
-            with self.accelerator.accumulate(model):
-                pixel_values = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
-                loss = training_loss(model(pixel_values=pixel_values).logits, batch["labels"], phase, weights)
-                losses.append(loss.detach())
-                indices += batch["index"].tolist()
-                self.accelerator.backward(loss)
-                if self.accelerator.sync_gradients:
-                    norm = self.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
-                    mean_loss = self._check_finite(torch.stack(losses).mean(), norm, indices)
-                optimizer.step()
-                if self.accelerator.sync_gradients and not self.accelerator.optimizer_step_was_skipped:
-                    schedule.step()
-                optimizer.zero_grad()
-            if self.accelerator.sync_gradients:
-                yield mean_loss
-                losses, indices = [], []
 
-    def _check_finite(self, loss: Tensor, norm: Tensor | None, indices: list[int]) -> float:
-        """Average the loss over the processes, and stop before the optimizer step where it or a gradient is no number.
+        def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+            return training_loss(logits, labels, phase, weights)
 
-        The mean tells all processes of a loss on one of them; gradients are summed before. Under fp16 a gradient that
-        overflows is usual: the scaler leaves the step out.
-        """
-        mean_loss = float(self.accelerator.reduce(loss, "mean"))
-        is_finite_gradient = norm is None or self.accelerator.mixed_precision == "fp16" or bool(torch.isfinite(norm))
-        if math.isfinite(mean_loss) and is_finite_gradient:
-            return mean_loss
-        from accelerate.utils import gather_object
-
-        everywhere = gather_object([(bool(torch.isfinite(loss)), indices)])
-        suspects = [index for is_good, seen in everywhere if not is_good for index in seen]
-        suspects = suspects or [index for _, seen in everywhere for index in seen]
-        what = "a gradient" if math.isfinite(mean_loss) else "the loss"
-        raise TrainingError(
-            f"{what} is not finite in step {self.state.step + 1}; the weights are as they were before it. "
-            f"The images of that batch, by their row in the training split: {name_some(sorted(suspects), 64)}. "
-            "Look at them, or lower --learning_rate"
+        return train_steps(
+            self.accelerator, model, optimizer, schedule, loader, loss_of, self.config.max_grad_norm, self.state.step
         )
 
     def _evaluate(self, index: int, phase: Phase, rate: float, progress: tqdm) -> bool:
@@ -335,7 +299,7 @@ class Training:
 
     def _checkpoint_if_due(self, is_epoch_end: bool, optimizer: Any, schedule: Any) -> None:
         """Write a checkpoint at the end of an epoch, every `save_steps`, and after SIGTERM on any process."""
-        is_interrupted = self._any_process(self._is_interrupted)
+        is_interrupted = self._sigterm.came()
         save_steps = self.config.save_steps
         is_due = is_epoch_end if save_steps is None else self.state.step % save_steps == 0
         if self.checkpoints is not None and (is_interrupted or (is_due and self.config.save_total_limit)):
@@ -374,29 +338,6 @@ class Training:
             broadcast_object_list(problem)
         if problem[0] is not None:
             raise problem[0]
-
-    @contextlib.contextmanager
-    def _checkpoint_on_sigterm(self) -> Iterator[None]:
-        """Note SIGTERM, which clusters send before they take a machine, until the next step is done."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self._is_interrupted = True
-
-        try:
-            previous = signal.signal(signal.SIGTERM, note)
-        except ValueError:  # not in the main thread: the program that runs hf_tl handles its signals
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-
-    def _any_process(self, value: bool) -> bool:
-        if self.accelerator.num_processes == 1:
-            return value
-        flag = torch.tensor([float(value)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum").item() > 0)
 
     def _trained_tensors(self) -> dict[str, Tensor]:
         """Name the tensors that some phase trains; the rest cannot change."""

@@ -1,0 +1,44 @@
+"""SIGTERM, which clusters send before they take a machine."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Sigterm:
+    """Notes SIGTERM instead of dying, so that the step that runs can be finished and saved."""
+
+    def __init__(self, accelerator: "Accelerator") -> None:
+        self.accelerator = accelerator
+        self._came_here = False
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note the signal while the context is open."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self._came_here = True
+
+        try:
+            previous = signal.signal(signal.SIGTERM, note)
+        except ValueError:  # not in the main thread: the program that runs hf_tl handles its signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def came(self) -> bool:
+        """Tell whether it came to any process; all of them must ask together."""
+        if self.accelerator.num_processes == 1:
+            return self._came_here
+        flag = torch.tensor([float(self._came_here)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum").item() > 0)

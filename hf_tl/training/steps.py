@@ -1,0 +1,85 @@
+"""The optimizer steps of a phase."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from hf_tl.errors import TrainingError, name_some
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def train_steps(
+    accelerator: "Accelerator",
+    model: nn.Module,
+    optimizer: Any,
+    schedule: Any,
+    loader: DataLoader,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    max_grad_norm: float,
+    steps_done: int,
+) -> Iterator[float]:
+    """Train over the loader, and yield the loss after each optimizer step, averaged over all its images.
+
+    Args:
+        accelerator: accumulates gradients, scales the loss, and knows the other processes.
+        model: prepared by the accelerator, like `optimizer` and `loader`.
+        optimizer: of the trainable parameters.
+        schedule: of its rates, one move an optimizer step.
+        loader: batches of `pixel_values`, `labels` and `index`.
+        loss_of: from logits and labels to a mean loss.
+        max_grad_norm: gradients are scaled down to this norm.
+        steps_done: before the first, for messages.
+
+    Raises:
+        TrainingError: the loss or a gradient is no number; the optimizer step was not taken.
+    """
+    model.train()
+    losses: list[Tensor] = []
+    indices: list[int] = []
+    for batch in loader:
+        with accelerator.accumulate(model):
+            pixel_values = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
+            loss = loss_of(model(pixel_values=pixel_values).logits, batch["labels"])
+            losses.append(loss.detach())
+            indices += batch["index"].tolist()
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                steps_done += 1
+                norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+                mean_loss = _finite_mean(accelerator, torch.stack(losses).mean(), norm, indices, steps_done)
+            optimizer.step()
+            if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+                schedule.step()
+            optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            yield mean_loss
+            losses, indices = [], []
+
+
+def _finite_mean(accelerator: "Accelerator", loss: Tensor, norm: Tensor | None, indices: list[int], step: int) -> float:
+    """Average the loss over the processes, and stop before the optimizer step where it or a gradient is no number.
+
+    The mean tells all processes of a loss on one of them; gradients are summed before. Under fp16 a gradient that
+    overflows is usual: the scaler leaves the step out.
+    """
+    mean_loss = float(accelerator.reduce(loss, "mean"))
+    is_finite_gradient = norm is None or accelerator.mixed_precision == "fp16" or bool(torch.isfinite(norm))
+    if math.isfinite(mean_loss) and is_finite_gradient:
+        return mean_loss
+    from accelerate.utils import gather_object
+
+    everywhere = gather_object([(bool(torch.isfinite(loss)), indices)])
+    suspects = [index for is_good, seen in everywhere if not is_good for index in seen]
+    suspects = suspects or [index for _, seen in everywhere for index in seen]
+    what = "a gradient" if math.isfinite(mean_loss) else "the loss"
+    raise TrainingError(
+        f"{what} is not finite in step {step}; the weights are as they were before it. "
+        f"The images of that batch, by their row in the training split: {name_some(sorted(suspects), 64)}. "
+        "Look at them, or lower --learning_rate"
+    )
