@@ -77,8 +77,6 @@ def build_skeleton(name: str) -> "nn.Module":
             architecture = name.removeprefix("timm:")
             check_architecture(architecture)
             return timm.create_model(architecture)
-        from transformers import AutoModelForImageClassification
+        from hf_tl.backbones.transformers import load_config, model_from_config
 
-        from hf_tl.backbones.transformers import load_config
-
-        return AutoModelForImageClassification.from_config(load_config(name, None, False))
+        return model_from_config(load_config(name, None, False))

@@ -93,14 +93,10 @@ def _initialise(
     config: "PreTrainedConfig", labels: Sequence[str], image_size: int | None, trust_remote_code: bool
 ) -> "PreTrainedModel":
     """Draw random weights, in the way of the library that the architecture comes from."""
-    from transformers import AutoModelForImageClassification
-
     if config.model_type != "timm_wrapper":
         if image_size is not None:
             _set_image_size(config, image_size)
-        return AutoModelForImageClassification.from_config(
-            config, dtype=torch.float32, trust_remote_code=trust_remote_code
-        )
+        return model_from_config(config, trust_remote_code)
     from hf_tl.backbones.timm import create_timm_backbone
 
     model, _ = create_timm_backbone(
@@ -109,6 +105,25 @@ def _initialise(
     size = config.pretrained_cfg["input_size"] if image_size is None else model.config.pretrained_cfg["input_size"]
     model.config.pretrained_cfg = {**config.pretrained_cfg, "input_size": size}
     return model
+
+
+def model_from_config(config: "PreTrainedConfig", trust_remote_code: bool = False) -> "PreTrainedModel":
+    """Build the image classifier of a config, in float32, with random weights.
+
+    Raises:
+        ModelError: it needs a package that is missing, or is no image classifier.
+    """
+    from transformers import AutoModelForImageClassification
+
+    try:
+        return AutoModelForImageClassification.from_config(
+            config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    except (ImportError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"transformers cannot build an image classifier of type {config.model_type}: {reason}"
+        ) from error
 
 
 def _set_image_size(config: "PreTrainedConfig", image_size: int) -> bool:

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import transformers
 from backbones import zoo
 from backbones.checks import check_saved, check_step
 from backbones.reload import Reloader
 from timm.models import model_entrypoint
 from transformers import PreTrainedModel
 
+from hf_tl.backbones.describe import describe_stages
 from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.load import load_backbone
 from hf_tl.backbones.preprocessing import Preprocessing
@@ -80,3 +82,11 @@ def test_what_cannot_be_trained_on_plain_images_is_told_at_loading(name: str, tm
     zoo.processor_for(name).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=zoo.NOT_LOADED[name]):
         load_backbone(str(tmp_path), zoo.LABELS)
+
+
+@pytest.mark.parametrize("name", zoo.REFUSED)
+def test_classes_without_stages_are_refused_with_the_reason(name: str, tmp_path: Path) -> None:
+    cls = getattr(transformers, name)
+    cls.config_class(architectures=[name]).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=zoo.REFUSED[name]):
+        describe_stages(str(tmp_path))

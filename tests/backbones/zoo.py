@@ -73,8 +73,8 @@ CLASSES = tuple(
     if name != "TimmWrapperForImageClassification"
 )
 REFUSED = {
-    "DinatForImageClassification": "needs the package natten",
-    "ShieldGemma2ForImageClassification": "classifies by the words of a language model, so there is no head",
+    "DinatForImageClassification": "requires .*natten",
+    "ShieldGemma2ForImageClassification": "by the words of a language model, so there is no head to train",
 }
 NOT_LOADED = {
     "ImageGPTForImageClassification": "ImageGPTImageProcessor gives input_ids",
