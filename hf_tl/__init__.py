@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from hf_tl.data.datasets import load_data
     from hf_tl.data.images import collate
     from hf_tl.errors import HfTlError
+    from hf_tl.job import RunResult
     from hf_tl.publish.hub import push
-    from hf_tl.run import RunResult, train
+    from hf_tl.run import train
     from hf_tl.strategy import Phase, Strategy
     from hf_tl.training.safeguards import newest_checkpoint
     from hf_tl.training.trainer import StrategyCallback
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "HfTlError": "hf_tl.errors",
     "Phase": "hf_tl.strategy",
-    "RunResult": "hf_tl.run",
+    "RunResult": "hf_tl.job",
     "Stage": "hf_tl.backbones.stages",
     "Strategy": "hf_tl.strategy",
     "StrategyCallback": "hf_tl.training.trainer",

@@ -1,9 +1,7 @@
-"""One whole run: data, backbone, training, report, save, push."""
+"""The two ways to start a run: from flags, and from Python."""
 
 import dataclasses
-import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,8 @@ from hf_tl.config import (
     TrainingConfig,
 )
 from hf_tl.errors import ConfigError
-from hf_tl.strategy import Phase, Strategy
+from hf_tl.job import Job, RunResult, choose_output_dir
+from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,26 +27,6 @@ if TYPE_CHECKING:
     from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run."""
-
-    output_dir: Path
-    """The folder with the model, its card and its record."""
-    record: dict[str, Any]
-    """What `run.json` holds."""
-    commit_url: str | None = None
-    """Where it was pushed to, if it was."""
-
-    def __fspath__(self) -> str:
-        return str(self.output_dir)
-
-    @property
-    def test_accuracy(self) -> float:
-        """The share of test images that the model gets right."""
-        return float(self.record["metrics"]["test"]["accuracy"])
 
 
 def run(config: RunConfig) -> RunResult:
@@ -70,7 +49,7 @@ def run(config: RunConfig) -> RunResult:
     if config.hub.push_to_hub is not None and accelerator.is_main_process:
         check_push_access(config.hub.push_to_hub)
     dataset = config.data.dataset or DEMO_DATASET
-    output_dir = _output_dir(accelerator, config)
+    output_dir = choose_output_dir(accelerator, config.training, _run_name(config, strategy))
     with accelerator.main_process_first():
         data = load_data(
             dataset,
@@ -100,7 +79,7 @@ def run(config: RunConfig) -> RunResult:
         model.config.hf_tl["base"]["license"] = DEMO_LICENSE
     strategy, choices = _build_strategy(accelerator, model, preprocessing, data, config)
     flip = config.data.horizontal_flip
-    return _train_and_save(
+    return Job(
         accelerator,
         model,
         preprocessing,
@@ -112,7 +91,7 @@ def run(config: RunConfig) -> RunResult:
         command=describe_command(config),
         choices=choices,
         start=start,
-    )
+    ).run()
 
 
 def train(
@@ -158,9 +137,9 @@ def train(
         data = dataset if isinstance(dataset, ImageData) else prepare_data(dataset, seed=training.seed)
     data = check_images(data, verbose=accelerator.is_main_process)
     _check_labels(model, data)
-    output_dir = _output_dir(accelerator, RunConfig(training=training), name=f"{data.name}-{strategy.name}")
+    output_dir = choose_output_dir(accelerator, training, f"{data.name}-{strategy.name}")
     set_seed(training.seed)
-    return _train_and_save(
+    return Job(
         accelerator,
         model,
         preprocessing_of(model, transforms),
@@ -169,10 +148,8 @@ def train(
         dataclasses.replace(training, output_dir=output_dir),
         HubConfig(push_to_hub),
         horizontal_flip=DATASET_DEFAULTS.get(data.name, {}).get("horizontal_flip", True),
-        command=None,
-        choices={},
         start=start,
-    )
+    ).run()
 
 
 def _build_strategy(
@@ -200,131 +177,10 @@ def _build_strategy(
     return found.build(head, len(images), pretrained=pretrained), {"learning rate of the head": str(sweep)}
 
 
-def _train_and_save(
-    accelerator: "Accelerator",
-    model: "PreTrainedModel",
-    preprocessing: "Preprocessing",
-    data: "ImageData",
-    strategy: Strategy,
-    config: TrainingConfig,
-    hub: HubConfig,
-    *,
-    horizontal_flip: bool,
-    command: str | None,
-    choices: dict[str, str],
-    start: float,
-) -> RunResult:
-    from hf_tl.evaluation.measure import measure
-    from hf_tl.publish.hub import push
-    from hf_tl.publish.record import build_record
-    from hf_tl.publish.save import save_run
-    from hf_tl.publish.summary import announce, summarise
-    from hf_tl.training.accelerator import start_trackers
-    from hf_tl.training.loop import Training
-    from hf_tl.training.tuning import fit_batch_size
-
-    def transforms_of(phase: Phase) -> "Transforms":
-        transforms = preprocessing.transforms(phase.augmentation, horizontal_flip=horizontal_flip)
-        return transforms.with_columns(data.image_column, data.label_column)
-
-    if config.test_time_flip and not horizontal_flip:
-        raise ConfigError(
-            f"--test_time_flip takes a mirrored image for one of the same class, which those of {data.name} are not "
-            "(--horizontal_flip false)"
-        )
-    model.to(accelerator.device)
-    if config.auto_find_batch_size:
-        config = fit_batch_size(accelerator, model, strategy, config, preprocessing.input_size)
-    if accelerator.is_main_process:
-        accelerator.print(announce(model, data, strategy, accelerator.num_processes))
-    training = Training(
-        accelerator,
-        model,
-        strategy,
-        transforms_of,
-        data.splits["train"],
-        data.splits["validation"],
-        config,
-        data.fingerprint,
-    )
-    if config.resume_from_checkpoint is not None:
-        training.restore(config.resume_from_checkpoint)
-    elif training.checkpoints is not None and accelerator.is_main_process:
-        shutil.rmtree(training.checkpoints, ignore_errors=True)  # of a run that --overwrite_output_dir replaces
-    start_trackers(accelerator, config, strategy)
-    log = training.run()
-    assert log.best is not None, "phase_ends refuses a strategy without a step"
-    final_transforms = transforms_of(strategy.phases[-1])
-    test = measure(
-        accelerator,
-        model,
-        data.splits["test"].with_transform(final_transforms.eval),
-        config.per_device_eval_batch_size,
-        config.dataloader_num_workers,
-        flip=config.test_time_flip,
-    )
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    record = build_record(
-        model=model,
-        preprocessing=preprocessing,
-        transforms=final_transforms,
-        data=data,
-        strategy=strategy,
-        config=config,
-        accelerator=accelerator,
-        log=log,
-        metrics={"validation": log.best["validation"], "test": test},
-        seconds=time.perf_counter() - start,
-        command=command,
-        choices=choices,
-    )
-    result = RunResult(Path(str(config.output_dir)), record)
-    if accelerator.is_main_process:
-        accelerator.print("Saving, and loading it again to compare …")
-        save_run(model, preprocessing, record, result.output_dir)
-        if hub.push_to_hub is not None:
-            accelerator.print(f"Pushing to {hub.push_to_hub} …")
-            url = push(result.output_dir, hub.push_to_hub, private=hub.hub_private or None)
-            result = dataclasses.replace(result, commit_url=url)
-        accelerator.print(summarise(result.record, result.output_dir, result.commit_url))
-    accelerator.wait_for_everyone()
-    return result
-
-
-def _output_dir(accelerator: "Accelerator", config: RunConfig, name: str | None = None) -> str:
-    """Choose the folder on the main process, check it there, and tell the others."""
-    from accelerate.utils import broadcast_object_list
-
-    from hf_tl.publish.save import check_output_dir
-
-    chosen: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            folder = config.training.output_dir or _new_folder(name or _run_name(config))
-            resume = config.training.resume_from_checkpoint is not None
-            check_output_dir(folder, overwrite=config.training.overwrite_output_dir, resume=resume)
-            chosen = [folder]
-        except ConfigError as error:
-            chosen = [error]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(chosen)
-    if isinstance(chosen[0], ConfigError):
-        raise chosen[0]
-    return str(chosen[0])
-
-
-def _run_name(config: RunConfig) -> str:
+def _run_name(config: RunConfig, strategy: Strategy) -> str:
     model = Path((config.model.model or DEMO_MODEL).removeprefix("timm:")).name
     dataset = Path((config.data.dataset or DEMO_DATASET).split(",")[0]).name
-    return f"{dataset}-{model}-{config.strategy.build().name}"
-
-
-def _new_folder(name: str) -> str:
-    number = 1
-    while (folder := Path("runs", name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return str(folder)
+    return f"{dataset}-{model}-{strategy.name}"
 
 
 def model_source(config: ModelConfig) -> tuple[str, str | None]:

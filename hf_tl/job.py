@@ -1,0 +1,202 @@
+"""One job, ready to be trained: train, measure, record, save, push."""
+
+import dataclasses
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.config import HubConfig, TrainingConfig
+from hf_tl.errors import ConfigError
+from hf_tl.strategy import Phase, Strategy
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.images import Transforms
+    from hf_tl.training.loop import Training
+    from hf_tl.training.state import TrainingLog
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run."""
+
+    output_dir: Path
+    """The folder with the model, its card and its record."""
+    record: dict[str, Any]
+    """What `run.json` holds."""
+    commit_url: str | None = None
+    """Where it was pushed to, if it was."""
+
+    def __fspath__(self) -> str:
+        return str(self.output_dir)
+
+    @property
+    def test_accuracy(self) -> float:
+        """The share of test images that the model gets right."""
+        return float(self.record["metrics"]["test"]["accuracy"])
+
+
+@dataclass
+class Job:
+    """All that a run needs, loaded and checked."""
+
+    accelerator: "Accelerator"
+    model: "PreTrainedModel"
+    preprocessing: "Preprocessing"
+    data: "ImageData"
+    strategy: Strategy
+    config: TrainingConfig
+    """Its `output_dir` is chosen."""
+    hub: HubConfig
+    horizontal_flip: bool
+    """Whether a mirrored image keeps its label."""
+    command: str | None = None
+    """How the run was started, for its record."""
+    choices: dict[str, str] = field(default_factory=dict)
+    """What was chosen by trying, for the record."""
+    start: float = field(default_factory=time.perf_counter)
+
+    def run(self) -> RunResult:
+        """Train, measure on the test images, save and push.
+
+        Raises:
+            HfTlError: something cannot be used or written; a model that was saved before stays.
+        """
+        from hf_tl.publish.summary import announce
+        from hf_tl.training.accelerator import start_trackers
+        from hf_tl.training.tuning import fit_batch_size
+
+        if self.config.test_time_flip and not self.horizontal_flip:
+            raise ConfigError(
+                "--test_time_flip takes a mirrored image for one of the same class, which those of "
+                f"{self.data.name} are not (--horizontal_flip false)"
+            )
+        self.model.to(self.accelerator.device)
+        if self.config.auto_find_batch_size:
+            size = self.preprocessing.input_size
+            self.config = fit_batch_size(self.accelerator, self.model, self.strategy, self.config, size)
+        if self.accelerator.is_main_process:
+            self.accelerator.print(announce(self.model, self.data, self.strategy, self.accelerator.num_processes))
+        training = self._training()
+        start_trackers(self.accelerator, self.config, self.strategy)
+        log = training.run()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        result = RunResult(Path(str(self.config.output_dir)), self._record(log))
+        if self.accelerator.is_main_process:
+            result = self._save(result)
+        self.accelerator.wait_for_everyone()
+        return result
+
+    def transforms_of(self, phase: Phase) -> "Transforms":
+        """Give the transforms of a phase, for the data's columns."""
+        transforms = self.preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
+        return transforms.with_columns(self.data.image_column, self.data.label_column)
+
+    def _training(self) -> "Training":
+        from hf_tl.training.loop import Training
+
+        training = Training(
+            self.accelerator,
+            self.model,
+            self.strategy,
+            self.transforms_of,
+            self.data.splits["train"],
+            self.data.splits["validation"],
+            self.config,
+            self.data.fingerprint,
+        )
+        if self.config.resume_from_checkpoint is not None:
+            training.restore(self.config.resume_from_checkpoint)
+        elif training.checkpoints is not None and self.accelerator.is_main_process:
+            shutil.rmtree(training.checkpoints, ignore_errors=True)  # of a run that --overwrite_output_dir replaces
+        return training
+
+    def _record(self, log: "TrainingLog") -> dict[str, Any]:
+        """Measure on the test images, and write down the run."""
+        from hf_tl.evaluation.measure import measure
+        from hf_tl.publish.record import build_record
+
+        assert log.best is not None, "phase_ends refuses a strategy without a step"
+        transforms = self.transforms_of(self.strategy.phases[-1])
+        test = measure(
+            self.accelerator,
+            self.model,
+            self.data.splits["test"].with_transform(transforms.eval),
+            self.config.per_device_eval_batch_size,
+            self.config.dataloader_num_workers,
+            flip=self.config.test_time_flip,
+        )
+        return build_record(
+            model=self.model,
+            preprocessing=self.preprocessing,
+            transforms=transforms,
+            data=self.data,
+            strategy=self.strategy,
+            config=self.config,
+            accelerator=self.accelerator,
+            log=log,
+            metrics={"validation": log.best["validation"], "test": test},
+            seconds=time.perf_counter() - self.start,
+            command=self.command,
+            choices=self.choices,
+        )
+
+    def _save(self, result: RunResult) -> RunResult:
+        from hf_tl.publish.hub import push
+        from hf_tl.publish.save import save_run
+        from hf_tl.publish.summary import summarise
+
+        say = self.accelerator.print
+        say("Saving, and loading it again to compare …")
+        save_run(self.model, self.preprocessing, result.record, result.output_dir)
+        if self.hub.push_to_hub is not None:
+            say(f"Pushing to {self.hub.push_to_hub} …")
+            url = push(result.output_dir, self.hub.push_to_hub, private=self.hub.hub_private or None)
+            result = dataclasses.replace(result, commit_url=url)
+        say(summarise(result.record, result.output_dir, result.commit_url))
+        return result
+
+
+def choose_output_dir(accelerator: "Accelerator", config: TrainingConfig, name: str) -> str:
+    """Choose the folder of a run on the main process, check it there, and tell the others.
+
+    Args:
+        accelerator: knows the other processes.
+        config: its `output_dir`, if one is given.
+        name: of a new folder under `runs/` otherwise; a number is added where it exists.
+
+    Raises:
+        ConfigError: it holds another run, or cannot be written to.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    from hf_tl.publish.save import check_output_dir
+
+    chosen: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            folder = config.output_dir or _new_folder(name)
+            resume = config.resume_from_checkpoint is not None
+            check_output_dir(folder, overwrite=config.overwrite_output_dir, resume=resume)
+            chosen = [folder]
+        except ConfigError as error:
+            chosen = [error]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(chosen)
+    if isinstance(chosen[0], ConfigError):
+        raise chosen[0]
+    return str(chosen[0])
+
+
+def _new_folder(name: str) -> str:
+    number = 1
+    while (folder := Path("runs", name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return str(folder)
