@@ -1,5 +1,6 @@
 """The systems of the README's table go through everything: load, stages, freezing, a step, saving and loading."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from backbones.checks import check_frozen, check_saved, check_step
 from backbones.reload import Reloader
 from backbones.zoo import shake
+from hub.client import run_python
 from torch import nn
 
 import hf_tl
@@ -15,8 +17,7 @@ from hf_tl.backbones.describe import build_skeleton
 from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.load import load_model
 from hf_tl.backbones.stages import head_stages, list_stages
-from hf_tl.config import DataConfig, ModelConfig, RunConfig, StrategyConfig, TrainingConfig
-from hf_tl.run import run
+from hf_tl.config import StrategyConfig
 
 README = Path(hf_tl.__file__).parents[1] / "README.md"
 ROW = re.compile(r"^\| \[(.+?)\]\(.*\) \| \d{4} \| ([\d,]+) \| (\d+): (.*?) \| .* \| `(timm:.+?)` \|$", re.MULTILINE)
@@ -100,14 +101,11 @@ def test_the_fully_connected_part_trains_and_no_convolution(name: str, hidden: s
 @pytest.mark.parametrize(("head", "trained"), [("fully_connected", 54_575_114), ("last_layer", 40_970)])
 def test_a_run_with_a_fully_connected_head(head: str, trained: int, tmp_path: Path) -> None:
     """AlexNet's fully connected part has 9216 x 4096 + 4096 + 4096 x 4096 + 4096 + 4096 x 10 + 10 parameters."""
-    result = run(
-        RunConfig(
-            model=ModelConfig("timm:alexnet", pretrained=False, image_size=64, head=head),
-            data=DataConfig("digits"),
-            strategy=StrategyConfig(num_train_epochs=0.05),
-            training=TrainingConfig(output_dir=str(tmp_path), report_to="none", save_total_limit=0),
-        )
-    )
-    assert result.record["model"]["parameters_trained"] == trained
+    flags = ["--model", "timm:alexnet", "--no-pretrained", "--image_size", "64", "--head", head, "--dataset", "digits"]
+    flags += ["--num_train_epochs", "0.05", "--report_to", "none", "--output_dir", str(tmp_path / "run")]
+    code = f"from hf_tl.cli import main; raise SystemExit(main({['train', *flags]!r}))"
+    run_python(code, "http://127.0.0.1:9", tmp_path, has_hf_tl=True)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["model"]["parameters_trained"] == trained
     expected = ["pre_logits", "head"] if head == "fully_connected" else ["head"]
-    assert [phase["trainable_stages"] for phase in result.record["phases"]] == [expected]
+    assert [phase["trainable_stages"] for phase in record["phases"]] == [expected]
