@@ -1,12 +1,18 @@
-"""A Hub on loopback for the tests that publish."""
+"""One thread a test process, and a Hub on loopback for the tests that publish."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hub.client import READ_TOKEN, TOKEN
 from hub.server import HubServer
 from huggingface_hub import constants
+
+# the networks are tiny, and two test processes share the cores; processes that tests start inherit the setting
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 ACCOUNTS = {
     TOKEN: {"name": "user", "role": "write", "orgs": ["team"]},

@@ -4,22 +4,27 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from backbones.checkpoints import save_transformers, tiny_resnet, tiny_vit
 from hub.client import run_python
 from hub.server import HubServer
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from hf_tl.cli import ERROR_STATUS, main, parse_run_config
 from hf_tl.errors import ConfigError
 
 COLOURS = {"green": (40, 200, 40), "blue": (40, 40, 200), "red": (200, 40, 40)}
 REPOSITORY = Path(__file__).parents[1]
-TINY = ["--model", "timm:test_resnet", "--no_pretrained", "--image_size", "32", "--report_to", "none"]
+# one thread: on a machine that does something else too, two wait for each other
+SMALL = ["--report_to", "none", "--cpu_threads", "1"]
+TINY = ["--model", "timm:test_resnet", "--no_pretrained", "--image_size", "32", *SMALL]
 
 
 def write_images(folder: Path, count: int, colours: dict[str, tuple[int, int, int]] = COLOURS) -> Path:
@@ -108,10 +113,32 @@ def test_evaluate_matches_classes_by_name(trained: Path, tmp_path: Path, capsys:
 def test_a_trained_model_can_be_trained_on(trained: Path, colours: Path, tmp_path: Path) -> None:
     """The same labels keep the head: further training starts where the first ended."""
     rest = ["--num_train_epochs", "1", "--learning_rate", "1e-6", "--output_dir", str(tmp_path / "more")]
-    main(["train", "--model", str(trained), "--dataset", str(colours), "--report_to", "none", *rest])
+    main(["train", "--model", str(trained), "--dataset", str(colours), *SMALL, *rest])
     record = json.loads((tmp_path / "more" / "run.json").read_text())
     assert record["metrics"]["test"]["accuracy"] >= 0.9
     assert record["model"]["base_model"] is None
+
+
+@pytest.mark.parametrize("make", [tiny_vit, tiny_resnet])
+def test_a_transformers_backbone_is_trained_and_loads_in_plain_transformers(
+    make: Callable[[], PreTrainedModel], colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = save_transformers(make(), tmp_path / "base")
+    flags = ["--strategy", "finetune", "--num_train_epochs", "8", "--augmentation", "none", *SMALL]
+    rates = ["--learning_rate", "0.1", "--backbone_learning_rate", "0.01", "--per_device_train_batch_size", "8"]
+    folder = tmp_path / "out"
+    main(["train", "--model", str(base), "--dataset", str(colours), *flags, *rates, "--output_dir", str(folder)])
+    record = json.loads((folder / "run.json").read_text())
+    assert record["model"]["library"] == "transformers"
+    assert record["metrics"]["test"]["accuracy"] >= 0.9
+    images = [str(colours / "test" / name / "0.png") for name in COLOURS]
+    code = f"""
+import json
+from transformers import pipeline
+classify = pipeline("image-classification", model={str(folder)!r})
+print(json.dumps([ranking[0]["label"] for ranking in classify({images!r})]))
+"""
+    assert json.loads(run_python(code, "http://127.0.0.1:9", tmp_path).splitlines()[-1]) == list(COLOURS)
 
 
 def test_two_processes_give_the_metrics_of_one(colours: Path, tmp_path: Path) -> None:
