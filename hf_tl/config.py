@@ -123,7 +123,10 @@ class StrategyConfig:
             )
         stages = None if trainable is None else trainable - head_stages
         defaults = recipe_for(self.strategy, images, pretrained=pretrained, augmentation=self.augmentation)
-        recipe = {**defaults, **{_RECIPE[name]: value for name, value in given.items()}}
+        asked = {_RECIPE[name]: value for name, value in given.items()}
+        recipe = {**defaults, **asked}
+        if "head_recipe" in recipe:  # what is asked for holds in all phases
+            recipe["head_recipe"] = {name: value for name, value in recipe["head_recipe"].items() if name not in asked}
         recipe["ema_decay"] = recipe.get("ema_decay") or None
         if self.strategy == "transfer":
             return Strategy.transfer(head_stages=head_stages, **recipe)

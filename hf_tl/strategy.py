@@ -56,27 +56,27 @@ class Strategy:
         learning_rate: float = 3e-3,
         backbone_learning_rate: float = 3e-4,
         head_stages: int = 1,
+        head_recipe: Mapping[str, Any] | None = None,
         **recipe: Any,
     ) -> Self:
         """Fine-tuning, head first: the head alone, then the head and the last `stages` stages of the backbone.
 
         A random head would send large, meaningless gradients through pretrained features (LP-FT, Kumar et al. 2022,
-        https://arxiv.org/abs/2202.10054), so it is trained for the first third of the epochs alone.
+        https://arxiv.org/abs/2202.10054), so it is trained alone first.
+
+        Args:
+            stages: how many stages of the backbone are unfrozen.
+            epochs: passes over the training data, over both phases.
+            learning_rate: peak rate of the head in the first phase; a third of it later.
+            backbone_learning_rate: peak rate of the last stage of the backbone.
+            head_stages: how many trailing stages count as the head.
+            head_recipe: fields of `Phase` that differ in the head's own phase; a third of the epochs, if it has none.
+            recipe: other fields of `Phase`.
         """
-        head_epochs = epochs / 3
-        return cls(
-            "finetune",
-            (
-                Phase(head_stages, head_epochs, learning_rate, **recipe),
-                Phase(
-                    head_stages + stages,
-                    epochs - head_epochs,
-                    learning_rate / 3,
-                    backbone_learning_rate=backbone_learning_rate,
-                    **recipe,
-                ),
-            ),
-        )
+        head = {"epochs": epochs / 3, "learning_rate": learning_rate, **recipe, **(head_recipe or {})}
+        rates: dict[str, Any] = {"learning_rate": learning_rate / 3, "backbone_learning_rate": backbone_learning_rate}
+        rest = epochs - head["epochs"]
+        return cls("finetune", (Phase(head_stages, **head), Phase(head_stages + stages, rest, **rates, **recipe)))
 
     @classmethod
     def gradual(
@@ -88,13 +88,14 @@ class Strategy:
         backbone_learning_rate: float = 3e-4,
         layer_decay: float = 1 / 2.6,
         head_stages: int = 1,
+        head_recipe: Mapping[str, Any] | None = None,
         **recipe: Any,
     ) -> Self:
         """Gradual unfreezing: the head, then one stage of the backbone more in each phase, from the top.
 
         Each phase goes on from the weights of the one before, each earlier stage learns at a fraction of the rate of
-        the stage after it, and half of the epochs belong to the last phase (ULMFiT, Howard and Ruder 2018,
-        https://arxiv.org/abs/1801.06146, where the fraction is 1/2.6).
+        the stage after it, and half of the epochs after the head's belong to the last phase (ULMFiT, Howard and Ruder
+        2018, https://arxiv.org/abs/1801.06146, where the fraction is 1/2.6).
 
         Args:
             stages: how many stages of the backbone are unfrozen, one a phase; where it is None, three, and then all.
@@ -103,6 +104,8 @@ class Strategy:
             backbone_learning_rate: peak rate of the last stage of the backbone.
             layer_decay: the fraction.
             head_stages: how many trailing stages count as the head.
+            head_recipe: fields of `Phase` that differ in the head's own phase; as many epochs as in the others but the
+                last, if it has none.
             recipe: other fields of `Phase`.
 
         >>> [phase.trainable_stages for phase in Strategy.gradual().phases]
@@ -111,13 +114,19 @@ class Strategy:
         trainable: list[TrainableStages] = [head_stages + more for more in range(1, (stages or 3) + 1)]
         if stages is None:
             trainable.append("all")
-        share = epochs / 2 / len(trainable)
-        rates: dict[str, Any] = {"backbone_learning_rate": backbone_learning_rate, "layer_decay": layer_decay}
-        later = [
-            Phase(which, epochs / 2 if which == trainable[-1] else share, learning_rate / 3, **rates, **recipe)
-            for which in trainable
-        ]
-        return cls("gradual", (Phase(head_stages, share, learning_rate, **recipe), *later))
+        even = epochs / (2 * len(trainable))
+        head = {"epochs": even, "learning_rate": learning_rate, **recipe, **(head_recipe or {})}
+        rest = epochs - head["epochs"]
+        *earlier, last = trainable
+        share = rest / (2 * len(earlier) or 1)
+        rates: dict[str, Any] = {
+            "learning_rate": learning_rate / 3,
+            "backbone_learning_rate": backbone_learning_rate,
+            "layer_decay": layer_decay,
+        }
+        phases = [Phase(which, share, **rates, **recipe) for which in earlier]
+        phases.append(Phase(last, rest / 2 if earlier else rest, **rates, **recipe))
+        return cls("gradual", (Phase(head_stages, **head), *phases))
 
     @classmethod
     def full(

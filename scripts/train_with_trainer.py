@@ -34,8 +34,8 @@ def main() -> None:
     config = StrategyConfig(
         flags.strategy, trainable_stages=flags.trainable_stages, num_train_epochs=flags.num_train_epochs
     )
-    if data.name == DEMO_DATASET:
-        config = replace(config, augmentation="none")  # the presets mirror images: no digit any more
+    # one for all phases, as Trainer has it; the presets mirror images, and a mirrored digit is none any more
+    config = replace(config, augmentation="none" if data.name == DEMO_DATASET else "light")
     strategy = config.build(images=len(data.splits["train"]))
     name, weights = model_source(ModelConfig(flags.model))
     size = flags.image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size")

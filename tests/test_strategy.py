@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -150,7 +150,9 @@ def test_gradual_unfreezes_one_stage_at_a_time(stages: int | None, epochs: float
     trained = [phase.trainable_stages for phase in strategy.phases]
     assert trained == ([1, 2, 3, 4, "all"] if stages is None else list(range(1, stages + 2)))
     assert sum(phase.epochs or 0 for phase in strategy.phases) == pytest.approx(epochs)
-    assert strategy.phases[-1].epochs == epochs / 2
+    assert strategy.phases[-1].epochs == pytest.approx(
+        (epochs - (strategy.phases[0].epochs or 0)) / (2 if stages != 1 else 1)
+    )
     assert {phase.weight_decay for phase in strategy.phases} == {0.2}
     assert strategy.phases[-1].layer_decay == pytest.approx(1 / 2.6)
 
@@ -164,6 +166,12 @@ def test_every_size_has_a_recipe(
 ) -> None:
     strategy = StrategyConfig(name, augmentation=augmentation).build(1, images, pretrained=pretrained)
     assert strategy.name == name
+    head_first = name in ("finetune", "gradual")
+    if head_first and augmentation is None:
+        head = StrategyConfig("transfer").build(1, images, pretrained=pretrained).phases[0]
+        assert replace(strategy.phases[0], batch_norm=head.batch_norm, layer_decay=head.layer_decay) == replace(
+            head, backbone_learning_rate=None
+        )
     for phase in strategy.phases:
         assert augmentation in (None, phase.augmentation)
         keeps = pretrained and images < SIZES[1] and name in ("finetune", "gradual", "full")
@@ -179,6 +187,15 @@ def test_the_documented_defaults() -> None:
     assert [recipe_for("full", size)["epochs"] for size in (999, 1_000, 19_999, 20_000, 500_000)] == [20, 10, 10, 10, 8]
     large = StrategyConfig("scratch").build(1, 100_000).phases[0]
     assert (large.augmentation, large.mixup, large.cutmix, large.ema_decay) == ("strong", 0.1, 1.0, 0.9999)
+
+
+@pytest.mark.parametrize("name", ["finetune", "gradual"])
+def test_flags_hold_in_the_phase_of_the_head_too(name: StrategyName) -> None:
+    plain = StrategyConfig(name).build(1, 3_000)
+    assert (plain.phases[0].epochs, sum(phase.epochs or 0 for phase in plain.phases)) == (10, 20)
+    asked = StrategyConfig(name, num_train_epochs=6, label_smoothing=0.3, augmentation="medium").build(1, 3_000)
+    assert sum(phase.epochs or 0 for phase in asked.phases) == pytest.approx(6)
+    assert {(phase.label_smoothing, phase.augmentation) for phase in asked.phases} == {(0.3, "medium")}
 
 
 def test_flags_win_over_the_recipe() -> None:
