@@ -67,7 +67,7 @@ def freeze(
     for module in modules.values():
         _unlock(module)
     for stage in stages:
-        for name in _inference_modules(stage, trainable, modules, is_frozen=stage in frozen):
+        for name in _inference_modules(stage, trainable, modules, whole=stage in frozen):
             _lock(modules[name])
         if batch_norm == "keep" and stage not in frozen:
             for name in stage.module_names:
@@ -88,7 +88,7 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if not p.requires_grad}
     for prefix, module in model.named_modules():
-        if _is_locked(module):
+        if is_frozen(module):
             for name, buffer in module.named_buffers(recurse=False):
                 tensors[f"{prefix}.{name}" if prefix else name] = buffer
     return tensors
@@ -134,12 +134,12 @@ def _fixed_parameters(parameters: Mapping[str, nn.Parameter], head: Stage) -> fr
 
 
 def _inference_modules(
-    stage: Stage, trainable: frozenset[str], modules: Mapping[str, nn.Module], *, is_frozen: bool
+    stage: Stage, trainable: frozenset[str], modules: Mapping[str, nn.Module], *, whole: bool
 ) -> Iterator[str]:
     """Name the modules of `stage` to keep in inference mode: all, or those without a trained part."""
     for name in stage.module_names:
         owned = [f"{name}.{parameter}" for parameter, _ in modules[name].named_parameters()]
-        if is_frozen or (owned and trainable.isdisjoint(owned)):
+        if whole or (owned and trainable.isdisjoint(owned)):
             yield name
 
 
@@ -168,11 +168,12 @@ def _lock(module: nn.Module) -> None:
     module.training = False
 
 
-def _is_locked(module: nn.Module) -> bool:
+def is_frozen(module: nn.Module) -> bool:
+    """Tell whether `freeze` keeps this module in inference mode."""
     train = module.__dict__.get("train")
     return isinstance(train, functools.partial) and train.func is _stay_in_inference_mode
 
 
 def _unlock(module: nn.Module) -> None:
-    if _is_locked(module):
+    if is_frozen(module):
         del module.__dict__["train"]
