@@ -188,6 +188,19 @@ class TrainingConfig:
     dataloader_num_workers: int = _flag(0, "processes that decode images beside each training process")
     report_to: str = _flag("auto", "tracker: tensorboard, wandb, trackio, none; auto is tensorboard where installed")
     cpu_threads: int | None = _flag(None, "threads of each process on a CPU; all cores shared equally by default")
+    feature_cache: Literal["auto", "on", "off"] = _flag(
+        "auto", "keep what the frozen part computes for each image instead of computing it in every epoch: if it pays"
+    )
+    feature_cache_dir: str | None = _flag(None, "folder for it; in the cache of Hugging Face by default")
+    feature_cache_gb: float = _flag(20.0, "how much of the disk it may take; what was not used for longest goes first")
+    feature_dtype: Literal["float32", "bfloat16"] = _flag(
+        "float32", "bfloat16: compute and keep features in half the precision, faster on hardware that has it"
+    )
+    cached_views: int | None = _flag(
+        None,
+        "augmented versions of each image to keep, which the epochs take in turn; without it, only phases "
+        "without augmentation use the cache",
+    )
     keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")
 
     def __post_init__(self) -> None:
@@ -197,6 +210,10 @@ class TrainingConfig:
         for name in ("dataloader_num_workers", "save_total_limit"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"--{name} cannot be negative, found {getattr(self, name)}")
+        if self.cached_views is not None and self.cached_views < 1:
+            raise ConfigError(f"--cached_views must be at least 1, found {self.cached_views}")
+        if self.feature_cache_gb <= 0:
+            raise ConfigError(f"--feature_cache_gb must be more than 0, found {self.feature_cache_gb:g}")
         if self.save_steps is not None and self.save_steps < 1:
             raise ConfigError(f"--save_steps must be at least 1, found {self.save_steps}")
         if self.resume_from_checkpoint is not None and self.output_dir is None:

@@ -166,7 +166,8 @@ class Boundary:
         """Give memory of a leaf's shape, whose content does not matter; all share it."""
         key, size = (leaf.dtype, device), images * leaf.values
         if key not in self._scratch or self._scratch[key].numel() < size:
-            self._scratch[key] = torch.zeros(size, dtype=leaf.dtype, device=device)
+            with torch.inference_mode(False):  # evaluation may come first, and training use it after
+                self._scratch[key] = torch.zeros(size, dtype=leaf.dtype, device=device)
         return leaf.from_rows(self._scratch[key][:size].view(images, *leaf.row_shape))
 
 
@@ -300,8 +301,9 @@ def _read_by_the_suffix(
     with intercepted_calls(watched, begin_graph), torch.enable_grad():
         logits = model(pixel_values=pixel_values).logits
     flat = [leaf for place in leaves for leaf in leaves[place]]
-    reached = iter(torch.autograd.grad(logits.sum(), flat, allow_unused=True))
-    return [place for place in leaves if any([next(reached) is not None for _ in leaves[place]])]
+    gradients = torch.autograd.grad(logits.sum(), flat, allow_unused=True)
+    reached = {id(leaf) for leaf, gradient in zip(flat, gradients, strict=True) if gradient is not None}
+    return [place for place in leaves if any(id(leaf) in reached for leaf in leaves[place])]
 
 
 def _is_fixed(module: nn.Module) -> bool:
@@ -374,5 +376,5 @@ def _leaf(two: Any, three: Any) -> Any:
     repeats = len(three) - len(two)
     if two.shape[1:] != three.shape[1:] or len(two) != 2 * repeats:
         return NotImplemented
-    order = tuple(sorted(range(1, two.ndim), key=lambda dimension: -two.stride(dimension)))
+    order = tuple(sorted(range(1, two.ndim), key=two.stride, reverse=True))
     return Leaf(tuple(two.shape[dimension] for dimension in order), repeats, order, two.dtype)

@@ -1,11 +1,11 @@
 """Metrics of a model on images, each counted once on however many processes."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hf_tl.data.images import collate
@@ -16,14 +16,21 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+def image_logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Run a model on a batch of `pixel_values`."""
+    return model(pixel_values=batch["pixel_values"].contiguous(memory_format=torch.channels_last)).logits
+
+
 def measure(
     accelerator: "Accelerator",
     model: nn.Module,
-    images: "Dataset",
+    images: "Dataset | Any",
     batch_size: int,
     num_workers: int = 0,
     *,
     flip: bool = False,
+    collate_fn: Callable[[Any], Mapping[str, Any]] = collate,
+    logits_of: Callable[[nn.Module, Mapping[str, Any]], Tensor] = image_logits,
 ) -> dict[str, float]:
     """Compute the metrics of `model` on transformed images.
 
@@ -33,22 +40,24 @@ def measure(
         images: rows of `pixel_values` and `labels`, as `dataset.with_transform(transforms.eval)` gives them.
         batch_size: images a step on each device.
         num_workers: processes that decode images.
+        collate_fn: makes batches of what `images` holds.
+        logits_of: from the model and a batch to logits.
         flip: whether to take the mean of the logits of each image and its mirror image (test-time augmentation).
 
     Returns:
         `accuracy`, `top5_accuracy`, `macro_f1` and `loss`, the same on all processes.
     """
     loader = accelerator.prepare_data_loader(
-        DataLoader(images, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+        DataLoader(images, batch_size=batch_size, collate_fn=collate_fn, num_workers=num_workers)
     )
     all_logits, all_labels = [], []
     with inference(model):
         for batch in loader:
-            pixel_values = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
             with accelerator.autocast():
-                logits = model(pixel_values=pixel_values).logits.float()
+                logits = logits_of(model, batch).float()
                 if flip:
-                    logits = (logits + model(pixel_values=pixel_values.flip(-1)).logits.float()) / 2
+                    mirrored = {**batch, "pixel_values": batch["pixel_values"].flip(-1)}
+                    logits = (logits + logits_of(model, mirrored).float()) / 2
             logits, labels = accelerator.gather_for_metrics((logits, batch["labels"]))
             all_logits.append(logits.cpu())
             all_labels.append(labels.cpu())

@@ -16,12 +16,14 @@ from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
 from hf_tl.data.augmentation import PairMixer
-from hf_tl.data.images import Transforms
+from hf_tl.data.images import Transforms, collate
 from hf_tl.errors import CheckpointError, ConfigError, TrainingError
 from hf_tl.evaluation.measure import measure
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
 from hf_tl.training.averaging import WeightAverage
+from hf_tl.training.features import Features
+from hf_tl.training.inputs import PhaseInputs
 from hf_tl.training.loss import balanced_weights, training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
 from hf_tl.training.recompute import recomputed_activations
@@ -174,14 +176,15 @@ class Training:
         optimizer = build_optimizer(self.model, self.stages, phase)
         schedule = build_schedule(optimizer, phase, end - first)
         # wrapped anew in each phase: DistributedDataParallel notes at its making which parameters get gradients
-        wrapped, optimizer, loader = self.accelerator.prepare(self.model, optimizer, self._loader(phase, end))
+        inputs = self._inputs(phase, frozen, (end - first) * self.images_per_step / len(self.train_images))
+        wrapped, optimizer, loader = self.accelerator.prepare(self.model, optimizer, self._loader(phase, end, inputs))
         self._average = None if phase.ema_decay is None else WeightAverage(self.model, phase.ema_decay)
         self._restore_phase(optimizer, schedule)
         trained = [stage.name for stage in self.stages if stage not in frozen_stages]
         progress.set_description(f"phase {index + 1}/{len(self.strategy.phases)}: {_short(trained)}")
         evaluations_without_gain = _evaluations_without_gain(self.state.log, index)
         with self._recomputed(frozen_stages):
-            for loss in self._steps(wrapped, optimizer, schedule, loader, phase):
+            for loss in self._steps(wrapped, optimizer, schedule, loader, phase, inputs):
                 self.state.step += 1
                 if self._average is not None:
                     self._average.update(self.state.step - first)
@@ -191,7 +194,7 @@ class Training:
                 is_epoch_end = self._epochs(self.state.step) > self._epochs(self.state.step - 1)
                 if is_epoch_end or self.state.step == end:
                     with contextlib.nullcontext() if self._average is None else self._average.applied():
-                        is_best = self._evaluate(index, phase, float(schedule.get_last_lr()[0]), progress)
+                        is_best = self._evaluate(index, inputs, float(schedule.get_last_lr()[0]), progress)
                     evaluations_without_gain = 0 if is_best else evaluations_without_gain + 1
                 if phase.patience is not None and evaluations_without_gain >= phase.patience:
                     break
@@ -209,12 +212,14 @@ class Training:
                 "digest_before": frozen,
                 "digest_after": frozen,
                 "steps": self.state.step - first,
+                "uses_features": self.state.uses_features,
                 "seconds": self.state.phase_seconds,
             }
         )
         # a phase that stopped early leaves the rest of its span out
         progress.update(end - self.state.step)
         self.state.step, self.state.frozen_digest, self.state.phase_seconds = end, None, 0.0
+        self.state.uses_features = None
         # mixed precision wraps `forward` on the model itself; accelerate's way back also strips its own decorators
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
             self.model.__dict__.pop(name, None)
@@ -228,7 +233,7 @@ class Training:
         return recomputed_activations(self.model, [stage for stage in self.stages if stage not in frozen_stages])
 
     def _steps(
-        self, model: nn.Module, optimizer: Any, schedule: Any, loader: DataLoader, phase: Phase
+        self, model: nn.Module, optimizer: Any, schedule: Any, loader: DataLoader, phase: Phase, inputs: PhaseInputs
     ) -> Iterator[float]:
         weights = None
         if phase.class_weights == "balanced":
@@ -239,21 +244,30 @@ class Training:
             return training_loss(logits, labels, phase, weights)
 
         return train_steps(
-            self.accelerator, model, optimizer, schedule, loader, loss_of, self.config.max_grad_norm, self.state.step
+            self.accelerator,
+            model,
+            optimizer,
+            schedule,
+            loader,
+            inputs.logits_of,
+            loss_of,
+            self.config.max_grad_norm,
+            self.state.step,
         )
 
-    def _evaluate(self, index: int, phase: Phase, rate: float, progress: tqdm) -> bool:
+    def _evaluate(self, index: int, inputs: PhaseInputs, rate: float, progress: tqdm) -> bool:
         """Measure on the validation images, write it down, and keep the weights if they are the best so far."""
-        images = self.validation_images.with_transform(self.transforms_of(phase).eval)
         config = self.config
         self._share_statistics()
         metrics = measure(
             self.accelerator,
             self.model,
-            images,
+            inputs.validation,
             config.per_device_eval_batch_size,
             config.dataloader_num_workers,
             flip=config.test_time_flip,
+            collate_fn=inputs.validation_collate,
+            logits_of=inputs.validation_logits_of,
         )
         train_loss = math.fsum(self.state.losses) / len(self.state.losses)
         epoch = self.state.step * self.images_per_step / len(self.train_images)
@@ -353,18 +367,32 @@ class Training:
                     names.update(stage.parameter_names, stage.buffer_names)
         return frozenset(names)
 
-    def _loader(self, phase: Phase, end: int) -> DataLoader:
-        """Load the images of the steps from here to `end`."""
-        span = (self.state.step * self.images_per_step, end * self.images_per_step)
-        labels = self._train_labels(phase) if phase.balanced_sampling else None
+    def _inputs(self, phase: Phase, frozen: str, passes: float) -> PhaseInputs:
+        """Choose what a phase trains on: features of the frozen prefix where they can be had and pay, else images."""
+        transforms, images = self.transforms_of(phase), self.train_images
+        features = Features(self.accelerator, self.model, self.config).for_phase(
+            phase, transforms, images, self.validation_images, frozen, passes, self.state.uses_features
+        )
+        self.state.uses_features = features is not None
+        if features is not None:
+            return features
         is_mixed = phase.mixup > 0 or phase.cutmix > 0
         mixer = PairMixer(phase.mixup, phase.cutmix, self.model.config.num_labels) if is_mixed else None
+        validation = self.validation_images.with_transform(transforms.eval)
+        return PhaseInputs(
+            TrainingViews(images, transforms.train, self.config.seed), Collate(mixer), validation, collate
+        )
+
+    def _loader(self, phase: Phase, end: int, inputs: PhaseInputs) -> DataLoader:
+        """Load what the steps from here to `end` train on."""
+        span = (self.state.step * self.images_per_step, end * self.images_per_step)
+        labels = self._train_labels(phase) if phase.balanced_sampling else None
         return DataLoader(
-            TrainingViews(self.train_images, self.transforms_of(phase).train, self.config.seed),
+            inputs.train,
             batch_size=self.config.per_device_train_batch_size,
             sampler=ImageStream(len(self.train_images), self.config.seed, *span, labels),
-            collate_fn=Collate(mixer),
-            num_workers=self.config.dataloader_num_workers,
+            collate_fn=inputs.collate,
+            num_workers=0 if self.state.uses_features else self.config.dataloader_num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
             # of its own, because beginning to iterate draws a number, which would change those that dropout draws
             generator=torch.Generator().manual_seed(self.config.seed),

@@ -43,6 +43,8 @@ class TrainingState:
     frozen_digest: str | None = None
     """Of the tensors that the current phase freezes, at its start; None between phases."""
     phase_seconds: float = 0.0
+    uses_features: bool | None = None
+    """Whether the current phase trains on cached features; None between phases."""
     log: TrainingLog = field(default_factory=TrainingLog)
 
 

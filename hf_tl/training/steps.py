@@ -1,7 +1,7 @@
 """The optimizer steps of a phase."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,7 @@ def train_steps(
     optimizer: Any,
     schedule: Any,
     loader: DataLoader,
+    logits_of: Callable[[nn.Module, Mapping[str, Any]], Tensor],
     loss_of: Callable[[Tensor, Tensor], Tensor],
     max_grad_norm: float,
     steps_done: int,
@@ -31,7 +32,8 @@ def train_steps(
         model: prepared by the accelerator, like `optimizer` and `loader`.
         optimizer: of the trainable parameters.
         schedule: of its rates, one move an optimizer step.
-        loader: batches of `pixel_values`, `labels` and `index`.
+        loader: batches with `labels` and `index`.
+        logits_of: from the model and a batch to logits.
         loss_of: from logits and labels to a mean loss.
         max_grad_norm: gradients are scaled down to this norm.
         steps_done: before the first, for messages.
@@ -44,8 +46,7 @@ def train_steps(
     indices: list[int] = []
     for batch in loader:
         with accelerator.accumulate(model):
-            pixel_values = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
-            loss = loss_of(model(pixel_values=pixel_values).logits, batch["labels"])
+            loss = loss_of(logits_of(model, batch), batch["labels"])
             losses.append(loss.detach())
             indices += batch["index"].tolist()
             accelerator.backward(loss)

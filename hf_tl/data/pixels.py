@@ -1,0 +1,69 @@
+"""Batches of plain (not augmented) images as fast as the processor decodes them, for one pass over the data."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import torch
+from datasets import Dataset, Image
+from torch import Tensor
+from torchvision import transforms
+
+from hf_tl.data.images import ImageTransform, decode
+
+
+def pixel_batches(
+    images: Dataset, transform: ImageTransform, rows: range, batch_size: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Decode and transform the images of `rows` in order, by threads: Pillow works outside Python's lock.
+
+    Where the transform ends in a scaling to 0..1 and a normalisation, images are handed over as bytes, a quarter of the
+    size, and these two are done on the device, with the same result.
+
+    Args:
+        images: a dataset without a format.
+        transform: deterministic.
+        rows: which images.
+        batch_size: images in a batch.
+        device: where the batches go.
+
+    Yields:
+        `pixel_values` of (images, channels, height, width), channels last in memory.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    transform, finish = _split_normalisation(transform)
+
+    def transformed(value: Any) -> Tensor:
+        return transform(decode(value))
+
+    stored = images.cast_column(transform.image_column, Image(decode=False)).select_columns([transform.image_column])
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for first in range(rows.start, rows.stop, batch_size):
+            chunk = range(first, min(first + batch_size, rows.stop))
+            pixels = torch.stack(list(pool.map(transformed, stored[chunk.start : chunk.stop][transform.image_column])))
+            yield finish(pixels.to(device).contiguous(memory_format=torch.channels_last))
+
+
+def _split_normalisation(transform: ImageTransform) -> tuple[ImageTransform, Callable[[Tensor], Tensor]]:
+    """Split a transform into one that ends in bytes, and the rest for a batch; the rest may be nothing."""
+    steps: Sequence[Any] = getattr(transform.pipeline, "transforms", ())
+    if (
+        len(steps) < 2
+        or not isinstance(steps[-2], transforms.ToTensor)
+        or not isinstance(steps[-1], transforms.Normalize)
+    ):
+        return transform, lambda pixels: pixels
+    *geometry, _, normalise = steps
+    bytes_only = transforms.Compose([*geometry, transforms.PILToTensor()])
+    mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (normalise.mean, normalise.std))
+
+    def finish(pixels: Tensor) -> Tensor:
+        # in the order of ToTensor and Normalize, so that rounding is the same
+        scaled = pixels.float().div_(255)
+        return scaled.sub_(mean.to(pixels.device)).div_(std.to(pixels.device))
+
+    return replace(transform, pipeline=bytes_only), finish

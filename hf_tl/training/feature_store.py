@@ -1,0 +1,246 @@
+"""Features of images on the disk: written once, found again by what they were computed from, read row by row.
+
+An entry is a folder whose name is a hash of all that its numbers depend on, so that other weights, images or versions
+are other entries. It is written beside and committed by a rename, with a manifest of hashes; one that is damaged is
+removed and computed again.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from hf_tl.training.checkpoint import find_damage, write_manifest
+
+DESCRIPTION = "features.json"
+PARTIAL = ".partial-"
+LOCK = ".lock"
+FORMAT = 1
+
+
+def default_folder() -> Path:
+    """Tell where features are kept: `$HF_TL_CACHE`, else `hf_tl/features` in the cache of Hugging Face."""
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(os.environ.get("HF_TL_CACHE") or Path(HF_HOME, "hf_tl", "features")).expanduser()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One tensor of the features of an image, as it is kept."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Of one image."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+class FeatureRows:
+    """The features of `images` images in files, one for each tensor.
+
+    They are read where they lie, by `pread`: neither the number of images nor the size of the files costs memory of the
+    process, and any number of processes may read or write different rows at once.
+    """
+
+    def __init__(self, folder: Path, layouts: Sequence[Layout], images: int, *, writable: bool = False) -> None:
+        self.folder, self.layouts, self.images = folder, tuple(layouts), images
+        flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
+        self._files = [os.open(folder / f"{number}.bin", flags, 0o644) for number in range(len(layouts))]
+
+    def read(self, rows: Sequence[int]) -> list[Tensor]:
+        """Read the features of some images.
+
+        Returns:
+            For each tensor of the features (images, *shape).
+        """
+        return [self._read(file, layout, rows) for file, layout in zip(self._files, self.layouts, strict=True)]
+
+    def _read(self, file: int, layout: Layout, rows: Sequence[int]) -> Tensor:
+        tensor = torch.empty((len(rows), *layout.shape), dtype=layout.dtype)
+        memory = _memory(tensor)
+        for place, count in _runs(rows):
+            part = memory[place * layout.bytes : (place + count) * layout.bytes]
+            if os.preadv(file, [part], rows[place] * layout.bytes) != len(part):
+                raise OSError(f"the features in {self.folder} end before image {rows[place] + count - 1}")
+        return tensor
+
+    def write(self, first: int, tensors: Sequence[Tensor]) -> None:
+        """Write the features of the images from `first` on.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        for file, layout, tensor in zip(self._files, self.layouts, tensors, strict=True):
+            stored = tensor.to("cpu", layout.dtype).contiguous()
+            memory = _memory(stored)
+            offset = first * layout.bytes
+            while len(memory):  # the kernel may take less than it is given
+                written = os.pwrite(file, memory, offset)
+                memory, offset = memory[written:], offset + written
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            os.close(file)
+        self._files = []
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _memory(tensor: Tensor) -> memoryview:
+    """See the bytes of a contiguous tensor of any type; numpy has no bfloat16."""
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Find runs of consecutive rows: the place where one begins, and its length.
+
+    >>> list(_runs([3, 4, 5, 1, 9, 10]))
+    [(0, 3), (3, 1), (4, 2)]
+    """
+    start = 0
+    for place in range(1, len(rows) + 1):
+        if place == len(rows) or rows[place] != rows[place - 1] + 1:
+            yield start, place - start
+            start = place
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What `hf-tl cache` tells of an entry."""
+
+    key: str
+    title: str
+    bytes: int
+    used: float
+    """Seconds since 1970."""
+
+
+class FeatureStore:
+    """The folder that holds the entries.
+
+    Args:
+        folder: made when the first entry is written.
+        limit: bytes that all entries together may take; the ones that were not used for longest go first.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+
+    def find(self, key: str) -> tuple[FeatureRows | None, str | None]:
+        """Find a whole entry.
+
+        Returns:
+            The entry, if there is one, and what was wrong with one that was damaged and removed.
+        """
+        folder = self.folder / key
+        if not folder.is_dir():
+            return None, None
+        if problem := find_damage(folder):
+            shutil.rmtree(folder)
+            return None, f"the cached features {key[:12]} are not whole ({problem}): they are computed again"
+        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError):  # a cache that cannot be written to can be read
+            os.utime(folder)
+        layouts = [Layout(tuple(shape), getattr(torch, dtype)) for shape, dtype in content["layouts"]]
+        return FeatureRows(folder, layouts, content["images"]), None
+
+    def lock(self, key: str) -> FileLock:
+        """Give the lock under which an entry is written; it is released when its process ends, however it ends.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / f"{key}{LOCK}")
+
+    def begin(self, key: str, layouts: Sequence[Layout], images: int) -> Path:
+        """Make the folder that is written to, and room for it.
+
+        Raises:
+            OSError: the disk is full or read-only, or the entry is larger than the limit.
+        """
+        size = images * sum(layout.bytes for layout in layouts)
+        self._make_room(size)
+        partial = self.folder / f"{PARTIAL}{key}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for number, layout in enumerate(layouts):
+            with open(partial / f"{number}.bin", "wb") as file:
+                # all of it at once: a full disk is found now, not at the end of a long pass
+                os.posix_fallocate(file.fileno(), 0, max(1, images * layout.bytes))
+        return partial
+
+    def commit(self, key: str, title: str, rows: FeatureRows, made_of: Mapping[str, Any]) -> None:
+        """Turn what was written into an entry.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        layouts = [[list(layout.shape), str(layout.dtype).removeprefix("torch.")] for layout in rows.layouts]
+        content = {"title": title, "images": rows.images, "layouts": layouts, "made of": dict(made_of)}
+        (rows.folder / DESCRIPTION).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_manifest(rows.folder)
+        shutil.rmtree(self.folder / key, ignore_errors=True)
+        os.rename(rows.folder, self.folder / key)
+
+    def discard(self, key: str) -> None:
+        """Remove what was written and not committed."""
+        shutil.rmtree(self.folder / f"{PARTIAL}{key}", ignore_errors=True)
+
+    def entries(self) -> list[Entry]:
+        """List the entries, the last used first."""
+        found = []
+        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
+            if folder.is_dir() and (folder / DESCRIPTION).is_file():
+                title = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["title"]
+                found.append(Entry(folder.name, title, _size(folder), folder.stat().st_mtime))
+        return sorted(found, key=lambda entry: -entry.used)
+
+    def clear(self) -> int:
+        """Remove everything, what killed processes left too; give the number of bytes that were freed."""
+        freed = 0
+        for path in list(self.folder.iterdir()) if self.folder.is_dir() else ():
+            if path.is_dir():
+                freed += _size(path)
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        return freed
+
+    def _make_room(self, size: int) -> None:
+        if size > self.limit:
+            raise OSError(f"they take {size / 1e9:.1f} GB and --feature_cache_gb is {self.limit / 1e9:g}")
+        self._remove_stale()
+        entries = self.entries()
+        while entries and sum(entry.bytes for entry in entries) + size > self.limit:
+            shutil.rmtree(self.folder / entries.pop().key)
+
+    def _remove_stale(self) -> None:
+        """Remove what killed processes left: older than a day, and nobody holds its lock any more."""
+        for path in self.folder.glob(f"{PARTIAL}*"):
+            if time.time() - path.stat().st_mtime > 24 * 3600:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def key_of(made_of: Mapping[str, Any]) -> str:
+    """Hash what features depend on."""
+    return hashlib.sha256(json.dumps({"format": FORMAT, **made_of}, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())

@@ -1,0 +1,385 @@
+"""Features cached at the boundary: what the frozen prefix of a network gives for the images, computed once.
+
+While a prefix is frozen, what it computes for an image does not change. So it runs once over the data, its output is
+kept on the disk, and only the suffix trains on it, epoch after epoch.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hf_tl.backbones.boundary import Boundary, find_boundary
+from hf_tl.backbones.folding import folded_batch_norms
+from hf_tl.backbones.stages import list_stages
+from hf_tl.config import TrainingConfig
+from hf_tl.data.datasets import digest_in_order
+from hf_tl.data.images import ImageTransform, Transforms, collate
+from hf_tl.data.pixels import pixel_batches
+from hf_tl.errors import StageError
+from hf_tl.evaluation.measure import inference
+from hf_tl.strategy import Phase
+from hf_tl.training.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
+from hf_tl.training.inputs import FeatureViews, PhaseInputs, as_read, feature_logits
+from hf_tl.training.views import TrainingViews
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+READ_RATE = 500e6
+"""Bytes a second that a disk reads at least, in the estimate of what pays."""
+TRIED = 16
+"""Images that are timed for the estimate."""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """One pass over images: which images, seen how."""
+
+    images: "Dataset"
+    transform: ImageTransform
+    split: str
+    view: tuple[int, int] | None = None
+    """The seed and the number of a random view; None where the transform has nothing random."""
+
+
+class Features:
+    """Decides for each phase of a training whether features pay, and finds or computes them.
+
+    Args:
+        accelerator: its processes share the work; the main one decides and speaks.
+        model: the network in training.
+        config: `feature_cache` and its settings, batch sizes and seed.
+    """
+
+    def __init__(self, accelerator: "Accelerator", model: "PreTrainedModel", config: TrainingConfig) -> None:
+        self.accelerator, self.model, self.config = accelerator, model, config
+        folder = Path(config.feature_cache_dir) if config.feature_cache_dir else default_folder()
+        self.store = FeatureStore(folder, int(config.feature_cache_gb * 1e9))
+        self._orders: dict[str, str] = {}
+
+    def for_phase(
+        self,
+        phase: Phase,
+        transforms: Transforms,
+        train: "Dataset",
+        validation: "Dataset",
+        frozen: str,
+        passes: float,
+        decided: bool | None = None,
+    ) -> PhaseInputs | None:
+        """Find or compute the features of a phase.
+
+        Args:
+            phase: the model is frozen for it.
+            transforms: of its images.
+            train: the images to train on.
+            validation: the images to measure on.
+            frozen: the digest of the frozen tensors.
+            passes: how often each training image will be seen.
+            decided: what was decided when a run that goes on was in this phase.
+
+        Returns:
+            What the phase trains on; None where it trains on images.
+        """
+        if self.config.feature_cache == "off" or decided is False:
+            return None
+        if reason := self._obstacle(phase):
+            self._say(f"not cached: {reason}", only_if_asked=True)
+            return None
+        size = self._image_size(train, transforms)
+        try:
+            with self.accelerator.autocast():
+                boundary = find_boundary(self.model, size)
+        except StageError as error:
+            self._say(f"not cached: {error}")
+            return None
+        views = self.config.cached_views or 1
+        is_random = phase.augmentation != "none"
+        train_sets = [
+            FeatureSet(train, transforms.train, "train", (self.config.seed, view) if is_random else None)
+            for view in range(views if is_random else 1)
+        ]
+        sets = [*train_sets, FeatureSet(validation, transforms.eval, "validation")]
+        if decided is None and not self._pays(boundary, sets, frozen, passes, size):
+            return None
+        rows = [self._rows(boundary, one, frozen) for one in sets]
+        found = [part for part in rows if part is not None]
+        if len(found) < len(rows):
+            return None
+        label_column = transforms.train.label_column
+        return PhaseInputs(
+            train=FeatureViews(found[:-1], torch.as_tensor(train[label_column][:])),
+            collate=as_read,
+            validation=FeatureViews(found[-1:], torch.as_tensor(validation[label_column][:])),
+            validation_collate=as_read,
+            logits_of=feature_logits(boundary),
+            validation_logits_of=feature_logits(boundary),
+        )
+
+    def _obstacle(self, phase: Phase) -> str | None:
+        """Tell why a phase needs the images themselves."""
+        if phase.trainable_stages == "all":
+            return "everything trains"
+        if phase.mixup or phase.cutmix:
+            return "images are mixed"
+        if phase.augmentation != "none" and self.config.cached_views is None:
+            return f"{phase.augmentation} augmentation changes images in each epoch (--cached_views N keeps N views)"
+        if self.config.test_time_flip:
+            return "--test_time_flip measures with mirrored images too"
+        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) != self.accelerator.num_processes:
+            return "several machines train, and each would need all features"
+        return None
+
+    def _pays(
+        self, boundary: Boundary, sets: list[FeatureSet], frozen: str, passes: float, size: tuple[int, int, int]
+    ) -> bool:
+        """Estimate what the features save, say it, and decide on the main process for all."""
+        from accelerate.utils import broadcast_object_list
+
+        decision = [False]
+        if self.accelerator.is_main_process:
+            layouts = self._layouts(boundary)
+            missing = [one for one in sets if not (self.store.folder / self._key(boundary, one, frozen)).is_dir()]
+            per_image = sum(layout.bytes for layout in layouts)
+            images = sum(len(one.images) for one in missing)
+            seen = passes * sum(len(one.images) for one in (sets[0], sets[-1]))
+            cost = self._prefix_seconds(boundary, size) if missing else 0.0
+            saved = seen * (cost - per_image / READ_RATE) / self.accelerator.num_processes
+            spent = images * cost / self.accelerator.num_processes
+            where = f"before {_first_trained(self.model)}: {images:,} images of {boundary.values:,} numbers"
+            if not missing:
+                decision = [True]
+                self._say("found in the cache, nothing to compute")
+            elif self.config.feature_cache == "on" or spent < saved:
+                decision = [True]
+                self._say(
+                    f"kept {where}, {images * per_image / 1e6:,.0f} MB; one pass of about {spent:,.0f} s "
+                    f"in place of {passes:.3g}"
+                )
+            else:
+                self._say(
+                    f"not cached {where}: a pass of about {spent:,.0f} s would save {max(0.0, saved):,.0f} s "
+                    "(--feature_cache on does it all the same)"
+                )
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(decision)
+        return decision[0]
+
+    def _prefix_seconds(self, boundary: Boundary, size: tuple[int, int, int]) -> float:
+        """Time the prefix on a few images; seconds an image."""
+        pixel_values = torch.zeros(TRIED, *size, device=self.accelerator.device)
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        with inference(self.model), self.accelerator.autocast():
+            boundary.features(self.model, pixel_values)
+            start = time.perf_counter()
+            [features.cpu() for features in boundary.features(self.model, pixel_values)]
+        return (time.perf_counter() - start) / TRIED
+
+    def _layouts(self, boundary: Boundary) -> list[Layout]:
+        stored = torch.bfloat16 if self.config.feature_dtype == "bfloat16" else None
+        return [
+            Layout(leaf.row_shape, stored if stored is not None and leaf.dtype.is_floating_point else leaf.dtype)
+            for leaf in boundary.leaves
+        ]
+
+    def _key(self, boundary: Boundary, one: FeatureSet, frozen: str) -> str:
+        return key_of(self._made_of(boundary, one, frozen))
+
+    def _made_of(self, boundary: Boundary, one: FeatureSet, frozen: str) -> dict[str, Any]:
+        """Name all that the features depend on."""
+        from importlib.metadata import version
+
+        return {
+            "frozen tensors": frozen,
+            "boundary": boundary.digest(),
+            "network": type(self.model).__name__,
+            "images": self._order(one),
+            "transform": one.transform.describe(),
+            "view": one.view,
+            "dtype": [str(layout.dtype) for layout in self._layouts(boundary)],
+            "precision": self._precision,
+            "versions": {name: version(name) for name in ("torch", "transformers", "timm", "pillow")},
+        }
+
+    @property
+    def _precision(self) -> str:
+        """In which the prefix runs: bfloat16 features need no more, else that of the run."""
+        return "bf16" if self.config.feature_dtype == "bfloat16" else str(self.accelerator.mixed_precision)
+
+    def _order(self, one: FeatureSet) -> str:
+        if one.split not in self._orders:
+            self._orders[one.split] = digest_in_order(one.images, one.transform.image_column)
+        return self._orders[one.split]
+
+    def _rows(self, boundary: Boundary, one: FeatureSet, frozen: str) -> FeatureRows | None:
+        """Find the features of a set, or compute them; None where the disk does not take them."""
+        key = self._key(boundary, one, frozen)
+        problem = self._on_main(lambda: self._prepare(boundary, one, frozen, key))
+        if problem == "found":
+            return self.store.find(key)[0]
+        if problem is None:
+            problem = self._compute(boundary, one, key, frozen)
+        if problem is not None:
+            self._say(f"not cached: {problem}; the phase trains on the images")
+            return None
+        return self.store.find(key)[0]
+
+    def _prepare(self, boundary: Boundary, one: FeatureSet, frozen: str, key: str) -> str | None:
+        """On the main process: find the entry, or take its lock and make its folder; return a problem or `found`."""
+        found, damage = self.store.find(key)
+        if damage:
+            self._say(damage)
+        if found is not None:
+            return "found"
+        try:
+            self._lock = self.store.lock(key)
+            if not self._try_lock():
+                self._say("waiting for another run that computes the same features")
+                self._lock.acquire()
+            if self.store.find(key)[0] is not None:
+                self._lock.release()
+                return "found"
+            self.store.begin(key, self._layouts(boundary), len(one.images))
+        except OSError as error:
+            self._release()
+            return f"{self.store.folder} cannot be written to ({error.strerror or error})"
+        return None
+
+    def _try_lock(self) -> bool:
+        from filelock import Timeout
+
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        return True
+
+    def _release(self) -> None:
+        if lock := self.__dict__.get("_lock"):
+            lock.release()
+
+    def _compute(self, boundary: Boundary, one: FeatureSet, key: str, frozen: str) -> str | None:
+        """Run the prefix over the set, each process over its part, and commit the result; return a problem."""
+        from accelerate.utils import gather_object
+
+        partial = self.store.folder / f".partial-{key}"
+        problem = None
+        try:
+            rows = FeatureRows(partial, self._layouts(boundary), len(one.images), writable=True)
+            self._fill(rows, boundary, one)
+        except OSError as error:
+            problem = f"{self.store.folder} cannot be written to ({error.strerror or error})"
+        except BaseException:
+            if self.accelerator.is_main_process:
+                self.store.discard(key)
+                self._release()
+            raise
+        problems = [text for text in gather_object([problem]) if text]
+
+        def end() -> str | None:
+            try:
+                if not problems:
+                    title = f"{one.split}, {len(one.images):,} images before {_first_trained(self.model)}"
+                    self.store.commit(key, title, rows, self._made_of(boundary, one, frozen))
+            except OSError as error:
+                problems.append(f"{self.store.folder} cannot be written to ({error.strerror or error})")
+            finally:
+                self.store.discard(key)
+                self._release()
+            return problems[0] if problems else None
+
+        return self._on_main(end)
+
+    def _fill(self, rows: FeatureRows, boundary: Boundary, one: FeatureSet) -> None:
+        size, rank = self.accelerator.num_processes, self.accelerator.process_index
+        images = len(one.images)
+        own = range(rank * images // size, (rank + 1) * images // size)
+        what = one.split if one.view is None else f"{one.split}, view {one.view[1] + 1}"
+        with (
+            inference(self.model),
+            self._precise(),
+            tqdm(total=images, desc=f"Features of {what}", unit="image", disable=rank > 0) as progress,
+        ):
+            first, prefix = own.start, contextlib.ExitStack()
+            with prefix:
+                for pixel_values in self._pixels(one, own):
+                    if first == own.start:
+                        self._fold(prefix, boundary, pixel_values)
+                    rows.write(first, boundary.features(self.model, pixel_values))
+                    first += len(pixel_values)
+                    progress.update(len(pixel_values) * size)
+
+    def _precise(self) -> contextlib.AbstractContextManager[Any]:
+        if self.config.feature_dtype == "bfloat16":
+            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
+        return self.accelerator.autocast()
+
+    def _fold(self, stack: contextlib.ExitStack, boundary: Boundary, pixel_values: Tensor) -> None:
+        """Fold BatchNorm into convolutions, if the features stay as they are."""
+        few = pixel_values[:2]
+        expected = boundary.features(self.model, few)
+        with contextlib.ExitStack() as trial:
+            trial.enter_context(folded_batch_norms(self.model, lambda: boundary.features(self.model, few)))
+            found = boundary.features(self.model, few)
+            if all(_close(a, b) for a, b in zip(found, expected, strict=True)):
+                stack.enter_context(trial.pop_all())
+
+    def _pixels(self, one: FeatureSet, own: range) -> Iterator[Tensor]:
+        batch, device = self.config.per_device_eval_batch_size, self.accelerator.device
+        if one.view is None:
+            yield from pixel_batches(one.images, one.transform, own, batch, device)
+            return
+        seed, view = one.view
+        loader = DataLoader(
+            TrainingViews(one.images, one.transform, seed),
+            batch_size=batch,
+            sampler=[(view, index) for index in own],
+            collate_fn=collate,
+            num_workers=self.config.dataloader_num_workers,
+        )
+        for loaded in loader:
+            yield loaded["pixel_values"].to(device).contiguous(memory_format=torch.channels_last)
+
+    def _image_size(self, images: "Dataset", transforms: Transforms) -> tuple[int, int, int]:
+        channels, height, width = transforms.eval(images[0][transforms.eval.image_column]).shape
+        return channels, height, width
+
+    def _on_main(self, function: Callable[[], str | None]) -> str | None:
+        """Let the main process do something, and tell its result to all."""
+        from accelerate.utils import broadcast_object_list
+
+        result = [function() if self.accelerator.is_main_process else None]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(result)
+        return result[0]
+
+    def _say(self, text: str, *, only_if_asked: bool = False) -> None:
+        if self.config.feature_cache == "on" or not only_if_asked:
+            self.accelerator.print(f"Features  {text}")
+
+
+def _first_trained(model: "PreTrainedModel") -> str:
+    """Name the first stage that trains."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return next(stage.name for stage in list_stages(model) if not trained.isdisjoint(stage.parameter_names))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    scale = float(b.float().abs().max())
+    return torch.allclose(a.float(), b.float(), rtol=1e-3, atol=(1e-2 if b.dtype == torch.bfloat16 else 1e-4) * scale)
+
+
+def describe_entries(store: FeatureStore) -> Mapping[str, str]:
+    """Describe the entries of a store for `hf-tl cache`, by their keys."""
+    return {entry.key: f"{entry.bytes / 1e6:,.1f} MB  {entry.title}" for entry in store.entries()}
