@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ LOG_LINES = 20
 
 def main() -> None:
     """Measure, print the table and write the results."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the process that is being measured ends with this one
     options, hf_tl_flags = parse_flags()
     rows = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -127,7 +129,7 @@ def new_row(work: str, setting: Setting, dataset: str) -> dict[str, Any]:
             "dataset": Path(dataset).name,
             "images": images,
             "image_size": setting.image_size,
-            "hf_tl_flags": " ".join(setting.hf_tl_flags),
+            "hf_tl_flags": " ".join(Path(word).name if os.path.exists(word) else word for word in setting.hf_tl_flags),
         },
         "sides": {},
         "missing": {},
