@@ -84,7 +84,10 @@ def evaluate_model(
     if split not in data.splits:
         raise DataError(f"--split {split}: the dataset has the splits {', '.join(data.splits)}")
     if (kind := problem_type_of(model).name) != data.problem_type:
-        raise DataError(f"the model is for {kind}, and the labels of the dataset for {data.problem_type}")
+        raise DataError(
+            f"the model is for {kind}, and the labels of the dataset are for {data.problem_type}; "
+            "name others with --label_column"
+        )
     known = model.config.label2id
     if unknown := [label for label in data.labels if label not in known]:
         raise DataError(f"the model knows no class {name_some(unknown)}; it knows {name_some(known)}")

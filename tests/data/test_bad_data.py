@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import WriteFolder
-from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 from PIL import Image as Pillow
 
 from hf_tl.data.datasets import check_images, load_data, prepare_data
