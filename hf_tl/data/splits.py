@@ -108,18 +108,21 @@ def _draw_stratified(train: Dataset, label_column: str, fraction: float, seed: i
 
 
 def _draw_any(train: Dataset, label_column: str, fraction: float, seed: int, split: str) -> Sequence[int]:
-    """Draw images at random, and leave out those that hold the last positive of a class.
+    """Draw the same share of images with and without labels at random, but none with the last positive of a class.
 
     Raises:
         DataError: none of what can be drawn has a label.
     """
     flags = flags_of(train, label_column)
     left = flags.sum(axis=0, dtype=np.int64)
-    size = math.ceil(fraction * len(train))
+    has_label = flags.any(axis=1)
+    labeled = math.ceil(fraction * int(has_label.sum()))
+    room = {True: labeled, False: math.ceil(fraction * len(train)) - labeled}
     drawn: list[int] = []
     for row in np.random.default_rng(seed).permutation(len(train)).tolist():
-        if len(drawn) < size and (left - flags[row])[left > 0].all():
+        if room[kind := bool(has_label[row])] and (left - flags[row])[left > 0].all():
             drawn.append(row)
+            room[kind] -= 1
             left -= flags[row]
     if not flags[drawn].any():
         raise DataError(
