@@ -32,7 +32,7 @@ def main() -> None:
     strategy = StrategyConfig(
         flags.strategy, trainable_stages=flags.trainable_stages, num_train_epochs=flags.num_train_epochs,
         augmentation="none" if data.name == DEMO_DATASET else None,  # the presets mirror images: no digit any more
-        label_smoothing=0.0 if data.problem_type == MULTI_LABEL.name else None,  # Trainer's is for one class an image
+        label_smoothing=0.0 if data.problem_type == MULTI_LABEL.name else None,  # Trainer has none for it
     ).build(images=len(data.splits["train"]))  # fmt: skip
     name, weights = model_source(ModelConfig(flags.model))
     size = flags.image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size")

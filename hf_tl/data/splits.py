@@ -115,14 +115,14 @@ def _draw_any(train: Dataset, label_column: str, fraction: float, seed: int, spl
     """
     flags = flags_of(train, label_column)
     left = flags.sum(axis=0, dtype=np.int64)
-    has_label = flags.any(axis=1)
-    labeled = math.ceil(fraction * int(has_label.sum()))
+    has_label: list[bool] = np.any(flags, axis=1).tolist()
+    labeled = math.ceil(fraction * sum(has_label))
     room = {True: labeled, False: math.ceil(fraction * len(train)) - labeled}
     drawn: list[int] = []
     for row in np.random.default_rng(seed).permutation(len(train)).tolist():
-        if room[kind := bool(has_label[row])] and (left - flags[row])[left > 0].all():
+        if room[has_label[row]] and (left - flags[row])[left > 0].all():
             drawn.append(row)
-            room[kind] -= 1
+            room[has_label[row]] -= 1
             left -= flags[row]
     if not flags[drawn].any():
         raise DataError(

@@ -243,11 +243,11 @@ def _shifted(factor: Callable[[int], float], start: int) -> Callable[[int], floa
 
 
 def _check_labels(model: "PreTrainedModel", args: "TrainingArguments") -> None:
-    """Refuse to smooth multi-label labels: Trainer takes them for the index of one class."""
+    """Refuse to smooth multi-label labels: Trainer would warn and leave it out."""
     if problem_type_of(model) is MULTI_LABEL and args.label_smoothing_factor:
         raise ConfigError(
-            "Trainer's label_smoothing_factor is for one class an image, and the model is multi-label: set it and the "
-            "phases' label_smoothing to 0, or train with hf_tl.train (Accelerate)"
+            "Trainer smooths labels of one class an image only, and the model is multi-label: set the phases' "
+            "label_smoothing and label_smoothing_factor to 0, or train with hf_tl.train (Accelerate)"
         )
 
 
