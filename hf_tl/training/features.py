@@ -21,8 +21,8 @@ from hf_tl.backbones.boundary import Boundary, find_boundary
 from hf_tl.backbones.folding import folded_batch_norms
 from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
-from hf_tl.data.datasets import digest_in_order
-from hf_tl.data.images import ImageTransform, Transforms, collate
+from hf_tl.data.fingerprint import digest_in_order
+from hf_tl.data.images import ImageTransform, Transforms, collate, stack_labels
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.errors import StageError
 from hf_tl.evaluation.measure import inference
@@ -119,9 +119,9 @@ class Features:
             return None
         label_column = transforms.train.label_column
         return PhaseInputs(
-            train=FeatureViews(found[:-1], torch.as_tensor(train[label_column][:])),
+            train=FeatureViews(found[:-1], stack_labels(train[label_column][:])),
             collate=as_read,
-            validation=FeatureViews(found[-1:], torch.as_tensor(validation[label_column][:])),
+            validation=FeatureViews(found[-1:], stack_labels(validation[label_column][:])),
             validation_collate=as_read,
             logits_of=feature_logits(boundary),
             validation_logits_of=feature_logits(boundary),

@@ -19,6 +19,7 @@ from hf_tl.data.augmentation import PairMixer
 from hf_tl.data.images import Transforms, collate
 from hf_tl.errors import CheckpointError, ConfigError, TrainingError
 from hf_tl.evaluation.measure import measure
+from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
 from hf_tl.training.averaging import WeightAverage
@@ -87,6 +88,7 @@ class Training:
         self.validation_images = validation_images
         self.config = config
         self.stages = list_stages(model)
+        self.problem = problem_type_of(model)
         self.state = TrainingState()
         self.images_per_step = (
             config.per_device_train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
@@ -241,7 +243,7 @@ class Training:
             weights = weights.to(self.accelerator.device)
 
         def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-            return training_loss(logits, labels, phase, weights)
+            return training_loss(logits, labels, phase, weights, self.problem)
 
         return train_steps(
             self.accelerator,
@@ -277,8 +279,9 @@ class Training:
         self.state.losses = []
         scalars = {f"validation/{name}": value for name, value in metrics.items()}
         self.accelerator.log({"train/loss": train_loss, "train/learning_rate": rate, **scalars}, step=self.state.step)
-        progress.set_postfix_str(f"loss {train_loss:.3f}, validation accuracy {metrics['accuracy']:.1%}")
-        is_best = log.best is None or _quality(metrics) > _quality(log.best["validation"])
+        primary, quality = self.problem.primary, self.problem.quality
+        progress.set_postfix_str(f"loss {train_loss:.3f}, validation {primary.name} {metrics[primary.key]:.1%}")
+        is_best = log.best is None or quality(metrics) > quality(log.best["validation"])
         if is_best:
             log.best = {"phase": index, "epoch": entry["epoch"], "validation": metrics}
             self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._trained_tensors().items()}
@@ -403,11 +406,6 @@ class Training:
 
     def _epochs(self, step: int) -> int:
         return step * self.images_per_step // len(self.train_images)
-
-
-def _quality(metrics: dict[str, float]) -> tuple[float, float]:
-    """Order by accuracy, and among equals by loss."""
-    return metrics["accuracy"], -metrics["loss"]
 
 
 def _evaluations_without_gain(log: TrainingLog, index: int) -> int:

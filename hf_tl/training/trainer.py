@@ -23,6 +23,7 @@ from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.load import SCHEMA_VERSION
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ConfigError
+from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.optim import build_schedule, parameter_groups, phase_ends
 from hf_tl.training.safeguards import Safeguards
@@ -82,6 +83,7 @@ class StrategyCallback(Safeguards):
     ) -> None:
         """Fit the arguments to the strategy and let all that any phase trains require a gradient."""
         _check_arguments(args, self.strategy)
+        _check_labels(model, args)
         epochs = round(sum(phase.epochs or 0 for phase in self.strategy.phases), 6)
         if args.num_train_epochs not in (epochs, type(args).num_train_epochs):
             logger.warning(
@@ -238,6 +240,15 @@ def set_schedule(scheduler: LambdaLR, optimizer: "Optimizer", phase: Phase, star
 
 def _shifted(factor: Callable[[int], float], start: int) -> Callable[[int], float]:
     return lambda step: factor(step - start)
+
+
+def _check_labels(model: "PreTrainedModel", args: "TrainingArguments") -> None:
+    """Refuse to smooth multi-label labels: Trainer would warn and leave it out."""
+    if problem_type_of(model) is MULTI_LABEL and args.label_smoothing_factor:
+        raise ConfigError(
+            "Trainer smooths labels of one class an image only, and the model is multi-label: set the phases' "
+            "label_smoothing and label_smoothing_factor to 0, or train with hf_tl.train (Accelerate)"
+        )
 
 
 def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
