@@ -141,9 +141,9 @@ class RecordedTraining(Training):
         self.frozen: dict[int, set[str]] = {}
         self.optimizer: dict[str, Any] = {}
 
-    def _steps(self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, phase: Phase) -> Iterator[float]:
+    def _steps(self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, *rest: Any) -> Iterator[float]:
         self.weights.setdefault(self.state.step, snapshot(self.model))
-        for loss in super()._steps(model, optimizer, schedule, self._watched(loader), phase):
+        for loss in super()._steps(model, optimizer, schedule, self._watched(loader), *rest):
             step = self.state.step + 1
             self.weights[step], self.frozen[step] = snapshot(self.model), set(frozen_tensors(self.model))
             self.optimizer = copy.deepcopy(optimizer.state_dict())
@@ -154,7 +154,7 @@ class RecordedTraining(Training):
         for batch in loader:
             tell()
             self.seen.setdefault(self.state.step + 1, []).extend(batch["index"].tolist())
-            self.pixels.setdefault(self.state.step + 1, []).extend(batch["pixel_values"])
+            self.pixels.setdefault(self.state.step + 1, []).extend(batch.get("pixel_values", batch["index"]))
             yield batch
 
     def _checkpoint(self, *arguments: Any) -> None:
