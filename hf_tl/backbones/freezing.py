@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError, name_some
@@ -103,6 +104,8 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach()
+        if isinstance(tensor, DTensor):  # each process has a part, and all compute the digest
+            tensor = tensor.full_tensor()
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         # uint8, because numpy has no bfloat16
         sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

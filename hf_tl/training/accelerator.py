@@ -1,5 +1,6 @@
 """Accelerate, set up for the loop: how many threads, which tracker."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from accelerate.utils import ProjectConfiguration, is_tensorboard_available
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Strategy
+from hf_tl.training.sharding import ShardedAccelerator, check_sharding, hidden_from_accelerate, launcher_asks
 
-_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+_ENGINES = ("DEEPSPEED", "MEGATRON_LM")
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -20,7 +22,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     Raises:
         ConfigError: the launcher's settings or the tracker cannot be used.
     """
-    if asked := [name for name in _SHARDING if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]:
+    if asked := [name for name in _ENGINES if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]:
         raise ConfigError(
             f"the launcher asks for {' and '.join(asked)}, which keeps parameters in layouts of its own, and freezing "
             "changes which parameters train from phase to phase. Supported: one process, or several with "
@@ -29,18 +31,22 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     tracker = config.report_to
     if tracker == "auto":
         tracker = "tensorboard" if is_tensorboard_available() else "none"
+    is_sharded = launcher_asks()
     try:
-        accelerator = Accelerator(
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            log_with=None if tracker == "none" else tracker,
-            project_config=ProjectConfiguration(project_dir="."),
-            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-            step_scheduler_with_optimizer=False,
-        )
+        with hidden_from_accelerate() if is_sharded else contextlib.nullcontext():
+            accelerator = (ShardedAccelerator if is_sharded else Accelerator)(
+                gradient_accumulation_steps=config.gradient_accumulation_steps,
+                log_with=None if tracker == "none" else tracker,
+                project_config=ProjectConfiguration(project_dir="."),
+                dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+                step_scheduler_with_optimizer=False,
+            )
     except ValueError as error:
         raise ConfigError(
             f"the launcher's settings or --report_to {config.report_to} cannot be used: {error}"
         ) from error
+    if isinstance(accelerator, ShardedAccelerator):
+        check_sharding(accelerator)
     if accelerator.device.type == "cpu":
         # accelerate launch gives each process one thread, however many cores there are
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

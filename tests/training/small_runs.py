@@ -17,6 +17,8 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Image
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map_only
 from torchvision.transforms import v2
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
@@ -27,7 +29,9 @@ from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, Transforms, collate
 from hf_tl.errors import HfTlError
 from hf_tl.strategy import Phase, Strategy
+from hf_tl.training.accelerator import make_accelerator
 from hf_tl.training.loop import Training
+from hf_tl.training.sharding import launcher_asks, whole
 from hf_tl.training.trainer import StrategyCallback
 from hf_tl.training.views import TrainingViews
 
@@ -146,7 +150,7 @@ class RecordedTraining(Training):
         for loss in super()._steps(model, optimizer, schedule, self._watched(loader), phase):
             step = self.state.step + 1
             self.weights[step], self.frozen[step] = snapshot(self.model), set(frozen_tensors(self.model))
-            self.optimizer = copy.deepcopy(optimizer.state_dict())
+            self.optimizer = tree_map_only(DTensor, whole, copy.deepcopy(optimizer.state_dict()))
             yield loss
             self._interrupt(step)
 
@@ -172,7 +176,7 @@ class RecordedTraining(Training):
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return {name: whole(tensor).clone() for name, tensor in model.state_dict().items()}
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
@@ -185,7 +189,10 @@ def make_training(run: Run, stop: int | None = None, kind: type[Recorded] = Reco
     steps = config.gradient_accumulation_steps
     if AcceleratorState._shared_state.get("_mixed_precision") != run.accelerator.get("mixed_precision", "no"):
         AcceleratorState._reset_state()  # one process here stands for several, and accelerate keeps one setting
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=steps, **run.accelerator)
+    if launcher_asks():
+        accelerator = make_accelerator(config)
+    else:
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=steps, **run.accelerator)
     images, transforms = make_images(run), make_transforms(run)
     model = make_model(run)
     training = kind(accelerator, model, run.strategy, lambda _: transforms, images, images, config, "made images")
