@@ -81,6 +81,33 @@ def freeze(
     return frozen
 
 
+def fix_unused(model: nn.Module, pixel_values: Tensor) -> list[str]:
+    """Freeze for good the parameters that the logits do not depend on, and name them.
+
+    Some classifiers hold parts that only pretraining uses: mask tokens, the pooling of a class token that is not read.
+    They never get a gradient, for which DistributedDataParallel would wait in vain (or search, with
+    `find_unused_parameters`, in every step).
+
+    Args:
+        model: an image classifier of transformers; it may be frozen by `freeze`.
+        pixel_values: (batch, channels, height, width); one image is enough.
+    """
+    parameters = dict(model.named_parameters())
+    fixed = model.__dict__.setdefault(_FIXED, _fixed_parameters(parameters, list_stages(model)[-1]))
+    candidates = {name: parameter for name, parameter in parameters.items() if name not in fixed}
+    needed, was_training = {name: parameter.requires_grad for name, parameter in candidates.items()}, model.training
+    for parameter in candidates.values():
+        parameter.requires_grad_(True)
+    logits = model.eval()(pixel_values=pixel_values).logits  # no statistics move, no random number is drawn
+    gradients = torch.autograd.grad(logits.sum(), list(candidates.values()), allow_unused=True)
+    unused = [name for name, gradient in zip(candidates, gradients, strict=True) if gradient is None]
+    model.__dict__[_FIXED] = fixed.union(unused)
+    model.train(was_training)
+    for name, parameter in candidates.items():
+        parameter.requires_grad_(needed[name] and name not in unused)
+    return unused
+
+
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Name the tensors of `model` that training must not move.
 

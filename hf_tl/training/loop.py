@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
+from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
 from hf_tl.data.augmentation import PairMixer
@@ -153,6 +153,7 @@ class Training:
         """
         start, before = time.perf_counter(), self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
+        fix_unused(self.model, self._one_image())
         model, self.model = self.model, shard(self.accelerator, self.model, self.stages)
         with (
             self._sigterm.noted(),
@@ -373,6 +374,10 @@ class Training:
             # of its own, because beginning to iterate draws a number, which would change those that dropout draws
             generator=torch.Generator().manual_seed(self.config.seed),
         )
+
+    def _one_image(self) -> Tensor:
+        row = self.validation_images.with_transform(self.transforms_of(self.strategy.phases[0]).eval)[0]
+        return row["pixel_values"][None].to(self.model.device)
 
     def _train_labels(self, phase: Phase) -> list[int]:
         return self.train_images[self.transforms_of(phase).train.label_column][:]

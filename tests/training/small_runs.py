@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
 from torchvision.transforms import v2
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    SiglipConfig,
+    SiglipForImageClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 import hf_tl
 from hf_tl.backbones.freezing import frozen_tensors
@@ -48,6 +55,24 @@ PHASES = {
     "norms frozen": (HEAD, Phase(1, 2, 0.02, norm="affine"), HEAD),
     "averaged": (replace(HEAD, mixup=0.2, cutmix=1.0), Phase(2, 2, 0.02, ema_decay=0.9, balanced_sampling=True)),
     "patient": (Phase(1, 6, 0.05, patience=3),),
+    "full": (HEAD, Phase("all", 1, 0.01)),
+    # all that a run does, with statistics that stay
+    "all kept": (
+        replace(HEAD, mixup=0.2),
+        Phase(2, 1.5, 0.02, batch_norm="keep", layer_decay=0.5, ema_decay=0.9, class_weights="balanced"),
+        Phase("all", 0.5, 0.01, batch_norm="keep"),
+        Phase(1, 0.5, 0.02, norm="affine"),
+    ),
+}
+
+
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": SIDE,
+    "patch_size": 8,
 }
 
 
@@ -61,6 +86,8 @@ class Run:
     """Of `TrainingConfig` or `TrainingArguments`."""
     seed: int = 0
     """Of the random numbers before the run: what does not depend on it came from a checkpoint."""
+    model: str = "resnet"
+    """Or `siglip`: a part of it never gets a gradient."""
     dropout: float = 0.2
     fault: str = ""
     """`image`: image 5 is of one colour, so that it becomes NaN when it is divided by its own deviation; `loss`: its
@@ -100,6 +127,8 @@ def make_transforms(run: Run) -> Transforms:
 
 def make_model(run: Run) -> nn.Module:
     set_seed(0)
+    if run.model == "siglip":
+        return SiglipForImageClassification(SiglipConfig(vision_config=TINY, num_labels=len(LABELS)))
     model, _ = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False, image_size=SIDE)
     model.timm_model.drop_rate = run.dropout
     set_seed(run.seed)
