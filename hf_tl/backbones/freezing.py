@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.distributed.tensor import DTensor
 
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
@@ -99,8 +100,8 @@ def fix_unused(model: nn.Module, pixel_values: Tensor) -> list[str]:
     for parameter in candidates.values():
         parameter.requires_grad_(True)
     logits = model.eval()(pixel_values=pixel_values).logits  # no statistics move, no random number is drawn
-    gradients = torch.autograd.grad(logits.sum(), list(candidates.values()), allow_unused=True)
-    unused = [name for name, gradient in zip(candidates, gradients, strict=True) if gradient is None]
+    nodes = _graph(logits)
+    unused = [name for name, parameter in candidates.items() if get_gradient_edge(parameter).node not in nodes]
     model.__dict__[_FIXED] = fixed.union(unused)
     model.train(was_training)
     for name, parameter in candidates.items():
@@ -161,6 +162,18 @@ def _fixed_parameters(parameters: Mapping[str, nn.Parameter], head: Stage) -> fr
             "call model.requires_grad_(True) before hf_tl.freeze"
         )
     return fixed
+
+
+def _graph(output: Tensor) -> set[Node]:
+    """Collect the nodes of autograd's graph that a backward pass from `output` reaches."""
+    nodes: set[Node] = set()
+    ahead = [output.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            ahead += [following for following, _ in node.next_functions]
+    return nodes
 
 
 def _inference_modules(

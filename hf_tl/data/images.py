@@ -190,9 +190,11 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """Stack transformed rows into a batch.
 
     Returns:
-        `pixel_values` of (batch, channels, height, width) and, if the rows have labels, `labels` of (batch,), int64.
+        `pixel_values` of (batch, channels, height, width) and, if the rows have them, `labels` and `row` of (batch,),
+        int64.
     """
     batch = {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
-    if "labels" in examples[0]:
-        batch["labels"] = torch.tensor([int(example["labels"]) for example in examples], dtype=torch.long)
+    for name in ("labels", "row"):
+        if name in examples[0]:
+            batch[name] = torch.tensor([int(example[name]) for example in examples], dtype=torch.long)
     return batch
