@@ -38,7 +38,7 @@ from hf_tl.errors import HfTlError
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.accelerator import make_accelerator
 from hf_tl.training.loop import Training
-from hf_tl.training.sharding import launcher_asks, whole
+from hf_tl.training.sharding import launcher_asks, part, whole
 from hf_tl.training.trainer import StrategyCallback
 from hf_tl.training.views import TrainingViews
 
@@ -175,12 +175,14 @@ class RecordedTraining(Training):
         self.weights: dict[int, dict[str, Tensor]] = {}
         self.frozen: dict[int, set[str]] = {}
         self.optimizer: dict[str, Any] = {}
+        self.held = 0
 
     def _steps(self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, phase: Phase) -> Iterator[float]:
         self.weights.setdefault(self.state.step, snapshot(self.model))
         for loss in super()._steps(model, optimizer, schedule, self._watched(loader), phase):
             step = self.state.step + 1
             self.weights[step], self.frozen[step] = snapshot(self.model), set(frozen_tensors(self.model))
+            self.held = sum(part(parameter).numel() for parameter in model.parameters())
             self.optimizer = tree_map_only(DTensor, whole, copy.deepcopy(optimizer.state_dict()))
             yield loss
             self._interrupt(step)
@@ -372,7 +374,7 @@ def main(run: Run, processes: int) -> None:
         else:
             training = train(run)
             assert training.accelerator.num_processes == processes
-            names = ("weights", "frozen", "seen", "pixels")
+            names = ("weights", "frozen", "seen", "pixels", "held")
             result = {**result_of(training), "by step": {name: getattr(training, name) for name in names}}
     except HfTlError as error:
         if os.environ.get("RANK", "0") == "0":
