@@ -153,8 +153,9 @@ class Training:
         """
         start, before = time.perf_counter(), self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
-        fix_unused(self.model, self._one_image())
-        model, self.model = self.model, shard(self.accelerator, self.model, self.stages)
+        image = self._one_image()
+        fix_unused(self.model, image)
+        model, self.model = self.model, shard(self.accelerator, self.model, self.stages, image)
         with (
             self._sigterm.noted(),
             tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,

@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hf_tl.backbones.stages import Stage
 from hf_tl.errors import ConfigError
+from hf_tl.evaluation.measure import inference
 from hf_tl.training.recompute import outermost_modules
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ def check_sharding(accelerator: ShardedAccelerator) -> None:
         )
 
 
-def shard(accelerator: Accelerator, model: "PreTrainedModel", stages: Sequence[Stage]) -> "PreTrainedModel":
+def shard(
+    accelerator: Accelerator, model: "PreTrainedModel", stages: Sequence[Stage], pixel_values: Tensor
+) -> "PreTrainedModel":
     """Make a copy of `model` of which each process keeps a part.
 
     Each block of a stage (a ViT's block, a ResNet's layer) is gathered when it is computed, and freed after that. The
@@ -114,6 +117,7 @@ def shard(accelerator: Accelerator, model: "PreTrainedModel", stages: Sequence[S
         accelerator: tells whether to shard.
         model: the classifier; it stays whole and waits in the memory of the CPU.
         stages: `list_stages(model)`.
+        pixel_values: (batch, channels, height, width); one image is enough. It shows which blocks are called as such.
 
     Returns:
         The copy, or `model` itself where nothing is sharded.
@@ -125,13 +129,26 @@ def shard(accelerator: Accelerator, model: "PreTrainedModel", stages: Sequence[S
     # fully_shard takes no channels_last, and moves one block after another to the device
     sharded = copy.deepcopy(model.to("cpu")).to(memory_format=torch.contiguous_format)
     modules = dict(sharded.named_modules())
-    for stage in stages[1:-1]:
-        for name in outermost_modules(stage, modules):
-            if any(True for _ in modules[name].children()):
-                fully_shard(modules[name], reshard_after_forward=True)
+    names = [name for stage in stages[1:-1] for name in outermost_modules(stage, modules)]
+    blocks = [modules[name] for name in names if any(True for _ in modules[name].children())]
+    called = _called(sharded, blocks, pixel_values.to("cpu"))
+    for block in blocks:
+        if block in called:
+            fully_shard(block, reshard_after_forward=True)
     # parts again after each pass: freezing, averages and checkpoints read and change the parts
     fully_shard(sharded, reshard_after_forward=True)
     return sharded
+
+
+def _called(model: nn.Module, blocks: Sequence[nn.Module], pixel_values: Tensor) -> set[nn.Module]:
+    """Find the blocks that a pass calls. Of others, it takes parts or calls `forward`, and a hook would not notice."""
+    called: set[nn.Module] = set()
+    hooks = [block.register_forward_pre_hook(lambda module, _: called.add(module)) for block in blocks]
+    with inference(model):
+        model(pixel_values=pixel_values)
+    for hook in hooks:
+        hook.remove()
+    return called
 
 
 def whole(tensor: Tensor) -> Tensor:
