@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
+from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
 from hf_tl.data.augmentation import PairMixer
@@ -28,6 +28,7 @@ from hf_tl.training.inputs import PhaseInputs
 from hf_tl.training.loss import balanced_weights, training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
 from hf_tl.training.recompute import recomputed_activations
+from hf_tl.training.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer, shard, whole
 from hf_tl.training.sigterm import Sigterm
 from hf_tl.training.state import (
     Restored,
@@ -102,6 +103,7 @@ class Training:
             "per_device_train_batch_size": config.per_device_train_batch_size,
             "gradient_accumulation_steps": config.gradient_accumulation_steps,
             "processes": accelerator.num_processes,
+            "sharded": isinstance(accelerator, ShardedAccelerator),
             "mixed_precision": accelerator.mixed_precision,
             "test_time_flip": config.test_time_flip,
         }
@@ -155,6 +157,9 @@ class Training:
         """
         start, before = time.perf_counter(), self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
+        image = self._one_image()
+        fix_unused(self.model, image)
+        model, self.model = self.model, shard(self.accelerator, self.model, self.stages, image)
         with (
             self._sigterm.noted(),
             tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
@@ -164,6 +169,7 @@ class Training:
                     first = ends[index - 1] if index else 0
                     self._run_phase(index, phase, first, end, progress)
                     self.state.log.seconds = before + time.perf_counter() - start
+        self.model = model.to(self.accelerator.device)
         self.model.load_state_dict(self._best_weights, strict=False)
         return self.state.log
 
@@ -306,7 +312,7 @@ class Training:
         if restored is None:
             return
         if restored.optimizer is not None:
-            optimizer.load_state_dict(restored.optimizer["optimizer"])
+            scatter_optimizer(self.model, optimizer, restored.optimizer["optimizer"])
             schedule.load_state_dict(restored.optimizer["schedule"])
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(restored.optimizer["scaler"])
@@ -335,14 +341,14 @@ class Training:
         if optimizer is not None:
             scaler = self.accelerator.scaler
             optimizer_state = {
-                "optimizer": optimizer.state_dict(),
+                "optimizer": gather_optimizer(self.model, optimizer),
                 "schedule": schedule.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "average": None if self._average is None else self._average.state_dict(),
             }
+        weights = self._trained_tensors()
         problem: list[CheckpointError | None] = [None]
         if self.accelerator.is_main_process:
-            weights = self._trained_tensors()
 
             def write_files(partial: Path) -> None:
                 write_state(partial, self.state, self.identity, weights, self._best_weights, optimizer_state, states)
@@ -357,9 +363,9 @@ class Training:
             raise problem[0]
 
     def _trained_tensors(self) -> dict[str, Tensor]:
-        """Name the tensors that some phase trains; the rest cannot change."""
+        """Name the tensors that some phase trains; the rest cannot change. All processes must ask."""
         state = self.accelerator.unwrap_model(self.model).state_dict()
-        return {name: tensor.detach() for name, tensor in state.items() if name in self._ever_trained}
+        return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self._ever_trained}
 
     def _tensors_of_any_phase(self) -> frozenset[str]:
         names: set[str] = set()
@@ -400,6 +406,10 @@ class Training:
             # of its own, because beginning to iterate draws a number, which would change those that dropout draws
             generator=torch.Generator().manual_seed(self.config.seed),
         )
+
+    def _one_image(self) -> Tensor:
+        row = self.validation_images.with_transform(self.transforms_of(self.strategy.phases[0]).eval)[0]
+        return row["pixel_values"][None].to(self.model.device)
 
     def _train_labels(self, phase: Phase) -> list[int]:
         return self.train_images[self.transforms_of(phase).train.label_column][:]
