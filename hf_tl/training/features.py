@@ -29,6 +29,7 @@ from hf_tl.evaluation.measure import inference
 from hf_tl.strategy import Phase
 from hf_tl.training.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
 from hf_tl.training.inputs import FeatureViews, PhaseInputs, as_read, feature_logits
+from hf_tl.training.sharding import ShardedAccelerator
 from hf_tl.training.views import TrainingViews
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ class Features:
         """Tell why a phase needs the images themselves."""
         if phase.trainable_stages == "all":
             return "everything trains"
+        if isinstance(self.accelerator, ShardedAccelerator):
+            return "the network is sharded"
         if phase.mixup or phase.cutmix:
             return "images are mixed"
         if phase.augmentation != "none" and self.config.cached_views is None:
@@ -366,7 +369,9 @@ class Features:
 
     def _say(self, text: str, *, only_if_asked: bool = False) -> None:
         if self.config.feature_cache == "on" or not only_if_asked:
-            self.accelerator.print(f"Features  {text}")
+            # above the progress bar, which may be open
+            if self.accelerator.is_main_process:
+                tqdm.write(f"Features  {text}")
 
 
 def _first_trained(model: "PreTrainedModel") -> str:
