@@ -78,17 +78,20 @@ def predict(arguments: list[str]) -> None:
 def evaluate(arguments: list[str]) -> None:
     """Measure a trained model on a dataset's split."""
     parser = _parser("evaluate", evaluate)
-    parser.add_argument("model", help="folder of a trained model, or Hub id")
+    parser.add_argument("model_name", metavar="model", help="folder of a trained model, or Hub id")
     parser.add_argument("--dataset", required=True, help="Hub id, image folder, parquet files, or digits")
     parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    parser.add_argument("--image_column", help="column with the images; found by its type by default")
+    parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
     parser.add_argument("--batch_size", type=int, default=64, help="images a step (default: 64)")
     options = parser.parse_args(arguments)
     from hf_tl.evaluation.predict import evaluate_model
 
-    metrics, images = evaluate_model(options.model, options.dataset, options.split, options.batch_size)
+    metrics, images = evaluate_model(**vars(options))
     print(f"{options.split}: {images:,} images")
+    width = max(14, *map(len, metrics))
     for name, value in metrics.items():
-        print(f"  {name:<14} {value:.4f}")
+        print(f"  {name:<{width}} {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} {value}")
 
 
 def push(arguments: list[str]) -> None:

@@ -52,7 +52,11 @@ class DataConfig:
     dataset_config: str | None = _flag(None, "configuration of a Hub dataset")
     dataset_revision: str | None = _flag(None, "branch, tag or commit of the dataset on the Hub")
     image_column: str | None = _flag(None, "column with the images; found by its type by default")
-    label_column: str | None = _flag(None, "column with the labels; found by its type or name by default")
+    label_column: str | None = _flag(
+        None,
+        "column with the labels; found by its type or name by default. Lists of labels, or several columns of 0 and 1 "
+        "with commas (cat,dog,owl), make it multi-label",
+    )
     validation_fraction: float = _flag(0.1, "part of the training images set apart if there is no validation split")
     test_fraction: float = _flag(0.2, "part of the training images set apart if there is no test split")
     skip_bad_images: bool = _flag(False, "leave out unreadable images instead of stopping")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.errors import ConfigError
+from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.strategy import Phase, Strategy
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ class RunResult:
 
     @property
     def test_accuracy(self) -> float:
-        """The share of test images that the model gets right."""
-        return float(self.record["metrics"]["test"]["accuracy"])
+        """The share of test images that the model gets right; of multi-label images, all their labels."""
+        problem = PROBLEM_TYPES[self.record["model"]["problem_type"]]
+        return float(self.record["metrics"]["test"][problem.accuracy])
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Job:
         """
         from hf_tl.publish.summary import announce
         from hf_tl.training.accelerator import start_trackers
+        from hf_tl.training.loss import check_phases
         from hf_tl.training.tuning import fit_batch_size
 
         if self.config.test_time_flip and not self.horizontal_flip:
@@ -77,6 +80,7 @@ class Job:
                 "--test_time_flip takes a mirrored image for one of the same class, which those of "
                 f"{self.data.name} are not (--horizontal_flip false)"
             )
+        check_phases(self.strategy.phases, PROBLEM_TYPES[self.data.problem_type])
         self.model.to(self.accelerator.device)
         if self.config.auto_find_batch_size:
             size = self.preprocessing.input_size

@@ -37,7 +37,7 @@ def run(config: RunConfig) -> RunResult:
     """
     from accelerate.utils import set_seed
 
-    from hf_tl.backbones.load import load_model
+    from hf_tl.backbones.load import load_model, set_problem_type
     from hf_tl.data.datasets import check_images, load_data
     from hf_tl.publish.hub import check_push_access
     from hf_tl.publish.record import describe_command
@@ -75,6 +75,7 @@ def run(config: RunConfig) -> RunResult:
         revision=config.model.model_revision,
         trust_remote_code=config.model.trust_remote_code,
     )
+    set_problem_type(model, data.problem_type)
     if config.model.model is None:
         model.config.hf_tl["base"]["license"] = DEMO_LICENSE
     strategy, choices = _build_strategy(accelerator, model, preprocessing, data, config)
@@ -106,7 +107,8 @@ def train(
     """Train a model through Accelerate, phase by phase, and save it with its record and card.
 
     Args:
-        model: from `hf_tl.load_backbone` with the dataset's labels; trained in place.
+        model: from `hf_tl.load_backbone` with the dataset's labels; trained in place, for the kind of labels (one or
+            any number of them) that the dataset has.
         dataset: a loaded dataset, or what `--dataset` takes.
         strategy: its phases are walked in order.
         transforms: those that `load_backbone` returned with `model`; found by the model's name where they are missing.
@@ -124,7 +126,7 @@ def train(
     """
     from accelerate.utils import set_seed
 
-    from hf_tl.backbones.load import preprocessing_of
+    from hf_tl.backbones.load import preprocessing_of, set_problem_type
     from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
     from hf_tl.training.accelerator import make_accelerator
 
@@ -137,6 +139,7 @@ def train(
         data = dataset if isinstance(dataset, ImageData) else prepare_data(dataset, seed=training.seed)
     data = check_images(data, verbose=accelerator.is_main_process)
     _check_labels(model, data)
+    set_problem_type(model, data.problem_type)
     output_dir = choose_output_dir(accelerator, training, f"{data.name}-{strategy.name}")
     set_seed(training.seed)
     return Job(

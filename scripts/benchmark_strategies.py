@@ -1,4 +1,4 @@
-"""Train every strategy on the same data and print their test accuracies as a table.
+"""Train every strategy on the same data and print their results on the test images as a table.
 
 `python scripts/benchmark_strategies.py --output_dir FOLDER [--dataset digits] [--trainer] [--image_size 128 …]`
 
@@ -13,6 +13,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+from hf_tl.evaluation.metrics import PROBLEM_TYPES
 
 RUNS = {
     "transfer": ["--strategy", "transfer"],
@@ -34,33 +36,35 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="strategies to run")
     parser.add_argument("--trainer", action="store_true", help="under transformers' Trainer instead of Accelerate")
     options, further_flags = parser.parse_known_args()
-    print("| strategy | test accuracy | minutes |\n|---|--:|--:|")
-    for name in options.only:
+    for number, name in enumerate(options.only):
         folder = options.output_dir / re.sub(r"\W+", "-", name)
         arguments = ["--dataset", options.dataset, *RUNS[name], "--output_dir", str(folder), *further_flags]
-        accuracy, seconds = run_trainer(arguments, folder) if options.trainer else run_accelerate(arguments, folder)
-        print(f"| {name} | {accuracy:.1%} | {seconds / 60:.1f} |", flush=True)
+        metric, value, seconds = (run_trainer if options.trainer else run_accelerate)(arguments, folder)
+        if number == 0:
+            print(f"| strategy | test {metric} | minutes |\n|---|--:|--:|")
+        print(f"| {name} | {value:.1%} | {seconds / 60:.1f} |", flush=True)
 
 
-def run_accelerate(arguments: list[str], folder: Path) -> tuple[float, float]:
-    """Train through Accelerate; return the test accuracy and the seconds."""
+def run_accelerate(arguments: list[str], folder: Path) -> tuple[str, float, float]:
+    """Train through Accelerate; return the name of the metric that models are chosen by, its value and the seconds."""
     record = folder / "run.json"
     if not record.exists():
         command = [sys.executable, "-m", "hf_tl", "train", *arguments, "--resume_from_checkpoint", "auto"]
         subprocess.run([*command, "--report_to", "none"], check=True, stdout=sys.stderr)
     content = json.loads(record.read_text(encoding="utf-8"))
-    return content["metrics"]["test"]["accuracy"], content["seconds"]["total"]
+    primary = PROBLEM_TYPES[content["model"]["problem_type"]].primary
+    return primary.name, content["metrics"]["test"][primary.key], content["seconds"]["total"]
 
 
-def run_trainer(arguments: list[str], folder: Path) -> tuple[float, float]:
-    """Train under transformers' Trainer; return the test accuracy and the seconds."""
+def run_trainer(arguments: list[str], folder: Path) -> tuple[str, float, float]:
+    """Train under transformers' Trainer; return what `run_accelerate` does."""
     result = folder / "result.json"
     if not result.exists():
         done = subprocess.run([sys.executable, str(TRAINER), *arguments], check=True, stdout=subprocess.PIPE, text=True)
-        accuracy, seconds = re.findall(r"test accuracy ([\d.]+)%.* ([\d.]+) s", done.stdout)[-1]
-        result.write_text(json.dumps([float(accuracy) / 100, float(seconds)]), encoding="utf-8")
-    content = json.loads(result.read_text(encoding="utf-8"))
-    return content[0], content[1]
+        metric, value, seconds = re.findall(r"test (.+) ([\d.]+)% after ([\d.]+) s", done.stdout)[-1]
+        result.write_text(json.dumps([metric, float(value) / 100, float(seconds)]), encoding="utf-8")
+    metric, value, seconds = json.loads(result.read_text(encoding="utf-8"))
+    return metric, value, seconds
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
-"""A strategy under transformers' Trainer: `python scripts/train_with_trainer.py [flags]`.
+"""Train by a strategy under transformers' Trainer; without flags the demo of `hf-tl train`, with its `demo` extra."""
 
-Without flags: transfer learning of an ImageNet EfficientNet-Lite0 on scikit-learn's digits; it needs the `demo` extra.
-"""
-
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from hf_tl import StrategyCallback, collate, load_backbone, load_data
 from hf_tl.config import DATASET_DEFAULTS, DEMO_DATASET, ModelConfig, StrategyConfig, StrategyName
-from hf_tl.evaluation.metrics import trainer_metrics
+from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of, trainer_metrics
 from hf_tl.run import model_source
 
 
@@ -19,6 +16,7 @@ class Flags:
 
     model: str | None = field(default=None, metadata={"help": "Hub id, local directory or timm:ARCH[.TAG]"})
     dataset: str = field(default=DEMO_DATASET, metadata={"help": "Hub id, image folder, parquet files or digits"})
+    label_column: str | None = field(default=None, metadata={"help": "column with the labels; several with commas"})
     strategy: StrategyName = field(default="transfer", metadata={"help": "what is trained"})
     trainable_stages: int | None = field(default=None, metadata={"help": "stages to train, the head included"})
     image_size: int | None = field(default=None, metadata={"help": "height and width of the input in pixels"})
@@ -30,16 +28,18 @@ def main() -> None:
     """Train, evaluate on the test split and save."""
     (flags,) = HfArgumentParser(Flags).parse_args_into_dataclasses()
     set_seed(0)
-    data = load_data(flags.dataset)
-    config = StrategyConfig(
-        flags.strategy, trainable_stages=flags.trainable_stages, num_train_epochs=flags.num_train_epochs
-    )
-    # one for all phases, as Trainer has it; the presets mirror images, and a mirrored digit is none any more
-    config = replace(config, augmentation="none" if data.name == DEMO_DATASET else "light")
-    strategy = config.build(images=len(data.splits["train"]))
+    data = load_data(flags.dataset, label_column=flags.label_column)
+    strategy = StrategyConfig(
+        flags.strategy, trainable_stages=flags.trainable_stages, num_train_epochs=flags.num_train_epochs,
+        # one for all phases, as Trainer has it; the presets mirror images, and a mirrored digit is none any more
+        augmentation="none" if data.name == DEMO_DATASET else "light",
+        label_smoothing=0.0 if data.problem_type == MULTI_LABEL.name else None,  # Trainer has none for it
+    ).build(images=len(data.splits["train"]))  # fmt: skip
     name, weights = model_source(ModelConfig(flags.model))
     size = flags.image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size")
-    model, transforms = load_backbone(name, data.labels, strategy, weights, image_size=size)
+    model, transforms = load_backbone(
+        name, data.labels, strategy, weights, image_size=size, problem_type=data.problem_type
+    )
     transforms = transforms.with_columns(data.image_column, data.label_column)
     args = TrainingArguments(flags.output_dir, eval_strategy="epoch", save_strategy="no", report_to="none")
     args.label_smoothing_factor = strategy.phases[0].label_smoothing
@@ -50,8 +50,8 @@ def main() -> None:
         compute_metrics=trainer_metrics, callbacks=[StrategyCallback(strategy)],
     )  # fmt: skip
     seconds = trainer.train().metrics["train_runtime"]
-    accuracy = trainer.evaluate(test.with_transform(transforms.eval))["eval_accuracy"]
-    print(f"test accuracy {accuracy:.1%} after {seconds:.0f} s")
+    metrics, primary = trainer.evaluate(test.with_transform(transforms.eval)), problem_type_of(model).primary
+    print(f"test {primary.name} {metrics[f'eval_{primary.key}']:.1%} after {seconds:.0f} s")
     trainer.save_model()
 
 

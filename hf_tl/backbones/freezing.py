@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
+from torch.distributed.tensor import DTensor
 
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError, name_some
@@ -80,6 +82,33 @@ def freeze(
     return frozen
 
 
+def fix_unused(model: nn.Module, pixel_values: Tensor) -> list[str]:
+    """Freeze for good the parameters that the logits do not depend on, and name them.
+
+    Some classifiers hold parts that only pretraining uses: mask tokens, the pooling of a class token that is not read.
+    They never get a gradient, for which DistributedDataParallel would wait in vain (or search, with
+    `find_unused_parameters`, in every step).
+
+    Args:
+        model: an image classifier of transformers; it may be frozen by `freeze`.
+        pixel_values: (batch, channels, height, width); one image is enough.
+    """
+    parameters = dict(model.named_parameters())
+    fixed = model.__dict__.setdefault(_FIXED, _fixed_parameters(parameters, list_stages(model)[-1]))
+    candidates = {name: parameter for name, parameter in parameters.items() if name not in fixed}
+    needed, was_training = {name: parameter.requires_grad for name, parameter in candidates.items()}, model.training
+    for parameter in candidates.values():
+        parameter.requires_grad_(True)
+    logits = model.eval()(pixel_values=pixel_values).logits  # no statistics move, no random number is drawn
+    nodes = _graph(logits)
+    unused = [name for name, parameter in candidates.items() if get_gradient_edge(parameter).node not in nodes]
+    model.__dict__[_FIXED] = fixed.union(unused)
+    model.train(was_training)
+    for name, parameter in candidates.items():
+        parameter.requires_grad_(needed[name] and name not in unused)
+    return unused
+
+
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Name the tensors of `model` that training must not move.
 
@@ -103,6 +132,8 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach()
+        if isinstance(tensor, DTensor):  # each process has a part, and all compute the digest
+            tensor = tensor.full_tensor()
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         # uint8, because numpy has no bfloat16
         sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -131,6 +162,18 @@ def _fixed_parameters(parameters: Mapping[str, nn.Parameter], head: Stage) -> fr
             "call model.requires_grad_(True) before hf_tl.freeze"
         )
     return fixed
+
+
+def _graph(output: Tensor) -> set[Node]:
+    """Collect the nodes of autograd's graph that a backward pass from `output` reaches."""
+    nodes: set[Node] = set()
+    ahead = [output.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            ahead += [following for following, _ in node.next_functions]
+    return nodes
 
 
 def _inference_modules(

@@ -42,7 +42,8 @@ def load_backbone(
         pretrained: whether to load weights at all.
         image_size: height and width in pixels, instead of the checkpoint's.
         in_chans: channels of the input, instead of the checkpoint's (timm backbones only).
-        problem_type: `"single_label_classification"` or `"multi_label_classification"`.
+        problem_type: `"single_label_classification"` or `"multi_label_classification"` (`problem_type` of
+            `load_data`'s result), by which transformers chooses the loss and the scores of its pipeline.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: whether code from the repository may run.
 
@@ -70,8 +71,7 @@ def load_backbone(
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
-    if problem_type is not None:
-        model.config.problem_type = problem_type
+    set_problem_type(model, problem_type or model.config.problem_type)
     if strategy is None:
         return model, preprocessing.transforms("light")
     phase = strategy.phases[0]
@@ -182,6 +182,15 @@ def set_labels(config: "PreTrainedConfig", labels: Sequence[str]) -> None:
         config.num_classes = len(labels)
 
 
+def set_problem_type(model: "PreTrainedModel", problem_type: str | None) -> None:
+    """Write into a model's config what labels it is for."""
+    model.config.problem_type = problem_type
+    if problem_type == "multi_label_classification":
+        # transformers' binary loss is a mean whatever `num_items_in_batch` says, so Trainer must not leave it to the
+        # model to divide by the number of accumulated batches
+        model.accepts_loss_kwargs = False
+
+
 def _preprocessing(
     model: "PreTrainedModel", name: str, image_size: int | None, revision: str | None, trust_remote_code: bool
 ) -> "Preprocessing":
@@ -238,6 +247,7 @@ def load(
     record = getattr(config, "hf_tl", None)
     # the labels are what they are: the names of ImageNet's classes hold two cranes
     model, preprocessing = _load_model(source, labels, revision=revision, trust_remote_code=trust_remote_code)
+    set_problem_type(model, model.config.problem_type)
     if record is None or "strategy" not in record:
         return model, preprocessing.transforms()
     model.config.hf_tl = record

@@ -83,5 +83,8 @@ class PairMixer:
         self.method = v2.RandomChoice(methods)
 
     def __call__(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix the images (2, channels, height, width) and return them with probabilities (2, classes)."""
+        """Mix the images (2, channels, height, width) and return them with probabilities (2, classes).
+
+        Labels are class indices (2,), or zeros and ones (2, classes), which are mixed in the same parts.
+        """
         return self.method(pixel_values, labels)

@@ -1,25 +1,28 @@
 """From a dataset's name to checked splits of images with one list of labels."""
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Image
 from tqdm import tqdm
 
+from hf_tl.data.fingerprint import digest_image, fingerprint_of, map_images, row_name
 from hf_tl.data.images import decode
-from hf_tl.data.labels import class_names, encode_labels, find_image_column, find_label_column, is_unlabeled
+from hf_tl.data.labels import (
+    class_names,
+    encode_labels,
+    find_image_column,
+    find_label_column,
+    is_unlabeled,
+    split_names,
+)
+from hf_tl.data.multi_label import encode_lists, flags_of, holds_lists, join_columns
 from hf_tl.data.sources import open_source
 from hf_tl.data.splits import complete_splits, name_splits
 from hf_tl.errors import DataError, name_some
-
-HASHED_BYTES = 32 * 1024
-BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class ImageData:
     """Splits that are ready to be trained on: labelled, disjoint, with the same classes in the same order."""
 
     splits: DatasetDict
-    """train, validation and test, each with the image column and the label column (a `ClassLabel`)."""
+    """train, validation and test, each with the image column and the label column: a `ClassLabel`, or for multi-label
+    data a list of as many zeros and ones as there are classes."""
     labels: tuple[str, ...]
     image_column: str
     label_column: str
@@ -41,6 +45,7 @@ class ImageData:
     notes: tuple[str, ...]
     """What was done to the data: splits made or renamed, rows left out."""
     problem_type: str = "single_label_classification"
+    """Or `multi_label_classification`: an image shows any number of classes, or none. As in a model's config."""
 
     def class_counts(self, split: str) -> list[int]:
         """Count the images of each class in a split, in the order of `labels`."""
@@ -66,7 +71,8 @@ def load_data(
         config_name: which configuration of a dataset of the Hub.
         revision: which branch, tag or commit of a dataset of the Hub.
         image_column: where the images are; by default the only column of images.
-        label_column: where the labels are; by default the only `ClassLabel`, else a column with a usual name.
+        label_column: where the labels are; by default the only `ClassLabel`, else a column with a usual name. A column
+            of lists makes the data multi-label, as do several columns of 0 and 1, which are named with commas.
         validation_fraction: how much of train is set apart where there is no validation split.
         test_fraction: how much of train is set apart where there is no split to test on.
         seed: decides which images are set apart.
@@ -111,10 +117,18 @@ def prepare_data(
     notes: list[str] = []
     splits = name_splits(_as_splits(dataset), notes)
     image_column = find_image_column(splits["train"].features, image_column)
-    label_column = find_label_column(splits["train"].features, label_column)
+    features = splits["train"].features
+    label_column = find_label_column(features, label_column)
+    if len(columns := split_names(features, label_column)) > 1:
+        splits = join_columns(splits, columns)
     splits = _labeled_splits(splits, image_column, label_column, notes)
-    labels = class_names(splits["train"], label_column)
-    splits = encode_labels(splits, label_column, labels)
+    is_multi_label = holds_lists(splits["train"].features[label_column])
+    if is_multi_label:
+        splits, labels = encode_lists(splits, label_column)
+        splits = _with_positives(splits, label_column, notes)
+    else:
+        labels = class_names(splits["train"], label_column)
+        splits = encode_labels(splits, label_column, labels)
     _require_classes(splits["train"], label_column, labels)
     complete = complete_splits(
         splits, label_column, notes, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed
@@ -130,6 +144,7 @@ def prepare_data(
         fingerprint="",
         license=info.license or None,
         notes=tuple(notes),
+        problem_type="multi_label_classification" if is_multi_label else "single_label_classification",
     )
     return _with_fingerprint(data)
 
@@ -160,13 +175,27 @@ def _labeled_splits(
         rows = rows.select_columns([image_column, label_column]).cast_column(image_column, Image())
         if unlabeled:
             stored = rows.cast_column(image_column, Image(decode=False))
-            named = (_row_name(stored[row][image_column], row, split) for row in unlabeled[:6])
+            named = (row_name(stored[row][image_column], row, split) for row in unlabeled[:6])
             raise DataError(
                 f"{len(unlabeled)} of {len(rows)} images of {split} have no label (None or -1): "
                 f"{name_some([*named, *unlabeled[6:]])}; label or remove them"
             )
         labeled[split] = rows
     return labeled
+
+
+def _with_positives(splits: Mapping[str, Dataset], label_column: str, notes: list[str]) -> dict[str, Dataset]:
+    """Keep the splits in which some image has a label: nothing can be measured on the others."""
+    kept = {}
+    for split, rows in splits.items():
+        without = len(rows) - int(flags_of(rows, label_column).any(axis=1).sum())
+        if without == len(rows) and split != "train":
+            notes.append(f"split {split} was left out: it has no labels")
+            continue
+        if without:
+            notes.append(f"{without} of {len(rows)} images of {split} show none of the classes")
+        kept[split] = rows
+    return kept
 
 
 def _require_classes(train: Dataset, label_column: str, labels: tuple[str, ...]) -> None:
@@ -181,6 +210,8 @@ def _require_classes(train: Dataset, label_column: str, labels: tuple[str, ...])
 
 
 def _class_counts(rows: Dataset, label_column: str, classes: int) -> list[int]:
+    if holds_lists(rows.features[label_column]):
+        return flags_of(rows, label_column).sum(axis=0, dtype=int).tolist()
     counts = Counter(rows[label_column][:])
     return [counts[label] for label in range(classes)]
 
@@ -202,7 +233,7 @@ def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: boo
     notes, errors, splits = list(data.notes), [], DatasetDict()
     with tqdm(total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose) as progress:
         for split, rows in data.splits.items():
-            results = list(_map_images(rows, data.image_column, split, _bad_image, progress))
+            results = list(map_images(rows, data.image_column, split, _bad_image, progress))
             bad = {row: result for row, result in enumerate(results) if result is not None}
             splits[split] = rows
             errors += [error for _, error in bad.values()]
@@ -218,14 +249,10 @@ def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: boo
         advice = "replace or remove them, or leave them out with --skip_bad_images"
         raise DataError(f"{len(errors)} images cannot be used; {advice}:\n  " + "\n  ".join(lines))
     for split, rows in splits.items():
-        if not len(rows):
-            raise DataError(f"no image of the split {split} can be read; replace them")
+        if not any(_class_counts(rows, data.label_column, len(data.labels))):
+            raise DataError(f"no image of the split {split} can be read, or none with a label; replace them")
     _require_classes(splits["train"], data.label_column, data.labels)
     return _with_fingerprint(replace(data, splits=splits, notes=tuple(notes)))
-
-
-def _row_name(stored: Mapping[str, Any] | None, row: int, split: str) -> str:
-    return (stored or {}).get("path") or f"row {row} of {split}"
 
 
 def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] | None:
@@ -236,53 +263,12 @@ def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] |
     return None
 
 
-def _digest(stored: Mapping[str, Any] | None, name: str) -> bytes:
-    """Hash an encoded image: its length, first and last 32 KiB, so that large files cost two short reads.
-
-    What cannot be read counts as empty; `check_images` names it.
-    """
-    data, path = (stored or {}).get("bytes"), (stored or {}).get("path")
-    if data is None and path is not None and Path(path).is_file():
-        size = Path(path).stat().st_size
-        with open(path, "rb") as file:
-            head = file.read(HASHED_BYTES)
-            file.seek(max(HASHED_BYTES, size - HASHED_BYTES))
-            tail = file.read()
-    else:
-        data = data or b""
-        size, head, tail = len(data), data[:HASHED_BYTES], data[HASHED_BYTES:][-HASHED_BYTES:]
-    return sha256(b"%d:" % size + head + tail).digest()
-
-
-def _map_images(
-    rows: Dataset, image_column: str, split: str, function: Any, progress: tqdm | None = None
-) -> Iterator[Any]:
-    """Apply a function to each image as it is stored, and to its name; threads, as files and codecs release the GIL."""
-    stored = rows.cast_column(image_column, Image(decode=False)).select_columns([image_column])
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        row = 0
-        for batch in stored.iter(BATCH):
-            images = batch[image_column]
-            names = [_row_name(image, row + number, split) for number, image in enumerate(images)]
-            yield from pool.map(function, images, names)
-            row += len(images)
-            if progress is not None:
-                progress.update(len(images))
-
-
-def digest_in_order(rows: Dataset, image_column: str) -> str:
-    """Identify the images of a split in their order, whatever their labels."""
-    return sha256(b"".join(_map_images(rows, image_column, "the split", _digest))).hexdigest()
-
-
 def _with_fingerprint(data: ImageData) -> ImageData:
-    digests = {split: list(_map_images(rows, data.image_column, split, _digest)) for split, rows in data.splits.items()}
-    entries: Iterable[bytes] = (
-        digest + data.labels[label].encode()
-        for split, rows in data.splits.items()
-        for digest, label in zip(digests[split], rows[data.label_column][:], strict=True)
-    )
-    fingerprint = sha256(b"".join(sha256(entry).digest() for entry in sorted(entries))).hexdigest()
+    digests = {
+        split: list(map_images(rows, data.image_column, split, digest_image)) for split, rows in data.splits.items()
+    }
+    labels = [label for rows in data.splits.values() for label in rows[data.label_column][:]]
+    fingerprint = fingerprint_of([digest for split in digests.values() for digest in split], labels, data.labels)
     notes = [note for note in data.notes if not note.endswith("are also in train or validation")]
     seen = {*digests["train"], *digests["validation"]}
     if repeated := sum(digest in seen for digest in digests["test"]):

@@ -143,7 +143,7 @@ class ImageTransform:
         """Transform one image into its tensor, or a batch of rows into `pixel_values` and `labels`.
 
         Raises:
-            DataError: an image cannot be decoded, or the batch has no image column.
+            DataError: an image cannot be decoded, the batch has no image column, or a list of labels is not multi-hot.
         """
         if not isinstance(batch, Mapping):
             return self._transform(batch, "the image")
@@ -157,8 +157,19 @@ class ImageTransform:
             "pixel_values": [self._transform(image, f"image {row} of the batch") for row, image in images]
         }
         if self.label_column in batch:
-            columns["labels"] = [int(label) for label in batch[self.label_column]]
+            columns["labels"] = [self._label(label) for label in batch[self.label_column]]
         return columns
+
+    def _label(self, label: Any) -> int | list[float]:
+        """Give the index of the one class, or 0 or 1 for each class."""
+        if np.ndim(label) == 0:
+            return int(label)
+        if not np.isin(label, (0, 1)).all():
+            raise DataError(
+                f"expected 0 or 1 for each class in the column {self.label_column!r}, found {label!r:.80}; "
+                "hf_tl.load_data writes other lists of labels in that way"
+            )
+        return [float(flag) for flag in label]
 
     def _transform(self, value: Any, name: str) -> torch.Tensor:
         image = to_rgb(decode(value, name))
@@ -190,9 +201,27 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """Stack transformed rows into a batch.
 
     Returns:
-        `pixel_values` of (batch, channels, height, width) and, if the rows have labels, `labels` of (batch,), int64.
+        `pixel_values` of (batch, channels, height, width) and, if the rows have them, `row` (batch,), int64, and
+        `labels`: class indices (batch,), int64, or for multi-label rows zeros and ones (batch, classes), float32, as
+        the models' own binary cross-entropy takes them.
+
+    Raises:
+        DataError: the labels of two rows differ in shape.
     """
     batch = {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
+    if "row" in examples[0]:
+        batch["row"] = torch.tensor([example["row"] for example in examples], dtype=torch.long)
     if "labels" in examples[0]:
-        batch["labels"] = torch.tensor([int(example["labels"]) for example in examples], dtype=torch.long)
+        batch["labels"] = stack_labels([example["labels"] for example in examples])
     return batch
+
+
+def stack_labels(labels: Sequence[Any]) -> torch.Tensor:
+    """Stack class indices into (batch,), int64, or lists of zeros and ones into (batch, classes), float32.
+
+    Raises:
+        DataError: they differ in shape.
+    """
+    if len(shapes := {np.shape(label) for label in labels}) > 1:
+        raise DataError(f"expected labels of one shape, found {name_some(sorted(shapes))}; see hf_tl.load_data")
+    return torch.as_tensor(np.asarray(labels), dtype=torch.float32 if np.ndim(labels[0]) else torch.long)

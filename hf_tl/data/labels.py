@@ -6,6 +6,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from datasets.features.features import FeatureType
 
+from hf_tl.data.multi_label import holds_lists
 from hf_tl.errors import DataError, name_some
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "y")
@@ -27,14 +28,28 @@ def find_image_column(features: Features, image_column: str | None = None) -> st
 def find_label_column(features: Features, label_column: str | None = None) -> str:
     """Tell the column of labels: the one that is named, else the only `ClassLabel`, else one with a usual name.
 
+    A list of a `ClassLabel` counts as one. Several columns are named with commas; see `split_names`.
+
     Raises:
         DataError: there is none, or more than one.
     """
     if label_column is not None:
-        return _require(features, label_column, "--label_column")
-    candidates = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+        names = split_names(features, label_column)
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"--label_column names a column twice: {name_some(repeated)}; name each class once")
+        return ",".join(_require(features, name, "--label_column") for name in names)
+    candidates = [name for name, feature in features.items() if _holds_classes(feature)]
     candidates = candidates or [name for name in features if name.lower() in LABEL_COLUMNS]
-    return _only(candidates, features, "labels", "--label_column")
+    return _only(candidates, features, "labels", "--label_column (several columns of 0 and 1 with commas)")
+
+
+def split_names(features: Features, label_column: str) -> list[str]:
+    """Split names with commas; a column may be called like that too."""
+    return [label_column] if label_column in features else [name.strip() for name in label_column.split(",")]
+
+
+def _holds_classes(feature: FeatureType) -> bool:
+    return isinstance(feature.feature if holds_lists(feature) else feature, ClassLabel)
 
 
 def _holds_bytes(feature: FeatureType) -> bool:
@@ -56,7 +71,13 @@ def _only(candidates: Sequence[str], features: Features, what: str, flag: str) -
 
 
 def is_unlabeled(value: Any) -> bool:
-    """Whether a label is missing: None, the -1 of hidden test labels, or an empty text."""
+    """Whether a label is missing: None, the -1 of hidden test labels, or an empty text; in a list, one of them.
+
+    >>> is_unlabeled(-1), is_unlabeled(["cat", None]), is_unlabeled([])
+    (True, True, False)
+    """
+    if isinstance(value, list):
+        return any(is_unlabeled(label) for label in value)
     return value is None or value == -1 or value == ""
 
 

@@ -2,10 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value
 
+from hf_tl.data.multi_label import flags_of, holds_lists
 from hf_tl.data.sources import SPLIT_NAMES
 from hf_tl.errors import ConfigError, DataError, name_some
 
@@ -45,7 +47,7 @@ def complete_splits(
     test_fraction: float,
     seed: int,
 ) -> DatasetDict:
-    """Set apart from train what is missing, stratified by class.
+    """Set apart from train what is missing, stratified by class; at random where images have several classes.
 
     A validation split without a test split becomes the test split, and validation is set apart from train: what a
     model is chosen by must not be what it is judged by, and the split that the dataset's authors held out is the one
@@ -56,24 +58,34 @@ def complete_splits(
         DataError: a class has too few images.
     """
     splits = dict(splits)
+    is_multi_label = holds_lists(splits["train"].features[label_column])
+    how = "drawn at random but for the last image of a class" if is_multi_label else "stratified by class"
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
         notes.append("no test split: validation was used as test, and validation was set apart from train")
     fractions = {"test": test_fraction, "validation": validation_fraction}
     missing = {split: fraction for split, fraction in fractions.items() if split not in splits}
-    _require_images(splits["train"], label_column, missing)
+    _require_fractions(missing)
+    if not is_multi_label:
+        _require_images(splits["train"], label_column, missing)
     for split, fraction in missing.items():
-        parts = _set_apart(splits["train"], label_column, fraction, seed)
-        splits["train"], splits[split] = parts["train"], parts["test"]
+        train = splits["train"]
+        draw = _draw_any if is_multi_label else _draw_stratified
+        apart = draw(train, label_column, fraction, seed, split)
+        rest = sorted(set(range(len(train))) - set(apart))
+        splits["train"], splits[split] = (train.select(rows, keep_in_memory=True) for rows in (rest, sorted(apart)))
         share = f"{len(splits[split])} images ({fraction:.0%})"
-        notes.append(f"no {split} split: {share} of train were set apart, stratified by class, seed {seed}")
+        notes.append(f"no {split} split: {share} of train were set apart, {how}, seed {seed}")
     return DatasetDict({split: splits[split] for split in ("train", "validation", "test")})
 
 
-def _require_images(train: Dataset, label_column: str, missing: Mapping[str, float]) -> None:
+def _require_fractions(missing: Mapping[str, float]) -> None:
     for split, fraction in missing.items():
         if not 0 < fraction < 1:
             raise ConfigError(f"expected a fraction between 0 and 1, found --{split}_fraction {fraction}")
+
+
+def _require_images(train: Dataset, label_column: str, missing: Mapping[str, float]) -> None:
     counts = Counter(train[label_column][:])
     names = train.features[label_column].names
     minimum = 1 + len(missing)
@@ -84,7 +96,7 @@ def _require_images(train: Dataset, label_column: str, missing: Mapping[str, flo
         )
 
 
-def _set_apart(train: Dataset, label_column: str, fraction: float, seed: int) -> DatasetDict:
+def _draw_stratified(train: Dataset, label_column: str, fraction: float, seed: int, split: str) -> Sequence[int]:
     labels = train[label_column][:]
     classes = len(set(labels))
     # Stratifying needs room for one image of each class on both sides.
@@ -92,5 +104,29 @@ def _set_apart(train: Dataset, label_column: str, fraction: float, seed: int) ->
     # Only row numbers are drawn: datasets would write those of stored data into its folder, which may be the user's.
     features = Features({"row": Value("int64"), "label": train.features[label_column]})
     rows = Dataset.from_dict({"row": range(len(labels)), "label": labels}, features=features)
-    parts = rows.train_test_split(test_size=size, stratify_by_column="label", seed=seed)
-    return DatasetDict({part: train.select(sorted(rows["row"]), keep_in_memory=True) for part, rows in parts.items()})
+    return rows.train_test_split(test_size=size, stratify_by_column="label", seed=seed)["test"]["row"][:]
+
+
+def _draw_any(train: Dataset, label_column: str, fraction: float, seed: int, split: str) -> Sequence[int]:
+    """Draw the same share of images with and without labels at random, but none with the last positive of a class.
+
+    Raises:
+        DataError: none of what can be drawn has a label.
+    """
+    flags = flags_of(train, label_column)
+    left = flags.sum(axis=0, dtype=np.int64)
+    has_label: list[bool] = np.any(flags, axis=1).tolist()
+    labeled = math.ceil(fraction * sum(has_label))
+    room = {True: labeled, False: math.ceil(fraction * len(train)) - labeled}
+    drawn: list[int] = []
+    for row in np.random.default_rng(seed).permutation(len(train)).tolist():
+        if room[has_label[row]] and (left - flags[row])[left > 0].all():
+            drawn.append(row)
+            room[has_label[row]] -= 1
+            left -= flags[row]
+    if not flags[drawn].any():
+        raise DataError(
+            f"too few images with labels to set apart {split} and keep every class in train; add images, or provide "
+            "the split"
+        )
+    return drawn

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hf_tl.data.images import collate
-from hf_tl.evaluation.metrics import compute_metrics
+from hf_tl.evaluation.metrics import problem_type_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,7 +45,7 @@ def measure(
         flip: whether to take the mean of the logits of each image and its mirror image (test-time augmentation).
 
     Returns:
-        `accuracy`, `top5_accuracy`, `macro_f1` and `loss`, the same on all processes.
+        The metrics of the model's problem type (see `hf_tl.evaluation.metrics`), the same on all processes.
     """
     loader = accelerator.prepare_data_loader(
         DataLoader(images, batch_size=batch_size, collate_fn=collate_fn, num_workers=num_workers)
@@ -61,7 +61,7 @@ def measure(
             logits, labels = accelerator.gather_for_metrics((logits, batch["labels"]))
             all_logits.append(logits.cpu())
             all_labels.append(labels.cpu())
-    return compute_metrics(torch.cat(all_logits).numpy(), torch.cat(all_labels).numpy())
+    return problem_type_of(model).compute(torch.cat(all_logits).numpy(), torch.cat(all_labels).numpy())
 
 
 @contextlib.contextmanager

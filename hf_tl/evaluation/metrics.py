@@ -1,25 +1,22 @@
-"""Metrics of a single-label classifier, without the network.
+"""Metrics of a classifier as functions of its logits, and which of them tells how good a model is.
 
-`evaluate.load("accuracy")` fetches a script from the Hub; the classes here are the same thing as plain subclasses of
-`evaluate.Metric`, so `add_batch`, `compute` and `evaluate.combine` work offline. In a distributed run, gather first
-(`accelerator.gather_for_metrics`) and compute on one process: evaluate's own `num_process` counts twice the samples
-that accelerate repeats to fill the last batch.
+What depends on the kind of labels (one class an image, or any number of them) is told here once, by a `ProblemType`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import datasets
-import evaluate
 import numpy as np
 
-from hf_tl.errors import DataError
+from hf_tl.errors import DataError, ModelError
+from hf_tl.evaluation.multi_label import compute_multi_label_metrics
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import EvalPrediction
 
 TOP_K = 5
-_CITATION = "https://scikit-learn.org/stable/modules/model_evaluation.html"
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = TOP_K) -> float:
@@ -105,87 +102,107 @@ def compute_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A metric as readers see it."""
+
+    key: str
+    """In what `compute` of a `ProblemType` returns, and so in a record."""
+    name: str
+    """In the middle of a sentence."""
+    hub_type: str
+    """The metric's id in the metadata of a card."""
+    is_percentage: bool = False
+
+    @property
+    def title(self) -> str:
+        """The name at the head of a column.
+
+        >>> Figure("macro_f1", "macro F1", "f1").title
+        'Macro F1'
+        """
+        return self.name[0].upper() + self.name[1:]
+
+
+@dataclass(frozen=True)
+class ProblemType:
+    """One kind of labels: how a model for it is measured, and what its logits say."""
+
+    name: str
+    """`problem_type` in a model's config, by which transformers chooses its loss and its pipeline the scores."""
+    compute: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    """From logits (samples, classes) and labels to all metrics, `loss` among them."""
+    figures: tuple[Figure, ...]
+    """The metrics beside the loss; models are chosen by the first."""
+    accuracy: str
+    """The key of the share of images that a model gets right: it is a count, so it has an interval."""
+
+    @property
+    def primary(self) -> Figure:
+        """The metric by which models are chosen."""
+        return self.figures[0]
+
+    def figures_for(self, classes: int) -> tuple[Figure, ...]:
+        """Give the metrics that tell something of so many classes: with five or fewer, the top 5 hold them all."""
+        return tuple(figure for figure in self.figures if figure.key != f"top{TOP_K}_accuracy" or classes > TOP_K)
+
+    def quality(self, metrics: dict[str, float]) -> tuple[float, float]:
+        """Order models by the primary metric, and among equals by the loss: the greater, the better."""
+        return metrics[self.primary.key], -metrics["loss"]
+
+    def probabilities(self, logits: "Tensor") -> "Tensor":
+        """Turn logits (…, classes) into the probability of each class."""
+        return logits.sigmoid() if self is MULTI_LABEL else logits.softmax(-1)
+
+
+SINGLE_LABEL = ProblemType(
+    "single_label_classification",
+    compute_metrics,
+    (
+        Figure("accuracy", "accuracy", "accuracy", is_percentage=True),
+        Figure(f"top{TOP_K}_accuracy", f"top-{TOP_K} accuracy", f"top{TOP_K}_accuracy", is_percentage=True),
+        Figure("macro_f1", "macro F1", "f1"),
+    ),
+    accuracy="accuracy",
+)
+"""Each image shows one class."""
+MULTI_LABEL = ProblemType(
+    "multi_label_classification",
+    compute_multi_label_metrics,
+    (
+        Figure("mean_average_precision", "mean average precision", "mAP", is_percentage=True),
+        Figure("micro_f1", "micro F1", "f1"),
+        Figure("macro_f1", "macro F1", "f1"),
+        Figure("subset_accuracy", "exact-match accuracy", "accuracy", is_percentage=True),
+    ),
+    accuracy="subset_accuracy",
+)
+"""Each image shows any number of classes, or none."""
+PROBLEM_TYPES = {problem.name: problem for problem in (SINGLE_LABEL, MULTI_LABEL)}
+
+
+def problem_type_of(model: Any) -> ProblemType:
+    """Tell what labels a model is for, by its config; one class an image where that says nothing.
+
+    Raises:
+        ModelError: the model is no classifier.
+    """
+    name = getattr(getattr(model, "config", None), "problem_type", None) or SINGLE_LABEL.name
+    if name not in PROBLEM_TYPES:
+        raise ModelError(f"the model's problem_type is {name!r}; expected one of {', '.join(PROBLEM_TYPES)}")
+    return PROBLEM_TYPES[name]
+
+
 def trainer_metrics(prediction: "EvalPrediction") -> dict[str, float]:
     """Compute the metrics for transformers' `Trainer(compute_metrics=trainer_metrics)`.
 
-    The loss is left out: Trainer reports its own as `eval_loss`.
+    Labels of shape (samples, classes) are those of a multi-label classifier. The loss is left out: Trainer reports its
+    own as `eval_loss`.
     """
     outputs = prediction.predictions
     # a model that also returns hidden states gives a tuple, the logits first
-    metrics = compute_metrics(outputs[0] if isinstance(outputs, tuple) else outputs, prediction.label_ids)
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    problem = MULTI_LABEL if np.ndim(prediction.label_ids) == 2 else SINGLE_LABEL
+    metrics = problem.compute(logits, prediction.label_ids)
     del metrics["loss"]
     return metrics
-
-
-class OfflineMetric(evaluate.Metric):
-    """The base of the metrics here: kept in memory, so that nothing is written to a cache folder.
-
-    Predictions are class indices, or scores of shape (samples, classes).
-    """
-
-    description = ""
-    accepts_indices = True
-
-    def __init__(self, keep_in_memory: bool = True, **kwargs: Any) -> None:
-        super().__init__(keep_in_memory=keep_in_memory, **kwargs)
-
-    def _build_data_dir(self) -> str:
-        # evaluate makes its cache folder even where it keeps all in memory, and fails where the home is read-only
-        return "" if self.keep_in_memory else super()._build_data_dir()
-
-    def _info(self) -> evaluate.MetricInfo:
-        label = datasets.Value("int64")
-        scores = datasets.Features(predictions=datasets.List(datasets.Value("float64")), references=label)
-        indices = datasets.Features(predictions=label, references=label)
-        return evaluate.MetricInfo(
-            description=self.description,
-            citation=_CITATION,
-            inputs_description="predictions: class indices or scores; references: class indices",
-            features=[indices, scores] if self.accepts_indices else scores,
-        )
-
-
-class Accuracy(OfflineMetric):
-    """The share of samples whose predicted class is the true one.
-
-    >>> Accuracy().compute(predictions=[0, 1, 1], references=[0, 1, 0])["accuracy"].__round__(3)
-    0.667
-    """
-
-    description = "The share of samples whose predicted class is the true one."
-
-    def _compute(self, predictions: Sequence[Any], references: Sequence[int]) -> dict[str, float]:
-        return {"accuracy": float(np.mean(_class_indices(predictions) == np.asarray(references)))}
-
-
-class MacroF1(OfflineMetric):
-    """The unweighted mean of the classes' F1 scores; see `macro_f1`."""
-
-    description = "The unweighted mean of the classes' F1 scores."
-
-    def _compute(self, predictions: Sequence[Any], references: Sequence[int]) -> dict[str, float]:
-        return {"macro_f1": macro_f1(_class_indices(predictions), np.asarray(references))}
-
-
-class TopKAccuracy(OfflineMetric):
-    """The share of samples whose true class is among the `k` highest scores; see `top_k_accuracy`.
-
-    >>> TopKAccuracy(k=2).compute(predictions=[[0.1, 0.7, 0.2]], references=[2])
-    {'top2_accuracy': 1.0}
-    """
-
-    description = "The share of samples whose true class is among the k highest scores."
-    accepts_indices = False
-
-    def __init__(self, k: int = TOP_K, **kwargs: Any) -> None:
-        self.k = k
-        super().__init__(**kwargs)
-
-    def _compute(self, predictions: Sequence[Any], references: Sequence[int]) -> dict[str, float]:
-        score = top_k_accuracy(np.asarray(predictions), np.asarray(references), self.k)
-        return {f"top{self.k}_accuracy": score}
-
-
-def _class_indices(predictions: Sequence[Any]) -> np.ndarray:
-    array = np.asarray(predictions)
-    return array.argmax(axis=1) if array.ndim == 2 else array

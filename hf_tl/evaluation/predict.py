@@ -9,8 +9,10 @@ from hf_tl.backbones.load import load
 from hf_tl.data.datasets import load_data
 from hf_tl.data.images import decode
 from hf_tl.data.labels import encode_labels
+from hf_tl.data.multi_label import holds_lists, match_classes
 from hf_tl.errors import DataError, name_some
 from hf_tl.evaluation.measure import inference, measure
+from hf_tl.evaluation.metrics import problem_type_of
 
 
 def predict_images(
@@ -24,10 +26,12 @@ def predict_images(
         top_k: classes to return for each image.
 
     Yields:
-        Each image's name with its most probable classes and their probabilities, the best first.
+        Each image's name with its most probable classes and their probabilities, the best first. Those of a
+        multi-label model do not add up to one.
 
     Raises:
         DataError: a file is missing or no image; nothing is classified then.
+        ModelError: the model is no classifier.
     """
     missing = [str(image) for image in images if not Path(image).is_file()]
     if missing:
@@ -37,7 +41,8 @@ def predict_images(
     top_k = min(top_k, model.config.num_labels)
     for name, image in zip(images, decoded, strict=True):
         with inference(model):
-            probabilities = model(pixel_values=transforms.eval(image)[None]).logits.softmax(-1)[0]
+            logits = model(pixel_values=transforms.eval(image)[None]).logits
+        probabilities = problem_type_of(model).probabilities(logits)[0]
         best = torch.topk(probabilities, top_k)
         yield (
             str(name),
@@ -49,7 +54,12 @@ def predict_images(
 
 
 def evaluate_model(
-    model_name: str, dataset: str, split: str = "test", batch_size: int = 64
+    model_name: str,
+    dataset: str,
+    split: str = "test",
+    batch_size: int = 64,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> tuple[dict[str, float], int]:
     """Measure a saved model on a split of a dataset, whose classes are matched by name.
 
@@ -58,24 +68,35 @@ def evaluate_model(
         dataset: what `--dataset` takes.
         split: `"train"`, `"validation"` or `"test"`.
         batch_size: images a step.
+        image_column: as in `load_data`.
+        label_column: as in `load_data`.
 
     Returns:
         The metrics, and the number of images.
 
     Raises:
-        DataError: the dataset has no such split, or classes that the model does not know.
+        DataError: the dataset has no such split, classes that the model does not know, or labels of the other kind.
     """
     from accelerate import Accelerator
 
     model, transforms = load(model_name)
-    data = load_data(dataset)
+    data = load_data(dataset, image_column=image_column, label_column=label_column)
     if split not in data.splits:
         raise DataError(f"--split {split}: the dataset has the splits {', '.join(data.splits)}")
+    if (kind := problem_type_of(model).name) != data.problem_type:
+        raise DataError(
+            f"the model is for {kind}, and the labels of the dataset are for {data.problem_type}; "
+            "name others with --label_column"
+        )
     known = model.config.label2id
     if unknown := [label for label in data.labels if label not in known]:
         raise DataError(f"the model knows no class {name_some(unknown)}; it knows {name_some(known)}")
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    images = encode_labels({split: data.splits[split]}, data.label_column, names)[split]
+    images = data.splits[split]
+    if holds_lists(images.features[data.label_column]):
+        images = match_classes(images, data.label_column, data.labels, names)
+    else:
+        images = encode_labels({split: images}, data.label_column, names)[split]
     accelerator = Accelerator()
     transforms = transforms.with_columns(data.image_column, data.label_column)
     metrics = measure(accelerator, model.to(accelerator.device), images.with_transform(transforms.eval), batch_size)

@@ -16,6 +16,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from jinja2 import Template, UndefinedError
 
 from hf_tl.errors import PublishError
+from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES, Figure, ProblemType
 from hf_tl.publish.markdown import environment, one_line
 from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE
 
@@ -33,11 +34,8 @@ BATCH_NORM = {
     "keep": "BatchNorm of trained stages keeps its statistics",
     "update": "BatchNorm of trained stages adapts",
 }
-METRICS = {  # key in the record: metric id of the Hub, its name in the card
-    "accuracy": ("accuracy", "Accuracy"),
-    "top5_accuracy": ("top5_accuracy", "Top-5 accuracy"),
-    "macro_f1": ("f1", "Macro F1"),
-}
+HUB_METRICS = {"accuracy", "f1"}
+"""Ids of the Hub's own list of metrics, by which it finds models; any other stands in a model's results alone."""
 
 
 def render_card(record: Mapping[str, Any], repo_id: str | None = None) -> str:
@@ -77,21 +75,25 @@ def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
     is_timm, from_scratch = model["library"] == "timm", strategy["from_scratch"]
     base_model = None if from_scratch else _hub_id(model["base_model"])
     license = None if from_scratch else model["base_model_license"]
+    problem = _problem(record)
+    is_multi_label = problem is MULTI_LABEL
+    figures = problem.figures_for(len(data["labels"]))
     results = [
         EvalResult(
             task_type="image-classification",
-            task_name="Image classification",
+            task_name="Multi-label image classification" if is_multi_label else "Image classification",
             dataset_type=one_line(data["name"]),
             dataset_name=one_line(data["name"]),
             dataset_split="test",
             dataset_revision=data["revision"] and one_line(data["revision"]),
-            metric_type=metric_type,
-            metric_name=name,
+            metric_type=figure.hub_type,
+            metric_name=figure.title,
             metric_value=value,
         )
-        for key, (metric_type, name) in METRICS.items()
-        if _is_number(value := record["metrics"].get("test", {}).get(key))
+        for figure in figures
+        if _is_number(value := record["metrics"].get("test", {}).get(figure.key))
     ]
+    tags = ["hf_tl", *(["timm"] if is_timm else []), *(["multi-label-image-classification"] if is_multi_label else [])]
     return ModelCardData(
         pipeline_tag="image-classification",
         library_name="transformers",
@@ -99,8 +101,8 @@ def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
         base_model_relation="finetune" if base_model else None,
         datasets=[data["name"]] if _dataset_is_on_hub(data) else None,
         license=license if license and _is_license_id(license) else None,
-        metrics=["accuracy", "f1"] if results else None,
-        tags=["hf_tl", *(["timm"] if is_timm else []), STRATEGY_TAGS.get(strategy["name"], "fine-tuning")],
+        metrics=sorted({figure.hub_type for figure in figures} & HUB_METRICS) if results else None,
+        tags=[*tags, STRATEGY_TAGS.get(strategy["name"], "fine-tuning")],
         model_name=one_line(f"{model['architecture']} on {data['name']}"),
         eval_results=results or None,
     )
@@ -146,6 +148,8 @@ def _is_number(value: Any) -> bool:
 def _view(record: Mapping[str, Any]) -> dict[str, Any]:
     """Prepare what the template shows, as plain values and rows of tables."""
     model, data, phases = record["model"], record["data"], record["phases"]
+    problem = _problem(record)
+    figures = problem.figures_for(len(data["labels"]))
     return {
         "record": record,
         "model": model,
@@ -158,8 +162,10 @@ def _view(record: Mapping[str, Any]) -> dict[str, Any]:
         "phases": [_phase_row(*pair) for pair in zip(record["strategy"]["phases"], phases, strict=True)],
         "proofs": [_proof(number, phase) for number, phase in enumerate(phases, 1)],
         "trained_share": percent(model["parameters_trained"] / max(model["parameters"], 1)),
-        "results": _result_rows(record),
-        "show_top5": len(data["labels"]) > 5,
+        "is_multi_label": problem is MULTI_LABEL,
+        "primary": problem.primary,
+        "result_columns": _result_columns(problem, figures),
+        "results": [_result_row(record, split, problem, figures) for split in record["metrics"]],
         "splits": {name: f"{split['images']:,}" for name, split in data["splits"].items()},
         "classes": _class_rows(data),
         "classes_cut": max(0, len(data["labels"]) - CLASSES_SHOWN),
@@ -217,15 +223,35 @@ def _proof(number: int, phase: Mapping[str, Any]) -> dict[str, Any]:
     return {"phase": number, "tensors": tensors, "before": before, "after": after, "holds": before == after}
 
 
-def _result_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    rows = []
-    for split, metrics in record["metrics"].items():
-        images = record["data"]["splits"][split]["images"]
-        accuracy = metrics.get("accuracy")
-        row = {"split": split, "images": f"{images:,}", "interval": wilson_interval(accuracy, images)}
-        row |= {key: percent(metrics.get(key)) for key in ("accuracy", "top5_accuracy")}
-        rows.append(row | {key: _number(metrics.get(key)) for key in ("macro_f1", "loss")})
-    return rows
+def _problem(record: Mapping[str, Any]) -> ProblemType:
+    name = record["model"]["problem_type"]
+    if name not in PROBLEM_TYPES:
+        raise PublishError(f"the record's problem_type is {name!r}; expected one of {', '.join(PROBLEM_TYPES)}")
+    return PROBLEM_TYPES[name]
+
+
+def _result_columns(problem: ProblemType, figures: Sequence[Figure]) -> list[str]:
+    """Head the columns of metrics; the interval follows the metric that it belongs to."""
+    interval = {problem.accuracy: ["95 % interval"]}
+    return [title for figure in figures for title in (figure.title, *interval.get(figure.key, []))] + ["Loss"]
+
+
+def _result_row(
+    record: Mapping[str, Any], split: str, problem: ProblemType, figures: Sequence[Figure]
+) -> dict[str, Any]:
+    metrics, images = record["metrics"][split], record["data"]["splits"][split]["images"]
+    told = {figure.key: (percent if figure.is_percentage else _number)(metrics.get(figure.key)) for figure in figures}
+    interval = wilson_interval(metrics.get(problem.accuracy), images)
+    cells = [text for key, text in told.items() for text in (text, *([interval] if key == problem.accuracy else []))]
+    return {
+        "split": split,
+        "images": f"{images:,}",
+        "primary": told[problem.primary.key],
+        "accuracy": told[problem.accuracy],
+        "interval": interval,
+        "unmeasured": metrics.get("classes_without_positives", 0),
+        "cells": [*cells, _number(metrics.get("loss"))],
+    }
 
 
 def _class_rows(data: Mapping[str, Any]) -> list[tuple[str, Sequence[str]]]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from hf_tl.errors import PublishError
+from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.publish.markdown import one_line
 
 STAGES_FIGURE = "stages.png"
@@ -77,7 +78,7 @@ def plot_stages(record: Mapping[str, Any], path: str | Path) -> None:
 
 
 def plot_history(record: Mapping[str, Any], path: str | Path) -> None:
-    """Draw loss and validation accuracy by epoch, with the phases shaded and named.
+    """Draw loss and the metric that models are chosen by, with the phases shaded and named.
 
     Args:
         record: what `run.json` holds; its history has at least one entry.
@@ -91,15 +92,16 @@ def plot_history(record: Mapping[str, Any], path: str | Path) -> None:
         raise PublishError("there are no curves to draw: the record's history is empty; train for at least one epoch")
     figure = Figure(figsize=(WIDTH, 3.4), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    loss, accuracy = figure.subplots(1, 2)
+    loss, chosen = figure.subplots(1, 2)
+    primary = PROBLEM_TYPES[record["model"]["problem_type"]].primary
     epochs = [entry["epoch"] for entry in history]
     _line(loss, epochs, [entry["train_loss"] for entry in history], TRAIN_LINE, "training")
     _line(loss, epochs, [entry["validation"].get("loss") for entry in history], VALIDATION_LINE, "validation")
-    shares = [entry["validation"].get("accuracy") for entry in history]
-    _line(accuracy, epochs, [None if s is None else 100 * s for s in shares], VALIDATION_LINE, "validation")
-    if (best := record.get("best")) and (share := best["validation"].get("accuracy")) is not None:
-        accuracy.plot(best["epoch"], 100 * share, "o", ms=9, mfc="none", mec=INK, mew=1.2, label="kept", clip_on=False)
-    for axes, title in ((loss, "Loss"), (accuracy, "Validation accuracy (%)")):
+    shares = [entry["validation"].get(primary.key) for entry in history]
+    _line(chosen, epochs, [None if s is None else 100 * s for s in shares], VALIDATION_LINE, "validation")
+    if (best := record.get("best")) and (share := best["validation"].get(primary.key)) is not None:
+        chosen.plot(best["epoch"], 100 * share, "o", ms=9, mfc="none", mec=INK, mew=1.2, label="kept", clip_on=False)
+    for axes, title in ((loss, "Loss"), (chosen, f"Validation {primary.name} (%)")):
         _shade_phases(axes, history)
         axes.set_title(title, loc="left", color=INK, fontsize=11)
         axes.set_xlabel("epoch", color=MUTED, fontsize=9)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
 from hf_tl.publish.card import duration, percent
 from hf_tl.strategy import Strategy
 
@@ -17,6 +18,7 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
     """Tell what is going to be trained on what, and how."""
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     architecture = getattr(model.config, "architecture", model.config.model_type)
+    several = ", any number of them in an image" if data.problem_type == MULTI_LABEL.name else ""
     spans = []
     for phase in strategy.phases:
         stages = phase.trainable_stages
@@ -25,7 +27,7 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
         spans.append(f"{phase.length} of {'the head' if stages == 1 else which}")
     return "\n".join(
         [
-            f"Data      {data.name}: {sizes} images, {len(data.labels)} classes",
+            f"Data      {data.name}: {sizes} images, {len(data.labels)} classes{several}",
             *(f"          {note}" for note in data.notes),
             f"Model     {architecture}: {sum(p.numel() for p in model.parameters()):,} parameters",
             f"Strategy  {strategy.name}: {', then '.join(spans)}"
@@ -35,12 +37,13 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
 
 
 def summarise(record: Mapping[str, Any], folder: Path, commit_url: str | None = None) -> str:
-    """Tell the end of a run: the accuracy, the time, what was trained, where the model lies and how to use it."""
+    """Tell the end of a run: how good the model is, the time, what was trained, where it lies and how to use it."""
     model, seconds = record["model"], record["seconds"]
-    images, accuracy = record["data"]["splits"]["test"]["images"], record["metrics"]["test"]["accuracy"]
+    images, metrics = record["data"]["splits"]["test"]["images"], record["metrics"]["test"]
+    primary = PROBLEM_TYPES[model["problem_type"]].primary
     return "\n".join(
         [
-            f"Test accuracy     {percent(accuracy)} of {images:,} images",
+            f"{'Test ' + primary.name:<17} {percent(metrics[primary.key])} on {images:,} images",
             f"Time              {duration(seconds['total'])}, of which training {duration(seconds['train'])}",
             f"Parameters        {model['parameters_trained']:,} trained, {model['parameters_frozen']:,} frozen",
             f"Model and card    {folder}",

@@ -21,14 +21,15 @@ from hf_tl.backbones.boundary import Boundary, find_boundary
 from hf_tl.backbones.folding import folded_batch_norms
 from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
-from hf_tl.data.datasets import digest_in_order
-from hf_tl.data.images import ImageTransform, Transforms, collate
+from hf_tl.data.fingerprint import digest_in_order
+from hf_tl.data.images import ImageTransform, Transforms, collate, stack_labels
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.errors import StageError
 from hf_tl.evaluation.measure import inference
 from hf_tl.strategy import Phase
 from hf_tl.training.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
 from hf_tl.training.inputs import FeatureViews, PhaseInputs, as_read, feature_logits
+from hf_tl.training.sharding import ShardedAccelerator
 from hf_tl.training.views import TrainingViews
 
 if TYPE_CHECKING:
@@ -119,9 +120,9 @@ class Features:
             return None
         label_column = transforms.train.label_column
         return PhaseInputs(
-            train=FeatureViews(found[:-1], torch.as_tensor(train[label_column][:])),
+            train=FeatureViews(found[:-1], stack_labels(train[label_column][:])),
             collate=as_read,
-            validation=FeatureViews(found[-1:], torch.as_tensor(validation[label_column][:])),
+            validation=FeatureViews(found[-1:], stack_labels(validation[label_column][:])),
             validation_collate=as_read,
             logits_of=feature_logits(boundary),
             validation_logits_of=feature_logits(boundary),
@@ -131,6 +132,8 @@ class Features:
         """Tell why a phase needs the images themselves."""
         if phase.trainable_stages == "all":
             return "everything trains"
+        if isinstance(self.accelerator, ShardedAccelerator):
+            return "the network is sharded"
         if phase.mixup or phase.cutmix:
             return "images are mixed"
         if phase.augmentation != "none" and self.config.cached_views is None:
@@ -366,7 +369,9 @@ class Features:
 
     def _say(self, text: str, *, only_if_asked: bool = False) -> None:
         if self.config.feature_cache == "on" or not only_if_asked:
-            self.accelerator.print(f"Features  {text}")
+            # above the progress bar, which may be open
+            if self.accelerator.is_main_process:
+                tqdm.write(f"Features  {text}")
 
 
 def _first_trained(model: "PreTrainedModel") -> str:

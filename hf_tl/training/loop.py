@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
+from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
 from hf_tl.data.augmentation import PairMixer
 from hf_tl.data.images import Transforms, collate
 from hf_tl.errors import CheckpointError, ConfigError, TrainingError
 from hf_tl.evaluation.measure import measure
+from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
 from hf_tl.training.averaging import WeightAverage
@@ -27,6 +28,7 @@ from hf_tl.training.inputs import PhaseInputs
 from hf_tl.training.loss import balanced_weights, training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
 from hf_tl.training.recompute import recomputed_activations
+from hf_tl.training.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer, shard, whole
 from hf_tl.training.sigterm import Sigterm
 from hf_tl.training.state import (
     Restored,
@@ -87,6 +89,7 @@ class Training:
         self.validation_images = validation_images
         self.config = config
         self.stages = list_stages(model)
+        self.problem = problem_type_of(model)
         self.state = TrainingState()
         self.images_per_step = (
             config.per_device_train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
@@ -100,6 +103,7 @@ class Training:
             "per_device_train_batch_size": config.per_device_train_batch_size,
             "gradient_accumulation_steps": config.gradient_accumulation_steps,
             "processes": accelerator.num_processes,
+            "sharded": isinstance(accelerator, ShardedAccelerator),
             "mixed_precision": accelerator.mixed_precision,
             "test_time_flip": config.test_time_flip,
         }
@@ -153,6 +157,9 @@ class Training:
         """
         start, before = time.perf_counter(), self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
+        image = self._one_image()
+        fix_unused(self.model, image)
+        model, self.model = self.model, shard(self.accelerator, self.model, self.stages, image)
         with (
             self._sigterm.noted(),
             tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
@@ -162,6 +169,7 @@ class Training:
                     first = ends[index - 1] if index else 0
                     self._run_phase(index, phase, first, end, progress)
                     self.state.log.seconds = before + time.perf_counter() - start
+        self.model = model.to(self.accelerator.device)
         self.model.load_state_dict(self._best_weights, strict=False)
         return self.state.log
 
@@ -241,7 +249,7 @@ class Training:
             weights = weights.to(self.accelerator.device)
 
         def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-            return training_loss(logits, labels, phase, weights)
+            return training_loss(logits, labels, phase, weights, self.problem)
 
         return train_steps(
             self.accelerator,
@@ -277,8 +285,9 @@ class Training:
         self.state.losses = []
         scalars = {f"validation/{name}": value for name, value in metrics.items()}
         self.accelerator.log({"train/loss": train_loss, "train/learning_rate": rate, **scalars}, step=self.state.step)
-        progress.set_postfix_str(f"loss {train_loss:.3f}, validation accuracy {metrics['accuracy']:.1%}")
-        is_best = log.best is None or _quality(metrics) > _quality(log.best["validation"])
+        primary, quality = self.problem.primary, self.problem.quality
+        progress.set_postfix_str(f"loss {train_loss:.3f}, validation {primary.name} {metrics[primary.key]:.1%}")
+        is_best = log.best is None or quality(metrics) > quality(log.best["validation"])
         if is_best:
             log.best = {"phase": index, "epoch": entry["epoch"], "validation": metrics}
             self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._trained_tensors().items()}
@@ -303,7 +312,7 @@ class Training:
         if restored is None:
             return
         if restored.optimizer is not None:
-            optimizer.load_state_dict(restored.optimizer["optimizer"])
+            scatter_optimizer(self.model, optimizer, restored.optimizer["optimizer"])
             schedule.load_state_dict(restored.optimizer["schedule"])
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(restored.optimizer["scaler"])
@@ -332,14 +341,14 @@ class Training:
         if optimizer is not None:
             scaler = self.accelerator.scaler
             optimizer_state = {
-                "optimizer": optimizer.state_dict(),
+                "optimizer": gather_optimizer(self.model, optimizer),
                 "schedule": schedule.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "average": None if self._average is None else self._average.state_dict(),
             }
+        weights = self._trained_tensors()
         problem: list[CheckpointError | None] = [None]
         if self.accelerator.is_main_process:
-            weights = self._trained_tensors()
 
             def write_files(partial: Path) -> None:
                 write_state(partial, self.state, self.identity, weights, self._best_weights, optimizer_state, states)
@@ -354,9 +363,9 @@ class Training:
             raise problem[0]
 
     def _trained_tensors(self) -> dict[str, Tensor]:
-        """Name the tensors that some phase trains; the rest cannot change."""
+        """Name the tensors that some phase trains; the rest cannot change. All processes must ask."""
         state = self.accelerator.unwrap_model(self.model).state_dict()
-        return {name: tensor.detach() for name, tensor in state.items() if name in self._ever_trained}
+        return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self._ever_trained}
 
     def _tensors_of_any_phase(self) -> frozenset[str]:
         names: set[str] = set()
@@ -398,16 +407,15 @@ class Training:
             generator=torch.Generator().manual_seed(self.config.seed),
         )
 
+    def _one_image(self) -> Tensor:
+        row = self.validation_images.with_transform(self.transforms_of(self.strategy.phases[0]).eval)[0]
+        return row["pixel_values"][None].to(self.model.device)
+
     def _train_labels(self, phase: Phase) -> list[int]:
         return self.train_images[self.transforms_of(phase).train.label_column][:]
 
     def _epochs(self, step: int) -> int:
         return step * self.images_per_step // len(self.train_images)
-
-
-def _quality(metrics: dict[str, float]) -> tuple[float, float]:
-    """Order by accuracy, and among equals by loss."""
-    return metrics["accuracy"], -metrics["loss"]
 
 
 def _evaluations_without_gain(log: TrainingLog, index: int) -> int:

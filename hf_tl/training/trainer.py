@@ -23,6 +23,7 @@ from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.load import SCHEMA_VERSION
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ConfigError
+from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.optim import build_schedule, parameter_groups, phase_ends
 from hf_tl.training.safeguards import Safeguards
@@ -52,8 +53,8 @@ class StrategyCallback(Safeguards):
     `TrainingArguments`. Frozen stages stay in inference mode although Trainer calls `model.train()` at each step.
     `remove_unused_columns` is turned off, since Trainer would drop the image column that the dataset's transform reads.
     A resumed run continues in the phase of its checkpoint. Checkpoints get a manifest of hashes, and old ones are
-    removed only when the new one is whole: resume from `hf_tl.newest_checkpoint(args.output_dir)`. A gradient that is
-    not finite ends the run before it reaches the weights.
+    removed only when the new one is whole: resume from `hf_tl.newest_checkpoint(args.output_dir)`. A loss or gradient
+    that is not finite ends the run before it reaches the weights.
 
     The images' augmentation is that of the dataset's transform, one for the whole run. Trainer does not keep the random
     numbers of transforms for a resume; with `hf_tl.TrainingViews` as `train_dataset` they need not be kept. What only
@@ -82,6 +83,7 @@ class StrategyCallback(Safeguards):
     ) -> None:
         """Fit the arguments to the strategy and let all that any phase trains require a gradient."""
         _check_arguments(args, self.strategy)
+        _check_labels(model, args)
         epochs = round(sum(phase.epochs or 0 for phase in self.strategy.phases), 6)
         if args.num_train_epochs not in (epochs, type(args).num_train_epochs):
             logger.warning(
@@ -127,7 +129,7 @@ class StrategyCallback(Safeguards):
             # accelerate wraps the optimizer and passes its groups on, but not its hooks
             self._groups = PhaseGroups(getattr(optimizer, "optimizer", optimizer))
         self._enter(state.global_step, model, lr_scheduler)
-        self.guard(args)
+        self.guard(args, model, train_dataloader)
 
     def on_step_begin(
         self,
@@ -238,6 +240,15 @@ def set_schedule(scheduler: LambdaLR, optimizer: "Optimizer", phase: Phase, star
 
 def _shifted(factor: Callable[[int], float], start: int) -> Callable[[int], float]:
     return lambda step: factor(step - start)
+
+
+def _check_labels(model: "PreTrainedModel", args: "TrainingArguments") -> None:
+    """Refuse to smooth multi-label labels: Trainer would warn and leave it out."""
+    if problem_type_of(model) is MULTI_LABEL and args.label_smoothing_factor:
+        raise ConfigError(
+            "Trainer smooths labels of one class an image only, and the model is multi-label: set the phases' "
+            "label_smoothing and label_smoothing_factor to 0, or train with hf_tl.train (Accelerate)"
+        )
 
 
 def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:

@@ -16,6 +16,7 @@ from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import inference
+from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType, problem_type_of
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.loss import training_loss
 from hf_tl.training.optim import build_schedule
@@ -36,7 +37,7 @@ class RateSweep:
     """Learning rates of the head and how well each did."""
 
     losses: dict[float, float]
-    """Cross-entropy on held-out images by learning rate."""
+    """Cross-entropy (binary for multi-label problems) on held-out images by learning rate."""
 
     @property
     def best(self) -> float:
@@ -83,7 +84,7 @@ def sweep_learning_rates(
         losses = {
             rate: held_out_loss(
                 copy.deepcopy(head), features, labels, replace(phase, learning_rate=rate),
-                steps=max(1, min(steps, MAX_STEPS)), batch=batch, seed=config.seed,
+                steps=max(1, min(steps, MAX_STEPS)), batch=batch, seed=config.seed, problem=problem_type_of(model),
             )
             for rate in RATES
         }  # fmt: skip
@@ -113,7 +114,7 @@ def head_inputs(model: nn.Module, head: nn.Module, images: "Dataset", batch_size
     """Compute what the head gets for each image.
 
     Returns:
-        Features (images, …) and labels (images,), on the model's device.
+        Features (images, …) and labels (images,) or (images, classes), on the model's device.
     """
     seen: list[Tensor] = []
     labels: list[Tensor] = []
@@ -131,7 +132,15 @@ def head_inputs(model: nn.Module, head: nn.Module, images: "Dataset", batch_size
 
 
 def held_out_loss(
-    head: nn.Module, features: Tensor, labels: Tensor, phase: Phase, *, steps: int, batch: int, seed: int
+    head: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    phase: Phase,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    problem: ProblemType = SINGLE_LABEL,
 ) -> float:
     """Train `head` on four fifths of the features and measure its cross-entropy on the rest.
 
@@ -148,12 +157,13 @@ def held_out_loss(
     head.train()
     for _ in range(steps):
         rows = held_out + torch.randint(train, (min(batch, train),), generator=generator).to(labels.device)
-        training_loss(head(features[rows]), labels[rows], phase).backward()
+        training_loss(head(features[rows]), labels[rows], phase, problem=problem).backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
     with inference(head):
-        loss = nn.functional.cross_entropy(head(features[:held_out]), labels[:held_out])
+        plain = replace(phase, label_smoothing=0.0)
+        loss = training_loss(head(features[:held_out]), labels[:held_out], plain, problem=problem)
     return float(loss.nan_to_num(nan=torch.inf))
 
 
@@ -221,9 +231,10 @@ def _fits(accelerator: "Accelerator", model: nn.Module, strategy: Strategy, shap
         # AdamW holds two tensors for each parameter
         moments += [torch.empty_like(p) for p in model.parameters() if p.requires_grad for _ in range(2)]
         pixel_values = torch.zeros(shape, device=accelerator.device).contiguous(memory_format=torch.channels_last)
-        labels = torch.zeros(shape[0], dtype=torch.long, device=accelerator.device)
         with torch.random.fork_rng(), accelerator.autocast():
-            loss = training_loss(model.train()(pixel_values=pixel_values).logits, labels, largest)
+            logits = model.train()(pixel_values=pixel_values).logits
+            problem = problem_type_of(model)
+            loss = training_loss(logits, problem.probabilities(logits.detach()), largest, problem=problem)
         loss.backward()
     except RuntimeError as error:
         if not should_reduce_batch_size(error):

@@ -11,14 +11,8 @@ from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
 from transformers import EvalPrediction
 
 from hf_tl.errors import DataError
-from hf_tl.evaluation.metrics import (
-    Accuracy,
-    MacroF1,
-    TopKAccuracy,
-    compute_metrics,
-    top_k_accuracy,
-    trainer_metrics,
-)
+from hf_tl.evaluation.metrics import compute_metrics, top_k_accuracy, trainer_metrics
+from hf_tl.evaluation.offline import Accuracy, MacroF1, TopKAccuracy
 
 
 @st.composite

@@ -7,6 +7,23 @@ STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
 LABELS = ("cat", "dog", "owl")
 
 
+def make_multi_label_record(labels: tuple[str, ...] = LABELS, **options: Any) -> dict[str, Any]:
+    """The same run on images of any number of classes, one of which no test image shows."""
+    record = make_record(labels=labels, **options)
+    record["model"]["problem_type"] = "multi_label_classification"
+
+    def metrics(quality: float, without: int = 0) -> dict[str, float]:
+        shares = {"mean_average_precision": quality, "micro_f1": quality - 0.1, "macro_f1": quality - 0.2}
+        return {**shares, "subset_accuracy": quality - 0.3, "loss": 0.1, "classes_without_positives": without}
+
+    for entry in record["history"]:
+        entry["validation"] = metrics(0.5 + entry["epoch"] / 20)
+    record["best"]["validation"] = record["history"][-1]["validation"]
+    record["metrics"] = {"validation": metrics(0.95), "test": metrics(0.85, without=1)}
+    record["data"]["splits"]["test"] = {"images": 120, "classes": [100, 90, 0]}
+    return record
+
+
 def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABELS, epochs: int = 9) -> dict[str, Any]:
     parameters = [1000 * (index + 1) ** 2 for index in range(len(stages) - 1)] + [771]
     trained, digest = sum(parameters[-2:]), "57934424" * 8

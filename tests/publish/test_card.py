@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from publish.records import make_record
+from publish.records import make_multi_label_record, make_record
 
 import hf_tl
 from hf_tl.errors import PublishError
@@ -132,6 +132,52 @@ def test_card_tells_the_run(record: dict[str, Any]) -> None:
         "![Loss and validation accuracy by epoch, with the phases](history.png)",
     ):
         assert told in body
+
+
+def test_card_of_a_multi_label_model() -> None:
+    card = render_card(make_multi_label_record())
+    body = body_of(card)
+    for told in (
+        "tells which of 3 classes an image shows, any number of them: `test_resnet` (timm), pretrained",
+        "mean average precision on 120 test images is 85.0 %; on 55.0 % of them all its decisions are right",
+        "(95 % interval 46.1–63.6 %)",
+        "logits.sigmoid()[0]",
+        "It gives each class a probability of its own",
+        "| Images | Mean average precision | Micro F1 | Macro F1 | Exact-match accuracy | 95 % interval | Loss |",
+        "| test | 120 | 85.0 % | 0.750 | 0.650 | 55.0 % | 46.1–63.6 % | 0.100 |",
+        "The mean average precision of test leaves out 1 class that no image of it shows.",
+        "![Loss and validation mean average precision by epoch, with the phases](history.png)",
+        "| `owl` | 120 | 20 | 0 |",
+        "| all images | 360 | 60 | 120 |",
+    ):
+        assert told in body
+    for wrong in ("softmax", "argmax", "It is right on", "one of its classes", "Top-5", "of validation leaves out"):
+        assert wrong not in body
+    results = ModelCard(card).data.to_dict()["model-index"][0]["results"][0]
+    assert results["task"] == {"type": "image-classification", "name": "Multi-label image classification"}
+    assert [(metric["type"], metric["name"], metric["value"]) for metric in results["metrics"]] == [
+        ("mAP", "Mean average precision", 0.85),
+        ("f1", "Micro F1", 0.75),
+        ("f1", "Macro F1", pytest.approx(0.65)),
+        ("accuracy", "Exact-match accuracy", pytest.approx(0.55)),
+    ]
+    assert ModelCard(card).data.tags == ["hf_tl", "timm", "multi-label-image-classification", "fine-tuning"]
+    assert ModelCard(card).data.metrics == ["accuracy", "f1"]
+
+
+@pytest.mark.parametrize(("classes", "is_shown"), [(5, False), (6, True)])
+def test_a_top_five_that_cannot_be_missed_is_not_told(classes: int, is_shown: bool) -> None:
+    record = make_record(labels=tuple("abcdef"[:classes]))
+    assert ("| Top-5 accuracy |" in render_card(record)) == is_shown
+    assert ("99.0 %" in render_card(record)) == is_shown
+    names = [metric["name"] for metric in card_metadata(record).to_dict()["model-index"][0]["results"][0]["metrics"]]
+    assert names == ["Accuracy", *(["Top-5 accuracy"] if is_shown else []), "Macro F1"]
+
+
+def test_a_record_of_another_problem_is_refused(record: dict[str, Any]) -> None:
+    record["model"]["problem_type"] = "regression"
+    with pytest.raises(PublishError, match="problem_type is 'regression'"):
+        render_card(record)
 
 
 def test_metadata(record: dict[str, Any]) -> None:

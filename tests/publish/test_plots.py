@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from PIL import Image
-from publish.records import make_record
+from publish.records import make_multi_label_record, make_record
 
 from hf_tl.errors import PublishError
 from hf_tl.publish.plots import FROZEN, PHASE_SHADES, TRAINED, _visible_widths, plot_history, plot_stages
@@ -70,6 +70,20 @@ def test_history_shades_each_phase(tmp_path: Path, record: dict[str, Any]) -> No
 def test_history_of_any_length(tmp_path: Path, epochs: int) -> None:
     plot_history(make_record(epochs=epochs), tmp_path / "history.png")
     assert Image.open(tmp_path / "history.png").size == (1280, 544)
+
+
+def test_history_shows_what_the_model_was_chosen_by(tmp_path: Path) -> None:
+    """The right half has a curve: of the mean average precision, not of an accuracy that a record does not have."""
+    record = make_multi_label_record()
+    plot_history(record, tmp_path / "shown.png")
+    for entry in record["history"]:
+        del entry["validation"]["mean_average_precision"]
+    plot_history(record, tmp_path / "missing.png")
+    halves = [np.asarray(Image.open(tmp_path / name))[:, 640:] for name in ("shown.png", "missing.png")]
+    blue = np.array([0x2B, 0x6C, 0xA3])
+    counts = [int((np.abs(half[..., :3].astype(int) - blue).max(-1) < 8).sum()) for half in halves]
+    assert counts[0] > 500
+    assert counts[1] == 0
 
 
 def test_history_without_validation_loss_or_best(tmp_path: Path, record: dict[str, Any]) -> None:

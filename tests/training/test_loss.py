@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
+from hf_tl.errors import ConfigError
+from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL
 from hf_tl.strategy import Phase
-from hf_tl.training.loss import balanced_weights, training_loss
+from hf_tl.training.loss import balanced_weights, check_phases, training_loss
 
 IMAGES, CLASSES = 6, 4
 
@@ -75,3 +77,51 @@ def test_a_weighted_loss_does_not_depend_on_batches(soft: bool) -> None:
     torch.testing.assert_close(training_loss(logits, targets, phase(), weights), expected)
     halves = [training_loss(logits[part], targets[part], phase(), weights) for part in (slice(0, 3), slice(3, 6))]
     torch.testing.assert_close(sum(halves) / 2, expected)
+
+
+def made_multi_label() -> tuple[torch.Tensor, torch.Tensor]:
+    logits, _ = made()
+    return logits, torch.tensor([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0.0]])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_multi_label_loss_is_torchs(weighted: bool) -> None:
+    logits, labels = made_multi_label()
+    weights = torch.tensor([0.5, 1.0, 2.0, 4.0]) if weighted else None
+    found = training_loss(logits, labels, phase(), weights, MULTI_LABEL)
+    torch.testing.assert_close(found, torch.nn.BCEWithLogitsLoss(pos_weight=weights)(logits, labels))
+    half = logits.bfloat16()
+    assert training_loss(half, labels, phase(), weights, MULTI_LABEL) == (
+        training_loss(half.float(), labels, phase(), weights, MULTI_LABEL)
+    )
+
+
+def test_multi_label_smoothing_is_towards_one_half() -> None:
+    logits, labels = made_multi_label()
+    hard, undecided = (training_loss(logits, y, phase(), None, MULTI_LABEL) for y in (labels, labels * 0 + 0.5))
+    found = training_loss(logits, labels, phase(0.2), None, MULTI_LABEL)
+    torch.testing.assert_close(found, 0.8 * hard + 0.2 * undecided)
+
+
+@given(st.floats(0, 1), st.floats(0, 0.9))
+def test_mixed_multi_label_images_give_the_mixed_loss(part: float, smoothing: float) -> None:
+    logits, labels = made_multi_label()
+    mixed = training_loss(logits, part * labels + (1 - part) * labels.roll(1, 0), phase(smoothing), None, MULTI_LABEL)
+    first, second = (training_loss(logits, y, phase(smoothing), None, MULTI_LABEL) for y in (labels, labels.roll(1, 0)))
+    torch.testing.assert_close(mixed, part * first + (1 - part) * second, rtol=1e-4, atol=1e-5)
+
+
+def test_balanced_weights_of_multi_label_images_are_negatives_by_positives() -> None:
+    """With them, positives and negatives of a class weigh alike; a class that is in every image still counts."""
+    _, labels = made_multi_label()
+    weights = balanced_weights(labels.int().tolist(), CLASSES)
+    torch.testing.assert_close(weights, torch.tensor([1.0, 2.0, 2.0, 2.0]))
+    assert balanced_weights([[1, 0], [1, 0]], 2).tolist() == [0.5, 1.0]
+
+
+def test_balanced_sampling_needs_one_class_an_image() -> None:
+    phases = [phase(), Phase(1, 1, balanced_sampling=True)]
+    check_phases(phases, SINGLE_LABEL)
+    check_phases(phases[:1], MULTI_LABEL)
+    with pytest.raises(ConfigError, match=r"--balanced_sampling .* --class_weights balanced"):
+        check_phases(phases, MULTI_LABEL)

@@ -84,6 +84,22 @@ def test_mixing_does_not_depend_on_batches_or_workers(views: TrainingViews, batc
         assert torch.equal(tensor, found[name]), name
 
 
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
+def test_labels_of_any_number_are_mixed_in_the_parts_of_the_images(mixup: float, cutmix: float) -> None:
+    """A black image with no label and a white one with two: the share of white is that of the white one's labels."""
+    pixels = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
+    flags = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
+    shares = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        images, labels = PairMixer(mixup, cutmix, CLASSES)(pixels, flags)
+        share = images.mean((1, 2, 3))
+        torch.testing.assert_close(labels, share[:, None] * torch.tensor([1.0, 0.0, 1.0]), atol=1e-5, rtol=0)
+        shares.add(round(float(share[0]), 3))
+    assert len(shares) > 4
+    assert flags.tolist() == [[0, 0, 0], [1, 0, 1]]
+
+
 def test_pairs_are_mixed_each_in_its_own_way(views: TrainingViews) -> None:
     labels = batches(views, 12)["labels"]
     assert labels.shape == (2 * SIZE, CLASSES)

@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -14,6 +15,7 @@ from hf_tl.backbones.load import load_backbone
 from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
+from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.tuning import (
     RATES,
@@ -48,6 +50,22 @@ def test_rates_that_are_too_low_or_too_high_lose() -> None:
     assert loss_at(0.03) < loss_at(1e-4)
     assert loss_at(0.03) < loss_at(1e3)
     assert loss_at(0.03) == loss_at(0.03)
+
+
+def test_multi_label_rates_are_judged_by_the_binary_loss() -> None:
+    """A head that is not trained decides by chance: ln 2 for each class, where the loss over classes would be ln 3."""
+    features, labels = clusters()
+    flags = nn.functional.one_hot(labels, 3).float()
+    head = nn.Linear(16, 3)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    options = {"steps": 50, "batch": 32, "seed": 0, "problem": MULTI_LABEL}
+    untrained = held_out_loss(copy.deepcopy(head), features, flags, replace(PHASE, learning_rate=1e-9), **options)
+    assert untrained == pytest.approx(np.log(2), abs=1e-4)
+    trained = held_out_loss(head, features, flags, replace(PHASE, learning_rate=0.03, label_smoothing=0.1), **options)
+    assert trained < 0.8 * untrained
+    plain = nn.functional.binary_cross_entropy_with_logits(head(features[:40]), flags[:40])
+    assert trained == pytest.approx(plain.item())  # of the labels as they are, not smoothed
 
 
 def test_the_lowest_loss_wins_and_a_loss_that_is_no_number_loses() -> None:

@@ -1,0 +1,160 @@
+"""Labels of images that show any number of classes: whatever form they come in, they become zeros and ones.
+
+The forms are one column of lists (of `ClassLabel` indices, of names, or of a 0 or 1 for each class), and several
+columns of 0 and 1, one for each class.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, LargeList, List, Value
+from datasets.features.features import FeatureType
+
+from hf_tl.errors import DataError, name_some
+
+
+def holds_lists(feature: FeatureType) -> bool:
+    """Whether a column holds lists, and so any number of labels an image."""
+    return isinstance(feature, List | LargeList)
+
+
+def join_columns(splits: Mapping[str, Dataset], columns: Sequence[str]) -> dict[str, Dataset]:
+    """Write columns of 0 and 1 as one column of lists, called by all their names with commas.
+
+    A row in which one of them is missing (None or -1) gets None; so do all rows of a split without one of the columns.
+
+    Raises:
+        DataError: a column holds something else.
+    """
+    name, feature = ",".join(columns), List(ClassLabel(names=list(columns)))
+    joined = {}
+    for split, rows in splits.items():
+        lists: list[list[int] | None] = [None] * len(rows)
+        if all(column in rows.features for column in columns):
+            flags = [rows[column][:] for column in columns]
+            for column, values in zip(columns, flags, strict=True):
+                if other := [value for value in values if value not in (0, 1, -1, None)]:
+                    raise DataError(
+                        f"expected 0 or 1 in the column {column!r} of {split}, found {name_some(other)}; with several "
+                        "names, --label_column takes one column of 0 and 1 for each class"
+                    )
+            for row, values in enumerate(zip(*flags, strict=True)):
+                if not {None, -1} & set(values):
+                    lists[row] = [number for number, value in enumerate(values) if value]
+        # an existing column of that very name would have been taken for the labels
+        joined[split] = rows.add_column(name, lists, feature=feature)
+    return joined
+
+
+def encode_lists(splits: Mapping[str, Dataset], column: str) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+    """Turn the lists of every split into zeros and ones, one for each class.
+
+    Returns:
+        The splits with a column of `List(Value("int8"))` of fixed length, and the names of the classes: those of the
+        `ClassLabel`, the names in train, sorted (numbers by size), or for zeros and ones their places, from 0.
+
+    Raises:
+        DataError: the lists hold no classes, a split holds no lists, or a split has classes that train lacks.
+    """
+    if scalar := [split for split, rows in splits.items() if not holds_lists(rows.features[column])]:
+        raise DataError(f"the column {column!r} holds lists in train but not in {name_some(scalar)}; make it alike")
+    feature = splits["train"].features[column]
+    train = splits["train"][column][:]
+    if not isinstance(feature.feature, ClassLabel) and _are_flags(feature, train, column):
+        length = len(train[0])
+        matrices = {split: _read_flags(rows, column, split, length) for split, rows in splits.items()}
+        names = [str(place) for place in range(length)]
+    else:
+        named = {split: _named(rows, column, split) for split, rows in splits.items()}
+        is_named = isinstance(feature.feature, ClassLabel)
+        values = feature.feature.names if is_named else sorted({value for row in named["train"] for value in row})
+        names = [str(value) for value in values]
+        index = {value: number for number, value in enumerate(values)}
+        matrices = {split: _indicate(rows, index, split) for split, rows in named.items()}
+    return {split: _with_flags(rows, column, matrices[split]) for split, rows in splits.items()}, tuple(names)
+
+
+def flags_of(rows: Dataset, column: str) -> np.ndarray:
+    """Read encoded labels: zeros and ones of shape (images, classes), int8."""
+    return np.asarray(rows.with_format("numpy")[column][:])
+
+
+def match_classes(rows: Dataset, column: str, labels: Sequence[str], names: Sequence[str]) -> Dataset:
+    """Rewrite encoded labels for a model with other classes, in another order; classes without labels are absent.
+
+    Args:
+        rows: with a column of zeros and ones.
+        column: its name.
+        labels: its classes, in order.
+        names: the model's classes, in order; all of `labels` are among them.
+    """
+    flags = np.zeros((len(rows), len(names)), dtype=np.int8)
+    flags[:, [list(names).index(label) for label in labels]] = flags_of(rows, column)
+    return _with_flags(rows, column, flags)
+
+
+def _are_flags(feature: FeatureType, lists: Sequence[Sequence[Any]], column: str) -> bool:
+    """Tell zeros and ones for each class from lists of names or numbers.
+
+    Raises:
+        DataError: they are neither.
+    """
+    element = feature.feature
+    dtype = element.dtype if isinstance(element, Value) else ""
+    if dtype in ("string", "large_string"):
+        return False
+    if dtype == "bool" or dtype.startswith(("int", "uint", "float")):
+        lengths = {len(labels) for labels in lists}
+        if len(lengths) == 1 and lengths.pop() > 1 and all(flag in (0, 1) for labels in lists for flag in labels):
+            return True
+        # the numbers of classes, each named once; otherwise flags of which some are missing or wrong
+        if dtype.startswith(("int", "uint")) and all(len(set(labels)) == len(labels) for labels in lists):
+            return False
+    raise DataError(
+        f"expected lists of labels in the column {column!r} (of a ClassLabel, names, different whole numbers, or "
+        f"equally many 0 and 1, one for each class), found {feature}, for example {name_some(lists, 2)}; "
+        "mend them, or name another column with --label_column"
+    )
+
+
+def _read_flags(rows: Dataset, column: str, split: str, length: int) -> np.ndarray:
+    lists = rows[column][:]
+    wrong = [labels for labels in lists if len(labels) != length or not all(flag in (0, 1) for flag in labels)]
+    if wrong:
+        raise DataError(
+            f"expected {length} zeros and ones for each image of {split} in the column {column!r}, as in train; "
+            f"found {name_some(wrong, 2)}; mend them"
+        )
+    return np.asarray(lists, dtype=np.int8)
+
+
+def _named(rows: Dataset, column: str, split: str) -> list[list[Any]]:
+    """Give the classes of each image, by their names where there are some."""
+    lists, element = rows[column][:], rows.features[column].feature
+    if not isinstance(element, ClassLabel):
+        return lists
+    classes = len(element.names)
+    if outside := sorted({number for labels in lists for number in labels if not 0 <= number < classes}):
+        raise DataError(
+            f"{split} has labels that are no index of its {classes} classes: {name_some(outside)}; mend them"
+        )
+    return [[element.names[number] for number in labels] for labels in lists]
+
+
+def _indicate(named: Sequence[Sequence[Any]], index: Mapping[Any, int], split: str) -> np.ndarray:
+    if unknown := sorted({value for labels in named for value in labels} - set(index), key=str):
+        raise DataError(
+            f"{split} has classes missing from training: {name_some(unknown)}; "
+            "add images of them to train, or remove them"
+        )
+    flags = np.zeros((len(named), len(index)), dtype=np.int8)
+    for row, labels in enumerate(named):
+        flags[row, [index[label] for label in labels]] = 1
+    return flags
+
+
+def _with_flags(rows: Dataset, column: str, flags: np.ndarray) -> Dataset:
+    # Only the label column is rewritten; `map` and `cast` would copy the images too.
+    feature = List(Value("int8"), length=flags.shape[1])
+    return rows.remove_columns(column).add_column(column, list(flags), feature=feature)

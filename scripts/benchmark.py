@@ -1,0 +1,200 @@
+"""Speed beside what people use: `python scripts/benchmark.py [--dataset FOLDER] [flags]`.
+
+Every figure is that of a process measured from outside, from its start to its end, with empty caches; the sides take
+turns, and the table gives the median of the repeats with the smallest and the largest, and the median of the ratios of
+each turn. The same images, weights and number of epochs for all; what each side is stands in benchmark_peers/. Without
+`--dataset`, scikit-learn's digits. Flags that are not listed here go to `hf-tl train`. Measure on a machine that does
+nothing else: the whole table takes many hours on two cores, `--peer_epochs 1` a fraction of that.
+
+The results are written after each run; rows that the file holds and that are not run again stay in it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmark_peers.processes import machine, measure
+from benchmark_peers.report import tables
+from benchmark_peers.sides import GPU_MODELS, PYTHON, WORKS, Setting, Side
+
+PREPARE = Path(__file__).parent / "benchmark_peers" / "prepare.py"
+PACKAGES = ("hf_tl", "torch", "transformers", "timm", "datasets", "accelerate")
+NO_NETWORK = {"HF_HUB_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+LOG_LINES = 20
+
+
+def main() -> None:
+    """Measure, print the table and write the results."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the process that is being measured ends with this one
+    options, hf_tl_flags = parse_flags()
+    rows = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
+    with tempfile.TemporaryDirectory() as temporary:
+        setting = prepare(options, tuple(hf_tl_flags), Path(temporary))
+        for work in options.only:
+            rows[work] = new_row(work, setting, options.dataset)
+            for run in measure_all(rows[work], WORKS[work](setting), options.repeats, setting.folder):
+                write(rows, options.output)
+                say(f"{work}: {run}")
+            write(rows, options.output)
+    print(tables(rows))
+    sys.exit(any(word.startswith("failed") for work in options.only for word in rows[work]["missing"].values()))
+
+
+def parse_flags() -> tuple[argparse.Namespace, list[str]]:
+    """Read the flags, and leave those of `hf-tl train`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS), help="rows to measure")
+    parser.add_argument("--dataset", default="digits", help="images, as in hf-tl train (default: digits)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns (default: 3)")
+    parser.add_argument("--output", type=Path, default=Path("benchmark.json"), help="results (default: benchmark.json)")
+    parser.add_argument("--image_size", type=int, default=224, help="pixels (default: 224)")
+    parser.add_argument("--epochs", type=int, default=10, help="of head and finetune (default: 10)")
+    parser.add_argument("--peer_epochs", type=int, help="epochs that peers run; the time of the rest is computed")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 4_000, 16_000, 60_000], help="of scaling")
+    parser.add_argument("--seconds", type=float, default=30, help="that each limit is measured for (default: 30)")
+    parser.add_argument("--fastai_python", help="python of an environment with fastai and timm")
+    parser.add_argument("--timm_train", type=Path, help="train.py in a checkout of pytorch-image-models")
+    options, further = parser.parse_known_args()
+    if options.repeats < 1:
+        parser.error(f"--repeats must be at least 1, found {options.repeats}")
+    if options.timm_train is not None and not options.timm_train.is_file():
+        parser.error(f"--timm_train {options.timm_train}: no such file")
+    if options.fastai_python is not None and shutil.which(options.fastai_python) is None:
+        parser.error(f"--fastai_python {options.fastai_python}: no such program")
+    return options, further
+
+
+def prepare(options: argparse.Namespace, hf_tl_flags: tuple[str, ...], folder: Path) -> Setting:
+    """Write what all sides start from, each in a process of its own, so that this one stays small."""
+    images = ["--dataset", str(folder / "images"), "--image_size", str(options.image_size)]
+    call_prepare("images", folder / "images", "--dataset", options.dataset)
+    call_prepare("model", folder / "model", *images)
+    about = json.loads((folder / "model" / "about.json").read_text(encoding="utf-8"))
+    for size in options.sizes if "scaling" in options.only else []:
+        call_prepare("digits", folder / f"digits-{size}", "--images", str(size))
+    for model in GPU_MODELS if about["gpu"] else []:
+        call_prepare("model", folder / model, *images, "--model", f"timm:{model}")
+    listing = subprocess.run([PYTHON, "-m", "hf_tl", "train", "--help"], check=True, capture_output=True, text=True)
+    return Setting(
+        folder=folder,
+        about=about,
+        image_size=options.image_size,
+        epochs=options.epochs,
+        peer_epochs=options.peer_epochs or options.epochs,
+        sizes=tuple(options.sizes),
+        seconds=options.seconds,
+        fastai_python=options.fastai_python,
+        timm_train=options.timm_train,
+        known_flags=frozenset(re.findall(r"--\w+", listing.stdout)),
+        hf_tl_flags=hf_tl_flags,
+    )
+
+
+def call_prepare(*words: str | Path) -> None:
+    """Run prepare.py."""
+    subprocess.run([PYTHON, str(PREPARE), *map(str, words)], check=True, env={**os.environ, **NO_NETWORK}, stdout=2)
+
+
+def new_row(work: str, setting: Setting, dataset: str) -> dict[str, Any]:
+    """Start a row: what is measured, with what, where and when."""
+    kinds = {"head_again": "again", "scaling": "scaling", "decode": "decode"}
+    kind = kinds.get(work, work.split("_")[0] if "_" in work else "training")
+    images = setting.about["images"]
+    device = f", {setting.about['gpu']}" if setting.about["gpu"] else ""
+    return {
+        "work": work,
+        "kind": kind,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine() + device,
+        "versions": ", ".join(
+            [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)]
+        ),
+        "settings": {
+            "dataset": Path(dataset).name,
+            "images": images,
+            "image_size": setting.image_size,
+            "hf_tl_flags": " ".join(Path(word).name if os.path.exists(word) else word for word in setting.hf_tl_flags),
+        },
+        "sides": {},
+        "missing": {},
+    }
+
+
+def measure_all(row: dict[str, Any], sides: Sequence[Side], repeats: int, folder: Path) -> Iterator[str]:
+    """Measure all sides in turn into `row`, and yield a line about each run.
+
+    A side that fails is not run again; the row says so.
+    """
+    row["missing"] = {side.name: side.missing for side in sides if side.missing}
+    active = [side for side in sides if not side.missing]
+    row["sides"] = {side.name: [] for side in active}
+    for repeat in range(repeats + 1):
+        for side in [side for side in active if side.name not in row["missing"] and (repeat or side.earlier)]:
+            run, log = measure_side(side, row["work"], repeat, folder)
+            if run["status"]:
+                row["missing"][side.name] = f"failed (exit {run['status']})"
+                yield "\n".join([f"{side.name} failed (exit {run['status']}); the end of its output:", *log])
+            elif repeat:
+                row["sides"][side.name].append(run)
+                yield f"{side.name}, {repeat} of {repeats}: {run['measured_seconds']:.1f} s"
+
+
+def measure_side(side: Side, work: str, repeat: int, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Run a side once (turn 0: its earlier command); return what was measured, and the end of its output."""
+    place = folder / "runs" / re.sub(r"\W+", "-", f"{work}-{side.name}")
+    caches = place / ("caches" if side.earlier else f"caches-{repeat}")
+    output, log = place / f"output-{repeat}", place / "log"
+    place.mkdir(parents=True, exist_ok=True)
+    command = side.command if repeat else side.earlier
+    values = {"{output}": str(output), "{caches}": str(caches), "{repeat}": str(repeat)}
+    words = [re.sub(r"\{\w+\}", lambda match: values[match[0]], word) for word in command]
+    kept = {"HF_DATASETS_CACHE": str(caches / "datasets"), "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor")}
+    measured = measure(words, log, {**NO_NETWORK, **kept, **side.environment})
+    run = {
+        **asdict(measured),
+        "measured_seconds": measured.seconds,
+        "epochs": side.epochs,
+        "epochs_run": side.epochs_run,
+    }
+    run |= side.read(output) if measured.status == 0 else {}
+    if "epochs_ended" in run:
+        marks = [run.pop("training_began"), *run.pop("epochs_ended")]
+        run["start_up_seconds"] = marks[0] - run["started"]
+        run["epoch_seconds"] = [after - before for before, after in pairwise(marks)]
+        run["seconds"] += (side.epochs - side.epochs_run) * run["epoch_seconds"][-1]
+    shutil.rmtree(output, ignore_errors=True)
+    if not side.earlier:
+        shutil.rmtree(caches, ignore_errors=True)
+    return run, log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+
+
+def write(rows: dict[str, Any], file: Path) -> None:
+    """Write the results, whole or not at all."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    partial.replace(file)
+
+
+def say(message: str) -> None:
+    """Tell how it goes, beside the table."""
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

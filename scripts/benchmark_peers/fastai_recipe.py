@@ -1,0 +1,85 @@
+"""Peer 2: fastai's `vision_learner` on a timm network, as its quick start (https://docs.fast.ai/quick_start.html).
+
+Batches of 64 and one loader worker a core are its defaults, `Resize` on each image is the quick start's transform. It
+runs in an environment of its own, without hf_tl.
+
+| `--layers` | calls |
+|---|---|
+| head | `freeze`, `fit_one_cycle(epochs)` |
+| finetune | `fine_tune(epochs - 1)`: the head for an epoch, then all layers; the body is one group |
+| full | `unfreeze`, `fit_one_cycle(epochs)` |
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from fastai.vision.all import (  # type: ignore[import-not-found]
+    Callback,
+    ImageDataLoaders,
+    Learner,
+    Resize,
+    accuracy,
+    get_image_files,
+    set_seed,
+    vision_learner,
+)
+
+
+class Marks(Callback):  # type: ignore[misc]
+    """Notes when training begins and when each epoch has ended."""
+
+    training_began = 0.0
+
+    def before_fit(self) -> None:
+        """Start-up ends at the first one; `fine_tune` fits twice."""
+        self.training_began = self.training_began or time.time()
+        self.epochs_ended: list[float] = getattr(self, "epochs_ended", [])
+
+    def after_epoch(self) -> None:
+        """After validation."""
+        self.epochs_ended.append(time.time())
+
+
+def main() -> None:
+    """Train, measure on the test images, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder that prepare.py made")
+    parser.add_argument("--dataset", type=Path, required=True, help="image folder with train, validation and test")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--layers", choices=("head", "finetune", "full"), required=True, help="what is trained")
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--image_size", type=int, required=True)
+    options = parser.parse_args()
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    set_seed(0)
+    marks = Marks()
+    learner = build_learner(options, marks)
+    if options.layers == "head":
+        learner.fit_one_cycle(options.epochs)
+    elif options.layers == "finetune":
+        learner.fine_tune(options.epochs - 1)
+    else:
+        learner.unfreeze()
+        learner.fit_one_cycle(options.epochs)
+    epochs_ended = list(marks.epochs_ended)  # validating counts as one more
+    test = learner.dls.test_dl(get_image_files(options.dataset / "test"), with_labels=True)
+    _, test_accuracy = learner.validate(dl=test)
+    learner.save(options.output_dir.resolve() / "model")
+    result = {"accuracy": test_accuracy, "training_began": marks.training_began, "epochs_ended": epochs_ended}
+    (options.output_dir / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def build_learner(options: argparse.Namespace, marks: Marks) -> Learner:
+    """Set the recipe up, on the weights that the other sides start from."""
+    about = json.loads((options.model / "about.json").read_text(encoding="utf-8"))
+    images = ImageDataLoaders.from_folder(
+        options.dataset, train="train", valid="validation", item_tfms=Resize(options.image_size)
+    )
+    weights = {"file": str(options.model / "model.safetensors"), "num_classes": about["classes"]}
+    return vision_learner(images, about["architecture"], metrics=accuracy, cbs=[marks], pretrained_cfg_overlay=weights)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What the machine can do: a frozen forward beside its GEMM peak, a training step on synthetic images, decoding.
+
+`python limits.py forward|train|decode --output_dir FOLDER [flags]` writes `result.json`; each figure is the median over
+batches, in a process of its own. FLOPs are counted by torch (`FlopCounterMode`: two for a multiplication and addition).
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_tl.data.images import collate
+from hf_tl.training.accelerator import cpu_cores
+from hf_tl.training.memory import keep_freed_memory
+
+GEMM_SIZE = 2048
+"""Rows and columns: large enough for the peak, small enough to be many."""
+WARM_UP_BATCHES = 3
+
+
+def main() -> None:
+    """Measure one thing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("forward", "train", "decode"))
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--architecture", default="tf_efficientnet_lite0", help="timm's name; random weights")
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--seconds", type=float, default=30, help="how long each thing is repeated")
+    parser.add_argument("--plain", action="store_true", help="as users run it, without what hf_tl does to be fast")
+    parser.add_argument("--dataset", help="decode: image folder")
+    options = parser.parse_args()
+    if not options.plain:
+        keep_freed_memory()
+    torch.set_num_threads(cpu_cores())
+    measured = {"forward": forward, "train": train, "decode": decode}[options.what](options)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    (options.output_dir / "result.json").write_text(json.dumps(measured), encoding="utf-8")
+
+
+def forward(options: argparse.Namespace) -> dict[str, float]:
+    """Run a frozen network, its head cut off, and compare it with the largest matrix product of the same type."""
+    network, images = make_network(options)
+    network.eval()
+    flops = count_flops(network, images[:1])
+    peak = gemm_flops(options)
+    with torch.inference_mode():
+        rate = options.batch_size / median_seconds(lambda: network(images), options)
+    peak = max(peak, gemm_flops(options))
+    return {
+        "images_per_second": rate,
+        "gflop_per_image": flops / 1e9,
+        "gemm_gflops": peak / 1e9,
+        "share_of_peak": rate * flops / peak,
+    }
+
+
+def train(options: argparse.Namespace) -> dict[str, float]:
+    """Run optimizer steps of the whole network on one synthetic batch."""
+    network, images = make_network(options, classes=10, dtype=torch.float32)
+    labels = torch.randint(10, (options.batch_size,), device=options.device)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+
+    def step() -> None:
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            loss = nn.functional.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    network.train()
+    return {"images_per_second": options.batch_size / median_seconds(step, options)}
+
+
+def decode(options: argparse.Namespace) -> dict[str, float]:
+    """Read the training images: to batches as hf_tl does, or plainly decoded by Pillow in as many threads as cores."""
+    if options.plain:
+        files = [file for file in (Path(options.dataset) / "train").rglob("*") if file.is_file()]
+        with ThreadPoolExecutor(cpu_cores()) as threads:
+            start = time.perf_counter()
+            count = sum(threads.map(_decode, files))
+            return {"images_per_second": count / (time.perf_counter() - start)}
+    from hf_tl import load_backbone, load_data
+
+    data = load_data(options.dataset)
+    _, transforms = load_backbone(
+        f"timm:{options.architecture}", data.labels, pretrained=False, image_size=options.image_size
+    )
+    rows = data.splits["train"].with_transform(transforms.with_columns(data.image_column, data.label_column).eval)
+    loader: Iterable[object] = torch.utils.data.DataLoader(
+        rows, options.batch_size, collate_fn=collate, num_workers=cpu_cores()
+    )
+    start = time.perf_counter()
+    for _ in loader:
+        pass
+    return {"images_per_second": len(rows) / (time.perf_counter() - start)}
+
+
+def make_network(
+    options: argparse.Namespace, classes: int = 0, dtype: torch.dtype | None = None
+) -> tuple[nn.Module, Tensor]:
+    """Make a network and a batch, in the memory format that hf_tl uses, or as timm gives them."""
+    dtype = dtype or getattr(torch, options.dtype)
+    memory_format = torch.contiguous_format if options.plain else torch.channels_last
+    network = timm.create_model(options.architecture, num_classes=classes)
+    shape = (options.batch_size, 3, options.image_size, options.image_size)
+    images = torch.rand(shape).to(options.device, dtype, memory_format=memory_format)
+    return network.to(options.device, dtype, memory_format=memory_format), images
+
+
+def count_flops(network: nn.Module, images: Tensor) -> int:
+    """Count the floating-point operations of a forward pass."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(images)
+    return counter.get_total_flops()
+
+
+def gemm_flops(options: argparse.Namespace) -> float:
+    """Measure the fastest product of two square matrices, in operations a second."""
+    a, b = torch.rand(2, GEMM_SIZE, GEMM_SIZE).to(options.device, getattr(torch, options.dtype))
+    product = torch.empty_like(a)
+    return 2 * GEMM_SIZE**3 / min(_times(lambda: torch.mm(a, b, out=product), options))
+
+
+def median_seconds(call: Callable[[], object], options: argparse.Namespace) -> float:
+    """Repeat a call, and give the median of its times."""
+    return statistics.median(_times(call, options))
+
+
+def _times(call: Callable[[], object], options: argparse.Namespace) -> list[float]:
+    for _ in range(WARM_UP_BATCHES):
+        call()
+    _wait(options.device)
+    times: list[float] = []
+    while sum(times) < options.seconds or len(times) < WARM_UP_BATCHES:
+        start = time.perf_counter()
+        call()
+        _wait(options.device)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
+def _decode(file: Path) -> int:
+    with Image.open(file) as image:
+        image.convert("RGB")
+    return 1
+
+
+if __name__ == "__main__":
+    main()

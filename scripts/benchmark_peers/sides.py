@@ -1,0 +1,226 @@
+"""Which commands are compared: all pieces of work, and both sides of each."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmark_peers.processes import KEEP_MEMORY
+
+HERE = Path(__file__).parent
+PYTHON = sys.executable
+HF_TL, TRAINER, TRAINER_KEPT = "hf_tl", "Trainer recipe", "Trainer recipe, same memory setting"
+FASTAI, TIMM = "fastai vision_learner", "timm train.py"
+
+# All commands of hf_tl stand in these two tables.
+TRAIN: dict[str, str] = {
+    "head": "--strategy transfer --num_train_epochs {epochs}",
+    "head_again": "--strategy transfer --num_train_epochs {epochs} --learning_rate 1e-3 --seed {repeat}",
+    "finetune": "--strategy finetune --trainable_stages 3 --num_train_epochs {epochs}",
+    "full": "--strategy full --num_train_epochs 1",
+}
+WHERE_KNOWN = {"--feature_cache_dir": "{caches}/features"}
+"""Flags that are given where `hf-tl train` has them."""
+
+PEER_RATES = {"head": 1e-3, "finetune": 3e-4, "full": 3e-4}
+"""Peak learning rates of peers whose own default is made for other networks; see transformers_recipe.py."""
+SCALING_IMAGE_SIZE = 112
+"""hf_tl's own for digits."""
+GPU_MODELS = ("resnet50", "vit_base_patch16_224")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read what the scripts beside this one leave."""
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return result
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read the record of `hf-tl train`."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    seconds, epochs = record["seconds"]["train"], max(entry["epoch"] for entry in record["history"])
+    images = record["data"]["splits"]["train"]["images"]
+    return {"accuracy": record["metrics"]["test"]["accuracy"], "images_per_second": images * epochs / seconds}
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read the summary of timm's train.py."""
+    with (folder / "run" / "summary.csv").open(encoding="utf-8") as file:
+        return {"accuracy": float(list(csv.DictReader(file))[-1]["eval_top1"]) / 100}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One command. `{output}`, `{caches}` and `{repeat}` in its words are filled in for each run."""
+
+    name: str
+    command: tuple[str, ...]
+    read: Callable[[Path], dict[str, Any]] = read_result
+    """What the run left in its output folder."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    epochs: int = 1
+    """That the figure is for."""
+    epochs_run: int = 1
+    """That are run; the others are taken to last as long as the last of them."""
+    earlier: tuple[str, ...] = ()
+    """A command that is run once before, not counted, and whose caches all runs share."""
+    missing: str = ""
+    """Why it cannot be run."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the command line asks for, and what was prepared."""
+
+    folder: Path
+    """Holds `images`, `model`, `digits-N` of each size and, with a GPU, each of `GPU_MODELS`."""
+    about: dict[str, Any]
+    """See prepare.py."""
+    image_size: int
+    epochs: int
+    peer_epochs: int
+    sizes: tuple[int, ...]
+    seconds: float
+    fastai_python: str | None
+    timm_train: Path | None
+    known_flags: frozenset[str]
+    """That `hf-tl train` has."""
+    hf_tl_flags: tuple[str, ...]
+    """Further ones of the user."""
+
+    def hf_tl(self, flags: str, dataset: Path, image_size: int) -> tuple[str, ...]:
+        """Give a command of hf_tl."""
+        optional = [word for flag, value in WHERE_KNOWN.items() if flag in self.known_flags for word in (flag, value)]
+        words = (f"--dataset {dataset} --image_size {image_size} --output_dir {{output}}").split()
+        return (PYTHON, "-m", "hf_tl", "train", *words, *flags.split(), *optional, *self.hf_tl_flags)
+
+    def peer(self, script: str, layers: str, epochs: int, model: str = "model") -> tuple[str, ...]:
+        """Give the command of a peer's recipe, but for its program."""
+        paths = f"--model {self.folder / model} --dataset {self.folder / 'images'} --output_dir {{output}}"
+        return (str(HERE / script), *paths.split(), "--layers", layers, "--epochs", str(epochs))
+
+
+def training(work: str) -> Callable[[Setting], list[Side]]:
+    """Give the sides of a piece of work that trains."""
+
+    def sides(setting: Setting) -> list[Side]:
+        epochs = 1 if work == "full" else setting.epochs
+        run = min(epochs, setting.peer_epochs)
+        flags = TRAIN[work].replace("{epochs}", str(epochs))
+        hf_tl = Side(
+            HF_TL, setting.hf_tl(flags, setting.folder / "images", setting.image_size), read_record, {}, epochs, epochs
+        )
+        rate = ("--stop_after", str(run), "--learning_rate", str(PEER_RATES[work]))
+        trainer = (PYTHON, *setting.peer("transformers_recipe.py", work, epochs), *rate)
+        kept = [Side(TRAINER_KEPT, trainer, read_result, KEEP_MEMORY, epochs, run)] if work != "finetune" else []
+        return [hf_tl, Side(TRAINER, trainer, read_result, {}, epochs, run), *kept, fastai(setting, work, epochs),
+                timm(setting, work)]  # fmt: skip
+
+    return sides
+
+
+def fastai(setting: Setting, work: str, epochs: int) -> Side:
+    """Give fastai's side. It has no schedule to stop in, so fewer epochs are a shorter schedule."""
+    run = min(epochs, max(setting.peer_epochs, 2 if work == "finetune" else 1))
+    size = ("--image_size", str(setting.image_size))
+    command = (setting.fastai_python or "", *setting.peer("fastai_recipe.py", work, run), *size)
+    missing = "" if setting.fastai_python else "no --fastai_python given"
+    return Side(FASTAI, command, read_result, {"PYTHONPATH": ""}, epochs, run, missing=missing)
+
+
+def timm(setting: Setting, work: str) -> Side:
+    """Give timm's side: its training script freezes nothing. Batches of 128 and four loader workers are its own."""
+    missing = "" if setting.timm_train else "no --timm_train given"
+    if work != "full":
+        missing = "its script cannot freeze"
+    weights = setting.folder / "model" / "model.safetensors"
+    flags = f"--model {setting.about['architecture']} --initial-checkpoint {weights} --img-size {setting.image_size}"
+    flags += f" --data-dir {setting.folder / 'images'} --num-classes {setting.about['classes']} --val-split test"
+    flags += f" --epochs 1 --warmup-epochs 0 --opt adamw --lr {PEER_RATES['full']} --device cpu"
+    output = ("--output", "{output}", "--experiment", "run")
+    return Side(TIMM, (PYTHON, str(setting.timm_train), *flags.split(), *output), read_summary, missing=missing)
+
+
+def head_again(setting: Setting) -> list[Side]:
+    """Give the second run on the same data: only hf_tl keeps something of the first."""
+    first, again = (
+        setting.hf_tl(
+            TRAIN[work].replace("{epochs}", str(setting.epochs)), setting.folder / "images", setting.image_size
+        )
+        for work in ("head", "head_again")
+    )
+    return [Side(HF_TL, again, read_record, {}, setting.epochs, setting.epochs, earlier=first)]
+
+
+def limit(what: str, setting: Setting, flags: str = "") -> tuple[str, ...]:
+    """Give a command of limits.py."""
+    words = f"{what} --output_dir {{output}} --image_size {setting.image_size} --seconds {setting.seconds} {flags}"
+    return (PYTHON, str(HERE / "limits.py"), *words.split())
+
+
+def forward(architecture: str) -> Callable[[Setting], list[Side]]:
+    """Give the frozen forward as hf_tl runs it, and as a plain call of the network."""
+    flags = f"--architecture {architecture}"
+    return lambda setting: [
+        Side(HF_TL, limit("forward", setting, flags)),
+        Side("plain PyTorch", limit("forward", setting, f"{flags} --plain")),
+    ]
+
+
+def decode(setting: Setting) -> list[Side]:
+    """Give the reading of images to batches, and Pillow alone."""
+    flags = f"--dataset {setting.folder / 'images'}"
+    return [
+        Side(HF_TL, limit("decode", setting, flags)),
+        Side("Pillow alone", limit("decode", setting, f"{flags} --plain")),
+    ]
+
+
+def scaling(setting: Setting) -> list[Side]:
+    """Give a head's first epoch on more and more images; the sides are the sizes."""
+    flags = "--strategy transfer --num_train_epochs 1"
+    size = min(setting.image_size, SCALING_IMAGE_SIZE)
+    return [
+        Side(f"{count:,} images", setting.hf_tl(flags, setting.folder / f"digits-{count}", size), read_record)
+        for count in setting.sizes
+    ]
+
+
+def gpu(work: str, strategy: str, synthetic: str) -> Callable[[Setting], list[Side]]:
+    """Give training on a GPU in bf16 beside a loop on synthetic images and the Trainer recipe, by images a second."""
+
+    def sides(setting: Setting) -> list[Side]:
+        missing = "" if setting.about["gpu"] else "not run: no GPU here"
+        launch = (PYTHON, "-m", "accelerate.commands.launch", "--mixed_precision", "bf16", "-m", "hf_tl", "train")
+        found = []
+        for model in GPU_MODELS:
+            flags = f"--strategy {strategy} --num_train_epochs 1 --model timm:{model} --pretrained false"
+            hf_tl = setting.hf_tl(flags, setting.folder / "images", setting.image_size)[4:]
+            loop = limit(synthetic, setting, f"--architecture {model} --device cuda --dtype bfloat16")
+            rate = ("--stop_after", "1", "--learning_rate", str(PEER_RATES[work]), "--bf16")
+            peer = (*setting.peer("transformers_recipe.py", work, 1, model), *rate)
+            found += [
+                Side(f"{HF_TL}, {model}", (*launch, *hf_tl), read_record, missing=missing),
+                Side(f"synthetic images, {model}", loop, missing=missing),
+                Side(f"{TRAINER}, {model}", (PYTHON, *peer), missing=missing),
+            ]
+        return found
+
+    return sides
+
+
+WORKS: dict[str, Callable[[Setting], list[Side]]] = {
+    "head": training("head"),
+    "head_again": head_again,
+    "finetune": training("finetune"),
+    "full": training("full"),
+    "forward_resnet50": forward("resnet50"),
+    "forward_lite0": forward("tf_efficientnet_lite0"),
+    "scaling": scaling,
+    "decode": decode,
+    "gpu_extract": gpu("head", "transfer", "forward"),
+    "gpu_full": gpu("full", "full", "train"),
+}
