@@ -24,7 +24,7 @@ from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
 from hf_tl.training.averaging import WeightAverage
 from hf_tl.training.features import Features
-from hf_tl.training.inputs import PhaseInputs
+from hf_tl.training.inputs import PhaseInputs, as_read
 from hf_tl.training.loss import balanced_weights, training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
 from hf_tl.training.recompute import recomputed_activations
@@ -116,6 +116,7 @@ class Training:
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
         self._restored: Restored | None = None
+        self._features = Features(accelerator, model, config)
         self._sigterm = Sigterm(accelerator)
 
     @property
@@ -172,6 +173,23 @@ class Training:
         self.model = model.to(self.accelerator.device)
         self.model.load_state_dict(self._best_weights, strict=False)
         return self.state.log
+
+    def measure(self, images: "Dataset", split: str) -> dict[str, float]:
+        """Compute the metrics of the model on further images, prepared as those of the last phase.
+
+        Args:
+            images: with an image and a label column, as the transforms name them.
+            split: their name.
+        """
+        transform = self.transforms_of(self.strategy.phases[-1]).eval
+        flip, batch_size = self.config.test_time_flip, self.config.per_device_eval_batch_size
+        if (features := self._features.of_images(images, transform, split)) is not None:
+            rows, logits_of = features
+            return measure(
+                self.accelerator, self.model, rows, batch_size, flip=flip, collate_fn=as_read, logits_of=logits_of
+            )
+        rows = images.with_transform(transform)
+        return measure(self.accelerator, self.model, rows, batch_size, self.config.dataloader_num_workers, flip=flip)
 
     def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
         """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
@@ -379,7 +397,7 @@ class Training:
     def _inputs(self, phase: Phase, frozen: str, passes: float) -> PhaseInputs:
         """Choose what a phase trains on: features of the frozen prefix where they can be had and pay, else images."""
         transforms, images = self.transforms_of(phase), self.train_images
-        features = Features(self.accelerator, self.model, self.config).for_phase(
+        features = self._features.for_phase(
             phase, transforms, images, self.validation_images, frozen, passes, self.state.uses_features
         )
         self.state.uses_features = features is not None
