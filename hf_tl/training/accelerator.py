@@ -71,7 +71,9 @@ def _check_processes(accelerator: Accelerator) -> None:
     """Refuse to run as fewer processes than were asked for."""
     # accelerate launch names a main process only to several; without GPUs it starts one of them, with no word of it
     is_dropped = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
-    if accelerator.num_processes == 1 and (_launched_processes() > 1 or ("WORLD_SIZE" not in os.environ and is_dropped)):
+    if accelerator.num_processes == 1 and (
+        _launched_processes() > 1 or ("WORLD_SIZE" not in os.environ and is_dropped)
+    ):
         raise ConfigError(
             "the launcher was asked for several processes, and this one runs alone, as accelerate launch "
             "--num_processes does without GPUs. Start them with torchrun --nproc_per_node N, or ask for one (and unset "
