@@ -158,9 +158,9 @@ class Training:
         """
         start, before = time.perf_counter(), self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
-        image = self._one_image()
-        fix_unused(self.model, image)
-        model, self.model = self.model, shard(self.accelerator, self.model, self.stages, image)
+        images = self._two_images()
+        fix_unused(self.model, images)
+        model, self.model = self.model, shard(self.accelerator, self.model, self.stages, images)
         with (
             self._sigterm.noted(),
             tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
@@ -425,9 +425,9 @@ class Training:
             generator=torch.Generator().manual_seed(self.config.seed),
         )
 
-    def _one_image(self) -> Tensor:
+    def _two_images(self) -> Tensor:
         row = self.validation_images.with_transform(self.transforms_of(self.strategy.phases[0]).eval)[0]
-        return row["pixel_values"][None].to(self.model.device)
+        return torch.stack([row["pixel_values"]] * 2).to(self.model.device)
 
     def _train_labels(self, phase: Phase) -> list[int]:
         return self.train_images[self.transforms_of(phase).train.label_column][:]

@@ -1,9 +1,9 @@
 """Fully sharded data parallelism (FSDP2): each process keeps its part of the parameters, gradients and moments.
 
 The launcher asks for it, as for Accelerate's own, and hf_tl does it with torch's `fully_shard`
-(https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html). Accelerate's own is not used: on CPUs it leaves
-FSDP out without a word, and in a `TimmWrapper` it finds no layers to gather one by one. The stages tell them for every
-network, and what runs on GPUs is what the tests run on CPUs.
+(https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html). Accelerate's own is not used: on CPUs it
+leaves FSDP out without a word, and in a `TimmWrapper` it finds no layers to gather one by one. The stages tell them for
+every network, and the same code runs on CPUs and on GPUs.
 """
 
 import contextlib
@@ -117,7 +117,7 @@ def shard(
         accelerator: tells whether to shard.
         model: the classifier; it stays whole and waits in the memory of the CPU.
         stages: `list_stages(model)`.
-        pixel_values: (batch, channels, height, width); one image is enough. It shows which blocks are called as such.
+        pixel_values: (batch, channels, height, width), any; they show which blocks are called as such.
 
     Returns:
         The copy, or `model` itself where nothing is sharded.
@@ -130,25 +130,22 @@ def shard(
     sharded = copy.deepcopy(model.to("cpu")).to(memory_format=torch.contiguous_format)
     modules = dict(sharded.named_modules())
     names = [name for stage in stages[1:-1] for name in outermost_modules(stage, modules)]
-    blocks = [modules[name] for name in names if any(True for _ in modules[name].children())]
-    called = _called(sharded, blocks, pixel_values.to("cpu"))
-    for block in blocks:
-        if block in called:
-            fully_shard(block, reshard_after_forward=True)
+    blocks = [name for name in names if any(True for _ in modules[name].children())]
+    for name in _called(copy.deepcopy(sharded), blocks, pixel_values.to("cpu")):
+        fully_shard(modules[name], reshard_after_forward=True)
     # parts again after each pass: freezing, averages and checkpoints read and change the parts
     fully_shard(sharded, reshard_after_forward=True)
     return sharded
 
 
-def _called(model: nn.Module, blocks: Sequence[nn.Module], pixel_values: Tensor) -> set[nn.Module]:
-    """Find the blocks that a pass calls. Of others, it takes parts or calls `forward`, and a hook would not notice."""
-    called: set[nn.Module] = set()
-    hooks = [block.register_forward_pre_hook(lambda module, _: called.add(module)) for block in blocks]
+def _called(model: nn.Module, names: Sequence[str], pixel_values: Tensor) -> list[str]:
+    """Name those modules that a pass calls. Of others it takes parts, or calls `forward`: no hook would notice."""
+    called: set[str] = set()
+    for name in names:
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: called.add(name))
     with inference(model):
         model(pixel_values=pixel_values)
-    for hook in hooks:
-        hook.remove()
-    return called
+    return [name for name in names if name in called]
 
 
 def whole(tensor: Tensor) -> Tensor:
