@@ -16,13 +16,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hf_tl.backbones.stages import Stage
 from hf_tl.errors import ConfigError
@@ -124,6 +117,8 @@ def shard(
     """
     if not isinstance(accelerator, ShardedAccelerator):
         return model
+    from torch.distributed.fsdp import fully_shard
+
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     model.load_state_dict(broadcast(state))
     # fully_shard takes no channels_last, and moves one block after another to the device
@@ -150,18 +145,20 @@ def _called(model: nn.Module, names: Sequence[str], pixel_values: Tensor) -> lis
 
 def whole(tensor: Tensor) -> Tensor:
     """Gather a tensor of which each process has a part; all of them must ask. Other tensors are given back."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_part(tensor) else tensor
 
 
 def part(tensor: Tensor) -> Tensor:
     """Give this process's part of a tensor, in the same memory; all of a tensor that is not sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_part(tensor) else tensor
 
 
 def split_like(example: Tensor, tensor: Tensor) -> Tensor:
     """Split a whole tensor, which every process has, as `example` is split."""
-    if not isinstance(example, DTensor):
+    if not _is_part(example):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements, src_data_rank=None)
 
 
@@ -169,6 +166,8 @@ def gather_optimizer(model: nn.Module, optimizer: Any) -> dict[str, Any]:
     """Give the state of a prepared optimizer, whole on the main process; all of them must ask."""
     if not _is_sharded(model):
         return optimizer.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return get_optimizer_state_dict(model, optimizer.optimizer, options=options)
 
@@ -178,9 +177,16 @@ def scatter_optimizer(model: nn.Module, optimizer: Any, state: dict[str, Any]) -
     if not _is_sharded(model):
         optimizer.load_state_dict(state)
         return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
     options = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(model, optimizer.optimizer, optim_state_dict=state, options=options)
 
 
 def _is_sharded(model: nn.Module) -> bool:
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(_is_part(parameter) for parameter in model.parameters())
+
+
+def _is_part(tensor: Tensor) -> Any:
+    """Whether it is a DTensor; importing the class would take every run, sharded or not, most of a second."""
+    return hasattr(tensor, "full_tensor")
