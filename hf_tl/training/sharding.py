@@ -143,17 +143,17 @@ def _called(model: nn.Module, names: Sequence[str], pixel_values: Tensor) -> lis
     return [name for name in names if name in called]
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Any) -> Tensor:
     """Gather a tensor of which each process has a part; all of them must ask. Other tensors are given back."""
     return tensor.full_tensor() if _is_part(tensor) else tensor
 
 
-def part(tensor: Tensor) -> Tensor:
+def part(tensor: Any) -> Tensor:
     """Give this process's part of a tensor, in the same memory; all of a tensor that is not sharded."""
     return tensor.to_local() if _is_part(tensor) else tensor
 
 
-def split_like(example: Tensor, tensor: Tensor) -> Tensor:
+def split_like(example: Any, tensor: Tensor) -> Tensor:
     """Split a whole tensor, which every process has, as `example` is split."""
     if not _is_part(example):
         return tensor
