@@ -11,11 +11,11 @@ import copy
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
-from torch.distributed.tensor import DTensor
 
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError, name_some
@@ -134,13 +134,21 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     """
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        if isinstance(tensor, DTensor):  # each process has a part, and all compute the digest
-            tensor = tensor.full_tensor()
+        tensor = whole(tensors[name].detach())
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         # uint8, because numpy has no bfloat16
         sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def whole(tensor: Any) -> Tensor:
+    """Gather a tensor of which each process has a part; all of them must ask. Other tensors are given back."""
+    return tensor.full_tensor() if is_part(tensor) else tensor
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether it is a DTensor; importing that class would take every run, sharded or not, most of a second."""
+    return hasattr(tensor, "full_tensor")
 
 
 def is_norm(module: nn.Module) -> bool:

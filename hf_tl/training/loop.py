@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors
+from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors, whole
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
 from hf_tl.data.augmentation import PairMixer
@@ -28,7 +28,7 @@ from hf_tl.training.inputs import PhaseInputs, as_read
 from hf_tl.training.loss import balanced_weights, training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
 from hf_tl.training.recompute import recomputed_activations
-from hf_tl.training.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer, shard, whole
+from hf_tl.training.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer, shard
 from hf_tl.training.sigterm import Sigterm
 from hf_tl.training.state import (
     Restored,

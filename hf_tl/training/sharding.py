@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from hf_tl.backbones.freezing import is_part, whole
 from hf_tl.backbones.stages import Stage
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import inference
@@ -143,19 +144,14 @@ def _called(model: nn.Module, names: Sequence[str], pixel_values: Tensor) -> lis
     return [name for name in names if name in called]
 
 
-def whole(tensor: Any) -> Tensor:
-    """Gather a tensor of which each process has a part; all of them must ask. Other tensors are given back."""
-    return tensor.full_tensor() if _is_part(tensor) else tensor
-
-
 def part(tensor: Any) -> Tensor:
     """Give this process's part of a tensor, in the same memory; all of a tensor that is not sharded."""
-    return tensor.to_local() if _is_part(tensor) else tensor
+    return tensor.to_local() if is_part(tensor) else tensor
 
 
 def split_like(example: Any, tensor: Tensor) -> Tensor:
     """Split a whole tensor, which every process has, as `example` is split."""
-    if not _is_part(example):
+    if not is_part(example):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
@@ -184,9 +180,4 @@ def scatter_optimizer(model: nn.Module, optimizer: Any, state: dict[str, Any]) -
 
 
 def _is_sharded(model: nn.Module) -> bool:
-    return any(_is_part(parameter) for parameter in model.parameters())
-
-
-def _is_part(tensor: Tensor) -> Any:
-    """Whether it is a DTensor; importing the class would take every run, sharded or not, most of a second."""
-    return hasattr(tensor, "full_tensor")
+    return any(is_part(parameter) for parameter in model.parameters())
