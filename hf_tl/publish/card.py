@@ -200,7 +200,12 @@ def _phase_row(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, 
         "learning_rate": f"{recipe['learning_rate']:.3g}",
         "backbone_learning_rate": backbone,
         "norm": NORM_POLICIES.get(recipe["norm"], recipe["norm"]),
-        "rest": ", ".join(_told(key, value) for key, value in recipe.items() if key not in IN_TABLE and _is_on(value)),
+        "rest": ", ".join(
+            [
+                *(_told(key, value) for key, value in recipe.items() if key not in IN_TABLE and _is_on(value)),
+                *(["on cached features"] if done.get("uses_features") else []),
+            ]
+        ),
     }
 
 

@@ -106,6 +106,8 @@ class Training:
             "sharded": isinstance(accelerator, ShardedAccelerator),
             "mixed_precision": accelerator.mixed_precision,
             "test_time_flip": config.test_time_flip,
+            "cached_views": config.cached_views,
+            "feature_dtype": config.feature_dtype,
         }
         if config.per_device_train_batch_size % 2 and any(phase.mixup or phase.cutmix for phase in strategy.phases):
             raise ConfigError(
