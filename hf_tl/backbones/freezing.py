@@ -7,14 +7,15 @@ module-level function: deep copies, pickles, `torch.compile` and wrappers such a
 no class and no state dict changes.
 """
 
+import copy
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
-from torch.distributed.tensor import DTensor
 
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError, name_some
@@ -87,25 +88,27 @@ def fix_unused(model: nn.Module, pixel_values: Tensor) -> list[str]:
 
     Some classifiers hold parts that only pretraining uses: mask tokens, the pooling of a class token that is not read.
     They never get a gradient, for which DistributedDataParallel would wait in vain (or search, with
-    `find_unused_parameters`, in every step).
+    `find_unused_parameters`, in every step). A copy of the model makes one pass, so that no statistics move.
 
     Args:
         model: an image classifier of transformers; it may be frozen by `freeze`.
-        pixel_values: (batch, channels, height, width); one image is enough.
+        pixel_values: (batch, channels, height, width), at least two images, for BatchNorm.
     """
     parameters = dict(model.named_parameters())
-    fixed = model.__dict__.setdefault(_FIXED, _fixed_parameters(parameters, list_stages(model)[-1]))
-    candidates = {name: parameter for name, parameter in parameters.items() if name not in fixed}
-    needed, was_training = {name: parameter.requires_grad for name, parameter in candidates.items()}, model.training
-    for parameter in candidates.values():
-        parameter.requires_grad_(True)
-    logits = model.eval()(pixel_values=pixel_values).logits  # no statistics move, no random number is drawn
-    nodes = _graph(logits)
-    unused = [name for name, parameter in candidates.items() if get_gradient_edge(parameter).node not in nodes]
-    model.__dict__[_FIXED] = fixed.union(unused)
-    model.train(was_training)
-    for name, parameter in candidates.items():
-        parameter.requires_grad_(needed[name] and name not in unused)
+    if _FIXED not in model.__dict__:
+        model.__dict__[_FIXED] = _fixed_parameters(parameters, list_stages(model)[-1])
+    candidates = parameters.keys() - model.__dict__[_FIXED]
+    trained = copy.deepcopy(model)
+    for module in trained.modules():
+        _unlock(module)
+    for name in candidates:
+        trained.get_parameter(name).requires_grad_(True)
+    with torch.random.fork_rng([pixel_values.device] if pixel_values.is_cuda else []):
+        nodes = _graph(trained.train()(pixel_values=pixel_values).logits)
+    unused = sorted(name for name in candidates if get_gradient_edge(trained.get_parameter(name)).node not in nodes)
+    model.__dict__[_FIXED] = model.__dict__[_FIXED].union(unused)
+    for name in unused:
+        parameters[name].requires_grad_(False)
     return unused
 
 
@@ -131,13 +134,21 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     """
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        if isinstance(tensor, DTensor):  # each process has a part, and all compute the digest
-            tensor = tensor.full_tensor()
+        tensor = whole(tensors[name].detach())
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         # uint8, because numpy has no bfloat16
         sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def whole(tensor: Any) -> Tensor:
+    """Gather a tensor of which each process has a part; all of them must ask. Other tensors are given back."""
+    return tensor.full_tensor() if is_part(tensor) else tensor
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether it is a DTensor; importing that class would take every run, sharded or not, most of a second."""
+    return hasattr(tensor, "full_tensor")
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -67,6 +67,8 @@ def build_record(
             "schedule": "linear warm-up, cosine decay",
             "max_grad_norm": config.max_grad_norm,
             **({"measured_with": "mean of the logits of image and mirror image"} if config.test_time_flip else {}),
+            **({"cached_views": config.cached_views} if config.cached_views is not None else {}),
+            **({"feature_dtype": config.feature_dtype} if any(p.get("uses_features") for p in log.phases) else {}),
             **(choices or {}),
         },
         "history": log.history,

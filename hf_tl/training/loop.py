@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors
+from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors, whole
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
 from hf_tl.data.augmentation import PairMixer
@@ -24,11 +24,11 @@ from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
 from hf_tl.training.averaging import WeightAverage
 from hf_tl.training.features import Features
-from hf_tl.training.inputs import PhaseInputs
+from hf_tl.training.inputs import PhaseInputs, as_read
 from hf_tl.training.loss import balanced_weights, training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
 from hf_tl.training.recompute import recomputed_activations
-from hf_tl.training.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer, shard, whole
+from hf_tl.training.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer, shard
 from hf_tl.training.sigterm import Sigterm
 from hf_tl.training.state import (
     Restored,
@@ -106,6 +106,8 @@ class Training:
             "sharded": isinstance(accelerator, ShardedAccelerator),
             "mixed_precision": accelerator.mixed_precision,
             "test_time_flip": config.test_time_flip,
+            "cached_views": config.cached_views,
+            "feature_dtype": config.feature_dtype,
         }
         if config.per_device_train_batch_size % 2 and any(phase.mixup or phase.cutmix for phase in strategy.phases):
             raise ConfigError(
@@ -116,6 +118,7 @@ class Training:
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
         self._restored: Restored | None = None
+        self._features = Features(accelerator, model, config)
         self._sigterm = Sigterm(accelerator)
 
     @property
@@ -157,9 +160,9 @@ class Training:
         """
         start, before = time.perf_counter(), self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
-        image = self._one_image()
-        fix_unused(self.model, image)
-        model, self.model = self.model, shard(self.accelerator, self.model, self.stages, image)
+        images = self._two_images()
+        fix_unused(self.model, images)
+        model, self.model = self.model, shard(self.accelerator, self.model, self.stages, images)
         with (
             self._sigterm.noted(),
             tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
@@ -172,6 +175,23 @@ class Training:
         self.model = model.to(self.accelerator.device)
         self.model.load_state_dict(self._best_weights, strict=False)
         return self.state.log
+
+    def measure(self, images: "Dataset", split: str) -> dict[str, float]:
+        """Compute the metrics of the model on further images, prepared as those of the last phase.
+
+        Args:
+            images: with an image and a label column, as the transforms name them.
+            split: their name.
+        """
+        transform = self.transforms_of(self.strategy.phases[-1]).eval
+        flip, batch_size = self.config.test_time_flip, self.config.per_device_eval_batch_size
+        if (features := self._features.of_images(images, transform, split)) is not None:
+            rows, logits_of = features
+            return measure(
+                self.accelerator, self.model, rows, batch_size, flip=flip, collate_fn=as_read, logits_of=logits_of
+            )
+        rows = images.with_transform(transform)
+        return measure(self.accelerator, self.model, rows, batch_size, self.config.dataloader_num_workers, flip=flip)
 
     def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
         """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
@@ -379,7 +399,7 @@ class Training:
     def _inputs(self, phase: Phase, frozen: str, passes: float) -> PhaseInputs:
         """Choose what a phase trains on: features of the frozen prefix where they can be had and pay, else images."""
         transforms, images = self.transforms_of(phase), self.train_images
-        features = Features(self.accelerator, self.model, self.config).for_phase(
+        features = self._features.for_phase(
             phase, transforms, images, self.validation_images, frozen, passes, self.state.uses_features
         )
         self.state.uses_features = features is not None
@@ -407,9 +427,9 @@ class Training:
             generator=torch.Generator().manual_seed(self.config.seed),
         )
 
-    def _one_image(self) -> Tensor:
+    def _two_images(self) -> Tensor:
         row = self.validation_images.with_transform(self.transforms_of(self.strategy.phases[0]).eval)[0]
-        return row["pixel_values"][None].to(self.model.device)
+        return torch.stack([row["pixel_values"]] * 2).to(self.model.device)
 
     def _train_labels(self, phase: Phase) -> list[int]:
         return self.train_images[self.transforms_of(phase).train.label_column][:]

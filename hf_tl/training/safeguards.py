@@ -55,7 +55,7 @@ class BatchWatch:
     """
 
     def __init__(self, model: nn.Module, images: object, *, is_smoothed: bool) -> None:
-        """Watch `model` in training on `images`; `is_smoothed` if Trainer smooths the labels, which needs all logits."""
+        """Watch `model` in training on `images`; `is_smoothed` if Trainer smooths labels, and so needs all logits."""
         self._images = images if isinstance(images, TrainingViews) else None
         self._watched = "logits" if is_smoothed else "loss"
         self._are_finite: list[Tensor] = []

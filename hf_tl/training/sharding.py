@@ -1,9 +1,9 @@
 """Fully sharded data parallelism (FSDP2): each process keeps its part of the parameters, gradients and moments.
 
 The launcher asks for it, as for Accelerate's own, and hf_tl does it with torch's `fully_shard`
-(https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html). Accelerate's own is not used: on CPUs it leaves
-FSDP out without a word, and in a `TimmWrapper` it finds no layers to gather one by one. The stages tell them for every
-network, and what runs on GPUs is what the tests run on CPUs.
+(https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html). Accelerate's own is not used: on CPUs it
+leaves FSDP out without a word, and in a `TimmWrapper` it finds no layers to gather one by one. The stages tell them for
+every network, and the same code runs on CPUs and on GPUs.
 """
 
 import contextlib
@@ -16,14 +16,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
+from hf_tl.backbones.freezing import is_part, whole
 from hf_tl.backbones.stages import Stage
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import inference
@@ -117,54 +111,50 @@ def shard(
         accelerator: tells whether to shard.
         model: the classifier; it stays whole and waits in the memory of the CPU.
         stages: `list_stages(model)`.
-        pixel_values: (batch, channels, height, width); one image is enough. It shows which blocks are called as such.
+        pixel_values: (batch, channels, height, width), any; they show which blocks are called as such.
 
     Returns:
         The copy, or `model` itself where nothing is sharded.
     """
     if not isinstance(accelerator, ShardedAccelerator):
         return model
+    from torch.distributed.fsdp import fully_shard
+
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     model.load_state_dict(broadcast(state))
     # fully_shard takes no channels_last, and moves one block after another to the device
     sharded = copy.deepcopy(model.to("cpu")).to(memory_format=torch.contiguous_format)
     modules = dict(sharded.named_modules())
     names = [name for stage in stages[1:-1] for name in outermost_modules(stage, modules)]
-    blocks = [modules[name] for name in names if any(True for _ in modules[name].children())]
-    called = _called(sharded, blocks, pixel_values.to("cpu"))
-    for block in blocks:
-        if block in called:
-            fully_shard(block, reshard_after_forward=True)
+    blocks = [name for name in names if any(True for _ in modules[name].children())]
+    for name in _called(copy.deepcopy(sharded), blocks, pixel_values.to("cpu")):
+        fully_shard(modules[name], reshard_after_forward=True)
     # parts again after each pass: freezing, averages and checkpoints read and change the parts
     fully_shard(sharded, reshard_after_forward=True)
     return sharded
 
 
-def _called(model: nn.Module, blocks: Sequence[nn.Module], pixel_values: Tensor) -> set[nn.Module]:
-    """Find the blocks that a pass calls. Of others, it takes parts or calls `forward`, and a hook would not notice."""
-    called: set[nn.Module] = set()
-    hooks = [block.register_forward_pre_hook(lambda module, _: called.add(module)) for block in blocks]
+def _called(model: nn.Module, names: Sequence[str], pixel_values: Tensor) -> list[str]:
+    """Name those modules that a pass calls. Of others it takes parts, or calls `forward`: no hook would notice."""
+    called: set[str] = set()
+    for name in names:
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: called.add(name))
     with inference(model):
         model(pixel_values=pixel_values)
-    for hook in hooks:
-        hook.remove()
-    return called
+    return [name for name in names if name in called]
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Gather a tensor of which each process has a part; all of them must ask. Other tensors are given back."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def part(tensor: Tensor) -> Tensor:
+def part(tensor: Any) -> Tensor:
     """Give this process's part of a tensor, in the same memory; all of a tensor that is not sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_part(tensor) else tensor
 
 
-def split_like(example: Tensor, tensor: Tensor) -> Tensor:
+def split_like(example: Any, tensor: Tensor) -> Tensor:
     """Split a whole tensor, which every process has, as `example` is split."""
-    if not isinstance(example, DTensor):
+    if not is_part(example):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements, src_data_rank=None)
 
 
@@ -172,6 +162,8 @@ def gather_optimizer(model: nn.Module, optimizer: Any) -> dict[str, Any]:
     """Give the state of a prepared optimizer, whole on the main process; all of them must ask."""
     if not _is_sharded(model):
         return optimizer.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return get_optimizer_state_dict(model, optimizer.optimizer, options=options)
 
@@ -181,9 +173,11 @@ def scatter_optimizer(model: nn.Module, optimizer: Any, state: dict[str, Any]) -
     if not _is_sharded(model):
         optimizer.load_state_dict(state)
         return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
     options = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(model, optimizer.optimizer, optim_state_dict=state, options=options)
 
 
 def _is_sharded(model: nn.Module) -> bool:
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(is_part(parameter) for parameter in model.parameters())

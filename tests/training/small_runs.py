@@ -209,7 +209,7 @@ class RecordedTraining(Training):
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: whole(tensor).clone() for name, tensor in model.state_dict().items()}
+    return {name: whole(tensor).to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
@@ -225,7 +225,7 @@ def make_training(run: Run, stop: int | None = None, kind: type[Recorded] = Reco
     if launcher_asks():
         accelerator = make_accelerator(config)
     else:
-        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=steps, **run.accelerator)
+        accelerator = Accelerator(**{"cpu": True, "gradient_accumulation_steps": steps, **run.accelerator})
     images, transforms = make_images(run), make_transforms(run)
     model = make_model(run)
     training = kind(accelerator, model, run.strategy, lambda _: transforms, images, images, config, "made images")

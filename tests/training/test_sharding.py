@@ -30,18 +30,19 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "environment", "tolerance"),
+    ("config", "environment", "tolerance", "steps"),
     [
-        ({}, {}, 1e-5),
-        ({"gradient_checkpointing": True}, {}, 1e-5),
-        ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}, {}, 1e-5),
-        ({}, {"ACCELERATE_DYNAMO_BACKEND": "aot_eager"}, 1e-5),
-        ({}, {"ACCELERATE_MIXED_PRECISION": "bf16"}, 2e-2),
+        ({}, {}, 1e-5, None),
+        ({"gradient_checkpointing": True}, {}, 1e-5, None),
+        ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}, {}, 1e-5, None),
+        ({}, {"ACCELERATE_DYNAMO_BACKEND": "aot_eager"}, 1e-5, None),
+        # AdamW makes a step of the sign of a gradient, which bf16's rounding changes where it is small
+        ({}, {"ACCELERATE_MIXED_PRECISION": "bf16"}, 1e-3, 10),
     ],
     ids=["plain", "checkpointed", "accumulated", "compiled", "bf16"],
 )
 def test_sharded_processes_do_as_replicated_ones(
-    tmp_path: Path, config: dict[str, Any], environment: dict[str, str], tolerance: float
+    tmp_path: Path, config: dict[str, Any], environment: dict[str, str], tolerance: float, steps: int | None
 ) -> None:
     runs = [Run(str(tmp_path / name), "all kept", {**SPLIT, **config}, dropout=0) for name in ("whole", "sharded")]
     for run, fsdp in zip(runs, ({}, FSDP), strict=True):
@@ -50,6 +51,8 @@ def test_sharded_processes_do_as_replicated_ones(
     replicated, sharded, second = *map(torch.load, map(result_path, runs)), torch.load(result_path(runs[1], 1))
     assert sharded["last step"] == replicated["last step"]
     for step, expected in replicated["by step"]["weights"].items():
+        if steps is not None and step > steps:
+            break
         found = sharded["by step"]["weights"][step]
         assert not moved(found, second["by step"]["weights"][step]), step
         assert found.keys() == expected.keys()
@@ -59,8 +62,8 @@ def test_sharded_processes_do_as_replicated_ones(
     for name, tensor in replicated["best weights"].items():
         torch.testing.assert_close(sharded["best weights"][name], tensor, atol=tolerance, rtol=0, msg=name)
     for a, b in zip(replicated["log"]["history"], sharded["log"]["history"], strict=True):
-        assert b["validation"]["loss"] == pytest.approx(a["validation"]["loss"], rel=tolerance)
-        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=tolerance)
+        assert b["validation"]["loss"] == pytest.approx(a["validation"]["loss"], rel=10 * tolerance)
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=10 * tolerance)
     assert [phase["parameters_trained"] for phase in sharded["log"]["phases"]] == [
         phase["parameters_trained"] for phase in replicated["log"]["phases"]
     ]
