@@ -27,6 +27,7 @@ from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, Transforms, collate
 from hf_tl.errors import HfTlError
 from hf_tl.strategy import Phase, Strategy
+from hf_tl.training.inputs import PhaseInputs
 from hf_tl.training.loop import Training
 from hf_tl.training.trainer import StrategyCallback
 from hf_tl.training.views import TrainingViews
@@ -141,9 +142,11 @@ class RecordedTraining(Training):
         self.frozen: dict[int, set[str]] = {}
         self.optimizer: dict[str, Any] = {}
 
-    def _steps(self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, phase: Phase) -> Iterator[float]:
+    def _steps(
+        self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, phase: Phase, inputs: PhaseInputs
+    ) -> Iterator[float]:
         self.weights.setdefault(self.state.step, snapshot(self.model))
-        for loss in super()._steps(model, optimizer, schedule, self._watched(loader), phase):
+        for loss in super()._steps(model, optimizer, schedule, self._watched(loader), phase, inputs):
             step = self.state.step + 1
             self.weights[step], self.frozen[step] = snapshot(self.model), set(frozen_tensors(self.model))
             self.optimizer = copy.deepcopy(optimizer.state_dict())
@@ -154,7 +157,8 @@ class RecordedTraining(Training):
         for batch in loader:
             tell()
             self.seen.setdefault(self.state.step + 1, []).extend(batch["index"].tolist())
-            self.pixels.setdefault(self.state.step + 1, []).extend(batch["pixel_values"])
+            read = [batch["pixel_values"]] if "pixel_values" in batch else batch["features"]
+            self.pixels.setdefault(self.state.step + 1, []).extend(row for tensor in read for row in tensor)
             yield batch
 
     def _checkpoint(self, *arguments: Any) -> None:
