@@ -23,7 +23,6 @@ ALWAYS: dict[str, dict[str, Any]] = {
     "test_resnet": {},
     "test_vit": {"drop_path_rate": 0.3, "proj_drop_rate": 0.2},
     "test_convnext": {"drop_path_rate": 0.3, "drop_rate": 0.2},
-    "nasnetalarge": SMALL_NASNET,
 }
 CLASSES = (
     *("ViTForImageClassification", "ResNetForImageClassification", "SwinForImageClassification"),
@@ -138,7 +137,9 @@ def check(model: PreTrainedModel, image: tuple[int, int, int]) -> Boundary:
 
     other = [rows.flip(0) for rows in features]
     with torch.no_grad():
-        assert close(boundary.logits(model, other), model(pixel_values.flip(0)).logits), "an image has no row of its own"
+        assert close(boundary.logits(model, other), model(pixel_values.flip(0)).logits), (
+            "an image has no row of its own"
+        )
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -160,15 +161,15 @@ def test_the_parts_do_as_the_whole_at_every_stage(name: str) -> None:
 
 def test_several_outputs_are_kept_where_the_suffix_reads_them() -> None:
     model = build_timm("nasnetalarge", **SMALL_NASNET)
-    names = [stage.name for stage in list_stages(model)]
-    freeze(model, len(names) - 2)
-    assert len(find(model, IMAGE).modules) == 2
+    freeze(model, 2)
+    boundary = check(model, IMAGE)
+    assert len(boundary.modules) == len(boundary.leaves) == 2
 
 
 def test_a_branch_multiplied_by_zero_is_read_all_the_same() -> None:
     """timm begins the last norm of a residual block with a gain of zero, which moves as soon as it trains."""
     model = build_timm("test_resnet", shaken=False)
-    gains = [module.weight for name, module in model.named_modules() if name.endswith("layer4.0.bn3")]
+    gains = [module.weight for name, module in model.named_modules() if name.endswith("layer4.0.bn2")]
     assert gains and not gains[0].any()
     freeze(model, 2)
     boundary = find(model, IMAGE)
@@ -213,7 +214,7 @@ def test_the_prefix_is_not_run_with_the_suffix() -> None:
         module.register_forward_pre_hook(lambda module, inputs, name=name: called.append(name))
     boundary.logits(model, features)
     assert "timm_model.layer4" in called
-    assert not [name for name in called if "layer3" in name or "conv1" in name.split(".")[:2]]
+    assert not [name for name in called if name.startswith(("timm_model.layer3.", "timm_model.conv1."))]
     called.clear()
     features_of(boundary, model, draw(IMAGE))
     assert "timm_model.layer3" in called
@@ -276,7 +277,7 @@ class Changeable(nn.Module):
 def test_what_is_random_or_depends_on_the_mode_is_refused(kind: type[nn.Module]) -> None:
     model = build_timm("test_resnet")
     block = model.timm_model.layer2[0]
-    block.act3 = nn.Sequential(block.act3, kind() if kind is Noise else kind(model))
+    block.act2 = nn.Sequential(block.act2, kind() if kind is Noise else kind(model))
     freeze(model, 2)
     before = state_of(model)
     with pytest.raises(StageError, match="something else in training, or something random|reads more of the network"):
@@ -311,8 +312,12 @@ def test_the_digest_tells_boundaries_apart() -> None:
     assert len(set(digests)) == 4
 
 
-CANNOT: dict[str, str] = {}
-"""By model of the zoo: why it is not cut at its head."""
+CANNOT = {
+    "ImageGPTForImageClassification": "either input_ids or inputs_embeds",
+    "PPLCNetForImageClassification": "no attribute 'logits'",
+    "Siglip2ForImageClassification": "shapes cannot be multiplied",
+}
+"""By model of the zoo: why it is not cut at its head. These take no images or give no logits: see `zoo.NOT_LOADED`."""
 
 
 def try_all_depths(name: str) -> dict[str, str]:
