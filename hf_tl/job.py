@@ -92,7 +92,7 @@ class Job:
         log = training.run()
         for tracker in self.accelerator.trackers:
             tracker.finish()
-        result = RunResult(Path(str(self.config.output_dir)), self._record(log))
+        result = RunResult(Path(str(self.config.output_dir)), self._record(training, log))
         if self.accelerator.is_main_process:
             result = self._save(result)
         self.accelerator.wait_for_everyone()
@@ -122,21 +122,13 @@ class Job:
             shutil.rmtree(training.checkpoints, ignore_errors=True)  # of a run that --overwrite_output_dir replaces
         return training
 
-    def _record(self, log: "TrainingLog") -> dict[str, Any]:
+    def _record(self, training: "Training", log: "TrainingLog") -> dict[str, Any]:
         """Measure on the test images, and write down the run."""
-        from hf_tl.evaluation.measure import measure
         from hf_tl.publish.record import build_record
 
         assert log.best is not None, "phase_ends refuses a strategy without a step"
         transforms = self.transforms_of(self.strategy.phases[-1])
-        test = measure(
-            self.accelerator,
-            self.model,
-            self.data.splits["test"].with_transform(transforms.eval),
-            self.config.per_device_eval_batch_size,
-            self.config.dataloader_num_workers,
-            flip=self.config.test_time_flip,
-        )
+        test = training.measure(self.data.splits["test"], "test")
         return build_record(
             model=self.model,
             preprocessing=self.preprocessing,

@@ -309,7 +309,7 @@ def _read_by_the_suffix(
 
 
 def _is_fixed(module: nn.Module) -> bool:
-    """Whether a module in which nothing trains always gives the same output for an input: a frozen one, or a pooling."""
+    """Whether a module in which nothing trains gives the same output throughout a phase: frozen, or a pooling."""
     if is_frozen(module):
         return True
     inside = [part for part in module.modules() if not is_frozen(part)]

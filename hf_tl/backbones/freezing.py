@@ -7,12 +7,15 @@ module-level function: deep copies, pickles, `torch.compile` and wrappers such a
 no class and no state dict changes.
 """
 
+import copy
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
 
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError, name_some
@@ -80,6 +83,35 @@ def freeze(
     return frozen
 
 
+def fix_unused(model: nn.Module, pixel_values: Tensor) -> list[str]:
+    """Freeze for good the parameters that the logits do not depend on, and name them.
+
+    Some classifiers hold parts that only pretraining uses: mask tokens, the pooling of a class token that is not read.
+    They never get a gradient, for which DistributedDataParallel would wait in vain (or search, with
+    `find_unused_parameters`, in every step). A copy of the model makes one pass, so that no statistics move.
+
+    Args:
+        model: an image classifier of transformers; it may be frozen by `freeze`.
+        pixel_values: (batch, channels, height, width), at least two images, for BatchNorm.
+    """
+    parameters = dict(model.named_parameters())
+    if _FIXED not in model.__dict__:
+        model.__dict__[_FIXED] = _fixed_parameters(parameters, list_stages(model)[-1])
+    candidates = parameters.keys() - model.__dict__[_FIXED]
+    trained = copy.deepcopy(model)
+    for module in trained.modules():
+        _unlock(module)
+    for name in candidates:
+        trained.get_parameter(name).requires_grad_(True)
+    with torch.random.fork_rng([pixel_values.device] if pixel_values.is_cuda else []):
+        nodes = _graph(trained.train()(pixel_values=pixel_values).logits)
+    unused = sorted(name for name in candidates if get_gradient_edge(trained.get_parameter(name)).node not in nodes)
+    model.__dict__[_FIXED] = model.__dict__[_FIXED].union(unused)
+    for name in unused:
+        parameters[name].requires_grad_(False)
+    return unused
+
+
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Name the tensors of `model` that training must not move.
 
@@ -102,11 +134,21 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     """
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach()
+        tensor = whole(tensors[name].detach())
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         # uint8, because numpy has no bfloat16
         sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def whole(tensor: Any) -> Tensor:
+    """Gather a tensor of which each process has a part; all of them must ask. Other tensors are given back."""
+    return tensor.full_tensor() if is_part(tensor) else tensor
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether it is a DTensor; importing that class would take every run, sharded or not, most of a second."""
+    return hasattr(tensor, "full_tensor")
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -131,6 +173,18 @@ def _fixed_parameters(parameters: Mapping[str, nn.Parameter], head: Stage) -> fr
             "call model.requires_grad_(True) before hf_tl.freeze"
         )
     return fixed
+
+
+def _graph(output: Tensor) -> set[Node]:
+    """Collect the nodes of autograd's graph that a backward pass from `output` reaches."""
+    nodes: set[Node] = set()
+    ahead = [output.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            ahead += [following for following, _ in node.next_functions]
+    return nodes
 
 
 def _inference_modules(

@@ -201,14 +201,16 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """Stack transformed rows into a batch.
 
     Returns:
-        `pixel_values` of (batch, channels, height, width) and, if the rows have labels, `labels`: class indices
-        (batch,), int64, or for multi-label rows zeros and ones (batch, classes), float32, as the models' own binary
-        cross-entropy takes them.
+        `pixel_values` of (batch, channels, height, width) and, if the rows have them, `row` (batch,), int64, and
+        `labels`: class indices (batch,), int64, or for multi-label rows zeros and ones (batch, classes), float32, as
+        the models' own binary cross-entropy takes them.
 
     Raises:
         DataError: the labels of two rows differ in shape.
     """
     batch = {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
+    if "row" in examples[0]:
+        batch["row"] = torch.tensor([example["row"] for example in examples], dtype=torch.long)
     if "labels" in examples[0]:
         batch["labels"] = stack_labels([example["labels"] for example in examples])
     return batch

@@ -76,8 +76,7 @@ def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
     base_model = None if from_scratch else _hub_id(model["base_model"])
     license = None if from_scratch else model["base_model_license"]
     problem = _problem(record)
-    is_multi_label = problem is MULTI_LABEL
-    figures = problem.figures_for(len(data["labels"]))
+    is_multi_label, figures = problem is MULTI_LABEL, problem.figures_for(len(data["labels"]))
     results = [
         EvalResult(
             task_type="image-classification",
@@ -201,7 +200,12 @@ def _phase_row(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, 
         "learning_rate": f"{recipe['learning_rate']:.3g}",
         "backbone_learning_rate": backbone,
         "norm": NORM_POLICIES.get(recipe["norm"], recipe["norm"]),
-        "rest": ", ".join(_told(key, value) for key, value in recipe.items() if key not in IN_TABLE and _is_on(value)),
+        "rest": ", ".join(
+            [
+                *(_told(key, value) for key, value in recipe.items() if key not in IN_TABLE and _is_on(value)),
+                *(["on cached features"] if done.get("uses_features") else []),
+            ]
+        ),
     }
 
 
@@ -232,13 +236,11 @@ def _problem(record: Mapping[str, Any]) -> ProblemType:
 
 def _result_columns(problem: ProblemType, figures: Sequence[Figure]) -> list[str]:
     """Head the columns of metrics; the interval follows the metric that it belongs to."""
-    interval = {problem.accuracy: ["95 % interval"]}
-    return [title for figure in figures for title in (figure.title, *interval.get(figure.key, []))] + ["Loss"]
+    after = {problem.accuracy: ["95 % interval"]}
+    return [title for figure in figures for title in (figure.title, *after.get(figure.key, []))] + ["Loss"]
 
 
-def _result_row(
-    record: Mapping[str, Any], split: str, problem: ProblemType, figures: Sequence[Figure]
-) -> dict[str, Any]:
+def _result_row(record: Mapping[str, Any], split: str, problem: ProblemType, figures: Sequence[Figure]) -> Any:
     metrics, images = record["metrics"][split], record["data"]["splits"][split]["images"]
     told = {figure.key: (percent if figure.is_percentage else _number)(metrics.get(figure.key)) for figure in figures}
     interval = wilson_interval(metrics.get(problem.accuracy), images)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.config import RunConfig, TrainingConfig
 from hf_tl.strategy import Strategy
 from hf_tl.training.accelerator import describe_hardware
+from hf_tl.training.sharding import ShardedAccelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,11 +61,14 @@ def build_record(
             "gradient_accumulation_steps": config.gradient_accumulation_steps,
             "processes": accelerator.num_processes,
             "mixed_precision": accelerator.mixed_precision,
+            **({"sharding": "FSDP2"} if isinstance(accelerator, ShardedAccelerator) else {}),
             "seed": config.seed,
             "optimizer": "AdamW",
             "schedule": "linear warm-up, cosine decay",
             "max_grad_norm": config.max_grad_norm,
             **({"measured_with": "mean of the logits of image and mirror image"} if config.test_time_flip else {}),
+            **({"cached_views": config.cached_views} if config.cached_views is not None else {}),
+            **({"feature_dtype": config.feature_dtype} if any(p.get("uses_features") for p in log.phases) else {}),
             **(choices or {}),
         },
         "history": log.history,

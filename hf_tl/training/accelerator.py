@@ -1,5 +1,6 @@
 """Accelerate, set up for the loop: how many threads, which tracker."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from accelerate.utils import ProjectConfiguration, is_tensorboard_available
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Strategy
+from hf_tl.training.sharding import ShardedAccelerator, check_sharding, hidden_from_accelerate, launcher_asks
 
-_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+_ENGINES = ("DEEPSPEED", "MEGATRON_LM")
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -20,32 +22,63 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     Raises:
         ConfigError: the launcher's settings or the tracker cannot be used.
     """
-    if asked := [name for name in _SHARDING if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]:
-        raise ConfigError(
-            f"the launcher asks for {' and '.join(asked)}, which keeps parameters in layouts of its own, and freezing "
-            "changes which parameters train from phase to phase. Supported: one process, or several with "
-            "DistributedDataParallel (accelerate launch --multi_gpu, or torchrun), in float32, bf16 or fp16"
-        )
+    is_sharded = _check_engines()
     tracker = config.report_to
     if tracker == "auto":
         tracker = "tensorboard" if is_tensorboard_available() else "none"
     try:
-        accelerator = Accelerator(
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            log_with=None if tracker == "none" else tracker,
-            project_config=ProjectConfiguration(project_dir="."),
-            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-            step_scheduler_with_optimizer=False,
-        )
+        with hidden_from_accelerate() if is_sharded else contextlib.nullcontext():
+            accelerator = (ShardedAccelerator if is_sharded else Accelerator)(
+                # several processes without a GPU would not find each other
+                cpu=_launched_processes() > 1 and not torch.accelerator.is_available(),
+                gradient_accumulation_steps=config.gradient_accumulation_steps,
+                log_with=None if tracker == "none" else tracker,
+                project_config=ProjectConfiguration(project_dir="."),
+                dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+                step_scheduler_with_optimizer=False,
+            )
     except ValueError as error:
         raise ConfigError(
             f"the launcher's settings or --report_to {config.report_to} cannot be used: {error}"
         ) from error
+    _check_processes(accelerator)
+    if isinstance(accelerator, ShardedAccelerator):
+        check_sharding(accelerator)
     if accelerator.device.type == "cpu":
         # accelerate launch gives each process one thread, however many cores there are
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(config.cpu_threads or max(1, cpu_cores() // processes))
     return accelerator
+
+
+def _check_engines() -> bool:
+    """Refuse what trains by engines of its own, and tell whether the launcher asks for FSDP."""
+    if asked := [name for name in _ENGINES if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]:
+        raise ConfigError(
+            f"the launcher asks for {' and '.join(asked)}, whose engine takes over the optimizer, the clipping and the "
+            "checkpoints, which hf_tl proves and resumes bit by bit. Supported: one process, several with "
+            "DistributedDataParallel (torchrun, or accelerate launch --multi_gpu), or with FSDP2 (accelerate launch "
+            "--use_fsdp --fsdp_version 2), which shards as ZeRO stage 3 does"
+        )
+    return launcher_asks()
+
+
+def _launched_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _check_processes(accelerator: Accelerator) -> None:
+    """Refuse to run as fewer processes than were asked for."""
+    # accelerate launch names a main process only to several; without GPUs it starts one of them, with no word of it
+    is_dropped = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if accelerator.num_processes == 1 and (
+        _launched_processes() > 1 or ("WORLD_SIZE" not in os.environ and is_dropped)
+    ):
+        raise ConfigError(
+            "the launcher was asked for several processes, and this one runs alone, as accelerate launch "
+            "--num_processes does without GPUs. Start them with torchrun --nproc_per_node N, or ask for one (and unset "
+            "MASTER_ADDR)"
+        )
 
 
 def start_trackers(accelerator: Accelerator, config: TrainingConfig, strategy: Strategy) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from hf_tl.backbones.freezing import frozen_tensors
+from hf_tl.backbones.freezing import frozen_tensors, whole
+from hf_tl.training.sharding import part, split_like
 
 
 class WeightAverage:
@@ -37,7 +38,7 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Take in the weights after optimizer step `step` of the phase, counted from 1."""
         average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
-        average(list(self._averages.values()), list(self._weights.values()), step)
+        average(list(map(part, self._averages.values())), list(map(part, self._weights.values())), step)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -54,13 +55,13 @@ class WeightAverage:
         self._fill(self._averages)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the averages by the names of the tensors."""
-        return dict(self._averages)
+        """Give the averages, whole, by the names of the tensors."""
+        return {name: whole(average) for name, average in self._averages.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
         for name, average in self._averages.items():
-            average.copy_(state[name])
+            average.copy_(split_like(average, state[name]))
 
     @torch.no_grad()
     def _fill(self, values: Mapping[str, Tensor]) -> None:

@@ -28,7 +28,8 @@ from hf_tl.errors import StageError
 from hf_tl.evaluation.measure import inference
 from hf_tl.strategy import Phase
 from hf_tl.training.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
-from hf_tl.training.inputs import FeatureViews, PhaseInputs, as_read, feature_logits
+from hf_tl.training.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
+from hf_tl.training.sharding import ShardedAccelerator
 from hf_tl.training.views import TrainingViews
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Features:
         folder = Path(config.feature_cache_dir) if config.feature_cache_dir else default_folder()
         self.store = FeatureStore(folder, int(config.feature_cache_gb * 1e9))
         self._orders: dict[str, str] = {}
+        self._current: tuple[Boundary, str] | None = None
 
     def for_phase(
         self,
@@ -92,6 +94,7 @@ class Features:
         Returns:
             What the phase trains on; None where it trains on images.
         """
+        self._current = None
         if self.config.feature_cache == "off" or decided is False:
             return None
         if reason := self._obstacle(phase):
@@ -117,6 +120,7 @@ class Features:
         found = [part for part in rows if part is not None]
         if len(found) < len(rows):
             return None
+        self._current = (boundary, frozen)
         label_column = transforms.train.label_column
         return PhaseInputs(
             train=FeatureViews(found[:-1], stack_labels(train[label_column][:])),
@@ -127,10 +131,34 @@ class Features:
             validation_logits_of=feature_logits(boundary),
         )
 
+    def of_images(
+        self, images: "Dataset", transform: ImageTransform, split: str
+    ) -> tuple[FeatureViews, LogitsOf] | None:
+        """Find or compute the features of further images, as those of the last phase.
+
+        Args:
+            images: to measure on.
+            transform: deterministic.
+            split: their name.
+
+        Returns:
+            The features, and the function from a batch of them to logits; None where the last phase trained on images,
+            or the features are less precise than the network.
+        """
+        if self._current is None or self.config.feature_dtype != "float32":
+            return None
+        boundary, frozen = self._current
+        rows = self._rows(boundary, FeatureSet(images, transform, split), frozen)
+        if rows is None:
+            return None
+        return FeatureViews([rows], stack_labels(images[transform.label_column][:])), feature_logits(boundary)
+
     def _obstacle(self, phase: Phase) -> str | None:
         """Tell why a phase needs the images themselves."""
         if phase.trainable_stages == "all":
             return "everything trains"
+        if isinstance(self.accelerator, ShardedAccelerator):
+            return "the network is sharded"
         if phase.mixup or phase.cutmix:
             return "images are mixed"
         if phase.augmentation != "none" and self.config.cached_views is None:
@@ -365,8 +393,9 @@ class Features:
         return result[0]
 
     def _say(self, text: str, *, only_if_asked: bool = False) -> None:
-        if self.config.feature_cache == "on" or not only_if_asked:
-            self.accelerator.print(f"Features  {text}")
+        is_wanted = self.config.feature_cache == "on" or not only_if_asked
+        if is_wanted and self.accelerator.is_main_process:
+            tqdm.write(f"Features  {text}")  # above the progress bar, which may be open
 
 
 def _first_trained(model: "PreTrainedModel") -> str:

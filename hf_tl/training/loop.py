@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
+from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors, whole
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
 from hf_tl.data.augmentation import PairMixer
@@ -24,10 +24,11 @@ from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
 from hf_tl.training.averaging import WeightAverage
 from hf_tl.training.features import Features
-from hf_tl.training.inputs import PhaseInputs
+from hf_tl.training.inputs import PhaseInputs, as_read
 from hf_tl.training.loss import balanced_weights, training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
 from hf_tl.training.recompute import recomputed_activations
+from hf_tl.training.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer, shard
 from hf_tl.training.sigterm import Sigterm
 from hf_tl.training.state import (
     Restored,
@@ -102,8 +103,11 @@ class Training:
             "per_device_train_batch_size": config.per_device_train_batch_size,
             "gradient_accumulation_steps": config.gradient_accumulation_steps,
             "processes": accelerator.num_processes,
+            "sharded": isinstance(accelerator, ShardedAccelerator),
             "mixed_precision": accelerator.mixed_precision,
             "test_time_flip": config.test_time_flip,
+            "cached_views": config.cached_views,
+            "feature_dtype": config.feature_dtype,
         }
         if config.per_device_train_batch_size % 2 and any(phase.mixup or phase.cutmix for phase in strategy.phases):
             raise ConfigError(
@@ -114,6 +118,7 @@ class Training:
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
         self._restored: Restored | None = None
+        self._features = Features(accelerator, model, config)
         self._sigterm = Sigterm(accelerator)
 
     @property
@@ -155,6 +160,9 @@ class Training:
         """
         start, before = time.perf_counter(), self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
+        images = self._two_images()
+        fix_unused(self.model, images)
+        model, self.model = self.model, shard(self.accelerator, self.model, self.stages, images)
         with (
             self._sigterm.noted(),
             tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
@@ -164,8 +172,26 @@ class Training:
                     first = ends[index - 1] if index else 0
                     self._run_phase(index, phase, first, end, progress)
                     self.state.log.seconds = before + time.perf_counter() - start
+        self.model = model.to(self.accelerator.device)
         self.model.load_state_dict(self._best_weights, strict=False)
         return self.state.log
+
+    def measure(self, images: "Dataset", split: str) -> dict[str, float]:
+        """Compute the metrics of the model on further images, prepared as those of the last phase.
+
+        Args:
+            images: with an image and a label column, as the transforms name them.
+            split: their name.
+        """
+        transform = self.transforms_of(self.strategy.phases[-1]).eval
+        flip, batch_size = self.config.test_time_flip, self.config.per_device_eval_batch_size
+        if (features := self._features.of_images(images, transform, split)) is not None:
+            rows, logits_of = features
+            return measure(
+                self.accelerator, self.model, rows, batch_size, flip=flip, collate_fn=as_read, logits_of=logits_of
+            )
+        rows = images.with_transform(transform)
+        return measure(self.accelerator, self.model, rows, batch_size, self.config.dataloader_num_workers, flip=flip)
 
     def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
         """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
@@ -306,7 +332,7 @@ class Training:
         if restored is None:
             return
         if restored.optimizer is not None:
-            optimizer.load_state_dict(restored.optimizer["optimizer"])
+            scatter_optimizer(self.model, optimizer, restored.optimizer["optimizer"])
             schedule.load_state_dict(restored.optimizer["schedule"])
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(restored.optimizer["scaler"])
@@ -335,14 +361,14 @@ class Training:
         if optimizer is not None:
             scaler = self.accelerator.scaler
             optimizer_state = {
-                "optimizer": optimizer.state_dict(),
+                "optimizer": gather_optimizer(self.model, optimizer),
                 "schedule": schedule.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "average": None if self._average is None else self._average.state_dict(),
             }
+        weights = self._trained_tensors()
         problem: list[CheckpointError | None] = [None]
         if self.accelerator.is_main_process:
-            weights = self._trained_tensors()
 
             def write_files(partial: Path) -> None:
                 write_state(partial, self.state, self.identity, weights, self._best_weights, optimizer_state, states)
@@ -357,9 +383,9 @@ class Training:
             raise problem[0]
 
     def _trained_tensors(self) -> dict[str, Tensor]:
-        """Name the tensors that some phase trains; the rest cannot change."""
+        """Name the tensors that some phase trains; the rest cannot change. All processes must ask."""
         state = self.accelerator.unwrap_model(self.model).state_dict()
-        return {name: tensor.detach() for name, tensor in state.items() if name in self._ever_trained}
+        return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self._ever_trained}
 
     def _tensors_of_any_phase(self) -> frozenset[str]:
         names: set[str] = set()
@@ -373,7 +399,7 @@ class Training:
     def _inputs(self, phase: Phase, frozen: str, passes: float) -> PhaseInputs:
         """Choose what a phase trains on: features of the frozen prefix where they can be had and pay, else images."""
         transforms, images = self.transforms_of(phase), self.train_images
-        features = Features(self.accelerator, self.model, self.config).for_phase(
+        features = self._features.for_phase(
             phase, transforms, images, self.validation_images, frozen, passes, self.state.uses_features
         )
         self.state.uses_features = features is not None
@@ -400,6 +426,10 @@ class Training:
             # of its own, because beginning to iterate draws a number, which would change those that dropout draws
             generator=torch.Generator().manual_seed(self.config.seed),
         )
+
+    def _two_images(self) -> Tensor:
+        row = self.validation_images.with_transform(self.transforms_of(self.strategy.phases[0]).eval)[0]
+        return torch.stack([row["pixel_values"]] * 2).to(self.model.device)
 
     def _train_labels(self, phase: Phase) -> list[int]:
         return self.train_images[self.transforms_of(phase).train.label_column][:]

@@ -5,7 +5,7 @@ ResNet's layer) is one segment (Chen et al. 2016, https://arxiv.org/abs/1604.061
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -30,7 +30,7 @@ def recomputed_activations(model: nn.Module, stages: Sequence[Stage]) -> Iterato
         The names of the modules that are computed again.
     """
     modules = dict(model.named_modules())
-    names = [name for stage in stages if stage.name != "head" for name in _outermost(stage, modules)]
+    names = [name for stage in stages if stage.name != "head" for name in outermost_modules(stage, modules)]
     for name in names:
         module = modules[name]
         module.__dict__["forward"] = functools.partial(_checkpointed, module)
@@ -41,8 +41,8 @@ def recomputed_activations(model: nn.Module, stages: Sequence[Stage]) -> Iterato
             del modules[name].__dict__["forward"]
 
 
-def _outermost(stage: Stage, modules: dict[str, nn.Module]) -> list[str]:
-    """Name the largest modules of a stage that are called as such: lists only hold others."""
+def outermost_modules(stage: Stage, modules: Mapping[str, nn.Module]) -> list[str]:
+    """Name the largest modules of a stage that have parameters and are called as such: lists only hold others."""
     own = [name for name in stage.module_names if not isinstance(modules[name], nn.ModuleList | nn.ModuleDict)]
     inside = set(own)
     return [

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object, reduce
+from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from hf_tl.errors import CheckpointError, TrainingError
+from hf_tl.errors import CheckpointError, TrainingError, name_some
 from hf_tl.training import checkpoint
 from hf_tl.training.views import TrainingViews
 
@@ -45,6 +47,59 @@ def newest_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     return None if found is None else str(found)
 
 
+class BatchWatch:
+    """Notes the losses and the images of the batches that a model trains on; Trainer tells callbacks neither.
+
+    Hooks of torch see what goes in and comes out: the loss, or where Trainer computes it from the logits, these. The
+    images are known by the rows that `TrainingViews` tell meanwhile, and that no model takes.
+    """
+
+    def __init__(self, model: nn.Module, images: object, *, is_smoothed: bool) -> None:
+        """Watch `model` in training on `images`; `is_smoothed` if Trainer smooths labels, and so needs all logits."""
+        self._images = images if isinstance(images, TrainingViews) else None
+        self._watched = "logits" if is_smoothed else "loss"
+        self._are_finite: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self._hooks = [
+            model.register_forward_pre_hook(self._take_rows, with_kwargs=True),
+            model.register_forward_hook(self._take_loss),
+        ]
+        self._tell_rows(True)
+
+    def is_finite(self) -> bool:
+        """Tell whether all losses since the last call of `begin` are finite, on all processes."""
+        is_here = not self._are_finite or bool(torch.stack(self._are_finite).all())
+        return bool(reduce(torch.tensor(float(is_here), device=PartialState().device), "mean") == 1)
+
+    def rows(self) -> list[int]:
+        """Give the rows in the dataset of the images since then, of all processes; none if they are not known."""
+        return sorted(gather_object([row for rows in self._rows for row in rows.tolist()]))
+
+    def begin(self) -> None:
+        """Forget the batches of the step before."""
+        self._are_finite, self._rows = [], []
+
+    def end(self) -> None:
+        """Leave the model and the images as they were."""
+        for hook in self._hooks:
+            hook.remove()
+        self._tell_rows(False)
+
+    def _tell_rows(self, value: bool) -> None:
+        if self._images is not None:
+            self._images.tells_rows = value
+
+    def _take_rows(self, model: nn.Module, arguments: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if (rows := options.pop("row", None)) is not None and model.training:
+            self._rows.append(rows)
+        return arguments, options
+
+    def _take_loss(self, model: nn.Module, arguments: Any, output: Any) -> None:
+        value = getattr(output, self._watched, None)
+        if value is not None and model.training:
+            self._are_finite.append(torch.isfinite(value.detach()).all())
+
+
 class Safeguards(TrainerCallback):
     """Commits Trainer's checkpoints, removes old ones only then, and stops before weights go bad.
 
@@ -53,15 +108,22 @@ class Safeguards(TrainerCallback):
     """
 
     _save_total_limit: int | None = None
+    _watch: BatchWatch | None = None
 
-    def guard(self, args: "TrainingArguments") -> None:
-        """Take over the limit of checkpoints, when training begins."""
+    def guard(self, args: "TrainingArguments", model: "PreTrainedModel", train_dataloader: "DataLoader") -> None:
+        """Take over the limit of checkpoints and watch the batches, when training begins."""
         if args.save_total_limit is not None:
             self._save_total_limit, args.save_total_limit = args.save_total_limit, None
+        if self._watch is not None:  # of a training that ended with an error
+            self._watch.end()
+        self._watch = BatchWatch(model, train_dataloader.dataset, is_smoothed=args.label_smoothing_factor > 0)
 
     def release(self, args: "TrainingArguments") -> None:
         """Give the limit back, when training ends."""
         args.save_total_limit = self._save_total_limit
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
 
     def on_epoch_begin(
         self,
@@ -106,16 +168,27 @@ class Safeguards(TrainerCallback):
         model: "PreTrainedModel",
         **kwargs: Any,
     ) -> None:
-        """Stop where a gradient is no number. Trainer would log the loss as 0.0 and go on.
+        """Stop where the loss or a gradient is no number. Trainer would log such a loss as 0.0 and go on.
 
         Under fp16 a gradient that overflows is usual: the scaler leaves the step out.
 
         Raises:
-            TrainingError: a gradient is not finite; the weights are as they were before the step.
+            TrainingError: the loss or a gradient is not finite; the weights are as they were before the step.
         """
+        assert self._watch is not None, "training has begun"
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        if not args.fp16 and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-            raise TrainingError(
-                f"a gradient is not finite in step {state.global_step + 1}; the weights are as they were before it. "
-                "Look at the images of that step for values that are no numbers, or lower the learning rate"
+        is_finite_loss = self._watch.is_finite()
+        if is_finite_loss and (args.fp16 or torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+            self._watch.begin()
+            return
+        rows = self._watch.rows()
+        images = f"The images of that batch, by their row in the train_dataset: {name_some(rows, 64)}. Look at them"
+        if not rows:
+            images = (
+                "Which images it had is known with hf_tl.TrainingViews as train_dataset and hf_tl.collate. Look at the "
+                "images of that step for values that are no numbers"
             )
+        raise TrainingError(
+            f"{'a gradient' if is_finite_loss else 'the loss'} is not finite in step {state.global_step + 1}; the "
+            f"weights are as they were before it. {images}, or lower the learning rate"
+        )

@@ -53,8 +53,8 @@ class StrategyCallback(Safeguards):
     `TrainingArguments`. Frozen stages stay in inference mode although Trainer calls `model.train()` at each step.
     `remove_unused_columns` is turned off, since Trainer would drop the image column that the dataset's transform reads.
     A resumed run continues in the phase of its checkpoint. Checkpoints get a manifest of hashes, and old ones are
-    removed only when the new one is whole: resume from `hf_tl.newest_checkpoint(args.output_dir)`. A gradient that is
-    not finite ends the run before it reaches the weights.
+    removed only when the new one is whole: resume from `hf_tl.newest_checkpoint(args.output_dir)`. A loss or gradient
+    that is not finite ends the run before it reaches the weights.
 
     The images' augmentation is that of the dataset's transform, one for the whole run. Trainer does not keep the random
     numbers of transforms for a resume; with `hf_tl.TrainingViews` as `train_dataset` they need not be kept. What only
@@ -129,7 +129,7 @@ class StrategyCallback(Safeguards):
             # accelerate wraps the optimizer and passes its groups on, but not its hooks
             self._groups = PhaseGroups(getattr(optimizer, "optimizer", optimizer))
         self._enter(state.global_step, model, lr_scheduler)
-        self.guard(args)
+        self.guard(args, model, train_dataloader)
 
     def on_step_begin(
         self,

@@ -82,6 +82,8 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
         self.images = images.with_transform(transform)
         self.seed = seed
         self.epoch = 0
+        self.tells_rows = False
+        """Whether `collate` puts the rows of a batch into it, as `row` (batch,)."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose views a bare index gives; not seen by workers that are kept from epoch to epoch."""
@@ -94,7 +96,8 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
         epoch, index, *repeat = (self.epoch, key) if isinstance(key, int) else key
         seed = _mix(self.seed, epoch, index + 1, *repeat)
         with _seeded(seed):
-            return {**self.images[index], "index": index, "seed": seed}
+            view = {**self.images[index], "index": index, "seed": seed}
+        return {**view, "row": index} if self.tells_rows else view
 
 
 class Collate:

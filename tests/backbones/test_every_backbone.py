@@ -13,7 +13,7 @@ from timm.models import model_entrypoint
 from transformers import PreTrainedModel
 
 from hf_tl.backbones.describe import describe_stages
-from hf_tl.backbones.freezing import freeze
+from hf_tl.backbones.freezing import fix_unused, freeze
 from hf_tl.backbones.load import load_backbone
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.stages import list_stages
@@ -63,6 +63,28 @@ def test_a_step_at_every_depth(name: str) -> None:
     inputs, count = zoo.batch(model, preprocessing), len(list_stages(model))
     for trainable_stages in sorted({1, 2, (count + 1) // 2, count}):
         check_step(model, inputs, trainable_stages, UNTRAINED.get(name, ()))
+
+
+@pytest.mark.parametrize("name", [kind for kind in KINDS if kind.values[0] not in zoo.NOT_LOADED])
+def test_what_gets_no_gradient_is_found_before_training(name: str) -> None:
+    """What DistributedDataParallel would wait for, and no more."""
+    model, preprocessing = build(name)
+    inputs = zoo.batch(model, preprocessing)
+    freeze(model, 1)
+    state, flags = torch.get_rng_state(), [parameter.requires_grad for parameter in model.parameters()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    unused = fix_unused(model, inputs["pixel_values"][:2])
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    freeze(model, "all")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained.isdisjoint(unused)
+    for name in unused:
+        model.get_parameter(name).requires_grad_(True)
+    model.train()(**inputs).logits.sum().backward()
+    assert {name for name in trained if model.get_parameter(name).grad is None} == set()
+    assert {name for name in unused if model.get_parameter(name).grad is not None} == set()
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -17,8 +17,17 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Image
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map_only
 from torchvision.transforms import v2
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    SiglipConfig,
+    SiglipForImageClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 import hf_tl
 from hf_tl.backbones.freezing import frozen_tensors
@@ -27,8 +36,9 @@ from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, Transforms, collate
 from hf_tl.errors import HfTlError
 from hf_tl.strategy import Phase, Strategy
-from hf_tl.training.inputs import PhaseInputs
+from hf_tl.training.accelerator import make_accelerator
 from hf_tl.training.loop import Training
+from hf_tl.training.sharding import launcher_asks, part, whole
 from hf_tl.training.trainer import StrategyCallback
 from hf_tl.training.views import TrainingViews
 
@@ -38,6 +48,7 @@ LABELS = ["cat", "dog", "owl"]
 AUTO = {"resume_from_checkpoint": "auto"}
 SIDE, IMAGES = 32, 14
 HEAD = Phase(1, 1, 0.05)
+PLAIN = replace(HEAD, augmentation="none")
 PHASES = {
     # at 4 images a step: steps 1 to 4, 5 to 11 and 12 to 14; epochs end within batches and within phases
     "gradual": (HEAD, Phase(2, 2, 0.02, layer_decay=0.5), Phase(1, 1, 0.02, norm="adapt")),
@@ -45,6 +56,30 @@ PHASES = {
     "norms frozen": (HEAD, Phase(1, 2, 0.02, norm="affine"), HEAD),
     "averaged": (replace(HEAD, mixup=0.2, cutmix=1.0), Phase(2, 2, 0.02, ema_decay=0.9, balanced_sampling=True)),
     "patient": (Phase(1, 6, 0.05, patience=3),),
+    # without augmentation, so that each can train on features
+    "transfer": (PLAIN,),
+    "finetune": (PLAIN, replace(PLAIN, trainable_stages=2, learning_rate=0.02)),
+    "unfreezing": tuple(replace(PLAIN, trainable_stages=stages, learning_rate=0.02) for stages in (1, 2, 3, "all")),
+    "balanced": (replace(PLAIN, epochs=3, balanced_sampling=True),),
+    "views": (replace(HEAD, epochs=2), Phase(2, 1, 0.02)),
+    "full": (HEAD, Phase("all", 1, 0.01)),
+    # all that a run does, with statistics that stay
+    "all kept": (
+        replace(HEAD, mixup=0.2),
+        Phase(2, 1.5, 0.02, batch_norm="keep", layer_decay=0.5, ema_decay=0.9, class_weights="balanced"),
+        Phase("all", 0.5, 0.01, batch_norm="keep"),
+        Phase(1, 0.5, 0.02, norm="affine"),
+    ),
+}
+
+
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": SIDE,
+    "patch_size": 8,
 }
 
 
@@ -58,6 +93,8 @@ class Run:
     """Of `TrainingConfig` or `TrainingArguments`."""
     seed: int = 0
     """Of the random numbers before the run: what does not depend on it came from a checkpoint."""
+    model: str = "resnet"
+    """Or `siglip`: a part of it never gets a gradient."""
     dropout: float = 0.2
     fault: str = ""
     """`image`: image 5 is of one colour, so that it becomes NaN when it is divided by its own deviation; `loss`: its
@@ -85,18 +122,21 @@ def make_images(run: Run) -> Dataset:
     return Dataset.from_dict({"image": list(pixels), "label": [i % 3 for i in range(IMAGES)]}, features=features)
 
 
-def make_transforms(run: Run) -> Transforms:
+def make_transforms(run: Run, augmentation: str = "light") -> Transforms:
     def standardize(image: Tensor) -> Tensor:
         centred = image - image.mean()
         return centred if run.fault == "loss" else centred / centred.std()
 
     plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), standardize]
     random = [v2.RandomResizedCrop(SIDE, scale=(0.5, 1)), v2.RandomHorizontalFlip()]
+    random = [] if augmentation == "none" else random
     return Transforms(ImageTransform(v2.Compose([*random, *plain])), ImageTransform(v2.Compose(plain)))
 
 
 def make_model(run: Run) -> nn.Module:
     set_seed(0)
+    if run.model == "siglip":
+        return SiglipForImageClassification(SiglipConfig(vision_config=TINY, num_labels=len(LABELS)))
     model, _ = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False, image_size=SIDE)
     model.timm_model.drop_rate = run.dropout
     set_seed(run.seed)
@@ -114,6 +154,8 @@ def _make_the_loss_infinite(model: nn.Module, _: Any, arguments: dict[str, Tenso
     if model.training:
         is_class = torch.arange(len(LABELS)) == FLAT % len(LABELS)
         output.logits = output.logits.masked_fill(is_flat[:, None] & is_class, -torch.inf)
+        if output.loss is not None:  # under Trainer the model computes it
+            output.loss = nn.functional.cross_entropy(output.logits, arguments["labels"])
     return output
 
 
@@ -141,15 +183,15 @@ class RecordedTraining(Training):
         self.weights: dict[int, dict[str, Tensor]] = {}
         self.frozen: dict[int, set[str]] = {}
         self.optimizer: dict[str, Any] = {}
+        self.held = 0
 
-    def _steps(
-        self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, phase: Phase, inputs: PhaseInputs
-    ) -> Iterator[float]:
+    def _steps(self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, *rest: Any) -> Iterator[float]:
         self.weights.setdefault(self.state.step, snapshot(self.model))
-        for loss in super()._steps(model, optimizer, schedule, self._watched(loader), phase, inputs):
+        for loss in super()._steps(model, optimizer, schedule, self._watched(loader), *rest):
             step = self.state.step + 1
             self.weights[step], self.frozen[step] = snapshot(self.model), set(frozen_tensors(self.model))
-            self.optimizer = copy.deepcopy(optimizer.state_dict())
+            self.held = sum(part(parameter).numel() for parameter in model.parameters())
+            self.optimizer = tree_map_only(DTensor, whole, copy.deepcopy(optimizer.state_dict()))
             yield loss
             self._interrupt(step)
 
@@ -157,8 +199,7 @@ class RecordedTraining(Training):
         for batch in loader:
             tell()
             self.seen.setdefault(self.state.step + 1, []).extend(batch["index"].tolist())
-            read = [batch["pixel_values"]] if "pixel_values" in batch else batch["features"]
-            self.pixels.setdefault(self.state.step + 1, []).extend(row for tensor in read for row in tensor)
+            self.pixels.setdefault(self.state.step + 1, []).extend(batch.get("pixel_values", batch["index"]))
             yield batch
 
     def _checkpoint(self, *arguments: Any) -> None:
@@ -176,7 +217,7 @@ class RecordedTraining(Training):
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return {name: whole(tensor).to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
@@ -189,10 +230,16 @@ def make_training(run: Run, stop: int | None = None, kind: type[Recorded] = Reco
     steps = config.gradient_accumulation_steps
     if AcceleratorState._shared_state.get("_mixed_precision") != run.accelerator.get("mixed_precision", "no"):
         AcceleratorState._reset_state()  # one process here stands for several, and accelerate keeps one setting
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=steps, **run.accelerator)
-    images, transforms = make_images(run), make_transforms(run)
-    model = make_model(run)
-    training = kind(accelerator, model, run.strategy, lambda _: transforms, images, images, config, "made images")
+    if launcher_asks():
+        accelerator = make_accelerator(config)
+    else:
+        accelerator = Accelerator(**{"cpu": True, "gradient_accumulation_steps": steps, **run.accelerator})
+    images, model = make_images(run), make_model(run)
+
+    def transforms_of(phase: Phase) -> Transforms:
+        return make_transforms(run, phase.augmentation)
+
+    training = kind(accelerator, model, run.strategy, transforms_of, images, images, config, "made images")
     training.record(run, stop)
     return training
 
@@ -338,7 +385,7 @@ def main(run: Run, processes: int) -> None:
         else:
             training = train(run)
             assert training.accelerator.num_processes == processes
-            names = ("weights", "frozen", "seen", "pixels")
+            names = ("weights", "frozen", "seen", "pixels", "held")
             result = {**result_of(training), "by step": {name: getattr(training, name) for name in names}}
     except HfTlError as error:
         if os.environ.get("RANK", "0") == "0":

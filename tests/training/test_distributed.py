@@ -113,9 +113,21 @@ def test_sigterm_writes_one_checkpoint(tmp_path: Path) -> None:
     assert problems == []
 
 
+def test_a_network_with_parts_that_get_no_gradient(tmp_path: Path) -> None:
+    """SigLIP's pooling head: DistributedDataParallel would end with an error in the second step."""
+    run = Run(str(tmp_path), "full", SPLIT, model="siglip")
+    finish(launch(run, 2))
+    result = torch.load(result_path(run))
+    weights = result["by step"]["weights"]
+    still = set(weights[0]) - moved(weights[4], weights[result["last step"]])
+    assert still == {name for name in weights[0] if name.startswith("vision_model.head.")}
+    assert still <= result["by step"]["frozen"][result["last step"]]
+
+
+@pytest.mark.parametrize("way", ["loop", "trainer"])
 @pytest.mark.parametrize("fault", ["image", "loss", "gradient"])
-def test_both_processes_stop_where_one_has_no_number(tmp_path: Path, fault: str) -> None:
-    errors = finish(launch(Run(str(tmp_path), config=SPLIT, fault=fault), 2), status=1)
+def test_both_processes_stop_where_one_has_no_number(tmp_path: Path, fault: str, way: str) -> None:
+    errors = finish(launch(Run(str(tmp_path), config=SPLIT, fault=fault, way=way), 2), status=1)
     assert errors.count("error: ") == 1
     assert "is not finite in step" in errors
     assert str(FLAT) in errors or fault == "gradient"

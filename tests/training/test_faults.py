@@ -1,17 +1,35 @@
+import math
+import re
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import FLAT, Run, launch, make_trainer, make_training, resumed, stopped_at, train
+from small_runs import (
+    FLAT,
+    Run,
+    launch,
+    make_images,
+    make_model,
+    make_trainer,
+    make_training,
+    make_transforms,
+    resumed,
+    stopped_at,
+    train,
+)
 from torch import Tensor
+from transformers import Trainer, TrainingArguments
 
-from hf_tl.config import TrainingConfig
-from hf_tl.errors import CheckpointError, ConfigError, TrainingError
-from hf_tl.training.accelerator import make_accelerator
+from hf_tl.data.images import collate
+from hf_tl.errors import CheckpointError, TrainingError
+from hf_tl.strategy import Strategy
 from hf_tl.training.checkpoint import find_damage, newest_checkpoint
+from hf_tl.training.trainer import StrategyCallback
 
 MESSAGES = {"image": "the loss is not finite", "loss": "the loss is not finite", "gradient": "a gradient is not finite"}
 
@@ -49,14 +67,63 @@ def test_what_is_no_number_stops_before_the_optimizer_step(tmp_path: Path, fault
     assert_saved_finite(tmp_path / "bad")
 
 
-def test_trainer_stops_before_the_weights_go_bad(tmp_path: Path) -> None:
-    trainer = make_trainer(Run(str(tmp_path), config={"save_steps": 1}, fault="gradient"))
-    with pytest.raises(TrainingError, match="a gradient is not finite in step 6"):
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+    """The rows of each step under Trainer."""
+    trainer = make_trainer(Run(str(tmp_path_factory.mktemp("good")), config={"save_strategy": "no"}))
+    seen: list[list[int]] = []
+
+    def collate_and_note(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        seen.append(sorted(example["index"] for example in examples))
+        return collate(examples)
+
+    trainer.data_collator = collate_and_note
+    trainer.train()
+    return seen
+
+
+@pytest.mark.parametrize("fault", MESSAGES)
+@pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (2, 1), (0, 2)])
+def test_trainer_stops_before_the_weights_go_bad(
+    tmp_path: Path, batches: list[list[int]], fault: str, workers: int, accumulation: int
+) -> None:
+    config = {"dataloader_num_workers": workers, "gradient_accumulation_steps": accumulation}
+    trainer = make_trainer(Run(str(tmp_path), config={"save_steps": 1, **config}, fault=fault))
+    with pytest.raises(TrainingError, match=MESSAGES[fault]) as error:
         trainer.train()
-    assert trainer.state.global_step == 5
-    assert_finite(trainer.model.state_dict())
-    assert_finite(load_file(tmp_path / "checkpoint-5" / "model.safetensors"))
-    assert find_damage(tmp_path / "checkpoint-5") is None
+    step = trainer.state.global_step + 1
+    named = re.search(rf"in step {step};.* row in the train_dataset: ([\d, ]+)\. Look", str(error.value))
+    assert named is not None, error.value
+    rows = [int(row) for row in named[1].split(", ")]
+    first = (step - 1) * accumulation
+    assert rows == sorted(row for batch in batches[first : first + accumulation] for row in batch)
+    assert FLAT in rows or fault == "gradient"
+    assert_finite(dict(trainer.model.named_parameters()))
+    if step > 1:
+        assert_finite(load_file(tmp_path / f"checkpoint-{step - 1}" / "model.safetensors"))
+        assert find_damage(tmp_path / f"checkpoint-{step - 1}") is None
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_without_views_trainer_says_that_the_images_are_not_known(tmp_path: Path, smoothing: float) -> None:
+    run = Run(str(tmp_path), fault="loss")
+    strategy = Strategy("smooth", tuple(replace(phase, label_smoothing=smoothing) for phase in run.strategy.phases))
+    rows = make_images(run).with_transform(make_transforms(run).train)
+    args = TrainingArguments(run.output, use_cpu=True, report_to="none", label_smoothing_factor=smoothing)
+    trainer = Trainer(
+        make_model(run), args, train_dataset=rows, data_collator=collate, callbacks=[StrategyCallback(strategy)]
+    )
+    with pytest.raises(TrainingError, match=r"the loss is not finite in step \d;.* known with hf_tl\.TrainingViews"):
+        trainer.train()
+
+
+def test_after_training_the_views_can_be_evaluated(tmp_path: Path) -> None:
+    """The rows are told while the model is watched, and no longer."""
+    trainer = make_trainer(Run(str(tmp_path), config={"save_strategy": "no"}))
+    trainer.train()
+    assert math.isfinite(trainer.evaluate(trainer.train_dataset)["eval_loss"])
+    assert not trainer.model._forward_pre_hooks
+    assert not trainer.model._forward_hooks
 
 
 def test_trainer_alone_goes_on(tmp_path: Path) -> None:
@@ -104,11 +171,3 @@ def test_an_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="step-00000001 could not be written: Not a directory"):
         train(Run(str(tmp_path / "file"), config={"save_steps": 1}))
-
-
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_sharded_parameters_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """On a CPU accelerate would leave FSDP out without a word."""
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(ConfigError, match=f"asks for {name}.*DistributedDataParallel"):
-        make_accelerator(TrainingConfig())

@@ -54,8 +54,8 @@ def test_rates_that_are_too_low_or_too_high_lose() -> None:
 
 def test_multi_label_rates_are_judged_by_the_binary_loss() -> None:
     """A head that is not trained decides by chance: ln 2 for each class, where the loss over classes would be ln 3."""
-    features, labels = clusters()
-    flags = nn.functional.one_hot(labels, 3).float()
+    features, _ = clusters()
+    flags = (features[:, :3] > 0).float()  # any number of them
     head = nn.Linear(16, 3)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -63,7 +63,7 @@ def test_multi_label_rates_are_judged_by_the_binary_loss() -> None:
     untrained = held_out_loss(copy.deepcopy(head), features, flags, replace(PHASE, learning_rate=1e-9), **options)
     assert untrained == pytest.approx(np.log(2), abs=1e-4)
     trained = held_out_loss(head, features, flags, replace(PHASE, learning_rate=0.03, label_smoothing=0.1), **options)
-    assert trained < 0.8 * untrained
+    assert trained < 0.6 * untrained
     plain = nn.functional.binary_cross_entropy_with_logits(head(features[:40]), flags[:40])
     assert trained == pytest.approx(plain.item())  # of the labels as they are, not smoothed
 
