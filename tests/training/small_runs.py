@@ -60,6 +60,8 @@ PHASES = {
     "transfer": (PLAIN,),
     "finetune": (PLAIN, replace(PLAIN, trainable_stages=2, learning_rate=0.02)),
     "unfreezing": tuple(replace(PLAIN, trainable_stages=stages, learning_rate=0.02) for stages in (1, 2, 3, "all")),
+    "short": (PLAIN, replace(PLAIN, trainable_stages=2, epochs=1, learning_rate=0.02)),
+    "kept": (PLAIN, replace(PLAIN, trainable_stages=2, learning_rate=0.02, batch_norm="keep")),
     "balanced": (replace(PLAIN, epochs=3, balanced_sampling=True),),
     "views": (replace(HEAD, epochs=2), Phase(2, 1, 0.02)),
     "full": (HEAD, Phase("all", 1, 0.01)),
