@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,34 @@ def push(arguments: list[str]) -> None:
     print(push_folder(options.folder, options.repository, private=options.private or None, revision=options.revision))
 
 
+def cache(arguments: list[str]) -> None:
+    """List the features that are kept on the disk, or clear them."""
+    parser = _parser("cache", cache)
+    parser.add_argument("action", nargs="?", choices=["list", "clear"], default="list", help="list by default")
+    parser.add_argument("--feature_cache_dir", help="folder of the features; in the cache of Hugging Face by default")
+    options = parser.parse_args(arguments)
+    from hf_tl.training.feature_store import FeatureStore, default_folder
+
+    folder = Path(options.feature_cache_dir) if options.feature_cache_dir else default_folder()
+    store = FeatureStore(folder, limit=0)
+    if options.action == "clear":
+        try:
+            print(f"{_megabytes(store.clear())} freed in {folder}")
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be cleared: {error.strerror or error} ({error.filename})") from error
+        return
+    entries = store.entries()
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        print(f"{_megabytes(entry.bytes):>12}  last used {used}  {entry.title}")
+    total = _megabytes(sum(entry.bytes for entry in entries))
+    print(f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {total} in {folder}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
 def parse_run_config(arguments: Sequence[str]) -> Any:
     """Turn flags, and the YAML file that `--config` names, into a `RunConfig`; flags win.
 
@@ -169,4 +198,5 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "evaluate": evaluate,
     "push": push,
+    "cache": cache,
 }

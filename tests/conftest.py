@@ -1,4 +1,4 @@
-"""One thread a test process, and a Hub on loopback for the tests that publish."""
+"""One thread a test process, a cache of features of the tests' own, and a Hub on loopback for those that publish."""
 
 import os
 from collections.abc import Iterator
@@ -18,6 +18,15 @@ ACCOUNTS = {
     TOKEN: {"name": "user", "role": "write", "orgs": ["team"]},
     READ_TOKEN: {"name": "user", "role": "read", "orgs": ["team"]},
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where tests, and the processes that they start, cache features: never in the user's own cache."""
+    folder = tmp_path_factory.mktemp("features")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TL_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ kept on the disk, and only the suffix trains on it, epoch after epoch.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -409,8 +409,3 @@ def _first_trained(model: "PreTrainedModel") -> str:
 def _close(a: Tensor, b: Tensor) -> bool:
     scale = float(b.float().abs().max())
     return torch.allclose(a.float(), b.float(), rtol=1e-3, atol=(1e-2 if b.dtype == torch.bfloat16 else 1e-4) * scale)
-
-
-def describe_entries(store: FeatureStore) -> Mapping[str, str]:
-    """Describe the entries of a store for `hf-tl cache`, by their keys."""
-    return {entry.key: f"{entry.bytes / 1e6:,.1f} MB  {entry.title}" for entry in store.entries()}

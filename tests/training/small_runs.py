@@ -147,7 +147,12 @@ def make_model(run: Run) -> nn.Module:
     is_last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
     if run.fault == "gradient" and is_last:
         calls = iter(range(100))
-        model.timm_model.fc.bias.register_hook(lambda grad: grad * float("nan") if next(calls) == 5 else grad)
+
+        def spoil(module: nn.Module, _: Any, output: Tensor) -> None:
+            if output.requires_grad:
+                output.register_hook(lambda grad: grad * float("nan") if next(calls) == 5 else grad)
+
+        model.timm_model.fc.register_forward_hook(spoil)
     return model
 
 

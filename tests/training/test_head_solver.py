@@ -1,0 +1,157 @@
+"""The head solved as logistic regression, against scikit-learn's and against the loss that training uses."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from hf_tl.phase import Phase
+from hf_tl.training.head_solver import FOLDS, STRENGTHS, HeadSolution, solve_head
+from hf_tl.training.loss import balanced_weights, training_loss
+
+CLASSES = 4
+
+
+def clusters(images: int = 240, values: int = 12, spread: float = 2.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features that are correlated, of very different scales, of classes that overlap and differ in size."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.multinomial(torch.tensor([0.5, 0.25, 0.15, 0.1]), images, replacement=True, generator=generator)
+    labels[: 2 * CLASSES] = torch.arange(CLASSES).repeat(2)[:images]
+    centres, mixing = torch.randn(2, values, values, generator=generator)
+    noise = torch.randn(images, values, generator=generator) @ mixing
+    return (centres[labels] + spread * noise) * torch.logspace(-2, 2, values) + 3, labels
+
+
+def logits_of(solution: HeadSolution, features: Tensor) -> Tensor:
+    return features @ solution.weight.T + solution.bias
+
+
+def reference(images: int, strength: float, balanced: bool = False) -> LogisticRegression:
+    weight = "balanced" if balanced else None
+    return LogisticRegression(C=1 / (strength * images), class_weight=weight, tol=1e-9, max_iter=10_000)
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.float32, 2e-3)])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_solution_is_that_of_scikit_learn(
+    strength: float, dtype: torch.dtype, tolerance: float, balanced: bool
+) -> None:
+    features, labels = clusters()
+    scaler = StandardScaler().fit(features)
+    expected = reference(len(labels), strength, balanced).fit(scaler.transform(features), labels)
+    solution = solve_head(features.to(dtype), labels, CLASSES, strength=strength, balanced=balanced)
+    weight = solution.weight.double().numpy() * scaler.scale_
+    np.testing.assert_allclose(weight, expected.coef_, atol=tolerance * abs(expected.coef_).max())
+    found = logits_of(solution, features.to(dtype)).softmax(1)
+    np.testing.assert_allclose(found, expected.predict_proba(scaler.transform(features)), atol=tolerance)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_at_the_solution_the_loss_of_training_cannot_fall(balanced: bool) -> None:
+    """With label smoothing, which scikit-learn does not have."""
+    features, labels = clusters()
+    features = features.double()
+    phase = Phase(1, 1, label_smoothing=0.2)
+    solution = solve_head(features, labels, CLASSES, strength=0.01, label_smoothing=0.2, balanced=balanced)
+    deviation = features.std(0, unbiased=False)
+    weight = (solution.weight * deviation).requires_grad_()
+    bias = solution.bias.clone().requires_grad_()
+    weights = balanced_weights(labels.tolist(), CLASSES) if balanced else None
+    loss = training_loss((features / deviation) @ weight.T + bias, labels, phase, weights)
+    assert float(loss.detach()) == pytest.approx(solution.train_loss, rel=1e-5)
+    gradients = torch.autograd.grad(loss + 0.01 / 2 * weight.square().sum(), [weight, bias])
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 5e-5
+
+
+def test_the_strength_is_that_of_the_lowest_held_out_loss() -> None:
+    features, labels = clusters()
+    solution = solve_head(features.double(), labels, CLASSES, seed=3)
+    tried = solution.held_out_losses
+    assert solution.held_out_loss == min(tried.values())
+    assert tuple(tried) == STRENGTHS[: len(tried)]
+    assert STRENGTHS[0] > solution.strength > STRENGTHS[-1]
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=3)
+    scaled = StandardScaler().fit_transform(features)
+    for strength in (1.0, solution.strength):
+        model = reference(round(len(labels) * (1 - 1 / FOLDS)), strength)
+        scores = cross_val_score(model, scaled, labels, cv=folds, scoring="neg_log_loss")
+        assert tried[strength] == pytest.approx(-scores.mean(), rel=5e-3)
+
+
+def test_shift_and_scale_of_the_features_do_not_change_predictions() -> None:
+    features, labels = clusters()
+    moved = features * torch.logspace(2, -2, features.shape[1]) + torch.linspace(-5, 5, features.shape[1])
+    one, other = (solve_head(each, labels, CLASSES) for each in (features, moved))
+    assert one.strength == other.strength
+    torch.testing.assert_close(logits_of(one, features), logits_of(other, moved), atol=0.02, rtol=0.01)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    features, labels = clusters()
+    one, again, other = (solve_head(features, labels, CLASSES, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one.weight, again.weight)
+    assert torch.equal(one.bias, again.bias)
+    assert one.held_out_losses == again.held_out_losses
+    assert one.held_out_losses != other.held_out_losses
+
+
+def test_separable_data_stay_finite() -> None:
+    """Without a penalty the weights would grow for ever; with more features than images anything is separable."""
+    features, labels = clusters(40, 200, spread=0.01)
+    features = torch.cat([features, features[:, :3], torch.full((40, 1), 0.1)], dim=1)  # copies and a constant
+    solution = solve_head(features, labels, CLASSES)
+    assert solution.weight.isfinite().all()
+    assert solution.bias.isfinite().all()
+    assert torch.equal(solution.weight[:, -1], torch.zeros(CLASSES))
+    assert logits_of(solution, features).argmax(1).tolist() == labels.tolist()
+    assert logits_of(solution, features).abs().max() < 100
+
+
+def test_views_of_an_image_are_held_out_together() -> None:
+    """So a copy of each image teaches nothing about the image itself."""
+    features, labels = clusters(60)
+    one = solve_head(features, labels, CLASSES)
+    two = solve_head(features.repeat(2, 1), labels, CLASSES, views=2)
+    assert two.strength == one.strength
+    assert list(two.held_out_losses.values()) == pytest.approx(list(one.held_out_losses.values()), rel=1e-2)
+    torch.testing.assert_close(logits_of(two, features), logits_of(one, features), atol=0.02, rtol=0.02)
+
+
+def test_rare_classes_are_kept() -> None:
+    features, labels = clusters(100)
+    labels = labels % 2
+    labels[0], labels[[1, 2]] = 2, 3  # one image of a class, two of another
+    solution = solve_head(features, labels, 6)  # and none of two
+    assert solution.folds == FOLDS
+    assert solution.weight.isfinite().all()
+    assert torch.equal(solution.weight[4:], torch.zeros(2, features.shape[1]))
+    assert not set(logits_of(solution, features * 10).argmax(1).tolist()) & {4, 5}
+    assert "folds" in str(solution)
+
+
+@pytest.mark.parametrize(("images_of_a_class", "folds"), [(1, 0), (2, 2), (3, 3), (9, FOLDS)])
+def test_there_are_no_more_folds_than_images_of_a_class(images_of_a_class: int, folds: int) -> None:
+    features, _ = clusters(CLASSES * images_of_a_class)
+    labels = torch.arange(CLASSES).repeat(images_of_a_class)
+    solution = solve_head(features, labels, CLASSES)
+    assert solution.folds == folds
+    if folds == 0:
+        assert solution.held_out_loss is None
+        assert solution.strength == 1 / CLASSES
+        assert logits_of(solution, features).argmax(1).tolist() == labels.tolist()
+
+
+def test_one_class_alone_is_no_problem() -> None:
+    solution = solve_head(torch.randn(10, 3), torch.ones(10, dtype=torch.long), 2)
+    assert logits_of(solution, torch.randn(5, 3)).argmax(1).tolist() == [1] * 5
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_solution_is_the_same() -> None:
+    features, labels = clusters()
+    one, other = solve_head(features, labels, CLASSES), solve_head(features.cuda(), labels, CLASSES)
+    torch.testing.assert_close(logits_of(other, features.cuda()).cpu(), logits_of(one, features), atol=0.02, rtol=0.01)
