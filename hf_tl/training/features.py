@@ -375,6 +375,8 @@ class Features:
             sampler=[(view, index) for index in own],
             collate_fn=collate,
             num_workers=self.config.dataloader_num_workers,
+            # of its own: beginning to iterate draws a number, and training must draw the same with features found
+            generator=torch.Generator(),
         )
         for loaded in loader:
             yield loaded["pixel_values"].to(device).contiguous(memory_format=torch.channels_last)
