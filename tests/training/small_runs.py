@@ -56,7 +56,7 @@ PHASES = {
     "averaged": (replace(HEAD, mixup=0.2, cutmix=1.0), Phase(2, 2, 0.02, ema_decay=0.9, balanced_sampling=True)),
     "patient": (Phase(1, 6, 0.05, patience=3),),
     "full": (HEAD, Phase("all", 1, 0.01)),
-    "solved": (Phase(1, steps=1, solver="lbfgs"), Phase(2, 1, 0.02)),
+    "solved": (Phase(1, steps=1, solver="lbfgs"), Phase(2, 1, 0.02, batch_norm="keep")),
     # all that a run does, with statistics that stay
     "all kept": (
         replace(HEAD, mixup=0.2),
