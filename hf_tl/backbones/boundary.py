@@ -242,8 +242,10 @@ def _find(model: nn.Module, image: tuple[int, int, int], device: torch.device) -
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(images, *image, generator=generator).to(device) for images in (2, 3)]
     modules = dict(model.named_modules())
-    frozen = {name: module for name, module in modules.items() if is_frozen(module)}
-    fixed = {name: module for name, module in modules.items() if _is_fixed(module)}
+    # a frozen module whose norms train is looked into
+    still = {name: module for name, module in modules.items() if not any(p.requires_grad for p in module.parameters())}
+    frozen = {name: module for name, module in still.items() if is_frozen(module)}
+    fixed = {name: module for name, module in still.items() if _is_fixed(module)}
     further = _cut(model, fixed, batches, image)
     if all(is_frozen(modules[name]) for name in further.modules):
         return further
@@ -307,11 +309,9 @@ def _read_by_the_suffix(
 
 
 def _is_fixed(module: nn.Module) -> bool:
-    """Whether a module gives the same output for the same input throughout a phase: a frozen one, or a pooling."""
+    """Whether a module in which nothing trains gives the same output throughout a phase: frozen, or a pooling."""
     if is_frozen(module):
         return True
-    if any(parameter.requires_grad for parameter in module.parameters()):
-        return False
     inside = [part for part in module.modules() if not is_frozen(part)]
     return not any(has_statistics(part) or "drop" in type(part).__name__.lower() for part in inside)
 

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from hf_tl.training.checkpoint import find_damage, write_manifest
@@ -178,11 +179,15 @@ class FeatureStore:
         self._make_room(size)
         partial = self.folder / f"{PARTIAL}{key}"
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for number, layout in enumerate(layouts):
-            with open(partial / f"{number}.bin", "wb") as file:
-                # all of it at once: a full disk is found now, not at the end of a long pass
-                os.posix_fallocate(file.fileno(), 0, max(1, images * layout.bytes))
+        try:
+            partial.mkdir(parents=True)
+            for number, layout in enumerate(layouts):
+                with open(partial / f"{number}.bin", "wb") as file:
+                    # all of it at once: a full disk is found now, not at the end of a long pass
+                    os.posix_fallocate(file.fileno(), 0, max(1, images * layout.bytes))
+        except OSError:
+            self.discard(key)
+            raise
         return partial
 
     def commit(self, key: str, title: str, rows: FeatureRows, made_of: Mapping[str, Any]) -> None:
@@ -203,24 +208,48 @@ class FeatureStore:
         shutil.rmtree(self.folder / f"{PARTIAL}{key}", ignore_errors=True)
 
     def entries(self) -> list[Entry]:
-        """List the entries, the last used first."""
-        found = []
-        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
-            if folder.is_dir() and (folder / DESCRIPTION).is_file():
-                title = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["title"]
-                found.append(Entry(folder.name, title, _size(folder), folder.stat().st_mtime))
+        """List the entries, the last used first; also damaged ones, so that they can be removed."""
+        folders = [path for path in self._paths() if path.is_dir() and not path.name.startswith(PARTIAL)]
+        found = [Entry(path.name, _title(path), _size(path), path.stat().st_mtime) for path in folders]
         return sorted(found, key=lambda entry: -entry.used)
 
     def clear(self) -> int:
-        """Remove everything, what killed processes left too; give the number of bytes that were freed."""
+        """Remove all entries, and what killed processes left; give the number of bytes that were freed.
+
+        What a process is computing now stays, and so does whatever else lies in the folder.
+        """
         freed = 0
-        for path in list(self.folder.iterdir()) if self.folder.is_dir() else ():
-            if path.is_dir():
+        for path in self._paths():
+            if path.is_dir() and not path.name.startswith(PARTIAL):
                 freed += _size(path)
                 shutil.rmtree(path)
-            else:
-                path.unlink()
+        for path in self._paths():
+            with self._idle(path) as is_idle:
+                if is_idle and path.is_dir():
+                    freed += _size(path)
+                    shutil.rmtree(path)
+                elif is_idle:
+                    path.unlink(missing_ok=True)
         return freed
+
+    def _paths(self) -> list[Path]:
+        """List what this class made: the folder may be one of a user, with other things in it."""
+        everything = list(self.folder.iterdir()) if self.folder.is_dir() else []
+        return [path for path in everything if _NAME.fullmatch(path.name)]
+
+    @contextlib.contextmanager
+    def _idle(self, path: Path) -> Iterator[bool]:
+        """Hold the lock of an entry that nobody computes, or give False."""
+        lock = self.lock(path.name.removeprefix(PARTIAL).removesuffix(LOCK))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def _make_room(self, size: int) -> None:
         if size > self.limit:
@@ -232,14 +261,27 @@ class FeatureStore:
 
     def _remove_stale(self) -> None:
         """Remove what killed processes left: older than a day, and nobody holds its lock any more."""
-        for path in self.folder.glob(f"{PARTIAL}*"):
-            if time.time() - path.stat().st_mtime > 24 * 3600:
-                shutil.rmtree(path, ignore_errors=True)
+        for path in self._paths():
+            if path.name.startswith(PARTIAL) and time.time() - path.stat().st_mtime > 24 * 3600:
+                with self._idle(path) as is_idle:
+                    if is_idle:
+                        shutil.rmtree(path, ignore_errors=True)
 
 
 def key_of(made_of: Mapping[str, Any]) -> str:
     """Hash what features depend on."""
     return hashlib.sha256(json.dumps({"format": FORMAT, **made_of}, sort_keys=True).encode()).hexdigest()[:40]
+
+
+_NAME = re.compile(f"({re.escape(PARTIAL)})?[0-9a-f]{{40}}({re.escape(LOCK)})?")
+"""Of an entry, of one that is being written, or of its lock: see `key_of`."""
+
+
+def _title(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["title"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "damaged"
 
 
 def _size(folder: Path) -> int:

@@ -48,6 +48,8 @@ LABELS = ["cat", "dog", "owl"]
 AUTO = {"resume_from_checkpoint": "auto"}
 SIDE, IMAGES = 32, 14
 HEAD = Phase(1, 1, 0.05)
+PLAIN = replace(HEAD, augmentation="none")
+KEPT = replace(PLAIN, learning_rate=0.01, batch_norm="keep")
 PHASES = {
     # at 4 images a step: steps 1 to 4, 5 to 11 and 12 to 14; epochs end within batches and within phases
     "gradual": (HEAD, Phase(2, 2, 0.02, layer_decay=0.5), Phase(1, 1, 0.02, norm="adapt")),
@@ -55,6 +57,14 @@ PHASES = {
     "norms frozen": (HEAD, Phase(1, 2, 0.02, norm="affine"), HEAD),
     "averaged": (replace(HEAD, mixup=0.2, cutmix=1.0), Phase(2, 2, 0.02, ema_decay=0.9, balanced_sampling=True)),
     "patient": (Phase(1, 6, 0.05, patience=3),),
+    # without augmentation, so that each can train on features
+    "transfer": (PLAIN,),
+    "finetune": (PLAIN, replace(PLAIN, trainable_stages=2, learning_rate=0.02)),
+    "unfreezing": tuple(replace(KEPT, trainable_stages=stages) for stages in (1, 2, 3, "all")),
+    "short": (PLAIN, replace(PLAIN, trainable_stages=2, epochs=1, learning_rate=0.02)),
+    "kept": (PLAIN, replace(KEPT, trainable_stages=2)),
+    "balanced": (replace(PLAIN, epochs=3, balanced_sampling=True),),
+    "views": (replace(HEAD, epochs=2), Phase(2, 1, 0.02)),
     "full": (HEAD, Phase("all", 1, 0.01)),
     "solved": (Phase(1, steps=1, solver="lbfgs"), Phase(2, 1, 0.02, batch_norm="keep")),
     # all that a run does, with statistics that stay
@@ -116,13 +126,14 @@ def make_images(run: Run) -> Dataset:
     return Dataset.from_dict({"image": list(pixels), "label": [i % 3 for i in range(IMAGES)]}, features=features)
 
 
-def make_transforms(run: Run) -> Transforms:
+def make_transforms(run: Run, augmentation: str = "light") -> Transforms:
     def standardize(image: Tensor) -> Tensor:
         centred = image - image.mean()
         return centred if run.fault == "loss" else centred / centred.std()
 
     plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), standardize]
     random = [v2.RandomResizedCrop(SIDE, scale=(0.5, 1)), v2.RandomHorizontalFlip()]
+    random = [] if augmentation == "none" else random
     return Transforms(ImageTransform(v2.Compose([*random, *plain])), ImageTransform(v2.Compose(plain)))
 
 
@@ -232,9 +243,12 @@ def make_training(run: Run, stop: int | None = None, kind: type[Recorded] = Reco
         accelerator = make_accelerator(config)
     else:
         accelerator = Accelerator(**{"cpu": True, "gradient_accumulation_steps": steps, **run.accelerator})
-    images, transforms = make_images(run), make_transforms(run)
-    model = make_model(run)
-    training = kind(accelerator, model, run.strategy, lambda _: transforms, images, images, config, "made images")
+    images, model = make_images(run), make_model(run)
+
+    def transforms_of(phase: Phase) -> Transforms:
+        return make_transforms(run, phase.augmentation)
+
+    training = kind(accelerator, model, run.strategy, transforms_of, images, images, config, "made images")
     training.record(run, stop)
     return training
 

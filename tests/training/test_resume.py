@@ -99,8 +99,8 @@ class WithoutOptimizer(RecordedTraining):
 class WithoutPlace(RecordedTraining):
     """Begins each phase at its first image."""
 
-    def _loader(self, phase: Any, end: int) -> Any:
-        loader = super()._loader(phase, end)
+    def _loader(self, *arguments: Any) -> Any:
+        loader = super()._loader(*arguments)
         loader.sampler.start -= self.images_per_step
         loader.sampler.stop -= self.images_per_step
         return loader
