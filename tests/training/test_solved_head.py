@@ -108,7 +108,7 @@ def test_two_processes_have_the_weights_of_one(tmp_path: Path) -> None:
     one, first, second = read_result(runs[0]), read_result(runs[1]), read_result(runs[1], 1)
     assert differences(first["weights"], second["weights"]) == []
     assert first["log"]["phases"][0]["solution"] == second["log"]["phases"][0]["solution"]
-    assert first["log"]["phases"][0]["solution"] == one["log"]["phases"][0]["solution"]
+    assert first["log"]["phases"][0]["solution"] == pytest.approx(one["log"]["phases"][0]["solution"], rel=1e-4)
     solved = [torch.load(Path(run.output, "result-0.pt"))["by step"]["weights"][1] for run in runs]
     torch.testing.assert_close(solved[1], solved[0], atol=1e-4, rtol=1e-3)
 
