@@ -5,6 +5,7 @@ kept on the disk, and only the suffix trains on it, epoch after epoch.
 """
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -114,12 +115,19 @@ class Features:
             for view in range(views if is_random else 1)
         ]
         sets = [*train_sets, FeatureSet(validation, transforms.eval, "validation")]
+        taken = sum(len(one.images) for one in sets) * sum(layout.bytes for layout in self._layouts(boundary))
+        if taken > self.store.limit:  # together: one set must not throw out the other
+            limit = self.config.feature_cache_gb
+            self._say(f"not cached: they take {taken / 1e9:,.1f} GB and --feature_cache_gb is {limit:g}")
+            return None
         if decided is None and not self._pays(boundary, sets, frozen, passes, size):
             return None
-        rows = [self._rows(boundary, one, frozen) for one in sets]
-        found = [part for part in rows if part is not None]
-        if len(found) < len(rows):
-            return None
+        found = []
+        for one in sets:
+            rows = self._rows(boundary, one, frozen)
+            if rows is None:
+                return None
+            found.append(rows)
         self._current = (boundary, frozen)
         label_column = transforms.train.label_column
         return PhaseInputs(
@@ -231,13 +239,13 @@ class Features:
         return {
             "frozen tensors": frozen,
             "boundary": boundary.digest(),
-            "network": type(self.model).__name__,
+            "network": [type(self.model).__name__, _settings(self.model)],
             "images": self._order(one),
             "transform": one.transform.describe(),
             "view": one.view,
             "dtype": [str(layout.dtype) for layout in self._layouts(boundary)],
             "precision": self._precision,
-            "versions": {name: version(name) for name in ("torch", "transformers", "timm", "pillow")},
+            "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")},
         }
 
     @property
@@ -398,6 +406,19 @@ class Features:
         is_wanted = self.config.feature_cache == "on" or not only_if_asked
         if is_wanted and self.accelerator.is_main_process:
             tqdm.write(f"Features  {text}")  # above the progress bar, which may be open
+
+
+OF_CLASSES = (
+    *("_name_or_path", "architectures", "hf_tl", "id2label", "label2id", "label_names", "num_classes", "num_labels"),
+    *("problem_type", "transformers_version"),
+)
+"""Settings of a network that its frozen prefix does not depend on."""
+
+
+def _settings(model: "PreTrainedModel") -> dict[str, Any]:
+    """Give what the same weights may compute differently by: pooling, activation, epsilon."""
+    settings = json.loads(model.config.to_json_string(use_diff=False))
+    return {name: value for name, value in settings.items() if name not in OF_CLASSES}
 
 
 def _first_trained(model: "PreTrainedModel") -> str:

@@ -49,6 +49,7 @@ AUTO = {"resume_from_checkpoint": "auto"}
 SIDE, IMAGES = 32, 14
 HEAD = Phase(1, 1, 0.05)
 PLAIN = replace(HEAD, augmentation="none")
+KEPT = replace(PLAIN, learning_rate=0.01, batch_norm="keep")
 PHASES = {
     # at 4 images a step: steps 1 to 4, 5 to 11 and 12 to 14; epochs end within batches and within phases
     "gradual": (HEAD, Phase(2, 2, 0.02, layer_decay=0.5), Phase(1, 1, 0.02, norm="adapt")),
@@ -59,9 +60,9 @@ PHASES = {
     # without augmentation, so that each can train on features
     "transfer": (PLAIN,),
     "finetune": (PLAIN, replace(PLAIN, trainable_stages=2, learning_rate=0.02)),
-    "unfreezing": tuple(replace(PLAIN, trainable_stages=stages, learning_rate=0.02) for stages in (1, 2, 3, "all")),
+    "unfreezing": tuple(replace(KEPT, trainable_stages=stages) for stages in (1, 2, 3, "all")),
     "short": (PLAIN, replace(PLAIN, trainable_stages=2, epochs=1, learning_rate=0.02)),
-    "kept": (PLAIN, replace(PLAIN, trainable_stages=2, learning_rate=0.02, batch_norm="keep")),
+    "kept": (PLAIN, replace(KEPT, trainable_stages=2)),
     "balanced": (replace(PLAIN, epochs=3, balanced_sampling=True),),
     "views": (replace(HEAD, epochs=2), Phase(2, 1, 0.02)),
     "full": (HEAD, Phase("all", 1, 0.01)),

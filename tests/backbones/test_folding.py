@@ -1,0 +1,65 @@
+"""BatchNorm folded into convolutions: the same outputs but for rounding, and weights that come back."""
+
+import pytest
+import timm
+import torch
+from backbones import zoo
+from torch import nn
+
+from hf_tl.backbones.folding import folded_batch_norms
+from hf_tl.backbones.freezing import freeze
+from hf_tl.backbones.timm import create_timm_backbone
+
+FOLDED = {"test_resnet": 9, "test_efficientnet": 1, "lcnet_035": 1, "vgg11": 0, "test_vit": 0}
+"""By architecture: how many norms are folded at least when only the head trains."""
+
+
+def build(architecture: str) -> nn.Module:
+    torch.manual_seed(0)
+    model, _ = create_timm_backbone(architecture, zoo.LABELS, pretrained=False, model_args=zoo.TIMM.get(architecture))
+    zoo.shake(model)
+    with torch.no_grad():  # statistics and gains as training leaves them
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+    freeze(model, 1)
+    return model.eval()
+
+
+def identities(model: nn.Module) -> dict[str, tuple[int, int]]:
+    return {name: (id(tensor), tensor._version) for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
+@pytest.mark.parametrize("architecture", FOLDED)
+def test_the_output_stays_and_the_weights_come_back(architecture: str) -> None:
+    model = build(architecture)
+    pixels = torch.randn(2, 3, 64 if architecture != "test_vit" else 160, 64 if architecture != "test_vit" else 160)
+    before, own = identities(model), {name: set(module.__dict__) for name, module in model.named_modules()}
+    with torch.inference_mode():
+        expected = model(pixels).logits
+        with folded_batch_norms(model, lambda: model(pixels)) as count:
+            assert count >= FOLDED[architecture]
+            assert (count > 0) == (identities(model) != before)
+            torch.testing.assert_close(model(pixels).logits, expected, rtol=1e-3, atol=1e-4)
+        assert torch.equal(model(pixels).logits, expected)
+    assert identities(model) == before
+    assert {name: set(module.__dict__) for name, module in model.named_modules()} == own
+
+
+def test_an_exception_puts_the_weights_back_too() -> None:
+    model = build("test_resnet")
+    pixels, before = torch.randn(2, 3, 64, 64), identities(model)
+    with pytest.raises(KeyboardInterrupt), torch.inference_mode(), folded_batch_norms(model, lambda: model(pixels)):
+        assert identities(model) != before
+        raise KeyboardInterrupt
+    assert identities(model) == before
+    assert not [name for name, module in model.named_modules() if "forward" in module.__dict__]
+
+
+def test_norms_that_train_are_left_alone() -> None:
+    model = build("test_resnet")
+    freeze(model, "all")
+    pixels = torch.randn(2, 3, 64, 64)
+    with folded_batch_norms(model.eval(), lambda: model(pixels)) as count:
+        assert count == 0

@@ -1,0 +1,84 @@
+"""Batches decoded by threads are, number by number, the transform of each image."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from datasets import Dataset, Features, Image
+from PIL import ExifTags
+from PIL import Image as Pillow
+from timm.data import create_transform, resolve_data_config
+from torchvision.transforms import v2
+from transformers import ConvNextImageProcessor, ViTImageProcessor
+
+from hf_tl.backbones.transformers import ProcessorPipeline
+from hf_tl.data.images import ImageTransform
+from hf_tl.data.pixels import pixel_batches
+from hf_tl.errors import DataError
+
+CPU = torch.device("cpu")
+
+
+def encoded(mode: str, number: int, kind: str = "PNG", orientation: int | None = None) -> bytes:
+    """Encode noise of a size of its own."""
+    channels = {"L": (), "RGB": (3,), "RGBA": (4,), "LA": (2,), "CMYK": (4,), "I;16": ()}[mode]
+    random = np.random.default_rng(number)
+    pixels = random.integers(0, 256, (20 + 3 * number, 30 + number, *channels))
+    image = Pillow.fromarray((pixels * 257).astype(np.uint16) if mode == "I;16" else pixels.astype(np.uint8), mode)
+    exif = Pillow.Exif()
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+    stream = io.BytesIO()
+    image.save(stream, kind, exif=exif)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def images() -> Dataset:
+    files = [encoded(mode, number) for number, mode in enumerate(("RGB", "L", "RGBA", "LA", "I;16"))]
+    files += [encoded("RGB", 5, "JPEG"), encoded("L", 6, "JPEG"), encoded("CMYK", 7, "JPEG")]
+    files += [encoded("RGB", 8 + turn, "JPEG", turn) for turn in (3, 6, 8)]
+    rows = {"photo": [{"bytes": file, "path": None} for file in files], "label": [0] * len(files)}
+    return Dataset.from_dict(rows).cast_column("photo", Image())
+
+
+def timm_pipeline(architecture: str) -> object:
+    model = timm.create_model(architecture)
+    return create_transform(**resolve_data_config({}, model=model))
+
+
+PIPELINES = {
+    "timm": lambda: timm_pipeline("test_resnet"),
+    "timm bicubic, ImageNet's mean": lambda: timm_pipeline("resnet18"),
+    "transformers": lambda: ProcessorPipeline(ViTImageProcessor(size={"height": 24, "width": 32})),
+    "transformers cropped": lambda: ProcessorPipeline(ConvNextImageProcessor(size={"shortest_edge": 32})),
+    "v2": lambda: v2.Compose([v2.Resize((24, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]),
+}
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_batches_equal_the_transform_of_each_image(images: Dataset, pipeline: str, channels: int) -> None:
+    transform = ImageTransform(PIPELINES[pipeline](), image_column="photo", channels=channels)
+    try:
+        transform(images[0]["photo"])
+    except (RuntimeError, ValueError):
+        pytest.skip("this pipeline takes colour alone")
+    rows = range(1, len(images))
+    batches = list(pixel_batches(images, transform, rows, 4, CPU))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    found = torch.cat(batches)
+    assert found.dtype == torch.float32
+    assert batches[0].is_contiguous(memory_format=torch.channels_last)
+    for row, pixels in zip(rows, found, strict=True):
+        assert torch.equal(pixels, transform(images[row]["photo"])), row
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(encoded("RGB", 1)[:100])
+    rows = Dataset.from_dict({"image": [str(tmp_path / "bad.png")]}, features=Features(image=Image()))
+    with pytest.raises(DataError, match=r"bad\.png"):
+        list(pixel_batches(rows, ImageTransform(PIPELINES["timm"]()), range(1), 4, CPU))
