@@ -1,7 +1,9 @@
 """Batches decoded by threads are, number by number, the transform of each image."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +26,9 @@ CPU = torch.device("cpu")
 
 def encoded(mode: str, number: int, kind: str = "PNG", orientation: int | None = None) -> bytes:
     """Encode noise of a size of its own."""
-    channels = {"L": (), "RGB": (3,), "RGBA": (4,), "LA": (2,), "CMYK": (4,), "I;16": ()}[mode]
-    random = np.random.default_rng(number)
-    pixels = random.integers(0, 256, (20 + 3 * number, 30 + number, *channels))
-    image = Pillow.fromarray((pixels * 257).astype(np.uint16) if mode == "I;16" else pixels.astype(np.uint8), mode)
+    width, height = 30 + number, 20 + 3 * number
+    values = {"L": 1, "RGB": 3, "RGBA": 4, "LA": 2, "CMYK": 4, "I;16": 2}[mode] * width * height
+    image = Pillow.frombytes(mode, (width, height), np.random.default_rng(number).bytes(values))
     exif = Pillow.Exif()
     if orientation is not None:
         exif[ExifTags.Base.Orientation] = orientation
@@ -45,9 +46,9 @@ def images() -> Dataset:
     return Dataset.from_dict(rows).cast_column("photo", Image())
 
 
-def timm_pipeline(architecture: str) -> object:
+def timm_pipeline(architecture: str, **settings: Any) -> Callable[[Any], torch.Tensor]:
     model = timm.create_model(architecture)
-    return create_transform(**resolve_data_config({}, model=model))
+    return create_transform(**resolve_data_config(model.pretrained_cfg | settings))
 
 
 PIPELINES = {
@@ -55,23 +56,21 @@ PIPELINES = {
     "timm bicubic, ImageNet's mean": lambda: timm_pipeline("resnet18"),
     "transformers": lambda: ProcessorPipeline(ViTImageProcessor(size={"height": 24, "width": 32})),
     "transformers cropped": lambda: ProcessorPipeline(ConvNextImageProcessor(size={"shortest_edge": 32})),
+    "timm, gray": lambda: timm_pipeline("test_resnet", input_size=(1, 160, 160), mean=(0.3,), std=(0.4,)),
     "v2": lambda: v2.Compose([v2.Resize((24, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]),
 }
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_batches_equal_the_transform_of_each_image(images: Dataset, pipeline: str, channels: int) -> None:
+def test_batches_equal_the_transform_of_each_image(images: Dataset, pipeline: str) -> None:
+    channels = 1 if "gray" in pipeline else 3
     transform = ImageTransform(PIPELINES[pipeline](), image_column="photo", channels=channels)
-    try:
-        transform(images[0]["photo"])
-    except (RuntimeError, ValueError):
-        pytest.skip("this pipeline takes colour alone")
     rows = range(1, len(images))
     batches = list(pixel_batches(images, transform, rows, 4, CPU))
     assert [len(batch) for batch in batches] == [4, 4, 2]
     found = torch.cat(batches)
     assert found.dtype == torch.float32
+    assert found.shape[1] == channels
     assert batches[0].is_contiguous(memory_format=torch.channels_last)
     for row, pixels in zip(rows, found, strict=True):
         assert torch.equal(pixels, transform(images[row]["photo"])), row

@@ -1,7 +1,9 @@
 """Training on cached features gives what training on images gives, and nothing stale or damaged is ever used."""
 
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,6 @@ import pytest
 import torch
 from small_runs import (
     IMAGES,
-    PHASES,
     SIDE,
     RecordedTraining,
     Run,
@@ -28,11 +29,11 @@ from small_runs import (
     stopped_at,
     train,
 )
+from test_cli import TINY, write_images
 from torch import Tensor
 
 from hf_tl.backbones.boundary import find_boundary
 from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
-from hf_tl.training.features import Features
 from hf_tl.training.inputs import PhaseInputs
 from hf_tl.training.views import TrainingViews
 
@@ -61,8 +62,8 @@ def losses(training: RecordedTraining) -> list[float]:
 def assert_close(a: RecordedTraining, b: RecordedTraining, tolerance: float = 1e-3) -> None:
     """Compare losses, and the weights after each step by the norm of their difference.
 
-    AdamW turns the rounding of a gradient next to zero into a whole step, and BatchNorm divides by the deviation of four
-    images: where it trains, the tolerance must be larger.
+    AdamW turns the rounding of a gradient next to zero into a whole step, and BatchNorm divides by the deviation of
+    four images: where it trains, the tolerance must be larger.
     """
     assert losses(a) == pytest.approx(losses(b), rel=tolerance)
     assert a.seen == b.seen
@@ -111,7 +112,9 @@ def test_half_precision_is_close_and_takes_half(tmp_path: Path, mixed_precision:
     assert losses(features) == pytest.approx(losses(images), rel=0.05)
     if mixed_precision == "no":
         train(cached(run, tmp_path / "whole"))
-        sizes = [sorted(file.stat().st_size for file in (tmp_path / name).glob("*/0.bin")) for name in ("features", "whole")]
+        sizes = [
+            sorted(file.stat().st_size for file in (tmp_path / name).glob("*/0.bin")) for name in ("features", "whole")
+        ]
         assert [2 * size for size in sizes[0]] == sizes[1]
         assert len(sizes[0]) == 2, "training and validation have the same images, and share an entry"
 
@@ -360,6 +363,60 @@ def test_two_processes_share_the_work_and_do_as_one(tmp_path: Path) -> None:
     assert not differences(read_result(two), read_result(again))
 
 
+TRAIN = """
+import sys
+sys.path[:0] = [sys.argv[2], sys.argv[3]]
+import numpy as np
+import torch
+from dataclasses import replace
+from pathlib import Path
+import small_runs
+from datasets import ClassLabel, Dataset, Features, Image
+
+torch.set_num_threads(1)
+folder, count = Path(sys.argv[1]), int(sys.argv[4])
+features = Features(image=Image(), label=ClassLabel(names=small_runs.LABELS))
+
+def rows():
+    random = np.random.default_rng(0)
+    for number in range(count):
+        yield {"image": random.integers(0, 256, (32, 32, 3), dtype=np.uint8), "label": number % 3}
+
+images = Dataset.from_generator(rows, features=features, cache_dir=str(folder / "data"), writer_batch_size=100)
+small_runs.make_images = lambda run: images
+config = {"feature_cache": "on", "feature_cache_dir": str(folder / "features"), "per_device_eval_batch_size": 32}
+run = small_runs.Run(str(folder), "finetune", {**config, "save_total_limit": 0, "cached_views": 1})
+training = small_runs.make_training(run)
+phase = replace(run.strategy.phases[1])
+from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
+freeze(training.model, phase.trainable_stages)
+inputs = training._inputs(phase, digest(frozen_tensors(training.model)), 2)
+for first in range(0, count, 32):
+    inputs.train.__getitems__([(0, row) for row in range(first, min(first + 32, count))])
+status = Path("/proc/self/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    peaks = {}
+    for count in (500, 4000):
+        paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+        done = subprocess.run(
+            [sys.executable, "-c", TRAIN, str(tmp_path / str(count)), *paths, str(count)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        peaks[count] = int(done.stdout.split()[-1])
+        sizes = [file.stat().st_size for file in (tmp_path / str(count) / "features").glob("*/0.bin")]
+        assert sizes == [count * 768 * 4]
+    print(f"peak memory in KB, by images: {peaks}")
+    assert peaks[4000] < 1.1 * peaks[500]
+
+
 def test_what_is_kept_is_what_the_network_computes(tmp_path: Path) -> None:
     """Not only on the first images: folding and batches change nothing but the rounding."""
     run = cached(Run(str(tmp_path), "finetune", {"per_device_eval_batch_size": 4}), tmp_path / "features")
@@ -370,5 +427,36 @@ def test_what_is_kept_is_what_the_network_computes(tmp_path: Path) -> None:
         (expected,) = boundary.features(training.model, pixels)
     found: Tensor = inputs.validation.__getitems__(list(range(IMAGES)))["features"][0]
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    assert isinstance(Features(training.accelerator, training.model, training.config), Features)
-    assert len(PHASES["finetune"]) == 2
+
+
+@pytest.mark.slow
+def test_the_command_line_finds_its_features_again(tmp_path: Path) -> None:
+    write_images(tmp_path / "colours" / "train", 24)
+    command = [sys.executable, "-m", "hf_tl", "train", *TINY, "--dataset", str(tmp_path / "colours")]
+    command += ["--strategy", "transfer", "--num_train_epochs", "4", "--learning_rate", "0.03"]
+    command += ["--feature_cache_dir", str(tmp_path / "features")]
+    outputs, records, made = {}, {}, {}
+    for name, cache in (("images", "off"), ("first", "on"), ("second", "auto")):
+        output = ["--output_dir", str(tmp_path / name), "--feature_cache", cache]
+        done = subprocess.run(
+            [*command, *output],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "ACCELERATE_USE_CPU": "true"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        outputs[name] = done.stdout + done.stderr
+        records[name] = json.loads((tmp_path / name / "run.json").read_text())
+        made[name] = entries(tmp_path / "features")
+    assert made["images"] == {}
+    assert len(made["first"]) >= 2
+    assert made["first"] == made["second"]
+    assert "Features of" in outputs["first"]
+    assert "Features of" not in outputs["second"]
+    assert "found in the cache, nothing to compute" in outputs["second"]
+    histories = [
+        [(entry["train_loss"], entry["validation"]["loss"]) for entry in record["history"]]
+        for record in records.values()
+    ]
+    assert histories[1] == histories[2]
+    assert histories[1] == [pytest.approx(pair, rel=1e-3) for pair in histories[0]]
