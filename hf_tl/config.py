@@ -1,12 +1,13 @@
 """One small dataclass a concern. Command-line flags and YAML keys are generated from their fields."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from hf_tl.errors import ConfigError
+from hf_tl.errors import ConfigError, name_some
+from hf_tl.phase import OF_ADAMW
 from hf_tl.recipes import recipe_for
-from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Strategy
+from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Solver, Strategy
 
 StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch"]
 
@@ -78,6 +79,11 @@ class StrategyConfig:
     trainable_stages: int | None = _flag(
         None, "stages to train, the head included (finetune: 2 by default; gradual: 4, then all)"
     )
+    head_solver: Solver = _flag(
+        "adamw",
+        "adamw trains the head; lbfgs solves it to convergence as logistic regression on features of the frozen "
+        "network, its L2 strength chosen by cross-validation (transfer, finetune, gradual)",
+    )
     num_train_epochs: float | None = _flag(None, "passes over the training images, over all phases")
     learning_rate: float | None = _flag(None, "peak rate of the head")
     find_learning_rate: bool = _flag(False, "choose the head's rate by a short sweep on features of the frozen network")
@@ -117,6 +123,7 @@ class StrategyConfig:
         if self.strategy not in get_args(StrategyName):
             raise ConfigError(f"--strategy {self.strategy} is not one of {', '.join(get_args(StrategyName))}")
         self._check_learning_rate()
+        self._check_solver(given)
         trainable = self.trainable_stages
         if trainable is not None and self.strategy not in ("finetune", "gradual"):
             raise ConfigError(f"--trainable_stages goes with --strategy finetune or gradual, and it is {self.strategy}")
@@ -132,6 +139,8 @@ class StrategyConfig:
         if "head_recipe" in recipe:  # what is asked for holds in all phases
             recipe["head_recipe"] = {name: value for name, value in recipe["head_recipe"].items() if name not in asked}
         recipe["ema_decay"] = recipe.get("ema_decay") or None
+        if self.head_solver == "lbfgs":
+            recipe = _solved(recipe, is_alone=self.strategy == "transfer")
         if self.strategy == "transfer":
             return Strategy.transfer(head_stages=head_stages, **recipe)
         if self.strategy == "finetune":
@@ -143,6 +152,7 @@ class StrategyConfig:
     def _check_alone(self, given: Mapping[str, Any]) -> None:
         others = [*given, *(["trainable_stages"] if self.trainable_stages is not None else [])]
         others += ["find_learning_rate"] if self.find_learning_rate else []
+        others += ["head_solver"] if self.head_solver != type(self).head_solver else []
         others += ["strategy"] if self.strategy != type(self).strategy else []
         if others:
             flags = ", ".join(f"--{name}" for name in others)
@@ -154,7 +164,39 @@ class StrategyConfig:
         if self.find_learning_rate and self.strategy == "scratch":
             raise ConfigError("--find_learning_rate needs pretrained features, and --strategy scratch has none")
 
+    def _check_solver(self, given: Mapping[str, Any]) -> None:
+        if self.head_solver not in get_args(Solver):
+            raise ConfigError(f"--head_solver {self.head_solver} is not one of {', '.join(get_args(Solver))}")
+        if self.head_solver == "adamw":
+            return
+        if self.strategy in ("full", "scratch"):
+            raise ConfigError(
+                "--head_solver lbfgs solves the head on a frozen network, and --strategy "
+                f"{self.strategy} trains everything at once; it goes with transfer, finetune and gradual"
+            )
+        meaningless = ["find_learning_rate"] if self.find_learning_rate else []
+        if self.strategy == "transfer":
+            meaningless += [name for name in given if _RECIPE[name] in ("epochs", *OF_ADAMW)]
+        if meaningless:
+            raise ConfigError(
+                f"--head_solver lbfgs has no use for {name_some([f'--{name}' for name in meaningless])}: the head is "
+                "solved, not trained step by step; leave one of them out"
+            )
 
+
+def _solved(recipe: dict[str, Any], *, is_alone: bool) -> dict[str, Any]:
+    """Let the head's phase of a recipe be solved; its epochs fall away."""
+    solved = {name: default for name, default in _PHASE_DEFAULTS.items() if name in OF_ADAMW}
+    solved |= {"epochs": None, "steps": 1, "solver": "lbfgs"}
+    if is_alone:
+        return {**recipe, **solved}
+    head = recipe.get("head_recipe", {})
+    # the recipe's epochs hold those of the head's phase, unless the number was asked for
+    epochs = recipe["epochs"] - head.get("epochs", 0)
+    return {**recipe, "epochs": epochs, "head_recipe": {**head, **solved}}
+
+
+_PHASE_DEFAULTS = {one.name: one.default for one in fields(Phase)}
 _RECIPE = {"num_train_epochs": "epochs"} | {
     name: name
     for name in (

@@ -12,10 +12,16 @@ BatchNorm = Literal["update", "keep"]
 ClassWeights = Literal["none", "balanced"]
 TrainableStages = int | str | tuple[str, ...]
 Augmentation = Literal["none", "light", "medium", "strong"]
+Solver = Literal["adamw", "lbfgs"]
 
 
 SMALLEST_ALPHA = 0.01
 """Of mixup and CutMix: with less, practically no image would be mixed."""
+OF_ADAMW = (
+    "learning_rate", "backbone_learning_rate", "layer_decay", "norm", "weight_decay", "warmup_ratio", "patience",
+    "batch_norm", "mixup", "cutmix", "ema_decay", "balanced_sampling",
+)  # fmt: skip
+"""Fields that a phase which is solved cannot have: they keep their defaults."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,9 @@ class Phase:
     """`"balanced"` weighs each image's loss by the inverse of its class's share of the training images."""
     balanced_sampling: bool = False
     """Whether an epoch draws every class equally often, with replacement, in place of each image once."""
+    solver: Solver = "adamw"
+    """`"lbfgs"` solves the head to convergence as logistic regression on the features of the frozen network, in one
+    step of the phase; it finds its L2 strength itself (`hf_tl.training.head_solver`)."""
 
     def __post_init__(self) -> None:
         stages = self.trainable_stages
@@ -85,6 +94,7 @@ class Phase:
             "cutmix": self.cutmix == 0 or self.cutmix >= SMALLEST_ALPHA,
             "ema_decay": self.ema_decay is None or 0 < self.ema_decay < 1,
             "class_weights": self.class_weights in get_args(ClassWeights),
+            "solver": self.solver in get_args(Solver),
         }
         for name, is_valid in checks.items():
             if not is_valid:
@@ -93,6 +103,26 @@ class Phase:
             raise ConfigError(
                 f"a phase needs epochs or steps, one of them; found epochs={self.epochs}, steps={self.steps}"
             )
+        if self.is_solved:
+            self._check_solved()
+
+    def _check_solved(self) -> None:
+        if self.trainable_stages != 1 or self.steps != 1:
+            raise ConfigError(
+                "solver lbfgs solves the head alone, in one step: the phase needs trainable_stages=1 and steps=1, "
+                f"found trainable_stages={self.trainable_stages!r}, {self.length}"
+            )
+        defaults = {field.name: field.default for field in fields(self)}
+        if others := [name for name in OF_ADAMW if getattr(self, name) != defaults[name]]:
+            raise ConfigError(
+                f"solver lbfgs has no {name_some(others)}: leave it out, or choose solver adamw. It follows "
+                "augmentation, label_smoothing and class_weights"
+            )
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the phase is one solution, not a number of steps."""
+        return self.solver == "lbfgs"
 
     @property
     def length(self) -> str:
@@ -102,7 +132,7 @@ class Phase:
         ('2.5 epochs', '100 steps')
         """
         if self.epochs is None:
-            return f"{self.steps:,} steps"
+            return "1 step" if self.steps == 1 else f"{self.steps:,} steps"
         return "1 epoch" if self.epochs == 1 else f"{self.epochs:.3g} epochs"
 
     @classmethod

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from hf_tl.errors import ConfigError, name_some
-from hf_tl.phase import Augmentation, BatchNorm, ClassWeights, Norm, Phase, TrainableStages
+from hf_tl.phase import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Solver, TrainableStages
 
-__all__ = ["Augmentation", "BatchNorm", "ClassWeights", "Norm", "Phase", "Strategy", "TrainableStages"]
+__all__ = ["Augmentation", "BatchNorm", "ClassWeights", "Norm", "Phase", "Solver", "Strategy", "TrainableStages"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Strategy:
             raise ConfigError(f"the strategy {self.name!r} has no phase; a strategy needs at least one")
 
     @classmethod
-    def transfer(cls, *, epochs: float = 10, learning_rate: float = 3e-3, head_stages: int = 1, **recipe: Any) -> Self:
+    def transfer(
+        cls, *, epochs: float | None = 10, learning_rate: float = 3e-3, head_stages: int = 1, **recipe: Any
+    ) -> Self:
         """Transfer learning: only the head is trained ("feature extraction", "linear probing").
 
         Images are not augmented by default, so that a frozen backbone sees each the same way in every epoch.
@@ -75,7 +77,7 @@ class Strategy:
         """
         head = {"epochs": epochs / 3, "learning_rate": learning_rate, **recipe, **(head_recipe or {})}
         rates: dict[str, Any] = {"learning_rate": learning_rate / 3, "backbone_learning_rate": backbone_learning_rate}
-        rest = epochs - head["epochs"]
+        rest = epochs - (head["epochs"] or 0)
         return cls("finetune", (Phase(head_stages, **head), Phase(head_stages + stages, rest, **rates, **recipe)))
 
     @classmethod
@@ -116,7 +118,7 @@ class Strategy:
             trainable.append("all")
         even = epochs / (2 * len(trainable))
         head = {"epochs": even, "learning_rate": learning_rate, **recipe, **(head_recipe or {})}
-        rest = epochs - head["epochs"]
+        rest = epochs - (head["epochs"] or 0)
         *earlier, last = trainable
         share = rest / (2 * len(earlier) or 1)
         rates: dict[str, Any] = {

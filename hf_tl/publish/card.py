@@ -17,6 +17,7 @@ from jinja2 import Template, UndefinedError
 
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES, Figure, ProblemType
+from hf_tl.phase import OF_ADAMW
 from hf_tl.publish.markdown import environment, one_line
 from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE
 
@@ -27,7 +28,7 @@ CLASSES_SHOWN = 200
 MODEL_LINE = 'MODEL = "{}"'
 PLACEHOLDER = MODEL_LINE.format("USER/NAME")
 STRATEGY_TAGS = {"transfer": "transfer-learning", "scratch": "from-scratch"}
-IN_TABLE = {"trainable_stages", "epochs", "steps", "learning_rate", "backbone_learning_rate", "norm"}
+IN_TABLE = {"trainable_stages", "epochs", "steps", "learning_rate", "backbone_learning_rate", "norm", "solver"}
 """What the table of phases shows of a phase's recipe; the rest is listed below it."""
 NORM_POLICIES = {"frozen": "frozen", "affine": "scale and shift train", "adapt": "train and adapt"}
 BATCH_NORM = {
@@ -155,6 +156,7 @@ def _view(record: Mapping[str, Any]) -> dict[str, Any]:
         "data": data,
         "labels": data["labels"],
         "stages_figure": STAGES_FIGURE,
+        "best_after": _best_after(record),
         "history_figure": HISTORY_FIGURE if record["history"] else None,
         "folded_from": FOLDED_FROM,
         "stages": [_stage_row(stage, model["parameters"]) for stage in record["stages"]],
@@ -191,22 +193,46 @@ def _phase_row(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, 
     names = done["trainable_stages"]
     rate = recipe["backbone_learning_rate"]
     backbone = "–" if len(names) == 1 else "as the head" if rate is None else f"{rate:.3g}"
+    is_solved = recipe.get("solver") == "lbfgs"
+    hidden = IN_TABLE.union(OF_ADAMW) if is_solved else IN_TABLE
     return {
         "first_stage": names[0],
         "last_stage": names[-1],
         "stages": len(names),
         "parameters": f"{done['parameters_trained']:,}",
-        "epochs": f"{recipe['steps']:,} steps" if recipe.get("steps") else f"{recipe['epochs']:.3g}",
-        "learning_rate": f"{recipe['learning_rate']:.3g}",
+        "epochs": "solved" if is_solved else _length(recipe),
+        "learning_rate": "–" if is_solved else f"{recipe['learning_rate']:.3g}",
         "backbone_learning_rate": backbone,
         "norm": NORM_POLICIES.get(recipe["norm"], recipe["norm"]),
         "rest": ", ".join(
             [
-                *(_told(key, value) for key, value in recipe.items() if key not in IN_TABLE and _is_on(value)),
+                *([_solution(done["solution"])] if is_solved else []),
+                *(_told(key, value) for key, value in recipe.items() if key not in hidden and _is_on(value)),
                 *(["on cached features"] if done.get("uses_features") else []),
             ]
         ),
     }
+
+
+def _length(recipe: Mapping[str, Any]) -> str:
+    return f"{recipe['steps']:,} steps" if recipe.get("steps") else f"{recipe['epochs']:.3g}"
+
+
+def _best_after(record: Mapping[str, Any]) -> str:
+    """Tell when the weights were those that the model has."""
+    if not (best := record["best"]):
+        return ""
+    phase = f"phase {best['phase'] + 1}"
+    if record["strategy"]["phases"][best["phase"]].get("solver") == "lbfgs":
+        return f"the solution of {phase}"
+    return f"epoch {best['epoch']:.3g} ({phase})"
+
+
+def _solution(found: Mapping[str, Any]) -> str:
+    told = f"logistic regression to convergence on standardised features, L2 strength {found['l2_strength']:.2g}"
+    if found["held_out_loss"] is None:
+        return told
+    return f"{told}, the best in {found['folds']}-fold cross-validation (held-out loss {found['held_out_loss']:.4g})"
 
 
 def _told(key: str, value: Any) -> str:

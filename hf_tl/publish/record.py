@@ -63,9 +63,7 @@ def build_record(
             "mixed_precision": accelerator.mixed_precision,
             **({"sharding": "FSDP2"} if isinstance(accelerator, ShardedAccelerator) else {}),
             "seed": config.seed,
-            "optimizer": "AdamW",
-            "schedule": "linear warm-up, cosine decay",
-            "max_grad_norm": config.max_grad_norm,
+            **_optimisation(strategy, config),
             **({"measured_with": "mean of the logits of image and mirror image"} if config.test_time_flip else {}),
             **({"cached_views": config.cached_views} if config.cached_views is not None else {}),
             **({"feature_dtype": config.feature_dtype} if any(p.get("uses_features") for p in log.phases) else {}),
@@ -79,6 +77,14 @@ def build_record(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "command": command,
     }
+
+
+def _optimisation(strategy: Strategy, config: TrainingConfig) -> dict[str, Any]:
+    if all(phase.is_solved for phase in strategy.phases):
+        return {"optimizer": "L-BFGS"}
+    optimizer = "L-BFGS for the head, then AdamW" if any(phase.is_solved for phase in strategy.phases) else "AdamW"
+    schedule = "linear warm-up, cosine decay"
+    return {"optimizer": optimizer, "schedule": schedule, "max_grad_norm": config.max_grad_norm}
 
 
 def config_record(record: Mapping[str, Any]) -> dict[str, Any]:

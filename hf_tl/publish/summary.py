@@ -24,7 +24,8 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
         stages = phase.trainable_stages
         which = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {stages}"
         which = "all stages" if stages == "all" else which
-        spans.append(f"{phase.length} of {'the head' if stages == 1 else which}")
+        length = "solution" if phase.is_solved else phase.length
+        spans.append(f"{length} of {'the head' if stages == 1 else which}")
     return "\n".join(
         [
             f"Data      {data.name}: {sizes} images, {len(data.labels)} classes{several}",

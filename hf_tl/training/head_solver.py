@@ -48,6 +48,10 @@ class HeadSolution:
         """At the chosen strength."""
         return self.held_out_losses.get(self.strength)
 
+    def to_record(self) -> dict[str, float | int | None]:
+        """Tell what was found, as `run.json` holds it."""
+        return {"l2_strength": self.strength, "held_out_loss": self.held_out_loss, "folds": self.folds}
+
     def __str__(self) -> str:
         loss = self.held_out_loss
         how = "not chosen by cross-validation" if loss is None else f"held-out loss {loss:.4g} in {self.folds} folds"

@@ -30,6 +30,7 @@ from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
 from hf_tl.training.recompute import recomputed_activations
 from hf_tl.training.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer, shard
 from hf_tl.training.sigterm import Sigterm
+from hf_tl.training.solved_head import linear_head, solve_phase
 from hf_tl.training.state import (
     Restored,
     TrainingLog,
@@ -79,7 +80,8 @@ class Training:
 
         Raises:
             StageError: a phase names stages that the model does not have.
-            ConfigError: a phase is shorter than a step, or mixes images in batches of an odd size.
+            ConfigError: a phase is shorter than a step, mixes images in batches of an odd size, or solves a head that
+                is not linear.
         """
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
@@ -114,6 +116,9 @@ class Training:
                 "mixup and CutMix mix the images of a batch in pairs: --per_device_train_batch_size must be even, "
                 f"found {config.per_device_train_batch_size}; or --mixup 0 --cutmix 0"
             )
+        if any(phase.is_solved for phase in strategy.phases):
+            linear_head(accelerator, model, self.stages[-1])  # told before anything is trained
+        self._solution: dict[str, Any] | None = None
         self._ever_trained = self._tensors_of_any_phase()
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
@@ -204,7 +209,8 @@ class Training:
         optimizer = build_optimizer(self.model, self.stages, phase)
         schedule = build_schedule(optimizer, phase, end - first)
         # wrapped anew in each phase: DistributedDataParallel notes at its making which parameters get gradients
-        inputs = self._inputs(phase, frozen, (end - first) * self.images_per_step / len(self.train_images))
+        passes = 1.0 if phase.is_solved else (end - first) * self.images_per_step / len(self.train_images)
+        inputs = self._inputs(phase, frozen, passes)
         wrapped, optimizer, loader = self.accelerator.prepare(self.model, optimizer, self._loader(phase, end, inputs))
         self._average = None if phase.ema_decay is None else WeightAverage(self.model, phase.ema_decay)
         self._restore_phase(optimizer, schedule)
@@ -222,7 +228,8 @@ class Training:
                 is_epoch_end = self._epochs(self.state.step) > self._epochs(self.state.step - 1)
                 if is_epoch_end or self.state.step == end:
                     with contextlib.nullcontext() if self._average is None else self._average.applied():
-                        is_best = self._evaluate(index, inputs, float(schedule.get_last_lr()[0]), progress)
+                        rate = 0.0 if phase.is_solved else float(schedule.get_last_lr()[0])
+                        is_best = self._evaluate(index, inputs, rate, progress)
                     evaluations_without_gain = 0 if is_best else evaluations_without_gain + 1
                 if phase.patience is not None and evaluations_without_gain >= phase.patience:
                     break
@@ -241,13 +248,14 @@ class Training:
                 "digest_after": frozen,
                 "steps": self.state.step - first,
                 "uses_features": self.state.uses_features,
+                **({} if self._solution is None else {"solution": self._solution}),
                 "seconds": self.state.phase_seconds,
             }
         )
         # a phase that stopped early leaves the rest of its span out
         progress.update(end - self.state.step)
         self.state.step, self.state.frozen_digest, self.state.phase_seconds = end, None, 0.0
-        self.state.uses_features = None
+        self.state.uses_features, self._solution = None, None
         # mixed precision wraps `forward` on the model itself; accelerate's way back also strips its own decorators
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
             self.model.__dict__.pop(name, None)
@@ -263,6 +271,11 @@ class Training:
     def _steps(
         self, model: nn.Module, optimizer: Any, schedule: Any, loader: DataLoader, phase: Phase, inputs: PhaseInputs
     ) -> Iterator[float]:
+        if phase.is_solved:
+            head = linear_head(self.accelerator, self.model, self.stages[-1])
+            workers = 0 if self.state.uses_features else self.config.dataloader_num_workers
+            loss, self._solution = solve_phase(self.accelerator, self.model, head, inputs, phase, self.config, workers)
+            return iter([loss])
         weights = None
         if phase.class_weights == "balanced":
             weights = balanced_weights(self._train_labels(phase), self.model.config.num_labels)

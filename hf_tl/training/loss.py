@@ -49,8 +49,14 @@ def check_phases(phases: "Sequence[Phase]", problem: ProblemType) -> None:
     """Refuse what a problem does not allow.
 
     Raises:
-        ConfigError: multi-label images cannot be drawn so that every class comes equally often.
+        ConfigError: multi-label images cannot be drawn so that every class comes equally often, and their head is not
+            solved.
     """
+    if problem is MULTI_LABEL and any(phase.is_solved for phase in phases):
+        raise ConfigError(
+            "--head_solver lbfgs needs one class an image, and the images of this dataset have any number of them: "
+            "choose --head_solver adamw"
+        )
     if problem is MULTI_LABEL and any(phase.balanced_sampling for phase in phases):
         raise ConfigError(
             "--balanced_sampling draws images by their one class, and the images of this dataset have any number of "

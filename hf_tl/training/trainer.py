@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-_OF_OUR_LOOP = ("steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling")
+_OF_OUR_LOOP = ("steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling", "solver")
 """Fields of a phase that only the Accelerate loop follows."""
 
 

@@ -94,8 +94,16 @@ def sweep_learning_rates(
     return found[0]
 
 
-def head_module(model: nn.Module, head: Stage) -> nn.Module:
+def head_module(
+    model: nn.Module, head: Stage, flag: str = "--find_learning_rate", instead: str = "give --learning_rate"
+) -> nn.Module:
     """Find the one module that is the head.
+
+    Args:
+        model: the classifier.
+        head: its last stage.
+        flag: what needs it, for the message.
+        instead: what to do where there are several.
 
     Raises:
         ConfigError: there are several.
@@ -104,9 +112,7 @@ def head_module(model: nn.Module, head: Stage) -> nn.Module:
     owners = [name for name in head.module_names if any(True for _ in modules[name].parameters())]
     outermost = [name for name in owners if parent_of(name) not in owners]
     if len(outermost) != 1:
-        raise ConfigError(
-            f"--find_learning_rate needs a head of one module, found {', '.join(outermost)}: give --learning_rate"
-        )
+        raise ConfigError(f"{flag} needs a head of one module, found {', '.join(outermost)}: {instead}")
     return modules[outermost[0]]
 
 

@@ -21,6 +21,7 @@ import hf_tl
 from hf_tl.errors import PublishError
 from hf_tl.publish.card import PLACEHOLDER, card_metadata, render_card, wilson_interval, with_repo_id
 from hf_tl.publish.markdown import one_line
+from hf_tl.strategy import Phase, Strategy
 
 ROOT = Path(__file__).parents[2]
 FRAGMENTS = (
@@ -290,3 +291,20 @@ def test_installed_package_brings_its_template(tmp_path: Path, is_there: bool) -
         assert done.stdout.strip() == str(package / "model_cards" / "template.md")
     else:
         assert "template model_cards/template.md is missing" in done.stderr
+
+
+def test_a_solved_head_tells_its_strength_in_place_of_rates() -> None:
+    record = make_record()
+    head = Phase(1, steps=1, solver="lbfgs", augmentation="none")
+    record["strategy"] = Strategy("finetune", (head, Phase(2, 9))).to_record()
+    record["phases"][0]["solution"] = {"l2_strength": 0.01, "held_out_loss": 0.34567, "folds": 5}
+    record["best"]["phase"] = 0
+    card = render_card(record)
+    assert re.search(r"\| 1 \| .* \| solved \| – \| – \| frozen \|", card)
+    line = next(line for line in card.splitlines() if line.startswith("- phase 1: "))
+    assert "L2 strength 0.01, the best in 5-fold cross-validation (held-out loss 0.3457)" in line
+    assert not [name for name in ("warmup", "weight decay", "solver", "BatchNorm") if name in line]
+    assert "The weights are those after the solution of phase 1, the best" in card
+    assert "solver" not in next(line for line in card.splitlines() if line.startswith("- phase 2: "))
+    record["phases"][0]["solution"] = {"l2_strength": 1 / 3, "held_out_loss": None, "folds": 0}
+    assert "features, L2 strength 0.33\n" in render_card(record)

@@ -66,6 +66,7 @@ PHASES = {
     "balanced": (replace(PLAIN, epochs=3, balanced_sampling=True),),
     "views": (replace(HEAD, epochs=2), Phase(2, 1, 0.02)),
     "full": (HEAD, Phase("all", 1, 0.01)),
+    "solved": (Phase(1, steps=1, solver="lbfgs"), Phase(2, 1, 0.02, batch_norm="keep")),
     # all that a run does, with statistics that stay
     "all kept": (
         replace(HEAD, mixup=0.2),
