@@ -1,5 +1,6 @@
 """Training on cached features gives what training on images gives, and nothing stale or damaged is ever used."""
 
+import json
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from small_runs import (
     stopped_at,
     train,
 )
+from test_cli import TINY, write_images
 from torch import Tensor
 
 from hf_tl.backbones.boundary import find_boundary
@@ -425,3 +427,36 @@ def test_what_is_kept_is_what_the_network_computes(tmp_path: Path) -> None:
         (expected,) = boundary.features(training.model, pixels)
     found: Tensor = inputs.validation.__getitems__(list(range(IMAGES)))["features"][0]
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.slow
+def test_the_command_line_finds_its_features_again(tmp_path: Path) -> None:
+    write_images(tmp_path / "colours" / "train", 24)
+    command = [sys.executable, "-m", "hf_tl", "train", *TINY, "--dataset", str(tmp_path / "colours")]
+    command += ["--strategy", "transfer", "--num_train_epochs", "4", "--learning_rate", "0.03"]
+    command += ["--feature_cache_dir", str(tmp_path / "features")]
+    outputs, records, made = {}, {}, {}
+    for name, cache in (("images", "off"), ("first", "on"), ("second", "auto")):
+        output = ["--output_dir", str(tmp_path / name), "--feature_cache", cache]
+        done = subprocess.run(
+            [*command, *output],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "ACCELERATE_USE_CPU": "true"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        outputs[name] = done.stdout + done.stderr
+        records[name] = json.loads((tmp_path / name / "run.json").read_text())
+        made[name] = entries(tmp_path / "features")
+    assert made["images"] == {}
+    assert len(made["first"]) >= 2
+    assert made["first"] == made["second"]
+    assert "Features of" in outputs["first"]
+    assert "Features of" not in outputs["second"]
+    assert "found in the cache, nothing to compute" in outputs["second"]
+    histories = [
+        [(entry["train_loss"], entry["validation"]["loss"]) for entry in record["history"]]
+        for record in records.values()
+    ]
+    assert histories[1] == histories[2]
+    assert histories[1] == [pytest.approx(pair, rel=1e-3) for pair in histories[0]]
