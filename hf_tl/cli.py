@@ -37,15 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(arguments: list[str]) -> None:
     """Train a head, fine-tune, or train from scratch; save the model with its card."""
-    config = parse_run_config(arguments)
+    from hf_tl.training.memory import keep_freed_memory, paused_collection
+
+    with paused_collection():
+        config = parse_run_config(arguments)
     if config.training.keep_memory:
-        from hf_tl.training.memory import keep_freed_memory
-
         keep_freed_memory()
-    from accelerate import PartialState
+    with paused_collection():
+        from accelerate import PartialState
 
-    from hf_tl.run import run
+        from hf_tl.run import import_libraries, run
 
+        import_libraries()
     run(config)
     PartialState().destroy_process_group()
 
