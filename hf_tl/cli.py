@@ -37,19 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(arguments: list[str]) -> None:
     """Train a head, fine-tune, or train from scratch; save the model with its card."""
-    from hf_tl.training.memory import keep_freed_memory, paused_collection
+    from hf_tl.training.memory import keep_freed_memory, paused_collection, uncollected
 
     with paused_collection():
         config = parse_run_config(arguments)
-    if config.training.keep_memory:
-        keep_freed_memory()
-    with paused_collection():
         from accelerate import PartialState
 
         from hf_tl.run import import_libraries, run
 
         import_libraries()
-    run(config)
+    if config.training.keep_memory:
+        keep_freed_memory()
+    with uncollected():
+        run(config)
     PartialState().destroy_process_group()
 
 

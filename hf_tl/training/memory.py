@@ -44,3 +44,13 @@ def paused_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the collector from looking through what exists already, the libraries, while it collects what is new."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
