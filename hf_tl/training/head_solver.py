@@ -149,8 +149,7 @@ def _cross_validate(problem: "_Problem", fold_of: Tensor, folds: int) -> tuple[f
         (1, classes, values).
     """
     kept = torch.stack([fold_of != fold for fold in range(folds)]).to(problem.features)
-    losses, limits, means = {}, {}, {}
-    solutions = problem.zeros(folds)
+    solutions, losses, limits, means = problem.zeros(folds), {}, {}, {}
     for strength in STRENGTHS:
         solutions = problem.minimise(kept, strength, solutions, ROUGH)
         losses[strength], error = problem.held_out_loss(solutions, fold_of)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from publish.records import make_multi_label_record, make_record
+from scipy.stats import binomtest
 
 import hf_tl
 from hf_tl.errors import PublishError
@@ -276,6 +277,12 @@ def test_other_schema_is_refused(record: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("accuracy", "images", "interval"), [(1.0, 10, "72.2–100.0 %"), (0.5, 0, "–"), (None, 9, "–")])
 def test_wilson_interval(accuracy: float | None, images: int, interval: str) -> None:
     assert wilson_interval(accuracy, images) == interval
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 7), (1, 1), (3, 8), (355, 360), (9_471, 10_000)])
+def test_wilson_interval_is_that_of_scipy(right: int, images: int) -> None:
+    expected = binomtest(right, images).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(right / images, images) == f"{100 * expected.low:.1f}–{100 * expected.high:.1f} %"
 
 
 @pytest.mark.parametrize("is_there", [True, False])
