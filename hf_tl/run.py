@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from hf_tl.data.images import Transforms
 
 
+def import_libraries() -> None:
+    """Import what any run needs; otherwise that happens where it is used first."""
+    from transformers import PreTrainedModel  # noqa: F401
+
+    import hf_tl.backbones.timm
+    import hf_tl.job
+    import hf_tl.publish.save
+    import hf_tl.training.loop  # noqa: F401
+
+
 def run(config: RunConfig) -> RunResult:
     """Train as `config` says, on as many processes as were launched, and save the result.
 
@@ -42,6 +52,7 @@ def run(config: RunConfig) -> RunResult:
     from hf_tl.publish.hub import check_push_access
     from hf_tl.publish.record import describe_command
     from hf_tl.training.accelerator import make_accelerator
+    from hf_tl.training.features import decoded_before
 
     start = time.perf_counter()
     strategy = config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
@@ -61,7 +72,12 @@ def run(config: RunConfig) -> RunResult:
             test_fraction=config.data.test_fraction,
             seed=config.training.seed,
         )
-        data = check_images(data, skip_bad_images=config.data.skip_bad_images, verbose=accelerator.is_main_process)
+        data = check_images(
+            data,
+            skip_bad_images=config.data.skip_bad_images,
+            verbose=accelerator.is_main_process,
+            readable=decoded_before(config.training),
+        )
     defaults = DATASET_DEFAULTS.get(data.name, {})
     set_seed(config.training.seed)
     name, weights = model_source(config.model)
@@ -129,6 +145,7 @@ def train(
     from hf_tl.backbones.load import preprocessing_of, set_problem_type
     from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
     from hf_tl.training.accelerator import make_accelerator
+    from hf_tl.training.features import decoded_before
 
     start = time.perf_counter()
     training = TrainingConfig(**settings)
@@ -137,7 +154,7 @@ def train(
         data = load_data(dataset, seed=training.seed)
     else:
         data = dataset if isinstance(dataset, ImageData) else prepare_data(dataset, seed=training.seed)
-    data = check_images(data, verbose=accelerator.is_main_process)
+    data = check_images(data, verbose=accelerator.is_main_process, readable=decoded_before(training))
     _check_labels(model, data)
     set_problem_type(model, data.problem_type)
     output_dir = choose_output_dir(accelerator, training, f"{data.name}-{strategy.name}")

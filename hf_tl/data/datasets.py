@@ -1,15 +1,15 @@
 """From a dataset's name to checked splits of images with one list of labels."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Image
 from tqdm import tqdm
 
-from hf_tl.data.fingerprint import digest_image, fingerprint_of, map_images, row_name
+from hf_tl.data.fingerprint import digest_image, digest_in_order, fingerprint_of, map_images, row_name
 from hf_tl.data.images import decode
 from hf_tl.data.labels import (
     class_names,
@@ -40,12 +40,16 @@ class ImageData:
     revision: str | None
     """The commit of the Hub repository, if it is one."""
     fingerprint: str
-    """Identifies the labelled images, in whatever order and split: the same on every machine and in every run."""
+    """Identifies the labelled images by all their bytes, in whatever order and split: the same on every machine and in
+    every run."""
     license: str | None
     notes: tuple[str, ...]
     """What was done to the data: splits made or renamed, rows left out."""
     problem_type: str = "single_label_classification"
     """Or `multi_label_classification`: an image shows any number of classes, or none. As in a model's config."""
+    orders: Mapping[str, str] = field(default_factory=dict)
+    """What identifies the images of a split in their order, whatever their labels, by the `_fingerprint` that datasets
+    gives the split, which no other choice of its rows has."""
 
     def class_counts(self, split: str) -> list[int]:
         """Count the images of each class in a split, in the order of `labels`."""
@@ -216,13 +220,16 @@ def _class_counts(rows: Dataset, label_column: str, classes: int) -> list[int]:
     return [counts[label] for label in range(classes)]
 
 
-def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: bool = False) -> ImageData:
+def check_images(
+    data: ImageData, *, skip_bad_images: bool = False, verbose: bool = False, readable: Container[str] = ()
+) -> ImageData:
     """Decode every image once, JPEGs at an eighth of their size, so that none fails in the middle of training.
 
     Args:
         data: what `load_data` returned.
         skip_bad_images: leave out what cannot be read, and note it.
         verbose: show a progress bar.
+        readable: identifies splits as `data.orders` does; their images were decoded before, and are not decoded again.
 
     Returns:
         The data without the images that cannot be read: `data` itself, unless some were left out.
@@ -233,6 +240,10 @@ def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: boo
     notes, errors, splits = list(data.notes), [], DatasetDict()
     with tqdm(total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose) as progress:
         for split, rows in data.splits.items():
+            if data.orders.get(rows._fingerprint) in readable:
+                splits[split] = rows
+                progress.update(len(rows))
+                continue
             results = list(map_images(rows, data.image_column, split, _bad_image, progress))
             bad = {row: result for row, result in enumerate(results) if result is not None}
             splits[split] = rows
@@ -273,4 +284,5 @@ def _with_fingerprint(data: ImageData) -> ImageData:
     seen = {*digests["train"], *digests["validation"]}
     if repeated := sum(digest in seen for digest in digests["test"]):
         notes.append(f"{repeated} images of test are also in train or validation")
-    return replace(data, fingerprint=fingerprint, notes=tuple(notes))
+    orders = {rows._fingerprint: digest_in_order(digests[split]) for split, rows in data.splits.items()}
+    return replace(data, fingerprint=fingerprint, notes=tuple(notes), orders=orders)

@@ -8,8 +8,9 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from hf_tl.backbones.boundary import Boundary, find_boundary
 from hf_tl.backbones.folding import folded_batch_norms
 from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
-from hf_tl.data.fingerprint import digest_in_order
+from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
 from hf_tl.data.images import ImageTransform, Transforms, collate, stack_labels
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.errors import StageError
@@ -55,6 +56,23 @@ class FeatureSet:
     """The seed and the number of a random view; None where the transform has nothing random."""
 
 
+def feature_store(config: TrainingConfig) -> FeatureStore:
+    """Open the store that `config` names, the one in the cache of Hugging Face by default."""
+    folder = Path(config.feature_cache_dir) if config.feature_cache_dir else default_folder()
+    return FeatureStore(folder, int(config.feature_cache_gb * 1e9))
+
+
+def decoded_before(config: TrainingConfig) -> frozenset[str]:
+    """Identify, as `ImageData.orders` does, splits whose features are kept: so all of their images were decoded.
+
+    With another version of Pillow it does not count.
+    """
+    if config.feature_cache == "off":
+        return frozenset()
+    made_of = feature_store(config).descriptions()
+    return frozenset(one["images"] for one in made_of if one["versions"]["pillow"] == version("pillow"))
+
+
 class Features:
     """Decides for each phase of a training whether features pay, and finds or computes them.
 
@@ -62,13 +80,19 @@ class Features:
         accelerator: its processes share the work; the main one decides and speaks.
         model: the network in training.
         config: `feature_cache` and its settings, batch sizes and seed.
+        orders: of the images, as far as they are known: see `ImageData`.
     """
 
-    def __init__(self, accelerator: "Accelerator", model: "PreTrainedModel", config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        accelerator: "Accelerator",
+        model: "PreTrainedModel",
+        config: TrainingConfig,
+        orders: Mapping[str, str] | None = None,
+    ) -> None:
         self.accelerator, self.model, self.config = accelerator, model, config
-        folder = Path(config.feature_cache_dir) if config.feature_cache_dir else default_folder()
-        self.store = FeatureStore(folder, int(config.feature_cache_gb * 1e9))
-        self._orders: dict[str, str] = {}
+        self.store = feature_store(config)
+        self._orders = dict(orders or {})
         self._current: tuple[Boundary, str] | None = None
 
     def for_phase(
@@ -234,8 +258,6 @@ class Features:
 
     def _made_of(self, boundary: Boundary, one: FeatureSet, frozen: str) -> dict[str, Any]:
         """Name all that the features depend on."""
-        from importlib.metadata import version
-
         return {
             "frozen tensors": frozen,
             "boundary": boundary.digest(),
@@ -254,22 +276,24 @@ class Features:
         return "bf16" if self.config.feature_dtype == "bfloat16" else str(self.accelerator.mixed_precision)
 
     def _order(self, one: FeatureSet) -> str:
-        if one.split not in self._orders:
-            self._orders[one.split] = digest_in_order(one.images, one.transform.image_column)
-        return self._orders[one.split]
+        key = one.images._fingerprint
+        if key not in self._orders:
+            digests = map_images(one.images, one.transform.image_column, one.split, digest_image)
+            self._orders[key] = digest_in_order(digests)
+        return self._orders[key]
 
     def _rows(self, boundary: Boundary, one: FeatureSet, frozen: str) -> FeatureRows | None:
         """Find the features of a set, or compute them; None where the disk does not take them."""
         key = self._key(boundary, one, frozen)
         problem = self._on_main(lambda: self._prepare(boundary, one, frozen, key))
         if problem == "found":
-            return self.store.find(key)[0]
+            return self.store.open(key)
         if problem is None:
             problem = self._compute(boundary, one, key, frozen)
         if problem is not None:
             self._say(f"not cached: {problem}; the phase trains on the images")
             return None
-        return self.store.find(key)[0]
+        return self.store.open(key)
 
     def _prepare(self, boundary: Boundary, one: FeatureSet, frozen: str, key: str) -> str | None:
         """On the main process: find the entry, or take its lock and make its folder; return a problem or `found`."""

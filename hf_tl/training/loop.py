@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ class Training:
         validation_images: "Dataset",
         config: TrainingConfig,
         fingerprint: str = "",
+        orders: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare the training.
 
@@ -77,6 +78,7 @@ class Training:
             validation_images: chosen on; never trained on.
             config: batch sizes, seed and the like; checkpoints go under its `output_dir`, none without one.
             fingerprint: of the data; a checkpoint of other data is refused.
+            orders: of the images of the splits, where they are known: see `ImageData`.
 
         Raises:
             StageError: a phase names stages that the model does not have.
@@ -123,7 +125,7 @@ class Training:
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
         self._restored: Restored | None = None
-        self._features = Features(accelerator, model, config)
+        self._features = Features(accelerator, model, config, orders)
         self._sigterm = Sigterm(accelerator)
 
     @property

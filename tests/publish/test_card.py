@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from publish.records import make_multi_label_record, make_record
+from scipy.stats import binomtest
 
 import hf_tl
 from hf_tl.errors import PublishError
@@ -278,6 +279,12 @@ def test_wilson_interval(accuracy: float | None, images: int, interval: str) -> 
     assert wilson_interval(accuracy, images) == interval
 
 
+@pytest.mark.parametrize(("right", "images"), [(0, 7), (1, 1), (3, 8), (355, 360), (9_471, 10_000)])
+def test_wilson_interval_is_that_of_scipy(right: int, images: int) -> None:
+    expected = binomtest(right, images).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(right / images, images) == f"{100 * expected.low:.1f}–{100 * expected.high:.1f} %"
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_installed_package_brings_its_template(tmp_path: Path, is_there: bool) -> None:
     """As in a wheel, where the template lies inside the package."""
@@ -302,7 +309,7 @@ def test_a_solved_head_tells_its_strength_in_place_of_rates() -> None:
     card = render_card(record)
     assert re.search(r"\| 1 \| .* \| solved \| – \| – \| frozen \|", card)
     line = next(line for line in card.splitlines() if line.startswith("- phase 1: "))
-    assert "L2 strength 0.01, the best in 5-fold cross-validation (held-out loss 0.3457)" in line
+    assert "L2 strength 0.01, chosen in 5-fold cross-validation (held-out loss 0.3457)" in line
     assert not [name for name in ("warmup", "weight decay", "solver", "BatchNorm") if name in line]
     assert "The weights are those after the solution of phase 1, the best" in card
     assert "solver" not in next(line for line in card.splitlines() if line.startswith("- phase 2: "))

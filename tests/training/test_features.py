@@ -34,6 +34,8 @@ from torch import Tensor
 
 from hf_tl.backbones.boundary import find_boundary
 from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
+from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
+from hf_tl.training.features import decoded_before
 from hf_tl.training.inputs import PhaseInputs
 from hf_tl.training.views import TrainingViews
 
@@ -124,6 +126,10 @@ def test_a_second_run_computes_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     first = train(run)
     before = entries(tmp_path / "features")
     assert "one pass of about" in capsys.readouterr().out
+    config = make_training(run).config
+    known = decoded_before(config)
+    assert known == {digest_in_order(map_images(make_images(run), "image", "train", digest_image))}
+    assert decoded_before(replace(config, feature_cache="off")) == frozenset()
     for again in (run, replace(run, config={**run.config, "feature_cache": "auto"})):
         second = train(again)
         printed = capsys.readouterr().out
@@ -460,3 +466,9 @@ def test_the_command_line_finds_its_features_again(tmp_path: Path) -> None:
     ]
     assert histories[1] == histories[2]
     assert histories[1] == [pytest.approx(pair, rel=1e-3) for pair in histories[0]]
+    # images whose features are kept are not decoded to check them; a changed one is
+    next((tmp_path / "colours").rglob("*.png")).write_bytes(b"no image")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([*command, "--output_dir", str(tmp_path / "last")], env=environment, capture_output=True)
+    assert done.returncode == 2
+    assert b"1 images cannot be used" in done.stderr
