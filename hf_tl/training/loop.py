@@ -308,7 +308,7 @@ class Training:
             config.dataloader_num_workers,
             flip=config.test_time_flip,
             collate_fn=inputs.validation_collate,
-            logits_of=inputs.validation_logits_of,
+            logits_of=inputs.logits_of,
         )
         train_loss = math.fsum(self.state.losses) / len(self.state.losses)
         epoch = self.state.step * self.images_per_step / len(self.train_images)
