@@ -247,6 +247,11 @@ class TrainingConfig:
         "augmented versions of each image to keep, which the epochs take in turn; without it, only phases "
         "without augmentation use the cache",
     )
+    decode_reduced: bool = _flag(
+        False,
+        "decode large JPEGs at a half, a quarter or an eighth of their size where the cache keeps features of training "
+        "images without augmentation: faster, and nearly the same pixels; what is measured is decoded in full",
+    )
     keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")
 
     def __post_init__(self) -> None:

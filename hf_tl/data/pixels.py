@@ -1,7 +1,7 @@
 """Batches of plain (not augmented) images as fast as the processor decodes them, for one pass over the data."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -10,12 +10,20 @@ import torch
 from datasets import Dataset, Image
 from torch import Tensor
 from torchvision import transforms
+from torchvision.transforms import v2
 
 from hf_tl.data.images import ImageTransform, decode
 
+RESIZE = (transforms.Resize, v2.Resize)
+
 
 def pixel_batches(
-    images: Dataset, transform: ImageTransform, rows: range, batch_size: int, device: torch.device
+    images: Dataset,
+    transform: ImageTransform,
+    rows: range,
+    batch_size: int,
+    device: torch.device,
+    reduced: int = 0,
 ) -> Iterator[Tensor]:
     """Decode and transform the images of `rows` in order, by threads: Pillow works outside Python's lock.
 
@@ -28,6 +36,7 @@ def pixel_batches(
         rows: which images.
         batch_size: images in a batch.
         device: where the batches go.
+        reduced: as that of `decode`.
 
     Yields:
         `pixel_values` of (images, channels, height, width), channels last in memory.
@@ -38,7 +47,7 @@ def pixel_batches(
     transform, finish = _split_normalisation(transform)
 
     def transformed(value: Any) -> Tensor:
-        return transform(decode(value))
+        return transform(decode(value, reduced=reduced))
 
     stored = images.cast_column(transform.image_column, Image(decode=False)).select_columns([transform.image_column])
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -46,6 +55,19 @@ def pixel_batches(
             chunk = range(first, min(first + batch_size, rows.stop))
             pixels = torch.stack(list(pool.map(transformed, stored[chunk.start : chunk.stop][transform.image_column])))
             yield finish(pixels.to(device).contiguous(memory_format=torch.channels_last))
+
+
+def resized_side(transform: ImageTransform) -> int:
+    """Find the size in pixels to which a transform resizes the whole image; 0 where none of its steps tells.
+
+    >>> resized_side(ImageTransform(transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])))
+    256
+    """
+    pipeline = transform.pipeline
+    processor_size = getattr(getattr(pipeline, "processor", None), "size", None)
+    sizes: list[Any] = [dict(processor_size).values()] if processor_size else []
+    sizes += [step.size for step in getattr(pipeline, "transforms", ()) if isinstance(step, RESIZE)]
+    return max((max(size) if isinstance(size, Iterable) else size for size in sizes[:1]), default=0)
 
 
 def _split_normalisation(transform: ImageTransform) -> tuple[ImageTransform, Callable[[Tensor], Tensor]]:

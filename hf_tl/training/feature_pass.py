@@ -42,6 +42,8 @@ class FeatureSet:
     split: str
     view: tuple[int, int] | None = None
     """The seed and the number of a random view; None where the transform has nothing random."""
+    reduced: int = 0
+    """The side in pixels that JPEGs keep when they are decoded at a fraction of their size; 0: in full."""
 
 
 class FeaturePass:
@@ -96,6 +98,7 @@ class FeaturePass:
             "images": order,
             "transform": one.transform.describe(),
             "view": one.view,
+            "reduced": one.reduced,
             "dtype": [str(layout.dtype) for layout in self.layouts],
             "precision": self._precision,
             "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")},
@@ -169,7 +172,7 @@ class FeaturePass:
     def _pixels(self, one: FeatureSet, own: range) -> Iterator[Tensor]:
         batch, device = self.config.per_device_eval_batch_size, self.accelerator.device
         if one.view is None:
-            yield from pixel_batches(one.images, one.transform, own, batch, device)
+            yield from pixel_batches(one.images, one.transform, own, batch, device, one.reduced)
             return
         seed, view = one.view
         loader = DataLoader(

@@ -16,6 +16,7 @@ from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.fingerprint import digest_in_order
 from hf_tl.data.images import ImageTransform, Transforms, stack_labels
+from hf_tl.data.pixels import resized_side
 from hf_tl.errors import StageError
 from hf_tl.strategy import Phase
 from hf_tl.training.feature_pass import FeaturePass, FeatureSet
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 READ_RATE = 500e6
 """Bytes a second that a disk reads at least, in the estimate of what pays."""
+MARGIN = 2
+"""How much larger than the transform resizes them reduced images stay, so that resizing gives nearly the same."""
 
 
 class Features:
@@ -154,14 +157,17 @@ class Features:
         return FeaturePass(self.accelerator, self.model, self.config, boundary, frozen)
 
     def _sets(self, phase: Phase, transforms: Transforms, train: "Dataset", validation: "Dataset") -> list[FeatureSet]:
-        """List what a phase sees: each view of the training images, and the validation images."""
-        views: list[tuple[int, int] | None] = [None]
-        if phase.augmentation != "none":
-            views = [(self.config.seed, view) for view in range(self.config.cached_views or 1)]
-        return [
-            *(FeatureSet(train, transforms.train, "train", view) for view in views),
-            FeatureSet(validation, transforms.eval, "validation"),
-        ]
+        """List what a phase sees: each view of the training images, and the validation images.
+
+        Only what trains may be decoded at a reduced size: what a model is measured on is what its users will give it.
+        """
+        measured = FeatureSet(validation, transforms.eval, "validation")
+        if phase.augmentation == "none":
+            reduced = MARGIN * resized_side(transforms.train) if self.config.decode_reduced else 0
+            return [FeatureSet(train, transforms.train, "train", reduced=reduced), measured]
+        views = range(self.config.cached_views or 1)
+        seed = self.config.seed  # random crops may take a small part, which needs all its pixels
+        return [*(FeatureSet(train, transforms.train, "train", (seed, view)) for view in views), measured]
 
     def _pays(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float) -> bool:
         """Estimate what the features save, say it, and decide on the main process for all."""

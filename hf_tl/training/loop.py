@@ -110,6 +110,7 @@ class Training:
             "test_time_flip": config.test_time_flip,
             "cached_views": config.cached_views,
             "feature_dtype": config.feature_dtype,
+            "decode_reduced": config.decode_reduced,
         }
         if config.per_device_train_batch_size % 2 and any(phase.mixup or phase.cutmix for phase in strategy.phases):
             raise ConfigError(
