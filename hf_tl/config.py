@@ -216,7 +216,9 @@ class TrainingConfig:
     overwrite_output_dir: bool = _flag(False, "replace a run that the folder holds")
     seed: int = _flag(0, "of the head's first weights, the order of the images and the augmentation")
     per_device_train_batch_size: int = _flag(32, "images a step on each device")
-    per_device_eval_batch_size: int = _flag(64, "images a step in evaluation")
+    per_device_eval_batch_size: int = _flag(
+        64, "images a step in evaluation, and at most in the pass over a frozen part"
+    )
     gradient_accumulation_steps: int = _flag(1, "steps whose gradients are added up before an update")
     auto_find_batch_size: bool = _flag(
         False, "halve the batches, and accumulate twice as many, until a step fits into the memory of a GPU"

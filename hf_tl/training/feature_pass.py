@@ -19,6 +19,7 @@ from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, collate
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.evaluation.measure import inference
+from hf_tl.training.batch_size import BatchSize
 from hf_tl.training.feature_store import FeatureRows, Layout
 from hf_tl.training.views import TrainingViews
 
@@ -133,15 +134,19 @@ class FeaturePass:
         if not own:
             return
         what = one.split if one.view is None else f"{one.split}, view {one.view[1] + 1}"
-        first, batches = own.start, self._pixels(one, own)
-        few = next(batches)
+        first, pixels = own.start, self._pixels(one, own)
+        batch_size = BatchSize(self.config.per_device_eval_batch_size, len(own))
+        few = next(pixels)
         with (
             self.prefix(few) as prefix,
             tqdm(total=images, desc=f"Features of {what}", unit="image", disable=rank > 0) as progress,
         ):
-            for pixel_values in itertools.chain([few], batches):
-                rows.write(first, prefix(pixel_values))
-                first += len(pixel_values)
+            for pixel_values in itertools.chain([few], pixels):
+                for batch in batch_size.batches(pixel_values):
+                    rows.write(first, prefix(batch))
+                    first += len(batch)
+                if batch_size.is_measured:
+                    progress.set_postfix({"batches of": batch_size.size}, refresh=False)
                 progress.update(len(pixel_values) * size)
 
     @contextlib.contextmanager
