@@ -1,7 +1,8 @@
 """Batches of plain (not augmented) images as fast as the processor decodes them, for one pass over the data."""
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -63,11 +64,12 @@ def resized_side(transform: ImageTransform) -> int:
     >>> resized_side(ImageTransform(transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])))
     256
     """
-    pipeline = transform.pipeline
-    processor_size = getattr(getattr(pipeline, "processor", None), "size", None)
-    sizes: list[Any] = [dict(processor_size).values()] if processor_size else []
-    sizes += [step.size for step in getattr(pipeline, "transforms", ()) if isinstance(step, RESIZE)]
-    return max((max(size) if isinstance(size, Iterable) else size for size in sizes[:1]), default=0)
+    steps: Sequence[Any] = getattr(transform.pipeline, "transforms", ())
+    for size in (step.size for step in steps if isinstance(step, RESIZE)):
+        return max(size) if isinstance(size, Sequence) else int(size)
+    processor = getattr(transform.pipeline, "processor", None)  # of transformers
+    sides = [side for side in dict(getattr(processor, "size", None) or {}).values() if side]
+    return math.ceil(max(sides, default=0) / (getattr(processor, "crop_pct", None) or 1))
 
 
 def _split_normalisation(transform: ImageTransform) -> tuple[ImageTransform, Callable[[Tensor], Tensor]]:
