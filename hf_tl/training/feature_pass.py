@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 from hf_tl.backbones.boundary import Boundary
 from hf_tl.backbones.folding import folded_batch_norms
 from hf_tl.config import TrainingConfig
-from hf_tl.data.images import ImageTransform, collate
-from hf_tl.data.pixels import pixel_batches
+from hf_tl.data.images import ImageTransform, Transforms, collate
+from hf_tl.data.pixels import pixel_batches, resized_side
 from hf_tl.evaluation.measure import inference
+from hf_tl.strategy import Phase
 from hf_tl.training.batch_size import BatchSize
 from hf_tl.training.feature_store import FeatureRows, Layout
 from hf_tl.training.views import TrainingViews
@@ -32,6 +33,8 @@ Prefix = Callable[[Tensor], list[Tensor]]
 """From `pixel_values` (images, channels, height, width) to the tensors (images, rows, *shape) of the features."""
 TRIED = 16
 """Images that are timed for the estimate."""
+MARGIN = 2
+"""How much larger than the transform resizes them reduced images stay, so that resizing gives nearly the same."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,22 @@ class FeatureSet:
     """The seed and the number of a random view; None where the transform has nothing random."""
     reduced: int = 0
     """The side in pixels that JPEGs keep when they are decoded at a fraction of their size; 0: in full."""
+
+
+def feature_sets(
+    config: TrainingConfig, phase: Phase, transforms: Transforms, train: "Dataset", validation: "Dataset"
+) -> list[FeatureSet]:
+    """List what a phase sees: each view of the training images, and the validation images.
+
+    Only what trains may be decoded at a reduced size: what a model is measured on is what its users will give it.
+    """
+    measured = FeatureSet(validation, transforms.eval, "validation")
+    if phase.augmentation == "none":
+        reduced = MARGIN * resized_side(transforms.train) if config.decode_reduced else 0
+        return [FeatureSet(train, transforms.train, "train", reduced=reduced), measured]
+    views = range(config.cached_views or 1)
+    # random crops may take a small part, which needs all its pixels
+    return [*(FeatureSet(train, transforms.train, "train", (config.seed, view)) for view in views), measured]
 
 
 class FeaturePass:

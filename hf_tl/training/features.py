@@ -16,10 +16,9 @@ from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.fingerprint import digest_in_order
 from hf_tl.data.images import ImageTransform, Transforms, stack_labels
-from hf_tl.data.pixels import resized_side
 from hf_tl.errors import StageError
 from hf_tl.strategy import Phase
-from hf_tl.training.feature_pass import FeaturePass, FeatureSet
+from hf_tl.training.feature_pass import FeaturePass, FeatureSet, feature_sets
 from hf_tl.training.feature_store import FeatureRows, FeatureStore, default_folder, key_of
 from hf_tl.training.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
 from hf_tl.training.sharding import ShardedAccelerator
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 READ_RATE = 500e6
 """Bytes a second that a disk reads at least, in the estimate of what pays."""
-MARGIN = 2
-"""How much larger than the transform resizes them reduced images stay, so that resizing gives nearly the same."""
 
 
 class Features:
@@ -83,7 +80,7 @@ class Features:
             return None
         if (feature_pass := self._pass(transforms.eval, train, frozen)) is None:
             return None
-        sets = self._sets(phase, transforms, train, validation)
+        sets = feature_sets(self.config, phase, transforms, train, validation)
         taken = sum(len(one.images) for one in sets) * feature_pass.bytes_per_image
         if taken > self.store.limit:  # together: one set must not throw out the other
             limit = self.config.feature_cache_gb
@@ -156,19 +153,6 @@ class Features:
             return None
         return FeaturePass(self.accelerator, self.model, self.config, boundary, frozen)
 
-    def _sets(self, phase: Phase, transforms: Transforms, train: "Dataset", validation: "Dataset") -> list[FeatureSet]:
-        """List what a phase sees: each view of the training images, and the validation images.
-
-        Only what trains may be decoded at a reduced size: what a model is measured on is what its users will give it.
-        """
-        measured = FeatureSet(validation, transforms.eval, "validation")
-        if phase.augmentation == "none":
-            reduced = MARGIN * resized_side(transforms.train) if self.config.decode_reduced else 0
-            return [FeatureSet(train, transforms.train, "train", reduced=reduced), measured]
-        views = range(self.config.cached_views or 1)
-        seed = self.config.seed  # random crops may take a small part, which needs all its pixels
-        return [*(FeatureSet(train, transforms.train, "train", (seed, view)) for view in views), measured]
-
     def _pays(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float) -> bool:
         """Estimate what the features save, say it, and decide on the main process for all."""
         from accelerate.utils import broadcast_object_list
@@ -182,9 +166,8 @@ class Features:
             cost = feature_pass.seconds_per_image(missing[0]) if missing else 0.0
             saved = seen * (cost - per_image / READ_RATE) / self.accelerator.num_processes
             spent = images * cost / self.accelerator.num_processes
-            where = (
-                f"before {_first_trained(self.model)}: {images:,} images of {feature_pass.boundary.values:,} numbers"
-            )
+            values = feature_pass.boundary.values
+            where = f"before {_first_trained(self.model)}: {images:,} images of {values:,} numbers"
             if not missing:
                 decision = [True]
                 self._say("found in the cache, nothing to compute")
