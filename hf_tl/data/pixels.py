@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,6 +26,7 @@ def pixel_batches(
     batch_size: int,
     device: torch.device,
     reduced: int = 0,
+    ahead: int = 0,
 ) -> Iterator[Tensor]:
     """Decode and transform the images of `rows` in order, by threads: Pillow works outside Python's lock.
 
@@ -38,6 +40,7 @@ def pixel_batches(
         batch_size: images in a batch.
         device: where the batches go.
         reduced: as that of `decode`.
+        ahead: how many batches are decoded while the caller is busy with another, which pays where a GPU keeps it busy.
 
     Yields:
         `pixel_values` of (images, channels, height, width), channels last in memory.
@@ -50,12 +53,20 @@ def pixel_batches(
     def transformed(value: Any) -> Tensor:
         return transform(decode(value, reduced=reduced))
 
+    def batch(images: Iterator[Tensor]) -> Tensor:
+        pixels = torch.stack(list(images)).to(device)
+        return finish(pixels.contiguous(memory_format=torch.channels_last))
+
     stored = images.cast_column(transform.image_column, Image(decode=False)).select_columns([transform.image_column])
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        begun: deque[Iterator[Tensor]] = deque()
         for first in range(rows.start, rows.stop, batch_size):
-            chunk = range(first, min(first + batch_size, rows.stop))
-            pixels = torch.stack(list(pool.map(transformed, stored[chunk.start : chunk.stop][transform.image_column])))
-            yield finish(pixels.to(device).contiguous(memory_format=torch.channels_last))
+            chunk = stored[first : min(first + batch_size, rows.stop)][transform.image_column]
+            begun.append(pool.map(transformed, chunk))
+            if len(begun) > ahead:
+                yield batch(begun.popleft())
+        while begun:
+            yield batch(begun.popleft())
 
 
 def resized_side(transform: ImageTransform) -> int:

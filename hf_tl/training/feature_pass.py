@@ -196,7 +196,8 @@ class FeaturePass:
     def _pixels(self, one: FeatureSet, own: range) -> Iterator[Tensor]:
         batch, device = self.config.per_device_eval_batch_size, self.accelerator.device
         if one.view is None:
-            yield from pixel_batches(one.images, one.transform, own, batch, device, one.reduced)
+            ahead = 0 if device.type == "cpu" else 1  # a CPU's cores have enough to do with one batch
+            yield from pixel_batches(one.images, one.transform, own, batch, device, one.reduced, ahead)
             return
         seed, view = one.view
         loader = DataLoader(

@@ -76,6 +76,15 @@ def test_batches_equal_the_transform_of_each_image(images: Dataset, pipeline: st
         assert torch.equal(pixels, transform(images[row]["photo"])), row
 
 
+@pytest.mark.parametrize("ahead", [1, 5])
+def test_batches_decoded_ahead_are_the_same(images: Dataset, ahead: int) -> None:
+    transform = ImageTransform(PIPELINES["timm"](), image_column="photo")
+    expected = list(pixel_batches(images, transform, range(len(images)), 4, CPU))
+    found = list(pixel_batches(images, transform, range(len(images)), 4, CPU, ahead=ahead))
+    assert len(found) == len(expected) == 3
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(encoded("RGB", 1)[:100])
     rows = Dataset.from_dict({"image": [str(tmp_path / "bad.png")]}, features=Features(image=Image()))
