@@ -170,7 +170,10 @@ class FeaturePass:
 
     @contextlib.contextmanager
     def prefix(self, pixel_values: Tensor) -> Iterator[Prefix]:
-        """Make the prefix as fast as it can be, while the context is open: in inference mode, BatchNorm folded.
+        """Make the prefix fast, while the context is open: in inference mode, BatchNorm folded.
+
+        It is not compiled: inductor with `freezing` made a folded EfficientNet-Lite0 10 % faster on a CPU, which pays
+        for its 12 seconds from 15,000 images on; it needs a C++ compiler, and fails where batches differ in size.
 
         Args:
             pixel_values: some images, on which the features must stay as they are.
