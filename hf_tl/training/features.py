@@ -4,35 +4,25 @@ While a prefix is frozen, what it computes for an image does not change. So it r
 kept on the disk, and only the suffix trains on it, epoch after epoch.
 """
 
-import contextlib
-import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_tl.backbones.boundary import Boundary, find_boundary
-from hf_tl.backbones.folding import folded_batch_norms
+from hf_tl.backbones.boundary import find_boundary
 from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
-from hf_tl.data.images import ImageTransform, Transforms, collate, stack_labels
-from hf_tl.data.pixels import pixel_batches
+from hf_tl.data.images import ImageTransform, Transforms, stack_labels
 from hf_tl.errors import StageError
-from hf_tl.evaluation.measure import inference
 from hf_tl.strategy import Phase
-from hf_tl.training.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
+from hf_tl.training.feature_pass import FeaturePass, FeatureSet, feature_sets
+from hf_tl.training.feature_store import FeatureRows, FeatureStore, default_folder, key_of
 from hf_tl.training.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
 from hf_tl.training.sharding import ShardedAccelerator
-from hf_tl.training.views import TrainingViews
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,19 +31,6 @@ if TYPE_CHECKING:
 
 READ_RATE = 500e6
 """Bytes a second that a disk reads at least, in the estimate of what pays."""
-TRIED = 16
-"""Images that are timed for the estimate."""
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """One pass over images: which images, seen how."""
-
-    images: "Dataset"
-    transform: ImageTransform
-    split: str
-    view: tuple[int, int] | None = None
-    """The seed and the number of a random view; None where the transform has nothing random."""
 
 
 def feature_store(config: TrainingConfig) -> FeatureStore:
@@ -93,7 +70,7 @@ class Features:
         self.accelerator, self.model, self.config = accelerator, model, config
         self.store = feature_store(config)
         self._orders = dict(orders or {})
-        self._current: tuple[Boundary, str] | None = None
+        self._current: FeaturePass | None = None
 
     def for_phase(
         self,
@@ -125,42 +102,30 @@ class Features:
         if reason := self._obstacle(phase):
             self._say(f"not cached: {reason}", only_if_asked=True)
             return None
-        size = self._image_size(train, transforms)
-        try:
-            with self.accelerator.autocast():
-                boundary = find_boundary(self.model, size)
-        except StageError as error:
-            self._say(f"not cached: {error}")
+        if (feature_pass := self._pass(transforms.eval, train, frozen)) is None:
             return None
-        views = self.config.cached_views or 1
-        is_random = phase.augmentation != "none"
-        train_sets = [
-            FeatureSet(train, transforms.train, "train", (self.config.seed, view) if is_random else None)
-            for view in range(views if is_random else 1)
-        ]
-        sets = [*train_sets, FeatureSet(validation, transforms.eval, "validation")]
-        taken = sum(len(one.images) for one in sets) * sum(layout.bytes for layout in self._layouts(boundary))
+        sets = feature_sets(self.config, phase, transforms, train, validation)
+        taken = sum(len(one.images) for one in sets) * feature_pass.bytes_per_image
         if taken > self.store.limit:  # together: one set must not throw out the other
             limit = self.config.feature_cache_gb
             self._say(f"not cached: they take {taken / 1e9:,.1f} GB and --feature_cache_gb is {limit:g}")
             return None
-        if decided is None and not self._pays(boundary, sets, frozen, passes, size):
+        if decided is None and not self._pays(feature_pass, sets, passes):
             return None
         found = []
         for one in sets:
-            rows = self._rows(boundary, one, frozen)
+            rows = self._rows(feature_pass, one)
             if rows is None:
                 return None
             found.append(rows)
-        self._current = (boundary, frozen)
+        self._current = feature_pass
         label_column = transforms.train.label_column
         return PhaseInputs(
             train=FeatureViews(found[:-1], stack_labels(train[label_column][:])),
             collate=as_read,
             validation=FeatureViews(found[-1:], stack_labels(validation[label_column][:])),
             validation_collate=as_read,
-            logits_of=feature_logits(boundary),
-            validation_logits_of=feature_logits(boundary),
+            logits_of=feature_logits(feature_pass.boundary),
         )
 
     def of_images(
@@ -179,11 +144,11 @@ class Features:
         """
         if self._current is None or self.config.feature_dtype != "float32":
             return None
-        boundary, frozen = self._current
-        rows = self._rows(boundary, FeatureSet(images, transform, split), frozen)
+        rows = self._rows(self._current, FeatureSet(images, transform, split))
         if rows is None:
             return None
-        return FeatureViews([rows], stack_labels(images[transform.label_column][:])), feature_logits(boundary)
+        labels = stack_labels(images[transform.label_column][:])
+        return FeatureViews([rows], labels), feature_logits(self._current.boundary)
 
     def _obstacle(self, phase: Phase) -> str | None:
         """Tell why a phase needs the images themselves."""
@@ -201,23 +166,32 @@ class Features:
             return "several machines train, and each would need all features"
         return None
 
-    def _pays(
-        self, boundary: Boundary, sets: list[FeatureSet], frozen: str, passes: float, size: tuple[int, int, int]
-    ) -> bool:
+    def _pass(self, transform: ImageTransform, images: "Dataset", frozen: str) -> FeaturePass | None:
+        """Find where the network can be cut for images of one size; None where it cannot."""
+        channels, height, width = transform(images[0][transform.image_column]).shape
+        try:
+            with self.accelerator.autocast():
+                boundary = find_boundary(self.model, (channels, height, width))
+        except StageError as error:
+            self._say(f"not cached: {error}")
+            return None
+        return FeaturePass(self.accelerator, self.model, self.config, boundary, frozen)
+
+    def _pays(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float) -> bool:
         """Estimate what the features save, say it, and decide on the main process for all."""
         from accelerate.utils import broadcast_object_list
 
         decision = [False]
         if self.accelerator.is_main_process:
-            layouts = self._layouts(boundary)
-            missing = [one for one in sets if not (self.store.folder / self._key(boundary, one, frozen)).is_dir()]
-            per_image = sum(layout.bytes for layout in layouts)
+            missing = [one for one in sets if not (self.store.folder / self._key(feature_pass, one)).is_dir()]
+            per_image = feature_pass.bytes_per_image
             images = sum(len(one.images) for one in missing)
             seen = passes * sum(len(one.images) for one in (sets[0], sets[-1]))
-            cost = self._prefix_seconds(boundary, size) if missing else 0.0
+            cost = feature_pass.seconds_per_image(missing[0]) if missing else 0.0
             saved = seen * (cost - per_image / READ_RATE) / self.accelerator.num_processes
             spent = images * cost / self.accelerator.num_processes
-            where = f"before {_first_trained(self.model)}: {images:,} images of {boundary.values:,} numbers"
+            values = feature_pass.boundary.values
+            where = f"before {_first_trained(self.model)}: {images:,} images of {values:,} numbers"
             if not missing:
                 decision = [True]
                 self._say("found in the cache, nothing to compute")
@@ -236,44 +210,8 @@ class Features:
             broadcast_object_list(decision)
         return decision[0]
 
-    def _prefix_seconds(self, boundary: Boundary, size: tuple[int, int, int]) -> float:
-        """Time the prefix on a few images; seconds an image."""
-        pixel_values = torch.zeros(TRIED, *size, device=self.accelerator.device)
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        with inference(self.model), self.accelerator.autocast():
-            boundary.features(self.model, pixel_values)
-            start = time.perf_counter()
-            [features.cpu() for features in boundary.features(self.model, pixel_values)]
-        return (time.perf_counter() - start) / TRIED
-
-    def _layouts(self, boundary: Boundary) -> list[Layout]:
-        stored = torch.bfloat16 if self.config.feature_dtype == "bfloat16" else None
-        return [
-            Layout(leaf.row_shape, stored if stored is not None and leaf.dtype.is_floating_point else leaf.dtype)
-            for leaf in boundary.leaves
-        ]
-
-    def _key(self, boundary: Boundary, one: FeatureSet, frozen: str) -> str:
-        return key_of(self._made_of(boundary, one, frozen))
-
-    def _made_of(self, boundary: Boundary, one: FeatureSet, frozen: str) -> dict[str, Any]:
-        """Name all that the features depend on."""
-        return {
-            "frozen tensors": frozen,
-            "boundary": boundary.digest(),
-            "network": [type(self.model).__name__, _settings(self.model)],
-            "images": self._order(one),
-            "transform": one.transform.describe(),
-            "view": one.view,
-            "dtype": [str(layout.dtype) for layout in self._layouts(boundary)],
-            "precision": self._precision,
-            "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")},
-        }
-
-    @property
-    def _precision(self) -> str:
-        """In which the prefix runs: bfloat16 features need no more, else that of the run."""
-        return "bf16" if self.config.feature_dtype == "bfloat16" else str(self.accelerator.mixed_precision)
+    def _key(self, feature_pass: FeaturePass, one: FeatureSet) -> str:
+        return key_of(feature_pass.made_of(one, self._order(one)))
 
     def _order(self, one: FeatureSet) -> str:
         key = one.images._fingerprint
@@ -282,20 +220,20 @@ class Features:
             self._orders[key] = digest_in_order(digests)
         return self._orders[key]
 
-    def _rows(self, boundary: Boundary, one: FeatureSet, frozen: str) -> FeatureRows | None:
+    def _rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | None:
         """Find the features of a set, or compute them; None where the disk does not take them."""
-        key = self._key(boundary, one, frozen)
-        problem = self._on_main(lambda: self._prepare(boundary, one, frozen, key))
+        key = self._key(feature_pass, one)
+        problem = self._on_main(lambda: self._prepare(feature_pass, one, key))
         if problem == "found":
             return self.store.open(key)
         if problem is None:
-            problem = self._compute(boundary, one, key, frozen)
+            problem = self._compute(feature_pass, one, key)
         if problem is not None:
             self._say(f"not cached: {problem}; the phase trains on the images")
             return None
         return self.store.open(key)
 
-    def _prepare(self, boundary: Boundary, one: FeatureSet, frozen: str, key: str) -> str | None:
+    def _prepare(self, feature_pass: FeaturePass, one: FeatureSet, key: str) -> str | None:
         """On the main process: find the entry, or take its lock and make its folder; return a problem or `found`."""
         found, damage = self.store.find(key)
         if damage:
@@ -310,7 +248,7 @@ class Features:
             if self.store.find(key)[0] is not None:
                 self._lock.release()
                 return "found"
-            self.store.begin(key, self._layouts(boundary), len(one.images))
+            self.store.begin(key, feature_pass.layouts, len(one.images))
         except OSError as error:
             self._release()
             return f"{self.store.folder} cannot be written to ({error.strerror or error})"
@@ -329,15 +267,15 @@ class Features:
         if lock := self.__dict__.get("_lock"):
             lock.release()
 
-    def _compute(self, boundary: Boundary, one: FeatureSet, key: str, frozen: str) -> str | None:
+    def _compute(self, feature_pass: FeaturePass, one: FeatureSet, key: str) -> str | None:
         """Run the prefix over the set, each process over its part, and commit the result; return a problem."""
         from accelerate.utils import gather_object
 
         partial = self.store.folder / f".partial-{key}"
         problem = None
         try:
-            rows = FeatureRows(partial, self._layouts(boundary), len(one.images), writable=True)
-            self._fill(rows, boundary, one)
+            rows = FeatureRows(partial, feature_pass.layouts, len(one.images), writable=True)
+            feature_pass.fill(rows, one)
         except OSError as error:
             problem = f"{self.store.folder} cannot be written to ({error.strerror or error})"
         except BaseException:
@@ -351,7 +289,7 @@ class Features:
             try:
                 if not problems:
                     title = f"{one.split}, {len(one.images):,} images before {_first_trained(self.model)}"
-                    self.store.commit(key, title, rows, self._made_of(boundary, one, frozen))
+                    self.store.commit(key, title, rows, feature_pass.made_of(one, self._order(one)))
             except OSError as error:
                 problems.append(f"{self.store.folder} cannot be written to ({error.strerror or error})")
             finally:
@@ -360,62 +298,6 @@ class Features:
             return problems[0] if problems else None
 
         return self._on_main(end)
-
-    def _fill(self, rows: FeatureRows, boundary: Boundary, one: FeatureSet) -> None:
-        size, rank = self.accelerator.num_processes, self.accelerator.process_index
-        images = len(one.images)
-        own = range(rank * images // size, (rank + 1) * images // size)
-        what = one.split if one.view is None else f"{one.split}, view {one.view[1] + 1}"
-        with (
-            inference(self.model),
-            self._precise(),
-            tqdm(total=images, desc=f"Features of {what}", unit="image", disable=rank > 0) as progress,
-        ):
-            first, prefix = own.start, contextlib.ExitStack()
-            with prefix:
-                for pixel_values in self._pixels(one, own):
-                    if first == own.start:
-                        self._fold(prefix, boundary, pixel_values)
-                    rows.write(first, boundary.features(self.model, pixel_values))
-                    first += len(pixel_values)
-                    progress.update(len(pixel_values) * size)
-
-    def _precise(self) -> contextlib.AbstractContextManager[Any]:
-        if self.config.feature_dtype == "bfloat16":
-            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
-        return self.accelerator.autocast()
-
-    def _fold(self, stack: contextlib.ExitStack, boundary: Boundary, pixel_values: Tensor) -> None:
-        """Fold BatchNorm into convolutions, if the features stay as they are."""
-        few = pixel_values[:2]
-        expected = boundary.features(self.model, few)
-        with contextlib.ExitStack() as trial:
-            trial.enter_context(folded_batch_norms(self.model, lambda: boundary.features(self.model, few)))
-            found = boundary.features(self.model, few)
-            if all(_close(a, b) for a, b in zip(found, expected, strict=True)):
-                stack.enter_context(trial.pop_all())
-
-    def _pixels(self, one: FeatureSet, own: range) -> Iterator[Tensor]:
-        batch, device = self.config.per_device_eval_batch_size, self.accelerator.device
-        if one.view is None:
-            yield from pixel_batches(one.images, one.transform, own, batch, device)
-            return
-        seed, view = one.view
-        loader = DataLoader(
-            TrainingViews(one.images, one.transform, seed),
-            batch_size=batch,
-            sampler=[(view, index) for index in own],
-            collate_fn=collate,
-            num_workers=self.config.dataloader_num_workers,
-            # of its own: beginning to iterate draws a number, and training must draw the same with features found
-            generator=torch.Generator(),
-        )
-        for loaded in loader:
-            yield loaded["pixel_values"].to(device).contiguous(memory_format=torch.channels_last)
-
-    def _image_size(self, images: "Dataset", transforms: Transforms) -> tuple[int, int, int]:
-        channels, height, width = transforms.eval(images[0][transforms.eval.image_column]).shape
-        return channels, height, width
 
     def _on_main(self, function: Callable[[], str | None]) -> str | None:
         """Let the main process do something, and tell its result to all."""
@@ -432,25 +314,7 @@ class Features:
             tqdm.write(f"Features  {text}")  # above the progress bar, which may be open
 
 
-OF_CLASSES = (
-    *("_name_or_path", "architectures", "hf_tl", "id2label", "label2id", "label_names", "num_classes", "num_labels"),
-    *("problem_type", "transformers_version"),
-)
-"""Settings of a network that its frozen prefix does not depend on."""
-
-
-def _settings(model: "PreTrainedModel") -> dict[str, Any]:
-    """Give what the same weights may compute differently by: pooling, activation, epsilon."""
-    settings = json.loads(model.config.to_json_string(use_diff=False))
-    return {name: value for name, value in settings.items() if name not in OF_CLASSES}
-
-
 def _first_trained(model: "PreTrainedModel") -> str:
     """Name the first stage that trains."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return next(stage.name for stage in list_stages(model) if not trained.isdisjoint(stage.parameter_names))
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    scale = float(b.float().abs().max())
-    return torch.allclose(a.float(), b.float(), rtol=1e-3, atol=(1e-2 if b.dtype == torch.bfloat16 else 1e-4) * scale)

@@ -26,7 +26,6 @@ class PhaseInputs:
     validation: Any
     validation_collate: Callable[[Any], Mapping[str, Any]]
     logits_of: LogitsOf = image_logits
-    validation_logits_of: LogitsOf = image_logits
 
 
 class FeatureViews(Dataset[Any]):

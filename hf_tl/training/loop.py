@@ -112,6 +112,7 @@ class Training:
             "test_time_flip": config.test_time_flip,
             "cached_views": config.cached_views,
             "feature_dtype": config.feature_dtype,
+            "decode_reduced": config.decode_reduced,
         }
         if config.per_device_train_batch_size % 2 and any(phase.mixup or phase.cutmix for phase in strategy.phases):
             raise ConfigError(
@@ -310,7 +311,7 @@ class Training:
             config.dataloader_num_workers,
             flip=config.test_time_flip,
             collate_fn=inputs.validation_collate,
-            logits_of=inputs.validation_logits_of,
+            logits_of=inputs.logits_of,
         )
         train_loss = math.fsum(self.state.losses) / len(self.state.losses)
         epoch = self.state.step * self.images_per_step / len(self.train_images)

@@ -1,7 +1,9 @@
 """Training on cached features gives what training on images gives, and nothing stale or damaged is ever used."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +33,7 @@ from small_runs import (
 )
 from test_cli import TINY, write_images
 from torch import Tensor
+from torchvision.transforms import v2
 
 from hf_tl.backbones.boundary import find_boundary
 from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
@@ -205,6 +208,45 @@ def test_whatever_features_depend_on_makes_other_entries(
     is_new = len(entries(tmp_path / "features")) > len(before)
     assert is_new == (change is not another_head)
     assert_close(*results)
+
+
+def large_jpegs(training: RecordedTraining) -> None:
+    """Eight times as large as the network takes them."""
+    files = []
+    for image in training.train_images["image"]:
+        image.resize((8 * SIDE, 8 * SIDE)).save(stream := io.BytesIO(), "JPEG", quality=95)
+        files.append({"bytes": stream.getvalue(), "path": None})
+    rows = {"image": files, "label": training.train_images["label"]}
+    features = training.train_images.features
+    training.train_images = training.validation_images = type(training.train_images).from_dict(rows, features=features)
+    original = training.transforms_of
+
+    def resized(phase: Any) -> Any:
+        transforms = original(phase)
+        for transform in {id(t): t for t in (transforms.train, transforms.eval)}.values():
+            transform.pipeline.transforms.insert(0, v2.Resize(SIDE))
+        return transforms
+
+    training.transforms_of = resized
+
+
+def test_only_training_images_are_decoded_at_a_reduced_size(tmp_path: Path) -> None:
+    """What is measured has the features of whole images, with the flag as without."""
+    run = Run(str(tmp_path), "transfer", {"save_total_limit": 0})
+    found, results = [], []
+    for flags in ({}, {"decode_reduced": True}):
+        training = make_training(cached(run, tmp_path / "features", **flags))
+        large_jpegs(training)
+        torch.manual_seed(0)
+        training.run()
+        found.append(entries(tmp_path / "features"))
+        results.append(training)
+    assert len(found[0]) == 1, "training and validation have the same images, and share an entry"
+    assert len(found[1]) == 2
+    assert found[0].items() < found[1].items()
+    whole, reduced = (losses(training) for training in results)
+    assert whole != reduced
+    assert reduced == pytest.approx(whole, rel=0.05)
 
 
 def test_damage_is_told_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -421,6 +463,22 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
         assert sizes == [count * 768 * 4]
     print(f"peak memory in KB, by images: {peaks}")
     assert peaks[4000] < 1.1 * peaks[500]
+
+
+def test_a_pass_that_tries_batch_sizes_keeps_what_the_network_computes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image is kept at its place, whatever the size of the batch it was in."""
+    run = cached(Run(str(tmp_path), "finetune", {"per_device_eval_batch_size": 2}), tmp_path / "features")
+    monkeypatch.setattr("hf_tl.training.batch_size.PAYS", 1)  # tried on these few images too
+    training, inputs = inputs_of(run)
+    assert re.search(r"batches of=[12]\b", capsys.readouterr().err)
+    boundary = find_boundary(training.model, IMAGE)
+    pixels = torch.stack([make_transforms(run).eval(image) for image in make_images(run)["image"]])
+    with torch.inference_mode():
+        (expected,) = boundary.features(training.model, pixels)
+    found: Tensor = inputs.validation.__getitems__(list(range(IMAGES)))["features"][0]
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_what_is_kept_is_what_the_network_computes(tmp_path: Path) -> None:
