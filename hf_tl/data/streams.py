@@ -1,0 +1,165 @@
+"""Images that are read once, in their own order, as they come over the network, and are not kept.
+
+What is kept of a stream is its labels, with the place of each image. So the splits are made, and the classes counted,
+as those of any dataset; only the images themselves cannot be had at random.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from itertools import accumulate, chain, islice
+from typing import Any, NoReturn
+
+import numpy as np
+from datasets import Dataset, Features, IterableDataset
+from datasets.distributed import split_dataset_by_node
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[attr-defined]
+from tqdm import tqdm
+
+from hf_tl.data.fingerprint import row_name
+from hf_tl.errors import ConfigError, DataError
+
+PLACE = "place in the stream"
+"""The column of a split that tells where its images come in the streams of the dataset, one after another."""
+BATCH = 64
+"""Images that are read before they are decoded by threads."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A split of a dataset as it is stored, in one or more shards (files)."""
+
+    images: IterableDataset
+    """The column of images alone, not decoded."""
+    image_column: str
+    name: str
+    """Of the split, as it is stored."""
+    shard_sizes: tuple[int, ...]
+    """Images in each shard."""
+    source: str
+    """Identifies the files."""
+    start: int = 0
+    """Place of its first image where the splits of the dataset follow each other, as in `PLACE`."""
+    unreadable: frozenset[int] = frozenset()
+    """Places of images that are left out."""
+
+    def __len__(self) -> int:
+        """Count all images, also those that are left out."""
+        return sum(self.shard_sizes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify the images in their order."""
+        return sha256(f"{self.source}/{sorted(self.unreadable)}".encode()).hexdigest()
+
+    def read(self, process: int = 0, processes: int = 1) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+        """Read the share of one of several processes: each image comes to one of them.
+
+        A process gets every so many shards; where there are fewer shards than processes, all read all of them and each
+        keeps every so many images (see `datasets.distributed.split_dataset_by_node`).
+
+        Yields:
+            The place of an image in the stream, and the image as it is stored.
+
+        Raises:
+            DataError: the stream breaks off, or has another length than before.
+        """
+        by_shard = len(self.shard_sizes) >= processes
+        share = split_dataset_by_node(self.images, process, processes, "shards" if by_shard else "examples")
+        ends = list(accumulate(self.shard_sizes))
+        shards = [range(end - size, end) for size, end in zip(self.shard_sizes, ends, strict=True)]
+        places = chain.from_iterable(shards[process::processes]) if by_shard else range(process, len(self), processes)
+        rows = iter(share)
+        for place in places:
+            row = self._next(rows)
+            if row is None:
+                self._changed()
+            if place not in self.unreadable:
+                yield place, row[self.image_column]
+        if self._next(rows) is not None:
+            self._changed()
+
+    def _next(self, rows: Iterator[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        try:
+            return next(rows, None)
+        except (DatasetsError, HubHTTPError, OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"the stream of {self.name} broke off ({error}); check the network, and run again") from error
+
+    def _changed(self) -> NoReturn:
+        raise DataError(
+            f"the stream of {self.name} does not hold the {len(self):,} images whose labels were read from it: "
+            "its files were changed meanwhile; run again"
+        )
+
+    @cached_property
+    def first(self) -> Mapping[str, Any] | None:
+        """The first image, as it is stored."""
+        return next(iter(self.read()))[1]
+
+
+class StreamedImages:
+    """A split whose images come in a stream: all of its rows, or those that are chosen.
+
+    Args:
+        stream: where the images come.
+        rows: their labels, and their places in the stream under `PLACE`.
+    """
+
+    def __init__(self, stream: Stream, rows: Dataset) -> None:
+        self.stream, self.rows = stream, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, column: str) -> Any:
+        return self.rows[column]
+
+    @property
+    def features(self) -> Features:
+        """The columns at hand: the labels, and the places."""
+        return self.rows.features
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """The places of the images in the stream, (images,)."""
+        return np.asarray(self.rows[PLACE][:], dtype=np.int64) - self.stream.start
+
+    def without_unreadable(self, stream: Stream) -> "StreamedImages":
+        """Leave out what cannot be read; `stream` is the same one, which knows."""
+        kept = [row for row, place in enumerate(self.places.tolist()) if place not in stream.unreadable]
+        return StreamedImages(stream, self.rows.select(kept, keep_in_memory=True))
+
+    def with_transform(self, transform: Callable[[Any], Any]) -> NoReturn:
+        """Refuse: the images cannot be read one by one, in any order.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "--streaming reads the images once and trains on the features of the frozen part, and here the images "
+            "themselves are needed; leave out --streaming"
+        )
+
+
+def map_stream(
+    stream: Stream, function: Callable[[Any, str], Any], progress: tqdm | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Apply a function to each image as it is stored and to its name, by threads; give its place and the result."""
+    images = stream.read()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        while chunk := list(islice(images, BATCH)):
+            names = [row_name(image, place, stream.name) for place, image in chunk]
+            results = pool.map(function, [image for _, image in chunk], names)
+            yield from zip([place for place, _ in chunk], results, strict=True)
+            if progress is not None:
+                progress.update(len(chunk))
+
+
+def streams_of(splits: Mapping[str, Any]) -> list[Stream]:
+    """List the streams of some splits, each once; splits that were set apart from train share its stream."""
+    found = {id(rows.stream): rows.stream for rows in splits.values() if isinstance(rows, StreamedImages)}
+    return list(found.values())
