@@ -44,6 +44,8 @@ def run(config: RunConfig) -> RunResult:
     from hf_tl.training.accelerator import make_accelerator
 
     start = time.perf_counter()
+    if config.data.streaming and config.strategy.find_learning_rate:
+        raise ConfigError("--find_learning_rate draws images at random, which --streaming cannot: give --learning_rate")
     strategy = config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
     accelerator = make_accelerator(config.training)
     if config.hub.push_to_hub is not None and accelerator.is_main_process:
@@ -60,6 +62,7 @@ def run(config: RunConfig) -> RunResult:
             validation_fraction=config.data.validation_fraction,
             test_fraction=config.data.test_fraction,
             seed=config.training.seed,
+            streaming=config.data.streaming,
         )
         data = check_images(data, skip_bad_images=config.data.skip_bad_images, verbose=accelerator.is_main_process)
     defaults = DATASET_DEFAULTS.get(data.name, {})

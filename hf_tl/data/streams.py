@@ -14,6 +14,7 @@ from itertools import accumulate, chain, islice
 from typing import Any, NoReturn
 
 import numpy as np
+import PIL.Image
 from datasets import Dataset, Features, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DatasetsError
@@ -21,6 +22,7 @@ from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[att
 from tqdm import tqdm
 
 from hf_tl.data.fingerprint import row_name
+from hf_tl.data.images import decode
 from hf_tl.errors import ConfigError, DataError
 
 PLACE = "place in the stream"
@@ -157,6 +159,11 @@ def map_stream(
             yield from zip([place for place, _ in chunk], results, strict=True)
             if progress is not None:
                 progress.update(len(chunk))
+
+
+def first_image(images: "Dataset | StreamedImages", image_column: str) -> PIL.Image.Image:
+    """Decode the first image of a split; of a stream, the first of all its splits."""
+    return decode(images.stream.first if isinstance(images, StreamedImages) else images[0][image_column])
 
 
 def streams_of(splits: Mapping[str, Any]) -> list[Stream]:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,18 +25,22 @@ from hf_tl.config import TrainingConfig
 from hf_tl.data.fingerprint import digest_in_order
 from hf_tl.data.images import ImageTransform, Transforms, collate, stack_labels
 from hf_tl.data.pixels import pixel_batches
-from hf_tl.errors import StageError
+from hf_tl.data.streams import StreamedImages, first_image
+from hf_tl.errors import ConfigError, DataError, StageError
 from hf_tl.evaluation.measure import inference
 from hf_tl.strategy import Phase
-from hf_tl.training.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
+from hf_tl.training.feature_store import ChosenRows, FeatureRows, FeatureStore, Layout, default_folder, key_of
 from hf_tl.training.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
 from hf_tl.training.sharding import ShardedAccelerator
+from hf_tl.training.stream_pass import stream_batches
 from hf_tl.training.views import TrainingViews
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
     from transformers import PreTrainedModel
+
+    from hf_tl.data.streams import Stream
 
 READ_RATE = 500e6
 """Bytes a second that a disk reads at least, in the estimate of what pays."""
@@ -48,11 +52,16 @@ TRIED = 16
 class FeatureSet:
     """One pass over images: which images, seen how."""
 
-    images: "Dataset"
+    images: "Dataset | StreamedImages"
     transform: ImageTransform
     split: str
     view: tuple[int, int] | None = None
     """The seed and the number of a random view; None where the transform has nothing random."""
+
+    @property
+    def stored(self) -> "Dataset | Stream":
+        """What is gone through: a stream as a whole, once for all splits that were made from it."""
+        return self.images.stream if isinstance(self.images, StreamedImages) else self.images
 
 
 class Features:
@@ -70,6 +79,22 @@ class Features:
         self.store = FeatureStore(folder, int(config.feature_cache_gb * 1e9))
         self._orders: dict[str, str] = {}
         self._current: tuple[Boundary, str] | None = None
+
+    def require(self, phases: Sequence[Phase]) -> None:
+        """Refuse phases that need the images themselves: those of a stream can only be trained on by their features.
+
+        Raises:
+            ConfigError: there is one, or features are not to be kept.
+        """
+        if self.config.feature_cache == "off":
+            raise ConfigError("--streaming trains on features, which --feature_cache off does not keep: leave it out")
+        for number, phase in enumerate(phases, start=1):
+            if reason := self._obstacle(phase):
+                raise ConfigError(
+                    f"--streaming trains on features of frozen stages, computed in one pass, and phase {number} needs "
+                    f"the images themselves: {reason}. --strategy transfer works, and with --augmentation none (or "
+                    "--cached_views N) finetune; for the others, leave out --streaming"
+                )
 
     def for_phase(
         self,
@@ -115,12 +140,14 @@ class Features:
             for view in range(views if is_random else 1)
         ]
         sets = [*train_sets, FeatureSet(validation, transforms.eval, "validation")]
-        taken = sum(len(one.images) for one in sets) * sum(layout.bytes for layout in self._layouts(boundary))
+        distinct = {(id(one.stored), str(one.transform), one.view): len(one.stored) for one in sets}
+        taken = sum(distinct.values()) * sum(layout.bytes for layout in self._layouts(boundary))
         if taken > self.store.limit:  # together: one set must not throw out the other
             limit = self.config.feature_cache_gb
             self._say(f"not cached: they take {taken / 1e9:,.1f} GB and --feature_cache_gb is {limit:g}")
             return None
-        if decided is None and not self._pays(boundary, sets, frozen, passes, size):
+        is_streamed = isinstance(train, StreamedImages)  # there is no other way
+        if decided is None and not is_streamed and not self._pays(boundary, sets, frozen, passes, size):
             return None
         found = []
         for one in sets:
@@ -151,9 +178,10 @@ class Features:
 
         Returns:
             The features, and the function from a batch of them to logits; None where the last phase trained on images,
-            or the features are less precise than the network.
+            or the features are less precise than the network and the images can be had.
         """
-        if self._current is None or self.config.feature_dtype != "float32":
+        is_streamed = isinstance(images, StreamedImages)
+        if self._current is None or (self.config.feature_dtype != "float32" and not is_streamed):
             return None
         boundary, frozen = self._current
         rows = self._rows(boundary, FeatureSet(images, transform, split), frozen)
@@ -188,7 +216,7 @@ class Features:
             layouts = self._layouts(boundary)
             missing = [one for one in sets if not (self.store.folder / self._key(boundary, one, frozen)).is_dir()]
             per_image = sum(layout.bytes for layout in layouts)
-            images = sum(len(one.images) for one in missing)
+            images = sum(len(one.stored) for one in missing)
             seen = passes * sum(len(one.images) for one in (sets[0], sets[-1]))
             cost = self._prefix_seconds(boundary, size) if missing else 0.0
             saved = seen * (cost - per_image / READ_RATE) / self.accelerator.num_processes
@@ -254,12 +282,18 @@ class Features:
         return "bf16" if self.config.feature_dtype == "bfloat16" else str(self.accelerator.mixed_precision)
 
     def _order(self, one: FeatureSet) -> str:
+        if isinstance(one.images, StreamedImages):
+            return one.images.stream.fingerprint
         if one.split not in self._orders:
             self._orders[one.split] = digest_in_order(one.images, one.transform.image_column)
         return self._orders[one.split]
 
-    def _rows(self, boundary: Boundary, one: FeatureSet, frozen: str) -> FeatureRows | None:
+    def _rows(self, boundary: Boundary, one: FeatureSet, frozen: str) -> FeatureRows | ChosenRows | None:
         """Find the features of a set, or compute them; None where the disk does not take them."""
+        rows = self._all_rows(boundary, one, frozen)
+        return ChosenRows(rows, one.images.places) if rows and isinstance(one.images, StreamedImages) else rows
+
+    def _all_rows(self, boundary: Boundary, one: FeatureSet, frozen: str) -> FeatureRows | None:
         key = self._key(boundary, one, frozen)
         problem = self._on_main(lambda: self._prepare(boundary, one, frozen, key))
         if problem == "found":
@@ -286,7 +320,7 @@ class Features:
             if self.store.find(key)[0] is not None:
                 self._lock.release()
                 return "found"
-            self.store.begin(key, self._layouts(boundary), len(one.images))
+            self.store.begin(key, self._layouts(boundary), len(one.stored))
         except OSError as error:
             self._release()
             return f"{self.store.folder} cannot be written to ({error.strerror or error})"
@@ -310,10 +344,12 @@ class Features:
         from accelerate.utils import gather_object
 
         partial = self.store.folder / f".partial-{key}"
-        problem = None
+        problem: str | DataError | None = None
         try:
-            rows = FeatureRows(partial, self._layouts(boundary), len(one.images), writable=True)
+            rows = FeatureRows(partial, self._layouts(boundary), len(one.stored), writable=True)
             self._fill(rows, boundary, one)
+        except DataError as error:  # of one process's share: all are told
+            problem = error
         except OSError as error:
             problem = f"{self.store.folder} cannot be written to ({error.strerror or error})"
         except BaseException:
@@ -321,12 +357,12 @@ class Features:
                 self.store.discard(key)
                 self._release()
             raise
-        problems = [text for text in gather_object([problem]) if text]
+        problems = [one for one in gather_object([problem]) if one]
 
-        def end() -> str | None:
+        def end() -> str | DataError | None:
             try:
                 if not problems:
-                    title = f"{one.split}, {len(one.images):,} images before {_first_trained(self.model)}"
+                    title = f"{one.split}, {len(one.stored):,} images before {_first_trained(self.model)}"
                     self.store.commit(key, title, rows, self._made_of(boundary, one, frozen))
             except OSError as error:
                 problems.append(f"{self.store.folder} cannot be written to ({error.strerror or error})")
@@ -335,25 +371,27 @@ class Features:
                 self._release()
             return problems[0] if problems else None
 
-        return self._on_main(end)
+        result = self._on_main(end)
+        if isinstance(result, DataError):
+            raise result
+        return result
 
     def _fill(self, rows: FeatureRows, boundary: Boundary, one: FeatureSet) -> None:
         size, rank = self.accelerator.num_processes, self.accelerator.process_index
-        images = len(one.images)
-        own = range(rank * images // size, (rank + 1) * images // size)
+        images = len(one.stored)
         what = one.split if one.view is None else f"{one.split}, view {one.view[1] + 1}"
         with (
             inference(self.model),
             self._precise(),
             tqdm(total=images, desc=f"Features of {what}", unit="image", disable=rank > 0) as progress,
         ):
-            first, prefix = own.start, contextlib.ExitStack()
+            is_first, prefix = True, contextlib.ExitStack()
             with prefix:
-                for pixel_values in self._pixels(one, own):
-                    if first == own.start:
+                for places, pixel_values in self._batches(one, rank, size):
+                    if is_first:
                         self._fold(prefix, boundary, pixel_values)
-                    rows.write(first, boundary.features(self.model, pixel_values))
-                    first += len(pixel_values)
+                    is_first = False
+                    rows.write_at(places, boundary.features(self.model, pixel_values))
                     progress.update(len(pixel_values) * size)
 
     def _precise(self) -> contextlib.AbstractContextManager[Any]:
@@ -370,6 +408,20 @@ class Features:
             found = boundary.features(self.model, few)
             if all(_close(a, b) for a, b in zip(found, expected, strict=True)):
                 stack.enter_context(trial.pop_all())
+
+    def _batches(self, one: FeatureSet, rank: int, size: int) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Give the images of a process's share in batches, each with the rows that they belong to."""
+        if isinstance(one.images, StreamedImages):
+            batch, threads = self.config.per_device_eval_batch_size, min(8, os.cpu_count() or 1)
+            stream = one.images.stream
+            for places, pixels in stream_batches(stream, one.transform, one.view, (rank, size), batch, threads):
+                yield places, pixels.to(self.accelerator.device).contiguous(memory_format=torch.channels_last)
+            return
+        images = len(one.images)
+        first = rank * images // size
+        for pixels in self._pixels(one, range(first, (rank + 1) * images // size)):
+            yield range(first, first + len(pixels)), pixels
+            first += len(pixels)
 
     def _pixels(self, one: FeatureSet, own: range) -> Iterator[Tensor]:
         batch, device = self.config.per_device_eval_batch_size, self.accelerator.device
@@ -390,14 +442,14 @@ class Features:
             yield loaded["pixel_values"].to(device).contiguous(memory_format=torch.channels_last)
 
     def _image_size(self, images: "Dataset", transforms: Transforms) -> tuple[int, int, int]:
-        channels, height, width = transforms.eval(images[0][transforms.eval.image_column]).shape
+        channels, height, width = transforms.eval(first_image(images, transforms.eval.image_column)).shape
         return channels, height, width
 
-    def _on_main(self, function: Callable[[], str | None]) -> str | None:
+    def _on_main(self, function: Callable[[], Any]) -> Any:
         """Let the main process do something, and tell its result to all."""
         from accelerate.utils import broadcast_object_list
 
-        result = [function() if self.accelerator.is_main_process else None]
+        result: list[Any] = [function() if self.accelerator.is_main_process else None]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(result)
         return result[0]

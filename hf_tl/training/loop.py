@@ -17,6 +17,7 @@ from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
 from hf_tl.data.augmentation import PairMixer
 from hf_tl.data.images import Transforms, collate
+from hf_tl.data.streams import StreamedImages, first_image
 from hf_tl.errors import CheckpointError, ConfigError, TrainingError
 from hf_tl.evaluation.measure import measure
 from hf_tl.evaluation.metrics import problem_type_of
@@ -80,8 +81,8 @@ class Training:
 
         Raises:
             StageError: a phase names stages that the model does not have.
-            ConfigError: a phase is shorter than a step, mixes images in batches of an odd size, or solves a head that
-                is not linear.
+            ConfigError: a phase is shorter than a step, mixes images in batches of an odd size, solves a head that
+                is not linear, or needs the images of a stream.
         """
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
@@ -124,6 +125,8 @@ class Training:
         self._average: WeightAverage | None = None
         self._restored: Restored | None = None
         self._features = Features(accelerator, model, config)
+        if isinstance(train_images, StreamedImages):
+            self._features.require(strategy.phases)
         self._sigterm = Sigterm(accelerator)
 
     @property
@@ -441,8 +444,9 @@ class Training:
         )
 
     def _two_images(self) -> Tensor:
-        row = self.validation_images.with_transform(self.transforms_of(self.strategy.phases[0]).eval)[0]
-        return torch.stack([row["pixel_values"]] * 2).to(self.model.device)
+        transform = self.transforms_of(self.strategy.phases[0]).eval
+        pixel_values = transform(first_image(self.validation_images, transform.image_column))
+        return torch.stack([pixel_values] * 2).to(self.model.device)
 
     def _train_labels(self, phase: Phase) -> list[int]:
         return self.train_images[self.transforms_of(phase).train.label_column][:]

@@ -133,6 +133,11 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def seeded_view(seed: int, epoch: int, index: int, *repeat: int) -> contextlib.AbstractContextManager[None]:
+    """Draw what changes an image in an epoch, as `TrainingViews` does."""
+    return _seeded(_mix(seed, epoch, index + 1, *repeat))
+
+
 def _inverse_frequencies(labels: Sequence[int]) -> torch.Tensor:
     """Give each image the inverse of its class's count, (images,)."""
     classes = torch.as_tensor(labels)
