@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from hf_tl.data.multi_label import encode_lists, flags_of, holds_lists, join_col
 from hf_tl.data.sources import open_source
 from hf_tl.data.splits import complete_splits, name_splits
 from hf_tl.data.stream_sources import StreamSource, open_streams
-from hf_tl.data.streams import PLACE, Stream, map_stream, streams_of
+from hf_tl.data.streams import PLACE, fingerprint_of_streams, leave_out, streams_of
 from hf_tl.errors import DataError, name_some
 
 
@@ -135,8 +134,8 @@ def prepare_data(
 
 def _stream(source: StreamSource, **settings: Any) -> ImageData:
     """Make the splits of streams from their labels, and identify them by their files."""
-    columns = {"image_column": source.image_column, "label_column": source.label_column}
-    data = _prepare(DatasetDict(source.tables), name=source.name, **columns, **settings)
+    settings |= {"image_column": source.image_column, "label_column": source.label_column}
+    data = _prepare(DatasetDict(source.tables), name=source.name, **settings)
     splits = {split: source.images_of(rows) for split, rows in data.splits.items()}
     notes = (*data.notes, "images were streamed, not downloaded")
     data = replace(data, splits=splits, revision=source.revision, license=source.license or data.license, notes=notes)
@@ -191,7 +190,10 @@ def _as_splits(dataset: Any) -> dict[str, Dataset]:
     splits = {"train": dataset} if isinstance(dataset, Dataset) else dataset
     if not isinstance(splits, Mapping) or not all(isinstance(rows, Dataset) for rows in splits.values()):
         found = type(dataset).__name__
-        raise DataError(f"expected a datasets.Dataset or DatasetDict, found {found}; a stream is opened by its name: load_data(name, streaming=True)")
+        raise DataError(
+            f"expected a datasets.Dataset or DatasetDict, found {found}; a stream is opened by the dataset's name: "
+            "hf_tl.load_data(name, streaming=True)"
+        )
     return {split: rows.with_format(None) for split, rows in splits.items()}
 
 
@@ -258,8 +260,8 @@ def _class_counts(rows: Dataset, label_column: str, classes: int) -> list[int]:
 def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: bool = False) -> ImageData:
     """Decode every image once, JPEGs at an eighth of their size, so that none fails in the middle of training.
 
-    Of a stream, images are only checked, in a pass of its own, if those that cannot be read are to be left out: else the
-    pass over the features finds them, which comes before training too.
+    Those of a stream are only checked, in a pass of its own, where what cannot be read is to be left out: else the pass
+    that computes features, which comes before training too, finds them.
 
     Args:
         data: what `load_data` returned.
@@ -272,8 +274,11 @@ def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: boo
     Raises:
         DataError: images cannot be read (at most five are named), or too few are left.
     """
-    if streams := streams_of(data.splits):
-        return _check_streams(data, streams, verbose) if skip_bad_images else data
+    if streams_of(data.splits):
+        if not skip_bad_images:
+            return data
+        left, more = leave_out(data.splits, _bad_image, verbose)
+        return _without_bad_images(data, left, [*data.notes, *more]) if more else data
     notes, errors, splits = list(data.notes), [], DatasetDict()
     with tqdm(total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose) as progress:
         for split, rows in data.splits.items():
@@ -303,20 +308,6 @@ def _without_bad_images(data: ImageData, splits: DatasetDict, notes: Sequence[st
     return _with_fingerprint(replace(data, splits=splits, notes=tuple(notes)))
 
 
-def _check_streams(data: ImageData, streams: Sequence[Stream], verbose: bool) -> ImageData:
-    """Read the streams once, and leave out what cannot be read."""
-    notes, checked = list(data.notes), {}
-    with tqdm(total=sum(map(len, streams)), desc="Checking images", disable=not verbose) as progress:
-        for stream in streams:
-            bad = {place: result[0] for place, result in map_stream(stream, _bad_image, progress) if result is not None}
-            checked[stream] = replace(stream, unreadable=frozenset(bad))
-            if bad:
-                names = name_some(Path(name).name for name in bad.values())
-                notes.append(f"{len(bad)} images of {stream.name} that cannot be read were left out: {names}")
-    splits = {split: rows.without_unreadable(checked[rows.stream]) for split, rows in data.splits.items()}
-    return _without_bad_images(data, splits, notes) if len(notes) > len(data.notes) else data
-
-
 def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] | None:
     try:
         decode(stored or {}, name, reduced=True)
@@ -327,10 +318,7 @@ def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] |
 
 def _with_fingerprint(data: ImageData) -> ImageData:
     if streams_of(data.splits):
-        parts = [str(data.labels)]
-        for split, rows in data.splits.items():
-            parts += [split, rows.stream.fingerprint, str(rows.places.tolist()), str(rows[data.label_column][:])]
-        return replace(data, fingerprint=sha256("\n".join(parts).encode()).hexdigest())
+        return replace(data, fingerprint=fingerprint_of_streams(data.splits, data.label_column, data.labels))
     digests = {
         split: list(map_images(rows, data.image_column, split, digest_image)) for split, rows in data.splits.items()
     }

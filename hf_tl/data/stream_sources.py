@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from datasets import (
@@ -62,26 +63,30 @@ def open_streams(
 ) -> StreamSource:
     """Open parquet files or a dataset of the Hub as streams, and read the labels.
 
-    Of parquet files, in which columns lie apart, only the labels are read; files of other formats are read once for
-    them.
+    In parquet files columns lie apart, so of the images nothing is read here.
 
     Raises:
-        DataError: there is no such dataset, it cannot be streamed, its columns cannot be told, or the Hub cannot be
-            reached.
+        DataError: there is no such dataset, it is not of parquet files, its columns cannot be told, or the Hub cannot
+            be reached.
     """
     title, make = _builder_of(name, config_name, revision)
     what = f"the dataset {title!r}"
     builder: DatasetBuilder = call(what, make)
+    if not isinstance(builder.config, ParquetConfig):
+        raise DataError(
+            f"--streaming reads parquet files, in which labels lie apart from images, and {title} is of "
+            f"{type(builder).__name__} files: of most public "
+            "datasets the Hub keeps a parquet copy (--dataset_revision refs/convert/parquet); or leave out --streaming"
+        )
     commit = commit_of(builder)
     streams: IterableDatasetDict = call(what, builder.as_streaming_dataset)
     features = call(what, lambda: next(iter(streams.values()))._resolve_features().features)
     image_column = find_image_column(features, image_column)
     label_column = find_label_column(features, label_column)
     columns = split_names(features, label_column)
-    labels = streams
-    if isinstance(builder.config, ParquetConfig):
-        options = {"columns": columns, "storage_options": {"hf": {"block_size": BLOCK}}}
-        labels = call(what, lambda: make(**options, **({} if commit is None else {"revision": commit})).as_streaming_dataset())
+    pinned: dict[str, Any] = {} if commit is None else {"revision": commit}
+    narrow = call(what, lambda: make(columns=columns, storage_options={"hf": {"block_size": BLOCK}}, **pinned))
+    labels: IterableDatasetDict = call(what, narrow.as_streaming_dataset)
     found: dict[str, Stream] = {}
     tables: dict[str, Dataset] = {}
     for split, rows in streams.items():
@@ -95,9 +100,7 @@ def open_streams(
     return StreamSource(found, tables, image_column, label_column, title, commit, license_name or None)
 
 
-def _builder_of(
-    name: str, config_name: str | None, revision: str | None
-) -> tuple[str, Callable[..., DatasetBuilder]]:
+def _builder_of(name: str, config_name: str | None, revision: str | None) -> tuple[str, Callable[..., DatasetBuilder]]:
     """Give a publishable name, and the function that makes the builder; it takes more of its arguments."""
     path = Path(name).expanduser()
     files = parquet_of(path) if path.is_dir() else expand(name) if name.endswith(".parquet") else []

@@ -5,12 +5,13 @@ as those of any dataset; only the images themselves cannot be had at random.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import accumulate, chain, islice
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from hf_tl.data.fingerprint import row_name
 from hf_tl.data.images import decode
-from hf_tl.errors import ConfigError, DataError
+from hf_tl.errors import ConfigError, DataError, name_some
 
 PLACE = "place in the stream"
 """The column of a split that tells where its images come in the streams of the dataset, one after another."""
@@ -89,7 +90,9 @@ class Stream:
         try:
             return next(rows, None)
         except (DatasetsError, HubHTTPError, OSError, ValueError, RuntimeError) as error:
-            raise DataError(f"the stream of {self.name} broke off ({error}); check the network, and run again") from error
+            raise DataError(
+                f"the stream of {self.name} broke off ({error}); check the network, and run again"
+            ) from error
 
     def _changed(self) -> NoReturn:
         raise DataError(
@@ -164,6 +167,34 @@ def map_stream(
 def first_image(images: "Dataset | StreamedImages", image_column: str) -> PIL.Image.Image:
     """Decode the first image of a split; of a stream, the first of all its splits."""
     return decode(images.stream.first if isinstance(images, StreamedImages) else images[0][image_column])
+
+
+def leave_out(
+    splits: Mapping[str, StreamedImages], is_bad: Callable[[Any, str], Any], verbose: bool
+) -> tuple[dict[str, StreamedImages], list[str]]:
+    """Read the streams of some splits once, and leave out the images for which `is_bad` gives anything.
+
+    Returns:
+        The splits, and for each stream with such images a note.
+    """
+    streams, checked, notes = streams_of(splits), {}, []
+    with tqdm(total=sum(map(len, streams)), desc="Checking images", disable=not verbose) as progress:
+        for stream in streams:
+            bad = {place: result for place, result in map_stream(stream, is_bad, progress) if result is not None}
+            checked[stream] = replace(stream, unreadable=frozenset(bad))
+            if bad:
+                names = name_some(Path(name).name for name, _ in bad.values())
+                notes.append(f"{len(bad)} images of {stream.name} that cannot be read were left out: {names}")
+    return {split: images.without_unreadable(checked[images.stream]) for split, images in splits.items()}, notes
+
+
+def fingerprint_of_streams(splits: Mapping[str, StreamedImages], label_column: str, names: Sequence[str]) -> str:
+    """Identify streamed images by their files, labels and splits."""
+    digest = sha256(str(tuple(names)).encode())
+    for split, images in splits.items():
+        digest.update(f"{split}/{images.stream.fingerprint}/{images[label_column][:]}".encode())
+        digest.update(images.places.tobytes())
+    return digest.hexdigest()
 
 
 def streams_of(splits: Mapping[str, Any]) -> list[Stream]:

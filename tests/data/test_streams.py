@@ -53,7 +53,11 @@ def only_stream(data: ImageData) -> Stream:
 def test_the_splits_are_those_of_the_whole_dataset(shards: Path) -> None:
     streamed, whole = hf_tl.load_data(str(shards), streaming=True), hf_tl.load_data(str(shards))
     assert content(streamed) == content(whole)
-    assert {split: len(images) for split, images in streamed.splits.items()} == {"train": 29, "validation": 4, "test": 9}
+    assert {split: len(images) for split, images in streamed.splits.items()} == {
+        "train": 29,
+        "validation": 4,
+        "test": 9,
+    }
     assert (streamed.labels, streamed.name, streamed.license) == (whole.labels, whole.name, whole.license)
     assert streamed.class_counts("train") == whole.class_counts("train")
     assert streamed.notes == (*whole.notes, "images were streamed, not downloaded")

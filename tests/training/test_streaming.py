@@ -1,0 +1,219 @@
+"""Training on a dataset that is streamed from the Hub gives what training on the downloaded one gives."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image
+from hub.client import TOKEN, environment
+from hub.server import HubServer
+from test_cli import TINY, fails
+
+from hf_tl.cli import main
+
+ROOT = Path(__file__).parents[2]
+SHARDS, IMAGES, SIDE = 3, 30, 96
+BATCH = ["--per_device_train_batch_size", "8", "--learning_rate", "0.03", "--num_train_epochs", "3"]
+PUSH = """
+import json, sys
+from datasets import load_dataset
+load_dataset("parquet", data_files=sys.argv[1], split="train").push_to_hub("user/colours", num_shards=int(sys.argv[2]))
+"""
+
+
+def coloured(images: int, first: int = 0) -> Dataset:
+    """Noise about one colour a class; every image is another one."""
+    random = np.random.default_rng(first)
+    colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
+    noise = random.integers(-40, 40, (images, SIDE, SIDE, 3))
+    pixels = [np.clip(np.array(colours[i % 3]) + noise[i], 0, 255).astype(np.uint8) for i in range(images)]
+    features = Features(image=Image(), label=ClassLabel(names=["red", "green", "blue"]))
+    return Dataset.from_dict({"image": pixels, "label": [i % 3 for i in range(images)]}, features=features)
+
+
+def write_shards(folder: Path, shards: int = SHARDS, images: int = IMAGES) -> Path:
+    folder.mkdir()
+    for number in range(shards):
+        coloured(images, first=number).to_parquet(folder / f"train-{number}.parquet", batch_size=16)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("parquet") / "colours")
+
+
+@pytest.fixture(scope="module")
+def served(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A Hub with the dataset in three files."""
+    folder = tmp_path_factory.mktemp("hub")
+    with HubServer(folder, tokens={TOKEN: {"name": "user", "role": "write"}}) as server:
+        command = [sys.executable, "-c", PUSH, str(shards / "*.parquet"), str(SHARDS)]
+        run(command, environment(server.url, folder / "pusher"))
+        yield server
+
+
+def run(command: list[str], env: dict[str, str], status: int = 0) -> str:
+    done = subprocess.run(
+        command, env=env | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def train(
+    server: HubServer, folder: Path, *flags: str, processes: int = 0, home: str = "home"
+) -> tuple[dict[str, Any], str, int]:
+    """Train on the Hub's dataset; give the record, what was said, and how many bytes of its files were sent."""
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes else []
+    out, before = folder / f"out-{len(list(folder.iterdir()))}", server.hub.sent.copy()
+    words = ["train", *TINY, *BATCH, "--dataset", "user/colours", "--output_dir", str(out), *flags]
+    env = environment(server.url, folder / home) | {"HF_TL_CACHE": str(folder / home / "features")}
+    said = run([sys.executable, *launcher, "-m", "hf_tl", *words], env)
+    sent = sum(count for path, count in (server.hub.sent - before).items() if path.startswith("/cdn/"))
+    return json.loads((out / "run.json").read_text()), said, sent
+
+
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def same(a: Any, b: Any) -> None:
+    """Compare two records of training; features are computed in other batches, so the last digits may differ."""
+    assert [entry["validation"] for entry in a["history"]] == [
+        pytest.approx(entry["validation"], rel=1e-4) for entry in b["history"]
+    ]
+    assert [entry["train_loss"] for entry in a["history"]] == pytest.approx(
+        [entry["train_loss"] for entry in b["history"]], rel=1e-4
+    )
+    assert a["metrics"]["test"] == pytest.approx(b["metrics"]["test"], rel=1e-4)
+    assert a["data"]["splits"] == b["data"]["splits"]
+
+
+def test_streamed_from_the_hub(served: HubServer, tmp_path: Path) -> None:
+    """One pass for train, validation and test together; the second run reads nothing but labels."""
+    sizes = [path.stat().st_size for path in served.hub.blob("any").parent.iterdir()]
+    files, labels = sum(size for size in sizes if size > 2**18), SHARDS * 3 * 2**16
+    streamed, said, sent = train(served, tmp_path, "--streaming")
+    assert [split for split in ("train", "validation", "test") if f"Features of {split}" in said] == ["train"]
+    assert files < sent < files + max(sizes) + labels, "each image is sent once, those with the first one twice"
+    home = tmp_path / "home"
+    assert size_of(home) - size_of(home / "features") < 0.1 * files, "nothing is downloaded"
+    assert all(phase["uses_features"] for phase in streamed["phases"])
+    assert "images were streamed, not downloaded" in streamed["data"]["notes"]
+    again, _, sent = train(served, tmp_path, "--streaming")
+    assert sent < max(sizes) + labels
+    assert again["history"] == [{**entry, "seconds": pytest.approx(0, abs=60)} for entry in streamed["history"]]
+    whole, _, _ = train(served, tmp_path, "--feature_cache", "on", home="other home")
+    same(streamed, whole)
+    assert streamed["metrics"]["test"]["accuracy"] > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 5])
+def test_several_processes_share_a_stream(served: HubServer, tmp_path: Path, processes: int) -> None:
+    """By files, or, where there are fewer of them than processes, by images: each feature is that of one process."""
+    batch = ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
+    alone, _, _ = train(served, tmp_path, "--streaming", home="alone")
+    several, said, _ = train(served, tmp_path, "--streaming", *batch, processes=processes)
+    assert f"{processes} processes" in said
+    same_features(tmp_path / "alone" / "features", tmp_path / "home" / "features")
+    assert several["data"]["fingerprint"] == alone["data"]["fingerprint"]
+    assert several["metrics"]["test"]["accuracy"] > 0.9
+
+
+def same_features(a: Path, b: Path) -> None:
+    [first], [second] = (list(folder.glob("*/0.bin")) for folder in (a, b))
+    assert first.parent.name == second.parent.name
+    numbers = [np.fromfile(file, dtype=np.float32).reshape(SHARDS * IMAGES, -1) for file in (first, second)]
+    assert (numbers[0].any(axis=1) & numbers[1].any(axis=1)).all()
+    np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-4 * float(np.abs(numbers[0]).max()))
+
+
+Stream = Callable[..., list[str]]
+
+
+@pytest.fixture
+def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stream:
+    """Flags of a run on a folder of parquet files, with a cache of its own."""
+    monkeypatch.setenv("HF_TL_CACHE", str(tmp_path / "features"))
+
+    def flags(folder: Path, *more: str) -> list[str]:
+        out = ["--output_dir", str(tmp_path / "out"), "--dataset", str(folder), "--streaming"]
+        return ["train", *TINY, *BATCH, *out, *more]
+
+    return flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--strategy", "full"], "phase 1 needs the images themselves: everything trains"),
+        (["--strategy", "finetune"], "phase 2 needs the images themselves: light augmentation"),
+        (["--feature_cache", "off"], "--feature_cache off does not keep"),
+        (["--test_time_flip"], "--test_time_flip measures with mirrored images"),
+        (["--find_learning_rate"], "draws images at random"),
+        (["--feature_cache_gb", "0.00001"], "here the images themselves are needed"),
+    ],
+)
+def test_what_needs_images_is_refused_before_training(
+    shards: Path, stream: Stream, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], reason: str
+) -> None:
+    rate = [] if "--find_learning_rate" not in flags else ["--learning_rate"]
+    words = stream(shards, *flags)
+    for flag in rate:
+        del words[words.index(flag) : words.index(flag) + 2]
+    assert reason in fails(words, capsys)
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_phases_with_views_and_half_precision(shards: Path, stream: Stream, tmp_path: Path) -> None:
+    """Two depths, augmented views of the images, in bfloat16, with a head that is solved."""
+    views = ["--strategy", "finetune", "--cached_views", "2", "--feature_dtype", "bfloat16", "--head_solver", "lbfgs"]
+    main(stream(shards, *views))
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [phase["uses_features"] for phase in record["phases"]] == [True, True]
+    assert record["metrics"]["test"]["accuracy"] > 0.9
+
+
+def test_a_bad_image_in_the_stream(
+    shards: Path, stream: Stream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_shards(tmp_path / "colours", 2)
+    table = coloured(IMAGES, first=1).cast_column("image", Image(decode=False))
+    stored = [*table["image"][:-1], {"bytes": table[0]["image"]["bytes"][:500], "path": None}]
+    table.remove_columns("image").add_column("image", stored, feature=Image()).to_parquet(folder / "train-1.parquet")
+    said = fails(stream(folder), capsys)
+    assert "row 59 of train: the image is truncated" in said
+    assert "--skip_bad_images" in said
+    assert not list((tmp_path / "features").glob("[0-9a-f]*/")), "no features of a pass that failed"
+    main(stream(folder, "--skip_bad_images"))
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert sum(split["images"] for split in record["data"]["splits"].values()) == 59
+    assert any("1 images of train that cannot be read were left out" in note for note in record["data"]["notes"])
+
+
+PEAK = """
+import resource, sys
+from hf_tl.cli import main
+main(sys.argv[1:])
+print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(stream: Stream, tmp_path: Path) -> None:
+    peaks = []
+    for images in (500, 4000):
+        folder = write_shards(tmp_path / f"colours-{images}", images // 250, 250)
+        words = [*stream(folder), "--overwrite_output_dir", "--num_train_epochs", "1"]
+        said = run([sys.executable, "-c", PEAK, *words], {**os.environ, "HF_TL_CACHE": str(tmp_path / "features")})
+        peaks.append(int(said.split("PEAK ")[1].split()[0]))
+    print(peaks)
+    assert peaks[1] < 1.1 * peaks[0], peaks
