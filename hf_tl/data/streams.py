@@ -28,6 +28,8 @@ from hf_tl.errors import ConfigError, DataError, name_some
 
 PLACE = "place in the stream"
 """The column of a split that tells where its images come in the streams of the dataset, one after another."""
+UNEVEN = 1.25
+"""How much longer than the mean the longest share may be: processes wait for the last, and only so long."""
 BATCH = 64
 """Images that are read before they are decoded by threads."""
 
@@ -62,7 +64,7 @@ class Stream:
     def read(self, process: int = 0, processes: int = 1) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
         """Read the share of one of several processes: each image comes to one of them.
 
-        A process gets every so many shards; where there are fewer shards than processes, all read all of them and each
+        A process gets every so many shards; where that would be far from equal shares, all read all shards and each
         keeps every so many images (see `datasets.distributed.split_dataset_by_node`).
 
         Yields:
@@ -71,7 +73,7 @@ class Stream:
         Raises:
             DataError: the stream breaks off, or has another length than before.
         """
-        by_shard = len(self.shard_sizes) >= processes
+        by_shard = self._are_shares_alike(processes)
         share = split_dataset_by_node(self.images, process, processes, "shards" if by_shard else "examples")
         ends = list(accumulate(self.shard_sizes))
         shards = [range(end - size, end) for size, end in zip(self.shard_sizes, ends, strict=True)]
@@ -85,6 +87,10 @@ class Stream:
                 yield place, row[self.image_column]
         if self._next(rows) is not None:
             self._changed()
+
+    def _are_shares_alike(self, processes: int) -> bool:
+        longest = max(sum(self.shard_sizes[process::processes]) for process in range(processes))
+        return len(self.shard_sizes) >= processes and longest <= UNEVEN * len(self) / processes
 
     def _next(self, rows: Iterator[Mapping[str, Any]]) -> Mapping[str, Any] | None:
         try:

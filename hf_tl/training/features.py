@@ -291,7 +291,9 @@ class Features:
     def _rows(self, boundary: Boundary, one: FeatureSet, frozen: str) -> FeatureRows | ChosenRows | None:
         """Find the features of a set, or compute them; None where the disk does not take them."""
         rows = self._all_rows(boundary, one, frozen)
-        return ChosenRows(rows, one.images.places) if rows and isinstance(one.images, StreamedImages) else rows
+        if rows is None or not isinstance(one.images, StreamedImages):
+            return rows
+        return ChosenRows(rows, one.images.places)
 
     def _all_rows(self, boundary: Boundary, one: FeatureSet, frozen: str) -> FeatureRows | None:
         key = self._key(boundary, one, frozen)

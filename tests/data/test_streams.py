@@ -98,13 +98,23 @@ def test_columns_of_zeros_and_ones_and_encoded_images(rows: Rows, tmp_path: Path
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 def test_each_image_comes_to_one_process(shards: Path, processes: int) -> None:
-    """By shard where they suffice, else image by image; in the place that its label has."""
+    """Image by image where the shards cannot be shared out; in the place that its label has."""
     stream = only_stream(load_data(str(shards), streaming=True))
     parts = [list(stream.read(process, processes)) for process in range(processes)]
     assert sorted(place for part in parts for place, _ in part) == list(range(42))
     alone = dict(stream.read())
     assert all(image == alone[place] for part in parts for place, image in part)
     assert len({image["bytes"] for image in alone.values()}) == 42
+
+
+def test_shards_are_shared_out_where_that_is_fair(rows: Rows, tmp_path: Path) -> None:
+    for number, count in enumerate([8, 9, 9, 8]):
+        table = rows([row % 3 for row in range(count)], NAMES, first=10 * number)
+        table.to_parquet(tmp_path / f"train-{number}.parquet")
+    stream = only_stream(load_data(str(tmp_path), streaming=True))
+    parts = [[place for place, _ in stream.read(process, 2)] for process in range(2)]
+    assert parts == [[*range(8), *range(17, 26)], [*range(8, 17), *range(26, 34)]]
+    assert [place for place, _ in stream.read(1, 3)] == list(range(1, 34, 3))
 
 
 def test_the_fingerprint_follows_files_labels_and_splits(shards: Path, rows: Rows) -> None:

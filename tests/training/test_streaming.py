@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_runs
 from datasets import ClassLabel, Dataset, Features, Image
 from hub.client import TOKEN, environment
 from hub.server import HubServer
+from small_runs import Run, differences, result_of, resumed, stopped_at
 from test_cli import TINY, fails
 
 from hf_tl.cli import main
+from hf_tl.data.datasets import load_data
+from hf_tl.data.streams import StreamedImages
 
 ROOT = Path(__file__).parents[2]
 SHARDS, IMAGES, SIDE = 3, 30, 96
@@ -116,9 +121,9 @@ def test_streamed_from_the_hub(served: HubServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 5])
+@pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_share_a_stream(served: HubServer, tmp_path: Path, processes: int) -> None:
-    """By files, or, where there are fewer of them than processes, by images: each feature is that of one process."""
+    """By images, or by files where that is fair: each feature is that of one process."""
     batch = ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
     alone, _, _ = train(served, tmp_path, "--streaming", home="alone")
     several, said, _ = train(served, tmp_path, "--streaming", *batch, processes=processes)
@@ -197,6 +202,35 @@ def test_a_bad_image_in_the_stream(
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert sum(split["images"] for split in record["data"]["splits"].values()) == 59
     assert any("1 images of train that cannot be read were left out" in note for note in record["data"]["notes"])
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> StreamedImages:
+    """The images of `small_runs` as a stream of two files."""
+    images = small_runs.make_images(Run(""))
+    for number, part in enumerate((range(9), range(9, small_runs.IMAGES))):
+        images.select(part).to_parquet(tmp_path / f"train-{number}.parquet")
+    for split in ("validation", "test"):
+        images.to_parquet(tmp_path / f"{split}-0.parquet")
+    return load_data(str(tmp_path / "*.parquet"), streaming=True).splits["train"]
+
+
+@pytest.mark.parametrize(
+    "phases", ["finetune", *(pytest.param(name, marks=pytest.mark.slow) for name in ("views", "solved", "balanced"))]
+)
+def test_a_stream_trains_as_the_images_do_and_resumes(
+    few: StreamedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: str
+) -> None:
+    """Bit by bit; also where the features are gone when the run goes on."""
+    settings = {"cached_views": 2, "save_steps": 1, "feature_cache": "on"}
+    run = Run(str(tmp_path / "whole"), phases, settings | {"feature_cache_dir": str(tmp_path / "of images")})
+    whole = result_of(small_runs.train(run))
+    monkeypatch.setattr(small_runs, "make_images", lambda run: few)
+    run = Run(str(tmp_path / "stream"), phases, settings | {"feature_cache_dir": str(tmp_path / "of stream")})
+    stopped = stopped_at(run, 3)
+    assert stopped.state.uses_features
+    shutil.rmtree(tmp_path / "of stream")
+    assert differences(result_of(small_runs.train(resumed(run))), whole) == []
 
 
 PEAK = """
