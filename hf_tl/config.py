@@ -62,8 +62,8 @@ class DataConfig:
     test_fraction: float = _flag(0.2, "part of the training images set apart if there is no test split")
     streaming: bool = _flag(
         False,
-        "read the images of a Hub dataset or of parquet files once, without downloading the dataset, and train on the "
-        "features of the frozen part",
+        "read the images of a Hub dataset, or of parquet files, as they are needed, without downloading the dataset: "
+        "once for features of the frozen part, else once an epoch",
     )
     skip_bad_images: bool = _flag(False, "leave out unreadable images instead of stopping")
     horizontal_flip: bool | None = _flag(

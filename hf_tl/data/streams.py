@@ -5,7 +5,7 @@ as those of any dataset; only the images themselves cannot be had at random.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -73,12 +73,27 @@ class Stream:
         Raises:
             DataError: the stream breaks off, or has another length than before.
         """
-        by_shard = self._are_shares_alike(processes)
-        share = split_dataset_by_node(self.images, process, processes, "shards" if by_shard else "examples")
+        if self._are_shares_alike(processes):
+            share = split_dataset_by_node(self.images, process, processes, "shards")
+            yield from self._with_places(share, range(process, len(self.shard_sizes), processes))
+        else:
+            share = split_dataset_by_node(self.images, process, processes, "examples")
+            yield from self._at(share, range(process, len(self), processes))
+
+    def read_shards(self, shards: Iterable[int]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+        """Read some shards in the given order; as `read`."""
+        for shard in shards:
+            yield from self._with_places(self.images.shard(len(self.shard_sizes), shard), [shard])
+
+    def _with_places(
+        self, rows: IterableDataset, shards: Iterable[int]
+    ) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
         ends = list(accumulate(self.shard_sizes))
-        shards = [range(end - size, end) for size, end in zip(self.shard_sizes, ends, strict=True)]
-        places = chain.from_iterable(shards[process::processes]) if by_shard else range(process, len(self), processes)
-        rows = iter(share)
+        spans = (range(ends[shard] - self.shard_sizes[shard], ends[shard]) for shard in shards)
+        return self._at(rows, chain.from_iterable(spans))
+
+    def _at(self, images: IterableDataset, places: Iterable[int]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+        rows = iter(images)
         for place in places:
             row = self._next(rows)
             if row is None:
@@ -151,8 +166,7 @@ class StreamedImages:
             ConfigError: always.
         """
         raise ConfigError(
-            "--streaming reads the images once and trains on the features of the frozen part, and here the images "
-            "themselves are needed; leave out --streaming"
+            "the images of a stream come in its order, and here they are needed one by one; leave out --streaming"
         )
 
 
@@ -168,6 +182,18 @@ def map_stream(
             yield from zip([place for place, _ in chunk], results, strict=True)
             if progress is not None:
                 progress.update(len(chunk))
+
+
+def decode_streamed(stored: Mapping[str, Any] | None, name: str) -> PIL.Image.Image:
+    """Decode an image that was not checked before.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    try:
+        return decode(stored, name)
+    except DataError as error:
+        raise DataError(f"{error}, or leave out all such images with --skip_bad_images") from error
 
 
 def first_image(images: "Dataset | StreamedImages", image_column: str) -> PIL.Image.Image:

@@ -81,20 +81,20 @@ class Features:
         self._current: tuple[Boundary, str] | None = None
 
     def require(self, phases: Sequence[Phase]) -> None:
-        """Refuse phases that need the images themselves: those of a stream can only be trained on by their features.
+        """Refuse what a stream cannot give where it is trained on without features.
 
         Raises:
-            ConfigError: there is one, or features are not to be kept.
+            ConfigError: a phase draws images at random.
         """
-        if self.config.feature_cache == "off":
-            raise ConfigError("--streaming trains on features, which --feature_cache off does not keep: leave it out")
         for number, phase in enumerate(phases, start=1):
-            if reason := self._obstacle(phase):
+            if phase.balanced_sampling and (reason := self._obstacle(phase) or self._is_off()):
                 raise ConfigError(
-                    f"--streaming trains on features of frozen stages, computed in one pass, and phase {number} needs "
-                    f"the images themselves: {reason}. --strategy transfer works, and with --augmentation none (or "
-                    "--cached_views N) finetune; for the others, leave out --streaming"
+                    "--balanced_sampling draws images at random, and those of a stream come in its order: phase "
+                    f"{number} would have to train on features, and {reason}. Choose --class_weights balanced"
                 )
+
+    def _is_off(self) -> str | None:
+        return "--feature_cache is off" if self.config.feature_cache == "off" else None
 
     def for_phase(
         self,
@@ -146,7 +146,7 @@ class Features:
             limit = self.config.feature_cache_gb
             self._say(f"not cached: they take {taken / 1e9:,.1f} GB and --feature_cache_gb is {limit:g}")
             return None
-        is_streamed = isinstance(train, StreamedImages)  # there is no other way
+        is_streamed = isinstance(train, StreamedImages)  # each epoch without features would read it again
         if decided is None and not is_streamed and not self._pays(boundary, sets, frozen, passes, size):
             return None
         found = []

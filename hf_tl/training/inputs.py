@@ -27,6 +27,8 @@ class PhaseInputs:
     validation_collate: Callable[[Any], Mapping[str, Any]]
     logits_of: LogitsOf = image_logits
     validation_logits_of: LogitsOf = image_logits
+    order: Callable[[int], Sequence[int]] | None = None
+    """Of the training images in an epoch, where it cannot be any."""
 
 
 class FeatureViews(Dataset[Any]):

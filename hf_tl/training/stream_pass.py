@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from hf_tl.data.fingerprint import row_name
-from hf_tl.data.images import ImageTransform, decode
-from hf_tl.data.streams import Stream
-from hf_tl.errors import DataError
+from hf_tl.data.images import ImageTransform
+from hf_tl.data.streams import Stream, decode_streamed
 from hf_tl.training.views import seeded_view
 
 Stored = tuple[int, Mapping[str, Any] | None]
@@ -45,10 +44,7 @@ def stream_batches(
 
     def transformed(stored: Stored) -> Tensor:
         place, image = stored
-        try:
-            decoded = decode(image, row_name(image, place, stream.name))
-        except DataError as error:
-            raise DataError(f"{error}, or leave out all such images with --skip_bad_images") from error
+        decoded = decode_streamed(image, row_name(image, place, stream.name))
         if view is None:
             return transform(decoded)
         with seeded_view(*view, place):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from test_cli import TINY, fails
 from hf_tl.cli import main
 from hf_tl.data.datasets import load_data
 from hf_tl.data.streams import StreamedImages
+from hf_tl.training import stream_views
 
 ROOT = Path(__file__).parents[2]
 SHARDS, IMAGES, SIDE = 3, 30, 96
@@ -101,23 +103,38 @@ def same(a: Any, b: Any) -> None:
     assert a["data"]["splits"] == b["data"]["splits"]
 
 
+def sizes_of(server: HubServer) -> list[int]:
+    """Sizes of the dataset's files."""
+    sizes = [path.stat().st_size for path in server.hub.blob("any").parent.iterdir()]
+    return [size for size in sizes if size > 2**18]
+
+
+LABELS = SHARDS * 3 * 2**16
+"""Bytes that are read for the labels at most."""
+
+
 def test_streamed_from_the_hub(served: HubServer, tmp_path: Path) -> None:
-    """One pass for train, validation and test together; the second run reads nothing but labels."""
-    sizes = [path.stat().st_size for path in served.hub.blob("any").parent.iterdir()]
-    files, labels = sum(size for size in sizes if size > 2**18), SHARDS * 3 * 2**16
+    """One pass for train, validation and test together."""
+    sizes = sizes_of(served)
     streamed, said, sent = train(served, tmp_path, "--streaming")
     assert [split for split in ("train", "validation", "test") if f"Features of {split}" in said] == ["train"]
-    assert files < sent < files + max(sizes) + labels, "each image is sent once, those with the first one twice"
+    assert sum(sizes) < sent < sum(sizes) + max(sizes) + LABELS, "each image is sent once, those with the first twice"
     home = tmp_path / "home"
-    assert size_of(home) - size_of(home / "features") < 0.1 * files, "nothing is downloaded"
+    assert size_of(home) - size_of(home / "features") < 0.1 * sum(sizes), "nothing is downloaded"
     assert all(phase["uses_features"] for phase in streamed["phases"])
     assert "images were streamed, not downloaded" in streamed["data"]["notes"]
+    assert streamed["metrics"]["test"]["accuracy"] > 0.9
+
+
+@pytest.mark.slow
+def test_a_streamed_run_is_that_of_the_downloaded_dataset(served: HubServer, tmp_path: Path) -> None:
+    """And another run on the stream reads nothing but labels, and the first image."""
+    streamed, _, _ = train(served, tmp_path, "--streaming")
     again, _, sent = train(served, tmp_path, "--streaming")
-    assert sent < max(sizes) + labels
+    assert sent < max(sizes_of(served)) + LABELS
     assert again["history"] == [{**entry, "seconds": pytest.approx(0, abs=60)} for entry in streamed["history"]]
     whole, _, _ = train(served, tmp_path, "--feature_cache", "on", home="other home")
     same(streamed, whole)
-    assert streamed["metrics"]["test"]["accuracy"] > 0.9
 
 
 @pytest.mark.slow
@@ -131,6 +148,16 @@ def test_several_processes_share_a_stream(served: HubServer, tmp_path: Path, pro
     same_features(tmp_path / "alone" / "features", tmp_path / "home" / "features")
     assert several["data"]["fingerprint"] == alone["data"]["fingerprint"]
     assert several["metrics"]["test"]["accuracy"] > 0.9
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_images_as_one(served: HubServer, tmp_path: Path) -> None:
+    flags = ["--streaming", "--strategy", "full", "--batch_norm", "keep", "--feature_cache", "off"]
+    alone, _, _ = train(served, tmp_path, *flags)
+    two, _, _ = train(served, tmp_path, *flags, "--per_device_train_batch_size", "4", processes=2)
+    losses = [[entry["train_loss"] for entry in record["history"]] for record in (alone, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    assert two["metrics"]["test"]["accuracy"] == pytest.approx(alone["metrics"]["test"]["accuracy"], abs=0.06)
 
 
 def same_features(a: Path, b: Path) -> None:
@@ -156,26 +183,36 @@ def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stream:
     return flags
 
 
+BALANCED = "--balanced_sampling draws images at random"
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--strategy", "full"], "phase 1 needs the images themselves: everything trains"),
-        (["--strategy", "finetune"], "phase 2 needs the images themselves: light augmentation"),
-        (["--feature_cache", "off"], "--feature_cache off does not keep"),
-        (["--test_time_flip"], "--test_time_flip measures with mirrored images"),
-        (["--find_learning_rate"], "draws images at random"),
-        (["--feature_cache_gb", "0.00001"], "here the images themselves are needed"),
+        (["--balanced_sampling", "--strategy", "full"], f"{BALANCED}.*phase 1 .* and everything trains"),
+        (["--balanced_sampling", "--strategy", "finetune"], f"{BALANCED}.*phase 2 .* and light augmentation"),
+        (["--balanced_sampling", "--feature_cache", "off"], f"{BALANCED}.*phase 1 .* and --feature_cache is off"),
+        (["--balanced_sampling", "--feature_cache_gb", "0.00001"], "--balanced_sampling needs features here"),
+        (["--find_learning_rate"], "--find_learning_rate draws images at random"),
     ],
 )
-def test_what_needs_images_is_refused_before_training(
+def test_what_a_stream_cannot_give_is_refused_before_training(
     shards: Path, stream: Stream, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], reason: str
 ) -> None:
-    rate = [] if "--find_learning_rate" not in flags else ["--learning_rate"]
     words = stream(shards, *flags)
-    for flag in rate:
-        del words[words.index(flag) : words.index(flag) + 2]
-    assert reason in fails(words, capsys)
+    if flags == ["--find_learning_rate"]:
+        words = [word for word in words if word not in ("--learning_rate", "0.03")]
+    assert re.search(reason, fails(words, capsys))
     assert not (tmp_path / "out" / "run.json").exists()
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "full"])
+def test_training_on_the_images_themselves(shards: Path, stream: Stream, tmp_path: Path, strategy: str) -> None:
+    """The head of finetune on features, and what is augmented on the images."""
+    main(stream(shards, "--strategy", strategy, "--test_time_flip"))
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [phase["uses_features"] for phase in record["phases"]] == [False] * len(record["phases"])
+    assert record["metrics"]["test"]["accuracy"] > 0.9
 
 
 def test_phases_with_views_and_half_precision(shards: Path, stream: Stream, tmp_path: Path) -> None:
@@ -233,20 +270,41 @@ def test_a_stream_trains_as_the_images_do_and_resumes(
     assert differences(result_of(small_runs.train(resumed(run))), whole) == []
 
 
+@pytest.mark.parametrize("phases", ["all kept", pytest.param("gradual", marks=pytest.mark.slow)])
+def test_images_of_a_stream_resume_bit_by_bit(
+    few: StreamedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: str
+) -> None:
+    """From within a block, an epoch and a phase."""
+    monkeypatch.setattr(small_runs, "make_images", lambda run: few)
+    monkeypatch.setattr(stream_views.StreamedViews.__init__, "__kwdefaults__", {"shuffled": False, "block": 5})
+    settings = {"save_steps": 1, "feature_cache": "off"}
+    whole = small_runs.train(Run(str(tmp_path / "whole"), phases, settings))
+    run = Run(str(tmp_path / "parts"), phases, settings)
+    stopped_at(run, 2)
+    stopped_at(resumed(run), 5)
+    assert differences(result_of(small_runs.train(resumed(run))), result_of(whole)) == []
+    seen = [index for step in sorted(whole.seen) for index in whole.seen[step]]
+    assert sorted(seen[: small_runs.IMAGES]) == list(range(small_runs.IMAGES))
+
+
 PEAK = """
 import resource, sys
 from hf_tl.cli import main
+from hf_tl.training import stream_views
+stream_views.StreamedViews.__init__.__kwdefaults__["block"] = 100
 main(sys.argv[1:])
 print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_number_of_images(stream: Stream, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [[], ["--strategy", "full", "--feature_cache", "off"]], ids=["features", "images"])
+def test_memory_does_not_grow_with_the_number_of_images(stream: Stream, tmp_path: Path, flags: list[str]) -> None:
+    """With blocks of 100 images: of 1,000, those of the smaller dataset would not be full."""
     peaks = []
     for images in (500, 4000):
         folder = write_shards(tmp_path / f"colours-{images}", images // 250, 250)
-        words = [*stream(folder), "--overwrite_output_dir", "--num_train_epochs", "1"]
+        words = [*stream(folder, *flags), "--overwrite_output_dir", "--num_train_epochs", "1"]
         said = run([sys.executable, "-c", PEAK, *words], {**os.environ, "HF_TL_CACHE": str(tmp_path / "features")})
         peaks.append(int(said.split("PEAK ")[1].split()[0]))
     print(peaks)
