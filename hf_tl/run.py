@@ -112,7 +112,7 @@ def train(
     Args:
         model: from `hf_tl.load_backbone` with the dataset's labels; trained in place, for the kind of labels (one or
             any number of them) that the dataset has.
-        dataset: a loaded dataset, or what `--dataset` takes.
+        dataset: a loaded dataset, what `hf_tl.load_data` returned, also of a stream, or what `--dataset` takes.
         strategy: its phases are walked in order.
         transforms: those that `load_backbone` returned with `model`; found by the model's name where they are missing.
         push_to_hub: `USER/NAME` to push the result to.

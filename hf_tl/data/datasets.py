@@ -81,7 +81,7 @@ def load_data(
         test_fraction: how much of train is set apart where there is no split to test on.
         seed: decides which images are set apart.
         streaming: read the labels alone, and leave the images of a dataset of the Hub, or of parquet files, where they
-            are: the splits are `hf_tl.data.streams.StreamedImages`, whose images are read once, in their order.
+            are: the splits are `hf_tl.data.streams.StreamedImages`, whose images come in their order.
 
     Raises:
         DataError: the dataset cannot be found, streamed or trained on; the message says why.

@@ -1,11 +1,12 @@
 """One pass over a stream: batches of transformed images with their places, read while the last batch is computed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hf_tl.data.fingerprint import row_name
@@ -42,21 +43,26 @@ def stream_batches(
         DataError: an image cannot be decoded, or the stream breaks off.
     """
 
-    def transformed(stored: Stored) -> Tensor:
+    def decoded(stored: Stored) -> Image.Image:
         place, image = stored
-        decoded = decode_streamed(image, row_name(image, place, stream.name))
-        if view is None:
-            return transform(decoded)
-        with seeded_view(*view, place):
-            return transform(decoded)
+        return decode_streamed(image, row_name(image, place, stream.name))
 
     images = stream.read(*share)
-    # the random numbers of a view are drawn from the one generator of the process
-    with ThreadPoolExecutor(threads if view is None else 1) as pool, ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as reader:
+
+        def transformed(places: Sequence[int], chunk: Iterable[Image.Image]) -> Iterable[Tensor]:
+            if view is None:
+                yield from pool.map(transform, chunk)
+                return
+            # the random numbers of a view are drawn from the one generator of the process
+            for place, image in zip(places, chunk, strict=True):
+                with seeded_view(*view, place):
+                    yield transform(image)
 
         def load() -> tuple[list[int], Tensor] | None:
             chunk: Sequence[Stored] = list(islice(images, batch_size))
-            return ([place for place, _ in chunk], torch.stack(list(pool.map(transformed, chunk)))) if chunk else None
+            places = [place for place, _ in chunk]
+            return (places, torch.stack(list(transformed(places, pool.map(decoded, chunk))))) if chunk else None
 
         coming = reader.submit(load)
         while (batch := coming.result()) is not None:

@@ -5,12 +5,14 @@ buffer of an `IterableDataset` does. Which images come when is a function of see
 from any step, and any number of processes see each image once.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset
 
 from hf_tl.data.fingerprint import row_name
@@ -80,21 +82,22 @@ class StreamedViews(Dataset[dict[str, Any]]):
         """Give the views of a batch; those of a block that is not held are read first."""
         whole = [(0, key) if isinstance(key, int) else key for key in keys]
         stored = [self._stored(epoch, index) for epoch, index, *_ in whole]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            decoded = list(pool.map(self._decoded, whole, stored))
+            if self.seed is None:
+                return list(pool.map(self._view, whole, decoded))
         # the random numbers of a view are drawn from the one generator of the process
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1) if self.seed is None else 1) as pool:
-            return list(pool.map(self._view, whole, stored))
+        return [self._view(key, image) for key, image in zip(whole, decoded, strict=True)]
 
-    def _view(self, key: Key, stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _decoded(self, key: Key, stored: Mapping[str, Any] | None) -> Image.Image:
+        return decode_streamed(stored, row_name(stored, int(self.images.places[key[1]]), self.images.stream.name))
+
+    def _view(self, key: Key, image: Image.Image) -> dict[str, Any]:
         epoch, index, *repeat = key
-        place = int(self.images.places[index])
-        image = decode_streamed(stored, row_name(stored, place, self.images.stream.name))
         seed = view_seed(self.seed or 0, epoch, index, *repeat)
         columns = {self.transform.image_column: [image], self.transform.label_column: [self.labels[index]]}
-        if self.seed is None:
+        with contextlib.nullcontext() if self.seed is None else seeded_view(self.seed, epoch, index, *repeat):
             batch = self.transform(columns)
-        else:
-            with seeded_view(self.seed, epoch, index, *repeat):
-                batch = self.transform(columns)
         view = {"pixel_values": batch["pixel_values"][0], "labels": batch["labels"][0], "index": index, "seed": seed}
         return {**view, "row": index} if self.tells_rows else view
 
