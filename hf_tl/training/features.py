@@ -140,13 +140,17 @@ class Features:
             for view in range(views if is_random else 1)
         ]
         sets = [*train_sets, FeatureSet(validation, transforms.eval, "validation")]
-        distinct = {(id(one.stored), str(one.transform), one.view): len(one.stored) for one in sets}
-        taken = sum(distinct.values()) * sum(layout.bytes for layout in self._layouts(boundary))
+        is_streamed = isinstance(train, StreamedImages)
+        # splits of one stream share its features
+        distinct = {(one.stored if is_streamed else one.split, str(one.transform), one.view): one for one in sets}
+        taken = sum(len(one.stored) for one in distinct.values()) * sum(
+            layout.bytes for layout in self._layouts(boundary)
+        )
         if taken > self.store.limit:  # together: one set must not throw out the other
             limit = self.config.feature_cache_gb
             self._say(f"not cached: they take {taken / 1e9:,.1f} GB and --feature_cache_gb is {limit:g}")
             return None
-        is_streamed = isinstance(train, StreamedImages)  # each epoch without features would read it again
+        # each epoch of a stream without features would read it again
         if decided is None and not is_streamed and not self._pays(boundary, sets, frozen, passes, size):
             return None
         found = []
