@@ -60,6 +60,11 @@ class DataConfig:
     )
     validation_fraction: float = _flag(0.1, "part of the training images set apart if there is no validation split")
     test_fraction: float = _flag(0.2, "part of the training images set apart if there is no test split")
+    streaming: bool = _flag(
+        False,
+        "read the images of a Hub dataset, or of parquet files, as they are needed, without downloading the dataset: "
+        "once for features of the frozen part, else once an epoch",
+    )
     skip_bad_images: bool = _flag(False, "leave out unreadable images instead of stopping")
     horizontal_flip: bool | None = _flag(
         None, "whether augmentation may mirror images; true by default, false for digits"

@@ -55,6 +55,8 @@ def run(config: RunConfig) -> RunResult:
     from hf_tl.training.features import decoded_before
 
     start = time.perf_counter()
+    if config.data.streaming and config.strategy.find_learning_rate:
+        raise ConfigError("--find_learning_rate draws images at random, which --streaming cannot: give --learning_rate")
     strategy = config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
     accelerator = make_accelerator(config.training)
     if config.hub.push_to_hub is not None and accelerator.is_main_process:
@@ -71,6 +73,7 @@ def run(config: RunConfig) -> RunResult:
             validation_fraction=config.data.validation_fraction,
             test_fraction=config.data.test_fraction,
             seed=config.training.seed,
+            streaming=config.data.streaming,
         )
         data = check_images(
             data,
@@ -125,7 +128,7 @@ def train(
     Args:
         model: from `hf_tl.load_backbone` with the dataset's labels; trained in place, for the kind of labels (one or
             any number of them) that the dataset has.
-        dataset: a loaded dataset, or what `--dataset` takes.
+        dataset: a loaded dataset, what `hf_tl.load_data` returned, also of a stream, or what `--dataset` takes.
         strategy: its phases are walked in order.
         transforms: those that `load_backbone` returned with `model`; found by the model's name where they are missing.
         push_to_hub: `USER/NAME` to push the result to.

@@ -3,8 +3,9 @@
 import contextlib
 import itertools
 import json
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,20 @@ from hf_tl.backbones.folding import folded_batch_norms
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, Transforms, collate
 from hf_tl.data.pixels import pixel_batches, resized_side
+from hf_tl.data.streams import StreamedImages
 from hf_tl.evaluation.measure import inference
 from hf_tl.strategy import Phase
 from hf_tl.training.batch_size import BatchSize
 from hf_tl.training.feature_store import FeatureRows, Layout
+from hf_tl.training.stream_pass import stream_batches
 from hf_tl.training.views import TrainingViews
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
     from transformers import PreTrainedModel
+
+    from hf_tl.data.streams import Stream
 
 Prefix = Callable[[Tensor], list[Tensor]]
 """From `pixel_values` (images, channels, height, width) to the tensors (images, rows, *shape) of the features."""
@@ -41,7 +46,7 @@ MARGIN = 2
 class FeatureSet:
     """One pass over images: which images, seen how."""
 
-    images: "Dataset"
+    images: "Dataset | StreamedImages"
     transform: ImageTransform
     split: str
     view: tuple[int, int] | None = None
@@ -49,9 +54,18 @@ class FeatureSet:
     reduced: int = 0
     """The side in pixels that JPEGs keep when they are decoded at a fraction of their size; 0: in full."""
 
+    @property
+    def stored(self) -> "Dataset | Stream":
+        """What is gone through: a stream as a whole, once for all splits that were made from it."""
+        return self.images.stream if isinstance(self.images, StreamedImages) else self.images
+
 
 def feature_sets(
-    config: TrainingConfig, phase: Phase, transforms: Transforms, train: "Dataset", validation: "Dataset"
+    config: TrainingConfig,
+    phase: Phase,
+    transforms: Transforms,
+    train: "Dataset | StreamedImages",
+    validation: "Dataset | StreamedImages",
 ) -> list[FeatureSet]:
     """List what a phase sees: each view of the training images, and the validation images.
 
@@ -148,22 +162,21 @@ class FeaturePass:
             OSError: the disk does not take them.
             DataError: an image cannot be decoded.
         """
-        size, rank, images = self.accelerator.num_processes, self.accelerator.process_index, len(one.images)
-        own = range(rank * images // size, (rank + 1) * images // size)
-        if not own:
+        size, rank, images = self.accelerator.num_processes, self.accelerator.process_index, len(one.stored)
+        loaded = self._batches(one, rank, size)
+        if (first := next(loaded, None)) is None:
             return
         what = one.split if one.view is None else f"{one.split}, view {one.view[1] + 1}"
-        first, pixels = own.start, self._pixels(one, own)
-        batch_size = BatchSize(self.config.per_device_eval_batch_size, len(own))
-        few = next(pixels)
+        batch_size = BatchSize(self.config.per_device_eval_batch_size, images // size)
         with (
-            self.prefix(few) as prefix,
+            self.prefix(first[1]) as prefix,
             tqdm(total=images, desc=f"Features of {what}", unit="image", disable=rank > 0) as progress,
         ):
-            for pixel_values in itertools.chain([few], pixels):
+            for places, pixel_values in itertools.chain([first], loaded):
+                done = 0
                 for batch in batch_size.batches(pixel_values):
-                    rows.write(first, prefix(batch))
-                    first += len(batch)
+                    rows.write_at(places[done : done + len(batch)], prefix(batch))
+                    done += len(batch)
                 if batch_size.is_measured:
                     progress.set_postfix({"batches of": batch_size.size}, refresh=False)
                 progress.update(len(pixel_values) * size)
@@ -196,6 +209,20 @@ class FeaturePass:
             found = self.boundary.features(self.model, few)
             if all(_close(a, b) for a, b in zip(found, expected, strict=True)):
                 stack.enter_context(trial.pop_all())
+
+    def _batches(self, one: FeatureSet, rank: int, size: int) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Give the images of a process's share in batches, each with the rows that they belong to."""
+        if isinstance(one.images, StreamedImages):
+            batch, threads = self.config.per_device_eval_batch_size, min(8, os.cpu_count() or 1)
+            stream = one.images.stream
+            for places, pixels in stream_batches(stream, one.transform, one.view, (rank, size), batch, threads):
+                yield places, pixels.to(self.accelerator.device).contiguous(memory_format=torch.channels_last)
+            return
+        images = len(one.images)
+        first = rank * images // size
+        for pixels in self._pixels(one, range(first, (rank + 1) * images // size)):
+            yield range(first, first + len(pixels)), pixels
+            first += len(pixels)
 
     def _pixels(self, one: FeatureSet, own: range) -> Iterator[Tensor]:
         batch, device = self.config.per_device_eval_batch_size, self.accelerator.device

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -78,6 +79,15 @@ class FeatureRows:
                 raise OSError(f"the features in {self.folder} end before image {rows[place] + count - 1}")
         return tensor
 
+    def write_at(self, rows: Sequence[int], tensors: Sequence[Tensor]) -> None:
+        """Write the features of some images.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        for place, count in _runs(rows):
+            self.write(rows[place], [tensor[place : place + count] for tensor in tensors])
+
     def write(self, first: int, tensors: Sequence[Tensor]) -> None:
         """Write the features of the images from `first` on.
 
@@ -100,6 +110,22 @@ class FeatureRows:
 
     def __del__(self) -> None:
         self.close()
+
+
+class ChosenRows:
+    """Some rows of features, as rows of their own: those of a split that shares a stream with another.
+
+    Args:
+        rows: of all images.
+        chosen: which of them, (images,).
+    """
+
+    def __init__(self, rows: FeatureRows, chosen: np.ndarray) -> None:
+        self.rows, self.chosen = rows, chosen
+
+    def read(self, rows: Sequence[int]) -> list[Tensor]:
+        """Read the features of some images, as `FeatureRows.read` does."""
+        return self.rows.read(self.chosen[list(rows)].tolist())
 
 
 def _memory(tensor: Tensor) -> memoryview:

@@ -5,10 +5,10 @@ kept on the disk, and only the suffix trains on it, epoch after epoch.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -17,10 +17,11 @@ from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
 from hf_tl.data.images import ImageTransform, Transforms, stack_labels
-from hf_tl.errors import StageError
+from hf_tl.data.streams import StreamedImages, first_image
+from hf_tl.errors import ConfigError, DataError, StageError
 from hf_tl.strategy import Phase
 from hf_tl.training.feature_pass import FeaturePass, FeatureSet, feature_sets
-from hf_tl.training.feature_store import FeatureRows, FeatureStore, default_folder, key_of
+from hf_tl.training.feature_store import ChosenRows, FeatureRows, FeatureStore, default_folder, key_of
 from hf_tl.training.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
 from hf_tl.training.sharding import ShardedAccelerator
 
@@ -72,6 +73,22 @@ class Features:
         self._orders = dict(orders or {})
         self._current: FeaturePass | None = None
 
+    def require(self, phases: Sequence[Phase]) -> None:
+        """Refuse what a stream cannot give where it is trained on without features.
+
+        Raises:
+            ConfigError: a phase draws images at random.
+        """
+        for number, phase in enumerate(phases, start=1):
+            if phase.balanced_sampling and (reason := self._obstacle(phase) or self._is_off()):
+                raise ConfigError(
+                    "--balanced_sampling draws images at random, and those of a stream come in its order: phase "
+                    f"{number} would have to train on features, and {reason}. Choose --class_weights balanced"
+                )
+
+    def _is_off(self) -> str | None:
+        return "--feature_cache is off" if self.config.feature_cache == "off" else None
+
     def for_phase(
         self,
         phase: Phase,
@@ -105,12 +122,16 @@ class Features:
         if (feature_pass := self._pass(transforms.eval, train, frozen)) is None:
             return None
         sets = feature_sets(self.config, phase, transforms, train, validation)
-        taken = sum(len(one.images) for one in sets) * feature_pass.bytes_per_image
+        is_streamed = isinstance(train, StreamedImages)
+        # splits of one stream share its features
+        distinct = {(one.stored if is_streamed else one.split, str(one.transform), one.view): one for one in sets}
+        taken = sum(len(one.stored) for one in distinct.values()) * feature_pass.bytes_per_image
         if taken > self.store.limit:  # together: one set must not throw out the other
             limit = self.config.feature_cache_gb
             self._say(f"not cached: they take {taken / 1e9:,.1f} GB and --feature_cache_gb is {limit:g}")
             return None
-        if decided is None and not self._pays(feature_pass, sets, passes):
+        # each epoch of a stream without features would read it again
+        if decided is None and not is_streamed and not self._pays(feature_pass, sets, passes):
             return None
         found = []
         for one in sets:
@@ -140,9 +161,10 @@ class Features:
 
         Returns:
             The features, and the function from a batch of them to logits; None where the last phase trained on images,
-            or the features are less precise than the network.
+            or the features are less precise than the network and the images can be had.
         """
-        if self._current is None or self.config.feature_dtype != "float32":
+        is_streamed = isinstance(images, StreamedImages)
+        if self._current is None or (self.config.feature_dtype != "float32" and not is_streamed):
             return None
         rows = self._rows(self._current, FeatureSet(images, transform, split))
         if rows is None:
@@ -168,7 +190,7 @@ class Features:
 
     def _pass(self, transform: ImageTransform, images: "Dataset", frozen: str) -> FeaturePass | None:
         """Find where the network can be cut for images of one size; None where it cannot."""
-        channels, height, width = transform(images[0][transform.image_column]).shape
+        channels, height, width = transform(first_image(images, transform.image_column)).shape
         try:
             with self.accelerator.autocast():
                 boundary = find_boundary(self.model, (channels, height, width))
@@ -185,7 +207,7 @@ class Features:
         if self.accelerator.is_main_process:
             missing = [one for one in sets if not (self.store.folder / self._key(feature_pass, one)).is_dir()]
             per_image = feature_pass.bytes_per_image
-            images = sum(len(one.images) for one in missing)
+            images = sum(len(one.stored) for one in missing)
             seen = passes * sum(len(one.images) for one in (sets[0], sets[-1]))
             cost = feature_pass.seconds_per_image(missing[0]) if missing else 0.0
             saved = seen * (cost - per_image / READ_RATE) / self.accelerator.num_processes
@@ -214,14 +236,22 @@ class Features:
         return key_of(feature_pass.made_of(one, self._order(one)))
 
     def _order(self, one: FeatureSet) -> str:
+        if isinstance(one.images, StreamedImages):
+            return one.images.stream.fingerprint
         key = one.images._fingerprint
         if key not in self._orders:
             digests = map_images(one.images, one.transform.image_column, one.split, digest_image)
             self._orders[key] = digest_in_order(digests)
         return self._orders[key]
 
-    def _rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | None:
+    def _rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | ChosenRows | None:
         """Find the features of a set, or compute them; None where the disk does not take them."""
+        rows = self._all_rows(feature_pass, one)
+        if rows is None or not isinstance(one.images, StreamedImages):
+            return rows
+        return ChosenRows(rows, one.images.places)
+
+    def _all_rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | None:
         key = self._key(feature_pass, one)
         problem = self._on_main(lambda: self._prepare(feature_pass, one, key))
         if problem == "found":
@@ -248,7 +278,7 @@ class Features:
             if self.store.find(key)[0] is not None:
                 self._lock.release()
                 return "found"
-            self.store.begin(key, feature_pass.layouts, len(one.images))
+            self.store.begin(key, feature_pass.layouts, len(one.stored))
         except OSError as error:
             self._release()
             return f"{self.store.folder} cannot be written to ({error.strerror or error})"
@@ -272,10 +302,12 @@ class Features:
         from accelerate.utils import gather_object
 
         partial = self.store.folder / f".partial-{key}"
-        problem = None
+        problem: str | DataError | None = None
         try:
-            rows = FeatureRows(partial, feature_pass.layouts, len(one.images), writable=True)
+            rows = FeatureRows(partial, feature_pass.layouts, len(one.stored), writable=True)
             feature_pass.fill(rows, one)
+        except DataError as error:  # of one process's share: all are told
+            problem = error
         except OSError as error:
             problem = f"{self.store.folder} cannot be written to ({error.strerror or error})"
         except BaseException:
@@ -283,12 +315,12 @@ class Features:
                 self.store.discard(key)
                 self._release()
             raise
-        problems = [text for text in gather_object([problem]) if text]
+        problems = [one for one in gather_object([problem]) if one]
 
-        def end() -> str | None:
+        def end() -> str | DataError | None:
             try:
                 if not problems:
-                    title = f"{one.split}, {len(one.images):,} images before {_first_trained(self.model)}"
+                    title = f"{one.split}, {len(one.stored):,} images before {_first_trained(self.model)}"
                     self.store.commit(key, title, rows, feature_pass.made_of(one, self._order(one)))
             except OSError as error:
                 problems.append(f"{self.store.folder} cannot be written to ({error.strerror or error})")
@@ -297,13 +329,16 @@ class Features:
                 self._release()
             return problems[0] if problems else None
 
-        return self._on_main(end)
+        result = self._on_main(end)
+        if isinstance(result, DataError):
+            raise result
+        return result
 
-    def _on_main(self, function: Callable[[], str | None]) -> str | None:
+    def _on_main(self, function: Callable[[], Any]) -> Any:
         """Let the main process do something, and tell its result to all."""
         from accelerate.utils import broadcast_object_list
 
-        result = [function() if self.accelerator.is_main_process else None]
+        result: list[Any] = [function() if self.accelerator.is_main_process else None]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(result)
         return result[0]

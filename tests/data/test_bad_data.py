@@ -192,7 +192,10 @@ def test_fraction_out_of_range(rows: Rows, refuse: Callable, fraction: float) ->
 
 def test_streaming_dataset(rows: Rows, refuse: Callable) -> None:
     message = refuse()(rows([0, 1], AB).to_iterable_dataset())
-    assert message == "expected a datasets.Dataset or DatasetDict, found IterableDataset; load it without streaming"
+    assert message == (
+        "expected a datasets.Dataset or DatasetDict, found IterableDataset; a stream is opened by the dataset's name: "
+        "hf_tl.load_data(name, streaming=True)"
+    )
 
 
 @pytest.fixture
