@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from hf_tl.backbones.preprocessing import Preprocessing
+from hf_tl.backbones.repository import check_checkpoint, check_config
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ModelError, name_some
 
@@ -254,13 +255,14 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     """Load the config of a Hub id or a local directory.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or the checkpoint holds what no model needs (`hf_tl.backbones.repository`).
     """
     import timm
     from transformers import AutoConfig
 
     import hf_tl.classics  # noqa: F401  a checkpoint of theirs needs them registered with timm
 
+    check_checkpoint(name, revision)
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -269,6 +271,8 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
             f"no model {name!r}: {error}\n--model takes a Hub id (user/name), a local directory with config.json, "
             f"or timm:ARCHITECTURE{hint}"
         ) from error
+    if not trust_remote_code:
+        check_config(config.to_dict(), name)
     if config.model_type == "timm_wrapper":
         # a num_classes that timm's own push leaves in model_args would be passed twice
         model_args = getattr(config, "model_args", None) or {}
