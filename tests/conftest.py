@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub.client import READ_TOKEN, TOKEN
+from hub.client import OTHER_TOKEN, READ_TOKEN, TOKEN
 from hub.server import HubServer
 from huggingface_hub import constants
 
@@ -17,6 +17,7 @@ torch.set_num_threads(1)
 ACCOUNTS = {
     TOKEN: {"name": "user", "role": "write", "orgs": ["team"]},
     READ_TOKEN: {"name": "user", "role": "read", "orgs": ["team"]},
+    OTHER_TOKEN: {"name": "other", "role": "write"},
 }
 
 
@@ -27,6 +28,13 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TL_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture
+def xet_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """The same, with large files going through xet, as they do by default."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    return hub
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 TOKEN = "hf_test"
 READ_TOKEN = "hf_read"
+OTHER_TOKEN = "hf_other"
 WITHOUT_HF_TL = """
 import sys
 
