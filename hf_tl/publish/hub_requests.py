@@ -7,6 +7,7 @@ for the account, the repository, the check of the card and the commit; and it wa
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,8 @@ ADVICE = {
     400: "the name or the content is not allowed",
     401: "the token was not accepted; log in with `hf auth login`, or set HF_TOKEN to a valid token",
     402: "the account's plan does not cover it; see https://huggingface.co/settings/billing",
-    403: "the token may not do this; use one with write permission for the namespace",
+    403: "the token may not do this; use one with write permission for the namespace, and look whether the storage of "
+    "the account is used up",
     404: "the repository or its revision was not found; check both names",
     409: "the repository is being changed by another push; push again when that is done",
     412: "the repository was changed during the push, which was not applied; look at the change, then push again",
@@ -137,9 +139,9 @@ def explained(action: str) -> Iterator[None]:
     """
     try:
         yield
-    except (LocalTokenNotFoundError, OfflineModeIsEnabled, HTTPError, ValueError, PermissionError) as error:
+    except (LocalTokenNotFoundError, HTTPError, ValueError, ConnectionError, PermissionError) as error:
         raise PublishError(f"cannot {action}: {_what_to_do(error)}") from error
-    except RuntimeError as error:  # of the upload of a large file: LFS wraps its cause in it, and xet raises it
+    except RuntimeError as error:  # the upload of a large file wraps its cause in it
         raise PublishError(f"cannot {action}: {_what_to_do(error.__cause__ or error)}") from error
 
 
@@ -150,13 +152,20 @@ def _what_to_do(error: BaseException) -> str:
         return "the Hub's client is offline; unset HF_HUB_OFFLINE"
     if isinstance(error, HfHubHTTPError):
         status, said = error.response.status_code, error.server_message or error.response.reason_phrase
-        advice = ADVICE.get(status, "the Hub has trouble; try again later" if status >= 500 else "see what it said")
-        if status in (402, 403, 413, 507) and any(word in said.lower() for word in QUOTA_WORDS):
-            advice = QUOTA_ADVICE
-        return f"{advice} (the Hub said {status}: {said})"
+        return f"{_advice(status, said)} (the Hub said {status}: {said})"
     if isinstance(error, HTTPError):  # its text may quote the request's headers, and with them the token
         return f"the Hub could not be reached ({type(error).__name__}); check the network and HF_ENDPOINT"
+    if status := re.search(r"\((\d{3}) ", str(error)):  # xet tells what it was answered in its text
+        return f"{_advice(int(status[1]), str(error))} ({error})"
+    if isinstance(error, ConnectionError):
+        return f"the Hub could not be reached ({error}); check the network"
     return f"the Hub refused it: {messages_of(str(error))}"
+
+
+def _advice(status: int, said: str) -> str:
+    if status in (402, 403, 413, 507) and any(word in said.lower() for word in QUOTA_WORDS):
+        return QUOTA_ADVICE
+    return ADVICE.get(status, "the Hub has trouble; try again later" if status >= 500 else "see what it said")
 
 
 def messages_of(text: str) -> str:
