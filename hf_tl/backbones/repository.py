@@ -77,6 +77,19 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
         raise ModelError(f"the config of {name} would have other files loaded: model_args has {name_some(asked)}")
 
 
+def check_needs_no_code(name: str, error: Exception) -> None:
+    """Tell what transformers says when it refuses to run the code of a repository.
+
+    Raises:
+        ModelError: `error` is that refusal.
+    """
+    if "trust_remote_code" in str(error):
+        raise ModelError(
+            f"{name!r} needs code of its own repository, which would run on this machine: read it, and allow it with "
+            "--trust_remote_code (trust_remote_code=True) if you trust it"
+        ) from error
+
+
 def _leads_out(file: str) -> bool:
     return file.startswith(("/", "\\")) or ".." in file.replace("\\", "/").split("/") or file[1:2] == ":"
 

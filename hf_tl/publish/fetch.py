@@ -12,7 +12,7 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: i
 from hf_tl.backbones.repository import check_files
 from hf_tl.errors import PublishError, name_some
 from hf_tl.publish.checks import PUBLISHED, REQUIRED, check_folder, is_among
-from hf_tl.publish.hub_requests import explained, retried
+from hf_tl.publish.hub_requests import explained, retried, timeout
 
 
 def pull(
@@ -44,7 +44,7 @@ def pull(
         raise PublishError(f"{folder} holds something already, and no two models are to be mixed; name a new folder")
     api = HfApi(token=token, library_name="hf_tl")
     with explained(f"fetch {repo_id}"):
-        head = retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True))
+        head = retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout()))
         check_files({sibling.rfilename: sibling.size for sibling in head.siblings or ()}, repo_id)
         names = [name for s in head.siblings or () if is_among(name := s.rfilename, PUBLISHED)]
         if missing := sorted(set(REQUIRED) - set(names)):

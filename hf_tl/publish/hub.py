@@ -15,7 +15,7 @@ from huggingface_hub.utils.sha import git_hash
 from hf_tl.errors import PublishError, name_some
 from hf_tl.publish.card import with_repo_id
 from hf_tl.publish.checks import CARD_FILE, WEIGHTS, check_folder, is_among
-from hf_tl.publish.hub_requests import explained, messages_of, retried, time_limit
+from hf_tl.publish.hub_requests import explained, messages_of, retried, time_limit, timeout
 
 REPLACED = (*WEIGHTS, "preprocessor_config.json")
 """What a push removes from the repository where the new model has no such file: it would be loaded with the new one."""
@@ -154,7 +154,7 @@ def _check_card(card: str) -> None:
 
 
 def _head(api: HfApi, repo_id: str, revision: str | None) -> ModelInfo:
-    return retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True))
+    return retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout()))
 
 
 def _own_pull_request(api: HfApi, repo_id: str) -> Discussion:
@@ -184,7 +184,7 @@ def _commit(
         )
 
     def attempt() -> str:
-        now = api.model_info(repo_id, revision=revision, files_metadata=True)
+        now = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout())
         changes = _changes(additions, now)
         if not changes:  # pushed before; or just now, and the answer was lost
             return f"{api.endpoint}/{repo_id}/commit/{now.sha}"

@@ -85,20 +85,22 @@ def time_limit() -> Iterator[None]:
 
     `HF_TL_HUB_TIMEOUT` sets the seconds. The limit is set on the client that huggingface_hub shares between all its
     requests, whatever factory made it, so that proxies and certificates stay as they are.
-
-    Raises:
-        ConfigError: the variable is no number of seconds.
     """
     client = get_session()
     before = client.timeout
-    client.timeout = _seconds()
+    client.timeout = timeout()
     try:
         yield
     finally:
         client.timeout = before
 
 
-def _seconds() -> float:
+def timeout() -> float:
+    """Give the seconds of `time_limit`, for requests that take a limit as an argument and no other.
+
+    Raises:
+        ConfigError: `HF_TL_HUB_TIMEOUT` is no number of seconds.
+    """
     text = os.environ.get(TIMEOUT_VARIABLE, "")
     try:
         seconds = float(text or TIMEOUT)

@@ -97,7 +97,8 @@ class Endpoints(Store):
     def describe(self, repo: Repo, oid: str, blobs: bool = False) -> dict[str, Any]:
         files = repo["commits"][oid]["files"]
         card = (front_matter(self.read(files["README.md"]).decode()) if "README.md" in files else None) or {}
-        config = json.loads(self.read(files["config.json"])) if "config.json" in files else {}
+        has_config = "config.json" in files and files["config.json"]["size"] < self.lfs_threshold
+        config = json.loads(self.read(files["config.json"])) if has_config else {}
         siblings = []
         for path, entry in sorted(files.items()):
             lfs = {"lfs": {**entry["lfs"], "sha256": entry["blob"]}} if "lfs" in entry else {}

@@ -74,7 +74,7 @@ def check_cell(hub: HubServer, saved: Path, endpoint: str, fault: str, times: in
 
 
 # plain pytest takes one fault of each endpoint, and each fault at least once
-@pytest.mark.parametrize(("endpoint", "fault"), [(name, [*PASSING][i % 5]) for i, name in enumerate(ENDPOINTS)])
+@pytest.mark.parametrize(("endpoint", "fault"), [(name, [*PASSING][i % 5]) for i, name in enumerate(ENDPOINTS, 1)])
 def test_a_fault_that_passes(
     hub: HubServer, saved: Path, endpoint: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
