@@ -157,8 +157,8 @@ def _what_to_do(error: BaseException) -> str:
         return f"{_advice(status, said)} (the Hub said {status}: {said})"
     if isinstance(error, HTTPError):  # its text may quote the request's headers, and with them the token
         return f"the Hub could not be reached ({type(error).__name__}); check the network and HF_ENDPOINT"
-    if status := re.search(r"\((\d{3}) ", str(error)):  # xet tells what it was answered in its text
-        return f"{_advice(int(status[1]), str(error))} ({error})"
+    if answer := re.search(r"\((\d{3}) ", str(error)):  # xet tells what it was answered in its text
+        return f"{_advice(int(answer[1]), str(error))} ({error})"
     if isinstance(error, ConnectionError):
         return f"the Hub could not be reached ({error}); check the network"
     return f"the Hub refused it: {messages_of(str(error))}"

@@ -8,6 +8,7 @@ from pathlib import Path
 TOKEN = "hf_test"
 READ_TOKEN = "hf_read"
 OTHER_TOKEN = "hf_other"
+WITH_HF_TL = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
 WITHOUT_HF_TL = """
 import sys
 
@@ -40,7 +41,8 @@ def run_python(
     Raises:
         AssertionError: it failed; the message holds what it wrote.
     """
-    program = code if has_hf_tl else WITHOUT_HF_TL + code
+    # the hf_tl of this checkout, whatever is installed
+    program = (WITH_HF_TL if has_hf_tl else WITHOUT_HF_TL) + code
     done = subprocess.run(
         [sys.executable, "-I", "-c", program],
         cwd=folder,

@@ -143,7 +143,6 @@ for how in ({"model_or_pipeline": "user/pets"}, {"model_or_pipeline": model, "fe
     found.append(measured["accuracy"])
 print(json.dumps(found))
 """
-    code = f"import sys; sys.path.insert(0, {str(Path(hf_tl.__file__).parents[1])!r})\n{code}"
     found = json.loads(run_python(code, hub.url, tmp_path, has_hf_tl=True).splitlines()[-1])
     assert found[0] == found[1]
     assert 0 <= found[0] <= 1

@@ -6,16 +6,18 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
 import timm
 import torch
-from hub.client import READ_TOKEN, run_python
+from hub.client import OTHER_TOKEN, READ_TOKEN, TOKEN, run_python
 from hub.server import Fault, HubServer
 from PIL import Image
-from publish.pushed import REPO, commits, contents
+from publish.pushed import REPO, commits, contents, published
 from publish.records import LABELS, make_record
+from safetensors.torch import load_file, save_file
 
 from hf_tl.errors import PublishError
 from hf_tl.publish.card import render_card
@@ -205,6 +207,110 @@ def test_card_that_the_hub_refuses(hub: HubServer, copy: Path) -> None:
     with pytest.raises(PublishError, match=r"refused the card: metadata.*license"):
         push(copy, REPO)
     assert not hub.hub.repos
+
+
+def scoped(*permissions: str, name: str = "user") -> dict[str, Any]:
+    """What the Hub tells of a fine-grained token."""
+    entity = {"_id": "1", "type": "user", "name": name}
+    return {"global": [], "scoped": [{"entity": entity, "permissions": ["repo.content.read", *permissions]}]}
+
+
+@pytest.mark.parametrize(
+    ("permissions", "is_allowed"),
+    [
+        (scoped("repo.write"), True),
+        (scoped("repo.write", name=REPO), True),
+        ({"canReadGatedRepos": True}, True),  # what the Hub does not tell is seen at the push
+        (scoped(), False),
+        (scoped("repo.write", name="team"), False),
+    ],
+)
+def test_fine_grained_token(hub: HubServer, permissions: dict[str, Any], is_allowed: bool) -> None:
+    hub.hub.tokens = {TOKEN: {"name": "user", "role": "fineGrained", "fineGrained": permissions}}
+    if is_allowed:
+        check_push_access(REPO)
+        return
+    with pytest.raises(PublishError, match="fine-grained Hub token may not write to user/pets"):
+        check_push_access(REPO)
+
+
+def test_pull_request_to_a_repository_of_somebody_else(
+    hub: HubServer, saved: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(saved, REPO)
+    monkeypatch.setenv("HF_TOKEN", OTHER_TOKEN)
+    with (copy / "README.md").open("a") as card:
+        card.write("Proposed.\n")
+    url = push(copy, REPO, create_pr=True)
+    assert url == f"{hub.url}/{REPO}/discussions/1"
+    assert push(copy, REPO, create_pr=True) == url
+    assert len(commits(hub)) == 1
+    assert len(commits(hub, "refs/pr/1")) == 2
+    assert published(hub, "refs/pr/1")["README.md"].endswith(b"Proposed.\n")
+    assert hub.hub.repos["models", REPO]["discussions"][0]["status"] == "open"
+    # a model that is there already needs no pull request
+    assert push(saved, REPO, create_pr=True).startswith(f"{hub.url}/{REPO}/commit/")
+    assert len(hub.hub.repos["models", REPO]["discussions"]) == 1
+
+
+@pytest.mark.parametrize("path", [r"/discussions$", "/discussions/1/status", r"/commit/refs%2Fpr%2F1"])
+def test_pull_request_whose_answer_is_lost_is_not_made_twice(
+    hub: HubServer, saved: Path, copy: Path, path: str
+) -> None:
+    push(saved, REPO)
+    with (copy / "README.md").open("a") as card:
+        card.write("Proposed.\n")
+    hub.hub.faults.append(Fault(path, method="POST", is_cut=True, is_done=True))
+    push(copy, REPO, create_pr=True)
+    assert not hub.hub.faults[0].times
+    assert len(hub.hub.repos["models", REPO]["discussions"]) == 1
+    assert len(commits(hub, "refs/pr/1")) == 2
+
+
+@pytest.mark.parametrize("options", [{"revision": "v2"}, {"private": True}])
+def test_pull_request_to_another_branch_is_refused(hub: HubServer, saved: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(PublishError, match="made to main"):
+        push(saved, REPO, create_pr=True, **options)
+    assert not hub.hub.log
+
+
+def test_weights_of_another_run_are_not_pushed(hub: HubServer, copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights["fc.bias"] += 1
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PublishError, match=r"weights in .* are not those that run\.json tells of"):
+        push(copy, REPO)
+    assert not hub.hub.log
+
+
+def test_weights_written_again_are_the_same(hub: HubServer, copy: Path) -> None:
+    save_file(dict(reversed(load_file(copy / "model.safetensors").items())), copy / "model.safetensors")
+    push(copy, REPO)
+
+
+def test_config_of_another_run_is_not_pushed(hub: HubServer, copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text()) | {"label_names": ["cow", "dog", "owl"]}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PublishError, match=r"mixes two runs: config\.json has the classes cow, dog, owl"):
+        push(copy, REPO)
+    assert not hub.hub.log
+
+
+@pytest.mark.parametrize("metadata", ["license: [", "- a list", "model-index: 3"])
+def test_card_whose_metadata_cannot_be_read_is_not_pushed(hub: HubServer, copy: Path, metadata: str) -> None:
+    (copy / "README.md").write_text(f"---\n{metadata}\n---\n\n# Pets\n")
+    with pytest.raises(PublishError, match=r"metadata of .*README\.md cannot be read.*hf-tl card"):
+        push(copy, REPO)
+    assert not hub.hub.log
+
+
+def test_gitignore_that_keeps_out_a_file_is_refused(hub: HubServer, saved: Path) -> None:
+    api = huggingface_hub.HfApi()
+    api.create_repo(REPO)
+    api.upload_file(path_or_fileobj=b"*.safetensors", path_in_repo=".gitignore", repo_id=REPO)
+    with pytest.raises(PublishError, match=r"\.gitignore keeps out model\.safetensors"):
+        push(saved, REPO)
+    assert len(commits(hub)) == 1
 
 
 def test_what_a_user_wrote_into_the_card_is_kept(hub: HubServer, copy: Path) -> None:
