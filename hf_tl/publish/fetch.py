@@ -42,7 +42,13 @@ def pull(
     folder = Path(output_dir)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise PublishError(f"{folder} holds something already, and no two models are to be mixed; name a new folder")
-    api = HfApi(token=token, library_name="hf_tl")
+    try:
+        return _fetch(HfApi(token=token, library_name="hf_tl"), repo_id, revision, folder)
+    except OSError as error:
+        raise PublishError(f"{folder} could not be written: {error.strerror or error}") from error
+
+
+def _fetch(api: HfApi, repo_id: str, revision: str | None, folder: Path) -> Path:
     with explained(f"fetch {repo_id}"):
         head = retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout()))
         check_files({sibling.rfilename: sibling.size for sibling in head.siblings or ()}, repo_id)

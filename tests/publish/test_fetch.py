@@ -88,6 +88,13 @@ def test_a_pull_that_cannot_be_leaves_nothing(hub: HubServer, saved: Path, tmp_p
     assert not list(tmp_path.glob(".partial-*"))
 
 
+def test_a_pull_to_where_nothing_can_be_written(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    push(saved, REPO)
+    (tmp_path / "file").touch()
+    with pytest.raises(PublishError, match="could not be written: Not a directory"):
+        pull(REPO, tmp_path / "file" / "pets")
+
+
 def test_load_puts_the_freezing_back(hub: HubServer, saved: Path, copy: Path) -> None:
     first = push(saved, REPO).rpartition("/")[2]
     config = json.loads((copy / "config.json").read_text())

@@ -9,7 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
 
 import pytest
 from hub.client import environment
@@ -36,12 +36,12 @@ PASSING = {
     "500": {"status": 500},
     "503": {"status": 503},
     "cut": {"is_cut": True},
-    "stall": {"stall": 1.5},
+    "stall": {},
 }
 FINAL = {
     "401": ({"status": 401}, "hf auth login"),
     "403": ({"status": 403}, "write permission"),
-    "quota": ({"status": 403, "message": "Private repository storage limit reached"}, "storage of the account"),
+    "quota": ({"status": 403, "message": "Private repository storage limit reached"}, "used up; free some of it"),
 }
 CELLS = [(endpoint, fault) for endpoint in ENDPOINTS for fault in PASSING]
 
@@ -64,13 +64,22 @@ def check_published_once(hub: HubServer, url: str, folder: Path) -> None:
 
 def check_cell(hub: HubServer, saved: Path, endpoint: str, fault: str, times: int) -> None:
     before = contents(saved)
-    hub.hub.faults.append(replace(ENDPOINTS[endpoint], **PASSING[fault], times=times))
+    is_over = Event()
+    held = {"until": is_over.is_set} if fault == "stall" else {}
+    hub.hub.faults.append(replace(ENDPOINTS[endpoint], **PASSING[fault], **held, times=times))
+    rescue = Timer(30, is_over.set)
+    rescue.start()
     url = push(saved, REPO)
+    assert not is_over.is_set(), "the push went on while its request was held"
     assert not hub.hub.faults[0].times, "the fault was met"
     # without a fault, a push asks twice for the check of the card, and for the state
     assert tries(hub, endpoint) <= times + 2
     check_published_once(hub, url, saved)
     assert contents(saved) == before
+    rescue.cancel()
+    is_over.set()
+    time.sleep(0.1 if held else 0)  # what was held is carried out now, and must change nothing
+    check_published_once(hub, url, saved)
 
 
 # plain pytest takes one fault of each endpoint, and each fault at least once
