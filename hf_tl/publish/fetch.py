@@ -64,12 +64,19 @@ def _fetch(api: HfApi, repo_id: str, revision: str | None, folder: Path) -> Path
     try:
         for name, file in zip(names, cached, strict=True):
             shutil.copyfile(file, unfinished / name)
-        check_folder(unfinished)
+        _check(unfinished, repo_id)
         unfinished.chmod(0o755)
         os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def _check(folder: Path, repo_id: str) -> None:
+    try:
+        check_folder(folder)
+    except PublishError as error:
+        raise PublishError(f"{str(error).replace(str(folder), repo_id)}; nothing was fetched") from error
 
 
 def _download(api: HfApi, repo_id: str, name: str, revision: str | None) -> Path:
