@@ -91,7 +91,7 @@ def test_a_pull_that_cannot_be_leaves_nothing(hub: HubServer, saved: Path, tmp_p
 def test_a_pull_to_where_nothing_can_be_written(hub: HubServer, saved: Path, tmp_path: Path) -> None:
     push(saved, REPO)
     (tmp_path / "file").touch()
-    with pytest.raises(PublishError, match="could not be written: Not a directory"):
+    with pytest.raises(PublishError, match="file/pets could not be written: File exists"):
         pull(REPO, tmp_path / "file" / "pets")
 
 

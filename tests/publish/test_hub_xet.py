@@ -59,3 +59,14 @@ def test_a_refusal_is_told_at_once(xet_hub: HubServer, saved: Path, endpoint: st
     assert time.monotonic() - start < 2
     assert 99 - xet_hub.hub.faults[0].times == 1
     assert not commits(xet_hub)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_an_answer_that_takes_30_s(xet_hub: HubServer, saved: Path, endpoint: str) -> None:
+    """xet has limits of its own, which are longer: it waits."""
+    xet_hub.hub.faults.append(replace(ENDPOINTS[endpoint], stall=30))
+    start = time.monotonic()
+    push(saved, REPO)
+    assert time.monotonic() - start < 60
+    assert len(commits(xet_hub)) == 1
