@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hf_tl.data.images import collate
     from hf_tl.errors import HfTlError
     from hf_tl.job import RunResult
+    from hf_tl.publish.fetch import pull
     from hf_tl.publish.hub import push
     from hf_tl.run import train
     from hf_tl.strategy import Phase, Strategy
@@ -38,6 +39,7 @@ _HOMES = {
     "collate": "hf_tl.data.images",
     "load_data": "hf_tl.data.datasets",
     "newest_checkpoint": "hf_tl.training.safeguards",
+    "pull": "hf_tl.publish.fetch",
     "push": "hf_tl.publish.hub",
     "train": "hf_tl.run",
 }
@@ -57,6 +59,7 @@ __all__ = [
     "load_backbone",
     "load_data",
     "newest_checkpoint",
+    "pull",
     "push",
     "train",
 ]

@@ -105,10 +105,40 @@ def push(arguments: list[str]) -> None:
     parser.add_argument("repository", help="USER/NAME")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", help="branch to commit to (default: main)")
+    parser.add_argument("--create_pr", action="store_true", help="propose the commit in a pull request")
     options = parser.parse_args(arguments)
     from hf_tl.publish.hub import push as push_folder
 
-    print(push_folder(options.folder, options.repository, private=options.private or None, revision=options.revision))
+    url = push_folder(
+        options.folder,
+        options.repository,
+        private=options.private or None,
+        revision=options.revision,
+        create_pr=options.create_pr,
+    )
+    print(url)
+
+
+def pull(arguments: list[str]) -> None:
+    """Fetch a published model with its card and record into a new folder."""
+    parser = _parser("pull", pull)
+    parser.add_argument("repository", help="USER/NAME")
+    parser.add_argument("folder", help="folder that does not exist yet")
+    parser.add_argument("--revision", help="branch, tag or commit (default: main)")
+    options = parser.parse_args(arguments)
+    from hf_tl.publish.fetch import pull as pull_folder
+
+    print(pull_folder(options.repository, options.folder, revision=options.revision))
+
+
+def card(arguments: list[str]) -> None:
+    """Write a trained model's card again from its record."""
+    parser = _parser("card", card)
+    parser.add_argument("folder", help="folder of a trained model")
+    options = parser.parse_args(arguments)
+    from hf_tl.publish.save import rewrite_card
+
+    print(rewrite_card(options.folder))
 
 
 def cache(arguments: list[str]) -> None:
@@ -201,5 +231,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "evaluate": evaluate,
     "push": push,
+    "pull": pull,
+    "card": card,
     "cache": cache,
 }

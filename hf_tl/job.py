@@ -3,12 +3,13 @@
 import dataclasses
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_tl.config import HubConfig, TrainingConfig
-from hf_tl.errors import ConfigError
+from hf_tl.errors import ConfigError, HfTlError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.strategy import Phase, Strategy
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from hf_tl.data.images import Transforms
     from hf_tl.training.loop import Training
     from hf_tl.training.state import TrainingLog
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Job:
         )
 
     def _save(self, result: RunResult) -> RunResult:
+        from hf_tl.publish.checks import read_record
         from hf_tl.publish.hub import push
         from hf_tl.publish.save import save_run
         from hf_tl.publish.summary import summarise
@@ -153,11 +157,14 @@ class Job:
         say = self.accelerator.print
         say("Saving, and loading it again to compare …")
         save_run(self.model, self.preprocessing, result.record, result.output_dir)
-        if self.hub.push_to_hub is not None:
-            say(f"Pushing to {self.hub.push_to_hub} …")
-            url = push(result.output_dir, self.hub.push_to_hub, private=self.hub.hub_private or None)
-            result = dataclasses.replace(result, commit_url=url)
-        say(summarise(result.record, result.output_dir, result.commit_url))
+        result = dataclasses.replace(result, record=read_record(result.output_dir))
+        try:
+            if self.hub.push_to_hub is not None:
+                say(f"Pushing to {self.hub.push_to_hub} …")
+                url = push(result.output_dir, self.hub.push_to_hub, private=self.hub.hub_private or None)
+                result = dataclasses.replace(result, commit_url=url)
+        finally:  # how good the model is, and where it lies, is told also if the push failed
+            say(summarise(result.record, result.output_dir, result.commit_url))
         return result
 
 
@@ -172,24 +179,44 @@ def choose_output_dir(accelerator: "Accelerator", config: TrainingConfig, name: 
     Raises:
         ConfigError: it holds another run, or cannot be written to.
     """
-    from accelerate.utils import broadcast_object_list
-
     from hf_tl.publish.save import check_output_dir
 
-    chosen: list[Any] = [None]
+    def choose() -> str:
+        folder = config.output_dir or _new_folder(name)
+        resume = config.resume_from_checkpoint is not None
+        check_output_dir(folder, overwrite=config.overwrite_output_dir, resume=resume)
+        return folder
+
+    return on_main_process(accelerator, choose)
+
+
+def check_push(accelerator: "Accelerator", push_to_hub: str | None) -> None:
+    """Check before any work that the result may be pushed.
+
+    Raises:
+        PublishError: as `hf_tl.publish.hub.check_push_access`.
+    """
+    from hf_tl.publish.hub import check_push_access
+
+    if push_to_hub is not None:
+        on_main_process(accelerator, lambda: check_push_access(push_to_hub))
+
+
+def on_main_process(accelerator: "Accelerator", work: Callable[[], T]) -> T:
+    """Do something on the main process alone, and give its result, or raise its `HfTlError`, on all."""
+    from accelerate.utils import broadcast_object_list
+
+    outcome: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            folder = config.output_dir or _new_folder(name)
-            resume = config.resume_from_checkpoint is not None
-            check_output_dir(folder, overwrite=config.overwrite_output_dir, resume=resume)
-            chosen = [folder]
-        except ConfigError as error:
-            chosen = [error]
+            outcome = [work()]
+        except HfTlError as error:
+            outcome = [error]
     if accelerator.num_processes > 1:
-        broadcast_object_list(chosen)
-    if isinstance(chosen[0], ConfigError):
-        raise chosen[0]
-    return str(chosen[0])
+        broadcast_object_list(outcome)
+    if isinstance(outcome[0], HfTlError):
+        raise outcome[0]
+    return outcome[0]
 
 
 def _new_folder(name: str) -> str:

@@ -16,7 +16,7 @@ from hf_tl.config import (
     TrainingConfig,
 )
 from hf_tl.errors import ConfigError
-from hf_tl.job import Job, RunResult, choose_output_dir
+from hf_tl.job import Job, RunResult, check_push, choose_output_dir
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ def run(config: RunConfig) -> RunResult:
 
     from hf_tl.backbones.load import load_model, set_problem_type
     from hf_tl.data.datasets import check_images, load_data
-    from hf_tl.publish.hub import check_push_access
     from hf_tl.publish.record import describe_command
     from hf_tl.training.accelerator import make_accelerator
     from hf_tl.training.features import decoded_before
@@ -59,8 +58,7 @@ def run(config: RunConfig) -> RunResult:
         raise ConfigError("--find_learning_rate draws images at random, which --streaming cannot: give --learning_rate")
     strategy = config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
     accelerator = make_accelerator(config.training)
-    if config.hub.push_to_hub is not None and accelerator.is_main_process:
-        check_push_access(config.hub.push_to_hub)
+    check_push(accelerator, config.hub.push_to_hub)
     dataset = config.data.dataset or DEMO_DATASET
     output_dir = choose_output_dir(accelerator, config.training, _run_name(config, strategy))
     with accelerator.main_process_first():
@@ -153,6 +151,7 @@ def train(
     start = time.perf_counter()
     training = TrainingConfig(**settings)
     accelerator = make_accelerator(training)
+    check_push(accelerator, push_to_hub)
     if isinstance(dataset, str):
         data = load_data(dataset, seed=training.seed)
     else:

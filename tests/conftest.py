@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub.client import READ_TOKEN, TOKEN
+from hub.client import OTHER_TOKEN, READ_TOKEN, TOKEN
 from hub.server import HubServer
 from huggingface_hub import constants
 
@@ -17,6 +17,7 @@ torch.set_num_threads(1)
 ACCOUNTS = {
     TOKEN: {"name": "user", "role": "write", "orgs": ["team"]},
     READ_TOKEN: {"name": "user", "role": "read", "orgs": ["team"]},
+    OTHER_TOKEN: {"name": "other", "role": "write"},
 }
 
 
@@ -30,10 +31,20 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
+def xet_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """The same, with large files going through xet, as they do by default."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    return hub
+
+
+@pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub of its own for a test, which huggingface_hub in this process uses with a write token."""
     with HubServer(tmp_path / "hub", tokens=ACCOUNTS) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from backbones.checkpoints import save_transformers, tiny_resnet, tiny_vit
-from hub.client import run_python
-from hub.server import HubServer
+from hub.client import environment, run_python
+from hub.server import Fault, HubServer
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+import hf_tl
 from hf_tl.cli import ERROR_STATUS, main, parse_run_config
-from hf_tl.errors import ConfigError
+from hf_tl.errors import ConfigError, HfTlError
 
 COLOURS = {"green": (40, 200, 40), "blue": (40, 40, 200), "red": (200, 40, 40)}
 REPOSITORY = Path(__file__).parents[1]
@@ -214,6 +215,66 @@ def test_a_push_that_is_not_allowed_is_refused_before_training(
     message = fails(["train", *TINY, "--dataset", str(colours), *flags], capsys)
     assert "may not write to 'somebody-else'" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_push_that_fails_leaves_the_model_and_the_command_to_push_it_later(
+    hub: HubServer, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    refused = Fault("/repos/create", status=403, times=99)
+    hub.hub.faults.append(refused)
+    flags = ["--num_train_epochs", "1", "--output_dir", str(folder), "--push_to_hub", "user/colours"]
+    with pytest.raises(SystemExit) as end:
+        main(["train", *TINY, "--dataset", str(colours), *flags, "--hub_private"])
+    assert end.value.code == ERROR_STATUS
+    said = capsys.readouterr()
+    assert "Test accuracy" in said.out
+    assert "use one with write permission" in said.err
+    command = said.err.strip().rpartition("push it later: ")[2]
+    assert command == f"hf-tl push {folder} user/colours --private"
+    refused.times = 0
+    main(command.split()[1:])
+    main(["pull", "user/colours", str(tmp_path / "pulled")])
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "pulled")
+    assert hub.hub.repos["models", "user/colours"]["private"]
+    assert (tmp_path / "pulled" / "run.json").read_bytes() == (folder / "run.json").read_bytes()
+
+
+def test_training_from_python_checks_a_push_before_training(hub: HubServer, colours: Path, tmp_path: Path) -> None:
+    strategy = hf_tl.Strategy.transfer(epochs=1)
+    model, _ = hf_tl.load_backbone("timm:test_resnet", sorted(COLOURS), strategy, pretrained=False, image_size=32)
+    with pytest.raises(HfTlError, match="may not write to 'somebody-else'"):
+        hf_tl.train(
+            model, str(colours), strategy, push_to_hub="somebody-else/colours", output_dir=str(tmp_path / "out")
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_each_process_ends_where_a_push_is_not_allowed(hub: HubServer, colours: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    flags = ["--output_dir", str(tmp_path / "out"), "--push_to_hub", "somebody-else/colours"]
+    done = subprocess.run(
+        [*launcher, "-m", "hf_tl", "train", *TINY, "--dataset", str(colours), *flags],
+        env={**environment(hub.url, tmp_path / "home"), "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.stderr.count("may not write to 'somebody-else'") == 1
+    assert f"exitcode  : {ERROR_STATUS}" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_card_is_written_again(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = trained / "README.md"
+    before = card.read_bytes()
+    card.unlink()
+    main(["card", str(trained)])
+    assert capsys.readouterr().out.strip() == str(card)
+    assert card.read_bytes() == before
+    assert "holds no run.json" in fails(["card", str(trained.parent)], capsys)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from hf_tl.backbones.preprocessing import Preprocessing
+from hf_tl.backbones.repository import check_checkpoint, check_config, check_needs_no_code
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ModelError, name_some
 
@@ -83,7 +84,12 @@ def _load_weights(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
+    except UnpicklingError as error:
+        raise ModelError(
+            f"the weights of {name!r} are a pickle that cannot be read as tensors alone: it would run code, or is "
+            "damaged; do not trust it, or ask its author for model.safetensors"
+        ) from error
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"the weights of {name!r} cannot be loaded: {error}") from error
     _check_only_head_is_new(model, report, name)
     return model
@@ -241,6 +247,7 @@ def load_processor(
     try:
         processor = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        check_needs_no_code(name, error)
         raise ModelError(f"{name!r} has no image processor (preprocessor_config.json): {error}") from error
     if image_size is not None:
         square = {"height": image_size, "width": image_size}
@@ -254,21 +261,25 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     """Load the config of a Hub id or a local directory.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or the checkpoint holds what no model needs (`hf_tl.backbones.repository`).
     """
     import timm
     from transformers import AutoConfig
 
     import hf_tl.classics  # noqa: F401  a checkpoint of theirs needs them registered with timm
 
+    check_checkpoint(name, revision)
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        check_needs_no_code(name, error)
         hint = f"; did you mean timm:{name}?" if timm.is_model(name.partition(".")[0]) else ""
         raise ModelError(
             f"no model {name!r}: {error}\n--model takes a Hub id (user/name), a local directory with config.json, "
             f"or timm:ARCHITECTURE{hint}"
         ) from error
+    if not trust_remote_code:
+        check_config(config.to_dict(), name)
     if config.model_type == "timm_wrapper":
         # a num_classes that timm's own push leaves in model_args would be passed twice
         model_args = getattr(config, "model_args", None) or {}

@@ -1,46 +1,26 @@
 """The push to the Hub: a saved model, its card, figures and record in one commit."""
 
-import json
 import os
-import re
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from fnmatch import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import (  # type: ignore[attr-defined]
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
-from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, Discussion, HfApi, ModelCard
+from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from safetensors import SafetensorError, safe_open
+from huggingface_hub.utils.sha import git_hash
 
 from hf_tl.errors import PublishError, name_some
 from hf_tl.publish.card import with_repo_id
+from hf_tl.publish.checks import CARD_FILE, WEIGHTS, check_folder, is_among
+from hf_tl.publish.hub_requests import explained, messages_of, retried, time_limit, timeout
 
-REQUIRED = ("config.json", "README.md", "run.json")
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-PUBLISHED = (*REQUIRED, *WEIGHTS, "preprocessor_config.json", "*.png")
-"""What a push sends; checkpoints, logs and optimizer states stay where they are."""
 REPLACED = (*WEIGHTS, "preprocessor_config.json")
 """What a push removes from the repository where the new model has no such file: it would be loaded with the new one."""
 COMMIT_MESSAGE = "Upload the model with its card and its record"
-ADVICE = {
-    401: "the token was not accepted; log in with `hf auth login`, or set HF_TOKEN to a valid token",
-    403: "the token may not do this; use one with write permission for the namespace",
-    404: "the repository or its revision was not found; check both names",
-    409: "the repository is being changed by another push; push again when that is done",
-    412: "the repository was changed during the push, which was not applied; look at the change, then push again",
-    413: "a file or the commit is too large for the repository",
-    429: "too many requests; wait some minutes",
-}
+Change = CommitOperationAdd | CommitOperationDelete
 
 
 def push(
@@ -49,21 +29,26 @@ def push(
     *,
     private: bool | None = None,
     revision: str | None = None,
+    create_pr: bool = False,
     token: str | None = None,
 ) -> str:
     """Publish a saved model: weights, config, card, figures and record in one commit.
 
-    The local folder is not changed. Pushing the same folder again makes no commit.
+    The folder is checked before anything is sent, and is not changed. Pushing it again makes no commit, and goes on
+    with an upload that was interrupted. Requests that fail for a passing reason are made again, up to 5 times; one
+    without an answer for 20 s (`HF_TL_HUB_TIMEOUT`) counts as failed.
 
     Args:
         output_dir: a folder that hf_tl saved a model in.
         repo_id: `USER/NAME`; the repository is made where it does not exist.
         private: whether a new repository is private; an existing public one is refused if this is true.
         revision: the branch to commit to, made from `main` where it does not exist.
+        create_pr: whether to propose the commit in a pull request, to a repository of anybody's that exists. Your own
+            open pull request of an earlier push is brought up to date.
         token: a Hub token; the one of `hf auth login` or `HF_TOKEN` if it is None.
 
     Returns:
-        The address of the commit.
+        The address of the commit, or of the pull request.
 
     Raises:
         PublishError: the folder is not a complete saved model, or the Hub refused; the message says what to do.
@@ -73,33 +58,26 @@ def push(
     ```
     """
     folder = Path(output_dir)
-    files = _published_files(folder)
-    check_push_access(repo_id, token)
-    api = HfApi(token=token, library_name="hf_tl")
-    with _explained(repo_id, f"hf-tl push {shlex.quote(str(folder))} {repo_id}"):
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        head = api.model_info(repo_id, revision=revision)
-        if private and not head.private:
-            raise PublishError(
-                f"{repo_id} is public, but a private push was asked for; make it private or name another"
-            )
-        # The parent commit makes the Hub refuse a push that another one has overtaken: files are never mixed.
-        commit = api.create_commit(
-            repo_id,
-            _operations(files, head, repo_id),
-            commit_message=COMMIT_MESSAGE,
-            revision=revision,
-            parent_commit=head.sha,
-        )
-    return str(commit.commit_url)
+    if create_pr and (private or revision):
+        raise PublishError("a pull request is made to main of a repository as it is: leave out revision and private")
+    files = check_folder(folder)
+    command = ["hf-tl", "push", str(folder), repo_id, *(["--private"] if private else [])]
+    command += [*(["--revision", revision] if revision else []), *(["--create_pr"] if create_pr else [])]
+    try:
+        check_push_access(repo_id, token, create_pr=create_pr)
+        with explained(f"push to {repo_id}"):
+            return _push(HfApi(token=token, library_name="hf_tl"), files, repo_id, private, revision, create_pr)
+    except PublishError as error:
+        raise PublishError(f"{error}\nThe model is safe in {folder}; push it later: {shlex.join(command)}") from error
 
 
-def check_push_access(repo_id: str, token: str | None = None) -> None:
+def check_push_access(repo_id: str, token: str | None = None, *, create_pr: bool = False) -> None:
     """Check that a push to a repository would be allowed; call it before training.
 
-    The Hub alone knows what a fine-grained token may do, so that is seen at the push.
+    Args:
+        repo_id: `USER/NAME`.
+        token: as in `push`.
+        create_pr: whether only a pull request is to be made, which needs no rights over the namespace.
 
     Raises:
         PublishError: the name is not valid, there is no valid token, or it may not write to the namespace.
@@ -107,120 +85,136 @@ def check_push_access(repo_id: str, token: str | None = None) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise PublishError(f"--push_to_hub needs a repository USER/NAME, found {repo_id!r}: {error}") from error
+        raise PublishError(f"a repository is named USER/NAME, found {repo_id!r}: {error}") from error
     namespace, _, name = repo_id.partition("/")
     if not name:
-        raise PublishError(f"--push_to_hub needs a repository USER/NAME, found {repo_id!r} without a user")
-    with _explained(repo_id):
-        user = HfApi(token=token, library_name="hf_tl").whoami()
-    role = user.get("auth", {}).get("accessToken", {}).get("role")
-    if role == "read":
+        raise PublishError(f"a repository is named USER/NAME, found {repo_id!r} without a user")
+    with explained(f"push to {repo_id}"):
+        user = retried(HfApi(token=token, library_name="hf_tl").whoami)
+    access: dict[str, Any] = user.get("auth", {}).get("accessToken", {})
+    if access.get("role") == "read":
         raise PublishError(
             "the Hub token is for reading only; make one with write permission at "
             "https://huggingface.co/settings/tokens and log in with `hf auth login`"
         )
-    writable = _writable_namespaces(user)
-    if namespace not in writable:
+    writable = [user["name"], *(org["name"] for org in user.get("orgs", []) if org.get("roleInOrg") != "read")]
+    if not create_pr and namespace not in writable:
         raise PublishError(
             f"the Hub token may not write to {namespace!r}; it may write to {name_some(writable)}: "
             f"push to {user['name']}/{name}, or log in as a member of {namespace!r}"
         )
+    if not _grants(access.get("fineGrained"), "discussion.write" if create_pr else "repo.write", namespace, repo_id):
+        raise PublishError(
+            f"the fine-grained Hub token may not write to {repo_id}; give it write access to repositories of "
+            f"{namespace!r} at https://huggingface.co/settings/tokens, or use another"
+        )
 
 
-def _writable_namespaces(user: Mapping[str, Any]) -> list[str]:
-    return [user["name"], *(org["name"] for org in user.get("orgs", []) if org.get("roleInOrg") != "read")]
+def _grants(permissions: dict[str, Any] | None, wanted: str, namespace: str, repo_id: str) -> bool:
+    """Whether a fine-grained token may do something, as far as the Hub tells; other tokens are not told of here."""
+    if not permissions or "scoped" not in permissions:
+        return True
+    scopes = [entry for entry in permissions["scoped"] if entry["entity"].get("name") in (namespace, repo_id)]
+    given = {*permissions.get("global", ()), *(right for entry in scopes for right in entry["permissions"])}
+    return bool({wanted, "repo.write"} & given)
 
 
-def _published_files(folder: Path) -> list[Path]:
-    """List what is published, once it is known to be complete.
+def _push(
+    api: HfApi, files: Sequence[Path], repo_id: str, private: bool | None, revision: str | None, create_pr: bool
+) -> str:
+    card = next(path for path in files if path.name == CARD_FILE).read_text(encoding="utf-8")
+    card = with_repo_id(card, repo_id)
+    _check_card(card)
+    additions = [CommitOperationAdd(p.name, card.encode() if p.name == CARD_FILE else p) for p in files]
+    if not create_pr:
+        retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        if revision is not None:
+            retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+    head = _head(api, repo_id, revision)
+    if private and not head.private:
+        raise PublishError(f"{repo_id} is public, but a private push was asked for; make it private or name another")
+    if not create_pr or not _changes(additions, head):
+        return _commit(api, repo_id, additions, revision, head)
+    proposal = retried(lambda: _own_pull_request(api, repo_id))
+    branch = proposal.git_reference
+    _commit(api, repo_id, additions, branch, _head(api, repo_id, branch))
+    if proposal.status == "draft":  # as the Hub makes it
+        retried(lambda: api.change_discussion_status(repo_id, proposal.num, new_status="open"))
+    return proposal.url
+
+
+def _check_card(card: str) -> None:
+    """Ask the Hub whether it would take the card, before anything is made there."""
+    try:
+        retried(ModelCard(card).validate)
+    except HTTPError:
+        raise
+    except ValueError as error:
+        raise PublishError(f"the Hub refused the card: {messages_of(str(error))}; mend the metadata in it") from error
+
+
+def _head(api: HfApi, repo_id: str, revision: str | None) -> ModelInfo:
+    return retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout()))
+
+
+def _own_pull_request(api: HfApi, repo_id: str) -> Discussion:
+    """Find the open pull request of an earlier push, or open one; the second of two tries finds that of the first."""
+    user = api.whoami(cache=True)["name"]
+    for found in api.get_repo_discussions(repo_id, author=user, discussion_type="pull_request"):
+        if found.title == COMMIT_MESSAGE and found.author == user and found.status in ("open", "draft"):
+            return found
+    return api.create_pull_request(repo_id, COMMIT_MESSAGE)
+
+
+def _commit(
+    api: HfApi, repo_id: str, additions: Sequence[CommitOperationAdd], revision: str | None, head: ModelInfo
+) -> str:
+    """Upload what differs from `head` and commit it on top of `head`, or on nothing.
 
     Raises:
-        PublishError: a file is missing or damaged.
+        PublishError: the branch has moved since `head`.
     """
-    if not folder.is_dir():
-        raise PublishError(f"{folder} is no folder; name the --output_dir of a finished training")
-    names = {path.name for path in folder.iterdir() if path.is_file()}
-    wanted = {*REQUIRED, *_weight_names(folder, names), *_figures_of_card(folder / "README.md")}
-    if missing := sorted(wanted - names):
+    changed = [change for change in _changes(additions, head) if isinstance(change, CommitOperationAdd)]
+    with time_limit():  # tried again by huggingface_hub itself
+        api.preupload_lfs_files(repo_id, changed, revision=revision, free_memory=False)
+    if ignored := [addition.path_in_repo for addition in changed if addition._should_ignore]:
         raise PublishError(
-            f"{folder} is not a complete saved model: {name_some(missing)} missing; "
-            "name the --output_dir of a finished training, or train again"
+            f"the repository's .gitignore keeps out {name_some(ignored)}, without which the model would not be whole; "
+            "take them out of it"
         )
-    for name in ("config.json", "run.json"):
-        _read_json(folder / name)
-    for name in sorted(name for name in wanted if name.endswith(".safetensors")):
-        try:
-            with safe_open(folder / name, framework="np"):
-                pass
-        except SafetensorError as error:
-            raise PublishError(f"{folder / name} is damaged ({error}); train or save again") from error
-    return [folder / name for name in sorted(names) if _matches(name, PUBLISHED)]
 
-
-def _weight_names(folder: Path, names: set[str]) -> set[str]:
-    """Name the files of the weights: one, or those of the index."""
-    index = "model.safetensors.index.json"
-    return set(_read_json(folder / index)["weight_map"].values()) if index in names else {"model.safetensors"}
-
-
-def _figures_of_card(card: Path) -> set[str]:
-    return (
-        set(re.findall(r"!\[[^]]*\]\(([^)/]+\.png)\)", card.read_text(encoding="utf-8"))) if card.is_file() else set()
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PublishError(f"{path} is no valid JSON ({error}); train or save again") from error
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
-
-
-def _operations(files: list[Path], head: ModelInfo, repo_id: str) -> list[CommitOperationAdd | CommitOperationDelete]:
-    """Add each file, the card with the repository's name in its snippets, and remove what another model left behind."""
-    local = {path.name for path in files}
-    remote = {sibling.rfilename for sibling in head.siblings or ()}
-    stale = sorted(name for name in remote - local if _matches(name, REPLACED))
-    return [
-        *(
-            CommitOperationAdd(
-                path.name,
-                with_repo_id(path.read_text(encoding="utf-8"), repo_id).encode() if path.name == "README.md" else path,
+    def attempt() -> str:
+        now = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout())
+        changes = _changes(additions, now)
+        if not changes:  # pushed before; or just now, and the answer was lost
+            return f"{api.endpoint}/{repo_id}/commit/{now.sha}"
+        if now.sha != head.sha:
+            raise PublishError(
+                f"{repo_id} was changed by somebody else during the push, of which nothing was applied; "
+                "look at the change, then push again"
             )
-            for path in files
-        ),
-        *(CommitOperationDelete(name) for name in stale),
+        # With the parent named, the Hub refuses a commit that another one has overtaken: files are never mixed.
+        return api.create_commit(
+            repo_id, changes, commit_message=COMMIT_MESSAGE, revision=revision, parent_commit=head.sha
+        ).commit_url
+
+    return retried(attempt, also=(412,))  # overtaken: the next attempt sees by whom
+
+
+def _changes(additions: Sequence[CommitOperationAdd], head: ModelInfo) -> list[Change]:
+    """List what is to be added or replaced, and what another model left behind is to be removed."""
+    there = {sibling.rfilename: sibling for sibling in head.siblings or ()}
+    stale = sorted(set(there) - {addition.path_in_repo for addition in additions})
+    return [
+        *(addition for addition in additions if not _is_there(addition, there.get(addition.path_in_repo))),
+        *(CommitOperationDelete(name) for name in stale if is_among(name, REPLACED)),
     ]
 
 
-@contextmanager
-def _explained(repo_id: str, retry: str | None = None) -> Iterator[None]:
-    """Turn what the Hub's client raises into a `PublishError` that says what to do.
-
-    Args:
-        repo_id: the repository of the push.
-        retry: the command that pushes later, if something was saved that can be pushed.
-    """
-    try:
-        yield
-    except (LocalTokenNotFoundError, OfflineModeIsEnabled, HTTPError, ValueError) as error:
-        later = f". The model is safe where it was saved; push it later with: {retry}" if retry else ""
-        raise PublishError(f"cannot push to {repo_id}: {_what_to_do(error)}{later}") from error
-
-
-def _what_to_do(error: Exception) -> str:
-    if isinstance(error, LocalTokenNotFoundError):
-        return "there is no Hub token; log in with `hf auth login`, or set HF_TOKEN"
-    if isinstance(error, OfflineModeIsEnabled):
-        return "the Hub's client is offline; unset HF_HUB_OFFLINE"
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        advice = ADVICE.get(status, "the Hub has trouble; try again later" if status >= 500 else "see what it said")
-        return f"{advice} (the Hub said {status}: {error.server_message or error.response.reason_phrase})"
-    if isinstance(error, HTTPError):  # its text may quote the request's headers, and with them the token
-        return f"the Hub could not be reached ({type(error).__name__}); check the network and HF_ENDPOINT"
-    return f"the Hub refused the card: {error}; mend the metadata in README.md"  # the client's check of the card
+def _is_there(addition: CommitOperationAdd, sibling: RepoSibling | None) -> bool:
+    if sibling is None or sibling.size != addition.upload_info.size:
+        return False
+    if sibling.lfs is not None:
+        return sibling.lfs.sha256 == addition.upload_info.sha256.hex()
+    with addition.as_file() as file:
+        return sibling.blob_id == git_hash(file.read())

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.errors import ConfigError, SaveError, name_some
 from hf_tl.publish.card import render_card
+from hf_tl.publish.checks import CARD_FILE, RECORD_FILE, read_record, weight_files, weights_digest
 from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
 from hf_tl.publish.record import config_record
 from hf_tl.training.checkpoint import FOLDER as CHECKPOINTS
@@ -26,10 +27,8 @@ from hf_tl.training.checkpoint import FOLDER as CHECKPOINTS
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-RECORD_FILE = "run.json"
-"""Written last: a folder without it holds no finished run."""
 MODEL_FILES = (
-    "config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json", "README.md",
+    "config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json", CARD_FILE,
     HISTORY_FIGURE, STAGES_FIGURE,
 )  # fmt: skip
 """What an earlier run may have left: the image processor of another model would be taken for this one's."""
@@ -66,13 +65,56 @@ def save_run(
     with _committed(folder) as partial:
         _write_checkpoint(model, preprocessing, partial)
         check_reload(model, preprocessing, partial)
-        plot_stages(record, partial / STAGES_FIGURE)
-        if record["history"]:
-            plot_history(record, partial / HISTORY_FIGURE)
-        (partial / "README.md").write_text(render_card(record), encoding="utf-8")
-        (partial / RECORD_FILE).write_text(_json(record), encoding="utf-8")
+        _write_card(record, partial)
+        saved = {**record, "weights_digest": weights_digest(partial, weight_files(partial))}
+        (partial / RECORD_FILE).write_text(_json(saved), encoding="utf-8")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a run that is finished now
     return folder
+
+
+def rewrite_card(output_dir: str | Path) -> Path:
+    """Write the card and the figures of a saved model again, from its record.
+
+    A card that says anything else is kept beside it, as `README.old.md` (`README.old-2.md`, …).
+
+    Args:
+        output_dir: a folder that hf_tl saved a model in.
+
+    Returns:
+        The file of the card.
+
+    Raises:
+        PublishError: the folder holds no record, or one that a card cannot be written from; nothing is changed then.
+        SaveError: the disk is full or read-only.
+    """
+    folder = Path(output_dir)
+    record = read_record(folder)
+    card = folder / CARD_FILE
+    try:
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+            _write_card(record, Path(partial))
+            if card.is_file() and card.read_bytes() != (Path(partial) / CARD_FILE).read_bytes():
+                os.replace(card, _free_name(folder))
+            for file in Path(partial).iterdir():
+                os.replace(file, folder / file.name)
+    except OSError as error:
+        raise SaveError(f"the card in {folder} could not be written: {error.strerror or error}") from error
+    return card
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (file := folder / f"README.old{'' if number == 1 else f'-{number}'}.md").exists():
+        number += 1
+    return file
+
+
+def _write_card(record: Mapping[str, Any], folder: Path) -> None:
+    card = render_card(record)
+    plot_stages(record, folder / STAGES_FIGURE)
+    if record["history"]:
+        plot_history(record, folder / HISTORY_FIGURE)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:

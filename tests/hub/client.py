@@ -7,6 +7,8 @@ from pathlib import Path
 
 TOKEN = "hf_test"
 READ_TOKEN = "hf_read"
+OTHER_TOKEN = "hf_other"
+WITH_HF_TL = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
 WITHOUT_HF_TL = """
 import sys
 
@@ -19,24 +21,32 @@ sys.meta_path.insert(0, Blocker())
 """
 
 
-def environment(url: str, home: Path, token: str | None = TOKEN) -> dict[str, str]:
-    """The environment in which huggingface_hub uses the Hub at `url`, with its cache in `home`."""
+def environment(url: str, home: Path, token: str | None = TOKEN, *, xet: bool = False) -> dict[str, str]:
+    """The environment in which huggingface_hub uses the Hub at `url`, with its cache in `home`, by LFS or by xet."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    hub = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    hub = {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": str(int(not xet)),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     return kept | hub | ({"HF_TOKEN": token} if token else {}) | {"OMP_NUM_THREADS": "1"}
 
 
-def run_python(code: str, url: str, folder: Path, *, token: str | None = TOKEN, has_hf_tl: bool = False) -> str:
+def run_python(
+    code: str, url: str, folder: Path, *, token: str | None = TOKEN, has_hf_tl: bool = False, xet: bool = False
+) -> str:
     """Run a program in `folder` and give what it printed.
 
     Raises:
         AssertionError: it failed; the message holds what it wrote.
     """
-    program = code if has_hf_tl else WITHOUT_HF_TL + code
+    # the hf_tl of this checkout, whatever is installed
+    program = (WITH_HF_TL if has_hf_tl else WITHOUT_HF_TL) + code
     done = subprocess.run(
         [sys.executable, "-I", "-c", program],
         cwd=folder,
-        env=environment(url, folder / "hf_home", token),
+        env=environment(url, folder / "hf_home", token, xet=xet),
         capture_output=True,
         text=True,
         check=False,

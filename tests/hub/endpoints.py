@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from fnmatch import fnmatch
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -52,6 +53,7 @@ class Endpoints(Store):
     async def whoami(self, request: Request) -> Response:
         user = self.needed_user(request)
         token = {"displayName": "test", "role": user["role"]}
+        token |= {"fineGrained": user["fineGrained"]} if "fineGrained" in user else {}
         return JSONResponse(
             {
                 **{"type": "user", "id": user["name"], "name": user["name"], "fullname": user["name"], "isPro": False},
@@ -95,7 +97,8 @@ class Endpoints(Store):
     def describe(self, repo: Repo, oid: str, blobs: bool = False) -> dict[str, Any]:
         files = repo["commits"][oid]["files"]
         card = (front_matter(self.read(files["README.md"]).decode()) if "README.md" in files else None) or {}
-        config = json.loads(self.read(files["config.json"])) if "config.json" in files else {}
+        has_config = "config.json" in files and files["config.json"]["size"] < self.lfs_threshold
+        config = json.loads(self.read(files["config.json"])) if has_config else {}
         siblings = []
         for path, entry in sorted(files.items()):
             lfs = {"lfs": {**entry["lfs"], "sha256": entry["blob"]}} if "lfs" in entry else {}
@@ -140,20 +143,24 @@ class Endpoints(Store):
 
     # -- upload: preupload, LFS batch, PUT and verify, then the commit as lines of JSON
     async def preupload(self, request: Request, kind: str, repo_id: str, revision: str) -> Response:
-        files, out = self.files(self.repo(request, kind, repo_id, write=True), revision), []
+        repo, out = self.repo(request, kind, repo_id, write=not revision.startswith("refs/pr/")), []
+        files = self.files(repo, revision)
+        ignored = self.read(files[".gitignore"]).decode().split() if ".gitignore" in files else []
         for file in (await request.json())["files"]:
             path = file["path"]
             is_lfs = file["size"] > self.lfs_threshold or bool(re.search(rf"\.({LFS_NAMES})$|tfevents", path))
             entry = files.get(path, {})
             oid = entry.get("lfs", entry).get("oid")  # by it the client drops files that have not changed
             mode = "lfs" if is_lfs else "regular"
-            out.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+            is_ignored = any(fnmatch(path, pattern) for pattern in ignored)
+            out.append({"path": path, "uploadMode": mode, "shouldIgnore": is_ignored, "oid": oid})
         return JSONResponse({"files": out})
 
     async def lfs_batch(self, request: Request, kind: str, repo_id: str) -> Response:
-        self.repo(request, kind, repo_id, write=True)
+        body = await request.json()
+        self.repo(request, kind, repo_id, write=not body.get("ref", {}).get("name", "").startswith("refs/pr/"))
         objects = []
-        for wanted in (await request.json())["objects"]:
+        for wanted in body["objects"]:
             oid = wanted["oid"]
             upload = {"upload": {"href": f"{self.cdn_url}/cdn/{oid}"}}
             verify = {"verify": {"href": f"{request.base_url}lfs-verify/{oid}"}}
@@ -174,7 +181,8 @@ class Endpoints(Store):
         return JSONResponse({"success": True})
 
     async def commit(self, request: Request, kind: str, repo_id: str, revision: str) -> Response:
-        repo, user = self.repo(request, kind, repo_id, write=True), self.needed_user(request)
+        repo = self.repo(request, kind, repo_id, write=not revision.startswith("refs/pr/"))
+        user = self.needed_user(request)
         head, *items = map(json.loads, (await request.body()).splitlines())
         base = self.revision(repo, revision)
         if head["value"].get("parentCommit", base) != base:

@@ -5,7 +5,8 @@ with HubServer(folder) as server:
     server.url, server.hub.log, server.hub.faults
 ```
 
-Plain LFS is served from a second port, another origin as the real CDN is, so clients need `HF_HUB_DISABLE_XET=1`.
+Clients send large files through xet, or with `HF_HUB_DISABLE_XET=1` as plain LFS. Both stores answer on a second port,
+another origin as the real ones are.
 """
 
 import asyncio
@@ -22,8 +23,10 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 import uvicorn
-from hub.endpoints import ROUTES, Endpoints
+from hub.endpoints import ROUTES
+from hub.proposals import PROPOSAL_ROUTES
 from hub.store import HubError, User
+from hub.xet import XET_ROUTES, XetStore
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
@@ -42,6 +45,8 @@ class Fault:
     status: int | None = None
     """The answer's status."""
     headers: dict[str, str] = field(default_factory=dict)
+    message: str = "a fault of the test"
+    """What the answer says."""
     is_cut: bool = False
     """Whether the connection is cut in the middle of the answer."""
     stall: float = 0.0
@@ -54,7 +59,7 @@ class Fault:
     times: int = 1
 
 
-class Hub(Endpoints):
+class Hub(XetStore):
     """The ASGI application."""
 
     def __init__(self, root: str | Path, **accounts: Any) -> None:
@@ -77,7 +82,7 @@ class Hub(Endpoints):
         if fault is None or fault.is_done or not fails:
             response = await self.answer(request, path)
         if fault is not None and fault.status is not None:
-            response = JSONResponse({"error": "a fault of the test"}, fault.status, fault.headers)
+            response = JSONResponse({"error": fault.message}, fault.status, fault.headers)
         is_cut = fault is not None and fault.is_cut
         self.log.append((request.method, path, str(request.query_params), 0 if is_cut else response.status_code))
         if is_cut:  # less than was announced: uvicorn closes the connection
@@ -102,7 +107,7 @@ class Hub(Endpoints):
 
     async def answer(self, request: Request, path: str) -> Response:
         try:
-            for methods, pattern, handler in ROUTES:
+            for methods, pattern, handler in (*ROUTES, *PROPOSAL_ROUTES, *XET_ROUTES):
                 if request.method in methods.split("|") and (match := re.fullmatch(pattern, path)):
                     return await getattr(self, handler)(request, *(g and unquote(g) for g in match.groups()))
             raise HubError(404, f"no such endpoint: {request.method} {path}")

@@ -1,9 +1,32 @@
-from typing import Any
+"""A saved model to publish."""
+
+import shutil
+from pathlib import Path
 
 import pytest
-from publish.records import make_record
+import torch
+from publish.records import LABELS, make_record
+
+from hf_tl.backbones.load import load_backbone, preprocessing_of
+from hf_tl.publish.save import save_run
+from hf_tl.strategy import Strategy
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of a tiny timm model, with what else training leaves there."""
+    torch.manual_seed(0)
+    strategy = Strategy.transfer()
+    model, transforms = load_backbone("timm:test_resnet", LABELS, strategy, pretrained=False)
+    folder = tmp_path_factory.mktemp("saved") / "out"
+    save_run(model, preprocessing_of(model, transforms), make_record(), folder)
+    (folder / "checkpoints" / "step_1").mkdir(parents=True)
+    (folder / "checkpoints" / "step_1" / "optimizer.bin").write_bytes(b"state")
+    (folder / "optimizer.safetensors").write_bytes(b"state")
+    (folder / "train.log").write_text("log")
+    return folder
 
 
 @pytest.fixture
-def record() -> dict[str, Any]:
-    return make_record()
+def copy(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "out dir"))

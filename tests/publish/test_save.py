@@ -22,10 +22,10 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from hf_tl.backbones.load import load, load_backbone, preprocessing_of
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.stages import list_stages
-from hf_tl.errors import ConfigError, SaveError
+from hf_tl.errors import ConfigError, PublishError, SaveError
 from hf_tl.publish import save
 from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE
-from hf_tl.publish.save import check_output_dir, check_reload, save_run
+from hf_tl.publish.save import check_output_dir, check_reload, rewrite_card, save_run
 from hf_tl.strategy import Strategy
 
 CANARY = "canary_home_of_somebody"
@@ -74,6 +74,47 @@ def record_of(model: PreTrainedModel, labels: tuple[str, ...]) -> dict[str, Any]
 def saved(kind: str, folder: Path, labels: tuple[str, ...] = LABELS["unsorted"]) -> tuple[Path, PreTrainedModel]:
     model, preprocessing = build(kind, folder, labels)
     return save_run(model, preprocessing, record_of(model, labels), folder / "out"), model
+
+
+def test_the_card_is_written_again_from_the_record(tmp_path: Path) -> None:
+    folder, _ = saved("timm", tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    rewrite_card(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()}.keys() == before.keys()
+    assert (folder / "README.md").read_bytes() == before["README.md"]
+
+    (folder / "README.md").write_text("mine")
+    (folder / STAGES_FIGURE).unlink()
+    assert rewrite_card(folder) == folder / "README.md"
+    assert (folder / "README.md").read_bytes() == before["README.md"]
+    assert (folder / "README.old.md").read_text() == "mine"
+    assert (folder / STAGES_FIGURE).is_file()
+    for name in ("model.safetensors", "config.json", "run.json"):
+        assert (folder / name).read_bytes() == before[name]
+    (folder / "README.md").write_text("mine again")
+    rewrite_card(folder)
+    assert (folder / "README.old.md").read_text() == "mine"
+    assert (folder / "README.old-2.md").read_text() == "mine again"
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (None, "holds no run.json"),
+        ("{", "is no valid JSON"),
+        ("[]", "must map names to values"),
+        ('{"schema_version": 99}', "schema version 1, found 99"),
+        ('{"schema_version": 1}', "lacks"),
+    ],
+)
+def test_a_card_that_cannot_be_written_again_stays(tmp_path: Path, record: str | None, said: str) -> None:
+    (tmp_path / "README.md").write_text("as it was")
+    if record is not None:
+        (tmp_path / "run.json").write_text(record)
+    with pytest.raises(PublishError, match=said):
+        rewrite_card(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", *(["run.json"] if record is not None else [])}
+    assert (tmp_path / "README.md").read_text() == "as it was"
 
 
 def photo(mode: str = "RGB") -> Image.Image:

@@ -1,0 +1,118 @@
+"""What a checkpoint that somebody else wrote may hold, looked at before anything of it is loaded.
+
+transformers runs no code of a repository unless told to, and reads pickled weights with `weights_only=True`. Here is
+what it leaves open: files that fill the memory, names that lead out of the folder, and configs that ask for more than
+an architecture.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_tl.errors import ModelError, name_some
+
+READ_WHOLE = (
+    "config.json", "preprocessor_config.json", "processor_config.json", "adapter_config.json", "run.json", "README.md",
+    "model.safetensors.index.json", "pytorch_model.bin.index.json",
+)  # fmt: skip
+"""Files that are read into memory whole."""
+MOST_BYTES = 32 * 2**20
+"""Of one of them; that of the 21,843 classes of ImageNet-21k has 2 MB."""
+MODEL_ARGUMENTS_REFUSED = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+"""Arguments of `timm.create_model` by which a config would have other files loaded."""
+
+
+def check_checkpoint(name: str, revision: str | None = None) -> None:
+    """Look at the names and sizes of a checkpoint's files: in a local directory, or on the Hub where it can be reached.
+
+    Raises:
+        ModelError: a file is too large to be what its name says, or a name leads out of the folder.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        check_files({path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}, name)
+        _check_indices(folder)
+        return
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
+
+    try:
+        info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=10)
+    except (HTTPError, OfflineModeIsEnabled, HFValidationError):
+        return  # what is not in the cache cannot be loaded either, and the loader tells why
+    check_files({sibling.rfilename: sibling.size for sibling in info.siblings or ()}, name)
+
+
+def check_files(sizes: Mapping[str, int | None], name: str) -> None:
+    """Check the names and the sizes in bytes of a checkpoint's files.
+
+    Raises:
+        ModelError: as `check_checkpoint`.
+    """
+    if outside := [file for file in sizes if _leads_out(file)]:
+        raise ModelError(f"{name} has files whose names lead out of its folder ({name_some(outside)}); do not trust it")
+    read = {file: sizes.get(file) or 0 for file in READ_WHOLE}
+    if large := [f"{file} of {size / 1e6:,.0f} MB" for file, size in read.items() if size > MOST_BYTES]:
+        raise ModelError(
+            f"{name} holds {name_some(large)}; no model has such a file of more than {MOST_BYTES / 1e6:.0f} MB"
+        )
+
+
+def check_config(config: Mapping[str, Any], name: str) -> None:
+    """Check that a config only describes a network.
+
+    Raises:
+        ModelError: it gives itself leave to run code, or would have other files loaded.
+    """
+    if any(key == "trust_remote_code" and value for key, value in _items(config)):
+        raise ModelError(
+            f"the config of {name} sets trust_remote_code, which is yours to give and not its own; do not trust it"
+        )
+    if config.get("model_type") != "timm_wrapper":
+        return
+    if ":" in str(config.get("architecture")):
+        raise ModelError(f"the config of {name} names no architecture of timm but a place: {config['architecture']!r}")
+    if asked := sorted(set(config.get("model_args") or ()) & set(MODEL_ARGUMENTS_REFUSED)):
+        raise ModelError(f"the config of {name} would have other files loaded: model_args has {name_some(asked)}")
+
+
+def check_needs_no_code(name: str, error: Exception) -> None:
+    """Tell what transformers says when it refuses to run the code of a repository.
+
+    Raises:
+        ModelError: `error` is that refusal.
+    """
+    if "trust_remote_code" in str(error):
+        raise ModelError(
+            f"{name!r} needs code of its own repository, which would run on this machine: read it, and allow it with "
+            "--trust_remote_code (trust_remote_code=True) if you trust it"
+        ) from error
+
+
+def _leads_out(file: str) -> bool:
+    return file.startswith(("/", "\\")) or ".." in file.replace("\\", "/").split("/") or file[1:2] == ":"
+
+
+def _check_indices(folder: Path) -> None:
+    """Check that the shards, which an index names, lie in the folder itself."""
+    for index in (folder / file for file in READ_WHOLE if file.endswith(".index.json")):
+        if not index.is_file():
+            continue
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{index} is no index of weights: {error}") from error
+        if outside := sorted(shard for shard in shards if _leads_out(str(shard))):
+            raise ModelError(f"{index} names weights outside of its folder ({name_some(outside)}); do not trust it")
+
+
+def _items(value: Any) -> Iterator[tuple[str, Any]]:
+    """Walk the keys and values of nested mappings and lists."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key), inner
+            yield from _items(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _items(inner)

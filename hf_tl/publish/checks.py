@@ -1,0 +1,143 @@
+"""What a folder must be to be published, or fetched: one whole saved model with its record and its card."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from yaml import YAMLError
+
+from hf_tl.backbones.freezing import digest
+from hf_tl.errors import PublishError, name_some
+
+CARD_FILE = "README.md"
+RECORD_FILE = "run.json"
+REQUIRED = ("config.json", CARD_FILE, RECORD_FILE)
+INDEX_FILE = "model.safetensors.index.json"
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", INDEX_FILE)
+PUBLISHED = (*REQUIRED, *WEIGHTS, "preprocessor_config.json", "*.png")
+"""What is published; checkpoints, logs and optimizer states stay where they are."""
+
+
+def is_among(name: str, patterns: Iterable[str]) -> bool:
+    """Whether the name of a file, which lies in no folder, is among those of `patterns`."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def check_folder(folder: Path) -> list[Path]:
+    """List what is published of a folder, once it is known to be one whole saved model.
+
+    All weights are there and open, they are those that the record tells of, config and record name the same classes,
+    the card's metadata can be read, and its figures are there.
+
+    Raises:
+        PublishError: something is missing, damaged, or of another run.
+    """
+    if not folder.is_dir():
+        raise PublishError(f"{folder} is no folder; name the --output_dir of a finished training")
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    weights = _weight_names(folder, names)
+    wanted = {*REQUIRED, *weights, *_figures_of_card(folder / CARD_FILE)}
+    if missing := sorted(wanted - names):
+        raise PublishError(
+            f"{folder} is not a complete saved model: {name_some(missing)} missing; "
+            "name the --output_dir of a finished training, or train again"
+        )
+    record, config = read_record(folder), _read_json(folder / "config.json")
+    _check_card(folder / CARD_FILE)
+    _check_match(folder, record, config, weights)
+    return [folder / name for name in sorted(names) if is_among(name, PUBLISHED)]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read the record of a saved model.
+
+    Raises:
+        PublishError: there is none, or it is damaged.
+    """
+    if not (folder / RECORD_FILE).is_file():
+        raise PublishError(f"{folder} holds no {RECORD_FILE}; name the --output_dir of a finished training")
+    return _read_json(folder / RECORD_FILE)
+
+
+def weights_digest(folder: Path, names: Iterable[str] = ("model.safetensors",)) -> str:
+    """Compute the SHA-256 of all saved tensors: their names, types, shapes and every byte.
+
+    Raises:
+        PublishError: a file is damaged.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no mapping
+        except SafetensorError as error:
+            raise PublishError(f"{folder / name} is damaged ({error}); train or save again") from error
+    return digest(tensors)
+
+
+def weight_files(folder: Path) -> set[str]:
+    """Name the files of the weights of a folder: one, or those of the index."""
+    return _weight_names(folder, {path.name for path in folder.iterdir()})
+
+
+def _weight_names(folder: Path, names: set[str]) -> set[str]:
+    if INDEX_FILE not in names:
+        return {"model.safetensors"}
+    shards = _read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise PublishError(f"{folder / INDEX_FILE} has no weight_map of names of files; train or save again")
+    return set(shards.values())
+
+
+def _figures_of_card(card: Path) -> set[str]:
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return set(re.findall(r"!\[[^]]*\]\(([^)/]+\.png)\)", text))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PublishError(f"{path} is no valid JSON ({error}); train or save again") from error
+    if not isinstance(content, dict):
+        raise PublishError(f"{path} must map names to values, found {type(content).__name__}; train or save again")
+    return content
+
+
+def _check_card(card: Path) -> None:
+    try:
+        ModelCard.load(card)
+    except (ValueError, TypeError, YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise PublishError(
+            f"the metadata of {card} cannot be read: {reason}; mend it, or write it again: hf-tl card {card.parent}"
+        ) from error
+
+
+def _check_match(folder: Path, record: Mapping[str, Any], config: Mapping[str, Any], weights: set[str]) -> None:
+    try:
+        expected = list(record["data"]["labels"])
+    except (KeyError, TypeError) as error:
+        raise PublishError(f"{folder / RECORD_FILE} names no classes; train or save again") from error
+    found = config.get("label_names") or [label for _, label in _in_order(config.get("id2label") or {})]
+    if found != expected:
+        raise PublishError(
+            f"{folder} mixes two runs: config.json has the classes {name_some(found)}, and the record "
+            f"{name_some(expected)}; train or save again"
+        )
+    saved = weights_digest(folder, weights)
+    if record.get("weights_digest", saved) != saved:
+        raise PublishError(
+            f"the weights in {folder} are not those that {RECORD_FILE} tells of: they were changed or replaced after "
+            "the run was saved; train or save again"
+        )
+
+
+def _in_order(names: Mapping[str, str]) -> list[tuple[str, str]]:
+    return sorted(names.items(), key=lambda item: int(item[0]) if item[0].isdigit() else -1)

@@ -1,0 +1,178 @@
+"""Requests to the Hub: made again where that may help, explained where it does not.
+
+huggingface_hub makes the requests of an upload again by itself (`huggingface_hub.utils.http_backoff`), but not those
+for the account, the repository, the check of the card and the commit; and it waits for an answer without end.
+"""
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from huggingface_hub import get_session
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    HfHubHTTPError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+
+from hf_tl.errors import ConfigError, PublishError
+
+TRIES = 5
+PASSING = (408, 429, 500, 502, 503, 504)
+"""Answers that may be others the next time: those that `http_backoff` knows."""
+LONGEST_WAIT = 300
+"""Seconds; the Hub counts requests in windows of five minutes (https://huggingface.co/docs/hub/rate-limits)."""
+TIMEOUT = 20.0
+"""Seconds without a byte after which a request is given up and made again."""
+TIMEOUT_VARIABLE = "HF_TL_HUB_TIMEOUT"
+"""The environment variable that sets another timeout."""
+ADVICE = {
+    400: "the name or the content is not allowed",
+    401: "the token was not accepted; log in with `hf auth login`, or set HF_TOKEN to a valid token",
+    402: "the account's plan does not cover it; see https://huggingface.co/settings/billing",
+    403: "the token may not do this; use one with write permission for the namespace, and look whether the storage of "
+    "the account is used up",
+    404: "the repository or its revision was not found; check both names",
+    409: "the repository is being changed by another push; push again when that is done",
+    412: "the repository was changed during the push, which was not applied; look at the change, then push again",
+    413: "a file or the commit is too large for the repository",
+    429: "too many requests; wait some minutes",
+}
+QUOTA_ADVICE = "the storage of the account is used up; free some of it, see https://huggingface.co/settings/billing"
+QUOTA_WORDS = ("storage", "quota")
+"""The Hub refuses what exceeds a quota with 403 as it refuses a token; what it says tells which of the two."""
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def retried(request: Callable[[], T], *, also: tuple[int, ...] = ()) -> T:
+    """Make a request, and again after a pause where it failed for a passing reason; up to 5 times in all.
+
+    The pauses are those of `http_backoff`: 1, 2, 4 and 8 seconds, or what the Hub asks for (`Retry-After`).
+
+    Args:
+        request: may have been carried out though it failed, so it must lead to the same when it is made twice.
+        also: further statuses that may pass.
+
+    Raises:
+        HTTPError: it failed for another reason, or for the fifth time.
+    """
+    for number in range(1, TRIES):
+        try:
+            with time_limit():
+                return request()
+        except HTTPError as error:
+            pause = _pause(error, number, also)
+            if pause is None:
+                raise
+            logger.warning("The Hub: %s; try %d of %d in %g s", _short(error), number + 1, TRIES, pause)
+            time.sleep(pause)
+    with time_limit():
+        return request()
+
+
+@contextmanager
+def time_limit() -> Iterator[None]:
+    """Give up requests of huggingface_hub that bring no byte for some seconds.
+
+    `HF_TL_HUB_TIMEOUT` sets the seconds. The limit is set on the client that huggingface_hub shares between all its
+    requests, whatever factory made it, so that proxies and certificates stay as they are.
+    """
+    client = get_session()
+    before = client.timeout
+    client.timeout = timeout()
+    try:
+        yield
+    finally:
+        client.timeout = before
+
+
+def timeout() -> float:
+    """Give the seconds of `time_limit`, for requests that take a limit as an argument and no other.
+
+    Raises:
+        ConfigError: `HF_TL_HUB_TIMEOUT` is no number of seconds.
+    """
+    text = os.environ.get(TIMEOUT_VARIABLE, "")
+    try:
+        seconds = float(text or TIMEOUT)
+    except ValueError:
+        seconds = 0
+    if not seconds > 0:
+        raise ConfigError(f"{TIMEOUT_VARIABLE} is a number of seconds above 0, found {text!r}")
+    return seconds
+
+
+def _pause(error: HTTPError, number: int, also: tuple[int, ...]) -> float | None:
+    """Give the seconds until the next try, or None where there is to be none."""
+    pause = float(2 ** (number - 1))
+    if not isinstance(error, HfHubHTTPError):  # no answer, or a part of one
+        return pause
+    response = error.response
+    if response.status_code not in PASSING + also:
+        return None
+    limits = parse_ratelimit_headers(response.headers)
+    asked = response.headers.get("Retry-After", "").strip()
+    if response.status_code == 429 and limits is not None and limits.remaining == 0:
+        pause = limits.reset_in_seconds
+    elif asked.isdigit():
+        pause = int(asked)
+    return pause if pause <= LONGEST_WAIT else None
+
+
+def _short(error: HTTPError) -> str:
+    return str(error.response.status_code) if isinstance(error, HfHubHTTPError) else type(error).__name__
+
+
+@contextmanager
+def explained(action: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into a `PublishError` that says what to do.
+
+    Args:
+        action: what is being done, for example `push to user/flowers`.
+    """
+    try:
+        yield
+    except (LocalTokenNotFoundError, HTTPError, ValueError, ConnectionError, PermissionError) as error:
+        raise PublishError(f"cannot {action}: {_what_to_do(error)}") from error
+    except RuntimeError as error:  # the upload of a large file wraps its cause in it
+        raise PublishError(f"cannot {action}: {_what_to_do(error.__cause__ or error)}") from error
+
+
+def _what_to_do(error: BaseException) -> str:
+    if isinstance(error, LocalTokenNotFoundError):
+        return "there is no Hub token; log in with `hf auth login`, or set HF_TOKEN"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "the Hub's client is offline; unset HF_HUB_OFFLINE"
+    if isinstance(error, HfHubHTTPError):
+        status, said = error.response.status_code, error.server_message or error.response.reason_phrase
+        return f"{_advice(status, said)} (the Hub said {status}: {said})"
+    if isinstance(error, HTTPError):  # its text may quote the request's headers, and with them the token
+        return f"the Hub could not be reached ({type(error).__name__}); check the network and HF_ENDPOINT"
+    if answer := re.search(r"\((\d{3}) ", str(error)):  # xet tells what it was answered in its text
+        return f"{_advice(int(answer[1]), str(error))} ({error})"
+    if isinstance(error, ConnectionError):
+        return f"the Hub could not be reached ({error}); check the network"
+    return f"the Hub refused it: {messages_of(str(error))}"
+
+
+def _advice(status: int, said: str) -> str:
+    if status in (402, 403, 413, 507) and any(word in said.lower() for word in QUOTA_WORDS):
+        return QUOTA_ADVICE
+    return ADVICE.get(status, "the Hub has trouble; try again later" if status >= 500 else "see what it said")
+
+
+def messages_of(text: str) -> str:
+    """Give the messages of an answer in JSON, or the text itself."""
+    try:
+        return "; ".join(entry["message"] for entry in json.loads(text)["errors"])
+    except (ValueError, TypeError, KeyError):
+        return text

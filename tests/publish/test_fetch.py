@@ -1,0 +1,287 @@
+"""The way back from the Hub: into a folder, and into memory with the freezing as recorded."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from backbones.checkpoints import save_transformers, tiny_vit
+from hub.client import run_python
+from hub.server import Fault, HubServer
+from hub.store import now
+from huggingface_hub import constants
+from publish.pushed import REPO, contents
+from publish.records import LABELS
+
+import hf_tl
+from hf_tl.backbones.load import load
+from hf_tl.errors import ModelError, PublishError
+from hf_tl.publish.fetch import pull
+from hf_tl.publish.hub import push
+
+
+@pytest.fixture(autouse=True)
+def own_cache(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads go into a cache of the test's own."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_pulled_folder_is_the_pushed_one(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    push(saved, REPO)
+    folder = pull(REPO, tmp_path / "new" / "pets")
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["pets"]
+    local, fetched = contents(saved), contents(folder)
+    assert set(fetched) == {"config.json", "model.safetensors", "README.md", "run.json", "stages.png", "history.png"}
+    assert all(fetched[name] == local[name] for name in set(fetched) - {"README.md"})
+    assert f'MODEL = "{REPO}"' in fetched["README.md"].decode()
+    before = len([call for call in hub.hub.log if "/commit/" in call[1]])
+    push(folder, REPO)
+    assert len([call for call in hub.hub.log if "/commit/" in call[1]]) == before
+
+
+def test_pull_of_an_earlier_revision(hub: HubServer, saved: Path, copy: Path, tmp_path: Path) -> None:
+    commit = push(saved, REPO).rpartition("/")[2]
+    with (copy / "README.md").open("a") as card:
+        card.write("More.\n")
+    push(copy, REPO)
+    assert b"More." in (pull(REPO, tmp_path / "new") / "README.md").read_bytes()
+    assert b"More." not in (pull(REPO, tmp_path / "old", revision=commit) / "README.md").read_bytes()
+
+
+def test_a_folder_that_holds_something_is_left_alone(hub: HubServer, saved: Path, copy: Path) -> None:
+    push(saved, REPO)
+    before = contents(copy)
+    with pytest.raises(PublishError, match=r"holds something already.*name a new folder"):
+        pull(REPO, copy)
+    assert contents(copy) == before
+
+
+def test_a_pull_gets_through_faults(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    push(saved, REPO)
+    hub.hub.faults += [
+        Fault("/api/models/user/pets", status=503),
+        Fault("/resolve/.*/config.json", status=503, headers={"Retry-After": "0"}),
+        Fault("/cdn/", is_cut=True),
+    ]
+    folder = pull(REPO, tmp_path / "pets")
+    assert not any(fault.times for fault in hub.hub.faults)
+    assert (folder / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
+
+
+def test_a_pull_that_cannot_be_leaves_nothing(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(PublishError, match="not found"):
+        pull(REPO, tmp_path / "pets")
+    push(saved, REPO)
+    with pytest.raises(PublishError, match="revision was not found"):
+        pull(REPO, tmp_path / "pets", revision="v9")
+    repo = hub.hub.repos["models", REPO]
+    files = dict(hub.hub.files(repo))
+    hub.hub.add_commit(repo, "main", files | {"model.safetensors": hub.hub.regular(b"other")}, "mixed", "user")
+    with pytest.raises(PublishError, match=r"^user/pets/model\.safetensors is damaged.*nothing was fetched"):
+        pull(REPO, tmp_path / "pets")
+    del files["run.json"]
+    hub.hub.add_commit(repo, "main", files, "less", "user")
+    with pytest.raises(PublishError, match=r"not published by hf_tl: run\.json missing"):
+        pull(REPO, tmp_path / "pets")
+    assert not (tmp_path / "pets").exists()
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_a_pull_to_where_nothing_can_be_written(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    push(saved, REPO)
+    (tmp_path / "file").touch()
+    with pytest.raises(PublishError, match="file/pets could not be written: File exists"):
+        pull(REPO, tmp_path / "file" / "pets")
+
+
+def test_load_puts_the_freezing_back(hub: HubServer, saved: Path, copy: Path) -> None:
+    first = push(saved, REPO).rpartition("/")[2]
+    config = json.loads((copy / "config.json").read_text())
+    config["hf_tl"]["strategy"]["phases"][-1]["trainable_stages"] = 1
+    (copy / "config.json").write_text(json.dumps(config))
+    push(copy, REPO)
+    for revision, trained in ((None, {"fc"}), (first, {"fc", "layer4"})):
+        model, transforms = hf_tl.load(REPO, revision=revision)
+        names = {name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad}
+        assert names == trained
+        assert [model.config.id2label[index] for index in range(3)] == list(LABELS)
+        model.train()
+        assert not model.timm_model.bn1.training
+    model.eval()
+    local, _ = load(saved)
+    pixels = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(pixel_values=pixels).logits, local(pixel_values=pixels).logits)
+    assert transforms.eval is not None
+
+
+def test_a_pushed_model_loads_offline_from_the_cache(
+    hub: HubServer, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(saved, REPO)
+    load(REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    model, _ = load(REPO)
+    assert model.config.id2label[0] == LABELS[0]
+
+
+@pytest.mark.slow
+def test_evaluate_measures_a_pushed_model(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    push(saved, REPO)
+    # with a Pipeline object evaluate 0.4.6 asks transformers for TFPreTrainedModel, which is gone
+    code = """
+import json
+import datasets, evaluate, numpy as np
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+from hf_tl.evaluation.offline import Accuracy
+
+rows = np.random.default_rng(0).integers(0, 256, (6, 40, 50, 3), dtype=np.uint8)
+features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog", "owl"]))
+images = datasets.Dataset.from_dict({"image": [Image.fromarray(row) for row in rows], "label": [0, 1, 2] * 2}, features)
+model = AutoModelForImageClassification.from_pretrained("user/pets")
+processor = AutoImageProcessor.from_pretrained("user/pets")
+found = []
+for how in ({"model_or_pipeline": "user/pets"}, {"model_or_pipeline": model, "feature_extractor": processor}):
+    measured = evaluate.evaluator("image-classification").compute(
+        data=images, metric=Accuracy(), label_mapping=model.config.label2id, **how
+    )
+    found.append(measured["accuracy"])
+print(json.dumps(found))
+"""
+    found = json.loads(run_python(code, hub.url, tmp_path, has_hf_tl=True).splitlines()[-1])
+    assert found[0] == found[1]
+    assert 0 <= found[0] <= 1
+
+
+class Payload:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (exec, (f"open({str(self.marker)!r}, 'w').close()",))
+
+
+def publish_files(hub: HubServer, files: dict[str, bytes]) -> None:
+    """Put files of any name and content into a repository, as somebody else's."""
+    repo = {"type": "models", "id": "evil/pets", "refs": {}, "tags": {}, "commits": {}, "created": now()}
+    repo["private"] = False
+    hub.hub.repos["models", "evil/pets"] = repo
+    entries = {name: hub.hub.regular(content) for name, content in files.items()}
+    hub.hub.add_commit(repo, "main", entries, "x", "evil")
+
+
+CODE = b"""open({marker!r}, 'w').close()
+from transformers import PreTrainedConfig
+class Config(PreTrainedConfig):
+    pass
+"""
+AUTO_MAP = {"AutoConfig": "code.Config", "AutoModelForImageClassification": "code.Model"}
+
+
+def hostile(case: str, saved: Path, marker: Path) -> dict[str, bytes]:
+    """The files of a repository that would do harm."""
+    files = {name: content for name, content in contents(saved).items() if "/" not in name}
+    config = json.loads(files["config.json"])
+    code = CODE.replace(b"{marker!r}", repr(str(marker)).encode())
+    match case:
+        case "auto_map":
+            config |= {"model_type": "unheard_of", "auto_map": AUTO_MAP}
+            files["code.py"] = code
+        case "auto_map of a known type":
+            config |= {"auto_map": AUTO_MAP, "trust_remote_code": True}
+            files["code.py"] = code
+        case "nested trust_remote_code":
+            config["model_args"] = {"trust_remote_code": True}
+        case "other weights":
+            config["model_args"] = {"checkpoint_path": str(marker.parent / "other.bin")}
+            torch.save(Payload(marker), marker.parent / "other.bin")
+        case "other place":
+            config["architecture"] = f"local-dir:{marker.parent}"
+        case "processor":
+            files["preprocessor_config.json"] = json.dumps(
+                {"image_processor_type": "Evil", "auto_map": {"AutoImageProcessor": "code.Config"}}
+            ).encode()
+            folder = save_transformers(tiny_vit(), marker.parent / "vit")
+            config = json.loads((folder / "config.json").read_text())
+            files["model.safetensors"] = (folder / "model.safetensors").read_bytes()
+            shutil.rmtree(folder)
+            files["code.py"] = code
+        case "pickle":
+            del files["model.safetensors"]
+            torch.save({"fc.weight": Payload(marker)}, marker.parent / "evil.bin")
+            files["pytorch_model.bin"] = (marker.parent / "evil.bin").read_bytes()
+        case "names":
+            files |= {"../evil.png": b"x", "/evil.png": b"x"}
+        case "shards":
+            del files["model.safetensors"]
+            index = {"metadata": {}, "weight_map": {"fc.weight": "../../model.safetensors"}}
+            files["model.safetensors.index.json"] = json.dumps(index).encode()
+    return files | {"config.json": json.dumps(config).encode()}
+
+
+HOSTILE = {
+    "auto_map": "needs code of its own repository.*--trust_remote_code",
+    "auto_map of a known type": "sets trust_remote_code, which is yours to give",
+    "nested trust_remote_code": "sets trust_remote_code, which is yours to give",
+    "other weights": "would have other files loaded: model_args has checkpoint_path",
+    "other place": "names no architecture of timm but a place",
+    "processor": "needs code of its own repository.*--trust_remote_code",
+    "pickle": "a pickle that cannot be read as tensors alone: it would run code",
+    "names": "names lead out of its folder",
+    "shards": r"\.\.",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_repository_is_refused(hub: HubServer, saved: Path, tmp_path: Path, case: str) -> None:
+    marker = tmp_path / "outside" / "executed"
+    marker.parent.mkdir()
+    publish_files(hub, hostile(case, saved, marker))
+    with pytest.raises(ModelError, match=HOSTILE[case]):
+        load("evil/pets")
+    assert not marker.exists()
+    written = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
+    assert written <= {"hub", "cache", "outside"}
+    assert {path.name for path in marker.parent.iterdir()} <= {"other.bin", "evil.bin"}
+
+
+@pytest.mark.parametrize("case", ["other weights", "other place", "nested trust_remote_code", "shards"])
+def test_a_hostile_folder_is_refused(saved: Path, tmp_path: Path, case: str) -> None:
+    marker = tmp_path / "executed"
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    for name, content in hostile(case, saved, marker).items():
+        (folder / name).write_bytes(content)
+    with pytest.raises(ModelError, match=HOSTILE[case]):
+        load(folder)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.json"])
+def test_a_file_of_1_gb_is_not_downloaded(hub: HubServer, saved: Path, tmp_path: Path, name: str) -> None:
+    publish_files(hub, {file: content for file, content in contents(saved).items() if "/" not in file})
+    entry = hub.hub.files(hub.hub.repos["models", "evil/pets"])[name]
+    entry["size"] = 10**9
+    blob = hub.hub.blob("large")
+    blob.touch()
+    with blob.open("r+b") as file:
+        file.truncate(10**9)
+    entry["blob"] = "large"
+    for fetch in (load, lambda repo_id: pull(repo_id, tmp_path / "pets")):
+        with pytest.raises(ModelError, match=rf"{name} of 1,000 MB; no model has such a file"):
+            fetch("evil/pets")
+    assert not any("/resolve/" in call[1] and call[0] == "GET" for call in hub.hub.log)
+    assert not (tmp_path / "pets").exists()
+
+
+def test_a_pull_writes_nothing_outside(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    publish_files(hub, hostile("names", saved, tmp_path / "executed"))
+    before = set(tmp_path.iterdir())
+    with pytest.raises(ModelError, match=r"names lead out of its folder \(../evil.png, /evil.png\)"):
+        pull("evil/pets", tmp_path / "pets")
+    assert set(tmp_path.iterdir()) == before
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)

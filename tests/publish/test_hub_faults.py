@@ -1,0 +1,215 @@
+"""A push under faults of each endpoint: it gets through as one commit, or says at once what to do."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Timer
+
+import pytest
+from hub.client import environment
+from hub.server import Fault, HubServer
+from publish.pushed import REPO, commits, contents, published
+
+from hf_tl.errors import ConfigError, PublishError
+from hf_tl.publish.hub import push
+from hf_tl.publish.hub_requests import TIMEOUT_VARIABLE
+
+ENDPOINTS = {
+    "account": Fault("/whoami-v2"),
+    "card": Fault("/validate-yaml"),
+    "creation": Fault("/repos/create"),
+    "state": Fault("/api/models/user/pets$"),
+    "preupload": Fault("/preupload/"),
+    "LFS batch": Fault("/objects/batch"),
+    "PUT": Fault("/cdn/", method="PUT"),
+    "verification": Fault("/lfs-verify/"),
+    "commit": Fault("/commit/"),
+}
+PASSING = {
+    "429": {"status": 429, "headers": {"Retry-After": "0"}},
+    "500": {"status": 500},
+    "503": {"status": 503},
+    "cut": {"is_cut": True},
+    "stall": {},
+}
+FINAL = {
+    "401": ({"status": 401}, "hf auth login"),
+    "403": ({"status": 403}, "write permission"),
+    "quota": ({"status": 403, "message": "Private repository storage limit reached"}, "used up; free some of it"),
+}
+CELLS = [(endpoint, fault) for endpoint in ENDPOINTS for fault in PASSING]
+
+
+def tries(hub: HubServer, endpoint: str) -> int:
+    """How often the endpoint was asked the same; PUT and verification have an address for each file."""
+    fault = ENDPOINTS[endpoint]
+    asked = [call[1] for call in hub.hub.log if re.fullmatch(fault.method, call[0]) and re.search(fault.path, call[1])]
+    return max(Counter(asked).values(), default=0)
+
+
+def check_published_once(hub: HubServer, url: str, folder: Path) -> None:
+    (commit,) = commits(hub)
+    assert url == f"{hub.url}/{REPO}/commit/{commit['id']}"
+    local = contents(folder)
+    files = published(hub)
+    assert {"config.json", "model.safetensors", "run.json", "README.md"} < set(files)
+    assert all(content == local[name] for name, content in files.items() if name != "README.md")
+
+
+def check_cell(hub: HubServer, saved: Path, endpoint: str, fault: str, times: int) -> None:
+    before = contents(saved)
+    is_over = Event()
+    held = {"until": is_over.is_set} if fault == "stall" else {}
+    hub.hub.faults.append(replace(ENDPOINTS[endpoint], **PASSING[fault], **held, times=times))
+    rescue = Timer(30, is_over.set)
+    rescue.start()
+    url = push(saved, REPO)
+    assert not is_over.is_set(), "the push went on while its request was held"
+    assert not hub.hub.faults[0].times, "the fault was met"
+    # without a fault, a push asks twice for the check of the card, and for the state
+    assert tries(hub, endpoint) <= times + 2
+    check_published_once(hub, url, saved)
+    assert contents(saved) == before
+    rescue.cancel()
+    is_over.set()
+    time.sleep(0.1 if held else 0)  # what was held is carried out now, and must change nothing
+    check_published_once(hub, url, saved)
+
+
+# plain pytest takes one fault of each endpoint, and each fault at least once
+@pytest.mark.parametrize(("endpoint", "fault"), [(name, [*PASSING][i % 5]) for i, name in enumerate(ENDPOINTS, 1)])
+def test_a_fault_that_passes(
+    hub: HubServer, saved: Path, endpoint: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "stall":
+        monkeypatch.setenv(TIMEOUT_VARIABLE, "0.5")
+    check_cell(hub, saved, endpoint, fault, times=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("endpoint", "fault"), CELLS)
+def test_four_faults_in_a_row_pass(
+    hub: HubServer, saved: Path, endpoint: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "stall":
+        monkeypatch.setenv(TIMEOUT_VARIABLE, "0.5")
+    check_cell(hub, saved, endpoint, fault, times=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_an_answer_that_takes_30_s(hub: HubServer, saved: Path, endpoint: str) -> None:
+    hub.hub.faults.append(replace(ENDPOINTS[endpoint], stall=30))
+    start = time.monotonic()
+    url = push(saved, REPO)
+    assert 20 < time.monotonic() - start < 30
+    check_published_once(hub, url, saved)
+    time.sleep(12)  # the late request is carried out now, and must change nothing
+    check_published_once(hub, url, saved)
+
+
+def test_a_fault_that_stays_is_given_up_after_five_tries(hub: HubServer, saved: Path) -> None:
+    hub.hub.faults.append(replace(ENDPOINTS["account"], status=503, headers={"Retry-After": "0"}, times=99))
+    with pytest.raises(PublishError, match=r"try again later.*503(?s:.*)push it later: hf-tl push"):
+        push(saved, REPO)
+    assert tries(hub, "account") == 5
+
+
+def test_a_long_pause_is_left_to_the_user(hub: HubServer, saved: Path) -> None:
+    hub.hub.faults.append(replace(ENDPOINTS["account"], status=429, headers={"Retry-After": "3600"}))
+    with pytest.raises(PublishError, match="too many requests"):
+        push(saved, REPO)
+
+
+@pytest.mark.parametrize("endpoint", ["creation", "verification", "commit"])
+@pytest.mark.parametrize("answer", [{"is_cut": True}, {"status": 500}], ids=["cut", "500"])
+def test_what_was_done_though_the_answer_was_lost_is_not_done_again(
+    hub: HubServer, saved: Path, endpoint: str, answer: dict[str, object]
+) -> None:
+    hub.hub.faults.append(replace(ENDPOINTS[endpoint], is_done=True, **answer))
+    url = push(saved, REPO)
+    assert tries(hub, endpoint) == (1 if endpoint == "commit" else 2)
+    check_published_once(hub, url, saved)
+
+
+@pytest.mark.parametrize("reason", FINAL)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_a_refusal_is_told_at_once(hub: HubServer, copy: Path, endpoint: str, reason: str) -> None:
+    answer, advice = FINAL[reason]
+    before = contents(copy)
+    hub.hub.faults.append(replace(ENDPOINTS[endpoint], **answer, times=99))
+    start = time.monotonic()
+    with pytest.raises(PublishError, match=advice) as caught:
+        push(copy, REPO)
+    assert time.monotonic() - start < 2
+    assert tries(hub, endpoint) == 1
+    assert "hf_test" not in str(caught.value)
+    assert f"hf-tl push '{copy}' {REPO}" in str(caught.value)
+    assert contents(copy) == before
+    assert not hub.hub.repos or not commits(hub)
+
+
+def test_a_name_that_the_hub_does_not_allow(hub: HubServer, saved: Path) -> None:
+    hub.hub.faults.append(replace(ENDPOINTS["creation"], status=400, message="Invalid repo name: reserved", times=99))
+    start = time.monotonic()
+    with pytest.raises(PublishError, match=r"not allowed.*Invalid repo name: reserved"):
+        push(saved, REPO)
+    assert time.monotonic() - start < 2
+    assert tries(hub, "creation") == 1
+
+
+def test_a_timeout_that_is_no_number(hub: HubServer, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "soon")
+    with pytest.raises(ConfigError, match=r"HF_TL_HUB_TIMEOUT is a number of seconds above 0, found 'soon'"):
+        push(saved, REPO)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_two_pushes_that_meet(hub: HubServer, saved: Path, copy: Path, endpoint: str) -> None:
+    """Wherever the second push comes in: one of them wins whole, or the one is published after the other."""
+    (copy / "run.json").write_text(json.dumps(json.loads((copy / "run.json").read_text()) | {"hardware": "another"}))
+    with (copy / "README.md").open("a") as card:
+        card.write("The other.\n")
+    waiting = replace(ENDPOINTS[endpoint], until=lambda: bool(hub.hub.repos) and len(commits(hub)) == 1)
+    hub.hub.faults.append(waiting)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(push, saved, REPO)
+        while waiting.times and not first.done():
+            time.sleep(0.01)
+        push(copy, REPO)
+        conflict = first.exception()
+    files = published(hub)
+    is_other = json.loads(files["run.json"])["hardware"] == "another"
+    assert is_other == files["README.md"].endswith(b"The other.\n")
+    if conflict is None:  # it had not looked at the repository yet
+        assert endpoint in ("account", "card", "creation", "state")
+        assert len(commits(hub)) == 2
+    else:
+        assert isinstance(conflict, PublishError)
+        assert re.search(r"changed by somebody else during the push.*push again", str(conflict))
+        assert is_other
+        assert len(commits(hub)) == 1
+
+
+def test_a_push_that_is_killed_goes_on(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    is_killed = Event()
+    waiting = replace(ENDPOINTS["commit"], until=is_killed.is_set, status=503)
+    hub.hub.faults.append(waiting)
+    command = [sys.executable, "-m", "hf_tl", "push", str(saved), REPO]
+    with subprocess.Popen(command, env=environment(hub.url, tmp_path / "home")) as process:
+        while waiting.times and process.poll() is None:
+            time.sleep(0.05)
+        process.kill()
+    is_killed.set()
+    assert not commits(hub)
+    sent = tries(hub, "PUT")
+    assert sent
+    url = push(saved, REPO)
+    assert tries(hub, "PUT") == sent
+    check_published_once(hub, url, saved)
