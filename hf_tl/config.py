@@ -268,10 +268,15 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class HubConfig:
-    """Where the model is published."""
+    """Where the model is published, and what its card may say and show."""
 
     push_to_hub: str | None = _flag(None, "USER/NAME to push the model to when it is trained")
     hub_private: bool = _flag(False, "make a new repository private")
+    card_intended_use: str | None = _flag(None, "what the model is meant for, in a sentence of its card")
+    card_limits: str | None = _flag(None, "what it must not be used for, or cannot do, in a sentence of its card")
+    card_images: bool = _flag(
+        False, "show images of the test split in the card: the most confident mistakes, and where the model looked"
+    )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
+    from hf_tl.publish.examples import Example
     from hf_tl.training.loop import Training
     from hf_tl.training.state import TrainingLog
 
@@ -60,6 +61,8 @@ class Job:
     """Whether a mirrored image keeps its label."""
     command: str | None = None
     """How the run was started, for its record."""
+    settings: dict[str, Any] | None = None
+    """All its settings, for its record."""
     choices: dict[str, str] = field(default_factory=dict)
     """What was chosen by trying, for the record."""
     start: float = field(default_factory=time.perf_counter)
@@ -123,12 +126,14 @@ class Job:
         return training
 
     def _record(self, training: "Training", log: "TrainingLog") -> dict[str, Any]:
-        """Measure on the test images, and write down the run."""
+        """Judge the model on the validation and test images, in one pass each, and write down the run."""
+        from hf_tl.evaluation.report import evaluate_splits
         from hf_tl.publish.record import build_record
 
         assert log.best is not None, "phase_ends refuses a strategy without a step"
         transforms = self.transforms_of(self.strategy.phases[-1])
-        test = training.measure(self.data.splits["test"], "test")
+        problem = PROBLEM_TYPES[self.data.problem_type]
+        splits = {name: training.predictions(self.data.splits[name], name) for name in ("validation", "test")}
         return build_record(
             model=self.model,
             preprocessing=self.preprocessing,
@@ -138,11 +143,22 @@ class Job:
             config=self.config,
             accelerator=self.accelerator,
             log=log,
-            metrics={"validation": log.best["validation"], "test": test},
+            metrics={name: problem.compute(one.logits, one.labels) for name, one in splits.items()},
+            evaluation=evaluate_splits(problem, splits),
             seconds=time.perf_counter() - self.start,
+            hub=self.hub,
             command=self.command,
+            settings=self.settings,
             choices=self.choices,
         )
+
+    def _examples(self, record: dict[str, Any]) -> "list[Example]":
+        """Collect the images that the card may show: none, unless the user allowed it."""
+        from hf_tl.publish.examples import collect_examples
+
+        if not self.hub.card_images:
+            return []
+        return collect_examples(self.model, self.transforms_of(self.strategy.phases[-1]).eval, self.data, record)
 
     def _save(self, result: RunResult) -> RunResult:
         from hf_tl.publish.hub import push
@@ -151,7 +167,7 @@ class Job:
 
         say = self.accelerator.print
         say("Saving, and loading it again to compare …")
-        save_run(self.model, self.preprocessing, result.record, result.output_dir)
+        save_run(self.model, self.preprocessing, result.record, result.output_dir, self._examples(result.record))
         if self.hub.push_to_hub is not None:
             say(f"Pushing to {self.hub.push_to_hub} …")
             url = push(result.output_dir, self.hub.push_to_hub, private=self.hub.hub_private or None)

@@ -41,7 +41,8 @@ def create_timm_backbone(
         image_size: height and width in pixels, instead of the architecture's.
 
     Returns:
-        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`).
+        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`, and that
+        its `head` is `new`).
 
     Raises:
         ModelError: there is no such architecture, it has no such weights, or `weights` does not fit.
@@ -71,6 +72,7 @@ def create_timm_backbone(
         "revision": None,
         "license": origin.get("license"),
         "weights": describe_weights(weights) if weights is not None and pretrained else None,
+        "head": "new",
     }
 
 

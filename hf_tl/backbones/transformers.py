@@ -41,7 +41,8 @@ def load_checkpoint(
         trust_remote_code: whether code from the repository may run.
 
     Returns:
-        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`).
+        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`, and
+        whether its `head` is `new` or `kept`).
 
     Raises:
         ModelError: it cannot be found or loaded, or anything but the head does not fit.
@@ -53,6 +54,7 @@ def load_checkpoint(
         "revision": getattr(config, "_commit_hash", None),
         "license": (getattr(config, "pretrained_cfg", None) or {}).get("license"),
         "weights": None,
+        "head": "kept" if pretrained and known_labels == list(labels) else "new",
     }
     config.id2label = dict(enumerate(labels))
     if pretrained:

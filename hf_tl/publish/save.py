@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.errors import ConfigError, SaveError, name_some
 from hf_tl.publish.card import render_card
-from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
+from hf_tl.publish.examples import Example
+from hf_tl.publish.figures import FIGURES, draw_figures
 from hf_tl.publish.record import config_record
 from hf_tl.training.checkpoint import FOLDER as CHECKPOINTS
 
@@ -30,7 +31,7 @@ RECORD_FILE = "run.json"
 """Written last: a folder without it holds no finished run."""
 MODEL_FILES = (
     "config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json", "README.md",
-    HISTORY_FIGURE, STAGES_FIGURE,
+    *FIGURES,
 )  # fmt: skip
 """What an earlier run may have left: the image processor of another model would be taken for this one's."""
 LOCAL_KEYS = ("_name_or_path", "_commit_hash")
@@ -41,7 +42,11 @@ TOLERANCE = 1e-4
 
 
 def save_run(
-    model: "PreTrainedModel", preprocessing: Preprocessing, record: Mapping[str, Any], output_dir: str | Path
+    model: "PreTrainedModel",
+    preprocessing: Preprocessing,
+    record: Mapping[str, Any],
+    output_dir: str | Path,
+    examples: Sequence[Example] = (),
 ) -> Path:
     """Save a trained model with its record, card and figures.
 
@@ -54,6 +59,7 @@ def save_run(
         preprocessing: that of `model`.
         record: see `hf_tl.publish.record`.
         output_dir: made where it does not exist.
+        examples: images for the card, which the user allowed.
 
     Returns:
         The folder.
@@ -66,9 +72,7 @@ def save_run(
     with _committed(folder) as partial:
         _write_checkpoint(model, preprocessing, partial)
         check_reload(model, preprocessing, partial)
-        plot_stages(record, partial / STAGES_FIGURE)
-        if record["history"]:
-            plot_history(record, partial / HISTORY_FIGURE)
+        draw_figures(record, partial, examples)
         (partial / "README.md").write_text(render_card(record), encoding="utf-8")
         (partial / RECORD_FILE).write_text(_json(record), encoding="utf-8")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a run that is finished now
