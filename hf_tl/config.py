@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from hf_tl.errors import ConfigError, name_some
@@ -247,6 +248,7 @@ class TrainingConfig:
         "augmented versions of each image to keep, which the epochs take in turn; without it, only phases "
         "without augmentation use the cache",
     )
+    measure_energy: bool = _flag(False, 'tell in the card what energy training took; needs pip install "hf-tl[energy]"')
     keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")
 
     def __post_init__(self) -> None:
@@ -262,6 +264,8 @@ class TrainingConfig:
             raise ConfigError(f"--feature_cache_gb must be more than 0, found {self.feature_cache_gb:g}")
         if self.save_steps is not None and self.save_steps < 1:
             raise ConfigError(f"--save_steps must be at least 1, found {self.save_steps}")
+        if self.measure_energy and find_spec("codecarbon") is None:
+            raise ConfigError('--measure_energy needs codecarbon: pip install "hf-tl[energy]"')
         if self.resume_from_checkpoint is not None and self.output_dir is None:
             raise ConfigError("--resume_from_checkpoint needs the --output_dir of the run that it goes on with")
 

@@ -74,7 +74,8 @@ class Job:
             HfTlError: something cannot be used or written; a model that was saved before stays.
         """
         from hf_tl.publish.summary import announce
-        from hf_tl.training.accelerator import start_trackers
+        from hf_tl.training.accelerator import finish_trackers, start_trackers
+        from hf_tl.training.energy import measured_energy
         from hf_tl.training.loss import check_phases
         from hf_tl.training.tuning import fit_batch_size
 
@@ -92,10 +93,10 @@ class Job:
             self.accelerator.print(announce(self.model, self.data, self.strategy, self.accelerator.num_processes))
         training = self._training()
         start_trackers(self.accelerator, self.config, self.strategy)
-        log = training.run()
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
-        result = RunResult(Path(str(self.config.output_dir)), self._record(training, log))
+        with measured_energy(self.accelerator, is_wanted=self.config.measure_energy) as energy:
+            log = training.run()
+        finish_trackers(self.accelerator, self.config)
+        result = RunResult(Path(str(self.config.output_dir)), self._record(training, log, energy))
         if self.accelerator.is_main_process:
             result = self._save(result)
         self.accelerator.wait_for_everyone()
@@ -125,7 +126,7 @@ class Job:
             shutil.rmtree(training.checkpoints, ignore_errors=True)  # of a run that --overwrite_output_dir replaces
         return training
 
-    def _record(self, training: "Training", log: "TrainingLog") -> dict[str, Any]:
+    def _record(self, training: "Training", log: "TrainingLog", energy: dict[str, Any]) -> dict[str, Any]:
         """Judge the model on the validation and test images, in one pass each, and write down the run."""
         from hf_tl.evaluation.report import evaluate_splits
         from hf_tl.publish.record import build_record
@@ -146,6 +147,7 @@ class Job:
             metrics={name: problem.compute(one.logits, one.labels) for name, one in splits.items()},
             evaluation=evaluate_splits(problem, splits),
             seconds=time.perf_counter() - self.start,
+            energy=energy or None,
             hub=self.hub,
             command=self.command,
             settings=self.settings,

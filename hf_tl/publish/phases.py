@@ -69,11 +69,10 @@ def phase_row(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, A
 
 
 def speed_of(done: Mapping[str, Any], images_per_step: int, *, is_solved: bool) -> str | None:
-    """Tell how many training images a second went through a phase, its evaluations included."""
+    """Tell how many training images a second went through a phase, with all that was done in it."""
     if is_solved or not done.get("steps") or not done.get("seconds"):
         return None
-    what = "cached features of images" if done.get("uses_features") else "images"
-    return f"{done['steps'] * images_per_step / done['seconds']:,.0f} {what} a second"
+    return f"{done['steps'] * images_per_step / done['seconds']:,.3g} training images a second"
 
 
 def proof_of(number: int, done: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def build_record(
     metrics: Mapping[str, Mapping[str, float]],
     evaluation: Mapping[str, Any],
     seconds: float,
+    energy: Mapping[str, Any] | None = None,
     hub: HubConfig | None = None,
     command: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -74,6 +75,7 @@ def build_record(
         "metrics": {split: dict(values) for split, values in metrics.items()},
         "evaluation": evaluation,
         "seconds": {"total": seconds, "train": log.seconds},
+        "energy": energy,
         "hardware": describe_hardware(accelerator),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "command": command,
@@ -109,7 +111,7 @@ def config_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model(model: "PreTrainedModel", preprocessing: "Preprocessing") -> dict[str, Any]:
-    base = (getattr(model.config, "hf_tl", None) or {}).get("base", {})
+    base = _origin(getattr(model.config, "hf_tl", None) or {})
     is_timm = model.config.model_type == "timm_wrapper"
     counts = {True: 0, False: 0}
     for parameter in model.parameters():
@@ -132,14 +134,27 @@ def _model(model: "PreTrainedModel", preprocessing: "Preprocessing") -> dict[str
     }
 
 
+def _origin(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Tell where the weights came from: the model that was loaded, or its own base where it was a folder's, unnamed."""
+    loaded = recorded.get("loaded_from") or {}
+    return loaded if loaded.get("name") else {**recorded.get("base", {}), **({"head": "kept"} if loaded else {})}
+
+
 def _head(model: "PreTrainedModel", state: str | None) -> dict[str, Any]:
     """Tell what the head is: its layers with the shapes of their weights, and whether it is new or was kept."""
     from hf_tl.backbones.stages import list_stages
 
     parameters = dict(model.named_parameters())
     weights = {name: parameters[name] for name in list_stages(model)[-1].parameter_names if parameters[name].ndim > 1}
-    layers = [{"name": name.rpartition(".")[0], "shape": list(tensor.shape)} for name, tensor in weights.items()]
+    layers = [
+        {"name": _own_name(name).rpartition(".")[0], "shape": list(tensor.shape)} for name, tensor in weights.items()
+    ]
     return {"state": state, "layers": layers}
+
+
+def _own_name(name: str) -> str:
+    """Give a module's name in its own library, without that of transformers' wrapper for timm."""
+    return name.removeprefix("timm_model.")
 
 
 def _outermost(names: tuple[str, ...]) -> list[str]:
@@ -158,7 +173,7 @@ def _stages(model: "PreTrainedModel", log: "TrainingLog") -> list[dict[str, Any]
         rows.append(
             {
                 "name": stage.name,
-                "modules": _outermost(stage.module_names),
+                "modules": [_own_name(name) for name in _outermost(stage.module_names)],
                 "parameters": sum(parameters[name].numel() for name in stage.parameter_names),
                 "frozen": bool(log.phases) and stage.name not in log.phases[-1]["trainable_stages"],
                 "trained_in_phases": trained_in,

@@ -60,7 +60,8 @@ def confusions(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Name the pairs of classes that were taken for each other most often, in the test split."""
     labels = record["data"]["labels"]
     wrong = [entry for entry in _judged(record, "test").get("confusion", []) if entry[0] != entry[1]]
-    most = sorted(wrong, key=lambda entry: -entry[2])[:CONFUSIONS_SHOWN]
+    often = [entry for entry in wrong if entry[2] > 1] or wrong  # what happened once says little beside what did not
+    most = sorted(often, key=lambda entry: -entry[2])[:CONFUSIONS_SHOWN]
     return [{"true": labels[true], "predicted": labels[predicted], "images": count} for true, predicted, count in most]
 
 

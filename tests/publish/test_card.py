@@ -19,7 +19,7 @@ from publish.records import make_multi_label_record, make_record
 
 import hf_tl
 from hf_tl.errors import PublishError
-from hf_tl.publish.card import PLACEHOLDER, card_metadata, render_card, wilson_interval, with_repo_id
+from hf_tl.publish.card import PLACEHOLDER, card_metadata, render_card, with_repo_id
 from hf_tl.publish.markdown import one_line
 from hf_tl.strategy import Phase, Strategy
 
