@@ -250,8 +250,7 @@ def load(
     set_problem_type(model, model.config.problem_type)
     if record is None or "strategy" not in record:
         return model, preprocessing.transforms()
-    # a training that goes on from here starts from this model, not from its base
-    model.config.hf_tl = {**record, "loaded_from": model.config.hf_tl["base"]}
+    model.config.hf_tl = record
     phase = Strategy.from_record(record["strategy"]).phases[-1]
     freeze(model, phase.trainable_stages, phase.norm, phase.batch_norm)
     return model, preprocessing.transforms(phase.augmentation)

@@ -19,6 +19,9 @@ from torch.utils import _pytree as pytree  # the registry that transformers' out
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ModelError
 
+OTHER_TOKENS = 8
+"""Class, distillation and register tokens that a network may have beside those of places."""
+
 
 def class_activation_maps(model: nn.Module, pixel_values: Tensor, classes: Sequence[int]) -> Tensor:
     """Map where in each image its class was seen.
@@ -32,7 +35,7 @@ def class_activation_maps(model: nn.Module, pixel_values: Tensor, classes: Seque
         Values from 0 to 1 of shape (images, height, width), on the CPU; all zero where nothing speaks for the class.
 
     Raises:
-        ModelError: no stage of the model gives a map of the image.
+        ModelError: no stage of the model gives a map of the image, or it cannot be run backwards.
 
     >>> from hf_tl import load_backbone
     >>> model, _ = load_backbone("timm:test_resnet", ["cat", "dog"], pretrained=False)
@@ -47,7 +50,9 @@ def class_activation_maps(model: nn.Module, pixel_values: Tensor, classes: Seque
             # the input asks for a gradient, so that frozen stages are part of the graph too
             logits = model(pixel_values=pixel_values.detach().clone().requires_grad_()).logits
             chosen = logits[torch.arange(len(classes)), torch.as_tensor(classes, device=logits.device)]
-            maps = _last_that_counts(chosen.sum(), outputs, size)
+            maps = _last_that_counts(chosen.sum(), [one for one in outputs if len(one) == len(classes)], size)
+    except RuntimeError as error:  # networks of all kinds are run in a way that they were not written for
+        raise ModelError(f"it cannot be told where the model looked: it cannot be run backwards ({error})") from error
     finally:
         model.train(was_training)
     smooth = functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
@@ -103,9 +108,9 @@ def _as_grid(features: Tensor, size: tuple[int, int]) -> Tensor | None:
     if features.ndim != 3:
         return None
     rows = round(math.sqrt(features.shape[1] * size[0] / size[1]))
-    for height in (rows, rows - 1):  # class and register tokens may round it up
+    for height in (rows, rows - 1):  # the other tokens may round it up
         width = round(height * size[1] / size[0])
-        if _is_grid(height, width, size) and 0 <= features.shape[1] - height * width <= max(height, width):
+        if _is_grid(height, width, size) and 0 <= features.shape[1] - height * width <= OTHER_TOKENS:
             return features[:, -height * width :].movedim(2, 1).unflatten(2, (height, width))
     return None
 
@@ -113,5 +118,5 @@ def _as_grid(features: Tensor, size: tuple[int, int]) -> Tensor | None:
 def _is_grid(rows: int, columns: int, size: tuple[int, int]) -> bool:
     """Whether so many places cut the image into more than one part of about equal height and width."""
     return (
-        rows * columns > 1 and abs(rows * size[1] - columns * size[0]) <= max(size) and max(rows, columns) <= max(size)
+        rows * columns > 1 and abs(rows * size[1] - columns * size[0]) < max(size) and max(rows, columns) <= max(size)
     )

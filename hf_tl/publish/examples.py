@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from hf_tl.errors import ModelError
 from hf_tl.publish.canvas import INK, MUTED, new_figure, plain, write
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import ImageTransform
 
-IN_A_ROW = 2
+PANELS_IN_A_ROW = 6
 PANEL_HEIGHT = 1.5
 
 
@@ -27,24 +28,22 @@ class Example:
     pixels: np.ndarray
     """(height, width, 3), from 0 to 1."""
     maps: Mapping[str, np.ndarray]
-    """By `predicted` and `true`: where that class was seen, (height, width), from 0 to 1."""
+    """By `predicted` and `true`: where that class was seen, (height, width), from 0 to 1; none where it is unknown."""
 
 
 def collect_examples(
     model: "PreTrainedModel", transform: "ImageTransform", data: "ImageData", record: Mapping[str, Any]
 ) -> list[Example]:
-    """Take the images of the recorded mistakes from the test split, and map where the model looked.
+    """Take the images of the recorded mistakes from the test split, and map where the model looked, if it can be told.
 
     Args:
         model: the trained model.
         transform: its evaluation transform, for the data's columns.
         data: what it was measured on.
         record: what `run.json` holds.
-
-    Raises:
-        ModelError: no stage of the model gives a map of the image.
     """
     import torch
+    from transformers.utils import logging
 
     from hf_tl.evaluation.activation_maps import class_activation_maps
 
@@ -53,15 +52,17 @@ def collect_examples(
         return []
     rows = data.splits["test"].select([mistake["image"] for mistake in mistakes]).with_transform(transform)
     pixel_values = torch.stack([row["pixel_values"] for row in rows]).to(model.device)
-    # where one of the two is missing (any number of classes an image), the other stands in, and is left out below
-    either = {"predicted": "true", "true": "predicted"}
-    maps = {}
-    for role, other in either.items():
-        classes = [mistake[other] if mistake[role] is None else mistake[role] for mistake in mistakes]
-        maps[role] = class_activation_maps(model, pixel_values, classes).numpy()
     pixels = _as_seen(pixel_values.cpu().numpy(), record["model"])
+    maps: dict[str, np.ndarray] = {}
+    try:
+        for role, other in (("predicted", "true"), ("true", "predicted")):
+            # where one is missing (any number of classes an image), the other stands in, and is left out below
+            classes = [mistake[other] if mistake[role] is None else mistake[role] for mistake in mistakes]
+            maps[role] = class_activation_maps(model, pixel_values, classes).numpy()
+    except ModelError as error:
+        logging.get_logger(__name__).warning(f"The card shows its images without maps: {error}")
     return [
-        Example(pixels[index], {role: maps[role][index] for role in either if mistake[role] is not None})
+        Example(pixels[index], {role: maps[role][index] for role in maps if mistake[role] is not None})
         for index, mistake in enumerate(mistakes)
     ]
 
@@ -82,14 +83,16 @@ def plot_examples(record: Mapping[str, Any], examples: Sequence[Example], path: 
         path: the PNG to write.
     """
     mistakes, labels = record["evaluation"]["splits"]["test"]["mistakes"], record["data"]["labels"]
-    rows = -(-len(examples) // IN_A_ROW)
+    panels = 3 if any(example.maps for example in examples) else 1
+    columns = PANELS_IN_A_ROW // panels
+    rows = -(-len(examples) // columns)
     figure = new_figure(PANEL_HEIGHT * rows + 0.2)
-    groups = np.ravel(figure.subfigures(rows, IN_A_ROW, wspace=0.03, squeeze=False))
+    groups = np.ravel(figure.subfigures(rows, columns, wspace=0.03, squeeze=False))
     for group, mistake, example in zip(groups, mistakes, examples, strict=False):
         group.suptitle(_caption(mistake, labels), color=INK, fontsize=9, parse_math=False)
-        panels = group.subplots(1, 3)
-        _show(panels[0], example.pixels, "image")
-        for axes, role in zip(panels[1:], ("predicted", "true"), strict=True):
+        image, *others = np.ravel(group.subplots(1, panels, squeeze=False))
+        _show(image, example.pixels, "image")
+        for axes, role in zip(others, ("predicted", "true"), strict=False):
             if role not in example.maps:
                 axes.set_axis_off()
                 continue

@@ -36,7 +36,7 @@ def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
     """
     model, data, strategy = record["model"], record["data"], record["strategy"]
     is_timm, from_scratch = model["library"] == "timm", strategy["from_scratch"]
-    base_model = None if from_scratch else _hub_id(model["base_model"])
+    base_model = None if from_scratch else hub_id(model["base_model"])
     license = None if from_scratch else model["base_model_license"]
     problem = problem_of(record)
     is_multi_label, figures = problem is MULTI_LABEL, problem.figures_for(len(data["labels"]))
@@ -76,7 +76,8 @@ def _results(record: Mapping[str, Any], problem: ProblemType) -> list[EvalResult
     ]
 
 
-def _hub_id(name: str | None) -> str | None:
+def hub_id(name: str | None) -> str | None:
+    """Give the name back if it may be one of a repository on the Hub."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -86,7 +87,7 @@ def _hub_id(name: str | None) -> str | None:
 
 def _dataset_is_on_hub(data: Mapping[str, Any]) -> bool:
     """Tell a Hub dataset from a folder's name: a record never holds a path, so a slash means a Hub id."""
-    return _hub_id(data["name"]) is not None and ("/" in data["name"] or data["revision"] is not None)
+    return hub_id(data["name"]) is not None and ("/" in data["name"] or data["revision"] is not None)
 
 
 def _is_license_id(license: str) -> bool:

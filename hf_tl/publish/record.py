@@ -7,16 +7,18 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.config import HubConfig, TrainingConfig
+from hf_tl.publish.metadata import hub_id
 from hf_tl.strategy import Strategy
 from hf_tl.training.accelerator import describe_hardware
 from hf_tl.training.sharding import ShardedAccelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
@@ -111,7 +113,7 @@ def config_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model(model: "PreTrainedModel", preprocessing: "Preprocessing") -> dict[str, Any]:
-    base = _origin(getattr(model.config, "hf_tl", None) or {})
+    base = _origin(model.config)
     is_timm = model.config.model_type == "timm_wrapper"
     counts = {True: 0, False: 0}
     for parameter in model.parameters():
@@ -134,10 +136,15 @@ def _model(model: "PreTrainedModel", preprocessing: "Preprocessing") -> dict[str
     }
 
 
-def _origin(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Tell where the weights came from: the model that was loaded, or its own base where it was a folder's, unnamed."""
-    loaded = recorded.get("loaded_from") or {}
-    return loaded if loaded.get("name") else {**recorded.get("base", {}), **({"head": "kept"} if loaded else {})}
+def _origin(config: "PreTrainedConfig") -> dict[str, Any]:
+    """Tell where the weights came from: of a model of hf_tl that is trained on, that model and not its own base."""
+    base = dict((getattr(config, "hf_tl", None) or {}).get("base", {}))
+    loaded = config.name_or_path
+    if not loaded or base.get("name") == loaded or "head" in base:
+        return base
+    if Path(loaded).exists() or hub_id(loaded) is None:
+        return {**base, "head": "kept"}
+    return {**base, "name": loaded, "revision": getattr(config, "_commit_hash", None), "weights": None, "head": "kept"}
 
 
 def _head(model: "PreTrainedModel", state: str | None) -> dict[str, Any]:
