@@ -74,7 +74,7 @@ class Job:
             HfTlError: something cannot be used or written; a model that was saved before stays.
         """
         from hf_tl.publish.summary import announce
-        from hf_tl.training.accelerator import finish_trackers, start_trackers
+        from hf_tl.training.accelerator import close_logs, start_trackers
         from hf_tl.training.energy import measured_energy
         from hf_tl.training.loss import check_phases
         from hf_tl.training.tuning import fit_batch_size
@@ -93,9 +93,13 @@ class Job:
             self.accelerator.print(announce(self.model, self.data, self.strategy, self.accelerator.num_processes))
         training = self._training()
         start_trackers(self.accelerator, self.config, self.strategy)
-        with measured_energy(self.accelerator, is_wanted=self.config.measure_energy) as energy:
-            log = training.run()
-        finish_trackers(self.accelerator, self.config)
+        try:
+            with measured_energy(self.accelerator, is_wanted=self.config.measure_energy) as energy:
+                log = training.run()
+        finally:
+            close_logs(self.accelerator, self.config)
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         result = RunResult(Path(str(self.config.output_dir)), self._record(training, log, energy))
         if self.accelerator.is_main_process:
             result = self._save(result)

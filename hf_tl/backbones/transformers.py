@@ -51,7 +51,7 @@ def load_checkpoint(
     known_labels = [config.id2label.get(index) for index in range(config.num_labels)]
     base = {
         "name": None if Path(name).exists() else name,
-        "revision": getattr(config, "_commit_hash", None),
+        "revision": commit_of(name, revision),
         "license": (getattr(config, "pretrained_cfg", None) or {}).get("license"),
         "weights": None,
         "head": "kept" if pretrained and known_labels == list(labels) else "new",
@@ -66,6 +66,16 @@ def load_checkpoint(
     if pretrained and image_size is not None:
         model = _with_image_size(model, image_size)
     return model.eval(), base
+
+
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """Tell which commit of a Hub repository was loaded, by where the Hub's cache has its files; None of a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).exists():
+        return None
+    files = (try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "model.safetensors"))
+    return next((Path(file).parent.name for file in files if isinstance(file, str)), None)
 
 
 def _load_weights(

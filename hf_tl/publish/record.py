@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_tl.backbones.transformers import commit_of
 from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.publish.metadata import hub_id
 from hf_tl.strategy import Strategy
@@ -144,7 +145,7 @@ def _origin(config: "PreTrainedConfig") -> dict[str, Any]:
         return base
     if Path(loaded).exists() or hub_id(loaded) is None:
         return {**base, "head": "kept"}
-    return {**base, "name": loaded, "revision": getattr(config, "_commit_hash", None), "weights": None, "head": "kept"}
+    return {**base, "name": loaded, "revision": commit_of(loaded), "weights": None, "head": "kept"}
 
 
 def _head(model: "PreTrainedModel", state: str | None) -> dict[str, Any]:

@@ -90,10 +90,11 @@ def start_trackers(accelerator: Accelerator, config: TrainingConfig, strategy: S
     accelerator.init_trackers("hf_tl", config=settings)
 
 
-def finish_trackers(accelerator: Accelerator, config: TrainingConfig) -> None:
-    """Close the trackers, and take the name of the machine out of the names of TensorBoard's files."""
+def close_logs(accelerator: Accelerator, config: TrainingConfig) -> None:
+    """Close TensorBoard's files, also of a run that was stopped, and take the machine's name out of their names."""
     for tracker in accelerator.trackers:
-        tracker.finish()
+        if tracker.name == "tensorboard":
+            tracker.finish()
     if accelerator.is_main_process:
         for file in Path(str(config.output_dir), "logs").rglob(f"*tfevents*.{socket.gethostname()}.*"):
             file.rename(file.with_name(file.name.replace(f".{socket.gethostname()}.", ".")))

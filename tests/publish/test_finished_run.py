@@ -72,8 +72,8 @@ def test_the_card_shows_what_the_record_holds(trained: Path) -> None:
     assert right / 30 == pytest.approx(record["metrics"]["test"]["accuracy"])
     assert record["metrics"]["validation"]["accuracy"] == pytest.approx(record["best"]["validation"]["accuracy"])
     assert record["phases"][0]["learning_rates"] == {"head": 0.003}
-    assert record["model"]["head"] == {"state": "new", "layers": [{"name": "fc", "shape": [3, 128]}]}
-    assert [stage["modules"] for stage in record["stages"]][1:3] == [["layer1"], ["layer2"]]
+    assert record["model"]["head"] == {"state": "new", "layers": [{"name": "fc", "shape": [3, 96]}]}
+    assert [stage["modules"] for stage in record["stages"]][1:3] == [["maxpool", "layer1"], ["layer2"]]
     assert "Not for &#60;b&#62;bold&#60;/b&#62; claims." in card
 
 
@@ -138,9 +138,7 @@ def test_nothing_of_the_machine_is_told(data: Path, tmp_path: Path) -> None:
     assert process.returncode == 0, told
     assert {"README.md", "run.json", "config.json", "mistakes.png"} <= {path.name for path in out.iterdir()}
     assert list(out.glob("logs/**/*tfevents*"))
-    stopped = {path for path in leaks(out, private) if "tfevents" in path[0]}  # of the run that was stopped
-    assert set(leaks(out, private)) <= stopped
-    assert len(stopped) <= 1
+    assert leaks(out, private) == []
 
 
 def test_training_goes_on_by_the_snippet_of_the_card(hub: HubServer, trained: Path, data: Path, tmp_path: Path) -> None:
@@ -156,10 +154,8 @@ def test_training_goes_on_by_the_snippet_of_the_card(hub: HubServer, trained: Pa
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "trained-on" / "run.json").read_text())
     assert record["model"]["base_model"] == "user/colours"
-    assert (
-        record["model"]["base_model_revision"]
-        == hub.hub.history(hub.hub.repos["models", "user/colours"], "main")[0]["id"]
-    )
+    (commit, *_) = hub.hub.history(hub.hub.repos["models", "user/colours"], "main")
+    assert record["model"]["base_model_revision"] == commit["id"]
     assert record["model"]["head"]["state"] == "kept"
     assert record["strategy"]["name"] == "finetune"
     assert "base_model: user/colours" in (tmp_path / "trained-on" / "README.md").read_text()
