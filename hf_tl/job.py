@@ -164,7 +164,10 @@ class Job:
 
         if not self.hub.card_images:
             return []
-        return collect_examples(self.model, self.transforms_of(self.strategy.phases[-1]).eval, self.data, record)
+        transform = self.transforms_of(self.strategy.phases[-1]).eval
+        examples = collect_examples(self.model, transform, self.data, record)
+        record["card"]["maps"] = any(example.maps for example in examples)
+        return examples
 
     def _save(self, result: RunResult) -> RunResult:
         from hf_tl.publish.hub import push

@@ -84,7 +84,7 @@ def _view(record: Mapping[str, Any]) -> dict[str, Any]:
         "folded_from": FOLDED_FROM,
         "classes_cut": max(0, len(data["labels"]) - CLASSES_SHOWN),
         "figures": dict.fromkeys(NAMES) | figures_of(record),
-        "texts": {"intended_use": None, "limits": None} | (record.get("card") or {}),
+        "texts": {"intended_use": None, "limits": None, "maps": False} | (record.get("card") or {}),
         "trained_share": percent(model["parameters_trained"] / max(model["parameters"], 1)),
         "head": head_of(model),
         "splits": {name: f"{split['images']:,}" for name, split in data["splits"].items()},

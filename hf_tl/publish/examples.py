@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import ImageTransform
 
-PANELS_IN_A_ROW = 6
+IN_A_ROW = 2
 PANEL_HEIGHT = 1.5
 
 
@@ -83,21 +83,18 @@ def plot_examples(record: Mapping[str, Any], examples: Sequence[Example], path: 
         path: the PNG to write.
     """
     mistakes, labels = record["evaluation"]["splits"]["test"]["mistakes"], record["data"]["labels"]
-    panels = 3 if any(example.maps for example in examples) else 1
-    columns = PANELS_IN_A_ROW // panels
-    rows = -(-len(examples) // columns)
+    rows = -(-len(examples) // IN_A_ROW)
     figure = new_figure(PANEL_HEIGHT * rows + 0.2)
-    groups = np.ravel(figure.subfigures(rows, columns, wspace=0.03, squeeze=False))
+    groups = np.ravel(figure.subfigures(rows, IN_A_ROW, wspace=0.03, squeeze=False))
     for group, mistake, example in zip(groups, mistakes, examples, strict=False):
         group.suptitle(_caption(mistake, labels), color=INK, fontsize=9, parse_math=False)
-        image, *others = np.ravel(group.subplots(1, panels, squeeze=False))
+        image, *others = group.subplots(1, 3)
         _show(image, example.pixels, "image")
-        for axes, role in zip(others, ("predicted", "true"), strict=False):
-            if role not in example.maps:
-                axes.set_axis_off()
-                continue
+        for axes in others:
+            axes.set_axis_off()
+        for axes, (role, seen) in zip(others, example.maps.items(), strict=False):
             _show(axes, example.pixels.mean(axis=2), f"seen: {plain(labels[mistake[role]], 12)}")
-            axes.imshow(example.maps[role], cmap="magma", alpha=0.6, vmin=0, vmax=1)
+            axes.imshow(seen, cmap="magma", alpha=0.6, vmin=0, vmax=1)
     write(figure, path)
 
 

@@ -27,7 +27,7 @@ def plot_confusion(record: Mapping[str, Any], path: str | Path) -> None:
     for true, predicted, images in record["evaluation"]["splits"]["test"]["confusion"]:
         counts[true, predicted] = images
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    height = min(7.0, max(3.2, 1.2 + 0.4 * len(labels)))
+    height = min(7.0, max(3.0, 1.0 + 0.36 * len(labels)))
     figure = new_figure(height, height + 1.0)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")

@@ -55,10 +55,13 @@ def structure(card: str) -> tuple[list[tuple[str, str, int]], Counter[str], list
     return [(token.type, token.tag, token.level) for token in tokens], elements, links
 
 
+JUDGED = {key: evaluated(make_record(labels=("a", "b")), images=True)[key] for key in ("evaluation", "card")}
+
+
 def with_text(texts: list[str]) -> dict[str, Any]:
     """A record that has these texts wherever a text of the user's or of a dataset's can stand."""
     first, second, third, *labels = texts
-    record = evaluated(make_record(stages=("stem", first, second, "head"), labels=tuple(labels)), images=True)
+    record = make_record(stages=("stem", first, second, "head"), labels=tuple(labels)) | copy.deepcopy(JUDGED)
     record["model"] |= {"architecture": first, "base_model": second, "base_model_revision": third}
     record["model"] |= {"base_model_license": first, "weights": second, "interpolation": third}
     record["strategy"]["name"] = third
@@ -71,7 +74,7 @@ def with_text(texts: list[str]) -> dict[str, Any]:
     record["transforms"] = {"train": second, "eval": third}
     record["hyperparameters"] = {f"{first}a": second, f"{second}b": third}
     record["versions"] = {f"{third}a": first, f"{first}b": second}
-    record["card"] |= {"intended_use": second, "limits": third}
+    record["card"] |= {"maps": True, "intended_use": second, "limits": third}
     for stage in record["stages"]:
         stage["modules"] = [first, third]
     record["model"]["head"] = {"state": "new", "layers": [{"name": second, "shape": [2, 3]}]}
@@ -340,7 +343,7 @@ def test_the_user_s_words_on_use_and_limits(record: dict[str, Any]) -> None:
 
 def test_images_are_shown_only_where_allowed(record: dict[str, Any]) -> None:
     assert "mistakes.png" not in render_card(evaluated(record))
-    assert "![Images that were taken for another class" in render_card(evaluated(record, images=True))
+    assert "![Images of the most confident mistakes](mistakes.png)" in render_card(evaluated(record, images=True))
 
 
 def test_a_model_without_mistakes_in_validation_has_no_temperature(record: dict[str, Any]) -> None:
