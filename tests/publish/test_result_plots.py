@@ -65,9 +65,9 @@ def test_examples_are_shown(make: Any, maps: bool, tmp_path: Path) -> None:
     assert share_of(tmp_path / "mistakes.png", "#00ff00") > 0.05
 
 
-@pytest.mark.parametrize("name", ["$\\frac{", "%s {0}", "\n\n", "\x00", "w" * 300, "a\ud800b", "猫"])
-def test_hostile_names_are_text(name: str, tmp_path: Path) -> None:
-    record = evaluated(make_record(labels=(name, f"{name}2", f"{name}3")), images=True)
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    hostile = ("$\\frac{", "%s {0}", "\n\n", "\x00", "w" * 300, "a\ud800b", "猫")
+    record = evaluated(make_record(labels=hostile), images=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the font may lack a character: a box is drawn
         files = draw_figures(record, tmp_path, make_examples(record, (0.5, 0.5, 0.5)))
