@@ -37,16 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(arguments: list[str]) -> None:
     """Train a head, fine-tune, or train from scratch; save the model with its card."""
-    config = parse_run_config(arguments)
+    from hf_tl.training.memory import keep_freed_memory, paused_collection, uncollected
+
+    with paused_collection():
+        config = parse_run_config(arguments)
+        from accelerate import PartialState
+
+        from hf_tl.run import import_libraries, run
+
+        import_libraries()
     if config.training.keep_memory:
-        from hf_tl.training.memory import keep_freed_memory
-
         keep_freed_memory()
-    from accelerate import PartialState
-
-    from hf_tl.run import run
-
-    run(config)
+    with uncollected():
+        run(config)
     PartialState().destroy_process_group()
 
 

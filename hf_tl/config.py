@@ -61,6 +61,11 @@ class DataConfig:
     )
     validation_fraction: float = _flag(0.1, "part of the training images set apart if there is no validation split")
     test_fraction: float = _flag(0.2, "part of the training images set apart if there is no test split")
+    streaming: bool = _flag(
+        False,
+        "read the images of a Hub dataset, or of parquet files, as they are needed, without downloading the dataset: "
+        "once for features of the frozen part, else once an epoch",
+    )
     skip_bad_images: bool = _flag(False, "leave out unreadable images instead of stopping")
     horizontal_flip: bool | None = _flag(
         None, "whether augmentation may mirror images; true by default, false for digits"
@@ -217,7 +222,9 @@ class TrainingConfig:
     overwrite_output_dir: bool = _flag(False, "replace a run that the folder holds")
     seed: int = _flag(0, "of the head's first weights, the order of the images and the augmentation")
     per_device_train_batch_size: int = _flag(32, "images a step on each device")
-    per_device_eval_batch_size: int = _flag(64, "images a step in evaluation")
+    per_device_eval_batch_size: int = _flag(
+        64, "images a step in evaluation, and at most in the pass over a frozen part"
+    )
     gradient_accumulation_steps: int = _flag(1, "steps whose gradients are added up before an update")
     auto_find_batch_size: bool = _flag(
         False, "halve the batches, and accumulate twice as many, until a step fits into the memory of a GPU"
@@ -247,6 +254,11 @@ class TrainingConfig:
         None,
         "augmented versions of each image to keep, which the epochs take in turn; without it, only phases "
         "without augmentation use the cache",
+    )
+    decode_reduced: bool = _flag(
+        False,
+        "decode large JPEGs at a half, a quarter or an eighth of their size where the cache keeps features of training "
+        "images without augmentation: faster, and nearly the same pixels; what is measured is decoded in full",
     )
     measure_energy: bool = _flag(False, 'tell in the card what energy training took; needs pip install "hf-tl[energy]"')
     keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")

@@ -123,6 +123,7 @@ class Job:
             self.data.splits["validation"],
             self.config,
             self.data.fingerprint,
+            self.data.orders,
         )
         if self.config.resume_from_checkpoint is not None:
             training.restore(self.config.resume_from_checkpoint)

@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from hf_tl.data.images import Transforms
 
 
+def import_libraries() -> None:
+    """Import what any run needs; otherwise that happens where it is used first."""
+    from transformers import PreTrainedModel  # noqa: F401
+
+    import hf_tl.backbones.timm
+    import hf_tl.job
+    import hf_tl.publish.save
+    import hf_tl.training.loop  # noqa: F401
+
+
 def run(config: RunConfig) -> RunResult:
     """Train as `config` says, on as many processes as were launched, and save the result.
 
@@ -42,8 +52,11 @@ def run(config: RunConfig) -> RunResult:
     from hf_tl.publish.hub import check_push_access
     from hf_tl.publish.settings import describe_command, settings_of
     from hf_tl.training.accelerator import make_accelerator
+    from hf_tl.training.features import decoded_before
 
     start = time.perf_counter()
+    if config.data.streaming and config.strategy.find_learning_rate:
+        raise ConfigError("--find_learning_rate draws images at random, which --streaming cannot: give --learning_rate")
     strategy = config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
     accelerator = make_accelerator(config.training)
     if config.hub.push_to_hub is not None and accelerator.is_main_process:
@@ -60,8 +73,14 @@ def run(config: RunConfig) -> RunResult:
             validation_fraction=config.data.validation_fraction,
             test_fraction=config.data.test_fraction,
             seed=config.training.seed,
+            streaming=config.data.streaming,
         )
-        data = check_images(data, skip_bad_images=config.data.skip_bad_images, verbose=accelerator.is_main_process)
+        data = check_images(
+            data,
+            skip_bad_images=config.data.skip_bad_images,
+            verbose=accelerator.is_main_process,
+            readable=decoded_before(config.training),
+        )
     defaults = DATASET_DEFAULTS.get(data.name, {})
     set_seed(config.training.seed)
     name, weights = model_source(config.model)
@@ -110,7 +129,7 @@ def train(
     Args:
         model: from `hf_tl.load_backbone` with the dataset's labels; trained in place, for the kind of labels (one or
             any number of them) that the dataset has.
-        dataset: a loaded dataset, or what `--dataset` takes.
+        dataset: a loaded dataset, what `hf_tl.load_data` returned, also of a stream, or what `--dataset` takes.
         strategy: its phases are walked in order.
         transforms: those that `load_backbone` returned with `model`; found by the model's name where they are missing.
         push_to_hub: `USER/NAME` to push the result to.
@@ -131,6 +150,7 @@ def train(
     from hf_tl.backbones.load import preprocessing_of, set_problem_type
     from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
     from hf_tl.training.accelerator import make_accelerator
+    from hf_tl.training.features import decoded_before
 
     start = time.perf_counter()
     of_card = {field.name for field in dataclasses.fields(HubConfig)} & settings.keys()
@@ -141,7 +161,7 @@ def train(
         data = load_data(dataset, seed=training.seed)
     else:
         data = dataset if isinstance(dataset, ImageData) else prepare_data(dataset, seed=training.seed)
-    data = check_images(data, verbose=accelerator.is_main_process)
+    data = check_images(data, verbose=accelerator.is_main_process, readable=decoded_before(training))
     _check_labels(model, data)
     set_problem_type(model, data.problem_type)
     output_dir = choose_output_dir(accelerator, training, f"{data.name}-{strategy.name}")

@@ -4,7 +4,7 @@ Every figure is that of a process measured from outside, from its start to its e
 turns, and the table gives the median of the repeats with the smallest and the largest, and the median of the ratios of
 each turn. The same images, weights and number of epochs for all; what each side is stands in benchmark_peers/. Without
 `--dataset`, scikit-learn's digits. Flags that are not listed here go to `hf-tl train`. Measure on a machine that does
-nothing else: the whole table takes many hours on two cores, `--peer_epochs 1` a fraction of that.
+nothing else: the whole table takes many hours on two cores, `--peer_epochs 0.25` a fraction of that.
 
 The results are written after each run; rows that the file holds and that are not run again stay in it.
 """
@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,8 @@ def main() -> None:
         setting = prepare(options, tuple(hf_tl_flags), Path(temporary))
         for work in options.only:
             rows[work] = new_row(work, setting, options.dataset)
-            for run in measure_all(rows[work], WORKS[work](setting), options.repeats, setting.folder):
+            sides = [side for side in WORKS[work](setting) if not options.sides or side.name in options.sides]
+            for run in measure_all(rows[work], sides, options.repeats, setting.folder):
                 write(rows, options.output)
                 say(f"{work}: {run}")
             write(rows, options.output)
@@ -60,12 +60,17 @@ def parse_flags() -> tuple[argparse.Namespace, list[str]]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS), help="rows to measure")
+    parser.add_argument("--sides", nargs="+", help="names of those to measure, as in the table (default: all)")
     parser.add_argument("--dataset", default="digits", help="images, as in hf-tl train (default: digits)")
     parser.add_argument("--repeats", type=int, default=3, help="turns (default: 3)")
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"), help="results (default: benchmark.json)")
     parser.add_argument("--image_size", type=int, default=224, help="pixels (default: 224)")
     parser.add_argument("--epochs", type=int, default=10, help="of head and finetune (default: 10)")
-    parser.add_argument("--peer_epochs", type=int, help="epochs that peers run; the time of the rest is computed")
+    parser.add_argument(
+        "--peer_epochs",
+        type=float,
+        help="epochs that peers run; the time of the rest is computed (below 1: once over that share of the images)",
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 4_000, 16_000, 60_000], help="of scaling")
     parser.add_argument("--seconds", type=float, default=30, help="that each limit is measured for (default: 30)")
     parser.add_argument("--fastai_python", help="python of an environment with fastai and timm")
@@ -73,6 +78,8 @@ def parse_flags() -> tuple[argparse.Namespace, list[str]]:
     options, further = parser.parse_known_args()
     if options.repeats < 1:
         parser.error(f"--repeats must be at least 1, found {options.repeats}")
+    if options.peer_epochs is not None and not (0 < options.peer_epochs < 1 or options.peer_epochs.is_integer()):
+        parser.error(f"--peer_epochs must be a whole number or between 0 and 1, found {options.peer_epochs:g}")
     if options.timm_train is not None and not options.timm_train.is_file():
         parser.error(f"--timm_train {options.timm_train}: no such file")
     if options.fastai_python is not None and shutil.which(options.fastai_python) is None:
@@ -83,7 +90,11 @@ def parse_flags() -> tuple[argparse.Namespace, list[str]]:
 def prepare(options: argparse.Namespace, hf_tl_flags: tuple[str, ...], folder: Path) -> Setting:
     """Write what all sides start from, each in a process of its own, so that this one stays small."""
     images = ["--dataset", str(folder / "images"), "--image_size", str(options.image_size)]
+    peer_epochs = options.peer_epochs or options.epochs
     call_prepare("images", folder / "images", "--dataset", options.dataset)
+    if peer_epochs < 1:
+        share = ("--share", str(peer_epochs))
+        call_prepare("images", folder / "images-of-peers", "--dataset", options.dataset, *share)
     call_prepare("model", folder / "model", *images)
     about = json.loads((folder / "model" / "about.json").read_text(encoding="utf-8"))
     for size in options.sizes if "scaling" in options.only else []:
@@ -96,7 +107,7 @@ def prepare(options: argparse.Namespace, hf_tl_flags: tuple[str, ...], folder: P
         about=about,
         image_size=options.image_size,
         epochs=options.epochs,
-        peer_epochs=options.peer_epochs or options.epochs,
+        peer_epochs=peer_epochs,
         sizes=tuple(options.sizes),
         seconds=options.seconds,
         fastai_python=options.fastai_python,
@@ -170,18 +181,32 @@ def measure_side(side: Side, work: str, repeat: int, folder: Path) -> tuple[dict
         **asdict(measured),
         "measured_seconds": measured.seconds,
         "epochs": side.epochs,
-        "epochs_run": side.epochs_run,
+        "epochs_run": side.epochs_run * side.share,
     }
     run |= side.read(output) if measured.status == 0 else {}
     if "epochs_ended" in run:
-        marks = [run.pop("training_began"), *run.pop("epochs_ended")]
-        run["start_up_seconds"] = marks[0] - run["started"]
-        run["epoch_seconds"] = [after - before for before, after in pairwise(marks)]
-        run["seconds"] += (side.epochs - side.epochs_run) * run["epoch_seconds"][-1]
+        began, trained, ended = run.pop("training_began"), run.pop("epochs_trained"), run.pop("epochs_ended")
+        run["start_up_seconds"] = began - run["started"]
+        run["train_seconds"] = [after - before for before, after in zip([began, *ended], trained, strict=False)]
+        run["evaluate_seconds"] = [after - before for before, after in zip(trained, ended, strict=True)]
+        run["seconds"] += seconds_left_out(run["train_seconds"], run["evaluate_seconds"], side.epochs, side.share)
     shutil.rmtree(output, ignore_errors=True)
     if not side.earlier:
         shutil.rmtree(caches, ignore_errors=True)
     return run, log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+
+
+def seconds_left_out(train: Sequence[float], evaluate: Sequence[float], epochs: int, share: float) -> float:
+    """Compute how much longer all epochs over all images take, each further one like the last that was run.
+
+    Args:
+        train: seconds of each epoch that was run, over `share` of the images.
+        evaluate: seconds after each of them, over all images that are measured on.
+        epochs: how many there would be.
+        share: 1 for all images.
+    """
+    further = epochs - len(train)
+    return sum(train) * (1 / share - 1) + further * (train[-1] / share + evaluate[-1])
 
 
 def write(rows: dict[str, Any], file: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.append(str(SCRIPTS))
 
+from benchmark import seconds_left_out  # noqa: E402
 from benchmark_peers.processes import measure  # noqa: E402
 from benchmark_peers.report import tables  # noqa: E402
 
@@ -106,6 +107,19 @@ def test_a_forward_is_judged_by_the_peak_of_the_machine() -> None:
     assert line_of(row_of("forward_resnet50", "forward", sides), "plain")[7] == "no"
 
 
+def test_an_accuracy_after_less_training_is_not_compared() -> None:
+    sides = {"hf_tl": [run_of(10)], "Trainer recipe": [run_of(500, 0.99, epochs_run=1)]}
+    assert line_of(row_of("head", "training", sides), "Trainer")[7] == "in time"
+
+
+def test_the_time_of_epochs_that_were_not_run_is_computed() -> None:
+    # an epoch of 10 s over a quarter of the images and 3 s of evaluation, for 5 epochs: 5 x 40 + 5 x 3 in all
+    assert seconds_left_out([10], [3], 5, 0.25) == 5 * 40 + 5 * 3 - 13
+    # the first of two is another kind (the head), the second stands for the rest
+    assert seconds_left_out([4, 8], [1, 1], 3, 0.5) == (8 + 1) + 2 * (16 + 1) - 14
+    assert seconds_left_out([7, 8], [1, 1], 2, 1) == 0
+
+
 @pytest.mark.slow
 def test_a_small_run(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -115,7 +129,7 @@ def test_a_small_run(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
     command = [sys.executable, str(SCRIPTS / "benchmark.py"), "--only", "head", "forward_lite0", "--repeats", "1"]
-    command += ["--epochs", "2", "--peer_epochs", "1", "--image_size", "32", "--seconds", "0.2"]
+    command += ["--epochs", "2", "--peer_epochs", "0.5", "--image_size", "32", "--seconds", "0.2"]
     command += ["--dataset", "images", "--output", "results.json", "--report_to", "none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -127,8 +141,11 @@ def test_a_small_run(tmp_path: Path) -> None:
         assert 0.1 < run["own_gib"] < 4
         assert run["measured_seconds"] > 1
     peer = rows["head"]["sides"]["Trainer recipe"][0]
-    assert peer["seconds"] == pytest.approx(peer["measured_seconds"] + peer["epoch_seconds"][0])
-    assert 0 < peer["start_up_seconds"] < peer["measured_seconds"] - peer["epoch_seconds"][0]
+    (train,), (evaluate,) = peer["train_seconds"], peer["evaluate_seconds"]
+    assert peer["seconds"] == pytest.approx(
+        peer["measured_seconds"] + 3 * train + evaluate
+    )  # 2 epochs, half of one run
+    assert 0 < peer["start_up_seconds"] < peer["measured_seconds"] - train - evaluate
     fast = rows["forward_lite0"]["sides"]["hf_tl"][0]
     assert fast["gflop_per_image"] == pytest.approx(0.77 * (32 / 224) ** 2, rel=0.1)
     assert 0 < fast["share_of_peak"] < 1

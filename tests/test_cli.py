@@ -288,3 +288,35 @@ def test_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     assert "hf-tl COMMAND" in capsys.readouterr().out
     assert "there is no command 'trian'" in fails(["trian"], capsys)
+
+
+LEAVING = """
+import atexit, sys
+from hf_tl.__main__ import command
+
+class Library:
+    def __del__(self):
+        print("taken apart")
+
+class Words(list):
+    # stands for a library that asks, in the middle of a command, to be closed at the end
+    def __getitem__(self, place):
+        if not atexit_is_set:
+            atexit_is_set.append(atexit.register(print, "closed"))
+        return super().__getitem__(place)
+
+library, atexit_is_set = Library(), []
+sys.argv = Words(sys.argv)
+command()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "ends"), [(["--help"], 0, ["closed"]), (["trian"], ERROR_STATUS, ["closed", "taken apart"])]
+)
+def test_the_process_ends_without_being_taken_apart(words: list[str], status: int, ends: list[str]) -> None:
+    """What libraries registered meanwhile is called, and what was written is out; an error has its status."""
+    done = subprocess.run([sys.executable, "-c", LEAVING, *words], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert done.stdout.splitlines()[-len(ends) :] == ends
+    assert ("usage: hf-tl" in done.stdout) == (status == 0)

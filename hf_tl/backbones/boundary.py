@@ -264,8 +264,9 @@ def _cut(
         raise StageError("no frozen module comes before all that trains")
     boundary = Boundary(model, calls, _read_by_the_suffix(model, calls, watched, batches[0]), image)
     with torch.no_grad():
-        for seen, pixel_values in zip((two, three), batches, strict=True):
-            features = boundary.features(model, pixel_values)
+        computed = boundary.features(model, batches[0])
+        watched_rows = [rows for place in boundary.needed for rows in three.rows(calls, place)]
+        for seen, features in ((two, computed), (three, watched_rows)):
             if not _agree(boundary.logits(model, features), seen.logits):
                 raise StageError("the part that trains reads more of the network than the outputs of frozen modules")
     # features are computed in inference mode and used in training: they must depend neither on it nor on chance; last,

@@ -1,15 +1,15 @@
 """From a dataset's name to checked splits of images with one list of labels."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Image
 from tqdm import tqdm
 
-from hf_tl.data.fingerprint import digest_image, fingerprint_of, map_images, row_name
+from hf_tl.data.fingerprint import digest_image, digest_in_order, fingerprint_of, map_images, row_name
 from hf_tl.data.images import decode
 from hf_tl.data.labels import (
     class_names,
@@ -22,6 +22,8 @@ from hf_tl.data.labels import (
 from hf_tl.data.multi_label import encode_lists, flags_of, holds_lists, join_columns
 from hf_tl.data.sources import open_source
 from hf_tl.data.splits import complete_splits, name_splits
+from hf_tl.data.stream_sources import StreamSource, open_streams
+from hf_tl.data.streams import PLACE, fingerprint_of_streams, leave_out, streams_of
 from hf_tl.errors import DataError, name_some
 
 
@@ -31,7 +33,7 @@ class ImageData:
 
     splits: DatasetDict
     """train, validation and test, each with the image column and the label column: a `ClassLabel`, or for multi-label
-    data a list of as many zeros and ones as there are classes."""
+    data a list of as many zeros and ones as there are classes. Those of a stream are `StreamedImages`."""
     labels: tuple[str, ...]
     image_column: str
     label_column: str
@@ -40,12 +42,16 @@ class ImageData:
     revision: str | None
     """The commit of the Hub repository, if it is one."""
     fingerprint: str
-    """Identifies the labelled images, in whatever order and split: the same on every machine and in every run."""
+    """Identifies the labelled images by all their bytes, in whatever order and split: the same on every machine and in
+    every run. Of streams: their files, labels and splits."""
     license: str | None
     notes: tuple[str, ...]
     """What was done to the data: splits made or renamed, rows left out."""
     problem_type: str = "single_label_classification"
     """Or `multi_label_classification`: an image shows any number of classes, or none. As in a model's config."""
+    orders: Mapping[str, str] = field(default_factory=dict)
+    """What identifies the images of a split in their order, whatever their labels, by the `_fingerprint` that datasets
+    gives the split, which no other choice of its rows has."""
 
     def class_counts(self, split: str) -> list[int]:
         """Count the images of each class in a split, in the order of `labels`."""
@@ -62,6 +68,7 @@ def load_data(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     seed: int = 0,
+    streaming: bool = False,
 ) -> ImageData:
     """Load and check a dataset. No code of the dataset is run.
 
@@ -76,23 +83,25 @@ def load_data(
         validation_fraction: how much of train is set apart where there is no validation split.
         test_fraction: how much of train is set apart where there is no split to test on.
         seed: decides which images are set apart.
+        streaming: read the labels alone, and leave the images of a dataset of the Hub, or of parquet files, where they
+            are: the splits are `hf_tl.data.streams.StreamedImages`, whose images come in their order.
 
     Raises:
-        DataError: the dataset cannot be found or trained on; the message says why.
+        DataError: the dataset cannot be found, streamed or trained on; the message says why.
 
     >>> data = load_data("digits")
     >>> {split: len(rows) for split, rows in data.splits.items()}
     {'train': 1293, 'validation': 144, 'test': 360}
     """
+    fractions: dict[str, Any] = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+    if streaming:
+        streams = open_streams(
+            name, config_name=config_name, revision=revision, image_column=image_column, label_column=label_column
+        )
+        return _stream(streams, **fractions, seed=seed)
     source = open_source(name, config_name=config_name, revision=revision)
     data = prepare_data(
-        source.splits,
-        name=source.name,
-        image_column=image_column,
-        label_column=label_column,
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
+        source.splits, name=source.name, image_column=image_column, label_column=label_column, **fractions, seed=seed
     )
     return replace(
         data, revision=source.revision, license=source.license or data.license, notes=(*source.notes, *data.notes)
@@ -114,6 +123,38 @@ def prepare_data(
     Raises:
         DataError: the dataset cannot be trained on; the message says why.
     """
+    data = _prepare(
+        dataset,
+        name=name,
+        image_column=image_column,
+        label_column=label_column,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+    )
+    return _with_fingerprint(data)
+
+
+def _stream(source: StreamSource, **settings: Any) -> ImageData:
+    """Make the splits of streams from their labels, and identify them by their files."""
+    settings |= {"image_column": source.image_column, "label_column": source.label_column}
+    data = _prepare(DatasetDict(source.tables), name=source.name, **settings)
+    splits = {split: source.images_of(rows) for split, rows in data.splits.items()}
+    notes = (*data.notes, "images were streamed, not downloaded")
+    data = replace(data, splits=splits, revision=source.revision, license=source.license or data.license, notes=notes)
+    return _with_fingerprint(data)
+
+
+def _prepare(
+    dataset: Dataset | DatasetDict,
+    *,
+    name: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> ImageData:
     notes: list[str] = []
     splits = name_splits(_as_splits(dataset), notes)
     image_column = find_image_column(splits["train"].features, image_column)
@@ -134,7 +175,7 @@ def prepare_data(
         splits, label_column, notes, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed
     )
     info = complete["train"].info
-    data = ImageData(
+    return ImageData(
         splits=complete,
         labels=labels,
         image_column=image_column,
@@ -146,14 +187,16 @@ def prepare_data(
         notes=tuple(notes),
         problem_type="multi_label_classification" if is_multi_label else "single_label_classification",
     )
-    return _with_fingerprint(data)
 
 
 def _as_splits(dataset: Any) -> dict[str, Dataset]:
     splits = {"train": dataset} if isinstance(dataset, Dataset) else dataset
     if not isinstance(splits, Mapping) or not all(isinstance(rows, Dataset) for rows in splits.values()):
         found = type(dataset).__name__
-        raise DataError(f"expected a datasets.Dataset or DatasetDict, found {found}; load it without streaming")
+        raise DataError(
+            f"expected a datasets.Dataset or DatasetDict, found {found}; a stream is opened by the dataset's name: "
+            "hf_tl.load_data(name, streaming=True)"
+        )
     return {split: rows.with_format(None) for split, rows in splits.items()}
 
 
@@ -172,7 +215,8 @@ def _labeled_splits(
         if len(unlabeled) == len(rows) and split != "train":
             notes.append(f"split {split} was left out: it has no labels")
             continue
-        rows = rows.select_columns([image_column, label_column]).cast_column(image_column, Image())
+        columns = [image_column, label_column, *([PLACE] if PLACE in rows.features else [])]
+        rows = rows.select_columns(columns).cast_column(image_column, Image())
         if unlabeled:
             stored = rows.cast_column(image_column, Image(decode=False))
             named = (row_name(stored[row][image_column], row, split) for row in unlabeled[:6])
@@ -216,13 +260,19 @@ def _class_counts(rows: Dataset, label_column: str, classes: int) -> list[int]:
     return [counts[label] for label in range(classes)]
 
 
-def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: bool = False) -> ImageData:
+def check_images(
+    data: ImageData, *, skip_bad_images: bool = False, verbose: bool = False, readable: Container[str] = ()
+) -> ImageData:
     """Decode every image once, JPEGs at an eighth of their size, so that none fails in the middle of training.
+
+    Those of a stream are only checked, in a pass of its own, where what cannot be read is to be left out: else the pass
+    that computes features, which comes before training too, finds them.
 
     Args:
         data: what `load_data` returned.
         skip_bad_images: leave out what cannot be read, and note it.
         verbose: show a progress bar.
+        readable: identifies splits as `data.orders` does; their images were decoded before, and are not decoded again.
 
     Returns:
         The data without the images that cannot be read: `data` itself, unless some were left out.
@@ -230,9 +280,18 @@ def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: boo
     Raises:
         DataError: images cannot be read (at most five are named), or too few are left.
     """
+    if streams_of(data.splits):
+        if not skip_bad_images:
+            return data
+        left, more = leave_out(data.splits, _bad_image, verbose)
+        return _without_bad_images(data, left, [*data.notes, *more]) if more else data
     notes, errors, splits = list(data.notes), [], DatasetDict()
     with tqdm(total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose) as progress:
         for split, rows in data.splits.items():
+            if data.orders.get(rows._fingerprint) in readable:
+                splits[split] = rows
+                progress.update(len(rows))
+                continue
             results = list(map_images(rows, data.image_column, split, _bad_image, progress))
             bad = {row: result for row, result in enumerate(results) if result is not None}
             splits[split] = rows
@@ -248,6 +307,10 @@ def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: boo
         lines = [*errors[:5], *([f"and {len(errors) - 5} more"] if len(errors) > 5 else [])]
         advice = "replace or remove them, or leave them out with --skip_bad_images"
         raise DataError(f"{len(errors)} images cannot be used; {advice}:\n  " + "\n  ".join(lines))
+    return _without_bad_images(data, splits, notes)
+
+
+def _without_bad_images(data: ImageData, splits: DatasetDict, notes: Sequence[str]) -> ImageData:
     for split, rows in splits.items():
         if not any(_class_counts(rows, data.label_column, len(data.labels))):
             raise DataError(f"no image of the split {split} can be read, or none with a label; replace them")
@@ -264,6 +327,8 @@ def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] |
 
 
 def _with_fingerprint(data: ImageData) -> ImageData:
+    if streams_of(data.splits):
+        return replace(data, fingerprint=fingerprint_of_streams(data.splits, data.label_column, data.labels))
     digests = {
         split: list(map_images(rows, data.image_column, split, digest_image)) for split, rows in data.splits.items()
     }
@@ -273,4 +338,5 @@ def _with_fingerprint(data: ImageData) -> ImageData:
     seen = {*digests["train"], *digests["validation"]}
     if repeated := sum(digest in seen for digest in digests["test"]):
         notes.append(f"{repeated} images of test are also in train or validation")
-    return replace(data, fingerprint=fingerprint, notes=tuple(notes))
+    orders = {rows._fingerprint: digest_in_order(digests[split]) for split, rows in data.splits.items()}
+    return replace(data, fingerprint=fingerprint, notes=tuple(notes), orders=orders)

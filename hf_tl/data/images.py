@@ -70,13 +70,14 @@ def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
     return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
 
 
-def decode(value: Any, name: str = "the image", *, reduced: bool = False) -> Image.Image:
+def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
     """Decode a stored image completely, or say which one cannot be used.
 
     Args:
         value: a PIL image, encoded bytes, a path, or the `{"bytes": ..., "path": ...}` of datasets' `Image` feature.
         name: what to call the image where it has no path.
-        reduced: decode JPEGs at an eighth of their size, which is enough to find damage.
+        reduced: decode JPEGs at a half, a quarter or an eighth of their size, whichever is the smallest with sides of
+            so many pixels; 1 is enough to find damage, 0 is the whole size.
 
     Returns:
         The loaded image, upright, in its own mode: see `to_rgb`.
@@ -101,7 +102,7 @@ def decode(value: Any, name: str = "the image", *, reduced: bool = False) -> Ima
         raise DataError(f"{name}: the image cannot be read ({error}); replace or remove it") from error
 
 
-def _load(image: Image.Image, name: str, reduced: bool) -> Image.Image:
+def _load(image: Image.Image, name: str, reduced: int) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise DataError(
@@ -110,7 +111,7 @@ def _load(image: Image.Image, name: str, reduced: bool) -> Image.Image:
         )
     try:
         if reduced:
-            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+            image.draft(None, (reduced, reduced))
         image.load()
         # Damaged EXIF data shows only here; datasets rotates in the same way when it decodes.
         if ExifTags.Base.Orientation in image.getexif():

@@ -1,6 +1,8 @@
 """Batches of plain (not augmented) images as fast as the processor decodes them, for one pass over the data."""
 
+import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,12 +12,21 @@ import torch
 from datasets import Dataset, Image
 from torch import Tensor
 from torchvision import transforms
+from torchvision.transforms import v2
 
 from hf_tl.data.images import ImageTransform, decode
 
+RESIZE = (transforms.Resize, v2.Resize)
+
 
 def pixel_batches(
-    images: Dataset, transform: ImageTransform, rows: range, batch_size: int, device: torch.device
+    images: Dataset,
+    transform: ImageTransform,
+    rows: range,
+    batch_size: int,
+    device: torch.device,
+    reduced: int = 0,
+    ahead: int = 0,
 ) -> Iterator[Tensor]:
     """Decode and transform the images of `rows` in order, by threads: Pillow works outside Python's lock.
 
@@ -28,6 +39,8 @@ def pixel_batches(
         rows: which images.
         batch_size: images in a batch.
         device: where the batches go.
+        reduced: as that of `decode`.
+        ahead: how many batches are decoded while the caller is busy with another, which pays where a GPU keeps it busy.
 
     Yields:
         `pixel_values` of (images, channels, height, width), channels last in memory.
@@ -38,14 +51,36 @@ def pixel_batches(
     transform, finish = _split_normalisation(transform)
 
     def transformed(value: Any) -> Tensor:
-        return transform(decode(value))
+        return transform(decode(value, reduced=reduced))
+
+    def batch(images: Iterator[Tensor]) -> Tensor:
+        pixels = torch.stack(list(images)).to(device)
+        return finish(pixels.contiguous(memory_format=torch.channels_last))
 
     stored = images.cast_column(transform.image_column, Image(decode=False)).select_columns([transform.image_column])
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        begun: deque[Iterator[Tensor]] = deque()
         for first in range(rows.start, rows.stop, batch_size):
-            chunk = range(first, min(first + batch_size, rows.stop))
-            pixels = torch.stack(list(pool.map(transformed, stored[chunk.start : chunk.stop][transform.image_column])))
-            yield finish(pixels.to(device).contiguous(memory_format=torch.channels_last))
+            chunk = stored[first : min(first + batch_size, rows.stop)][transform.image_column]
+            begun.append(pool.map(transformed, chunk))
+            if len(begun) > ahead:
+                yield batch(begun.popleft())
+        while begun:
+            yield batch(begun.popleft())
+
+
+def resized_side(transform: ImageTransform) -> int:
+    """Find the size in pixels to which a transform resizes the whole image; 0 where none of its steps tells.
+
+    >>> resized_side(ImageTransform(transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])))
+    256
+    """
+    steps: Sequence[Any] = getattr(transform.pipeline, "transforms", ())
+    for size in (step.size for step in steps if isinstance(step, RESIZE)):
+        return max(size) if isinstance(size, Sequence) else int(size)
+    processor = getattr(transform.pipeline, "processor", None)  # of transformers
+    sides = [side for side in dict(getattr(processor, "size", None) or {}).values() if side]
+    return math.ceil(max(sides, default=0) / (getattr(processor, "crop_pct", None) or 1))
 
 
 def _split_normalisation(transform: ImageTransform) -> tuple[ImageTransform, Callable[[Tensor], Tensor]]:

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import (
     ClassLabel,
     Dataset,
+    DatasetBuilder,
     DatasetDict,
     Features,
     Image,
@@ -60,7 +61,17 @@ def open_source(name: str, *, config_name: str | None = None, revision: str | No
     if path.is_dir():
         return _folder(path)
     if name.endswith(".parquet"):
-        return _parquet(_expand(name))
+        return _parquet(expand(name))
+    require_repo_id(name)
+    return _hub(name, config_name, revision)
+
+
+def require_repo_id(name: str) -> None:
+    """Raise what is told of a name that is nothing local, and no name that the Hub could have.
+
+    Raises:
+        DataError: the name is so.
+    """
     try:
         validate_repo_id(name)
     except HFValidationError as error:
@@ -68,7 +79,6 @@ def open_source(name: str, *, config_name: str | None = None, revision: str | No
             f"no dataset {name!r}: expected an existing folder, *.parquet files, a Hub id (user/name) or 'digits'; "
             "check --dataset"
         ) from error
-    return _hub(name, config_name, revision)
 
 
 def _digits() -> Source:
@@ -89,11 +99,9 @@ def _digits() -> Source:
 def _folder(root: Path) -> Source:
     name = root.resolve().name
     if (root / "dataset_dict.json").is_file() or (root / "dataset_info.json").is_file():
-        saved = _call(f"the dataset saved in {root}", lambda: load_from_disk(str(root)))
+        saved = call(f"the dataset saved in {root}", lambda: load_from_disk(str(root)))
         return Source(saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved), name)
-    files = _visible_files(root)
-    parquet = sorted(str(file) for file in files if file.suffix == ".parquet")
-    if parquet and not any(_is_image(file) for file in files):
+    if parquet := parquet_of(root):
         return Source(_parquet(parquet).splits, name)
     folders = {folder.name: folder for folder in _visible_folders(root)}
     splits = {split: folder for split, folder in folders.items() if split.lower() in SPLIT_NAMES and _is_split(folder)}
@@ -105,7 +113,7 @@ def _folder(root: Path) -> Source:
         splits = {"train": root}
     if any((folder / file).is_file() for folder in (root, *splits.values()) for file in METADATA_FILES):
         # datasets reads the labels from the metadata files; it matches their paths by itself.
-        loaded = _call(f"the folder {root}", lambda: load_dataset("imagefolder", data_dir=glob.escape(str(root))))
+        loaded = call(f"the folder {root}", lambda: load_dataset("imagefolder", data_dir=glob.escape(str(root))))
         return Source(loaded, name, notes=tuple(notes))
     left_out: Counter[str] = Counter()
     rows = {split: _class_folders(folder, left_out) for split, folder in splits.items()}
@@ -113,6 +121,13 @@ def _folder(root: Path) -> Source:
         counts = name_some(f"{count} {suffix}" for suffix, count in left_out.most_common())
         notes.append(f"files that are not images were left out: {counts}")
     return Source(_read_class_folders(rows), name, notes=tuple(notes))
+
+
+def parquet_of(root: Path) -> list[str]:
+    """List the parquet files of a folder that holds no images."""
+    files = _visible_files(root)
+    parquet = sorted(str(file) for file in files if file.suffix == ".parquet")
+    return [] if any(_is_image(file) for file in files) else parquet
 
 
 def _is_split(folder: Path) -> bool:
@@ -163,7 +178,12 @@ def _read_class_folders(splits: Mapping[str, Mapping[str, list[str]]]) -> Datase
     return datasets
 
 
-def _expand(patterns: str) -> list[str]:
+def expand(patterns: str) -> list[str]:
+    """Find the files that patterns with commas between them name.
+
+    Raises:
+        DataError: a pattern names none.
+    """
     files: list[str] = []
     for pattern in patterns.split(","):
         path = str(Path(pattern.strip()).expanduser())
@@ -177,7 +197,19 @@ def _expand(patterns: str) -> list[str]:
 
 
 def _parquet(files: list[str]) -> Source:
-    """Read parquet files; those that are named train-00000.parquet or test/1.parquet become that split."""
+    name, by_split = name_parquet(files)
+    return Source(call(f"the parquet files of {name}", lambda: load_dataset("parquet", data_files=by_split)), name)
+
+
+def name_parquet(files: list[str]) -> tuple[str, dict[str, list[str]]]:
+    """Sort parquet files by split: those that are named train-00000.parquet or test/1.parquet belong to that one.
+
+    Returns:
+        A name for the dataset, and the files of each split, as patterns.
+
+    Raises:
+        DataError: some files name their split and some do not.
+    """
     by_split: dict[str, list[str]] = {}
     unnamed = []
     for file in files:
@@ -191,21 +223,27 @@ def _parquet(files: list[str]) -> Source:
             "expected names such as train-0.parquet and test-0.parquet; check --dataset"
         )
     name = Path(files[0]).stem if len(files) == 1 else Path(files[0]).resolve().parent.name
-    return Source(_call(f"the parquet files of {name}", lambda: load_dataset("parquet", data_files=by_split)), name)
+    return name, by_split
 
 
 def _hub(name: str, config_name: str | None, revision: str | None) -> Source:
     def download() -> tuple[DatasetDict, str | None, str | None]:
         builder = load_dataset_builder(name, config_name, revision=revision)
         builder.download_and_prepare()
-        commit = builder.hash if re.fullmatch("[0-9a-f]{40}", builder.hash or "") else None
-        return builder.as_dataset(), commit, _card_license(name, commit)
+        commit = commit_of(builder)
+        return builder.as_dataset(), commit, card_license(name, commit)
 
-    splits, commit, license_name = _call(f"the dataset {name!r} of the Hub", download)
+    splits, commit, license_name = call(f"the dataset {name!r} of the Hub", download)
     return Source(splits, name, commit, license_name)
 
 
-def _card_license(name: str, revision: str | None) -> str | None:
+def commit_of(builder: DatasetBuilder) -> str | None:
+    """Tell the commit of the Hub repository that a builder reads."""
+    return builder.hash if re.fullmatch("[0-9a-f]{40}", builder.hash or "") else None
+
+
+def card_license(name: str, revision: str | None) -> str | None:
+    """Tell the license in the card of a dataset of the Hub, if it names one."""
     try:
         path = hf_hub_download(name, "README.md", repo_type="dataset", revision=revision)
     except EntryNotFoundError:  # also where it is not in the cache of a machine that is offline
@@ -218,7 +256,7 @@ def _listed(value: str | Iterable[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
 
 
-def _call(what: str, load: Callable[[], Any]) -> Any:
+def call(what: str, load: Callable[[], Any]) -> Any:
     """Load, and turn what the libraries raise into an error that says what could not be loaded and why."""
     try:
         return load()

@@ -48,9 +48,11 @@ def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
         predictions: class indices of shape (samples,).
         labels: class indices of shape (samples,).
     """
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
+    # F1 is 2 hits / (true + predicted); importing scikit-learn for it would take longer than an epoch on features
+    classes = 1 + max(labels.max(), predictions.max())
+    told = np.bincount(labels, minlength=classes) + np.bincount(predictions, minlength=classes)
+    hits = np.bincount(labels[predictions == labels], minlength=classes)
+    return float(np.mean(2 * hits[told > 0] / told[told > 0]))
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -46,12 +46,14 @@ def collect_examples(
     from transformers.utils import logging
 
     from hf_tl.evaluation.activation_maps import class_activation_maps
+    from hf_tl.training.stream_views import viewed
 
     mistakes = record["evaluation"]["splits"]["test"]["mistakes"]
     if not mistakes:
         return []
-    rows = data.splits["test"].select([mistake["image"] for mistake in mistakes]).with_transform(transform)
-    pixel_values = torch.stack([row["pixel_values"] for row in rows]).to(model.device)
+    images, places = viewed(data.splits["test"], transform), [mistake["image"] for mistake in mistakes]
+    seen = {place: images[place]["pixel_values"] for place in sorted(places)}  # a stream is read in its order
+    pixel_values = torch.stack([seen[place] for place in places]).to(model.device)
     pixels = _as_seen(pixel_values.cpu().numpy(), record["model"])
     maps: dict[str, np.ndarray] = {}
     try:

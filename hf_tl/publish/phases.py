@@ -114,7 +114,7 @@ def _solution(found: Mapping[str, Any]) -> str:
     told = f"logistic regression to convergence on standardised features, L2 strength {found['l2_strength']:.2g}"
     if found["held_out_loss"] is None:
         return told
-    return f"{told}, the best in {found['folds']}-fold cross-validation (held-out loss {found['held_out_loss']:.4g})"
+    return f"{told}, chosen in {found['folds']}-fold cross-validation (held-out loss {found['held_out_loss']:.4g})"
 
 
 def _told(key: str, value: Any) -> str:

@@ -69,6 +69,7 @@ def build_record(
             "seed": config.seed,
             **_optimisation(strategy, config),
             **({"measured_with": "mean of the logits of image and mirror image"} if config.test_time_flip else {}),
+            **({"decode_reduced": True} if config.decode_reduced else {}),
             **({"cached_views": config.cached_views} if config.cached_views is not None else {}),
             **({"feature_dtype": config.feature_dtype} if any(p.get("uses_features") for p in log.phases) else {}),
             **(choices or {}),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -78,6 +79,15 @@ class FeatureRows:
                 raise OSError(f"the features in {self.folder} end before image {rows[place] + count - 1}")
         return tensor
 
+    def write_at(self, rows: Sequence[int], tensors: Sequence[Tensor]) -> None:
+        """Write the features of some images.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        for place, count in _runs(rows):
+            self.write(rows[place], [tensor[place : place + count] for tensor in tensors])
+
     def write(self, first: int, tensors: Sequence[Tensor]) -> None:
         """Write the features of the images from `first` on.
 
@@ -100,6 +110,22 @@ class FeatureRows:
 
     def __del__(self) -> None:
         self.close()
+
+
+class ChosenRows:
+    """Some rows of features, as rows of their own: those of a split that shares a stream with another.
+
+    Args:
+        rows: of all images.
+        chosen: which of them, (images,).
+    """
+
+    def __init__(self, rows: FeatureRows, chosen: np.ndarray) -> None:
+        self.rows, self.chosen = rows, chosen
+
+    def read(self, rows: Sequence[int]) -> list[Tensor]:
+        """Read the features of some images, as `FeatureRows.read` does."""
+        return self.rows.read(self.chosen[list(rows)].tolist())
 
 
 def _memory(tensor: Tensor) -> memoryview:
@@ -154,11 +180,25 @@ class FeatureStore:
         if problem := find_damage(folder):
             shutil.rmtree(folder)
             return None, f"the cached features {key[:12]} are not whole ({problem}): they are computed again"
-        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         with contextlib.suppress(OSError):  # a cache that cannot be written to can be read
             os.utime(folder)
+        return self.open(key), None
+
+    def open(self, key: str) -> FeatureRows:
+        """Open an entry that `find` has found whole, here or in another process: its files are not hashed again.
+
+        Raises:
+            OSError: it is not there any more.
+        """
+        folder = self.folder / key
+        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         layouts = [Layout(tuple(shape), getattr(torch, dtype)) for shape, dtype in content["layouts"]]
-        return FeatureRows(folder, layouts, content["images"]), None
+        return FeatureRows(folder, layouts, content["images"])
+
+    def descriptions(self) -> list[dict[str, Any]]:
+        """Tell what each entry was made of, as it was given to `commit`; damaged ones are left out."""
+        described = (_description(folder) for folder in self._folders())
+        return [content["made of"] for content in described if content is not None]
 
     def lock(self, key: str) -> FileLock:
         """Give the lock under which an entry is written; it is released when its process ends, however it ends.
@@ -209,8 +249,7 @@ class FeatureStore:
 
     def entries(self) -> list[Entry]:
         """List the entries, the last used first; also damaged ones, so that they can be removed."""
-        folders = [path for path in self._paths() if path.is_dir() and not path.name.startswith(PARTIAL)]
-        found = [Entry(path.name, _title(path), _size(path), path.stat().st_mtime) for path in folders]
+        found = [Entry(path.name, _title(path), _size(path), path.stat().st_mtime) for path in self._folders()]
         return sorted(found, key=lambda entry: -entry.used)
 
     def clear(self) -> int:
@@ -219,10 +258,9 @@ class FeatureStore:
         What a process is computing now stays, and so does whatever else lies in the folder.
         """
         freed = 0
-        for path in self._paths():
-            if path.is_dir() and not path.name.startswith(PARTIAL):
-                freed += _size(path)
-                shutil.rmtree(path)
+        for path in self._folders():
+            freed += _size(path)
+            shutil.rmtree(path)
         for path in self._paths():
             with self._idle(path) as is_idle:
                 if is_idle and path.is_dir():
@@ -231,6 +269,10 @@ class FeatureStore:
                 elif is_idle:
                     path.unlink(missing_ok=True)
         return freed
+
+    def _folders(self) -> list[Path]:
+        """List those of the entries."""
+        return [path for path in self._paths() if path.is_dir() and not path.name.startswith(PARTIAL)]
 
     def _paths(self) -> list[Path]:
         """List what this class made: the folder may be one of a user, with other things in it."""
@@ -277,11 +319,19 @@ _NAME = re.compile(f"({re.escape(PARTIAL)})?[0-9a-f]{{40}}({re.escape(LOCK)})?")
 """Of an entry, of one that is being written, or of its lock: see `key_of`."""
 
 
-def _title(folder: Path) -> str:
+def _description(folder: Path) -> dict[str, Any] | None:
+    """Read what an entry is; None where it is damaged."""
     try:
-        return str(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["title"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "damaged"
+        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_whole = isinstance(content, dict) and content.keys() >= {"title", "images", "layouts", "made of"}
+    return content if is_whole else None
+
+
+def _title(folder: Path) -> str:
+    content = _description(folder)
+    return "damaged" if content is None else str(content["title"])
 
 
 def _size(folder: Path) -> int:

@@ -4,34 +4,26 @@ While a prefix is frozen, what it computes for an image does not change. So it r
 kept on the disk, and only the suffix trains on it, epoch after epoch.
 """
 
-import contextlib
-import json
 import os
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_tl.backbones.boundary import Boundary, find_boundary
-from hf_tl.backbones.folding import folded_batch_norms
+from hf_tl.backbones.boundary import find_boundary
 from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
-from hf_tl.data.fingerprint import digest_in_order
-from hf_tl.data.images import ImageTransform, Transforms, collate, stack_labels
-from hf_tl.data.pixels import pixel_batches
-from hf_tl.errors import StageError
-from hf_tl.evaluation.measure import inference
+from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
+from hf_tl.data.images import ImageTransform, Transforms, stack_labels
+from hf_tl.data.streams import StreamedImages, first_image
+from hf_tl.errors import ConfigError, DataError, StageError
 from hf_tl.strategy import Phase
-from hf_tl.training.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
+from hf_tl.training.feature_pass import FeaturePass, FeatureSet, feature_sets
+from hf_tl.training.feature_store import ChosenRows, FeatureRows, FeatureStore, default_folder, key_of
 from hf_tl.training.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
 from hf_tl.training.sharding import ShardedAccelerator
-from hf_tl.training.views import TrainingViews
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,19 +32,23 @@ if TYPE_CHECKING:
 
 READ_RATE = 500e6
 """Bytes a second that a disk reads at least, in the estimate of what pays."""
-TRIED = 16
-"""Images that are timed for the estimate."""
 
 
-@dataclass(frozen=True)
-class FeatureSet:
-    """One pass over images: which images, seen how."""
+def feature_store(config: TrainingConfig) -> FeatureStore:
+    """Open the store that `config` names, the one in the cache of Hugging Face by default."""
+    folder = Path(config.feature_cache_dir) if config.feature_cache_dir else default_folder()
+    return FeatureStore(folder, int(config.feature_cache_gb * 1e9))
 
-    images: "Dataset"
-    transform: ImageTransform
-    split: str
-    view: tuple[int, int] | None = None
-    """The seed and the number of a random view; None where the transform has nothing random."""
+
+def decoded_before(config: TrainingConfig) -> frozenset[str]:
+    """Identify, as `ImageData.orders` does, splits whose features are kept: so all of their images were decoded.
+
+    With another version of Pillow it does not count.
+    """
+    if config.feature_cache == "off":
+        return frozenset()
+    made_of = feature_store(config).descriptions()
+    return frozenset(one["images"] for one in made_of if one["versions"]["pillow"] == version("pillow"))
 
 
 class Features:
@@ -62,14 +58,36 @@ class Features:
         accelerator: its processes share the work; the main one decides and speaks.
         model: the network in training.
         config: `feature_cache` and its settings, batch sizes and seed.
+        orders: of the images, as far as they are known: see `ImageData`.
     """
 
-    def __init__(self, accelerator: "Accelerator", model: "PreTrainedModel", config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        accelerator: "Accelerator",
+        model: "PreTrainedModel",
+        config: TrainingConfig,
+        orders: Mapping[str, str] | None = None,
+    ) -> None:
         self.accelerator, self.model, self.config = accelerator, model, config
-        folder = Path(config.feature_cache_dir) if config.feature_cache_dir else default_folder()
-        self.store = FeatureStore(folder, int(config.feature_cache_gb * 1e9))
-        self._orders: dict[str, str] = {}
-        self._current: tuple[Boundary, str] | None = None
+        self.store = feature_store(config)
+        self._orders = dict(orders or {})
+        self._current: FeaturePass | None = None
+
+    def require(self, phases: Sequence[Phase]) -> None:
+        """Refuse what a stream cannot give where it is trained on without features.
+
+        Raises:
+            ConfigError: a phase draws images at random.
+        """
+        for number, phase in enumerate(phases, start=1):
+            if phase.balanced_sampling and (reason := self._obstacle(phase) or self._is_off()):
+                raise ConfigError(
+                    "--balanced_sampling draws images at random, and those of a stream come in its order: phase "
+                    f"{number} would have to train on features, and {reason}. Choose --class_weights balanced"
+                )
+
+    def _is_off(self) -> str | None:
+        return "--feature_cache is off" if self.config.feature_cache == "off" else None
 
     def for_phase(
         self,
@@ -101,42 +119,34 @@ class Features:
         if reason := self._obstacle(phase):
             self._say(f"not cached: {reason}", only_if_asked=True)
             return None
-        size = self._image_size(train, transforms)
-        try:
-            with self.accelerator.autocast():
-                boundary = find_boundary(self.model, size)
-        except StageError as error:
-            self._say(f"not cached: {error}")
+        if (feature_pass := self._pass(transforms.eval, train, frozen)) is None:
             return None
-        views = self.config.cached_views or 1
-        is_random = phase.augmentation != "none"
-        train_sets = [
-            FeatureSet(train, transforms.train, "train", (self.config.seed, view) if is_random else None)
-            for view in range(views if is_random else 1)
-        ]
-        sets = [*train_sets, FeatureSet(validation, transforms.eval, "validation")]
-        taken = sum(len(one.images) for one in sets) * sum(layout.bytes for layout in self._layouts(boundary))
+        sets = feature_sets(self.config, phase, transforms, train, validation)
+        is_streamed = isinstance(train, StreamedImages)
+        # splits of one stream share its features
+        distinct = {(one.stored if is_streamed else one.split, str(one.transform), one.view): one for one in sets}
+        taken = sum(len(one.stored) for one in distinct.values()) * feature_pass.bytes_per_image
         if taken > self.store.limit:  # together: one set must not throw out the other
             limit = self.config.feature_cache_gb
             self._say(f"not cached: they take {taken / 1e9:,.1f} GB and --feature_cache_gb is {limit:g}")
             return None
-        if decided is None and not self._pays(boundary, sets, frozen, passes, size):
+        # each epoch of a stream without features would read it again
+        if decided is None and not is_streamed and not self._pays(feature_pass, sets, passes):
             return None
         found = []
         for one in sets:
-            rows = self._rows(boundary, one, frozen)
+            rows = self._rows(feature_pass, one)
             if rows is None:
                 return None
             found.append(rows)
-        self._current = (boundary, frozen)
+        self._current = feature_pass
         label_column = transforms.train.label_column
         return PhaseInputs(
             train=FeatureViews(found[:-1], stack_labels(train[label_column][:])),
             collate=as_read,
             validation=FeatureViews(found[-1:], stack_labels(validation[label_column][:])),
             validation_collate=as_read,
-            logits_of=feature_logits(boundary),
-            validation_logits_of=feature_logits(boundary),
+            logits_of=feature_logits(feature_pass.boundary),
         )
 
     def of_images(
@@ -151,15 +161,16 @@ class Features:
 
         Returns:
             The features, and the function from a batch of them to logits; None where the last phase trained on images,
-            or the features are less precise than the network.
+            or the features are less precise than the network and the images can be had.
         """
-        if self._current is None or self.config.feature_dtype != "float32":
+        is_streamed = isinstance(images, StreamedImages)
+        if self._current is None or (self.config.feature_dtype != "float32" and not is_streamed):
             return None
-        boundary, frozen = self._current
-        rows = self._rows(boundary, FeatureSet(images, transform, split), frozen)
+        rows = self._rows(self._current, FeatureSet(images, transform, split))
         if rows is None:
             return None
-        return FeatureViews([rows], stack_labels(images[transform.label_column][:])), feature_logits(boundary)
+        labels = stack_labels(images[transform.label_column][:])
+        return FeatureViews([rows], labels), feature_logits(self._current.boundary)
 
     def _obstacle(self, phase: Phase) -> str | None:
         """Tell why a phase needs the images themselves."""
@@ -177,23 +188,32 @@ class Features:
             return "several machines train, and each would need all features"
         return None
 
-    def _pays(
-        self, boundary: Boundary, sets: list[FeatureSet], frozen: str, passes: float, size: tuple[int, int, int]
-    ) -> bool:
+    def _pass(self, transform: ImageTransform, images: "Dataset", frozen: str) -> FeaturePass | None:
+        """Find where the network can be cut for images of one size; None where it cannot."""
+        channels, height, width = transform(first_image(images, transform.image_column)).shape
+        try:
+            with self.accelerator.autocast():
+                boundary = find_boundary(self.model, (channels, height, width))
+        except StageError as error:
+            self._say(f"not cached: {error}")
+            return None
+        return FeaturePass(self.accelerator, self.model, self.config, boundary, frozen)
+
+    def _pays(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float) -> bool:
         """Estimate what the features save, say it, and decide on the main process for all."""
         from accelerate.utils import broadcast_object_list
 
         decision = [False]
         if self.accelerator.is_main_process:
-            layouts = self._layouts(boundary)
-            missing = [one for one in sets if not (self.store.folder / self._key(boundary, one, frozen)).is_dir()]
-            per_image = sum(layout.bytes for layout in layouts)
-            images = sum(len(one.images) for one in missing)
+            missing = [one for one in sets if not (self.store.folder / self._key(feature_pass, one)).is_dir()]
+            per_image = feature_pass.bytes_per_image
+            images = sum(len(one.stored) for one in missing)
             seen = passes * sum(len(one.images) for one in (sets[0], sets[-1]))
-            cost = self._prefix_seconds(boundary, size) if missing else 0.0
+            cost = feature_pass.seconds_per_image(missing[0]) if missing else 0.0
             saved = seen * (cost - per_image / READ_RATE) / self.accelerator.num_processes
             spent = images * cost / self.accelerator.num_processes
-            where = f"before {_first_trained(self.model)}: {images:,} images of {boundary.values:,} numbers"
+            values = feature_pass.boundary.values
+            where = f"before {_first_trained(self.model)}: {images:,} images of {values:,} numbers"
             if not missing:
                 decision = [True]
                 self._say("found in the cache, nothing to compute")
@@ -212,66 +232,38 @@ class Features:
             broadcast_object_list(decision)
         return decision[0]
 
-    def _prefix_seconds(self, boundary: Boundary, size: tuple[int, int, int]) -> float:
-        """Time the prefix on a few images; seconds an image."""
-        pixel_values = torch.zeros(TRIED, *size, device=self.accelerator.device)
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        with inference(self.model), self.accelerator.autocast():
-            boundary.features(self.model, pixel_values)
-            start = time.perf_counter()
-            [features.cpu() for features in boundary.features(self.model, pixel_values)]
-        return (time.perf_counter() - start) / TRIED
-
-    def _layouts(self, boundary: Boundary) -> list[Layout]:
-        stored = torch.bfloat16 if self.config.feature_dtype == "bfloat16" else None
-        return [
-            Layout(leaf.row_shape, stored if stored is not None and leaf.dtype.is_floating_point else leaf.dtype)
-            for leaf in boundary.leaves
-        ]
-
-    def _key(self, boundary: Boundary, one: FeatureSet, frozen: str) -> str:
-        return key_of(self._made_of(boundary, one, frozen))
-
-    def _made_of(self, boundary: Boundary, one: FeatureSet, frozen: str) -> dict[str, Any]:
-        """Name all that the features depend on."""
-        from importlib.metadata import version
-
-        return {
-            "frozen tensors": frozen,
-            "boundary": boundary.digest(),
-            "network": [type(self.model).__name__, _settings(self.model)],
-            "images": self._order(one),
-            "transform": one.transform.describe(),
-            "view": one.view,
-            "dtype": [str(layout.dtype) for layout in self._layouts(boundary)],
-            "precision": self._precision,
-            "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")},
-        }
-
-    @property
-    def _precision(self) -> str:
-        """In which the prefix runs: bfloat16 features need no more, else that of the run."""
-        return "bf16" if self.config.feature_dtype == "bfloat16" else str(self.accelerator.mixed_precision)
+    def _key(self, feature_pass: FeaturePass, one: FeatureSet) -> str:
+        return key_of(feature_pass.made_of(one, self._order(one)))
 
     def _order(self, one: FeatureSet) -> str:
-        if one.split not in self._orders:
-            self._orders[one.split] = digest_in_order(one.images, one.transform.image_column)
-        return self._orders[one.split]
+        if isinstance(one.images, StreamedImages):
+            return one.images.stream.fingerprint
+        key = one.images._fingerprint
+        if key not in self._orders:
+            digests = map_images(one.images, one.transform.image_column, one.split, digest_image)
+            self._orders[key] = digest_in_order(digests)
+        return self._orders[key]
 
-    def _rows(self, boundary: Boundary, one: FeatureSet, frozen: str) -> FeatureRows | None:
+    def _rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | ChosenRows | None:
         """Find the features of a set, or compute them; None where the disk does not take them."""
-        key = self._key(boundary, one, frozen)
-        problem = self._on_main(lambda: self._prepare(boundary, one, frozen, key))
+        rows = self._all_rows(feature_pass, one)
+        if rows is None or not isinstance(one.images, StreamedImages):
+            return rows
+        return ChosenRows(rows, one.images.places)
+
+    def _all_rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | None:
+        key = self._key(feature_pass, one)
+        problem = self._on_main(lambda: self._prepare(feature_pass, one, key))
         if problem == "found":
-            return self.store.find(key)[0]
+            return self.store.open(key)
         if problem is None:
-            problem = self._compute(boundary, one, key, frozen)
+            problem = self._compute(feature_pass, one, key)
         if problem is not None:
             self._say(f"not cached: {problem}; the phase trains on the images")
             return None
-        return self.store.find(key)[0]
+        return self.store.open(key)
 
-    def _prepare(self, boundary: Boundary, one: FeatureSet, frozen: str, key: str) -> str | None:
+    def _prepare(self, feature_pass: FeaturePass, one: FeatureSet, key: str) -> str | None:
         """On the main process: find the entry, or take its lock and make its folder; return a problem or `found`."""
         found, damage = self.store.find(key)
         if damage:
@@ -286,7 +278,7 @@ class Features:
             if self.store.find(key)[0] is not None:
                 self._lock.release()
                 return "found"
-            self.store.begin(key, self._layouts(boundary), len(one.images))
+            self.store.begin(key, feature_pass.layouts, len(one.stored))
         except OSError as error:
             self._release()
             return f"{self.store.folder} cannot be written to ({error.strerror or error})"
@@ -305,15 +297,17 @@ class Features:
         if lock := self.__dict__.get("_lock"):
             lock.release()
 
-    def _compute(self, boundary: Boundary, one: FeatureSet, key: str, frozen: str) -> str | None:
+    def _compute(self, feature_pass: FeaturePass, one: FeatureSet, key: str) -> str | None:
         """Run the prefix over the set, each process over its part, and commit the result; return a problem."""
         from accelerate.utils import gather_object
 
         partial = self.store.folder / f".partial-{key}"
-        problem = None
+        problem: str | DataError | None = None
         try:
-            rows = FeatureRows(partial, self._layouts(boundary), len(one.images), writable=True)
-            self._fill(rows, boundary, one)
+            rows = FeatureRows(partial, feature_pass.layouts, len(one.stored), writable=True)
+            feature_pass.fill(rows, one)
+        except DataError as error:  # of one process's share: all are told
+            problem = error
         except OSError as error:
             problem = f"{self.store.folder} cannot be written to ({error.strerror or error})"
         except BaseException:
@@ -321,13 +315,13 @@ class Features:
                 self.store.discard(key)
                 self._release()
             raise
-        problems = [text for text in gather_object([problem]) if text]
+        problems = [one for one in gather_object([problem]) if one]
 
-        def end() -> str | None:
+        def end() -> str | DataError | None:
             try:
                 if not problems:
-                    title = f"{one.split}, {len(one.images):,} images before {_first_trained(self.model)}"
-                    self.store.commit(key, title, rows, self._made_of(boundary, one, frozen))
+                    title = f"{one.split}, {len(one.stored):,} images before {_first_trained(self.model)}"
+                    self.store.commit(key, title, rows, feature_pass.made_of(one, self._order(one)))
             except OSError as error:
                 problems.append(f"{self.store.folder} cannot be written to ({error.strerror or error})")
             finally:
@@ -335,69 +329,16 @@ class Features:
                 self._release()
             return problems[0] if problems else None
 
-        return self._on_main(end)
+        result = self._on_main(end)
+        if isinstance(result, DataError):
+            raise result
+        return result
 
-    def _fill(self, rows: FeatureRows, boundary: Boundary, one: FeatureSet) -> None:
-        size, rank = self.accelerator.num_processes, self.accelerator.process_index
-        images = len(one.images)
-        own = range(rank * images // size, (rank + 1) * images // size)
-        what = one.split if one.view is None else f"{one.split}, view {one.view[1] + 1}"
-        with (
-            inference(self.model),
-            self._precise(),
-            tqdm(total=images, desc=f"Features of {what}", unit="image", disable=rank > 0) as progress,
-        ):
-            first, prefix = own.start, contextlib.ExitStack()
-            with prefix:
-                for pixel_values in self._pixels(one, own):
-                    if first == own.start:
-                        self._fold(prefix, boundary, pixel_values)
-                    rows.write(first, boundary.features(self.model, pixel_values))
-                    first += len(pixel_values)
-                    progress.update(len(pixel_values) * size)
-
-    def _precise(self) -> contextlib.AbstractContextManager[Any]:
-        if self.config.feature_dtype == "bfloat16":
-            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
-        return self.accelerator.autocast()
-
-    def _fold(self, stack: contextlib.ExitStack, boundary: Boundary, pixel_values: Tensor) -> None:
-        """Fold BatchNorm into convolutions, if the features stay as they are."""
-        few = pixel_values[:2]
-        expected = boundary.features(self.model, few)
-        with contextlib.ExitStack() as trial:
-            trial.enter_context(folded_batch_norms(self.model, lambda: boundary.features(self.model, few)))
-            found = boundary.features(self.model, few)
-            if all(_close(a, b) for a, b in zip(found, expected, strict=True)):
-                stack.enter_context(trial.pop_all())
-
-    def _pixels(self, one: FeatureSet, own: range) -> Iterator[Tensor]:
-        batch, device = self.config.per_device_eval_batch_size, self.accelerator.device
-        if one.view is None:
-            yield from pixel_batches(one.images, one.transform, own, batch, device)
-            return
-        seed, view = one.view
-        loader = DataLoader(
-            TrainingViews(one.images, one.transform, seed),
-            batch_size=batch,
-            sampler=[(view, index) for index in own],
-            collate_fn=collate,
-            num_workers=self.config.dataloader_num_workers,
-            # of its own: beginning to iterate draws a number, and training must draw the same with features found
-            generator=torch.Generator(),
-        )
-        for loaded in loader:
-            yield loaded["pixel_values"].to(device).contiguous(memory_format=torch.channels_last)
-
-    def _image_size(self, images: "Dataset", transforms: Transforms) -> tuple[int, int, int]:
-        channels, height, width = transforms.eval(images[0][transforms.eval.image_column]).shape
-        return channels, height, width
-
-    def _on_main(self, function: Callable[[], str | None]) -> str | None:
+    def _on_main(self, function: Callable[[], Any]) -> Any:
         """Let the main process do something, and tell its result to all."""
         from accelerate.utils import broadcast_object_list
 
-        result = [function() if self.accelerator.is_main_process else None]
+        result: list[Any] = [function() if self.accelerator.is_main_process else None]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(result)
         return result[0]
@@ -408,25 +349,7 @@ class Features:
             tqdm.write(f"Features  {text}")  # above the progress bar, which may be open
 
 
-OF_CLASSES = (
-    *("_name_or_path", "architectures", "hf_tl", "id2label", "label2id", "label_names", "num_classes", "num_labels"),
-    *("problem_type", "transformers_version"),
-)
-"""Settings of a network that its frozen prefix does not depend on."""
-
-
-def _settings(model: "PreTrainedModel") -> dict[str, Any]:
-    """Give what the same weights may compute differently by: pooling, activation, epsilon."""
-    settings = json.loads(model.config.to_json_string(use_diff=False))
-    return {name: value for name, value in settings.items() if name not in OF_CLASSES}
-
-
 def _first_trained(model: "PreTrainedModel") -> str:
     """Name the first stage that trains."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return next(stage.name for stage in list_stages(model) if not trained.isdisjoint(stage.parameter_names))
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    scale = float(b.float().abs().max())
-    return torch.allclose(a.float(), b.float(), rtol=1e-3, atol=(1e-2 if b.dtype == torch.bfloat16 else 1e-4) * scale)

@@ -72,8 +72,10 @@ def solve_head(
     """Minimise the mean cross-entropy plus an L2 penalty on the weights of the standardised features.
 
     Each feature is shifted and scaled to mean 0 and deviation 1 over all images, so that neither changes the
-    predictions; one that does not vary gets the weight 0. The bias has no penalty. The strength is the one with the
-    lowest cross-entropy on held-out images in stratified cross-validation. A class of fewer images than folds is held
+    predictions; one that does not vary gets the weight 0. The bias has no penalty. The strength is chosen in stratified
+    cross-validation by the one-standard-error rule (Hastie, Tibshirani and Friedman, The Elements of Statistical
+    Learning, 2nd edition, section 7.10): the strongest whose cross-entropy on held-out images is within one standard
+    error, over the folds, of the lowest. A class of fewer images than folds is held
     out in fewer of them, and the one image of a class that has no second never. Where no class has two, the strength is
     scikit-learn's default, C = 1. A class without images gets the weight 0, and a bias below the others.
 
@@ -143,20 +145,21 @@ def _cross_validate(problem: "_Problem", fold_of: Tensor, folds: int) -> tuple[f
     """Go from strong to weak, each strength from the solutions of the one before.
 
     Returns:
-        The best strength, the held-out losses by strength, and the mean of the folds' solutions at the best one
+        The chosen strength, the held-out losses by strength, and the mean of the folds' solutions at the chosen one
         (1, classes, values).
     """
     kept = torch.stack([fold_of != fold for fold in range(folds)]).to(problem.features)
-    losses: dict[float, float] = {}
-    solutions, best, mean = problem.zeros(folds), math.inf, problem.zeros(1)
+    solutions, losses, limits, means = problem.zeros(folds), {}, {}, {}
     for strength in STRENGTHS:
         solutions = problem.minimise(kept, strength, solutions, ROUGH)
-        losses[strength] = problem.held_out_loss(solutions, fold_of)
-        if losses[strength] < best:
-            best, mean = losses[strength], solutions.mean(0, keepdim=True)
-        elif best < min(list(losses.values())[-WORSE:]):
+        losses[strength], error = problem.held_out_loss(solutions, fold_of)
+        limits[strength] = losses[strength] + error
+        means[strength] = solutions.mean(0, keepdim=True)
+        if min(losses.values()) < min(list(losses.values())[-WORSE:]):
             break
-    return min(losses, key=lambda strength: losses[strength]), losses, mean
+    limit = limits[min(losses, key=lambda strength: losses[strength])]
+    chosen = max(strength for strength in losses if losses[strength] <= limit)
+    return chosen, losses, means[chosen]
 
 
 @dataclass(frozen=True)
@@ -246,14 +249,18 @@ class _Problem:
         """Give the mean loss of the chosen images, summed over the choices."""
         return float(self._loss(solutions, self._shares(chosen))[0])
 
-    def held_out_loss(self, solutions: Tensor, fold_of: Tensor) -> float:
-        """Give the mean cross-entropy of all images that were held out of one of the solutions (folds, …)."""
-        total = torch.zeros((), dtype=torch.float64, device=self.features.device)
+    def held_out_loss(self, solutions: Tensor, fold_of: Tensor) -> tuple[float, float]:
+        """Give the mean cross-entropy of all images that were held out of one of the solutions (folds, …), and its
+        standard error, which is over the means of the folds.
+        """
+        totals = torch.zeros(len(solutions), dtype=torch.float64, device=self.features.device)
         for rows, log_p in self._log_probabilities(solutions):
-            labels = self.labels[rows]
-            found = log_p[torch.arange(len(labels), device=labels.device), fold_of[rows], labels]
-            total -= (found * self.weights[labels] * (fold_of[rows] >= 0)).sum(dtype=torch.float64)
-        return float(total / (fold_of >= 0).sum())
+            labels, folds = self.labels[rows], fold_of[rows]
+            found = log_p[torch.arange(len(labels), device=labels.device), folds, labels]
+            losses = -(found * self.weights[labels]).double()
+            totals.index_add_(0, folds[folds >= 0], losses[folds >= 0])
+        images = torch.bincount(fold_of[fold_of >= 0], minlength=len(solutions))
+        return float(totals.sum() / images.sum()), float((totals / images).std() / math.sqrt(len(solutions)))
 
     def _shares(self, chosen: Tensor) -> Tensor:
         """Give each image its part in the mean of a choice (images, choices)."""

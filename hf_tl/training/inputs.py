@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from hf_tl.backbones.boundary import Boundary
 from hf_tl.evaluation.measure import image_logits
-from hf_tl.training.feature_store import FeatureRows
+from hf_tl.training.feature_store import ChosenRows, FeatureRows
 from hf_tl.training.views import Key
 
 LogitsOf = Callable[[nn.Module, Mapping[str, Any]], Tensor]
@@ -26,7 +26,8 @@ class PhaseInputs:
     validation: Any
     validation_collate: Callable[[Any], Mapping[str, Any]]
     logits_of: LogitsOf = image_logits
-    validation_logits_of: LogitsOf = image_logits
+    order: Callable[[int], Sequence[int]] | None = None
+    """Of the training images in an epoch, where it cannot be any."""
 
 
 class FeatureViews(Dataset[Any]):
@@ -37,7 +38,7 @@ class FeatureViews(Dataset[Any]):
         labels: of the images, (images,) or (images, classes).
     """
 
-    def __init__(self, views: Sequence[FeatureRows], labels: Tensor) -> None:
+    def __init__(self, views: Sequence[FeatureRows | ChosenRows], labels: Tensor) -> None:
         self.views, self.labels = views, labels
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.config import TrainingConfig
 from hf_tl.data.augmentation import PairMixer
 from hf_tl.data.images import Transforms, collate
+from hf_tl.data.streams import StreamedImages, first_image
 from hf_tl.errors import CheckpointError, ConfigError, TrainingError
 from hf_tl.evaluation.measure import Predictions, measure, predict_split
 from hf_tl.evaluation.metrics import problem_type_of
@@ -41,6 +42,7 @@ from hf_tl.training.state import (
     write_state,
 )
 from hf_tl.training.steps import train_steps
+from hf_tl.training.stream_views import StreamedViews, viewed
 from hf_tl.training.views import Collate, ImageStream, TrainingViews
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Training:
         validation_images: "Dataset",
         config: TrainingConfig,
         fingerprint: str = "",
+        orders: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare the training.
 
@@ -77,11 +80,12 @@ class Training:
             validation_images: chosen on; never trained on.
             config: batch sizes, seed and the like; checkpoints go under its `output_dir`, none without one.
             fingerprint: of the data; a checkpoint of other data is refused.
+            orders: of the images of the splits, where they are known: see `ImageData`.
 
         Raises:
             StageError: a phase names stages that the model does not have.
-            ConfigError: a phase is shorter than a step, mixes images in batches of an odd size, or solves a head that
-                is not linear.
+            ConfigError: a phase is shorter than a step, mixes images in batches of an odd size, solves a head that
+                is not linear, or needs the images of a stream.
         """
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
@@ -110,6 +114,7 @@ class Training:
             "test_time_flip": config.test_time_flip,
             "cached_views": config.cached_views,
             "feature_dtype": config.feature_dtype,
+            "decode_reduced": config.decode_reduced,
         }
         if config.per_device_train_batch_size % 2 and any(phase.mixup or phase.cutmix for phase in strategy.phases):
             raise ConfigError(
@@ -123,7 +128,9 @@ class Training:
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
         self._restored: Restored | None = None
-        self._features = Features(accelerator, model, config)
+        self._features = Features(accelerator, model, config, orders)
+        if isinstance(train_images, StreamedImages):
+            self._features.require(strategy.phases)
         self._sigterm = Sigterm(accelerator)
 
     @property
@@ -195,8 +202,8 @@ class Training:
             return predict_split(
                 self.accelerator, self.model, rows, batch_size, flip=flip, collate_fn=as_read, logits_of=logits_of
             )
-        rows, workers = images.with_transform(transform), self.config.dataloader_num_workers
-        return predict_split(self.accelerator, self.model, rows, batch_size, workers, flip=flip)
+        rows = viewed(images, transform)
+        return predict_split(self.accelerator, self.model, rows, batch_size, self._workers, flip=flip)
 
     def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
         """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
@@ -279,8 +286,9 @@ class Training:
     ) -> Iterator[float]:
         if phase.is_solved:
             head = linear_head(self.accelerator, self.model, self.stages[-1])
-            workers = 0 if self.state.uses_features else self.config.dataloader_num_workers
-            loss, self._solution = solve_phase(self.accelerator, self.model, head, inputs, phase, self.config, workers)
+            loss, self._solution = solve_phase(
+                self.accelerator, self.model, head, inputs, phase, self.config, self._workers
+            )
             return iter([loss])
         weights = None
         if phase.class_weights == "balanced":
@@ -311,10 +319,10 @@ class Training:
             self.model,
             inputs.validation,
             config.per_device_eval_batch_size,
-            config.dataloader_num_workers,
+            self._workers,
             flip=config.test_time_flip,
             collate_fn=inputs.validation_collate,
-            logits_of=inputs.validation_logits_of,
+            logits_of=inputs.logits_of,
         )
         train_loss = math.fsum(self.state.losses) / len(self.state.losses)
         epoch = self.state.step * self.images_per_step / len(self.train_images)
@@ -426,10 +434,14 @@ class Training:
             return features
         is_mixed = phase.mixup > 0 or phase.cutmix > 0
         mixer = PairMixer(phase.mixup, phase.cutmix, self.model.config.num_labels) if is_mixed else None
-        validation = self.validation_images.with_transform(transforms.eval)
-        return PhaseInputs(
-            TrainingViews(images, transforms.train, self.config.seed), Collate(mixer), validation, collate
-        )
+        validation = viewed(self.validation_images, transforms.eval)
+        if not isinstance(images, StreamedImages):
+            views = TrainingViews(images, transforms.train, self.config.seed)
+            return PhaseInputs(views, Collate(mixer), validation, collate)
+        if phase.balanced_sampling:
+            raise ConfigError("--balanced_sampling needs features here: images of a stream cannot be drawn at random")
+        stream = StreamedViews(images, transforms.train, self.config.seed, shuffled=not phase.is_solved)
+        return PhaseInputs(stream, Collate(mixer), validation, collate, order=stream.order)
 
     def _loader(self, phase: Phase, end: int, inputs: PhaseInputs) -> DataLoader:
         """Load what the steps from here to `end` train on."""
@@ -438,17 +450,24 @@ class Training:
         return DataLoader(
             inputs.train,
             batch_size=self.config.per_device_train_batch_size,
-            sampler=ImageStream(len(self.train_images), self.config.seed, *span, labels),
+            sampler=ImageStream(len(self.train_images), self.config.seed, *span, labels, inputs.order),
             collate_fn=inputs.collate,
-            num_workers=0 if self.state.uses_features else self.config.dataloader_num_workers,
+            num_workers=self._workers,
             pin_memory=self.accelerator.device.type == "cuda",
             # of its own, because beginning to iterate draws a number, which would change those that dropout draws
             generator=torch.Generator().manual_seed(self.config.seed),
         )
 
+    @property
+    def _workers(self) -> int:
+        """Processes that load: none for features, and none for a stream, which each would read as a whole."""
+        is_read_once = self.state.uses_features or isinstance(self.train_images, StreamedImages)
+        return 0 if is_read_once else self.config.dataloader_num_workers
+
     def _two_images(self) -> Tensor:
-        row = self.validation_images.with_transform(self.transforms_of(self.strategy.phases[0]).eval)[0]
-        return torch.stack([row["pixel_values"]] * 2).to(self.model.device)
+        transform = self.transforms_of(self.strategy.phases[0]).eval
+        pixel_values = transform(first_image(self.validation_images, transform.image_column))
+        return torch.stack([pixel_values] * 2).to(self.model.device)
 
     def _train_labels(self, phase: Phase) -> list[int]:
         return self.train_images[self.transforms_of(phase).train.label_column][:]

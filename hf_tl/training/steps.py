@@ -42,6 +42,7 @@ def train_steps(
         TrainingError: the loss or a gradient is no number; the optimizer step was not taken.
     """
     model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses: list[Tensor] = []
     indices: list[int] = []
     for batch in loader:
@@ -52,7 +53,7 @@ def train_steps(
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 steps_done += 1
-                norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+                norm = accelerator.clip_grad_norm_(trained, max_grad_norm)
                 mean_loss = _finite_mean(accelerator, torch.stack(losses).mean(), norm, indices, steps_done)
             optimizer.step()
             if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:

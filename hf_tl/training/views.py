@@ -6,7 +6,7 @@ Neither the number of workers or processes nor an interruption changes them.
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,8 +34,20 @@ class ImageStream(Sampler[Key]):
     ([0, 1, 2], True)
     """
 
-    def __init__(self, size: int, seed: int, start: int, stop: int, labels: Sequence[int] | None = None) -> None:
-        """Take the span from `start` to `stop`, counted in images since the beginning of training."""
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        labels: Sequence[int] | None = None,
+        order: Callable[[int], Sequence[int]] | None = None,
+    ) -> None:
+        """Take the span from `start` to `stop`, counted in images since the beginning of training.
+
+        An epoch's order is that of `order`, where it is given: a stream cannot be read in any.
+        """
+        self.order = order
         self.size = size
         self.weights = None if labels is None else _inverse_frequencies(labels)
         self.seed = seed
@@ -54,6 +66,8 @@ class ImageStream(Sampler[Key]):
             yield order[place]
 
     def _order(self, epoch: int) -> list[Key]:
+        if self.order is not None:
+            return [(epoch, index) for index in self.order(epoch)]
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch, 0))
         if self.weights is None:
             return [(epoch, index) for index in torch.randperm(self.size, generator=generator).tolist()]
@@ -94,7 +108,7 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: Key | int) -> dict[str, Any]:
         epoch, index, *repeat = (self.epoch, key) if isinstance(key, int) else key
-        seed = _mix(self.seed, epoch, index + 1, *repeat)
+        seed = view_seed(self.seed, epoch, index, *repeat)
         with _seeded(seed):
             view = {**self.images[index], "index": index, "seed": seed}
         return {**view, "row": index} if self.tells_rows else view
@@ -131,6 +145,16 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def seeded_view(seed: int, epoch: int, index: int, *repeat: int) -> contextlib.AbstractContextManager[None]:
+    """Draw what changes an image in an epoch, as `TrainingViews` does."""
+    return _seeded(view_seed(seed, epoch, index, *repeat))
+
+
+def view_seed(seed: int, epoch: int, index: int, *repeat: int) -> int:
+    """Tell the seed of an image's view in an epoch."""
+    return _mix(seed, epoch, index + 1, *repeat)
 
 
 def _inverse_frequencies(labels: Sequence[int]) -> torch.Tensor:

@@ -28,14 +28,19 @@ from fastai.vision.all import (  # type: ignore[import-not-found]
 
 
 class Marks(Callback):  # type: ignore[misc]
-    """Notes when training begins and when each epoch has ended."""
+    """Notes when training begins, and when each epoch is trained, and validated too."""
 
     training_began = 0.0
 
     def before_fit(self) -> None:
         """Start-up ends at the first one; `fine_tune` fits twice."""
         self.training_began = self.training_began or time.time()
+        self.epochs_trained: list[float] = getattr(self, "epochs_trained", [])
         self.epochs_ended: list[float] = getattr(self, "epochs_ended", [])
+
+    def after_train(self) -> None:
+        """Before validation."""
+        self.epochs_trained.append(time.time())
 
     def after_epoch(self) -> None:
         """After validation."""
@@ -63,11 +68,15 @@ def main() -> None:
     else:
         learner.unfreeze()
         learner.fit_one_cycle(options.epochs)
-    epochs_ended = list(marks.epochs_ended)  # validating counts as one more
+    result = {
+        "training_began": marks.training_began,
+        "epochs_trained": list(marks.epochs_trained),
+        "epochs_ended": list(marks.epochs_ended),
+    }
     test = learner.dls.test_dl(get_image_files(options.dataset / "test"), with_labels=True)
     _, test_accuracy = learner.validate(dl=test)
     learner.save(options.output_dir.resolve() / "model")
-    result = {"accuracy": test_accuracy, "training_began": marks.training_began, "epochs_ended": epochs_ended}
+    result["accuracy"] = test_accuracy
     (options.output_dir / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 

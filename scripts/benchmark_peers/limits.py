@@ -5,21 +5,29 @@ batches, in a process of its own. FLOPs are counted by torch (`FlopCounterMode`:
 """
 
 import argparse
+import contextlib
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import timm
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from hf_tl import Strategy, load_backbone, load_data
+from hf_tl.backbones.boundary import find_boundary
+from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
 from hf_tl.training.accelerator import cpu_cores
+from hf_tl.training.batch_size import BatchSize
+from hf_tl.training.feature_pass import FeaturePass
 from hf_tl.training.memory import keep_freed_memory
 
 GEMM_SIZE = 2048
@@ -34,7 +42,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--architecture", default="tf_efficientnet_lite0", help="timm's name; random weights")
     parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=32, help="but hf_tl's pass measures its own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--seconds", type=float, default=30, help="how long each thing is repeated")
@@ -55,8 +63,8 @@ def forward(options: argparse.Namespace) -> dict[str, float]:
     network.eval()
     flops = count_flops(network, images[:1])
     peak = gemm_flops(options)
-    with torch.inference_mode():
-        rate = options.batch_size / median_seconds(lambda: network(images), options)
+    with plain_pass(network, images) if options.plain else feature_pass(options) as (run, count):
+        rate = count / median_seconds(run, options)
     peak = max(peak, gemm_flops(options))
     return {
         "images_per_second": rate,
@@ -64,6 +72,38 @@ def forward(options: argparse.Namespace) -> dict[str, float]:
         "gemm_gflops": peak / 1e9,
         "share_of_peak": rate * flops / peak,
     }
+
+
+@contextlib.contextmanager
+def plain_pass(network: nn.Module, images: Tensor) -> Iterator[tuple[Callable[[], object], int]]:
+    """Give what runs the network on images, and how many they are."""
+    with torch.inference_mode():
+        yield lambda: network(images), len(images)
+
+
+@contextlib.contextmanager
+def feature_pass(options: argparse.Namespace) -> Iterator[tuple[Callable[[], object], int]]:
+    """Give what runs hf_tl's own pass on images, in batches of the size that it finds, and how many they are."""
+    shape = (3, options.image_size, options.image_size)
+    config = TrainingConfig(feature_dtype=options.dtype)
+    accelerator = Accelerator(cpu=options.device == "cpu")
+    model, _ = load_backbone(
+        f"timm:{options.architecture}", ["a", "b"], Strategy.transfer(), pretrained=False, image_size=options.image_size
+    )
+    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    images = torch.rand(config.per_device_eval_batch_size, *shape, device=accelerator.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    batch_size = BatchSize(len(images), sys.maxsize)
+    boundary = find_boundary(model, shape)
+    with FeaturePass(accelerator, model, config, boundary, frozen="").prefix(images) as prefix:
+
+        def run() -> None:
+            for batch in batch_size.batches(images):
+                [features.cpu() for features in prefix(batch)]
+
+        while not batch_size.is_measured:
+            run()
+        yield run, len(images)
 
 
 def train(options: argparse.Namespace) -> dict[str, float]:
@@ -91,8 +131,6 @@ def decode(options: argparse.Namespace) -> dict[str, float]:
             start = time.perf_counter()
             count = sum(threads.map(_decode, files))
             return {"images_per_second": count / (time.perf_counter() - start)}
-    from hf_tl import load_backbone, load_data
-
     data = load_data(options.dataset)
     _, transforms = load_backbone(
         f"timm:{options.architecture}", data.labels, pretrained=False, image_size=options.image_size

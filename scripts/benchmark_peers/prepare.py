@@ -36,13 +36,14 @@ def main() -> None:
     )
     parser.add_argument("--model", help="model: timm:ARCH with random weights; by default the demo's with its weights")
     parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--share", type=float, default=1, help="images: of the training images (default: all)")
     parser.add_argument("--images", type=int, default=1_000, help="digits: training images")
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     if options.what == "model":
         write_model(options.folder, options.model, options.dataset, options.image_size)
     elif options.what == "images":
-        write_images(options.folder, options.dataset)
+        write_images(options.folder, options.dataset, options.share)
     else:
         write_digits(options.folder, options.images)
 
@@ -80,9 +81,14 @@ def save_for_timm(model: "PreTrainedModel", folder: Path) -> None:
     file.write_text(json.dumps(config), encoding="utf-8")
 
 
-def write_images(folder: Path, dataset: str) -> None:
+def write_images(folder: Path, dataset: str, share: float) -> None:
     """Write a dataset as an image folder with three splits, which all sides read; files are copied as they are."""
     data = load_data(dataset)
+    if share < 1:  # of each class
+        train = data.splits["train"]
+        data.splits["train"] = train.train_test_split(train_size=share, stratify_by_column=data.label_column, seed=0)[
+            "train"
+        ]
     for split, rows in data.splits.items():
         for number, row in enumerate(rows.cast_column(data.image_column, Image(decode=False))):
             path = folder / split / data.labels[row[data.label_column]] / str(number)

@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ class Side:
     """That the figure is for."""
     epochs_run: int = 1
     """That are run; the others are taken to last as long as the last of them."""
+    share: float = 1
+    """Of the training images that these see."""
     earlier: tuple[str, ...] = ()
     """A command that is run once before, not counted, and whose caches all runs share."""
     missing: str = ""
@@ -76,12 +78,14 @@ class Setting:
     """What the command line asks for, and what was prepared."""
 
     folder: Path
-    """Holds `images`, `model`, `digits-N` of each size and, with a GPU, each of `GPU_MODELS`."""
+    """Holds `images`, `images-of-peers` if they see a share, `model`, `digits-N` of each size and, with a GPU, each of
+    `GPU_MODELS`."""
     about: dict[str, Any]
     """See prepare.py."""
     image_size: int
     epochs: int
-    peer_epochs: int
+    peer_epochs: float
+    """Below 1: once over that share of the training images."""
     sizes: tuple[int, ...]
     seconds: float
     fastai_python: str | None
@@ -97,9 +101,15 @@ class Setting:
         words = (f"--dataset {dataset} --image_size {image_size} --output_dir {{output}}").split()
         return (PYTHON, "-m", "hf_tl", "train", *words, *flags.split(), *optional, *self.hf_tl_flags)
 
+    @property
+    def share(self) -> float:
+        """Of the training images that peers see."""
+        return min(1, self.peer_epochs)
+
     def peer(self, script: str, layers: str, epochs: int, model: str = "model") -> tuple[str, ...]:
         """Give the command of a peer's recipe, but for its program."""
-        paths = f"--model {self.folder / model} --dataset {self.folder / 'images'} --output_dir {{output}}"
+        images = self.folder / ("images" if self.share == 1 else "images-of-peers")
+        paths = f"--model {self.folder / model} --dataset {images} --output_dir {{output}}"
         return (str(HERE / script), *paths.split(), "--layers", layers, "--epochs", str(epochs))
 
 
@@ -108,27 +118,27 @@ def training(work: str) -> Callable[[Setting], list[Side]]:
 
     def sides(setting: Setting) -> list[Side]:
         epochs = 1 if work == "full" else setting.epochs
-        run = min(epochs, setting.peer_epochs)
+        run = min(epochs, max(1, round(setting.peer_epochs)))
         flags = TRAIN[work].replace("{epochs}", str(epochs))
         hf_tl = Side(
             HF_TL, setting.hf_tl(flags, setting.folder / "images", setting.image_size), read_record, {}, epochs, epochs
         )
         rate = ("--stop_after", str(run), "--learning_rate", str(PEER_RATES[work]))
         trainer = (PYTHON, *setting.peer("transformers_recipe.py", work, epochs), *rate)
-        kept = [Side(TRAINER_KEPT, trainer, read_result, KEEP_MEMORY, epochs, run)] if work != "finetune" else []
-        return [hf_tl, Side(TRAINER, trainer, read_result, {}, epochs, run), *kept, fastai(setting, work, epochs),
-                timm(setting, work)]  # fmt: skip
+        recipe = Side(TRAINER, trainer, read_result, {}, epochs, run, setting.share)
+        kept = [replace(recipe, name=TRAINER_KEPT, environment=KEEP_MEMORY)] if work != "finetune" else []
+        return [hf_tl, recipe, *kept, fastai(setting, work, epochs), timm(setting, work)]
 
     return sides
 
 
 def fastai(setting: Setting, work: str, epochs: int) -> Side:
     """Give fastai's side. It has no schedule to stop in, so fewer epochs are a shorter schedule."""
-    run = min(epochs, max(setting.peer_epochs, 2 if work == "finetune" else 1))
+    run = min(epochs, max(round(setting.peer_epochs), 2 if work == "finetune" else 1))
     size = ("--image_size", str(setting.image_size))
     command = (setting.fastai_python or "", *setting.peer("fastai_recipe.py", work, run), *size)
     missing = "" if setting.fastai_python else "no --fastai_python given"
-    return Side(FASTAI, command, read_result, {"PYTHONPATH": ""}, epochs, run, missing=missing)
+    return Side(FASTAI, command, read_result, {"PYTHONPATH": ""}, epochs, run, setting.share, missing=missing)
 
 
 def timm(setting: Setting, work: str) -> Side:

@@ -31,11 +31,15 @@ from transformers import (
 
 
 class Marks(TrainerCallback):
-    """Notes when training begins and when each epoch has ended, evaluated and saved; stops after some epochs."""
+    """Notes when training begins, and of each epoch when it is trained, and when it is evaluated and saved too.
+
+    Stops after some epochs.
+    """
 
     def __init__(self, last_epoch: int) -> None:
         self.last_epoch = last_epoch
         self.training_began = 0.0
+        self.epochs_trained: list[float] = []
         self.epochs_ended: list[float] = []
 
     def on_train_begin(self, *arguments: Any, **kwargs: Any) -> None:
@@ -45,8 +49,9 @@ class Marks(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave the schedule that of all epochs."""
-        control.should_training_stop = len(self.epochs_ended) + 1 >= self.last_epoch
+        """Before evaluation; the schedule stays that of all epochs."""
+        self.epochs_trained.append(time.time())
+        control.should_training_stop = len(self.epochs_trained) >= self.last_epoch
 
     def on_save(self, *arguments: Any, **kwargs: Any) -> None:
         """An epoch's last act."""
@@ -70,7 +75,8 @@ def main() -> None:
     trainer.train()
     trainer.save_model()
     accuracy = trainer.evaluate(test)["eval_accuracy"]
-    result = {"accuracy": accuracy, "training_began": marks.training_began, "epochs_ended": marks.epochs_ended}
+    result = {"accuracy": accuracy, "training_began": marks.training_began}
+    result |= {"epochs_trained": marks.epochs_trained, "epochs_ended": marks.epochs_ended}
     seconds = marks.epochs_ended[-1] - marks.training_began
     result["images_per_second"] = len(trainer.train_dataset) * len(marks.epochs_ended) / seconds
     (options.output_dir / "result.json").write_text(json.dumps(result), encoding="utf-8")

@@ -192,7 +192,10 @@ def test_fraction_out_of_range(rows: Rows, refuse: Callable, fraction: float) ->
 
 def test_streaming_dataset(rows: Rows, refuse: Callable) -> None:
     message = refuse()(rows([0, 1], AB).to_iterable_dataset())
-    assert message == "expected a datasets.Dataset or DatasetDict, found IterableDataset; load it without streaming"
+    assert message == (
+        "expected a datasets.Dataset or DatasetDict, found IterableDataset; a stream is opened by the dataset's name: "
+        "hf_tl.load_data(name, streaming=True)"
+    )
 
 
 @pytest.fixture
@@ -235,6 +238,18 @@ def test_damaged_images_are_left_out(damaged: Path) -> None:
         (damaged / "train" / f"{name}.png").unlink()
     (damaged / "test" / "dog" / "2.png").unlink()
     assert checked.fingerprint == load_data(str(damaged)).fingerprint != data.fingerprint
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_was_decoded_before_is_not_decoded_again(damaged: Path) -> None:
+    data = load_data(str(damaged))
+    orders = {split: data.orders[rows._fingerprint] for split, rows in data.splits.items()}
+    with pytest.raises(DataError, match="1 images cannot be used"):
+        check_images(data, readable={orders["train"], orders["validation"]})
+    assert check_images(data, readable=orders.values()) is data
+    (damaged / "train" / "dog" / "7.png").write_bytes(b"")  # another image is another split
+    with pytest.raises(DataError, match="7 images cannot be used"):
+        check_images(load_data(str(damaged)), readable=orders.values())
 
 
 def test_nothing_readable_is_left(write_folder: WriteFolder) -> None:

@@ -18,7 +18,7 @@ from transformers import ConvNextImageProcessor, ViTImageProcessor
 
 from hf_tl.backbones.transformers import ProcessorPipeline
 from hf_tl.data.images import ImageTransform
-from hf_tl.data.pixels import pixel_batches
+from hf_tl.data.pixels import pixel_batches, resized_side
 from hf_tl.errors import DataError
 
 CPU = torch.device("cpu")
@@ -76,8 +76,67 @@ def test_batches_equal_the_transform_of_each_image(images: Dataset, pipeline: st
         assert torch.equal(pixels, transform(images[row]["photo"])), row
 
 
+@pytest.mark.parametrize("ahead", [1, 5])
+def test_batches_decoded_ahead_are_the_same(images: Dataset, ahead: int) -> None:
+    transform = ImageTransform(PIPELINES["timm"](), image_column="photo")
+    expected = list(pixel_batches(images, transform, range(len(images)), 4, CPU))
+    found = list(pixel_batches(images, transform, range(len(images)), 4, CPU, ahead=ahead))
+    assert len(found) == len(expected) == 3
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(encoded("RGB", 1)[:100])
     rows = Dataset.from_dict({"image": [str(tmp_path / "bad.png")]}, features=Features(image=Image()))
     with pytest.raises(DataError, match=r"bad\.png"):
         list(pixel_batches(rows, ImageTransform(PIPELINES["timm"]()), range(1), 4, CPU))
+
+
+SIDES = {
+    "timm": 168, "timm, gray": 168, "timm bicubic, ImageNet's mean": 235, "v2": 32, "transformers": 32,
+    "transformers cropped": 37,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_size_that_images_are_resized_to_is_read(pipeline: str) -> None:
+    assert resized_side(ImageTransform(PIPELINES[pipeline]())) == SIDES[pipeline]
+
+
+def test_no_size_is_read_from_a_transform_that_tells_none() -> None:
+    assert resized_side(ImageTransform(v2.Compose([v2.CenterCrop(32), v2.ToImage()]))) == 0
+
+
+@pytest.fixture(scope="module")
+def large() -> Dataset:
+    """Smooth images, as photos are, the last turned by its EXIF data."""
+    noise = Pillow.frombytes("RGB", (15, 10), np.random.default_rng(0).bytes(450))
+    files = []
+    for side, kind, orientation in ((600, "JPEG", 1), (150, "JPEG", 1), (600, "PNG", 1), (600, "JPEG", 6)):
+        stream = io.BytesIO()
+        exif = Pillow.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        noise.resize((3 * side // 2, side), Pillow.Resampling.BICUBIC).save(stream, kind, exif=exif, quality=95)
+        files.append(stream.getvalue())
+    return Dataset.from_dict({"photo": [{"bytes": file, "path": None} for file in files]}).cast_column("photo", Image())
+
+
+def test_reduced_images_are_nearly_the_same(large: Dataset) -> None:
+    """Only JPEGs much larger than asked for change, and by less than a step of 256 in the mean."""
+    transform = ImageTransform(v2.Compose([v2.Resize(64), v2.CenterCrop(56), v2.PILToTensor()]), image_column="photo")
+    (whole,) = pixel_batches(large, transform, range(4), 4, CPU)
+    (reduced,) = pixel_batches(large, transform, range(4), 4, CPU, 2 * 64)
+    difference = (whole.float() - reduced.float()).abs().mean((1, 2, 3)).tolist()
+    assert [value > 0 for value in difference] == [True, False, False, True]
+    assert max(difference) < 1
+
+
+def test_reduced_images_keep_the_side_asked_for(large: Dataset) -> None:
+    shapes: list[tuple[int, int]] = []
+
+    def note(image: Pillow.Image) -> torch.Tensor:
+        shapes.append(image.size)
+        return torch.zeros(3, 1, 1)
+
+    list(pixel_batches(large, ImageTransform(note, image_column="photo"), range(4), 1, CPU, 150))
+    assert shapes == [(225, 150), (225, 150), (900, 600), (150, 225)]

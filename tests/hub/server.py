@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from hub.endpoints import ROUTES, Endpoints
 from hub.store import HubError, User
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 
 @dataclass
@@ -60,6 +61,8 @@ class Hub(Endpoints):
         super().__init__(root, **accounts)
         self.log: list[tuple[str, str, str, int]] = []
         """Method, path, query and status of every request."""
+        self.sent: Counter[str] = Counter()
+        """Bytes of the bodies that were sent, by path."""
         self.faults: list[Fault] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +84,14 @@ class Hub(Endpoints):
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
             await send({"type": "http.response.body", "body": b"{"})
         else:
-            await response(scope, receive, send)
+            await response(scope, receive, self.counted(path, send))
+
+    def counted(self, path: str, send: Send) -> Send:
+        async def count(message: Message) -> None:
+            self.sent[path] += len(message.get("body", b""))
+            await send(message)
+
+        return count
 
     def next_fault(self, method: str, path: str) -> Fault | None:
         for fault in self.faults:

@@ -391,7 +391,7 @@ def test_a_solved_head_tells_its_strength_in_place_of_rates() -> None:
     card = render_card(record)
     assert re.search(r"\| 1 \| .* \| solved \| – \| – \| frozen \|", card)
     line = next(line for line in card.splitlines() if line.startswith("- phase 1: "))
-    assert "L2 strength 0.01, the best in 5-fold cross-validation (held-out loss 0.3457)" in line
+    assert "L2 strength 0.01, chosen in 5-fold cross-validation (held-out loss 0.3457)" in line
     assert not [name for name in ("warmup", "weight decay", "solver", "BatchNorm") if name in line]
     assert "The weights are those after the solution of phase 1, the best" in card
     assert "solver" not in next(line for line in card.splitlines() if line.startswith("- phase 2: "))

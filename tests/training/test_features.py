@@ -1,7 +1,9 @@
 """Training on cached features gives what training on images gives, and nothing stale or damaged is ever used."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -31,9 +33,12 @@ from small_runs import (
 )
 from test_cli import TINY, write_images
 from torch import Tensor
+from torchvision.transforms import v2
 
 from hf_tl.backbones.boundary import find_boundary
 from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
+from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
+from hf_tl.training.features import decoded_before
 from hf_tl.training.inputs import PhaseInputs
 from hf_tl.training.views import TrainingViews
 
@@ -124,6 +129,10 @@ def test_a_second_run_computes_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     first = train(run)
     before = entries(tmp_path / "features")
     assert "one pass of about" in capsys.readouterr().out
+    config = make_training(run).config
+    known = decoded_before(config)
+    assert known == {digest_in_order(map_images(make_images(run), "image", "train", digest_image))}
+    assert decoded_before(replace(config, feature_cache="off")) == frozenset()
     for again in (run, replace(run, config={**run.config, "feature_cache": "auto"})):
         second = train(again)
         printed = capsys.readouterr().out
@@ -199,6 +208,45 @@ def test_whatever_features_depend_on_makes_other_entries(
     is_new = len(entries(tmp_path / "features")) > len(before)
     assert is_new == (change is not another_head)
     assert_close(*results)
+
+
+def large_jpegs(training: RecordedTraining) -> None:
+    """Eight times as large as the network takes them."""
+    files = []
+    for image in training.train_images["image"]:
+        image.resize((8 * SIDE, 8 * SIDE)).save(stream := io.BytesIO(), "JPEG", quality=95)
+        files.append({"bytes": stream.getvalue(), "path": None})
+    rows = {"image": files, "label": training.train_images["label"]}
+    features = training.train_images.features
+    training.train_images = training.validation_images = type(training.train_images).from_dict(rows, features=features)
+    original = training.transforms_of
+
+    def resized(phase: Any) -> Any:
+        transforms = original(phase)
+        for transform in {id(t): t for t in (transforms.train, transforms.eval)}.values():
+            transform.pipeline.transforms.insert(0, v2.Resize(SIDE))
+        return transforms
+
+    training.transforms_of = resized
+
+
+def test_only_training_images_are_decoded_at_a_reduced_size(tmp_path: Path) -> None:
+    """What is measured has the features of whole images, with the flag as without."""
+    run = Run(str(tmp_path), "transfer", {"save_total_limit": 0})
+    found, results = [], []
+    for flags in ({}, {"decode_reduced": True}):
+        training = make_training(cached(run, tmp_path / "features", **flags))
+        large_jpegs(training)
+        torch.manual_seed(0)
+        training.run()
+        found.append(entries(tmp_path / "features"))
+        results.append(training)
+    assert len(found[0]) == 1, "training and validation have the same images, and share an entry"
+    assert len(found[1]) == 2
+    assert found[0].items() < found[1].items()
+    whole, reduced = (losses(training) for training in results)
+    assert whole != reduced
+    assert reduced == pytest.approx(whole, rel=0.05)
 
 
 def test_damage_is_told_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -417,6 +465,22 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     assert peaks[4000] < 1.1 * peaks[500]
 
 
+def test_a_pass_that_tries_batch_sizes_keeps_what_the_network_computes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image is kept at its place, whatever the size of the batch it was in."""
+    run = cached(Run(str(tmp_path), "finetune", {"per_device_eval_batch_size": 2}), tmp_path / "features")
+    monkeypatch.setattr("hf_tl.training.batch_size.PAYS", 1)  # tried on these few images too
+    training, inputs = inputs_of(run)
+    assert re.search(r"batches of=[12]\b", capsys.readouterr().err)
+    boundary = find_boundary(training.model, IMAGE)
+    pixels = torch.stack([make_transforms(run).eval(image) for image in make_images(run)["image"]])
+    with torch.inference_mode():
+        (expected,) = boundary.features(training.model, pixels)
+    found: Tensor = inputs.validation.__getitems__(list(range(IMAGES)))["features"][0]
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_what_is_kept_is_what_the_network_computes(tmp_path: Path) -> None:
     """Not only on the first images: folding and batches change nothing but the rounding."""
     run = cached(Run(str(tmp_path), "finetune", {"per_device_eval_batch_size": 4}), tmp_path / "features")
@@ -460,3 +524,9 @@ def test_the_command_line_finds_its_features_again(tmp_path: Path) -> None:
     ]
     assert histories[1] == histories[2]
     assert histories[1] == [pytest.approx(pair, rel=1e-3) for pair in histories[0]]
+    # images whose features are kept are not decoded to check them; a changed one is
+    next((tmp_path / "colours").rglob("*.png")).write_bytes(b"no image")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([*command, "--output_dir", str(tmp_path / "last")], env=environment, capture_output=True)
+    assert done.returncode == 2
+    assert b"1 images cannot be used" in done.stderr

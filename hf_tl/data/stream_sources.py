@@ -1,0 +1,142 @@
+"""From a dataset's name to its streams, with the labels of all images: these are read, and the images are not."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import (
+    Dataset,
+    DatasetBuilder,
+    DatasetInfo,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset_builder,
+)
+from datasets.packaged_modules.parquet.parquet import ParquetConfig
+
+from hf_tl.data.fingerprint import digest_image
+from hf_tl.data.labels import find_image_column, find_label_column, split_names
+from hf_tl.data.sources import call, card_license, commit_of, expand, name_parquet, parquet_of, require_repo_id
+from hf_tl.data.streams import PLACE, Stream, StreamedImages
+from hf_tl.errors import DataError
+
+BLOCK = 64 * 1024
+"""Bytes that are read at once of a remote file of which only the labels are wanted; the default is 5 MiB."""
+READERS = 8
+"""Shards whose labels are read at the same time: it is the network that is waited for."""
+LABELS = 10_000
+"""Labels in a batch."""
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """The streams of a dataset, and for each a table of labels with a column of images in which nothing is."""
+
+    streams: Mapping[str, Stream]
+    tables: Mapping[str, Dataset]
+    image_column: str
+    label_column: str
+    name: str
+    revision: str | None
+    license: str | None
+
+    def images_of(self, rows: Dataset) -> StreamedImages:
+        """Tell where the images of rows of `tables` come; the rows are of one of them."""
+        first = rows[0][PLACE]
+        [stream] = [one for one in self.streams.values() if one.start <= first < one.start + len(one)]
+        return StreamedImages(stream, rows.remove_columns(self.image_column))
+
+
+def open_streams(
+    name: str,
+    *,
+    config_name: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> StreamSource:
+    """Open parquet files or a dataset of the Hub as streams, and read the labels.
+
+    In parquet files columns lie apart, so of the images nothing is read here.
+
+    Raises:
+        DataError: there is no such dataset, it is not of parquet files, its columns cannot be told, or the Hub cannot
+            be reached.
+    """
+    title, make = _builder_of(name, config_name, revision)
+    what = f"the dataset {title!r}"
+    builder: DatasetBuilder = call(what, make)
+    if not isinstance(builder.config, ParquetConfig):
+        raise DataError(
+            f"--streaming reads parquet files, in which labels lie apart from images, and {title} is of "
+            f"{type(builder).__name__} files: of most public "
+            "datasets the Hub keeps a parquet copy (--dataset_revision refs/convert/parquet); or leave out --streaming"
+        )
+    commit = commit_of(builder)
+    streams: IterableDatasetDict = call(what, builder.as_streaming_dataset)
+    features = call(what, lambda: next(iter(streams.values()))._resolve_features().features)
+    image_column = find_image_column(features, image_column)
+    label_column = find_label_column(features, label_column)
+    columns = split_names(features, label_column)
+    pinned: dict[str, Any] = {} if commit is None else {"revision": commit}
+    narrow = call(what, lambda: make(columns=columns, storage_options={"hf": {"block_size": BLOCK}}, **pinned))
+    labels: IterableDatasetDict = call(what, narrow.as_streaming_dataset)
+    found: dict[str, Stream] = {}
+    tables: dict[str, Dataset] = {}
+    for split, rows in streams.items():
+        table, sizes = call(f"the labels of {title}", partial(_read, labels[split].select_columns(columns)))
+        start = sum(map(len, found.values()))
+        table = table.add_column(PLACE, list(range(start, start + len(table))))
+        tables[split] = table.add_column(image_column, [None] * len(table), feature=Image())
+        images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+        found[split] = Stream(images, image_column, split, sizes, _identity(builder, split), start)
+    license_name = builder.info.license or (None if commit is None else call(what, partial(card_license, name, commit)))
+    return StreamSource(found, tables, image_column, label_column, title, commit, license_name or None)
+
+
+def _builder_of(name: str, config_name: str | None, revision: str | None) -> tuple[str, Callable[..., DatasetBuilder]]:
+    """Give a publishable name, and the function that makes the builder; it takes more of its arguments."""
+    path = Path(name).expanduser()
+    files = parquet_of(path) if path.is_dir() else expand(name) if name.endswith(".parquet") else []
+    if files:
+        title, by_split = name_parquet(files)
+        return path.resolve().name if path.is_dir() else title, partial(
+            load_dataset_builder, "parquet", data_files=by_split
+        )
+    if path.is_dir() or name == "digits":
+        raise DataError(
+            f"--streaming reads datasets of the Hub and parquet files, found {path.name}, which is here already and "
+            "read where it lies: leave out --streaming"
+        )
+    require_repo_id(name)
+    return name, partial(load_dataset_builder, name, config_name, **({"revision": revision} if revision else {}))
+
+
+def _read(labels: IterableDataset) -> tuple[Dataset, tuple[int, ...]]:
+    """Read the labels of a stream, and count those of each shard."""
+    labels = labels._resolve_features()
+
+    def read_shard(index: int) -> list[pa.Table]:
+        return list(labels.shard(labels.num_shards, index).with_format("arrow").iter(LABELS))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        shards = list(pool.map(read_shard, range(labels.num_shards)))
+    schema = labels.features.arrow_schema
+    table = pa.concat_tables([schema.empty_table(), *(part.cast(schema) for shard in shards for part in shard)])
+    return Dataset(table, info=DatasetInfo(features=labels.features)), tuple(sum(map(len, shard)) for shard in shards)
+
+
+def _identity(builder: DatasetBuilder, split: str) -> str:
+    """Identify the files of a split: local ones by what they hold, those of the Hub by name and commit."""
+    files = builder.config.data_files[split]
+    parts = [
+        digest_image({"path": file}, file).hex() if Path(file).is_file() else f"{file} {origin}"
+        for file, origin in zip(files, files.origin_metadata, strict=True)
+    ]
+    return sha256("\n".join(parts).encode()).hexdigest()

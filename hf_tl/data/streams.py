@@ -1,0 +1,235 @@
+"""Images that are read once, in their own order, as they come over the network, and are not kept.
+
+What is kept of a stream is its labels, with the place of each image. So the splits are made, and the classes counted,
+as those of any dataset; only the images themselves cannot be had at random.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from itertools import accumulate, chain, islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import PIL.Image
+from datasets import Dataset, Features, IterableDataset
+from datasets.distributed import split_dataset_by_node
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[attr-defined]
+from tqdm import tqdm
+
+from hf_tl.data.fingerprint import row_name
+from hf_tl.data.images import decode
+from hf_tl.errors import ConfigError, DataError, name_some
+
+PLACE = "place in the stream"
+"""The column of a split that tells where its images come in the streams of the dataset, one after another."""
+UNEVEN = 1.25
+"""How much longer than the mean the longest share may be: processes wait for the last, and only so long."""
+BATCH = 64
+"""Images that are read before they are decoded by threads."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A split of a dataset as it is stored, in one or more shards (files)."""
+
+    images: IterableDataset
+    """The column of images alone, not decoded."""
+    image_column: str
+    name: str
+    """Of the split, as it is stored."""
+    shard_sizes: tuple[int, ...]
+    """Images in each shard."""
+    source: str
+    """Identifies the files."""
+    start: int = 0
+    """Place of its first image where the splits of the dataset follow each other, as in `PLACE`."""
+    unreadable: frozenset[int] = frozenset()
+    """Places of images that are left out."""
+
+    def __len__(self) -> int:
+        """Count all images, also those that are left out."""
+        return sum(self.shard_sizes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identify the images in their order."""
+        return sha256(f"{self.source}/{sorted(self.unreadable)}".encode()).hexdigest()
+
+    def read(self, process: int = 0, processes: int = 1) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+        """Read the share of one of several processes: each image comes to one of them.
+
+        A process gets every so many shards; where that would be far from equal shares, all read all shards and each
+        keeps every so many images (see `datasets.distributed.split_dataset_by_node`).
+
+        Yields:
+            The place of an image in the stream, and the image as it is stored.
+
+        Raises:
+            DataError: the stream breaks off, or has another length than before.
+        """
+        if self._are_shares_alike(processes):
+            share = split_dataset_by_node(self.images, process, processes, "shards")
+            yield from self._with_places(share, range(process, len(self.shard_sizes), processes))
+        else:
+            share = split_dataset_by_node(self.images, process, processes, "examples")
+            yield from self._at(share, range(process, len(self), processes))
+
+    def read_shards(self, shards: Iterable[int]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+        """Read some shards in the given order; as `read`."""
+        for shard in shards:
+            yield from self._with_places(self.images.shard(len(self.shard_sizes), shard), [shard])
+
+    def _with_places(
+        self, rows: IterableDataset, shards: Iterable[int]
+    ) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+        ends = list(accumulate(self.shard_sizes))
+        spans = (range(ends[shard] - self.shard_sizes[shard], ends[shard]) for shard in shards)
+        return self._at(rows, chain.from_iterable(spans))
+
+    def _at(self, images: IterableDataset, places: Iterable[int]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+        rows = iter(images)
+        for place in places:
+            row = self._next(rows)
+            if row is None:
+                self._changed()
+            if place not in self.unreadable:
+                yield place, row[self.image_column]
+        if self._next(rows) is not None:
+            self._changed()
+
+    def _are_shares_alike(self, processes: int) -> bool:
+        longest = max(sum(self.shard_sizes[process::processes]) for process in range(processes))
+        return len(self.shard_sizes) >= processes and longest <= UNEVEN * len(self) / processes
+
+    def _next(self, rows: Iterator[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+        try:
+            return next(rows, None)
+        except (DatasetsError, HubHTTPError, OSError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"the stream of {self.name} broke off ({error}); check the network, and run again"
+            ) from error
+
+    def _changed(self) -> NoReturn:
+        raise DataError(
+            f"the stream of {self.name} does not hold the {len(self):,} images whose labels were read from it: "
+            "its files were changed meanwhile; run again"
+        )
+
+    @cached_property
+    def first(self) -> Mapping[str, Any] | None:
+        """The first image, as it is stored."""
+        return next(iter(self.read()))[1]
+
+
+class StreamedImages:
+    """A split whose images come in a stream: all of its rows, or those that are chosen.
+
+    Args:
+        stream: where the images come.
+        rows: their labels, and their places in the stream under `PLACE`.
+    """
+
+    def __init__(self, stream: Stream, rows: Dataset) -> None:
+        self.stream, self.rows = stream, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, column: str) -> Any:
+        return self.rows[column]
+
+    @property
+    def features(self) -> Features:
+        """The columns at hand: the labels, and the places."""
+        return self.rows.features
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """The places of the images in the stream, (images,)."""
+        return np.asarray(self.rows[PLACE][:], dtype=np.int64) - self.stream.start
+
+    def without_unreadable(self, stream: Stream) -> "StreamedImages":
+        """Leave out what cannot be read; `stream` is the same one, which knows."""
+        kept = [row for row, place in enumerate(self.places.tolist()) if place not in stream.unreadable]
+        return StreamedImages(stream, self.rows.select(kept, keep_in_memory=True))
+
+    def with_transform(self, transform: Callable[[Any], Any]) -> NoReturn:
+        """Refuse: the images cannot be read one by one, in any order.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "the images of a stream come in its order, and here they are needed one by one; leave out --streaming"
+        )
+
+
+def map_stream(
+    stream: Stream, function: Callable[[Any, str], Any], progress: tqdm | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Apply a function to each image as it is stored and to its name, by threads; give its place and the result."""
+    images = stream.read()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        while chunk := list(islice(images, BATCH)):
+            names = [row_name(image, place, stream.name) for place, image in chunk]
+            results = pool.map(function, [image for _, image in chunk], names)
+            yield from zip([place for place, _ in chunk], results, strict=True)
+            if progress is not None:
+                progress.update(len(chunk))
+
+
+def decode_streamed(stored: Mapping[str, Any] | None, name: str) -> PIL.Image.Image:
+    """Decode an image that was not checked before.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    try:
+        return decode(stored, name)
+    except DataError as error:
+        raise DataError(f"{error}, or leave out all such images with --skip_bad_images") from error
+
+
+def first_image(images: "Dataset | StreamedImages", image_column: str) -> PIL.Image.Image:
+    """Decode the first image of a split; of a stream, the first of all its splits."""
+    return decode(images.stream.first if isinstance(images, StreamedImages) else images[0][image_column])
+
+
+def leave_out(
+    splits: Mapping[str, StreamedImages], is_bad: Callable[[Any, str], Any], verbose: bool
+) -> tuple[dict[str, StreamedImages], list[str]]:
+    """Read the streams of some splits once, and leave out the images for which `is_bad` gives anything.
+
+    Returns:
+        The splits, and for each stream with such images a note.
+    """
+    streams, checked, notes = streams_of(splits), {}, []
+    with tqdm(total=sum(map(len, streams)), desc="Checking images", disable=not verbose) as progress:
+        for stream in streams:
+            bad = {place: result for place, result in map_stream(stream, is_bad, progress) if result is not None}
+            checked[stream] = replace(stream, unreadable=frozenset(bad))
+            if bad:
+                names = name_some(Path(name).name for name, _ in bad.values())
+                notes.append(f"{len(bad)} images of {stream.name} that cannot be read were left out: {names}")
+    return {split: images.without_unreadable(checked[images.stream]) for split, images in splits.items()}, notes
+
+
+def fingerprint_of_streams(splits: Mapping[str, StreamedImages], label_column: str, names: Sequence[str]) -> str:
+    """Identify streamed images by their files, labels and splits."""
+    digest = sha256(str(tuple(names)).encode())
+    for split, images in splits.items():
+        digest.update(f"{split}/{images.stream.fingerprint}/{images[label_column][:]}".encode())
+        digest.update(images.places.tobytes())
+    return digest.hexdigest()
+
+
+def streams_of(splits: Mapping[str, Any]) -> list[Stream]:
+    """List the streams of some splits, each once; splits that were set apart from train share its stream."""
+    found = {id(rows.stream): rows.stream for rows in splits.values() if isinstance(rows, StreamedImages)}
+    return list(found.values())

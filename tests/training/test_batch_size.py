@@ -1,0 +1,55 @@
+"""The batches of a pass: every image once, in order, and most of them in the size that was fastest."""
+
+import time
+
+import torch
+
+from hf_tl.training.batch_size import PAYS, ROUNDS, BatchSize
+
+LARGEST = 16
+TRIED = 4 * ROUNDS * LARGEST
+
+
+def run(images: int, *, slow: dict[int, float]) -> tuple[list[int], BatchSize]:
+    """Run a pass whose batches take longer in some sizes; return the size of each batch, and the chooser."""
+    pixels = torch.arange(images).view(-1, 1)
+    batch_size = BatchSize(LARGEST, images)
+    seen, sizes = [], []
+    for chunk in pixels.split(LARGEST):
+        for batch in batch_size.batches(chunk):
+            time.sleep(slow.get(len(batch), 1e-3) * len(batch))
+            seen += batch.flatten().tolist()
+            sizes.append(len(batch))
+    assert seen == list(range(images))
+    return sizes, batch_size
+
+
+def test_the_fastest_size_is_taken_after_the_trials() -> None:
+    sizes, batch_size = run(PAYS * TRIED, slow={4: 1e-5})
+    assert set(sizes) == {16, 8, 4, 2}
+    assert batch_size.is_measured
+    assert batch_size.size == 4
+    assert set(sizes[-LARGEST:]) == {4}
+
+
+def test_a_short_pass_tries_nothing() -> None:
+    sizes, batch_size = run(PAYS * TRIED - 1, slow={4: 1e-5})
+    assert not batch_size.is_measured
+    assert set(sizes[:-1]) == {LARGEST}
+
+
+def test_one_slow_moment_does_not_rule_a_size_out() -> None:
+    """The first batches of a size prepare what later ones use."""
+    pixels = torch.zeros(LARGEST, 1)
+    batch_size, seen = BatchSize(LARGEST, PAYS * TRIED), set()
+    for _ in range(4 * ROUNDS):
+        for number, batch in enumerate(batch_size.batches(pixels)):
+            is_first = number == 0 and len(batch) not in seen
+            seen.add(len(batch))
+            time.sleep(0.2 if is_first else {8: 1e-3}.get(len(batch), 1e-2))
+    assert batch_size.size == 8
+
+
+def test_a_size_of_one_stays() -> None:
+    batch_size = BatchSize(1, 1000)
+    assert [len(batch) for batch in batch_size.batches(torch.zeros(1, 1))] == [1]

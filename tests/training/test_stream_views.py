@@ -1,0 +1,89 @@
+"""Images of a stream come once an epoch, in an order and in views that seed and epoch alone decide."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from small_runs import Run, make_transforms
+from test_streaming import coloured
+from torch.utils.data import BatchSampler, DataLoader
+
+from hf_tl.data.datasets import load_data
+from hf_tl.data.streams import StreamedImages
+from hf_tl.training.stream_views import StreamedViews
+from hf_tl.training.views import Collate, ImageStream, TrainingViews
+
+SHARDS = (9, 7, 12)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> StreamedImages:
+    """Train without the images that were set apart from it, in three files of several row groups."""
+    folder = tmp_path_factory.mktemp("parquet")
+    for number, count in enumerate(SHARDS):
+        coloured(count, first=number).to_parquet(folder / f"train-{number}.parquet", batch_size=4)
+    return load_data(str(folder), streaming=True).splits["train"]
+
+
+def views_of(images: StreamedImages, block: int = 5, shuffled: bool = True) -> StreamedViews:
+    return StreamedViews(images, make_transforms(Run("")).train, 0, shuffled=shuffled, block=block)
+
+
+@pytest.mark.parametrize("block", [1, 5, 1000])
+def test_the_order_of_an_epoch(images: StreamedImages, block: int) -> None:
+    views = views_of(images, block)
+    orders = [views.order(epoch) for epoch in range(4)]
+    assert all(sorted(order) == list(range(len(images))) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    assert views_of(images, block).order(1) == orders[1]
+    assert views_of(images, block, shuffled=False).order(1) == list(range(len(images)))
+
+
+@pytest.mark.parametrize(("start", "batch"), [(0, 4), (7, 3), (25, 6), (60, 5)])
+def test_views_are_those_of_the_images(images: StreamedImages, tmp_path: Path, start: int, batch: int) -> None:
+    """From any step on, across blocks and epochs."""
+    stored = dict(images.stream.read())
+    rows = coloured(0).to_dict() | {
+        "image": [stored[place] for place in images.places.tolist()],
+        "label": images["label"][:],
+    }
+    expected = TrainingViews(
+        type(coloured(0)).from_dict(rows, features=coloured(0).features), views_of(images).transform
+    )
+    views = views_of(images)
+    order = ImageStream(len(images), 0, start, start + 6 * batch, None, views.order)
+    loader = DataLoader(views, batch_size=batch, sampler=order, collate_fn=Collate())
+    wanted = DataLoader(expected, batch_size=batch, sampler=order, collate_fn=Collate())
+    for found, same in zip(loader, wanted, strict=True):
+        assert found.keys() == same.keys()
+        assert all(torch.equal(found[name], same[name]) for name in found)
+
+
+def test_a_part_of_the_order_is_read_once(images: StreamedImages) -> None:
+    """A process of several gets every other batch; it opens no shard again, and holds one block."""
+    views, opened = views_of(images), []
+    read = type(images.stream).read_shards
+
+    def watched(stream, shards):  # type: ignore[no-untyped-def]
+        opened.append(list(shards))
+        return read(stream, opened[-1])
+
+    order = BatchSampler(ImageStream(len(images), 0, 0, 16, None, views.order), 4, drop_last=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(images.stream), "read_shards", watched)
+        for keys in BatchSamplerShard(order, num_processes=2, process_index=1):
+            views.__getitems__(keys)
+            assert len(views._held) <= 5
+    assert len(opened) == 1
+
+
+def test_measuring_holds_a_small_split(images: StreamedImages) -> None:
+    """In the stream's order; what fits into a block is read once for all epochs."""
+    views = StreamedViews(images, make_transforms(Run("")).eval)
+    first, second = (list(DataLoader(views, batch_size=4, collate_fn=Collate())) for _ in range(2))
+    assert torch.cat([batch["index"] for batch in first]).tolist() == list(range(len(images)))
+    assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(first, second, strict=True))
+    held = views._held
+    views[0]
+    assert views._held is held

@@ -1,0 +1,311 @@
+"""Training on a dataset that is streamed from the Hub gives what training on the downloaded one gives."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_runs
+from datasets import ClassLabel, Dataset, Features, Image
+from hub.client import TOKEN, environment
+from hub.server import HubServer
+from small_runs import Run, differences, result_of, resumed, stopped_at
+from test_cli import TINY, fails
+
+from hf_tl.cli import main
+from hf_tl.data.datasets import load_data
+from hf_tl.data.streams import StreamedImages
+from hf_tl.training import stream_views
+
+ROOT = Path(__file__).parents[2]
+SHARDS, IMAGES, SIDE = 3, 30, 96
+BATCH = ["--per_device_train_batch_size", "8", "--learning_rate", "0.03", "--num_train_epochs", "3"]
+PUSH = """
+import json, sys
+from datasets import load_dataset
+load_dataset("parquet", data_files=sys.argv[1], split="train").push_to_hub("user/colours", num_shards=int(sys.argv[2]))
+"""
+
+
+def coloured(images: int, first: int = 0) -> Dataset:
+    """Noise about one colour a class; every image is another one."""
+    random = np.random.default_rng(first)
+    colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
+    noise = random.integers(-40, 40, (images, SIDE, SIDE, 3))
+    pixels = [np.clip(np.array(colours[i % 3]) + noise[i], 0, 255).astype(np.uint8) for i in range(images)]
+    features = Features(image=Image(), label=ClassLabel(names=["red", "green", "blue"]))
+    return Dataset.from_dict({"image": pixels, "label": [i % 3 for i in range(images)]}, features=features)
+
+
+def write_shards(folder: Path, shards: int = SHARDS, images: int = IMAGES) -> Path:
+    folder.mkdir()
+    for number in range(shards):
+        coloured(images, first=number).to_parquet(folder / f"train-{number}.parquet", batch_size=16)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("parquet") / "colours")
+
+
+@pytest.fixture(scope="module")
+def served(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A Hub with the dataset in three files."""
+    folder = tmp_path_factory.mktemp("hub")
+    with HubServer(folder, tokens={TOKEN: {"name": "user", "role": "write"}}) as server:
+        command = [sys.executable, "-c", PUSH, str(shards / "*.parquet"), str(SHARDS)]
+        run(command, environment(server.url, folder / "pusher"))
+        yield server
+
+
+def run(command: list[str], env: dict[str, str], status: int = 0) -> str:
+    done = subprocess.run(
+        command, env=env | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def train(
+    server: HubServer, folder: Path, *flags: str, processes: int = 0, home: str = "home"
+) -> tuple[dict[str, Any], str, int]:
+    """Train on the Hub's dataset; give the record, what was said, and how many bytes of its files were sent."""
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes else []
+    out, before = folder / f"out-{len(list(folder.iterdir()))}", server.hub.sent.copy()
+    words = ["train", *TINY, *BATCH, "--dataset", "user/colours", "--output_dir", str(out), *flags]
+    env = environment(server.url, folder / home) | {"HF_TL_CACHE": str(folder / home / "features")}
+    said = run([sys.executable, *launcher, "-m", "hf_tl", *words], env)
+    sent = sum(count for path, count in (server.hub.sent - before).items() if path.startswith("/cdn/"))
+    return json.loads((out / "run.json").read_text()), said, sent
+
+
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def same(a: Any, b: Any) -> None:
+    """Compare two records of training; features are computed in other batches, so the last digits may differ."""
+    assert [entry["validation"] for entry in a["history"]] == [
+        pytest.approx(entry["validation"], rel=1e-4) for entry in b["history"]
+    ]
+    assert [entry["train_loss"] for entry in a["history"]] == pytest.approx(
+        [entry["train_loss"] for entry in b["history"]], rel=1e-4
+    )
+    assert a["metrics"]["test"] == pytest.approx(b["metrics"]["test"], rel=1e-4)
+    assert a["data"]["splits"] == b["data"]["splits"]
+
+
+def sizes_of(server: HubServer) -> list[int]:
+    """Sizes of the dataset's files."""
+    sizes = [path.stat().st_size for path in server.hub.blob("any").parent.iterdir()]
+    return [size for size in sizes if size > 2**18]
+
+
+LABELS = SHARDS * 3 * 2**16
+"""Bytes that are read for the labels at most."""
+
+
+def test_streamed_from_the_hub(served: HubServer, tmp_path: Path) -> None:
+    """One pass for train, validation and test together."""
+    sizes = sizes_of(served)
+    streamed, said, sent = train(served, tmp_path, "--streaming")
+    assert [split for split in ("train", "validation", "test") if f"Features of {split}" in said] == ["train"]
+    assert sum(sizes) < sent < sum(sizes) + max(sizes) + LABELS, "each image is sent once, those with the first twice"
+    home = tmp_path / "home"
+    assert size_of(home) - size_of(home / "features") < 0.1 * sum(sizes), "nothing is downloaded"
+    assert all(phase["uses_features"] for phase in streamed["phases"])
+    assert "images were streamed, not downloaded" in streamed["data"]["notes"]
+    assert streamed["metrics"]["test"]["accuracy"] > 0.9
+
+
+@pytest.mark.slow
+def test_a_streamed_run_is_that_of_the_downloaded_dataset(served: HubServer, tmp_path: Path) -> None:
+    """And another run on the stream reads nothing but labels, and the first image."""
+    streamed, _, _ = train(served, tmp_path, "--streaming")
+    again, _, sent = train(served, tmp_path, "--streaming")
+    assert sent < max(sizes_of(served)) + LABELS
+    assert again["history"] == [{**entry, "seconds": pytest.approx(0, abs=60)} for entry in streamed["history"]]
+    whole, _, _ = train(served, tmp_path, "--feature_cache", "on", home="other home")
+    same(streamed, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_share_a_stream(served: HubServer, tmp_path: Path, processes: int) -> None:
+    """By images, or by files where that is fair: each feature is that of one process."""
+    batch = ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
+    alone, _, _ = train(served, tmp_path, "--streaming", home="alone")
+    several, said, _ = train(served, tmp_path, "--streaming", *batch, processes=processes)
+    assert f"{processes} processes" in said
+    same_features(tmp_path / "alone" / "features", tmp_path / "home" / "features")
+    assert several["data"]["fingerprint"] == alone["data"]["fingerprint"]
+    assert several["metrics"]["test"]["accuracy"] > 0.9
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_images_as_one(served: HubServer, tmp_path: Path) -> None:
+    flags = ["--streaming", "--strategy", "full", "--batch_norm", "keep", "--feature_cache", "off"]
+    alone, _, _ = train(served, tmp_path, *flags)
+    two, _, _ = train(served, tmp_path, *flags, "--per_device_train_batch_size", "4", processes=2)
+    losses = [[entry["train_loss"] for entry in record["history"]] for record in (alone, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    assert two["metrics"]["test"]["accuracy"] == pytest.approx(alone["metrics"]["test"]["accuracy"], abs=0.06)
+
+
+def same_features(a: Path, b: Path) -> None:
+    [first], [second] = (list(folder.glob("*/0.bin")) for folder in (a, b))
+    assert first.parent.name == second.parent.name
+    numbers = [np.fromfile(file, dtype=np.float32).reshape(SHARDS * IMAGES, -1) for file in (first, second)]
+    assert (numbers[0].any(axis=1) & numbers[1].any(axis=1)).all()
+    np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-4 * float(np.abs(numbers[0]).max()))
+
+
+Stream = Callable[..., list[str]]
+
+
+@pytest.fixture
+def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stream:
+    """Flags of a run on a folder of parquet files, with a cache of its own."""
+    monkeypatch.setenv("HF_TL_CACHE", str(tmp_path / "features"))
+
+    def flags(folder: Path, *more: str) -> list[str]:
+        out = ["--output_dir", str(tmp_path / "out"), "--dataset", str(folder), "--streaming"]
+        return ["train", *TINY, *BATCH, *out, *more]
+
+    return flags
+
+
+BALANCED = "--balanced_sampling draws images at random"
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--balanced_sampling", "--strategy", "full"], f"{BALANCED}.*phase 1 .* and everything trains"),
+        (["--balanced_sampling", "--strategy", "finetune"], f"{BALANCED}.*phase 2 .* and light augmentation"),
+        (["--balanced_sampling", "--feature_cache", "off"], f"{BALANCED}.*phase 1 .* and --feature_cache is off"),
+        (["--balanced_sampling", "--feature_cache_gb", "0.00001"], "--balanced_sampling needs features here"),
+        (["--find_learning_rate"], "--find_learning_rate draws images at random"),
+    ],
+)
+def test_what_a_stream_cannot_give_is_refused_before_training(
+    shards: Path, stream: Stream, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], reason: str
+) -> None:
+    words = stream(shards, *flags)
+    if flags == ["--find_learning_rate"]:
+        words = [word for word in words if word not in ("--learning_rate", "0.03")]
+    assert re.search(reason, fails(words, capsys))
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "full"])
+def test_training_on_the_images_themselves(shards: Path, stream: Stream, tmp_path: Path, strategy: str) -> None:
+    """The head of finetune on features, and what is augmented on the images."""
+    main(stream(shards, "--strategy", strategy, "--test_time_flip"))
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [phase["uses_features"] for phase in record["phases"]] == [False] * len(record["phases"])
+    assert record["metrics"]["test"]["accuracy"] > 0.9
+
+
+def test_phases_with_views_and_half_precision(shards: Path, stream: Stream, tmp_path: Path) -> None:
+    """Two depths, augmented views of the images, in bfloat16, with a head that is solved."""
+    views = ["--strategy", "finetune", "--cached_views", "2", "--feature_dtype", "bfloat16", "--head_solver", "lbfgs"]
+    main(stream(shards, *views))
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [phase["uses_features"] for phase in record["phases"]] == [True, True]
+    assert record["metrics"]["test"]["accuracy"] > 0.9
+
+
+def test_a_bad_image_in_the_stream(
+    shards: Path, stream: Stream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_shards(tmp_path / "colours", 2)
+    table = coloured(IMAGES, first=1).cast_column("image", Image(decode=False))
+    stored = [*table["image"][:-1], {"bytes": table[0]["image"]["bytes"][:500], "path": None}]
+    table.remove_columns("image").add_column("image", stored, feature=Image()).to_parquet(folder / "train-1.parquet")
+    said = fails(stream(folder), capsys)
+    assert "row 59 of train: the image is truncated" in said
+    assert "--skip_bad_images" in said
+    assert not list((tmp_path / "features").glob("[0-9a-f]*/")), "no features of a pass that failed"
+    main(stream(folder, "--skip_bad_images"))
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert sum(split["images"] for split in record["data"]["splits"].values()) == 59
+    assert any("1 images of train that cannot be read were left out" in note for note in record["data"]["notes"])
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> StreamedImages:
+    """The images of `small_runs` as a stream of two files."""
+    images = small_runs.make_images(Run(""))
+    for number, part in enumerate((range(9), range(9, small_runs.IMAGES))):
+        images.select(part).to_parquet(tmp_path / f"train-{number}.parquet")
+    for split in ("validation", "test"):
+        images.to_parquet(tmp_path / f"{split}-0.parquet")
+    return load_data(str(tmp_path / "*.parquet"), streaming=True).splits["train"]
+
+
+@pytest.mark.parametrize(
+    "phases", ["finetune", *(pytest.param(name, marks=pytest.mark.slow) for name in ("views", "solved", "balanced"))]
+)
+def test_a_stream_trains_as_the_images_do_and_resumes(
+    few: StreamedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: str
+) -> None:
+    """Bit by bit; also where the features are gone when the run goes on."""
+    settings = {"cached_views": 2, "save_steps": 1, "feature_cache": "on"}
+    run = Run(str(tmp_path / "whole"), phases, settings | {"feature_cache_dir": str(tmp_path / "of images")})
+    whole = result_of(small_runs.train(run))
+    monkeypatch.setattr(small_runs, "make_images", lambda run: few)
+    run = Run(str(tmp_path / "stream"), phases, settings | {"feature_cache_dir": str(tmp_path / "of stream")})
+    stopped = stopped_at(run, 3)
+    assert stopped.state.uses_features
+    shutil.rmtree(tmp_path / "of stream")
+    assert differences(result_of(small_runs.train(resumed(run))), whole) == []
+
+
+@pytest.mark.parametrize("phases", ["all kept", pytest.param("gradual", marks=pytest.mark.slow)])
+def test_images_of_a_stream_resume_bit_by_bit(
+    few: StreamedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: str
+) -> None:
+    """From within a block, an epoch and a phase."""
+    monkeypatch.setattr(small_runs, "make_images", lambda run: few)
+    monkeypatch.setattr(stream_views.StreamedViews.__init__, "__kwdefaults__", {"shuffled": False, "block": 5})
+    settings = {"save_steps": 1, "feature_cache": "off"}
+    whole = small_runs.train(Run(str(tmp_path / "whole"), phases, settings))
+    run = Run(str(tmp_path / "parts"), phases, settings)
+    stopped_at(run, 2)
+    stopped_at(resumed(run), 5)
+    assert differences(result_of(small_runs.train(resumed(run))), result_of(whole)) == []
+    seen = [index for step in sorted(whole.seen) for index in whole.seen[step]]
+    assert sorted(seen[: small_runs.IMAGES]) == list(range(small_runs.IMAGES))
+
+
+PEAK = """
+import resource, sys
+from hf_tl.cli import main
+from hf_tl.training import stream_views
+stream_views.StreamedViews.__init__.__kwdefaults__["block"] = 100
+main(sys.argv[1:])
+print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--strategy", "full", "--feature_cache", "off"]], ids=["features", "images"])
+def test_memory_does_not_grow_with_the_number_of_images(stream: Stream, tmp_path: Path, flags: list[str]) -> None:
+    """With blocks of 100 images: of 1,000, those of the smaller dataset would not be full."""
+    peaks = []
+    for images in (500, 4000):
+        folder = write_shards(tmp_path / f"colours-{images}", images // 250, 250)
+        words = [*stream(folder, *flags), "--overwrite_output_dir", "--num_train_epochs", "1"]
+        said = run([sys.executable, "-c", PEAK, *words], {**os.environ, "HF_TL_CACHE": str(tmp_path / "features")})
+        peaks.append(int(said.split("PEAK ")[1].split()[0]))
+    print(peaks)
+    assert peaks[1] < 1.1 * peaks[0], peaks
