@@ -1,14 +1,14 @@
 """One small dataclass a concern. Command-line flags and YAML keys are generated from their fields."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.phase import OF_ADAMW
-from hf_tl.recipes import recipe_for
-from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Solver, Strategy
+from hf_tl.recipes import recipe_for, solved
+from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
 
 StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch"]
 
@@ -146,7 +146,7 @@ class StrategyConfig:
             recipe["head_recipe"] = {name: value for name, value in recipe["head_recipe"].items() if name not in asked}
         recipe["ema_decay"] = recipe.get("ema_decay") or None
         if self.head_solver == "lbfgs":
-            recipe = _solved(recipe, is_alone=self.strategy == "transfer")
+            recipe = solved(recipe, is_alone=self.strategy == "transfer")
         if self.strategy == "transfer":
             return Strategy.transfer(head_stages=head_stages, **recipe)
         if self.strategy == "finetune":
@@ -190,19 +190,6 @@ class StrategyConfig:
             )
 
 
-def _solved(recipe: dict[str, Any], *, is_alone: bool) -> dict[str, Any]:
-    """Let the head's phase of a recipe be solved; its epochs fall away."""
-    solved = {name: default for name, default in _PHASE_DEFAULTS.items() if name in OF_ADAMW}
-    solved |= {"epochs": None, "steps": 1, "solver": "lbfgs"}
-    if is_alone:
-        return {**recipe, **solved}
-    head = recipe.get("head_recipe", {})
-    # the recipe's epochs hold those of the head's phase, unless the number was asked for
-    epochs = recipe["epochs"] - head.get("epochs", 0)
-    return {**recipe, "epochs": epochs, "head_recipe": {**head, **solved}}
-
-
-_PHASE_DEFAULTS = {one.name: one.default for one in fields(Phase)}
 _RECIPE = {"num_train_epochs": "epochs"} | {
     name: name
     for name in (

@@ -9,6 +9,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES, ProblemType
+from hf_tl.publish.licenses import hub_license
 from hf_tl.publish.markdown import one_line
 from hf_tl.publish.numbers import is_number
 
@@ -37,7 +38,6 @@ def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
     model, data, strategy = record["model"], record["data"], record["strategy"]
     is_timm, from_scratch = model["library"] == "timm", strategy["from_scratch"]
     base_model = None if from_scratch else hub_id(model["base_model"])
-    license = None if from_scratch else model["base_model_license"]
     problem = problem_of(record)
     is_multi_label, figures = problem is MULTI_LABEL, problem.figures_for(len(data["labels"]))
     results = _results(record, problem)
@@ -48,11 +48,11 @@ def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
         base_model=base_model,
         base_model_relation="finetune" if base_model else None,
         datasets=[data["name"]] if _dataset_is_on_hub(data) else None,
-        license=license if license and _is_license_id(license) else None,
         metrics=sorted({figure.hub_type for figure in figures} & HUB_METRICS) if results else None,
         tags=[*tags, STRATEGY_TAGS.get(strategy["name"], "fine-tuning")],
         model_name=one_line(f"{model['architecture']} on {data['name']}"),
         eval_results=results or None,
+        **hub_license(None if from_scratch else model["base_model_license"]),
     )
 
 
@@ -88,8 +88,3 @@ def hub_id(name: str | None) -> str | None:
 def _dataset_is_on_hub(data: Mapping[str, Any]) -> bool:
     """Tell a Hub dataset from a folder's name: a record never holds a path, so a slash means a Hub id."""
     return hub_id(data["name"]) is not None and ("/" in data["name"] or data["revision"] is not None)
-
-
-def _is_license_id(license: str) -> bool:
-    """Whether it looks like one of the Hub's identifiers (`apache-2.0`); the Hub refuses a card with another text."""
-    return license.isascii() and license == license.lower() and license.replace("-", "").replace(".", "").isalnum()

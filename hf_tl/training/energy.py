@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-QUIET = {
-    "save_to_file": False,
-    "save_to_api": False,
-    "save_to_logger": False,
-    "save_to_prometheus": False,
-    "save_to_logfire": False,
+QUIET: dict[str, Any] = {
+    "output_methods": [],
+    "output_handlers": [],
+    "emissions_endpoint": None,
     "log_level": "error",
     # otherwise it takes over SIGTERM, after which a checkpoint is written
     "allow_multiple_runs": True,

@@ -37,7 +37,7 @@ fragments = st.sampled_from(FRAGMENTS) | st.text(max_size=4)
 hostile_text = st.lists(fragments, min_size=1, max_size=5).map("".join).filter(bool)
 METADATA_KEYS = {
     *("pipeline_tag", "library_name", "base_model", "base_model_relation", "datasets", "license", "metrics", "tags"),
-    "model-index",
+    *("license_name", "model-index"),
 }
 AUTOLINK = re.compile(r"(https?|ftp)://|(mailto|xmpp):\S+@|www\.|[\w.+-]+@[\w-]+\.\w", re.IGNORECASE)  # of GFM
 
@@ -262,6 +262,12 @@ def test_license_is_never_invented(record: dict[str, Any], license_text: str | N
     record["model"]["base_model_license"] = license_text
     assert card_metadata(record).license is None
     assert f"License of the base model: {license_text or 'not recorded'}" in render_card(record)
+
+
+def test_a_license_that_the_hub_does_not_know_is_another_one_with_its_name(record: dict[str, Any]) -> None:
+    record["model"]["base_model_license"] = "dinov3-license"
+    metadata = card_metadata(record).to_dict()
+    assert (metadata["license"], metadata["license_name"]) == ("other", "dinov3-license")
 
 
 def test_model_from_scratch_has_no_base(record: dict[str, Any]) -> None:
