@@ -1,5 +1,7 @@
 """Licences as the Hub's metadata names them (https://huggingface.co/docs/hub/repositories-licenses)."""
 
+from typing import Any
+
 HUB_LICENSES = frozenset(
     (
         "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bigcode-openrail-m", "bigscience-bloom-rail-1.0",
@@ -15,7 +17,7 @@ HUB_LICENSES = frozenset(
 )  # fmt: skip
 
 
-def hub_license(name: str | None) -> dict[str, str]:
+def hub_license(name: str | None) -> dict[str, Any]:
     """Give the metadata of a licence: its identifier, or `other` with its name; nothing for free text.
 
     The Hub refuses a card with an identifier that it does not know, and base models have some (timm's
