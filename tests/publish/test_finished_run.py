@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import load_dataset
 from hub.client import environment
 from hub.server import HubServer
 from PIL import Image
@@ -91,6 +92,24 @@ def test_the_split_is_read_once_whatever_is_computed_from_it(
     by_features, by_images = (json.loads((path / "run.json").read_text()) for path in (tmp_path / "out", trained))
     for split in ("validation", "test"):
         assert by_features["metrics"][split] == pytest.approx(by_images["metrics"][split], rel=1e-4)
+
+
+def test_the_images_of_a_stream_are_shown_as_others(data: Path, tmp_path: Path) -> None:
+    """The same mistakes, with the images that belong to them."""
+    parquet = tmp_path / "pets"
+    parquet.mkdir()
+    for split, rows in load_dataset("imagefolder", data_dir=str(data), cache_dir=str(tmp_path / "cache")).items():
+        rows.to_parquet(parquet / f"{split}.parquet")
+    shown = []
+    for name, more in (("whole", []), ("stream", ["--streaming"])):
+        folder, flags = tmp_path / name, ["--card_images", "--num_train_epochs", "2", "--report_to", "none", *more]
+        flags += ["--feature_cache_dir", str(tmp_path / f"features of {name}")]
+        main(["train", *TINY, "--dataset", str(parquet), *flags, "--output_dir", str(folder)])
+        mistakes = json.loads((folder / "run.json").read_text())["evaluation"]["splits"]["test"]["mistakes"]
+        pixels = np.asarray(Image.open(folder / "mistakes.png").convert("RGB"), dtype=float)
+        shown.append(([(m["image"], m["true"], m["predicted"]) for m in mistakes], pixels))
+    assert shown[0][0] == shown[1][0] != []
+    assert np.abs(shown[0][1] - shown[1][1]).mean() < 1
 
 
 def contents(folder: Path) -> dict[str, bytes]:
