@@ -1,13 +1,14 @@
 """One small dataclass a concern. Command-line flags and YAML keys are generated from their fields."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.phase import OF_ADAMW
-from hf_tl.recipes import recipe_for
-from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Solver, Strategy
+from hf_tl.recipes import recipe_for, solved
+from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
 
 StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch"]
 
@@ -145,7 +146,7 @@ class StrategyConfig:
             recipe["head_recipe"] = {name: value for name, value in recipe["head_recipe"].items() if name not in asked}
         recipe["ema_decay"] = recipe.get("ema_decay") or None
         if self.head_solver == "lbfgs":
-            recipe = _solved(recipe, is_alone=self.strategy == "transfer")
+            recipe = solved(recipe, is_alone=self.strategy == "transfer")
         if self.strategy == "transfer":
             return Strategy.transfer(head_stages=head_stages, **recipe)
         if self.strategy == "finetune":
@@ -189,19 +190,6 @@ class StrategyConfig:
             )
 
 
-def _solved(recipe: dict[str, Any], *, is_alone: bool) -> dict[str, Any]:
-    """Let the head's phase of a recipe be solved; its epochs fall away."""
-    solved = {name: default for name, default in _PHASE_DEFAULTS.items() if name in OF_ADAMW}
-    solved |= {"epochs": None, "steps": 1, "solver": "lbfgs"}
-    if is_alone:
-        return {**recipe, **solved}
-    head = recipe.get("head_recipe", {})
-    # the recipe's epochs hold those of the head's phase, unless the number was asked for
-    epochs = recipe["epochs"] - head.get("epochs", 0)
-    return {**recipe, "epochs": epochs, "head_recipe": {**head, **solved}}
-
-
-_PHASE_DEFAULTS = {one.name: one.default for one in fields(Phase)}
 _RECIPE = {"num_train_epochs": "epochs"} | {
     name: name
     for name in (
@@ -259,6 +247,7 @@ class TrainingConfig:
         "decode large JPEGs at a half, a quarter or an eighth of their size where the cache keeps features of training "
         "images without augmentation: faster, and nearly the same pixels; what is measured is decoded in full",
     )
+    measure_energy: bool = _flag(False, 'tell in the card what energy training took; needs pip install "hf-tl[energy]"')
     keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")
 
     def __post_init__(self) -> None:
@@ -274,16 +263,23 @@ class TrainingConfig:
             raise ConfigError(f"--feature_cache_gb must be more than 0, found {self.feature_cache_gb:g}")
         if self.save_steps is not None and self.save_steps < 1:
             raise ConfigError(f"--save_steps must be at least 1, found {self.save_steps}")
+        if self.measure_energy and find_spec("codecarbon") is None:
+            raise ConfigError('--measure_energy needs codecarbon: pip install "hf-tl[energy]"')
         if self.resume_from_checkpoint is not None and self.output_dir is None:
             raise ConfigError("--resume_from_checkpoint needs the --output_dir of the run that it goes on with")
 
 
 @dataclass(frozen=True)
 class HubConfig:
-    """Where the model is published."""
+    """Where the model is published, and what its card may say and show."""
 
     push_to_hub: str | None = _flag(None, "USER/NAME to push the model to when it is trained")
     hub_private: bool = _flag(False, "make a new repository private")
+    card_intended_use: str | None = _flag(None, "what the model is meant for, in a sentence of its card")
+    card_limits: str | None = _flag(None, "what it must not be used for, or cannot do, in a sentence of its card")
+    card_images: bool = _flag(
+        False, "show images of the test split in the card: the most confident mistakes, and where the model looked"
+    )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
+    from hf_tl.publish.examples import Example
     from hf_tl.training.loop import Training
     from hf_tl.training.state import TrainingLog
 
@@ -63,6 +64,8 @@ class Job:
     """Whether a mirrored image keeps its label."""
     command: str | None = None
     """How the run was started, for its record."""
+    settings: dict[str, Any] | None = None
+    """All its settings, for its record."""
     choices: dict[str, str] = field(default_factory=dict)
     """What was chosen by trying, for the record."""
     start: float = field(default_factory=time.perf_counter)
@@ -74,7 +77,8 @@ class Job:
             HfTlError: something cannot be used or written; a model that was saved before stays.
         """
         from hf_tl.publish.summary import announce
-        from hf_tl.training.accelerator import start_trackers
+        from hf_tl.training.accelerator import close_logs, start_trackers
+        from hf_tl.training.energy import measured_energy
         from hf_tl.training.loss import check_phases
         from hf_tl.training.tuning import fit_batch_size
 
@@ -92,10 +96,14 @@ class Job:
             self.accelerator.print(announce(self.model, self.data, self.strategy, self.accelerator.num_processes))
         training = self._training()
         start_trackers(self.accelerator, self.config, self.strategy)
-        log = training.run()
+        try:
+            with measured_energy(self.accelerator, is_wanted=self.config.measure_energy) as energy:
+                log = training.run()
+        finally:
+            close_logs(self.accelerator, self.config)
         for tracker in self.accelerator.trackers:
             tracker.finish()
-        result = RunResult(Path(str(self.config.output_dir)), self._record(training, log))
+        result = RunResult(Path(str(self.config.output_dir)), self._record(training, log, energy))
         if self.accelerator.is_main_process:
             result = self._save(result)
         self.accelerator.wait_for_everyone()
@@ -126,13 +134,15 @@ class Job:
             shutil.rmtree(training.checkpoints, ignore_errors=True)  # of a run that --overwrite_output_dir replaces
         return training
 
-    def _record(self, training: "Training", log: "TrainingLog") -> dict[str, Any]:
-        """Measure on the test images, and write down the run."""
+    def _record(self, training: "Training", log: "TrainingLog", energy: dict[str, Any]) -> dict[str, Any]:
+        """Judge the model on the validation and test images, in one pass each, and write down the run."""
+        from hf_tl.evaluation.report import evaluate_splits
         from hf_tl.publish.record import build_record
 
         assert log.best is not None, "phase_ends refuses a strategy without a step"
         transforms = self.transforms_of(self.strategy.phases[-1])
-        test = training.measure(self.data.splits["test"], "test")
+        problem = PROBLEM_TYPES[self.data.problem_type]
+        splits = {name: training.predictions(self.data.splits[name], name) for name in ("validation", "test")}
         return build_record(
             model=self.model,
             preprocessing=self.preprocessing,
@@ -142,11 +152,26 @@ class Job:
             config=self.config,
             accelerator=self.accelerator,
             log=log,
-            metrics={"validation": log.best["validation"], "test": test},
+            metrics={name: problem.compute(one.logits, one.labels) for name, one in splits.items()},
+            evaluation=evaluate_splits(problem, splits),
             seconds=time.perf_counter() - self.start,
+            energy=energy or None,
+            hub=self.hub,
             command=self.command,
+            settings=self.settings,
             choices=self.choices,
         )
+
+    def _examples(self, record: dict[str, Any]) -> "list[Example]":
+        """Collect the images that the card may show: none, unless the user allowed it."""
+        from hf_tl.publish.examples import collect_examples
+
+        if not self.hub.card_images:
+            return []
+        transform = self.transforms_of(self.strategy.phases[-1]).eval
+        examples = collect_examples(self.model, transform, self.data, record)
+        record["card"]["maps"] = any(example.maps for example in examples)
+        return examples
 
     def _save(self, result: RunResult) -> RunResult:
         from hf_tl.publish.checks import read_record
@@ -156,7 +181,7 @@ class Job:
 
         say = self.accelerator.print
         say("Saving, and loading it again to compare …")
-        save_run(self.model, self.preprocessing, result.record, result.output_dir)
+        save_run(self.model, self.preprocessing, result.record, result.output_dir, self._examples(result.record))
         result = dataclasses.replace(result, record=read_record(result.output_dir))
         try:
             if self.hub.push_to_hub is not None:

@@ -31,9 +31,11 @@ Weight decay is 0.05 and the warm-up a tenth of each phase everywhere. Where
 """  # noqa: E501
 
 from bisect import bisect_right
+from dataclasses import fields
 from typing import Any
 
-from hf_tl.strategy import Augmentation
+from hf_tl.phase import OF_ADAMW
+from hf_tl.strategy import Augmentation, Phase
 
 SIZES = (1_000, 20_000, 500_000)
 """Training images from which on the next column of the table holds."""
@@ -85,3 +87,20 @@ def recipe_for(
     elif is_large and strategy != "scratch" and recipe["augmentation"] != "none":
         recipe |= {"mixup": MIXUP}
     return recipe
+
+
+def solved(recipe: dict[str, Any], *, is_alone: bool) -> dict[str, Any]:
+    """Let the head's phase of a recipe be solved; its epochs fall away.
+
+    Args:
+        recipe: what `recipe_for` gives, perhaps with other values.
+        is_alone: whether it is the recipe of the head's phase, and not of one after it.
+    """
+    of_head: dict[str, Any] = {field.name: field.default for field in fields(Phase) if field.name in OF_ADAMW}
+    of_head |= {"epochs": None, "steps": 1, "solver": "lbfgs"}
+    if is_alone:
+        return {**recipe, **of_head}
+    head = recipe.get("head_recipe", {})
+    # the recipe's epochs hold those of the head's phase, unless the number was asked for
+    epochs = recipe["epochs"] - head.get("epochs", 0)
+    return {**recipe, "epochs": epochs, "head_recipe": {**head, **of_head}}

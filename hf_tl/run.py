@@ -49,7 +49,7 @@ def run(config: RunConfig) -> RunResult:
 
     from hf_tl.backbones.load import load_model, set_problem_type
     from hf_tl.data.datasets import check_images, load_data
-    from hf_tl.publish.record import describe_command
+    from hf_tl.publish.settings import describe_command, settings_of
     from hf_tl.training.accelerator import make_accelerator
     from hf_tl.training.features import decoded_before
 
@@ -107,6 +107,7 @@ def run(config: RunConfig) -> RunResult:
         config.hub,
         horizontal_flip=defaults.get("horizontal_flip", True) if flip is None else flip,
         command=describe_command(config),
+        settings=settings_of(config),
         choices=choices,
         start=start,
     ).run()
@@ -130,7 +131,8 @@ def train(
         strategy: its phases are walked in order.
         transforms: those that `load_backbone` returned with `model`; found by the model's name where they are missing.
         push_to_hub: `USER/NAME` to push the result to.
-        settings: fields of `hf_tl.config.TrainingConfig`, for example `output_dir` and `seed`.
+        settings: fields of `hf_tl.config.TrainingConfig` and `HubConfig`, for example `output_dir`, `seed` and
+            `card_images`.
 
     Raises:
         HfTlError: something in the input cannot be used; nothing was trained or saved.
@@ -149,6 +151,8 @@ def train(
     from hf_tl.training.features import decoded_before
 
     start = time.perf_counter()
+    of_card = {field.name for field in dataclasses.fields(HubConfig)} & settings.keys()
+    hub = HubConfig(push_to_hub, **{name: settings.pop(name) for name in of_card})
     training = TrainingConfig(**settings)
     accelerator = make_accelerator(training)
     check_push(accelerator, push_to_hub)
@@ -168,7 +172,7 @@ def train(
         data,
         strategy,
         dataclasses.replace(training, output_dir=output_dir),
-        HubConfig(push_to_hub),
+        hub,
         horizontal_flip=DATASET_DEFAULTS.get(data.name, {}).get("horizontal_flip", True),
         start=start,
     ).run()

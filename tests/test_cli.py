@@ -67,7 +67,8 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_run_leaves_a_model_with_its_record_card_and_figures(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
-    assert names == {"config.json", "model.safetensors", "README.md", "run.json", "stages.png", "history.png"}
+    figures = {"stages.png", "history.png", "confusion.png", "reliability.png"}
+    assert names == {"config.json", "model.safetensors", "README.md", "run.json", *figures}
     record = json.loads((trained / "run.json").read_text())
     assert record["metrics"]["test"]["accuracy"] >= 0.9
     assert [phase["trainable_stages"] for phase in record["phases"]] == [["head"], ["layer4", "head"]]
@@ -165,6 +166,10 @@ def test_two_processes_give_the_metrics_of_one(colours: Path, tmp_path: Path) ->
     assert [records[n]["hyperparameters"]["processes"] for n in (1, 2)] == [1, 2]
     one, two = records[1], records[2]
     assert two["metrics"]["test"]["accuracy"] == one["metrics"]["test"]["accuracy"]
+    judged = [record["evaluation"]["splits"]["test"] for record in (one, two)]
+    assert judged[0]["confusion"] == judged[1]["confusion"]
+    # the order of the images is that of the split, however many processes share them
+    assert [m["image"] for m in judged[0]["mistakes"]] == [m["image"] for m in judged[1]["mistakes"]]
     assert two["metrics"]["test"]["loss"] == pytest.approx(one["metrics"]["test"]["loss"], rel=1e-4)
     assert [entry["train_loss"] for entry in two["history"]] == [
         pytest.approx(entry["train_loss"], rel=1e-4) for entry in one["history"]

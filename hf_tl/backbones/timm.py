@@ -13,7 +13,7 @@ from torch import nn
 import hf_tl.classics  # noqa: F401  registers AlexNet, ZFNet and GoogLeNet with timm
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.stages import list_stages
-from hf_tl.backbones.transformers import reset_head
+from hf_tl.backbones.transformers import commit_of, reset_head
 from hf_tl.backbones.weights import convert_weights, describe_weights, load_weights
 from hf_tl.errors import ModelError, name_some
 
@@ -41,7 +41,8 @@ def create_timm_backbone(
         image_size: height and width in pixels, instead of the architecture's.
 
     Returns:
-        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`).
+        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`, and that
+        its `head` is `new`).
 
     Raises:
         ModelError: there is no such architecture, it has no such weights, or `weights` does not fit.
@@ -66,11 +67,13 @@ def create_timm_backbone(
     if image_size is not None:
         _note_image_size(model, image_size)
     origin = _settings(network) if download else {}
+    repository = origin.get("hf_hub_id") or None
     return model, {
-        "name": origin.get("hf_hub_id") or None,
-        "revision": None,
+        "name": repository,
+        "revision": None if repository is None else commit_of(repository),
         "license": origin.get("license"),
         "weights": describe_weights(weights) if weights is not None and pretrained else None,
+        "head": "new",
     }
 
 

@@ -42,7 +42,8 @@ def load_checkpoint(
         trust_remote_code: whether code from the repository may run.
 
     Returns:
-        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`).
+        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`, and
+        whether its `head` is `new` or `kept`).
 
     Raises:
         ModelError: it cannot be found or loaded, or anything but the head does not fit.
@@ -51,9 +52,10 @@ def load_checkpoint(
     known_labels = [config.id2label.get(index) for index in range(config.num_labels)]
     base = {
         "name": None if Path(name).exists() else name,
-        "revision": getattr(config, "_commit_hash", None),
+        "revision": commit_of(name, revision),
         "license": (getattr(config, "pretrained_cfg", None) or {}).get("license"),
         "weights": None,
+        "head": "kept" if pretrained and known_labels == list(labels) else "new",
     }
     config.id2label = dict(enumerate(labels))
     if pretrained:
@@ -65,6 +67,16 @@ def load_checkpoint(
     if pretrained and image_size is not None:
         model = _with_image_size(model, image_size)
     return model.eval(), base
+
+
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """Tell which commit of a Hub repository was loaded, by where the Hub's cache has its files; None of a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).exists():
+        return None
+    files = (try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "model.safetensors"))
+    return next((Path(file).parent.name for file in files if isinstance(file, str)), None)
 
 
 def _load_weights(

@@ -2,8 +2,10 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -21,7 +23,17 @@ def image_logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     return model(pixel_values=batch["pixel_values"].contiguous(memory_format=torch.channels_last)).logits
 
 
-def measure(
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of images, in their order: all that metrics are computed from."""
+
+    logits: np.ndarray
+    """(images, classes)"""
+    labels: np.ndarray
+    """(images,), or zeros and ones (images, classes)"""
+
+
+def predict_split(
     accelerator: "Accelerator",
     model: nn.Module,
     images: "Dataset | Any",
@@ -31,8 +43,8 @@ def measure(
     flip: bool = False,
     collate_fn: Callable[[Any], Mapping[str, Any]] = collate,
     logits_of: Callable[[nn.Module, Mapping[str, Any]], Tensor] = image_logits,
-) -> dict[str, float]:
-    """Compute the metrics of `model` on transformed images.
+) -> Predictions:
+    """Compute the logits of `model` on transformed images, in one pass.
 
     Args:
         accelerator: gathers from all processes.
@@ -45,7 +57,7 @@ def measure(
         flip: whether to take the mean of the logits of each image and its mirror image (test-time augmentation).
 
     Returns:
-        The metrics of the model's problem type (see `hf_tl.evaluation.metrics`), the same on all processes.
+        Logits and labels of all images, the same on all processes.
     """
     loader = accelerator.prepare_data_loader(
         DataLoader(images, batch_size=batch_size, collate_fn=collate_fn, num_workers=num_workers)
@@ -61,7 +73,13 @@ def measure(
             logits, labels = accelerator.gather_for_metrics((logits, batch["labels"]))
             all_logits.append(logits.cpu())
             all_labels.append(labels.cpu())
-    return problem_type_of(model).compute(torch.cat(all_logits).numpy(), torch.cat(all_labels).numpy())
+    return Predictions(torch.cat(all_logits).numpy(), torch.cat(all_labels).numpy())
+
+
+def measure(accelerator: "Accelerator", model: nn.Module, *arguments: Any, **options: Any) -> dict[str, float]:
+    """Compute the metrics of the model's problem type from what `predict_split` gives for the other arguments."""
+    predictions = predict_split(accelerator, model, *arguments, **options)
+    return problem_type_of(model).compute(predictions.logits, predictions.labels)
 
 
 @contextlib.contextmanager

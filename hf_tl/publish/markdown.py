@@ -26,9 +26,13 @@ def one_line(value: object) -> str:
     >>> one_line("a\\n# b\\x00")
     'a # b'
     """
-    text = str(value).encode("utf-8", "replace").decode()  # lone surrogates cannot be written to a file
-    kept = (" " if unicodedata.category(c) == "Cc" else c for c in text if c not in _BIDI_CONTROLS)
-    return " ".join("".join(kept).split()) or "(empty)"
+    return " ".join(_printable(str(value)).split()) or "(empty)"
+
+
+def _printable(text: str) -> str:
+    """Replace control characters by spaces, and leave out what reorders text."""
+    text = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written to a file
+    return "".join(" " if unicodedata.category(c) == "Cc" else c for c in text if c not in _BIDI_CONTROLS)
 
 
 def escape(value: object) -> Markup:
@@ -57,14 +61,14 @@ def code(value: object) -> Markup:
 
 
 def code_block(value: object, language: str = "") -> Markup:
-    """Show a value as a fenced code block of one line.
+    """Show a value as a fenced code block; lines are those that a newline ends.
 
     >>> print(code_block("ls", "bash"))
     ```bash
     ls
     ```
     """
-    text = one_line(value)
+    text = "\n".join(_printable(line) for line in str(value).rstrip("\n").split("\n"))
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markup(f"{fence}{language}\n{text}\n{fence}")

@@ -1,30 +1,19 @@
-"""Pictures of a run for its card: the stages with what was frozen, and the curves of training.
-
-Drawn on Agg canvases of their own, without pyplot's global state, so that any thread and any backend setting will do.
-"""
+"""Pictures of a run for its card: the stages with what was frozen, and the curves of training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
-from hf_tl.publish.markdown import one_line
+from hf_tl.publish.canvas import FROZEN, INK, MUTED, TRAIN_LINE, TRAINED, VALIDATION_LINE, new_figure, plain, write
 
 STAGES_FIGURE = "stages.png"
 HISTORY_FIGURE = "history.png"
-
-FROZEN, TRAINED, INK, MUTED = "#a9c4de", "#e8743b", "#22303c", "#6b7780"
-TRAIN_LINE, VALIDATION_LINE = "#e8743b", "#2b6ca3"
 PHASE_SHADES = ("#f3f5f7", "#e3e8ed")
-DPI = 160
-WIDTH = 8.0
-"""Inches; 1,280 pixels, shown at about 800."""
 
 
 def plot_stages(record: Mapping[str, Any], path: str | Path) -> None:
@@ -37,8 +26,7 @@ def plot_stages(record: Mapping[str, Any], path: str | Path) -> None:
         path: the PNG to write.
     """
     stages = record["stages"]
-    figure = Figure(figsize=(WIDTH, 2.3), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2.3)
     axes = figure.subplots()
     widths = _visible_widths([stage["parameters"] for stage in stages])
     left = 0.0
@@ -62,7 +50,7 @@ def plot_stages(record: Mapping[str, Any], path: str | Path) -> None:
     model = record["model"]
     trained, total = model["parameters_trained"], model["parameters"]
     axes.set_title(
-        _plain(f"{model['architecture']}: {trained:,} of {total:,} parameters trained", 80),
+        plain(f"{model['architecture']}: {trained:,} of {total:,} parameters trained", 80),
         loc="left",
         color=INK,
         fontsize=11,
@@ -74,7 +62,7 @@ def plot_stages(record: Mapping[str, Any], path: str | Path) -> None:
         Patch(facecolor=TRAINED, label="trained"),
     ]
     figure.legend(handles=legend, loc="outside lower right", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
-    _write(figure, path)
+    write(figure, path)
 
 
 def plot_history(record: Mapping[str, Any], path: str | Path) -> None:
@@ -90,8 +78,7 @@ def plot_history(record: Mapping[str, Any], path: str | Path) -> None:
     history = record["history"]
     if not history:
         raise PublishError("there are no curves to draw: the record's history is empty; train for at least one epoch")
-    figure = Figure(figsize=(WIDTH, 3.4), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.4)
     loss, chosen = figure.subplots(1, 2)
     primary = PROBLEM_TYPES[record["model"]["problem_type"]].primary
     epochs = [entry["epoch"] for entry in history]
@@ -107,17 +94,7 @@ def plot_history(record: Mapping[str, Any], path: str | Path) -> None:
         axes.set_xlabel("epoch", color=MUTED, fontsize=9)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9, labelcolor=INK)
-    _write(figure, path)
-
-
-def _write(figure: Figure, path: str | Path) -> None:
-    figure.savefig(path, format="png", metadata={"Software": None})  # the same picture, the same bytes
-
-
-def _plain(text: object, limit: int) -> str:
-    """Make text of one line and a width that fits; draw it with `parse_math=False`, `$` is no mathematics here."""
-    line = one_line(text)
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    write(figure, path)
 
 
 def _visible_widths(parameters: Sequence[int]) -> list[float]:
@@ -143,7 +120,7 @@ def _label_stages(axes: Axes, stages: Sequence[Mapping[str, Any]], widths: Seque
         axes.text(
             middle,
             -0.06,
-            _plain(f"{stage['name']}  {_short(stage['parameters'])}", 28),
+            plain(f"{stage['name']}  {_short(stage['parameters'])}", 28),
             rotation=35,
             rotation_mode="anchor",
             ha="right",

@@ -3,24 +3,23 @@
 It is published with the model, so it holds no path, token, user or host name.
 """
 
-import dataclasses
-import os
 import platform
-import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.config import RunConfig, TrainingConfig
+from hf_tl.backbones.transformers import commit_of
+from hf_tl.config import HubConfig, TrainingConfig
+from hf_tl.publish.metadata import hub_id
 from hf_tl.strategy import Strategy
 from hf_tl.training.accelerator import describe_hardware
 from hf_tl.training.sharding import ShardedAccelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
@@ -42,11 +41,16 @@ def build_record(
     accelerator: "Accelerator",
     log: "TrainingLog",
     metrics: Mapping[str, Mapping[str, float]],
+    evaluation: Mapping[str, Any],
     seconds: float,
+    energy: Mapping[str, Any] | None = None,
+    hub: HubConfig | None = None,
     command: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     choices: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Gather what a run did into one dictionary of plain values."""
+    hub = hub or HubConfig()
     return {
         "schema_version": RECORD_SCHEMA_VERSION,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -73,10 +77,14 @@ def build_record(
         "history": log.history,
         "best": log.best,
         "metrics": {split: dict(values) for split, values in metrics.items()},
+        "evaluation": evaluation,
         "seconds": {"total": seconds, "train": log.seconds},
+        "energy": energy,
         "hardware": describe_hardware(accelerator),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "command": command,
+        "settings": None if settings is None else dict(settings),
+        "card": {"intended_use": hub.card_intended_use, "limits": hub.card_limits, "images": hub.card_images},
     }
 
 
@@ -106,21 +114,8 @@ def config_record(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def describe_command(config: RunConfig) -> str:
-    """Write the command of a run for its record, with the names of local files and folders but not their paths."""
-    words = ["hf-tl train"]
-    for group in (config.model, config.data, config.strategy, config.training, config.hub):
-        for field in dataclasses.fields(group):
-            value = getattr(group, field.name)
-            if value != field.default and field.name not in ("output_dir", "overwrite_output_dir"):
-                is_path = isinstance(value, str) and os.path.exists(value)
-                word = Path(value).resolve().name if is_path else str(value)
-                words.append(f"--{field.name} {shlex.quote(word)}")
-    return " ".join(words)
-
-
 def _model(model: "PreTrainedModel", preprocessing: "Preprocessing") -> dict[str, Any]:
-    base = (getattr(model.config, "hf_tl", None) or {}).get("base", {})
+    base = _origin(model.config)
     is_timm = model.config.model_type == "timm_wrapper"
     counts = {True: 0, False: 0}
     for parameter in model.parameters():
@@ -135,11 +130,46 @@ def _model(model: "PreTrainedModel", preprocessing: "Preprocessing") -> dict[str
         "weights": base.get("weights"),
         "pretrained": base.get("pretrained", True),
         "problem_type": model.config.problem_type or "single_label_classification",
+        "head": _head(model, base.get("head")),
         "parameters": counts[True] + counts[False],
         "parameters_trained": counts[True],
         "parameters_frozen": counts[False],
         **preprocessing.to_record(),
     }
+
+
+def _origin(config: "PreTrainedConfig") -> dict[str, Any]:
+    """Tell where the weights came from: of a model of hf_tl that is trained on, that model and not its own base."""
+    base = dict((getattr(config, "hf_tl", None) or {}).get("base", {}))
+    loaded = config.name_or_path
+    if not loaded or base.get("name") == loaded or "head" in base:
+        return base
+    if Path(loaded).exists() or hub_id(loaded) is None:
+        return {**base, "head": "kept"}
+    return {**base, "name": loaded, "revision": commit_of(loaded), "weights": None, "head": "kept"}
+
+
+def _head(model: "PreTrainedModel", state: str | None) -> dict[str, Any]:
+    """Tell what the head is: its layers with the shapes of their weights, and whether it is new or was kept."""
+    from hf_tl.backbones.stages import list_stages
+
+    parameters = dict(model.named_parameters())
+    weights = {name: parameters[name] for name in list_stages(model)[-1].parameter_names if parameters[name].ndim > 1}
+    layers = [
+        {"name": _own_name(name).rpartition(".")[0], "shape": list(tensor.shape)} for name, tensor in weights.items()
+    ]
+    return {"state": state, "layers": layers}
+
+
+def _own_name(name: str) -> str:
+    """Give a module's name in its own library, without that of transformers' wrapper for timm."""
+    return name.removeprefix("timm_model.")
+
+
+def _outermost(names: tuple[str, ...]) -> list[str]:
+    """Leave out the modules that lie inside others of the same list."""
+    known = {f"{name}." for name in names}
+    return [name for name in names if not any(name.startswith(other) for other in known)]
 
 
 def _stages(model: "PreTrainedModel", log: "TrainingLog") -> list[dict[str, Any]]:
@@ -152,6 +182,7 @@ def _stages(model: "PreTrainedModel", log: "TrainingLog") -> list[dict[str, Any]
         rows.append(
             {
                 "name": stage.name,
+                "modules": [_own_name(name) for name in _outermost(stage.module_names)],
                 "parameters": sum(parameters[name].numel() for name in stage.parameter_names),
                 "frozen": bool(log.phases) and stage.name not in log.phases[-1]["trainable_stages"],
                 "trained_in_phases": trained_in,

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.errors import ConfigError, SaveError, name_some
 from hf_tl.publish.card import render_card
 from hf_tl.publish.checks import CARD_FILE, RECORD_FILE, read_record, weight_files, weights_digest
-from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
+from hf_tl.publish.examples import Example
+from hf_tl.publish.figures import FIGURES, draw_figures
 from hf_tl.publish.record import config_record
 from hf_tl.training.checkpoint import FOLDER as CHECKPOINTS
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 MODEL_FILES = (
     "config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json", CARD_FILE,
-    HISTORY_FIGURE, STAGES_FIGURE,
+    *FIGURES,
 )  # fmt: skip
 """What an earlier run may have left: the image processor of another model would be taken for this one's."""
 LOCAL_KEYS = ("_name_or_path", "_commit_hash")
@@ -40,7 +41,11 @@ TOLERANCE = 1e-4
 
 
 def save_run(
-    model: "PreTrainedModel", preprocessing: Preprocessing, record: Mapping[str, Any], output_dir: str | Path
+    model: "PreTrainedModel",
+    preprocessing: Preprocessing,
+    record: Mapping[str, Any],
+    output_dir: str | Path,
+    examples: Sequence[Example] = (),
 ) -> Path:
     """Save a trained model with its record, card and figures.
 
@@ -53,6 +58,7 @@ def save_run(
         preprocessing: that of `model`.
         record: see `hf_tl.publish.record`.
         output_dir: made where it does not exist.
+        examples: images for the card, which the user allowed.
 
     Returns:
         The folder.
@@ -65,7 +71,7 @@ def save_run(
     with _committed(folder) as partial:
         _write_checkpoint(model, preprocessing, partial)
         check_reload(model, preprocessing, partial)
-        _write_card(record, partial)
+        _write_card(record, partial, examples)
         saved = {**record, "weights_digest": weights_digest(partial, weight_files(partial))}
         (partial / RECORD_FILE).write_text(_json(saved), encoding="utf-8")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a run that is finished now
@@ -109,11 +115,9 @@ def _free_name(folder: Path) -> Path:
     return file
 
 
-def _write_card(record: Mapping[str, Any], folder: Path) -> None:
+def _write_card(record: Mapping[str, Any], folder: Path, examples: Sequence[Example] = ()) -> None:
     card = render_card(record)
-    plot_stages(record, folder / STAGES_FIGURE)
-    if record["history"]:
-        plot_history(record, folder / HISTORY_FIGURE)
+    draw_figures(record, folder, examples)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
-from hf_tl.publish.card import duration, percent
+from hf_tl.publish.numbers import duration, percent
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:

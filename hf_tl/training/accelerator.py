@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 from pathlib import Path
 
 import torch
@@ -87,6 +88,16 @@ def start_trackers(accelerator: Accelerator, config: TrainingConfig, strategy: S
     accelerator.project_configuration.logging_dir = str(Path(str(config.output_dir), "logs"))
     settings = {"strategy": strategy.name, "seed": config.seed, "batch_size": config.per_device_train_batch_size}
     accelerator.init_trackers("hf_tl", config=settings)
+
+
+def close_logs(accelerator: Accelerator, config: TrainingConfig) -> None:
+    """Close TensorBoard's files, also of a run that was stopped, and take the machine's name out of their names."""
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.finish()
+    if accelerator.is_main_process:
+        for file in Path(str(config.output_dir), "logs").rglob(f"*tfevents*.{socket.gethostname()}.*"):
+            file.rename(file.with_name(file.name.replace(f".{socket.gethostname()}.", ".")))
 
 
 def cpu_cores() -> int:

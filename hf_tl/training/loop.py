@@ -19,7 +19,7 @@ from hf_tl.data.augmentation import PairMixer
 from hf_tl.data.images import Transforms, collate
 from hf_tl.data.streams import StreamedImages, first_image
 from hf_tl.errors import CheckpointError, ConfigError, TrainingError
-from hf_tl.evaluation.measure import measure
+from hf_tl.evaluation.measure import Predictions, measure, predict_split
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
@@ -27,7 +27,7 @@ from hf_tl.training.averaging import WeightAverage
 from hf_tl.training.features import Features
 from hf_tl.training.inputs import PhaseInputs, as_read
 from hf_tl.training.loss import balanced_weights, training_loss
-from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends
+from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends, stage_rates
 from hf_tl.training.recompute import recomputed_activations
 from hf_tl.training.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer, shard
 from hf_tl.training.sigterm import Sigterm
@@ -188,8 +188,8 @@ class Training:
         self.model.load_state_dict(self._best_weights, strict=False)
         return self.state.log
 
-    def measure(self, images: "Dataset", split: str) -> dict[str, float]:
-        """Compute the metrics of the model on further images, prepared as those of the last phase.
+    def predictions(self, images: "Dataset", split: str) -> Predictions:
+        """Compute the logits of the model on images, prepared as those of the last phase.
 
         Args:
             images: with an image and a label column, as the transforms name them.
@@ -199,11 +199,11 @@ class Training:
         flip, batch_size = self.config.test_time_flip, self.config.per_device_eval_batch_size
         if (features := self._features.of_images(images, transform, split)) is not None:
             rows, logits_of = features
-            return measure(
+            return predict_split(
                 self.accelerator, self.model, rows, batch_size, flip=flip, collate_fn=as_read, logits_of=logits_of
             )
         rows = viewed(images, transform)
-        return measure(self.accelerator, self.model, rows, batch_size, self._workers, flip=flip)
+        return predict_split(self.accelerator, self.model, rows, batch_size, self._workers, flip=flip)
 
     def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
         """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
@@ -249,6 +249,7 @@ class Training:
         self.state.log.phases.append(
             {
                 "trainable_stages": trained,
+                "learning_rates": self._rates(phase),
                 "parameters_trained": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
                 "frozen_tensors": len(frozen_tensors(self.model)),
                 "digest_before": frozen,
@@ -269,6 +270,11 @@ class Training:
         self.accelerator.free_memory(wrapped, optimizer, loader)
         if end < self.phase_ends[-1]:
             self._checkpoint_if_due(True, None, None)
+
+    def _rates(self, phase: Phase) -> dict[str, float]:
+        """Give the peak rate of each stage in which something trains; a head that is solved has none."""
+        trainable = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        return {} if phase.is_solved else stage_rates(self.stages, phase, trainable)
 
     def _recomputed(self, frozen_stages: tuple[Stage, ...]) -> contextlib.AbstractContextManager[Any]:
         if not self.config.gradient_checkpointing:

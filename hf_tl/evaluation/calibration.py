@@ -1,0 +1,101 @@
+"""Calibration: whether a model that is sure to 80 % is right in 80 of 100 cases.
+
+Guo et al. 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType, cross_entropy
+from hf_tl.evaluation.multi_label import binary_cross_entropy
+
+BINS = 15
+"""Of equal width, as in the paper."""
+LARGEST_TEMPERATURE = 100.0
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How probabilities and outcomes agree, in bins of equal width from 0 to 1."""
+
+    ece: float
+    """The expected calibration error: the mean over all cases of the difference between the two in their bin."""
+    counts: tuple[int, ...]
+    """Cases in each bin."""
+    probabilities: tuple[float | None, ...]
+    """The mean probability in each bin; None in an empty one."""
+    shares: tuple[float | None, ...]
+    """The share of the cases in each bin that came true."""
+
+    def to_record(self) -> dict[str, Any]:
+        """Turn it into plain values, for `run.json`."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def reliability(probabilities: np.ndarray, outcomes: np.ndarray, bins: int = BINS) -> Reliability:
+    """Compare probabilities with what came true.
+
+    Args:
+        probabilities: of the cases, (cases,).
+        outcomes: whether each came true, (cases,).
+        bins: how many parts of equal width.
+
+    >>> reliability(np.array([0.9, 0.9, 0.9, 0.9]), np.array([1, 1, 1, 0])).ece.__round__(3)
+    0.15
+    """
+    place = np.clip(np.ceil(probabilities * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    told, true = (np.bincount(place, values, minlength=bins) for values in (probabilities, outcomes.astype(float)))
+    means = [
+        (float(p / count), float(t / count)) if count else (None, None)
+        for p, t, count in zip(told, true, counts, strict=True)
+    ]
+    return Reliability(
+        ece=float(np.abs(told - true).sum() / len(probabilities)),
+        counts=tuple(counts.tolist()),
+        probabilities=tuple(mean for mean, _ in means),
+        shares=tuple(share for _, share in means),
+    )
+
+
+def confidences(problem: ProblemType, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the probabilities that are to be calibrated, and whether each came true.
+
+    Args:
+        problem: one class an image: the probability of the predicted class, and whether it is the true one; any number
+            of them: the probability of each class in each image, and whether it is there.
+        logits: (images, classes).
+        labels: (images,), or zeros and ones (images, classes).
+    """
+    import torch
+
+    probabilities = problem.probabilities(torch.from_numpy(np.asarray(logits, dtype=np.float64))).numpy()
+    if problem is MULTI_LABEL:
+        return probabilities.ravel(), np.asarray(labels).ravel() > 0
+    return probabilities.max(axis=1), np.argmax(logits, axis=1) == labels
+
+
+def fit_temperature(problem: ProblemType, logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """Find the temperature: what logits are to be divided by, so that their probabilities fit best.
+
+    Temperature scaling minimises the loss, and changes no prediction.
+
+    Args:
+        problem: the kind of labels.
+        logits: (images, classes), of images that the weights were not trained on.
+        labels: (images,), or zeros and ones (images, classes).
+
+    Returns:
+        None where no prediction is wrong: the loss falls with the temperature down to zero then.
+    """
+    from scipy.optimize import minimize_scalar
+
+    _, outcomes = confidences(problem, logits, labels)
+    is_wrong = (logits > 0) != (labels > 0) if problem is MULTI_LABEL else ~outcomes
+    if not is_wrong.any():
+        return None
+    loss, bound = binary_cross_entropy if problem is MULTI_LABEL else cross_entropy, np.log(LARGEST_TEMPERATURE)
+    found = minimize_scalar(lambda log: loss(logits / np.exp(log), labels), bounds=(-bound, bound), method="bounded")
+    return float(np.exp(found.x))

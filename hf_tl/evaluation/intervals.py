@@ -1,0 +1,95 @@
+"""95 % confidence intervals: what other samples of this size, drawn in the same way, would show.
+
+They say nothing of a change of the data.
+"""
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+_DRAWN_AT_ONCE = 4_000_000
+"""Numbers of one part of the resamples, so that they fit into memory."""
+
+Interval = tuple[float, float]
+
+
+def wilson_interval(hits: int, trials: int) -> Interval | None:
+    """Give the interval of a share (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953), None of no trials.
+
+    >>> low, high = wilson_interval(950, 1000)
+    >>> round(low, 4), round(high, 4)
+    (0.9347, 0.9618)
+    """
+    if not trials:
+        return None
+    # as scipy.stats.binomtest gives it, whose import would take longer than all of a card
+    share, z = hits / trials, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    centre, scale = share + z**2 / (2 * trials), 1 + z**2 / trials
+    half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def share_interval(share: float, trials: int) -> Interval | None:
+    """Give the Wilson interval of a share that was counted in so many trials."""
+    return wilson_interval(min(trials, round(share * trials)), trials)
+
+
+def f1_intervals(predictions: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict[str, Interval]:
+    """Give the intervals of macro and micro F1 by the percentile bootstrap (Efron 1979).
+
+    Images are drawn again with replacement. F1 depends only on how often each pair of true and predicted class was
+    seen, so the counts of these pairs are drawn (a multinomial distribution), which is the same and much faster.
+
+    Args:
+        predictions: class indices (images,), or zeros and ones (images, classes).
+        labels: of the same shape.
+        seed: of the draws.
+
+    Returns:
+        `macro_f1`, over the classes that occur in a draw, and `micro_f1`. Nothing where all predictions are right:
+        drawing from them again would show no error either, and so an interval of no width, which is not true.
+
+    >>> predictions, labels = np.array([0, 1, 1, 0] * 25), np.array([0, 1, 0, 0] * 25)
+    >>> low, high = f1_intervals(predictions, labels)["macro_f1"]
+    >>> 0.6 < low < 0.73 < high < 0.85
+    True
+    """
+    if np.array_equal(predictions, labels):
+        return {}
+    hits, told, counts = _pairs(predictions, labels) if labels.ndim == 1 else _decisions(predictions, labels)
+    random, images = np.random.default_rng(seed), int(counts.sum())
+    part = max(1, _DRAWN_AT_ONCE // len(counts))
+    macro: list[float] = []
+    micro: list[float] = []
+    while len(macro) < RESAMPLES:
+        drawn = random.multinomial(images, counts / images, size=min(part, RESAMPLES - len(macro)))
+        right, all_told = drawn @ hits, drawn @ told
+        share = np.divide(2 * right, all_told, out=np.full(right.shape, np.nan), where=all_told > 0)
+        macro.extend(np.nanmean(share, axis=1))
+        micro.extend(2 * right.sum(axis=1) / all_told.sum(axis=1))
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    bounds = {name: np.quantile(values, tails) for name, values in (("macro_f1", macro), ("micro_f1", micro))}
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def _pairs(predictions: np.ndarray, labels: np.ndarray) -> tuple[Any, Any, np.ndarray]:
+    """Describe each pair of true and predicted class: whether it is right, which classes it tells of, how often."""
+    from scipy.sparse import csr_array
+
+    pairs, counts = np.unique(np.stack([labels, predictions]), axis=1, return_counts=True)
+    (true, predicted), rows = pairs, np.arange(pairs.shape[1])
+    shape = (len(rows), int(pairs.max()) + 1)
+    hits = csr_array((true == predicted, (rows, true)), shape=shape, dtype=np.float64)
+    # a pair of the same class tells of it twice, once in each role: entries of one place are summed
+    told = csr_array((np.ones(2 * len(rows)), (np.tile(rows, 2), np.concatenate([true, predicted]))), shape=shape)
+    return hits, told, counts
+
+
+def _decisions(predictions: np.ndarray, labels: np.ndarray) -> tuple[Any, Any, np.ndarray]:
+    """Describe the images of any number of classes in the same way, each by itself."""
+    predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
+    return predictions * labels, predictions + labels, np.ones(len(labels))

@@ -1,0 +1,34 @@
+"""Licences as the Hub's metadata names them (https://huggingface.co/docs/hub/repositories-licenses)."""
+
+from typing import Any
+
+HUB_LICENSES = frozenset(
+    (
+        "afl-3.0", "agpl-3.0", "apache-2.0", "artistic-2.0", "bigcode-openrail-m", "bigscience-bloom-rail-1.0",
+        "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "bsl-1.0", "c-uda", "cc",
+        "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0",
+        "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0",
+        "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0",
+        "creativeml-openrail-m", "deepfloyd-if-license", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1",
+        "gemma", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr", "llama2",
+        "lppl-1.3c", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by", "ofl-1.1", "openrail", "openrail++",
+        "osl-3.0", "other", "pddl", "postgresql", "unknown", "unlicense", "wtfpl", "zlib",
+    )
+)  # fmt: skip
+
+
+def hub_license(name: str | None) -> dict[str, Any]:
+    """Give the metadata of a licence: its identifier, or `other` with its name; nothing for free text.
+
+    The Hub refuses a card with an identifier that it does not know, and base models have some (timm's
+    `dinov3-license`).
+
+    >>> hub_license("mit"), hub_license("dinov3-license"), hub_license("see LICENSE")
+    ({'license': 'mit'}, {'license': 'other', 'license_name': 'dinov3-license'}, {})
+    """
+    if not name:
+        return {}
+    if name in HUB_LICENSES:
+        return {"license": name}
+    is_identifier = name.isascii() and name == name.lower() and name.replace("-", "").replace(".", "").isalnum()
+    return {"license": "other", "license_name": name} if is_identifier else {}

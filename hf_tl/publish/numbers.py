@@ -1,0 +1,66 @@
+"""Numbers as a reader of a card sees them; a dash where there is none."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+NOTHING = "–"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value can be told as a number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def percent(share: float | None) -> str:
+    """Write a share as a percentage; small shares keep two digits.
+
+    >>> percent(0.9472), percent(0.00375), percent(None)
+    ('94.7 %', '0.38 %', '–')
+    """
+    if share is None or not is_number(share):
+        return NOTHING
+    return f"{100 * share:.2g} %" if 0 < share < 0.01 else f"{100 * share:.1f} %"
+
+
+def decimal(value: float | None) -> str:
+    """Write a number with three decimals.
+
+    >>> decimal(0.9474)
+    '0.947'
+    """
+    return f"{value:.3f}" if value is not None and is_number(value) else NOTHING
+
+
+def range_of(interval: Sequence[float] | None, *, is_percentage: bool) -> str:
+    """Write an interval.
+
+    >>> range_of([0.9347, 0.9618], is_percentage=True), range_of([0.9, 0.95], is_percentage=False)
+    ('93.5–96.2 %', '0.900–0.950')
+    """
+    if interval is None:
+        return NOTHING
+    low, high = interval
+    return f"{100 * low:.1f}–{100 * high:.1f} %" if is_percentage else f"{low:.3f}–{high:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time.
+
+    >>> duration(112), duration(31.2), duration(7261)
+    ('1 min 52 s', '31 s', '2 h 1 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def rate(value: float) -> str:
+    """Write a learning rate.
+
+    >>> rate(3e-3), rate(1.2345e-5)
+    ('0.003', '1.23e-05')
+    """
+    return f"{value:.3g}"

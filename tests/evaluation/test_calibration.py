@@ -1,0 +1,61 @@
+"""Calibration: on worlds of which it is known how much too sure a model is."""
+
+import numpy as np
+import pytest
+
+from hf_tl.evaluation.calibration import confidences, fit_temperature, reliability
+from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL, cross_entropy
+from hf_tl.evaluation.multi_label import binary_cross_entropy
+
+
+def true_to_their_word(images: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits whose softmax is the distribution that the labels are drawn from."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(images, classes)) * 2
+    return logits, (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
+
+
+@pytest.mark.parametrize("too_sure", [0.5, 1.0, 2.5])
+def test_the_temperature_is_found(too_sure: float) -> None:
+    logits, labels = true_to_their_word(6000, 5)
+    found = fit_temperature(SINGLE_LABEL, logits * too_sure, labels)
+    assert found == pytest.approx(too_sure, rel=0.06)
+    before, after = (
+        reliability(*confidences(SINGLE_LABEL, scaled, labels)).ece
+        for scaled in (logits * too_sure, logits * too_sure / found)
+    )
+    assert after < 0.02
+    assert before > 0.05 or too_sure == 1.0
+    assert cross_entropy(logits * too_sure / found, labels) <= cross_entropy(logits * too_sure, labels)
+
+
+def test_the_temperature_of_any_number_of_classes() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(4000, 3)) * 2
+    labels = (random.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    found = fit_temperature(MULTI_LABEL, logits * 3, labels)
+    assert found == pytest.approx(3, rel=0.06)
+    probabilities, outcomes = confidences(MULTI_LABEL, logits, labels)
+    assert probabilities.shape == outcomes.shape == (12000,)
+    assert reliability(probabilities, outcomes).ece < 0.02
+    assert binary_cross_entropy(logits * 3 / found, labels) < binary_cross_entropy(logits * 3, labels)
+
+
+def test_nothing_wrong_has_no_temperature() -> None:
+    logits = np.eye(3) * 4
+    assert fit_temperature(SINGLE_LABEL, logits, np.arange(3)) is None
+    assert fit_temperature(MULTI_LABEL, logits - 2, np.eye(3)) is None
+    assert fit_temperature(SINGLE_LABEL, logits, np.array([0, 1, 1])) is not None
+
+
+def test_the_error_is_the_mean_difference_weighted_by_cases() -> None:
+    """Two bins: of three cases at 0.9 one is right, the case at 0.3 is right; by hand 3/4 * 0.567 + 1/4 * 0.7."""
+    found = reliability(np.array([0.9, 0.9, 0.9, 0.3]), np.array([1, 0, 0, 1]), bins=10)
+    assert found.ece == pytest.approx(0.75 * (0.9 - 1 / 3) + 0.25 * 0.7)
+    assert found.counts == (0, 0, 1, 0, 0, 0, 0, 0, 3, 0)
+    assert found.shares[8] == pytest.approx(1 / 3)
+    assert found.probabilities[0] is None
+
+
+def test_the_edges_belong_to_bins() -> None:
+    assert reliability(np.array([0.0, 1.0, 0.1]), np.array([0, 1, 0]), bins=10).counts == (2, *[0] * 8, 1)

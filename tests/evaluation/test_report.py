@@ -1,0 +1,82 @@
+"""What a record tells of predictions: by class, by pairs of classes, and which mistakes are the most confident."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from hf_tl.evaluation.measure import Predictions
+from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL
+from hf_tl.evaluation.report import MISTAKES, evaluate_splits
+
+
+def predictions(images: int, classes: int, seed: int = 0) -> Predictions:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, images)
+    return Predictions(random.normal(size=(images, classes)) + 2 * np.eye(classes)[labels], labels)
+
+
+def test_one_class_an_image_as_scikit_learn_has_it() -> None:
+    test, classes = predictions(300, 7), 7
+    report = evaluate_splits(SINGLE_LABEL, {"validation": predictions(200, 7, seed=1), "test": test})
+    found, predicted = report["splits"]["test"], test.logits.argmax(axis=1)
+    expected = precision_recall_fscore_support(test.labels, predicted, labels=range(classes))
+    for key, values in zip(("precision", "recall", "f1", "images"), expected, strict=True):
+        assert found["classes"][key] == pytest.approx(values, abs=1e-6), key
+    matrix = np.zeros((classes, classes), dtype=int)
+    for true, guess, count in found["confusion"]:
+        matrix[true, guess] = count
+    assert (matrix == confusion_matrix(test.labels, predicted, labels=range(classes))).all()
+    assert set(found["intervals"]) == {"accuracy", "top5_accuracy", "macro_f1"}
+    low, high = found["intervals"]["accuracy"]
+    assert low < (predicted == test.labels).mean() < high
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_the_temperature_is_that_of_validation() -> None:
+    sure = predictions(500, 4)
+    splits = {"validation": Predictions(sure.logits * 5, sure.labels), "test": predictions(100, 4, seed=1)}
+    report = evaluate_splits(SINGLE_LABEL, splits)
+    assert report["temperature"] == pytest.approx(
+        5 * evaluate_splits(SINGLE_LABEL, {"validation": sure})["temperature"], rel=1e-3
+    )
+    assert evaluate_splits(SINGLE_LABEL, {"test": sure})["temperature"] is None
+
+
+def test_mistakes_are_the_most_confident_ones() -> None:
+    test = predictions(300, 4)
+    mistakes = evaluate_splits(SINGLE_LABEL, {"test": test})["splits"]["test"]["mistakes"]
+    assert len(mistakes) == MISTAKES
+    wrong = test.logits.argmax(axis=1) != test.labels
+    probabilities = np.exp(test.logits) / np.exp(test.logits).sum(axis=1, keepdims=True)
+    assert [m["probability"] for m in mistakes] == pytest.approx(
+        sorted(probabilities.max(1)[wrong])[::-1][:MISTAKES], abs=1e-6
+    )
+    for mistake in mistakes:
+        row = mistake["image"]
+        assert (mistake["true"], mistake["predicted"]) == (test.labels[row], test.logits[row].argmax())
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_few_mistakes_are_all_named(wrong: int) -> None:
+    logits, labels = np.eye(4) * 3, np.arange(4)
+    labels[:wrong] += 1
+    found = evaluate_splits(SINGLE_LABEL, {"test": Predictions(logits, labels)})["splits"]["test"]
+    assert [mistake["image"] for mistake in found["mistakes"]] == list(range(wrong))
+    assert ("macro_f1" in found["intervals"]) == bool(wrong)
+
+
+def test_any_number_of_classes() -> None:
+    labels = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], dtype=np.float32)
+    logits = np.where(labels > 0, 2.0, -2.0)
+    logits[2, 0], logits[3, 1] = 5.0, -4.0  # seen and not there, there and overlooked
+    found = evaluate_splits(MULTI_LABEL, {"test": Predictions(logits, labels)})["splits"]["test"]
+    assert found["classes"]["images"] == [2, 2, 0]
+    assert found["classes"]["precision"] == [pytest.approx(2 / 3, abs=1e-6), 1.0, None]
+    assert found["classes"]["recall"] == [1.0, 0.5, None]
+    assert found["classes"]["recall_interval"][2] is None
+    assert [(m["image"], m["true"], m["predicted"]) for m in found["mistakes"]] == [(2, None, 0), (3, 1, None)]
+    assert [m["probability"] for m in found["mistakes"]] == pytest.approx([1 / (1 + np.exp(-5)), 1 / (1 + np.exp(-4))])
+    assert set(found["intervals"]) == {"subset_accuracy", "micro_f1", "macro_f1"}
+    assert "confusion" not in found

@@ -1,0 +1,94 @@
+"""The pictures of results: what is drawn, for any number of classes and whatever their names."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from publish.records import evaluated, make_multi_label_record, make_record
+from publish.test_plots import share_of
+
+from hf_tl.publish.canvas import AFTER, BEFORE
+from hf_tl.publish.examples import Example, plot_examples
+from hf_tl.publish.figures import FIGURES, draw_figures, figures_of
+from hf_tl.publish.result_plots import CLASSES_DRAWN, plot_confusion, plot_reliability
+
+DARK = "#08306b"
+"""The end of the colours of the confusion matrix: all images of the class."""
+
+
+def names(count: int) -> tuple[str, ...]:
+    return tuple(f"class {index}" for index in range(count))
+
+
+@pytest.mark.parametrize("classes", [2, 10, 20, CLASSES_DRAWN])
+def test_a_confusion_matrix_is_as_dark_as_the_model_is_right(classes: int, tmp_path: Path) -> None:
+    record = evaluated(make_record(labels=names(classes)))
+    test = record["evaluation"]["splits"]["test"]
+    test["confusion"] = [[index, index, 9] for index in range(classes)]
+    plot_confusion(record, tmp_path / "right.png")
+    test["confusion"] = [[index, (index + shift) % classes, 1] for index in range(classes) for shift in range(classes)]
+    plot_confusion(record, tmp_path / "spread.png")
+    assert share_of(tmp_path / "right.png", DARK) > 0.3 / classes
+    assert share_of(tmp_path / "spread.png", DARK) < 0.1 * share_of(tmp_path / "right.png", DARK) + 0.02
+    assert max(Image.open(tmp_path / "right.png").size) <= 1280
+
+
+def test_the_reliability_diagram_shows_both_and_one_where_there_is_one(tmp_path: Path) -> None:
+    record = evaluated(make_record())
+    plot_reliability(record, tmp_path / "both.png")
+    assert share_of(tmp_path / "both.png", BEFORE) > 0.005
+    assert share_of(tmp_path / "both.png", AFTER) > 0.005
+    record["evaluation"]["splits"]["test"]["calibration"]["after"] = None
+    plot_reliability(record, tmp_path / "one.png")
+    assert share_of(tmp_path / "one.png", BEFORE) > 0.005
+    assert share_of(tmp_path / "one.png", AFTER) < 0.001
+
+
+def make_examples(record: dict[str, Any], color: tuple[float, float, float], *, maps: bool = True) -> list[Example]:
+    mistakes = record["evaluation"]["splits"]["test"]["mistakes"]
+    pixels, seen = np.broadcast_to(np.array(color), (16, 16, 3)), np.zeros((16, 16))
+    return [
+        Example(pixels, {role: seen for role in ("predicted", "true") if maps and mistake[role] is not None})
+        for mistake in mistakes
+    ]
+
+
+@pytest.mark.parametrize("maps", [True, False])
+@pytest.mark.parametrize("make", [make_record, make_multi_label_record])
+def test_examples_are_shown(make: Any, maps: bool, tmp_path: Path) -> None:
+    record = evaluated(make(), images=True)
+    plot_examples(record, make_examples(record, (0.0, 1.0, 0.0), maps=maps), tmp_path / "mistakes.png")
+    assert Image.open(tmp_path / "mistakes.png").size[0] == 1280
+    assert share_of(tmp_path / "mistakes.png", "#00ff00") > 0.05
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    hostile = ("$\\frac{", "%s {0}", "\n\n", "\x00", "w" * 300, "a\ud800b", "猫")
+    record = evaluated(make_record(labels=hostile), images=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the font may lack a character: a box is drawn
+        files = draw_figures(record, tmp_path, make_examples(record, (0.5, 0.5, 0.5)))
+    assert [file.name for file in files] == list(FIGURES)
+    assert all(Image.open(file).size[1] <= 1280 for file in files)
+
+
+def test_a_record_shows_the_figures_that_it_has(tmp_path: Path) -> None:
+    old = make_record()
+    assert [file.name for file in draw_figures(old, tmp_path)] == ["stages.png", "history.png"]
+    assert set(figures_of(evaluated(make_multi_label_record()))) == {"stages", "history", "reliability"}
+    assert "confusion" not in figures_of(evaluated(make_record(labels=names(CLASSES_DRAWN + 1))))
+    allowed = evaluated(make_record(), images=True)
+    assert set(figures_of(allowed)) == {"stages", "history", "confusion", "reliability", "mistakes"}
+    assert "mistakes.png" not in [file.name for file in draw_figures(allowed, tmp_path)]  # their images are not there
+
+
+def test_the_same_record_gives_the_same_bytes(tmp_path: Path) -> None:
+    record = evaluated(make_record())
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        draw_figures(record, tmp_path / name)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
