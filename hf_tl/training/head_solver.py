@@ -42,6 +42,9 @@ class HeadSolution:
     held_out_losses: dict[float, float] = field(default_factory=dict)
     """Cross-entropy on held-out images by strength; empty where none was chosen."""
     folds: int = 0
+    held_out_classes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """What the head of the folds that an image is not in takes it for, at the chosen strength (views * images,); -1 for
+    an image that was never held out. Empty where no strength was chosen."""
 
     @property
     def held_out_loss(self) -> float | None:
@@ -109,10 +112,12 @@ def solve_head(
     )
     start, folds = problem.zeros(1), 0
     losses: dict[float, float] = {}
+    held_out = torch.empty(0, dtype=torch.long)
     if strength is None and int(counts.max()) > 1:
         fold_of = _folds(own, seed)
         folds = int(fold_of.max()) + 1
-        strength, losses, start = _cross_validate(problem, fold_of.repeat(views).to(device), folds)
+        strength, losses, start, held_out = _cross_validate(problem, fold_of.repeat(views).to(device), folds)
+        held_out = torch.where(held_out < 0, -1, solved[held_out.cpu()])
     strength = 1 / len(own) if strength is None else strength
     all_images = rotated.new_ones(1, len(rotated))
     solution = problem.minimise(all_images, strength, start, EXACT)
@@ -120,7 +125,7 @@ def solve_head(
     head[:, -1] = solution[0, :, -1].min() - math.log(len(own))
     head[solved.to(device)] = solution[0]
     weight, bias = space.fold_back(head)
-    return HeadSolution(weight, bias, strength, problem.loss(solution, all_images), losses, folds)
+    return HeadSolution(weight, bias, strength, problem.loss(solution, all_images), losses, folds, held_out)
 
 
 def _folds(labels: Tensor, seed: int) -> Tensor:
@@ -139,24 +144,26 @@ def _folds(labels: Tensor, seed: int) -> Tensor:
     return fold_of
 
 
-def _cross_validate(problem: "_Problem", fold_of: Tensor, folds: int) -> tuple[float, dict[float, float], Tensor]:
+def _cross_validate(
+    problem: "_Problem", fold_of: Tensor, folds: int
+) -> tuple[float, dict[float, float], Tensor, Tensor]:
     """Go from strong to weak, each strength from the solutions of the one before.
 
     Returns:
-        The best strength, the held-out losses by strength, and the mean of the folds' solutions at the best one
-        (1, classes, values).
+        The best strength, the held-out losses by strength, and of the best one the mean of the folds' solutions
+        (1, classes, values) and the held-out classes (images,).
     """
     kept = torch.stack([fold_of != fold for fold in range(folds)]).to(problem.features)
     losses: dict[float, float] = {}
-    solutions, best, mean = problem.zeros(folds), math.inf, problem.zeros(1)
+    solutions, best, mean, classes = problem.zeros(folds), math.inf, problem.zeros(1), fold_of
     for strength in STRENGTHS:
         solutions = problem.minimise(kept, strength, solutions, ROUGH)
-        losses[strength] = problem.held_out_loss(solutions, fold_of)
+        losses[strength], found = problem.held_out(solutions, fold_of)
         if losses[strength] < best:
-            best, mean = losses[strength], solutions.mean(0, keepdim=True)
+            best, mean, classes = losses[strength], solutions.mean(0, keepdim=True), found
         elif best < min(list(losses.values())[-WORSE:]):
             break
-    return min(losses, key=lambda strength: losses[strength]), losses, mean
+    return min(losses, key=lambda strength: losses[strength]), losses, mean, classes
 
 
 @dataclass(frozen=True)
@@ -246,14 +253,21 @@ class _Problem:
         """Give the mean loss of the chosen images, summed over the choices."""
         return float(self._loss(solutions, self._shares(chosen))[0])
 
-    def held_out_loss(self, solutions: Tensor, fold_of: Tensor) -> float:
-        """Give the mean cross-entropy of all images that were held out of one of the solutions (folds, …)."""
+    def held_out(self, solutions: Tensor, fold_of: Tensor) -> tuple[float, Tensor]:
+        """Judge images by the solution (folds, …) that they were held out of.
+
+        Returns:
+            Their mean cross-entropy, and the most probable class of each image (images,), -1 where there is none.
+        """
         total = torch.zeros((), dtype=torch.float64, device=self.features.device)
+        classes = torch.full_like(fold_of, -1)
         for rows, log_p in self._log_probabilities(solutions):
-            labels = self.labels[rows]
-            found = log_p[torch.arange(len(labels), device=labels.device), fold_of[rows], labels]
-            total -= (found * self.weights[labels] * (fold_of[rows] >= 0)).sum(dtype=torch.float64)
-        return float(total / (fold_of >= 0).sum())
+            labels, is_held_out = self.labels[rows], fold_of[rows] >= 0
+            own = log_p[torch.arange(len(labels), device=labels.device), fold_of[rows]]
+            found = own.gather(1, labels[:, None])[:, 0]
+            total -= (found * self.weights[labels] * is_held_out).sum(dtype=torch.float64)
+            classes[rows] = torch.where(is_held_out, own.argmax(1), -1)
+        return float(total / (fold_of >= 0).sum()), classes
 
     def _shares(self, chosen: Tensor) -> Tensor:
         """Give each image its part in the mean of a choice (images, choices)."""
