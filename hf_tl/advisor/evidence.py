@@ -188,5 +188,5 @@ def gather_evidence(
         depths=depths,
         similarity=compare_with_untrained(seen.last[:few], untrained, labels[:few], classes, seed),
         source=ask_source_head(seen.logits, sample) if model.config.hf_tl["base"]["keeps_head"] else None,
-        curve=learning_curve(seen.last, labels, classes, depths[-1].strength, seed=seed),
+        curve=learning_curve(seen.last, depths[-1].linear, classes, depths[-1].strength, seed=seed),
     )

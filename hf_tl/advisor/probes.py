@@ -10,12 +10,14 @@ import torch
 from scipy.optimize import curve_fit
 from scipy.stats import binomtest
 
-from hf_tl.training.head_solver import FOLDS, solve_head
+from hf_tl.training.head_solver import FOLDS, draw_folds, solve_head
 
 CONFIDENCE = 0.95
 NEIGHBOURS = 5
 CURVE = (1 / 8, 1 / 4, 1 / 2)
 """Shares of the training images at which the learning curve is measured, beside all of them."""
+CURVE_FOLDS = 3
+"""Folds that are held out from them."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def nearest_neighbours(features: np.ndarray, labels: np.ndarray, seed: int = 0) 
 
     counts = np.bincount(labels)
     several = np.flatnonzero(counts[labels] > 1)
-    neighbours = max(1, min(NEIGHBOURS, int(counts[counts > 1].min()) - 1))
+    neighbours = max(1, min(NEIGHBOURS, int(np.median(counts[counts > 1])) - 1))
     folds = StratifiedKFold(min(FOLDS, int(counts.max())), shuffle=True, random_state=seed)
     classifier = KNeighborsClassifier(neighbours, metric="cosine", weights="distance", algorithm="brute")
     predictions = np.full(len(labels), -1)
@@ -139,7 +141,9 @@ class LearningCurve:
     sizes: tuple[int, ...]
     """Images learned from."""
     errors: tuple[float, ...]
-    """Shares of the held-out images that were classified wrong."""
+    """Shares of the held-out images that were classified wrong, the same images at all sizes."""
+    images: int
+    """That were held out."""
     floor: float
     scale: float
     rate: float
@@ -150,38 +154,45 @@ class LearningCurve:
 
 
 def learning_curve(
-    features: np.ndarray, labels: np.ndarray, classes: int, strength: float, *, seed: int = 0
+    features: np.ndarray, probe: Probe, classes: int, strength: float, *, seed: int = 0
 ) -> LearningCurve | None:
-    """Measure the probe's error with an eighth, a quarter, half and all of the images to learn from.
+    """Measure the probe's error when it learns from an eighth, a quarter and half of the images, and fit the power law.
 
-    A quarter of the images is held out, stratified by class, from all sizes alike.
+    Three of the probe's five folds are held out, as they were from the probe itself: its errors on them are the last
+    point.
 
     Args:
         features: (images, values), in an order any part of whose start is a stratified sample.
-        labels: class indices (images,).
+        probe: from `linear_probe` on these features.
         classes: how many there are.
-        strength: of the penalty, as it was found for all images.
-        seed: of the folds.
+        strength: of its penalty.
+        seed: of its folds.
 
     Returns:
         None where there are too few images to take an eighth of.
     """
-    held_out = np.arange(len(labels)) % 4 == 3
-    learned = np.flatnonzero(~held_out)
-    sizes = [round(share * len(learned)) for share in (*CURVE, 1)]
-    if sizes[0] < 2 * classes:
+    labels = probe.labels
+    fold_of = draw_folds(torch.as_tensor(labels), seed).numpy()
+    kept = round(len(labels) * (1 - 1 / FOLDS))
+    sizes = [round(share * kept) for share in CURVE]
+    if sizes[0] < 2 * classes or fold_of.max() + 1 < FOLDS:
         return None
-    errors = []
-    for size in sizes:
-        rows = learned[:size]
-        # the same weight of the penalty against the sum of the losses: it stands for what is known before
-        solution = solve_head(
-            torch.as_tensor(features[rows]), torch.as_tensor(labels[rows]), classes,
-            strength=strength * len(labels) / size, seed=seed,
-        )  # fmt: skip
-        logits = torch.as_tensor(features[held_out]) @ solution.weight.T + solution.bias
-        errors.append(float((logits.argmax(1).numpy() != labels[held_out]).mean()))
-    return LearningCurve(tuple(sizes), tuple(errors), *fit_power_law(sizes, errors, int(held_out.sum())))
+    wrong, held_out = np.zeros(len(sizes)), np.isin(fold_of, range(CURVE_FOLDS))
+    for fold in range(CURVE_FOLDS):
+        learned, judged = np.flatnonzero(fold_of != fold), fold_of == fold
+        for place, size in enumerate(sizes):
+            rows = torch.as_tensor(learned[:size])
+            # the penalty weighs the same against the sum of the losses: it stands for what is known before
+            solution = solve_head(
+                torch.as_tensor(features)[rows], torch.as_tensor(labels)[rows], classes,
+                strength=strength * kept / size, seed=seed,
+            )  # fmt: skip
+            logits = torch.as_tensor(features[judged]) @ solution.weight.T + solution.bias
+            wrong[place] += (logits.argmax(1).numpy() != labels[judged]).sum()
+    images = int(held_out.sum())
+    errors = [*(wrong / images), float((probe.predictions != labels)[held_out].mean())]
+    sizes.append(kept)
+    return LearningCurve(tuple(sizes), tuple(map(float, errors)), images, *fit_power_law(sizes, errors, images))
 
 
 def fit_power_law(sizes: Sequence[int], errors: Sequence[float], images: int) -> tuple[float, float, float]:

@@ -81,9 +81,8 @@ class Recommendation:
         """
         from hf_tl.advisor.figure import plot_recommendation
 
-        folder = Path(output_dir)
+        folder = _make_folder(output_dir)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             record = self.to_record()
             (folder / RECORD).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             (folder / STRATEGY).unlink(missing_ok=True)
@@ -135,6 +134,8 @@ def recommend(
 
     if max_images < 1:
         raise ConfigError(f"--max_images must be at least 1, found {max_images}")
+    if output_dir is not None:
+        _make_folder(output_dir)  # that it cannot be is known before minutes are spent
     data = _load(dataset, seed, columns)
     candidates = _candidates(backbones, image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size"))
     sample = draw_sample(data, max_images, seed)
@@ -173,6 +174,15 @@ def recommend(
     if output_dir is not None:
         found.save(output_dir)
     return found
+
+
+def _make_folder(output_dir: str | Path) -> Path:
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+    return folder
 
 
 def _load(dataset: Any, seed: int, columns: Mapping[str, str | None]) -> "ImageData":

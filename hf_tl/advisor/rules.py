@@ -52,36 +52,61 @@ class Rule:
         return StrategyConfig(strategy="finetune", trainable_stages=1 + tuned)
 
 
+UNLIKE = (
+    "What the network knows fits them little, and there are images enough to change all of it, starting from the "
+    "pretrained weights"
+)
 RULES = (
     Rule(
-        "few images, similar", (0, ENOUGH), (SIMILAR, math.inf), "transfer", "train the head",
+        "few images, similar",
+        (0, ENOUGH),
+        (SIMILAR, math.inf),
+        "transfer",
+        "train the head",
         "With so few images a class, training more than the head would learn them by heart (overfitting)",
     ),
     Rule(
-        "few images, different", (0, ENOUGH), (-math.inf, SIMILAR), "finetune", "tune from the best stage on",
+        "few images, different",
+        (0, ENOUGH),
+        (-math.inf, SIMILAR),
+        "finetune",
+        "tune from the best stage on",
         "What the last stages know is of other images, so they are tuned too, and the early ones stay as they are, "
         "since there are few images a class to learn from",
     ),
     Rule(
-        "many images, similar", (ENOUGH, math.inf), (SIMILAR, math.inf), "finetune", "tune the later stages",
+        "many images, similar",
+        (ENOUGH, math.inf),
+        (SIMILAR, math.inf),
+        "finetune",
+        "tune the later stages",
         "There are images enough to fit the later stages to them as well, after the head",
     ),
     Rule(
-        "many images, different", (ENOUGH, VERY_MANY), (-math.inf, SIMILAR), "full", "tune everything",
-        "What the network knows fits them little, and there are images enough to change all of it, starting from the "
-        "pretrained weights",
+        "many images, different",
+        (ENOUGH, math.inf),
+        (NOT_AT_ALL, SIMILAR),
+        "full",
+        "tune everything",
+        UNLIKE,
     ),
     Rule(
-        "very many images, different", (VERY_MANY, math.inf), (NOT_AT_ALL, SIMILAR), "full", "tune everything",
-        "What the network knows fits them little, and there are images enough to change all of it, starting from the "
-        "pretrained weights",
+        "many images, very different",
+        (ENOUGH, VERY_MANY),
+        (-math.inf, NOT_AT_ALL),
+        "full",
+        "tune everything",
+        UNLIKE,
     ),
     Rule(
-        "very many images, very different", (VERY_MANY, math.inf), (-math.inf, NOT_AT_ALL), "scratch",
+        "very many images, very different",
+        (VERY_MANY, math.inf),
+        (-math.inf, NOT_AT_ALL),
+        "scratch",
         "train from scratch",
         "What the network knows is worth no more than chance here, and there are images enough to do without it",
     ),
-)  # fmt: skip
+)
 """They cover the plane, and no two of them overlap."""
 
 

@@ -3,7 +3,8 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset, Image, concatenate_datasets
@@ -50,7 +51,7 @@ class Sample:
     counts: tuple[int, ...]
     """Images of each class that can be trained on, in the order of `classes`."""
     copies: int
-    """Images of which another copy is there, in the same class or another one; one of each is looked at."""
+    """Images of which another copy is there in the same class; one of each is looked at."""
     conflicts: int
     """Groups of copies in different classes; none of them is looked at."""
     named: tuple[Copies, ...]
@@ -86,9 +87,12 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample
     for group in groups:
         is_conflict = len({int(labels[row]) for row in group}) > 1
         left_out.update(group if is_conflict else group[1:])
-        conflicts, copies = conflicts + is_conflict, copies + len(group) - 1
+        if is_conflict:
+            conflicts += 1
+        else:
+            copies += len(group) - 1
         if is_conflict or len(named) < NAMED:
-            names = tuple(row_name(stored[row][data.image_column], row, "train and validation") for row in group)
+            names = tuple(_name(stored[row][data.image_column], row) for row in group)
             named.append(Copies(names, tuple(data.labels[labels[row]] for row in group)))
     kept = np.array([row for row in range(len(labels)) if row not in left_out])
     own = np.bincount(labels[kept], minlength=len(data.labels)) if len(kept) else np.zeros(len(data.labels), int)
@@ -109,6 +113,11 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample
         conflicts=conflicts,
         named=tuple(named[:NAMED]),
     )
+
+
+def _name(stored: Any, row: int) -> str:
+    """Name an image by its file within the dataset, or by its row: a report holds no path of the machine."""
+    return "/".join(Path(row_name(stored, row, "train and validation")).parts[-3:])
 
 
 def _copies(rows: Dataset, image_column: str) -> list[list[int]]:

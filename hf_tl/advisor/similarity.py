@@ -1,4 +1,4 @@
-"""How near the data are to those of the pretraining: how much of what an untrained network gets wrong, it gets right."""
+"""How near the data are to those of the pretraining: how many of an untrained network's errors pretraining removes."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 TOLERANCE, STEPS = 1e-6, 1_000
 """Of LogME's fixed point: relative change of alpha / beta, and how often it is moved at most."""
 LEAST = 1e-10
-"""Of the weights' and the residuals' squares, where the evidence would grow for ever: a class that is fitted exactly."""
+"""Of what is divided by: a class that is fitted exactly would raise the evidence for ever."""
 
 
 def logme(features: ArrayLike, labels: ArrayLike) -> float:
@@ -49,7 +49,7 @@ def _evidence(target: Array, left: Array, squares: Array) -> float:
         used = float((squares / (squares + ratio)).sum())
         weights = float((squares * projected / (squares + ratio) ** 2).sum())
         residual = float((projected * (ratio / (squares + ratio)) ** 2).sum()) + outside
-        alpha, beta = used / max(weights, LEAST), max(images - used, LEAST) / max(residual, LEAST)
+        alpha, beta = max(used, LEAST) / max(weights, LEAST), max(images - used, LEAST) / max(residual, LEAST)
         if abs(alpha / beta - ratio) <= TOLERANCE * ratio:
             break
     # prior and posterior differ only in the directions of the singular values

@@ -114,7 +114,7 @@ def solve_head(
     losses: dict[float, float] = {}
     held_out = torch.empty(0, dtype=torch.long)
     if strength is None and int(counts.max()) > 1:
-        fold_of = _folds(own, seed)
+        fold_of = draw_folds(own, seed)
         folds = int(fold_of.max()) + 1
         strength, losses, start, held_out = _cross_validate(problem, fold_of.repeat(views).to(device), folds)
         held_out = torch.where(held_out < 0, -1, solved[held_out.cpu()])
@@ -128,8 +128,13 @@ def solve_head(
     return HeadSolution(weight, bias, strength, problem.loss(solution, all_images), losses, folds, held_out)
 
 
-def _folds(labels: Tensor, seed: int) -> Tensor:
-    """Give each image the fold in which it is held out (images,); -1 where its class has no other image."""
+def draw_folds(labels: Tensor, seed: int) -> Tensor:
+    """Give each image the fold in which it is held out (images,); -1 where its class has no other image.
+
+    Args:
+        labels: class indices (images,), of which some class has two.
+        seed: of the draw.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     counts = torch.bincount(labels)
