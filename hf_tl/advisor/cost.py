@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,8 +67,8 @@ def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, dev
         loading = _loading_seconds(data, transforms.train)
         pixel_values = torch.randn(TIMED, *preprocessing.input_size, device=device)
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        forward = _seconds(lambda x=pixel_values: _look(model, x), device) / TIMED
-        step = _seconds(lambda x=pixel_values: _step(model, x), device) / TIMED
+        forward = _seconds(partial(_look, model, pixel_values), device) / TIMED
+        step = _seconds(partial(_step, model, pixel_values), device) / TIMED
         epochs = phase.epochs if phase.epochs is not None else (phase.steps or 1) * BATCH / train
         if phase.augmentation == "none" and phase.trainable_stages != "all":
             # the frozen part runs once (`--feature_cache auto`); what trains is run on its features

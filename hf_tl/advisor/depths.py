@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the registry that transformers' outputs are in; torch has no public one
 
@@ -79,6 +78,7 @@ def pool(output: Tensor, images: int) -> Tensor:
     Returns:
         (images, channels).
 
+    >>> import torch
     >>> pool(torch.ones(2, 5, 4, 4), 2).shape, pool(torch.ones(2, 4, 4, 5), 2).shape, pool(torch.ones(6, 9, 5), 2).shape
     (torch.Size([2, 5]), torch.Size([2, 5]), torch.Size([2, 5]))
     """

@@ -46,20 +46,19 @@ def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
                 (left, bottom), right - left, top - bottom, facecolor=SHADES[rule.strategy], edgecolor="white", lw=1.5
             )
         )
-        axes.text(
-            (left * right) ** 0.5, (bottom + top) / 2, rule.advice.replace(" ", "\n", 1) if top - bottom > 0.15 else rule.advice,
-            ha="center", va="center", fontsize=8, color=MUTED,
-        )  # fmt: skip
+        advice = rule.advice.replace(" ", "\n", 1) if top - bottom > 0.15 else rule.advice
+        middle = ((left * right) ** 0.5, (bottom + top) / 2)
+        axes.text(*middle, advice, ha="center", va="center", fontsize=8, color=MUTED)
     for number, backbone in enumerate(record["evidence"]):
         similarity = backbone["similarity"]
         low, high = similarity["interval"]
         is_chosen = backbone["backbone"] == record["backbone"]
         size = min(max(record["data"]["median_class"], SMALLEST), LARGEST)
-        axes.errorbar(
-            size, similarity["value"], yerr=[[max(0.0, similarity["value"] - low)], [max(0.0, high - similarity["value"])]],
-            fmt="o", ms=9, color=COLOURS[number % len(COLOURS)], mec=INK if is_chosen else "none", mew=1.6, capsize=3,
-            clip_on=False, zorder=3,
-        )  # fmt: skip
+        value = similarity["value"]
+        errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        edge = INK if is_chosen else "none"
+        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "mec": edge, "mew": 1.6}
+        axes.errorbar(size, value, yerr=errors, fmt="o", ms=9, capsize=3, clip_on=False, zorder=3, **style)
     axes.set(xscale="log", xlim=(SMALLEST, LARGEST), ylim=(0, 1))
     axes.set_xlabel("training images a class (median)", color=MUTED, fontsize=9)
     axes.set_ylabel("similarity to the pretraining data", color=MUTED, fontsize=9)
@@ -91,9 +90,10 @@ def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
                 lw=1.5,
                 label=label,
             )
-        untrained = 100 * backbone["similarity"]["untrained"]["accuracy"]
+        found = backbone["similarity"]["untrained"]
+        untrained = 100 * found["accuracy"]
         axes.axhline(untrained, color=colour, lw=1, linestyle="--", alpha=0.6)
-        axes.text(0, untrained, "random weights", fontsize=7, color=colour, va="bottom")
+        axes.text(0, untrained, f"random weights, {found['images']:,} images", fontsize=7, color=colour, va="bottom")
         if len(record["evidence"]) == 1:
             names = [_plain(depth["stage"], 16) for depth in depths]
             axes.set_xticks(places, names, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)

@@ -231,7 +231,8 @@ def _warnings(sample: Sample, counts: Sequence[int]) -> list[str]:
     conflicts = [group for group in sample.named if group.is_conflict]
     if sample.conflicts:
         found.append(
-            f"{sample.conflicts} images are there under different labels: {name_some(conflicts)}; correct or remove them"
+            f"{sample.conflicts} images are there under different labels: {name_some(conflicts)}; correct or remove "
+            "them"
         )
     if copies := [group for group in sample.named if not group.is_conflict]:
         found.append(f"{sample.copies} images are copies of others: {name_some(copies)}; one of each was looked at")
@@ -253,8 +254,8 @@ def _doubts(decision: Decision) -> list[str]:
     if decision.settings is None or decision.name == "a head is enough" or not low < SIMILAR <= high:
         return []
     return [
-        f"the similarity {decision.backbone.similarity} may lie on either side of {SIMILAR}, the border between similar "
-        "and different: try the neighbouring advice too, or measure more images"
+        f"the similarity {decision.backbone.similarity} may lie on either side of {SIMILAR}, the border between "
+        "similar and different: try the neighbouring advice too, or measure more images"
     ]
 
 

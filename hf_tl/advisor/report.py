@@ -54,8 +54,8 @@ def _evidence(backbone: BackboneEvidence, training_images: int) -> Iterator[str]
         )
     similarity = backbone.similarity
     yield (
-        f"{INDENT}similarity {similarity}: on {similarity.pretrained.images} images {1 - similarity.pretrained.value:.1%} "
-        f"wrong, with random weights {1 - similarity.untrained.value:.1%}"
+        f"{INDENT}similarity {similarity}: on {similarity.pretrained.images} images "
+        f"{1 - similarity.pretrained.value:.1%} wrong, with random weights {1 - similarity.untrained.value:.1%}"
     )
     if (source := backbone.source) is not None:
         yield (
@@ -64,7 +64,7 @@ def _evidence(backbone: BackboneEvidence, training_images: int) -> Iterator[str]
         )
     if (curve := backbone.curve) is not None:
         yield (
-            f"{INDENT}a head's error: {curve.errors[0]:.1%} with {curve.sizes[0]:,} images, {curve.errors[-1]:.1%} with "
-            f"{curve.sizes[-1]:,}; extrapolated: {curve.error_at(training_images):.1%} with {training_images:,}, "
-            f"{curve.error_at(2 * training_images):.1%} with twice as many"
+            f"{INDENT}a head's error: {curve.errors[0]:.1%} with {curve.sizes[0]:,} images, {curve.errors[-1]:.1%} "
+            f"with {curve.sizes[-1]:,}; extrapolated: {curve.error_at(training_images):.1%} with "
+            f"{training_images:,}, {curve.error_at(2 * training_images):.1%} with twice as many"
         )

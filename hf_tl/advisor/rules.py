@@ -63,7 +63,8 @@ RULES = (
         (SIMILAR, math.inf),
         "transfer",
         "train the head",
-        "With so few images a class, training more than the head would learn them by heart (overfitting)",
+        "With so few images a class, training more than the head easily learns them by heart (overfitting), and what "
+        "it may add is small and uncertain",
     ),
     Rule(
         "few images, different",

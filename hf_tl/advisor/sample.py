@@ -83,7 +83,9 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample
     labels = np.asarray(rows[data.label_column][:])
     groups = _copies(rows, data.image_column)
     stored = rows.cast_column(data.image_column, Image(decode=False))
-    named, left_out, conflicts, copies = [], set(), 0, 0
+    named: list[Copies] = []
+    left_out: set[int] = set()
+    conflicts = copies = 0
     for group in groups:
         is_conflict = len({int(labels[row]) for row in group}) > 1
         left_out.update(group if is_conflict else group[1:])

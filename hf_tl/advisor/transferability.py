@@ -22,7 +22,8 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
     Each class's zeros and ones are a linear function of the features with weights of N(0, 1 / alpha) and noise of
     N(0, 1 / beta); the evidence is the density of the labels with the weights integrated out, at the alpha and beta
     where it is largest (You et al. 2021, https://arxiv.org/abs/2102.11005; the fixed point on singular values is that
-    of You et al. 2022, https://arxiv.org/abs/2110.10545).
+    of You et al. 2022, https://arxiv.org/abs/2110.10545, whose code gives another value with fewer images than values:
+    it leaves out the part of the determinant that no singular value belongs to).
 
     Args:
         features: (images, values).

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from backbones.checkpoints import save_timm, save_transformers, save_weights, tiny_resnet, tiny_vit, timm_network
+from backbones.checkpoints import save_timm, save_transformers, save_weights, timm_network, tiny_resnet, tiny_vit
 from datasets import ClassLabel, Dataset, Features, Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
