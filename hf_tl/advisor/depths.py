@@ -1,15 +1,19 @@
 """What each stage of a network gives for an image, pooled, from one forward pass."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the registry that transformers' outputs are in; torch has no public one
 
+from hf_tl.backbones.boundary import intercepted_calls
 from hf_tl.backbones.stage_tables import parent_of
 from hf_tl.backbones.stages import Stage, list_stages
 from hf_tl.errors import StageError
+
+HEAD = ""
+"""Under which the head's input is kept; no stage is called so."""
 
 
 @dataclass
@@ -46,22 +50,30 @@ class Depths:
         Raises:
             StageError: a stage gives nothing that could be pooled.
         """
-        modules, images = dict(self.model.named_modules()), len(pixel_values)
+        modules = dict(self.model.named_modules())
+        owners = {name: stage.name for stage in self.stages for name in _outermost(stage)}
+        heads = [name for name in _outermost(self._head) if any(True for _ in modules[name].parameters())]
         seen: dict[str, Tensor] = {}
-        hooks = []
+
+        def keep(place: int, name: str, run: Callable[[], Any]) -> Any:
+            output = run()
+            if (pooled := _pooled(output, len(pixel_values))) is not None:
+                seen[owners[name]] = pooled
+            return output
+
+        def keep_input(module: nn.Module, inputs: Any) -> None:
+            if HEAD not in seen and (pooled := _pooled(inputs, len(pixel_values))) is not None:
+                seen[HEAD] = pooled
+
+        hooks = [modules[name].register_forward_pre_hook(keep_input) for name in heads]
         try:
-            for stage in self.stages:
-                for name in _outermost(stage):
-                    hooks.append(modules[name].register_forward_hook(partial(_keep_output, seen, stage.name, images)))
-            for name in _outermost(self._head):
-                if any(True for _ in modules[name].parameters()):
-                    hooks.append(modules[name].register_forward_pre_hook(partial(_keep_input, seen, images)))
-            logits = self.model(pixel_values=pixel_values).logits
+            with intercepted_calls({name: modules[name] for name in owners}, keep):
+                logits = self.model(pixel_values=pixel_values).logits
         finally:
             for hook in hooks:
                 hook.remove()
         read = [seen.get(stage.name) for stage in self.stages]
-        read[-1] = seen.get("", read[-1])
+        read[-1] = seen.get(HEAD, read[-1])
         if missing := [name for name, tensor in zip(self.names, read, strict=True) if tensor is None]:
             raise StageError(f"{type(self.model).__name__} gives no features at {', '.join(missing)}")
         return [tensor for tensor in read if tensor is not None], logits
@@ -99,13 +111,3 @@ def _pooled(values: Any, images: int) -> Tensor | None:
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim >= 2 and len(leaf) % images == 0:
             return pool(leaf, images)
     return None
-
-
-def _keep_output(seen: dict[str, Tensor], stage: str, images: int, module: nn.Module, inputs: Any, output: Any) -> None:
-    if (pooled := _pooled(output, images)) is not None:
-        seen[stage] = pooled
-
-
-def _keep_input(seen: dict[str, Tensor], images: int, module: nn.Module, inputs: Any) -> None:
-    if "" not in seen and (pooled := _pooled(inputs, images)) is not None:
-        seen[""] = pooled

@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from hf_tl.advisor.evidence import BackboneEvidence
 from hf_tl.config import StrategyConfig, StrategyName
 
-ENOUGH, VERY_MANY = 50, 1_000
-"""Images a class from which on stages of the backbone can be tuned, and trained from scratch."""
+ENOUGH, VERY_MANY = 100, 1_000
+"""Images a class from which on stages of the backbone can be tuned, and trained from scratch. Measured with an
+EfficientNet-Lite0: on photos of clothes, tuning two stages added nothing to the head with 5, 20 and 60 images a class,
+and six points with about 220 (the median of 3,068 photos in 10 classes)."""
 SIMILAR, NOT_AT_ALL = 0.3, 0.1
-"""Similarity from which on data are similar, and below which pretraining is worth nothing."""
+"""Similarity from which on data are similar, and below which pretraining is worth nothing: between the clothes' 0.58
+and the digits' 0.04. A benchmark over more data sets would place them better."""
 
 
 @dataclass(frozen=True)

@@ -87,10 +87,13 @@ def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: float | None = No
         covariance, shrinkage = ledoit_wolf(centred, assume_centered=True)
     else:
         covariance = shrunk_covariance(centred.T @ centred / len(centred), shrinkage)
-    names, places = np.unique(classes, return_inverse=True)
-    means = np.stack([centred[classes == name].mean(0) for name in names])[places]
-    between = means.T @ means / len(means)
-    return float((1 - shrinkage) * np.trace(np.linalg.pinv(covariance, hermitian=True) @ between))
+    if not covariance.any():
+        return 0.0  # what does not vary explains nothing
+    names, counts = np.unique(classes, return_counts=True)
+    means = np.stack([centred[classes == name].mean(0) for name in names])
+    # cov(E[f | y]) is of as low a rank as there are classes
+    inverted = np.linalg.solve(covariance, means.T) if shrinkage > 0 else np.linalg.pinv(covariance) @ means.T
+    return float((1 - shrinkage) * (counts / counts.sum() * (means.T * inverted).sum(0)).sum())
 
 
 def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:
