@@ -59,6 +59,7 @@ def test_a_recommendation_holds_what_it_promises(backbone: str, tmp_path: Path) 
         assert word in text
 
 
+@pytest.mark.slow
 def test_the_recommended_strategy_trains(backbone: str, tmp_path: Path) -> None:
     data = coloured(np.arange(60) % 3)
     found = hf_tl.recommend(data, backbone)
@@ -78,7 +79,6 @@ def test_shuffled_labels_cannot_be_learned(backbone: str, tmp_path: Path) -> Non
     assert "nothing can be learned" in str(found)
     assert not (tmp_path / STRATEGY).exists()
     assert json.loads((tmp_path / RECORD).read_text())["strategy"] is None
-    assert hf_tl.recommend(coloured(labels), backbone).strategy is not None
 
 
 def test_noise_cannot_be_learned(backbone: str) -> None:
@@ -114,17 +114,11 @@ def test_any_first_part_is_stratified(labels: list[int], seed: int) -> None:
     for size in range(1, len(labels) + 1):
         seen = np.bincount(np.array(labels)[order[:size]], minlength=5)
         missing = counts - seen
-        # a class has fewer than five in the sample only where no other one has more than one more, or all are there
-        assert (
-            (missing[seen < min(5, seen.max() - 1)] == 0).all() if seen.max() <= 5 else (missing[seen < 5] == 0).all()
-        )
-        if seen.max() > 5:
-            shares = seen / np.maximum(counts, 1)
-            assert all(
-                share >= shares.max() - 1 / count - 5 / count
-                for share, count in zip(shares, counts, strict=True)
-                if count
-            )
+        if (short := seen[(seen < 5) & (missing > 0)]).size:
+            assert seen.max() <= short.min() + 1  # nobody has more before all have five
+        elif seen.max() > 5:
+            expected = size * counts / len(labels)
+            assert (seen >= np.minimum(counts, np.floor(expected) - 6)).all()
 
 
 def write(folder: Path, counts: dict[str, int], spread: float = 30) -> Path:
@@ -232,7 +226,6 @@ def test_random_numbers_of_the_user_stay(backbone: str) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    one = hf_tl.recommend(coloured(np.arange(60) % 3), backbone)
+    one, again = (hf_tl.recommend(coloured(np.arange(30) % 3, spread=5), backbone) for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
-    again = hf_tl.recommend(coloured(np.arange(60) % 3), backbone)
     assert again.to_record()["evidence"] == one.to_record()["evidence"]
