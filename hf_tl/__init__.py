@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_tl.advisor.backbone import Backbone
+    from hf_tl.advisor.recommend import Recommendation, recommend
     from hf_tl.backbones.freezing import freeze
     from hf_tl.backbones.load import load, load_backbone
     from hf_tl.backbones.stages import Stage, list_stages
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Backbone": "hf_tl.advisor.backbone",
     "HfTlError": "hf_tl.errors",
     "Phase": "hf_tl.strategy",
+    "Recommendation": "hf_tl.advisor.recommend",
     "RunResult": "hf_tl.job",
     "Stage": "hf_tl.backbones.stages",
     "Strategy": "hf_tl.strategy",
@@ -41,12 +45,15 @@ _HOMES = {
     "newest_checkpoint": "hf_tl.training.safeguards",
     "pull": "hf_tl.publish.fetch",
     "push": "hf_tl.publish.hub",
+    "recommend": "hf_tl.advisor.recommend",
     "train": "hf_tl.run",
 }
 
 __all__ = [
+    "Backbone",
     "HfTlError",
     "Phase",
+    "Recommendation",
     "RunResult",
     "Stage",
     "Strategy",
@@ -61,6 +68,7 @@ __all__ = [
     "newest_checkpoint",
     "pull",
     "push",
+    "recommend",
     "train",
 ]
 

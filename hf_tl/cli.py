@@ -64,6 +64,33 @@ def stages(arguments: list[str]) -> None:
     print(describe_stages(options.model, options.trainable_stages))
 
 
+def recommend(arguments: list[str]) -> None:
+    """Measure which backbone and which strategy suit a dataset, and what training would cost."""
+    parser = _parser("recommend", recommend)
+    parser.add_argument("--dataset", required=True, help="Hub id, image folder, parquet files, or digits")
+    parser.add_argument("--model", nargs="+", help="backbones to compare; the demo's EfficientNet-Lite0 by default")
+    parser.add_argument("--weights", nargs="+", help="local files with the weights, one for each model of timm:ARCH")
+    parser.add_argument("--image_size", type=int, help="height and width in pixels; the checkpoint's by default")
+    parser.add_argument("--image_column", help="column with the images; found by its type by default")
+    parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
+    parser.add_argument("--max_images", type=int, default=2_000, help="images to look at, at most (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample and the folds (default: 0)")
+    parser.add_argument("--output_dir", help="folder for recommendation.json, its figure, and the strategy")
+    options = vars(parser.parse_args(arguments))
+    names, weights = options.pop("model"), options.pop("weights")
+    from hf_tl.advisor.backbone import Backbone
+    from hf_tl.advisor.recommend import recommend as find
+    from hf_tl.training.memory import keep_freed_memory
+
+    if weights is not None and len(weights) != len(names or ()):
+        raise ConfigError(f"--weights needs a file for each --model: found {len(weights)} for {len(names or ())}")
+    keep_freed_memory()
+    pairs = (
+        None if names is None else [Backbone(*pair) for pair in zip(names, weights or [None] * len(names), strict=True)]
+    )
+    print(find(options.pop("dataset"), pairs, **options))
+
+
 def predict(arguments: list[str]) -> None:
     """Classify images with a trained model."""
     parser = _parser("predict", predict)
@@ -228,6 +255,7 @@ def _overview() -> str:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "stages": stages,
+    "recommend": recommend,
     "predict": predict,
     "evaluate": evaluate,
     "push": push,

@@ -82,7 +82,7 @@ def load_backbone(
 
 def load_model(
     name: str,
-    labels: Sequence[str],
+    labels: Sequence[str] | None,
     *,
     weights: str | None = None,
     pretrained: bool = True,
@@ -93,13 +93,15 @@ def load_model(
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
     """Load a model and its preprocessing; the arguments are those of `load_backbone`.
 
+    Without `labels`, the model is that of the checkpoint, with its own head where it has one (`head`: `kept`).
     `model.config.hf_tl["base"]` says where its weights come from. One black image is run through the model, so that one
     that cannot be trained on images of this size is told before any training.
 
     Raises:
         ModelError: as `load_backbone`.
     """
-    check_labels(labels)
+    if labels is not None:
+        check_labels(labels)
     if in_chans not in (None, 1, 3):
         raise ConfigError(f"--in_chans is 3 for colour or 1 for gray images, found {in_chans}")
     if image_size is not None and image_size < 1:
@@ -132,7 +134,7 @@ def _check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> N
 
 def _load_model(
     name: str,
-    labels: Sequence[str],
+    labels: Sequence[str] | None,
     weights: str | None = None,
     pretrained: bool = True,
     image_size: int | None = None,
@@ -167,7 +169,8 @@ def _load_model(
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-    set_labels(model.config, labels)
+    if labels is not None:
+        set_labels(model.config, labels)
     model.config.hf_tl = {"schema_version": SCHEMA_VERSION, "base": {**base, "pretrained": pretrained}}
     return model, _preprocessing(model, name, image_size, revision, trust_remote_code)
 

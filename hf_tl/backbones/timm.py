@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def create_timm_backbone(
     architecture: str,
-    labels: Sequence[str],
+    labels: Sequence[str] | None,
     *,
     weights: str | None = None,
     pretrained: bool = True,
@@ -34,15 +34,16 @@ def create_timm_backbone(
 
     Args:
         architecture: `ARCH` or `ARCH.TAG`, as in `timm.list_models(pretrained=True)`.
-        labels: names of the classes, in the order of the logits.
+        labels: names of the classes, in the order of the logits; where it is None, the head is that of the weights,
+            whose classes are numbered.
         weights: a local file with the backbone's weights.
         pretrained: whether to load timm's weights where `weights` is None.
         model_args: further arguments of `timm.create_model` (`in_chans`), kept in the config.
         image_size: height and width in pixels, instead of the architecture's.
 
     Returns:
-        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`, and that
-        its `head` is `new`).
+        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`, and
+        whether its `head` is `new` or `kept`).
 
     Raises:
         ModelError: there is no such architecture, it has no such weights, or `weights` does not fit.
@@ -53,16 +54,21 @@ def create_timm_backbone(
     if image_size is not None and settings is not None and settings.fixed_input_size:
         model_args["img_size"] = [image_size, image_size]
     download = pretrained and weights is None
-    network = _create_network(architecture, download, len(labels), model_args)
+    has_new_head = labels is not None
+    source_classes = settings.num_classes if settings is not None else 0
+    # without classes of its own (self-supervised), the architecture gets a head all the same: a model needs one
+    names = list(labels) if labels is not None else [f"class {number}" for number in range(source_classes or 2)]
+    keeps_head = pretrained and not has_new_head and source_classes > 0
+    network = _create_network(architecture, download, len(names), model_args)
     if weights is not None and pretrained:
         try:
-            load_weights(network, weights, frozenset(list_stages(network)[-1].parameter_names))
+            keeps_head &= load_weights(network, weights, frozenset(list_stages(network)[-1].parameter_names))
         except ModelError as error:
             if image_size is None:
                 raise
             raise ModelError(f"{error} (and --image_size is {image_size}, which not all weights can be for)") from error
-    model = wrap(network, labels, model_args)
-    if pretrained:
+    model = wrap(network, names, model_args)
+    if pretrained and has_new_head:
         reset_head(model)
     if image_size is not None:
         _note_image_size(model, image_size)
@@ -73,7 +79,7 @@ def create_timm_backbone(
         "revision": None if repository is None else commit_of(repository),
         "license": origin.get("license"),
         "weights": describe_weights(weights) if weights is not None and pretrained else None,
-        "head": "new",
+        "head": "kept" if keeps_head else "new",
     }
 
 

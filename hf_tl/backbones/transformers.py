@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def load_checkpoint(
     name: str,
-    labels: Sequence[str],
+    labels: Sequence[str] | None,
     *,
     pretrained: bool = True,
     image_size: int | None = None,
@@ -35,7 +35,7 @@ def load_checkpoint(
 
     Args:
         name: a Hub id or a directory with `config.json`; a timm checkpoint too.
-        labels: names of the classes, in the order of the logits.
+        labels: names of the classes, in the order of the logits; the checkpoint's own where it is None.
         pretrained: whether to load the weights; otherwise only the architecture is taken.
         image_size: height and width in pixels, instead of the checkpoint's.
         revision: branch, tag or commit on the Hub.
@@ -50,23 +50,25 @@ def load_checkpoint(
     """
     config = load_config(name, revision, trust_remote_code)
     known_labels = [config.id2label.get(index) for index in range(config.num_labels)]
+    labels = known_labels if labels is None else labels
     base = {
         "name": None if Path(name).exists() else name,
         "revision": commit_of(name, revision),
         "license": (getattr(config, "pretrained_cfg", None) or {}).get("license"),
         "weights": None,
-        "head": "kept" if pretrained and known_labels == list(labels) else "new",
     }
     config.id2label = dict(enumerate(labels))
+    keeps_head = False
     if pretrained:
-        model = _load_weights(name, config, revision, trust_remote_code)
+        model, has_head = _load_weights(name, config, revision, trust_remote_code)
+        keeps_head = has_head and known_labels == list(labels)
     else:
         model = _initialise(config, labels, image_size, trust_remote_code)
     if pretrained and known_labels != list(labels):
         reset_head(model)
     if pretrained and image_size is not None:
         model = _with_image_size(model, image_size)
-    return model.eval(), base
+    return model.eval(), {**base, "head": "kept" if keeps_head else "new"}
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:
@@ -81,8 +83,12 @@ def commit_of(name: str, revision: str | None = None) -> str | None:
 
 def _load_weights(
     name: str, config: "PreTrainedConfig", revision: str | None, trust_remote_code: bool
-) -> "PreTrainedModel":
-    """Load a checkpoint in float32: half-precision weights would lose small updates; autocast keeps the speed."""
+) -> tuple["PreTrainedModel", bool]:
+    """Load a checkpoint in float32: half-precision weights would lose small updates; autocast keeps the speed.
+
+    Returns:
+        The model, and whether the checkpoint has the head too.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForImageClassification
 
@@ -103,8 +109,7 @@ def _load_weights(
         ) from error
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"the weights of {name!r} cannot be loaded: {error}") from error
-    _check_only_head_is_new(model, report, name)
-    return model
+    return model, _has_head(model, report, name)
 
 
 def _initialise(
@@ -299,8 +304,10 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     return config
 
 
-def _check_only_head_is_new(model: "PreTrainedModel", report: dict[str, Any], name: str) -> None:
+def _has_head(model: "PreTrainedModel", report: dict[str, Any], name: str) -> bool:
+    """Check that nothing but the head is new, and tell whether that is not either."""
     head = set(list_stages(model)[-1].parameter_names)
-    mismatched = {entry[0] for entry in report["mismatched_keys"]}
-    if foreign := sorted((set(report["missing_keys"]) | mismatched) - head):
+    new = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    if foreign := sorted(new - head):
         raise ModelError(f"the weights of {name!r} do not fit {type(model).__name__}: {name_some(foreign)} missing")
+    return not new

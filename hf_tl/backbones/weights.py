@@ -76,10 +76,13 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def load_weights(model: nn.Module, file: str | Path, head_parameters: frozenset[str]) -> None:
+def load_weights(model: nn.Module, file: str | Path, head_parameters: frozenset[str]) -> bool:
     """Load the backbone's weights of `file` into `model`, and the head's where they fit, in place.
 
     The file may be timm's, or any that timm itself would convert: that of torchvision or of the architecture's authors.
+
+    Returns:
+        Whether the head's were loaded too.
 
     Raises:
         ModelError: anything but the head is missing, left over or of another shape.
@@ -109,6 +112,7 @@ def load_weights(model: nn.Module, file: str | Path, head_parameters: frozenset[
     if found:
         raise ModelError(f"--weights {Path(file).name} does not fit {type(model).__name__}; {'; '.join(found)}")
     model.load_state_dict(fitting, strict=False)
+    return head_parameters <= fitting.keys()
 
 
 def convert_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -42,6 +42,9 @@ class HeadSolution:
     held_out_losses: dict[float, float] = field(default_factory=dict)
     """Cross-entropy on held-out images by strength; empty where none was chosen."""
     folds: int = 0
+    held_out_classes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """What the head of the folds that an image is not in takes it for, at the chosen strength (views * images,); -1 for
+    an image that was never held out. Empty where no strength was chosen."""
 
     @property
     def held_out_loss(self) -> float | None:
@@ -111,10 +114,12 @@ def solve_head(
     )
     start, folds = problem.zeros(1), 0
     losses: dict[float, float] = {}
+    held_out = torch.empty(0, dtype=torch.long)
     if strength is None and int(counts.max()) > 1:
-        fold_of = _folds(own, seed)
+        fold_of = draw_folds(own, seed)
         folds = int(fold_of.max()) + 1
-        strength, losses, start = _cross_validate(problem, fold_of.repeat(views).to(device), folds)
+        strength, losses, start, held_out = _cross_validate(problem, fold_of.repeat(views).to(device), folds)
+        held_out = torch.where(held_out < 0, -1, solved[held_out.cpu()])
     strength = 1 / len(own) if strength is None else strength
     all_images = rotated.new_ones(1, len(rotated))
     solution = problem.minimise(all_images, strength, start, EXACT)
@@ -122,11 +127,16 @@ def solve_head(
     head[:, -1] = solution[0, :, -1].min() - math.log(len(own))
     head[solved.to(device)] = solution[0]
     weight, bias = space.fold_back(head)
-    return HeadSolution(weight, bias, strength, problem.loss(solution, all_images), losses, folds)
+    return HeadSolution(weight, bias, strength, problem.loss(solution, all_images), losses, folds, held_out)
 
 
-def _folds(labels: Tensor, seed: int) -> Tensor:
-    """Give each image the fold in which it is held out (images,); -1 where its class has no other image."""
+def draw_folds(labels: Tensor, seed: int) -> Tensor:
+    """Give each image the fold in which it is held out (images,); -1 where its class has no other image.
+
+    Args:
+        labels: class indices (images,), of which some class has two.
+        seed: of the draw.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     counts = torch.bincount(labels)
@@ -141,25 +151,28 @@ def _folds(labels: Tensor, seed: int) -> Tensor:
     return fold_of
 
 
-def _cross_validate(problem: "_Problem", fold_of: Tensor, folds: int) -> tuple[float, dict[float, float], Tensor]:
+def _cross_validate(
+    problem: "_Problem", fold_of: Tensor, folds: int
+) -> tuple[float, dict[float, float], Tensor, Tensor]:
     """Go from strong to weak, each strength from the solutions of the one before.
 
     Returns:
-        The chosen strength, the held-out losses by strength, and the mean of the folds' solutions at the chosen one
-        (1, classes, values).
+        The chosen strength, the held-out losses by strength, and of the chosen one the mean of the folds' solutions
+        (1, classes, values) and the held-out classes (images,).
     """
     kept = torch.stack([fold_of != fold for fold in range(folds)]).to(problem.features)
-    solutions, losses, limits, means = problem.zeros(folds), {}, {}, {}
+    solutions, losses, limits = problem.zeros(folds), {}, {}
+    found: dict[float, tuple[Tensor, Tensor]] = {}
     for strength in STRENGTHS:
         solutions = problem.minimise(kept, strength, solutions, ROUGH)
-        losses[strength], error = problem.held_out_loss(solutions, fold_of)
+        losses[strength], error, classes = problem.held_out(solutions, fold_of)
         limits[strength] = losses[strength] + error
-        means[strength] = solutions.mean(0, keepdim=True)
+        found[strength] = solutions.mean(0, keepdim=True), classes
         if min(losses.values()) < min(list(losses.values())[-WORSE:]):
             break
     limit = limits[min(losses, key=lambda strength: losses[strength])]
     chosen = max(strength for strength in losses if losses[strength] <= limit)
-    return chosen, losses, means[chosen]
+    return chosen, losses, *found[chosen]
 
 
 @dataclass(frozen=True)
@@ -249,18 +262,24 @@ class _Problem:
         """Give the mean loss of the chosen images, summed over the choices."""
         return float(self._loss(solutions, self._shares(chosen))[0])
 
-    def held_out_loss(self, solutions: Tensor, fold_of: Tensor) -> tuple[float, float]:
-        """Give the mean cross-entropy of all images that were held out of one of the solutions (folds, …), and its
-        standard error, which is over the means of the folds.
+    def held_out(self, solutions: Tensor, fold_of: Tensor) -> tuple[float, float, Tensor]:
+        """Judge images by the solution (folds, …) that they were held out of.
+
+        Returns:
+            Their mean cross-entropy, its standard error, which is over the means of the folds, and the most probable
+            class of each image (images,), -1 where there is none.
         """
         totals = torch.zeros(len(solutions), dtype=torch.float64, device=self.features.device)
+        classes = torch.full_like(fold_of, -1)
         for rows, log_p in self._log_probabilities(solutions):
             labels, folds = self.labels[rows], fold_of[rows]
-            found = log_p[torch.arange(len(labels), device=labels.device), folds, labels]
-            losses = -(found * self.weights[labels]).double()
+            own = log_p[torch.arange(len(labels), device=labels.device), folds]
+            losses = -(own.gather(1, labels[:, None])[:, 0] * self.weights[labels]).double()
             totals.index_add_(0, folds[folds >= 0], losses[folds >= 0])
+            classes[rows] = torch.where(folds >= 0, own.argmax(1), -1)
         images = torch.bincount(fold_of[fold_of >= 0], minlength=len(solutions))
-        return float(totals.sum() / images.sum()), float((totals / images).std() / math.sqrt(len(solutions)))
+        error = float((totals / images).std() / math.sqrt(len(solutions)))
+        return float(totals.sum() / images.sum()), error, classes
 
     def _shares(self, chosen: Tensor) -> Tensor:
         """Give each image its part in the mean of a choice (images, choices)."""

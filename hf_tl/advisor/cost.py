@@ -1,0 +1,144 @@
+"""What a strategy would cost on this machine: a step of each phase is run and timed, nothing is trained."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hf_tl.advisor.backbone import Backbone
+from hf_tl.backbones.freezing import freeze
+from hf_tl.evaluation.measure import inference
+from hf_tl.strategy import Strategy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.images import ImageTransform
+
+TIMED = 8
+"""Images in a step that is timed."""
+BATCH = 32
+"""Images in a step of training, as `--per_device_train_batch_size`."""
+MOMENTS = 2
+"""Numbers that AdamW keeps for each parameter that trains, beside the gradient."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate for one run."""
+
+    seconds: float
+    """Of training and evaluation on this machine, with nothing else running."""
+    memory: int
+    """Bytes of weights, gradients, the optimizer's moments, and what is kept for the backward pass of a step of 32
+    images; without the libraries themselves."""
+    parameters: int
+    parameters_trained: int
+    """In the phase that trains the most."""
+
+    def __str__(self) -> str:
+        return (
+            f"about {describe_seconds(self.seconds)} on this machine, {self.memory / 1e6:,.0f} MB of memory at {BATCH} "
+            f"images a step, {self.parameters_trained:,} of {self.parameters:,} parameters trained"
+        )
+
+
+def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, device: torch.device) -> Cost:
+    """Time a step of each phase on a few images, and count what it keeps.
+
+    Args:
+        backbone: to train.
+        data: to train on.
+        strategy: its phases.
+        device: where it would train.
+    """
+    model, preprocessing = backbone.load(data.labels, pretrained=not strategy.from_scratch)
+    model.to(device)
+    train, validation = (len(data.splits[split]) for split in ("train", "validation"))
+    seconds, memory, trained = 0.0, 0, 0
+    for phase in strategy.phases:
+        freeze(model, phase.trainable_stages, phase.norm, phase.batch_norm)
+        transforms = preprocessing.transforms(phase.augmentation).with_columns(data.image_column, data.label_column)
+        loading = _loading_seconds(data, transforms.train)
+        pixel_values = torch.randn(TIMED, *preprocessing.input_size, device=device)
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        forward = _seconds(partial(_look, model, pixel_values), device) / TIMED
+        step = _seconds(partial(_step, model, pixel_values), device) / TIMED
+        epochs = phase.epochs if phase.epochs is not None else (phase.steps or 1) * BATCH / train
+        if phase.augmentation == "none" and phase.trainable_stages != "all":
+            # the frozen part runs once (`--feature_cache auto`); what trains is run on its features
+            seconds += (train + validation) * (loading + forward) + epochs * train * max(0.0, step - forward)
+        else:
+            seconds += epochs * (train * (loading + step) + validation * (loading + forward))
+        numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        memory = max(memory, _weight_bytes(model) + 4 * (1 + MOMENTS) * numbers + _kept_bytes(model, pixel_values))
+        trained = max(trained, numbers)
+    return Cost(seconds, memory, sum(p.numel() for p in model.parameters()), trained)
+
+
+def _loading_seconds(data: "ImageData", transform: "ImageTransform") -> float:
+    """Time the decoding and transforming of an image."""
+    images = data.splits["train"]
+    rows = images.select(range(min(TIMED, len(images)))).with_transform(transform)
+    start = time.perf_counter()
+    [rows[row] for row in range(len(rows))]
+    return (time.perf_counter() - start) / len(rows)
+
+
+def _look(model: "PreTrainedModel", pixel_values: Tensor) -> None:
+    with inference(model):
+        model(pixel_values=pixel_values)
+
+
+def _step(model: "PreTrainedModel", pixel_values: Tensor) -> None:
+    model.train()
+    model(pixel_values=pixel_values).logits.float().logsumexp(1).sum().backward()
+    model.zero_grad()
+
+
+def _seconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Time the second of two runs: the first makes what is kept."""
+    for _ in range(2):
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _weight_bytes(model: "PreTrainedModel") -> int:
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
+
+
+def _kept_bytes(model: "PreTrainedModel", pixel_values: Tensor) -> int:
+    """Count the activations that a step of `BATCH` images keeps for its backward pass."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits = model(pixel_values=pixel_values).logits
+    del logits
+    return sum(kept.values()) * BATCH // len(pixel_values)
+
+
+def describe_seconds(seconds: float) -> str:
+    """Write a duration as people say it.
+
+    >>> describe_seconds(8.4), describe_seconds(372), describe_seconds(9000)
+    ('8 s', '6 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6_000 else f"{seconds / 3600:.1f} h"

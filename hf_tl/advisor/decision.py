@@ -1,0 +1,98 @@
+"""From evidence to a decision and its reason in two sentences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hf_tl.advisor.evidence import SIGNIFICANT, BackboneEvidence, difference_p_value
+from hf_tl.advisor.probes import Probe
+from hf_tl.advisor.rules import NOT_AT_ALL, SIMILAR, Rule, find_rule
+from hf_tl.config import StrategyConfig
+
+SOLVED, SOLVED_AT_LEAST = 0.99, 0.97
+"""The accuracy of a head, and the low end of its interval, from which on there is nothing left to gain."""
+NOTHING = 0.15
+"""Where the accuracy is surely less than this above chance, nothing can be learned; else it cannot be told."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, and why."""
+
+    name: str
+    """Of the rule."""
+    backbone: BackboneEvidence
+    """The one that is recommended; where no training is, the one that did best."""
+    settings: StrategyConfig | None
+    """None where no training is recommended."""
+    advice: str
+    reason: str
+    """Two sentences."""
+
+
+def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
+    """Choose backbone and strategy.
+
+    Args:
+        backbones: those that could be measured, at least one.
+        images: the median class has for training.
+    """
+    p_value = len(backbones) * min(backbone.p_value for backbone in backbones)
+    if p_value >= SIGNIFICANT:
+        return _no_training(min(backbones, key=lambda backbone: backbone.p_value))
+    backbone = choose_backbone(backbones)
+    accuracy = backbone.head.linear.accuracy
+    found = f"A head alone, on what {backbone.name} already knows, gets {accuracy} of the images right"
+    if accuracy.value >= SOLVED and accuracy.interval[0] >= SOLVED_AT_LEAST:
+        reason = f"{found}. There is next to nothing left to gain by training more than that."
+        return Decision("a head is enough", backbone, StrategyConfig(strategy="transfer"), "train the head", reason)
+    rule = find_rule(images, backbone.similarity.value)
+    settings = rule.settings(backbone)
+    reason = f"{found}, and {_describe_similarity(backbone)}. {_because(rule, settings, backbone)}."
+    return Decision(rule.name, backbone, settings, rule.advice, reason)
+
+
+def choose_backbone(backbones: Sequence[BackboneEvidence]) -> BackboneEvidence:
+    """Take the smallest of the backbones that no other one beats by more than chance, at the depth that serves best."""
+    leader = max(backbones, key=lambda backbone: backbone.best.linear.accuracy.value)
+    level = SIGNIFICANT / max(1, len(backbones) - 1)
+    equals = [one for one in backbones if _difference(leader, one) >= level]
+    return min(equals, key=lambda backbone: backbone.parameters)
+
+
+def _difference(first: BackboneEvidence, second: BackboneEvidence) -> float:
+    return difference_p_value(first.best.linear.is_right, second.best.linear.is_right)
+
+
+def _no_training(backbone: BackboneEvidence) -> Decision:
+    probe: Probe = min((depth.linear for depth in backbone.depths), key=lambda probe: probe.p_value)
+    accuracy = probe.accuracy
+    found = (
+        f"The best that a classifier on the features of {backbone.name} gets right is {accuracy} of {accuracy.images} "
+        f"images, and guessing gets {probe.chance:.1%}"
+    )
+    if accuracy.interval[1] - probe.chance < NOTHING:
+        reason = (
+            f"{found}: nothing can be learned here, the labels do not follow from the images. Look at the labels "
+            "before any training; they may be shuffled, or tell of something that the images do not show."
+        )
+        return Decision("nothing can be learned", backbone, None, "no training", reason)
+    reason = f"{found}, which may be chance. Whether anything can be learned cannot be said from so few: add images."
+    return Decision("too few images to tell", backbone, None, "no training yet", reason)
+
+
+def _describe_similarity(backbone: BackboneEvidence) -> str:
+    similarity = backbone.similarity
+    removed = f"its pretraining removes {similarity.value:.0%} of the errors that random weights make"
+    if similarity.value >= SIMILAR:
+        return f"{removed}: these images are like those that it learned from"
+    if similarity.value >= NOT_AT_ALL:
+        return f"{removed}: these images are rather unlike those that it learned from"
+    return f"{removed}: these images are nothing like those that it learned from"
+
+
+def _because(rule: Rule, settings: StrategyConfig, backbone: BackboneEvidence) -> str:
+    if settings.trainable_stages is None:
+        return rule.why
+    tuned = settings.trainable_stages - 1
+    stages = "last stage" if tuned == 1 else f"last {tuned} stages"
+    return f"{rule.why} (the {stages} of {len(backbone.depths)})"

@@ -1,0 +1,113 @@
+"""What each stage of a network gives for an image, pooled, from one forward pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree  # the registry that transformers' outputs are in; torch has no public one
+
+from hf_tl.backbones.boundary import intercepted_calls
+from hf_tl.backbones.stage_tables import parent_of
+from hf_tl.backbones.stages import Stage, list_stages
+from hf_tl.errors import StageError
+
+HEAD = ""
+"""Under which the head's input is kept; no stage is called so."""
+
+
+@dataclass
+class Depths:
+    """The stages of a network as depths at which its features are read.
+
+    A stage's features are its output, averaged over positions or tokens; those of the last one before the head are what
+    the head is given, pooled as the network itself does.
+    """
+
+    model: nn.Module
+    """A classifier of transformers, in inference mode."""
+    stages: tuple[Stage, ...] = field(init=False)
+    """Of the backbone, in forward order."""
+
+    def __post_init__(self) -> None:
+        *backbone, self._head = list_stages(self.model)
+        self.stages = tuple(backbone)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the depths, in forward order."""
+        return [stage.name for stage in self.stages]
+
+    def read(self, pixel_values: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Run the network.
+
+        Args:
+            pixel_values: (images, channels, height, width).
+
+        Returns:
+            For each depth its features (images, values), and the logits (images, classes).
+
+        Raises:
+            StageError: a stage gives nothing that could be pooled.
+        """
+        modules = dict(self.model.named_modules())
+        owners = {name: stage.name for stage in self.stages for name in _outermost(stage)}
+        heads = [name for name in _outermost(self._head) if any(True for _ in modules[name].parameters())]
+        seen: dict[str, Tensor] = {}
+
+        def keep(place: int, name: str, run: Callable[[], Any]) -> Any:
+            output = run()
+            if (pooled := _pooled(output, len(pixel_values))) is not None:
+                seen[owners[name]] = pooled
+            return output
+
+        def keep_input(module: nn.Module, inputs: Any) -> None:
+            if HEAD not in seen and (pooled := _pooled(inputs, len(pixel_values))) is not None:
+                seen[HEAD] = pooled
+
+        hooks = [modules[name].register_forward_pre_hook(keep_input) for name in heads]
+        try:
+            with intercepted_calls({name: modules[name] for name in owners}, keep):
+                logits = self.model(pixel_values=pixel_values).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+        read = [seen.get(stage.name) for stage in self.stages]
+        read[-1] = seen.get(HEAD, read[-1])
+        if missing := [name for name, tensor in zip(self.names, read, strict=True) if tensor is None]:
+            raise StageError(f"{type(self.model).__name__} gives no features at {', '.join(missing)}")
+        return [tensor for tensor in read if tensor is not None], logits
+
+
+def pool(output: Tensor, images: int) -> Tensor:
+    """Average a stage's output over all but images and channels.
+
+    Args:
+        output: (images, channels), (images, tokens, channels), (images, channels, height, width) or (images, height,
+            width, channels), square; or several rows an image (windows).
+        images: how many.
+
+    Returns:
+        (images, channels).
+
+    >>> import torch
+    >>> pool(torch.ones(2, 5, 4, 4), 2).shape, pool(torch.ones(2, 4, 4, 5), 2).shape, pool(torch.ones(6, 9, 5), 2).shape
+    (torch.Size([2, 5]), torch.Size([2, 5]), torch.Size([2, 5]))
+    """
+    # channels come first in feature maps, unless the other two are the equal ones
+    is_first = output.ndim == 4 and not output.shape[1] == output.shape[2] != output.shape[3]
+    rows = output.movedim(1, -1) if is_first else output
+    return rows.reshape(images, -1, rows.shape[-1]).mean(1)
+
+
+def _outermost(stage: Stage) -> list[str]:
+    inside = set(stage.module_names)
+    return [name for name in stage.module_names if parent_of(name) not in inside]
+
+
+def _pooled(values: Any, images: int) -> Tensor | None:
+    """Pool the first tensor that may hold features, at once: the network may change it in place."""
+    for leaf in pytree.tree_leaves(values):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim >= 2 and len(leaf) % images == 0:
+            return pool(leaf, images)
+    return None

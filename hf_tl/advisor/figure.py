@@ -1,0 +1,110 @@
+"""The picture of a recommendation: where the data lie on the plane of the rules, and what was measured."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from hf_tl.advisor.rules import RULES
+from hf_tl.publish.plots import DPI, INK, MUTED, VALIDATION_LINE, WIDTH, _plain, _write
+
+SHADES = {"transfer": "#dbe7f3", "finetune": "#f7dfd0", "full": "#efc3a8", "scratch": "#e2d5ea"}
+SMALLEST, LARGEST = 1.0, 100_000.0
+"""Images a class at the ends of the axis."""
+COLOURS = (VALIDATION_LINE, "#7a5195", "#3b8f5a", "#a8872d", "#8c564b")
+
+
+def plot_recommendation(record: Mapping[str, Any], path: str | Path) -> None:
+    """Draw the plane of the rules with the data's place, and the accuracies by depth.
+
+    Args:
+        record: what `Recommendation.to_record` gives.
+        path: the PNG to write.
+    """
+    figure = Figure(figsize=(WIDTH * 1.25, 4.2), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    plane, accuracies = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    _draw_plane(plane, record)
+    _draw_accuracies(accuracies, record)
+    figure.suptitle(
+        _plain(f"{record['data']['name']}: {record['advice']}", 90),
+        x=0.01, ha="left", color=INK, fontsize=12, parse_math=False,
+    )  # fmt: skip
+    _write(figure, path)
+
+
+def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
+    for rule in RULES:
+        left, right = (min(max(x, SMALLEST), LARGEST) for x in rule.images)
+        bottom, top = (min(max(y, 0.0), 1.0) for y in rule.similarity)
+        axes.add_patch(
+            Rectangle(
+                (left, bottom), right - left, top - bottom, facecolor=SHADES[rule.strategy], edgecolor="white", lw=1.5
+            )
+        )
+        advice = rule.advice.replace(" ", "\n", 1) if top - bottom > 0.15 else rule.advice
+        middle = ((left * right) ** 0.5, (bottom + top) / 2)
+        axes.text(*middle, advice, ha="center", va="center", fontsize=8, color=MUTED)
+    for number, backbone in enumerate(record["evidence"]):
+        similarity = backbone["similarity"]
+        low, high = similarity["interval"]
+        is_chosen = backbone["backbone"] == record["backbone"]
+        size = min(max(record["data"]["median_class"], SMALLEST), LARGEST)
+        value = similarity["value"]
+        errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        edge = INK if is_chosen else "none"
+        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "mec": edge, "mew": 1.6}
+        axes.errorbar(size, value, yerr=errors, fmt="o", ms=9, capsize=3, clip_on=False, zorder=3, **style)
+    axes.set(xscale="log", xlim=(SMALLEST, LARGEST), ylim=(0, 1))
+    axes.set_xlabel("training images a class (median)", color=MUTED, fontsize=9)
+    axes.set_ylabel("similarity to the pretraining data", color=MUTED, fontsize=9)
+    axes.tick_params(labelsize=9, colors=MUTED)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
+    for number, backbone in enumerate(record["evidence"]):
+        colour, depths = COLOURS[number % len(COLOURS)], backbone["depths"]
+        places = [index / (len(depths) - 1) if len(depths) > 1 else 1.0 for index in range(len(depths))]
+        for key, style, name in (("linear_probe", "-", "linear probe"), ("nearest_neighbours", ":", "neighbours")):
+            values = [100 * depth[key]["accuracy"] for depth in depths]
+            ends = [[100 * end for end in depth[key]["interval"]] for depth in depths]
+            errors = [
+                [value - low for value, (low, _) in zip(values, ends, strict=True)],
+                [high - value for value, (_, high) in zip(values, ends, strict=True)],
+            ]
+            label = _plain(f"{backbone['backbone']}, {name}" if len(record["evidence"]) > 1 else name, 40)
+            axes.errorbar(
+                places,
+                values,
+                yerr=errors,
+                color=colour,
+                linestyle=style,
+                marker="o",
+                ms=4,
+                capsize=2,
+                lw=1.5,
+                label=label,
+            )
+        found = backbone["similarity"]["untrained"]
+        untrained = 100 * found["accuracy"]
+        axes.axhline(untrained, color=colour, lw=1, linestyle="--", alpha=0.6)
+        axes.text(0, untrained, f"random weights, {found['images']:,} images", fontsize=7, color=colour, va="bottom")
+        if len(record["evidence"]) == 1:
+            names = [_plain(depth["stage"], 16) for depth in depths]
+            axes.set_xticks(places, names, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)
+    if len(record["evidence"]) > 1:
+        axes.set_xticks([0, 1], ["first stage", "last stage"])
+    axes.set_title("Accuracy on held-out images (%)", loc="left", color=INK, fontsize=10)
+    axes.set_ylim(0, 103)
+    axes.tick_params(labelsize=8, colors=MUTED)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e3e8ed", linewidth=0.8)
+    axes.set_axisbelow(True)
+    legend = axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -1,0 +1,150 @@
+"""The one pass of a network over the sample, kept on the disk for the next time."""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hf_tl.advisor.depths import Depths
+from hf_tl.backbones.folding import folded_batch_norms
+from hf_tl.backbones.freezing import digest, freeze
+from hf_tl.data.fingerprint import digest_in_order
+from hf_tl.data.images import ImageTransform
+from hf_tl.data.pixels import pixel_batches
+from hf_tl.errors import TrainingError, name_some
+from hf_tl.evaluation.measure import inference
+from hf_tl.training.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+BATCH = 64
+LIMIT = 20e9
+"""Bytes that the cache of features may take, as `--feature_cache_gb`."""
+NOT_COMPUTED = ("_name_or_path", "hf_tl", "transformers_version")
+"""Settings of a network that its features do not depend on."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a network gives for images."""
+
+    depths: dict[str, np.ndarray]
+    """The features at the end of each stage of the backbone (images, values), in forward order."""
+    logits: np.ndarray
+    """(images, classes of the source)."""
+
+    @property
+    def last(self) -> np.ndarray:
+        """What the head is given (images, values)."""
+        return list(self.depths.values())[-1]
+
+
+def observe(
+    model: "PreTrainedModel", images: "Dataset", transform: ImageTransform, device: torch.device, *, keep: bool = True
+) -> Observation:
+    """Run a network once over images, or find what it gave the last time.
+
+    Args:
+        model: a classifier; frozen here, and put into inference mode.
+        images: to look at.
+        transform: deterministic.
+        device: to run on.
+        keep: whether to keep the result in the cache of features; where that cannot be written to, it is computed.
+
+    Raises:
+        TrainingError: what the network gives for an image is no number.
+    """
+    model.to(device).eval()
+    depths = Depths(model)
+    made_of = _made_of(model, images, transform) if keep else {}
+    store, key = FeatureStore(default_folder(), int(LIMIT)), key_of(made_of)
+    found = store.find(key)[0] if keep else None
+    if found is not None:
+        tensors = found.read(range(len(images)))
+    else:
+        tensors = _compute(model, depths, images, transform, device)
+        if keep:
+            with contextlib.suppress(OSError):  # it is computed again the next time
+                _write(store, key, tensors, made_of)
+    *features, logits = (tensor.numpy() for tensor in tensors)
+    return Observation(dict(zip(depths.names, features, strict=True)), logits)
+
+
+def _compute(
+    model: "PreTrainedModel", depths: Depths, images: "Dataset", transform: ImageTransform, device: torch.device
+) -> list[Tensor]:
+    freeze(model, 1)
+    batches: list[list[Tensor]] = []
+    with (
+        inference(model),
+        contextlib.ExitStack() as stack,
+        tqdm(total=len(images), desc="Evidence", unit="image") as bar,
+    ):
+        for pixel_values in pixel_batches(images, transform, range(len(images)), BATCH, device):
+            if not batches:
+                _fold(stack, model, depths, pixel_values[:2])
+            features, logits = depths.read(pixel_values)
+            batches.append([tensor.float().cpu() for tensor in (*features, logits)])
+            bar.update(len(pixel_values))
+    tensors = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    is_finite = torch.stack([tensor.isfinite().all(1) for tensor in tensors]).all(0)
+    if not is_finite.all():
+        wrong = (~is_finite).nonzero()[:, 0].tolist()
+        raise TrainingError(
+            f"what {type(model).__name__} gives for {len(wrong)} of {len(images)} images is not finite (rows of the "
+            f"sample: {name_some(wrong)}); choose other weights"
+        )
+    return tensors
+
+
+def _fold(stack: contextlib.ExitStack, model: nn.Module, depths: Depths, few: Tensor) -> None:
+    """Fold BatchNorm into convolutions, if what is read stays as it is."""
+    expected, _ = depths.read(few)
+    with contextlib.ExitStack() as trial:
+        trial.enter_context(folded_batch_norms(model, lambda: depths.read(few)))
+        found, _ = depths.read(few)
+        if all(_is_close(a, b) for a, b in zip(found, expected, strict=True)):
+            stack.enter_context(trial.pop_all())
+
+
+def _is_close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
+
+
+def _made_of(model: "PreTrainedModel", images: "Dataset", transform: ImageTransform) -> dict[str, Any]:
+    """Name all that the features depend on."""
+    settings = json.loads(model.config.to_json_string(use_diff=False))
+    return {
+        "depths": 1,
+        "tensors": digest(model.state_dict()),
+        "network": [type(model).__name__, {name: settings[name] for name in settings if name not in NOT_COMPUTED}],
+        "images": digest_in_order(images, transform.image_column),
+        "transform": transform.describe(),
+        "device": next(model.parameters()).device.type,
+        "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")},
+    }
+
+
+def _write(store: FeatureStore, key: str, tensors: list[Tensor], made_of: dict[str, Any]) -> None:
+    """Keep the features as an entry of the cache, which `hf-tl cache` lists.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    layouts = [Layout(tuple(tensor.shape[1:]), tensor.dtype) for tensor in tensors]
+    with store.lock(key):
+        partial = store.begin(key, layouts, len(tensors[0]))
+        try:
+            rows = FeatureRows(partial, layouts, len(tensors[0]), writable=True)
+            rows.write(0, tensors)
+            store.commit(key, f"evidence, {len(tensors[0]):,} images at {len(tensors) - 1} depths", rows, made_of)
+        finally:
+            store.discard(key)

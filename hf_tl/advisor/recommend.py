@@ -1,0 +1,279 @@
+"""The front door: a dataset and candidates to a recommendation."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hf_tl.advisor.backbone import Backbone
+from hf_tl.advisor.cost import Cost, estimate_cost
+from hf_tl.advisor.decision import Decision, decide
+from hf_tl.advisor.evidence import BackboneEvidence, gather_evidence
+from hf_tl.advisor.rules import SIMILAR
+from hf_tl.advisor.sample import IMAGES, Sample, draw_sample
+from hf_tl.config import DATASET_DEFAULTS, ModelConfig
+from hf_tl.errors import ConfigError, ModelError, TrainingError, name_some
+from hf_tl.strategy import Strategy
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+    from hf_tl.data.datasets import ImageData
+
+SCHEMA_VERSION = 1
+RECORD, STRATEGY, FIGURE = "recommendation.json", "strategy.json", "recommendation.png"
+UNEQUAL = 10
+"""Times that the largest class is the smallest one, from which on a warning is given."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to train, why, and at what cost."""
+
+    backbone: str | None
+    """None where no training is recommended."""
+    strategy: Strategy | None
+    """With its phases, ready for `hf_tl.train`; None where no training is recommended."""
+    rule: str
+    """That decided."""
+    advice: str
+    """In a few words."""
+    reason: str
+    """In two sentences."""
+    cost: Cost | None
+    data: dict[str, Any]
+    """Name, classes and sizes."""
+    evidence: tuple[BackboneEvidence, ...]
+    """Of each backbone that could be measured."""
+    warnings: tuple[str, ...]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    """Why a candidate could not be measured, by its name."""
+    command: str | None = None
+    """That trains as recommended; None for data that have no name."""
+
+    def to_record(self) -> dict[str, Any]:
+        """Write all of it as plain values."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "backbone": self.backbone,
+            "strategy": None if self.strategy is None else self.strategy.to_record(),
+            "rule": self.rule,
+            "advice": self.advice,
+            "reason": self.reason,
+            "cost": None if self.cost is None else vars(self.cost),
+            "data": self.data,
+            "evidence": [backbone.to_record() for backbone in self.evidence],
+            "warnings": list(self.warnings),
+            "unavailable": dict(self.unavailable),
+            "command": self.command,
+        }
+
+    def save(self, output_dir: str | Path) -> None:
+        """Write `recommendation.json`, `recommendation.png` and, for `hf-tl train --phases`, `strategy.json`.
+
+        Raises:
+            ConfigError: the folder cannot be written to.
+        """
+        from hf_tl.advisor.figure import plot_recommendation
+
+        folder = _make_folder(output_dir)
+        try:
+            record = self.to_record()
+            (folder / RECORD).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            (folder / STRATEGY).unlink(missing_ok=True)
+            if self.strategy is not None:
+                (folder / STRATEGY).write_text(json.dumps(record["strategy"], indent=2) + "\n", encoding="utf-8")
+            plot_recommendation(record, folder / FIGURE)
+        except OSError as error:
+            raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+
+    def __str__(self) -> str:
+        from hf_tl.advisor.report import describe
+
+        return describe(self)
+
+
+def recommend(
+    dataset: "Dataset | DatasetDict | ImageData | str",
+    backbones: "str | Backbone | Sequence[str | Backbone] | None" = None,
+    *,
+    image_size: int | None = None,
+    max_images: int = IMAGES,
+    seed: int = 0,
+    output_dir: str | Path | None = None,
+    **columns: str | None,
+) -> Recommendation:
+    """Measure instead of guessing: which backbone, and how deep to train it.
+
+    Each backbone looks once at a sample of train and validation; the test images are left alone. Nothing is trained.
+
+    Args:
+        dataset: a loaded dataset, or what `--dataset` takes.
+        backbones: what `--model` takes, or `Backbone`s with weights of their own; the demo's where it is None.
+        image_size: height and width in pixels, for all that do not say theirs.
+        max_images: that each backbone looks at; the more, the narrower the intervals.
+        seed: of the sample, the folds and the random weights.
+        output_dir: folder that the recommendation is saved in.
+        columns: `image_column` and `label_column`, where they are not found by type or name.
+
+    Raises:
+        DataError: the dataset cannot be trained on, or nothing can be measured on it.
+        ModelError: none of the backbones can be had.
+
+    ```python
+    found = hf_tl.recommend("pets", ["timm/resnet50.a1_in1k", "google/vit-base-patch16-224"])
+    model, transforms = hf_tl.load_backbone(found.backbone, labels, found.strategy)
+    ```
+    """
+    from accelerate import PartialState
+
+    if max_images < 1:
+        raise ConfigError(f"--max_images must be at least 1, found {max_images}")
+    if output_dir is not None:
+        _make_folder(output_dir)  # that it cannot be is known before minutes are spent
+    data = _load(dataset, seed, columns)
+    candidates = _candidates(backbones, image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size"))
+    sample = draw_sample(data, max_images, seed)
+    device = PartialState().device
+    evidence: dict[Backbone, BackboneEvidence] = {}
+    unavailable: dict[str, str] = {}
+    with torch.random.fork_rng():
+        for backbone in candidates:
+            torch.manual_seed(seed)
+            try:
+                evidence[backbone] = gather_evidence(backbone, data, sample, device, seed)
+            except (ModelError, TrainingError) as error:
+                unavailable[backbone.name] = str(error)
+        if not evidence:
+            raise ModelError("no backbone can be measured:\n  " + "\n  ".join(unavailable.values()))
+        counts = data.class_counts("train")
+        decision = decide(list(evidence.values()), float(np.median(counts)))
+        chosen = next(one for one, found in evidence.items() if found is decision.backbone)
+        strategy = cost = None
+        if decision.settings is not None:
+            strategy = decision.settings.build(1, sum(counts))
+            cost = estimate_cost(chosen, data, strategy, device)
+    found = Recommendation(
+        backbone=None if strategy is None else chosen.name,
+        strategy=strategy,
+        rule=decision.name,
+        advice=decision.advice,
+        reason=decision.reason,
+        cost=cost,
+        data=_describe_data(data, sample),
+        evidence=tuple(evidence.values()),
+        warnings=(*_warnings(sample, counts), *_doubts(decision)),
+        unavailable=unavailable,
+        command=_command(dataset, chosen, decision, image_size, columns) if isinstance(dataset, str) else None,
+    )
+    if output_dir is not None:
+        found.save(output_dir)
+    return found
+
+
+def _make_folder(output_dir: str | Path) -> Path:
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+    return folder
+
+
+def _load(dataset: Any, seed: int, columns: Mapping[str, str | None]) -> "ImageData":
+    from hf_tl.data.datasets import ImageData, load_data, prepare_data
+
+    if isinstance(dataset, ImageData):
+        return dataset
+    if isinstance(dataset, str):
+        return load_data(dataset, seed=seed, **columns)  # type: ignore[arg-type]
+    return prepare_data(dataset, seed=seed, **columns)  # type: ignore[arg-type]
+
+
+def _candidates(backbones: Any, image_size: int | None) -> list[Backbone]:
+    from hf_tl.run import model_source
+
+    if backbones is None:
+        return [Backbone(*model_source(ModelConfig()), image_size)]
+    listed = [backbones] if isinstance(backbones, str | Backbone) else list(backbones)
+    if not listed:
+        raise ConfigError("recommend needs at least one backbone (--model)")
+    named = [one if isinstance(one, Backbone) else Backbone(one) for one in listed]
+    return list(dict.fromkeys(Backbone(one.name, one.weights, one.image_size or image_size) for one in named))
+
+
+def _describe_data(data: "ImageData", sample: Sample) -> dict[str, Any]:
+    counts = data.class_counts("train")
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "classes": list(data.labels),
+        "training_images": sum(counts),
+        "class_counts": counts,
+        "median_class": float(np.median(counts)),
+        "measured_on": len(sample.labels),
+        "available": sample.available,
+        "copies": sample.copies,
+        "conflicts": sample.conflicts,
+        "groups_of_copies": [vars(group) for group in sample.named],
+        "notes": list(data.notes),
+    }
+
+
+def _warnings(sample: Sample, counts: Sequence[int]) -> list[str]:
+    """Tell what is wrong with the data, with names."""
+    found = []
+    conflicts = [group for group in sample.named if group.is_conflict]
+    if sample.conflicts:
+        found.append(
+            f"{sample.conflicts} images are there under different labels: {name_some(conflicts)}; correct or remove "
+            "them"
+        )
+    if copies := [group for group in sample.named if not group.is_conflict]:
+        found.append(f"{sample.copies} images are copies of others: {name_some(copies)}; one of each was looked at")
+    seen = np.bincount(sample.labels, minlength=len(sample.classes))
+    if single := [name for name, count in zip(sample.classes, seen, strict=True) if count < 2]:
+        found.append(f"nothing can be said of classes with one image: {name_some(single)}; add images of them")
+    if max(counts) > UNEQUAL * min(counts):
+        small, large = sample.classes[int(np.argmin(counts))], sample.classes[int(np.argmax(counts))]
+        found.append(
+            f"the classes are unequal: {large} has {max(counts):,} training images and {small} {min(counts):,}; "
+            "an accuracy says little of the small ones (--class_weights balanced counts all classes alike)"
+        )
+    return found
+
+
+def _doubts(decision: Decision) -> list[str]:
+    """Tell where the evidence leaves the decision open."""
+    low, high = decision.backbone.similarity.interval
+    if decision.settings is None or decision.name == "a head is enough" or not low < SIMILAR <= high:
+        return []
+    return [
+        f"the similarity {decision.backbone.similarity} may lie on either side of {SIMILAR}, the border between "
+        "similar and different: try the neighbouring advice too, or measure more images"
+    ]
+
+
+def _command(
+    dataset: str, backbone: Backbone, decision: Decision, image_size: int | None, columns: Mapping[str, str | None]
+) -> str | None:
+    """Write the command that trains as recommended."""
+    settings = decision.settings
+    if settings is None:
+        return None
+    flags = {
+        "model": backbone.name,
+        "weights": backbone.weights,
+        "image_size": image_size,
+        "dataset": dataset,
+        **columns,
+        "strategy": settings.strategy,
+        "trainable_stages": settings.trainable_stages,
+    }
+    words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["hf-tl", "train", *words])

@@ -1,0 +1,149 @@
+"""Which images the evidence is measured on: a sample of fixed size, without copies of the same image."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset, Image, concatenate_datasets
+
+from hf_tl.data.fingerprint import digest_image, map_images, row_name
+from hf_tl.errors import DataError, name_some
+
+if TYPE_CHECKING:
+    from hf_tl.data.datasets import ImageData
+
+IMAGES = 2_000
+"""In the sample, at most."""
+EVEN = 5
+"""So many images of each class come first, before the classes are drawn by their size."""
+NAMED = 20
+"""Groups of copies whose names are kept."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Files that hold the same image."""
+
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether they are in different classes."""
+        return len(set(self.labels)) > 1
+
+    def __str__(self) -> str:
+        return " = ".join(f"{name} ({label})" for name, label in zip(self.names, self.labels, strict=True))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images that the evidence is measured on."""
+
+    images: Dataset
+    """Any part from the start holds the classes as evenly or proportionally as the whole."""
+    labels: np.ndarray
+    """Class indices (images,)."""
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    """Images of each class that can be trained on, in the order of `classes`."""
+    copies: int
+    """Images of which another copy is there in the same class; one of each is looked at."""
+    conflicts: int
+    """Groups of copies in different classes; none of them is looked at."""
+    named: tuple[Copies, ...]
+    """Some of the groups, conflicts first."""
+
+    @property
+    def available(self) -> int:
+        """How many images can be trained on."""
+        return sum(self.counts)
+
+
+def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample:
+    """Draw images of train and validation; those of test are left alone, since they will judge what is recommended.
+
+    Args:
+        data: with one label an image.
+        limit: images in the sample.
+        seed: of the order.
+
+    Raises:
+        DataError: the data is multi-label, or fewer than two classes have two images.
+    """
+    if data.problem_type != "single_label_classification":
+        raise DataError(
+            "recommend takes data with one label an image, and an image of this data may have several: name a column "
+            "of single labels with --label_column, or train at once: hf-tl train --strategy finetune"
+        )
+    rows = concatenate_datasets([data.splits[split] for split in ("train", "validation")])
+    labels = np.asarray(rows[data.label_column][:])
+    groups = _copies(rows, data.image_column)
+    stored = rows.cast_column(data.image_column, Image(decode=False))
+    named: list[Copies] = []
+    left_out: set[int] = set()
+    conflicts = copies = 0
+    for group in groups:
+        is_conflict = len({int(labels[row]) for row in group}) > 1
+        left_out.update(group if is_conflict else group[1:])
+        if is_conflict:
+            conflicts += 1
+        else:
+            copies += len(group) - 1
+        if is_conflict or len(named) < NAMED:
+            names = tuple(_name(stored[row][data.image_column], row) for row in group)
+            named.append(Copies(names, tuple(data.labels[labels[row]] for row in group)))
+    kept = np.array([row for row in range(len(labels)) if row not in left_out])
+    own = np.bincount(labels[kept], minlength=len(data.labels)) if len(kept) else np.zeros(len(data.labels), int)
+    if int((own >= 2).sum()) < 2:
+        counts = [f"{name} ({count})" for name, count in zip(data.labels, own, strict=True)]
+        raise DataError(
+            "nothing can be measured: at least two classes need two different images each for train and validation, "
+            f"found {name_some(counts)}; add images"
+        )
+    chosen = kept[stratified_order(labels[kept], seed)[:limit]]
+    named.sort(key=lambda group: not group.is_conflict)
+    return Sample(
+        images=rows.select(chosen, keep_in_memory=True),
+        labels=labels[chosen],
+        classes=data.labels,
+        counts=tuple(np.bincount(labels, minlength=len(data.labels)).tolist()),
+        copies=copies,
+        conflicts=conflicts,
+        named=tuple(named[:NAMED]),
+    )
+
+
+def _name(stored: Any, row: int) -> str:
+    """Name an image by its file within the dataset, or by its row: a report holds no path of the machine."""
+    return "/".join(Path(row_name(stored, row, "train and validation")).parts[-3:])
+
+
+def _copies(rows: Dataset, image_column: str) -> list[list[int]]:
+    """Group rows whose stored images are the same, byte for byte."""
+    groups: defaultdict[bytes, list[int]] = defaultdict(list)
+    for row, digest in enumerate(map_images(rows, image_column, "train and validation", digest_image)):
+        groups[digest].append(row)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def stratified_order(labels: Sequence[int] | np.ndarray, seed: int) -> np.ndarray:
+    """Order images so that any first part is a stratified sample: some of each class, then each class by its size.
+
+    >>> labels = [0] * 90 + [1] * 10
+    >>> [np.bincount(np.array(labels)[stratified_order(labels, 0)[:n]]).tolist() for n in (10, 40)]
+    [[5, 5], [35, 5]]
+    """
+    labels = np.asarray(labels)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    counts = np.bincount(labels)
+    seen = np.zeros_like(counts)
+    keys = np.empty((len(labels), 2))
+    for row in order:
+        rank, label = seen[labels[row]], labels[row]
+        seen[label] += 1
+        keys[row] = (rank, 0) if rank < EVEN else (EVEN, (rank + 0.5) / counts[label])
+    return order[np.lexsort((keys[order, 1], keys[order, 0]))]

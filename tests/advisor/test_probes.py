@@ -1,0 +1,125 @@
+"""Probes: what they know, what they cannot know, and how sure they are."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.preprocessing import StandardScaler
+
+from hf_tl.advisor.evidence import difference_p_value
+from hf_tl.advisor.probes import Accuracy, Probe, fit_power_law, learning_curve, linear_probe, nearest_neighbours
+from hf_tl.advisor.similarity import similarity_of
+from hf_tl.training.head_solver import FOLDS
+
+
+def clusters(images: int, values: int = 12, classes: int = 4, spread: float = 1.5, seed: int = 0) -> tuple[Any, Any]:
+    random = np.random.default_rng(seed)
+    labels = np.arange(images) % classes
+    features = random.normal(size=(classes, values))[labels] + spread * random.normal(size=(images, values))
+    return features.astype(np.float32), labels
+
+
+@given(st.integers(1, 500).flatmap(lambda images: st.tuples(st.integers(0, images), st.just(images))))
+def test_the_interval_is_wilsons(counts: tuple[int, int]) -> None:
+    correct, images = counts
+    p, z = correct / images, 1.959963984540054
+    centre = (p + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z * np.sqrt(p * (1 - p) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
+    low, high = Accuracy(correct, images).interval
+    assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-9)
+    assert -1e-12 <= low <= p <= high <= 1 + 1e-12
+
+
+def test_the_linear_probe_holds_out_what_it_judges() -> None:
+    """As scikit-learn's logistic regression of the same strength in the same folds."""
+    features, labels = clusters(200)
+    probe, strength = linear_probe(features, labels, 4, seed=3)
+    model = LogisticRegression(C=1 / (strength * len(labels) * (1 - 1 / FOLDS)), tol=1e-8, max_iter=10_000)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=3)
+    expected = cross_val_predict(model, StandardScaler().fit_transform(features), labels, cv=folds)
+    assert (probe.predictions == expected).mean() > 0.98
+    assert 0.6 < probe.accuracy.value < 0.98
+
+
+@pytest.mark.parametrize("probe_of", [lambda *a: linear_probe(*a, 4)[0], nearest_neighbours])
+def test_what_cannot_be_learned_is_not(probe_of: Any) -> None:
+    """More values than images: the training images are fitted exactly, and held-out ones as by chance."""
+    features, labels = clusters(160, values=300)
+    shuffled = np.random.default_rng(1).permutation(labels)
+    assert probe_of(features, labels).p_value < 1e-6
+    chance = probe_of(features, shuffled)
+    assert chance.p_value > 0.01
+    assert chance.accuracy.interval[0] < 0.25 < chance.accuracy.interval[1]
+
+
+@pytest.mark.parametrize("probe_of", [lambda *a: linear_probe(*a, 4)[0], nearest_neighbours])
+def test_the_only_image_of_a_class_is_not_judged(probe_of: Any) -> None:
+    features, labels = clusters(40)
+    labels = np.where(labels == 3, 2, labels)
+    labels[7] = 3
+    probe = probe_of(features, labels)
+    assert probe.predictions[7] == -1
+    assert probe.accuracy.images == 39
+    assert (np.delete(probe.predictions, 7) >= 0).all()
+
+
+def test_chance_is_what_the_shares_give() -> None:
+    """Always the larger class, of nine in ten: as many right as it has images, and no knowledge."""
+    labels = np.array([0] * 90 + [1] * 10)
+    probe = Probe(np.zeros(100, int), labels)
+    assert probe.accuracy.value == probe.chance == 0.9
+    assert probe.p_value > 0.4
+    assert Probe(labels, labels).p_value < 1e-6
+
+
+def test_the_curve_falls_and_foretells() -> None:
+    """Measured on 400 images, the error with 1,600 is foretold better than by the error with 400."""
+    features, labels = clusters(2000, values=40, classes=4, spread=3.0)
+    probe, strength = linear_probe(features[:400], labels[:400], 4)
+    curve = learning_curve(features[:400], probe, 4, strength)
+    assert curve is not None
+    assert curve.sizes == (40, 80, 160, 320)
+    assert curve.errors[0] > curve.errors[-1]
+    assert curve.images == 240
+    many = 1 - linear_probe(features, labels, 4)[0].accuracy.value
+    assert abs(curve.error_at(1600) - many) < abs(curve.errors[-1] - many)
+
+
+def test_there_is_no_curve_of_a_few_images() -> None:
+    features, labels = clusters(40)
+    probe, strength = linear_probe(features, labels, 4)
+    assert learning_curve(features, probe, 4, strength) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_any_errors_have_a_law_between_none_and_all(errors: list[float]) -> None:
+    floor, scale, rate = fit_power_law([10, 20, 40, 80], errors, 100)
+    assert 0 <= floor <= 1
+    assert scale >= 0
+    assert 0.1 <= rate <= 1
+
+
+def test_two_classifiers_differ_by_the_images_on_which_they_do() -> None:
+    """McNemar: 9 images that only one gets right against 1 of the other, whatever they agree on."""
+    first, second = np.ones(1000, bool), np.ones(1000, bool)
+    second[:9], first[9] = False, False
+    assert difference_p_value(first, second) == pytest.approx(2 * 11 / 2**10)
+    assert difference_p_value(first, first) == 1
+
+
+def test_similarity_is_the_share_of_errors_that_pretraining_removes() -> None:
+    labels = np.zeros(100, int)
+
+    def probe(wrong: int) -> Probe:
+        return Probe((np.arange(100) < wrong).astype(int), labels)
+
+    assert similarity_of(probe(19), probe(79)).value == pytest.approx(1 - 20 / 80)
+    assert similarity_of(probe(50), probe(50)).value == 0
+    assert similarity_of(probe(60), probe(40)).value == 0  # worse than nothing is nothing
+    found = similarity_of(probe(19), probe(79))
+    assert found.interval[0] < found.value < found.interval[1]
+    assert similarity_of(probe(0), probe(0)).value == 0  # nothing was wrong: nothing is removed

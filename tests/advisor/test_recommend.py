@@ -1,0 +1,231 @@
+"""`hf_tl.recommend` and `hf-tl recommend` end to end, on small real networks and images."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from backbones.checkpoints import save_transformers, tiny_resnet
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+import hf_tl
+from hf_tl.advisor.recommend import FIGURE, RECORD, STRATEGY
+from hf_tl.advisor.sample import stratified_order
+from hf_tl.cli import main
+from hf_tl.errors import ConfigError, DataError, ModelError
+
+NAMES = ["red", "green", "blue"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_transformers(tiny_resnet(), tmp_path_factory.mktemp("resnet")))
+
+
+def coloured(labels: Any, spread: float = 30, shown: Any = None, seed: int = 0) -> Dataset:
+    """Images of the colour of their class, or of the classes that are shown instead, in noise."""
+    random = np.random.default_rng(seed)
+    colours = np.array([[160, 110, 110], [110, 160, 110], [110, 110, 160]])[labels if shown is None else shown]
+    offsets = random.normal(0, spread, (len(labels), 1, 1, 3))
+    pixels = colours[:, None, None] + offsets + random.normal(0, 10, (len(labels), 24, 24, 3))
+    features = Features(image=Image(), label=ClassLabel(names=NAMES))
+    pixels = np.clip(pixels, 0, 255).astype(np.uint8)
+    return Dataset.from_dict({"image": list(pixels), "label": list(map(int, labels))}, features=features)
+
+
+def test_a_recommendation_holds_what_it_promises(backbone: str, tmp_path: Path) -> None:
+    found = hf_tl.recommend(coloured(np.arange(240) % 3), backbone, output_dir=tmp_path)
+    assert found.backbone == backbone
+    assert found.strategy is not None
+    assert found.cost is not None
+    assert found.cost.seconds > 0
+    assert found.cost.parameters_trained <= found.cost.parameters
+    [evidence] = found.evidence
+    assert [depth.stage for depth in evidence.depths][:2] == ["stem", "encoder.stages.0"]
+    assert evidence.source is not None
+    assert evidence.curve is not None
+    assert evidence.p_value < 1e-6
+    record = json.loads((tmp_path / RECORD).read_text())
+    assert record == json.loads(json.dumps(found.to_record()))
+    assert hf_tl.Strategy.from_yaml(tmp_path / STRATEGY) == found.strategy
+    assert Pillow.open(tmp_path / FIGURE).width > 1000
+    text = str(found)
+    for word in ("linear probe", "LogME", "similarity", "LEEP", "Reason", found.reason):
+        assert word in text
+
+
+@pytest.mark.slow
+def test_the_recommended_strategy_trains(backbone: str, tmp_path: Path) -> None:
+    data = coloured(np.arange(60) % 3)
+    found = hf_tl.recommend(data, backbone)
+    assert found.backbone is not None
+    assert found.strategy is not None
+    model, transforms = hf_tl.load_backbone(found.backbone, NAMES, found.strategy)
+    settings = {"output_dir": str(tmp_path / "out"), "report_to": "none"}
+    assert hf_tl.train(model, data, found.strategy, transforms=transforms, **settings).test_accuracy > 0.4
+
+
+def test_shuffled_labels_cannot_be_learned(backbone: str, tmp_path: Path) -> None:
+    labels = np.arange(300) % 3
+    shuffled = np.random.default_rng(0).permutation(labels)
+    found = hf_tl.recommend(coloured(labels, shown=shuffled), backbone, output_dir=tmp_path)
+    assert found.rule == "nothing can be learned"
+    assert (found.backbone, found.strategy, found.cost, found.command) == (None, None, None, None)
+    assert "nothing can be learned" in str(found)
+    assert not (tmp_path / STRATEGY).exists()
+    assert json.loads((tmp_path / RECORD).read_text())["strategy"] is None
+
+
+def test_noise_cannot_be_learned(backbone: str) -> None:
+    """With unequal classes too, where always guessing the largest one looks good."""
+    labels = np.array([0] * 200 + [1] * 60 + [2] * 40)
+    found = hf_tl.recommend(coloured(labels, shown=np.zeros(300, int)), backbone)
+    assert found.strategy is None
+    assert found.rule == "nothing can be learned"
+
+
+def test_five_images_a_class_are_cross_validated(backbone: str) -> None:
+    found = hf_tl.recommend(coloured(np.arange(15) % 3, spread=5), backbone)
+    [evidence] = found.evidence
+    assert found.data["measured_on"] == 12  # all but the test images
+    assert evidence.head.linear.accuracy.images == 12
+    low, high = evidence.head.linear.accuracy.interval
+    assert high - low > 0.2
+    assert found.strategy is not None
+    assert found.strategy.name != "full"
+
+
+def test_of_large_data_a_sample_is_looked_at(backbone: str) -> None:
+    found = hf_tl.recommend(coloured(np.arange(900) % 3), backbone, max_images=150)
+    assert (found.data["measured_on"], found.data["available"]) == (150, 720)
+    assert found.evidence[0].head.linear.accuracy.images == 150
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.integers(0, 9))
+def test_any_first_part_is_stratified(labels: list[int], seed: int) -> None:
+    order = stratified_order(labels, seed)
+    assert sorted(order) == list(range(len(labels)))
+    counts = np.bincount(labels, minlength=5)
+    for size in range(1, len(labels) + 1):
+        seen = np.bincount(np.array(labels)[order[:size]], minlength=5)
+        missing = counts - seen
+        if (short := seen[(seen < 5) & (missing > 0)]).size:
+            assert seen.max() <= short.min() + 1  # nobody has more before all have five
+        elif seen.max() > 5:
+            expected = size * counts / len(labels)
+            assert (seen >= np.minimum(counts, np.floor(expected) - 6)).all()
+
+
+def write(folder: Path, counts: dict[str, int], spread: float = 30) -> Path:
+    rows = coloured(np.repeat(np.arange(len(counts)), list(counts.values())), spread)
+    number = 0
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            rows[number]["image"].save(folder / name / f"{index}.png")
+            number += 1
+    return folder
+
+
+def test_copies_and_conflicts_are_named(backbone: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "colours" / "train", dict.fromkeys(NAMES, 20))
+    (folder / "red" / "twin.png").write_bytes((folder / "red" / "3.png").read_bytes())
+    (folder / "blue" / "wrong.png").write_bytes((folder / "green" / "7.png").read_bytes())
+    write(tmp_path / "colours" / "test", dict.fromkeys(NAMES, 5))
+    found = hf_tl.recommend(str(tmp_path / "colours"), backbone)
+    conflict, copy = found.warnings
+    for text in ("1 images are there under different labels", "7.png (green)", "wrong.png (blue)"):
+        assert text in conflict
+    for text in ("1 images are copies", "train/red/twin.png (red)", "train/red/3.png (red)"):
+        assert text in copy
+    assert found.data["measured_on"] == 62 - 3  # neither the conflict nor the second copy
+
+
+def test_unequal_classes_are_told(backbone: str) -> None:
+    found = hf_tl.recommend(coloured(np.array([0] * 150 + [1] * 150 + [2] * 6)), backbone)
+    assert "blue 4" in " ".join(found.warnings)
+    assert "balanced" in " ".join(found.warnings)
+
+
+def test_a_candidate_that_is_missing_is_told(backbone: str) -> None:
+    data = coloured(np.arange(60) % 3)
+    found = hf_tl.recommend(data, ["timm:resnet999", backbone])
+    assert found.backbone == backbone
+    assert "no architecture" in found.unavailable["timm:resnet999"]
+    assert "timm:resnet999" in str(found)
+    with pytest.raises(ModelError, match="no backbone can be measured"):
+        hf_tl.recommend(data, "timm:resnet999")
+
+
+def with_unlabeled(rows: Dataset) -> Dataset:
+    return rows.map(lambda row, index: {"label": -1 if index == 4 else row["label"]}, with_indices=True)
+
+
+def with_lists(rows: Dataset) -> Dataset:
+    features = Features(image=Image(), label=List(Value("int64")))
+    flags = [[int(label == other) for other in range(3)] for label in rows["label"]]
+    return Dataset.from_dict({"image": rows["image"][:], "label": flags}, features=features)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: coloured(np.array([0, 1, 2])), "fewer than 3 images"),
+        (lambda: coloured(np.zeros(30, int)), "classes missing from training: green, blue"),
+        (lambda: with_unlabeled(coloured(np.arange(30) % 3)), "have no label"),
+        (lambda: with_lists(coloured(np.arange(30) % 3)), "one label an image"),
+    ],
+)
+def test_data_that_nothing_can_be_said_of(backbone: str, make: Callable[[], Dataset], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        hf_tl.recommend(make(), backbone)
+
+
+def test_one_image_a_class_beside_test_images(backbone: str, tmp_path: Path) -> None:
+    write(tmp_path / "colours" / "train", dict.fromkeys(NAMES, 1))
+    write(tmp_path / "colours" / "validation", dict.fromkeys(NAMES, 1))
+    for name in NAMES:  # the same picture twice is one picture
+        image = (tmp_path / "colours" / "train" / name / "0.png").read_bytes()
+        (tmp_path / "colours" / "validation" / name / "0.png").write_bytes(image)
+    write(tmp_path / "colours" / "test", dict.fromkeys(NAMES, 3), spread=5)
+    with pytest.raises(DataError, match="nothing can be measured"):
+        hf_tl.recommend(str(tmp_path / "colours"), backbone)
+
+
+def test_the_command_line_prints_a_command_that_trains(
+    backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "colours", dict.fromkeys(NAMES, 25))
+    out = tmp_path / "out"
+    main(["recommend", "--dataset", str(folder), "--model", backbone, "--output_dir", str(out)])
+    printed = capsys.readouterr().out
+    [line] = [line for line in printed.splitlines() if line.startswith("Train")]
+    words = line.split()[1:]
+    assert words[:2] == ["hf-tl", "train"]
+    model = tmp_path / "model"
+    main([*words[1:], "--num_train_epochs", "1", "--output_dir", str(model), "--report_to", "none"])
+    strategy = json.loads((out / STRATEGY).read_text())
+    assert json.loads((model / "run.json").read_text())["strategy"]["name"] == strategy["name"]
+
+
+def test_a_folder_that_cannot_be_written_to(backbone: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        hf_tl.recommend("there is none", backbone, output_dir=tmp_path / "file")  # before anything is loaded
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_random_numbers_of_the_user_stay(backbone: str) -> None:
+    import torch
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, again = (hf_tl.recommend(coloured(np.arange(30) % 3, spread=5), backbone) for _ in range(2))
+    assert torch.equal(torch.rand(3), expected)
+    assert again.to_record()["evidence"] == one.to_record()["evidence"]

@@ -1,0 +1,96 @@
+"""The rules cover the plane, and decide as the rule of thumb says."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_tl.advisor.decision import choose_backbone, decide
+from hf_tl.advisor.evidence import BackboneEvidence, DepthEvidence
+from hf_tl.advisor.probes import Accuracy, Probe
+from hf_tl.advisor.rules import RULES, find_rule
+from hf_tl.advisor.similarity import Similarity
+
+LABELS = np.arange(400) % 4
+
+
+def probe(accuracy: float) -> Probe:
+    return Probe(np.where(np.arange(400) < 400 * accuracy, LABELS, (LABELS + 1) % 4), LABELS)
+
+
+def backbone(*accuracies: float, similarity: float = 0.5, parameters: int = 10, name: str = "net") -> BackboneEvidence:
+    accuracy = Accuracy(1, 2)
+    return BackboneEvidence(
+        name, parameters, (3, 32, 32),
+        tuple(
+            DepthEvidence(f"stage{number}", 8, probe(accuracy), 0.1, probe(accuracy), 0.0, 0.0)
+            for number, accuracy in enumerate(accuracies)
+        ),
+        Similarity(similarity, (similarity, similarity), accuracy, accuracy), None, None,
+    )  # fmt: skip
+
+
+@given(st.floats(1, 1e9), st.floats(0, 1))
+def test_one_rule_holds_everywhere(images: float, similarity: float) -> None:
+    assert [rule for rule in RULES if rule.holds(images, similarity)] == [find_rule(images, similarity)]
+
+
+@pytest.mark.parametrize(
+    ("images", "similarity", "strategy", "stages"),
+    [
+        (20, 0.6, "transfer", None),
+        (20, 0.1, "finetune", 4),  # the three stages after the one that serves best, and the head
+        (300, 0.6, "finetune", 4),  # the later half of five, and the head
+        (300, 0.05, "full", None),
+        (5000, 0.2, "full", None),
+        (5000, 0.05, "scratch", None),
+    ],
+)
+def test_the_rule_of_thumb(images: int, similarity: float, strategy: str, stages: int | None) -> None:
+    found = decide([backbone(0.5, 0.9, 0.7, 0.7, 0.7, similarity=similarity)], images)
+    assert found.settings is not None
+    assert (found.settings.strategy, found.settings.trainable_stages) == (strategy, stages)
+    assert found.settings.build(1, 1000).name == strategy  # ready to train
+    assert found.reason.count(". ") == 1
+    assert found.reason.endswith(".")
+
+
+def test_an_earlier_stage_must_be_better_by_more_than_chance() -> None:
+    assert backbone(0.5, 0.72, 0.7).best.stage == "stage2"
+    assert backbone(0.5, 0.9, 0.7).best.stage == "stage1"
+
+
+def test_a_head_that_is_right_is_enough() -> None:
+    found = decide([backbone(0.8, 0.9975, similarity=0.05)], 5000)
+    assert found.settings is not None
+    assert found.settings.strategy == "transfer"
+
+
+def test_nothing_is_recommended_where_nothing_can_be_learned() -> None:
+    found = decide([backbone(0.25, 0.27), backbone(0.24, 0.26)], 5000)
+    assert found.settings is None
+    assert "nothing can be learned" in found.reason
+    assert decide([backbone(0.25, 0.4)], 5000).settings is not None
+
+
+def test_the_smallest_of_the_equals_is_chosen() -> None:
+    large, small = backbone(0.5, 0.82, parameters=20, name="large"), backbone(0.5, 0.81, parameters=5, name="small")
+    weak = backbone(0.5, 0.6, parameters=1, name="weak")
+    assert choose_backbone([large, weak, small]) is small
+    assert choose_backbone([large, weak]) is large
+
+
+def test_too_few_images_are_told_from_noise() -> None:
+    few = np.arange(8) % 4
+
+    def small(right: int) -> Any:
+        one = Probe(np.where(np.arange(8) < right, few, (few + 1) % 4), few)
+        depth = DepthEvidence("last", 8, one, 0.1, one, 0.0, 0.0)
+        return BackboneEvidence("net", 1, (3, 8, 8), (depth,), backbone(0.5).similarity, None, None)
+
+    found = decide([small(3)], 2)
+    assert found.settings is None
+    assert "cannot be said" in found.reason
+    assert decide([small(8)], 2).settings is not None
