@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from hf_tl.advisor.rules import RULES
-from hf_tl.publish.plots import DPI, INK, MUTED, VALIDATION_LINE, WIDTH, _plain, _write
+from hf_tl.publish.canvas import INK, MUTED, VALIDATION_LINE, WIDTH, new_figure, plain, write
 
 SHADES = {"transfer": "#dbe7f3", "finetune": "#f7dfd0", "full": "#efc3a8", "scratch": "#e2d5ea"}
 SMALLEST, LARGEST = 1.0, 100_000.0
@@ -25,16 +23,15 @@ def plot_recommendation(record: Mapping[str, Any], path: str | Path) -> None:
         record: what `Recommendation.to_record` gives.
         path: the PNG to write.
     """
-    figure = Figure(figsize=(WIDTH * 1.25, 4.2), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.2, WIDTH * 1.25)
     plane, accuracies = figure.subplots(1, 2, width_ratios=(1.15, 1))
     _draw_plane(plane, record)
     _draw_accuracies(accuracies, record)
     figure.suptitle(
-        _plain(f"{record['data']['name']}: {record['advice']}", 90),
+        plain(f"{record['data']['name']}: {record['advice']}", 90),
         x=0.01, ha="left", color=INK, fontsize=12, parse_math=False,
     )  # fmt: skip
-    _write(figure, path)
+    write(figure, path)
 
 
 def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
@@ -77,7 +74,7 @@ def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
                 [value - low for value, (low, _) in zip(values, ends, strict=True)],
                 [high - value for value, (_, high) in zip(values, ends, strict=True)],
             ]
-            label = _plain(f"{backbone['backbone']}, {name}" if len(record["evidence"]) > 1 else name, 40)
+            label = plain(f"{backbone['backbone']}, {name}" if len(record["evidence"]) > 1 else name, 40)
             axes.errorbar(
                 places,
                 values,
@@ -95,7 +92,7 @@ def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
         axes.axhline(untrained, color=colour, lw=1, linestyle="--", alpha=0.6)
         axes.text(0, untrained, f"random weights, {found['images']:,} images", fontsize=7, color=colour, va="bottom")
         if len(record["evidence"]) == 1:
-            names = [_plain(depth["stage"], 16) for depth in depths]
+            names = [plain(depth["stage"], 16) for depth in depths]
             axes.set_xticks(places, names, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)
     if len(record["evidence"]) > 1:
         axes.set_xticks([0, 1], ["first stage", "last stage"])

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from hf_tl.advisor.depths import Depths
 from hf_tl.backbones.folding import folded_batch_norms
 from hf_tl.backbones.freezing import digest, freeze
-from hf_tl.data.fingerprint import digest_in_order
+from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
 from hf_tl.data.images import ImageTransform
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.errors import TrainingError, name_some
@@ -126,7 +126,7 @@ def _made_of(model: "PreTrainedModel", images: "Dataset", transform: ImageTransf
         "depths": 1,
         "tensors": digest(model.state_dict()),
         "network": [type(model).__name__, {name: settings[name] for name in settings if name not in NOT_COMPUTED}],
-        "images": digest_in_order(images, transform.image_column),
+        "images": digest_in_order(map_images(images, transform.image_column, "the sample", digest_image)),
         "transform": transform.describe(),
         "device": next(model.parameters()).device.type,
         "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")},

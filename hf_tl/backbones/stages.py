@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ def list_stages(model: "nn.Module") -> tuple[Stage, ...]:
     return stages
 
 
-def trainable_parameters(stages: tuple[Stage, ...], trainable_stages: TrainableStages) -> frozenset[str]:
+def trainable_parameters(stages: Sequence[Stage], trainable_stages: TrainableStages) -> frozenset[str]:
     """Name the parameters that train.
 
     Args:

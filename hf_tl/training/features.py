@@ -147,6 +147,7 @@ class Features:
             validation=FeatureViews(found[-1:], stack_labels(validation[label_column][:])),
             validation_collate=as_read,
             logits_of=feature_logits(feature_pass.boundary),
+            are_features=True,
         )
 
     def of_images(

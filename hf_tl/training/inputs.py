@@ -26,6 +26,7 @@ class PhaseInputs:
     validation: Any
     validation_collate: Callable[[Any], Mapping[str, Any]]
     logits_of: LogitsOf = image_logits
+    are_features: bool = False
     order: Callable[[int], Sequence[int]] | None = None
     """Of the training images in an epoch, where it cannot be any."""
 

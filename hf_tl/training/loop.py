@@ -13,37 +13,35 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors, whole
-from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
+from hf_tl.backbones.stages import Stage, list_stages
 from hf_tl.config import TrainingConfig
-from hf_tl.data.augmentation import PairMixer
-from hf_tl.data.images import Transforms, collate
-from hf_tl.data.streams import StreamedImages, first_image
+from hf_tl.data.images import Transforms
+from hf_tl.data.streams import first_image
 from hf_tl.errors import CheckpointError, ConfigError, TrainingError
-from hf_tl.evaluation.measure import Predictions, measure, predict_split
+from hf_tl.evaluation.measure import Predictions, measure
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
 from hf_tl.training.averaging import WeightAverage
 from hf_tl.training.features import Features
-from hf_tl.training.inputs import PhaseInputs, as_read
+from hf_tl.training.inputs import PhaseInputs
 from hf_tl.training.loss import balanced_weights, training_loss
 from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends, stage_rates
+from hf_tl.training.phase_data import PhaseData
 from hf_tl.training.recompute import recomputed_activations
-from hf_tl.training.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer, shard
+from hf_tl.training.saving import (
+    commit,
+    gather_random_states,
+    identity_of,
+    names_trained_by,
+    optimizer_state,
+    set_optimizer_state,
+)
+from hf_tl.training.sharding import shard
 from hf_tl.training.sigterm import Sigterm
 from hf_tl.training.solved_head import linear_head, solve_phase
-from hf_tl.training.state import (
-    Restored,
-    TrainingLog,
-    TrainingState,
-    random_state,
-    read_state,
-    set_random_state,
-    write_state,
-)
+from hf_tl.training.state import Contents, TrainingLog, TrainingState, read_state, set_random_state, write_state
 from hf_tl.training.steps import train_steps
-from hf_tl.training.stream_views import StreamedViews, viewed
-from hf_tl.training.views import Collate, ImageStream, TrainingViews
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -101,21 +99,7 @@ class Training:
             config.per_device_train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
         )
         self.phase_ends = phase_ends(strategy.phases, len(train_images) / self.images_per_step)
-        self.identity = {
-            "strategy": strategy.to_record(),
-            "data": fingerprint,
-            "training images": len(train_images),
-            "seed": config.seed,
-            "per_device_train_batch_size": config.per_device_train_batch_size,
-            "gradient_accumulation_steps": config.gradient_accumulation_steps,
-            "processes": accelerator.num_processes,
-            "sharded": isinstance(accelerator, ShardedAccelerator),
-            "mixed_precision": accelerator.mixed_precision,
-            "test_time_flip": config.test_time_flip,
-            "cached_views": config.cached_views,
-            "feature_dtype": config.feature_dtype,
-            "decode_reduced": config.decode_reduced,
-        }
+        self.identity = identity_of(accelerator, strategy, config, fingerprint, len(train_images))
         if config.per_device_train_batch_size % 2 and any(phase.mixup or phase.cutmix for phase in strategy.phases):
             raise ConfigError(
                 "mixup and CutMix mix the images of a batch in pairs: --per_device_train_batch_size must be even, "
@@ -124,13 +108,14 @@ class Training:
         if any(phase.is_solved for phase in strategy.phases):
             linear_head(accelerator, model, self.stages[-1])  # told before anything is trained
         self._solution: dict[str, Any] | None = None
-        self._ever_trained = self._tensors_of_any_phase()
+        self._ever_trained = names_trained_by(strategy.phases, self.stages)
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
-        self._restored: Restored | None = None
-        self._features = Features(accelerator, model, config, orders)
-        if isinstance(train_images, StreamedImages):
-            self._features.require(strategy.phases)
+        self._restored: Contents | None = None
+        self._data = PhaseData(
+            Features(accelerator, model, config, orders), transforms_of, train_images, validation_images
+        )
+        self._data.require(strategy.phases)
         self._sigterm = Sigterm(accelerator)
 
     @property
@@ -158,7 +143,7 @@ class Training:
             self.accelerator.print("No checkpoint to go on from: starting at the beginning")
             return
         self._restored = read_state(folder, self.identity)
-        self.state, self._best_weights = self._restored.state, self._restored.best
+        self.state, self._best_weights = self._restored.state, dict(self._restored.best)
         self.model.load_state_dict(self._restored.weights, strict=False)
         self.accelerator.print(f"Going on from step {self.state.step} ({folder.name})")
 
@@ -195,15 +180,7 @@ class Training:
             images: with an image and a label column, as the transforms name them.
             split: their name.
         """
-        transform = self.transforms_of(self.strategy.phases[-1]).eval
-        flip, batch_size = self.config.test_time_flip, self.config.per_device_eval_batch_size
-        if (features := self._features.of_images(images, transform, split)) is not None:
-            rows, logits_of = features
-            return predict_split(
-                self.accelerator, self.model, rows, batch_size, flip=flip, collate_fn=as_read, logits_of=logits_of
-            )
-        rows = viewed(images, transform)
-        return predict_split(self.accelerator, self.model, rows, batch_size, self._workers, flip=flip)
+        return self._data.predictions(self.model, self.strategy.phases[-1], images, split)
 
     def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
         """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
@@ -217,8 +194,11 @@ class Training:
         schedule = build_schedule(optimizer, phase, end - first)
         # wrapped anew in each phase: DistributedDataParallel notes at its making which parameters get gradients
         passes = 1.0 if phase.is_solved else (end - first) * self.images_per_step / len(self.train_images)
-        inputs = self._inputs(phase, frozen, passes)
-        wrapped, optimizer, loader = self.accelerator.prepare(self.model, optimizer, self._loader(phase, end, inputs))
+        inputs = self._data.inputs(phase, frozen, passes, self.state.uses_features)
+        self.state.uses_features = inputs.are_features
+        span = (self.state.step * self.images_per_step, end * self.images_per_step)
+        loader = self._data.loader(phase, inputs, span)
+        wrapped, optimizer, loader = self.accelerator.prepare(self.model, optimizer, loader)
         self._average = None if phase.ema_decay is None else WeightAverage(self.model, phase.ema_decay)
         self._restore_phase(optimizer, schedule)
         trained = [stage.name for stage in self.stages if stage not in frozen_stages]
@@ -287,12 +267,12 @@ class Training:
         if phase.is_solved:
             head = linear_head(self.accelerator, self.model, self.stages[-1])
             loss, self._solution = solve_phase(
-                self.accelerator, self.model, head, inputs, phase, self.config, self._workers
+                self.accelerator, self.model, head, inputs, phase, self.config, self._data.workers(inputs.are_features)
             )
             return iter([loss])
         weights = None
         if phase.class_weights == "balanced":
-            weights = balanced_weights(self._train_labels(phase), self.model.config.num_labels)
+            weights = balanced_weights(self._data.labels(phase), self.model.config.num_labels)
             weights = weights.to(self.accelerator.device)
 
         def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
@@ -319,7 +299,7 @@ class Training:
             self.model,
             inputs.validation,
             config.per_device_eval_batch_size,
-            self._workers,
+            self._data.workers(inputs.are_features),
             flip=config.test_time_flip,
             collate_fn=inputs.validation_collate,
             logits_of=inputs.logits_of,
@@ -359,12 +339,7 @@ class Training:
         if restored is None:
             return
         if restored.optimizer is not None:
-            scatter_optimizer(self.model, optimizer, restored.optimizer["optimizer"])
-            schedule.load_state_dict(restored.optimizer["schedule"])
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(restored.optimizer["scaler"])
-            if self._average is not None:
-                self._average.load_state_dict(restored.optimizer["average"])
+            set_optimizer_state(self.accelerator, self.model, optimizer, schedule, self._average, restored.optimizer)
         set_random_state(self.accelerator, restored.random_states[self.accelerator.process_index])
 
     def _checkpoint_if_due(self, is_epoch_end: bool, optimizer: Any, schedule: Any) -> None:
@@ -381,96 +356,30 @@ class Training:
             raise SystemExit(INTERRUPTED_STATUS)
 
     def _checkpoint(self, folder: Path, optimizer: Any, schedule: Any) -> None:
-        from accelerate.utils import broadcast_object_list, gather_object
+        contents = Contents(
+            state=self.state,
+            weights=self._trained_tensors(),
+            best=self._best_weights,
+            optimizer=None
+            if optimizer is None
+            else optimizer_state(self.accelerator, self.model, optimizer, schedule, self._average),
+            random_states=gather_random_states(self.accelerator),
+        )
 
-        states = gather_object([random_state(self.accelerator)])
-        optimizer_state = None
-        if optimizer is not None:
-            scaler = self.accelerator.scaler
-            optimizer_state = {
-                "optimizer": gather_optimizer(self.model, optimizer),
-                "schedule": schedule.state_dict(),
-                "scaler": None if scaler is None else scaler.state_dict(),
-                "average": None if self._average is None else self._average.state_dict(),
-            }
-        weights = self._trained_tensors()
-        problem: list[CheckpointError | None] = [None]
-        if self.accelerator.is_main_process:
+        def write_files(partial: Path) -> None:
+            write_state(partial, contents, self.identity)
 
-            def write_files(partial: Path) -> None:
-                write_state(partial, self.state, self.identity, weights, self._best_weights, optimizer_state, states)
-
-            try:
-                checkpoint.write_checkpoint(folder, self.state.step, write_files, max(1, self.config.save_total_limit))
-            except CheckpointError as error:
-                problem = [error]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(problem)
-        if problem[0] is not None:
-            raise problem[0]
+        commit(self.accelerator, folder, self.state.step, write_files, max(1, self.config.save_total_limit))
 
     def _trained_tensors(self) -> dict[str, Tensor]:
         """Name the tensors that some phase trains; the rest cannot change. All processes must ask."""
         state = self.accelerator.unwrap_model(self.model).state_dict()
         return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self._ever_trained}
 
-    def _tensors_of_any_phase(self) -> frozenset[str]:
-        names: set[str] = set()
-        for phase in self.strategy.phases:
-            trainable = trainable_parameters(self.stages, phase.trainable_stages)
-            for stage in self.stages:
-                if phase.norm != "frozen" or not trainable.isdisjoint(stage.parameter_names):
-                    names.update(stage.parameter_names, stage.buffer_names)
-        return frozenset(names)
-
-    def _inputs(self, phase: Phase, frozen: str, passes: float) -> PhaseInputs:
-        """Choose what a phase trains on: features of the frozen prefix where they can be had and pay, else images."""
-        transforms, images = self.transforms_of(phase), self.train_images
-        features = self._features.for_phase(
-            phase, transforms, images, self.validation_images, frozen, passes, self.state.uses_features
-        )
-        self.state.uses_features = features is not None
-        if features is not None:
-            return features
-        is_mixed = phase.mixup > 0 or phase.cutmix > 0
-        mixer = PairMixer(phase.mixup, phase.cutmix, self.model.config.num_labels) if is_mixed else None
-        validation = viewed(self.validation_images, transforms.eval)
-        if not isinstance(images, StreamedImages):
-            views = TrainingViews(images, transforms.train, self.config.seed)
-            return PhaseInputs(views, Collate(mixer), validation, collate)
-        if phase.balanced_sampling:
-            raise ConfigError("--balanced_sampling needs features here: images of a stream cannot be drawn at random")
-        stream = StreamedViews(images, transforms.train, self.config.seed, shuffled=not phase.is_solved)
-        return PhaseInputs(stream, Collate(mixer), validation, collate, order=stream.order)
-
-    def _loader(self, phase: Phase, end: int, inputs: PhaseInputs) -> DataLoader:
-        """Load what the steps from here to `end` train on."""
-        span = (self.state.step * self.images_per_step, end * self.images_per_step)
-        labels = self._train_labels(phase) if phase.balanced_sampling else None
-        return DataLoader(
-            inputs.train,
-            batch_size=self.config.per_device_train_batch_size,
-            sampler=ImageStream(len(self.train_images), self.config.seed, *span, labels, inputs.order),
-            collate_fn=inputs.collate,
-            num_workers=self._workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-            # of its own, because beginning to iterate draws a number, which would change those that dropout draws
-            generator=torch.Generator().manual_seed(self.config.seed),
-        )
-
-    @property
-    def _workers(self) -> int:
-        """Processes that load: none for features, and none for a stream, which each would read as a whole."""
-        is_read_once = self.state.uses_features or isinstance(self.train_images, StreamedImages)
-        return 0 if is_read_once else self.config.dataloader_num_workers
-
     def _two_images(self) -> Tensor:
         transform = self.transforms_of(self.strategy.phases[0]).eval
         pixel_values = transform(first_image(self.validation_images, transform.image_column))
         return torch.stack([pixel_values] * 2).to(self.model.device)
-
-    def _train_labels(self, phase: Phase) -> list[int]:
-        return self.train_images[self.transforms_of(phase).train.label_column][:]
 
     def _epochs(self, step: int) -> int:
         return step * self.images_per_step // len(self.train_images)

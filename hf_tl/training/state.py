@@ -48,36 +48,41 @@ class TrainingState:
     log: TrainingLog = field(default_factory=TrainingLog)
 
 
-def write_state(
-    folder: Path,
-    state: TrainingState,
-    identity: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
-    best: Mapping[str, Tensor],
-    optimizer: Mapping[str, Any] | None,
-    random_states: list[dict[str, Any]],
-) -> None:
+@dataclass(frozen=True)
+class Contents:
+    """What the files of a checkpoint hold."""
+
+    state: TrainingState
+    weights: Mapping[str, Tensor]
+    """The tensors that some phase trains."""
+    best: Mapping[str, Tensor]
+    """The same tensors at the best evaluation so far."""
+    optimizer: dict[str, Any] | None
+    """States of optimizer, schedule, gradient scaler and average; None between phases."""
+    random_states: list[dict[str, Any]]
+    """Of each process, in order."""
+
+
+def write_state(folder: Path, contents: Contents, identity: Mapping[str, Any]) -> None:
     """Write the files of a checkpoint.
 
     Args:
         folder: an empty folder.
-        state: where the training stands.
-        identity: what must be the same when it goes on.
-        weights: the tensors that some phase trains.
-        best: the same tensors at the best evaluation so far.
-        optimizer: states of optimizer, schedule and gradient scaler; None between phases.
-        random_states: of each process, in order.
+        contents: what is written.
+        identity: what must be the same when the training goes on.
 
     Raises:
         OSError: the disk is full or read-only.
     """
-    (folder / STATE).write_text(json.dumps({"identity": identity, **asdict(state)}, indent=1), encoding="utf-8")
+    state = {"identity": identity, **asdict(contents.state)}
+    (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
     # Python writes the bytes: the libraries hide the cause where the disk is full
-    (folder / WEIGHTS).write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in weights.items()}))
-    (folder / BEST).write_bytes(save({name: tensor.contiguous() for name, tensor in best.items()}))
-    (folder / RANDOM).write_bytes(_pickled(random_states))
-    if optimizer is not None:
-        (folder / OPTIMIZER).write_bytes(_pickled(dict(optimizer)))
+    weights = {name: tensor.cpu().contiguous() for name, tensor in contents.weights.items()}
+    (folder / WEIGHTS).write_bytes(save(weights))
+    (folder / BEST).write_bytes(save({name: tensor.contiguous() for name, tensor in contents.best.items()}))
+    (folder / RANDOM).write_bytes(_pickled(contents.random_states))
+    if contents.optimizer is not None:
+        (folder / OPTIMIZER).write_bytes(_pickled(contents.optimizer))
 
 
 def _pickled(content: Any) -> bytes:
@@ -86,18 +91,7 @@ def _pickled(content: Any) -> bytes:
     return stream.getvalue()
 
 
-@dataclass(frozen=True)
-class Restored:
-    """The files of a checkpoint, read."""
-
-    state: TrainingState
-    weights: dict[str, Tensor]
-    best: dict[str, Tensor]
-    optimizer: dict[str, Any] | None
-    random_states: list[dict[str, Any]]
-
-
-def read_state(folder: Path, identity: Mapping[str, Any]) -> Restored:
+def read_state(folder: Path, identity: Mapping[str, Any]) -> Contents:
     """Read the files of a whole checkpoint.
 
     Raises:
@@ -117,7 +111,7 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> Restored:
         )
     log = TrainingLog(**content.pop("log"))
     optimizer = folder / OPTIMIZER
-    return Restored(
+    return Contents(
         state=TrainingState(**content, log=log),
         weights=load_file(folder / WEIGHTS),
         best=load_file(folder / BEST),

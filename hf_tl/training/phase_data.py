@@ -1,0 +1,101 @@
+"""What the phases of a training see: features of the frozen prefix where they can be had and pay, else images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import DataLoader
+
+from hf_tl.data.augmentation import PairMixer
+from hf_tl.data.images import Transforms, collate
+from hf_tl.data.streams import StreamedImages
+from hf_tl.errors import ConfigError
+from hf_tl.evaluation.measure import Predictions, predict_split
+from hf_tl.strategy import Phase
+from hf_tl.training.features import Features
+from hf_tl.training.inputs import PhaseInputs, as_read
+from hf_tl.training.stream_views import StreamedViews, viewed
+from hf_tl.training.views import Collate, ImageStream, TrainingViews
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class PhaseData:
+    """The images of a training, and what each phase makes of them."""
+
+    features: Features
+    transforms_of: Callable[[Phase], Transforms]
+    train_images: "Dataset | StreamedImages"
+    validation_images: "Dataset | StreamedImages"
+
+    def require(self, phases: Sequence[Phase]) -> None:
+        """Refuse what a stream cannot give.
+
+        Raises:
+            ConfigError: a phase draws images at random.
+        """
+        if isinstance(self.train_images, StreamedImages):
+            self.features.require(phases)
+
+    def inputs(self, phase: Phase, frozen: str, passes: float, decided: bool | None) -> PhaseInputs:
+        """Choose what a phase trains on; see `Features.for_phase`."""
+        transforms, images, config = self.transforms_of(phase), self.train_images, self.features.config
+        found = self.features.for_phase(phase, transforms, images, self.validation_images, frozen, passes, decided)
+        if found is not None:
+            return found
+        is_mixed = phase.mixup > 0 or phase.cutmix > 0
+        mixer = PairMixer(phase.mixup, phase.cutmix, self.features.model.config.num_labels) if is_mixed else None
+        validation = viewed(self.validation_images, transforms.eval)
+        if not isinstance(images, StreamedImages):
+            views = TrainingViews(images, transforms.train, config.seed)
+            return PhaseInputs(views, Collate(mixer), validation, collate)
+        if phase.balanced_sampling:
+            raise ConfigError("--balanced_sampling needs features here: images of a stream cannot be drawn at random")
+        stream = StreamedViews(images, transforms.train, config.seed, shuffled=not phase.is_solved)
+        return PhaseInputs(stream, Collate(mixer), validation, collate, order=stream.order)
+
+    def loader(self, phase: Phase, inputs: PhaseInputs, span: tuple[int, int]) -> DataLoader:
+        """Load what a phase trains on.
+
+        Args:
+            phase: may draw classes equally often.
+            inputs: of the phase.
+            span: from which place in the endless stream of training images to which.
+        """
+        config, labels = self.features.config, self.labels(phase) if phase.balanced_sampling else None
+        return DataLoader(
+            inputs.train,
+            batch_size=config.per_device_train_batch_size,
+            sampler=ImageStream(len(self.train_images), config.seed, *span, labels, inputs.order),
+            collate_fn=inputs.collate,
+            num_workers=self.workers(inputs.are_features),
+            pin_memory=self.features.accelerator.device.type == "cuda",
+            # of its own, because beginning to iterate draws a number, which would change those that dropout draws
+            generator=torch.Generator().manual_seed(config.seed),
+        )
+
+    def workers(self, are_features: bool | None = None) -> int:
+        """Give the processes that load: none for features, and none for a stream, which each would read as a whole."""
+        is_read_once = are_features or isinstance(self.train_images, StreamedImages)
+        return 0 if is_read_once else self.features.config.dataloader_num_workers
+
+    def labels(self, phase: Phase) -> list[int]:
+        """Give the class of each training image."""
+        return self.train_images[self.transforms_of(phase).train.label_column][:]
+
+    def predictions(
+        self, model: "PreTrainedModel", phase: Phase, images: "Dataset | StreamedImages", split: str
+    ) -> Predictions:
+        """Compute the logits of a trained model on images, by the features of its last phase where it has them."""
+        accelerator, config, transform = self.features.accelerator, self.features.config, self.transforms_of(phase).eval
+        flip, batch_size = config.test_time_flip, config.per_device_eval_batch_size
+        if (found := self.features.of_images(images, transform, split)) is not None:
+            rows, logits_of = found
+            return predict_split(
+                accelerator, model, rows, batch_size, flip=flip, collate_fn=as_read, logits_of=logits_of
+            )
+        return predict_split(accelerator, model, viewed(images, transform), batch_size, self.workers(), flip=flip)
