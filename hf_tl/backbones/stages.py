@@ -95,7 +95,7 @@ def trainable_parameters(stages: Sequence[Stage], trainable_stages: TrainableSta
     return frozenset(name for stage in chosen for name in stage.parameter_names)
 
 
-def _matching_parameters(stages: tuple[Stage, ...], pattern: str) -> frozenset[str]:
+def _matching_parameters(stages: Sequence[Stage], pattern: str) -> frozenset[str]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
