@@ -1,7 +1,8 @@
-"""A saved model to publish."""
+"""A record, and a saved model to publish."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,11 @@ from publish.records import LABELS, make_record
 from hf_tl.backbones.load import load_backbone, preprocessing_of
 from hf_tl.publish.save import save_run
 from hf_tl.strategy import Strategy
+
+
+@pytest.fixture
+def record() -> dict[str, Any]:
+    return make_record()
 
 
 @pytest.fixture(scope="session")
