@@ -89,6 +89,12 @@ class Boundary:
         self._scratch: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     @property
+    def prefix_modules(self) -> list[nn.Module]:
+        """The outermost modules that `features` runs."""
+        calls = self.calls[: self.needed[-1] + 1]
+        return [self._modules[name] for name in dict.fromkeys(call.module for call in calls if call.is_prefix)]
+
+    @property
     def modules(self) -> list[str]:
         """Names of the modules whose outputs the suffix reads."""
         return [self.calls[place].module for place in self.needed]

@@ -38,6 +38,11 @@ class BatchSize:
         """Whether all sizes have been tried."""
         return bool(self._seconds) and not self._trials
 
+    @property
+    def seconds(self) -> float:
+        """Of an image, in batches of the fastest size that was tried."""
+        return self._seconds[self.size]
+
     def batches(self, pixel_values: Tensor) -> Iterator[Tensor]:
         """Split images into batches; a trial is timed from the first batch to when the next one would be asked for.
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -473,6 +474,32 @@ def test_a_pass_that_tries_batch_sizes_keeps_what_the_network_computes(
     monkeypatch.setattr("hf_tl.training.batch_size.PAYS", 1)  # tried on these few images too
     training, inputs = inputs_of(run)
     assert re.search(r"batches of=[12]\b", capsys.readouterr().err)
+    boundary = find_boundary(training.model, IMAGE)
+    pixels = torch.stack([make_transforms(run).eval(image) for image in make_images(run)["image"]])
+    with torch.inference_mode():
+        (expected,) = boundary.features(training.model, pixels)
+    found: Tensor = inputs.validation.__getitems__(list(range(IMAGES)))["features"][0]
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["g++", "missing-compiler"])
+def test_a_long_pass_is_compiled_where_it_can_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, compiler: str
+) -> None:
+    if compiler == "g++" and shutil.which(compiler) is None:
+        pytest.skip("no C++ compiler")
+    run = cached(Run(str(tmp_path), "finetune", {"per_device_eval_batch_size": 2}), tmp_path / "features")
+    monkeypatch.setattr("hf_tl.training.batch_size.PAYS", 1)
+    monkeypatch.setattr("hf_tl.training.feature_pass.COMPILE_SECONDS", 0)  # these few images pay too
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    with torch._inductor.config.patch({"cpp.cxx": (compiler,)}):
+        training, inputs = inputs_of(run)
+    assert ("not compiled: " in capsys.readouterr().out) == (compiler != "g++")
+    assert (counters["stats"]["unique_graphs"] > 0) == (compiler == "g++")
     boundary = find_boundary(training.model, IMAGE)
     pixels = torch.stack([make_transforms(run).eval(image) for image in make_images(run)["image"]])
     with torch.inference_mode():
