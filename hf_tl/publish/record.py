@@ -60,20 +60,7 @@ def build_record(
         "phases": log.phases,
         "data": _data(data),
         "transforms": {"train": transforms.train.describe(), "eval": transforms.eval.describe()},
-        "hyperparameters": {
-            "per_device_train_batch_size": config.per_device_train_batch_size,
-            "gradient_accumulation_steps": config.gradient_accumulation_steps,
-            "processes": accelerator.num_processes,
-            "mixed_precision": accelerator.mixed_precision,
-            **({"sharding": "FSDP2"} if isinstance(accelerator, ShardedAccelerator) else {}),
-            "seed": config.seed,
-            **_optimisation(strategy, config),
-            **({"measured_with": "mean of the logits of image and mirror image"} if config.test_time_flip else {}),
-            **({"decode_reduced": True} if config.decode_reduced else {}),
-            **({"cached_views": config.cached_views} if config.cached_views is not None else {}),
-            **({"feature_dtype": config.feature_dtype} if any(p.get("uses_features") for p in log.phases) else {}),
-            **(choices or {}),
-        },
+        "hyperparameters": {**_hyperparameters(strategy, config, accelerator, log), **(choices or {})},
         "history": log.history,
         "best": log.best,
         "metrics": {split: dict(values) for split, values in metrics.items()},
@@ -85,6 +72,24 @@ def build_record(
         "command": command,
         "settings": None if settings is None else dict(settings),
         "card": {"intended_use": hub.card_intended_use, "limits": hub.card_limits, "images": hub.card_images},
+    }
+
+
+def _hyperparameters(
+    strategy: Strategy, config: TrainingConfig, accelerator: "Accelerator", log: "TrainingLog"
+) -> dict[str, Any]:
+    return {
+        "per_device_train_batch_size": config.per_device_train_batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,
+        **({"sharding": "FSDP2"} if isinstance(accelerator, ShardedAccelerator) else {}),
+        "seed": config.seed,
+        **_optimisation(strategy, config),
+        **({"measured_with": "mean of the logits of image and mirror image"} if config.test_time_flip else {}),
+        **({"decode_reduced": True} if config.decode_reduced else {}),
+        **({"cached_views": config.cached_views} if config.cached_views is not None else {}),
+        **({"feature_dtype": config.feature_dtype} if any(p.get("uses_features") for p in log.phases) else {}),
     }
 
 

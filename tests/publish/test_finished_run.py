@@ -18,8 +18,10 @@ from hub.client import environment
 from hub.server import HubServer
 from PIL import Image
 
+import hf_tl
 from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.publish.card import render_card
+from hf_tl.publish.examples import collect_examples
 from hf_tl.publish.hub import push
 
 CANARIES = {
@@ -110,6 +112,20 @@ def test_the_images_of_a_stream_are_shown_as_others(data: Path, tmp_path: Path) 
         shown.append(([(m["image"], m["true"], m["predicted"]) for m in mistakes], pixels))
     assert shown[0][0] == shown[1][0] != []
     assert np.abs(shown[0][1] - shown[1][1]).mean() < 1
+
+
+def test_the_images_shown_are_those_of_the_mistakes(data: Path, trained: Path) -> None:
+    model, transforms = hf_tl.load(trained)
+    images, record = hf_tl.load_data(str(data)), json.loads((trained / "run.json").read_text())
+    record["evaluation"]["splits"]["test"]["mistakes"] = [
+        {"image": place, "true": 0, "predicted": 1, "probability": 0.9} for place in (17, 4)
+    ]
+    examples = collect_examples(model, transforms.eval, images, record)
+    for example, place in zip(examples, (17, 4), strict=True):
+        pixels = transforms.eval(images.splits["test"][place]["image"]).numpy()
+        seen = pixels.transpose(1, 2, 0) * record["model"]["std"] + record["model"]["mean"]
+        np.testing.assert_allclose(example.pixels, np.clip(seen, 0, 1), atol=1e-6)
+        assert set(example.maps) == {"predicted", "true"}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
