@@ -7,6 +7,7 @@ from hf_tl.advisor.evidence import SIGNIFICANT, BackboneEvidence, difference_p_v
 from hf_tl.advisor.probes import Probe
 from hf_tl.advisor.rules import NOT_AT_ALL, SIMILAR, Rule, find_rule
 from hf_tl.config import StrategyConfig
+from hf_tl.training.head_solver import FOLDS
 
 SOLVED, SOLVED_AT_LEAST = 0.99, 0.97
 """The accuracy of a head, and the low end of its interval, from which on there is nothing left to gain."""
@@ -41,7 +42,11 @@ def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
         return _no_training(min(backbones, key=lambda backbone: backbone.p_value))
     backbone = choose_backbone(backbones)
     accuracy = backbone.head.linear.accuracy
-    found = f"A head alone, on what {backbone.name} already knows, gets {accuracy} of the images right"
+    learned = round(accuracy.images * (1 - 1 / FOLDS))
+    found = (
+        f"A head alone, on what {backbone.name} already knows, gets {accuracy} of the images right when it learns from "
+        f"{learned:,}"
+    )
     if accuracy.value >= SOLVED and accuracy.interval[0] >= SOLVED_AT_LEAST:
         reason = f"{found}. There is next to nothing left to gain by training more than that."
         return Decision("a head is enough", backbone, StrategyConfig(strategy="transfer"), "train the head", reason)

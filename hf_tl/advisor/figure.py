@@ -1,6 +1,7 @@
 """The picture of a recommendation: where the data lie on the plane of the rules, and what was measured."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from hf_tl.publish.canvas import INK, MUTED, VALIDATION_LINE, WIDTH, new_figure,
 SHADES = {"transfer": "#dbe7f3", "finetune": "#f7dfd0", "full": "#efc3a8", "scratch": "#e2d5ea"}
 SMALLEST, LARGEST = 1.0, 100_000.0
 """Images a class at the ends of the axis."""
+NAMED = 14
+"""Stages that are named on the axis."""
 COLOURS = (VALIDATION_LINE, "#7a5195", "#3b8f5a", "#a8872d", "#8c564b")
 
 
@@ -64,37 +67,24 @@ def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
 
 
 def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
+    is_alone = len(record["evidence"]) == 1
     for number, backbone in enumerate(record["evidence"]):
         colour, depths = COLOURS[number % len(COLOURS)], backbone["depths"]
-        places = [index / (len(depths) - 1) if len(depths) > 1 else 1.0 for index in range(len(depths))]
+        places = [index / max(1, len(depths) - 1) for index in range(len(depths))]
         for key, style, name in (("linear_probe", "-", "linear probe"), ("nearest_neighbours", ":", "neighbours")):
-            values = [100 * depth[key]["accuracy"] for depth in depths]
-            ends = [[100 * end for end in depth[key]["interval"]] for depth in depths]
-            errors = [
-                [value - low for value, (low, _) in zip(values, ends, strict=True)],
-                [high - value for value, (_, high) in zip(values, ends, strict=True)],
-            ]
-            label = plain(f"{backbone['backbone']}, {name}" if len(record["evidence"]) > 1 else name, 40)
-            axes.errorbar(
-                places,
-                values,
-                yerr=errors,
-                color=colour,
-                linestyle=style,
-                marker="o",
-                ms=4,
-                capsize=2,
-                lw=1.5,
-                label=label,
-            )
+            label = plain(name if is_alone else f"{backbone['backbone']}, {name}", 40)
+            _draw_line(axes, places, [depth[key] for depth in depths], color=colour, linestyle=style, label=label)
         found = backbone["similarity"]["untrained"]
         untrained = 100 * found["accuracy"]
         axes.axhline(untrained, color=colour, lw=1, linestyle="--", alpha=0.6)
         axes.text(0, untrained, f"random weights, {found['images']:,} images", fontsize=7, color=colour, va="bottom")
-        if len(record["evidence"]) == 1:
-            names = [plain(depth["stage"], 16) for depth in depths]
-            axes.set_xticks(places, names, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)
-    if len(record["evidence"]) > 1:
+    if is_alone:
+        every = math.ceil(len(depths) / NAMED)  # the last is always named
+        shown = list(range(len(depths)))[::-every]
+        names = [plain(depths[index]["stage"], 16) for index in shown]
+        ticks = [places[index] for index in shown]
+        axes.set_xticks(ticks, names, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)
+    else:
         axes.set_xticks([0, 1], ["first stage", "last stage"])
     axes.set_title("Accuracy on held-out images (%)", loc="left", color=INK, fontsize=10)
     axes.set_ylim(0, 103)
@@ -105,3 +95,14 @@ def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
     legend = axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def _draw_line(axes: Axes, places: Sequence[float], found: Sequence[Mapping[str, Any]], **style: Any) -> None:
+    """Draw accuracies with their intervals."""
+    values = [100 * each["accuracy"] for each in found]
+    ends = [[100 * end for end in each["interval"]] for each in found]
+    errors = [
+        [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)],
+        [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],
+    ]
+    axes.errorbar(places, values, yerr=errors, marker="o", ms=4, capsize=2, lw=1.5, **style)

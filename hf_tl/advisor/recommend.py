@@ -140,24 +140,13 @@ def recommend(
     candidates = _candidates(backbones, image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size"))
     sample = draw_sample(data, max_images, seed)
     device = PartialState().device
-    evidence: dict[Backbone, BackboneEvidence] = {}
-    unavailable: dict[str, str] = {}
     with torch.random.fork_rng():
-        for backbone in candidates:
-            torch.manual_seed(seed)
-            try:
-                evidence[backbone] = gather_evidence(backbone, data, sample, device, seed)
-            except (ModelError, TrainingError) as error:
-                unavailable[backbone.name] = str(error)
-        if not evidence:
-            raise ModelError("no backbone can be measured:\n  " + "\n  ".join(unavailable.values()))
+        evidence, unavailable = _measure(candidates, data, sample, device, seed)
         counts = data.class_counts("train")
         decision = decide(list(evidence.values()), float(np.median(counts)))
-        chosen = next(one for one, found in evidence.items() if found is decision.backbone)
-        strategy = cost = None
-        if decision.settings is not None:
-            strategy = decision.settings.build(1, sum(counts))
-            cost = estimate_cost(chosen, data, strategy, device)
+        chosen = next(one for one, measured in evidence.items() if measured is decision.backbone)
+        strategy = None if decision.settings is None else decision.settings.build(1, sum(counts))
+        cost = None if strategy is None else estimate_cost(chosen, data, strategy, device)
     found = Recommendation(
         backbone=None if strategy is None else chosen.name,
         strategy=strategy,
@@ -174,6 +163,27 @@ def recommend(
     if output_dir is not None:
         found.save(output_dir)
     return found
+
+
+def _measure(
+    candidates: Sequence[Backbone], data: "ImageData", sample: Sample, device: torch.device, seed: int
+) -> tuple[dict[Backbone, BackboneEvidence], dict[str, str]]:
+    """Gather the evidence of all backbones that can be had, and tell why the others cannot, by their names.
+
+    Raises:
+        ModelError: none can.
+    """
+    evidence: dict[Backbone, BackboneEvidence] = {}
+    unavailable: dict[str, str] = {}
+    for backbone in candidates:
+        torch.manual_seed(seed)  # of the random weights, whichever backbones come before
+        try:
+            evidence[backbone] = gather_evidence(backbone, data, sample, device, seed)
+        except (ModelError, TrainingError) as error:
+            unavailable[backbone.name] = str(error)
+    if not evidence:
+        raise ModelError("no backbone can be measured:\n  " + "\n  ".join(unavailable.values()))
+    return evidence, unavailable
 
 
 def _make_folder(output_dir: str | Path) -> Path:

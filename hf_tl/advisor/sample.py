@@ -20,7 +20,7 @@ IMAGES = 2_000
 EVEN = 5
 """So many images of each class come first, before the classes are drawn by their size."""
 NAMED = 20
-"""Groups of copies whose names are kept."""
+"""Groups of copies whose names are kept, and conflicts as many."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,14 @@ class Sample:
     labels: np.ndarray
     """Class indices (images,)."""
     classes: tuple[str, ...]
-    counts: tuple[int, ...]
-    """Images of each class that can be trained on, in the order of `classes`."""
+    available: int
+    """Images of train and validation."""
     copies: int
     """Images of which another copy is there in the same class; one of each is looked at."""
     conflicts: int
     """Groups of copies in different classes; none of them is looked at."""
     named: tuple[Copies, ...]
     """Some of the groups, conflicts first."""
-
-    @property
-    def available(self) -> int:
-        """How many images can be trained on."""
-        return sum(self.counts)
 
 
 def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample:
@@ -82,38 +77,33 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample
     rows = concatenate_datasets([data.splits[split] for split in ("train", "validation")])
     labels = np.asarray(rows[data.label_column][:])
     groups = _copies(rows, data.image_column)
-    stored = rows.cast_column(data.image_column, Image(decode=False))
-    named: list[Copies] = []
-    left_out: set[int] = set()
-    conflicts = copies = 0
-    for group in groups:
-        is_conflict = len({int(labels[row]) for row in group}) > 1
-        left_out.update(group if is_conflict else group[1:])
-        if is_conflict:
-            conflicts += 1
-        else:
-            copies += len(group) - 1
-        if is_conflict or len(named) < NAMED:
-            names = tuple(_name(stored[row][data.image_column], row) for row in group)
-            named.append(Copies(names, tuple(data.labels[labels[row]] for row in group)))
-    kept = np.array([row for row in range(len(labels)) if row not in left_out])
-    own = np.bincount(labels[kept], minlength=len(data.labels)) if len(kept) else np.zeros(len(data.labels), int)
-    if int((own >= 2).sum()) < 2:
-        counts = [f"{name} ({count})" for name, count in zip(data.labels, own, strict=True)]
+    conflicts = [group for group in groups if len(set(labels[group].tolist())) > 1]
+    same = [group for group in groups if len(set(labels[group].tolist())) == 1]
+    left_out = {row for group in conflicts for row in group} | {row for group in same for row in group[1:]}
+    kept = np.array([row for row in range(len(labels)) if row not in left_out], dtype=int)
+    counts = np.bincount(labels[kept], minlength=len(data.labels))
+    if int((counts >= 2).sum()) < 2:
+        found = [f"{name} ({count})" for name, count in zip(data.labels, counts, strict=True)]
         raise DataError(
             "nothing can be measured: at least two classes need two different images each for train and validation, "
-            f"found {name_some(counts)}; add images"
+            f"found {name_some(found)}; add images"
         )
     chosen = kept[stratified_order(labels[kept], seed)[:limit]]
-    named.sort(key=lambda group: not group.is_conflict)
+    stored = rows.cast_column(data.image_column, Image(decode=False))
     return Sample(
         images=rows.select(chosen, keep_in_memory=True),
         labels=labels[chosen],
         classes=data.labels,
-        counts=tuple(np.bincount(labels, minlength=len(data.labels)).tolist()),
-        copies=copies,
-        conflicts=conflicts,
-        named=tuple(named[:NAMED]),
+        available=len(labels),
+        copies=sum(len(group) - 1 for group in same),
+        conflicts=len(conflicts),
+        named=tuple(
+            Copies(
+                tuple(_name(stored[row][data.image_column], row) for row in group),
+                tuple(data.labels[labels[row]] for row in group),
+            )
+            for group in [*conflicts[:NAMED], *same[:NAMED]]
+        ),
     )
 
 

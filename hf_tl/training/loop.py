@@ -88,9 +88,6 @@ class Training:
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
         self.strategy = strategy
-        self.transforms_of = transforms_of
-        self.train_images = train_images
-        self.validation_images = validation_images
         self.config = config
         self.stages = list_stages(model)
         self.problem = problem_type_of(model)
@@ -112,10 +109,10 @@ class Training:
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
         self._restored: Contents | None = None
-        self._data = PhaseData(
+        self.data = PhaseData(
             Features(accelerator, model, config, orders), transforms_of, train_images, validation_images
         )
-        self._data.require(strategy.phases)
+        self.data.require(strategy.phases)
         self._sigterm = Sigterm(accelerator)
 
     @property
@@ -180,7 +177,7 @@ class Training:
             images: with an image and a label column, as the transforms name them.
             split: their name.
         """
-        return self._data.predictions(self.model, self.strategy.phases[-1], images, split)
+        return self.data.predictions(self.model, self.strategy.phases[-1], images, split)
 
     def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
         """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
@@ -193,11 +190,10 @@ class Training:
         optimizer = build_optimizer(self.model, self.stages, phase)
         schedule = build_schedule(optimizer, phase, end - first)
         # wrapped anew in each phase: DistributedDataParallel notes at its making which parameters get gradients
-        passes = 1.0 if phase.is_solved else (end - first) * self.images_per_step / len(self.train_images)
-        inputs = self._data.inputs(phase, frozen, passes, self.state.uses_features)
+        passes = 1.0 if phase.is_solved else (end - first) * self.images_per_step / len(self.data.train_images)
+        inputs = self.data.inputs(phase, frozen, passes, self.state.uses_features)
         self.state.uses_features = inputs.are_features
-        span = (self.state.step * self.images_per_step, end * self.images_per_step)
-        loader = self._data.loader(phase, inputs, span)
+        loader = self._loader(phase, inputs, end)
         wrapped, optimizer, loader = self.accelerator.prepare(self.model, optimizer, loader)
         self._average = None if phase.ema_decay is None else WeightAverage(self.model, phase.ema_decay)
         self._restore_phase(optimizer, schedule)
@@ -256,6 +252,10 @@ class Training:
         trainable = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
         return {} if phase.is_solved else stage_rates(self.stages, phase, trainable)
 
+    def _loader(self, phase: Phase, inputs: PhaseInputs, end: int) -> DataLoader:
+        """Load what the steps from here to `end` train on."""
+        return self.data.loader(phase, inputs, (self.state.step * self.images_per_step, end * self.images_per_step))
+
     def _recomputed(self, frozen_stages: tuple[Stage, ...]) -> contextlib.AbstractContextManager[Any]:
         if not self.config.gradient_checkpointing:
             return contextlib.nullcontext()
@@ -267,12 +267,12 @@ class Training:
         if phase.is_solved:
             head = linear_head(self.accelerator, self.model, self.stages[-1])
             loss, self._solution = solve_phase(
-                self.accelerator, self.model, head, inputs, phase, self.config, self._data.workers(inputs.are_features)
+                self.accelerator, self.model, head, inputs, phase, self.config, self.data.workers(inputs.are_features)
             )
             return iter([loss])
         weights = None
         if phase.class_weights == "balanced":
-            weights = balanced_weights(self._data.labels(phase), self.model.config.num_labels)
+            weights = balanced_weights(self.data.labels(phase), self.model.config.num_labels)
             weights = weights.to(self.accelerator.device)
 
         def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
@@ -299,13 +299,13 @@ class Training:
             self.model,
             inputs.validation,
             config.per_device_eval_batch_size,
-            self._data.workers(inputs.are_features),
+            self.data.workers(inputs.are_features),
             flip=config.test_time_flip,
             collate_fn=inputs.validation_collate,
             logits_of=inputs.logits_of,
         )
         train_loss = math.fsum(self.state.losses) / len(self.state.losses)
-        epoch = self.state.step * self.images_per_step / len(self.train_images)
+        epoch = self.state.step * self.images_per_step / len(self.data.train_images)
         log = self.state.log
         entry = {"phase": index, "epoch": round(epoch, 4), "learning_rate": rate, "train_loss": train_loss}
         log.history.append({**entry, "validation": metrics, "seconds": self.state.phase_seconds})
@@ -377,12 +377,12 @@ class Training:
         return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self._ever_trained}
 
     def _two_images(self) -> Tensor:
-        transform = self.transforms_of(self.strategy.phases[0]).eval
-        pixel_values = transform(first_image(self.validation_images, transform.image_column))
+        transform = self.data.transforms_of(self.strategy.phases[0]).eval
+        pixel_values = transform(first_image(self.data.validation_images, transform.image_column))
         return torch.stack([pixel_values] * 2).to(self.model.device)
 
     def _epochs(self, step: int) -> int:
-        return step * self.images_per_step // len(self.train_images)
+        return step * self.images_per_step // len(self.data.train_images)
 
 
 def _evaluations_without_gain(log: TrainingLog, index: int) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
+@dataclass
 class PhaseData:
     """The images of a training, and what each phase makes of them."""
 
@@ -41,7 +41,7 @@ class PhaseData:
         if isinstance(self.train_images, StreamedImages):
             self.features.require(phases)
 
-    def inputs(self, phase: Phase, frozen: str, passes: float, decided: bool | None) -> PhaseInputs:
+    def inputs(self, phase: Phase, frozen: str, passes: float, decided: bool | None = None) -> PhaseInputs:
         """Choose what a phase trains on; see `Features.for_phase`."""
         transforms, images, config = self.transforms_of(phase), self.train_images, self.features.config
         found = self.features.for_phase(phase, transforms, images, self.validation_images, frozen, passes, decided)

@@ -158,19 +158,23 @@ def other_statistics(training: RecordedTraining) -> None:
 
 
 def other_order(training: RecordedTraining) -> None:
-    training.train_images = training.validation_images = training.train_images.select(range(IMAGES)[::-1])
+    training.data.train_images = training.data.validation_images = training.data.train_images.select(
+        range(IMAGES)[::-1]
+    )
 
 
 def other_image(training: RecordedTraining) -> None:
-    pixels = [np.asarray(image) for image in training.train_images["image"]]
+    pixels = [np.asarray(image) for image in training.data.train_images["image"]]
     pixels[3] = 255 - pixels[3]
-    rows = training.train_images.to_dict() | {"image": pixels}
-    features = training.train_images.features
-    training.train_images = training.validation_images = type(training.train_images).from_dict(rows, features=features)
+    rows = training.data.train_images.to_dict() | {"image": pixels}
+    features = training.data.train_images.features
+    training.data.train_images = training.data.validation_images = type(training.data.train_images).from_dict(
+        rows, features=features
+    )
 
 
 def other_transforms(training: RecordedTraining) -> None:
-    original = training.transforms_of
+    original = training.data.transforms_of
 
     def darker(phase: Any) -> Any:
         transforms = original(phase)
@@ -178,7 +182,7 @@ def other_transforms(training: RecordedTraining) -> None:
         transforms.train.pipeline.transforms.append(torch.nn.ReLU())
         return transforms
 
-    training.transforms_of = darker
+    training.data.transforms_of = darker
 
 
 def other_pooling(training: RecordedTraining) -> None:
@@ -214,13 +218,15 @@ def test_whatever_features_depend_on_makes_other_entries(
 def large_jpegs(training: RecordedTraining) -> None:
     """Eight times as large as the network takes them."""
     files = []
-    for image in training.train_images["image"]:
+    for image in training.data.train_images["image"]:
         image.resize((8 * SIDE, 8 * SIDE)).save(stream := io.BytesIO(), "JPEG", quality=95)
         files.append({"bytes": stream.getvalue(), "path": None})
-    rows = {"image": files, "label": training.train_images["label"]}
-    features = training.train_images.features
-    training.train_images = training.validation_images = type(training.train_images).from_dict(rows, features=features)
-    original = training.transforms_of
+    rows = {"image": files, "label": training.data.train_images["label"]}
+    features = training.data.train_images.features
+    training.data.train_images = training.data.validation_images = type(training.data.train_images).from_dict(
+        rows, features=features
+    )
+    original = training.data.transforms_of
 
     def resized(phase: Any) -> Any:
         transforms = original(phase)
@@ -228,7 +234,7 @@ def large_jpegs(training: RecordedTraining) -> None:
             transform.pipeline.transforms.insert(0, v2.Resize(SIDE))
         return transforms
 
-    training.transforms_of = resized
+    training.data.transforms_of = resized
 
 
 def test_only_training_images_are_decoded_at_a_reduced_size(tmp_path: Path) -> None:
@@ -334,7 +340,7 @@ def inputs_of(run: Run) -> tuple[RecordedTraining, PhaseInputs]:
     training = make_training(run)
     phase = run.strategy.phases[0]
     freeze(training.model, phase.trainable_stages, phase.norm, phase.batch_norm)
-    return training, training._inputs(phase, digest(frozen_tensors(training.model)), 2)
+    return training, training.data.inputs(phase, digest(frozen_tensors(training.model)), 2)
 
 
 def test_epochs_take_the_kept_views_in_turn(tmp_path: Path) -> None:
@@ -439,7 +445,7 @@ training = small_runs.make_training(run)
 phase = replace(run.strategy.phases[1])
 from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
 freeze(training.model, phase.trainable_stages)
-inputs = training._inputs(phase, digest(frozen_tensors(training.model)), 2)
+inputs = training.data.inputs(phase, digest(frozen_tensors(training.model)), 2)
 for first in range(0, count, 32):
     inputs.train.__getitems__([(0, row) for row in range(first, min(first + 32, count))])
 status = Path("/proc/self/status").read_text()

@@ -1,0 +1,51 @@
+"""What training would take, counted and timed without training."""
+
+import numpy as np
+import pytest
+import torch
+from backbones.checkpoints import save_transformers, tiny_resnet
+from datasets import ClassLabel, Dataset, Features, Image
+
+from hf_tl.advisor.backbone import Backbone
+from hf_tl.advisor.cost import Cost, estimate_cost
+from hf_tl.data.datasets import prepare_data
+from hf_tl.strategy import Strategy
+
+LABELS = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def estimates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cost]:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 40, 40, 3), dtype=np.uint8)
+    features = Features(image=Image(), label=ClassLabel(names=LABELS))
+    rows = Dataset.from_dict({"image": list(pixels), "label": [row % 3 for row in range(60)]}, features=features)
+    data = prepare_data(rows)
+    backbone = Backbone(str(save_transformers(tiny_resnet(), tmp_path_factory.mktemp("resnet"))))
+    strategies = [Strategy.transfer(), Strategy.finetune(1), Strategy.full(), Strategy.full(epochs=1000)]
+    names = ["transfer", "finetune", "full", "long"]
+    return {
+        name: estimate_cost(backbone, data, strategy, torch.device("cpu"))
+        for name, strategy in zip(names, strategies, strict=True)
+    }
+
+
+def test_what_is_trained_is_counted(estimates: dict[str, Cost]) -> None:
+    total = sum(parameter.numel() for parameter in tiny_resnet().parameters())
+    assert {cost.parameters for cost in estimates.values()} == {total}
+    assert estimates["transfer"].parameters_trained == 32 * 3 + 3
+    assert estimates["full"].parameters_trained == total
+    assert estimates["transfer"].parameters_trained < estimates["finetune"].parameters_trained < total
+
+
+def test_memory_holds_weights_gradients_moments_and_activations(estimates: dict[str, Cost]) -> None:
+    total = estimates["full"].parameters
+    assert estimates["full"].memory > 16 * total
+    # the feature maps of 32 images after the first convolution alone: 8 channels of 16 x 16
+    assert estimates["full"].memory - 16 * total > 32 * 4 * 8 * 16 * 16
+    assert 4 * total < estimates["transfer"].memory < estimates["finetune"].memory < estimates["full"].memory
+
+
+def test_more_epochs_take_longer(estimates: dict[str, Cost]) -> None:
+    """A hundred times as many; the machine may be busy."""
+    assert estimates["long"].seconds > 10 * estimates["full"].seconds > 0
+    assert estimates["transfer"].seconds > 0
