@@ -49,8 +49,8 @@ class PlainTraining(RecordedTraining):
 
     def record(self, run: Run, stop: int | None) -> None:
         super().record(run, stop)
-        plain = self.transforms_of(SOLVED).eval
-        self.transforms_of = lambda _: Transforms(plain, plain)
+        plain = self.data.transforms_of(SOLVED).eval
+        self.data.transforms_of = lambda _: Transforms(plain, plain)
 
     def run(self) -> Any:
         self.strategy, self.phase_ends = Strategy("solved", (SOLVED,)), self.phase_ends[:1]
@@ -64,7 +64,7 @@ def test_the_head_is_the_solution_on_what_it_gets(cache: str, tmp_path: Path) ->
     assert (log.phases[0]["uses_features"], log.phases[0]["steps"]) == (cache == "on", 1)
     solution = log.phases[0]["solution"]
     assert json.loads(json.dumps(solution)) == solution
-    images = training.train_images.with_transform(training.transforms_of(SOLVED).eval)
+    images = training.data.train_images.with_transform(training.data.transforms_of(SOLVED).eval)
     features, labels = head_inputs(training.model, head, images, batch_size=4)
     scaled = StandardScaler().fit_transform(features.double())
     expected = LogisticRegression(C=1 / (solution["l2_strength"] * len(labels)), tol=1e-9, max_iter=10_000)
