@@ -31,6 +31,7 @@ FRAGMENTS = (
     *("- ", "1. ", "> ", "===", "<b>", "</details>", "<!--", "<script>alert(1)</script>", "&lt;", "&#60;", "\\", "\t"),
     *("[x](http://e.vil)", "![x](x.png)", "[^1]", "http://e.vil", "www.e.vil", "a@e.vil", "<http://e.vil>", "    x"),
     *("license: mit", ": ", "{{ 7*7 }}", "{% raw %}", "$$x$$", "\\(x\\)", "'", '"', "\u2028", "\x85", "\x00", "\x0b"),
+    *("\n```\n", "\n````\n\n# x\n"),
     *("\u202e", "\ud800", "\ufeff", "猫", "👨‍👩‍👧", "%s", "null", "@user", "#1", ":smile:", PLACEHOLDER),
 )
 fragments = st.sampled_from(FRAGMENTS) | st.text(max_size=4)
