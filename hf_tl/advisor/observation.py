@@ -1,6 +1,7 @@
 """The one pass of a network over the sample, kept on the disk for the next time."""
 
 import contextlib
+import functools
 import json
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -8,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_tl.advisor.depths import Depths
-from hf_tl.backbones.folding import folded_batch_norms
+from hf_tl.backbones.folding import folded_where_equal
 from hf_tl.backbones.freezing import digest, freeze
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
 from hf_tl.data.images import ImageTransform
@@ -90,7 +91,8 @@ def _compute(
     ):
         for pixel_values in pixel_batches(images, transform, range(len(images)), BATCH, device):
             if not batches:
-                _fold(stack, model, depths, pixel_values[:2])
+                few = pixel_values[:2]
+                stack.enter_context(folded_where_equal(model, functools.partial(_features, depths, few)))
             features, logits = depths.read(pixel_values)
             batches.append([tensor.float().cpu() for tensor in (*features, logits)])
             bar.update(len(pixel_values))
@@ -105,18 +107,8 @@ def _compute(
     return tensors
 
 
-def _fold(stack: contextlib.ExitStack, model: nn.Module, depths: Depths, few: Tensor) -> None:
-    """Fold BatchNorm into convolutions, if what is read stays as it is."""
-    expected, _ = depths.read(few)
-    with contextlib.ExitStack() as trial:
-        trial.enter_context(folded_batch_norms(model, lambda: depths.read(few)))
-        found, _ = depths.read(few)
-        if all(_is_close(a, b) for a, b in zip(found, expected, strict=True)):
-            stack.enter_context(trial.pop_all())
-
-
-def _is_close(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
+def _features(depths: Depths, pixel_values: Tensor) -> list[Tensor]:
+    return depths.read(pixel_values)[0]
 
 
 def _made_of(model: "PreTrainedModel", images: "Dataset", transform: ImageTransform) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from hf_tl.backbones.boundary import Boundary
 from hf_tl.backbones.compiling import compile_prefix
-from hf_tl.backbones.folding import folded_batch_norms
+from hf_tl.backbones.folding import are_close, folded_where_equal
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, Transforms, collate
 from hf_tl.data.pixels import pixel_batches, resized_side
@@ -198,15 +198,19 @@ class FeaturePass:
         Args:
             pixel_values: some images, on which the features must stay as they are.
         """
-        with inference(self.model), self._precise(), contextlib.ExitStack() as stack:
-            self._fold(stack, pixel_values[:2])
+        few = pixel_values[:2]
+        with (
+            inference(self.model),
+            self._precise(),
+            folded_where_equal(self.model, lambda: self.boundary.features(self.model, few)),
+        ):
             yield lambda pixel_values: self.boundary.features(self.model, pixel_values)
 
     def _compiled(self, prefix: Prefix, few: Tensor, is_main: bool) -> Prefix:
         """Compile the prefix for batches of one size; others, and all where that cannot be, run as they are."""
         try:
             compiled = compile_prefix(self.boundary, self.model, few)
-            if not all(_close(a, b) for a, b in zip(compiled(few), prefix(few), strict=True)):
+            if not are_close(compiled(few), prefix(few)):
                 raise StageError("the compiled prefix gives other features")
         except StageError as error:
             if is_main:
@@ -218,15 +222,6 @@ class FeaturePass:
         if self.config.feature_dtype == "bfloat16":
             return torch.autocast(self.accelerator.device.type, torch.bfloat16)
         return self.accelerator.autocast()
-
-    def _fold(self, stack: contextlib.ExitStack, few: Tensor) -> None:
-        """Fold BatchNorm into convolutions, if the features stay as they are."""
-        expected = self.boundary.features(self.model, few)
-        with contextlib.ExitStack() as trial:
-            trial.enter_context(folded_batch_norms(self.model, lambda: self.boundary.features(self.model, few)))
-            found = self.boundary.features(self.model, few)
-            if all(_close(a, b) for a, b in zip(found, expected, strict=True)):
-                stack.enter_context(trial.pop_all())
 
     def _batches(self, one: FeatureSet, rank: int, size: int) -> Iterator[tuple[Sequence[int], Tensor]]:
         """Give the images of a process's share in batches, each with the rows that they belong to."""
@@ -273,8 +268,3 @@ def _settings(model: "PreTrainedModel") -> dict[str, Any]:
     """Give what the same weights may compute differently by: pooling, activation, epsilon."""
     settings = json.loads(model.config.to_json_string(use_diff=False))
     return {name: value for name, value in settings.items() if name not in OF_CLASSES}
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    scale = float(b.float().abs().max())
-    return torch.allclose(a.float(), b.float(), rtol=1e-3, atol=(1e-2 if b.dtype == torch.bfloat16 else 1e-4) * scale)

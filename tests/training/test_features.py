@@ -472,6 +472,15 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     assert peaks[4000] < 1.1 * peaks[500]
 
 
+def check_kept(run: Run, training: RecordedTraining, inputs: Any) -> None:
+    boundary = find_boundary(training.model, IMAGE)
+    pixels = torch.stack([make_transforms(run).eval(image) for image in make_images(run)["image"]])
+    with torch.inference_mode():
+        (expected,) = boundary.features(training.model, pixels)
+    found: Tensor = inputs.validation.__getitems__(list(range(IMAGES)))["features"][0]
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_a_pass_that_tries_batch_sizes_keeps_what_the_network_computes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,12 +489,7 @@ def test_a_pass_that_tries_batch_sizes_keeps_what_the_network_computes(
     monkeypatch.setattr("hf_tl.training.batch_size.PAYS", 1)  # tried on these few images too
     training, inputs = inputs_of(run)
     assert re.search(r"batches of=[12]\b", capsys.readouterr().err)
-    boundary = find_boundary(training.model, IMAGE)
-    pixels = torch.stack([make_transforms(run).eval(image) for image in make_images(run)["image"]])
-    with torch.inference_mode():
-        (expected,) = boundary.features(training.model, pixels)
-    found: Tensor = inputs.validation.__getitems__(list(range(IMAGES)))["features"][0]
-    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    check_kept(run, training, inputs)
 
 
 @pytest.mark.slow
@@ -506,24 +510,14 @@ def test_a_long_pass_is_compiled_where_it_can_be(
         training, inputs = inputs_of(run)
     assert ("not compiled: " in capsys.readouterr().out) == (compiler != "g++")
     assert (counters["stats"]["unique_graphs"] > 0) == (compiler == "g++")
-    boundary = find_boundary(training.model, IMAGE)
-    pixels = torch.stack([make_transforms(run).eval(image) for image in make_images(run)["image"]])
-    with torch.inference_mode():
-        (expected,) = boundary.features(training.model, pixels)
-    found: Tensor = inputs.validation.__getitems__(list(range(IMAGES)))["features"][0]
-    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    check_kept(run, training, inputs)
 
 
 def test_what_is_kept_is_what_the_network_computes(tmp_path: Path) -> None:
     """Not only on the first images: folding and batches change nothing but the rounding."""
     run = cached(Run(str(tmp_path), "finetune", {"per_device_eval_batch_size": 4}), tmp_path / "features")
     training, inputs = inputs_of(run)
-    boundary = find_boundary(training.model, IMAGE)
-    pixels = torch.stack([make_transforms(run).eval(image) for image in make_images(run)["image"]])
-    with torch.inference_mode():
-        (expected,) = boundary.features(training.model, pixels)
-    found: Tensor = inputs.validation.__getitems__(list(range(IMAGES)))["features"][0]
-    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    check_kept(run, training, inputs)
 
 
 @pytest.mark.slow
