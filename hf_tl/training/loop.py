@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import checkpoint
 from hf_tl.training.averaging import WeightAverage
+from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.features import Features
 from hf_tl.training.inputs import PhaseInputs
 from hf_tl.training.loss import balanced_weights, training_loss
@@ -37,7 +38,7 @@ from hf_tl.training.saving import (
     optimizer_state,
     set_optimizer_state,
 )
-from hf_tl.training.sharding import shard
+from hf_tl.training.sharding import load_whole, shard
 from hf_tl.training.sigterm import Sigterm
 from hf_tl.training.solved_head import linear_head, solve_phase
 from hf_tl.training.state import Contents, TrainingLog, TrainingState, read_state, set_random_state, write_state
@@ -66,6 +67,7 @@ class Training:
         config: TrainingConfig,
         fingerprint: str = "",
         orders: Mapping[str, str] | None = None,
+        rung_seconds: Sequence[float] = (),
     ) -> None:
         """Prepare the training.
 
@@ -79,6 +81,7 @@ class Training:
             config: batch sizes, seed and the like; checkpoints go under its `output_dir`, none without one.
             fingerprint: of the data; a checkpoint of other data is refused.
             orders: of the images of the splits, where they are known: see `ImageData`.
+            rung_seconds: that the rungs of a climb are expected to take, for `time_budget`.
 
         Raises:
             StageError: a phase names stages that the model does not have.
@@ -114,6 +117,7 @@ class Training:
         )
         self.data.require(strategy.phases)
         self._sigterm = Sigterm(accelerator)
+        self._climb = climb_of(strategy, config, rung_seconds)
 
     @property
     def checkpoints(self) -> Path | None:
@@ -141,6 +145,8 @@ class Training:
             return
         self._restored = read_state(folder, self.identity)
         self.state, self._best_weights = self._restored.state, dict(self._restored.best)
+        if self._climb is not None:
+            self._climb.weights = dict(self._restored.kept)
         self.model.load_state_dict(self._restored.weights, strict=False)
         self.accelerator.print(f"Going on from step {self.state.step} ({folder.name})")
 
@@ -162,6 +168,8 @@ class Training:
             tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
         ):
             for index, (phase, end) in enumerate(zip(self.strategy.phases, ends, strict=True)):
+                if self._climb is not None and self.state.step < end and not self._goes_on(index):
+                    break
                 if self.state.step < end:
                     first = ends[index - 1] if index else 0
                     self._run_phase(index, phase, first, end, progress)
@@ -182,6 +190,8 @@ class Training:
     def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
         """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
         start, before = time.perf_counter(), self.state.phase_seconds
+        if self._climb is not None and index and self.state.frozen_digest is None:  # it begins, and does not go on
+            load_whole(self.model, self._climb.begin(self.state, self._best_weights))
         frozen_stages = freeze(self.model, phase.trainable_stages, phase.norm, phase.batch_norm)
         frozen = digest(frozen_tensors(self.model))
         if self.state.frozen_digest not in (None, frozen):
@@ -244,8 +254,32 @@ class Training:
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
             self.model.__dict__.pop(name, None)
         self.accelerator.free_memory(wrapped, optimizer, loader)
+        if self._climb is not None:
+            self._judge(self._climb, phase)
         if end < self.phase_ends[-1]:
             self._checkpoint_if_due(True, None, None)
+
+    def _goes_on(self, index: int) -> bool:
+        """Tell whether the climb goes on with a rung, the same on all processes."""
+        from accelerate.utils import broadcast_object_list
+
+        assert self._climb is not None
+        log = self.state.log
+        if log.stopped is None and index and not self._climb.escalation.has_time(index + 1, log.seconds):
+            log.stopped = "the time budget leaves no room for the next rung"
+        said: list[str | None] = [log.stopped]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(said)
+        [log.stopped] = said
+        return log.stopped is None
+
+    def _judge(self, climb: Climb, phase: Phase) -> None:
+        """Judge the rung that is done by its best weights, and keep them or those of before."""
+        load_whole(self.model, self._best_weights)
+        found = self.data.predictions(self.model, phase, self.data.validation_images, "validation")
+        self._best_weights = climb.end(self.state, self._best_weights, self.problem.is_right(found.logits, found.labels))
+        rungs = self.state.log.rungs
+        self.accelerator.print(f"\n{describe_rung(rungs[-1], len(rungs), climb.escalation.rungs)}")
 
     def _rates(self, phase: Phase) -> dict[str, float]:
         """Give the peak rate of each stage in which something trains; a head that is solved has none."""
@@ -360,6 +394,7 @@ class Training:
             state=self.state,
             weights=self._trained_tensors(),
             best=self._best_weights,
+            kept={} if self._climb is None else self._climb.weights,
             optimizer=None
             if optimizer is None
             else optimizer_state(self.accelerator, self.model, optimizer, schedule, self._average),

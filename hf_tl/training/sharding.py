@@ -9,7 +9,7 @@ every network, and the same code runs on CPUs and on GPUs.
 import contextlib
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -156,6 +156,14 @@ def split_like(example: Any, tensor: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def load_whole(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put whole tensors, which every process has, into a model that may be sharded."""
+    own = model.state_dict()
+    for name, tensor in tensors.items():
+        own[name].copy_(split_like(own[name], tensor))
 
 
 def gather_optimizer(model: nn.Module, optimizer: Any) -> dict[str, Any]:

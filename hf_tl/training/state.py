@@ -17,8 +17,8 @@ from hf_tl.errors import CheckpointError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-STATE, WEIGHTS, BEST, OPTIMIZER, RANDOM = (
-    "state.json", "weights.safetensors", "best.safetensors", "optimizer.pt", "random.pt"
+STATE, WEIGHTS, BEST, KEPT, OPTIMIZER, RANDOM = (
+    "state.json", "weights.safetensors", "best.safetensors", "kept.safetensors", "optimizer.pt", "random.pt"
 )  # fmt: skip
 
 
@@ -30,6 +30,10 @@ class TrainingLog:
     phases: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     seconds: float = 0.0
+    rungs: list[dict[str, Any]] = field(default_factory=list)
+    """Of a climb: all that were tried. `phases` holds those that were kept."""
+    stopped: str | None = None
+    """Why a climb ended before its last rung."""
 
 
 @dataclass
@@ -45,6 +49,10 @@ class TrainingState:
     phase_seconds: float = 0.0
     uses_features: bool | None = None
     """Whether the current phase trains on cached features; None between phases."""
+    kept: dict[str, Any] | None = None
+    """The best evaluation of the rungs before, while another is under way."""
+    kept_right: str | None = None
+    """1 or 0 for each validation image: whether the rung that was kept last gets it right."""
     log: TrainingLog = field(default_factory=TrainingLog)
 
 
@@ -56,7 +64,9 @@ class Contents:
     weights: Mapping[str, Tensor]
     """The tensors that some phase trains."""
     best: Mapping[str, Tensor]
-    """The same tensors at the best evaluation so far."""
+    """The same tensors at the best evaluation so far; in a climb, of the rung under way."""
+    kept: Mapping[str, Tensor]
+    """In a climb, at the best evaluation of the rungs before."""
     optimizer: dict[str, Any] | None
     """States of optimizer, schedule, gradient scaler and average; None between phases."""
     random_states: list[dict[str, Any]]
@@ -80,6 +90,8 @@ def write_state(folder: Path, contents: Contents, identity: Mapping[str, Any]) -
     weights = {name: tensor.cpu().contiguous() for name, tensor in contents.weights.items()}
     (folder / WEIGHTS).write_bytes(save(weights))
     (folder / BEST).write_bytes(save({name: tensor.contiguous() for name, tensor in contents.best.items()}))
+    if contents.kept:
+        (folder / KEPT).write_bytes(save({name: tensor.contiguous() for name, tensor in contents.kept.items()}))
     (folder / RANDOM).write_bytes(_pickled(contents.random_states))
     if contents.optimizer is not None:
         (folder / OPTIMIZER).write_bytes(_pickled(contents.optimizer))
@@ -110,11 +122,12 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> Contents:
             "Give the same flags and as many processes as then, or another --output_dir to start anew"
         )
     log = TrainingLog(**content.pop("log"))
-    optimizer = folder / OPTIMIZER
+    kept, optimizer = folder / KEPT, folder / OPTIMIZER
     return Contents(
         state=TrainingState(**content, log=log),
         weights=load_file(folder / WEIGHTS),
         best=load_file(folder / BEST),
+        kept=load_file(kept) if kept.exists() else {},
         optimizer=torch.load(optimizer, map_location="cpu", weights_only=True) if optimizer.exists() else None,
         random_states=torch.load(folder / RANDOM, map_location="cpu", weights_only=True),
     )
