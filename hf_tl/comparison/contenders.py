@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,18 +43,33 @@ class Contender:
     """As it was given."""
     model: "PreTrainedModel"
     transforms: "Transforms"
-    record: Mapping[str, Any]
-    """What `run.json` holds; empty of a model that hf_tl did not train."""
 
     @classmethod
     def load(cls, letter: str, name: str | os.PathLike[str]) -> "Contender":
-        """Load a model with its record, where it has one.
+        """Load a model.
 
         Raises:
             ModelError: there is no such model.
         """
         model, transforms = load(name)
-        return cls(letter, os.fspath(name), model, transforms, _read_record(os.fspath(name)))
+        return cls(letter, os.fspath(name), model, transforms)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What `run.json` holds; empty of a model that hf_tl did not train.
+
+        Raises:
+            ModelError: it cannot be read, or fetched.
+        """
+        from transformers.utils import cached_file
+
+        try:
+            file = cached_file(self.name, RECORD_FILE, _raise_exceptions_for_missing_entries=False)
+            return {} if file is None else dict(json.loads(Path(file).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(
+                f"{RECORD_FILE} of {self.name}, the record of its training, cannot be read: {error}"
+            ) from error
 
     @property
     def labels(self) -> list[str]:
@@ -69,7 +84,8 @@ class Contender:
     @property
     def data(self) -> Mapping[str, Any]:
         """What the model was trained on: `name`, `revision` and `fingerprint`; empty where it does not say."""
-        return (getattr(self.model.config, "hf_tl", None) or {}).get("data") or {}
+        data = (getattr(self.model.config, "hf_tl", None) or {}).get("data") or {}
+        return data if {"name", "revision", "fingerprint"} <= data.keys() else {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -86,17 +102,6 @@ class Contender:
             "strategy": ((getattr(config, "hf_tl", None) or {}).get("strategy") or {}).get("name"),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
         }
-
-
-def _read_record(name: str) -> dict[str, Any]:
-    from transformers.utils import cached_file
-
-    try:
-        file = cached_file(name, RECORD_FILE, _raise_exceptions_for_missing_entries=False)
-        record = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"the record {RECORD_FILE} of {name} cannot be read: {error}") from error
-    return record if isinstance(record, dict) else {}
 
 
 def check_alike(first: Contender, second: Contender) -> None:
@@ -118,8 +123,8 @@ def check_alike(first: Contender, second: Contender) -> None:
             f"only {letter} knows {name_some(names)}" for letter, names in zip("AB", only, strict=True) if names
         )
         raise ModelError(f"A and B must know the same classes: {told}; name two models of the same classes")
-    if len(set(first.labels)) < len(first.labels):
-        raise ModelError("A and B have classes of the same name, in another order: they cannot be told apart by name")
+    if any(len(set(one.labels)) < len(one.labels) for one in (first, second)):
+        raise ModelError("A and B have several classes of the same name, in another order, which no name tells apart")
 
 
 def open_images(

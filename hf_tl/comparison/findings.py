@@ -66,7 +66,7 @@ def find_differences(problem: ProblemType, labels: Sequence[str], first: Predict
     """
     truth = first.labels.astype(np.int64)
     said = [decisions(problem, one.logits) for one in (first, second)]
-    is_same = np.equal(*said)
+    is_same: np.ndarray = np.equal(*said)
     is_right = np.stack([one == truth for one in said])
     if problem is MULTI_LABEL:
         counts = truth.sum(axis=0)
@@ -78,7 +78,7 @@ def find_differences(problem: ProblemType, labels: Sequence[str], first: Predict
         metrics = {problem.accuracy: share_difference(*is_right)}
         seen = int((counts > 0).sum())
         of_classes = [
-            share_difference(*is_right[:, truth == index], seen) if count else None
+            share_difference(is_right[0, truth == index], is_right[1, truth == index], seen) if count else None
             for index, count in enumerate(counts)
         ]
     p_values = corrected([None if one is None else one.p_value for one in of_classes])
