@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.freezing import freeze
     from hf_tl.backbones.load import load, load_backbone
     from hf_tl.backbones.stages import Stage, list_stages
+    from hf_tl.comparison.compare import Comparison, compare
     from hf_tl.data.datasets import load_data
     from hf_tl.data.images import collate
     from hf_tl.errors import HfTlError
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Backbone": "hf_tl.advisor.backbone",
+    "Comparison": "hf_tl.comparison.compare",
     "HfTlError": "hf_tl.errors",
     "Phase": "hf_tl.strategy",
     "Recommendation": "hf_tl.advisor.recommend",
@@ -41,6 +43,7 @@ _HOMES = {
     "load": "hf_tl.backbones.load",
     "load_backbone": "hf_tl.backbones.load",
     "collate": "hf_tl.data.images",
+    "compare": "hf_tl.comparison.compare",
     "load_data": "hf_tl.data.datasets",
     "newest_checkpoint": "hf_tl.training.safeguards",
     "pull": "hf_tl.publish.fetch",
@@ -51,6 +54,7 @@ _HOMES = {
 
 __all__ = [
     "Backbone",
+    "Comparison",
     "HfTlError",
     "Phase",
     "Recommendation",
@@ -60,6 +64,7 @@ __all__ = [
     "StrategyCallback",
     "TrainingViews",
     "collate",
+    "compare",
     "freeze",
     "list_stages",
     "load",

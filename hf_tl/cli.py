@@ -125,6 +125,27 @@ def evaluate(arguments: list[str]) -> None:
         print(f"  {name:<{width}} {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} {value}")
 
 
+def compare(arguments: list[str]) -> None:
+    """Compare two trained models on the same images: which is better, and whether that may be chance."""
+    parser = _parser("compare", compare)
+    parser.add_argument("first", metavar="A", help="folder of a trained model, or Hub id")
+    parser.add_argument("second", metavar="B", help="the same")
+    parser.add_argument(
+        "--dataset", help="Hub id, image folder, parquet files, or digits; by default what both were trained on"
+    )
+    parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    parser.add_argument("--image_column", help="column with the images; found by its type by default")
+    parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
+    parser.add_argument("--batch_size", type=int, default=64, help="images a step (default: 64)")
+    parser.add_argument("--output_dir", help="folder for comparison.json, comparison.md and comparison.png")
+    options = parser.parse_args(arguments)
+    from hf_tl.comparison.compare import compare as find
+    from hf_tl.training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    print(find(**vars(options)))
+
+
 def push(arguments: list[str]) -> None:
     """Publish a trained model with its card on the Hub, in one commit."""
     parser = _parser("push", push)
@@ -258,6 +279,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "recommend": recommend,
     "predict": predict,
     "evaluate": evaluate,
+    "compare": compare,
     "push": push,
     "pull": pull,
     "card": card,

@@ -1,17 +1,16 @@
 """What a strategy would cost on this machine: a step of each phase is run and timed, nothing is trained."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hf_tl.advisor.backbone import Backbone
 from hf_tl.backbones.freezing import freeze
-from hf_tl.evaluation.measure import inference
+from hf_tl.evaluation.measure import inference, seconds_of
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -67,8 +66,8 @@ def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, dev
         loading = _loading_seconds(data, transforms.train)
         pixel_values = torch.randn(TIMED, *preprocessing.input_size, device=device)
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        forward = _seconds(partial(_look, model, pixel_values), device) / TIMED
-        step = _seconds(partial(_step, model, pixel_values), device) / TIMED
+        forward = seconds_of(partial(_look, model, pixel_values), device) / TIMED
+        step = seconds_of(partial(_step, model, pixel_values), device) / TIMED
         epochs = phase.epochs if phase.epochs is not None else (phase.steps or 1) * BATCH / train
         if phase.augmentation == "none" and phase.trainable_stages != "all":
             # the frozen part runs once (`--feature_cache auto`); what trains is run on its features
@@ -99,16 +98,6 @@ def _step(model: "PreTrainedModel", pixel_values: Tensor) -> None:
     model.train()
     model(pixel_values=pixel_values).logits.float().logsumexp(1).sum().backward()
     model.zero_grad()
-
-
-def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Time the second of two runs: the first makes what is kept."""
-    for _ in range(2):
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def _weight_bytes(model: "PreTrainedModel") -> int:

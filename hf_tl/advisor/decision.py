@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_tl.advisor.evidence import SIGNIFICANT, BackboneEvidence, difference_p_value
+from hf_tl.advisor.evidence import SIGNIFICANT, BackboneEvidence
 from hf_tl.advisor.probes import Probe
 from hf_tl.advisor.rules import NOT_AT_ALL, SIMILAR, Rule, find_rule
 from hf_tl.config import StrategyConfig
+from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.training.head_solver import FOLDS
 
 SOLVED, SOLVED_AT_LEAST = 0.99, 0.97

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 
 from hf_tl.advisor.observation import observe
 from hf_tl.advisor.probes import LearningCurve, Probe, learning_curve, linear_probe, nearest_neighbours
 from hf_tl.advisor.sample import Sample
 from hf_tl.advisor.similarity import COMPARED, Similarity, compare_with_untrained
 from hf_tl.advisor.transferability import h_score, leep, logme, nce
+from hf_tl.evaluation.paired import difference_p_value
 
 if TYPE_CHECKING:
     from hf_tl.advisor.backbone import Backbone
@@ -113,17 +113,6 @@ class BackboneEvidence:
             "source_head": None if self.source is None else vars(self.source),
             "learning_curve": None if self.curve is None else vars(self.curve),
         }
-
-
-def difference_p_value(first: np.ndarray, second: np.ndarray) -> float:
-    """Tell how probable the difference of two classifiers on the same images is by chance (McNemar 1947, exact).
-
-    Args:
-        first: whether each image was classified right (images,).
-        second: the same of the other.
-    """
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    return 1.0 if only_first == only_second else float(binomtest(only_first, only_first + only_second).pvalue)
 
 
 def ask_source_head(logits: np.ndarray, sample: Sample) -> SourceHead:

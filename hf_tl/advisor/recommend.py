@@ -18,6 +18,7 @@ from hf_tl.advisor.rules import SIMILAR
 from hf_tl.advisor.sample import IMAGES, Sample, draw_sample
 from hf_tl.config import DATASET_DEFAULTS, ModelConfig
 from hf_tl.errors import ConfigError, ModelError, TrainingError, name_some
+from hf_tl.publish.folders import make_folder
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Recommendation:
         """
         from hf_tl.advisor.figure import plot_recommendation
 
-        folder = _make_folder(output_dir)
+        folder = make_folder(output_dir)
         try:
             record = self.to_record()
             (folder / RECORD).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -135,7 +136,7 @@ def recommend(
     if max_images < 1:
         raise ConfigError(f"--max_images must be at least 1, found {max_images}")
     if output_dir is not None:
-        _make_folder(output_dir)  # that it cannot be is known before minutes are spent
+        make_folder(output_dir)  # that it cannot be is known before minutes are spent
     data = _load(dataset, seed, columns)
     candidates = _candidates(backbones, image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size"))
     sample = draw_sample(data, max_images, seed)
@@ -184,15 +185,6 @@ def _measure(
     if not evidence:
         raise ModelError("no backbone can be measured:\n  " + "\n  ".join(unavailable.values()))
     return evidence, unavailable
-
-
-def _make_folder(output_dir: str | Path) -> Path:
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
-    return folder
 
 
 def _load(dataset: Any, seed: int, columns: Mapping[str, str | None]) -> "ImageData":

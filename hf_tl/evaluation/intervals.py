@@ -11,7 +11,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
-_DRAWN_AT_ONCE = 4_000_000
+DRAWN_AT_ONCE = 4_000_000
 """Numbers of one part of the resamples, so that they fit into memory."""
 
 Interval = tuple[float, float]
@@ -62,7 +62,7 @@ def f1_intervals(predictions: np.ndarray, labels: np.ndarray, *, seed: int = 0) 
         return {}
     hits, told, counts = _pairs(predictions, labels) if labels.ndim == 1 else _decisions(predictions, labels)
     random, images = np.random.default_rng(seed), int(counts.sum())
-    part = max(1, _DRAWN_AT_ONCE // len(counts))
+    part = max(1, DRAWN_AT_ONCE // len(counts))
     macro: list[float] = []
     micro: list[float] = []
     while len(macro) < RESAMPLES:

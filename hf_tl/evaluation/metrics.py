@@ -115,8 +115,6 @@ class Figure:
     hub_type: str
     """The metric's id in the metadata of a card."""
     is_percentage: bool = False
-    has_interval: bool = True
-    """Whether a run's record gives its confidence interval."""
 
     @property
     def title(self) -> str:
@@ -174,7 +172,7 @@ MULTI_LABEL = ProblemType(
     "multi_label_classification",
     compute_multi_label_metrics,
     (
-        Figure("mean_average_precision", "mean average precision", "mAP", is_percentage=True, has_interval=False),
+        Figure("mean_average_precision", "mean average precision", "mAP", is_percentage=True),
         Figure("micro_f1", "micro F1", "f1"),
         Figure("macro_f1", "macro F1", "f1"),
         Figure("subset_accuracy", "exact-match accuracy", "accuracy", is_percentage=True),

@@ -9,6 +9,7 @@ from hf_tl.evaluation.calibration import confidences, fit_temperature, reliabili
 from hf_tl.evaluation.intervals import Interval, f1_intervals, share_interval, wilson_interval
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
+from hf_tl.evaluation.resampling import mean_average_precision_interval
 
 MISTAKES = 8
 """How many of the most confident mistakes are named."""
@@ -25,7 +26,7 @@ def evaluate_splits(problem: ProblemType, splits: Mapping[str, Predictions]) -> 
     Returns:
         `temperature` (None where it cannot be told, see `fit_temperature`), and for each split under `splits`:
 
-        - `intervals`: [low, high] of each share and of F1;
+        - `intervals`: [low, high] of each share, of F1 and of the mean average precision;
         - `classes`: `images`, `precision`, `recall`, `recall_interval` and `f1`, each a list in the order of the
           classes, with None where nothing can be told;
         - `confusion`: [true, predicted, images] of each pair of classes that was seen (one class an image);
@@ -50,6 +51,8 @@ def _judge(problem: ProblemType, logits: np.ndarray, labels: np.ndarray, tempera
         if figure.key.endswith("accuracy")
     }
     intervals |= {key: interval for key, interval in f1_intervals(predictions, labels).items() if key in metrics}
+    if is_multi_label:
+        intervals["mean_average_precision"] = mean_average_precision_interval(logits, labels)
     before = reliability(*confidences(problem, logits, labels)).to_record()
     after = None
     if temperature is not None:

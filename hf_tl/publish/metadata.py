@@ -47,7 +47,7 @@ def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
         library_name="transformers",
         base_model=base_model,
         base_model_relation="finetune" if base_model else None,
-        datasets=[data["name"]] if _dataset_is_on_hub(data) else None,
+        datasets=[data["name"]] if dataset_is_on_hub(data) else None,
         metrics=sorted({figure.hub_type for figure in figures} & HUB_METRICS) if results else None,
         tags=[*tags, STRATEGY_TAGS.get(strategy["name"], "fine-tuning")],
         model_name=one_line(f"{model['architecture']} on {data['name']}"),
@@ -85,6 +85,6 @@ def hub_id(name: str | None) -> str | None:
     return name
 
 
-def _dataset_is_on_hub(data: Mapping[str, Any]) -> bool:
-    """Tell a Hub dataset from a folder's name: a record never holds a path, so a slash means a Hub id."""
+def dataset_is_on_hub(data: Mapping[str, Any]) -> bool:
+    """Tell a dataset of the Hub from a folder, by a record's `data`: that never holds a path, so a slash means a Hub id."""
     return hub_id(data["name"]) is not None and ("/" in data["name"] or data["revision"] is not None)

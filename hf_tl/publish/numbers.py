@@ -44,6 +44,37 @@ def range_of(interval: Sequence[float] | None, *, is_percentage: bool) -> str:
     return f"{100 * low:.1f}–{100 * high:.1f} %" if is_percentage else f"{low:.3f}–{high:.3f}"
 
 
+def points(share: float) -> str:
+    """Write a difference of shares in percentage points, with its sign.
+
+    >>> points(0.0213), points(-0.01), points(-0.0004)
+    ('+2.1', '−1.0', '0.0')
+    """
+    text = f"{100 * share:+.1f}".replace("-", "−")
+    return "0.0" if text[1:] == "0.0" else text
+
+
+def p_value(value: float | None) -> str:
+    """Write how probable something is by chance.
+
+    >>> p_value(0.0312), p_value(0.21), p_value(2e-9), p_value(1.0)
+    ('0.031', '0.21', '< 0.0001', '1')
+    """
+    if value is None or not is_number(value):
+        return NOTHING
+    return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
+
+
+def chance_of(value: float) -> str:
+    """Write the same within a sentence.
+
+    >>> chance_of(0.0312), chance_of(2e-9)
+    ('p = 0.031', 'p < 0.0001')
+    """
+    text = p_value(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def duration(seconds: float) -> str:
     """Write a time.
 

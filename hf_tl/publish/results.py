@@ -10,12 +10,8 @@ CONFUSIONS_SHOWN = 5
 
 
 def result_columns(figures: Sequence[Figure]) -> list[str]:
-    """Head the columns of metrics; an interval follows each metric that has one."""
-    return [title for figure in figures for title in (figure.title, *_interval_title(figure))] + ["Loss"]
-
-
-def _interval_title(figure: Figure) -> list[str]:
-    return ["95 % interval"] if figure.has_interval else []
+    """Head the columns of metrics; its interval follows each."""
+    return [title for figure in figures for title in (figure.title, "95 % interval")] + ["Loss"]
 
 
 def result_row(record: Mapping[str, Any], split: str, problem: ProblemType, figures: Sequence[Figure]) -> Any:
@@ -23,16 +19,19 @@ def result_row(record: Mapping[str, Any], split: str, problem: ProblemType, figu
     metrics, images = record["metrics"][split], record["data"]["splits"][split]["images"]
     intervals = _judged(record, split).get("intervals", {})
     told = {figure.key: (percent if figure.is_percentage else decimal)(metrics.get(figure.key)) for figure in figures}
-    ranges = {f.key: range_of(intervals.get(f.key), is_percentage=f.is_percentage) for f in figures if f.has_interval}
-    cells = [text for key, value in told.items() for text in (value, *([ranges[key]] if key in ranges else []))]
+    ranges = {f.key: range_of(intervals.get(f.key), is_percentage=f.is_percentage) for f in figures}
     return {
         "split": split,
         "images": f"{images:,}",
         "primary": told[problem.primary.key],
         "accuracy": told[problem.accuracy],
+        "primary_interval": ranges[problem.primary.key] if problem.primary.key in intervals else None,
         "interval": ranges[problem.accuracy] if problem.accuracy in intervals else None,
         "unmeasured": metrics.get("classes_without_positives", 0),
-        "cells": [*cells, decimal(metrics.get("loss"))],
+        "cells": [
+            *(text for key, value in told.items() for text in (value, ranges[key])),
+            decimal(metrics.get("loss")),
+        ],
     }
 
 

@@ -1,0 +1,184 @@
+"""How two models differ on the same images: the difference, its 95 % interval, and how probable it is by chance.
+
+Both see the same images, so what is counted is where they part, image by image. It tells about these two models and
+other images drawn in the same way; that a training with another seed would have ended elsewhere is not in it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import binomtest
+from scipy.stats import t as student
+
+from hf_tl.evaluation.intervals import CONFIDENCE, Interval, wilson_interval
+from hf_tl.evaluation.resampling import (
+    SAME,
+    average_precisions,
+    bias_corrected_interval,
+    draw_average_precisions,
+    mean_of_classes,
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better the second of two models is than the first, by one measure on the same images."""
+
+    first: float
+    second: float
+    interval: Interval
+    """Of `second - first`."""
+    p_value: float
+    """How probable a difference as large is by chance where there is none (two-sided)."""
+    first_interval: Interval | None = None
+    second_interval: Interval | None = None
+
+    @property
+    def value(self) -> float:
+        """Above 0 where the second is better."""
+        return self.second - self.first
+
+
+def difference_p_value(first: np.ndarray, second: np.ndarray) -> float:
+    """Tell how probable the difference of two classifiers on the same images is by chance (McNemar 1947, exact).
+
+    Args:
+        first: whether each image was classified right (images,).
+        second: the same of the other.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    return 1.0 if only_first == only_second else float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def paired_interval(only_first: int, only_second: int, images: int, together: int = 1) -> Interval:
+    """Give the interval of the difference of two shares of the same images (Tango 1998).
+
+    It inverts the score test, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B, so it
+    stays within -1 and 1 and has a width also where both are right on the same images; Fagerland et al. (2014,
+    https://doi.org/10.1002/sim.6148) recommend it.
+
+    Args:
+        only_first: images that only the first is right on.
+        only_second: images that only the second is right on.
+        images: all of them, at least one.
+        together: how many such intervals are to hold at once with 95 % (Bonferroni).
+
+    Returns:
+        Bounds of the second's share less the first's.
+
+    >>> low, high = paired_interval(10, 25, 200)
+    >>> round(low, 4), round(high, 4)
+    (0.0179, 0.1355)
+    """
+    z = NormalDist().inv_cdf(1 - _tail(together))
+    return _lower_bound(only_first, only_second, images, z), -_lower_bound(only_second, only_first, images, z)
+
+
+def _tail(together: int) -> float:
+    """Tell how probable each side of one of so many intervals misses."""
+    return (1 - CONFIDENCE) / 2 / together
+
+
+def _lower_bound(only_first: int, only_second: int, images: int, z: float) -> float:
+    """Find where the score test of a smaller difference of second and first would just refuse it."""
+    found = (only_second - only_first) / images
+    if found == -1:
+        return found
+
+    def excess(difference: float) -> float:
+        # the most probable share of images that only the first is right on, if this is the true difference
+        half = ((2 * images - only_second + only_first) * difference - only_first - only_second) / 2
+        share = (math.sqrt(half**2 + 2 * images * only_first * difference * (1 - difference)) - half) / (2 * images)
+        variance = max(0.0, 2 * share + difference * (1 - difference)) / images
+        return found - difference - z * math.sqrt(variance)
+
+    # at the difference found itself the variance may be zero, and with it the excess
+    return float(brentq(excess, -1, found - 1e-9))
+
+
+def share_difference(first: np.ndarray, second: np.ndarray, together: int = 1) -> Difference:
+    """Compare the shares of images that two models are right on.
+
+    Args:
+        first: whether the first is right on each image (images,), at least one.
+        second: the same of the second.
+        together: as in `paired_interval`.
+    """
+    images, hits = len(first), [int(one.sum()) for one in (first, second)]
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    return Difference(
+        hits[0] / images,
+        hits[1] / images,
+        paired_interval(only_first, only_second, images, together),
+        difference_p_value(first, second),
+        *(wilson_interval(count, images) for count in hits),
+    )
+
+
+def precision_differences(
+    first: np.ndarray, second: np.ndarray, labels: np.ndarray, *, seed: int = 0
+) -> tuple[Difference, list[Difference | None]]:
+    """Compare the mean average precision of two models, and the average precision of each class, by a paired bootstrap.
+
+    Intervals and probabilities are those of Student's t with the standard error over the draws. Of differences they
+    hold what they promise better than quantiles of the draws, which lean to one side where a class has few images.
+
+    Args:
+        first: scores of the first (images, classes).
+        second: scores of the second.
+        labels: zeros and ones (images, classes).
+        seed: of the draws.
+
+    Returns:
+        The difference of the means, and that of each class, None where fewer than two images show it. The intervals of
+        the classes hold together.
+    """
+    values = [average_precisions(scores, labels) for scores in (first, second)]
+    draws = draw_average_precisions((first, second), labels, seed=seed)
+    means, drawn = [float(np.nanmean(one)) for one in values], [mean_of_classes(one) for one in draws]
+    positives = labels.sum(axis=0).tolist()
+    overall = replace(
+        _difference_of_draws(means[0], means[1], drawn[1] - drawn[0], sum(positives)),
+        first_interval=bias_corrected_interval(means[0], drawn[0]),
+        second_interval=bias_corrected_interval(means[1], drawn[1]),
+    )
+    measured = [name for name, count in enumerate(positives) if count > 1]
+    classes: list[Difference | None] = [None] * len(positives)
+    for name in measured:
+        one, other = (float(precision[name]) for precision in values)
+        parted = draws[1, :, name] - draws[0, :, name]
+        classes[name] = _difference_of_draws(one, other, parted, positives[name], len(measured))
+    return overall, classes
+
+
+def _difference_of_draws(
+    first: float, second: float, draws: np.ndarray, positives: int, together: int = 1
+) -> Difference:
+    error = float(np.nanstd(draws, ddof=1))
+    if error < SAME:
+        return Difference(first, second, (0.0, 0.0), 1.0)
+    value, freedom = second - first, max(1, positives - 1)
+    half = error * float(student.isf(_tail(together), freedom))
+    interval = (max(-1.0, value - half), min(1.0, value + half))
+    return Difference(first, second, interval, 2 * float(student.sf(abs(value) / error, freedom)))
+
+
+def corrected(p_values: Sequence[float | None]) -> list[float | None]:
+    """Correct p-values for their number, so that with 95 % none that is below 5 % is chance (Holm 1979).
+
+    None stays None.
+
+    >>> corrected([0.03, None, 0.01, 0.5])
+    [0.06, None, 0.03, 0.5]
+    """
+    order = sorted((index for index, p in enumerate(p_values) if p is not None), key=lambda index: p_values[index] or 0)
+    found: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * (p_values[index] or 0)))
+        found[index] = highest
+    return found
