@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_tl.advisor.backbone import Backbone
     from hf_tl.advisor.recommend import Recommendation, recommend
+    from hf_tl.backbones.candidates import Backbone
     from hf_tl.backbones.freezing import freeze
     from hf_tl.backbones.load import load, load_backbone
     from hf_tl.backbones.stages import Stage, list_stages
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Backbone": "hf_tl.advisor.backbone",
+    "Backbone": "hf_tl.backbones.candidates",
     "Comparison": "hf_tl.comparison.compare",
     "HfTlError": "hf_tl.errors",
     "Phase": "hf_tl.strategy",

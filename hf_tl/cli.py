@@ -78,8 +78,8 @@ def recommend(arguments: list[str]) -> None:
     parser.add_argument("--output_dir", help="folder for recommendation.json, its figure, and the strategy")
     options = vars(parser.parse_args(arguments))
     names, weights = options.pop("model"), options.pop("weights")
-    from hf_tl.advisor.backbone import Backbone
     from hf_tl.advisor.recommend import recommend as find
+    from hf_tl.backbones.candidates import Backbone
     from hf_tl.training.memory import keep_freed_memory
 
     if weights is not None and len(weights) != len(names or ()):

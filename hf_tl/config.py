@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hf_tl.errors import ConfigError, name_some
@@ -10,7 +11,7 @@ from hf_tl.phase import OF_ADAMW
 from hf_tl.recipes import recipe_for, solved
 from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
 
-StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch"]
+StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch", "auto"]
 
 DEMO_MODEL = "timm:tf_efficientnet_lite0"
 """What `hf-tl train` runs on without `--model`, with the weights that the `[demo]` extra installs."""
@@ -22,6 +23,10 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {"digits": {"image_size": 112, "ho
 """What suits a built-in dataset: its images are 8 pixels wide, and a mirrored digit is another digit or none."""
 
 
+RECOMMENDED_STRATEGY = "strategy.json"
+"""What `hf-tl recommend --output_dir` writes for `--recommendation`, and for `--phases`."""
+
+
 def _flag(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
@@ -31,10 +36,14 @@ class ModelConfig:
     """Which backbone, with which weights."""
 
     model: str | None = _flag(
-        None, "Hub id, local directory, or timm:ARCH[.TAG]; without it, the demo's EfficientNet-Lite0"
+        None,
+        "Hub id, local directory, or timm:ARCH[.TAG]; without it, the demo's EfficientNet-Lite0. Several with commas: "
+        "--strategy auto chooses one",
     )
     model_revision: str | None = _flag(None, "branch, tag or commit of the model on the Hub")
-    weights: str | None = _flag(None, "local file with the weights (.safetensors or torch), for timm:ARCH")
+    weights: str | None = _flag(
+        None, "local file with the weights (.safetensors or torch), for timm:ARCH; one for each of several"
+    )
     pretrained: bool = _flag(True, "load the pretrained weights")
     image_size: int | None = _flag(None, "height and width of the input in pixels; the checkpoint's by default")
     in_chans: int | None = _flag(None, "channels of the input, for timm:ARCH")
@@ -79,9 +88,13 @@ class StrategyConfig:
     strategy: StrategyName = _flag(
         "transfer",
         "transfer: the head; finetune: head first, then the last stages too; gradual: one stage after another from the "
-        "top; full: everything; scratch: random weights",
+        "top; full: everything; scratch: random weights; auto: measures the data, then the head, and deeper as long as "
+        "it pays",
     )
     phases: str | None = _flag(None, "YAML file with phases of your own, instead of a strategy's; or their list itself")
+    recommendation: str | None = _flag(
+        None, "folder that hf-tl recommend wrote: its strategy is trained, and the card tells its evidence"
+    )
     trainable_stages: int | None = _flag(
         None, "stages to train, the head included (finetune: 2 by default; gradual: 4, then all)"
     )
@@ -90,7 +103,9 @@ class StrategyConfig:
         "adamw trains the head; lbfgs solves it to convergence as logistic regression on features of the frozen "
         "network, its L2 strength chosen by cross-validation (transfer, finetune, gradual)",
     )
-    num_train_epochs: float | None = _flag(None, "passes over the training images, over all phases")
+    num_train_epochs: float | None = _flag(
+        None, "passes over the training images, over all phases; of auto, in each rung"
+    )
     learning_rate: float | None = _flag(None, "peak rate of the head")
     find_learning_rate: bool = _flag(False, "choose the head's rate by a short sweep on features of the frozen network")
     backbone_learning_rate: float | None = _flag(None, "peak rate of the last trained stage of the backbone")
@@ -110,22 +125,29 @@ class StrategyConfig:
     balanced_sampling: bool = _flag(False, "draw every class equally often")
     patience: int | None = _flag(None, "end a phase after so many evaluations without a new best")
 
-    def build(self, head_stages: int = 1, images: int = 10_000, *, pretrained: bool = True) -> Strategy:
+    def build(
+        self,
+        head_stages: int = 1,
+        images: int = 10_000,
+        *,
+        pretrained: bool = True,
+        climb: Mapping[str, Any] | None = None,
+    ) -> Strategy:
         """Build the strategy: its defaults for the size of the data (`hf_tl.recipes`), and the flags that are given.
 
         Args:
             head_stages: how many trailing stages count as the head.
             images: in the training split.
             pretrained: whether the network starts from trained weights.
+            climb: `stages` and `expected_rung` of `Strategy.auto`, from evidence.
 
         Raises:
             ConfigError: a flag that the strategy does not take.
         """
         values = {name: getattr(self, name) for name in _RECIPE}
         given = {name: value for name, value in values.items() if value is not None and value is not False}
-        if self.phases is not None:
-            self._check_alone(given)
-            return Strategy.from_yaml(self.phases)
+        if self.phases is not None or self.recommendation is not None:
+            return self._written(given)
         if self.strategy not in get_args(StrategyName):
             raise ConfigError(f"--strategy {self.strategy} is not one of {', '.join(get_args(StrategyName))}")
         self._check_learning_rate()
@@ -153,16 +175,32 @@ class StrategyConfig:
             return Strategy.finetune(stages or 1, head_stages=head_stages, **recipe)
         if self.strategy == "gradual":
             return Strategy.gradual(stages, head_stages=head_stages, **recipe)
+        if self.strategy == "auto":
+            return Strategy.auto(head_stages=head_stages, **recipe, **(climb or {}))
         return Strategy.full(**recipe) if self.strategy == "full" else Strategy.scratch(**recipe)
 
-    def _check_alone(self, given: Mapping[str, Any]) -> None:
+    def _written(self, given: Mapping[str, Any]) -> Strategy:
+        """Read the strategy from a file, which tells all of it."""
+        if self.recommendation is None:
+            self._check_alone("phases", given)
+            return Strategy.from_yaml(str(self.phases))
+        self._check_alone("recommendation", given | ({} if self.phases is None else {"phases": self.phases}))
+        file = Path(self.recommendation) / RECOMMENDED_STRATEGY
+        if not file.is_file():
+            raise ConfigError(
+                f"--recommendation {self.recommendation} holds no {RECOMMENDED_STRATEGY}: hf-tl recommend --output_dir "
+                "writes it where it recommends a training"
+            )
+        return Strategy.from_yaml(file)
+
+    def _check_alone(self, flag: str, given: Mapping[str, Any]) -> None:
         others = [*given, *(["trainable_stages"] if self.trainable_stages is not None else [])]
         others += ["find_learning_rate"] if self.find_learning_rate else []
         others += ["head_solver"] if self.head_solver != type(self).head_solver else []
         others += ["strategy"] if self.strategy != type(self).strategy else []
         if others:
             flags = ", ".join(f"--{name}" for name in others)
-            raise ConfigError(f"--phases tells all of the strategy: leave out {flags}, or write it into the phases")
+            raise ConfigError(f"--{flag} tells all of the strategy: leave out {flags}, or write it into its phases")
 
     def _check_learning_rate(self) -> None:
         if self.find_learning_rate and self.learning_rate is not None:
@@ -175,10 +213,10 @@ class StrategyConfig:
             raise ConfigError(f"--head_solver {self.head_solver} is not one of {', '.join(get_args(Solver))}")
         if self.head_solver == "adamw":
             return
-        if self.strategy in ("full", "scratch"):
+        if self.strategy in ("full", "scratch", "auto"):
             raise ConfigError(
-                "--head_solver lbfgs solves the head on a frozen network, and --strategy "
-                f"{self.strategy} trains everything at once; it goes with transfer, finetune and gradual"
+                f"--head_solver lbfgs solves the head for good, and --strategy {self.strategy} trains it on with the "
+                "rest; it goes with transfer, finetune and gradual"
             )
         meaningless = ["find_learning_rate"] if self.find_learning_rate else []
         if self.strategy == "transfer":
@@ -247,6 +285,9 @@ class TrainingConfig:
         "decode large JPEGs at a half, a quarter or an eighth of their size where the cache keeps features of training "
         "images without augmentation: faster, and nearly the same pixels; what is measured is decoded in full",
     )
+    time_budget: float | None = _flag(
+        None, "minutes that --strategy auto may train: a rung that would not fit into them is not begun"
+    )
     measure_energy: bool = _flag(False, 'tell in the card what energy training took; needs pip install "hf-tl[energy]"')
     keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")
 
@@ -261,6 +302,8 @@ class TrainingConfig:
             raise ConfigError(f"--cached_views must be at least 1, found {self.cached_views}")
         if self.feature_cache_gb <= 0:
             raise ConfigError(f"--feature_cache_gb must be more than 0, found {self.feature_cache_gb:g}")
+        if self.time_budget is not None and self.time_budget <= 0:
+            raise ConfigError(f"--time_budget must be more than 0 minutes, found {self.time_budget:g}")
         if self.save_steps is not None and self.save_steps < 1:
             raise ConfigError(f"--save_steps must be at least 1, found {self.save_steps}")
         if self.measure_energy and find_spec("codecarbon") is None:

@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -68,6 +68,10 @@ class Job:
     """All its settings, for its record."""
     choices: dict[str, str] = field(default_factory=dict)
     """What was chosen by trying, for the record."""
+    recommendation: dict[str, Any] | None = None
+    """The evidence that the strategy was chosen by, for the record."""
+    rung_seconds: Sequence[float] = ()
+    """That the rungs of a climb are expected to take, for `time_budget`."""
     start: float = field(default_factory=time.perf_counter)
 
     def run(self) -> RunResult:
@@ -127,6 +131,7 @@ class Job:
             self.config,
             self.data.fingerprint,
             self.data.orders,
+            self.rung_seconds,
         )
         if self.config.resume_from_checkpoint is not None:
             training.restore(self.config.resume_from_checkpoint)
@@ -140,6 +145,7 @@ class Job:
         from hf_tl.publish.record import build_record
 
         assert log.best is not None, "phase_ends refuses a strategy without a step"
+        self.strategy = self.strategy.done(len(log.phases))
         transforms = self.transforms_of(self.strategy.phases[-1])
         problem = PROBLEM_TYPES[self.data.problem_type]
         splits = {name: training.predictions(self.data.splits[name], name) for name in ("validation", "test")}
@@ -160,6 +166,7 @@ class Job:
             command=self.command,
             settings=self.settings,
             choices=self.choices,
+            recommendation=self.recommendation,
         )
 
     def _examples(self, record: dict[str, Any]) -> "list[Example]":

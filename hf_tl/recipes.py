@@ -7,18 +7,18 @@ size of its own is needed.
 | images                | < 1,000 | < 20,000 | < 500,000     | more          | source |
 |-----------------------|---------|----------|---------------|---------------|--------|
 | epochs, transfer      | 20      | 10       | 5             | 3             | the demo's 10; a head needs as many steps, not passes, of more images |
-| epochs, finetune, gradual (after the head's), full | 20; < 200: 60 | 10  | 10 | 8     | BiT-HyperRule: 10,000 steps of 512 images are 10 epochs of 500,000, 20,000 are 8 of ImageNet; below, twice the epochs of the clothes; 40 digits in 20 epochs (25 steps) ended at 69 and 46 % with two seeds, in 60 at 82 and 71 % |
+| epochs, finetune, gradual (after the head's), full, each rung of auto | 20; < 200: 60 | 10  | 10 | 8     | BiT-HyperRule: 10,000 steps of 512 images are 10 epochs of 500,000, 20,000 are 8 of ImageNet; below, twice the epochs of the clothes; 40 digits in 20 epochs (25 steps) ended at 69 and 46 % with two seeds, in 60 at 82 and 71 % |
 | epochs, scratch       | 100     | 100      | 100           | 100           | ResNet strikes back, A3 (Wightman et al. 2021, https://arxiv.org/abs/2110.00476) |
 | learning rate, head   | 3e-3    | 3e-3     | 3e-3          | 3e-3          | the clothes |
 | learning rate, backbone | 3e-4  | 3e-4     | 3e-4          | 3e-4          | the clothes |
 | learning rate, scratch | 1e-3   | 1e-3     | 1e-3          | 1e-3          | AdamW's own default |
-| layer decay, finetune, full | 0.75 | 1     | 1             | 1             | BEiT (Bao et al. 2021, https://arxiv.org/abs/2106.08254): the fewer images, the less early stages should move |
+| layer decay, finetune, full, auto | 0.75 | 1     | 1             | 1             | BEiT (Bao et al. 2021, https://arxiv.org/abs/2106.08254): the fewer images, the less early stages should move |
 | layer decay, gradual  | 1/2.6   | 1/2.6    | 1/2.6         | 1/2.6         | ULMFiT (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146) |
 | augmentation, transfer | none   | none     | none          | none          | each image keeps its features in every epoch |
-| the head's phase of finetune and gradual | as transfer | as transfer | as transfer | as transfer | LP-FT (Kumar et al. 2022, https://arxiv.org/abs/2202.10054); on the digits, finetune of one stage with random crops in both phases ended at 81 %, without them in the head's at 95 % |
-| augmentation, finetune, gradual, full | light | light | medium | medium     | the clothes; TrivialAugment (https://arxiv.org/abs/2103.10158) where training is long |
+| the head's phase of finetune, gradual and auto | as transfer | as transfer | as transfer | as transfer | LP-FT (Kumar et al. 2022, https://arxiv.org/abs/2202.10054); on the digits, finetune of one stage with random crops in both phases ended at 81 %, without them in the head's at 95 % |
+| augmentation, finetune, gradual, full, auto | light | light | medium | medium     | the clothes; TrivialAugment (https://arxiv.org/abs/2103.10158) where training is long |
 | augmentation, scratch | medium  | medium   | strong        | strong        | AugReg (Steiner et al. 2021, https://arxiv.org/abs/2106.10270) |
-| mixup, finetune, gradual, full | 0 | 0     | 0.1           | 0.1           | BiT-HyperRule |
+| mixup, finetune, gradual, full, auto | 0 | 0     | 0.1           | 0.1           | BiT-HyperRule |
 | mixup and cutmix, scratch | 0   | 0        | 0.1 and 1     | 0.1 and 1     | ResNet strikes back, A3 |
 | label smoothing       | 0.1     | 0.1      | 0.1           | 0.1           | Szegedy et al. 2016, https://arxiv.org/abs/1512.00567; none in transfer |
 | BatchNorm of trained stages | keep | keep  | update        | update        | the clothes; random weights have no statistics worth keeping |
@@ -53,7 +53,7 @@ def recipe_for(
     """Give the defaults of a strategy for so many training images: the table above.
 
     Args:
-        strategy: `"transfer"`, `"finetune"`, `"gradual"`, `"full"` or `"scratch"`.
+        strategy: `"transfer"`, `"finetune"`, `"gradual"`, `"full"`, `"scratch"` or `"auto"`.
         images: in the training split.
         pretrained: whether the network starts from trained weights; random ones have no statistics worth keeping.
         augmentation: the preset that was asked for, if any.
@@ -70,9 +70,9 @@ def recipe_for(
     if strategy == "transfer":
         return {"epochs": epochs, "learning_rate": 3e-3, "augmentation": augmentation or "none"}
     recipe: dict[str, Any] = {"epochs": epochs, "label_smoothing": 0.1}
-    if strategy in ("finetune", "gradual"):
+    if strategy in ("finetune", "gradual", "auto"):
         head_epochs = _EPOCHS["transfer"][size]
-        recipe["epochs"] += head_epochs
+        recipe["epochs"] += 0 if strategy == "auto" else head_epochs
         recipe["head_recipe"] = {"epochs": head_epochs}
         if augmentation is None:
             recipe["head_recipe"] |= {"augmentation": "none", "label_smoothing": 0.0, "mixup": 0.0}

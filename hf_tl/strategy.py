@@ -5,9 +5,9 @@ and the card. Nothing has a notion of its own of a "mode".
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.phase import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Solver, TrainableStages
@@ -27,10 +27,18 @@ class Strategy:
     phases: tuple[Phase, ...]
     from_scratch: bool = False
     """Whether the pretrained weights are thrown away before the first phase."""
+    expected_rung: int | None = None
+    """Where it is given, the phases are the rungs of a climb that ends when it does not pay any more (see
+    `hf_tl.training.escalation`): the number, from 1, of the rung that the evidence expects to serve best."""
 
     def __post_init__(self) -> None:
         if not self.phases:
             raise ConfigError(f"the strategy {self.name!r} has no phase; a strategy needs at least one")
+        if self.expected_rung is not None and not 1 <= self.expected_rung <= len(self.phases):
+            raise ConfigError(
+                f"expected_rung of a strategy of {len(self.phases)} phases lies between 1 and {len(self.phases)}, "
+                f"found {self.expected_rung}"
+            )
 
     @classmethod
     def transfer(
@@ -144,13 +152,60 @@ class Strategy:
         return cls("full", (phase,))
 
     @classmethod
+    def auto(
+        cls,
+        stages: Sequence[int | Literal["all"]] = (1, 3, "all"),
+        *,
+        expected_rung: int = 1,
+        epochs: float = 10,
+        learning_rate: float = 3e-3,
+        backbone_learning_rate: float = 3e-4,
+        head_stages: int = 1,
+        head_recipe: Mapping[str, Any] | None = None,
+        **recipe: Any,
+    ) -> Self:
+        """Escalation: the head, then deeper and deeper, each from the best weights so far, as long as it pays.
+
+        Args:
+            stages: of the backbone, that the rungs after the head unfreeze.
+            expected_rung: the number, from 1, of the rung that the evidence speaks for; without evidence, the head.
+            epochs: passes over the training data, of each rung.
+            learning_rate: peak rate of the head in the first rung; a third of it later.
+            backbone_learning_rate: peak rate of the last stage of the backbone.
+            head_stages: how many trailing stages count as the head.
+            head_recipe: fields of `Phase` that differ in the head's own rung.
+            recipe: other fields of `Phase`.
+
+        >>> [phase.trainable_stages for phase in Strategy.auto().phases]
+        [1, 2, 4, 'all']
+        """
+        head = {"epochs": epochs, "learning_rate": learning_rate, **recipe, **(head_recipe or {})}
+        rates: dict[str, Any] = {"learning_rate": learning_rate / 3, "backbone_learning_rate": backbone_learning_rate}
+        rungs: list[TrainableStages] = [more if isinstance(more, str) else head_stages + more for more in stages]
+        deeper = (Phase(rung, epochs, **rates, **recipe) for rung in rungs)
+        return cls("auto", (Phase(head_stages, **head), *deeper), expected_rung=expected_rung)
+
+    @classmethod
     def scratch(cls, *, epochs: float = 50, learning_rate: float = 1e-3, **recipe: Any) -> Self:
         """The same architecture from random weights, everything trained at one rate."""
         return cls("scratch", (Phase("all", epochs, learning_rate, **recipe),), from_scratch=True)
 
+    def done(self, phases: int) -> Self:
+        """Give what is left of a climb of which so many rungs were kept; of other strategies, all phases are done.
+
+        >>> Strategy.auto().done(2).phases[-1].trainable_stages
+        2
+        """
+        if self.expected_rung is None:
+            return self
+        return replace(self, phases=self.phases[:phases], expected_rung=min(self.expected_rung, phases))
+
     def to_record(self) -> dict[str, Any]:
         """Turn the strategy into what `config.json` and `run.json` hold."""
-        return asdict(self)
+        record = asdict(self)
+        if self.expected_rung is None:
+            del record["expected_rung"]
+        return record
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -174,7 +229,10 @@ class Strategy:
         from_scratch = record.get("from_scratch", False)
         if not isinstance(from_scratch, bool):
             raise ConfigError(f"from_scratch of a strategy is true or false, found {from_scratch!r:.80}")
-        return cls(str(record.get("name", "custom")), tuple(read), from_scratch)
+        expected_rung = record.get("expected_rung")
+        if expected_rung is not None and type(expected_rung) is not int:
+            raise ConfigError(f"expected_rung of a strategy is a number, found {expected_rung!r:.80}")
+        return cls(str(record.get("name", "custom")), tuple(read), from_scratch, expected_rung)
 
     @classmethod
     def from_yaml(cls, source: str | Path) -> Self:
@@ -182,8 +240,8 @@ class Strategy:
 
         Args:
             source: a YAML file, or the text of a list itself (`[{trainable_stages: 1, epochs: 3}, …]`): a list of
-                phases, each with fields of `Phase`; or a mapping with `phases` and, if wanted, `name` and
-                `from_scratch`.
+                phases, each with fields of `Phase`; or a mapping with `phases` and, if wanted, `name`,
+                `from_scratch` and `expected_rung`.
 
         Raises:
             ConfigError: it cannot be read, or is no strategy; unknown keys are named.

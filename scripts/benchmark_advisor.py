@@ -3,8 +3,8 @@
 A grid: three sets of images at four sizes, two backbones with their ImageNet weights and one with random ones, every
 strategy with the defaults of its recipe. `train` fills it, `advise` asks `hf_tl.recommend` and trains by `--strategy
 auto` on the same images, `table` prints how far the advice is from the best of the grid. Results are kept in
-`advisor_grid/`, one file a data set, and what a file holds is not run again: cheap and important runs come first, so it can be stopped
-at any time. Processes on different `--data` may run side by side: costs are seconds of one processor, not of the clock.
+`advisor_grid/`, one file a data set, and what a file holds is not run again: cheap and important runs come first, so it
+can be stopped at any time. Processes on different `--data` may run side by side: costs are seconds of one processor, not of the clock.
 """
 
 import argparse

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from hf_tl import StrategyCallback, collate, load_backbone, load_data
+from hf_tl.backbones.candidates import candidates
 from hf_tl.config import DATASET_DEFAULTS, DEMO_DATASET, ModelConfig, StrategyConfig, StrategyName
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of, trainer_metrics
-from hf_tl.run import model_source
 
 
 @dataclass
@@ -35,10 +35,10 @@ def main() -> None:
         augmentation="none" if data.name == DEMO_DATASET else "light",
         label_smoothing=0.0 if data.problem_type == MULTI_LABEL.name else None,  # Trainer has none for it
     ).build(images=len(data.splits["train"]))  # fmt: skip
-    name, weights = model_source(ModelConfig(flags.model))
     size = flags.image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size")
+    [backbone] = candidates(ModelConfig(flags.model), size)
     model, transforms = load_backbone(
-        name, data.labels, strategy, weights, image_size=size, problem_type=data.problem_type
+        backbone.name, data.labels, strategy, backbone.weights, image_size=size, problem_type=data.problem_type
     )
     transforms = transforms.with_columns(data.image_column, data.label_column)
     args = TrainingArguments(flags.output_dir, eval_strategy="epoch", save_strategy="no", report_to="none")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hf_tl.advisor.backbone import Backbone
+from hf_tl.backbones.candidates import Backbone
 from hf_tl.backbones.freezing import freeze
 from hf_tl.evaluation.measure import inference, seconds_of
 from hf_tl.strategy import Strategy
@@ -39,6 +39,8 @@ class Cost:
     parameters: int
     parameters_trained: int
     """In the phase that trains the most."""
+    phase_seconds: tuple[float, ...]
+    """Of each phase."""
 
     def __str__(self) -> str:
         return (
@@ -59,7 +61,8 @@ def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, dev
     model, preprocessing = backbone.load(data.labels, pretrained=not strategy.from_scratch)
     model.to(device)
     train, validation = (len(data.splits[split]) for split in ("train", "validation"))
-    seconds, memory, trained = 0.0, 0, 0
+    seconds: list[float] = []
+    memory, trained = 0, 0
     for phase in strategy.phases:
         freeze(model, phase.trainable_stages, phase.norm, phase.batch_norm)
         transforms = preprocessing.transforms(phase.augmentation).with_columns(data.image_column, data.label_column)
@@ -71,13 +74,13 @@ def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, dev
         epochs = phase.epochs if phase.epochs is not None else (phase.steps or 1) * BATCH / train
         if phase.augmentation == "none" and phase.trainable_stages != "all":
             # the frozen part runs once (`--feature_cache auto`); what trains is run on its features
-            seconds += (train + validation) * (loading + forward) + epochs * train * max(0.0, step - forward)
+            seconds.append((train + validation) * (loading + forward) + epochs * train * max(0.0, step - forward))
         else:
-            seconds += epochs * (train * (loading + step) + validation * (loading + forward))
+            seconds.append(epochs * (train * (loading + step) + validation * (loading + forward)))
         numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
         memory = max(memory, _weight_bytes(model) + 4 * (1 + MOMENTS) * numbers + _kept_bytes(model, pixel_values))
         trained = max(trained, numbers)
-    return Cost(seconds, memory, sum(p.numel() for p in model.parameters()), trained)
+    return Cost(sum(seconds), memory, sum(p.numel() for p in model.parameters()), trained, tuple(seconds))
 
 
 def _loading_seconds(data: "ImageData", transform: "ImageTransform") -> float:

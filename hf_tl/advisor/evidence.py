@@ -14,7 +14,7 @@ from hf_tl.advisor.transferability import h_score, leep, logme, nce
 from hf_tl.evaluation.paired import difference_p_value
 
 if TYPE_CHECKING:
-    from hf_tl.advisor.backbone import Backbone
+    from hf_tl.backbones.candidates import Backbone
     from hf_tl.data.datasets import ImageData
 
 SIGNIFICANT = 0.01

@@ -3,20 +3,21 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from hf_tl.advisor.backbone import Backbone
+from hf_tl.advisor.climb import plan_climb
 from hf_tl.advisor.cost import Cost, estimate_cost
 from hf_tl.advisor.decision import Decision, decide
 from hf_tl.advisor.evidence import BackboneEvidence, gather_evidence
 from hf_tl.advisor.rules import SIMILAR
 from hf_tl.advisor.sample import IMAGES, Sample, draw_sample
-from hf_tl.config import DATASET_DEFAULTS, ModelConfig
+from hf_tl.backbones.candidates import Backbone, candidates
+from hf_tl.config import DATASET_DEFAULTS, RECOMMENDED_STRATEGY, ModelConfig
 from hf_tl.errors import ConfigError, ModelError, TrainingError, name_some
 from hf_tl.publish.folders import make_folder
 from hf_tl.strategy import Strategy
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
 
 SCHEMA_VERSION = 1
-RECORD, STRATEGY, FIGURE = "recommendation.json", "strategy.json", "recommendation.png"
+RECORD, FIGURE = "recommendation.json", "recommendation.png"
 UNEQUAL = 10
 """Times that the largest class is the smallest one, from which on a warning is given."""
 
@@ -56,6 +57,10 @@ class Recommendation:
     """Why a candidate could not be measured, by its name."""
     command: str | None = None
     """That trains as recommended; None for data that have no name."""
+    candidate: Backbone | None = None
+    """The backbone, and how it is loaded."""
+    climb: Mapping[str, Any] | None = None
+    """Rungs of `Strategy.auto` for it: `stages` and `expected_rung`; None where none starts from pretrained weights."""
 
     def to_record(self) -> dict[str, Any]:
         """Write all of it as plain values."""
@@ -86,9 +91,11 @@ class Recommendation:
         try:
             record = self.to_record()
             (folder / RECORD).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-            (folder / STRATEGY).unlink(missing_ok=True)
+            (folder / RECOMMENDED_STRATEGY).unlink(missing_ok=True)
             if self.strategy is not None:
-                (folder / STRATEGY).write_text(json.dumps(record["strategy"], indent=2) + "\n", encoding="utf-8")
+                (folder / RECOMMENDED_STRATEGY).write_text(
+                    json.dumps(record["strategy"], indent=2) + "\n", encoding="utf-8"
+                )
             plot_recommendation(record, folder / FIGURE)
         except OSError as error:
             raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
@@ -138,11 +145,11 @@ def recommend(
     if output_dir is not None:
         make_folder(output_dir)  # that it cannot be is known before minutes are spent
     data = _load(dataset, seed, columns)
-    candidates = _candidates(backbones, image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size"))
+    named = _named(backbones, image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size"))
     sample = draw_sample(data, max_images, seed)
     device = PartialState().device
     with torch.random.fork_rng():
-        evidence, unavailable = _measure(candidates, data, sample, device, seed)
+        evidence, unavailable = _measure(named, data, sample, device, seed)
         counts = data.class_counts("train")
         decision = decide(list(evidence.values()), float(np.median(counts)))
         chosen = next(one for one, measured in evidence.items() if measured is decision.backbone)
@@ -160,10 +167,17 @@ def recommend(
         warnings=(*_warnings(sample, counts), *_doubts(decision)),
         unavailable=unavailable,
         command=_command(dataset, chosen, decision, image_size, columns) if isinstance(dataset, str) else None,
+        candidate=None if strategy is None else chosen,
+        climb=_climb(decision),
     )
     if output_dir is not None:
         found.save(output_dir)
     return found
+
+
+def _climb(decision: Decision) -> dict[str, Any] | None:
+    settings = decision.settings
+    return None if settings is None or settings.strategy == "scratch" else plan_climb(decision.backbone, settings)
 
 
 def _measure(
@@ -197,16 +211,14 @@ def _load(dataset: Any, seed: int, columns: Mapping[str, str | None]) -> "ImageD
     return prepare_data(dataset, seed=seed, **columns)  # type: ignore[arg-type]
 
 
-def _candidates(backbones: Any, image_size: int | None) -> list[Backbone]:
-    from hf_tl.run import model_source
-
+def _named(backbones: Any, image_size: int | None) -> list[Backbone]:
     if backbones is None:
-        return [Backbone(*model_source(ModelConfig()), image_size)]
+        return candidates(ModelConfig(), image_size)
     listed = [backbones] if isinstance(backbones, str | Backbone) else list(backbones)
     if not listed:
         raise ConfigError("recommend needs at least one backbone (--model)")
     named = [one if isinstance(one, Backbone) else Backbone(one) for one in listed]
-    return list(dict.fromkeys(Backbone(one.name, one.weights, one.image_size or image_size) for one in named))
+    return list(dict.fromkeys(replace(one, image_size=one.image_size or image_size) for one in named))
 
 
 def _describe_data(data: "ImageData", sample: Sample) -> dict[str, Any]:

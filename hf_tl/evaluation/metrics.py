@@ -152,6 +152,10 @@ class ProblemType:
         """Order models by the primary metric, and among equals by the loss: the greater, the better."""
         return metrics[self.primary.key], -metrics["loss"]
 
+    def is_right(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Tell of each image whether its class, or all its labels, are told right (samples,)."""
+        return ((logits > 0) == labels).all(1) if self is MULTI_LABEL else logits.argmax(1) == labels
+
     def probabilities(self, logits: "Tensor") -> "Tensor":
         """Turn logits (…, classes) into the probability of each class."""
         return logits.sigmoid() if self is MULTI_LABEL else logits.softmax(-1)

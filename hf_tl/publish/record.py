@@ -48,6 +48,7 @@ def build_record(
     command: str | None = None,
     settings: Mapping[str, Any] | None = None,
     choices: Mapping[str, str] | None = None,
+    recommendation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Gather what a run did into one dictionary of plain values."""
     hub = hub or HubConfig()
@@ -58,6 +59,9 @@ def build_record(
         "strategy": strategy.to_record(),
         "stages": _stages(model, log),
         "phases": log.phases,
+        "rungs": log.rungs,
+        "stopped": log.stopped,
+        "recommendation": recommendation,
         "data": _data(data),
         "transforms": {"train": transforms.train.describe(), "eval": transforms.eval.describe()},
         "hyperparameters": {**_hyperparameters(strategy, config, accelerator, log), **(choices or {})},

@@ -277,7 +277,9 @@ class Training:
         """Judge the rung that is done by its best weights, and keep them or those of before."""
         load_whole(self.model, self._best_weights)
         found = self.data.predictions(self.model, phase, self.data.validation_images, "validation")
-        self._best_weights = climb.end(self.state, self._best_weights, self.problem.is_right(found.logits, found.labels))
+        self._best_weights = climb.end(
+            self.state, self._best_weights, self.problem.is_right(found.logits, found.labels)
+        )
         rungs = self.state.log.rungs
         self.accelerator.print(f"\n{describe_rung(rungs[-1], len(rungs), climb.escalation.rungs)}")
 

@@ -265,6 +265,11 @@ def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
             "steps; they freeze and unfreeze parameters that Trainer wraps only once. Leave these out, or train with "
             "hf_tl.train (Accelerate)"
         )
+    if strategy.expected_rung is not None:
+        raise ConfigError(
+            "StrategyCallback cannot climb: Trainer has no place where a phase is judged and taken back. Name a "
+            "strategy, or train with hf_tl.train (Accelerate)"
+        )
     defaults = {field.name: field.default for field in fields(Phase)}
     if asked := [name for name in _OF_OUR_LOOP if any(getattr(p, name) != defaults[name] for p in strategy.phases)]:
         raise ConfigError(

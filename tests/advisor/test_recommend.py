@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 import hf_tl
-from hf_tl.advisor.recommend import FIGURE, RECORD, STRATEGY
+from hf_tl.advisor.recommend import FIGURE, RECORD
 from hf_tl.advisor.sample import stratified_order
 from hf_tl.cli import main
+from hf_tl.config import RECOMMENDED_STRATEGY as STRATEGY
 from hf_tl.errors import ConfigError, DataError, ModelError
 
 NAMES = ["red", "green", "blue"]

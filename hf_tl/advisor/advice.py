@@ -1,0 +1,92 @@
+"""What a run takes from the advisor: asked for by `--strategy auto`, or read from what `hf-tl recommend` wrote."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.advisor.recommend import RECORD, recommend
+from hf_tl.config import RunConfig, StrategyConfig
+from hf_tl.errors import ConfigError, DataError
+from hf_tl.job import on_main_process
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from hf_tl.backbones.candidates import Backbone
+    from hf_tl.data.datasets import ImageData
+
+
+@dataclass(frozen=True)
+class Advice:
+    """None of it where a run names a strategy of its own."""
+
+    record: dict[str, Any] | None = None
+    """The recommendation, for the card."""
+    candidate: "Backbone | None" = None
+    """The backbone that is recommended."""
+    climb: Mapping[str, Any] | None = None
+    """Rungs of `Strategy.auto`."""
+    rung_seconds: Sequence[float] = ()
+    """That the rungs are expected to take."""
+    from_scratch: bool = False
+    """Whether pretrained weights are worth nothing for these data."""
+
+    def settings_for(self, settings: StrategyConfig) -> StrategyConfig:
+        """Give the settings of the run: there is nothing to climb from where pretraining is worth nothing."""
+        return dataclasses.replace(settings, strategy="scratch") if self.from_scratch else settings
+
+
+def take_advice(
+    accelerator: "Accelerator", data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig
+) -> Advice:
+    """Ask the advisor, or read what it said, where a run wants it.
+
+    Args:
+        accelerator: the main process asks.
+        data: to train on.
+        backbones: to choose from.
+        config: of the run.
+
+    Raises:
+        ConfigError: the recommendation that is named cannot be read, or is of other data.
+        DataError: the advisor recommends no training.
+    """
+    if config.strategy.recommendation is not None:
+        return Advice(_read(Path(config.strategy.recommendation) / RECORD, data))
+    if config.strategy.strategy != "auto":
+        return Advice()
+    return on_main_process(accelerator, lambda: _ask(data, backbones, config, accelerator.print))
+
+
+def _read(file: Path, data: "ImageData") -> dict[str, Any]:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--recommendation {file.parent} cannot be read: {error}") from error
+    if record["data"]["fingerprint"] != data.fingerprint:
+        raise ConfigError(
+            f"--recommendation {file.parent} is of other images ({record['data']['name']}) than --dataset: ask for one "
+            "of these with hf-tl recommend"
+        )
+    return record
+
+
+def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig, say: Callable[[str], None]) -> Advice:
+    from accelerate import PartialState
+
+    from hf_tl.advisor.cost import estimate_cost
+
+    say(f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name} …")
+    found = recommend(data, backbones, seed=config.training.seed)
+    say(str(found))
+    if found.strategy is None or found.candidate is None:
+        raise DataError(f"--strategy auto trains nothing ({found.rule}): {found.reason}")
+    seconds: Sequence[float] = ()
+    if config.training.time_budget is not None and found.climb is not None:
+        images = len(data.splits["train"])
+        strategy = config.strategy.build(images=images, climb=found.climb)
+        seconds = estimate_cost(found.candidate, data, strategy, PartialState().device).phase_seconds
+    return Advice(found.to_record(), found.candidate, found.climb, seconds, found.strategy.from_scratch)
