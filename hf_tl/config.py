@@ -184,7 +184,7 @@ class StrategyConfig:
         if self.recommendation is None:
             self._check_alone("phases", given)
             return Strategy.from_yaml(str(self.phases))
-        self._check_alone("recommendation", given | ({} if self.phases is None else {"phases": self.phases}))
+        self._check_alone("recommendation", {**given, **({} if self.phases is None else {"phases": self.phases})})
         file = Path(self.recommendation) / RECOMMENDED_STRATEGY
         if not file.is_file():
             raise ConfigError(

@@ -1,5 +1,6 @@
 """Backbones by their names: which ones the flags name, and how each is loaded."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
             config.model_revision,
             config.trust_remote_code,
         )
-        for name, file in zip(names, files or [None] * len(names), strict=True)
+        for name, file in itertools.zip_longest(names, files)
     ]
 
 

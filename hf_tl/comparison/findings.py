@@ -50,11 +50,6 @@ class Findings:
         return np.flatnonzero((self.is_right[0] == first) & (self.is_right[1] == second))
 
 
-def decisions(problem: ProblemType, logits: np.ndarray) -> np.ndarray:
-    """Tell what a model says: the class of each image (images,), or zeros and ones (images, classes)."""
-    return (logits > 0).astype(np.int64) if problem is MULTI_LABEL else logits.argmax(axis=1)
-
-
 def find_differences(problem: ProblemType, labels: Sequence[str], first: Predictions, second: Predictions) -> Findings:
     """Compare two models by their predictions.
 
@@ -65,12 +60,10 @@ def find_differences(problem: ProblemType, labels: Sequence[str], first: Predict
         second: what the second says of the same images, in the same order.
     """
     truth = first.labels.astype(np.int64)
-    said = [decisions(problem, one.logits) for one in (first, second)]
-    is_same: np.ndarray = np.equal(*said)
-    is_right = np.stack([one == truth for one in said])
+    is_right = np.stack([problem.is_right(one.logits, truth) for one in (first, second)])
+    is_same = problem.is_right(first.logits, problem.decide(second.logits))
     if problem is MULTI_LABEL:
         counts = truth.sum(axis=0)
-        is_same, is_right = is_same.all(axis=1), is_right.all(axis=2)
         precision, of_classes = precision_differences(first.logits, second.logits, truth)
         metrics = {problem.primary.key: precision, problem.accuracy: share_difference(*is_right)}
     else:

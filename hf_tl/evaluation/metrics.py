@@ -154,7 +154,12 @@ class ProblemType:
 
     def is_right(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Tell of each image whether its class, or all its labels, are told right (samples,)."""
-        return ((logits > 0) == labels).all(1) if self is MULTI_LABEL else logits.argmax(1) == labels
+        is_right = self.decide(logits) == labels
+        return np.asarray(is_right.all(axis=1)) if self is MULTI_LABEL else is_right
+
+    def decide(self, logits: np.ndarray) -> np.ndarray:
+        """Tell what logits say: the class of each image (samples,), or zeros and ones (samples, classes)."""
+        return (logits > 0).astype(np.int64) if self is MULTI_LABEL else logits.argmax(axis=1)
 
     def probabilities(self, logits: "Tensor") -> "Tensor":
         """Turn logits (…, classes) into the probability of each class."""

@@ -176,6 +176,9 @@ class Training:
                     self.state.log.seconds = before + time.perf_counter() - start
         self.model = model.to(self.accelerator.device)
         self.model.load_state_dict(self._best_weights, strict=False)
+        if self._climb is not None:  # the last rung may have been taken back
+            last = self.strategy.phases[len(self.state.log.phases) - 1]
+            freeze(self.model, last.trainable_stages, last.norm, last.batch_norm)
         return self.state.log
 
     def predictions(self, images: "Dataset", split: str) -> Predictions:
