@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_tl.comparison.contenders import Contender, check_alike, open_images, predict, speed
-from hf_tl.comparison.findings import SIGNIFICANT, Findings, decisions, find_differences
+from hf_tl.comparison.findings import SIGNIFICANT, Findings, find_differences
 from hf_tl.data.fingerprint import row_name
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import MULTI_LABEL
@@ -210,7 +210,7 @@ def _parted(
     said: "Sequence[Predictions]",
 ) -> dict[str, list[dict[str, Any]]]:
     """Name the images that only one model is right on, with what each says of them."""
-    told = [said[0].labels.astype(np.int64), *(decisions(problem, one.logits) for one in said)]
+    told = [said[0].labels.astype(np.int64), *(problem.decide(one.logits) for one in said)]
 
     def rows(*is_right: bool) -> Iterator[dict[str, Any]]:
         places = findings.rows_right(*is_right).tolist()
