@@ -20,6 +20,7 @@ from hf_tl.publish.markdown import environment
 from hf_tl.publish.metadata import card_metadata, problem_of
 from hf_tl.publish.numbers import duration, percent
 from hf_tl.publish.phases import best_after, head_of, phase_row, proof_of, speed_of, stage_rows
+from hf_tl.publish.reasons import evidence_rows, rung_rows
 from hf_tl.publish.results import calibration_of, class_results, confusions, result_columns, result_row
 
 SCHEMA_VERSION = 1
@@ -96,6 +97,10 @@ def _view(record: Mapping[str, Any]) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
         "settings": _settings(record),
         "energy": _energy(record.get("energy")),
+        "recommendation": record.get("recommendation"),
+        "evidence": evidence_rows(record),
+        "rungs": rung_rows(record),
+        "stopped": record.get("stopped"),
         **_training_view(record),
         **_results_view(record),
     }

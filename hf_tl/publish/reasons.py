@@ -1,0 +1,48 @@
+"""What a card tells of why the strategy was chosen: the advisor's evidence, and the rungs of a climb."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_tl.publish.numbers import NOTHING, duration, p_value, percent, points, range_of
+
+
+def evidence_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Tell what was measured of each backbone; nothing where no advice was taken."""
+    found = record.get("recommendation") or {"evidence": []}
+    return [_evidence_row(backbone) for backbone in found["evidence"]]
+
+
+def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
+    head, similarity = backbone["depths"][-1], backbone["similarity"]
+    return {
+        "backbone": backbone["backbone"],
+        "parameters": f"{backbone['parameters']:,}",
+        "head": _with_interval(head["linear_probe"]["accuracy"], head["linear_probe"]["interval"]),
+        "best": backbone["best_depth"],
+        "neighbours": percent(head["nearest_neighbours"]["accuracy"]),
+        "logme": f"{head['logme']:.3f}",
+        "similarity": "{:.2f} ({:.2f}–{:.2f})".format(similarity["value"], *similarity["interval"]),
+    }
+
+
+def rung_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Tell what became of each rung; nothing where there was no climb."""
+    return [_rung_row(rung) for rung in record.get("rungs") or []]
+
+
+def _rung_row(rung: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "first_stage": rung["trainable_stages"][0],
+        "last_stage": rung["trainable_stages"][-1],
+        "parameters": f"{rung['parameters_trained']:,}",
+        "accuracy": _with_interval(rung["accuracy"], rung["interval"]),
+        "images": f"{rung['images']:,}",
+        "gain": NOTHING if rung["gain"] is None else points(rung["gain"]),
+        "p_value": p_value(rung["p_value"]),
+        "time": duration(rung["seconds"]),
+        "verdict": f"{'kept' if rung['is_kept'] else 'taken back'}: {rung['why']}",
+    }
+
+
+def _with_interval(share: float, interval: tuple[float, float]) -> str:
+    return f"{percent(share)} ({range_of(interval, is_percentage=True)})"
