@@ -68,7 +68,12 @@ def recommend(arguments: list[str]) -> None:
     """Measure which backbone and which strategy suit a dataset, and what training would cost."""
     parser = _parser("recommend", recommend)
     parser.add_argument("--dataset", required=True, help="Hub id, image folder, parquet files, or digits")
-    parser.add_argument("--model", nargs="+", help="backbones to compare; the demo's EfficientNet-Lite0 by default")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        help="backbones to compare, or mobile, small or base, which are lists of some; "
+        "the demo's EfficientNet-Lite0 by default",
+    )
     parser.add_argument("--weights", nargs="+", help="local files with the weights, one for each model of timm:ARCH")
     parser.add_argument("--image_size", type=int, help="height and width in pixels; the checkpoint's by default")
     parser.add_argument("--image_column", help="column with the images; found by its type by default")
@@ -79,9 +84,10 @@ def recommend(arguments: list[str]) -> None:
     options = vars(parser.parse_args(arguments))
     names, weights = options.pop("model"), options.pop("weights")
     from hf_tl.advisor.recommend import recommend as find
-    from hf_tl.backbones.candidates import Backbone
+    from hf_tl.backbones.candidates import Backbone, named
     from hf_tl.training.memory import keep_freed_memory
 
+    names = None if names is None else named(names)
     if weights is not None and len(weights) != len(names or ()):
         raise ConfigError(f"--weights needs a file for each --model: found {len(weights)} for {len(names or ())}")
     keep_freed_memory()

@@ -16,7 +16,7 @@ from hf_tl.advisor.decision import Decision, decide
 from hf_tl.advisor.evidence import BackboneEvidence, gather_evidence
 from hf_tl.advisor.rules import SIMILAR
 from hf_tl.advisor.sample import IMAGES, Sample, draw_sample
-from hf_tl.backbones.candidates import Backbone, candidates
+from hf_tl.backbones.candidates import Backbone, candidates, named
 from hf_tl.config import DATASET_DEFAULTS, RECOMMENDED_STRATEGY, ModelConfig
 from hf_tl.errors import ConfigError, ModelError, TrainingError, name_some
 from hf_tl.publish.folders import make_folder
@@ -145,11 +145,11 @@ def recommend(
     if output_dir is not None:
         make_folder(output_dir)  # that it cannot be is known before minutes are spent
     data = _load(dataset, seed, columns)
-    named = _named(backbones, image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size"))
+    choices = _choices(backbones, image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size"))
     sample = draw_sample(data, max_images, seed)
     device = PartialState().device
     with torch.random.fork_rng():
-        evidence, unavailable = _measure(named, data, sample, device, seed)
+        evidence, unavailable = _measure(choices, data, sample, device, seed)
         counts = data.class_counts("train")
         decision = decide(list(evidence.values()), float(np.median(counts)))
         chosen = next(one for one, measured in evidence.items() if measured is decision.backbone)
@@ -181,7 +181,7 @@ def _climb(decision: Decision) -> dict[str, Any] | None:
 
 
 def _measure(
-    candidates: Sequence[Backbone], data: "ImageData", sample: Sample, device: torch.device, seed: int
+    choices: Sequence[Backbone], data: "ImageData", sample: Sample, device: torch.device, seed: int
 ) -> tuple[dict[Backbone, BackboneEvidence], dict[str, str]]:
     """Gather the evidence of all backbones that can be had, and tell why the others cannot, by their names.
 
@@ -190,7 +190,7 @@ def _measure(
     """
     evidence: dict[Backbone, BackboneEvidence] = {}
     unavailable: dict[str, str] = {}
-    for backbone in candidates:
+    for backbone in choices:
         torch.manual_seed(seed)  # of the random weights, whichever backbones come before
         try:
             evidence[backbone] = gather_evidence(backbone, data, sample, device, seed)
@@ -211,14 +211,16 @@ def _load(dataset: Any, seed: int, columns: Mapping[str, str | None]) -> "ImageD
     return prepare_data(dataset, seed=seed, **columns)  # type: ignore[arg-type]
 
 
-def _named(backbones: Any, image_size: int | None) -> list[Backbone]:
+def _choices(backbones: Any, image_size: int | None) -> list[Backbone]:
     if backbones is None:
         return candidates(ModelConfig(), image_size)
     listed = [backbones] if isinstance(backbones, str | Backbone) else list(backbones)
     if not listed:
         raise ConfigError("recommend needs at least one backbone (--model)")
-    named = [one if isinstance(one, Backbone) else Backbone(one) for one in listed]
-    return list(dict.fromkeys(replace(one, image_size=one.image_size or image_size) for one in named))
+    each = [
+        one for given in listed for one in ([given] if isinstance(given, Backbone) else map(Backbone, named([given])))
+    ]
+    return list(dict.fromkeys(replace(one, image_size=one.image_size or image_size) for one in each))
 
 
 def _describe_data(data: "ImageData", sample: Sample) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hf_tl.backbones.load import load_model
+from hf_tl.backbones.presets import PRESETS
 from hf_tl.config import DEMO_MODEL, ModelConfig
 from hf_tl.errors import ConfigError
 
@@ -63,7 +64,7 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
     Raises:
         ConfigError: the demo's weights are not installed, or there are not as many weights as models.
     """
-    names, files = _listed(config.model), _listed(config.weights)
+    names, files = named(_listed(config.model)), _listed(config.weights)
     if not names:
         names, files = [DEMO_MODEL], files or [_demo_weights()]
     if files and len(files) != len(names):
@@ -78,6 +79,17 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
             config.trust_remote_code,
         )
         for name, file in itertools.zip_longest(names, files)
+    ]
+
+
+def named(names: Sequence[str]) -> list[str]:
+    """Put the backbones of a preset in its place, unless a folder has its name.
+
+    >>> len(named(["small", "google/vit-base-patch16-224"]))
+    5
+    """
+    return [
+        one for name in names for one in (PRESETS[name] if name in PRESETS and not os.path.exists(name) else (name,))
     ]
 
 

@@ -1,0 +1,69 @@
+"""Measure how many images a second the backbones of the presets take: `python scripts/benchmark_presets.py`.
+
+Forward is a pass as `hf-tl recommend` and the cached features do it (batch normalisation folded, channels last), step a
+step of training with everything trained; at 224 px, with random weights, which are as fast as others. The median of
+three, after one that is not counted.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import timm
+import torch
+
+from hf_tl.backbones.folding import folded_where_equal
+from hf_tl.backbones.presets import PRESETS
+from hf_tl.training.memory import keep_freed_memory
+
+FORWARD, STEP, SIDE, TURNS = 64, 16, 224, 3
+"""Images in a pass and in a step, their height and width, and how often each is timed."""
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PRESETS, default=list(PRESETS), help="presets to measure")
+    options = parser.parse_args()
+    keep_freed_memory()
+    print("| preset | backbone | million parameters | forward, images/s | step, images/s |\n|---|---|--:|--:|--:|")
+    for preset in options.only:
+        for name in PRESETS[preset]:
+            model = timm.create_model(name.removeprefix("timm/")).to(memory_format=torch.channels_last)
+            parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+            forward, step = measure(model)
+            print(f"| `{preset}` | `{name}` | {parameters:.1f} | {forward:.1f} | {step:.1f} |", flush=True)
+
+
+def measure(model: torch.nn.Module) -> tuple[float, float]:
+    """Give images a second of the forward pass and of a step."""
+    images = torch.randn(FORWARD, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+
+    def look() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    def step() -> None:
+        model(images[:STEP]).logsumexp(1).sum().backward()
+        model.zero_grad()
+
+    model.eval().requires_grad_(False)
+    with torch.inference_mode(), folded_where_equal(model, lambda: [model(images[:2])]):
+        forward = FORWARD / seconds_of(look)
+    model.train().requires_grad_(True)
+    return forward, STEP / seconds_of(step)
+
+
+def seconds_of(work: Callable[[], None]) -> float:
+    """Time some work: the median, after a first time that is not counted."""
+    taken = []
+    for _ in range(1 + TURNS):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""The lists of backbones for a budget: they exist, with weights under the licences and of the sizes that are told."""
+
+import pytest
+import timm
+import torch
+
+from hf_tl.backbones.candidates import candidates
+from hf_tl.backbones.presets import LIMITS, PRESETS
+from hf_tl.config import ModelConfig
+
+
+@pytest.mark.parametrize(("preset", "name"), [(preset, name) for preset, names in PRESETS.items() for name in names])
+def test_a_backbone_of_a_preset_is_what_is_told(preset: str, name: str) -> None:
+    architecture = name.removeprefix("timm/")
+    assert architecture in timm.list_pretrained()
+    assert timm.get_pretrained_cfg(architecture).license in ("apache-2.0", "mit")
+    with torch.device("meta"):
+        model = timm.create_model(architecture)
+    smaller = [limit for limit in LIMITS.values() if limit < LIMITS[preset]]
+    assert max(smaller, default=0) < sum(parameter.numel() for parameter in model.parameters()) <= LIMITS[preset]
+
+
+def test_a_preset_stands_for_its_backbones() -> None:
+    found = candidates(ModelConfig(model="mobile, google/vit-base-patch16-224"))
+    assert [backbone.name for backbone in found] == [*PRESETS["mobile"], "google/vit-base-patch16-224"]
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert [backbone.name for backbone in candidates(ModelConfig(model="small"))] == ["small"]
