@@ -71,8 +71,7 @@ def recommend(arguments: list[str]) -> None:
     parser.add_argument(
         "--model",
         nargs="+",
-        help="backbones to compare, or mobile, small or base, which are lists of some; "
-        "the demo's EfficientNet-Lite0 by default",
+        help="backbones to compare, or mobile, small or base, which are lists of some; the demo's by default",
     )
     parser.add_argument("--weights", nargs="+", help="local files with the weights, one for each model of timm:ARCH")
     parser.add_argument("--image_size", type=int, help="height and width in pixels; the checkpoint's by default")

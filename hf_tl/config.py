@@ -37,8 +37,8 @@ class ModelConfig:
 
     model: str | None = _flag(
         None,
-        "Hub id, local directory, or timm:ARCH[.TAG]; without it, the demo's EfficientNet-Lite0. Several with commas, or "
-        "mobile, small or base, which are lists of some: --strategy auto chooses one",
+        "Hub id, local directory, or timm:ARCH[.TAG]; without it, the demo's EfficientNet-Lite0. Several with commas, "
+        "or mobile, small or base, which are lists of some: --strategy auto chooses one",
     )
     model_revision: str | None = _flag(None, "branch, tag or commit of the model on the Hub")
     weights: str | None = _flag(

@@ -217,9 +217,9 @@ def _choices(backbones: Any, image_size: int | None) -> list[Backbone]:
     listed = [backbones] if isinstance(backbones, str | Backbone) else list(backbones)
     if not listed:
         raise ConfigError("recommend needs at least one backbone (--model)")
-    each = [
-        one for given in listed for one in ([given] if isinstance(given, Backbone) else map(Backbone, named([given])))
-    ]
+    each: list[Backbone] = []
+    for one in listed:
+        each += [one] if isinstance(one, Backbone) else map(Backbone, named([one]))
     return list(dict.fromkeys(replace(one, image_size=one.image_size or image_size) for one in each))
 
 

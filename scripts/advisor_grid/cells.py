@@ -90,7 +90,8 @@ class Cell:
 
     def weight(self, task: Task) -> float:
         """Tell how much later than its cost asks a run should come."""
-        return (1 + self.seed) * (1 if task.backbone in ("", "lite0") else 2)
+        late = 1 if task.backbone in ("", "lite0") else 4
+        return (1 + self.seed) * (4 if task.strategy == "scratch" else late)
 
     def images(self) -> ImageData:
         """Draw them from the training images; validation is set apart from them as for any user."""
