@@ -1,7 +1,8 @@
 """From evidence to the rungs of a climb (`--strategy auto`)."""
 
-import math
 from typing import TYPE_CHECKING, Any
+
+from hf_tl.advisor.rules import later_half
 
 if TYPE_CHECKING:
     from hf_tl.advisor.evidence import BackboneEvidence
@@ -22,7 +23,7 @@ def plan_climb(backbone: "BackboneEvidence", settings: "StrategyConfig") -> dict
     """
     everything = len(backbone.depths)
     tuned = {"transfer": 0, "full": everything}.get(settings.strategy, (settings.trainable_stages or 1) - 1)
-    between = tuned if 1 < tuned < everything else math.ceil(everything / 2)
+    between = tuned if 1 < tuned < everything else later_half(everything)
     deeper = sorted({1, between, everything, *([tuned] if tuned else [])})
     stages = tuple("all" if depth == everything else depth for depth in deeper)
     return {"stages": stages, "expected_rung": 1 + (deeper.index(tuned) + 1 if tuned else 0)}

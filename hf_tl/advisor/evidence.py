@@ -90,15 +90,14 @@ class BackboneEvidence:
 
     @property
     def best(self) -> DepthEvidence:
-        """The depth that serves best: the last, unless an earlier one is better by more than chance."""
-        found = max(self.depths, key=lambda depth: depth.linear.accuracy.value)
-        p_value = (len(self.depths) - 1) * difference_p_value(found.linear.is_right, self.head.linear.is_right)
-        return found if p_value < SIGNIFICANT else self.head
+        """The depth whose probe is right most often; of equals, the last."""
+        return max(reversed(self.depths), key=lambda depth: depth.linear.accuracy.value)
 
     @property
-    def stages_after_best(self) -> int:
-        """How many stages of the backbone lie after the best depth."""
-        return len(self.depths) - 1 - self.depths.index(self.best)
+    def best_p_value(self) -> float:
+        """How probable it is by chance that the best depth is better than the last one, corrected for their number."""
+        p_value = difference_p_value(self.best.linear.is_right, self.head.linear.is_right)
+        return min(1.0, p_value * max(1, len(self.depths) - 1))
 
     def to_record(self) -> dict[str, Any]:
         """Write it as plain values."""
@@ -108,6 +107,7 @@ class BackboneEvidence:
             "input_size": list(self.input_size),
             "depths": [depth.to_record() for depth in self.depths],
             "best_depth": self.best.stage,
+            "best_p_value": self.best_p_value,
             "p_value": self.p_value,
             "similarity": self.similarity.to_record(),
             "source_head": None if self.source is None else vars(self.source),

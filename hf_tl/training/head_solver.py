@@ -22,6 +22,8 @@ WORSE = 2
 """After so many strengths in a row without a new best, weaker ones are not tried."""
 ROUGH, EXACT = 1e-3, 1e-6
 """Largest entry of the gradient, whose curvature is made about 1: to compare strengths, and at the end."""
+TOO_FAR = 1e100
+"""The loss where float32 ends; finite, since the line search squares it."""
 CHUNK = 1 << 22
 """Logits that are held at a time."""
 
@@ -252,8 +254,12 @@ class _Problem:
         def evaluate() -> Tensor:
             solutions = point * scale
             loss, gradient = self._loss(solutions, shares)
+            loss += (penalty * solutions.square()).sum(dtype=torch.float64) / 2
+            if not loss.isfinite():  # the line search went too far, and would take what is no number for progress
+                point.grad = torch.zeros_like(point)
+                return loss.new_tensor(TOO_FAR)
             point.grad = (gradient + penalty * solutions) * scale
-            return loss + (penalty * solutions.square()).sum(dtype=torch.float64) / 2
+            return loss
 
         optimizer.step(evaluate)  # type: ignore[arg-type]
         return point.detach() * scale

@@ -41,8 +41,8 @@ def test_one_rule_holds_everywhere(images: float, similarity: float) -> None:
     ("images", "similarity", "strategy", "stages"),
     [
         (20, 0.6, "transfer", None),
-        (20, 0.1, "finetune", 4),  # the three stages after the one that serves best, and the head
-        (300, 0.6, "finetune", 4),  # the later half of five, and the head
+        (20, 0.1, "full", None),
+        (300, 0.6, "finetune", 3),  # the later half of five, and the head
         (300, 0.05, "full", None),
         (5000, 0.2, "full", None),
         (5000, 0.05, "scratch", None),
@@ -57,9 +57,12 @@ def test_the_rule_of_thumb(images: int, similarity: float, strategy: str, stages
     assert found.reason.endswith(".")
 
 
-def test_an_earlier_stage_must_be_better_by_more_than_chance() -> None:
-    assert backbone(0.5, 0.72, 0.7).best.stage == "stage2"
-    assert backbone(0.5, 0.9, 0.7).best.stage == "stage1"
+def test_the_stage_that_serves_best_is_told_with_how_sure_that_is() -> None:
+    assert backbone(0.5, 0.7, 0.7).best.stage == "stage2"
+    unsure, sure = backbone(0.5, 0.705, 0.7), backbone(0.5, 0.9, 0.7)
+    assert unsure.best.stage == sure.best.stage == "stage1"
+    assert unsure.best_p_value > 0.5
+    assert sure.best_p_value < 1e-6
 
 
 def test_a_head_that_is_right_is_enough() -> None:
