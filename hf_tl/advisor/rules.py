@@ -19,9 +19,9 @@ from hf_tl.advisor.evidence import BackboneEvidence
 from hf_tl.config import StrategyConfig, StrategyName
 
 ENOUGH, VERY_MANY = 50, 1_000
-"""Images a class from which on it pays to tune stages of the backbone for similar data, and to train different ones from
-scratch. The first lies between the 20 photos of clothes a class with which nothing was better than the head, and the 100
-with which tuning everything added five points (`scripts/benchmark_advisor.py`); the second is of He et al."""
+"""Images a class from which on it pays to tune stages for similar data, and to train very different ones from scratch.
+The first lies between the 20 photos of clothes a class with which nothing was better than the head, and the 100 with
+which tuning everything added five points (`scripts/benchmark_advisor.py`); the second is of He et al."""
 SIMILAR, NOT_AT_ALL = 0.4, 0.1
 """Similarity from which on data are similar, and below which pretraining is worth nothing. The first lies between
 Fashion-MNIST, where tuning everything adds to the head from five images a class on, and the clothes, where it does not
