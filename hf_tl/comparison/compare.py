@@ -19,6 +19,7 @@ from hf_tl.publish.numbers import chance_of, points
 
 if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
+    from hf_tl.evaluation.intervals import Interval
     from hf_tl.evaluation.measure import Predictions
     from hf_tl.evaluation.metrics import ProblemType
     from hf_tl.evaluation.paired import Difference
@@ -148,17 +149,25 @@ def compare(
 
 def conclude(findings: Findings, problem: "ProblemType") -> str:
     """Say in one sentence what was found."""
-    found = next(iter(findings.metrics.values()))
-    if findings.is_same.all() and found.value == 0:
+    found = findings.metrics.values()
+    if findings.is_same.all() and not any(one.value for one in found):
         return "A and B say the same of all images."
+    names = {figure.key: figure.name for figure in problem.figures}
+    units = [f"points of {names[key]}" if problem is MULTI_LABEL else "points" for key in findings.metrics]
+    told = "; ".join(_tell(*pair) for pair in zip(found, units, strict=True))
+    if any(one.p_value < SIGNIFICANT for one in found):
+        return f"{told}."
+    return f"{told}: these images do not tell which is better."
+
+
+def _tell(found: "Difference", unit: str) -> str:
     better, sign = ("B", 1) if found.value > 0 else ("A", -1)
-    low, high = (points(bound).removeprefix("+") for bound in sorted(sign * bound for bound in found.interval))
-    what = "points of mean average precision" if problem is MULTI_LABEL else "points"
-    told = f"{points(abs(found.value)).removeprefix('+')} {what} ({low} to {high}, {chance_of(found.p_value)})"
+    bounds = sorted(sign * bound for bound in found.interval or ())
+    reach = [" to ".join(points(bound).removeprefix("+") for bound in bounds)] if bounds else []
+    told = f"{points(abs(found.value)).removeprefix('+')} {unit} ({', '.join([*reach, chance_of(found.p_value)])})"
     if found.p_value < SIGNIFICANT:
-        return f"{better} is better by {told}, which is hardly chance."
-    lead = f"{better} is ahead by {told}" if found.value else f"A and B are level, {told}"
-    return f"{lead}, which may be chance: these images do not tell which is better."
+        return f"{better} is better by {told}, which is hardly chance"
+    return f"{better} is ahead by {told}, which may be chance" if found.value else f"A and B are level, {told}"
 
 
 def _results(findings: Findings) -> dict[str, Any]:
@@ -190,13 +199,16 @@ def _results(findings: Findings) -> dict[str, Any]:
 
 
 def _difference(found: "Difference") -> dict[str, Any]:
-    of_each = {"A_interval": found.first_interval, "B_interval": found.second_interval}
+    def listed(interval: "Interval | None") -> list[float] | None:
+        return None if interval is None else list(interval)
+
     return {
         "A": found.first,
+        "A_interval": listed(found.first_interval),
         "B": found.second,
-        **{name: list(interval) for name, interval in of_each.items() if interval is not None},
+        "B_interval": listed(found.second_interval),
         "difference": found.value,
-        "interval": list(found.interval),
+        "interval": listed(found.interval),
         "p_value": found.p_value,
     }
 

@@ -74,14 +74,14 @@ def _draw_values(axes: Axes, rows: Sequence[Mapping[str, Any]], record: Mapping[
 def _draw_differences(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     places = _places(rows)
     for place, row in zip(places, rows, strict=True):
-        value, (low, high) = row["difference"], row["interval"]
+        value, (low, high) = row["difference"], row["interval"] or (row["difference"],) * 2
         colour = LEVEL if not row["is_significant"] else COLOURS["B" if value > 0 else "A"]
         axes.plot(
             [100 * low, 100 * high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round", zorder=2
         )
         axes.scatter([100 * value], [place], s=30, color=colour, zorder=3)
     axes.axvline(0, color=INK, linewidth=1)
-    reach = 1.06 * max(100 * abs(bound) for row in rows for bound in row["interval"]) or 1.0
+    reach = 1.06 * max(100 * abs(bound) for row in rows for bound in row["interval"] or (0.0,)) or 1.0
     axes.set_xlim(-reach, reach)
     axes.set_title("B − A (points, 95 % interval)", loc="left", color=INK, fontsize=10)
     axes.set_yticks(places, [""] * len(places))

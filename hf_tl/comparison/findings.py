@@ -66,11 +66,10 @@ def find_differences(problem: ProblemType, labels: Sequence[str], first: Predict
     """
     truth = first.labels.astype(np.int64)
     said = [decisions(problem, one.logits) for one in (first, second)]
-    is_same: np.ndarray = np.equal(*said)
-    is_right = np.stack([one == truth for one in said])
+    is_same, is_right = np.equal(*said), np.equal(said, truth)
     if problem is MULTI_LABEL:
         counts = truth.sum(axis=0)
-        is_same, is_right = is_same.all(axis=1), is_right.all(axis=2)
+        is_same, is_right = np.all(is_same, axis=1), np.all(is_right, axis=2)
         precision, of_classes = precision_differences(first.logits, second.logits, truth)
         metrics = {problem.primary.key: precision, problem.accuracy: share_difference(*is_right)}
     else:
