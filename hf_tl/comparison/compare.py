@@ -61,7 +61,7 @@ class Comparison:
 
         folder = make_folder(output_dir)
         try:
-            text = json.dumps(self.record, indent=2, allow_nan=False, ensure_ascii=False)
+            text = json.dumps(self.record, indent=2, allow_nan=False)
             (folder / RECORD).write_text(text + "\n", encoding="utf-8")
             (folder / REPORT).write_text(markdown(self.record, FIGURE), encoding="utf-8")
             plot_comparison(self.record, folder / FIGURE)

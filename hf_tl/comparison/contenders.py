@@ -171,7 +171,8 @@ def _recorded_source(pair: Sequence[Contender]) -> dict[str, Any]:
     """Give the dataset that both models were trained on, as arguments of `load_data`."""
     advice = "name the images to compare on with --dataset"
     if silent := [one for one in pair if not one.data]:
-        raise DataError(f"{' and '.join(one.letter for one in silent)} do not say what they were trained on; {advice}")
+        letters = " and ".join(one.letter for one in silent)
+        raise DataError(f"nothing tells what {letters} {'were' if len(silent) > 1 else 'was'} trained on; {advice}")
     first, second = pair
     if first.data["fingerprint"] != second.data["fingerprint"]:
         raise DataError(

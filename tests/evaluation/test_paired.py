@@ -145,7 +145,7 @@ def test_precision_differences_hold_the_truth_as_often_as_they_say() -> None:
     first, second, labels = scores(100_000, 0.2, quality, random)
     truth = average_precisions(second, labels) - average_precisions(first, labels)
     held, together = [], []
-    for _ in range(150):
+    for _ in range(80):
         found, classes = precision_differences(*scores(60, 0.2, quality, random))
         assert found.interval is not None
         held.append(found.interval[0] <= truth.mean() <= found.interval[1])
