@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from hf_tl.comparison.findings import SIGNIFICANT
 from hf_tl.comparison.report import shown_classes
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.publish.canvas import INK, MUTED, TRAINED, VALIDATION_LINE, WIDTH, new_figure, plain, write
@@ -29,7 +30,7 @@ def plot_comparison(record: Mapping[str, Any], path: str | Path) -> None:
     """
     overall = next(iter(record["metrics"].values()))
     classes = [found for found in shown_classes(record, CLASSES_DRAWN) if "difference" in found]
-    rows = [{**overall, "label": "all images", "is_significant": overall["p_value"] < 0.05}, *classes]
+    rows = [{**overall, "label": "all images", "is_significant": overall["p_value"] < SIGNIFICANT}, *classes]
     figure = new_figure(1.9 + 0.27 * max(len(rows), 7), WIDTH * 1.25)
     values, differences, right = figure.subplots(1, 3, width_ratios=(1.25, 1.1, 0.8))
     _draw_values(values, rows, record)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_tl.comparison.compare import conclude
 from hf_tl.comparison.findings import Findings, find_differences
+from hf_tl.comparison.record import conclude
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL, ProblemType
 

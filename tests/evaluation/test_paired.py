@@ -41,7 +41,7 @@ def test_the_interval_is_the_published_one() -> None:
 
 
 @given(counts())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_the_bounds_are_where_the_score_test_turns(found: tuple[int, int, int]) -> None:
     """The score statistic, with the most probable shares under the bound found by a search, not in closed form."""
     only_first, only_second, images = found
@@ -62,6 +62,7 @@ def test_the_bounds_are_where_the_score_test_turns(found: tuple[int, int, int]) 
 
 
 @given(counts(), st.integers(2, 50))
+@settings(deadline=None)
 def test_the_interval_holds_the_difference_and_swaps_with_the_models(
     found: tuple[int, int, int], together: int
 ) -> None:
@@ -97,6 +98,7 @@ def test_shares_have_their_own_intervals_too() -> None:
 
 
 @given(st.lists(st.none() | st.floats(0, 1), max_size=6))
+@settings(deadline=None)
 def test_the_correction_is_that_of_closed_testing(p_values: list[float | None]) -> None:
     """One is refused where Bonferroni refuses every set of them that it is in."""
     told = [index for index, p_value in enumerate(p_values) if p_value is not None]
