@@ -2,28 +2,18 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hf_tl.comparison.contenders import Contender, check_alike, open_images, predict, speed
-from hf_tl.comparison.findings import SIGNIFICANT, Findings, find_differences
-from hf_tl.data.fingerprint import row_name
+from hf_tl.comparison.findings import find_differences
+from hf_tl.comparison.record import build_record
 from hf_tl.errors import ConfigError
-from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.publish.folders import make_folder
-from hf_tl.publish.numbers import chance_of, points
 
 if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
-    from hf_tl.evaluation.measure import Predictions
-    from hf_tl.evaluation.metrics import ProblemType
-    from hf_tl.evaluation.paired import Difference
 
-SCHEMA_VERSION = 1
 RECORD, REPORT, FIGURE = "comparison.json", "comparison.md", "comparison.png"
 
 
@@ -60,7 +50,7 @@ class Comparison:
 
         folder = make_folder(output_dir)
         try:
-            text = json.dumps(self.record, indent=2, allow_nan=False, ensure_ascii=False)
+            text = json.dumps(self.record, indent=2, allow_nan=False)
             (folder / RECORD).write_text(text + "\n", encoding="utf-8")
             (folder / REPORT).write_text(markdown(self.record, FIGURE), encoding="utf-8")
             plot_comparison(self.record, folder / FIGURE)
@@ -119,121 +109,9 @@ def compare(
     data = open_images(pair, dataset, split, {"image_column": image_column, "label_column": label_column})
     accelerator, labels, problem = Accelerator(), pair[0].labels, pair[0].problem
     said = [predict(accelerator, one, data, split, labels, batch_size) for one in pair]
-    findings = find_differences(problem, labels, *said)
-    models = {
-        one.letter: {**one.describe(), "images_per_second": round(speed(one, data, split, accelerator.device), 1)}
-        for one in pair
-    }
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "conclusion": conclude(findings, problem),
-        "models": models,
-        "data": {
-            "name": data.name,
-            "revision": data.revision,
-            "fingerprint": data.fingerprint,
-            "split": split,
-            "images": len(said[0].labels),
-            "classes": len(findings.classes),
-        },
-        "problem_type": problem.name,
-        **_results(findings),
-        **_parted(findings, problem, data, split, labels, said),
-    }
+    speeds = [speed(one, data, split, accelerator.device) for one in pair]
+    record = build_record(pair, speeds, data, split, said, find_differences(problem, labels, *said))
     found = Comparison(record)
     if output_dir is not None:
         found.save(output_dir)
     return found
-
-
-def conclude(findings: Findings, problem: "ProblemType") -> str:
-    """Say in one sentence what was found."""
-    found = next(iter(findings.metrics.values()))
-    if findings.is_same.all() and found.value == 0:
-        return "A and B say the same of all images."
-    better, sign = ("B", 1) if found.value > 0 else ("A", -1)
-    low, high = (points(bound).removeprefix("+") for bound in sorted(sign * bound for bound in found.interval))
-    what = "points of mean average precision" if problem is MULTI_LABEL else "points"
-    told = f"{points(abs(found.value)).removeprefix('+')} {what} ({low} to {high}, {chance_of(found.p_value)})"
-    if found.p_value < SIGNIFICANT:
-        return f"{better} is better by {told}, which is hardly chance."
-    lead = f"{better} is ahead by {told}" if found.value else f"A and B are level, {told}"
-    return f"{lead}, which may be chance: these images do not tell which is better."
-
-
-def _results(findings: Findings) -> dict[str, Any]:
-    """Write the numbers as plain values."""
-    counts = {
-        name: len(findings.rows_right(*is_right))
-        for name, is_right in (
-            ("both", (True, True)),
-            ("only_A", (True, False)),
-            ("only_B", (False, True)),
-            ("neither", (False, False)),
-        )
-    }
-    return {
-        "metrics": {name: _difference(found) for name, found in findings.metrics.items()},
-        "agreement": float(findings.is_same.mean()),
-        "right": counts,
-        "classes": [
-            {
-                "label": one.label,
-                "images": one.images,
-                **({} if one.difference is None else _difference(one.difference)),
-                "corrected_p_value": one.p_value,
-                "is_significant": one.is_significant,
-            }
-            for one in findings.classes
-        ],
-    }
-
-
-def _difference(found: "Difference") -> dict[str, Any]:
-    of_each = {"A_interval": found.first_interval, "B_interval": found.second_interval}
-    return {
-        "A": found.first,
-        "B": found.second,
-        **{name: list(interval) for name, interval in of_each.items() if interval is not None},
-        "difference": found.value,
-        "interval": list(found.interval),
-        "p_value": found.p_value,
-    }
-
-
-def _parted(
-    findings: Findings,
-    problem: "ProblemType",
-    data: "ImageData",
-    split: str,
-    labels: list[str],
-    said: "Sequence[Predictions]",
-) -> dict[str, list[dict[str, Any]]]:
-    """Name the images that only one model is right on, with what each says of them."""
-    told = [said[0].labels.astype(np.int64), *(problem.decide(one.logits) for one in said)]
-
-    def rows(*is_right: bool) -> Iterator[dict[str, Any]]:
-        places = findings.rows_right(*is_right).tolist()
-        images = _names(data, split, places)
-        for row in places:
-            yield {
-                "image": row,
-                "name": images[row],
-                **{who: _classes(one[row], labels) for who, one in zip(("true", "A", "B"), told, strict=True)},
-            }
-
-    return {"only_A": list(rows(True, False)), "only_B": list(rows(False, True))}
-
-
-def _names(data: "ImageData", split: str, rows: list[int]) -> Mapping[int, str]:
-    """Name images by file and folder, not by the whole path, or by their place in the split."""
-    from datasets import Image
-
-    stored = data.splits[split].cast_column(data.image_column, Image(decode=False))
-    return {row: "/".join(Path(row_name(stored[row][data.image_column], row, split)).parts[-2:]) for row in rows}
-
-
-def _classes(said: Any, labels: list[str]) -> list[str]:
-    """Name the class, or the classes."""
-    indices = [int(said)] if np.ndim(said) == 0 else np.flatnonzero(said).tolist()
-    return [labels[index] for index in indices]

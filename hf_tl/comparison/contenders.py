@@ -12,6 +12,7 @@ import numpy as np
 
 from hf_tl.backbones.load import load
 from hf_tl.data.datasets import ImageData, load_data
+from hf_tl.data.streams import streams_of
 from hf_tl.errors import DataError, ModelError, name_some
 from hf_tl.evaluation.measure import Predictions, image_logits, inference, predict_split, seconds_of
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
@@ -142,6 +143,10 @@ def open_images(
         DataError: there is no such dataset, it must be named, or one model was trained on what is test for the other.
     """
     if isinstance(dataset, ImageData):
+        if streams_of(dataset.splits):
+            raise DataError(
+                "each model of a comparison reads the images: load them with hf_tl.load_data(name), not streamed"
+            )
         return dataset
     source = {"name": dataset} if dataset is not None else _recorded_source(pair)
     source |= {name: column for name, column in columns.items() if column is not None}
@@ -166,7 +171,8 @@ def _recorded_source(pair: Sequence[Contender]) -> dict[str, Any]:
     """Give the dataset that both models were trained on, as arguments of `load_data`."""
     advice = "name the images to compare on with --dataset"
     if silent := [one for one in pair if not one.data]:
-        raise DataError(f"{' and '.join(one.letter for one in silent)} do not say what they were trained on; {advice}")
+        letters = " and ".join(one.letter for one in silent)
+        raise DataError(f"nothing tells what {letters} {'were' if len(silent) > 1 else 'was'} trained on; {advice}")
     first, second = pair
     if first.data["fingerprint"] != second.data["fingerprint"]:
         raise DataError(
@@ -232,4 +238,4 @@ def speed(one: Contender, data: ImageData, split: str, device: "torch.device") -
     row = data.splits[split][0][data.image_column]
     batch = {"pixel_values": one.transforms.eval(row)[None].repeat(TIMED, 1, 1, 1).to(device)}
     with inference(one.model):
-        return TIMED / seconds_of(partial(image_logits, one.model, batch), device)
+        return TIMED / min(seconds_of(partial(image_logits, one.model, batch), device) for _ in range(3))

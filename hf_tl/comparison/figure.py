@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from hf_tl.comparison.findings import SIGNIFICANT
 from hf_tl.comparison.report import shown_classes
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.publish.canvas import INK, MUTED, TRAINED, VALIDATION_LINE, WIDTH, new_figure, plain, write
@@ -29,7 +30,7 @@ def plot_comparison(record: Mapping[str, Any], path: str | Path) -> None:
     """
     overall = next(iter(record["metrics"].values()))
     classes = [found for found in shown_classes(record, CLASSES_DRAWN) if "difference" in found]
-    rows = [{**overall, "label": "all images", "is_significant": overall["p_value"] < 0.05}, *classes]
+    rows = [{**overall, "label": "all images", "is_significant": overall["p_value"] < SIGNIFICANT}, *classes]
     figure = new_figure(1.9 + 0.27 * max(len(rows), 7), WIDTH * 1.25)
     values, differences, right = figure.subplots(1, 3, width_ratios=(1.25, 1.1, 0.8))
     _draw_values(values, rows, record)
@@ -74,14 +75,14 @@ def _draw_values(axes: Axes, rows: Sequence[Mapping[str, Any]], record: Mapping[
 def _draw_differences(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     places = _places(rows)
     for place, row in zip(places, rows, strict=True):
-        value, (low, high) = row["difference"], row["interval"]
+        value, (low, high) = row["difference"], row["interval"] or (row["difference"],) * 2
         colour = LEVEL if not row["is_significant"] else COLOURS["B" if value > 0 else "A"]
         axes.plot(
             [100 * low, 100 * high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round", zorder=2
         )
         axes.scatter([100 * value], [place], s=30, color=colour, zorder=3)
     axes.axvline(0, color=INK, linewidth=1)
-    reach = 1.06 * max(100 * abs(bound) for row in rows for bound in row["interval"]) or 1.0
+    reach = 1.06 * max(100 * abs(bound) for row in rows for bound in row["interval"] or (0.0,)) or 1.0
     axes.set_xlim(-reach, reach)
     axes.set_title("B − A (points, 95 % interval)", loc="left", color=INK, fontsize=10)
     axes.set_yticks(places, [""] * len(places))

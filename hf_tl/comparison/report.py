@@ -80,7 +80,7 @@ def metric_table(record: Mapping[str, Any]) -> Table:
     rows = [
         [
             figures[key].title,
-            *(f"{percent(found[one])} ({_range(found.get(f'{one}_interval'))})" for one in "AB"),
+            *(percent(found[one]) + _range(found[f"{one}_interval"]) for one in "AB"),
             *_difference(found),
             p_value(found["p_value"]),
         ]
@@ -124,11 +124,12 @@ def shown_classes(record: Mapping[str, Any], limit: int) -> list[Mapping[str, An
 def _difference(found: Mapping[str, Any]) -> list[str]:
     if "difference" not in found:
         return [NOTHING, NOTHING]
-    return [points(found["difference"]), " to ".join(points(bound) for bound in found["interval"])]
+    interval = found["interval"]
+    return [points(found["difference"]), " to ".join(map(points, interval)) if interval else NOTHING]
 
 
 def _range(interval: Sequence[float] | None) -> str:
-    return range_of(interval, is_percentage=True).removesuffix(" %")
+    return "" if interval is None else f" ({range_of(interval, is_percentage=True).removesuffix(' %')})"
 
 
 def _models(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -30,8 +30,8 @@ class Difference:
 
     first: float
     second: float
-    interval: Interval
-    """Of `second - first`."""
+    interval: Interval | None
+    """Of `second - first`; None where no draw of the bootstrap shows a difference: no width would not be true."""
     p_value: float
     """How probable a difference as large is by chance where there is none (two-sided)."""
     first_interval: Interval | None = None
@@ -160,7 +160,7 @@ def _difference_of_draws(
 ) -> Difference:
     error = float(np.nanstd(draws, ddof=1))
     if error < SAME:
-        return Difference(first, second, (0.0, 0.0), 1.0)
+        return Difference(first, second, None, 1.0)
     value, freedom = second - first, max(1, positives - 1)
     half = error * float(student.isf(_tail(together), freedom))
     interval = (max(-1.0, value - half), min(1.0, value + half))

@@ -86,5 +86,5 @@ def hub_id(name: str | None) -> str | None:
 
 
 def dataset_is_on_hub(data: Mapping[str, Any]) -> bool:
-    """Tell a dataset of the Hub from a folder, by a record's `data`, which holds no path: a slash means a Hub id."""
+    """Tell a dataset of the Hub from a folder by a record's `data`, which holds no path: a slash means a Hub id."""
     return hub_id(data["name"]) is not None and ("/" in data["name"] or data["revision"] is not None)

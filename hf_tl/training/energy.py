@@ -1,6 +1,7 @@
 """How much energy a training takes, by codecarbon (https://docs.codecarbon.io), which nothing else here needs."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ def measured_energy(accelerator: "Accelerator", *, is_wanted: bool) -> Iterator[
         return
     from codecarbon import OfflineEmissionsTracker
 
+    logging.getLogger("codecarbon").setLevel(logging.ERROR)  # the level below holds after its first messages
     tracker = OfflineEmissionsTracker(country_iso_code=UNUSED_COUNTRY, **QUIET)
     tracker.start()
     try:

@@ -10,7 +10,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
-from hf_tl.advisor.evidence import difference_p_value
 from hf_tl.advisor.probes import Accuracy, Probe, fit_power_law, learning_curve, linear_probe, nearest_neighbours
 from hf_tl.advisor.similarity import similarity_of
 from hf_tl.training.head_solver import FOLDS
@@ -101,14 +100,6 @@ def test_any_errors_have_a_law_between_none_and_all(errors: list[float]) -> None
     assert 0 <= floor <= 1
     assert scale >= 0
     assert 0.1 <= rate <= 1
-
-
-def test_two_classifiers_differ_by_the_images_on_which_they_do() -> None:
-    """McNemar: 9 images that only one gets right against 1 of the other, whatever they agree on."""
-    first, second = np.ones(1000, bool), np.ones(1000, bool)
-    second[:9], first[9] = False, False
-    assert difference_p_value(first, second) == pytest.approx(2 * 11 / 2**10)
-    assert difference_p_value(first, first) == 1
 
 
 def test_similarity_is_the_share_of_errors_that_pretraining_removes() -> None:

@@ -78,5 +78,5 @@ def test_any_number_of_classes() -> None:
     assert found["classes"]["recall_interval"][2] is None
     assert [(m["image"], m["true"], m["predicted"]) for m in found["mistakes"]] == [(2, None, 0), (3, 1, None)]
     assert [m["probability"] for m in found["mistakes"]] == pytest.approx([1 / (1 + np.exp(-5)), 1 / (1 + np.exp(-4))])
-    assert set(found["intervals"]) == {"subset_accuracy", "micro_f1", "macro_f1"}
+    assert set(found["intervals"]) == {"subset_accuracy", "micro_f1", "macro_f1", "mean_average_precision"}
     assert "confusion" not in found

@@ -209,6 +209,7 @@ def test_energy_needs_codecarbon_and_is_told(data: Path, tmp_path: Path, capsys:
         return
     handler = signal.getsignal(signal.SIGTERM)
     main(flags)
+    assert "[codecarbon" not in capsys.readouterr().err
     energy = json.loads((tmp_path / "out" / "run.json").read_text())["energy"]
     assert 0 < energy["kwh"] < 1
     assert re.search(r"- energy: [\d.e-]+ kWh \(.*codecarbon", (tmp_path / "out" / "README.md").read_text())

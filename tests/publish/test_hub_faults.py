@@ -43,7 +43,12 @@ FINAL = {
     "403": ({"status": 403}, "write permission"),
     "quota": ({"status": 403, "message": "Private repository storage limit reached"}, "used up; free some of it"),
 }
-CELLS = [(endpoint, fault) for endpoint in ENDPOINTS for fault in PASSING]
+CELLS = [
+    # plain pytest takes one fault of each endpoint, and each fault at least once
+    *((endpoint, [*PASSING][number % 5], 1) for number, endpoint in enumerate(ENDPOINTS, 1)),
+    *(pytest.param(endpoint, fault, 4, marks=pytest.mark.slow) for endpoint in ENDPOINTS for fault in PASSING),
+]
+"""Endpoint, fault, and how often in a row."""
 
 
 def tries(hub: HubServer, endpoint: str) -> int:
@@ -62,10 +67,15 @@ def check_published_once(hub: HubServer, url: str, folder: Path) -> None:
     assert all(content == local[name] for name, content in files.items() if name != "README.md")
 
 
-def check_cell(hub: HubServer, saved: Path, endpoint: str, fault: str, times: int) -> None:
+@pytest.mark.parametrize(("endpoint", "fault", "times"), CELLS)
+def test_faults_that_pass(
+    hub: HubServer, saved: Path, endpoint: str, fault: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = contents(saved)
     is_over = Event()
     held = {"until": is_over.is_set} if fault == "stall" else {}
+    if held:
+        monkeypatch.setenv(TIMEOUT_VARIABLE, "0.5")
     hub.hub.faults.append(replace(ENDPOINTS[endpoint], **PASSING[fault], **held, times=times))
     rescue = Timer(30, is_over.set)
     rescue.start()
@@ -80,26 +90,6 @@ def check_cell(hub: HubServer, saved: Path, endpoint: str, fault: str, times: in
     is_over.set()
     time.sleep(0.1 if held else 0)  # what was held is carried out now, and must change nothing
     check_published_once(hub, url, saved)
-
-
-# plain pytest takes one fault of each endpoint, and each fault at least once
-@pytest.mark.parametrize(("endpoint", "fault"), [(name, [*PASSING][i % 5]) for i, name in enumerate(ENDPOINTS, 1)])
-def test_a_fault_that_passes(
-    hub: HubServer, saved: Path, endpoint: str, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if fault == "stall":
-        monkeypatch.setenv(TIMEOUT_VARIABLE, "0.5")
-    check_cell(hub, saved, endpoint, fault, times=1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("endpoint", "fault"), CELLS)
-def test_four_faults_in_a_row_pass(
-    hub: HubServer, saved: Path, endpoint: str, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if fault == "stall":
-        monkeypatch.setenv(TIMEOUT_VARIABLE, "0.5")
-    check_cell(hub, saved, endpoint, fault, times=4)
 
 
 @pytest.mark.slow

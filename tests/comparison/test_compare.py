@@ -1,0 +1,256 @@
+"""`hf-tl compare` on small models that were trained here: what it finds, writes and refuses."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from backbones.checkpoints import save_transformers, tiny_vit
+from hub.server import HubServer
+from PIL import Image
+from publish.test_plots import share_of
+from safetensors.torch import load_file, save_file
+from test_cli import COLOURS, TINY, fails, write_images
+
+import hf_tl
+from hf_tl.cli import main
+from hf_tl.comparison.compare import Comparison
+from hf_tl.errors import DataError, ModelError
+
+RECIPE = ["--augmentation", "none", "--per_device_train_batch_size", "8"]
+
+
+def train(folder: Path, dataset: Path | str, *more: str) -> Path:
+    main(["train", *TINY, *RECIPE, "--dataset", str(dataset), "--output_dir", str(folder), *more])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "colours"
+    write_images(folder / "train", 16)
+    write_images(folder / "test", 8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that learned next to nothing, and one that learned the colours, its classes in another order."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(folder / "short", colours, "--num_train_epochs", "1", "--learning_rate", "1e-5")
+    rates = ["--learning_rate", "0.03", "--backbone_learning_rate", "0.003"]
+    train(folder / "long", colours, "--strategy", "full", "--num_train_epochs", "6", *rates)
+    return folder
+
+
+def edited(folder: Path, copy: Path, file: str, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Copy a model, with one of its JSON files changed."""
+    shutil.copytree(folder, copy)
+    content = json.loads((copy / file).read_text())
+    change(content)
+    (copy / file).write_text(json.dumps(content))
+    return copy
+
+
+def turned(folder: Path, copy: Path) -> Path:
+    """Save a model again with its classes in the opposite order, and what belongs to each."""
+    edited(folder, copy, "config.json", lambda config: config.update(label_names=config["label_names"][::-1]))
+    weights = load_file(copy / "model.safetensors")
+    for name in weights:
+        if name.startswith("fc."):
+            weights[name] = weights[name].flip(0).contiguous()
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+def test_the_better_one_is_told_with_the_numbers_of_both(
+    runs: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = [str(runs / "short"), str(runs / "long")]
+    main(["compare", *pair, "--dataset", str(colours), "--output_dir", str(tmp_path / "out")])
+    text = capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    for name, letter in (("short", "A"), ("long", "B")):
+        recorded = json.loads((runs / name / "run.json").read_text())
+        assert record["metrics"]["accuracy"][letter] == recorded["metrics"]["test"]["accuracy"]
+        assert record["metrics"]["accuracy"][f"{letter}_interval"] == pytest.approx(
+            recorded["evaluation"]["splits"]["test"]["intervals"]["accuracy"], abs=1e-5
+        )
+        classes = recorded["evaluation"]["splits"]["test"]["classes"]
+        assert [one[letter] for one in record["classes"]] == pytest.approx(classes["recall"])
+        assert record["models"][letter]["name"] == name
+    assert record["conclusion"].startswith("B is better by ")
+    assert f"Conclusion  {record['conclusion']}" in text
+    assert sum(record["right"].values()) == record["data"]["images"] == 24
+    assert record["right"]["only_B"] == len(record["only_B"])
+    one = record["only_B"][0]
+    assert one["name"].startswith(f"{one['true'][0]}/")
+    assert one["B"] == one["true"] != one["A"]
+    assert f"{one['name']}: {one['true'][0]}; A says {one['A'][0]}" in text
+
+
+def test_what_is_written_holds_the_same_and_no_path(runs: Path, colours: Path, tmp_path: Path) -> None:
+    found = hf_tl.compare(runs / "short", runs / "long", str(colours), output_dir=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"comparison.json", "comparison.md", "comparison.png"}
+    page = (tmp_path / "comparison.md").read_text()
+    assert "![What A and B get right, by class, and the difference](comparison.png)" in page
+    assert "| Class | images | A | B |" in page
+    assert found.difference == found.record["metrics"]["accuracy"]["difference"] > 0.3
+    assert found.p_value < 0.05
+    assert str(runs.parent) not in page + (tmp_path / "comparison.json").read_text() + str(found)
+    for colour in ("#e8743b", "#2b6ca3"):
+        assert share_of(tmp_path / "comparison.png", colour) > 0.01
+
+
+def test_classes_are_matched_by_name(runs: Path, colours: Path, tmp_path: Path) -> None:
+    backwards = turned(runs / "long", tmp_path / "backwards")
+    assert hf_tl.load(backwards)[0].config.id2label == {0: "red", 1: "green", 2: "blue"}
+    there = hf_tl.compare(runs / "long", backwards, str(colours))
+    assert there.conclusion == "A and B say the same of all images."
+    back = hf_tl.compare(backwards, runs / "short", str(colours))
+    straight = hf_tl.compare(runs / "long", runs / "short", str(colours))
+    assert back.record["metrics"] == straight.record["metrics"]
+    assert {json.dumps(one) for one in back.record["classes"]} == {
+        json.dumps(one) for one in straight.record["classes"]
+    }
+
+
+def test_the_data_must_be_named_where_they_cannot_be_had_again(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = [str(runs / "short"), str(runs / "long")]
+    told = fails(["compare", *pair, "--output_dir", str(tmp_path / "out")], capsys)
+    assert "trained on colours, which lies on a disk; name the images to compare on with --dataset" in told
+    assert not list((tmp_path / "out").iterdir())
+    data = {"name": "others", "revision": None, "fingerprint": "0123456789abcdef"}
+    other = edited(runs / "long", tmp_path / "other", "config.json", lambda config: config["hf_tl"].update(data=data))
+    told = fails(["compare", pair[0], str(other)], capsys)
+    assert "A was trained on colours (fingerprint " in told
+    assert "and B on others (fingerprint 0123456789ab), which are not the same images" in told
+
+
+def test_models_of_digits_need_no_dataset(tmp_path: Path) -> None:
+    """The test split of digits is the same with every seed."""
+    first = train(tmp_path / "0", "digits", "--num_train_epochs", "0.1")
+    second = edited(first, tmp_path / "1", "run.json", lambda record: record["settings"].update(seed=1))
+    found = hf_tl.compare(first, second)
+    assert (found.record["data"]["name"], found.record["data"]["images"]) == ("digits", 360)
+    data = {"name": "digits", "revision": None, "fingerprint": "0123456789abcdef"}
+    other, another = (
+        edited(folder, tmp_path / name, "config.json", lambda config: config["hf_tl"].update(data=data))
+        for folder, name in ((first, "2"), (second, "3"))
+    )
+    with pytest.raises(DataError, match=r"digits is not what A and B were trained on any more: .* was 0123456789ab"):
+        hf_tl.compare(other, another)
+
+
+def test_test_images_that_the_other_was_trained_on_are_refused(tmp_path: Path) -> None:
+    """Without a split of their own, another seed sets other images apart."""
+    write_images(tmp_path / "images", 12)
+    first, second = (
+        train(tmp_path / seed, tmp_path / "images", "--num_train_epochs", "1", "--seed", seed) for seed in ("0", "3")
+    )
+    with pytest.raises(DataError, match=r"that were set apart for A are others than .*seed 0.*seed 3.*the same --seed"):
+        hf_tl.compare(first, second, str(tmp_path / "images"))
+    alike = edited(first, tmp_path / "alike", "run.json", lambda record: record["settings"].update(seed=3))
+    found = hf_tl.compare(alike, second, str(tmp_path / "images"))  # on the test images of the second
+    recorded = json.loads((second / "run.json").read_text())["metrics"]["test"]["accuracy"]
+    assert found.record["metrics"]["accuracy"]["B"] == recorded
+
+
+def test_a_plain_checkpoint_of_transformers_is_compared_too(
+    runs: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = save_transformers(tiny_vit(labels=list(COLOURS)), tmp_path / "plain")
+    found = hf_tl.compare(runs / "long", plain, str(colours))
+    assert found.record["models"]["B"]["strategy"] is None
+    assert "B is " not in found.conclusion
+    told = fails(["compare", str(runs / "long"), str(plain)], capsys)
+    assert "nothing tells what B was trained on; name the images to compare on with --dataset" in told
+
+
+def test_models_of_other_classes_are_refused(runs: Path, colours: Path, tmp_path: Path) -> None:
+    other = save_transformers(tiny_vit(labels=["blue", "green", "pink"]), tmp_path / "other")
+    with pytest.raises(ModelError, match="only A knows red; only B knows pink"):
+        hf_tl.compare(runs / "long", other, str(colours))
+    with pytest.raises(DataError, match="--split val: the dataset has the splits train, validation, test"):
+        hf_tl.compare(runs / "long", runs / "short", str(colours), split="val")
+
+
+def made_record(labels: list[str], problem: str = "single_label_classification") -> dict[str, object]:
+    random = np.random.default_rng(0)
+
+    def difference(images: int) -> dict[str, object]:
+        first, second = random.uniform(0.5, 0.9, 2)
+        interval = [second - first - 0.2, second - first + 0.2]
+        return {
+            **{"A": first, "A_interval": None, "B": second, "B_interval": [second - 0.1, second + 0.1]},
+            **{"difference": second - first, "interval": interval, "p_value": 0.3},
+        }
+
+    model = {"architecture": "vit", "strategy": None, "parameters": 10, "images_per_second": 7.0}
+    image = {"image": 3, "name": labels[0], "true": [labels[0]], "A": [labels[1]], "B": [labels[0]]}
+    metric = "accuracy" if problem.startswith("single") else "mean_average_precision"
+    return {
+        "conclusion": "B is ahead by 2.0 points (−1.0 to 5.0, p = 0.2), which may be chance: "
+        + "no more is told. " * 6,
+        "models": {letter: {"name": labels[0], **model} for letter in "AB"},
+        "data": {"name": labels[0], "split": "test", "images": 1234, "classes": len(labels)},
+        "problem_type": problem,
+        "metrics": {metric: difference(100)},
+        "agreement": 0.9,
+        "right": {"both": 900, "only_A": 100, "only_B": 34, "neither": 200},
+        "classes": [
+            {"label": one, "images": 9, **difference(9), "corrected_p_value": 0.4, "is_significant": index % 3 == 0}
+            for index, one in enumerate(labels)
+        ],
+        "only_A": [],
+        "only_B": [image] * 9,
+    }
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
+@pytest.mark.parametrize("count", [2, 12, 300])
+def test_any_number_of_classes_is_shown(count: int, problem: str, tmp_path: Path) -> None:
+    found = Comparison(made_record([f"class {index}" for index in range(count)], problem))
+    text = str(found)
+    assert text.count("\nclass ") == min(count, 30)
+    assert ("The 30 classes that differ most are shown" in text) == (count > 30)
+    assert "  and 4 more" in text
+    found.save(tmp_path)
+    width, height = Image.open(tmp_path / "comparison.png").size
+    assert (width, height < 1800) == (1600, True)
+    most = max(found.record["classes"], key=lambda one: abs(one["difference"]))
+    assert most["label"] in text
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    hostile = ["$\\frac{", "| a | b |", "<script>", "\n\n# title", "[x](http://y)", "w" * 300, "a\ud800b", ""]
+    found = Comparison(made_record(hostile))
+    found.save(tmp_path)
+    page = (tmp_path / "comparison.md").read_text()
+    assert "<script>" not in page
+    assert "\n# title" not in page
+    assert "](http" not in page
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert {line.count("|") for line in rows[-len(hostile) :]} == {8}
+    assert "\n\n# title" not in str(found)
+
+
+def test_a_folder_that_cannot_be_written_to(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    told = fails(["compare", str(runs / "short"), str(runs / "long"), "--output_dir", str(tmp_path / "file")], capsys)
+    assert "--output_dir" in told
+    assert "cannot be written to" in told
+
+
+def test_models_of_the_hub(hub: HubServer, runs: Path, colours: Path) -> None:
+    hf_tl.push(runs / "short", "user/short")
+    hf_tl.push(runs / "long", "user/long")
+    found = hf_tl.compare("user/short", "user/long", str(colours))
+    local = hf_tl.compare(runs / "short", runs / "long", str(colours))
+    assert found.record["models"]["B"]["name"] == "user/long"
+    assert found.record["metrics"] == local.record["metrics"]

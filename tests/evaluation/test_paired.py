@@ -1,0 +1,157 @@
+"""Paired differences: against published numbers, the likelihood, brute force, and that they hold what they promise."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest, multinomial
+
+from hf_tl.evaluation.paired import (
+    corrected,
+    difference_p_value,
+    paired_interval,
+    precision_differences,
+    share_difference,
+)
+from hf_tl.evaluation.resampling import average_precisions
+
+
+@st.composite
+def counts(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Images that only the first, only the second is right on, and all of them."""
+    only_first, only_second, others = (draw(st.integers(0, 60)) for _ in range(3))
+    return only_first, only_second, max(1, only_first + only_second + others)
+
+
+def test_two_classifiers_differ_by_the_images_on_which_they_do() -> None:
+    """McNemar: 9 images that only one gets right against 1 of the other, whatever they agree on."""
+    first, second = np.ones(1000, bool), np.ones(1000, bool)
+    second[:9], first[9] = False, False
+    assert difference_p_value(first, second) == pytest.approx(2 * 11 / 2**10)
+    assert difference_p_value(first, second) == pytest.approx(binomtest(1, 10).pvalue)
+    assert difference_p_value(first, first) == 1
+
+
+def test_the_interval_is_the_published_one() -> None:
+    """Airway hyper-responsiveness before and after stem cell transplantation (Fagerland et al. 2014, table 1 and 7)."""
+    assert paired_interval(7, 1, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+@given(counts())
+@settings(max_examples=60, deadline=None)
+def test_the_bounds_are_where_the_score_test_turns(found: tuple[int, int, int]) -> None:
+    """The score statistic, with the most probable shares under the bound found by a search, not in closed form."""
+    only_first, only_second, images = found
+    for bound, expected in zip(paired_interval(*found), (1.96, -1.96), strict=True):
+        if abs(bound) > 1 - 1e-9:
+            continue
+        both = images - only_first - only_second
+
+        def surprise(share: float, bound: float = bound, both: int = both) -> float:
+            shares = np.array([share, share + bound, 1 - 2 * share - bound])
+            seen = np.array([only_first, only_second, both])
+            return -float((seen * np.log(np.maximum(shares, 1e-300))).sum())
+
+        limits = (max(0.0, -bound), (1 - bound) / 2)
+        share = minimize_scalar(surprise, bounds=limits, method="bounded", options={"xatol": 1e-12}).x
+        spread = np.sqrt(images * (2 * share + bound - bound**2))
+        assert (only_second - only_first - images * bound) / spread == pytest.approx(expected, abs=5e-3)
+
+
+@given(counts(), st.integers(2, 50))
+@settings(deadline=None)
+def test_the_interval_holds_the_difference_and_swaps_with_the_models(
+    found: tuple[int, int, int], together: int
+) -> None:
+    only_first, only_second, images = found
+    low, high = paired_interval(only_first, only_second, images)
+    assert -1 <= low <= (only_second - only_first) / images <= high <= 1
+    assert low < high
+    assert paired_interval(only_second, only_first, images) == (-high, -low)
+    wider = paired_interval(only_first, only_second, images, together)
+    assert wider[0] <= low
+    assert wider[1] >= high
+
+
+@pytest.mark.parametrize("shares", [(0.05, 0.15), (0.1, 0.1), (0.02, 0.3)])
+def test_the_interval_holds_the_truth_as_often_as_it_says(shares: tuple[float, float]) -> None:
+    """Over all that 40 images can show, weighted by how probable each is."""
+    truth, images, held = shares[1] - shares[0], 40, 0.0
+    for only_first in range(images + 1):
+        for only_second in range(images + 1 - only_first):
+            low, high = paired_interval(only_first, only_second, images)
+            if low <= truth <= high:
+                seen = [only_first, only_second, images - only_first - only_second]
+                held += multinomial.pmf(seen, images, [*shares, 1 - sum(shares)])
+    assert 0.93 < held < 0.985
+
+
+def test_shares_have_their_own_intervals_too() -> None:
+    first, second = np.arange(100) < 80, np.arange(100) < 90
+    found = share_difference(first, second)
+    assert (found.first, found.second, found.value) == (0.8, 0.9, pytest.approx(0.1))
+    assert found.first_interval == pytest.approx((0.7112, 0.8666), abs=1e-3)
+    assert found.p_value == pytest.approx(2 / 2**10)
+
+
+@given(st.lists(st.none() | st.floats(0, 1), max_size=6))
+@settings(deadline=None)
+def test_the_correction_is_that_of_closed_testing(p_values: list[float | None]) -> None:
+    """One is refused where Bonferroni refuses every set of them that it is in."""
+    told = [index for index, p_value in enumerate(p_values) if p_value is not None]
+    for index, found in enumerate(corrected(p_values)):
+        if p_values[index] is None:
+            assert found is None
+            continue
+        sets = [each for size in range(1, len(told) + 1) for each in combinations(told, size) if index in each]
+        expected = max(min(1.0, len(each) * min(p_values[one] or 0 for one in each)) for each in sets)
+        assert found == pytest.approx(expected)
+
+
+def scores(
+    images: int, share: float, quality: tuple[float, float], random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of two models, which err on the same images, and the labels of four classes."""
+    labels = (random.random((images, 4)) < share).astype(int)
+    shared, *own = random.normal(size=(3, images, 4))
+    first, second = (one * labels + 0.8 * shared + 0.6 * noise for one, noise in zip(quality, own, strict=True))
+    return first, second, labels
+
+
+def test_precision_of_one_model_against_itself_and_of_two_swapped() -> None:
+    first, second, labels = scores(80, 0.3, (1.0, 2.0), np.random.default_rng(0))
+    itself, classes = precision_differences(first, first, labels)
+    assert (itself.value, itself.interval, itself.p_value) == (0, None, 1)
+    assert {(one.value, one.interval, one.p_value) for one in classes if one} == {(0, None, 1)}
+    there, back = precision_differences(first, second, labels)[0], precision_differences(second, first, labels)[0]
+    assert there.value == pytest.approx(-back.value)
+    assert there.p_value == pytest.approx(back.p_value)
+    assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]))
+    assert there.first_interval == back.second_interval
+
+
+def test_a_class_of_one_image_tells_nothing_by_itself() -> None:
+    first, second, labels = scores(60, 0.3, (1.0, 2.0), np.random.default_rng(1))
+    labels[:, 0], labels[:, 1] = 0, 0
+    labels[7, 1] = 1
+    _, classes = precision_differences(first, second, labels)
+    assert [one is None for one in classes] == [True, True, False, False]
+
+
+def test_precision_differences_hold_the_truth_as_often_as_they_say() -> None:
+    """Of samples of 60 images, a dozen a class, from a known world."""
+    random, quality = np.random.default_rng(2), (1.2, 1.6)
+    first, second, labels = scores(100_000, 0.2, quality, random)
+    truth = average_precisions(second, labels) - average_precisions(first, labels)
+    held, together = [], []
+    for _ in range(80):
+        found, classes = precision_differences(*scores(60, 0.2, quality, random))
+        assert found.interval is not None
+        held.append(found.interval[0] <= truth.mean() <= found.interval[1])
+        intervals = [one.interval for one in classes if one and one.interval]
+        together.append(all(low <= value <= high for (low, high), value in zip(intervals, truth, strict=True)))
+    assert np.mean(held) > 0.9
+    assert np.mean(together) > 0.9

@@ -1,0 +1,123 @@
+"""The bootstrap of average precision: against scikit-learn's on the very images drawn, scipy's BCa, and the truth."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import bootstrap
+from sklearn.metrics import average_precision_score
+
+from hf_tl.evaluation.intervals import RESAMPLES
+from hf_tl.evaluation.multi_label import mean_average_precision
+from hf_tl.evaluation.report import evaluate_splits
+from hf_tl.evaluation.resampling import (
+    average_precisions,
+    draw_average_precisions,
+    mean_average_precision_interval,
+    mean_of_classes,
+)
+
+
+def noisy(images: int, share: float, quality: float, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = (random.random((images, classes)) < share).astype(int)
+    return quality * labels + random.normal(size=labels.shape), labels
+
+
+@given(
+    arrays(np.float64, (12, 2), elements=st.sampled_from([-2.0, 0.0, 0.5, 3.0, np.nan])),
+    arrays(np.int64, (12, 2), elements=st.integers(0, 1)),
+)
+@settings(max_examples=60, deadline=None)
+def test_each_class_is_that_of_scikit_learn_whatever_ties(scores: np.ndarray, labels: np.ndarray) -> None:
+    found = average_precisions(scores, labels)
+    ranked = np.nan_to_num(scores, nan=-9.0)
+    for index in range(2):
+        if labels[:, index].any():
+            assert found[index] == pytest.approx(average_precision_score(labels[:, index], ranked[:, index]))
+        else:
+            assert np.isnan(found[index])
+    if labels.any():
+        assert np.nanmean(found) == pytest.approx(mean_average_precision(scores, labels))
+
+
+def test_a_draw_is_what_scikit_learn_makes_of_its_images() -> None:
+    scores, labels = noisy(40, 0.3, 1.0, seed=1)
+    scores = scores.round(1)  # with ties
+    found = draw_average_precisions([scores, -scores], labels, seed=5)
+    assert found.shape == (2, RESAMPLES, 3)
+    rows = np.random.default_rng(5).integers(0, 40, (RESAMPLES, 40))
+    for draw in range(0, RESAMPLES, 100):
+        for model, sign in enumerate((1, -1)):
+            drawn = [
+                average_precision_score(labels[rows[draw], name], sign * scores[rows[draw], name]) for name in range(3)
+            ]
+            assert found[model, draw] == pytest.approx(drawn, abs=1e-5)
+
+
+def test_many_images_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, labels = noisy(50, 0.3, 1.0, seed=2)
+    whole = draw_average_precisions([scores], labels)
+    monkeypatch.setattr("hf_tl.evaluation.resampling.DRAWN_AT_ONCE", 50 * 300)
+    np.testing.assert_array_equal(draw_average_precisions([scores], labels), whole)
+
+
+def test_the_interval_is_near_scipys_bca() -> None:
+    scores, labels = noisy(150, 0.3, 1.5, seed=3)
+
+    def statistic(rows: np.ndarray) -> float:
+        return mean_average_precision(scores[rows], labels[rows])
+
+    expected = bootstrap(
+        (np.arange(150),), statistic, vectorized=False, n_resamples=400, method="BCa", rng=0
+    ).confidence_interval
+    assert mean_average_precision_interval(scores, labels) == pytest.approx((expected.low, expected.high), abs=0.02)
+
+
+def test_intervals_hold_the_truth_more_often_than_plain_quantiles() -> None:
+    """Of samples of 200 images, ten a class: draws of so few look better than what they are drawn from."""
+    scores, labels = noisy(16_000, 0.05, 1.5, seed=4, classes=6)
+    truth = mean_average_precision(scores, labels)
+    held, plain = [], []
+    for sample in range(80):
+        rows = slice(200 * sample, 200 * (sample + 1))
+        found = mean_average_precision_interval(scores[rows], labels[rows])
+        draws = mean_of_classes(draw_average_precisions([scores[rows]], labels[rows])[0])
+        for low, high, into in ((*(found or (0, 0)), held), (*np.quantile(draws, [0.025, 0.975]), plain)):
+            into.append(low <= truth <= high)
+    assert np.mean(held) > 0.88
+    assert np.mean(plain) < 0.85
+
+
+def test_a_class_that_is_rare_is_left_out_of_the_draws_without_it() -> None:
+    scores, labels = noisy(40, 0.4, 1.0, seed=6)
+    labels[:, 0], labels[:, 1], labels[3, 1] = 0, 0, 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draws = draw_average_precisions([scores], labels)[0]
+        low, high = mean_average_precision_interval(scores, labels)
+    without = np.isnan(draws).mean(axis=0)
+    assert without[0] == 1
+    assert 0.3 < without[1] < 0.45  # one image of 40 is in none of 40 draws
+    assert 0 < low < high <= 1
+
+
+def test_nothing_wrong_has_no_interval_and_the_same_seed_the_same_one() -> None:
+    _, labels = noisy(40, 0.3, 1.0, seed=7)
+    assert mean_average_precision_interval(labels.astype(float), labels) is None
+    scores, labels = noisy(40, 0.3, 1.0, seed=8)
+    assert mean_average_precision_interval(scores, labels) == mean_average_precision_interval(scores, labels)
+
+
+def test_a_report_holds_the_interval() -> None:
+    from hf_tl.evaluation.measure import Predictions
+    from hf_tl.evaluation.metrics import MULTI_LABEL
+
+    scores, labels = noisy(60, 0.4, 2.0, seed=9)
+    found = evaluate_splits(MULTI_LABEL, {"test": Predictions(scores, labels.astype(np.float32))})["splits"]["test"]
+    assert set(found["intervals"]) == {figure.key for figure in MULTI_LABEL.figures}
+    low, high = found["intervals"]["mean_average_precision"]
+    assert low < mean_average_precision(scores, labels) < high
