@@ -2,17 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from hf_tl.backbones.load import load
-from hf_tl.data.datasets import load_data
+from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.data.images import decode
 from hf_tl.data.labels import encode_labels
 from hf_tl.data.multi_label import holds_lists, match_classes
 from hf_tl.errors import DataError, name_some
 from hf_tl.evaluation.measure import inference, measure
 from hf_tl.evaluation.metrics import problem_type_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
 
 
 def predict_images(
@@ -81,6 +86,19 @@ def evaluate_model(
 
     model, transforms = load(model_name)
     data = load_data(dataset, image_column=image_column, label_column=label_column)
+    images = labelled_for(model, data, split)
+    accelerator = Accelerator()
+    transforms = transforms.with_columns(data.image_column, data.label_column)
+    metrics = measure(accelerator, model.to(accelerator.device), images.with_transform(transforms.eval), batch_size)
+    return metrics, len(images)
+
+
+def labelled_for(model: "PreTrainedModel", data: ImageData, split: str) -> "Dataset":
+    """Give the images of a split with labels as the model numbers its classes, which are matched by name.
+
+    Raises:
+        DataError: the dataset has no such split, classes that the model does not know, or labels of the other kind.
+    """
     if split not in data.splits:
         raise DataError(f"--split {split}: the dataset has the splits {', '.join(data.splits)}")
     if (kind := problem_type_of(model).name) != data.problem_type:
@@ -94,10 +112,5 @@ def evaluate_model(
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     images = data.splits[split]
     if holds_lists(images.features[data.label_column]):
-        images = match_classes(images, data.label_column, data.labels, names)
-    else:
-        images = encode_labels({split: images}, data.label_column, names)[split]
-    accelerator = Accelerator()
-    transforms = transforms.with_columns(data.image_column, data.label_column)
-    metrics = measure(accelerator, model.to(accelerator.device), images.with_transform(transforms.eval), batch_size)
-    return metrics, len(images)
+        return match_classes(images, data.label_column, data.labels, names)
+    return encode_labels({split: images}, data.label_column, names)[split]
