@@ -65,8 +65,7 @@ def _resize(image: Image.Image, size: Mapping[str, int] | None, interpolation: I
         return image
     if "shortest_edge" not in size:
         return image.resize((size["width"], size["height"]), interpolation)
-    short, shortest = min(image.size), size["shortest_edge"]
-    width, height = (shortest if side == short else int(shortest * side / short) for side in image.size)
+    width, height = (size["shortest_edge"] * side // min(image.size) for side in image.size)
     return image.resize((width, height), interpolation)
 
 

@@ -16,7 +16,7 @@ from hf_tl.exporting.formats import INPUT, explained, open_onnx
 
 FILE = "model_int8.onnx"
 CALIBRATION_IMAGES = 256
-METHOD = "static quantization by ONNX Runtime: int8 weights, by channel; uint8 activations, by calibrated minimum and maximum"
+METHOD = "static, by ONNX Runtime: int8 weights by channel, uint8 activations by calibrated minimum and maximum"
 SPEED_RUNS = 30
 """Single images whose times are taken, of which the median is told."""
 
