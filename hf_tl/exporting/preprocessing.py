@@ -134,10 +134,10 @@ def _convnext_sizes(size: int, crop_pct: float) -> tuple[dict[str, int], dict[st
 
 def _check_told(steps: Mapping[str, Any], preprocessing: "Preprocessing") -> None:
     """Check that the sizes are of the two kinds that the steps know."""
-    square = {"height", "width"}
-    sizes = [set(steps[name] or square) - {"offset"} for name in ("resize", "center_crop")]
-    if sizes[0] not in (square, {"shortest_edge"}) or sizes[1] != square:
-        raise _untold(preprocessing, f"sizes of {name_some(sorted(sizes[0] | sizes[1]))}")
+    known = {"resize": ({"shortest_edge"}, {"height", "width"}), "center_crop": ({"height", "width", "offset"},)}
+    for name, kinds in known.items():
+        if steps[name] is not None and set(steps[name]) not in kinds:
+            raise _untold(preprocessing, f"a {name} of {name_some(sorted(steps[name]))}")
 
 
 def _untold(preprocessing: "Preprocessing", found: str) -> ModelError:

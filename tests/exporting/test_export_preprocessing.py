@@ -109,5 +109,5 @@ def test_steps_that_cannot_be_told_are_refused() -> None:
         describe(timm_like(24, 1.0, "border"))
     sizes = {"shortest_edge": 64, "longest_edge": 96}
     processor = transformers.ViTImageProcessor(size=sizes)
-    with pytest.raises(ModelError, match="sizes of longest_edge, shortest_edge"):
+    with pytest.raises(ModelError, match="a resize of longest_edge, shortest_edge"):
         describe(processor_preprocessing(processor))

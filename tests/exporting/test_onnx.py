@@ -93,10 +93,10 @@ def program(folder: Path, image: Path) -> str:
 def check_program(folder: Path, model: Path, images: list[Path]) -> None:
     """Compare what the program of the README prints with what hf_tl predicts."""
     for image, (_, ranking) in zip(images, predict_images(str(model), images), strict=True):
-        code = (
-            f"{program(folder, image)}\nimport sys\nassert not {{'torch', 'hf_tl', 'transformers'}} & set(sys.modules)"
+        alone = "import sys\nassert not {'torch', 'timm', 'transformers', 'hf_tl'} & set(sys.modules)\n"
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", program(folder, image) + alone], capture_output=True, text=True, check=False
         )
-        done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         printed = [(line.split(maxsplit=1)[1], float(line.split("%")[0])) for line in done.stdout.splitlines()]
         assert [label for label, _ in printed] == [label for label, _ in ranking]
