@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import f1_score
 
-from hf_tl.evaluation.intervals import f1_intervals, share_interval, wilson_interval
+from hf_tl.evaluation.intervals import f1_intervals, paired_interval, share_interval, wilson_interval
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(10, 10), (0, 7), (1, 1), (3, 8), (355, 360), (9_471, 10_000)])
@@ -17,6 +17,22 @@ def test_wilson_is_that_of_scipy(hits: int, trials: int) -> None:
 
 def test_no_trial_has_no_interval() -> None:
     assert wilson_interval(0, 0) is None
+
+
+@pytest.mark.parametrize(("gained", "lost", "trials"), [(0.02, 0.05, 60), (0.1, 0.1, 200), (0.01, 0.2, 400)])
+def test_the_paired_interval_holds_the_true_difference(gained: float, lost: float, trials: int) -> None:
+    """In 95 % of samples, or more where hardly any trial differs."""
+    random = np.random.default_rng(0)
+    counts = random.multinomial(trials, [gained, lost, 1 - gained - lost], size=4_000)
+    intervals = [paired_interval(int(more), int(less), trials) for more, less, _ in counts]
+    held = np.mean([low <= gained - lost <= high for low, high in intervals])
+    assert 0.94 < held < (0.97 if trials >= 200 else 1)
+
+
+def test_the_paired_interval_has_a_width_where_nothing_differs() -> None:
+    low, high = paired_interval(0, 0, 100)
+    assert -0.05 < low < 0 < high < 0.05
+    assert paired_interval(3, 9, 50) == tuple(-bound for bound in reversed(paired_interval(9, 3, 50)))
 
 
 def noisy(images: int, classes: int, wrong: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
