@@ -38,24 +38,24 @@ def share_interval(share: float, trials: int) -> Interval | None:
     return wilson_interval(min(trials, round(share * trials)), trials)
 
 
-def paired_interval(gained: int, lost: int, trials: int) -> Interval:
-    """Give the interval of the difference of two shares that were counted in the same trials.
+def paired_interval(only_first: int, only_second: int, images: int) -> Interval:
+    """Give the interval of the difference of two shares of the same images, the second less the first.
 
     The adjusted Wald interval of Bonett and Price (2012, https://doi.org/10.3102/1076998611411915).
 
     Args:
-        gained: trials that only the second is right in.
-        lost: trials that only the first is right in.
-        trials: all of them, at least one.
+        only_first: images that only the first is right on.
+        only_second: images that only the second is right on.
+        images: all of them, at least one.
 
-    >>> low, high = paired_interval(gained=2, lost=8, trials=360)
+    >>> low, high = paired_interval(8, 2, 360)
     >>> round(low, 4), round(high, 4)
     (-0.0353, 0.0022)
     """
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    more, less = (gained + 1) / (trials + 2), (lost + 1) / (trials + 2)
-    half = z * math.sqrt((more + less - (more - less) ** 2) / (trials + 2))
-    return max(-1.0, more - less - half), min(1.0, more - less + half)
+    first, second = (only_first + 1) / (images + 2), (only_second + 1) / (images + 2)
+    half = z * math.sqrt((first + second - (second - first) ** 2) / (images + 2))
+    return max(-1.0, second - first - half), min(1.0, second - first + half)
 
 
 def f1_intervals(predictions: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict[str, Interval]:

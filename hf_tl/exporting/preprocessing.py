@@ -85,7 +85,7 @@ def _timm_steps(preprocessing: "Preprocessing") -> dict[str, Any]:
     expected = (transforms.Resize, transforms.CenterCrop, MaybeToTensor, transforms.Normalize)
     if tuple(map(type, steps)) != expected:
         raise _untold(preprocessing, f"the steps {name_some(type(step).__name__ for step in steps)}")
-    resize, crop, _, normalize = steps
+    resize, crop, *_ = steps
     size = resize.size
     return {
         "channel_order": "RGB" if preprocessing.input_size[0] == 3 else "L",
@@ -93,8 +93,8 @@ def _timm_steps(preprocessing: "Preprocessing") -> dict[str, Any]:
         "interpolation": resize.interpolation.value,
         "center_crop": {"height": crop.size[0], "width": crop.size[1], "offset": "round"},
         "rescale_factor": 1 / 255,
-        "mean": [float(value) for value in normalize.mean],
-        "std": [float(value) for value in normalize.std],
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
     }
 
 

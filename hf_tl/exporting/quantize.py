@@ -91,7 +91,7 @@ def measure_int8(
             **{name: _share(int(hits.sum()), len(hits)) for name, hits in right.items()},
             "difference": {
                 "value": (gained - lost) / len(labels),
-                "interval": list(paired_interval(gained, lost, len(labels))),
+                "interval": list(paired_interval(lost, gained, len(labels))),
             },
         },
         "same_prediction": float(np.mean(same)),

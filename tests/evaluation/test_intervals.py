@@ -24,7 +24,7 @@ def test_the_paired_interval_holds_the_true_difference(gained: float, lost: floa
     """In 95 % of samples, or more where hardly any trial differs."""
     random = np.random.default_rng(0)
     counts = random.multinomial(trials, [gained, lost, 1 - gained - lost], size=4_000)
-    intervals = [paired_interval(int(more), int(less), trials) for more, less, _ in counts]
+    intervals = [paired_interval(int(less), int(more), trials) for more, less, _ in counts]
     held = np.mean([low <= gained - lost <= high for low, high in intervals])
     assert 0.94 < held < (0.97 if trials >= 200 else 1)
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,7 @@ class CountsImages(ResNet):
         return super().forward(x).reshape(int(x.shape[0]), -1)
 
 
+@cache
 def register(cls: type[ResNet]) -> str:
     """Make a timm architecture of a class, and give its name."""
 
