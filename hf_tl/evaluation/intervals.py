@@ -50,7 +50,7 @@ def paired_interval(only_first: int, only_second: int, images: int) -> Interval:
 
     >>> low, high = paired_interval(8, 2, 360)
     >>> round(low, 4), round(high, 4)
-    (-0.0353, 0.0022)
+    (-0.0353, 0.0021)
     """
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     first, second = (only_first + 1) / (images + 2), (only_second + 1) / (images + 2)

@@ -14,6 +14,7 @@ import numpy as np
 
 from hf_tl.backbones.freezing import digest
 from hf_tl.backbones.load import load, preprocessing_of
+from hf_tl.backbones.transformers import commit_of
 from hf_tl.data.images import decode
 from hf_tl.errors import ConfigError, SaveError, name_some
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
@@ -117,6 +118,7 @@ def _describe_model(model: "PreTrainedModel", source: str, data: "ImageData") ->
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "model": {
             "name": None if Path(source).exists() else source,
+            "revision": commit_of(source),
             "class": type(model).__name__,
             "problem_type": problem_type_of(model).name,
             "weights_digest": digest(weights),

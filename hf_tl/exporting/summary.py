@@ -29,8 +29,8 @@ def summarise(folder: Path) -> str:
             f"in batches of {', '.join(some)} and {last}",
             f"          logits differ by at most {differences['logits']:.1g}, probabilities by "
             f"{differences['probabilities']:.1g}, predictions agree on {percent(differences['same_prediction'])}",
-            f"          with {PREPROCESSING_FILE} done by Pillow and NumPy: pixels differ by "
-            f"{whole['pixel_levels']['mean']:.2g} of 255 levels on average, predictions agree on "
+            f"          by {PREPROCESSING_FILE}, in Pillow and NumPy: pixels differ by "
+            f"{whole['pixel_levels']['mean']:.1g} of 255 levels, predictions agree on "
             f"{percent(whole['differences']['same_prediction'])}",
             *([] if int8 is None else _tell_int8(int8, report["model"]["problem_type"])),
             *([f"Note      {DEPRECATED}"] if report["format"] == "torchscript" else []),

@@ -15,6 +15,8 @@ import pytest
 import timm
 import torch
 from backbones.checkpoints import LABELS, save_timm, timm_network
+from hub.client import run_python
+from hub.server import HubServer
 from timm.models import register_model
 from timm.models.resnet import ResNet
 from torch import Tensor
@@ -26,6 +28,7 @@ from hf_tl.errors import ConfigError, DataError, SaveError
 from hf_tl.exporting.formats import FORMATS
 from hf_tl.exporting.images import load_images
 from hf_tl.publish.checks import check_folder, read_record
+from hf_tl.publish.hub import push
 
 REPOSITORY = Path(__file__).parents[2]
 RUNNERS = {
@@ -202,6 +205,15 @@ def test_a_file_that_says_something_else_is_no_export(
         hf_tl.export(broken, name, folder, dataset=str(colours), overwrite_output_dir=True)
     assert contents(folder) == before
     assert {path.name for path in tmp_path.iterdir()} == {"model", "export"}
+
+
+def test_a_model_of_the_hub_is_exported(hub: HubServer, copy: Path, colours: Path, tmp_path: Path) -> None:
+    push(copy, "user/colours")
+    code = f"import hf_tl; hf_tl.export('user/colours', 'torch_export', 'export', dataset={str(colours)!r})"
+    run_python(code, hub.url, tmp_path, has_hf_tl=True)
+    told = read(tmp_path / "export")["model"]
+    assert (told["name"], len(told["revision"])) == ("user/colours", 40)
+    assert told["weights_digest"] == read_record(copy)["weights_digest"]
 
 
 def test_the_command_says_what_it_did(vit_folder: Path, colours: Path, tmp_path: Path) -> None:
