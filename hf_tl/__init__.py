@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_tl.data.datasets import load_data
     from hf_tl.data.images import collate
     from hf_tl.errors import HfTlError
+    from hf_tl.exporting.export import export
     from hf_tl.job import RunResult
     from hf_tl.publish.fetch import pull
     from hf_tl.publish.hub import push
@@ -38,6 +39,7 @@ _HOMES = {
     "Strategy": "hf_tl.strategy",
     "StrategyCallback": "hf_tl.training.trainer",
     "TrainingViews": "hf_tl.training.views",
+    "export": "hf_tl.exporting.export",
     "freeze": "hf_tl.backbones.freezing",
     "list_stages": "hf_tl.backbones.stages",
     "load": "hf_tl.backbones.load",
@@ -65,6 +67,7 @@ __all__ = [
     "TrainingViews",
     "collate",
     "compare",
+    "export",
     "freeze",
     "list_stages",
     "load",

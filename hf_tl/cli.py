@@ -194,6 +194,24 @@ def card(arguments: list[str]) -> None:
     print(rewrite_card(options.folder))
 
 
+def export(arguments: list[str]) -> None:
+    """Write a trained model as ONNX, TorchScript or torch.export, verified on real images."""
+    parser = _parser("export", export)
+    parser.add_argument("model_name", metavar="model", help="folder of a trained model, or Hub id")
+    parser.add_argument("--format", default="onnx", help="onnx, torchscript or torch_export (default: onnx)")
+    parser.add_argument("--output_dir", help="new folder; by default one called like the format in the model's")
+    parser.add_argument("--dataset", help="images to verify on; by default those of the training, where it is known")
+    parser.add_argument("--int8", action="store_true", help="also quantize, and measure the accuracy (onnx only)")
+    parser.add_argument("--image_column", help="column with the images; found by its type by default")
+    parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
+    parser.add_argument("--overwrite_output_dir", action="store_true", help="replace an export in the folder")
+    options = parser.parse_args(arguments)
+    from hf_tl.exporting.export import export as export_model
+    from hf_tl.exporting.summary import summarise
+
+    print(summarise(export_model(**vars(options))))
+
+
 def cache(arguments: list[str]) -> None:
     """List the features that are kept on the disk, or clear them."""
     parser = _parser("cache", cache)
@@ -288,5 +306,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "push": push,
     "pull": pull,
     "card": card,
+    "export": export,
     "cache": cache,
 }

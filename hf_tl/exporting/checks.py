@@ -1,0 +1,112 @@
+"""What proves an export: its file, run by its own runtime on real images, says what the model says."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hf_tl.errors import ModelError, SaveError, name_some
+from hf_tl.evaluation.measure import inference
+from hf_tl.evaluation.metrics import ProblemType, problem_type_of
+from hf_tl.exporting.formats import Runner, explained
+from hf_tl.exporting.images import BATCH, cut
+from hf_tl.exporting.preprocessing import apply
+from hf_tl.publish.save import TOLERANCE
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import PreTrainedModel
+
+BATCH_SIZES = (1, 3, BATCH)
+LEVELS = 1.0
+"""Mean difference, in levels of 0 to 255, that the resizing of an image by two libraries may have (seen: below 0.4, of
+noise; photos moved by one pixel are several levels apart)."""
+
+
+def model_logits(model: "PreTrainedModel", pixels: np.ndarray) -> np.ndarray:
+    """Compute what the model itself says, in batches."""
+    with inference(model):
+        batches = [model(pixel_values=torch.from_numpy(batch)).logits for batch in cut(pixels, [BATCH])]
+    return torch.cat(batches).float().numpy()
+
+
+def verify(run: Runner, model: "PreTrainedModel", pixels: np.ndarray, name: str) -> dict[str, Any]:
+    """Compare an exported file with its model on real images, in batches of different sizes.
+
+    Args:
+        run: the file in its own runtime.
+        model: on the CPU.
+        pixels: (images, channels, height, width).
+        name: of the format.
+
+    Returns:
+        For `export.json`: `batch_sizes`, and the `differences`.
+
+    Raises:
+        SaveError: the file takes no batches of other sizes, or says something else than rounding in float32 explains.
+    """
+    if len(pixels) < sum(BATCH_SIZES):
+        pixels = np.resize(pixels, (sum(BATCH_SIZES), *pixels.shape[1:]))  # repeats them
+    expected = model_logits(model, pixels)
+    sizes = ", ".join(map(str, BATCH_SIZES))
+    with explained(f"what was written as {name} does not run on batches of {sizes} images", "try another --format"):
+        found = np.concatenate([run(batch) for batch in cut(pixels, BATCH_SIZES)])
+    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    differences = compare(problem_type_of(model), found, expected)
+    if not differences["logits"] <= allowed:
+        raise SaveError(
+            f"what was written as {name} gives other logits than the model: they differ by "
+            f"{differences['logits']:.2g}, and rounding in float32 explains {allowed:.2g}; nothing was exported, "
+            "try another --format"
+        )
+    return {"batch_sizes": list(BATCH_SIZES), "differences": differences}
+
+
+def compare(problem: ProblemType, found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """Tell the largest absolute differences of logits and probabilities, and how often the same is predicted."""
+    probabilities = [problem.probabilities(torch.from_numpy(logits)).numpy() for logits in (found, expected)]
+    return {
+        "logits": float(np.abs(found - expected).max()),
+        "probabilities": float(np.abs(probabilities[0] - probabilities[1]).max()),
+        "same_prediction": float(np.mean(problem.decide(found) == problem.decide(expected))),
+    }
+
+
+def verify_steps(
+    steps: Mapping[str, Any],
+    images: Sequence["Image.Image"],
+    pixels: np.ndarray,
+    run: Runner,
+    model: "PreTrainedModel",
+) -> dict[str, Any]:
+    """Go the whole way without hf_tl: the steps that are written, by Pillow and NumPy, then the exported file.
+
+    Args:
+        steps: see `hf_tl.exporting.preprocessing`.
+        images: some images.
+        pixels: what the model's own preprocessing makes of them.
+        run: the file in its own runtime.
+        model: on the CPU.
+
+    Returns:
+        For `export.json`: how far the pixels are apart, in levels of 0 to 255, and the differences of what follows.
+
+    Raises:
+        ModelError: the steps make other pixels.
+    """
+    each = [apply(steps, image) for image in images]
+    if other := {one.shape for one in each} - {pixels.shape[1:]}:
+        raise ModelError(f"{_OTHER_PIXELS}: images of {name_some(sorted(other))} for {pixels.shape[1:]}; {_ADVICE}")
+    made = np.stack(each)
+    scale = np.array(steps["std"])[:, None, None] / steps["rescale_factor"]
+    levels = np.abs(made - pixels) * scale
+    if not (worst := levels.mean(axis=(1, 2, 3)).max()) <= LEVELS:
+        raise ModelError(f"{_OTHER_PIXELS}: {worst:.1f} levels of 255 apart; {_ADVICE}")
+    found = np.concatenate([run(batch) for batch in cut(made, [BATCH])])
+    differences = compare(problem_type_of(model), found, model_logits(model, pixels))
+    return {"pixel_levels": {"mean": float(levels.mean()), "largest": float(levels.max())}, "differences": differences}
+
+
+_OTHER_PIXELS = "the steps that resize, crop, scale and normalise make other pixels than the model's own preprocessing"
+_ADVICE = "it does something more, which programs without transformers cannot be told; choose another backbone"

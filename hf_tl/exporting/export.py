@@ -1,0 +1,232 @@
+"""From a trained model to a folder that programs without hf_tl run: the model's file, its preprocessing, the proof."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_tl.backbones.freezing import digest
+from hf_tl.backbones.load import load, preprocessing_of
+from hf_tl.backbones.transformers import commit_of
+from hf_tl.data.images import decode
+from hf_tl.errors import ConfigError, SaveError, name_some
+from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
+from hf_tl.evaluation.predict import images_for
+from hf_tl.exporting.checks import verify, verify_steps
+from hf_tl.exporting.formats import FORMATS, INPUT, OUTPUT, Format, check_format, explained, write_model
+from hf_tl.exporting.images import evenly, load_images, pixels_of, record_of
+from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
+from hf_tl.exporting.preprocessing import describe
+from hf_tl.exporting.quantize import CALIBRATION_IMAGES, METHOD, measure_int8, write_int8
+from hf_tl.exporting.quantize import FILE as INT8_FILE
+from hf_tl.training.accelerator import cpu_cores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.images import ImageTransform
+
+SCHEMA_VERSION = 1
+REPORT_FILE = "export.json"
+VERIFIED_IMAGES = 64
+
+
+def export(
+    model_name: str | os.PathLike[str],
+    format: str = "onnx",
+    output_dir: str | os.PathLike[str] | None = None,
+    *,
+    dataset: str | None = None,
+    int8: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    overwrite_output_dir: bool = False,
+) -> Path:
+    """Write a trained model as a file that runs without hf_tl, transformers and timm.
+
+    Its one input is `pixel_values` (any number of images, channels, height, width), its output `logits`. The file is
+    run by its own runtime on real images before it is called exported, and nothing is left of one that says something
+    else than the model.
+
+    Args:
+        model_name: a saved model's folder, or a Hub id.
+        format: `"onnx"` (needs the extra `onnx`), `"torchscript"` or `"torch_export"`.
+        output_dir: a new folder; by default one called like the format in the model's own.
+        dataset: what `--dataset` takes, the images to verify on (those of its test split); by default the data that the
+            model was trained on, where it is of the Hub or `digits`.
+        int8: also write `model_int8.onnx`, calibrated on training images and measured on all images to test on.
+        image_column: as in `load_data`.
+        label_column: as in `load_data`.
+        overwrite_output_dir: replace an export that the folder holds.
+
+    Returns:
+        The folder, with the model's file, `preprocessing.json` (how its input is made, and its classes) and
+        `export.json` (what was verified and measured).
+
+    Raises:
+        ConfigError: a package is missing, the folder holds something, or there is no telling which images to take.
+        ModelError: there is no such model, or its preprocessing cannot be told.
+        DataError: the images cannot be used.
+        SaveError: the network cannot be written in this format, what was written does not say what the model says, or
+            the disk is full or read-only.
+
+    ```python
+    folder = hf_tl.export("out", "onnx", dataset="FOLDER", int8=True)
+    ```
+    """
+    chosen, source = check_format(format), os.fspath(model_name)
+    if int8 and format != "onnx":
+        raise ConfigError(
+            f"--int8 goes with --format onnx, whose runtime has kernels for it on CPUs; found --format {format}, which "
+            "torch quantizes in a package of its own, torchao"
+        )
+    folder = _choose_folder(source, format, output_dir)
+    _check_folder(folder, overwrite_output_dir)
+    model, transforms = load(source)
+    preprocessing = preprocessing_of(model, transforms)
+    steps = describe(preprocessing)
+    data = load_images(record_of(source), dataset, image_column, label_column)
+    transform = transforms.with_columns(data.image_column, data.label_column).eval
+    with _new_folder(folder) as partial:
+        report = _describe_model(model, source, data)
+        report |= {"format": format, "file": chosen.file, "input": INPUT, "output": OUTPUT}
+        report |= write_model(format, model, preprocessing.input_size, partial)
+        report["bytes"] = _size(partial, chosen.file)
+        report["verified"] = _verify(chosen, format, partial, model, data, transform, steps)
+        if int8:
+            report["int8"] = _quantize(partial, model, data, transform)
+        scores = "sigmoid" if problem_type_of(model) is MULTI_LABEL else "softmax"
+        labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        _write_json(partial / PREPROCESSING_FILE, {**steps, "scores": scores, "labels": labels})
+        _write_json(partial / REPORT_FILE, report)
+    return folder
+
+
+def _describe_model(model: "PreTrainedModel", source: str, data: "ImageData") -> dict[str, Any]:
+    """Tell which model and which images, without paths; the digest is that of the model's `run.json`."""
+    weights = {name.removeprefix("timm_model."): tensor for name, tensor in model.state_dict().items()}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "model": {
+            "name": None if Path(source).exists() else source,
+            "revision": commit_of(source),
+            "class": type(model).__name__,
+            "problem_type": problem_type_of(model).name,
+            "weights_digest": digest(weights),
+        },
+        "data": {"name": data.name, "revision": data.revision, "fingerprint": data.fingerprint},
+    }
+
+
+def _verify(
+    chosen: Format,
+    name: str,
+    folder: Path,
+    model: "PreTrainedModel",
+    data: "ImageData",
+    transform: "ImageTransform",
+    steps: Mapping[str, Any],
+) -> dict[str, Any]:
+    images = evenly(data.splits["test"], VERIFIED_IMAGES)
+    pixels = np.concatenate(list(pixels_of(images, transform)))
+    with explained(f"what was written as {name} cannot be loaded", "try another --format"):
+        run = chosen.open(folder / chosen.file)
+    report = {"split": "test", "images": len(images), **verify(run, model, pixels, name)}
+    decoded = [decode(image) for image in images[data.image_column]]
+    return {**report, "without_hf_tl": verify_steps(steps, decoded, pixels, run, model)}
+
+
+def _quantize(folder: Path, model: "PreTrainedModel", data: "ImageData", transform: "ImageTransform") -> dict[str, Any]:
+    calibration, images = evenly(data.splits["train"], CALIBRATION_IMAGES), images_for(model, data, "test")
+    float_file = folder / FORMATS["onnx"].file
+    int8_file = write_int8(float_file, pixels_of(calibration, transform))
+    labels = np.asarray(images[data.label_column][:])
+    with explained("ONNX Runtime cannot run the quantized network", "leave out --int8"):
+        measured = measure_int8(float_file, int8_file, pixels_of(images, transform), labels, problem_type_of(model))
+    return {
+        "file": INT8_FILE,
+        "bytes": _size(folder, INT8_FILE),
+        "method": METHOD,
+        "calibration": {"split": "train", "images": len(calibration)},
+        "split": "test",
+        **measured,
+        "hardware": f"CPU, {cpu_cores()} cores",
+    }
+
+
+def _size(folder: Path, name: str) -> int:
+    """Count the bytes of a model's file, with those of its weights where they are too large to be in it."""
+    return sum(file.stat().st_size for file in folder.glob(f"{name}*"))
+
+
+def _choose_folder(source: str, format_: str, output_dir: str | os.PathLike[str] | None) -> Path:
+    if output_dir is not None:
+        return Path(os.path.realpath(output_dir))
+    if not Path(source).is_dir():
+        raise ConfigError(f"there is no folder {source!r}; of a model of the Hub, say with --output_dir where it goes")
+    return Path(os.path.realpath(source)) / format_
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    """Check, before any work, that an export may be written to a folder.
+
+    Raises:
+        ConfigError: it holds something that is no export, or an export that is not to be overwritten.
+    """
+    if folder.is_file():
+        raise ConfigError(f"--output_dir {folder} is a file; name a folder")
+    held = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    ours = {REPORT_FILE, PREPROCESSING_FILE, INT8_FILE}
+    ours |= {name for format_ in FORMATS.values() for name in (format_.file, f"{format_.file}.data")}
+    if foreign := [name for name in held if name not in ours]:
+        raise ConfigError(f"--output_dir {folder} holds what is no export ({name_some(foreign)}); name a new folder")
+    if held and not overwrite:
+        raise ConfigError(
+            f"--output_dir {folder} holds an export already; name another folder, or replace it with "
+            "--overwrite_output_dir"
+        )
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write to, and put it in the place of `folder` when all is there."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    except OSError as error:
+        raise SaveError(f"{folder} cannot be written to: {error.strerror}; nothing was exported") from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        _put(partial, folder)
+    except OSError as error:
+        raise SaveError(f"{folder} could not be written: {error.strerror or error}; nothing was exported") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put(partial: Path, folder: Path) -> None:
+    if not folder.exists():
+        os.replace(partial, folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=folder.parent))
+    os.replace(folder, aside)
+    try:
+        os.replace(partial, folder)
+    except OSError:
+        os.replace(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,199 @@
+"""The formats of an export: how a file of each is written, and how it is run by its own runtime."""
+
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hf_tl.errors import ConfigError, SaveError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+INPUT, OUTPUT = "pixel_values", "logits"
+Runner = Callable[[np.ndarray], np.ndarray]
+"""From `pixel_values` (batch, channels, height, width), float32, to `logits` (batch, classes)."""
+SOURCE_PLACES = ".debug_pkl"
+"""The end of the names of files in a TorchScript archive that tell from which line of which file an operation comes."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format."""
+
+    file: str
+    write: Callable[[nn.Module, Tensor, Path], dict[str, Any]]
+    """Takes a network in inference mode, an example batch, and the file; gives facts for `export.json`."""
+    open: Callable[[Path], Runner]
+    packages: tuple[str, ...] = ()
+    """What it needs of the extra that is called like the format."""
+
+
+class Logits(nn.Module):
+    """A classifier of transformers as a plain function of pixels."""
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Compute (batch, classes)."""
+        return self.model(pixel_values=pixel_values).logits
+
+
+def check_format(name: str) -> Format:
+    """Find a format, once it is known that what it needs is installed.
+
+    Raises:
+        ConfigError: there is no such format, or a package is missing.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f"--format is one of {', '.join(FORMATS)}; found {name!r}")
+    format_ = FORMATS[name]
+    if missing := [package for package in format_.packages if find_spec(package) is None]:
+        raise ConfigError(f'--format {name} needs {", ".join(missing)}: pip install "hf-tl[{name}]"')
+    return format_
+
+
+def write_model(name: str, model: "PreTrainedModel", input_size: tuple[int, int, int], folder: Path) -> dict[str, Any]:
+    """Write a model in a format, for batches of any size, and give facts for `export.json`.
+
+    Args:
+        name: of the format.
+        model: on the CPU, in inference mode.
+        input_size: channels, height and width.
+        folder: where the file goes.
+
+    Raises:
+        SaveError: the format has no words for what the network does.
+    """
+    network = Logits(model).eval().requires_grad_(False)
+    # two images, because torch takes a size of one for a constant; black, because they may stay in the file
+    example = torch.zeros(2, *input_size)
+    with (
+        explained(f"{type(model).__name__} cannot be written as {name}", "try another --format"),
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):
+        # that TorchScript is deprecated is told by the command; what tracing warns of is what is verified
+        warnings.simplefilter("ignore")
+        return FORMATS[name].write(network, example, folder / FORMATS[name].file)
+
+
+@contextmanager
+def explained(what: str, advice: str) -> Iterator[None]:
+    """Tell what a library could not do with a network as an error of the user's.
+
+    Raises:
+        SaveError: it raised one of the exceptions that exporters and runtimes do.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError) as error:
+        reason = " ".join(str(error).split())
+        raise SaveError(f"{what}: {reason:.500}; nothing was exported, {advice}") from error
+
+
+def _write_onnx(network: nn.Module, example: Tensor, file: Path) -> dict[str, Any]:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    program = torch.onnx.export(
+        network,
+        (example,),
+        dynamo=True,
+        dynamic_shapes=_any_batch(),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        verbose=False,
+    )
+    assert program is not None  # as it always is with dynamo
+    ClearMetadataAndDocStringPass()(program.model)  # among it are the paths of the source of each operation
+    program.save(file)
+    versions = {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
+    return {"opset": program.model.opset_imports[""], "ir_version": program.model.ir_version, "versions": versions}
+
+
+def open_onnx(file: Path, threads: int = 0) -> Runner:
+    """Load a file with ONNX Runtime, for the CPU; `threads` of 0 are as many as it has cores.
+
+    Raises:
+        RuntimeError: ONNX Runtime cannot load it, or later run it.
+    """
+    from onnxruntime import InferenceSession, SessionOptions
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    # no RuntimeErrors themselves
+    failures = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
+
+    options = SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        session = InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except failures as error:
+        raise RuntimeError(str(error)) from error
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        try:
+            return session.run([OUTPUT], {INPUT: pixels})[0]
+        except failures as error:
+            raise RuntimeError(str(error)) from error
+
+    return run
+
+
+def _write_torchscript(network: nn.Module, example: Tensor, file: Path) -> dict[str, Any]:
+    whole = file.with_suffix(".traced")
+    torch.jit.trace(network, (example,), check_trace=False).save(str(whole))
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith(SOURCE_PLACES):
+                target.writestr(entry.filename, source.read(entry))
+    whole.unlink()
+    return {"versions": {"torch": version("torch")}}
+
+
+def _open_torchscript(file: Path) -> Runner:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return _torch_runner(torch.jit.load(str(file)))
+
+
+def _write_torch_export(network: nn.Module, example: Tensor, file: Path) -> dict[str, Any]:
+    program = torch.export.export(network, (example,), dynamic_shapes=_any_batch())
+    for module in program.graph_module.modules():
+        for node in getattr(getattr(module, "graph", None), "nodes", ()):
+            node.meta.pop("stack_trace", None)  # the paths of its source
+    torch.export.save(program, file)
+    return {"versions": {"torch": version("torch")}}
+
+
+def _open_torch_export(file: Path) -> Runner:
+    return _torch_runner(torch.export.load(file).module())
+
+
+def _any_batch() -> dict[str, dict[int, Any]]:
+    return {INPUT: {0: torch.export.Dim("batch", min=1)}}
+
+
+def _torch_runner(module: Callable[[Tensor], Tensor]) -> Runner:
+    def run(pixels: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return module(torch.from_numpy(pixels)).numpy()
+
+    return run
+
+
+FORMATS = {
+    "onnx": Format("model.onnx", _write_onnx, open_onnx, packages=("onnx", "onnxscript", "onnxruntime")),
+    "torchscript": Format("model.pt", _write_torchscript, _open_torchscript),
+    "torch_export": Format("model.pt2", _write_torch_export, _open_torch_export),
+}

@@ -1,0 +1,148 @@
+"""How to make the input of an exported model, told in plain values, for programs without hf_tl.
+
+The steps, in this order: the image upright (EXIF) and in `mode`, `resize`, `center_crop`, the channels in
+`channel_order`, times `rescale_factor`, minus `mean`, by `std`, and the channels first. `apply` does them with Pillow
+and NumPy alone: it is what an export is checked with, and an example of how to read the file.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from hf_tl.data.images import to_rgb
+from hf_tl.errors import ModelError, name_some
+
+if TYPE_CHECKING:
+    from hf_tl.backbones.preprocessing import Preprocessing
+
+FILE = "preprocessing.json"
+SCHEMA_VERSION = 1
+CONVNEXT_UNCROPPED = 384
+"""From this size on, ConvNeXt's image processor resizes to the very size and crops nothing."""
+
+
+def describe(preprocessing: "Preprocessing") -> dict[str, Any]:
+    """Tell the evaluation transform of a model as plain values.
+
+    Raises:
+        ModelError: it does something that is not among the steps.
+    """
+    channels, height, width = preprocessing.input_size
+    steps = _transformers_steps(preprocessing) if preprocessing.processor is not None else _timm_steps(preprocessing)
+    _check_told(steps, preprocessing)
+    darkest, lightest = (
+        (level * steps["rescale_factor"] - np.array(steps["mean"])) / np.array(steps["std"]) for level in (0, 255)
+    )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "mode": "L" if channels == 1 else "RGB",
+        **steps,
+        "layout": "NCHW",
+        "dtype": "float32",
+        "size": {"height": height, "width": width},
+        "value_range": [float(darkest.min()), float(lightest.max())],
+    }
+
+
+def apply(steps: Mapping[str, Any], image: Image.Image) -> np.ndarray:
+    """Do the steps with Pillow and NumPy: from an image to (channels, height, width), float32."""
+    image = to_rgb(image).convert(steps["mode"])
+    image = _resize(image, steps["resize"], Image.Resampling[steps["interpolation"].upper()])
+    if (crop := steps["center_crop"]) is not None:
+        image = _center_crop(image, crop)
+    pixels: np.ndarray = np.asarray(image, dtype=np.float32).reshape(image.height, image.width, -1)
+    if steps["channel_order"] == "BGR":
+        pixels = pixels[..., ::-1]
+    pixels = pixels * np.float32(steps["rescale_factor"])
+    pixels = (pixels - np.array(steps["mean"], np.float32)) / np.array(steps["std"], np.float32)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _resize(image: Image.Image, size: Mapping[str, int] | None, interpolation: Image.Resampling) -> Image.Image:
+    if size is None:
+        return image
+    if "shortest_edge" not in size:
+        return image.resize((size["width"], size["height"]), interpolation)
+    width, height = (size["shortest_edge"] * side // min(image.size) for side in image.size)
+    return image.resize((width, height), interpolation)
+
+
+def _center_crop(image: Image.Image, crop: Mapping[str, Any]) -> Image.Image:
+    sides = zip(image.size, (crop["width"], crop["height"]), strict=True)
+    rounded = round if crop["offset"] == "round" else int
+    left, top = (rounded((whole - part) / 2) for whole, part in sides)
+    return image.crop((left, top, left + crop["width"], top + crop["height"]))
+
+
+def _timm_steps(preprocessing: "Preprocessing") -> dict[str, Any]:
+    """Read the steps of timm's evaluation transform (`timm.data.create_transform`)."""
+    from timm.data.transforms import MaybeToTensor
+    from torchvision import transforms
+
+    steps: Sequence[Any] = getattr(preprocessing.evaluation, "transforms", ())
+    expected = (transforms.Resize, transforms.CenterCrop, MaybeToTensor, transforms.Normalize)
+    if tuple(map(type, steps)) != expected:
+        raise _untold(preprocessing, f"the steps {name_some(type(step).__name__ for step in steps)}")
+    resize, crop, *_ = steps
+    size = resize.size
+    return {
+        "channel_order": "RGB" if preprocessing.input_size[0] == 3 else "L",
+        "resize": {"shortest_edge": size} if isinstance(size, int) else {"height": size[0], "width": size[1]},
+        "interpolation": resize.interpolation.value,
+        "center_crop": {"height": crop.size[0], "width": crop.size[1], "offset": "round"},
+        "rescale_factor": 1 / 255,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+    }
+
+
+def _transformers_steps(preprocessing: "Preprocessing") -> dict[str, Any]:
+    """Read the steps of a transformers image processor from its settings; what a setting means differs by class."""
+    processor = preprocessing.processor
+    settings: dict[str, Any] = processor.to_dict() if processor is not None else {}
+    size = dict(settings["size"]) if settings.get("do_resize") else None
+    crop = dict(settings["crop_size"]) if settings.get("do_center_crop") else None
+    mean, std = preprocessing.mean, preprocessing.std
+    if not settings.get("do_normalize"):
+        mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+    match settings.get("image_processor_type"):
+        case "ConvNextImageProcessor":
+            size, crop = _convnext_sizes(size["shortest_edge"], settings["crop_pct"]) if size else (None, crop)
+        case "LevitImageProcessor":
+            size = {"shortest_edge": int(256 / 224 * size["shortest_edge"])} if size else None
+        case "PoolFormerImageProcessor":
+            size = {"shortest_edge": int(next(iter(size.values())) / settings["crop_pct"])} if size else None
+        case "EfficientNetImageProcessor" if settings.get("include_top"):
+            std = tuple(value**2 for value in std)  # divides by it twice
+    return {
+        "channel_order": "BGR" if settings.get("do_flip_channel_order") else "RGB",
+        "resize": size,
+        "interpolation": preprocessing.interpolation,
+        "center_crop": None if crop is None else {**crop, "offset": "truncate"},
+        "rescale_factor": settings["rescale_factor"] if settings.get("do_rescale") else 1.0,
+        "mean": list(mean),
+        "std": list(std),
+    }
+
+
+def _convnext_sizes(size: int, crop_pct: float) -> tuple[dict[str, int], dict[str, int] | None]:
+    square = {"height": size, "width": size}
+    return (square, None) if size >= CONVNEXT_UNCROPPED else ({"shortest_edge": int(size / crop_pct)}, square)
+
+
+def _check_told(steps: Mapping[str, Any], preprocessing: "Preprocessing") -> None:
+    """Check that the sizes are of the two kinds that the steps know."""
+    known = {"resize": ({"shortest_edge"}, {"height", "width"}), "center_crop": ({"height", "width", "offset"},)}
+    for name, kinds in known.items():
+        if steps[name] is not None and set(steps[name]) not in kinds:
+            raise _untold(preprocessing, f"a {name} of {name_some(sorted(steps[name]))}")
+
+
+def _untold(preprocessing: "Preprocessing", found: str) -> ModelError:
+    name = type(preprocessing.processor or preprocessing.evaluation).__name__
+    return ModelError(
+        "expected a preprocessing that resizes (to the shortest edge, or to height and width), crops the centre, "
+        f"scales and normalises; {name} has {found}, which programs without it cannot be told; choose another backbone"
+    )

@@ -1,0 +1,36 @@
+"""Saved models, one of each library, and images to verify their exports on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from backbones.checkpoints import save_timm, save_transformers, timm_network, tiny_vit
+from exporting.models import write_images
+from publish.records import LABELS, make_record
+
+from hf_tl.backbones.load import load_backbone, preprocessing_of
+from hf_tl.publish.save import save_run
+from hf_tl.strategy import Strategy
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "colours")
+
+
+@pytest.fixture(scope="session")
+def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_timm(timm_network(), tmp_path_factory.mktemp("timm") / "canary-model")
+
+
+@pytest.fixture(scope="session")
+def vit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_transformers(tiny_vit(), tmp_path_factory.mktemp("vit") / "canary-model")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The folder of a finished run, of the test's own."""
+    torch.manual_seed(0)
+    model, transforms = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False)
+    return save_run(model, preprocessing_of(model, transforms), make_record(), tmp_path / "out")

@@ -1,0 +1,279 @@
+"""An export is a folder that runs without hf_tl and says what the model says, or nothing."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from backbones.checkpoints import LABELS, save_timm, timm_network
+from hub.client import run_python
+from hub.server import HubServer
+from timm.models import register_model
+from timm.models.resnet import ResNet
+from torch import Tensor
+
+import hf_tl
+from hf_tl.cli import ERROR_STATUS, main
+from hf_tl.data.datasets import load_data
+from hf_tl.errors import ConfigError, DataError, SaveError
+from hf_tl.exporting.formats import FORMATS
+from hf_tl.exporting.images import load_images
+from hf_tl.publish.checks import check_folder, read_record
+from hf_tl.publish.hub import push
+
+REPOSITORY = Path(__file__).parents[2]
+RUNNERS = {
+    "onnx": "import onnxruntime\n"
+    "run = lambda x: onnxruntime.InferenceSession(file).run(['logits'], {'pixel_values': x})[0]",
+    "torchscript": "import torch\nmodel = torch.jit.load(file)\n"
+    "run = lambda x: model(torch.from_numpy(x)).detach().numpy()",
+    "torch_export": "import torch\nmodel = torch.export.load(file).module()\n"
+    "run = lambda x: model(torch.from_numpy(x)).detach().numpy()",
+}
+"""How each file is run by a program that has its runtime alone."""
+FOREIGN = {"hf_tl", "transformers", "timm", "torchvision"}
+
+
+@pytest.fixture(scope="session", params=list(FORMATS))
+def exported(
+    request: pytest.FixtureRequest, timm_folder: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """An export in each format."""
+    if request.param == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    folder = tmp_path_factory.mktemp("exports") / request.param
+    assert hf_tl.export(timm_folder, request.param, folder, dataset=str(colours)) == folder
+    return request.param, folder
+
+
+def read(folder: Path, name: str = "export.json") -> dict[str, Any]:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_file_runs_in_its_own_runtime_alone(exported: tuple[str, Path], timm_folder: Path, tmp_path: Path) -> None:
+    """On batches of any size, in a process without the libraries of the model, with the same logits."""
+    name, folder = exported
+    file = folder / FORMATS[name].file
+    random = np.random.default_rng(0)
+    pixels = random.normal(size=(7, 3, *read(folder, "preprocessing.json")["size"].values())).astype(np.float32)
+    np.save(tmp_path / "pixels.npy", pixels)
+    code = (
+        f"import sys; import numpy as np\nfile = {str(file)!r}\n{RUNNERS[name]}\npixels = np.load('pixels.npy')\n"
+        "out = [run(pixels[:n].copy()) for n in (1, 2, 7)]\nnp.savez('out.npz', *out)\n"
+        f"print({FOREIGN!r} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "set()"
+    model, _ = hf_tl.load(timm_folder)
+    with torch.inference_mode():
+        expected = model(pixel_values=torch.from_numpy(pixels)).logits.numpy()
+    with np.load(tmp_path / "out.npz") as found:
+        for count, logits in zip((1, 2, 7), found.values(), strict=True):
+            np.testing.assert_allclose(logits, expected[:count], atol=1e-5)
+
+
+def test_the_report_tells_what_was_verified(exported: tuple[str, Path], timm_folder: Path) -> None:
+    name, folder = exported
+    report = read(folder)
+    assert {path.name for path in folder.iterdir()} == {FORMATS[name].file, "preprocessing.json", "export.json"}
+    assert report["format"] == name
+    assert report["bytes"] == (folder / FORMATS[name].file).stat().st_size
+    verified = report["verified"]
+    assert verified["images"] == 18
+    assert verified["batch_sizes"] == [1, 3, 16]
+    assert 0 <= verified["differences"]["logits"] < 1e-5
+    assert verified["differences"]["same_prediction"] == 1
+    assert verified["without_hf_tl"]["pixel_levels"]["largest"] < 1e-3
+    assert verified["without_hf_tl"]["differences"]["same_prediction"] == 1
+    assert read(folder, "preprocessing.json")["labels"] == list(LABELS)
+    assert ("opset" in report) == (name == "onnx")
+    assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_nothing_of_the_machine_is_told(exported: tuple[str, Path], timm_folder: Path, colours: Path) -> None:
+    """Exporters write the path of the source of each operation into their files."""
+    _, folder = exported
+    private = {str(Path(torch.__file__).parents[1]), str(REPOSITORY), str(Path.home()), "canary", str(colours.parent)}
+    packed = dict(contents(folder))
+    for file in folder.iterdir():
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                packed |= {entry: archive.read(entry) for entry in archive.namelist()}
+    found = {(name, word) for name, content in packed.items() for word in private - {"/"} if word.encode() in content}
+    assert found == set()
+
+
+def test_the_model_stays_as_it_is_and_can_be_published(copy: Path, colours: Path) -> None:
+    """By default the export lies in a folder of the model's own, which is no part of what is pushed."""
+    published, before = check_folder(copy), contents(copy)
+    folder = hf_tl.export(copy, "torch_export", dataset=str(colours))
+    assert folder == copy / "torch_export"
+    assert check_folder(copy) == published
+    after = contents(copy)
+    assert {name: after[name] for name in before} == before
+    assert {name.partition("/")[0] for name in after.keys() - before.keys()} == {"torch_export"}
+    assert read(folder)["model"]["weights_digest"] == read_record(copy)["weights_digest"]
+
+
+def test_an_export_is_replaced_only_when_asked(timm_folder: Path, colours: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    hf_tl.export(timm_folder, "torchscript", folder, dataset=str(colours))
+    before = contents(folder)
+    with pytest.raises(ConfigError, match=r"holds an export already.*--overwrite_output_dir"):
+        hf_tl.export(timm_folder, "torch_export", folder, dataset=str(colours))
+    assert contents(folder) == before
+    hf_tl.export(timm_folder, "torch_export", folder, dataset=str(colours), overwrite_output_dir=True)
+    assert {path.name for path in folder.iterdir()} == {"model.pt2", "preprocessing.json", "export.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_what_is_no_export_is_never_replaced(timm_folder: Path, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds what is no export \(notes.txt\)"):
+        hf_tl.export(timm_folder, "torchscript", tmp_path, dataset=str(colours), overwrite_output_dir=True)
+    assert contents(tmp_path) == {"notes.txt": b"mine"}
+    with pytest.raises(ConfigError, match="is a file"):
+        hf_tl.export(timm_folder, "torchscript", tmp_path / "notes.txt", dataset=str(colours))
+    with pytest.raises(SaveError, match="cannot be written to"):
+        hf_tl.export(timm_folder, "torchscript", tmp_path / "notes.txt" / "deeper", dataset=str(colours))
+
+
+class BranchesOnPixels(ResNet):
+    """Does something else for the black images that exporters are shown."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits if x.abs().max() == 0 else -logits
+
+
+class CountsImages(ResNet):
+    """Makes the number of images a number of Python's, which tracing takes for a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).reshape(int(x.shape[0]), -1)
+
+
+@cache
+def register(cls: type[ResNet]) -> str:
+    """Make a timm architecture of a class, and give its name."""
+
+    def create(pretrained: bool = False, **arguments: Any) -> ResNet:
+        network = timm.create_model("test_resnet", **arguments)
+        network.__class__ = cls
+        network.pretrained_cfg = {**network.pretrained_cfg, "architecture": create.__name__}
+        return network
+
+    create.__name__, create.__module__ = f"hf_tl_{cls.__name__.lower()}", __name__
+    register_model(create)
+    return create.__name__
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "message"),
+    [
+        (BranchesOnPixels, "torchscript", "gives other logits than the model: they differ by .* nothing was exported"),
+        (BranchesOnPixels, "torch_export", "cannot be written as torch_export: .* nothing was exported"),
+        (CountsImages, "torchscript", "does not run on batches of 1, 3, 16 images: .* nothing was exported"),
+    ],
+)
+def test_a_file_that_says_something_else_is_no_export(
+    cls: type[ResNet], name: str, message: str, timm_folder: Path, colours: Path, tmp_path: Path
+) -> None:
+    """Nothing is left of it, and an export that it was to replace stays."""
+    broken, folder = save_timm(timm_network(register(cls)), tmp_path / "model"), tmp_path / "export"
+    with pytest.raises(SaveError, match=message):
+        hf_tl.export(broken, name, folder, dataset=str(colours))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    hf_tl.export(timm_folder, "torch_export", folder, dataset=str(colours))
+    before = contents(folder)
+    with pytest.raises(SaveError, match=message):
+        hf_tl.export(broken, name, folder, dataset=str(colours), overwrite_output_dir=True)
+    assert contents(folder) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "export"}
+
+
+def test_a_model_of_the_hub_is_exported(hub: HubServer, copy: Path, colours: Path, tmp_path: Path) -> None:
+    push(copy, "user/colours")
+    code = f"import hf_tl; hf_tl.export('user/colours', 'torch_export', 'export', dataset={str(colours)!r})"
+    run_python(code, hub.url, tmp_path, has_hf_tl=True)
+    told = read(tmp_path / "export")["model"]
+    assert (told["name"], len(told["revision"])) == ("user/colours", 40)
+    assert told["weights_digest"] == read_record(copy)["weights_digest"]
+
+
+def test_the_command_says_what_it_did(vit_folder: Path, colours: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hf_tl", "export", str(vit_folder), "--dataset", str(colours)]
+    command += ["--format", "torchscript", "--output_dir", str(tmp_path / "out")]
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Verified  on 18 images of colours \(test\), in batches of 1, 3 and 16\n", done.stdout)
+    assert "predictions agree on 100.0 %" in done.stdout
+    assert "torch deprecates TorchScript" in done.stdout
+    assert "Warning" not in done.stderr
+
+
+def test_a_missing_package_is_named_with_its_extra(
+    timm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(timm_folder), "--output_dir", str(tmp_path / "out")])
+    assert stop.value.code == ERROR_STATUS
+    assert 'needs onnx, onnxscript: pip install "hf-tl[onnx]"' in capsys.readouterr().err
+
+
+def test_wrong_words_are_told_before_any_work(timm_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--format is one of onnx, torchscript, torch_export; found 'tflite'"):
+        hf_tl.export(timm_folder, "tflite")
+    with pytest.raises(ConfigError, match="--int8 goes with --format onnx"):
+        hf_tl.export(timm_folder, "torchscript", int8=True)
+    with pytest.raises(ConfigError, match=r"no folder 'user/model'; .*--output_dir"):
+        hf_tl.export("user/model", "torchscript")
+    with pytest.raises(ConfigError, match="verified on real images: name some with --dataset"):
+        hf_tl.export(timm_folder, "torchscript", tmp_path / "out")
+    with pytest.raises(DataError):
+        hf_tl.export(timm_folder, "torchscript", tmp_path / "out", dataset=str(tmp_path / "nothing"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_by_default_those_of_the_training_in_its_splits() -> None:
+    """Images of the training must not be measured on, whatever its seed and fractions."""
+    record = {"data": {"name": "digits", "revision": None}, "settings": {"seed": 3, "test_fraction": 0.4}}
+    expected = load_data("digits", seed=3, test_fraction=0.4)
+    for dataset in (None, "digits"):
+        found = load_images(record, dataset)
+        assert {name: len(rows) for name, rows in found.splits.items()} == {
+            name: len(rows) for name, rows in expected.splits.items()
+        }
+        assert found.orders == expected.orders
+    for data in ({"name": "pets", "revision": None}, {"name": "user/pets", "revision": "a" * 40}):
+        with pytest.raises(ConfigError, match=f"--dataset.*'{data['name']}'"):
+            load_images({"data": data, "settings": {"streaming": True}}, None)
+
+
+def test_gray_images_have_one_channel(colours: Path, tmp_path: Path) -> None:
+    network = timm_network("test_resnet", in_chans=1)
+    model = save_timm(network, tmp_path / "gray")
+    config = json.loads((model / "config.json").read_text())
+    config["model_args"] = {"in_chans": 1}
+    config["pretrained_cfg"] |= {"input_size": [1, 64, 64], "mean": [0.4], "std": [0.3]}
+    (model / "config.json").write_text(json.dumps(config))
+    steps = read(hf_tl.export(model, "torch_export", dataset=str(colours)), "preprocessing.json")
+    assert (steps["mode"], steps["channel_order"], steps["mean"]) == ("L", "L", [0.4])

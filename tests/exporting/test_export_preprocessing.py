@@ -1,0 +1,113 @@
+"""What `preprocessing.json` tells makes the same pixels as the model's own preprocessing."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from backbones.checkpoints import tiny_vit
+from exporting.models import SIZES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from timm.data import create_transform
+
+from hf_tl.backbones.preprocessing import Preprocessing
+from hf_tl.backbones.transformers import processor_preprocessing
+from hf_tl.errors import ModelError
+from hf_tl.exporting.checks import model_logits, verify_steps
+from hf_tl.exporting.preprocessing import apply, describe
+
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "BitImageProcessor": {},
+    "CLIPImageProcessor": {},
+    "ConvNextImageProcessor": {"size": {"shortest_edge": 224}},
+    "DeiTImageProcessor": {},
+    "EfficientNetImageProcessor": {},
+    "LevitImageProcessor": {},
+    "MobileNetV2ImageProcessor": {},
+    "MobileViTImageProcessor": {"size": {"shortest_edge": 288}},
+    "PoolFormerImageProcessor": {},
+    "SegformerImageProcessor": {},
+    "SiglipImageProcessor": {},
+    "ViTImageProcessor": {"do_normalize": False},
+}
+"""Those of image classifiers, with settings of each kind."""
+
+
+def noise(height: int, width: int) -> Image.Image:
+    random = np.random.default_rng(height * width)
+    return Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def timm_like(size: int, crop_pct: float, crop_mode: str = "center", interpolation: str = "bicubic") -> Preprocessing:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    shape = (3, size, size)
+    evaluation = create_transform(
+        shape, interpolation=interpolation, mean=mean, std=std, crop_pct=crop_pct, crop_mode=crop_mode
+    )
+    return Preprocessing(shape, mean, std, interpolation, evaluation)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 150),
+    width=st.integers(1, 150),
+    size=st.sampled_from([24, 37]),
+    crop_pct=st.sampled_from([0.875, 0.9, 1.0]),
+    crop_mode=st.sampled_from(["center", "squash"]),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+)
+def test_the_pixels_are_those_of_timm(
+    height: int, width: int, size: int, crop_pct: float, crop_mode: str, interpolation: str
+) -> None:
+    preprocessing, image = timm_like(size, crop_pct, crop_mode, interpolation), noise(height, width)
+    found = apply(describe(preprocessing), image)
+    np.testing.assert_allclose(found, preprocessing.evaluation(image).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_the_pixels_are_those_of_transformers(name: str) -> None:
+    """Exactly those of the classes that use Pillow; the others resize by torchvision, which rounds otherwise."""
+    for suffix, levels in (("Pil", 1e-3), ("", 0.5)):
+        preprocessing = processor_preprocessing(getattr(transformers, name + suffix)(**PROCESSORS[name]))
+        steps = describe(preprocessing)
+        for size in SIZES:
+            image = noise(*(3 * side for side in size))
+            expected, found = preprocessing.evaluation(image).numpy(), apply(steps, image)
+            difference = np.abs(found - expected) * 255 * np.array(steps["std"])[:, None, None]
+            assert difference.mean() < levels, (suffix, size)
+            low, high = steps["value_range"]
+            assert low - 1e-5 <= found.min() <= found.max() <= high + 1e-5
+            assert found.dtype == np.float32
+
+
+def test_transparent_and_turned_images_are_made_upright_and_white() -> None:
+    steps = describe(timm_like(24, 1.0))
+    image = noise(30, 40)
+    transparent = image.convert("RGBA")
+    transparent.putalpha(0)
+    np.testing.assert_allclose(apply(steps, transparent), apply(steps, Image.new("RGB", (40, 30), "white")))
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        (transformers.PerceiverImageProcessor(), r"images of \(3, 256, 256\) for \(3, 224, 224\)"),
+        (transformers.DonutImageProcessor(size={"height": 64, "width": 48}), "levels of 255 apart"),
+    ],
+)
+def test_a_preprocessing_that_does_more_is_refused(processor: Any, message: str) -> None:
+    preprocessing, model, image = processor_preprocessing(processor), tiny_vit(), noise(30, 90)
+    pixels = preprocessing.evaluation(image).numpy()[None]
+    with pytest.raises(ModelError, match=f"make other pixels than the model's own preprocessing: .*{message}"):
+        verify_steps(describe(preprocessing), [image], pixels, lambda x: model_logits(model, x), model)
+
+
+def test_steps_that_cannot_be_told_are_refused() -> None:
+    with pytest.raises(ModelError, match="has the steps ResizeKeepRatio, CenterCropOrPad"):
+        describe(timm_like(24, 1.0, "border"))
+    sizes = {"shortest_edge": 64, "longest_edge": 96}
+    processor = transformers.ViTImageProcessor(size=sizes)
+    with pytest.raises(ModelError, match="a resize of longest_edge, shortest_edge"):
+        describe(processor_preprocessing(processor))

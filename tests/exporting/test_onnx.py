@@ -1,0 +1,124 @@
+"""What ONNX alone has: 8 bits with their measured cost, and the README's program without any library of the model's."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from backbones.checkpoints import edit_config, save_transformers, tiny_vit
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+
+import hf_tl
+from hf_tl.data.datasets import load_data
+from hf_tl.errors import DataError
+from hf_tl.evaluation.intervals import paired_interval, wilson_interval
+from hf_tl.evaluation.metrics import MULTI_LABEL
+from hf_tl.evaluation.predict import predict_images
+from hf_tl.exporting.formats import open_onnx
+from hf_tl.exporting.quantize import measure_int8
+from hf_tl.exporting.summary import summarise
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def quantized(timm_folder: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8") / "onnx"
+    return hf_tl.export(timm_folder, "onnx", folder, dataset=str(colours), int8=True)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "export.json").read_text(encoding="utf-8"))
+
+
+def test_int8_is_measured_on_all_test_images(quantized: Path, timm_folder: Path, colours: Path) -> None:
+    names = {"model.onnx", "model_int8.onnx", "preprocessing.json", "export.json"}
+    assert {path.name for path in quantized.iterdir()} == names
+    model, transforms = hf_tl.load(timm_folder)
+    splits = load_data(str(colours)).splits
+    images = splits["test"]
+    pixels = np.stack([transforms.eval(row["image"]).numpy() for row in images])
+    classes = images.features["label"].names
+    true = np.array([model.config.label2id[classes[row["label"]]] for row in images])
+    right = {
+        name: open_onnx(quantized / file)(pixels).argmax(1) == true
+        for name, file in (("float32", "model.onnx"), ("int8", "model_int8.onnx"))
+    }
+    int8 = read(quantized)["int8"]
+    assert int8["images"] == len(true) == 18
+    for name, hits in right.items():
+        expected = {"value": hits.mean(), "interval": list(wilson_interval(hits.sum(), 18))}
+        assert int8["accuracy"][name] == {key: pytest.approx(value) for key, value in expected.items()}
+        assert int8["metrics"][name]["accuracy"] == pytest.approx(hits.mean())
+    gained, lost = (right["int8"] & ~right["float32"]).sum(), (right["float32"] & ~right["int8"]).sum()
+    assert int8["accuracy"]["difference"]["value"] == pytest.approx((gained - lost) / 18)
+    assert int8["accuracy"]["difference"]["interval"] == pytest.approx(paired_interval(lost, gained, 18))
+    assert int8["calibration"] == {"split": "train", "images": len(splits["train"])}
+    assert int8["bytes"] == (quantized / "model_int8.onnx").stat().st_size < read(quantized)["bytes"] / 2
+    assert int8["milliseconds_per_image"].keys() == {"float32", "int8", "batch_size", "threads"}
+    assert re.search(r"int8      accuracy \d.* on 18 images, [\d.]+ ms an image", summarise(quantized))
+
+
+def test_int8_is_not_measured_with_classes_of_others(timm_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the model knows no class"):
+        hf_tl.export(timm_folder, "onnx", tmp_path / "out", dataset="digits", int8=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_several_classes_are_right_when_all_are(quantized: Path) -> None:
+    pixels = np.random.default_rng(0).normal(size=(8, 3, 160, 160)).astype(np.float32)
+    files = quantized / "model.onnx", quantized / "model_int8.onnx"
+    labels = (open_onnx(files[0])(pixels) > 0).astype(np.int64)
+    labels[0, 1] ^= 1
+    measured = measure_int8(*files, iter([pixels[:5], pixels[5:]]), labels, MULTI_LABEL)
+    assert measured["subset_accuracy"]["float32"]["value"] == 7 / 8
+    assert set(measured["metrics"]["int8"]) >= {"mean_average_precision", "micro_f1"}
+
+
+def program(folder: Path, image: Path) -> str:
+    """The program of the README, for an export and an image."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "onnxruntime" in code]
+    assert code.count('"DIR/onnx"') == code.count('"IMAGE"') == 1
+    return code.replace('"DIR/onnx"', repr(str(folder))).replace('"IMAGE"', repr(str(image)))
+
+
+def check_program(folder: Path, model: Path, images: list[Path]) -> None:
+    """Compare what the program of the README prints with what hf_tl predicts."""
+    for image, (_, ranking) in zip(images, predict_images(str(model), images), strict=True):
+        alone = "import sys\nassert not {'torch', 'timm', 'transformers', 'hf_tl'} & set(sys.modules)\n"
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", program(folder, image) + alone], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        printed = [(line.split(maxsplit=1)[1], float(line.split("%")[0])) for line in done.stdout.splitlines()]
+        assert [label for label, _ in printed] == [label for label, _ in ranking]
+        assert [value for _, value in printed] == pytest.approx([100 * value for _, value in ranking], abs=0.02)
+
+
+def test_the_program_of_the_readme_predicts_as_the_model(quantized: Path, timm_folder: Path, colours: Path) -> None:
+    check_program(quantized, timm_folder, sorted(colours.glob("test/*/[01].png"))[:3])
+
+
+def test_the_program_of_the_readme_takes_several_classes(colours: Path, tmp_path: Path) -> None:
+    """And images that are resized to a square, and not cropped."""
+    model = save_transformers(tiny_vit(), tmp_path / "vit", fast=False)
+    edit_config(model, problem_type="multi_label_classification")
+    images = [Image.open(path) for path in sorted(colours.glob("test/*/0.png"))]
+    columns = {"image": images, "ant": [1, 0, 1], "zebra": [0, 1, 1]}
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        rows = Dataset.from_dict(columns).cast_column("image", ImageFeature())
+        rows.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    flags = {"dataset": str(tmp_path / "data"), "label_column": "ant,zebra"}
+    folder = hf_tl.export(model, "onnx", tmp_path / "onnx", **flags)
+    assert json.loads((folder / "preprocessing.json").read_text())["scores"] == "sigmoid"
+    check_program(folder, model, sorted(colours.glob("test/*/0.png"))[:2])
