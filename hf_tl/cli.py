@@ -125,6 +125,19 @@ def evaluate(arguments: list[str]) -> None:
         print(f"  {name:<{width}} {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} {value}")
 
 
+def demo(arguments: list[str]) -> None:
+    """Start a page on which a trained model classifies images and shows where it looked."""
+    parser = _parser("demo", demo)
+    parser.add_argument("name", metavar="model", help="folder of a trained model, or Hub id")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub (default: main)")
+    parser.add_argument("--server_name", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--server_port", type=int, help="port (default: the first free one from 7860)")
+    options = parser.parse_args(arguments)
+    from hf_tl.publish.demo import launch
+
+    launch(**vars(options))
+
+
 def push(arguments: list[str]) -> None:
     """Publish a trained model with its card on the Hub, in one commit."""
     parser = _parser("push", push)
@@ -258,6 +271,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "recommend": recommend,
     "predict": predict,
     "evaluate": evaluate,
+    "demo": demo,
     "push": push,
     "pull": pull,
     "card": card,
