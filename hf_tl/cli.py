@@ -146,7 +146,12 @@ def push(arguments: list[str]) -> None:
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", help="branch to commit to (default: main)")
     parser.add_argument("--create_pr", action="store_true", help="propose the commit in a pull request")
+    parser.add_argument("--space", action="store_true", help="make a Space of the same name that shows the model")
+    parser.add_argument("--space_name", help="USER/NAME of the Space, where it is to have another name")
     options = parser.parse_args(arguments)
+    if options.space or options.space_name:
+        _push_with_space(options)
+        return
     from hf_tl.publish.hub import push as push_folder
 
     url = push_folder(
@@ -157,6 +162,23 @@ def push(arguments: list[str]) -> None:
         create_pr=options.create_pr,
     )
     print(url)
+
+
+def _push_with_space(options: argparse.Namespace) -> None:
+    if options.create_pr:
+        raise ConfigError("--space shows a model that is published, and --create_pr only proposes one: leave one out")
+    from hf_tl.publish.space import push_with_space
+
+    commit, space = push_with_space(
+        options.folder,
+        options.repository,
+        options.space_name,
+        private=options.private or None,
+        revision=options.revision,
+    )
+    print(f"{commit}\n{space}")
+    if options.private:
+        print("To read a private model, the Space needs a secret HF_TOKEN (in its settings).")
 
 
 def pull(arguments: list[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from hf_tl.data.images import decode, to_rgb
-from hf_tl.errors import ModelError
+from hf_tl.errors import DataError, ModelError
 from hf_tl.evaluation.activation_maps import class_activation_maps
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.publish.markdown import one_line
@@ -46,7 +46,9 @@ class DemoModel:
             self.processor = AutoImageProcessor.from_pretrained(name, revision=revision)
             model = AutoModelForImageClassification.from_pretrained(name, revision=revision, use_safetensors=True)
         except (OSError, ValueError) as error:
-            raise ModelError(f"no image classifier {name!r}: {error}\nname a trained model's folder, or a Hub id") from error
+            raise ModelError(
+                f"no image classifier {name!r}: {error}\nname a trained model's folder, or a Hub id"
+            ) from error
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.problem = problem_type_of(self.model)
         self.labels = distinct([one_line(model.config.id2label[index]) for index in range(model.config.num_labels)])
@@ -85,7 +87,9 @@ class DemoModel:
 
     def _colours(self, pixels: np.ndarray) -> np.ndarray:
         """Turn normalised pixels (channels, height, width) back into colours (height, width, 3) from 0 to 1."""
-        mean, std = (np.reshape(self._settings(name, default), (-1, 1, 1)) for name, default in (("mean", 0), ("std", 1)))
+        mean, std = (
+            np.reshape(self._settings(name, default), (-1, 1, 1)) for name, default in (("mean", 0), ("std", 1))
+        )
         colours = np.clip(pixels * std + mean, 0, 1).transpose(1, 2, 0)
         return np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours
 
@@ -103,6 +107,8 @@ def read_image(file: str | Path) -> Image.Image:
     Raises:
         DataError: it is none, is damaged, or is too large; the message does not tell where it lies.
     """
+    if not Path(file).is_file():
+        raise DataError("there is no file; upload the image again")
     return to_rgb(decode(Path(file).read_bytes(), "the file"))
 
 

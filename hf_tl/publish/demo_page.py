@@ -5,6 +5,7 @@ text, and the story escapes what it tells.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ IN_A_ROW = {"height": 360, "min_width": 300}
 KEPT = 3_600
 """Seconds after which an uploaded image is removed from the disk."""
 LOOKED, SEEN, UNSEEN = "Where it looked", "Where it saw “{}”", "Nothing in the image speaks for “{}”"
-ONE, MANY = "It tells {:,} classes of images apart.", "It tells which of its classes an image shows, any number of them."
-HINT = "Click a class to see where the model saw it."
+ONE, MANY = (
+    "It tells {:,} classes of images apart.",
+    "It tells which of its classes an image shows, any number of them.",
+)
+HINT = "Click a class to see where the model saw it, in the part of the image that it was given."
 HEADER = Markup('<header class="hf-tl"><h1>{}</h1><p>{}</p></header>')
 NOTE = Markup('<p class="hf-tl note">{}</p>')
 RECORD_FILE, STAGES_FIGURE = "run.json", "stages.png"
@@ -34,16 +38,8 @@ THEME = gr.themes.Default(
     primary_hue="orange", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 )
 """With the fonts that a visitor has: nothing is fetched from elsewhere."""
-
-
-class Upload(gr.Image):
-    """An image whose file is read by `read_image`, as training reads its own, and not by gradio."""
-
-    is_template = True  # shown in the way of the class that it is made from
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Give the path of the uploaded file."""
-        return None if payload is None else payload.path
+Upload = Mapping[str, Any]
+"""What gradio tells of an uploaded file that it is not asked to read."""
 
 
 class Page:
@@ -54,7 +50,7 @@ class Page:
         self.blind = model.why_it_cannot_look()
         """Why it cannot be told where the model looks; None where it can."""
 
-    def classify(self, file: str | None) -> tuple[dict[str, float] | None, list[int], Any]:
+    def classify(self, file: Upload | None) -> tuple[dict[str, float] | None, list[int], Any]:
         """Give the best classes with their probabilities, their indices, and where the first one was seen."""
         if file is None:
             return None, [], self._picture(None)
@@ -63,7 +59,7 @@ class Page:
         bars, indices = {self.model.labels[index]: share for index, share in best}, [index for index, _ in best]
         return bars, indices, self._picture(image, indices[0])
 
-    def look(self, file: str | None, indices: list[int], chosen: gr.SelectData) -> Any:
+    def look(self, file: Upload | None, indices: list[int], chosen: gr.SelectData) -> Any:
         """Show where the class of the bar that was chosen was seen."""
         return self._picture(None) if file is None else self._picture(_read(file), indices[chosen.index])
 
@@ -91,7 +87,7 @@ def build_page(name: str, revision: str | None = None) -> gr.Blocks:
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         _html(HEADER.format(title, MANY if is_multi_label else ONE.format(len(page.model.labels))))
         with gr.Row():
-            upload = Upload(label="Image", sources=["upload", "webcam", "clipboard"], **IN_A_ROW)
+            upload = gr.Image(label="Image", sources=["upload", "webcam", "clipboard"], **IN_A_ROW)
             with gr.Column(min_width=IN_A_ROW["min_width"]):
                 # the best of several classes is no answer where each is in the image or not
                 bars = gr.Label(label="Classes", num_top_classes=BARS, show_heading=not is_multi_label)
@@ -99,9 +95,9 @@ def build_page(name: str, revision: str | None = None) -> gr.Blocks:
             seen = gr.Image(label=LOOKED, buttons=["fullscreen"], visible=page.blind is None, **IN_A_ROW)
         if record is not None:
             _html(tell_story(record, _file_of(name, revision, STAGES_FIGURE)))
-        ranking = gr.State([])
-        upload.change(page.classify, upload, [bars, ranking, seen], api_name="classify", concurrency_id="model")
-        bars.select(page.look, [upload, ranking], seen, api_visibility="private", concurrency_id="model")
+        ranking, raw = gr.State([]), {"preprocess": False, "concurrency_id": "model"}
+        upload.change(page.classify, upload, [bars, ranking, seen], api_name="classify", **raw)
+        bars.select(page.look, [upload, ranking], seen, api_visibility="private", **raw)
     return blocks
 
 
@@ -109,9 +105,10 @@ def _html(text: Markup) -> None:
     gr.HTML(str(text), js_on_load=None)
 
 
-def _read(file: str) -> Image.Image:
+def _read(file: Upload) -> Image.Image:
+    """Read an upload as training reads its images; gradio has put it among its own files, and nothing else is read."""
     try:
-        return read_image(file)
+        return read_image(file["path"] or "")
     except DataError as error:
         # gradio shows a message as HTML
         raise gr.Error(str(escape(error)), title="It cannot be classified", print_exception=False) from error

@@ -89,7 +89,7 @@ def _text(value: object) -> Markup:
 
 def _breakable(name: object) -> Markup:
     """Let a long name go on in the next line after an underscore."""
-    return Markup(_text(name).replace("_", "_<wbr>"))
+    return _text(name).replace("_", Markup("_<wbr>"))
 
 
 _ENVIRONMENT = Environment(finalize=_text, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -103,8 +103,8 @@ _TEMPLATE = _ENVIRONMENT.from_string("""
 <div><dt>Test {{ primary.name }}</dt><dd>{{ result.primary }}<small>{{ result.images }} images; all decisions right on \
 {{ result.accuracy }}{% if result.interval %} (95 % interval {{ result.interval }}){% endif %}</small></dd></div>
 {% else %}
-<div><dt>Test accuracy</dt><dd>{{ result.accuracy }}<small>{% if result.interval %}95 % interval {{ result.interval }}, \
-{% endif %}{{ result.images }} images</small></dd></div>
+<div><dt>Test accuracy</dt><dd>{{ result.accuracy }}<small>\
+{% if result.interval %}95 % interval {{ result.interval }}, {% endif %}{{ result.images }} images</small></dd></div>
 {% endif %}
 {% endif %}
 <div><dt>Strategy</dt><dd>{{ strategy }}<small>{{ what_trained }}</small></dd></div>
