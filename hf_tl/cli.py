@@ -151,6 +151,19 @@ def compare(arguments: list[str]) -> None:
     print(find(**vars(options)))
 
 
+def demo(arguments: list[str]) -> None:
+    """Start a page on which a trained model classifies images and shows where it looked."""
+    parser = _parser("demo", demo)
+    parser.add_argument("name", metavar="model", help="folder of a trained model, or Hub id")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub (default: main)")
+    parser.add_argument("--server_name", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--server_port", type=int, help="port (default: the first free one from 7860)")
+    options = vars(parser.parse_args(arguments))
+    from hf_tl.publish.demo import launch
+
+    launch(**options)
+
+
 def push(arguments: list[str]) -> None:
     """Publish a trained model with its card on the Hub, in one commit."""
     parser = _parser("push", push)
@@ -159,7 +172,12 @@ def push(arguments: list[str]) -> None:
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", help="branch to commit to (default: main)")
     parser.add_argument("--create_pr", action="store_true", help="propose the commit in a pull request")
+    parser.add_argument("--space", action="store_true", help="make a Space of the same name that shows the model")
+    parser.add_argument("--space_name", help="USER/NAME of the Space, where it is to have another name")
     options = parser.parse_args(arguments)
+    if options.space or options.space_name:
+        _push_with_space(options)
+        return
     from hf_tl.publish.hub import push as push_folder
 
     url = push_folder(
@@ -170,6 +188,17 @@ def push(arguments: list[str]) -> None:
         create_pr=options.create_pr,
     )
     print(url)
+
+
+def _push_with_space(options: argparse.Namespace) -> None:
+    if options.create_pr:
+        raise ConfigError("--space shows a model that is published, and --create_pr only proposes one: leave one out")
+    from hf_tl.publish.space import push_with_space
+
+    names = options.folder, options.repository, options.space_name
+    print(*push_with_space(*names, private=options.private or None, revision=options.revision), sep="\n")
+    if options.private:
+        print("To read a private model, the Space needs a secret HF_TOKEN (in its settings).")
 
 
 def pull(arguments: list[str]) -> None:
@@ -303,6 +332,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "predict": predict,
     "evaluate": evaluate,
     "compare": compare,
+    "demo": demo,
     "push": push,
     "pull": pull,
     "card": card,

@@ -3,24 +3,23 @@
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, Discussion, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, Discussion, HfApi, ModelCard, RepoCard
 from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
-from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from huggingface_hub.utils.sha import git_hash
 
 from hf_tl.errors import PublishError, name_some
 from hf_tl.publish.card import with_repo_id
 from hf_tl.publish.checks import CARD_FILE, WEIGHTS, check_folder, is_among
-from hf_tl.publish.hub_requests import explained, messages_of, retried, time_limit, timeout
+from hf_tl.publish.hub_commit import Branch
+from hf_tl.publish.hub_requests import explained, messages_of, retried
 
 REPLACED = (*WEIGHTS, "preprocessor_config.json")
 """What a push removes from the repository where the new model has no such file: it would be loaded with the new one."""
 COMMIT_MESSAGE = "Upload the model with its card and its record"
-Change = CommitOperationAdd | CommitOperationDelete
 
 
 def push(
@@ -124,37 +123,35 @@ def _push(
 ) -> str:
     card = next(path for path in files if path.name == CARD_FILE).read_text(encoding="utf-8")
     card = with_repo_id(card, repo_id)
-    _check_card(card)
+    check_card(ModelCard(card))
     additions = [CommitOperationAdd(p.name, card.encode() if p.name == CARD_FILE else p) for p in files]
+    branch = Branch(api, repo_id, COMMIT_MESSAGE, lambda name: is_among(name, REPLACED), revision)
     if not create_pr:
-        retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-        if revision is not None:
-            retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
-    head = _head(api, repo_id, revision)
-    if private and not head.private:
-        raise PublishError(f"{repo_id} is public, but a private push was asked for; make it private or name another")
-    if not create_pr or not _changes(additions, head):
-        return _commit(api, repo_id, additions, revision, head)
+        branch.create(private)
+    head = branch.head()
+    branch.check_private(private, head)
+    if not create_pr or not branch.changes(additions, head):
+        return branch.commit(additions, head)
     proposal = retried(lambda: _own_pull_request(api, repo_id))
-    branch = proposal.git_reference
-    _commit(api, repo_id, additions, branch, _head(api, repo_id, branch))
+    proposed = replace(branch, revision=proposal.git_reference)
+    proposed.commit(additions, proposed.head())
     if proposal.status == "draft":  # as the Hub makes it
         retried(lambda: api.change_discussion_status(repo_id, proposal.num, new_status="open"))
     return proposal.url
 
 
-def _check_card(card: str) -> None:
-    """Ask the Hub whether it would take the card, before anything is made there."""
+def check_card(card: RepoCard) -> None:
+    """Ask the Hub whether it would take a card, before anything is made there.
+
+    Raises:
+        PublishError: it would not.
+    """
     try:
-        retried(ModelCard(card).validate)
+        retried(card.validate)
     except HTTPError:
         raise
     except ValueError as error:
         raise PublishError(f"the Hub refused the card: {messages_of(str(error))}; mend the metadata in it") from error
-
-
-def _head(api: HfApi, repo_id: str, revision: str | None) -> ModelInfo:
-    return retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout()))
 
 
 def _own_pull_request(api: HfApi, repo_id: str) -> Discussion:
@@ -164,57 +161,3 @@ def _own_pull_request(api: HfApi, repo_id: str) -> Discussion:
         if found.title == COMMIT_MESSAGE and found.author == user and found.status in ("open", "draft"):
             return found
     return api.create_pull_request(repo_id, COMMIT_MESSAGE)
-
-
-def _commit(
-    api: HfApi, repo_id: str, additions: Sequence[CommitOperationAdd], revision: str | None, head: ModelInfo
-) -> str:
-    """Upload what differs from `head` and commit it on top of `head`, or on nothing.
-
-    Raises:
-        PublishError: the branch has moved since `head`.
-    """
-    changed = [change for change in _changes(additions, head) if isinstance(change, CommitOperationAdd)]
-    with time_limit():  # tried again by huggingface_hub itself
-        api.preupload_lfs_files(repo_id, changed, revision=revision, free_memory=False)
-    if ignored := [addition.path_in_repo for addition in changed if addition._should_ignore]:
-        raise PublishError(
-            f"the repository's .gitignore keeps out {name_some(ignored)}, without which the model would not be whole; "
-            "take them out of it"
-        )
-
-    def attempt() -> str:
-        now = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout())
-        changes = _changes(additions, now)
-        if not changes:  # pushed before; or just now, and the answer was lost
-            return f"{api.endpoint}/{repo_id}/commit/{now.sha}"
-        if now.sha != head.sha:
-            raise PublishError(
-                f"{repo_id} was changed by somebody else during the push, of which nothing was applied; "
-                "look at the change, then push again"
-            )
-        # With the parent named, the Hub refuses a commit that another one has overtaken: files are never mixed.
-        return api.create_commit(
-            repo_id, changes, commit_message=COMMIT_MESSAGE, revision=revision, parent_commit=head.sha
-        ).commit_url
-
-    return retried(attempt, also=(412,))  # overtaken: the next attempt sees by whom
-
-
-def _changes(additions: Sequence[CommitOperationAdd], head: ModelInfo) -> list[Change]:
-    """List what is to be added or replaced, and what another model left behind is to be removed."""
-    there = {sibling.rfilename: sibling for sibling in head.siblings or ()}
-    stale = sorted(set(there) - {addition.path_in_repo for addition in additions})
-    return [
-        *(addition for addition in additions if not _is_there(addition, there.get(addition.path_in_repo))),
-        *(CommitOperationDelete(name) for name in stale if is_among(name, REPLACED)),
-    ]
-
-
-def _is_there(addition: CommitOperationAdd, sibling: RepoSibling | None) -> bool:
-    if sibling is None or sibling.size != addition.upload_info.size:
-        return False
-    if sibling.lfs is not None:
-        return sibling.lfs.sha256 == addition.upload_info.sha256.hex()
-    with addition.as_file() as file:
-        return sibling.blob_id == git_hash(file.read())

@@ -17,6 +17,11 @@ LFS_NAMES = (  # the real Hub tells by .gitattributes; these are its defaults th
     "safetensors|bin|pt|pth|onnx|npy|npz|pkl|h5|parquet|arrow|zip|gz|tar|zst|jpg|jpeg|png|webp|msgpack|model|ckpt|joblib"
 )
 LICENSES = {"apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "other", "unknown"}
+SDKS = {"gradio", "streamlit", "docker", "static"}
+COLORS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+SPACE_CARD = (
+    "---\ntitle: {name}\nemoji: 🚀\ncolorFrom: red\ncolorTo: gray\nsdk: {sdk}\napp_file: app.py\npinned: false\n---\n"
+)
 API = r"/api/(models|datasets|spaces)/([^/]+/[^/]+)"
 WEB = r"/(?:(datasets|spaces)/)?([^/]+/[^/]+)"
 SHA = "([0-9a-f]{64})"
@@ -38,6 +43,17 @@ ROUTES = [
     ("GET|HEAD", f"/cdn/{SHA}", "cdn_get"),
     ("GET|HEAD", WEB + "/(?:resolve|raw)/([^/]+)/(.+)", "resolve"),
 ]
+
+
+def space_mistakes(metadata: dict[str, Any]) -> list[str]:
+    """What the Hub refuses in a Space's card (https://huggingface.co/docs/hub/spaces-config-reference)."""
+    mistakes = [] if metadata.get("sdk") in SDKS else [f'"sdk" must be one of {sorted(SDKS)}']
+    mistakes += [
+        f'"{key}" must be one of {sorted(COLORS)}'
+        for key in ("colorFrom", "colorTo")
+        if metadata.get(key, "red") not in COLORS
+    ]
+    return mistakes + (['"short_description" is too long'] if len(metadata.get("short_description", "")) > 60 else [])
 
 
 def is_true(request: Request, key: str) -> bool:
@@ -65,11 +81,14 @@ class Endpoints(Store):
     async def validate_yaml(self, request: Request) -> Response:
         errors, warnings = [], []
         try:
-            metadata = front_matter((await request.json())["content"])
+            body = await request.json()
+            metadata = front_matter(body["content"])
             if not metadata:
                 warnings.append({"message": "empty or missing yaml metadata in repo card"})
             elif not isinstance(metadata, dict) or metadata.get("license", "mit") not in LICENSES:
                 errors.append({"message": f'metadata must be a mapping, and "license" one of {sorted(LICENSES)}'})
+            elif body.get("repoType") == "space":
+                errors += [{"message": message} for message in space_mistakes(metadata)]
         except yaml.YAMLError as error:
             errors.append({"message": f"invalid YAML metadata: {error}"})
         return JSONResponse({"errors": errors, "warnings": warnings}, 400 if errors else 200)
@@ -79,6 +98,8 @@ class Endpoints(Store):
         kind, namespace = body.get("type", "model") + "s", body.get("organization") or user["name"]
         repo_id = f"{namespace}/{body['name']}"
         out = {"url": self.web_url(request, kind, repo_id), "name": repo_id, "id": repo_id}
+        if kind == "spaces" and body.get("sdk") not in SDKS:
+            raise HubError(400, f'"sdk" must be one of {sorted(SDKS)}')
         if user["role"] != "write" or namespace not in self.namespaces(user):
             raise HubError(403, f'You don\'t have the rights to create a repo under the namespace "{namespace}"')
         if (kind, repo_id) in self.repos:
@@ -87,6 +108,8 @@ class Endpoints(Store):
         self.repos[kind, repo_id] = repo | {"private": body.get("visibility") == "private"}
         attributes = "".join(f"*.{end} filter=lfs diff=lfs merge=lfs -text\n" for end in LFS_NAMES.split("|")).encode()
         files = {".gitattributes": self.regular(attributes)}
+        if kind == "spaces":  # the Hub writes the card of a new Space
+            files["README.md"] = self.regular(SPACE_CARD.format(name=body["name"], sdk=body["sdk"]).encode())
         self.add_commit(self.repos[kind, repo_id], "main", files, "initial commit", user["name"])
         return JSONResponse(out)
 
@@ -109,6 +132,10 @@ class Endpoints(Store):
         out |= {"lastModified": repo["commits"][oid]["date"], "private": repo["private"], "gated": False}
         out |= {"disabled": False, "downloads": 0, "likes": 0, "tags": card.get("tags", []), "cardData": card}
         out |= {"siblings": siblings, "usedStorage": sum(entry["size"] for entry in files.values())}
+        if repo["type"] == "spaces":
+            host = repo["id"].replace("/", "-")
+            out |= {"sdk": card.get("sdk"), "models": card.get("models", []), "subdomain": host}
+            out["runtime"] = {"stage": "BUILDING", "hardware": {"current": None, "requested": "cpu-basic"}}
         if repo["type"] == "models":
             out["config"] = {key: config[key] for key in ("architectures", "model_type") if key in config}
             out |= {key: card.get(key) for key in ("pipeline_tag", "library_name", "model-index")}

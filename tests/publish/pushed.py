@@ -12,13 +12,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def commits(hub: HubServer, branch: str = "main", repo_id: str = REPO) -> list[dict[str, Any]]:
+def commits(hub: HubServer, branch: str = "main", repo_id: str = REPO, kind: str = "models") -> list[dict[str, Any]]:
     """The commits of the repository, without the one that made it."""
-    repo = hub.hub.repos["models", repo_id]
+    repo = hub.hub.repos[kind, repo_id]
     return hub.hub.history(repo, branch)[:-1]
 
 
-def published(hub: HubServer, branch: str = "main", repo_id: str = REPO) -> dict[str, bytes]:
+def published(hub: HubServer, branch: str = "main", repo_id: str = REPO, kind: str = "models") -> dict[str, bytes]:
     """The files of a branch, without what the Hub put there."""
-    files = hub.hub.files(hub.hub.repos["models", repo_id], branch)
+    files = hub.hub.files(hub.hub.repos[kind, repo_id], branch)
     return {name: hub.hub.read(entry) for name, entry in files.items() if name != ".gitattributes"}
