@@ -321,13 +321,13 @@ def test_other_images_and_another_model_are_refused(
 def test_a_path_may_be_written_in_several_ways(
     somebody: Place, recommended: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Here the data are told to be others, which comes first: the model is found."""
-    chosen = json.loads((recommended / RECORD).read_text())["backbone"]
-    indirect = str(Path(chosen).parent / "colours" / ".." / Path(chosen).name)
-    flags = ["--recommendation", str(recommended), *SMALL, "--output_dir", str(tmp_path / "file" / "x")]
-    (tmp_path / "file").write_text("no folder")
+    """It gets as far as what is checked when the model is loaded."""
+    chosen = Path(json.loads((recommended / RECORD).read_text())["backbone"])
+    indirect = str(chosen.parent / "colours" / ".." / chosen.name)
+    flags = ["--recommendation", str(recommended), *SMALL, "--output_dir", str(tmp_path / "out")]
+    flags += ["--test_time_flip", "--horizontal_flip", "false"]
     said = fails(["train", "--model", indirect, "--dataset", somebody.images, *flags], capsys)
-    assert "is for another model" not in said
+    assert "--test_time_flip takes a mirrored image for one of the same class" in said
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one label", "several labels"])
