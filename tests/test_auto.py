@@ -138,14 +138,18 @@ def test_the_model_loads_again(auto: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
-def test_one_backbone_is_measured_as_beside_others(somebody: Place, auto: tuple[Path, str], tmp_path: Path) -> None:
-    model = somebody.models[0]
-    printed = printed_by(
-        ["train", "--model", model, "--dataset", somebody.images, *AUTO, "--output_dir", str(tmp_path / "out")]
-    )
+def test_one_backbone_in_no_time(somebody: Place, auto: tuple[Path, str], tmp_path: Path) -> None:
+    """It is measured as beside others; its head is trained whatever it takes, and no rung after it is begun."""
+    out = tmp_path / "out"
+    flags = ["--model", somebody.models[0], "--dataset", somebody.images, "--time_budget", "0.001"]
+    printed = printed_by(["train", *flags, *AUTO, "--output_dir", str(out)])
     assert "Measuring 1 backbone on" in printed
-    [one] = read(tmp_path / "out")["recommendation"]["evidence"]
+    record = read(out)
+    [one] = record["recommendation"]["evidence"]
     assert one == next(e for e in read(auto[0])["recommendation"]["evidence"] if e["backbone"] == "resnet")
+    assert len(record["rungs"]) == len(record["phases"]) == 1
+    stopped = "The climb ended early: the time budget leaves no room for the next rung."
+    assert stopped in (out / "README.md").read_text()
 
 
 def shuffled(folder: Path) -> Path:
