@@ -120,7 +120,7 @@ def _check_together(config: RunConfig) -> None:
     if config.data.streaming and is_auto:
         raise ConfigError("--strategy auto measures images drawn at random, which --streaming cannot: name a strategy")
     if is_auto and not config.model.pretrained:
-        raise ConfigError("--strategy auto climbs from pretrained weights: leave out --pretrained false")
+        raise ConfigError("--strategy auto climbs from pretrained weights: leave out --no_pretrained")
     if config.training.time_budget is not None and not is_auto:
         raise ConfigError(f"--time_budget goes with --strategy auto, and it is {config.strategy.strategy}")
 

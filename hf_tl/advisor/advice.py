@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.advisor.recommend import RECORD, recommend
+from hf_tl.advisor.recommend import RECORD, SCHEMA_VERSION, recommend
 from hf_tl.config import RunConfig, StrategyConfig
-from hf_tl.errors import ConfigError, DataError
+from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.job import on_main_process
+from hf_tl.publish.reasons import published_advice
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,27 +52,40 @@ def take_advice(
         config: of the run.
 
     Raises:
-        ConfigError: the recommendation that is named cannot be read, or is of other data.
+        ConfigError: the recommendation that is named cannot be read, or is of other data or another model.
         DataError: the advisor recommends no training.
     """
     if config.strategy.recommendation is not None:
-        return Advice(_read(Path(config.strategy.recommendation) / RECORD, data))
+        return _read(Path(config.strategy.recommendation), data, backbones)
     if config.strategy.strategy != "auto":
         return Advice()
     return on_main_process(accelerator, lambda: _ask(data, backbones, config, accelerator.print))
 
 
-def _read(file: Path, data: "ImageData") -> dict[str, Any]:
+def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> Advice:
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--recommendation {file.parent} cannot be read: {error}") from error
-    if record["data"]["fingerprint"] != data.fingerprint:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if record["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"its schema version is {record['schema_version']!r:.80}, expected {SCHEMA_VERSION}")
+        published, name, found_in = published_advice(record), Path(record["backbone"]), record["data"]
+        is_of_data, dataset = found_in["fingerprint"] == data.fingerprint, found_in["name"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"--recommendation {file.parent} is of other images ({record['data']['name']}) than --dataset: ask for one "
-            "of these with hf-tl recommend"
+            f"--recommendation {folder} cannot be read ({type(error).__name__}: {error}): {RECORD} is not as hf-tl "
+            "recommend --output_dir writes it; write it again"
+        ) from error
+    if not is_of_data:
+        raise ConfigError(
+            f"--recommendation {folder} is of other images ({dataset}) than --dataset, or of another split of them: "
+            "ask for one of these with hf-tl recommend"
         )
-    return record
+    named = [one for one in backbones if Path(one.name).resolve() == name.resolve()]
+    if not named:
+        raise ConfigError(
+            f"--recommendation {folder} is for another model than {name_some(one.name for one in backbones)}: give "
+            f"--model {name}, with the flags beside it as then"
+        )
+    return Advice(published, named[0])
 
 
 def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig, say: Callable[[str], None]) -> Advice:
@@ -89,4 +103,5 @@ def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig, 
         images = len(data.splits["train"])
         strategy = config.strategy.build(images=images, climb=found.climb)
         seconds = estimate_cost(found.candidate, data, strategy, PartialState().device).phase_seconds
-    return Advice(found.to_record(), found.candidate, found.climb, seconds, found.strategy.from_scratch)
+    record = published_advice(found.to_record())
+    return Advice(record, found.candidate, found.climb, seconds, found.strategy.from_scratch)

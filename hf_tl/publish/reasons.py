@@ -1,9 +1,51 @@
 """What a card tells of why the strategy was chosen: the advisor's evidence, and the rungs of a climb."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hf_tl.publish.numbers import NOTHING, duration, p_value, percent, points, range_of
+from hf_tl.publish.settings import published_name
+
+PUBLISHED = (
+    *("schema_version", "backbone", "strategy", "rule", "advice", "reason", "cost"),
+    *("data", "evidence", "warnings"),
+)
+PUBLISHED_OF_DATA = (
+    *("name", "fingerprint", "classes", "training_images", "class_counts", "median_class"),
+    *("measured_on", "available", "copies", "conflicts", "notes"),
+)
+"""What a run's record holds of a recommendation; the command, and why a backbone was missing, tell paths."""
+
+
+def published_advice(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose what a run's record holds of a recommendation: of paths, the last name.
+
+    Args:
+        found: `Recommendation.to_record()`.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError: it is not that.
+    """
+    evidence_rows({"recommendation": found})  # the card can tell it
+    names = {backbone["backbone"]: published_name(backbone["backbone"]) for backbone in found["evidence"]}
+    names |= {name: Path(name).name for group in found["data"]["groups_of_copies"] for name in group["names"]}
+    told = {name: found[name] for name in PUBLISHED}
+    told["data"] = {name: found["data"][name] for name in PUBLISHED_OF_DATA}
+    published: dict[str, Any] = _renamed(told, sorted(names.items(), key=lambda pair: -len(pair[0])))
+    return published
+
+
+def _renamed(value: Any, names: list[tuple[str, str]]) -> Any:
+    """Replace names in all texts of a record, the longest first."""
+    if isinstance(value, Mapping):
+        return {key: _renamed(one, names) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_renamed(one, names) for one in value]
+    if isinstance(value, str):
+        for name, new in names:
+            value = value.replace(name, new) if name != new else value
+    return value
 
 
 def evidence_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from hf_tl.config import RunConfig
 
 HUB_IDS = ("model", "dataset")
 """Flags that take a Hub id or a path."""
-PATHS = (*HUB_IDS, "weights", "phases")
+PATHS = (*HUB_IDS, "weights", "phases", "recommendation")
 PRIVATE = (
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "feature_cache_dir"),
     *("push_to_hub", "hub_private"),
@@ -39,8 +39,15 @@ def _publishable(name: str, value: Any) -> Any:
     """Reduce a path to the name of its file or folder; `--dataset` takes several, `--phases` also a list itself."""
     if name not in PATHS or not isinstance(value, str) or value.lstrip().startswith("["):
         return value
-    parts = value.split(",") if name == "dataset" and not os.path.exists(value) else [value]
-    return ",".join(_name(part.strip(), is_path=name not in HUB_IDS or _is_local(part.strip())) for part in parts)
+    parts = value.split(",") if name in (*HUB_IDS, "weights") and not os.path.exists(value) else [value]
+    if name in HUB_IDS:
+        return ",".join(published_name(part.strip()) for part in parts)
+    return ",".join(_last_name(part.strip()) for part in parts)
+
+
+def published_name(text: str) -> str:
+    """Give a Hub id or an architecture as it is, and of a path the name of its file or folder."""
+    return _last_name(text) if _is_local(text) else text
 
 
 def _is_local(text: str) -> bool:
@@ -48,7 +55,5 @@ def _is_local(text: str) -> bool:
     return os.path.exists(text) or text[:1] in ("/", ".", "~") or text.count("/") > 1 or bool(set(text) & set("\\*?["))
 
 
-def _name(text: str, *, is_path: bool) -> str:
-    if not is_path:
-        return text
-    return PureWindowsPath(Path(text).resolve().name).name
+def _last_name(path: str) -> str:
+    return PureWindowsPath(Path(path).resolve().name).name

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import socket
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import ProjectConfiguration, is_tensorboard_available
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, is_tensorboard_available
 
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
@@ -15,6 +16,8 @@ from hf_tl.strategy import Strategy
 from hf_tl.training.sharding import ShardedAccelerator, check_sharding, hidden_from_accelerate, launcher_asks
 
 _ENGINES = ("DEEPSPEED", "MEGATRON_LM")
+WAIT = timedelta(hours=6)
+"""So long other processes wait for the main one, which loads data and measures backbones; torch's own is 10 minutes."""
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -36,6 +39,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
                 log_with=None if tracker == "none" else tracker,
                 project_config=ProjectConfiguration(project_dir="."),
                 dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
                 step_scheduler_with_optimizer=False,
             )
     except ValueError as error:

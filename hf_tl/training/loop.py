@@ -111,6 +111,8 @@ class Training:
         self._ever_trained = names_trained_by(strategy.phases, self.stages)
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
+        self._start = 0.0
+        """When it would have started, had it not been interrupted."""
         self._restored: Contents | None = None
         self.data = PhaseData(
             Features(accelerator, model, config, orders), transforms_of, train_images, validation_images
@@ -158,7 +160,7 @@ class Training:
             CheckpointError: a checkpoint could not be written.
             SystemExit: the process got SIGTERM; a checkpoint was written.
         """
-        start, before = time.perf_counter(), self.state.log.seconds
+        self._start = time.perf_counter() - self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
         images = self._two_images()
         fix_unused(self.model, images)
@@ -173,7 +175,7 @@ class Training:
                 if self.state.step < end:
                     first = ends[index - 1] if index else 0
                     self._run_phase(index, phase, first, end, progress)
-                    self.state.log.seconds = before + time.perf_counter() - start
+                    self._count_seconds()
         self.model = model.to(self.accelerator.device)
         self.model.load_state_dict(self._best_weights, strict=False)
         if self._climb is not None:  # the last rung may have been taken back
@@ -267,6 +269,8 @@ class Training:
         from accelerate.utils import broadcast_object_list
 
         assert self._climb is not None
+        if self.state.frozen_digest is not None:  # it was begun before the checkpoint
+            return True
         log = self.state.log
         if log.stopped is None and index and not self._climb.escalation.has_time(index + 1, log.seconds):
             log.stopped = "the time budget leaves no room for the next rung"
@@ -394,7 +398,11 @@ class Training:
             )
             raise SystemExit(INTERRUPTED_STATUS)
 
+    def _count_seconds(self) -> None:
+        self.state.log.seconds = time.perf_counter() - self._start
+
     def _checkpoint(self, folder: Path, optimizer: Any, schedule: Any) -> None:
+        self._count_seconds()
         contents = Contents(
             state=self.state,
             weights=self._trained_tensors(),

@@ -4,14 +4,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_tl.advisor.climb import plan_climb
 from hf_tl.advisor.decision import choose_backbone, decide
 from hf_tl.advisor.evidence import BackboneEvidence, DepthEvidence
 from hf_tl.advisor.probes import Accuracy, Probe
 from hf_tl.advisor.rules import RULES, find_rule
 from hf_tl.advisor.similarity import Similarity
+from hf_tl.config import StrategyConfig
 
 LABELS = np.arange(400) % 4
 
@@ -97,3 +99,29 @@ def test_too_few_images_are_told_from_noise() -> None:
     assert found.settings is None
     assert "cannot be said" in found.reason
     assert decide([small(8)], 2).settings is not None
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(0, 39), st.booleans(), st.floats(0, 1), st.floats(1, 1e6))
+def test_the_rungs_of_a_climb_reach_what_is_advised(
+    depths: int, best: int, is_better: bool, similarity: float, images: float
+) -> None:
+    """The last rung trains everything, and the expected one what the rule advises."""
+    accuracies = [0.95 if is_better and number == best else 0.6 for number in range(depths)]
+    decision = decide([backbone(*accuracies, similarity=similarity)], images)
+    assert decision.settings is not None
+    if decision.settings.strategy == "scratch":
+        return
+    climb = plan_climb(decision.backbone, decision.settings)
+    strategy = StrategyConfig(strategy="auto").build(climb=climb)
+    rungs = [depths + 1 if phase.trainable_stages == "all" else phase.trainable_stages for phase in strategy.phases]
+    assert rungs == sorted(set(rungs))
+    assert (rungs[0], strategy.phases[-1].trainable_stages) == (1, "all")
+    assert len(rungs) <= 4
+    advised = decision.settings.build()
+    assert strategy.expected_rung is not None
+    expected = strategy.phases[strategy.expected_rung - 1].trainable_stages
+    if advised.phases[-1].trainable_stages in ("all", depths + 1):
+        assert expected == "all"
+    else:
+        assert expected == advised.phases[-1].trainable_stages

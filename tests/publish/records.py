@@ -49,6 +49,36 @@ def evaluated(record: dict[str, Any], *, images: bool = False) -> dict[str, Any]
     return record
 
 
+def climbed(record: dict[str, Any], backbones: tuple[str, ...] = ("vit", "resnet")) -> dict[str, Any]:
+    """The record with the advisor's evidence, and a third rung that was tried and taken back."""
+    share = {"accuracy": 0.8, "interval": [0.7, 0.88]}
+
+    def evidence(name: str, stage: str) -> dict[str, Any]:
+        depth = {"stage": stage, "linear_probe": share, "nearest_neighbours": share, "logme": -0.123}
+        similarity = {"value": 0.58, "interval": [0.5, 0.66]}
+        return {"backbone": name, "parameters": 1234, "depths": [depth], "best_depth": stage, "similarity": similarity}
+
+    stages = [stage["name"] for stage in record["stages"]]
+    record["recommendation"] = {
+        **{"schema_version": 1, "backbone": backbones[0], "advice": "train the head", "rule": "few images, similar"},
+        "reason": f"A head alone, on what {backbones[0]} already knows, gets 80.0 % right. There are few images.",
+        "evidence": [evidence(name, stage) for name, stage in zip(backbones, stages[-2:], strict=True)],
+        "data": {"measured_on": 1400, "fingerprint": record["data"]["fingerprint"], "groups_of_copies": []},
+        "warnings": ["1 images are copies of others", f"the classes are unequal: {record['data']['labels'][0]}"],
+    }
+    rungs = [
+        {
+            **{"trainable_stages": stages[-number:], "parameters_trained": 771 * number, "seconds": 12.3, "images": 60},
+            **{"accuracy": 0.9, "interval": [0.8, 0.95], "is_kept": number < 3, "goes_on": number < 3},
+            **{"why": "within noise of the rung before", "gain": None if number == 1 else 0.021, "p_value": 0.0312},
+        }
+        for number in (1, 2, 3)
+    ]
+    rungs[0] |= {"why": "the first rung", "p_value": None}
+    record["rungs"], record["stopped"] = rungs, "no gain beyond noise over the rung before"
+    return record
+
+
 def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABELS, epochs: int = 9) -> dict[str, Any]:
     parameters = [1000 * (index + 1) ** 2 for index in range(len(stages) - 1)] + [771]
     trained, digest = sum(parameters[-2:]), "57934424" * 8

@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from publish.records import evaluated, make_multi_label_record, make_record
+from publish.records import climbed, evaluated, make_multi_label_record, make_record
 
 import hf_tl
 from hf_tl.errors import PublishError
@@ -78,6 +78,9 @@ def with_text(texts: list[str]) -> dict[str, Any]:
     record["card"] |= {"maps": True, "intended_use": second, "limits": third}
     for stage in record["stages"]:
         stage["modules"] = [first, third]
+    climbed(record, (first, second))
+    record["recommendation"] |= {"advice": third, "reason": first, "warnings": texts[:2]}
+    record["rungs"][2]["why"] = record["stopped"] = third
     record["model"]["head"] = {"state": "new", "layers": [{"name": second, "shape": [2, 3]}]}
     # the names are those of flags, which are ours; `first` is one of the texts that a record's values can be
     settings = {"dataset": first, "phases": f"[{second}]", "card_limits": third, "seed": 0, "label_column": None}
@@ -175,6 +178,32 @@ def test_card_tells_the_run(record: dict[str, Any]) -> None:
         "![Loss and validation accuracy by epoch, with the phases](history.png)",
     ):
         assert told in body
+
+
+def test_card_tells_why_the_strategy(record: dict[str, Any]) -> None:
+    assert "Why this strategy" not in render_card(record)
+    climb = climbed(copy.deepcopy(record))
+    body = body_of(render_card(climb))
+    for told in (
+        "looked at 1,400 images of train and validation before anything was trained, and advised to train the head. A "
+        "head alone, on what vit already knows, gets 80.0 % right. There are few images.\n",
+        "| `vit` | 1,234 | 80.0 % (70.0–88.0 %) | 80.0 % | -0.123 | `layer4` | 0.58 (0.50–0.66) |\n",
+        "| `resnet` | 1,234 | 80.0 % (70.0–88.0 %) | 80.0 % | -0.123 | `head` | 0.58 (0.50–0.66) |\n",
+        "\n\n- 1 images are copies of others\n- the classes are unequal: cat\n",
+        "judged each on the 60 validation images",
+        "| 1 | `head` | 771 | 90.0 % (80.0–95.0 %) | – | – | 12 s | kept: the first rung |\n",
+        "| 2 | `layer4` to `head` | 1,542 | 90.0 % (80.0–95.0 %) | +2.1 | 0.031 | 12 s | kept: within noise of",
+        "| 3 | `layer3` to `head` | 2,313 | 90.0 % (80.0–95.0 %) | +2.1 | 0.031 | 12 s | taken back: within noise of",
+        "\nThe climb ended early: no gain beyond noise over the rung before.\n",
+    ):
+        assert told in body, told
+    alone = body_of(render_card(climb | {"recommendation": None, "stopped": None}))
+    assert "Why this strategy" in alone
+    assert "advisor" not in alone
+    assert "ended early" not in alone
+    advised = body_of(render_card(climb | {"rungs": [], "stopped": None}))
+    assert "| `vit` |" in advised
+    assert "climbed" not in advised
 
 
 def test_card_of_a_multi_label_model() -> None:

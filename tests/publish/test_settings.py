@@ -29,6 +29,12 @@ from hf_tl.publish.settings import describe_command, settings_of
             "--model timm:resnet50 --weights w.safetensors",
         ),
         (["--phases", "{home}/phases.yaml"], "--phases phases.yaml"),
+        (["--recommendation", "{home}/advice"], "--recommendation advice"),
+        (["--model", "{home}/a,timm/b, {home}/c/d", "--strategy", "auto"], "--model a,timm/b,d --strategy auto"),
+        (
+            ["--weights", "{home}/a.pt,{home}/b.pt", "--model", "timm:a,timm:b"],
+            "--model timm:a,timm:b --weights a.pt,b.pt",
+        ),
         (["--phases", "[{{trainable_stages: 1, steps: 5}}]"], "--phases '[{trainable_stages: 1, steps: 5}]'"),
         (["--feature_cache_dir", "{home}/cache", "--output_dir", "{home}/out", "--seed", "3"], "--seed 3"),
         (["--push_to_hub", "somebody/pets", "--hub_private"], ""),

@@ -50,6 +50,7 @@ SIDE, IMAGES = 32, 14
 HEAD = Phase(1, 1, 0.05)
 PLAIN = replace(HEAD, augmentation="none")
 KEPT = replace(PLAIN, learning_rate=0.01, batch_norm="keep")
+LONG = replace(PLAIN, epochs=2, batch_norm="keep")
 PHASES = {
     # at 4 images a step: steps 1 to 4, 5 to 11 and 12 to 14; epochs end within batches and within phases
     "gradual": (HEAD, Phase(2, 2, 0.02, layer_decay=0.5), Phase(1, 1, 0.02, norm="adapt")),
@@ -66,6 +67,10 @@ PHASES = {
     "balanced": (replace(PLAIN, epochs=3, balanced_sampling=True),),
     "views": (replace(HEAD, epochs=2), Phase(2, 1, 0.02)),
     "full": (HEAD, Phase("all", 1, 0.01)),
+    # of climbs: steps 1 to 7, 8 to 14 and 15 to 21
+    "climb": (LONG, *(replace(LONG, trainable_stages=stages, learning_rate=0.01) for stages in (2, "all"))),
+    "first rung": (LONG,),
+    "averaged climb": (PLAIN, Phase(2, 2, 0.01, batch_norm="keep", ema_decay=0.9), Phase(3, 4, 1e-5, patience=1)),
     "solved": (Phase(1, steps=1, solver="lbfgs"), Phase(2, 1, 0.02, batch_norm="keep")),
     # all that a run does, with statistics that stay
     "all kept": (
@@ -105,6 +110,8 @@ class Run:
     class has the logit minus infinity, and all gradients are finite; `gradient`: one is NaN in the last process."""
     way: str = "loop"
     """Or `trainer`."""
+    expected_rung: int | None = None
+    """Where it is given, the phases are the rungs of a climb."""
     signal_at: tuple[int, int, int] | None = None
     """A step, a rank and a signal that it sends to itself after that step."""
     accelerator: dict[str, Any] = field(default_factory=dict)
@@ -112,7 +119,7 @@ class Run:
 
     @property
     def strategy(self) -> Strategy:
-        return Strategy(self.phases, PHASES[self.phases])
+        return Strategy(self.phases, PHASES[self.phases], expected_rung=self.expected_rung)
 
 
 FLAT = 5
@@ -287,7 +294,11 @@ def result_of(training: RecordedTraining) -> dict[str, Any]:
         "last step": last,
         "weights": training.weights[last],
         "best weights": snapshot(training.model),
-        "log": {"history": _timeless(log.history), "phases": _timeless(log.phases), "best": log.best},
+        "log": {
+            **{name: _timeless(getattr(log, name)) for name in ("history", "phases", "rungs")},
+            **{"best": log.best, "stopped": log.stopped},
+        },
+        "requires grad": {name: parameter.requires_grad for name, parameter in training.model.named_parameters()},
         "optimizer": training.optimizer,
         "random state": torch.get_rng_state(),
     }
@@ -297,7 +308,7 @@ def _timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     # the mean loss of the log's last entry counts from the resume on, Trainer's way
     times = (
         "seconds",
-        "train_loss" if "train_runtime" in entries[-1] else "",
+        "train_loss" if entries and "train_runtime" in entries[-1] else "",
         "train_runtime",
         "train_samples_per_second",
         "train_steps_per_second",

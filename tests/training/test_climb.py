@@ -1,0 +1,263 @@
+"""A climb in the Accelerate loop: rungs that are kept, taken back, interrupted, or not begun for want of time."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_runs import (
+    RecordedTraining,
+    Run,
+    differences,
+    make_training,
+    result_of,
+    resumed,
+    snapshot,
+    stopped_at,
+    train,
+)
+from torch import Tensor, nn
+
+from hf_tl.strategy import Strategy
+from hf_tl.training.escalation import Climb, Escalation
+
+ENDS = [7, 14, 21]
+
+
+class RecordedClimb(RecordedTraining):
+    """Keeps the weights that each rung begins with, and those that are kept after it."""
+
+    def record(self, run: Run, stop: int | None) -> None:
+        super().record(run, stop)
+        self.begun: list[dict[str, Tensor]] = []
+        self.kept: list[dict[str, Tensor]] = []
+        self.result: dict[str, Any] = {}
+
+    def _steps(self, model: nn.Module, *rest: Any) -> Any:
+        self.begun.append(snapshot(self.model))
+        return super()._steps(model, *rest)
+
+    def _judge(self, *arguments: Any) -> None:
+        super()._judge(*arguments)
+        self.kept.append(dict(self._best_weights))
+
+
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], RecordedClimb]:
+    """Climbs left alone, by the rung that is expected to serve best."""
+    done: dict[int, RecordedClimb] = {}
+
+    def climb(expected_rung: int) -> RecordedClimb:
+        if expected_rung not in done:
+            run = Run(str(tmp_path_factory.mktemp("climb")), "climb", expected_rung=expected_rung)
+            done[expected_rung] = train(run, kind=RecordedClimb)
+            done[expected_rung].result = result_of(done[expected_rung])
+        return done[expected_rung]
+
+    return climb
+
+
+def test_a_rung_that_is_taken_back_leaves_no_trace(climbed: Callable[[int], RecordedClimb], tmp_path: Path) -> None:
+    """The model is, bit by bit, that of a training of the rungs before."""
+    climb, alone = climbed(1), train(Run(str(tmp_path), "first rung"))
+    log = climb.state.log
+    assert [rung["is_kept"] for rung in log.rungs] == [True, False]
+    assert log.stopped == log.rungs[-1]["why"] == "no gain beyond noise over the rung before"
+    assert climb.state.step == ENDS[1], "the second rung was not tried"
+    assert log.best == alone.state.log.best
+    assert [phase["trainable_stages"] for phase in log.phases] == [["head"]]
+    assert {entry["phase"] for entry in log.history} == {0, 1}
+    found, expected = climb.result, result_of(alone)
+    for name in ("best weights", "requires grad"):
+        assert differences(expected[name], found[name]) == [], name
+    assert differences(expected["log"]["phases"], found["log"]["phases"]) == []
+    assert differences(climb.weights[ENDS[1]], expected["best weights"]), "the second rung changed nothing"
+    modes = [[name for name, module in one.model.train().named_modules() if module.training] for one in (climb, alone)]
+    assert modes[0] == modes[1]
+
+
+def test_the_last_rung_can_be_taken_back_too(climbed: Callable[[int], RecordedClimb]) -> None:
+    climb = climbed(2)
+    assert [rung["is_kept"] for rung in climb.state.log.rungs] == [True, True, False]
+    assert climb.state.log.stopped is None  # there was no rung after it
+    assert climb.state.log.best is not None
+    assert climb.state.log.best["phase"] == 1
+    model = snapshot(climb.model)
+    assert differences({name: model[name] for name in climb.kept[1]}, climb.kept[1]) == []
+    trained = {name for name, parameter in climb.model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all(name.startswith(("timm_model.layer4.", "timm_model.fc.")) for name in trained)
+
+
+def test_each_rung_begins_with_the_best_weights_of_the_one_before(climbed: Callable[[int], RecordedClimb]) -> None:
+    climb = climbed(3)
+    log = climb.state.log
+    assert [rung["is_kept"] for rung in log.rungs] == [True, True, True]
+    assert [rung["trainable_stages"] for rung in log.rungs] == [phase["trainable_stages"] for phase in log.phases]
+    for best, begun in zip(climb.kept, climb.begun[1:], strict=False):
+        assert differences(best, {name: begun[name] for name in best}) == []
+    assert differences(climb.begun[1], climb.weights[ENDS[0]]), "the best weights of rung 1 are its last: shows nothing"
+    last = snapshot(climb.model)
+    assert differences(climb.kept[2], {name: last[name] for name in climb.kept[2]}) == []
+
+
+def test_a_strategy_knows_what_is_left_of_it() -> None:
+    strategy = Strategy.auto(stages=(1, 2, "all"), expected_rung=3)
+    left = strategy.done(2)
+    assert left.phases == strategy.phases[:2]
+    assert left.expected_rung == 2
+    assert strategy.done(4) == strategy
+    assert Strategy.from_record(left.to_record()) == left
+    assert Strategy.finetune().done(1) == Strategy.finetune()
+
+
+@pytest.mark.parametrize("expected_rung", [2, 3], ids=["taken back", "kept"])
+def test_a_climb_stopped_often_ends_the_same(
+    climbed: Callable[[int], RecordedClimb], tmp_path: Path, expected_rung: int
+) -> None:
+    """In the middle of rungs, after their last step but before they are judged, and after the first of the next."""
+    expected = climbed(expected_rung).result
+    run = Run(str(tmp_path), "climb", {"save_steps": 1}, expected_rung=expected_rung)
+    stopped_at(run, 3)
+    for stop in (7, 8, 11, 14, 15, 18):
+        run = resumed(run)
+        stopped_at(run, stop)
+    assert differences(expected, result_of(train(resumed(run)))) == []
+
+
+@pytest.mark.parametrize(("at", "written"), [(7, 7), (9, 10), (14, 14)], ids=["between", "within", "at the end"])
+def test_sigterm_in_a_climb(climbed: Callable[[int], RecordedClimb], tmp_path: Path, at: int, written: int) -> None:
+    """The second rung is taken back: what is kept then came from the checkpoint."""
+    expected = climbed(1).result
+    run = Run(str(tmp_path), "climb", {"save_total_limit": 0}, expected_rung=1, signal_at=(at, 0, signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        train(run)
+    assert ended.value.code == 143
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step-{written:08}"]
+    training = make_training(resumed(replace(run, signal_at=None)))
+    training.restore("auto")
+    training.run()
+    assert training.state.step == ENDS[1]
+    if written < ENDS[1]:
+        assert differences(expected, result_of(training)) == []
+    else:  # it had been judged
+        assert training.weights == {}
+        assert differences(expected["best weights"], snapshot(training.model)) == []
+        assert training.state.log.rungs[-1]["is_kept"] is False
+        trained = {name: parameter.requires_grad for name, parameter in training.model.named_parameters()}
+        assert trained == expected["requires grad"]
+
+
+class Forgetful(RecordedTraining):
+    """Restores a checkpoint without what was kept of the rungs before."""
+
+    def restore(self, source: str) -> None:
+        super().restore(source)
+        assert self._climb is not None
+        self._climb.weights = {}
+
+
+def test_what_is_kept_comes_from_the_checkpoint(climbed: Callable[[int], RecordedClimb], tmp_path: Path) -> None:
+    """The control of the test above."""
+    run = Run(str(tmp_path), "climb", {"save_steps": 1}, expected_rung=1)
+    stopped_at(run, 11)
+    found = result_of(train(resumed(run), kind=Forgetful))
+    assert differences(climbed(1).result["best weights"], found["best weights"])
+
+
+def timed(run: Run, seconds: tuple[float, ...], budget: float) -> RecordedTraining:
+    """Train a climb whose rungs are expected to take so long, within so many seconds."""
+    training = make_training(run)
+    training._climb = Climb(Escalation(3, 3, seconds, budget))
+    if training.config.resume_from_checkpoint is not None:
+        training.restore("auto")
+    training.run()
+    return training
+
+
+@pytest.mark.parametrize(
+    ("seconds", "budget", "rungs"),
+    [
+        ((0, 1e6, 0), 1e5, 1),  # what is expected of the second does not fit
+        ((0, 0, 1e6), 1e5, 2),
+        ((1e6, 0, 0), 1e-9, 1),  # what was spent is too much already; the first rung is always done
+        ((0, 0, 0), 1e5, 3),
+    ],
+)
+def test_a_rung_that_does_not_fit_into_the_time_is_not_begun(
+    tmp_path: Path, seconds: tuple[float, ...], budget: float, rungs: int
+) -> None:
+    training = timed(Run(str(tmp_path), "climb", expected_rung=3), seconds, budget)
+    assert len(training.state.log.rungs) == len(training.state.log.phases) == rungs
+    assert training.state.step == ENDS[rungs - 1]
+    assert training.state.log.stopped == (None if rungs == 3 else "the time budget leaves no room for the next rung")
+    assert training.state.log.best is not None
+    assert training.state.log.best["phase"] == rungs - 1
+
+
+def test_a_rung_that_was_begun_is_finished(climbed: Callable[[int], RecordedClimb], tmp_path: Path) -> None:
+    """Also where its time is estimated anew, and higher, when the run goes on."""
+    run = Run(str(tmp_path), "climb", {"save_steps": 1}, expected_rung=3)
+    stopped_at(run, 10)
+    training = timed(resumed(run), (0, 1e6, 1e6), 1e5)
+    assert [rung["is_kept"] for rung in training.state.log.rungs] == [True, True]
+    assert training.state.log.stopped == "the time budget leaves no room for the next rung"
+    kept = climbed(3).kept[1]
+    model = snapshot(training.model)
+    assert differences(kept, {name: model[name] for name in kept}) == []
+
+
+def test_time_that_was_spent_before_an_interruption_counts(tmp_path: Path) -> None:
+    run = Run(str(tmp_path), "climb", {"save_total_limit": 0}, expected_rung=3, signal_at=(7, 0, signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        train(run)
+    training = make_training(resumed(replace(run, signal_at=None)))
+    training.restore("auto")
+    spent = training.state.log.seconds
+    assert spent >= training.state.log.rungs[0]["seconds"]
+    training._climb = Climb(Escalation(3, 3, (), 0.99 * spent))  # the first rung took all of it
+    training.run()
+    assert len(training.state.log.rungs) == 1
+    assert training.state.log.stopped == "the time budget leaves no room for the next rung"
+
+
+def test_averages_and_patience_in_a_climb(tmp_path: Path) -> None:
+    """What is judged are the averaged weights; the third rung cannot move, so that its patience ends it early."""
+    run = Run(str(tmp_path / "a"), "averaged climb", {"save_steps": 1}, expected_rung=3)
+    training = train(run, kind=RecordedClimb)
+    expected = result_of(training)
+    log = training.state.log
+    ends = training.phase_ends
+    assert len(log.rungs) == 3
+    assert log.phases[2]["steps"] < ends[2] - ends[1], "the third rung was not ended by its patience"
+    first = next(entry["validation"] for entry in log.history if entry["phase"] == 2)
+    assert log.best is not None
+    assert log.best["phase"] == 2  # patience counts from the rung's own first evaluation, not from the best of all
+    assert log.best["validation"]["accuracy"] >= first["accuracy"]
+    second = [entry for entry in log.history if entry["phase"] == 1]
+    best = max(second, key=lambda entry: (entry["validation"]["accuracy"], -entry["validation"]["loss"]))
+    assert log.rungs[1]["accuracy"] == pytest.approx(best["validation"]["accuracy"])
+    assert differences(training.kept[1], {name: training.weights[ends[1]][name] for name in training.kept[1]})
+    again = replace(run, output=str(tmp_path / "b"))
+    stopped_at(again, ends[0] + 2)
+    again = resumed(again)
+    stopped_at(again, ends[1] + 2)
+    assert differences(expected, result_of(train(resumed(again)))) == []
+
+
+def test_verdicts_do_not_depend_on_the_cache(tmp_path: Path) -> None:
+    trainings = {
+        cache: train(Run(str(tmp_path / cache), "climb", {"feature_cache": cache}, dropout=0, expected_rung=2))
+        for cache in ("off", "on")
+    }
+    rungs = {cache: training.state.log.rungs for cache, training in trainings.items()}
+    assert [phase["uses_features"] for phase in trainings["on"].state.log.phases] == [True, True]
+    assert not any(phase["uses_features"] for phase in trainings["off"].state.log.phases)
+    for off, on in zip(rungs["off"], rungs["on"], strict=True):
+        assert {**off, "seconds": 0} == {**on, "seconds": 0}
+    model = snapshot(trainings["on"].model)
+    for name, tensor in snapshot(trainings["off"].model).items():
+        np.testing.assert_allclose(model[name].numpy(), tensor.numpy(), atol=1e-4, err_msg=name)

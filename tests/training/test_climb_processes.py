@@ -1,0 +1,55 @@
+"""A climb in two processes (torchrun, gloo), each launch some ten seconds: all decide alike, sharded or not."""
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import Run, differences, launch, moved, read_result, result_path, resumed
+from test_distributed import finish
+from test_sharding import FSDP
+
+pytestmark = pytest.mark.slow
+
+
+def climb(folder: Path, processes: int, environment: dict[str, str] | None = None, **changes: Any) -> Run:
+    """Climb in processes of their own; two of 2 images make the 4 of one."""
+    config = {"per_device_train_batch_size": 4 // processes, "save_steps": 1}
+    run = replace(Run(str(folder), "climb", config, dropout=0, expected_rung=1), **changes)
+    folder.mkdir(exist_ok=True)
+    status = 0 if run.signal_at is None else 1
+    finish(launch(run, processes, environment), status)
+    return run
+
+
+@pytest.mark.parametrize("environment", [{}, FSDP], ids=["replicated", "sharded"])
+@pytest.mark.parametrize("expected_rung", [1, 3], ids=["taken back", "kept"])
+def test_two_processes_climb_as_one(tmp_path: Path, expected_rung: int, environment: dict[str, str]) -> None:
+    two = climb(tmp_path / "two", 2, environment, expected_rung=expected_rung)
+    results = [torch.load(result_path(climb(tmp_path / "one", 1, expected_rung=expected_rung)))]
+    results += [torch.load(result_path(two, rank)) for rank in range(2)]
+    told = [
+        [(rung["is_kept"], rung["why"], rung["accuracy"], rung["p_value"]) for rung in result["log"]["rungs"]]
+        for result in results
+    ]
+    assert [kept for kept, *_ in told[0]] == ([True, False] if expected_rung == 1 else [True, True, True])
+    assert told[0] == told[1] == told[2]
+    assert len({result["log"]["stopped"] for result in results}) == 1
+    assert results[0]["requires grad"] == results[1]["requires grad"] == results[2]["requires grad"]
+    weights = [result["best weights"] for result in results]
+    assert not moved(weights[1], weights[2]), "the processes have different weights"
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=1e-4, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("environment", [{}, FSDP], ids=["replicated", "sharded"])
+def test_two_processes_resume_a_climb_bit_by_bit(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Stopped within the second rung, which is taken back: what is kept then came from the checkpoint."""
+    alone = climb(tmp_path / "a", 2, environment, dropout=0.2)
+    killed = climb(tmp_path / "b", 2, environment, dropout=0.2, signal_at=(10, 1, signal.SIGTERM))
+    last = replace(resumed(killed), signal_at=None)
+    finish(launch(last, 2, environment))
+    for rank in range(2):
+        assert differences(read_result(alone, rank), read_result(last, rank)) == [], rank

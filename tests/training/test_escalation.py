@@ -1,0 +1,111 @@
+"""Which rungs of a climb are kept, and when it ends: from any two sets of answers to the same images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_tl.errors import ConfigError
+from hf_tl.evaluation.paired import difference_p_value
+from hf_tl.strategy import Strategy
+from hf_tl.training.escalation import SIGNIFICANT, Escalation
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Which images a rung, and the one before it, get right; many differ, or few."""
+    both, new, old, neither = (draw(st.integers(0, 60)) for _ in range(4))
+    counts = (both, new, old, neither + (both + new + old == 0))
+    pairs = np.repeat([(True, True), (True, False), (False, True), (False, False)], counts, axis=0)
+    return pairs[:, 0], pairs[:, 1]
+
+
+@st.composite
+def climbs(draw: st.DrawFn) -> tuple[Escalation, int]:
+    """A climb, and the number of a rung after the first."""
+    rungs = draw(st.integers(2, 6))
+    return Escalation(rungs, draw(st.integers(1, rungs))), draw(st.integers(2, rungs))
+
+
+@settings(deadline=None)
+@given(climbs(), answers())
+def test_what_is_sure_decides_and_the_evidence_where_it_is_not(
+    climb: tuple[Escalation, int], pair: tuple[np.ndarray, np.ndarray]
+) -> None:
+    (escalation, rung), (right, before) = climb, pair
+    verdict = escalation.judge(rung, right, before)
+    p_value = difference_p_value(before, right)
+    is_sure = p_value < SIGNIFICANT / (escalation.rungs - 1)
+    gain = int(right.sum()) - int(before.sum())
+    assert verdict.is_kept == (gain > 0 if is_sure else rung <= escalation.expected)
+    assert verdict.goes_on == verdict.is_kept  # what was taken back is not climbed from
+    assert verdict.gain == pytest.approx(gain / len(right), abs=1e-12)
+    assert verdict.p_value == p_value
+    told = {True: "surely better" if gain > 0 else "surely worse", False: "noise"}[is_sure]
+    assert told in verdict.why
+
+
+@settings(deadline=None)
+@given(climbs(), answers())
+def test_the_two_sets_swapped(climb: tuple[Escalation, int], pair: tuple[np.ndarray, np.ndarray]) -> None:
+    """What is surely better one way is surely worse the other way; what is noise is noise both ways."""
+    (escalation, rung), (right, before) = climb, pair
+    one, other = escalation.judge(rung, right, before), escalation.judge(rung, before, right)
+    assert one.p_value == other.p_value
+    assert one.gain == pytest.approx(-(other.gain or 0), abs=1e-12)
+    if "surely" in one.why:
+        assert one.is_kept is not other.is_kept
+    else:
+        assert one.why == other.why
+
+
+@settings(deadline=None)
+@given(climbs(), answers())
+def test_more_rungs_ask_for_more_certainty(climb: tuple[Escalation, int], pair: tuple[np.ndarray, np.ndarray]) -> None:
+    (escalation, rung), (right, before) = climb, pair
+    longer = replace(escalation, rungs=escalation.rungs + 1)
+    if "surely" in longer.judge(rung, right, before).why:
+        assert escalation.judge(rung, right, before).why == longer.judge(rung, right, before).why
+
+
+@settings(deadline=None)
+@given(answers(), st.integers(1, 5))
+def test_the_first_rung_is_kept(pair: tuple[np.ndarray, np.ndarray], rungs: int) -> None:
+    verdict = Escalation(rungs, 1).judge(1, pair[0], None)
+    assert (verdict.is_kept, verdict.goes_on) == (True, rungs > 1)
+    assert (verdict.gain, verdict.p_value) == (None, None)
+
+
+def test_a_climb_of_many_seldom_mistakes_chance_for_a_gain() -> None:
+    """Rungs that are as good as one another: at most one climb in twenty calls one of them sure."""
+    random = np.random.default_rng(0)
+    escalation, mistaken, climbs = Escalation(4, 1), 0, 1_000
+    for _ in range(climbs):
+        rungs = random.random((4, 300)) < 0.8
+        pairs = zip(rungs[1:], rungs[:-1], strict=True)
+        mistaken += any("surely" in escalation.judge(2, *pair).why for pair in pairs)
+    assert mistaken <= 0.05 * climbs
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(0, 1e4), max_size=4),
+    st.none() | st.floats(1e-3, 1e5),
+    st.floats(0, 1e5),
+    st.floats(0, 1e5),
+    st.integers(2, 5),
+)
+def test_time(seconds: list[float], budget: float | None, spent: float, more: float, rung: int) -> None:
+    escalation = Escalation(5, 1, seconds, budget)
+    expected = seconds[rung - 1] if rung <= len(seconds) else 0.0
+    assert escalation.has_time(rung, spent) == (budget is None or spent + expected <= budget)
+    if not escalation.has_time(rung, spent):
+        assert not escalation.has_time(rung, spent + more)
+
+
+@pytest.mark.parametrize("expected", [0, -1, 5])
+def test_a_rung_that_is_not_there_cannot_be_expected(expected: int) -> None:
+    with pytest.raises(ConfigError, match=f"lies between 1 and 4, found {expected}"):
+        Strategy.auto(expected_rung=expected)
