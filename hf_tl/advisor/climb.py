@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.advisor.rules import later_half
-
 if TYPE_CHECKING:
     from hf_tl.advisor.evidence import BackboneEvidence
     from hf_tl.config import StrategyConfig
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
 def plan_climb(backbone: "BackboneEvidence", settings: "StrategyConfig") -> dict[str, Any]:
     """Choose how deep the rungs go, and which of them the evidence speaks for.
 
-    The rungs after the head's: the last stage; as deep as is recommended, or else the later half; everything.
+    The rungs after the head's: the last stage; the later half of the stages; everything.
 
     Args:
         backbone: that climbs.
@@ -22,8 +20,6 @@ def plan_climb(backbone: "BackboneEvidence", settings: "StrategyConfig") -> dict
         `stages` and `expected_rung` of `Strategy.auto`.
     """
     everything = len(backbone.depths)
-    tuned = {"transfer": 0, "full": everything}.get(settings.strategy, (settings.trainable_stages or 1) - 1)
-    between = tuned if 1 < tuned < everything else later_half(everything)
-    deeper = sorted({1, between, everything, *([tuned] if tuned else [])})
+    deeper = sorted({1, max(1, everything // 2), everything})
     stages = tuple("all" if depth == everything else depth for depth in deeper)
-    return {"stages": stages, "expected_rung": 1 + (deeper.index(tuned) + 1 if tuned else 0)}
+    return {"stages": stages, "expected_rung": 1 if settings.strategy == "transfer" else 1 + len(stages)}

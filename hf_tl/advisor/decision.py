@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hf_tl.advisor.evidence import SIGNIFICANT, BackboneEvidence
 from hf_tl.advisor.probes import Probe
-from hf_tl.advisor.rules import NOT_AT_ALL, SIMILAR, Rule, find_rule
+from hf_tl.advisor.rules import NOT_AT_ALL, SIMILAR, find_rule
 from hf_tl.config import StrategyConfig
 from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.training.head_solver import FOLDS
@@ -52,9 +52,8 @@ def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
         reason = f"{found}. There is next to nothing left to gain by training more than that."
         return Decision("a head is enough", backbone, StrategyConfig(strategy="transfer"), "train the head", reason)
     rule = find_rule(images, backbone.similarity.value)
-    settings = rule.settings(backbone)
-    reason = f"{found}, and {_describe_similarity(backbone)}. {_because(rule, settings, backbone)}."
-    return Decision(rule.name, backbone, settings, rule.advice, reason)
+    reason = f"{found}, and {_describe_similarity(backbone)}. {rule.why}."
+    return Decision(rule.name, backbone, rule.settings, rule.advice, reason)
 
 
 def choose_backbone(backbones: Sequence[BackboneEvidence]) -> BackboneEvidence:
@@ -94,11 +93,3 @@ def _describe_similarity(backbone: BackboneEvidence) -> str:
     if similarity.value >= NOT_AT_ALL:
         return f"{removed}: these images are rather unlike those that it learned from"
     return f"{removed}: these images are nothing like those that it learned from"
-
-
-def _because(rule: Rule, settings: StrategyConfig, backbone: BackboneEvidence) -> str:
-    if settings.trainable_stages is None:
-        return rule.why
-    tuned = settings.trainable_stages - 1
-    stages = "last stage" if tuned == 1 else f"last {tuned} stages"
-    return f"{rule.why} (the {stages} of {len(backbone.depths)})"

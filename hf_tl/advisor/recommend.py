@@ -14,7 +14,7 @@ from hf_tl.advisor.climb import plan_climb
 from hf_tl.advisor.cost import Cost, estimate_cost
 from hf_tl.advisor.decision import Decision, decide
 from hf_tl.advisor.evidence import BackboneEvidence, gather_evidence
-from hf_tl.advisor.rules import SIMILAR
+from hf_tl.advisor.rules import SIMILAR, find_rule
 from hf_tl.advisor.sample import IMAGES, Sample, draw_sample
 from hf_tl.backbones.candidates import Backbone, candidates, named
 from hf_tl.config import DATASET_DEFAULTS, RECOMMENDED_STRATEGY, ModelConfig
@@ -164,7 +164,7 @@ def recommend(
         cost=cost,
         data=_describe_data(data, sample),
         evidence=tuple(evidence.values()),
-        warnings=(*_warnings(sample, counts), *_doubts(decision)),
+        warnings=(*_warnings(sample, counts), *_doubts(decision, float(np.median(counts)))),
         unavailable=unavailable,
         command=_command(dataset, chosen, decision, image_size, columns) if isinstance(dataset, str) else None,
         candidate=None if strategy is None else chosen,
@@ -264,14 +264,15 @@ def _warnings(sample: Sample, counts: Sequence[int]) -> list[str]:
     return found
 
 
-def _doubts(decision: Decision) -> list[str]:
+def _doubts(decision: Decision, images: float) -> list[str]:
     """Tell where the evidence leaves the decision open."""
-    low, high = decision.backbone.similarity.interval
-    if decision.settings is None or decision.name == "a head is enough" or not low < SIMILAR <= high:
+    similarity = decision.backbone.similarity
+    advice = {find_rule(images, bound).advice: None for bound in (*similarity.interval, similarity.value)}
+    if decision.settings is None or decision.name == "a head is enough" or len(advice) == 1:
         return []
     return [
-        f"the similarity {decision.backbone.similarity} may lie on either side of {SIMILAR}, the border between "
-        "similar and different: try the neighbouring advice too, or measure more images"
+        f"the similarity {similarity} may lie on either side of {SIMILAR}, the border between similar and different, "
+        f"and so the advice may be to {' or to '.join(advice)}: try both, or measure more images"
     ]
 
 

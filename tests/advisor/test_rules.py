@@ -40,20 +40,20 @@ def test_one_rule_holds_everywhere(images: float, similarity: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "similarity", "strategy", "stages"),
+    ("images", "similarity", "strategy"),
     [
-        (20, 0.6, "transfer", None),
-        (20, 0.1, "full", None),
-        (300, 0.6, "finetune", 3),  # the later half of five, and the head
-        (300, 0.05, "full", None),
-        (5000, 0.2, "full", None),
-        (5000, 0.05, "scratch", None),
+        (5, 0.6, "transfer"),
+        (5, 0.1, "full"),
+        (300, 0.6, "full"),
+        (300, 0.05, "full"),
+        (5000, 0.2, "full"),
+        (5000, 0.05, "scratch"),
     ],
 )
-def test_the_rule_of_thumb(images: int, similarity: float, strategy: str, stages: int | None) -> None:
+def test_the_rule_of_thumb(images: int, similarity: float, strategy: str) -> None:
     found = decide([backbone(0.5, 0.9, 0.7, 0.7, 0.7, similarity=similarity)], images)
     assert found.settings is not None
-    assert (found.settings.strategy, found.settings.trainable_stages) == (strategy, stages)
+    assert found.settings.strategy == strategy
     assert found.settings.build(1, 1000).name == strategy  # ready to train
     assert found.reason.count(". ") == 1
     assert found.reason.endswith(".")
