@@ -29,6 +29,7 @@ from hf_tl.exporting.quantize import FILE as INT8_FILE
 from hf_tl.training.accelerator import cpu_cores
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel
 
     from hf_tl.data.datasets import ImageData
@@ -94,6 +95,7 @@ def export(
     preprocessing = preprocessing_of(model, transforms)
     steps = describe(preprocessing)
     data = load_images(record_of(source), dataset, image_column, label_column)
+    labelled = images_for(model, data, "test") if int8 else None
     transform = transforms.with_columns(data.image_column, data.label_column).eval
     with _new_folder(folder) as partial:
         report = _describe_model(model, source, data)
@@ -101,8 +103,8 @@ def export(
         report |= write_model(format, model, preprocessing.input_size, partial)
         report["bytes"] = _size(partial, chosen.file)
         report["verified"] = _verify(chosen, format, partial, model, data, transform, steps)
-        if int8:
-            report["int8"] = _quantize(partial, model, data, transform)
+        if labelled is not None:
+            report["int8"] = _quantize(partial, model, data, labelled, transform)
         scores = "sigmoid" if problem_type_of(model) is MULTI_LABEL else "softmax"
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         _write_json(partial / PREPROCESSING_FILE, {**steps, "scores": scores, "labels": labels})
@@ -145,8 +147,10 @@ def _verify(
     return {**report, "without_hf_tl": verify_steps(steps, decoded, pixels, run, model)}
 
 
-def _quantize(folder: Path, model: "PreTrainedModel", data: "ImageData", transform: "ImageTransform") -> dict[str, Any]:
-    calibration, images = evenly(data.splits["train"], CALIBRATION_IMAGES), images_for(model, data, "test")
+def _quantize(
+    folder: Path, model: "PreTrainedModel", data: "ImageData", images: "Dataset", transform: "ImageTransform"
+) -> dict[str, Any]:
+    calibration = evenly(data.splits["train"], CALIBRATION_IMAGES)
     float_file = folder / FORMATS["onnx"].file
     int8_file = write_int8(float_file, pixels_of(calibration, transform))
     labels = np.asarray(images[data.label_column][:])

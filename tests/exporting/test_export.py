@@ -255,8 +255,8 @@ def test_wrong_words_are_told_before_any_work(timm_folder: Path, tmp_path: Path)
 
 def test_images_are_by_default_those_of_the_training_in_its_splits() -> None:
     """Images of the training must not be measured on, whatever its seed and fractions."""
-    record = {"data": {"name": "digits", "revision": None}, "settings": {"seed": 3, "test_fraction": 0.4}}
-    expected = load_data("digits", seed=3, test_fraction=0.4)
+    record = {"data": {"name": "digits", "revision": None}, "settings": {"seed": 3, "validation_fraction": 0.3}}
+    expected = load_data("digits", seed=3, validation_fraction=0.3)
     for dataset in (None, "digits"):
         found = load_images(record, dataset)
         assert {name: len(rows) for name, rows in found.splits.items()} == {
