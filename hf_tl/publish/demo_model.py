@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from hf_tl.data.images import decode, to_rgb
-from hf_tl.errors import DataError, ModelError
+from hf_tl.errors import ModelError
 from hf_tl.evaluation.activation_maps import class_activation_maps
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.publish.markdown import one_line
@@ -107,8 +107,6 @@ def read_image(file: str | Path) -> Image.Image:
     Raises:
         DataError: it is none, is damaged, or is too large; the message does not tell where it lies.
     """
-    if not Path(file).is_file():
-        raise DataError("there is no file; upload the image again")
     return to_rgb(decode(Path(file).read_bytes(), "the file"))
 
 

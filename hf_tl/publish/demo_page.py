@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from markupsafe import Markup, escape
@@ -90,7 +91,9 @@ def build_page(name: str, revision: str | None = None) -> gr.Blocks:
             upload = gr.Image(label="Image", sources=["upload", "webcam", "clipboard"], **IN_A_ROW)
             with gr.Column(min_width=IN_A_ROW["min_width"]):
                 # the best of several classes is no answer where each is in the image or not
-                bars = gr.Label(label="Classes", num_top_classes=BARS, show_heading=not is_multi_label)
+                bars = gr.Label(
+                    label="Classes", num_top_classes=BARS, show_heading=not is_multi_label, elem_classes="hf-tl"
+                )
                 _html(NOTE.format(page.blind or HINT))
             seen = gr.Image(label=LOOKED, buttons=["fullscreen"], visible=page.blind is None, **IN_A_ROW)
         if record is not None:
@@ -106,9 +109,14 @@ def _html(text: Markup) -> None:
 
 
 def _read(file: Upload) -> Image.Image:
-    """Read an upload as training reads its images; gradio has put it among its own files, and nothing else is read."""
+    """Read an uploaded image as training reads its own, and nothing else.
+
+    gradio checks that a file lies among the uploads only where its caller says that it is one.
+    """
     try:
-        return read_image(file["path"] or "")
+        if not Path(file["path"] or "").resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+            raise DataError("there is no such upload; upload an image")
+        return read_image(file["path"])
     except DataError as error:
         # gradio shows a message as HTML
         raise gr.Error(str(escape(error)), title="It cannot be classified", print_exception=False) from error

@@ -1,0 +1,119 @@
+"""A page in a real browser: Debian's Chromium without a window, and the process that serves the page."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+webdriver = pytest.importorskip("selenium.webdriver")
+By = pytest.importorskip("selenium.webdriver.common.by").By
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--window-size=1280,1300"),
+)
+PATIENCE = 120
+"""Seconds; a loaded machine is slow."""
+T = TypeVar("T")
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs Chromium and its driver")
+
+
+def wait_for(look: Callable[[], T]) -> T:
+    """Look again and again, and give what was found at last."""
+    end = time.monotonic() + PATIENCE
+    while not (found := look()):
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.1)
+    return found
+
+
+@contextmanager
+def served(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Iterator[str]:
+    """Run a process that serves a page, and give the page's address."""
+    log = folder / "served.log"
+    with (
+        log.open("w") as out,
+        subprocess.Popen(
+            [sys.executable, *command], cwd=folder, env={**os.environ, **environment}, stdout=out, stderr=out
+        ) as process,
+    ):
+        try:
+            yield wait_for(lambda: _address(log, process))
+        finally:
+            process.terminate()
+
+
+def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
+    assert process.poll() is None, log.read_text()
+    found = re.search(r"shown at (http://127\.0\.0\.1:\d+)", log.read_text())
+    return found[1] if found else ""
+
+
+class Browser:
+    """A browser that has opened a page."""
+
+    def __init__(self, url: str, profile: Path) -> None:
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM
+        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        self.driver.get(url)
+        wait_for(lambda: self.driver.find_elements(By.CSS_SELECTOR, "input[type=file]"))
+
+    @property
+    def text(self) -> str:
+        """All that can be read."""
+        return self.driver.find_element(By.TAG_NAME, "body").text
+
+    def upload(self, image: Path) -> None:
+        """Give the page an image, in the place of one that it may have."""
+        if clear := self.driver.find_elements(By.CSS_SELECTOR, "[aria-label='Clear']"):
+            clear[0].click()
+        wait_for(lambda: self.driver.find_elements(By.CSS_SELECTOR, "input[type=file]"))[0].send_keys(str(image))
+
+    def bars(self) -> dict[str, int]:
+        """The classes that are shown, with their percentages."""
+        rows = self.driver.find_elements(By.CSS_SELECTOR, ".confidence-set")
+        told = [
+            (row.find_element(By.CSS_SELECTOR, ".text").text, row.find_element(By.CSS_SELECTOR, ".confidence").text)
+            for row in rows
+        ]
+        return {label: int(share.rstrip("%")) for label, share in told}
+
+    def click_bar(self, index: int) -> None:
+        """Choose one of the classes that are shown."""
+        self.driver.find_elements(By.CSS_SELECTOR, ".confidence-set")[index].click()
+
+    def elements(self, tag: str) -> int:
+        """Count the elements of a tag in the page's body."""
+        return len(self.driver.find_elements(By.CSS_SELECTOR, f"body {tag}"))
+
+    def requests(self) -> list[str]:
+        """The addresses that the page has asked for."""
+        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+        # a new browser's own first page asks for chrome:// and the like
+        return [url for url in (one["request"]["url"] for one in sent) if url.startswith(("http", "ws"))]
+
+
+@contextmanager
+def opened(url: str, profile: Path) -> Iterator[Browser]:
+    """Open a page in a browser of its own."""
+    browser = Browser(url, profile)
+    try:
+        yield browser
+    finally:
+        browser.driver.quit()

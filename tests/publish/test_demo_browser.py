@@ -1,0 +1,150 @@
+"""The page of a model in a real browser: from `hf-tl demo`, and from a Space fetched off a Hub."""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("gradio")
+
+from hub.client import environment, run_python
+from hub.server import HubServer
+from PIL import Image
+from publish.browser import Browser, needs_chromium, opened, served, wait_for
+from publish.records import evaluated, make_record
+
+from hf_tl.backbones.load import load_backbone, preprocessing_of
+from hf_tl.evaluation.predict import predict_images
+from hf_tl.publish.save import save_run
+from hf_tl.publish.space import push_with_space
+from hf_tl.strategy import Strategy
+
+pytestmark = [pytest.mark.slow, needs_chromium]
+
+HOSTILE = (
+    "<img src=x onerror=document.title='hit'>",
+    "${document.title='hit'} {{7*7}}",
+    "</script><script>document.title='hit'</script>",
+    "[x](javascript:alert(1)) **bold**",
+    "w" * 300,
+    "owl",
+)
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model whose labels, data and notes are hostile."""
+    torch.manual_seed(0)
+    model, transforms = load_backbone("timm:test_resnet", HOSTILE, Strategy.transfer(), pretrained=False)
+    with torch.no_grad():
+        model.get_parameter("timm_model.fc.bias")[5] += 3  # an answer that is more than chance
+    record = make_record(labels=HOSTILE)
+    record["data"]["name"] = "<b>birds</b><script>document.title='hit'</script>"
+    record = evaluated(record)
+    record["card"]["intended_use"] = "<script>document.title='hit'</script>"
+    out = tmp_path_factory.mktemp("hostile") / "out"
+    save_run(model, preprocessing_of(model, transforms), record, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "image.jpg"
+    Image.effect_mandelbrot((400, 300), (-3, -2.5, 2, 2.5), 100).convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    command = ["-m", "hf_tl", "demo", str(folder)]
+    variables = {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    with served(command, variables, tmp_path_factory.mktemp("demo")) as url:
+        yield url
+
+
+@pytest.fixture
+def browser(address: str, tmp_path: Path) -> Iterator[Browser]:
+    with opened(address, tmp_path / "profile") as one:
+        yield one
+
+
+def expected(folder: Path, image: Path) -> dict[str, int]:
+    ((_, ranking),) = predict_images(str(folder), [image])
+    return {label: round(100 * share) for label, share in ranking}
+
+
+def check_answer(browser: Browser, folder: Path, image: Path) -> None:
+    browser.upload(image)
+    bars = wait_for(browser.bars)
+    assert next(iter(bars)) == "owl"
+    assert bars == expected(folder, image)
+    wait_for(lambda: "Where it saw “owl”" in browser.text)
+
+
+def test_an_image_goes_in_and_its_label_comes_out(browser: Browser, address: str, folder: Path, image: Path) -> None:
+    assert "How it was made" in browser.text
+    check_answer(browser, folder, image)
+    second = list(browser.bars())[1]
+    browser.click_bar(1)
+    wait_for(lambda: f"“{second}”" in browser.text)
+    asked = browser.requests()
+    assert len(asked) > 10
+    assert all(url.startswith(address) for url in asked), "the page asks nobody else"
+
+
+def test_what_others_wrote_is_text(browser: Browser, folder: Path, image: Path) -> None:
+    images, scripts = browser.elements("img"), browser.elements("script")
+    browser.upload(image)
+    shown = wait_for(browser.bars)
+    assert set(shown) <= set(HOSTILE)
+    browser.driver.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert all(label in browser.text for label in HOSTILE)
+    assert "<b>birds</b><script>document.title='hit'</script>" in browser.text
+    assert browser.driver.title.startswith("test_resnet on")
+    assert browser.elements("img") <= images + 2, "the image and its map, and no label"
+    assert browser.elements("script") == scripts
+    assert not browser.elements("dd b, section a, li img")
+
+
+@pytest.mark.parametrize("fault", ["no image", "truncated", "too large"])
+def test_a_bad_upload_is_told_and_the_page_goes_on(
+    browser: Browser, folder: Path, image: Path, tmp_path: Path, fault: str
+) -> None:
+    bad = tmp_path / "bad.png"
+    if fault == "no image":
+        bad.write_text("This is no image.")
+    elif fault == "truncated":
+        Image.effect_noise((300, 300), 90).save(bad)
+        bad.write_bytes(bad.read_bytes()[:20_000])
+    else:
+        Image.new("1", (12_000, 12_000)).save(bad)
+    browser.upload(bad)
+    told = {"no image": "no image that Pillow can read", "truncated": "truncated", "too large": "more than the limit"}
+    wait_for(lambda: told[fault] in browser.text)
+    assert "/tmp" not in browser.text
+    check_answer(browser, folder, image)
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["plain", "as a file"])
+def test_nothing_but_uploads_is_read(address: str, meta: dict[str, object]) -> None:
+    """Whoever knows a path on the machine cannot have it read, not even that of an image."""
+    body = json.dumps({"data": [{"path": str(REPOSITORY / "model_cards/digits-transfer/stages.png")} | meta]}).encode()
+    headers = {"Content-Type": "application/json"}
+    call = urllib.request.Request(f"{address}/gradio_api/call/classify", body, headers)
+    with urllib.request.urlopen(call) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{address}/gradio_api/call/classify/{event}") as answer:
+        assert b"event: error" in answer.read()
+
+
+def test_a_pushed_space_shows_the_pushed_model(hub: HubServer, folder: Path, image: Path, tmp_path: Path) -> None:
+    push_with_space(folder, "user/birds", "user/bird-page")
+    fetch = "snapshot_download('user/bird-page', repo_type='space', local_dir='clone')"
+    run_python(f"from huggingface_hub import snapshot_download; {fetch}", hub.url, tmp_path)
+    variables = environment(hub.url, tmp_path / "home", token=None) | {"PYTHONPATH": ""}
+    with served(["app.py"], variables, tmp_path / "clone") as url, opened(url, tmp_path / "profile") as browser:
+        check_answer(browser, folder, image)
