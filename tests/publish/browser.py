@@ -1,7 +1,6 @@
 """A page in a real browser: Debian's Chromium without a window, and the process that serves the page."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -45,7 +44,7 @@ def served(command: Sequence[str], environment: Mapping[str, str], folder: Path)
     with (
         log.open("w") as out,
         subprocess.Popen(
-            [sys.executable, *command], cwd=folder, env={**os.environ, **environment}, stdout=out, stderr=out
+            [sys.executable, *command], cwd=folder, env=dict(environment), stdout=out, stderr=out
         ) as process,
     ):
         try:

@@ -1,6 +1,7 @@
 """The page of a model in a real browser: from `hf-tl demo`, and from a Space fetched off a Hub."""
 
 import json
+import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = ["-m", "hf_tl", "demo", str(folder)]
-    variables = {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    variables = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
     with served(command, variables, tmp_path_factory.mktemp("demo")) as url:
         yield url
 

@@ -1,0 +1,204 @@
+"""What a page is made of: the model behind it, and the story of its run."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from backbones.checkpoints import tiny_resnet
+from PIL import Image
+from publish.records import LABELS, evaluated, make_multi_label_record, make_record
+from torch import nn
+
+from hf_tl.backbones.load import load_backbone, preprocessing_of
+from hf_tl.cli import ERROR_STATUS, main
+from hf_tl.errors import DataError, ModelError, PublishError
+from hf_tl.evaluation.predict import predict_images
+from hf_tl.publish.demo_model import DemoModel, blend, distinct, read_image
+from hf_tl.publish.demo_story import tell_story
+from hf_tl.publish.save import save_run
+from hf_tl.strategy import Strategy
+
+HOSTILE = ("<img src=x onerror=alert(1)>", '"><script>alert(2)</script>', "a & b")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """In colour, gray of 16 bits, and with transparent pixels, under which another colour is stored."""
+    folder = tmp_path_factory.mktemp("images")
+    colour = Image.effect_mandelbrot((120, 90), (-3, -2.5, 2, 2.5), 100).convert("RGB")
+    deep = Image.fromarray(np.asarray(colour.convert("L")).astype(np.uint16) * 257)
+    seen_through = Image.merge("RGBA", [*colour.split(), colour.convert("L").point(lambda value: 255 * (value > 99))])
+    files = {"colour.jpg": colour, "deep.png": deep, "seen_through.png": seen_through}
+    for name, image in files.items():
+        image.save(folder / name)
+    return [folder / name for name in files]
+
+
+def save(folder: Path, name: str = "timm:test_resnet", **options: object) -> str:
+    torch.manual_seed(0)
+    model, transforms = load_backbone(name, LABELS, Strategy.transfer(), pretrained=False, **options)
+    is_multi_label = model.config.problem_type == "multi_label_classification"
+    record = make_multi_label_record() if is_multi_label else make_record()
+    save_run(model, preprocessing_of(model, transforms), record, folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"in_chans": 1}, {"problem_type": "multi_label_classification"}],
+    ids=["colour", "gray", "multi-label"],
+)
+def test_the_page_says_what_predict_says(tmp_path: Path, images: list[Path], options: dict[str, object]) -> None:
+    folder = save(tmp_path / "out", **options)
+    model = DemoModel(folder)
+    for (_, expected), file in zip(predict_images(folder, images), images, strict=True):
+        found = [(model.labels[index], share) for index, share in model.rank(read_image(file))]
+        assert [label for label, _ in found] == [label for label, _ in expected]
+        assert [share for _, share in found] == pytest.approx([share for _, share in expected], abs=1e-5)
+
+
+def test_where_it_looked_is_the_part_of_the_image_that_it_was_given(tmp_path: Path, images: list[Path]) -> None:
+    model = DemoModel(save(tmp_path / "out"))
+    assert model.why_it_cannot_look() is None
+    seen = [model.look(read_image(images[0]), index) for index in range(len(LABELS))]
+    assert all(one is None or one.size == (448, 448) for one in seen)
+    assert any(seen)
+
+
+def test_a_map_is_hot_where_the_class_was_seen() -> None:
+    heat = np.zeros((500, 500))
+    heat[:250] = 1
+    pixels = np.asarray(blend(np.full((500, 500, 3), 0.5), heat)).astype(int)
+    assert pixels.shape == (500, 500, 3)
+    assert (pixels[0, 0] > pixels[-1, -1] + 80).all()
+
+
+def test_a_network_that_cannot_be_looked_into_says_so(tmp_path: Path, images: list[Path]) -> None:
+    blind = tiny_resnet()
+    blind.resnet.encoder.stages[0].layers[0].layer[0].convolution.stride = (64, 64)
+    blind.resnet.encoder.stages[0].layers[0].shortcut = nn.AdaptiveAvgPool2d(1)
+    blind.resnet.embedder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 8, 1))
+    model = DemoModel(save(tmp_path / "out"))
+    model.model = blind.eval()
+    assert "cannot be told where the model looked" in (model.why_it_cannot_look() or "")
+    assert len(model.rank(read_image(images[0]))) == 3, "it classifies nevertheless"
+
+
+def test_labels_of_several_classes_are_told_apart() -> None:
+    assert distinct(["crane", "owl", "crane"]) == ["crane (class 0)", "owl", "crane (class 2)"]
+
+
+@pytest.mark.parametrize("name", ["missing", "no/such/model"])
+def test_a_model_that_is_not_there(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=f"no image classifier '{name}'"):
+        DemoModel(name)
+
+
+def test_an_upload_that_is_no_image_is_told_without_its_path(tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no image")
+    with pytest.raises(DataError, match="the file: no image that Pillow can read") as caught:
+        read_image(tmp_path / "notes.png")
+    assert str(tmp_path) not in str(caught.value)
+
+
+class Reader(HTMLParser):
+    """Gathers the elements and the text of a page."""
+
+    def __init__(self, page: object) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(str(page))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.text += " " if tag in ("dd", "small") else ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def told(record: dict[str, object]) -> Reader:
+    return Reader(tell_story(record, None))
+
+
+def test_the_story_tells_what_was_frozen_and_trained_and_how_good_it_is() -> None:
+    record = evaluated(make_record())
+    text = " ".join(told(record).text.split())
+    for part in (
+        "Test accuracy 92.5 %",
+        "95 % interval",
+        "120 images",
+        "finetune the last 2 of 6 stages were trained",
+        "25,771 of 55,771 parameters",
+        "timm/test_resnet.r160_in1k",
+        "360 training images, 3 classes",
+        "Trained head: 771 parameters, 3 epochs at a peak rate of 0.003.",
+        "Trained layer4 to head: 25,771 parameters, 6 epochs",
+        "also for an image of none of them",
+    ):
+        assert part in text
+
+
+def test_the_story_of_a_multi_label_model() -> None:
+    text = told(evaluated(make_multi_label_record())).text
+    assert "Test mean average precision" in text
+    assert "all decisions right on 55.0" in text
+    assert "a class counts as seen above one half" in text
+
+
+def test_what_others_wrote_is_text_in_the_story() -> None:
+    record = make_record(labels=HOSTILE)
+    record["data"]["name"] = record["model"]["base_model"] = record["strategy"]["name"] = HOSTILE[1]
+    record["card"] = {"intended_use": HOSTILE[0], "limits": HOSTILE[1]}
+    found = told(record)
+    assert found.tags == told(make_record()).tags | {"p"}
+    assert found.attributes == {"class"}
+    assert found.text.count(HOSTILE[1]) == 5
+    assert all(label in found.text for label in HOSTILE)
+
+
+def test_a_record_that_lacks_something_is_told() -> None:
+    record = make_record()
+    del record["stages"]
+    with pytest.raises(PublishError, match=r"the record \(run\.json\) lacks 'stages'"):
+        tell_story(record, None)
+
+
+@pytest.mark.parametrize("directory", ["digits-transfer", "clothing-finetune"])
+def test_the_story_of_the_example_cards(directory: str) -> None:
+    folder = Path(__file__).parents[2] / "model_cards" / directory
+    record = json.loads((folder / "run.json").read_text())
+    found = Reader(tell_story(record, folder / "stages.png"))
+    assert "img" in found.tags
+    assert "tf_efficientnet_lite0" in found.text
+
+
+def test_gradio_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        for command in (["demo", str(tmp_path)], ["push", str(tmp_path), "user/pets", "--space"]):
+            with pytest.raises(SystemExit) as stop:
+                main(command)
+            assert stop.value.code == ERROR_STATUS
+            assert 'pip install "hf-tl[app]"' in capsys.readouterr().err
+        return
+    from hf_tl.publish.demo_page import build_page
+
+    folder = Path(save(tmp_path / "out"))
+    page = build_page(str(folder))
+    assert page.title == "test_resnet on pets"
+    assert not page.analytics_enabled
+    shutil.copytree(folder, tmp_path / "plain", ignore=shutil.ignore_patterns("run.json"))
+    assert build_page(str(tmp_path / "plain")).title == "plain", "a classifier that hf_tl did not train has no story"
+    (folder / "run.json").write_text("{")
+    with pytest.raises(PublishError, match="no valid JSON"):
+        build_page(str(folder))
