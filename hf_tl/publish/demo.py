@@ -1,6 +1,7 @@
 """The start of a model's page (`hf_tl.publish.demo_page`), by `hf-tl demo` and in a Space alike."""
 
 import os
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def launch(
         PublishError: its record is not whole.
     """
     check_gradio()
+    if server_name is not None:
+        _check_address(server_name, server_port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
     from transformers.utils import logging
 
@@ -36,27 +39,36 @@ def launch(
 
     logging.set_verbosity_error()
     page = build_page(name, revision)
-    try:
-        _, url, _ = page.launch(
-            server_name=server_name,
-            server_port=server_port,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            max_file_size=LARGEST_UPLOAD,
-            theme=THEME,
-            css_paths=STYLE,
-        )
-    except OSError as error:
-        raise ConfigError(f"the page cannot be served: {error}; see --server_name and --server_port") from error
+    _, url, _ = page.launch(
+        server_name=server_name,
+        server_port=server_port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        max_file_size=LARGEST_UPLOAD,
+        theme=THEME,
+        css_paths=STYLE,
+    )
     print(f"{name} is shown at {url} (Ctrl-C ends it)", flush=True)  # noqa: T201
     page.block_thread()
+
+
+def _check_address(server_name: str, server_port: int | None) -> None:
+    """Check that the address can be listened on; gradio would try a hundred ports of one that cannot."""
+    family = socket.AF_INET6 if ":" in server_name else socket.AF_INET
+    try:
+        socket.create_server((server_name, server_port or 0), family=family).close()
+    except (OSError, OverflowError) as error:
+        port = "" if server_port is None else f" with --server_port {server_port}"
+        raise ConfigError(
+            f"--server_name {server_name}{port} cannot be listened on: {error}; choose another"
+        ) from error
 
 
 def check_gradio() -> None:

@@ -85,11 +85,11 @@ class Browser:
 
     def bars(self) -> dict[str, int]:
         """The classes that are shown, with their percentages."""
-        rows = self.driver.find_elements(By.CSS_SELECTOR, ".confidence-set")
-        told = [
-            (row.find_element(By.CSS_SELECTOR, ".text").text, row.find_element(By.CSS_SELECTOR, ".confidence").text)
-            for row in rows
-        ]
+        # in one step: the page may draw them anew meanwhile
+        told = self.driver.execute_script(
+            "return [...document.querySelectorAll('.confidence-set')].map("
+            "row => [row.querySelector('.text').innerText, row.querySelector('.confidence').innerText])"
+        )
         return {label: int(share.rstrip("%")) for label, share in told}
 
     def click_bar(self, index: int) -> None:

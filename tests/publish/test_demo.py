@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -179,6 +180,18 @@ def test_the_story_of_the_example_cards(directory: str) -> None:
     found = Reader(tell_story(record, folder / "stages.png"))
     assert "img" in found.tags
     assert "tf_efficientnet_lite0" in found.text
+
+
+@pytest.mark.parametrize(
+    "flags", [["--server_name", "192.0.2.1"], ["--server_port", "70000"], ["--server_port", "TAKEN"]]
+)
+def test_an_address_that_cannot_be_listened_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    pytest.importorskip("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit):
+        main(["demo", str(tmp_path), *(flag.replace("TAKEN", str(taken.getsockname()[1])) for flag in flags)])
+    assert "cannot be listened on" in capsys.readouterr().err
 
 
 def test_gradio_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
