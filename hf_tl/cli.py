@@ -132,10 +132,10 @@ def demo(arguments: list[str]) -> None:
     parser.add_argument("--revision", help="branch, tag or commit on the Hub (default: main)")
     parser.add_argument("--server_name", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--server_port", type=int, help="port (default: the first free one from 7860)")
-    options = parser.parse_args(arguments)
+    options = vars(parser.parse_args(arguments))
     from hf_tl.publish.demo import launch
 
-    launch(**vars(options))
+    launch(**options)
 
 
 def push(arguments: list[str]) -> None:
@@ -169,14 +169,8 @@ def _push_with_space(options: argparse.Namespace) -> None:
         raise ConfigError("--space shows a model that is published, and --create_pr only proposes one: leave one out")
     from hf_tl.publish.space import push_with_space
 
-    commit, space = push_with_space(
-        options.folder,
-        options.repository,
-        options.space_name,
-        private=options.private or None,
-        revision=options.revision,
-    )
-    print(f"{commit}\n{space}")
+    names = options.folder, options.repository, options.space_name
+    print(*push_with_space(*names, private=options.private or None, revision=options.revision), sep="\n")
     if options.private:
         print("To read a private model, the Space needs a secret HF_TOKEN (in its settings).")
 
