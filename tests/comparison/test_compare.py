@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from backbones.checkpoints import save_transformers, tiny_vit
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from hub.server import HubServer
 from PIL import Image
 from publish.test_plots import share_of
@@ -178,6 +180,17 @@ def test_models_of_other_classes_are_refused(runs: Path, colours: Path, tmp_path
         hf_tl.compare(runs / "long", other, str(colours))
     with pytest.raises(DataError, match="--split val: the dataset has the splits train, validation, test"):
         hf_tl.compare(runs / "long", runs / "short", str(colours), split="val")
+
+
+def test_streamed_images_are_refused(runs: Path, tmp_path: Path) -> None:
+    images = [Image.new("RGB", (8, 8), COLOURS[name]) for name in ("red", "green", "blue")] * 9
+    rows = Dataset.from_dict({"image": images, "label": ["red", "green", "blue"] * 9}).cast_column(
+        "image", ImageFeature()
+    )
+    rows.to_parquet(tmp_path / "train.parquet")
+    data = hf_tl.load_data(str(tmp_path / "train.parquet"), streaming=True)
+    with pytest.raises(DataError, match="each model of a comparison reads the images"):
+        hf_tl.compare(runs / "long", runs / "short", data)
 
 
 def made_record(labels: list[str], problem: str = "single_label_classification") -> dict[str, object]:
