@@ -158,9 +158,15 @@ def test_test_images_that_the_other_was_trained_on_are_refused(tmp_path: Path) -
     with pytest.raises(DataError, match=r"that were set apart for A are others than .*seed 0.*seed 3.*the same --seed"):
         hf_tl.compare(first, second, str(tmp_path / "images"))
     alike = edited(first, tmp_path / "alike", "run.json", lambda record: record["settings"].update(seed=3))
-    found = hf_tl.compare(alike, second, str(tmp_path / "images"))  # on the test images of the second
-    recorded = json.loads((second / "run.json").read_text())["metrics"]["test"]["accuracy"]
-    assert found.record["metrics"]["accuracy"]["B"] == recorded
+    asked, theirs, others = (
+        hf_tl.compare(alike, second, data).record
+        for data in (
+            str(tmp_path / "images"),
+            *(hf_tl.load_data(str(tmp_path / "images"), seed=seed) for seed in (3, 0)),
+        )
+    )
+    parted = [[one["name"] for one in (*record["only_A"], *record["only_B"])] for record in (asked, theirs, others)]
+    assert parted[0] == parted[1] != parted[2]  # the images are the test images of the second
 
 
 def test_a_plain_checkpoint_of_transformers_is_compared_too(
