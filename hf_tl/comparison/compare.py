@@ -9,6 +9,7 @@ from hf_tl.comparison.contenders import Contender, check_alike, open_images, pre
 from hf_tl.comparison.findings import find_differences
 from hf_tl.comparison.record import build_record
 from hf_tl.errors import ConfigError
+from hf_tl.evaluation.predict import images_for
 from hf_tl.publish.folders import make_folder
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def compare(
     check_alike(*pair)
     data = open_images(pair, dataset, split, {"image_column": image_column, "label_column": label_column})
     accelerator, labels, problem = Accelerator(), pair[0].labels, pair[0].problem
-    said = [predict(accelerator, one, data, split, labels, batch_size) for one in pair]
+    images = images_for(pair[0].model, data, split)
+    said = [predict(accelerator, one, images, data, labels, batch_size) for one in pair]
     speeds = [speed(one, data, split, accelerator.device) for one in pair]
     record = build_record(pair, speeds, data, split, said, find_differences(problem, labels, *said))
     found = Comparison(record)

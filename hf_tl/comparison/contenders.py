@@ -3,12 +3,10 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from hf_tl.backbones.load import load
 from hf_tl.data.datasets import ImageData, load_data
@@ -16,13 +14,13 @@ from hf_tl.data.streams import streams_of
 from hf_tl.errors import DataError, ModelError, name_some
 from hf_tl.evaluation.measure import Predictions, image_logits, inference, predict_split, seconds_of
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
-from hf_tl.evaluation.predict import images_for
 from hf_tl.publish.checks import RECORD_FILE
 from hf_tl.publish.metadata import dataset_is_on_hub
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
+    from datasets import Dataset
     from transformers import PreTrainedModel
 
     from hf_tl.data.images import Transforms
@@ -206,31 +204,29 @@ def _told(one: Contender) -> str:
 
 
 def predict(
-    accelerator: "Accelerator", one: Contender, data: ImageData, split: str, labels: Sequence[str], batch_size: int
+    accelerator: "Accelerator",
+    one: Contender,
+    images: "Dataset",
+    data: ImageData,
+    labels: Sequence[str],
+    batch_size: int,
 ) -> Predictions:
-    """Let a model tell the classes of all images of a split.
+    """Let a model tell the classes of images.
 
     Args:
         accelerator: the device.
         one: the model.
-        data: the images.
-        split: of `data`.
-        labels: in whose order the logits and labels are given, whatever the model's own.
+        images: labelled in the order of `labels`.
+        data: where they are from.
+        labels: in whose order the logits are given, whatever the model's own.
         batch_size: images a step.
-
-    Raises:
-        DataError: the dataset has no such split, classes that the model does not know, or labels of the other kind.
     """
-    images = images_for(one.model, data, split)
     transforms = one.transforms.with_columns(data.image_column, data.label_column)
     model = one.model.to(accelerator.device)
     found = predict_split(accelerator, model, images.with_transform(transforms.eval), batch_size)
-    own = one.labels
-    if own == list(labels):
+    if one.labels == list(labels):
         return found
-    order, place = [own.index(label) for label in labels], np.array([labels.index(label) for label in own])
-    numbered = found.labels[:, order] if found.labels.ndim == 2 else place[found.labels]
-    return Predictions(found.logits[:, order], numbered)
+    return replace(found, logits=found.logits[:, [one.labels.index(label) for label in labels]])
 
 
 def speed(one: Contender, data: ImageData, split: str, device: "torch.device") -> float:

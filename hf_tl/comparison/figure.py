@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from hf_tl.comparison.findings import SIGNIFICANT
 from hf_tl.comparison.report import shown_classes
-from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.evaluation.metrics import SINGLE_LABEL
 from hf_tl.publish.canvas import INK, MUTED, TRAINED, VALIDATION_LINE, WIDTH, new_figure, plain, write
 
 COLOURS = {"A": TRAINED, "B": VALIDATION_LINE}
@@ -30,7 +30,11 @@ def plot_comparison(record: Mapping[str, Any], path: str | Path) -> None:
     """
     overall = next(iter(record["metrics"].values()))
     classes = [found for found in shown_classes(record, CLASSES_DRAWN) if "difference" in found]
-    rows = [{**overall, "label": "all images", "is_significant": overall["p_value"] < SIGNIFICANT}, *classes]
+    is_single = record["problem_type"] == SINGLE_LABEL.name
+    rows = [
+        {**overall, "label": "all images" if is_single else "mean", "is_significant": overall["p_value"] < SIGNIFICANT},
+        *classes,
+    ]
     figure = new_figure(1.9 + 0.27 * max(len(rows), 7), WIDTH * 1.25)
     values, differences, right = figure.subplots(1, 3, width_ratios=(1.25, 1.1, 0.8))
     _draw_values(values, rows, record)
@@ -59,10 +63,10 @@ def _draw_values(axes: Axes, rows: Sequence[Mapping[str, Any]], record: Mapping[
     axes.get_yticklabels()[0].set_fontweight("bold")
     lowest = min(min(row["A"], row["B"]) for row in rows)
     axes.set_xlim(max(0.0, 100 * lowest - 4), 100)
-    is_single = PROBLEM_TYPES[record["problem_type"]].primary.key == "accuracy"
-    axes.set_title(
-        "Share that is right (%)" if is_single else "Average precision (%)", loc="left", color=INK, fontsize=10
-    )
+    is_single, cut = record["problem_type"] == SINGLE_LABEL.name, len(record["classes"]) > CLASSES_DRAWN
+    title = "Share that is right (%)" if is_single else "Average precision (%)"
+    title += f": {CLASSES_DRAWN} of {len(record['classes']):,} classes" if cut else ""
+    axes.set_title(title, loc="left", color=INK, fontsize=10)
     legend = axes.legend(
         loc="upper left", bbox_to_anchor=(0, -0.09 * 8 / max(len(rows), 8)), frameon=False, fontsize=9, labelcolor=INK,
         borderaxespad=0.8, handletextpad=0.3,
@@ -86,7 +90,9 @@ def _draw_differences(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xlim(-reach, reach)
     axes.set_title("B − A (points, 95 % interval)", loc="left", color=INK, fontsize=10)
     axes.set_yticks(places, [""] * len(places))
-    axes.set_xlabel("← A better    B better →\ngray: may be chance", color=MUTED, fontsize=8)
+    axes.set_xlabel(
+        "← A better    B better →\ngray: may be chance; those of the classes hold all at once", color=MUTED, fontsize=8
+    )
     _style(axes, places)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from backbones.checkpoints import save_transformers, tiny_vit
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from hub.server import HubServer
 from PIL import Image
 from publish.test_plots import share_of
@@ -156,9 +158,15 @@ def test_test_images_that_the_other_was_trained_on_are_refused(tmp_path: Path) -
     with pytest.raises(DataError, match=r"that were set apart for A are others than .*seed 0.*seed 3.*the same --seed"):
         hf_tl.compare(first, second, str(tmp_path / "images"))
     alike = edited(first, tmp_path / "alike", "run.json", lambda record: record["settings"].update(seed=3))
-    found = hf_tl.compare(alike, second, str(tmp_path / "images"))  # on the test images of the second
-    recorded = json.loads((second / "run.json").read_text())["metrics"]["test"]["accuracy"]
-    assert found.record["metrics"]["accuracy"]["B"] == recorded
+    asked, theirs, others = (
+        hf_tl.compare(alike, second, data).record
+        for data in (
+            str(tmp_path / "images"),
+            *(hf_tl.load_data(str(tmp_path / "images"), seed=seed) for seed in (3, 0)),
+        )
+    )
+    parted = [[one["name"] for one in (*record["only_A"], *record["only_B"])] for record in (asked, theirs, others)]
+    assert parted[0] == parted[1] != parted[2]  # the images are the test images of the second
 
 
 def test_a_plain_checkpoint_of_transformers_is_compared_too(
@@ -178,6 +186,17 @@ def test_models_of_other_classes_are_refused(runs: Path, colours: Path, tmp_path
         hf_tl.compare(runs / "long", other, str(colours))
     with pytest.raises(DataError, match="--split val: the dataset has the splits train, validation, test"):
         hf_tl.compare(runs / "long", runs / "short", str(colours), split="val")
+
+
+def test_streamed_images_are_refused(runs: Path, tmp_path: Path) -> None:
+    images = [Image.new("RGB", (8, 8), COLOURS[name]) for name in ("red", "green", "blue")] * 9
+    rows = Dataset.from_dict({"image": images, "label": ["red", "green", "blue"] * 9}).cast_column(
+        "image", ImageFeature()
+    )
+    rows.to_parquet(tmp_path / "train.parquet")
+    data = hf_tl.load_data(str(tmp_path / "train.parquet"), streaming=True)
+    with pytest.raises(DataError, match="each model of a comparison reads the images"):
+        hf_tl.compare(runs / "long", runs / "short", data)
 
 
 def made_record(labels: list[str], problem: str = "single_label_classification") -> dict[str, object]:
