@@ -1,6 +1,7 @@
 """A climb in two processes (torchrun, gloo), each launch some ten seconds: all decide alike, sharded or not."""
 
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,14 @@ from typing import Any
 import pytest
 import torch
 from small_runs import Run, differences, launch, moved, read_result, result_path, resumed
-from test_distributed import finish
 from test_sharding import FSDP
 
 pytestmark = pytest.mark.slow
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> None:
+    _, errors = process.communicate(timeout=1800)  # on a machine that does much else too
+    assert process.returncode == status, errors[-3000:]
 
 
 def climb(folder: Path, processes: int, environment: dict[str, str] | None = None, **changes: Any) -> Run:
