@@ -21,8 +21,8 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--window-size=1280,1300"),
 )
-PATIENCE = 120
-"""Seconds; a loaded machine is slow."""
+PATIENCE = 900
+"""Seconds, as many as a test never takes; a loaded machine is slow."""
 T = TypeVar("T")
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs Chromium and its driver")
@@ -69,6 +69,7 @@ class Browser:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        self.driver.set_page_load_timeout(PATIENCE)
         self.driver.get(url)
         wait_for(lambda: self.driver.find_elements(By.CSS_SELECTOR, "input[type=file]"))
 

@@ -14,7 +14,7 @@ pytest.importorskip("gradio")
 from hub.client import environment, run_python
 from hub.server import HubServer
 from PIL import Image
-from publish.browser import Browser, needs_chromium, opened, served, wait_for
+from publish.browser import PATIENCE, Browser, needs_chromium, opened, served, wait_for
 from publish.records import evaluated, make_record
 
 from hf_tl.backbones.load import load_backbone, preprocessing_of
@@ -146,6 +146,7 @@ def test_a_pushed_space_shows_the_pushed_model(hub: HubServer, folder: Path, ima
     push_with_space(folder, "user/birds", "user/bird-page")
     fetch = "snapshot_download('user/bird-page', repo_type='space', local_dir='clone')"
     run_python(f"from huggingface_hub import snapshot_download; {fetch}", hub.url, tmp_path)
-    variables = environment(hub.url, tmp_path / "home", token=None) | {"PYTHONPATH": ""}
+    patience = {"HF_HUB_ETAG_TIMEOUT": str(PATIENCE), "HF_HUB_DOWNLOAD_TIMEOUT": str(PATIENCE)}
+    variables = environment(hub.url, tmp_path / "home", token=None) | {"PYTHONPATH": ""} | patience
     with served(["app.py"], variables, tmp_path / "clone") as url, opened(url, tmp_path / "profile") as browser:
         check_answer(browser, folder, image)
