@@ -4,15 +4,13 @@ A mistake in the input is told in a message and exits with status 2.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from hf_tl.errors import ConfigError, HfTlError, name_some
+from hf_tl.errors import ConfigError, HfTlError
 
 ERROR_STATUS = 2
 
@@ -40,6 +38,8 @@ def train(arguments: list[str]) -> None:
     from hf_tl.training.memory import keep_freed_memory, paused_collection, uncollected
 
     with paused_collection():
+        from hf_tl.flags import parse_run_config
+
         config = parse_run_config(arguments)
         from accelerate import PartialState
 
@@ -267,51 +267,6 @@ def cache(arguments: list[str]) -> None:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
-
-
-def parse_run_config(arguments: Sequence[str]) -> Any:
-    """Turn flags, and the YAML file that `--config` names, into a `RunConfig`; flags win.
-
-    Raises:
-        ConfigError: the YAML file cannot be read, or has keys that are no flags.
-    """
-    from transformers import HfArgumentParser
-
-    from hf_tl.config import DataConfig, HubConfig, ModelConfig, RunConfig, StrategyConfig, TrainingConfig
-
-    groups = (ModelConfig, DataConfig, StrategyConfig, TrainingConfig, HubConfig)
-    parser = HfArgumentParser(groups, prog="hf-tl train", description=train.__doc__, formatter_class=_Formatter)
-    parser.add_argument("--config", help="YAML file of the same names; flags override it")
-    known = {action.dest for action in parser._actions}
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config")
-    file = finder.parse_known_args(list(arguments))[0].config
-    from_file = _yaml_arguments(Path(file), known) if file is not None else []
-    *values, _ = parser.parse_args_into_dataclasses([*from_file, *arguments], look_for_args_file=False)
-    return RunConfig(*values)
-
-
-def _yaml_arguments(file: Path, known: set[str]) -> list[str]:
-    """Write a YAML mapping as flags, so that both are checked in the same way."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {file} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"--config {file} must map names to values, found {type(content).__name__}")
-    if unknown := sorted(str(key) for key in content if key not in known):
-        raise ConfigError(f"--config {file} has keys that are no flags: {name_some(unknown)}; see hf-tl train --help")
-    words = {key: json.dumps(value) if isinstance(value, list | dict) else str(value) for key, value in content.items()}
-    return [word for key, value in content.items() if value is not None for word in (f"--{key}", words[key])]
-
-
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Show a default only where there is one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def _parser(command: str, function: Callable[[list[str]], None]) -> argparse.ArgumentParser:

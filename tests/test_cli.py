@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 import hf_tl
-from hf_tl.cli import ERROR_STATUS, main, parse_run_config
+from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.errors import ConfigError, HfTlError
+from hf_tl.flags import parse_run_config
 
 COLOURS = {"green": (40, 200, 40), "blue": (40, 40, 200), "red": (200, 40, 40)}
 REPOSITORY = Path(__file__).parents[1]

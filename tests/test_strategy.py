@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_cli import ERROR_STATUS, REPOSITORY, TINY, write_images
 
-from hf_tl.cli import main, parse_run_config
+from hf_tl.cli import main
 from hf_tl.config import StrategyConfig, StrategyName
 from hf_tl.errors import ConfigError
+from hf_tl.flags import parse_run_config
 from hf_tl.recipes import SIZES, recipe_for
 from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Strategy
 from hf_tl.training.trainer import StrategyCallback

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_tl.evaluation.intervals import wilson_interval
-from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
+from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.evaluation.paired import paired_interval
 from hf_tl.exporting.formats import INPUT, explained, open_onnx
 
@@ -80,7 +80,7 @@ def measure_int8(
         for name, run in runs.items():
             all_logits[name].append(run(batch))
     logits = {name: np.concatenate(parts) for name, parts in all_logits.items()}
-    right = {name: _is_right(problem, one, labels) for name, one in logits.items()}
+    right = {name: problem.is_right(one, labels) for name, one in logits.items()}
     gained = int((right["int8"] & ~right["float32"]).sum())
     lost = int((right["float32"] & ~right["int8"]).sum())
     same = problem.decide(logits["int8"]) == problem.decide(logits["float32"])
@@ -97,11 +97,6 @@ def measure_int8(
         "same_prediction": float(np.mean(same)),
         "milliseconds_per_image": {**_speed(float_file, int8_file, first[:1]), "batch_size": 1, "threads": 1},
     }
-
-
-def _is_right(problem: ProblemType, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    told = problem.decide(logits)
-    return (told == labels).all(axis=1) if problem is MULTI_LABEL else told == labels
 
 
 def _share(hits: int, images: int) -> dict[str, Any]:

@@ -104,11 +104,10 @@ class Climb:
         self.weights: dict[str, Tensor] = {}
         """Of the best rung that is done, while another is under way."""
 
-    def begin(self, state: TrainingState, best: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Set the best weights so far aside, and give them: a rung has none of its own when it begins."""
+    def begin(self, state: TrainingState, best: dict[str, Tensor]) -> None:
+        """Set the best weights so far aside: a rung has none of its own when it begins."""
         self.weights, state.kept = best, state.log.best
         state.log.best = None
-        return best
 
     def end(self, state: TrainingState, best: dict[str, Tensor], right: np.ndarray) -> dict[str, Tensor]:
         """Judge the rung that is done, write it down, and give the weights that are kept.

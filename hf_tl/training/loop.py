@@ -196,7 +196,7 @@ class Training:
         """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
         start, before = time.perf_counter(), self.state.phase_seconds
         if self._climb is not None and index and self.state.frozen_digest is None:  # it begins, and does not go on
-            load_whole(self.model, self._climb.begin(self.state, self._best_weights))
+            self._climb.begin(self.state, self._best_weights)
         frozen_stages = freeze(self.model, phase.trainable_stages, phase.norm, phase.batch_norm)
         frozen = digest(frozen_tensors(self.model))
         if self.state.frozen_digest not in (None, frozen):

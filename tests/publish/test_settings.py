@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_tl.cli import parse_run_config
+from hf_tl.flags import parse_run_config
 from hf_tl.publish.settings import describe_command, settings_of
 
 
