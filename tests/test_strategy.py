@@ -167,7 +167,7 @@ def test_every_size_has_a_recipe(
 ) -> None:
     strategy = StrategyConfig(name, augmentation=augmentation).build(1, images, pretrained=pretrained)
     assert strategy.name == name
-    head_first = name in ("finetune", "gradual")
+    head_first = name in ("finetune", "gradual", "auto")
     if head_first and augmentation is None:
         head = StrategyConfig("transfer").build(1, images, pretrained=pretrained).phases[0]
         assert replace(strategy.phases[0], batch_norm=head.batch_norm, layer_decay=head.layer_decay) == replace(
@@ -175,7 +175,7 @@ def test_every_size_has_a_recipe(
         )
     for phase in strategy.phases:
         assert augmentation in (None, phase.augmentation)
-        keeps = pretrained and images < SIZES[1] and name in ("finetune", "gradual", "full")
+        keeps = pretrained and images < SIZES[1] and name not in ("transfer", "scratch")
         assert phase.batch_norm == ("keep" if keeps else "update")
         assert not (phase.mixup and phase.augmentation == "none")
 
@@ -185,7 +185,8 @@ def test_the_documented_defaults() -> None:
     full = StrategyConfig("full").build(1, 3_068).phases[0]
     assert (full.learning_rate, full.backbone_learning_rate, full.weight_decay) == (3e-3, 3e-4, 0.05)
     assert (full.label_smoothing, full.augmentation, full.batch_norm, full.mixup) == (0.1, "light", "keep", 0)
-    assert [recipe_for("full", size)["epochs"] for size in (999, 1_000, 19_999, 20_000, 500_000)] == [20, 10, 10, 10, 8]
+    sizes = (99, 100, 999, 1_000, 19_999, 20_000, 500_000)
+    assert [recipe_for("full", size)["epochs"] for size in sizes] == [60, 20, 20, 10, 10, 10, 8]
     large = StrategyConfig("scratch").build(1, 100_000).phases[0]
     assert (large.augmentation, large.mixup, large.cutmix, large.ema_decay) == ("strong", 0.1, 1.0, 0.9999)
 
