@@ -107,7 +107,7 @@ class Climb:
     def begin(self, state: TrainingState, best: dict[str, Tensor]) -> None:
         """Set the best weights so far aside: a rung has none of its own when it begins."""
         self.weights, state.kept = best, state.log.best
-        state.log.best = None
+        state.log.best = state.log.highest = None
 
     def end(self, state: TrainingState, best: dict[str, Tensor], right: np.ndarray) -> dict[str, Tensor]:
         """Judge the rung that is done, write it down, and give the weights that are kept.

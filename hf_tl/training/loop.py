@@ -38,6 +38,7 @@ from hf_tl.training.saving import (
     optimizer_state,
     set_optimizer_state,
 )
+from hf_tl.training.selection import count_without_gain, judge_evaluation
 from hf_tl.training.sharding import load_whole, shard
 from hf_tl.training.sigterm import Sigterm
 from hf_tl.training.solved_head import linear_head, solve_phase
@@ -214,7 +215,7 @@ class Training:
         self._restore_phase(optimizer, schedule)
         trained = [stage.name for stage in self.stages if stage not in frozen_stages]
         progress.set_description(f"phase {index + 1}/{len(self.strategy.phases)}: {_short(trained)}")
-        evaluations_without_gain = _evaluations_without_gain(self.state.log, index)
+        evaluations_without_gain = count_without_gain(self.state.log, index)
         with self._recomputed(frozen_stages):
             for loss in self._steps(wrapped, optimizer, schedule, loader, phase, inputs):
                 self.state.step += 1
@@ -227,8 +228,8 @@ class Training:
                 if is_epoch_end or self.state.step == end:
                     with contextlib.nullcontext() if self._average is None else self._average.applied():
                         rate = 0.0 if phase.is_solved else float(schedule.get_last_lr()[0])
-                        is_best = self._evaluate(index, inputs, rate, progress)
-                    evaluations_without_gain = 0 if is_best else evaluations_without_gain + 1
+                        is_highest = self._evaluate(index, inputs, rate, progress)
+                    evaluations_without_gain = 0 if is_highest else evaluations_without_gain + 1
                 if phase.patience is not None and evaluations_without_gain >= phase.patience:
                     break
                 if self.state.step < end:
@@ -334,7 +335,11 @@ class Training:
         )
 
     def _evaluate(self, index: int, inputs: PhaseInputs, rate: float, progress: tqdm) -> bool:
-        """Measure on the validation images, write it down, and keep the weights if they are the best so far."""
+        """Measure on the validation images, and keep the weights if none so far are surely better.
+
+        Returns:
+            Whether no evaluation so far was better.
+        """
         config = self.config
         self._share_statistics()
         metrics = measure(
@@ -355,13 +360,17 @@ class Training:
         self.state.losses = []
         scalars = {f"validation/{name}": value for name, value in metrics.items()}
         self.accelerator.log({"train/loss": train_loss, "train/learning_rate": rate, **scalars}, step=self.state.step)
-        primary, quality = self.problem.primary, self.problem.quality
+        primary = self.problem.primary
         progress.set_postfix_str(f"loss {train_loss:.3f}, validation {primary.name} {metrics[primary.key]:.1%}")
-        is_best = log.best is None or quality(metrics) > quality(log.best["validation"])
-        if is_best:
-            log.best = {"phase": index, "epoch": entry["epoch"], "validation": metrics}
+        is_highest, is_kept = judge_evaluation(
+            log,
+            {"phase": index, "epoch": entry["epoch"], "validation": metrics},
+            self.problem,
+            len(self.data.validation_images),
+        )
+        if is_kept:
             self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._trained_tensors().items()}
-        return is_best
+        return is_highest
 
     def _share_statistics(self) -> None:
         """Give all processes the statistics of the main one, as DistributedDataParallel does before each forward."""
@@ -431,14 +440,6 @@ class Training:
 
     def _epochs(self, step: int) -> int:
         return step * self.images_per_step // len(self.data.train_images)
-
-
-def _evaluations_without_gain(log: TrainingLog, index: int) -> int:
-    """Count the evaluations of a phase since the best one of all, as a run that goes on must."""
-    epochs = [entry["epoch"] for entry in log.history if entry["phase"] == index]
-    if log.best is None or log.best["phase"] != index:
-        return len(epochs)
-    return sum(epoch > log.best["epoch"] for epoch in epochs)
 
 
 def _short(names: list[str]) -> str:

@@ -29,6 +29,9 @@ class TrainingLog:
     history: list[dict[str, Any]] = field(default_factory=list)
     phases: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    """The evaluation whose weights are kept: the latest that is as good as the highest, up to one standard error."""
+    highest: dict[str, Any] | None = None
+    """The evaluation with the best metrics."""
     seconds: float = 0.0
     rungs: list[dict[str, Any]] = field(default_factory=list)
     """Of a climb: all that were tried. `phases` holds those that were kept."""
