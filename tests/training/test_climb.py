@@ -92,8 +92,12 @@ def test_the_last_rung_can_be_taken_back_too(climbed: Callable[[int], RecordedCl
     assert all(name.startswith(("timm_model.layer4.", "timm_model.fc.")) for name in trained)
 
 
-def test_each_rung_begins_with_the_best_weights_of_the_one_before(climbed: Callable[[int], RecordedClimb]) -> None:
-    climb = climbed(3)
+def test_each_rung_begins_with_the_best_weights_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # with so few validation images the last weights are within a standard error of the best in any rung
+    monkeypatch.setattr("hf_tl.training.selection.standard_error", lambda *_: -1e-9)
+    climb = train(Run(str(tmp_path), "climb", expected_rung=3), kind=RecordedClimb)
     log = climb.state.log
     assert [rung["is_kept"] for rung in log.rungs] == [True, True, True]
     assert [rung["trainable_stages"] for rung in log.rungs] == [phase["trainable_stages"] for phase in log.phases]

@@ -153,8 +153,8 @@ def test_flags_of_the_other_phases_go_with_it() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"strategy": "full"}, "--strategy full trains everything"),
-        ({"strategy": "scratch"}, "--strategy scratch trains everything"),
+        ({"strategy": "full"}, "--strategy full trains it on"),
+        ({"strategy": "scratch"}, "--strategy scratch trains it on"),
         ({"learning_rate": 0.1, "patience": 3}, "no use for --learning_rate, --patience"),
         ({"num_train_epochs": 3}, "no use for --num_train_epochs"),
         ({"strategy": "finetune", "find_learning_rate": True}, "no use for --find_learning_rate"),
