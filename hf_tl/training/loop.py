@@ -74,7 +74,7 @@ class Training:
 
         Args:
             accelerator: runs the steps, on whatever devices and in whatever precision it is set to.
-            model: trained in place; it ends with the weights that were best on the validation images.
+            model: trained in place; it ends with the weights that no others are surely better than (`selection`).
             strategy: its phases are walked in order.
             transforms_of: gives the transforms of a phase (they differ in augmentation).
             train_images: with an image and a label column, as the transforms name them.

@@ -3,9 +3,9 @@
 The best of many evaluations on few images is the luckiest one, often of an early epoch. The latest one whose metric is
 within a standard error of the highest is as good for all that can be told, and learned the longest at rates that fall
 (the one-standard-error rule, Breiman et al. 1984; Hastie, Tibshirani and Friedman, The Elements of Statistical
-Learning, 2nd edition, section 7.10). Of an EfficientNet-Lite0 tuned as a whole on 20 images a class of Fashion-MNIST and of
-photos of clothes, the last epoch was right on 6 to 11 points more of the test images than the best of 20 evaluations on
-20 validation images.
+Learning, 2nd edition, section 7.10). Of an EfficientNet-Lite0 tuned as a whole on 20 images a class of Fashion-MNIST
+and of photos of clothes, the last epoch was right on 6 to 11 points more of the test images than the best of 20
+evaluations on 20 validation images.
 """
 
 import math
