@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from advisor_grid.cells import DATA, Cell, Task, cells
+from advisor_grid.cells import BACKBONES, DATA, STRATEGIES, Cell, Task, cells
 from advisor_grid.runs import auto, recommend_for, train
 from advisor_grid.tables import tables
 
@@ -28,6 +28,8 @@ def main() -> None:
     parser.add_argument("work", choices=[*WORK, "table"])
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA), help="sets of images (default: all)")
     parser.add_argument("--folder", type=Path, help="of the clothes: train, validation and test")
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES), help="to train")
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES), help="to train by")
     parser.add_argument("--max_passes", type=float, help="leave out runs of more images times passes than this")
     options = parser.parse_args()
     if options.work == "table":
@@ -37,6 +39,10 @@ def main() -> None:
     tasks = [(cell, task) for name, cell in wanted for task in cell.tasks(options.work)]
     for cell, task in sorted(tasks, key=lambda pair: pair[1].passes * pair[0].weight(pair[1])):
         if options.max_passes is not None and task.passes > options.max_passes:
+            continue
+        if options.work == "train" and (
+            task.backbone not in options.backbones or task.strategy not in options.strategies
+        ):
             continue
         if task.name not in read(cell.data):
             result = WORK[options.work](cell, task)

@@ -39,12 +39,20 @@ class Results:
     @property
     def best(self) -> float:
         """The best mean of the grid."""
-        return max(mean(run["test_accuracy"] for run in found) for found in self.runs.values())
+        most = max(map(len, self.runs.values()))
+        known = [found for found in self.runs.values() if len(found) == most]  # one seed alone may be lucky
+        return max(mean(run["test_accuracy"] for run in found) for found in known)
 
     @property
     def seconds(self) -> float:
         """What a seed's grid took, of what was run of it."""
         return sum(mean(run["seconds"] for run in found) for found in self.runs.values())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether advice was asked for, and all but `scratch` was run from the pretrained weights of the first."""
+        ran = {strategy for backbone, strategy in self.runs if backbone == "lite0"}
+        return bool(self.advice) and ran >= STRATEGIES.keys() - {"scratch"}
 
     def regret(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
         """Give how far choices are from the best, in the mean of the seeds.
@@ -54,7 +62,7 @@ class Results:
         """
         found = [self.accuracy(*choose(advice)) for advice in self.advice]
         known = [accuracy for accuracy in found if accuracy is not None]
-        return self.best - mean(known) if known and len(known) == len(found) else None
+        return max(0.0, self.best - mean(known)) if known and len(known) == len(found) else None
 
 
 def gather(results: Mapping[str, Mapping[str, Any]]) -> list[Results]:
@@ -125,9 +133,9 @@ def _accuracies(cells: list[Results]) -> Iterator[str]:
 
 def _regrets(cells: list[Results]) -> Iterator[str]:
     yield "| choice | cells | mean regret | median | worst | within 1 point |\n|---|--:|--:|--:|--:|--:|"
+    whole = [cell for cell in cells if cell.is_whole]
     for name, choose in RULES.items():
-        found = [regret for cell in cells if cell.advice and (regret := cell.regret(choose)) is not None]
-        yield from _regret_row(name, found)
+        yield from _regret_row(name, [regret for cell in whole if (regret := cell.regret(choose)) is not None])
     yield from _regret_row(
         "`--strategy auto`",
         [cell.best - mean(climb["test_accuracy"] for climb in cell.climbs) for cell in cells if cell.climbs],

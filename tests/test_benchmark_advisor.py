@@ -1,0 +1,53 @@
+"""scripts/benchmark_advisor.py: what its table makes of the results that are kept beside it, and of some made here."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+sys.path.append(str(SCRIPTS))
+
+from advisor_grid.cells import cells  # noqa: E402
+from advisor_grid.tables import by_advice, gather, tables  # noqa: E402
+
+
+def run(accuracy: float) -> dict[str, Any]:
+    return {"test_accuracy": accuracy, "seconds": 10.0}
+
+
+def advice(strategy: str) -> dict[str, Any]:
+    backbone = {"similarity": {"value": 0.6}, "depths": [{"linear_probe": {"accuracy": 0.5}}]}
+    evidence = dict.fromkeys(("lite0", "lite1", "random"), backbone)
+    return {"backbone": "lite0", "strategy": strategy, "evidence": evidence, "images_a_class": 5, "seconds": 2.0}
+
+
+def test_regret_is_the_distance_from_the_best() -> None:
+    strategies = {"transfer": 0.6, "finetune 1": 0.5, "finetune 3": 0.7, "full": 0.8}
+    results = {f"5 a class, seed 0, lite0, {name}": run(accuracy) for name, accuracy in strategies.items()}
+    results |= {"5 a class, seed 0, recommend": advice("transfer"), "5 a class, seed 0, auto": run(0.75)}
+    [cell] = gather({"digits": results})
+    assert cell.regret(by_advice) is not None
+    assert abs(cell.regret(by_advice) - 0.2) < 1e-9  # type: ignore[operator]
+    text = tables({"digits": results})
+    for row in (
+        "| hf_tl's advice | 1 | 20.0 | 20.0 | 20.0 | 0 of 1 |",
+        "| always everything | 1 | 0.0 | 0.0 | 0.0 | 1 of 1 |",
+        "| `--strategy auto` | 1 | 5.0 | 5.0 | 5.0 | 0 of 1 |",
+        "| digits, 5 a class | 40 | 2 (5%) | 10 (25%) |",
+    ):
+        assert row in text
+
+
+def test_every_run_has_a_name_of_its_own() -> None:
+    names = [
+        task.name for cell in cells("digits", None) for work in ("train", "recommend") for task in cell.tasks(work)
+    ]
+    assert len(names) == len(set(names)) > 100
+
+
+def test_the_results_that_are_kept_make_a_table() -> None:
+    command = [sys.executable, str(SCRIPTS / "benchmark_advisor.py"), "table"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "| digits, 5 a class |" in printed
+    assert "| hf_tl's advice |" in printed
