@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from hf_tl.advisor.rules import RULES
 from hf_tl.publish.canvas import INK, MUTED, VALIDATION_LINE, WIDTH, new_figure, plain, write
 
-SHADES = {"transfer": "#dbe7f3", "finetune": "#f7dfd0", "full": "#efc3a8", "scratch": "#e2d5ea"}
+SHADES = {"transfer": "#dbe7f3", "full": "#efc3a8", "scratch": "#e2d5ea"}
 SMALLEST, LARGEST = 1.0, 100_000.0
 """Images a class at the ends of the axis."""
 NAMED = 14

@@ -17,8 +17,9 @@ from PIL import Image
 import hf_tl
 from hf_tl.data.datasets import load_data
 from hf_tl.errors import DataError
-from hf_tl.evaluation.intervals import paired_interval, wilson_interval
+from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.metrics import MULTI_LABEL
+from hf_tl.evaluation.paired import paired_interval
 from hf_tl.evaluation.predict import predict_images
 from hf_tl.exporting.formats import open_onnx
 from hf_tl.exporting.quantize import measure_int8
