@@ -432,9 +432,7 @@ def test_a_solved_head_tells_its_strength_in_place_of_rates() -> None:
     line = next(line for line in card.splitlines() if line.startswith("- phase 1: "))
     assert "L2 strength 0.01, chosen in 5-fold cross-validation (held-out loss 0.3457)" in line
     assert not [name for name in ("warmup", "weight decay", "solver", "BatchNorm") if name in line]
-    assert (
-        "The weights are those after the solution of phase 1, the latest that no others are surely better than" in card
-    )
+    assert "after the solution of phase 1, the latest that no others are surely better than" in card
     assert "solver" not in next(line for line in card.splitlines() if line.startswith("- phase 2: "))
     record["phases"][0]["solution"] = {"l2_strength": 1 / 3, "held_out_loss": None, "folds": 0}
     assert "features, L2 strength 0.33\n" in render_card(record)
