@@ -1,7 +1,7 @@
 """The tables of the README: what each strategy reached, and how far the advice is from the best."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import Any
@@ -20,11 +20,12 @@ class Results:
 
     data: str
     size: int
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
-    """By backbone and strategy."""
-    advice: list[dict[str, Any]] = field(default_factory=list)
-    climbs: list[dict[str, Any]] = field(default_factory=list)
-    shuffled: list[dict[str, Any]] = field(default_factory=list)
+    runs: dict[tuple[str, str], dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
+    """By backbone and strategy, and by seed."""
+    advice: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By seed, as all that follows."""
+    climbs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shuffled: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Advice on the same images with the labels of others."""
 
     @property
@@ -32,37 +33,49 @@ class Results:
         """For the table."""
         return f"{self.data}, {self.size:,} {'in all' if self.size == IN_ALL else 'a class'}"
 
-    def accuracy(self, backbone: str, strategy: str) -> float | None:
-        """Give the mean test accuracy over the seeds."""
-        return mean(run["test_accuracy"] for run in found) if (found := self.runs.get((backbone, strategy))) else None
+    @property
+    def seeds(self) -> list[str]:
+        """Those that the head and everything were run with, from the pretrained weights of the first backbone."""
+        return sorted(
+            set.intersection(*(set(self.runs.get(("lite0", strategy), {})) for strategy in ("transfer", "full")))
+        )
+
+    def accuracy(self, backbone: str, strategy: str, seeds: Sequence[str] | None = None) -> float | None:
+        """Give the mean test accuracy over seeds, by default all of `seeds`; None where one of them was not run."""
+        found, wanted = self.runs.get((backbone, strategy), {}), self.seeds if seeds is None else seeds
+        return mean(found[seed]["test_accuracy"] for seed in wanted) if wanted and found.keys() >= set(wanted) else None
 
     @property
-    def best(self) -> float:
+    def best(self) -> float | None:
         """The best mean of the grid."""
-        most = max(map(len, self.runs.values()))
-        known = [found for found in self.runs.values() if len(found) == most]  # one seed alone may be lucky
-        return max(mean(run["test_accuracy"] for run in found) for found in known)
+        return max((known for run in self.runs if (known := self.accuracy(*run)) is not None), default=None)
 
     @property
     def seconds(self) -> float:
         """What a seed's grid took, of what was run of it."""
-        return sum(mean(run["seconds"] for run in found) for found in self.runs.values())
+        return sum(mean(run["seconds"] for run in found.values()) for found in self.runs.values())
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether advice was asked for, and all but `scratch` was run from the pretrained weights of the first."""
-        ran = {strategy for backbone, strategy in self.runs if backbone == "lite0"}
-        return bool(self.advice) and ran >= STRATEGIES.keys() - {"scratch"}
+    def reached(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
+        """Give the mean accuracy of choices, from the advice of a seed to backbone and strategy."""
+        if not self.seeds or not self.advice.keys() >= set(self.seeds):
+            return None
+        found = [self.accuracy(*choose(self.advice[seed]), [seed]) for seed in self.seeds]
+        known = [accuracy for accuracy in found if accuracy is not None]
+        return mean(known) if len(known) == len(found) else None
 
     def regret(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
-        """Give how far choices are from the best, in the mean of the seeds.
+        """Give how far choices are from the best, in the mean of the seeds."""
+        reached, best = self.reached(choose), self.best
+        return None if reached is None or best is None else best - reached
 
-        Args:
-            choose: from the advice of a seed to backbone and strategy.
-        """
-        found = [self.accuracy(*choose(advice)) for advice in self.advice]
-        known = [accuracy for accuracy in found if accuracy is not None]
-        return max(0.0, self.best - mean(known)) if known and len(known) == len(found) else None
+    @property
+    def climbed(self) -> tuple[float, float] | None:
+        """The mean accuracy of climbs, and the best mean of the grid with the same seeds; None where one is missing."""
+        seeds = sorted(self.climbs)
+        known = [accuracy for run in self.runs if (accuracy := self.accuracy(*run, seeds)) is not None]
+        if not seeds or self.accuracy("lite0", "full", seeds) is None:
+            return None
+        return mean(self.climbs[seed]["test_accuracy"] for seed in seeds), max(known)
 
 
 def gather(results: Mapping[str, Mapping[str, Any]]) -> list[Results]:
@@ -70,16 +83,16 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> list[Results]:
     cells = {(data, size): Results(data, size) for data in results for size in SEEDS}
     for data, runs in results.items():
         for name, result in runs.items():
-            size, _, *what = name.split(", ")
+            size, seed, *what = name.split(", ")
             cell = cells[data, int(size.split()[0])]
             if what == ["recommend"]:
-                cell.advice.append(result)
+                cell.advice[seed] = result
             elif what == ["auto"]:
-                cell.climbs.append(result)
+                cell.climbs[seed] = result
             elif what == [SHUFFLED]:
-                cell.shuffled.append(result)
+                cell.shuffled[seed] = result
             else:
-                cell.runs[what[0], what[1]].append(result)
+                cell.runs[what[0], what[1]][seed] = result
     return [cell for cell in cells.values() if cell.runs]
 
 
@@ -113,33 +126,33 @@ def tables(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _accuracies(cells: list[Results]) -> Iterator[str]:
-    yield "| data | similarity | " + " | ".join(STRATEGIES) + " | best of all | advised | its accuracy | `auto` |"
-    yield "|---|--:|" + "--:|" * (len(STRATEGIES) + 1) + "---|--:|--:|"
+    yield (
+        "| data | seeds | similarity | " + " | ".join(STRATEGIES) + " | best of all | advised | its accuracy | `auto` |"
+    )
+    yield "|---|--:|--:|" + "--:|" * (len(STRATEGIES) + 1) + "---|--:|--:|"
     for cell in cells:
-        similarity = [advice["evidence"]["lite0"]["similarity"]["value"] for advice in cell.advice]
-        advised = [" ".join(by_advice(advice)) for advice in cell.advice]
-        regret = cell.regret(by_advice) if cell.advice else None
+        advice = [cell.advice[seed] for seed in cell.seeds if seed in cell.advice]
+        similarity = [one["evidence"]["lite0"]["similarity"]["value"] for one in advice]
         columns = [
             cell.name,
+            str(len(cell.seeds)),
             f"{mean(similarity):.2f}" if similarity else "",
             *(_percent(cell.accuracy("lite0", strategy)) for strategy in STRATEGIES),
             _percent(cell.best),
-            "; ".join(dict.fromkeys(advised)),
-            "" if regret is None else _percent(cell.best - regret),
-            _percent(mean(climb["test_accuracy"] for climb in cell.climbs)) if cell.climbs else "",
+            "; ".join(dict.fromkeys(" ".join(by_advice(one)) for one in advice)),
+            _percent(cell.reached(by_advice)),
+            "" if cell.climbed is None else _percent(cell.climbed[0]),
         ]
-        yield f"| {' | '.join(columns)} |"
+        if cell.seeds:
+            yield f"| {' | '.join(columns)} |"
 
 
 def _regrets(cells: list[Results]) -> Iterator[str]:
     yield "| choice | cells | mean regret | median | worst | within 1 point |\n|---|--:|--:|--:|--:|--:|"
-    whole = [cell for cell in cells if cell.is_whole]
     for name, choose in RULES.items():
-        yield from _regret_row(name, [regret for cell in whole if (regret := cell.regret(choose)) is not None])
-    yield from _regret_row(
-        "`--strategy auto`",
-        [cell.best - mean(climb["test_accuracy"] for climb in cell.climbs) for cell in cells if cell.climbs],
-    )
+        yield from _regret_row(name, [regret for cell in cells if (regret := cell.regret(choose)) is not None])
+    climbed = [found for cell in cells if (found := cell.climbed) is not None]
+    yield from _regret_row("`--strategy auto`", [best - reached for reached, best in climbed])
 
 
 def _regret_row(name: str, found: list[float]) -> Iterator[str]:
@@ -152,28 +165,28 @@ def _regret_row(name: str, found: list[float]) -> Iterator[str]:
 def _costs(cells: list[Results]) -> Iterator[str]:
     yield "| data | the grid, processor seconds | `recommend` | `auto`, with its evidence |\n|---|--:|--:|--:|"
     for cell in cells:
-        asked = mean(advice["seconds"] for advice in cell.advice) if cell.advice else None
-        climbed = mean(climb["seconds"] for climb in cell.climbs) if cell.climbs else None
+        asked = mean(advice["seconds"] for advice in cell.advice.values()) if cell.advice else None
+        climbed = mean(climb["seconds"] for climb in cell.climbs.values()) if cell.climbs else None
         shares = ["" if one is None else f"{one:,.0f} ({one / cell.seconds:.0%})" for one in (asked, climbed)]
-        yield f"| {cell.name} | {cell.seconds:,.0f} | {shares[0]} | {shares[1]} |"
+        if cell.seeds:
+            yield f"| {cell.name} | {cell.seconds:,.0f} | {shares[0]} | {shares[1]} |"
 
 
 def _ranking(cells: list[Results]) -> Iterator[str]:
     found = []
     for cell in cells:
-        common = [s for s in STRATEGIES if all(cell.accuracy(b, s) is not None for b in BACKBONES)]
-        if not cell.advice or not common:
-            continue
-        true = [max(cell.accuracy(backbone, strategy) or 0.0 for strategy in common) for backbone in BACKBONES]
-        expected = [mean(_head(advice, backbone) for advice in cell.advice) for backbone in BACKBONES]
-        found.append(kendalltau(expected, true).statistic)
+        for seed, advice in cell.advice.items():
+            ran = [s for s in STRATEGIES if all(cell.accuracy(b, s, [seed]) is not None for b in BACKBONES)]
+            if ran:
+                true = [max(cell.accuracy(backbone, s, [seed]) or 0.0 for s in ran) for backbone in BACKBONES]
+                found.append(kendalltau([_head(advice, backbone) for backbone in BACKBONES], true).statistic)
     if found:
-        told = f"mean {mean(found):.2f} of {len(found)} cells"
+        told = f"mean {mean(found):.2f} of {len(found)} draws"
         yield f"Kendall's tau of the backbones' order by evidence and after training: {told}."
 
 
 def _shuffled(cells: list[Results]) -> Iterator[str]:
-    said = [advice["rule"] for cell in cells for advice in cell.shuffled]
+    said = [advice["rule"] for cell in cells for advice in cell.shuffled.values()]
     counts = ", ".join(f'"{rule}" {said.count(rule)}' for rule in dict.fromkeys(said))
     if said:
         yield f"Of {len(said)} cells with shuffled labels the advisor said: {counts}."
