@@ -7,7 +7,8 @@
 | very many      | tune everything                            | tune everything; very different: from scratch |
 
 Tuning only the later stages, as the rule of thumb has it between the two, was nowhere better than both by more than
-noise in `scripts/benchmark_advisor.py`: rates that fall towards the early stages, and kept statistics, hold those in place too.
+noise in `scripts/benchmark_advisor.py`: rates that fall towards the early stages, and kept statistics, hold those in
+place too.
 Else it is the rule of thumb of the field (Stanford's CS231n, https://cs231n.github.io/transfer-learning; Yosinski et
 al. 2014, https://arxiv.org/abs/1411.1792), with sizes and similarity measured. Pretrained weights are given up only
 where they are worth nothing and there are images enough to do without (He et al. 2019,
@@ -21,9 +22,9 @@ from hf_tl.config import StrategyConfig, StrategyName
 
 ENOUGH, VERY_MANY = 15, 1_000
 """Images a class from which on it pays to tune everything for similar data, and to train very different ones from
-scratch. With 5 photos of clothes a class, all strategies were within three points, which is noise, and the head took 1 s
-in place of 38; with 20, tuning everything was five points better (`scripts/benchmark_advisor.py`). The second is of He
-et al."""
+scratch. With 5 photos of clothes a class, all strategies were within three points, which is noise, and the head took
+1 s in place of 38; with 20, tuning everything was five points better (`scripts/benchmark_advisor.py`). The second is of
+He et al."""
 SIMILAR, NOT_AT_ALL = 0.4, 0.1
 """Similarity from which on data are similar, and below which pretraining is worth nothing. The first lies between
 Fashion-MNIST (0.06 to 0.38 with 5 to 100 images a class) and the clothes (0.42 to 0.58)."""
