@@ -59,9 +59,9 @@ def read(data: str) -> dict[str, Any]:
 def write(data: str, name: str, result: dict[str, Any]) -> None:
     """Add a result."""
     file = RESULTS / f"{data}.json"
-    content = json.dumps(dict(sorted({**read(data), name: result}.items())), indent=1)
+    lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted({**read(data), name: result}.items()))
     partial = file.with_suffix(".partial")
-    partial.write_text(content + "\n", encoding="utf-8")
+    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     partial.replace(file)
 
 

@@ -2,12 +2,11 @@
 
 Forward is a pass as `hf-tl recommend` and the cached features do it (batch normalisation folded, channels last), step a
 step of training with everything trained; at 224 px, with random weights, which are as fast as others. The median of
-three, after one that is not counted.
+three, each after one that is not counted.
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import timm
@@ -15,6 +14,7 @@ import torch
 
 from hf_tl.backbones.folding import folded_where_equal
 from hf_tl.backbones.presets import PRESETS
+from hf_tl.evaluation.measure import seconds_of
 from hf_tl.training.memory import keep_freed_memory
 
 FORWARD, STEP, SIDE, TURNS = 64, 16, 224, 3
@@ -50,19 +50,14 @@ def measure(model: torch.nn.Module) -> tuple[float, float]:
 
     model.eval().requires_grad_(False)
     with torch.inference_mode(), folded_where_equal(model, lambda: [model(images[:2])]):
-        forward = FORWARD / seconds_of(look)
+        forward = FORWARD / median_of(look)
     model.train().requires_grad_(True)
-    return forward, STEP / seconds_of(step)
+    return forward, STEP / median_of(step)
 
 
-def seconds_of(work: Callable[[], None]) -> float:
-    """Time some work: the median, after a first time that is not counted."""
-    taken = []
-    for _ in range(1 + TURNS):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
+def median_of(work: Callable[[], None]) -> float:
+    """Time some work several times, each after a time that is not counted."""
+    return statistics.median(seconds_of(work, torch.device("cpu")) for _ in range(TURNS))
 
 
 if __name__ == "__main__":

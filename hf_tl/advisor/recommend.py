@@ -290,7 +290,6 @@ def _command(
         "dataset": dataset,
         **columns,
         "strategy": settings.strategy,
-        "trainable_stages": settings.trainable_stages,
     }
     words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
     return shlex.join(["hf-tl", "train", *words])

@@ -8,10 +8,9 @@
 
 Tuning only the later stages, as the rule of thumb has it between the two, was nowhere better than both by more than
 noise in `scripts/benchmark_advisor.py`: rates that fall towards the early stages, and kept statistics, hold those in
-place too.
-Else it is the rule of thumb of the field (Stanford's CS231n, https://cs231n.github.io/transfer-learning; Yosinski et
-al. 2014, https://arxiv.org/abs/1411.1792), with sizes and similarity measured. Pretrained weights are given up only
-where they are worth nothing and there are images enough to do without (He et al. 2019,
+place too. Else it is the rule of thumb of the field (Stanford's CS231n, https://cs231n.github.io/transfer-learning;
+Yosinski et al. 2014, https://arxiv.org/abs/1411.1792), with sizes and similarity measured. Pretrained weights are given
+up only where they are worth nothing and there are images enough to do without (He et al. 2019,
 https://arxiv.org/abs/1811.08883: 10,000 images are, 1,000 are not).
 """
 
@@ -59,8 +58,6 @@ UNLIKE = (
     "What the network knows fits them little, so all of it is changed, more slowly than the head, starting from the "
     "pretrained weights"
 )
-
-
 RULES = (
     Rule(
         "few images, similar",
@@ -72,14 +69,6 @@ RULES = (
         "it may add is small and uncertain",
     ),
     Rule(
-        "few images, different",
-        (0, ENOUGH),
-        (-math.inf, SIMILAR),
-        "full",
-        "tune everything",
-        UNLIKE,
-    ),
-    Rule(
         "many images, similar",
         (ENOUGH, math.inf),
         (SIMILAR, math.inf),
@@ -87,21 +76,9 @@ RULES = (
         "tune everything",
         "There are images enough to fit all stages to them, starting from pretrained weights that know much of them",
     ),
+    Rule("different", (0, VERY_MANY), (-math.inf, SIMILAR), "full", "tune everything", UNLIKE),
     Rule(
-        "many images, different",
-        (ENOUGH, math.inf),
-        (NOT_AT_ALL, SIMILAR),
-        "full",
-        "tune everything",
-        UNLIKE,
-    ),
-    Rule(
-        "many images, very different",
-        (ENOUGH, VERY_MANY),
-        (-math.inf, NOT_AT_ALL),
-        "full",
-        "tune everything",
-        UNLIKE,
+        "very many images, different", (VERY_MANY, math.inf), (NOT_AT_ALL, SIMILAR), "full", "tune everything", UNLIKE
     ),
     Rule(
         "very many images, very different",

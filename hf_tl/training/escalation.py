@@ -26,9 +26,8 @@ class Verdict:
     """What became of a rung."""
 
     is_kept: bool
-    """Whether its weights are the best so far; otherwise those of before are put back."""
-    goes_on: bool
-    """Whether the next rung is tried."""
+    """Whether its weights are the best so far, and the climb goes on from them; otherwise those of before are put back,
+    and it ends."""
     why: str
     gain: float | None = None
     """Of the validation accuracy over the rung that was kept before; None for the first."""
@@ -66,16 +65,16 @@ class Escalation:
             before: the same of the rung that was kept before; None for the first.
         """
         if before is None:
-            return Verdict(True, self.rungs > 1, "the first rung")
+            return Verdict(True, "the first rung")
         gain, p_value = float(right.mean() - before.mean()), difference_p_value(right, before)
         is_sure = p_value < self.level
         if is_sure and gain < 0:
-            return Verdict(False, False, "surely worse than the rung before", gain, p_value)
+            return Verdict(False, "surely worse than the rung before", gain, p_value)
         if is_sure:
-            return Verdict(True, True, "surely better than the rung before", gain, p_value)
+            return Verdict(True, "surely better than the rung before", gain, p_value)
         if rung <= self.expected:
-            return Verdict(True, True, "within noise of the rung before, and the evidence speaks for it", gain, p_value)
-        return Verdict(False, False, "no gain beyond noise over the rung before", gain, p_value)
+            return Verdict(True, "within noise of the rung before, and the evidence speaks for it", gain, p_value)
+        return Verdict(False, "no gain beyond noise over the rung before", gain, p_value)
 
     def has_time(self, rung: int, spent: float) -> bool:
         """Tell whether a rung can be done within the budget.
@@ -126,7 +125,7 @@ class Climb:
         else:
             state.log.phases.pop()
             state.log.best, best = state.kept, self.weights
-        if not verdict.goes_on and rung < self.escalation.rungs:
+        if not verdict.is_kept and rung < self.escalation.rungs:
             state.log.stopped = verdict.why
         self.weights, state.kept = {}, None
         return best

@@ -9,8 +9,9 @@ from typing import Any
 from scipy.stats import kendalltau
 
 from advisor_grid.cells import BACKBONES, IN_ALL, SEEDS, SHUFFLED, STRATEGIES
-from hf_tl.advisor.rules import ENOUGH, SIMILAR
 
+MANY, LIKE = 100, 0.4
+"""Images a class and similarity from which on the rule of thumb takes data for large and for similar."""
 POINT = 0.01
 
 
@@ -104,7 +105,7 @@ def by_advice(advice: dict[str, Any]) -> tuple[str, str]:
 def by_thumb(advice: dict[str, Any]) -> tuple[str, str]:
     """Do as the rule of thumb says, by size and similarity alone."""
     similarity = advice["evidence"]["lite0"]["similarity"]["value"]
-    is_large, is_similar = advice["images_a_class"] >= ENOUGH, similarity >= SIMILAR
+    is_large, is_similar = advice["images_a_class"] >= MANY, similarity >= LIKE
     few, many = ("finetune 3", "transfer"), ("scratch", "full")
     return "lite0", (many if is_large else few)[is_similar]
 

@@ -15,6 +15,7 @@ from PIL import Image as Pillow
 
 import hf_tl
 from hf_tl.advisor.recommend import FIGURE, RECORD
+from hf_tl.advisor.rules import find_rule
 from hf_tl.advisor.sample import stratified_order
 from hf_tl.cli import main
 from hf_tl.config import RECOMMENDED_STRATEGY as STRATEGY
@@ -98,6 +99,7 @@ def test_five_images_a_class_are_cross_validated(backbone: str) -> None:
     low, high = evidence.head.linear.accuracy.interval
     assert high - low > 0.2
     assert found.strategy is not None
+    assert found.strategy.name == find_rule(5, evidence.similarity.value).strategy
 
 
 def test_of_large_data_a_sample_is_looked_at(backbone: str) -> None:

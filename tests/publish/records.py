@@ -69,7 +69,7 @@ def climbed(record: dict[str, Any], backbones: tuple[str, ...] = ("vit", "resnet
     rungs = [
         {
             **{"trainable_stages": stages[-number:], "parameters_trained": 771 * number, "seconds": 12.3, "images": 60},
-            **{"accuracy": 0.9, "interval": [0.8, 0.95], "is_kept": number < 3, "goes_on": number < 3},
+            **{"accuracy": 0.9, "interval": [0.8, 0.95], "is_kept": number < 3},
             **{"why": "within noise of the rung before", "gain": None if number == 1 else 0.021, "p_value": 0.0312},
         }
         for number in (1, 2, 3)
