@@ -279,6 +279,8 @@ class Training:
         if self.accelerator.num_processes > 1:
             broadcast_object_list(said)
         [log.stopped] = said
+        if log.stopped is not None:
+            self.accelerator.print(f"\nThe climb ends: {log.stopped}")
         return log.stopped is None
 
     def _judge(self, climb: Climb, phase: Phase) -> None:
