@@ -30,6 +30,12 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """A run that a test made in this process may have taken all cores, and more threads give other last bits."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def xet_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     """The same, with large files going through xet, as they do by default."""
@@ -47,6 +53,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         )
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))  # else of another Hub's models
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
         monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
