@@ -1,7 +1,7 @@
 """One small dataclass a concern. Command-line flags and YAML keys are generated from their fields."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -139,7 +139,7 @@ class StrategyConfig:
             head_stages: how many trailing stages count as the head.
             images: in the training split.
             pretrained: whether the network starts from trained weights.
-            climb: `stages` and `expected_rung` of `Strategy.auto`, from evidence.
+            climb: from evidence, `stages` and `expected_rung` of `Strategy.auto`, and whether it `ends_from_scratch`.
 
         Raises:
             ConfigError: a flag that the strategy does not take.
@@ -176,7 +176,11 @@ class StrategyConfig:
         if self.strategy == "gradual":
             return Strategy.gradual(stages, head_stages=head_stages, **recipe)
         if self.strategy == "auto":
-            return Strategy.auto(head_stages=head_stages, **recipe, **(climb or {}))
+            rungs = dict(climb or {})
+            if rungs.pop("ends_from_scratch", False):  # whose rate is its own: the flag's is that of a new head
+                alone = replace(self, strategy="scratch", learning_rate=None, backbone_learning_rate=None)
+                rungs["scratch"] = alone.build(images=images).phases[0]
+            return Strategy.auto(head_stages=head_stages, **recipe, **rungs)
         return Strategy.full(**recipe) if self.strategy == "full" else Strategy.scratch(**recipe)
 
     def _written(self, given: Mapping[str, Any]) -> Strategy:

@@ -87,7 +87,7 @@ def run(config: RunConfig) -> RunResult:
         raise ConfigError(f"--model names {len(backbones)} models, and --strategy auto alone chooses one: name one")
     set_seed(config.training.seed)
     model, preprocessing = (advice.candidate or backbones[0]).load(
-        data.labels, pretrained=config.model.pretrained and not advice.from_scratch and not strategy.from_scratch
+        data.labels, pretrained=config.model.pretrained and not strategy.from_scratch
     )
     set_problem_type(model, data.problem_type)
     if config.model.model is None:
@@ -204,7 +204,7 @@ def _build_strategy(
 
     head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
     images, pretrained = data.splits["train"], config.model.pretrained
-    settings = advice.settings_for(config.strategy)
+    settings = config.strategy
     strategy = settings.build(head, len(images), pretrained=pretrained, climb=advice.climb)
     if not settings.find_learning_rate:
         return strategy, {}

@@ -26,7 +26,7 @@ class Strategy:
     name: str
     phases: tuple[Phase, ...]
     from_scratch: bool = False
-    """Whether the pretrained weights are thrown away before the first phase."""
+    """Whether nothing of the pretrained weights is left: they are not loaded, or a later phase threw them away."""
     expected_rung: int | None = None
     """Where it is given, the phases are the rungs of a climb that ends when it does not pay any more (see
     `hf_tl.training.escalation`): the number, from 1, of the rung that the evidence expects to serve best."""
@@ -162,6 +162,7 @@ class Strategy:
         backbone_learning_rate: float = 3e-4,
         head_stages: int = 1,
         head_recipe: Mapping[str, Any] | None = None,
+        scratch: Phase | None = None,
         **recipe: Any,
     ) -> Self:
         """Escalation: the head, then deeper and deeper, each from the best weights so far, as long as it pays.
@@ -174,6 +175,7 @@ class Strategy:
             backbone_learning_rate: peak rate of the last stage of the backbone.
             head_stages: how many trailing stages count as the head.
             head_recipe: fields of `Phase` that differ in the head's own rung.
+            scratch: a last rung, which is trained from random weights; there is none where it is None.
             recipe: other fields of `Phase`.
 
         >>> [phase.trainable_stages for phase in Strategy.auto().phases]
@@ -183,7 +185,8 @@ class Strategy:
         rates: dict[str, Any] = {"learning_rate": learning_rate / 3, "backbone_learning_rate": backbone_learning_rate}
         rungs: list[TrainableStages] = [more if isinstance(more, str) else head_stages + more for more in stages]
         deeper = (Phase(rung, epochs, **rates, **recipe) for rung in rungs)
-        return cls("auto", (Phase(head_stages, **head), *deeper), expected_rung=expected_rung)
+        last = () if scratch is None else (replace(scratch, from_random_weights=True),)
+        return cls("auto", (Phase(head_stages, **head), *deeper, *last), expected_rung=expected_rung)
 
     @classmethod
     def scratch(cls, *, epochs: float = 50, learning_rate: float = 1e-3, **recipe: Any) -> Self:
@@ -198,7 +201,9 @@ class Strategy:
         """
         if self.expected_rung is None:
             return self
-        return replace(self, phases=self.phases[:phases], expected_rung=min(self.expected_rung, phases))
+        kept = self.phases[:phases]
+        from_scratch = self.from_scratch or kept[-1].from_random_weights
+        return replace(self, phases=kept, from_scratch=from_scratch, expected_rung=min(self.expected_rung, phases))
 
     def to_record(self) -> dict[str, Any]:
         """Turn the strategy into what `config.json` and `run.json` hold."""

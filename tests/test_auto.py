@@ -334,6 +334,23 @@ def test_a_path_may_be_written_in_several_ways(
     assert "--test_time_flip takes a mirrored image for one of the same class" in said
 
 
+def test_a_climb_that_ends_with_random_weights(somebody: Place, tmp_path: Path) -> None:
+    """Where they are kept, nothing of the pretrained ones is left, and the card says so."""
+    anew = hf_tl.Phase("all", 8, 0.01, augmentation="none")
+    short = {"epochs": 1, "learning_rate": 1e-5, "backbone_learning_rate": 1e-5, "augmentation": "none"}
+    strategy = hf_tl.Strategy.auto(stages=("all",), scratch=anew, expected_rung=3, **short)
+    data = prepare_data(coloured(several=False))
+    model, transforms = hf_tl.load_backbone(somebody.models[0], data.labels, strategy)
+    settings = {"output_dir": str(tmp_path / "out"), "report_to": "none", "per_device_train_batch_size": 8}
+    record = hf_tl.train(model, data, strategy, transforms=transforms, **settings).record
+    assert [rung["is_kept"] for rung in record["rungs"]] == [True, True, True]
+    assert record["strategy"]["from_scratch"] is True
+    card = (tmp_path / "out" / "README.md").read_text()
+    for told in (", from random weights | ", " but the last, which began anew, and judged", "\n- from-scratch\n"):
+        assert told in card
+    assert "base_model:" not in card
+
+
 @pytest.mark.parametrize("several", [False, True], ids=["one label", "several labels"])
 def test_a_climb_from_python_without_evidence(somebody: Place, tmp_path: Path, several: bool) -> None:
     rows = coloured(several)

@@ -1,6 +1,5 @@
 """What a run takes from the advisor: asked for by `--strategy auto`, or read from what `hf-tl recommend` wrote."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.advisor.recommend import RECORD, SCHEMA_VERSION, recommend
-from hf_tl.config import RunConfig, StrategyConfig
+from hf_tl.config import RunConfig
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.job import on_main_process
 from hf_tl.publish.reasons import published_advice
@@ -32,12 +31,6 @@ class Advice:
     """Rungs of `Strategy.auto`."""
     rung_seconds: Sequence[float] = ()
     """That the rungs are expected to take."""
-    from_scratch: bool = False
-    """Whether pretrained weights are worth nothing for these data."""
-
-    def settings_for(self, settings: StrategyConfig) -> StrategyConfig:
-        """Give the settings of the run: there is nothing to climb from where pretraining is worth nothing."""
-        return dataclasses.replace(settings, strategy="scratch") if self.from_scratch else settings
 
 
 def take_advice(
@@ -99,9 +92,9 @@ def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig, 
     if found.strategy is None or found.candidate is None:
         raise DataError(f"--strategy auto trains nothing ({found.rule}): {found.reason}")
     seconds: Sequence[float] = ()
-    if config.training.time_budget is not None and found.climb is not None:
+    if config.training.time_budget is not None:
         images = len(data.splits["train"])
         strategy = config.strategy.build(images=images, climb=found.climb)
         seconds = estimate_cost(found.candidate, data, strategy, PartialState().device).phase_seconds
     record = published_advice(found.to_record())
-    return Advice(record, found.candidate, found.climb, seconds, found.strategy.from_scratch)
+    return Advice(record, found.candidate, found.climb, seconds)

@@ -60,7 +60,7 @@ class Recommendation:
     candidate: Backbone | None = None
     """The backbone, and how it is loaded."""
     climb: Mapping[str, Any] | None = None
-    """Rungs of `Strategy.auto` for it: `stages` and `expected_rung`; None where none starts from pretrained weights."""
+    """Rungs of a climb from it (`hf_tl.advisor.climb`); None where no training is recommended."""
 
     def to_record(self) -> dict[str, Any]:
         """Write all of it as plain values."""
@@ -177,7 +177,7 @@ def recommend(
 
 def _climb(decision: Decision) -> dict[str, Any] | None:
     settings = decision.settings
-    return None if settings is None or settings.strategy == "scratch" else plan_climb(decision.backbone, settings)
+    return None if settings is None else plan_climb(decision.backbone, settings)
 
 
 def _measure(

@@ -112,6 +112,25 @@ def _load_weights(
     return model, _has_head(model, report, name)
 
 
+def random_weights(kind: type["PreTrainedModel"], config: "PreTrainedConfig", seed: int) -> dict[str, torch.Tensor]:
+    """Draw weights for a model anew, as those of one that is not pretrained; the same on every process.
+
+    Args:
+        kind: its class.
+        config: its config.
+        seed: of the weights.
+
+    Returns:
+        Its state, by name.
+    """
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        if config.model_type == "timm_wrapper":
+            labels = [config.id2label[index] for index in range(config.num_labels)]
+            return _initialise(config, labels, None, False).state_dict()
+        return kind(copy.deepcopy(config)).state_dict()
+
+
 def _initialise(
     config: "PreTrainedConfig", labels: Sequence[str], image_size: int | None, trust_remote_code: bool
 ) -> "PreTrainedModel":

@@ -13,7 +13,6 @@ from hf_tl.publish.licenses import hub_license
 from hf_tl.publish.markdown import one_line
 from hf_tl.publish.numbers import is_number
 
-STRATEGY_TAGS = {"transfer": "transfer-learning", "scratch": "from-scratch"}
 HUB_METRICS = {"accuracy", "f1"}
 """Ids of the Hub's own list of metrics, by which it finds models; any other stands in a model's results alone."""
 
@@ -49,11 +48,17 @@ def card_metadata(record: Mapping[str, Any]) -> ModelCardData:
         base_model_relation="finetune" if base_model else None,
         datasets=[data["name"]] if dataset_is_on_hub(data) else None,
         metrics=sorted({figure.hub_type for figure in figures} & HUB_METRICS) if results else None,
-        tags=[*tags, STRATEGY_TAGS.get(strategy["name"], "fine-tuning")],
+        tags=[*tags, _strategy_tag(strategy)],
         model_name=one_line(f"{model['architecture']} on {data['name']}"),
         eval_results=results or None,
         **hub_license(None if from_scratch else model["base_model_license"]),
     )
+
+
+def _strategy_tag(strategy: Mapping[str, Any]) -> str:
+    if strategy["from_scratch"]:
+        return "from-scratch"
+    return "transfer-learning" if strategy["name"] == "transfer" else "fine-tuning"
 
 
 def _results(record: Mapping[str, Any], problem: ProblemType) -> list[EvalResult]:

@@ -67,15 +67,16 @@ def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def rung_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
+def rung_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Tell what became of each rung; nothing where there was no climb."""
     return [_rung_row(rung) for rung in record.get("rungs") or []]
 
 
-def _rung_row(rung: Mapping[str, Any]) -> dict[str, str]:
+def _rung_row(rung: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "first_stage": rung["trainable_stages"][0],
         "last_stage": rung["trainable_stages"][-1],
+        "from_random_weights": rung.get("from_random_weights", False),
         "parameters": f"{rung['parameters_trained']:,}",
         "accuracy": _with_interval(rung["accuracy"], rung["interval"]),
         "images": f"{rung['images']:,}",

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors, whole
 from hf_tl.backbones.stages import Stage, list_stages
+from hf_tl.backbones.transformers import random_weights
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import Transforms
 from hf_tl.data.streams import first_image
@@ -91,6 +92,7 @@ class Training:
         """
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
+        self._kind = type(model)
         self.strategy = strategy
         self.config = config
         self.stages = list_stages(model)
@@ -196,8 +198,11 @@ class Training:
     def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
         """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
         start, before = time.perf_counter(), self.state.phase_seconds
-        if self._climb is not None and index and self.state.frozen_digest is None:  # it begins, and does not go on
-            self._climb.begin(self.state, self._best_weights)
+        if self.state.frozen_digest is None:  # it begins, and does not go on
+            if self._climb is not None and index:
+                self._climb.begin(self.state, self._best_weights)
+            if phase.from_random_weights:
+                load_whole(self.model, random_weights(self._kind, self.model.config, self.config.seed))
         frozen_stages = freeze(self.model, phase.trainable_stages, phase.norm, phase.batch_norm)
         frozen = digest(frozen_tensors(self.model))
         if self.state.frozen_digest not in (None, frozen):
@@ -249,6 +254,7 @@ class Training:
                 "steps": self.state.step - first,
                 "uses_features": self.state.uses_features,
                 **({} if self._solution is None else {"solution": self._solution}),
+                **({"from_random_weights": True} if phase.from_random_weights else {}),
                 "seconds": self.state.phase_seconds,
             }
         )

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-_OF_OUR_LOOP = ("steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling", "solver")
+_OF_OUR_LOOP = (
+    "steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling", "from_random_weights",
+    "solver",
+)  # fmt: skip
 """Fields of a phase that only the Accelerate loop follows."""
 
 
@@ -273,8 +276,9 @@ def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
     defaults = {field.name: field.default for field in fields(Phase)}
     if asked := [name for name in _OF_OUR_LOOP if any(getattr(p, name) != defaults[name] for p in strategy.phases)]:
         raise ConfigError(
-            f"StrategyCallback cannot follow {', '.join(asked)} of the phases: Trainer owns the loss, the sampler and "
-            "the evaluation, and counts in epochs. Leave these out, or train with hf_tl.train (Accelerate)"
+            f"StrategyCallback cannot follow {', '.join(asked)} of the phases: Trainer owns the weights, the loss, "
+            "the sampler and the evaluation, and counts in epochs. Leave these out, or train with hf_tl.train "
+            "(Accelerate)"
         )
     smoothing = {phase.label_smoothing for phase in strategy.phases}
     if smoothing != {args.label_smoothing_factor}:

@@ -133,8 +133,6 @@ def auto(cell: Cell, task: Task) -> dict[str, Any]:
     """Train by a climb, as `--strategy auto` does: with the evidence, which is counted as well."""
     advice = recommend_for(cell, task)
     data, settings = cell.images(), StrategyConfig(strategy="auto")
-    if advice["climb"] is None:
-        settings = StrategyConfig(strategy="scratch")
     strategy = settings.build(1, len(data.splits["train"]), climb=advice["climb"])
     result = fit(cell, advice["backbone"], data, strategy)
     return {**result, "seconds": advice["seconds"] + result["seconds"], "expected_rung": strategy.expected_rung}

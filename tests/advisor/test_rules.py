@@ -1,5 +1,6 @@
 """The rules cover the plane, and decide as the rule of thumb says."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,14 +107,17 @@ def test_too_few_images_are_told_from_noise() -> None:
 def test_the_rungs_of_a_climb_reach_what_is_advised(
     depths: int, best: int, is_better: bool, similarity: float, images: float
 ) -> None:
-    """The last rung trains everything, and the expected one what the rule advises."""
+    """The last rung trains everything, and the expected one what the rule advises; from scratch comes after that."""
     accuracies = [0.95 if is_better and number == best else 0.6 for number in range(depths)]
     decision = decide([backbone(*accuracies, similarity=similarity)], images)
     assert decision.settings is not None
-    if decision.settings.strategy == "scratch":
-        return
     climb = plan_climb(decision.backbone, decision.settings)
     strategy = StrategyConfig(strategy="auto").build(climb=climb)
+    scratch = strategy.phases[-1] if strategy.phases[-1].from_random_weights else None
+    assert (scratch is not None) == (decision.settings.strategy == "scratch")
+    if scratch is not None:
+        assert replace(scratch, from_random_weights=False) == decision.settings.build().phases[0]
+        strategy = strategy.done(len(strategy.phases) - 1)
     rungs = [depths + 1 if phase.trainable_stages == "all" else phase.trainable_stages for phase in strategy.phases]
     assert rungs == sorted(set(rungs))
     assert (rungs[0], strategy.phases[-1].trainable_stages) == (1, "all")
