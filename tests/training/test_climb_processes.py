@@ -30,10 +30,16 @@ def climb(folder: Path, processes: int, environment: dict[str, str] | None = Non
 
 
 @pytest.mark.parametrize("environment", [{}, FSDP], ids=["replicated", "sharded"])
-@pytest.mark.parametrize("expected_rung", [1, 3], ids=["taken back", "kept"])
-def test_two_processes_climb_as_one(tmp_path: Path, expected_rung: int, environment: dict[str, str]) -> None:
-    two = climb(tmp_path / "two", 2, environment, expected_rung=expected_rung)
-    results = [torch.load(result_path(climb(tmp_path / "one", 1, expected_rung=expected_rung)))]
+@pytest.mark.parametrize(
+    ("phases", "expected_rung"),
+    [("climb", 1), ("climb", 3), ("climb to random weights", 3)],
+    ids=["taken back", "kept", "random weights"],
+)
+def test_two_processes_climb_as_one(
+    tmp_path: Path, phases: str, expected_rung: int, environment: dict[str, str]
+) -> None:
+    two = climb(tmp_path / "two", 2, environment, phases=phases, expected_rung=expected_rung)
+    results = [torch.load(result_path(climb(tmp_path / "one", 1, phases=phases, expected_rung=expected_rung)))]
     results += [torch.load(result_path(two, rank)) for rank in range(2)]
     told = [
         [(rung["is_kept"], rung["why"], rung["accuracy"], rung["p_value"]) for rung in result["log"]["rungs"]]
