@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_tl.advisor.advice import Advice
+    from hf_tl.backbones.candidates import Backbone
     from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
@@ -57,7 +59,7 @@ def run(config: RunConfig) -> RunResult:
 
     start = time.perf_counter()
     strategy = config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
-    _check_together(config)
+    _check_together(config, strategy, candidates(config.model))
     accelerator = make_accelerator(config.training)
     check_push(accelerator, config.hub.push_to_hub)
     dataset = config.data.dataset or DEMO_DATASET
@@ -83,8 +85,6 @@ def run(config: RunConfig) -> RunResult:
     defaults = DATASET_DEFAULTS.get(data.name, {})
     backbones = candidates(config.model, defaults.get("image_size"))
     advice = take_advice(accelerator, data, backbones, config)
-    if len(backbones) > 1 and advice.candidate is None:
-        raise ConfigError(f"--model names {len(backbones)} models, and --strategy auto alone chooses one: name one")
     set_seed(config.training.seed)
     model, preprocessing = (advice.candidate or backbones[0]).load(
         data.labels, pretrained=config.model.pretrained and not strategy.from_scratch
@@ -112,7 +112,7 @@ def run(config: RunConfig) -> RunResult:
     ).run()
 
 
-def _check_together(config: RunConfig) -> None:
+def _check_together(config: RunConfig, strategy: Strategy, backbones: "Sequence[Backbone]") -> None:
     """Refuse flags of different concerns that do not go together, before anything is loaded."""
     is_auto = config.strategy.strategy == "auto"
     if config.data.streaming and config.strategy.find_learning_rate:
@@ -121,8 +121,13 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError("--strategy auto measures images drawn at random, which --streaming cannot: name a strategy")
     if is_auto and not config.model.pretrained:
         raise ConfigError("--strategy auto climbs from pretrained weights: leave out --no_pretrained")
-    if config.training.time_budget is not None and not is_auto:
-        raise ConfigError(f"--time_budget goes with --strategy auto, and it is {config.strategy.strategy}")
+    if config.training.time_budget is not None and strategy.expected_rung is None:
+        raise ConfigError(
+            "--time_budget goes with --strategy auto, or --phases with an expected_rung: others have no rungs to leave "
+            f"out, and the strategy is {strategy.name}"
+        )
+    if len(backbones) > 1 and not is_auto and config.strategy.recommendation is None:
+        raise ConfigError(f"--model names {len(backbones)} models, and --strategy auto alone chooses one: name one")
 
 
 def train(
