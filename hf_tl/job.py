@@ -135,8 +135,10 @@ class Job:
         )
         if self.config.resume_from_checkpoint is not None:
             training.restore(self.config.resume_from_checkpoint)
-        elif training.checkpoints is not None and self.accelerator.is_main_process:
-            shutil.rmtree(training.checkpoints, ignore_errors=True)  # of a run that --overwrite_output_dir replaces
+        elif training.checkpoints.folder is not None and self.accelerator.is_main_process:
+            shutil.rmtree(
+                training.checkpoints.folder, ignore_errors=True
+            )  # of a run that --overwrite_output_dir replaces
         return training
 
     def _record(self, training: "Training", log: "TrainingLog", energy: dict[str, Any]) -> dict[str, Any]:

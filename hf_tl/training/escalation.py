@@ -6,7 +6,7 @@ The phases of such a strategy are the rungs of a climb. Each goes on from the be
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,9 @@ from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.strategy import Strategy
 from hf_tl.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 SIGNIFICANT = 0.05
 """Of all the tests of a climb together."""
@@ -102,6 +105,29 @@ class Climb:
         self.escalation = escalation
         self.weights: dict[str, Tensor] = {}
         """Of the best rung that is done, while another is under way."""
+
+    def goes_on(self, accelerator: "Accelerator", state: TrainingState, index: int) -> bool:
+        """Tell whether a rung is to be trained, the same on all processes; if not, the log says why.
+
+        Args:
+            accelerator: of the training.
+            state: of the training.
+            index: of the rung's phase.
+        """
+        from accelerate.utils import broadcast_object_list
+
+        if state.frozen_digest is not None:  # it was begun before the checkpoint
+            return True
+        log = state.log
+        if log.stopped is None and index and not self.escalation.has_time(index + 1, log.seconds):
+            log.stopped = "the time budget leaves no room for the next rung"
+        said: list[str | None] = [log.stopped]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(said)
+        [log.stopped] = said
+        if log.stopped is not None:
+            accelerator.print(f"\nThe climb ends: {log.stopped}")
+        return log.stopped is None
 
     def begin(self, state: TrainingState, best: dict[str, Tensor]) -> None:
         """Set the best weights so far aside: a rung has none of its own when it begins."""

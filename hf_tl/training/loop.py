@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +22,6 @@ from hf_tl.errors import CheckpointError, ConfigError, TrainingError
 from hf_tl.evaluation.measure import Predictions, measure
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.strategy import Phase, Strategy
-from hf_tl.training import checkpoint
 from hf_tl.training.averaging import WeightAverage
 from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.features import Features
@@ -32,7 +31,7 @@ from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends, st
 from hf_tl.training.phase_data import PhaseData
 from hf_tl.training.recompute import recomputed_activations
 from hf_tl.training.saving import (
-    commit,
+    Checkpoints,
     gather_random_states,
     identity_of,
     names_trained_by,
@@ -43,7 +42,7 @@ from hf_tl.training.selection import count_without_gain, judge_evaluation
 from hf_tl.training.sharding import load_whole, shard
 from hf_tl.training.sigterm import Sigterm
 from hf_tl.training.solved_head import linear_head, solve_phase
-from hf_tl.training.state import Contents, TrainingLog, TrainingState, read_state, set_random_state, write_state
+from hf_tl.training.state import Contents, TrainingLog, TrainingState, set_random_state
 from hf_tl.training.steps import train_steps
 
 if TYPE_CHECKING:
@@ -53,6 +52,18 @@ if TYPE_CHECKING:
 
 INTERRUPTED_STATUS = 143
 """The exit status after SIGTERM, when a checkpoint has been written: 128 + 15, as shells report it."""
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A phase, and its place among the optimizer steps of the training."""
+
+    index: int
+    phase: Phase
+    first: int
+    """Steps before it."""
+    end: int
+    """Steps when it is done."""
 
 
 class Training:
@@ -102,7 +113,9 @@ class Training:
             config.per_device_train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
         )
         self.phase_ends = phase_ends(strategy.phases, len(train_images) / self.images_per_step)
-        self.identity = identity_of(accelerator, strategy, config, fingerprint, len(train_images))
+        self.checkpoints = Checkpoints(
+            accelerator, config, identity_of(accelerator, strategy, config, fingerprint, len(train_images))
+        )
         if config.per_device_train_batch_size % 2 and any(phase.mixup or phase.cutmix for phase in strategy.phases):
             raise ConfigError(
                 "mixup and CutMix mix the images of a batch in pairs: --per_device_train_batch_size must be even, "
@@ -124,11 +137,6 @@ class Training:
         self._sigterm = Sigterm(accelerator)
         self._climb = climb_of(strategy, config, rung_seconds)
 
-    @property
-    def checkpoints(self) -> Path | None:
-        """The folder of the checkpoints."""
-        return None if self.config.output_dir is None else Path(self.config.output_dir) / checkpoint.FOLDER
-
     def restore(self, source: str) -> None:
         """Go back to a checkpoint; the next `run` goes on from there.
 
@@ -138,22 +146,13 @@ class Training:
         Raises:
             CheckpointError: it is not whole, of another run, or the frozen weights are not those of then.
         """
-        folder: Path | None = Path(source)
-        if source == "auto":
-            folder, problems = checkpoint.newest_checkpoint(self.checkpoints) if self.checkpoints else (None, [])
-            for problem in problems:
-                self.accelerator.print(f"Left out the checkpoint {problem}")
-        elif folder is not None:
-            checkpoint.check_whole(folder)
-        if folder is None:
-            self.accelerator.print("No checkpoint to go on from: starting at the beginning")
+        self._restored = self.checkpoints.read(source)
+        if self._restored is None:
             return
-        self._restored = read_state(folder, self.identity)
         self.state, self._best_weights = self._restored.state, dict(self._restored.best)
         if self._climb is not None:
             self._climb.weights = dict(self._restored.kept)
         self.model.load_state_dict(self._restored.weights, strict=False)
-        self.accelerator.print(f"Going on from step {self.state.step} ({folder.name})")
 
     def run(self) -> TrainingLog:
         """Train all phases and return the log; the model holds the best weights.
@@ -173,12 +172,12 @@ class Training:
             tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
         ):
             for index, (phase, end) in enumerate(zip(self.strategy.phases, ends, strict=True)):
-                if self._climb is not None and self.state.step < end and not self._goes_on(index):
+                if self.state.step >= end:
+                    continue
+                if self._climb is not None and not self._climb.goes_on(self.accelerator, self.state, index):
                     break
-                if self.state.step < end:
-                    first = ends[index - 1] if index else 0
-                    self._run_phase(index, phase, first, end, progress)
-                    self._count_seconds()
+                self._run_phase(_Span(index, phase, ends[index - 1] if index else 0, end), progress)
+                self._count_seconds()
         self.model = model.to(self.accelerator.device)
         self.model.load_state_dict(self._best_weights, strict=False)
         if self._climb is not None:  # the last rung may have been taken back
@@ -195,11 +194,62 @@ class Training:
         """
         return self.data.predictions(self.model, self.strategy.phases[-1], images, split)
 
-    def _run_phase(self, index: int, phase: Phase, first: int, end: int, progress: tqdm) -> None:
-        """Freeze, train to the optimizer step `end` with an optimizer of the phase's own, and prove the freezing."""
+    def _run_phase(self, span: _Span, progress: tqdm) -> None:
+        """Freeze, train to the end of the span with an optimizer of the phase's own, and prove the freezing."""
         start, before = time.perf_counter(), self.state.phase_seconds
+        frozen_stages, frozen = self._begin(span)
+        inputs, prepared = self._prepare(span, frozen)
+        model, optimizer, schedule, loader = prepared
+        trained = [stage.name for stage in self.stages if stage not in frozen_stages]
+        progress.set_description(f"phase {span.index + 1}/{len(self.strategy.phases)}: {_short(trained)}")
+        phase, evaluations_without_gain = span.phase, count_without_gain(self.state.log, span.index)
+        with self._recomputed(frozen_stages):
+            for loss in self._steps(model, optimizer, schedule, loader, phase, inputs):
+                self.state.step += 1
+                if self._average is not None:
+                    self._average.update(self.state.step - span.first)
+                self.state.losses.append(loss)
+                self.state.phase_seconds = before + time.perf_counter() - start
+                progress.update()
+                is_epoch_end = self._epochs(self.state.step) > self._epochs(self.state.step - 1)
+                if is_epoch_end or self.state.step == span.end:
+                    with contextlib.nullcontext() if self._average is None else self._average.applied():
+                        rate = 0.0 if phase.is_solved else float(schedule.get_last_lr()[0])
+                        is_highest = self._evaluate(span.index, inputs, rate, progress)
+                    evaluations_without_gain = 0 if is_highest else evaluations_without_gain + 1
+                if phase.patience is not None and evaluations_without_gain >= phase.patience:
+                    break
+                if self.state.step < span.end:
+                    self._checkpoint_if_due(is_epoch_end, optimizer, schedule)
+        if self._average is not None:
+            self._average.apply()
+            self._average = None
+        self._write_down(span, trained, frozen)
+        # a phase that stopped early leaves the rest of its span out
+        progress.update(span.end - self.state.step)
+        self.state.step, self.state.frozen_digest, self.state.phase_seconds = span.end, None, 0.0
+        self.state.uses_features, self._solution = None, None
+        # mixed precision wraps `forward` on the model itself; accelerate's way back also strips its own decorators
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            self.model.__dict__.pop(name, None)
+        self.accelerator.free_memory(model, optimizer, loader)
+        if self._climb is not None:
+            self._judge(self._climb, phase)
+        if span.end < self.phase_ends[-1]:
+            self._checkpoint_if_due(True, None, None)
+
+    def _begin(self, span: _Span) -> tuple[tuple[Stage, ...], str]:
+        """Freeze what the phase does not train.
+
+        Returns:
+            The frozen stages, and the digest of their tensors.
+
+        Raises:
+            CheckpointError: they are not those of the checkpoint.
+        """
+        phase = span.phase
         if self.state.frozen_digest is None:  # it begins, and does not go on
-            if self._climb is not None and index:
+            if self._climb is not None and span.index:
                 self._climb.begin(self.state, self._best_weights)
             if phase.from_random_weights:
                 load_whole(self.model, random_weights(self._kind, self.model.config, self.config.seed))
@@ -208,86 +258,45 @@ class Training:
         if self.state.frozen_digest not in (None, frozen):
             raise CheckpointError("the frozen weights are not those of the checkpoint: start from the same --model")
         self.state.frozen_digest = frozen
+        return frozen_stages, frozen
+
+    def _prepare(self, span: _Span, frozen: str) -> tuple[PhaseInputs, tuple[nn.Module, Any, Any, DataLoader]]:
+        """Give what the phase trains on; and model, optimizer, schedule and loader, ready to go on."""
+        phase, steps = span.phase, span.end - span.first
         optimizer = build_optimizer(self.model, self.stages, phase)
-        schedule = build_schedule(optimizer, phase, end - first)
-        # wrapped anew in each phase: DistributedDataParallel notes at its making which parameters get gradients
-        passes = 1.0 if phase.is_solved else (end - first) * self.images_per_step / len(self.data.train_images)
+        schedule = build_schedule(optimizer, phase, steps)
+        passes = 1.0 if phase.is_solved else steps * self.images_per_step / len(self.data.train_images)
         inputs = self.data.inputs(phase, frozen, passes, self.state.uses_features)
         self.state.uses_features = inputs.are_features
-        loader = self._loader(phase, inputs, end)
+        loader = self._loader(phase, inputs, span.end)
+        # wrapped anew in each phase: DistributedDataParallel notes at its making which parameters get gradients
         wrapped, optimizer, loader = self.accelerator.prepare(self.model, optimizer, loader)
         self._average = None if phase.ema_decay is None else WeightAverage(self.model, phase.ema_decay)
         self._restore_phase(optimizer, schedule)
-        trained = [stage.name for stage in self.stages if stage not in frozen_stages]
-        progress.set_description(f"phase {index + 1}/{len(self.strategy.phases)}: {_short(trained)}")
-        evaluations_without_gain = count_without_gain(self.state.log, index)
-        with self._recomputed(frozen_stages):
-            for loss in self._steps(wrapped, optimizer, schedule, loader, phase, inputs):
-                self.state.step += 1
-                if self._average is not None:
-                    self._average.update(self.state.step - first)
-                self.state.losses.append(loss)
-                self.state.phase_seconds = before + time.perf_counter() - start
-                progress.update()
-                is_epoch_end = self._epochs(self.state.step) > self._epochs(self.state.step - 1)
-                if is_epoch_end or self.state.step == end:
-                    with contextlib.nullcontext() if self._average is None else self._average.applied():
-                        rate = 0.0 if phase.is_solved else float(schedule.get_last_lr()[0])
-                        is_highest = self._evaluate(index, inputs, rate, progress)
-                    evaluations_without_gain = 0 if is_highest else evaluations_without_gain + 1
-                if phase.patience is not None and evaluations_without_gain >= phase.patience:
-                    break
-                if self.state.step < end:
-                    self._checkpoint_if_due(is_epoch_end, optimizer, schedule)
-        if self._average is not None:
-            self._average.apply()
-            self._average = None
-        self._prove_frozen(index, frozen)
+        return inputs, (wrapped, optimizer, schedule, loader)
+
+    def _write_down(self, span: _Span, trained: list[str], frozen: str) -> None:
+        """Write into the log what the phase did.
+
+        Raises:
+            TrainingError: a frozen tensor moved.
+        """
+        self._prove_frozen(span.index, frozen)
         self.state.log.phases.append(
             {
                 "trainable_stages": trained,
-                "learning_rates": self._rates(phase),
+                "learning_rates": self._rates(span.phase),
                 "parameters_trained": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
                 "frozen_tensors": len(frozen_tensors(self.model)),
                 "digest_before": frozen,
                 "digest_after": frozen,
-                "steps": self.state.step - first,
+                "steps": self.state.step - span.first,
                 "uses_features": self.state.uses_features,
                 **({} if self._solution is None else {"solution": self._solution}),
-                **({"from_random_weights": True} if phase.from_random_weights else {}),
+                **({"from_random_weights": True} if span.phase.from_random_weights else {}),
                 "seconds": self.state.phase_seconds,
             }
         )
-        # a phase that stopped early leaves the rest of its span out
-        progress.update(end - self.state.step)
-        self.state.step, self.state.frozen_digest, self.state.phase_seconds = end, None, 0.0
-        self.state.uses_features, self._solution = None, None
-        # mixed precision wraps `forward` on the model itself; accelerate's way back also strips its own decorators
-        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
-            self.model.__dict__.pop(name, None)
-        self.accelerator.free_memory(wrapped, optimizer, loader)
-        if self._climb is not None:
-            self._judge(self._climb, phase)
-        if end < self.phase_ends[-1]:
-            self._checkpoint_if_due(True, None, None)
-
-    def _goes_on(self, index: int) -> bool:
-        """Tell whether the climb goes on with a rung, the same on all processes."""
-        from accelerate.utils import broadcast_object_list
-
-        assert self._climb is not None
-        if self.state.frozen_digest is not None:  # it was begun before the checkpoint
-            return True
-        log = self.state.log
-        if log.stopped is None and index and not self._climb.escalation.has_time(index + 1, log.seconds):
-            log.stopped = "the time budget leaves no room for the next rung"
-        said: list[str | None] = [log.stopped]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(said)
-        [log.stopped] = said
-        if log.stopped is not None:
-            self.accelerator.print(f"\nThe climb ends: {log.stopped}")
-        return log.stopped is None
 
     def _judge(self, climb: Climb, phase: Phase) -> None:
         """Judge the rung that is done by its best weights, and keep them or those of before."""
@@ -403,12 +412,10 @@ class Training:
         set_random_state(self.accelerator, restored.random_states[self.accelerator.process_index])
 
     def _checkpoint_if_due(self, is_epoch_end: bool, optimizer: Any, schedule: Any) -> None:
-        """Write a checkpoint at the end of an epoch, every `save_steps`, and after SIGTERM on any process."""
+        """Write a checkpoint where it is time, and after SIGTERM on any process, which ends the run."""
         is_interrupted = self._sigterm.came()
-        save_steps = self.config.save_steps
-        is_due = is_epoch_end if save_steps is None else self.state.step % save_steps == 0
-        if self.checkpoints is not None and (is_interrupted or (is_due and self.config.save_total_limit)):
-            self._checkpoint(self.checkpoints, optimizer, schedule)
+        if self.checkpoints.is_due(self.state.step, is_epoch_end=is_epoch_end, is_interrupted=is_interrupted):
+            self._checkpoint(optimizer, schedule)
         if is_interrupted:
             self.accelerator.print(
                 f"\nSIGTERM: stopped after step {self.state.step}; go on with --resume_from_checkpoint auto"
@@ -418,23 +425,21 @@ class Training:
     def _count_seconds(self) -> None:
         self.state.log.seconds = time.perf_counter() - self._start
 
-    def _checkpoint(self, folder: Path, optimizer: Any, schedule: Any) -> None:
+    def _checkpoint(self, optimizer: Any, schedule: Any) -> None:
         self._count_seconds()
-        contents = Contents(
-            state=self.state,
-            weights=self._trained_tensors(),
-            best=self._best_weights,
-            kept={} if self._climb is None else self._climb.weights,
-            optimizer=None
-            if optimizer is None
-            else optimizer_state(self.accelerator, self.model, optimizer, schedule, self._average),
-            random_states=gather_random_states(self.accelerator),
+        states = None
+        if optimizer is not None:
+            states = optimizer_state(self.accelerator, self.model, optimizer, schedule, self._average)
+        self.checkpoints.write(
+            Contents(
+                state=self.state,
+                weights=self._trained_tensors(),
+                best=self._best_weights,
+                kept={} if self._climb is None else self._climb.weights,
+                optimizer=states,
+                random_states=gather_random_states(self.accelerator),
+            )
         )
-
-        def write_files(partial: Path) -> None:
-            write_state(partial, contents, self.identity)
-
-        commit(self.accelerator, folder, self.state.step, write_files, max(1, self.config.save_total_limit))
 
     def _trained_tensors(self) -> dict[str, Tensor]:
         """Name the tensors that some phase trains; the rest cannot change. All processes must ask."""

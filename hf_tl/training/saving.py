@@ -1,6 +1,6 @@
 """What a checkpoint of the Accelerate loop is made of, gathered from all processes and put back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,76 @@ from hf_tl.config import TrainingConfig
 from hf_tl.errors import CheckpointError
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.averaging import WeightAverage
-from hf_tl.training.checkpoint import write_checkpoint
+from hf_tl.training.checkpoint import FOLDER, check_whole, newest_checkpoint, write_checkpoint
 from hf_tl.training.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer
-from hf_tl.training.state import random_state
+from hf_tl.training.state import Contents, random_state, read_state, write_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+class Checkpoints:
+    """The checkpoints of a training; without an `output_dir` there are none."""
+
+    def __init__(self, accelerator: "Accelerator", config: TrainingConfig, identity: dict[str, Any]) -> None:
+        """Name the place.
+
+        Args:
+            accelerator: of the training.
+            config: of the training.
+            identity: what must be the same when the training goes on.
+        """
+        self.accelerator = accelerator
+        self.config = config
+        self.identity = identity
+        self.folder = None if config.output_dir is None else Path(config.output_dir) / FOLDER
+
+    def read(self, source: str) -> Contents | None:
+        """Read a checkpoint.
+
+        Args:
+            source: its folder, or `auto` for the newest whole one.
+
+        Returns:
+            What it holds; None where there is none for `auto` to find.
+
+        Raises:
+            CheckpointError: it is not whole, or of another run.
+        """
+        folder: Path | None = Path(source)
+        if source == "auto":
+            folder, problems = newest_checkpoint(self.folder) if self.folder else (None, [])
+            for problem in problems:
+                self.accelerator.print(f"Left out the checkpoint {problem}")
+        elif folder is not None:
+            check_whole(folder)
+        if folder is None:
+            self.accelerator.print("No checkpoint to go on from: starting at the beginning")
+            return None
+        contents = read_state(folder, self.identity)
+        self.accelerator.print(f"Going on from step {contents.state.step} ({folder.name})")
+        return contents
+
+    def is_due(self, step: int, *, is_epoch_end: bool, is_interrupted: bool) -> bool:
+        """Tell whether one is to be written: at the end of an epoch or every `save_steps`, and at an interruption."""
+        if self.folder is None or is_interrupted:
+            return self.folder is not None
+        save_steps = self.config.save_steps
+        is_time = is_epoch_end if save_steps is None else step % save_steps == 0
+        return is_time and bool(self.config.save_total_limit)
+
+    def write(self, contents: Contents) -> None:
+        """Write one; all processes must ask.
+
+        Raises:
+            CheckpointError: on all processes, where the disk is full or read-only.
+        """
+        assert self.folder is not None
+
+        def write_files(partial: Path) -> None:
+            write_state(partial, contents, self.identity)
+
+        commit(self.accelerator, self.folder, contents.state.step, write_files, max(1, self.config.save_total_limit))
 
 
 def identity_of(

@@ -147,7 +147,7 @@ def test_another_run_is_refused_before_the_first_step(tmp_path: Path, change: di
 def test_other_data_and_another_number_of_processes_are_refused(tmp_path: Path, name: str, found: Any) -> None:
     stopped_at(Run(str(tmp_path), config={"save_steps": 1}), 2)
     training = make_training(Run(str(tmp_path)))
-    training.identity[name] = found
+    training.checkpoints.identity[name] = found
     with pytest.raises(CheckpointError, match=f"of another run: {name} was .*, now {found!r}"):
         training.restore("auto")
 
