@@ -89,7 +89,7 @@ def plot_history(record: Mapping[str, Any], path: str | Path) -> None:
     if (best := record.get("best")) and (share := best["validation"].get(primary.key)) is not None:
         chosen.plot(best["epoch"], 100 * share, "o", ms=9, mfc="none", mec=INK, mew=1.2, label="kept", clip_on=False)
     for axes, title in ((loss, "Loss"), (chosen, f"Validation {primary.name} (%)")):
-        _shade_phases(axes, history)
+        _shade_phases(axes, history, record.get("rungs") or [])
         axes.set_title(title, loc="left", color=INK, fontsize=11)
         axes.set_xlabel("epoch", color=MUTED, fontsize=9)
         if axes.get_legend_handles_labels()[0]:
@@ -157,16 +157,17 @@ def _line(axes: Axes, epochs: Sequence[float], values: Iterable[float | None], c
         )
 
 
-def _shade_phases(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    """Shade the span of each phase, from the end of the one before it."""
+def _shade_phases(axes: Axes, history: Sequence[Mapping[str, Any]], rungs: Sequence[Mapping[str, Any]]) -> None:
+    """Shade the span of each phase, from the end of the one before it; of a climb, of each rung that was tried."""
     ends = {entry["phase"]: entry["epoch"] for entry in history}
     start = 0.0
     for index, (phase, end) in enumerate(ends.items()):
         axes.axvspan(start, end, color=PHASE_SHADES[index % 2], zorder=0, linewidth=0)
+        name = f"{'rung' if rungs else 'phase'} {phase + 1}" if len(ends) <= 4 else str(phase + 1)
         axes.text(
             (start + end) / 2,
             1.0,
-            f"phase {phase + 1}" if len(ends) <= 4 else str(phase + 1),
+            name if not rungs or rungs[phase]["is_kept"] else f"{name},\ntaken back",
             transform=axes.get_xaxis_transform(),
             ha="center",
             va="top",

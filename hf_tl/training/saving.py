@@ -1,6 +1,6 @@
 """What a checkpoint of the Accelerate loop is made of, gathered from all processes and put back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from PIL import Image
 from publish.records import make_multi_label_record, make_record
@@ -64,6 +65,18 @@ def test_history_shades_each_phase(tmp_path: Path, record: dict[str, Any]) -> No
     plot_history(record, tmp_path / "one.png")
     assert share_of(tmp_path / "two.png", PHASE_SHADES[1]) > 0.2
     assert share_of(tmp_path / "one.png", PHASE_SHADES[1]) < 0.01
+
+
+def test_history_names_the_rungs_of_a_climb(
+    tmp_path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the one that was taken back, which is no phase of the strategy any more."""
+    told: list[str] = []
+    monkeypatch.setattr(Axes, "text", lambda _, x, y, text, **style: told.append(text))
+    plot_history(record, tmp_path / "phases.png")
+    record["rungs"] = [{"is_kept": True}, {"is_kept": False}]
+    plot_history(record, tmp_path / "rungs.png")
+    assert told == 2 * ["phase 1", "phase 2"] + 2 * ["rung 1", "rung 2,\ntaken back"]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 200])
