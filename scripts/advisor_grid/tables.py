@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from statistics import mean, median
 from typing import Any
 
@@ -40,6 +41,12 @@ class Results:
         return sorted(
             set.intersection(*(set(self.runs.get(("lite0", strategy), {})) for strategy in ("transfer", "full")))
         )
+
+    @property
+    def ranked_seeds(self) -> list[str]:
+        """Those with advice that all backbones were tuned with as a whole."""
+        runs = (self.runs.get((backbone, "full"), {}).keys() for backbone in BACKBONES)
+        return sorted(set.intersection(set(self.advice), *map(set, runs)))
 
     def accuracy(self, backbone: str, strategy: str, seeds: Sequence[str] | None = None) -> float | None:
         """Give the mean test accuracy over seeds, by default all of `seeds`; None where one of them was not run."""
@@ -174,16 +181,33 @@ def _costs(cells: list[Results]) -> Iterator[str]:
 
 
 def _ranking(cells: list[Results]) -> Iterator[str]:
-    found = []
-    for cell in cells:
-        for seed, advice in cell.advice.items():
-            ran = [s for s in STRATEGIES if all(cell.accuracy(b, s, [seed]) is not None for b in BACKBONES)]
-            if ran:
-                true = [max(cell.accuracy(backbone, s, [seed]) or 0.0 for s in ran) for backbone in BACKBONES]
-                found.append(kendalltau([_head(advice, backbone) for backbone in BACKBONES], true).statistic)
-    if found:
-        told = f"mean {mean(found):.2f} of {len(found)} draws"
-        yield f"Kendall's tau of the backbones' order by evidence and after training: {told}."
+    """Compare the order of the backbones by evidence with that after training, in each cell and each draw."""
+    of_cells = [found for cell in cells if (found := _orders(cell, cell.ranked_seeds)) is not None]
+    of_draws = [found for cell in cells for seed in cell.ranked_seeds if (found := _orders(cell, [seed])) is not None]
+    if not of_cells:
+        return
+    taus = [[kendalltau(*found).statistic for found in orders] for orders in (of_cells, of_draws)]
+    yield (
+        f"Kendall's tau of the backbones' order by evidence and after training: mean {mean(taus[0]):.2f} of "
+        f"{len(taus[0])} cells, {mean(taus[1]):.2f} of their {len(taus[1])} draws."
+    )
+    gaps = [
+        (second - first, (seen[1] - seen[0]) * (second - first) > 0)
+        for evidence, true in of_cells
+        for seen, (first, second) in zip(combinations(evidence, 2), combinations(true, 2), strict=True)
+    ]
+    wrong = [abs(gap) for gap, is_right in gaps if not is_right]
+    told = f", whose accuracies differ by {100 * max(wrong):.1f} points at most" if wrong else ""
+    yield f"Of {len(gaps)} pairs of backbones in the cells the evidence puts {len(wrong)} in the wrong order{told}."
+
+
+def _orders(cell: Results, seeds: Sequence[str]) -> tuple[list[float], list[float]] | None:
+    """Give of each backbone the probe's accuracy, and the best after training, by what all of them were trained by."""
+    ran = [s for s in STRATEGIES if seeds and all(cell.accuracy(b, s, seeds) is not None for b in BACKBONES)]
+    if not ran:
+        return None
+    evidence = [mean(_head(cell.advice[seed], backbone) for seed in seeds) for backbone in BACKBONES]
+    return evidence, [max(cell.accuracy(backbone, s, seeds) or 0.0 for s in ran) for backbone in BACKBONES]
 
 
 def _shuffled(cells: list[Results]) -> Iterator[str]:

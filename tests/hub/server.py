@@ -122,7 +122,9 @@ class HubServer:
         self.hub = Hub(root, tokens=tokens)
         self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         self.url, self.hub.cdn_url = (f"http://127.0.0.1:{sock.getsockname()[1]}" for sock in self.sockets)
-        self.server = uvicorn.Server(uvicorn.Config(self.hub, log_level="critical", lifespan="off"))
+        # kept open as long as the Hub does: one that is closed while a client uses it again would fail a request
+        config = uvicorn.Config(self.hub, log_level="critical", lifespan="off", timeout_keep_alive=60)
+        self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=(self.sockets,), daemon=True)
 
     def __enter__(self) -> Self:
