@@ -18,6 +18,10 @@ PUBLISHED_OF_DATA = (
 """What a run's record holds of a recommendation; the command, and why a backbone was missing, tell paths."""
 
 
+STARTS = {"new_head": ", with a new head", "random_weights": ", from random weights"}
+"""What a rung begins with, where that is not the best weights before it."""
+
+
 def published_advice(found: Mapping[str, Any]) -> dict[str, Any]:
     """Choose what a run's record holds of a recommendation: of paths, the last name.
 
@@ -76,7 +80,7 @@ def _rung_row(rung: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "first_stage": rung["trainable_stages"][0],
         "last_stage": rung["trainable_stages"][-1],
-        "from_random_weights": rung.get("from_random_weights", False),
+        "starts_from": STARTS.get(rung.get("starts_from", "before"), ""),
         "parameters": f"{rung['parameters_trained']:,}",
         "accuracy": _with_interval(rung["accuracy"], rung["interval"]),
         "images": f"{rung['images']:,}",

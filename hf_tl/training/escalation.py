@@ -162,7 +162,7 @@ def _record(phase: Mapping[str, Any], right: np.ndarray, verdict: Verdict) -> di
     return {
         "trainable_stages": phase["trainable_stages"],
         "parameters_trained": phase["parameters_trained"],
-        "from_random_weights": phase.get("from_random_weights", False),
+        "starts_from": phase["starts_from"],
         "seconds": phase["seconds"],
         "accuracy": correct / images,
         "interval": wilson_interval(correct, images),
@@ -175,7 +175,7 @@ def describe_rung(rung: Mapping[str, Any], number: int, rungs: int) -> str:
     """Write a rung that was judged as a line for the terminal."""
     stages = rung["trainable_stages"]
     what = stages[0] if len(stages) == 1 else f"{stages[0]} to {stages[-1]}"
-    what += " from random weights" if rung["from_random_weights"] else ""
+    what += {"new_head": " with a new head", "random_weights": " from random weights"}.get(rung["starts_from"], "")
     low, high = rung["interval"]
     line = f"Rung {number}/{rungs}  {what}: {rung['accuracy']:.1%} ({low:.1%} to {high:.1%}) of {rung['images']:,} "
     line += f"validation images in {rung['seconds']:.0f} s"

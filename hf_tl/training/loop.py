@@ -251,14 +251,21 @@ class Training:
         if self.state.frozen_digest is None:  # it begins, and does not go on
             if self._climb is not None and span.index:
                 self._climb.begin(self.state, self._best_weights)
-            if phase.from_random_weights:
-                load_whole(self.model, random_weights(self._kind, self.model.config, self.config.seed))
+            self._start_from(phase)
         frozen_stages = freeze(self.model, phase.trainable_stages, phase.norm, phase.batch_norm)
         frozen = digest(frozen_tensors(self.model))
         if self.state.frozen_digest not in (None, frozen):
             raise CheckpointError("the frozen weights are not those of the checkpoint: start from the same --model")
         self.state.frozen_digest = frozen
         return frozen_stages, frozen
+
+    def _start_from(self, phase: Phase) -> None:
+        """Draw the weights anew that the phase does not begin with; the same on all processes."""
+        if phase.starts_from == "before":
+            return
+        weights, head = random_weights(self._kind, self.model.config, self.config.seed), self.stages[-1]
+        names = set(weights) if phase.starts_from == "random_weights" else {*head.parameter_names, *head.buffer_names}
+        load_whole(self.model, {name: weights[name] for name in names})
 
     def _prepare(self, span: _Span, frozen: str) -> tuple[PhaseInputs, tuple[nn.Module, Any, Any, DataLoader]]:
         """Give what the phase trains on; and model, optimizer, schedule and loader, ready to go on."""
@@ -293,7 +300,7 @@ class Training:
                 "steps": self.state.step - span.first,
                 "uses_features": self.state.uses_features,
                 **({} if self._solution is None else {"solution": self._solution}),
-                **({"from_random_weights": True} if span.phase.from_random_weights else {}),
+                "starts_from": span.phase.starts_from,
                 "seconds": self.state.phase_seconds,
             }
         )
