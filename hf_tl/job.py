@@ -136,9 +136,8 @@ class Job:
         if self.config.resume_from_checkpoint is not None:
             training.restore(self.config.resume_from_checkpoint)
         elif training.checkpoints.folder is not None and self.accelerator.is_main_process:
-            shutil.rmtree(
-                training.checkpoints.folder, ignore_errors=True
-            )  # of a run that --overwrite_output_dir replaces
+            # of a run that --overwrite_output_dir replaces
+            shutil.rmtree(training.checkpoints.folder, ignore_errors=True)
         return training
 
     def _record(self, training: "Training", log: "TrainingLog", energy: dict[str, Any]) -> dict[str, Any]:

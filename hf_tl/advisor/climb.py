@@ -14,8 +14,8 @@ def plan_climb(backbone: "BackboneEvidence", settings: "StrategyConfig") -> dict
     everything. Where everything is advised, it is the next rung, and with a new head, as in `full`: with the trained
     head (LP-FT) it ended 1 to 4 points lower in five of nine cells of `scripts/benchmark_advisor.py` with 20 images a
     class or more, since a head that fits already leaves the stages before it little to learn, and a point higher in
-    one; rungs between cost as much again, and what they learn by heart of few images stays. Where
-    training from scratch is advised, it comes last: it must be surely better than what starts from pretrained weights.
+    one. Rungs between cost as much again, and what they learn by heart of few images stays. Where training from scratch
+    is advised, it comes last: it must be surely better than what starts from pretrained weights.
 
     Args:
         backbone: that climbs.

@@ -71,12 +71,12 @@ def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def rung_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rung_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
     """Tell what became of each rung; nothing where there was no climb."""
     return [_rung_row(rung) for rung in record.get("rungs") or []]
 
 
-def _rung_row(rung: Mapping[str, Any]) -> dict[str, Any]:
+def _rung_row(rung: Mapping[str, Any]) -> dict[str, str]:
     return {
         "first_stage": rung["trainable_stages"][0],
         "last_stage": rung["trainable_stages"][-1],
