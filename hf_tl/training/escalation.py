@@ -1,8 +1,8 @@
 """Escalation: from the head to deeper and deeper stages, as long as it pays.
 
 The phases of such a strategy are the rungs of a climb. Each goes on from the best weights so far (LP-FT, Kumar et al.
-2022, https://arxiv.org/abs/2202.10054), or begins anew where its phase says so (`Phase.starts_from`), and is judged when
-it is done, by a paired test on the validation images.
+2022, https://arxiv.org/abs/2202.10054), or begins anew where its phase says so (`Phase.starts_from`), and is judged
+when it is done, by a paired test on the validation images.
 """
 
 from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors, whole
 from hf_tl.backbones.stages import Stage, list_stages
-from hf_tl.backbones.transformers import random_weights
+from hf_tl.backbones.transformers import new_head, random_weights
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import Transforms
 from hf_tl.data.streams import first_image
@@ -263,9 +263,8 @@ class Training:
         """Draw the weights anew that the phase does not begin with; the same on all processes."""
         if phase.starts_from == "before":
             return
-        weights, head = random_weights(self._kind, self.model.config, self.config.seed), self.stages[-1]
-        names = set(weights) if phase.starts_from == "random_weights" else {*head.parameter_names, *head.buffer_names}
-        load_whole(self.model, {name: weights[name] for name in names})
+        draw = new_head if phase.starts_from == "new_head" else random_weights
+        load_whole(self.model, draw(self._kind, self.model.config, self.config.seed))
 
     def _prepare(self, span: _Span, frozen: str) -> tuple[PhaseInputs, tuple[nn.Module, Any, Any, DataLoader]]:
         """Give what the phase trains on; and model, optimizer, schedule and loader, ready to go on."""

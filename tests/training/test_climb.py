@@ -21,7 +21,7 @@ from small_runs import (
 )
 from torch import Tensor, nn
 
-from hf_tl.backbones.transformers import random_weights
+from hf_tl.backbones.transformers import new_head, random_weights
 from hf_tl.config import StrategyConfig
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Phase, Strategy
@@ -129,13 +129,13 @@ def test_rungs_that_begin_anew(tmp_path: Path, expected_rung: int) -> None:
     expected, rungs, (first, second, third) = result_of(climb), climb.state.log.rungs, climb.begun
     assert [rung["starts_from"] for rung in rungs] == ["before", "new_head", "random_weights"]
     fresh = random_weights(type(climb.model), climb.model.config, climb.config.seed)
-    head = {name for name in fresh if name.startswith("timm_model.fc.")}
+    head = new_head(type(climb.model), climb.model.config, climb.config.seed)
+    assert head.keys() == {name for name in fresh if name.startswith("timm_model.fc.")}
     assert differences(fresh, third) == []
     for name in fresh:
-        assert second[name].equal((fresh if name in head else first)[name]), name
+        assert second[name].equal((head if name in head else first)[name]), name
         if name.endswith(".weight") and fresh[name].ndim > 1:
             assert not fresh[name].equal(first[name]), "they were those of the start: this shows nothing"
-    assert head
     assert rungs[2]["is_kept"] is (expected_rung == 3)
     model = snapshot(climb.model)
     assert differences({name: model[name] for name in climb.kept[2]}, climb.kept[2]) == []
