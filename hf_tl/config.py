@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.phase import OF_ADAMW
 from hf_tl.recipes import recipe_for, solved
-from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Solver, Strategy
+from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
 
 StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch", "auto"]
 
@@ -139,8 +139,7 @@ class StrategyConfig:
             head_stages: how many trailing stages count as the head.
             images: in the training split.
             pretrained: whether the network starts from trained weights.
-            climb: from evidence, `stages` and `expected_rung` of `Strategy.auto`, and in `last` the names of strategies
-                whose phase is a further rung.
+            climb: from evidence, `stages` and `expected_rung` of `Strategy.auto`, and whether it `ends_from_scratch`.
 
         Raises:
             ConfigError: a flag that the strategy does not take.
@@ -178,17 +177,11 @@ class StrategyConfig:
             return Strategy.gradual(stages, head_stages=head_stages, **recipe)
         if self.strategy == "auto":
             rungs = dict(climb or {})
-            last = [self._last_rung(name, images) for name in rungs.pop("last", ())]
-            return Strategy.auto(head_stages=head_stages, last=last, **recipe, **rungs)
+            if rungs.pop("ends_from_scratch", False):  # whose rate is its own: the flag's is that of a new head
+                alone = replace(self, strategy="scratch", learning_rate=None, backbone_learning_rate=None)
+                rungs["scratch"] = alone.build(images=images).phases[0]
+            return Strategy.auto(head_stages=head_stages, **recipe, **rungs)
         return Strategy.full(**recipe) if self.strategy == "full" else Strategy.scratch(**recipe)
-
-    def _last_rung(self, name: Literal["full", "scratch"], images: int) -> Phase:
-        """Give the phase of a strategy as a rung of a climb, which begins as the strategy does."""
-        if name == "full":
-            return replace(replace(self, strategy=name).build(images=images).phases[0], starts_from="new_head")
-        # the flags' rates are those of a new head on pretrained weights
-        alone = replace(self, strategy=name, learning_rate=None, backbone_learning_rate=None)
-        return replace(alone.build(images=images).phases[0], starts_from="random_weights")
 
     def _written(self, given: Mapping[str, Any]) -> Strategy:
         """Read the strategy from a file, which tells all of it."""

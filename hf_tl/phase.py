@@ -13,7 +13,6 @@ ClassWeights = Literal["none", "balanced"]
 TrainableStages = int | str | tuple[str, ...]
 Augmentation = Literal["none", "light", "medium", "strong"]
 Solver = Literal["adamw", "lbfgs"]
-Start = Literal["before", "new_head", "random_weights"]
 
 
 SMALLEST_ALPHA = 0.01
@@ -71,9 +70,8 @@ class Phase:
     """`"balanced"` weighs each image's loss by the inverse of its class's share of the training images."""
     balanced_sampling: bool = False
     """Whether an epoch draws every class equally often, with replacement, in place of each image once."""
-    starts_from: Start = "before"
-    """What the phase begins with: the weights `before` it, the same with a `new_head` of random weights, or
-    `random_weights` throughout, all of which it must train."""
+    from_random_weights: bool = False
+    """Whether the phase begins with random weights in place of those before it; it trains all of them."""
     solver: Solver = "adamw"
     """`"lbfgs"` solves the head to convergence as logistic regression on the features of the frozen network, in one
     step of the phase; it finds its L2 strength itself (`hf_tl.training.head_solver`)."""
@@ -98,7 +96,7 @@ class Phase:
             "cutmix": self.cutmix == 0 or self.cutmix >= SMALLEST_ALPHA,
             "ema_decay": self.ema_decay is None or 0 < self.ema_decay < 1,
             "class_weights": self.class_weights in get_args(ClassWeights),
-            "starts_from": self.starts_from in get_args(Start) and _can_start(stages, self.starts_from),
+            "from_random_weights": not self.from_random_weights or stages == "all",
             "solver": self.solver in get_args(Solver),
         }
         for name, is_valid in checks.items():
@@ -176,8 +174,3 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return value
     expected = " or ".join("none" if kind is NoneType else kind.__name__ for kind in kinds)
     raise ConfigError(f"{name} of a phase takes {expected}, found {value!r:.80}")
-
-
-def _can_start(stages: TrainableStages, start: Start) -> bool:
-    """Whether what a phase draws at random is trained: trailing stages hold the head."""
-    return start == "before" or stages == "all" or (start == "new_head" and isinstance(stages, int))

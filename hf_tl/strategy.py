@@ -162,7 +162,7 @@ class Strategy:
         backbone_learning_rate: float = 3e-4,
         head_stages: int = 1,
         head_recipe: Mapping[str, Any] | None = None,
-        last: Sequence[Phase] = (),
+        scratch: Phase | None = None,
         **recipe: Any,
     ) -> Self:
         """Escalation: the head, then deeper and deeper, each from the best weights so far, as long as it pays.
@@ -175,7 +175,7 @@ class Strategy:
             backbone_learning_rate: peak rate of the last stage of the backbone.
             head_stages: how many trailing stages count as the head.
             head_recipe: fields of `Phase` that differ in the head's own rung.
-            last: further rungs, as they are.
+            scratch: a last rung, which is trained from random weights; there is none where it is None.
             recipe: other fields of `Phase`.
 
         >>> [phase.trainable_stages for phase in Strategy.auto().phases]
@@ -185,6 +185,7 @@ class Strategy:
         rates: dict[str, Any] = {"learning_rate": learning_rate / 3, "backbone_learning_rate": backbone_learning_rate}
         rungs: list[TrainableStages] = [more if isinstance(more, str) else head_stages + more for more in stages]
         deeper = (Phase(rung, epochs, **rates, **recipe) for rung in rungs)
+        last = () if scratch is None else (replace(scratch, from_random_weights=True),)
         return cls("auto", (Phase(head_stages, **head), *deeper, *last), expected_rung=expected_rung)
 
     @classmethod
@@ -201,7 +202,7 @@ class Strategy:
         if self.expected_rung is None:
             return self
         kept = self.phases[:phases]
-        from_scratch = self.from_scratch or kept[-1].starts_from == "random_weights"
+        from_scratch = self.from_scratch or kept[-1].from_random_weights
         return replace(self, phases=kept, from_scratch=from_scratch, expected_rung=min(self.expected_rung, phases))
 
     def to_record(self) -> dict[str, Any]:

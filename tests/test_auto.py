@@ -336,9 +336,9 @@ def test_a_path_may_be_written_in_several_ways(
 
 def test_a_climb_that_ends_with_random_weights(somebody: Place, tmp_path: Path) -> None:
     """Where they are kept, nothing of the pretrained ones is left, and the card says so."""
-    anew = hf_tl.Phase("all", 8, 0.01, augmentation="none", starts_from="random_weights")
+    anew = hf_tl.Phase("all", 8, 0.01, augmentation="none")
     short = {"epochs": 1, "learning_rate": 1e-5, "backbone_learning_rate": 1e-5, "augmentation": "none"}
-    strategy = hf_tl.Strategy.auto(stages=("all",), last=[anew], expected_rung=3, **short)
+    strategy = hf_tl.Strategy.auto(stages=("all",), scratch=anew, expected_rung=3, **short)
     data = prepare_data(coloured(several=False))
     model, transforms = hf_tl.load_backbone(somebody.models[0], data.labels, strategy)
     settings = {"output_dir": str(tmp_path / "out"), "report_to": "none", "per_device_train_batch_size": 8}
@@ -346,7 +346,7 @@ def test_a_climb_that_ends_with_random_weights(somebody: Place, tmp_path: Path) 
     assert [rung["is_kept"] for rung in record["rungs"]] == [True, True, True]
     assert record["strategy"]["from_scratch"] is True
     card = (tmp_path / "out" / "README.md").read_text()
-    for told in (", from random weights | ", "\n- from-scratch\n"):
+    for told in (", from random weights | ", " but the last, which began anew, and judged", "\n- from-scratch\n"):
         assert told in card
     assert "base_model:" not in card
 

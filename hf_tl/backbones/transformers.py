@@ -113,7 +113,7 @@ def _load_weights(
 
 
 def random_weights(kind: type["PreTrainedModel"], config: "PreTrainedConfig", seed: int) -> dict[str, torch.Tensor]:
-    """Draw all weights of a model anew, as those of one that is not pretrained; the same on every process.
+    """Draw weights for a model anew, as those of one that is not pretrained; the same on every process.
 
     Args:
         kind: its class.
@@ -125,33 +125,10 @@ def random_weights(kind: type["PreTrainedModel"], config: "PreTrainedConfig", se
     """
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        return _random_model(kind, config).state_dict()
-
-
-def new_head(kind: type["PreTrainedModel"], config: "PreTrainedConfig", seed: int) -> dict[str, torch.Tensor]:
-    """Draw the head of a model anew, as a pretrained one gets it for other classes: not as an untrained network has it.
-
-    Args:
-        kind: the model's class.
-        config: its config.
-        seed: of the weights.
-
-    Returns:
-        The state of the head, by name.
-    """
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        model = _random_model(kind, config)
-        reset_head(model)
-    state, head = model.state_dict(), list_stages(model)[-1]
-    return {name: state[name] for name in (*head.parameter_names, *head.buffer_names)}
-
-
-def _random_model(kind: type["PreTrainedModel"], config: "PreTrainedConfig") -> "PreTrainedModel":
-    if config.model_type != "timm_wrapper":
-        return kind(copy.deepcopy(config))
-    labels = [config.id2label[index] for index in range(config.num_labels)]
-    return _initialise(config, labels, None, False)
+        if config.model_type == "timm_wrapper":
+            labels = [config.id2label[index] for index in range(config.num_labels)]
+            return _initialise(config, labels, None, False).state_dict()
+        return kind(copy.deepcopy(config)).state_dict()
 
 
 def _initialise(

@@ -120,10 +120,10 @@ def _solution(found: Mapping[str, Any]) -> str:
 def _told(key: str, value: Any) -> str:
     if key == "batch_norm":
         return BATCH_NORM.get(value, f"BatchNorm {value}")
-    told = round(value, 6) if isinstance(value, float) else str(value).replace("_", " ")
+    told = round(value, 6) if isinstance(value, float) else value
     return key.replace("_", " ") if value is True else f"{key.replace('_', ' ')} {told}"
 
 
 def _is_on(value: Any) -> bool:
-    """Whether a field of a recipe says that something is done: none, zero, false and the default say that it is not."""
-    return value not in (None, 0, "none", "before")
+    """Whether a field of a recipe says that something is done: none, zero and false say that it is not."""
+    return value not in (None, 0, "none")

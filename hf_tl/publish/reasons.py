@@ -18,10 +18,6 @@ PUBLISHED_OF_DATA = (
 """What a run's record holds of a recommendation; the command, and why a backbone was missing, tell paths."""
 
 
-STARTS = {"new_head": ", with a new head", "random_weights": ", from random weights"}
-"""What a rung begins with, where that is not the best weights before it."""
-
-
 def published_advice(found: Mapping[str, Any]) -> dict[str, Any]:
     """Choose what a run's record holds of a recommendation: of paths, the last name.
 
@@ -71,16 +67,16 @@ def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def rung_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
+def rung_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Tell what became of each rung; nothing where there was no climb."""
     return [_rung_row(rung) for rung in record.get("rungs") or []]
 
 
-def _rung_row(rung: Mapping[str, Any]) -> dict[str, str]:
+def _rung_row(rung: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "first_stage": rung["trainable_stages"][0],
         "last_stage": rung["trainable_stages"][-1],
-        "starts_from": STARTS.get(rung.get("starts_from", "before"), ""),
+        "from_random_weights": rung.get("from_random_weights", False),
         "parameters": f"{rung['parameters_trained']:,}",
         "accuracy": _with_interval(rung["accuracy"], rung["interval"]),
         "images": f"{rung['images']:,}",

@@ -1,8 +1,8 @@
 """Escalation: from the head to deeper and deeper stages, as long as it pays.
 
 The phases of such a strategy are the rungs of a climb. Each goes on from the best weights so far (LP-FT, Kumar et al.
-2022, https://arxiv.org/abs/2202.10054), or begins anew where its phase says so (`Phase.starts_from`), and is judged
-when it is done, by a paired test on the validation images.
+2022, https://arxiv.org/abs/2202.10054), or from random weights where its phase says so, and is judged when it is done,
+by a paired test on the validation images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -163,7 +163,7 @@ def _record(phase: Mapping[str, Any], right: np.ndarray, verdict: Verdict) -> di
     return {
         "trainable_stages": phase["trainable_stages"],
         "parameters_trained": phase["parameters_trained"],
-        "starts_from": phase["starts_from"],
+        "from_random_weights": phase.get("from_random_weights", False),
         "seconds": phase["seconds"],
         "accuracy": correct / images,
         "interval": wilson_interval(correct, images),
@@ -176,7 +176,7 @@ def describe_rung(rung: Mapping[str, Any], number: int, rungs: int) -> str:
     """Write a rung that was judged as a line for the terminal."""
     stages = rung["trainable_stages"]
     what = stages[0] if len(stages) == 1 else f"{stages[0]} to {stages[-1]}"
-    what += {"new_head": " with a new head", "random_weights": " from random weights"}.get(rung["starts_from"], "")
+    what += " from random weights" if rung["from_random_weights"] else ""
     low, high = rung["interval"]
     line = f"Rung {number}/{rungs}  {what}: {rung['accuracy']:.1%} ({low:.1%} to {high:.1%}) of {rung['images']:,} "
     line += f"validation images in {rung['seconds']:.0f} s"

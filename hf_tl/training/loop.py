@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors, whole
 from hf_tl.backbones.stages import Stage, list_stages
-from hf_tl.backbones.transformers import new_head, random_weights
+from hf_tl.backbones.transformers import random_weights
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import Transforms
 from hf_tl.data.streams import first_image
@@ -251,20 +251,14 @@ class Training:
         if self.state.frozen_digest is None:  # it begins, and does not go on
             if self._climb is not None and span.index:
                 self._climb.begin(self.state, self._best_weights)
-            self._start_from(phase)
+            if phase.from_random_weights:
+                load_whole(self.model, random_weights(self._kind, self.model.config, self.config.seed))
         frozen_stages = freeze(self.model, phase.trainable_stages, phase.norm, phase.batch_norm)
         frozen = digest(frozen_tensors(self.model))
         if self.state.frozen_digest not in (None, frozen):
             raise CheckpointError("the frozen weights are not those of the checkpoint: start from the same --model")
         self.state.frozen_digest = frozen
         return frozen_stages, frozen
-
-    def _start_from(self, phase: Phase) -> None:
-        """Draw the weights anew that the phase does not begin with; the same on all processes."""
-        if phase.starts_from == "before":
-            return
-        draw = new_head if phase.starts_from == "new_head" else random_weights
-        load_whole(self.model, draw(self._kind, self.model.config, self.config.seed))
 
     def _prepare(self, span: _Span, frozen: str) -> tuple[PhaseInputs, tuple[nn.Module, Any, Any, DataLoader]]:
         """Give what the phase trains on; and model, optimizer, schedule and loader, ready to go on."""
@@ -299,7 +293,7 @@ class Training:
                 "steps": self.state.step - span.first,
                 "uses_features": self.state.uses_features,
                 **({} if self._solution is None else {"solution": self._solution}),
-                "starts_from": span.phase.starts_from,
+                **({"from_random_weights": True} if span.phase.from_random_weights else {}),
                 "seconds": self.state.phase_seconds,
             }
         )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 _OF_OUR_LOOP = (
-    "steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling", "starts_from",
+    "steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling", "from_random_weights",
     "solver",
 )  # fmt: skip
 """Fields of a phase that only the Accelerate loop follows."""

@@ -113,12 +113,11 @@ def test_the_rungs_of_a_climb_reach_what_is_advised(
     assert decision.settings is not None
     climb = plan_climb(decision.backbone, decision.settings)
     strategy = StrategyConfig(strategy="auto").build(climb=climb)
-    *rest, last = strategy.phases
-    assert (last.starts_from == "random_weights") == (decision.settings.strategy == "scratch")
-    if decision.settings.strategy != "transfer":
-        assert replace(last, starts_from="before") == decision.settings.build().phases[0]
-    if decision.settings.strategy == "scratch":
-        strategy = strategy.done(len(rest))
+    scratch = strategy.phases[-1] if strategy.phases[-1].from_random_weights else None
+    assert (scratch is not None) == (decision.settings.strategy == "scratch")
+    if scratch is not None:
+        assert replace(scratch, from_random_weights=False) == decision.settings.build().phases[0]
+        strategy = strategy.done(len(strategy.phases) - 1)
     rungs = [depths + 1 if phase.trainable_stages == "all" else phase.trainable_stages for phase in strategy.phases]
     assert rungs == sorted(set(rungs))
     assert (rungs[0], strategy.phases[-1].trainable_stages) == (1, "all")

@@ -69,10 +69,10 @@ PHASES = {
     "full": (HEAD, Phase("all", 1, 0.01)),
     # of climbs: steps 1 to 7, 8 to 14 and 15 to 21
     "climb": (LONG, *(replace(LONG, trainable_stages=stages, learning_rate=0.005) for stages in (2, "all"))),
-    "climb anew": (
+    "climb to random weights": (
         LONG,
-        replace(LONG, trainable_stages="all", learning_rate=0.005, starts_from="new_head"),
-        replace(LONG, trainable_stages="all", learning_rate=0.005, starts_from="random_weights"),
+        replace(LONG, trainable_stages="all", learning_rate=0.005),
+        replace(LONG, trainable_stages="all", learning_rate=0.005, from_random_weights=True),
     ),
     "first rung": (LONG,),
     "averaged climb": (PLAIN, Phase(2, 2, 0.01, batch_norm="keep", ema_decay=0.9), Phase(3, 4, 1e-5, patience=1)),

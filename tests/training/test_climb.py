@@ -21,8 +21,7 @@ from small_runs import (
 )
 from torch import Tensor, nn
 
-from hf_tl.backbones.transformers import new_head, random_weights
-from hf_tl.config import StrategyConfig
+from hf_tl.backbones.transformers import random_weights
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.escalation import Climb, Escalation
@@ -122,51 +121,41 @@ def test_a_strategy_knows_what_is_left_of_it() -> None:
 
 
 @pytest.mark.parametrize("expected_rung", [2, 3], ids=["taken back", "kept"])
-def test_rungs_that_begin_anew(tmp_path: Path, expected_rung: int) -> None:
-    """One with a new head, one with nothing of the rungs before; those are put back bit by bit where it is not kept."""
-    run = Run(str(tmp_path / "climb"), "climb anew", {"save_steps": 1, "seed": 7}, expected_rung=expected_rung)
+def test_a_last_rung_from_random_weights(tmp_path: Path, expected_rung: int) -> None:
+    """It begins with nothing of the rungs before, which are put back bit by bit where it is not kept."""
+    run = Run(
+        str(tmp_path / "climb"), "climb to random weights", {"save_steps": 1, "seed": 7}, expected_rung=expected_rung
+    )
     climb = train(run, kind=RecordedClimb)
-    expected, rungs, (first, second, third) = result_of(climb), climb.state.log.rungs, climb.begun
-    assert [rung["starts_from"] for rung in rungs] == ["before", "new_head", "random_weights"]
+    expected, rungs, begun = result_of(climb), climb.state.log.rungs, climb.begun[2]
+    assert [rung["from_random_weights"] for rung in rungs] == [False, False, True]
     fresh = random_weights(type(climb.model), climb.model.config, climb.config.seed)
-    head = new_head(type(climb.model), climb.model.config, climb.config.seed)
-    assert head.keys() == {name for name in fresh if name.startswith("timm_model.fc.")}
-    assert differences(fresh, third) == []
-    for name in fresh:
-        assert second[name].equal((head if name in head else first)[name]), name
-        if name.endswith(".weight") and fresh[name].ndim > 1:
-            assert not fresh[name].equal(first[name]), "they were those of the start: this shows nothing"
+    assert differences(fresh, begun) == []
+    alike = {name for name in begun if begun[name].equal(climb.begun[1][name])}
+    assert not any(name.endswith(".weight") and begun[name].ndim > 1 for name in alike)
     assert rungs[2]["is_kept"] is (expected_rung == 3)
     model = snapshot(climb.model)
     assert differences({name: model[name] for name in climb.kept[2]}, climb.kept[2]) == []
     assert (differences(climb.kept[1], climb.kept[2]) == []) is (expected_rung == 2)
     again = replace(run, output=str(tmp_path / "again"))
-    for stop in (7, 10, 14, 15, 18):
+    for stop in (14, 15, 18):
         stopped_at(again, stop)
         again = resumed(again)
     assert differences(expected, result_of(train(again))) == []
 
 
 def test_what_is_left_of_a_climb_to_random_weights() -> None:
-    climb = {"stages": (), "last": ("full", "scratch"), "expected_rung": 2}
-    strategy = StrategyConfig("auto", num_train_epochs=3, learning_rate=0.02).build(climb=climb)
-    assert [(phase.trainable_stages, phase.starts_from, phase.epochs) for phase in strategy.phases] == [
-        (1, "before", 3),
-        ("all", "new_head", 3),
-        ("all", "random_weights", 3),
+    strategy = Strategy.auto(stages=("all",), scratch=Strategy.scratch(epochs=3).phases[0], expected_rung=2)
+    assert [(phase.trainable_stages, phase.from_random_weights) for phase in strategy.phases] == [
+        (1, False),
+        ("all", False),
+        ("all", True),
     ]
-    assert [phase.learning_rate for phase in strategy.phases] == [0.02, 0.02, 1e-3]
     assert not strategy.done(2).from_scratch
     assert strategy.done(3).from_scratch
     assert Strategy.from_record(strategy.done(3).to_record()) == strategy.done(3)
-
-
-@pytest.mark.parametrize(
-    ("stages", "start"), [(2, "random_weights"), (("head",), "new_head"), ("layer4", "new_head"), ("all", "afresh")]
-)
-def test_what_is_drawn_at_random_must_be_trained(stages: Any, start: Any) -> None:
-    with pytest.raises(ConfigError, match="starts_from"):
-        Phase(stages, 1, starts_from=start)
+    with pytest.raises(ConfigError, match="from_random_weights"):
+        Phase(2, 1, from_random_weights=True)
 
 
 @pytest.mark.parametrize("expected_rung", [2, 3], ids=["taken back", "kept"])

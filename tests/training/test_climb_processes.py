@@ -32,8 +32,8 @@ def climb(folder: Path, processes: int, environment: dict[str, str] | None = Non
 @pytest.mark.parametrize("environment", [{}, FSDP], ids=["replicated", "sharded"])
 @pytest.mark.parametrize(
     ("phases", "expected_rung"),
-    [("climb", 1), ("climb", 3), ("climb anew", 3)],
-    ids=["taken back", "kept", "anew"],
+    [("climb", 1), ("climb", 3), ("climb to random weights", 3)],
+    ids=["taken back", "kept", "random weights"],
 )
 def test_two_processes_climb_as_one(
     tmp_path: Path, phases: str, expected_rung: int, environment: dict[str, str]

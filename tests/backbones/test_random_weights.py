@@ -1,0 +1,24 @@
+"""Weights that are drawn anew for a model that is there."""
+
+import pytest
+
+from hf_tl.backbones.load import load_model
+from hf_tl.backbones.transformers import random_weights
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size"),
+    [("timm:tf_efficientnet_lite0", 64), ("timm:test_vit", 96), ("timm:zfnet", 64), ("timm:test_resnet", 32)],
+)
+def test_they_are_those_of_a_network_that_is_not_pretrained(name: str, image_size: int) -> None:
+    """As wide as its own, for transformers would draw all of timm's alike; the same for a seed, others for another."""
+    model, _ = load_model(name, ["a", "b", "c"], pretrained=False, image_size=image_size)
+    own = model.state_dict()
+    drawn, again, other = (random_weights(type(model), model.config, seed) for seed in (1, 1, 2))
+    assert {key: tensor.shape for key, tensor in drawn.items()} == {key: tensor.shape for key, tensor in own.items()}
+    assert all(drawn[key].equal(again[key]) for key in drawn)
+    large = [key for key, tensor in own.items() if key.endswith("weight") and tensor.ndim > 1 and tensor.numel() > 1000]
+    for key in large:
+        assert not drawn[key].equal(other[key])
+        assert float(drawn[key].std()) == pytest.approx(float(own[key].std()), rel=0.15), key
+    assert large
