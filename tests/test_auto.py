@@ -4,7 +4,9 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -401,5 +403,8 @@ def test_what_cannot_be_learned_ends_both_processes(somebody: Place, tmp_path: P
     done = two_processes(flags)
     assert done.returncode == 1  # torchrun's own status
     assert done.stderr.count("--strategy auto trains nothing") == 1
-    assert done.stderr.count("exitcode  : 2 ") == 2
+    # torchrun ends the other one where it sees the first end
+    codes = re.findall(r"exitcode  : (-?\d+) ", done.stderr)
+    assert "2" in codes
+    assert set(codes) <= {"2", str(-signal.SIGTERM)}
     assert not (tmp_path / "out").exists()
