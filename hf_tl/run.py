@@ -209,16 +209,15 @@ def _build_strategy(
 
     head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
     images, pretrained = data.splits["train"], config.model.pretrained
-    settings = config.strategy
-    strategy = settings.build(head, len(images), pretrained=pretrained, climb=advice.climb)
-    if not settings.find_learning_rate:
+    strategy = config.strategy.build(head, len(images), pretrained=pretrained, climb=advice.climb)
+    if not config.strategy.find_learning_rate:
         return strategy, {}
     plain = preprocessing.transforms().with_columns(data.image_column, data.label_column).eval
     sweep = sweep_learning_rates(
         accelerator, model.to(accelerator.device), images.with_transform(plain), strategy.phases[0], config.training
     )
     accelerator.print(f"Rate      {sweep}")
-    found = dataclasses.replace(settings, find_learning_rate=False, learning_rate=sweep.best)
+    found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
     strategy = found.build(head, len(images), pretrained=pretrained, climb=advice.climb)
     return strategy, {"learning rate of the head": str(sweep)}
 

@@ -4,9 +4,7 @@ import contextlib
 import io
 import json
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -377,7 +375,9 @@ def test_trainer_has_no_place_for_a_climb(somebody: Place, tmp_path: Path) -> No
 
 
 def two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "hf_tl", "train"]
+    # where torchrun looked more often, it would end the second process before that ends by itself
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--monitor_interval=5"]
+    launcher += ["-m", "hf_tl", "train"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "ACCELERATE_USE_CPU": "true"}
     return subprocess.run(
         [sys.executable, *launcher, *arguments], env=environment, capture_output=True, text=True, timeout=600
@@ -403,8 +403,5 @@ def test_what_cannot_be_learned_ends_both_processes(somebody: Place, tmp_path: P
     done = two_processes(flags)
     assert done.returncode == 1  # torchrun's own status
     assert done.stderr.count("--strategy auto trains nothing") == 1
-    # torchrun ends the other one where it sees the first end
-    codes = re.findall(r"exitcode  : (-?\d+) ", done.stderr)
-    assert "2" in codes
-    assert set(codes) <= {"2", str(-signal.SIGTERM)}
+    assert done.stderr.count("exitcode  : 2 ") == 2
     assert not (tmp_path / "out").exists()

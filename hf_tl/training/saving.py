@@ -47,12 +47,13 @@ class Checkpoints:
         Raises:
             CheckpointError: it is not whole, or of another run.
         """
-        folder: Path | None = Path(source)
+        folder: Path | None
         if source == "auto":
             folder, problems = newest_checkpoint(self.folder) if self.folder else (None, [])
             for problem in problems:
                 self.accelerator.print(f"Left out the checkpoint {problem}")
-        elif folder is not None:
+        else:
+            folder = Path(source)
             check_whole(folder)
         if folder is None:
             self.accelerator.print("No checkpoint to go on from: starting at the beginning")
@@ -63,11 +64,9 @@ class Checkpoints:
 
     def is_due(self, step: int, *, is_epoch_end: bool, is_interrupted: bool) -> bool:
         """Tell whether one is to be written: at the end of an epoch or every `save_steps`, and at an interruption."""
-        if self.folder is None or is_interrupted:
-            return self.folder is not None
         save_steps = self.config.save_steps
         is_time = is_epoch_end if save_steps is None else step % save_steps == 0
-        return is_time and bool(self.config.save_total_limit)
+        return self.folder is not None and (is_interrupted or (is_time and self.config.save_total_limit > 0))
 
     def write(self, contents: Contents) -> None:
         """Write one; all processes must ask.

@@ -72,7 +72,13 @@ def test_history_names_the_rungs_of_a_climb(
 ) -> None:
     """Also the one that was taken back, which is no phase of the strategy any more."""
     told: list[str] = []
-    monkeypatch.setattr(Axes, "text", lambda _, x, y, text, **style: told.append(text))
+    draw = Axes.text
+
+    def watched(axes: Axes, x: float, y: float, text: str, **style: Any) -> Any:
+        told.append(text)
+        return draw(axes, x, y, text, **style)
+
+    monkeypatch.setattr(Axes, "text", watched)
     plot_history(record, tmp_path / "phases.png")
     record["rungs"] = [{"is_kept": True}, {"is_kept": False}]
     plot_history(record, tmp_path / "rungs.png")
