@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
+    from hf_tl.evaluation.measure import Predictions
     from hf_tl.publish.examples import Example
     from hf_tl.training.loop import Training
+    from hf_tl.training.refit import Refit
     from hf_tl.training.state import TrainingLog
 
 T = TypeVar("T")
@@ -98,16 +100,19 @@ class Job:
             self.config = fit_batch_size(self.accelerator, self.model, self.strategy, self.config, size)
         if self.accelerator.is_main_process:
             self.accelerator.print(announce(self.model, self.data, self.strategy, self.accelerator.num_processes))
-        training = self._training()
+        training, refit = self._training()
         start_trackers(self.accelerator, self.config, self.strategy)
         try:
             with measured_energy(self.accelerator, is_wanted=self.config.measure_energy) as energy:
                 log = training.run()
+                splits = {"validation": training.predictions(self.data.splits["validation"], "validation")}
+                if refit is not None and refit.has_time():
+                    training = refit.run()
         finally:
             close_logs(self.accelerator, self.config)
         for tracker in self.accelerator.trackers:
             tracker.finish()
-        result = RunResult(Path(str(self.config.output_dir)), self._record(training, log, energy))
+        result = RunResult(Path(str(self.config.output_dir)), self._record(training, log, splits, energy))
         if self.accelerator.is_main_process:
             result = self._save(result)
         self.accelerator.wait_for_everyone()
@@ -118,8 +123,9 @@ class Job:
         transforms = self.preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
         return transforms.with_columns(self.data.image_column, self.data.label_column)
 
-    def _training(self) -> "Training":
+    def _training(self) -> "tuple[Training, Refit | None]":
         from hf_tl.training.loop import Training
+        from hf_tl.training.refit import Refit, is_refitted
 
         training = Training(
             self.accelerator,
@@ -133,15 +139,25 @@ class Job:
             self.data.orders,
             self.rung_seconds,
         )
+        refit = Refit.of(training) if is_refitted(self.config, self.strategy, self.data) else None
         if self.config.resume_from_checkpoint is not None:
             training.restore(self.config.resume_from_checkpoint)
         elif training.checkpoints.folder is not None and self.accelerator.is_main_process:
             # of a run that --overwrite_output_dir replaces
             shutil.rmtree(training.checkpoints.folder, ignore_errors=True)
-        return training
+        return training, refit
 
-    def _record(self, training: "Training", log: "TrainingLog", energy: dict[str, Any]) -> dict[str, Any]:
-        """Judge the model on the validation and test images, in one pass each, and write down the run."""
+    def _record(
+        self, training: "Training", log: "TrainingLog", splits: "dict[str, Predictions]", energy: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Judge the model on the test images, and write down the run.
+
+        Args:
+            training: whose weights the model has.
+            log: of the training that chose, which is the same one, or that before it.
+            splits: what that predicted for the validation images.
+            energy: that both took.
+        """
         from hf_tl.evaluation.report import evaluate_splits
         from hf_tl.publish.record import build_record
 
@@ -149,7 +165,7 @@ class Job:
         self.strategy = self.strategy.done(len(log.phases))
         transforms = self.transforms_of(self.strategy.phases[-1])
         problem = PROBLEM_TYPES[self.data.problem_type]
-        splits = {name: training.predictions(self.data.splits[name], name) for name in ("validation", "test")}
+        splits |= {"test": training.predictions(self.data.splits["test"], "test")}
         return build_record(
             model=self.model,
             preprocessing=self.preprocessing,
@@ -159,6 +175,7 @@ class Job:
             config=self.config,
             accelerator=self.accelerator,
             log=log,
+            refit=None if training.state.log is log else training.state.log,
             metrics={name: problem.compute(one.logits, one.labels) for name, one in splits.items()},
             evaluation=evaluate_splits(problem, splits),
             seconds=time.perf_counter() - self.start,

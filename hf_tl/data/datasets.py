@@ -47,6 +47,8 @@ class ImageData:
     license: str | None
     notes: tuple[str, ...]
     """What was done to the data: splits made or renamed, rows left out."""
+    set_apart: frozenset[str] = frozenset()
+    """The splits that were taken from train, because the dataset had none of the kind."""
     problem_type: str = "single_label_classification"
     """Or `multi_label_classification`: an image shows any number of classes, or none. As in a model's config."""
     orders: Mapping[str, str] = field(default_factory=dict)
@@ -171,7 +173,7 @@ def _prepare(
         labels = class_names(splits["train"], label_column)
         splits = encode_labels(splits, label_column, labels)
     _require_classes(splits["train"], label_column, labels)
-    complete = complete_splits(
+    complete, set_apart = complete_splits(
         splits, label_column, notes, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed
     )
     info = complete["train"].info
@@ -185,6 +187,7 @@ def _prepare(
         fingerprint="",
         license=info.license or None,
         notes=tuple(notes),
+        set_apart=set_apart,
         problem_type="multi_label_classification" if is_multi_label else "single_label_classification",
     )
 

@@ -46,12 +46,15 @@ def complete_splits(
     validation_fraction: float,
     test_fraction: float,
     seed: int,
-) -> DatasetDict:
+) -> tuple[DatasetDict, frozenset[str]]:
     """Set apart from train what is missing, stratified by class; at random where images have several classes.
 
     A validation split without a test split becomes the test split, and validation is set apart from train: what a
     model is chosen by must not be what it is judged by, and the split that the dataset's authors held out is the one
     whose results compare with others'.
+
+    Returns:
+        The three splits, and the names of those that were set apart.
 
     Raises:
         ConfigError: a fraction is not between 0 and 1.
@@ -76,7 +79,7 @@ def complete_splits(
         splits["train"], splits[split] = (train.select(rows, keep_in_memory=True) for rows in (rest, sorted(apart)))
         share = f"{len(splits[split])} images ({fraction:.0%})"
         notes.append(f"no {split} split: {share} of train were set apart, {how}, seed {seed}")
-    return DatasetDict({split: splits[split] for split in ("train", "validation", "test")})
+    return DatasetDict({split: splits[split] for split in ("train", "validation", "test")}), frozenset(missing)
 
 
 def _require_fractions(missing: Mapping[str, float]) -> None:

@@ -40,6 +40,7 @@ def build_record(
     config: TrainingConfig,
     accelerator: "Accelerator",
     log: "TrainingLog",
+    refit: "TrainingLog | None" = None,
     metrics: Mapping[str, Mapping[str, float]],
     evaluation: Mapping[str, Any],
     seconds: float,
@@ -50,15 +51,22 @@ def build_record(
     choices: Mapping[str, str] | None = None,
     recommendation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Gather what a run did into one dictionary of plain values."""
+    """Gather what a run did into one dictionary of plain values.
+
+    Its `phases` are those that gave the model its weights; history, rungs and what was measured on validation images
+    are of the training that was measured, `log`, also where a `refit` followed it.
+    """
     hub = hub or HubConfig()
+    phases, seconds_of_refit = log.phases, 0.0
+    if refit is not None:
+        phases, seconds_of_refit = refit.phases, refit.seconds
     return {
         "schema_version": RECORD_SCHEMA_VERSION,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "model": _model(model, preprocessing),
         "strategy": strategy.to_record(),
         "stages": _stages(model, log),
-        "phases": log.phases,
+        "phases": phases,
         "rungs": log.rungs,
         "stopped": log.stopped,
         "recommendation": recommendation,
@@ -67,9 +75,10 @@ def build_record(
         "hyperparameters": {**_hyperparameters(strategy, config, accelerator, log), **(choices or {})},
         "history": log.history,
         "best": log.best,
+        "refit": _refit(data, refit),
         "metrics": {split: dict(values) for split, values in metrics.items()},
         "evaluation": evaluation,
-        "seconds": {"total": seconds, "train": log.seconds},
+        "seconds": {"total": seconds, "train": log.seconds + seconds_of_refit},
         "energy": energy,
         "hardware": describe_hardware(accelerator),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -77,6 +86,13 @@ def build_record(
         "settings": None if settings is None else dict(settings),
         "card": {"intended_use": hub.card_intended_use, "limits": hub.card_limits, "images": hub.card_images},
     }
+
+
+def _refit(data: "ImageData", refit: "TrainingLog | None") -> dict[str, Any] | None:
+    """Tell of the training again on the images of validation too; None where there was none."""
+    if refit is None:
+        return None
+    return {"images": sum(len(data.splits[split]) for split in ("train", "validation")), "seconds": refit.seconds}
 
 
 def _hyperparameters(

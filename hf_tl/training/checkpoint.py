@@ -15,6 +15,8 @@ from pathlib import Path
 from hf_tl.errors import CheckpointError, name_some
 
 FOLDER = "checkpoints"
+REFIT_FOLDER = f"{FOLDER}/refit"
+"""Of the training after the one that chose."""
 MANIFEST = "manifest.json"
 PREFIX = "step-"
 PARTIAL = ".partial-"

@@ -70,19 +70,19 @@ def feature_sets(
     phase: Phase,
     transforms: Transforms,
     train: "Dataset | StreamedImages",
-    validation: "Dataset | StreamedImages",
+    validation: "Dataset | StreamedImages | None",
 ) -> list[FeatureSet]:
-    """List what a phase sees: each view of the training images, and the validation images.
+    """List what a phase sees: each view of the training images, and the validation images, if there are any.
 
     Only what trains may be decoded at a reduced size: what a model is measured on is what its users will give it.
     """
-    measured = FeatureSet(validation, transforms.eval, "validation")
+    measured = [] if validation is None else [FeatureSet(validation, transforms.eval, "validation")]
     if phase.augmentation == "none":
         reduced = MARGIN * resized_side(transforms.train) if config.decode_reduced else 0
-        return [FeatureSet(train, transforms.train, "train", reduced=reduced), measured]
+        return [FeatureSet(train, transforms.train, "train", reduced=reduced), *measured]
     views = range(config.cached_views or 1)
     # random crops may take a small part, which needs all its pixels
-    return [*(FeatureSet(train, transforms.train, "train", (config.seed, view)) for view in views), measured]
+    return [*(FeatureSet(train, transforms.train, "train", (config.seed, view)) for view in views), *measured]
 
 
 class FeaturePass:

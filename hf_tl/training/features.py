@@ -94,7 +94,7 @@ class Features:
         phase: Phase,
         transforms: Transforms,
         train: "Dataset",
-        validation: "Dataset",
+        validation: "Dataset | None",
         frozen: str,
         passes: float,
         decided: bool | None = None,
@@ -105,7 +105,7 @@ class Features:
             phase: the model is frozen for it.
             transforms: of its images.
             train: the images to train on.
-            validation: the images to measure on.
+            validation: the images to measure on, if there are any.
             frozen: the digest of the frozen tensors.
             passes: how often each training image will be seen.
             decided: what was decided when a run that goes on was in this phase.
@@ -141,10 +141,12 @@ class Features:
             found.append(rows)
         self._current = feature_pass
         label_column = transforms.train.label_column
+        views = found if validation is None else found[:-1]
+        measured = None if validation is None else FeatureViews(found[-1:], stack_labels(validation[label_column][:]))
         return PhaseInputs(
-            train=FeatureViews(found[:-1], stack_labels(train[label_column][:])),
+            train=FeatureViews(views, stack_labels(train[label_column][:])),
             collate=as_read,
-            validation=FeatureViews(found[-1:], stack_labels(validation[label_column][:])),
+            validation=measured,
             validation_collate=as_read,
             logits_of=feature_logits(feature_pass.boundary),
             are_features=True,
@@ -209,7 +211,7 @@ class Features:
             missing = [one for one in sets if not (self.store.folder / self._key(feature_pass, one)).is_dir()]
             per_image = feature_pass.bytes_per_image
             images = sum(len(one.stored) for one in missing)
-            seen = passes * sum(len(one.images) for one in (sets[0], sets[-1]))
+            seen = passes * sum(len(one.images) for one in {one.split: one for one in sets}.values())
             cost = feature_pass.seconds_per_image(missing[0]) if missing else 0.0
             saved = seen * (cost - per_image / READ_RATE) / self.accelerator.num_processes
             spent = images * cost / self.accelerator.num_processes

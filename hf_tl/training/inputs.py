@@ -24,6 +24,7 @@ class PhaseInputs:
     """Gives what `Key` names."""
     collate: Callable[[Any], Mapping[str, Any]]
     validation: Any
+    """None where nothing is measured."""
     validation_collate: Callable[[Any], Mapping[str, Any]]
     logits_of: LogitsOf = image_logits
     are_features: bool = False

@@ -23,6 +23,7 @@ from hf_tl.evaluation.measure import Predictions, measure
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.averaging import WeightAverage
+from hf_tl.training.checkpoint import FOLDER, REFIT_FOLDER
 from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.features import Features
 from hf_tl.training.inputs import PhaseInputs
@@ -76,7 +77,7 @@ class Training:
         strategy: Strategy,
         transforms_of: Callable[[Phase], Transforms],
         train_images: "Dataset",
-        validation_images: "Dataset",
+        validation_images: "Dataset | None",
         config: TrainingConfig,
         fingerprint: str = "",
         orders: Mapping[str, str] | None = None,
@@ -90,7 +91,7 @@ class Training:
             strategy: its phases are walked in order.
             transforms_of: gives the transforms of a phase (they differ in augmentation).
             train_images: with an image and a label column, as the transforms name them.
-            validation_images: chosen on; never trained on.
+            validation_images: chosen on; never trained on. Without them, the last weights are kept (`refit`).
             config: batch sizes, seed and the like; checkpoints go under its `output_dir`, none without one.
             fingerprint: of the data; a checkpoint of other data is refused.
             orders: of the images of the splits, where they are known: see `ImageData`.
@@ -113,8 +114,12 @@ class Training:
             config.per_device_train_batch_size * accelerator.num_processes * config.gradient_accumulation_steps
         )
         self.phase_ends = phase_ends(strategy.phases, len(train_images) / self.images_per_step)
+        self.fingerprint, self.orders = fingerprint, orders
         self.checkpoints = Checkpoints(
-            accelerator, config, identity_of(accelerator, strategy, config, fingerprint, len(train_images))
+            accelerator,
+            config,
+            identity_of(accelerator, strategy, config, fingerprint, len(train_images)),
+            FOLDER if validation_images is not None else REFIT_FOLDER,
         )
         if config.per_device_train_batch_size % 2 and any(phase.mixup or phase.cutmix for phase in strategy.phases):
             raise ConfigError(
@@ -124,7 +129,7 @@ class Training:
         if any(phase.is_solved for phase in strategy.phases):
             linear_head(accelerator, model, self.stages[-1])  # told before anything is trained
         self._solution: dict[str, Any] | None = None
-        self._ever_trained = names_trained_by(strategy.phases, self.stages)
+        self.ever_trained = names_trained_by(strategy.phases, self.stages)
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
         self._start = 0.0
@@ -193,6 +198,15 @@ class Training:
             split: their name.
         """
         return self.data.predictions(self.model, self.strategy.phases[-1], images, split)
+
+    def keep_end(self) -> None:
+        """Write a checkpoint of a training that is done, where checkpoints are wanted: what follows can go on from it.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self.checkpoints.are_wanted:
+            self._checkpoint(None, None)
 
     def _run_phase(self, span: _Span, progress: tqdm) -> None:
         """Freeze, train to the end of the span with an optimizer of the phase's own, and prove the freezing."""
@@ -357,9 +371,34 @@ class Training:
         Returns:
             Whether no evaluation so far was better.
         """
-        config = self.config
         self._share_statistics()
-        metrics = measure(
+        metrics = None if inputs.validation is None else self._measure(inputs)
+        train_loss = math.fsum(self.state.losses) / len(self.state.losses)
+        epoch = self.state.step * self.images_per_step / len(self.data.train_images)
+        log = self.state.log
+        entry = {"phase": index, "epoch": round(epoch, 4), "learning_rate": rate, "train_loss": train_loss}
+        log.history.append({**entry, "validation": metrics, "seconds": self.state.phase_seconds})
+        self.state.losses = []
+        evaluation = {"phase": index, "epoch": entry["epoch"], "validation": metrics}
+        if metrics is None:  # the tracker keeps the curves of the training that was measured
+            progress.set_postfix_str(f"loss {train_loss:.3f}")
+            log.best, is_highest, is_kept = evaluation, True, True
+        else:
+            scalars = {f"validation/{name}": value for name, value in metrics.items()}
+            curves = {"train/loss": train_loss, "train/learning_rate": rate, **scalars}
+            self.accelerator.log(curves, step=self.state.step)
+            primary = self.problem.primary
+            progress.set_postfix_str(f"loss {train_loss:.3f}, validation {primary.name} {metrics[primary.key]:.1%}")
+            assert self.data.validation_images is not None
+            images = len(self.data.validation_images)
+            is_highest, is_kept = judge_evaluation(log, evaluation, self.problem, images)
+        if is_kept:
+            self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._trained_tensors().items()}
+        return is_highest
+
+    def _measure(self, inputs: PhaseInputs) -> dict[str, float]:
+        config = self.config
+        return measure(
             self.accelerator,
             self.model,
             inputs.validation,
@@ -369,25 +408,6 @@ class Training:
             collate_fn=inputs.validation_collate,
             logits_of=inputs.logits_of,
         )
-        train_loss = math.fsum(self.state.losses) / len(self.state.losses)
-        epoch = self.state.step * self.images_per_step / len(self.data.train_images)
-        log = self.state.log
-        entry = {"phase": index, "epoch": round(epoch, 4), "learning_rate": rate, "train_loss": train_loss}
-        log.history.append({**entry, "validation": metrics, "seconds": self.state.phase_seconds})
-        self.state.losses = []
-        scalars = {f"validation/{name}": value for name, value in metrics.items()}
-        self.accelerator.log({"train/loss": train_loss, "train/learning_rate": rate, **scalars}, step=self.state.step)
-        primary = self.problem.primary
-        progress.set_postfix_str(f"loss {train_loss:.3f}, validation {primary.name} {metrics[primary.key]:.1%}")
-        is_highest, is_kept = judge_evaluation(
-            log,
-            {"phase": index, "epoch": entry["epoch"], "validation": metrics},
-            self.problem,
-            len(self.data.validation_images),
-        )
-        if is_kept:
-            self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._trained_tensors().items()}
-        return is_highest
 
     def _share_statistics(self) -> None:
         """Give all processes the statistics of the main one, as DistributedDataParallel does before each forward."""
@@ -444,11 +464,11 @@ class Training:
     def _trained_tensors(self) -> dict[str, Tensor]:
         """Name the tensors that some phase trains; the rest cannot change. All processes must ask."""
         state = self.accelerator.unwrap_model(self.model).state_dict()
-        return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self._ever_trained}
+        return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self.ever_trained}
 
     def _two_images(self) -> Tensor:
         transform = self.data.transforms_of(self.strategy.phases[0]).eval
-        pixel_values = transform(first_image(self.data.validation_images, transform.image_column))
+        pixel_values = transform(first_image(self.data.train_images, transform.image_column))
         return torch.stack([pixel_values] * 2).to(self.model.device)
 
     def _epochs(self, step: int) -> int:

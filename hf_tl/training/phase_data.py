@@ -30,7 +30,7 @@ class PhaseData:
     features: Features
     transforms_of: Callable[[Phase], Transforms]
     train_images: "Dataset | StreamedImages"
-    validation_images: "Dataset | StreamedImages"
+    validation_images: "Dataset | StreamedImages | None"
 
     def require(self, phases: Sequence[Phase]) -> None:
         """Refuse what a stream cannot give.
@@ -49,7 +49,8 @@ class PhaseData:
             return found
         is_mixed = phase.mixup > 0 or phase.cutmix > 0
         mixer = PairMixer(phase.mixup, phase.cutmix, self.features.model.config.num_labels) if is_mixed else None
-        validation = viewed(self.validation_images, transforms.eval)
+        measured = self.validation_images
+        validation = None if measured is None else viewed(measured, transforms.eval)
         if not isinstance(images, StreamedImages):
             views = TrainingViews(images, transforms.train, config.seed)
             return PhaseInputs(views, Collate(mixer), validation, collate)

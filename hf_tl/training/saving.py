@@ -22,18 +22,21 @@ if TYPE_CHECKING:
 class Checkpoints:
     """The checkpoints of a training; without an `output_dir` there are none."""
 
-    def __init__(self, accelerator: "Accelerator", config: TrainingConfig, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, accelerator: "Accelerator", config: TrainingConfig, identity: dict[str, Any], folder: str = FOLDER
+    ) -> None:
         """Name the place.
 
         Args:
             accelerator: of the training.
             config: of the training.
             identity: what must be the same when the training goes on.
+            folder: for them, in that of the run.
         """
         self.accelerator = accelerator
         self.config = config
         self.identity = identity
-        self.folder = None if config.output_dir is None else Path(config.output_dir) / FOLDER
+        self.folder = None if config.output_dir is None else Path(config.output_dir) / folder
 
     def read(self, source: str) -> Contents | None:
         """Read a checkpoint.
@@ -66,7 +69,12 @@ class Checkpoints:
         """Tell whether one is to be written: at the end of an epoch or every `save_steps`, and at an interruption."""
         save_steps = self.config.save_steps
         is_time = is_epoch_end if save_steps is None else step % save_steps == 0
-        return self.folder is not None and (is_interrupted or (is_time and self.config.save_total_limit > 0))
+        return self.folder is not None and (is_interrupted or (is_time and self.are_wanted))
+
+    @property
+    def are_wanted(self) -> bool:
+        """Whether any are written without an interruption."""
+        return self.folder is not None and self.config.save_total_limit > 0
 
     def write(self, contents: Contents) -> None:
         """Write one; all processes must ask.

@@ -24,6 +24,7 @@ from hf_tl.strategy import Strategy
 from hf_tl.training.accelerator import make_accelerator
 from hf_tl.training.loop import Training
 from hf_tl.training.memory import keep_freed_memory
+from hf_tl.training.refit import Refit, is_refitted
 
 NOT_MIRRORED = {"digits"}
 """Data whose images lose their class in a mirror."""
@@ -37,7 +38,7 @@ def train(cell: Cell, task: Task) -> dict[str, Any]:
 
 
 def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[str, Any]:
-    """Train a backbone on a cell's images, with nothing cached."""
+    """Train a backbone on a cell's images, with nothing cached; a climb again on those of validation too, as it does."""
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as cache:
         config = TrainingConfig(seed=cell.seed, report_to="none", cpu_threads=1, feature_cache_dir=cache)
@@ -57,7 +58,10 @@ def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[
             accelerator, model, strategy, transforms_of, splits["train"], splits["validation"], config,
             data.fingerprint, data.orders,
         )  # fmt: skip
+        refit = Refit.of(training) if is_refitted(config, strategy, data) else None
         log = training.run()
+        if refit is not None:
+            training = refit.run()
         seconds = time.process_time() - start
         test = training.predictions(splits["test"], "test")
     metrics = PROBLEM_TYPES[data.problem_type].compute(test.logits, test.labels)

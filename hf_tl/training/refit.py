@@ -1,0 +1,106 @@
+"""The training after the one that chose: the same phases anew, on the images that were set apart for validation too.
+
+What chooses epochs, thresholds and the rung of a climb must not be learned from. Once it has chosen, it can teach like
+any other image, as in scikit-learn's `GridSearchCV(refit=True)`: of few images, those set apart are a tenth or a fifth.
+Nothing is left to measure the new weights on but the test images; what was measured on the validation images is of the
+training before.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from hf_tl.config import TrainingConfig
+from hf_tl.data.datasets import ImageData
+from hf_tl.data.streams import streams_of
+from hf_tl.errors import ConfigError
+from hf_tl.strategy import Strategy
+from hf_tl.training.loop import Training
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def is_refitted(config: TrainingConfig, strategy: Strategy, data: ImageData) -> bool:
+    """Tell whether a training is followed by another one: where it was asked for, and else after a climb.
+
+    A climb is asked for the best model that the images give. Without being asked, only what hf_tl took from the
+    training images itself is given back to them: a validation split of the user's own stays one.
+
+    Raises:
+        ConfigError: it was asked for, and the images are streamed.
+    """
+    if config.refit and streams_of(data.splits):
+        raise ConfigError("--refit trains on two splits in one random order, which --streaming cannot: leave one out")
+    if config.refit is not None:
+        return config.refit
+    return strategy.expected_rung is not None and "validation" in data.set_apart
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A training that was made and has not run, and the weights that it begins with."""
+
+    training: Training
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, training: Training) -> "Refit":
+        """Remember the weights, before the training runs or goes back to a checkpoint."""
+        state = training.model.state_dict()
+        return cls(training, {name: state[name].to("cpu", copy=True) for name in training.ever_trained})
+
+    @property
+    def images(self) -> "Dataset":
+        """All that it learns from."""
+        from datasets import concatenate_datasets
+
+        return concatenate_datasets([self.training.data.train_images, self.training.data.validation_images])
+
+    def has_time(self) -> bool:
+        """Tell, on all processes alike, whether it fits into what the training left of its `time_budget`."""
+        from accelerate.utils import broadcast_object_list
+
+        first, budget = self.training, self.training.config.time_budget
+        kept = sum(phase["seconds"] for phase in first.state.log.phases)
+        expected = kept * len(self.images) / len(first.data.train_images)
+        fits = [budget is None or first.state.log.seconds + expected <= 60 * budget]
+        if first.accelerator.num_processes > 1:
+            broadcast_object_list(fits)
+        return fits[0]
+
+    def run(self) -> Training:
+        """Train by the phases that were kept, from the weights of the beginning.
+
+        Raises:
+            TrainingError, CheckpointError, SystemExit: as `Training.run`.
+        """
+        from accelerate.utils import set_seed
+
+        first, images = self.training, self.images
+        first.keep_end()
+        first.accelerator.print(f"\nTraining again on {len(images):,} images, those of validation among them")
+        first.model.load_state_dict(self.weights, strict=False)
+        set_seed(first.config.seed)
+        again = Training(
+            first.accelerator,
+            first.model,
+            _without_choices(first.strategy.done(len(first.state.log.phases))),
+            first.data.transforms_of,
+            images,
+            None,
+            first.config,
+            first.fingerprint,
+            first.orders,
+        )
+        if first.config.resume_from_checkpoint is not None:
+            again.restore("auto")
+        again.run()
+        return again
+
+
+def _without_choices(strategy: Strategy) -> Strategy:
+    """Leave out what validation images decide: nothing is measured on the way."""
+    phases = tuple(replace(phase, patience=None) for phase in strategy.phases)
+    return replace(strategy, phases=phases, expected_rung=None)

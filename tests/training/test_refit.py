@@ -1,0 +1,173 @@
+"""Training again on the validation images too: from the start, by what was kept, bit by bit also after a kill."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.utils import set_seed
+from datasets import DatasetDict, concatenate_datasets
+from small_runs import (
+    RecordedTraining,
+    Run,
+    StoppedError,
+    differences,
+    make_images,
+    make_training,
+    result_of,
+    resumed,
+    snapshot,
+)
+
+from hf_tl.config import TrainingConfig
+from hf_tl.data.datasets import ImageData, prepare_data
+from hf_tl.errors import ConfigError
+from hf_tl.strategy import Strategy
+from hf_tl.training import refit as refit_module
+from hf_tl.training.loop import Training
+from hf_tl.training.refit import Refit, is_refitted
+
+
+def refitted(run: Run) -> tuple[Training, Training]:
+    """Train twice as a job does; give both trainings, of one model."""
+    first = make_training(run)
+    refit = Refit.of(first)
+    if first.config.resume_from_checkpoint is not None:
+        first.restore(first.config.resume_from_checkpoint)
+    first.run()
+    return first, refit.run()
+
+
+def alone(run: Run) -> Training:
+    """Train once, on as many images, with nothing before it."""
+    made = make_training(run)
+    images = concatenate_datasets([make_images(run), make_images(run)])
+    set_seed(made.config.seed)
+    made.config = replace(made.config, output_dir=None)
+    training = Training(made.accelerator, made.model, run.strategy, made.data.transforms_of, images, None, made.config)
+    training.run()
+    return training
+
+
+@pytest.mark.parametrize(
+    ("run", "kept"),
+    [
+        (Run("", "climb", expected_rung=1), "first rung"),
+        (Run("", "gradual"), "gradual"),
+        (Run("", "solved"), "solved"),
+        (Run("", "transfer", {"feature_cache": "on"}), "transfer"),
+        (Run("", "averaged"), "averaged"),
+    ],
+    ids=lambda value: value.phases if isinstance(value, Run) else "",
+)
+def test_it_learns_anew_from_all_images_by_what_was_kept(run: Run, kept: str, tmp_path: Path) -> None:
+    run = replace(run, output=str(tmp_path / "run"))
+    run.config["feature_cache_dir"] = str(tmp_path / "cache")
+    first, again = refitted(run)
+    assert again.model is first.model
+    expected = alone(replace(run, phases=kept, expected_rung=None))
+    assert differences(snapshot(expected.model), snapshot(again.model)) == []
+    log = again.state.log
+    assert [phase["trainable_stages"] for phase in log.phases] == [
+        phase["trainable_stages"] for phase in first.state.log.phases
+    ]
+    assert sum(phase["steps"] for phase in log.phases) > sum(phase["steps"] for phase in first.state.log.phases) or (
+        kept == "solved"
+    )
+    assert all(entry["validation"] is None for entry in log.history)
+    assert all(phase["digest_before"] == phase["digest_after"] for phase in log.phases)
+    assert not log.rungs
+    assert [entry for entry in first.state.log.history if entry["validation"] is None] == []
+
+
+def test_patience_is_no_matter_where_nothing_is_measured(tmp_path: Path) -> None:
+    first, again = refitted(Run(str(tmp_path), "patient"))
+    assert again.state.log.phases[0]["steps"] == again.phase_ends[-1] == 2 * first.phase_ends[-1]
+
+
+@pytest.mark.parametrize(("number", "stop"), [(1, 3), (1, 6), (2, 2), (2, 5), (2, 14)])
+def test_it_goes_on_bit_by_bit(number: int, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the first training or in the second: what comes out is what an undisturbed run gives."""
+    run = Run(str(tmp_path / "left alone"), "full", {"save_steps": 2})
+    whole = refitted(run)
+    expected = [snapshot(whole[1].model), whole[0].state.log.best, whole[1].state.log.best]
+    made: list[RecordedTraining] = []
+
+    class Stopped(RecordedTraining):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.record(run, stop)
+            made.append(self)
+
+    killed = replace(run, output=str(tmp_path / "killed"))
+    with monkeypatch.context() as patch:
+        first = make_training(killed, stop if number == 1 else None)
+        refit = Refit.of(first)
+        patch.setattr(refit_module, "Training", Stopped)
+        with pytest.raises(StoppedError):
+            first.run()
+            refit.run()
+    assert len(made) == number - 1
+    first, again = refitted(resumed(killed))
+    assert first.state.step == first.phase_ends[-1]
+    assert differences(expected, [snapshot(again.model), first.state.log.best, again.state.log.best]) == []
+    if number == 2:
+        assert not first.seen, "the training that was done was done again"
+
+
+def test_it_must_fit_into_the_time_that_is_left(tmp_path: Path) -> None:
+    first = make_training(Run(str(tmp_path), "climb", {"time_budget": 1.0}, expected_rung=1))
+    refit = Refit.of(first)
+    first.run()
+    assert refit.has_time()
+    first.state.log.seconds = 59.999
+    assert not refit.has_time()
+
+
+def image_data(splits: dict[str, Any]) -> ImageData:
+    return prepare_data(DatasetDict(splits))
+
+
+@pytest.mark.parametrize(
+    ("asked", "strategy", "has_validation", "expected"),
+    [
+        (None, Strategy.auto(), False, True),
+        (None, Strategy.auto(), True, False),
+        (None, Strategy.full(), False, False),
+        (True, Strategy.full(), True, True),
+        (False, Strategy.auto(), False, False),
+    ],
+)
+def test_who_is_trained_again(asked: bool | None, strategy: Strategy, has_validation: bool, expected: bool) -> None:
+    images = make_images(Run(""))
+    splits = {"train": images, "test": images} | ({"validation": images} if has_validation else {})
+    assert is_refitted(TrainingConfig(refit=asked), strategy, image_data(splits)) is expected
+
+
+def test_a_validation_split_that_became_the_test_split_was_set_apart() -> None:
+    images = make_images(Run(""))
+    data = image_data({"train": images, "validation": images})
+    assert data.set_apart == {"validation"}
+    assert is_refitted(TrainingConfig(), Strategy.auto(), data)
+
+
+def test_no_weights_are_held_of_what_nothing_trains(tmp_path: Path) -> None:
+    refit = Refit.of(make_training(Run(str(tmp_path), "transfer")))
+    assert set(refit.weights) == {"timm_model.fc.weight", "timm_model.fc.bias"}
+
+
+def test_result_is_of_the_second_training(tmp_path: Path) -> None:
+    """What it learned is what the model gives."""
+    first = make_training(Run(str(tmp_path), "full"))
+    refit = Refit.of(first)
+    first.run()
+    before = result_of(first)["best weights"]
+    again = refit.run()
+    assert differences(before, snapshot(again.model))
+
+
+def test_streams_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = image_data({"train": make_images(Run(""))})
+    monkeypatch.setattr(refit_module, "streams_of", lambda splits: splits)
+    with pytest.raises(ConfigError, match="--refit trains on two splits in one random order"):
+        is_refitted(TrainingConfig(refit=True), Strategy.full(), data)
