@@ -162,7 +162,8 @@ class Job:
         from hf_tl.publish.record import build_record
 
         assert log.best is not None, "phase_ends refuses a strategy without a step"
-        self.strategy = self.strategy.done(len(log.phases))
+        refit = None if training.state.log is log else training.state.log
+        self.strategy = self.strategy.done(len(log.phases)) if refit is None else training.strategy
         transforms = self.transforms_of(self.strategy.phases[-1])
         problem = PROBLEM_TYPES[self.data.problem_type]
         splits |= {"test": training.predictions(self.data.splits["test"], "test")}
@@ -175,7 +176,7 @@ class Job:
             config=self.config,
             accelerator=self.accelerator,
             log=log,
-            refit=None if training.state.log is log else training.state.log,
+            refit=refit,
             metrics={name: problem.compute(one.logits, one.labels) for name, one in splits.items()},
             evaluation=evaluate_splits(problem, splits),
             seconds=time.perf_counter() - self.start,

@@ -205,6 +205,27 @@ class Strategy:
         from_scratch = self.from_scratch or kept[-1].from_random_weights
         return replace(self, phases=kept, from_scratch=from_scratch, expected_rung=min(self.expected_rung, phases))
 
+    def at_once(self) -> Self:
+        """Give a climb as one training from the start: its deepest rung, for the passes of all; others as they are.
+
+        The head begins anew, with the rate of the rung that it began with. Where one rung counts passes and another
+        steps, the training is as long as the deepest.
+
+        >>> [(phase.trainable_stages, phase.epochs) for phase in Strategy.auto(stages=("all",)).at_once().phases]
+        [('all', 20)]
+        """
+        if self.expected_rung is None:
+            return self
+        anew = [index for index, phase in enumerate(self.phases) if phase.from_random_weights]
+        rungs = self.phases[anew[-1] if anew else 0 :]
+        epochs, steps = ([getattr(rung, name) for rung in rungs] for name in ("epochs", "steps"))
+        deepest = replace(rungs[-1], learning_rate=rungs[0].learning_rate)
+        if None not in epochs:
+            deepest = replace(deepest, epochs=sum(epochs))
+        elif None not in steps:
+            deepest = replace(deepest, steps=sum(steps))
+        return replace(self, phases=(deepest,), expected_rung=None)
+
     def to_record(self) -> dict[str, Any]:
         """Turn the strategy into what `config.json` and `run.json` hold."""
         record = asdict(self)

@@ -88,8 +88,8 @@ def proof_of(number: int, done: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def best_after(record: Mapping[str, Any]) -> str:
-    """Tell when the weights were those that the model has."""
-    if not (best := record["best"]):
+    """Tell when the weights were those that the model has; nothing where another training followed."""
+    if record.get("refit") or not (best := record["best"]):
         return ""
     phase = f"phase {best['phase'] + 1}"
     if record["strategy"]["phases"][best["phase"]].get("solver") == "lbfgs":

@@ -57,28 +57,26 @@ def build_record(
     are of the training that was measured, `log`, also where a `refit` followed it.
     """
     hub = hub or HubConfig()
-    phases, seconds_of_refit = log.phases, 0.0
-    if refit is not None:
-        phases, seconds_of_refit = refit.phases, refit.seconds
+    done = refit or log
     return {
         "schema_version": RECORD_SCHEMA_VERSION,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "model": _model(model, preprocessing),
         "strategy": strategy.to_record(),
-        "stages": _stages(model, log),
-        "phases": phases,
+        "stages": _stages(model, done),
+        "phases": done.phases,
         "rungs": log.rungs,
         "stopped": log.stopped,
         "recommendation": recommendation,
         "data": _data(data),
         "transforms": {"train": transforms.train.describe(), "eval": transforms.eval.describe()},
-        "hyperparameters": {**_hyperparameters(strategy, config, accelerator, log), **(choices or {})},
+        "hyperparameters": {**_hyperparameters(strategy, config, accelerator, done), **(choices or {})},
         "history": log.history,
         "best": log.best,
         "refit": _refit(data, refit),
         "metrics": {split: dict(values) for split, values in metrics.items()},
         "evaluation": evaluation,
-        "seconds": {"total": seconds, "train": log.seconds + seconds_of_refit},
+        "seconds": {"total": seconds, "train": log.seconds + (refit.seconds if refit else 0.0)},
         "energy": energy,
         "hardware": describe_hardware(accelerator),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},

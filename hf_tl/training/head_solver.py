@@ -121,7 +121,8 @@ def solve_head(
         fold_of = draw_folds(own, seed)
         folds = int(fold_of.max()) + 1
         strength, losses, start, held_out = _cross_validate(problem, fold_of.repeat(views).to(device), folds)
-        held_out = torch.where(held_out < 0, -1, solved[held_out.cpu()])
+        held_out = held_out.cpu()
+        held_out = torch.where(held_out < 0, -1, solved[held_out])
     strength = 1 / len(own) if strength is None else strength
     all_images = rotated.new_ones(1, len(rotated))
     solution = problem.minimise(all_images, strength, start, EXACT)

@@ -17,6 +17,7 @@ from hf_tl.data.streams import streams_of
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Strategy
 from hf_tl.training.loop import Training
+from hf_tl.training.optim import phase_ends
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,20 +59,30 @@ class Refit:
 
         return concatenate_datasets([self.training.data.train_images, self.training.data.validation_images])
 
+    @property
+    def strategy(self) -> Strategy:
+        """What it trains by, once the training is done: nothing is measured on the way, so nothing ends it early."""
+        chosen = self.training.strategy.done(len(self.training.state.log.phases)).at_once()
+        return replace(chosen, phases=tuple(replace(phase, patience=None) for phase in chosen.phases))
+
     def has_time(self) -> bool:
-        """Tell, on all processes alike, whether it fits into what the training left of its `time_budget`."""
+        """Tell, on all processes alike, whether it fits into what the training left of its `time_budget`.
+
+        A step takes about as long as one of the deepest rung.
+        """
         from accelerate.utils import broadcast_object_list
 
         first, budget = self.training, self.training.config.time_budget
-        kept = sum(phase["seconds"] for phase in first.state.log.phases)
-        expected = kept * len(self.images) / len(first.data.train_images)
+        *_, steps = phase_ends(self.strategy.phases, len(self.images) / first.images_per_step)
+        deepest = first.state.log.phases[-1]
+        expected = steps * deepest["seconds"] / deepest["steps"]
         fits = [budget is None or first.state.log.seconds + expected <= 60 * budget]
         if first.accelerator.num_processes > 1:
             broadcast_object_list(fits)
         return fits[0]
 
     def run(self) -> Training:
-        """Train by the phases that were kept, from the weights of the beginning.
+        """Train by what was kept, from the weights of the beginning.
 
         Raises:
             TrainingError, CheckpointError, SystemExit: as `Training.run`.
@@ -86,7 +97,7 @@ class Refit:
         again = Training(
             first.accelerator,
             first.model,
-            _without_choices(first.strategy.done(len(first.state.log.phases))),
+            self.strategy,
             first.data.transforms_of,
             images,
             None,
@@ -98,9 +109,3 @@ class Refit:
             again.restore("auto")
         again.run()
         return again
-
-
-def _without_choices(strategy: Strategy) -> Strategy:
-    """Leave out what validation images decide: nothing is measured on the way."""
-    phases = tuple(replace(phase, patience=None) for phase in strategy.phases)
-    return replace(strategy, phases=phases, expected_rung=None)

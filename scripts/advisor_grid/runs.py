@@ -38,7 +38,7 @@ def train(cell: Cell, task: Task) -> dict[str, Any]:
 
 
 def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[str, Any]:
-    """Train a backbone on a cell's images, with nothing cached; a climb again on those of validation too, as it does."""
+    """Train a backbone on a cell's images, with nothing cached; a climb is followed by its last training."""
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as cache:
         config = TrainingConfig(seed=cell.seed, report_to="none", cpu_threads=1, feature_cache_dir=cache)
