@@ -208,8 +208,8 @@ class Strategy:
     def at_once(self) -> Self:
         """Give a climb as one training from the start: its deepest rung, for the passes of all; others as they are.
 
-        The head begins anew, with the rate of the rung that it began with. Where one rung counts passes and another
-        steps, the training is as long as the deepest.
+        The head begins anew, so at the rate at which it began; the stages before it keep the rates of the deepest rung.
+        Where one rung counts passes and another steps, the training is as long as the deepest.
 
         >>> [(phase.trainable_stages, phase.epochs) for phase in Strategy.auto(stages=("all",)).at_once().phases]
         [('all', 20)]
@@ -219,7 +219,10 @@ class Strategy:
         anew = [index for index, phase in enumerate(self.phases) if phase.from_random_weights]
         rungs = self.phases[anew[-1] if anew else 0 :]
         epochs, steps = ([getattr(rung, name) for rung in rungs] for name in ("epochs", "steps"))
-        deepest = replace(rungs[-1], learning_rate=rungs[0].learning_rate)
+        deepest = rungs[-1]
+        if len(rungs) > 1:
+            backbone_rate = deepest.backbone_learning_rate or deepest.learning_rate
+            deepest = replace(deepest, learning_rate=rungs[0].learning_rate, backbone_learning_rate=backbone_rate)
         if None not in epochs:
             deepest = replace(deepest, epochs=sum(epochs))
         elif None not in steps:

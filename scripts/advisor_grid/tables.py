@@ -60,8 +60,9 @@ class Results:
 
     @property
     def seconds(self) -> float:
-        """What a seed's grid took, of what was run of it."""
-        return sum(mean(run["seconds"] for run in found.values()) for found in self.runs.values())
+        """What a seed's grid took, of what was run of it on a processor."""
+        known = ([run["seconds"] for run in found.values() if "device" not in run] for found in self.runs.values())
+        return sum(mean(seconds) for seconds in known if seconds)
 
     def reached(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
         """Give the mean accuracy of choices, from the advice of a seed to backbone and strategy."""

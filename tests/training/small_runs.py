@@ -38,6 +38,7 @@ from hf_tl.errors import HfTlError
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.accelerator import make_accelerator
 from hf_tl.training.loop import Training
+from hf_tl.training.refit import Refit
 from hf_tl.training.sharding import launcher_asks, part, whole
 from hf_tl.training.trainer import StrategyCallback
 from hf_tl.training.views import TrainingViews
@@ -75,6 +76,8 @@ PHASES = {
         replace(LONG, trainable_stages="all", learning_rate=0.005, from_random_weights=True),
     ),
     "first rung": (LONG,),
+    # at rates at which rounding does not grow
+    "gentle climb": (replace(LONG, learning_rate=1e-3), Phase("all", 1, 1e-4, augmentation="none", batch_norm="keep")),
     "averaged climb": (PLAIN, Phase(2, 2, 0.01, batch_norm="keep", ema_decay=0.9), Phase(3, 4, 1e-5, patience=1)),
     "solved": (Phase(1, steps=1, solver="lbfgs"), Phase(2, 1, 0.02, batch_norm="keep")),
     # all that a run does, with statistics that stay
@@ -117,6 +120,8 @@ class Run:
     """Or `trainer`."""
     expected_rung: int | None = None
     """Where it is given, the phases are the rungs of a climb."""
+    refit: bool = False
+    """Whether another training follows, on the validation images too; the weights are its, the rest is not."""
     signal_at: tuple[int, int, int] | None = None
     """A step, a rank and a signal that it sends to itself after that step."""
     accelerator: dict[str, Any] = field(default_factory=dict)
@@ -267,9 +272,12 @@ def make_training(run: Run, stop: int | None = None, kind: type[Recorded] = Reco
 
 def train(run: Run, stop: int | None = None, kind: type[Recorded] = RecordedTraining) -> Recorded:
     training = make_training(run, stop, kind)
+    refit = Refit.of(training) if run.refit else None
     if training.config.resume_from_checkpoint is not None:
         training.restore(training.config.resume_from_checkpoint)
     training.run()
+    if refit is not None:
+        refit.run()
     return training
 
 

@@ -56,6 +56,20 @@ def test_two_processes_climb_as_one(
 
 
 @pytest.mark.parametrize("environment", [{}, FSDP], ids=["replicated", "sharded"])
+def test_two_processes_train_again_as_one(tmp_path: Path, environment: dict[str, str]) -> None:
+    """After a climb whose rungs are all kept: from the weights of the beginning, on all images."""
+    changes = {"phases": "gentle climb", "expected_rung": 2}
+    two = climb(tmp_path / "two", 2, environment, refit=True, **changes)
+    one, before = climb(tmp_path / "one", 1, refit=True, **changes), climb(tmp_path / "before", 1, **changes)
+    alone, first = (torch.load(result_path(run))["best weights"] for run in (one, before))
+    weights = [torch.load(result_path(two, rank))["best weights"] for rank in range(2)]
+    assert not moved(*weights), "the processes have different weights"
+    assert moved(first, alone)
+    for name, tensor in alone.items():
+        torch.testing.assert_close(weights[0][name], tensor, atol=1e-4, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("environment", [{}, FSDP], ids=["replicated", "sharded"])
 def test_two_processes_resume_a_climb_bit_by_bit(tmp_path: Path, environment: dict[str, str]) -> None:
     """Stopped within the second rung, which is taken back: what is kept then came from the checkpoint."""
     alone = climb(tmp_path / "a", 2, environment, dropout=0.2)

@@ -1,4 +1,4 @@
-"""Training again on the validation images too: from the start, by what was kept, bit by bit also after a kill."""
+"""Training again on the validation images too: from the start, as what was kept says, and the same after a kill."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from accelerate.utils import set_seed
 from datasets import DatasetDict, concatenate_datasets
 from small_runs import (
+    PLAIN,
     RecordedTraining,
     Run,
     StoppedError,
@@ -22,7 +23,7 @@ from small_runs import (
 from hf_tl.config import TrainingConfig
 from hf_tl.data.datasets import ImageData, prepare_data
 from hf_tl.errors import ConfigError
-from hf_tl.strategy import Strategy
+from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import refit as refit_module
 from hf_tl.training.loop import Training
 from hf_tl.training.refit import Refit, is_refitted
@@ -39,7 +40,7 @@ def refitted(run: Run) -> tuple[Training, Training]:
 
 
 def alone(run: Run) -> Training:
-    """Train once, on as many images, with nothing before it."""
+    """Train once, on as many images, with nothing before it; of a climb, its first rung alone."""
     made = make_training(run)
     images = concatenate_datasets([make_images(run), make_images(run)])
     set_seed(made.config.seed)
@@ -61,8 +62,8 @@ def alone(run: Run) -> Training:
     ids=lambda value: value.phases if isinstance(value, Run) else "",
 )
 def test_it_learns_anew_from_all_images_by_what_was_kept(run: Run, kept: str, tmp_path: Path) -> None:
-    run = replace(run, output=str(tmp_path / "run"))
-    run.config["feature_cache_dir"] = str(tmp_path / "cache")
+    config = {**run.config, "feature_cache_dir": str(tmp_path / "cache")}
+    run = replace(run, output=str(tmp_path / "run"), config=config)
     first, again = refitted(run)
     assert again.model is first.model
     expected = alone(replace(run, phases=kept, expected_rung=None))
@@ -71,13 +72,41 @@ def test_it_learns_anew_from_all_images_by_what_was_kept(run: Run, kept: str, tm
     assert [phase["trainable_stages"] for phase in log.phases] == [
         phase["trainable_stages"] for phase in first.state.log.phases
     ]
-    assert sum(phase["steps"] for phase in log.phases) > sum(phase["steps"] for phase in first.state.log.phases) or (
-        kept == "solved"
-    )
+    before = sum(phase["steps"] for phase in first.state.log.phases)
+    assert sum(phase["steps"] for phase in log.phases) > before or kept == "solved"
     assert all(entry["validation"] is None for entry in log.history)
     assert all(phase["digest_before"] == phase["digest_after"] for phase in log.phases)
     assert not log.rungs
-    assert [entry for entry in first.state.log.history if entry["validation"] is None] == []
+    assert all(entry["validation"] is not None for entry in first.state.log.history)
+
+
+def test_after_a_climb_it_goes_to_the_depth_of_the_last_rung_at_once(tmp_path: Path) -> None:
+    """Twice as many images as the climb had, for the two passes of each of its two rungs."""
+    first, again = refitted(Run(str(tmp_path), "climb", expected_rung=2))
+    assert [rung["is_kept"] for rung in first.state.log.rungs] == [True, True, False]
+    [phase] = again.strategy.phases
+    assert (phase.trainable_stages, phase.epochs, phase.learning_rate) == (2, 4, 0.05)
+    assert again.state.log.phases[0]["steps"] == 2 * first.phase_ends[1]
+
+
+STEPS = replace(PLAIN, epochs=None, steps=5)
+ANEW = replace(PLAIN, trainable_stages="all", learning_rate=0.01, from_random_weights=True)
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        ((PLAIN,), PLAIN),
+        ((PLAIN, Phase(2, 2.5, 0.01)), Phase(2, 3.5, 0.05, 0.01)),
+        ((STEPS, Phase(2, steps=7)), Phase(2, steps=12, learning_rate=0.05, backbone_learning_rate=3e-3)),
+        ((STEPS, Phase(2, 3, 0.01, 0.002)), Phase(2, 3, 0.05, 0.002)),
+        ((PLAIN, Phase(2, 3), ANEW), ANEW),
+    ],
+    ids=["one rung", "epochs", "steps", "both", "from random weights"],
+)
+def test_a_climb_as_one_training(phases: tuple[Phase, ...], expected: Phase) -> None:
+    assert Strategy("auto", phases, expected_rung=1).at_once() == Strategy("auto", (expected,))
+    assert Strategy("other", phases).at_once() == Strategy("other", phases)
 
 
 def test_patience_is_no_matter_where_nothing_is_measured(tmp_path: Path) -> None:
@@ -105,8 +134,7 @@ def test_it_goes_on_bit_by_bit(number: int, stop: int, tmp_path: Path, monkeypat
         refit = Refit.of(first)
         patch.setattr(refit_module, "Training", Stopped)
         with pytest.raises(StoppedError):
-            first.run()
-            refit.run()
+            (first.run(), refit.run())
     assert len(made) == number - 1
     first, again = refitted(resumed(killed))
     assert first.state.step == first.phase_ends[-1]
