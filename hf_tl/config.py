@@ -295,7 +295,7 @@ class TrainingConfig:
     refit: bool | None = _flag(
         None,
         "once validation images have chosen epochs and rungs, train again from the start on them too; by default after "
-        "--strategy auto, where they were set apart from train",
+        "--strategy auto of fewer than 20,000 images, where they were set apart from train",
     )
     measure_energy: bool = _flag(False, 'tell in the card what energy training took; needs pip install "hf-tl[energy]"')
     keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")

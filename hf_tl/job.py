@@ -108,6 +108,8 @@ class Job:
                 splits = {"validation": training.predictions(self.data.splits["validation"], "validation")}
                 if refit is not None and refit.has_time():
                     training = refit.run()
+                elif refit is not None:
+                    self.accelerator.print("Not trained again on the validation images: --time_budget leaves no room")
         finally:
             close_logs(self.accelerator, self.config)
         for tracker in self.accelerator.trackers:

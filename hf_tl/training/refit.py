@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+FEW = 20_000
+"""Training images from which on a tenth more adds too little for a second training that nobody asked for."""
+
+
 def is_refitted(config: TrainingConfig, strategy: Strategy, data: ImageData) -> bool:
     """Tell whether a training is followed by another one: where it was asked for, and else after a climb.
 
-    A climb is asked for the best model that the images give. Without being asked, only what hf_tl took from the
+    A climb is asked for the best model that few images give. Without being asked, only what hf_tl took from the
     training images itself is given back to them: a validation split of the user's own stays one.
 
     Raises:
@@ -36,7 +40,8 @@ def is_refitted(config: TrainingConfig, strategy: Strategy, data: ImageData) -> 
         raise ConfigError("--refit trains on two splits in one random order, which --streaming cannot: leave one out")
     if config.refit is not None:
         return config.refit
-    return strategy.expected_rung is not None and "validation" in data.set_apart
+    is_few = len(data.splits["train"]) < FEW
+    return strategy.expected_rung is not None and is_few and "validation" in data.set_apart
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 from accelerate.utils import set_seed
 from datasets import DatasetDict, concatenate_datasets
 from small_runs import (
+    IMAGES,
     PLAIN,
     RecordedTraining,
     Run,
@@ -21,12 +22,12 @@ from small_runs import (
 )
 
 from hf_tl.config import TrainingConfig
-from hf_tl.data.datasets import ImageData, prepare_data
+from hf_tl.data.datasets import ImageData, load_data, prepare_data
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import refit as refit_module
 from hf_tl.training.loop import Training
-from hf_tl.training.refit import Refit, is_refitted
+from hf_tl.training.refit import FEW, Refit, is_refitted
 
 
 def refitted(run: Run) -> tuple[Training, Training]:
@@ -172,6 +173,17 @@ def test_who_is_trained_again(asked: bool | None, strategy: Strategy, has_valida
     assert is_refitted(TrainingConfig(refit=asked), strategy, image_data(splits)) is expected
 
 
+def test_of_many_images_it_is_to_be_asked_for() -> None:
+    images, many = make_images(Run("")), 1_600 * IMAGES
+    data = image_data({"train": images.select([row % IMAGES for row in range(many)])})
+    assert len(data.splits["train"]) < FEW < many
+    assert is_refitted(TrainingConfig(), Strategy.auto(), data)
+    rows = concatenate_datasets([data.splits["train"], data.splits["test"]])
+    data = replace(data, splits=DatasetDict({**data.splits, "train": rows}))
+    assert not is_refitted(TrainingConfig(), Strategy.auto(), data)
+    assert is_refitted(TrainingConfig(refit=True), Strategy.auto(), data)
+
+
 def test_a_validation_split_that_became_the_test_split_was_set_apart() -> None:
     images = make_images(Run(""))
     data = image_data({"train": images, "validation": images})
@@ -194,8 +206,8 @@ def test_result_is_of_the_second_training(tmp_path: Path) -> None:
     assert differences(before, snapshot(again.model))
 
 
-def test_streams_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = image_data({"train": make_images(Run(""))})
-    monkeypatch.setattr(refit_module, "streams_of", lambda splits: splits)
+def test_streams_are_refused(tmp_path: Path) -> None:
+    make_images(Run("")).to_parquet(str(tmp_path / "images.parquet"))
+    data = load_data(str(tmp_path / "images.parquet"), streaming=True)
     with pytest.raises(ConfigError, match="--refit trains on two splits in one random order"):
         is_refitted(TrainingConfig(refit=True), Strategy.full(), data)
