@@ -124,6 +124,11 @@ class StrategyConfig:
     class_weights: ClassWeights | None = _flag(None, "balanced: rare classes count for more in the loss")
     balanced_sampling: bool = _flag(False, "draw every class equally often")
     patience: int | None = _flag(None, "end a phase after so many evaluations without a new best")
+    refit: bool | None = _flag(
+        None,
+        "when validation images have chosen, train once more from the start on them too, where they were set apart "
+        "from train; by default after auto, of fewer than 20,000 images",
+    )
 
     def build(
         self,
@@ -147,7 +152,8 @@ class StrategyConfig:
         values = {name: getattr(self, name) for name in _RECIPE}
         given = {name: value for name, value in values.items() if value is not None and value is not False}
         if self.phases is not None or self.recommendation is not None:
-            return self._written(given)
+            written = self._written(given)
+            return written if self.refit is None else replace(written, refit=self.refit)
         if self.strategy not in get_args(StrategyName):
             raise ConfigError(f"--strategy {self.strategy} is not one of {', '.join(get_args(StrategyName))}")
         self._check_learning_rate()
@@ -167,6 +173,19 @@ class StrategyConfig:
         if "head_recipe" in recipe:  # what is asked for holds in all phases
             recipe["head_recipe"] = {name: value for name, value in recipe["head_recipe"].items() if name not in asked}
         recipe["ema_decay"] = recipe.get("ema_decay") or None
+        is_usual = recipe.pop("refit", False)
+        strategy = self._build(recipe, head_stages, stages, images, climb)
+        return replace(strategy, refit=is_usual if self.refit is None else self.refit)
+
+    def _build(
+        self,
+        recipe: dict[str, Any],
+        head_stages: int,
+        stages: int | None,
+        images: int,
+        climb: Mapping[str, Any] | None,
+    ) -> Strategy:
+        """Build the strategy of a recipe."""
         if self.head_solver == "lbfgs":
             recipe = solved(recipe, is_alone=self.strategy == "transfer")
         if self.strategy == "transfer":
@@ -291,11 +310,6 @@ class TrainingConfig:
     )
     time_budget: float | None = _flag(
         None, "minutes that --strategy auto may train: a rung that would not fit into them is not begun"
-    )
-    refit: bool | None = _flag(
-        None,
-        "once validation images have chosen epochs and rungs, train again from the start on them too; by default after "
-        "--strategy auto of fewer than 20,000 images, where they were set apart from train",
     )
     measure_energy: bool = _flag(False, 'tell in the card what energy training took; needs pip install "hf-tl[energy]"')
     keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")

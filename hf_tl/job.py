@@ -141,7 +141,9 @@ class Job:
             self.data.orders,
             self.rung_seconds,
         )
-        refit = Refit.of(training) if is_refitted(self.config, self.strategy, self.data) else None
+        refit = Refit.of(training) if is_refitted(self.strategy, self.data) else None
+        if self.strategy.refit and refit is None:
+            self.accelerator.print("Refit     none: the validation split was not set apart from train, or is streamed")
         if self.config.resume_from_checkpoint is not None:
             training.restore(self.config.resume_from_checkpoint)
         elif training.checkpoints.folder is not None and self.accelerator.is_main_process:

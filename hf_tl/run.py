@@ -117,6 +117,8 @@ def _check_together(config: RunConfig, strategy: Strategy, backbones: "Sequence[
     is_auto = config.strategy.strategy == "auto"
     if config.data.streaming and config.strategy.find_learning_rate:
         raise ConfigError("--find_learning_rate draws images at random, which --streaming cannot: give --learning_rate")
+    if config.data.streaming and config.strategy.refit:
+        raise ConfigError("--refit trains on two splits in one random order, which --streaming cannot: leave one out")
     if config.data.streaming and is_auto:
         raise ConfigError("--strategy auto measures images drawn at random, which --streaming cannot: name a strategy")
     if is_auto and not config.model.pretrained:

@@ -30,6 +30,9 @@ class Strategy:
     expected_rung: int | None = None
     """Where it is given, the phases are the rungs of a climb that ends when it does not pay any more (see
     `hf_tl.training.escalation`): the number, from 1, of the rung that the evidence expects to serve best."""
+    refit: bool = False
+    """Whether it is trained once more from the start, when validation images have chosen, on those images too, where
+    they were set apart from the training images (see `hf_tl.training.refit`)."""
 
     def __post_init__(self) -> None:
         if not self.phases:
@@ -163,6 +166,7 @@ class Strategy:
         head_stages: int = 1,
         head_recipe: Mapping[str, Any] | None = None,
         scratch: Phase | None = None,
+        refit: bool = True,
         **recipe: Any,
     ) -> Self:
         """Escalation: the head, then deeper and deeper, each from the best weights so far, as long as it pays.
@@ -176,6 +180,7 @@ class Strategy:
             head_stages: how many trailing stages count as the head.
             head_recipe: fields of `Phase` that differ in the head's own rung.
             scratch: a last rung, which is trained from random weights; there is none where it is None.
+            refit: whether what it came to is trained once more, see `at_once`.
             recipe: other fields of `Phase`.
 
         >>> [phase.trainable_stages for phase in Strategy.auto().phases]
@@ -186,7 +191,8 @@ class Strategy:
         rungs: list[TrainableStages] = [more if isinstance(more, str) else head_stages + more for more in stages]
         deeper = (Phase(rung, epochs, **rates, **recipe) for rung in rungs)
         last = () if scratch is None else (replace(scratch, from_random_weights=True),)
-        return cls("auto", (Phase(head_stages, **head), *deeper, *last), expected_rung=expected_rung)
+        rungs_of = (Phase(head_stages, **head), *deeper, *last)
+        return cls("auto", rungs_of, expected_rung=expected_rung, refit=refit)
 
     @classmethod
     def scratch(cls, *, epochs: float = 50, learning_rate: float = 1e-3, **recipe: Any) -> Self:
@@ -234,6 +240,8 @@ class Strategy:
         record = asdict(self)
         if self.expected_rung is None:
             del record["expected_rung"]
+        if not self.refit:
+            del record["refit"]
         return record
 
     @classmethod
@@ -255,13 +263,14 @@ class Strategy:
                 read.append(Phase.from_record(phase))
             except ConfigError as error:
                 raise ConfigError(f"phase {number} of {len(phases)}: {error}") from error
-        from_scratch = record.get("from_scratch", False)
-        if not isinstance(from_scratch, bool):
-            raise ConfigError(f"from_scratch of a strategy is true or false, found {from_scratch!r:.80}")
+        switches = {name: record.get(name, False) for name in ("from_scratch", "refit")}
+        for name, value in switches.items():
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name} of a strategy is true or false, found {value!r:.80}")
         expected_rung = record.get("expected_rung")
         if expected_rung is not None and type(expected_rung) is not int:
             raise ConfigError(f"expected_rung of a strategy is a number, found {expected_rung!r:.80}")
-        return cls(str(record.get("name", "custom")), tuple(read), from_scratch, expected_rung)
+        return cls(str(record.get("name", "custom")), tuple(read), expected_rung=expected_rung, **switches)
 
     @classmethod
     def from_yaml(cls, source: str | Path) -> Self:
@@ -270,7 +279,7 @@ class Strategy:
         Args:
             source: a YAML file, or the text of a list itself (`[{trainable_stages: 1, epochs: 3}, …]`): a list of
                 phases, each with fields of `Phase`; or a mapping with `phases` and, if wanted, `name`,
-                `from_scratch` and `expected_rung`.
+                `from_scratch`, `expected_rung` and `refit`.
 
         Raises:
             ConfigError: it cannot be read, or is no strategy; unknown keys are named.

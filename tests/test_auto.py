@@ -193,6 +193,7 @@ def test_five_images_a_class(somebody: Place, tmp_path: Path) -> None:
     [
         ([], r"--model names 2 models, and --strategy auto alone chooses one"),
         (["--strategy", "auto", "--streaming"], "which --streaming cannot"),
+        (["--refit", "true", "--streaming"], "which --streaming cannot"),
         (["--strategy", "auto", "--trainable_stages", "2"], "goes with --strategy finetune or gradual, and it is auto"),
         (
             ["--strategy", "auto", "--head_solver", "lbfgs"],

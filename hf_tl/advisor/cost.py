@@ -12,6 +12,7 @@ from hf_tl.backbones.candidates import Backbone
 from hf_tl.backbones.freezing import freeze
 from hf_tl.evaluation.measure import inference, seconds_of
 from hf_tl.strategy import Strategy
+from hf_tl.training.refit import is_refitted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +41,7 @@ class Cost:
     parameters_trained: int
     """In the phase that trains the most."""
     phase_seconds: tuple[float, ...]
-    """Of each phase."""
+    """Of each phase, once."""
 
     def __str__(self) -> str:
         return (
@@ -80,7 +81,10 @@ def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, dev
         numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
         memory = max(memory, _weight_bytes(model) + 4 * (1 + MOMENTS) * numbers + _kept_bytes(model, pixel_values))
         trained = max(trained, numbers)
-    return Cost(sum(seconds), memory, sum(p.numel() for p in model.parameters()), trained, tuple(seconds))
+    passes = 1.0
+    if is_refitted(strategy, data) and strategy.expected_rung is None:  # nobody knows what becomes of a climb
+        passes += 1 + validation / train
+    return Cost(passes * sum(seconds), memory, sum(p.numel() for p in model.parameters()), trained, tuple(seconds))
 
 
 def _loading_seconds(data: "ImageData", transform: "ImageTransform") -> float:

@@ -17,10 +17,11 @@ from hf_tl.advisor.evidence import BackboneEvidence, gather_evidence
 from hf_tl.advisor.rules import SIMILAR, find_rule
 from hf_tl.advisor.sample import IMAGES, Sample, draw_sample
 from hf_tl.backbones.candidates import Backbone, candidates, named
-from hf_tl.config import DATASET_DEFAULTS, RECOMMENDED_STRATEGY, ModelConfig
+from hf_tl.config import DATASET_DEFAULTS, RECOMMENDED_STRATEGY, ModelConfig, StrategyConfig
 from hf_tl.errors import ConfigError, ModelError, TrainingError, name_some
 from hf_tl.publish.folders import make_folder
 from hf_tl.strategy import Strategy
+from hf_tl.training.refit import is_refitted
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -153,7 +154,8 @@ def recommend(
         counts = data.class_counts("train")
         decision = decide(list(evidence.values()), float(np.median(counts)))
         chosen = next(one for one, measured in evidence.items() if measured is decision.backbone)
-        strategy = None if decision.settings is None else decision.settings.build(1, sum(counts))
+        settings = None if decision.settings is None else _settings(decision.backbone, decision.settings, data)
+        strategy = None if settings is None else settings.build(1, sum(counts))
         cost = None if strategy is None else estimate_cost(chosen, data, strategy, device)
     found = Recommendation(
         backbone=None if strategy is None else chosen.name,
@@ -166,13 +168,27 @@ def recommend(
         evidence=tuple(evidence.values()),
         warnings=(*_warnings(sample, counts), *_doubts(decision, float(np.median(counts)))),
         unavailable=unavailable,
-        command=_command(dataset, chosen, decision, image_size, columns) if isinstance(dataset, str) else None,
+        command=_command(dataset, chosen, settings, image_size, columns) if isinstance(dataset, str) else None,
         candidate=None if strategy is None else chosen,
         climb=_climb(decision),
     )
     if output_dir is not None:
         found.save(output_dir)
     return found
+
+
+def _settings(backbone: BackboneEvidence, settings: StrategyConfig, data: "ImageData") -> StrategyConfig:
+    """Make of a strategy what the climb to it would end with: as many passes, and a last training on all images."""
+    images = len(data.splits["train"])
+    climb = StrategyConfig(strategy="auto").build(images=images, climb=plan_climb(backbone, settings))
+    if not climb.refit:
+        return settings
+    settings = replace(settings, refit=is_refitted(climb, data) or None)
+    if settings.strategy != "full":  # a head is trained as on the first rung, and random weights as on the last
+        return settings
+    assert climb.expected_rung is not None
+    [phase] = climb.done(climb.expected_rung).at_once().phases
+    return replace(settings, num_train_epochs=phase.epochs)
 
 
 def _climb(decision: Decision) -> dict[str, Any] | None:
@@ -277,10 +293,13 @@ def _doubts(decision: Decision, images: float) -> list[str]:
 
 
 def _command(
-    dataset: str, backbone: Backbone, decision: Decision, image_size: int | None, columns: Mapping[str, str | None]
+    dataset: str,
+    backbone: Backbone,
+    settings: StrategyConfig | None,
+    image_size: int | None,
+    columns: Mapping[str, str | None],
 ) -> str | None:
     """Write the command that trains as recommended."""
-    settings = decision.settings
     if settings is None:
         return None
     flags = {
@@ -290,6 +309,8 @@ def _command(
         "dataset": dataset,
         **columns,
         "strategy": settings.strategy,
+        "num_train_epochs": settings.num_train_epochs,
+        "refit": settings.refit,
     }
     words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
     return shlex.join(["hf-tl", "train", *words])

@@ -29,7 +29,8 @@ def _lines(found: "Recommendation") -> Iterator[str]:
     yield f"Advice    {found.advice}" + (f": {found.backbone}" if found.backbone else "")
     if found.strategy is not None:
         phases = "; ".join(f"{_stages(phase.trainable_stages)}, {phase.length}" for phase in found.strategy.phases)
-        yield f"Strategy  {found.strategy.name}: {phases}"
+        again = "; then from the start on the validation images too" if found.strategy.refit else ""
+        yield f"Strategy  {found.strategy.name}: {phases}{again}"
     yield f"Reason    {found.reason}"
     if found.cost is not None:
         yield f"Cost      {found.cost}"

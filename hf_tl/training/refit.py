@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hf_tl.config import TrainingConfig
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.streams import streams_of
-from hf_tl.errors import ConfigError
 from hf_tl.strategy import Strategy
 from hf_tl.training.loop import Training
 from hf_tl.training.optim import phase_ends
@@ -23,25 +21,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-FEW = 20_000
-"""Training images from which on a tenth more adds too little for a second training that nobody asked for."""
+def is_refitted(strategy: Strategy, data: ImageData) -> bool:
+    """Tell whether a training by a strategy is followed by another one.
 
-
-def is_refitted(config: TrainingConfig, strategy: Strategy, data: ImageData) -> bool:
-    """Tell whether a training is followed by another one: where it was asked for, and else after a climb.
-
-    A climb is asked for the best model that few images give. Without being asked, only what hf_tl took from the
-    training images itself is given back to them: a validation split of the user's own stays one.
-
-    Raises:
-        ConfigError: it was asked for, and the images are streamed.
+    Only what was taken from the training images is given back to them: a validation split of the dataset's own stays
+    one. The images of a stream come in its order, and cannot be.
     """
-    if config.refit and streams_of(data.splits):
-        raise ConfigError("--refit trains on two splits in one random order, which --streaming cannot: leave one out")
-    if config.refit is not None:
-        return config.refit
-    is_few = len(data.splits["train"]) < FEW
-    return strategy.expected_rung is not None and is_few and "validation" in data.set_apart
+    return strategy.refit and "validation" in data.set_apart and not streams_of(data.splits)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[
             accelerator, model, strategy, transforms_of, splits["train"], splits["validation"], config,
             data.fingerprint, data.orders,
         )  # fmt: skip
-        refit = Refit.of(training) if is_refitted(config, strategy, data) else None
+        refit = Refit.of(training) if is_refitted(strategy, data) else None
         log = training.run()
         if refit is not None:
             training = refit.run()

@@ -8,7 +8,6 @@ import pytest
 from accelerate.utils import set_seed
 from datasets import DatasetDict, concatenate_datasets
 from small_runs import (
-    IMAGES,
     PLAIN,
     RecordedTraining,
     Run,
@@ -21,13 +20,12 @@ from small_runs import (
     snapshot,
 )
 
-from hf_tl.config import TrainingConfig
+from hf_tl.config import StrategyConfig
 from hf_tl.data.datasets import ImageData, load_data, prepare_data
-from hf_tl.errors import ConfigError
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import refit as refit_module
 from hf_tl.training.loop import Training
-from hf_tl.training.refit import FEW, Refit, is_refitted
+from hf_tl.training.refit import Refit, is_refitted
 
 
 def refitted(run: Run) -> tuple[Training, Training]:
@@ -158,37 +156,45 @@ def image_data(splits: dict[str, Any]) -> ImageData:
 
 
 @pytest.mark.parametrize(
-    ("asked", "strategy", "has_validation", "expected"),
+    ("strategy", "has_validation", "expected"),
     [
-        (None, Strategy.auto(), False, True),
-        (None, Strategy.auto(), True, False),
-        (None, Strategy.full(), False, False),
-        (True, Strategy.full(), True, True),
-        (False, Strategy.auto(), False, False),
+        (Strategy.auto(), False, True),
+        (Strategy.auto(), True, False),
+        (Strategy.full(), False, False),
+        (replace(Strategy.full(), refit=True), False, True),
+        (Strategy.auto(refit=False), False, False),
     ],
 )
-def test_who_is_trained_again(asked: bool | None, strategy: Strategy, has_validation: bool, expected: bool) -> None:
+def test_who_is_trained_again(strategy: Strategy, has_validation: bool, expected: bool) -> None:
     images = make_images(Run(""))
     splits = {"train": images, "test": images} | ({"validation": images} if has_validation else {})
-    assert is_refitted(TrainingConfig(refit=asked), strategy, image_data(splits)) is expected
+    assert is_refitted(strategy, image_data(splits)) is expected
 
 
-def test_of_many_images_it_is_to_be_asked_for() -> None:
-    images, many = make_images(Run("")), 1_600 * IMAGES
-    data = image_data({"train": images.select([row % IMAGES for row in range(many)])})
-    assert len(data.splits["train"]) < FEW < many
-    assert is_refitted(TrainingConfig(), Strategy.auto(), data)
-    rows = concatenate_datasets([data.splits["train"], data.splits["test"]])
-    data = replace(data, splits=DatasetDict({**data.splits, "train": rows}))
-    assert not is_refitted(TrainingConfig(), Strategy.auto(), data)
-    assert is_refitted(TrainingConfig(refit=True), Strategy.auto(), data)
+@pytest.mark.parametrize(
+    ("flags", "images", "expected"),
+    [
+        ({"strategy": "auto"}, 19_999, True),
+        ({"strategy": "auto"}, 20_000, False),
+        ({"strategy": "auto", "refit": True}, 20_000, True),
+        ({"strategy": "auto", "refit": False}, 100, False),
+        ({"strategy": "transfer"}, 100, False),
+        ({"strategy": "transfer", "refit": True}, 100, True),
+        ({"phases": "[{trainable_stages: 1, epochs: 1}]", "refit": True}, 100, True),
+        ({"phases": "[{trainable_stages: 1, epochs: 1}]"}, 100, False),
+    ],
+)
+def test_flags_that_ask_for_it(flags: dict[str, Any], images: int, expected: bool) -> None:
+    strategy = StrategyConfig(**flags).build(images=images)
+    assert strategy.refit is expected
+    assert Strategy.from_record(strategy.to_record()) == strategy
 
 
 def test_a_validation_split_that_became_the_test_split_was_set_apart() -> None:
     images = make_images(Run(""))
     data = image_data({"train": images, "validation": images})
     assert data.set_apart == {"validation"}
-    assert is_refitted(TrainingConfig(), Strategy.auto(), data)
+    assert is_refitted(Strategy.auto(), data)
 
 
 def test_no_weights_are_held_of_what_nothing_trains(tmp_path: Path) -> None:
@@ -206,8 +212,8 @@ def test_result_is_of_the_second_training(tmp_path: Path) -> None:
     assert differences(before, snapshot(again.model))
 
 
-def test_streams_are_refused(tmp_path: Path) -> None:
+def test_streams_are_not_trained_on_again(tmp_path: Path) -> None:
     make_images(Run("")).to_parquet(str(tmp_path / "images.parquet"))
     data = load_data(str(tmp_path / "images.parquet"), streaming=True)
-    with pytest.raises(ConfigError, match="--refit trains on two splits in one random order"):
-        is_refitted(TrainingConfig(refit=True), Strategy.full(), data)
+    assert "validation" in data.set_apart
+    assert not is_refitted(Strategy.auto(), data)
