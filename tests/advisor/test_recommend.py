@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from backbones.checkpoints import save_transformers, tiny_resnet
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
@@ -19,6 +19,8 @@ from hf_tl.advisor.rules import find_rule
 from hf_tl.advisor.sample import stratified_order
 from hf_tl.cli import main
 from hf_tl.config import RECOMMENDED_STRATEGY as STRATEGY
+from hf_tl.config import StrategyConfig
+from hf_tl.data.datasets import prepare_data
 from hf_tl.errors import ConfigError, DataError, ModelError
 
 NAMES = ["red", "green", "blue"]
@@ -59,6 +61,32 @@ def test_a_recommendation_holds_what_it_promises(backbone: str, tmp_path: Path) 
     text = str(found)
     for word in ("linear probe", "LogME", "similarity", "LEEP", "Reason", found.reason):
         assert word in text
+
+
+@pytest.mark.parametrize(("spread", "name"), [(1, "transfer"), (30, "full")])
+def test_the_strategy_is_what_a_climb_would_end_with(backbone: str, spread: float, name: str) -> None:
+    data = prepare_data(coloured(np.arange(450) % 3, spread))
+    found = hf_tl.recommend(data, backbone)
+    images = {split: len(rows) for split, rows in data.splits.items()}
+    climb = StrategyConfig(strategy="auto").build(images=images["train"], climb=found.climb)
+    assert found.strategy is not None
+    assert found.cost is not None
+    assert climb.expected_rung is not None
+    assert found.strategy.name == name
+    assert found.strategy.phases == climb.done(climb.expected_rung).at_once().phases
+    assert found.strategy.refit
+    assert "; then from the start on the validation images too" in str(found)
+    passes = 2 + images["validation"] / images["train"]
+    assert found.cost.seconds == pytest.approx(passes * sum(found.cost.phase_seconds))
+
+
+def test_a_validation_split_of_the_data_stays_one(backbone: str) -> None:
+    rows = coloured(np.arange(150) % 3)
+    found = hf_tl.recommend(DatasetDict(train=rows, validation=rows.select(range(60)), test=rows), backbone)
+    assert found.strategy is not None
+    assert found.cost is not None
+    assert not found.strategy.refit
+    assert found.cost.seconds == pytest.approx(sum(found.cost.phase_seconds))
 
 
 @pytest.mark.slow
