@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,10 @@ def test_the_strategy_is_what_a_climb_would_end_with(backbone: str, spread: floa
     assert found.cost is not None
     assert climb.expected_rung is not None
     assert found.strategy.name == name
-    assert found.strategy.phases == climb.done(climb.expected_rung).at_once().phases
+    [phase], [expected] = found.strategy.phases, climb.done(climb.expected_rung).at_once().phases
+    if name == "transfer":  # the climb has them for its later rungs; a head has neither earlier stages nor statistics
+        expected = replace(expected, layer_decay=1.0, batch_norm="update")
+    assert phase == expected
     assert found.strategy.refit
     assert "; then from the start on the validation images too" in str(found)
     passes = 2 + images["validation"] / images["train"]
