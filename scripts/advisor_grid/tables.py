@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, starmap
 from statistics import mean, median
 from typing import Any
 
@@ -13,7 +13,7 @@ from advisor_grid.cells import BACKBONES, IN_ALL, SEEDS, SHUFFLED, STRATEGIES
 
 MANY, LIKE = 100, 0.4
 """Images a class and similarity from which on the rule of thumb takes data for large and for similar."""
-POINT = 0.01
+POINTS = {"half a point": 0.005, "1 point": 0.01}
 
 
 @dataclass
@@ -118,8 +118,15 @@ def by_thumb(advice: dict[str, Any]) -> tuple[str, str]:
     return "lite0", (many if is_large else few)[is_similar]
 
 
+def is_as_advised(advice: dict[str, Any], climb: dict[str, Any]) -> bool:
+    """Whether a climb ended at the depth of the advice: its last training is then the one that is recommended."""
+    deepest = [rung for rung in climb["rungs"] if rung["is_kept"]][-1]["trainable_stages"]
+    return advice["strategy"] == ("transfer" if len(deepest) == 1 else "full" if "stem" in deepest else None)
+
+
+AUTO = "`--strategy auto`, and what `recommend` recommends"
 RULES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
-    "hf_tl's advice": by_advice,
+    "the advised strategy, by its usual recipe": by_advice,
     "always the head": lambda _: ("lite0", "transfer"),
     "always everything": lambda _: ("lite0", "full"),
     "size and similarity (few or many, like or unlike)": by_thumb,
@@ -157,18 +164,22 @@ def _accuracies(cells: list[Results]) -> Iterator[str]:
 
 
 def _regrets(cells: list[Results]) -> Iterator[str]:
-    yield "| choice | cells | mean regret | median | worst | within 1 point |\n|---|--:|--:|--:|--:|--:|"
+    yield f"| choice | cells | mean regret | median | worst | {' | '.join(f'within {name}' for name in POINTS)} |"
+    yield "|---|--:|--:|--:|--:|" + "--:|" * len(POINTS)
     for name, choose in RULES.items():
         yield from _regret_row(name, [regret for cell in cells if (regret := cell.regret(choose)) is not None])
     climbed = [found for cell in cells if (found := cell.climbed) is not None]
-    yield from _regret_row("`--strategy auto`", [best - reached for reached, best in climbed])
+    yield from _regret_row(AUTO, [best - reached for reached, best in climbed])
+    pairs = [(cell.advice[seed], climb) for cell in cells for seed, climb in cell.climbs.items()]
+    yield f"\n`auto` ended as deep as was advised in {sum(starmap(is_as_advised, pairs))} of {len(pairs)} draws."
 
 
 def _regret_row(name: str, found: list[float]) -> Iterator[str]:
     if found:
-        within = sum(regret <= POINT + 1e-9 for regret in found)
+        within = [sum(regret <= points + 1e-9 for regret in found) for points in POINTS.values()]
+        shares = " | ".join(f"{count} of {len(found)}" for count in within)
         numbers = " | ".join(f"{100 * value:.1f}" for value in (mean(found), median(found), max(found)))
-        yield f"| {name} | {len(found)} | {numbers} | {within} of {len(found)} |"
+        yield f"| {name} | {len(found)} | {numbers} | {shares} |"
 
 
 def _costs(cells: list[Results]) -> Iterator[str]:
