@@ -167,7 +167,8 @@ class Job:
 
         assert log.best is not None, "phase_ends refuses a strategy without a step"
         refit = None if training.state.log is log else training.state.log
-        self.strategy = self.strategy.done(len(log.phases)) if refit is None else training.strategy
+        chosen = self.strategy.done(len(log.phases)) if refit is None else training.strategy
+        self.strategy = dataclasses.replace(chosen, refit=refit is not None)
         transforms = self.transforms_of(self.strategy.phases[-1])
         problem = PROBLEM_TYPES[self.data.problem_type]
         splits |= {"test": training.predictions(self.data.splits["test"], "test")}

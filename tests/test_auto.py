@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +378,40 @@ def test_trainer_has_no_place_for_a_climb(somebody: Place, tmp_path: Path) -> No
     args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
     with pytest.raises(ConfigError, match="StrategyCallback cannot climb"):
         Trainer(model, args, callbacks=[hf_tl.StrategyCallback(strategy)])
+
+
+def test_trainer_trains_once(somebody: Place, tmp_path: Path) -> None:
+    strategy = replace(hf_tl.Strategy.full(), refit=True)
+    model, _ = hf_tl.load_backbone(somebody.models[0], list(COLOURS), strategy)
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    with pytest.raises(ConfigError, match=r"give Trainer dataclasses.replace\(strategy, refit=False\)"):
+        Trainer(model, args, callbacks=[hf_tl.StrategyCallback(strategy)])
+
+
+def test_a_validation_split_of_the_users_own_is_left_alone(
+    somebody: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_images(tmp_path / "data" / "train", 9).parent
+    write_images(data / "validation", 3)
+    write_images(data / "test", 3)
+    flags = ["--model", somebody.models[0], "--dataset", str(data), "--refit", "true", *RECIPE, *SMALL]
+    main(["train", *flags, "--output_dir", str(tmp_path / "out")])
+    record = read(tmp_path / "out")
+    assert "Refit     none: the validation split was not set apart from train" in capsys.readouterr().out
+    assert record["refit"] is None
+    assert "refit" not in record["strategy"]
+
+
+def test_any_strategy_is_trained_again_where_it_is_asked_for(somebody: Place, tmp_path: Path) -> None:
+    flags = ["--strategy", "finetune", "--refit", "true", *RECIPE, *SMALL, "--output_dir", str(tmp_path / "out")]
+    main(["train", "--model", somebody.models[0], "--dataset", somebody.images, *flags])
+    record, card = read(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
+    splits = record["data"]["splits"]
+    assert record["refit"]["images"] == splits["train"]["images"] + splits["validation"]["images"]
+    assert record["strategy"]["refit"] is True
+    assert [len(phase["trainable_stages"]) for phase in record["phases"]] == [1, 2]
+    assert "the model was trained again from the start, on train and validation together:" in card
+    assert "The weights are those after" not in card
 
 
 def two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:
