@@ -68,8 +68,8 @@ class Cell:
     data: str
     size: int
     """Images a class, or `IN_ALL`."""
-    seed: int
-    folder: Path | None
+    seed: int = 0
+    folder: Path | None = None
     """Of the clothes."""
 
     @property
