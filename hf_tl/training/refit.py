@@ -1,9 +1,13 @@
-"""The training after the one that chose: the same phases anew, on the images that were set apart for validation too.
+"""The training after the one that chose: once more from the start, on the images set apart for validation too.
 
 What chooses epochs, thresholds and the rung of a climb must not be learned from. Once it has chosen, it can teach like
 any other image, as in scikit-learn's `GridSearchCV(refit=True)`: of few images, those set apart are a tenth or a fifth.
 Nothing is left to measure the new weights on but the test images; what was measured on the validation images is of the
 training before.
+
+A climb comes to a depth, and its weights to a place where a head that fitted already left the stages before it little
+to learn. So the last training goes to that depth at once, with a new head, for as many passes as the rungs took
+(`Strategy.at_once`).
 """
 
 from dataclasses import dataclass, replace
