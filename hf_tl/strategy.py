@@ -191,8 +191,8 @@ class Strategy:
         rungs: list[TrainableStages] = [more if isinstance(more, str) else head_stages + more for more in stages]
         deeper = (Phase(rung, epochs, **rates, **recipe) for rung in rungs)
         last = () if scratch is None else (replace(scratch, from_random_weights=True),)
-        rungs_of = (Phase(head_stages, **head), *deeper, *last)
-        return cls("auto", rungs_of, expected_rung=expected_rung, refit=refit)
+        phases = (Phase(head_stages, **head), *deeper, *last)
+        return cls("auto", phases, expected_rung=expected_rung, refit=refit)
 
     @classmethod
     def scratch(cls, *, epochs: float = 50, learning_rate: float = 1e-3, **recipe: Any) -> Self:
