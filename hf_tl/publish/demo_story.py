@@ -63,7 +63,7 @@ def _view(record: Mapping[str, Any]) -> dict[str, Any]:
         "result": result_row(record, "test", problem, figures) if "test" in record["metrics"] else None,
         "is_pretrained": model["pretrained"] and not record["strategy"]["from_scratch"],
         "trained_share": percent(model["parameters_trained"] / max(model["parameters"], 1)),
-        "train_images": data["splits"]["train"]["images"],
+        "train_images": (record.get("refit") or data["splits"]["train"])["images"],
         "time": duration(record["seconds"]["total"]),
         "phases": [phase_row(*pair) for pair in zip(recipes, record["phases"], strict=True)],
         "stages": stage_rows(record),

@@ -206,6 +206,17 @@ def test_card_tells_why_the_strategy(record: dict[str, Any]) -> None:
     assert "climbed" not in advised
 
 
+def test_card_tells_that_the_model_was_trained_again(record: dict[str, Any]) -> None:
+    again = "the model was trained again from the start{}, on train and validation together: 98,765 images."
+    depth = ", as deep as the last rung that was kept and for as many passes as the rungs up to it"
+    refit = {"refit": {"images": 98_765, "seconds": 1.0}}
+    assert again.format("") in body_of(render_card(record | refit))
+    card = body_of(render_card(climbed(record) | refit))
+    assert again.format(depth) in card
+    assert "The weights are those after" not in card
+    assert "The weights are those after" in body_of(render_card(record | {"refit": None}))
+
+
 def test_card_of_a_multi_label_model() -> None:
     record = evaluated(make_multi_label_record())
     record["evaluation"]["splits"]["test"]["intervals"]["mean_average_precision"] = [0.7512, 0.9001]

@@ -148,6 +148,11 @@ def test_the_story_tells_what_was_frozen_and_trained_and_how_good_it_is() -> Non
         assert part in text
 
 
+def test_the_story_counts_all_images_that_taught() -> None:
+    record = make_record() | {"refit": {"images": 98_765, "seconds": 1.0}}
+    assert "98,765 training images" in told(record).text
+
+
 def test_the_story_of_a_multi_label_model() -> None:
     text = told(evaluated(make_multi_label_record())).text
     assert "Test mean average precision" in text
