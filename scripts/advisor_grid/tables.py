@@ -148,7 +148,9 @@ def tables(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _accuracies(cells: list[Results]) -> Iterator[str]:
     yield (
-        "| data | seeds | similarity | " + " | ".join(STRATEGIES) + " | best of all | advised | by its usual recipe | `auto` |"
+        "| data | seeds | similarity | "
+        + " | ".join(STRATEGIES)
+        + " | best of all | advised | by its usual recipe | `auto` |"
     )
     yield "|---|--:|--:|" + "--:|" * (len(STRATEGIES) + 1) + "---|--:|--:|"
     for cell in cells:
