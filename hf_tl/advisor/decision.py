@@ -57,11 +57,15 @@ def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
 
 
 def choose_backbone(backbones: Sequence[BackboneEvidence]) -> BackboneEvidence:
-    """Take the smallest of the backbones that no other one beats by more than chance, at the depth that serves best."""
+    """Take the smallest of the leading backbones."""
+    return min(leading(backbones), key=lambda backbone: backbone.parameters)
+
+
+def leading(backbones: Sequence[BackboneEvidence]) -> list[BackboneEvidence]:
+    """List the backbones that no other one beats by more than chance, at the depth that serves best."""
     leader = max(backbones, key=lambda backbone: backbone.best.linear.accuracy.value)
     level = SIGNIFICANT / max(1, len(backbones) - 1)
-    equals = [one for one in backbones if _difference(leader, one) >= level]
-    return min(equals, key=lambda backbone: backbone.parameters)
+    return [one for one in backbones if _difference(leader, one) >= level]
 
 
 def _difference(first: BackboneEvidence, second: BackboneEvidence) -> float:

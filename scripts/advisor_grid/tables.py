@@ -202,13 +202,21 @@ def _costs(cells: list[Results]) -> Iterator[str]:
 def _ranking(cells: list[Results]) -> Iterator[str]:
     """Compare the order of the backbones by evidence with that after training, in each cell and each draw."""
     of_cells = [found for cell in cells if (found := _orders(cell, cell.ranked_seeds)) is not None]
-    of_draws = [found for cell in cells for seed in cell.ranked_seeds if (found := _orders(cell, [seed])) is not None]
+    of_draws = [
+        (found, cell.advice[seed]["leading"])
+        for cell in cells
+        for seed in cell.ranked_seeds
+        if (found := _orders(cell, [seed])) is not None
+    ]
     if not of_cells:
         return
-    taus = [[kendalltau(*found).statistic for found in orders] for orders in (of_cells, of_draws)]
+    draws = [kendalltau(*orders).statistic for orders, _ in of_draws]
+    shared = [kendalltau(_with_ties(evidence, leaders), true).statistic for (evidence, true), leaders in of_draws]
     yield (
-        f"Kendall's tau of the backbones' order by evidence and after training: mean {mean(taus[0]):.2f} of "
-        f"{len(taus[0])} cells, {mean(taus[1]):.2f} of their {len(taus[1])} draws."
+        f"Kendall's tau of the backbones' order by evidence and after training: mean "
+        f"{mean(kendalltau(*found).statistic for found in of_cells):.2f} of {len(of_cells)} cells, {mean(draws):.2f} of "
+        f"their {len(draws)} draws; {mean(shared):.2f} of the draws where those that lead by no more than chance share "
+        "the first place."
     )
     gaps = [
         (second - first, (seen[1] - seen[0]) * (second - first) > 0)
@@ -227,6 +235,11 @@ def _orders(cell: Results, seeds: Sequence[str]) -> tuple[list[float], list[floa
         return None
     evidence = [mean(_head(cell.advice[seed], backbone) for seed in seeds) for backbone in BACKBONES]
     return evidence, [max(cell.accuracy(backbone, s, seeds) or 0.0 for s in ran) for backbone in BACKBONES]
+
+
+def _with_ties(evidence: Sequence[float], leading: Sequence[str]) -> list[float]:
+    """Let the backbones that no other one beats by more than chance share the first place."""
+    return [1.0 if name in leading else found for name, found in zip(BACKBONES, evidence, strict=True)]
 
 
 def _shuffled(cells: list[Results]) -> Iterator[str]:
