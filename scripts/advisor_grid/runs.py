@@ -122,6 +122,7 @@ def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
         found = recommend(data, list(named.values()), seed=cell.seed)
         seconds = time.process_time() - start
     evidence = [backbone.to_record() for backbone in found.evidence]
+    leaders = {id(one) for one in leading(found.evidence)}
     chosen = [name for name, backbone in named.items() if backbone == found.candidate]
     return {
         "backbone": chosen[0] if chosen else None,
@@ -129,7 +130,7 @@ def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
         "rule": found.rule,
         "images_a_class": found.data["median_class"],
         "climb": found.climb,
-        "leading": [name for name, one in zip(named, found.evidence, strict=True) if one in leading(found.evidence)],
+        "leading": [name for name, one in zip(named, found.evidence, strict=True) if id(one) in leaders],
         "evidence": dict(zip(named, evidence, strict=True)),
         "seconds": seconds,
     }

@@ -214,8 +214,8 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
     shared = [kendalltau(_with_ties(evidence, leaders), true).statistic for (evidence, true), leaders in of_draws]
     yield (
         f"Kendall's tau of the backbones' order by evidence and after training: mean "
-        f"{mean(kendalltau(*found).statistic for found in of_cells):.2f} of {len(of_cells)} cells, {mean(draws):.2f} of "
-        f"their {len(draws)} draws; {mean(shared):.2f} of the draws where those that lead by no more than chance share "
+        f"{mean(kendalltau(*found).statistic for found in of_cells):.2f} of {len(of_cells)} cells, {mean(draws):.2f} "
+        f"of their {len(draws)} draws; {mean(shared):.2f} of the draws where those that lead by no more than chance share "
         "the first place."
     )
     gaps = [
