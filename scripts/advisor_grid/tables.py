@@ -215,8 +215,8 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
     yield (
         f"Kendall's tau of the backbones' order by evidence and after training: mean "
         f"{mean(kendalltau(*found).statistic for found in of_cells):.2f} of {len(of_cells)} cells, {mean(draws):.2f} "
-        f"of their {len(draws)} draws; {mean(shared):.2f} of the draws where those that lead by no more than chance share "
-        "the first place."
+        f"of their {len(draws)} draws; {mean(shared):.2f} of the draws where those that lead by no more than chance "
+        "share the first place."
     )
     gaps = [
         (second - first, (seen[1] - seen[0]) * (second - first) > 0)
