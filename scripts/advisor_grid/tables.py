@@ -210,13 +210,15 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
     ]
     if not of_cells:
         return
-    draws = [kendalltau(*orders).statistic for orders, _ in of_draws]
-    shared = [kendalltau(_with_ties(evidence, leaders), true).statistic for (evidence, true), leaders in of_draws]
+    taus = [[kendalltau(*found).statistic for found in orders] for orders in (of_cells, [one for one, _ in of_draws])]
     yield (
-        f"Kendall's tau of the backbones' order by evidence and after training: mean "
-        f"{mean(kendalltau(*found).statistic for found in of_cells):.2f} of {len(of_cells)} cells, {mean(draws):.2f} "
-        f"of their {len(draws)} draws; {mean(shared):.2f} of the draws where those that lead by no more than chance "
-        "share the first place."
+        f"Kendall's tau of the backbones' order by evidence and after training: mean {mean(taus[0]):.2f} of "
+        f"{len(taus[0])} cells, {mean(taus[1]):.2f} of their {len(taus[1])} draws."
+    )
+    sure = [is_right for (_, true), leading in of_draws for is_right in _told_apart(true, leading)]
+    yield (
+        f"Of {len(sure)} pairs of backbones in the draws that the evidence tells apart by more than chance, training "
+        f"puts {sum(sure)} in the same order."
     )
     gaps = [
         (second - first, (seen[1] - seen[0]) * (second - first) > 0)
@@ -237,9 +239,10 @@ def _orders(cell: Results, seeds: Sequence[str]) -> tuple[list[float], list[floa
     return evidence, [max(cell.accuracy(backbone, s, seeds) or 0.0 for s in ran) for backbone in BACKBONES]
 
 
-def _with_ties(evidence: Sequence[float], leading: Sequence[str]) -> list[float]:
-    """Let the backbones that no other one beats by more than chance share the first place."""
-    return [1.0 if name in leading else found for name, found in zip(BACKBONES, evidence, strict=True)]
+def _told_apart(trained: Sequence[float], leading: Sequence[str]) -> list[bool]:
+    """Tell of each pair of a leading backbone and one that is surely worse whether training agrees."""
+    after = dict(zip(BACKBONES, trained, strict=True))
+    return [after[first] > after[other] for first in leading for other in after if other not in leading]
 
 
 def _shuffled(cells: list[Results]) -> Iterator[str]:
