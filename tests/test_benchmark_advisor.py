@@ -47,8 +47,8 @@ def test_regret_is_the_distance_from_the_best() -> None:
     assert f"| digits, 5 a class | {whole:,.0f} | 2 ({2 / whole:.0%}) | 10 ({10 / whole:.0%}) |" in text
 
 
-def test_what_the_evidence_tells_apart_counts_by_itself() -> None:
-    """Of two, the evidence has the order wrong, by no more than chance; of the other two pairs it is sure."""
+def test_leading_backbones_count_by_themselves() -> None:
+    """Of the two that lead the evidence has the order wrong; of both it says that they beat the third."""
     accuracies = {"lite0": (0.6, 0.9), "lite1": (0.7, 0.8), "random": (0.3, 0.4)}
     results = {f"5 a class, seed 0, {name}, full": run(trained) for name, (_, trained) in accuracies.items()}
     results["5 a class, seed 0, lite0, transfer"] = run(0.5)
@@ -57,11 +57,18 @@ def test_what_the_evidence_tells_apart_counts_by_itself() -> None:
     told = {**advice("full"), "evidence": evidence, "leading": ["lite0", "lite1"]}
     text = tables({"digits": {**results, "5 a class, seed 0, recommend": told}})
     assert "mean 0.33 of 1 cells, 0.33 of their 1 draws." in text
-    assert (
-        "Of 2 pairs of backbones in the draws that the evidence tells apart by more than chance, training puts 2"
-        in text
-    )
+    assert "Of 2 pairs, in the draws, of a backbone that leads by evidence" in text
+    assert "training puts 2 in the same order" in text
     assert "the evidence puts 1 in the wrong order, whose accuracies differ by 10.0 points at most" in text
+
+
+def test_what_a_gpu_ran_is_no_cost_on_a_processor() -> None:
+    of_gpu = {"5 a class, seed 0, lite0, full": {**run(0.8), "device": "a GPU"}}
+    [cell] = gather({"digits": of_gpu})
+    assert cell.seconds is None
+    [both] = gather({"digits": {**of_gpu, "5 a class, seed 0, lite0, transfer": run(0.6)}})
+    [alone] = gather({"digits": {"5 a class, seed 0, lite0, transfer": run(0.6)}})
+    assert both.seconds == alone.seconds
 
 
 def test_every_run_has_a_name_of_its_own() -> None:

@@ -154,7 +154,10 @@ def recommend(
         counts = data.class_counts("train")
         decision = decide(list(evidence.values()), float(np.median(counts)))
         chosen = next(one for one, measured in evidence.items() if measured is decision.backbone)
-        settings = None if decision.settings is None else _settings(decision.backbone, decision.settings, data)
+        settings = decision.settings
+        climb = None if settings is None else plan_climb(decision.backbone, settings)
+        if settings is not None and climb is not None:
+            settings = _settings(settings, climb, data)
         strategy = None if settings is None else settings.build(1, sum(counts))
         cost = None if strategy is None else estimate_cost(chosen, data, strategy, device)
     found = Recommendation(
@@ -170,17 +173,16 @@ def recommend(
         unavailable=unavailable,
         command=_command(dataset, chosen, settings, image_size, columns) if isinstance(dataset, str) else None,
         candidate=None if strategy is None else chosen,
-        climb=_climb(decision),
+        climb=climb,
     )
     if output_dir is not None:
         found.save(output_dir)
     return found
 
 
-def _settings(backbone: BackboneEvidence, settings: StrategyConfig, data: "ImageData") -> StrategyConfig:
+def _settings(settings: StrategyConfig, rungs: Mapping[str, Any], data: "ImageData") -> StrategyConfig:
     """Make of a strategy what the climb to it would end with: as many passes, and a last training on all images."""
-    images = len(data.splits["train"])
-    climb = StrategyConfig(strategy="auto").build(images=images, climb=plan_climb(backbone, settings))
+    climb = StrategyConfig(strategy="auto").build(images=len(data.splits["train"]), climb=rungs)
     if not climb.refit:
         return settings
     settings = replace(settings, refit=is_refitted(climb, data) or None)
@@ -189,11 +191,6 @@ def _settings(backbone: BackboneEvidence, settings: StrategyConfig, data: "Image
     assert climb.expected_rung is not None
     [phase] = climb.done(climb.expected_rung).at_once().phases
     return replace(settings, num_train_epochs=phase.epochs)
-
-
-def _climb(decision: Decision) -> dict[str, Any] | None:
-    settings = decision.settings
-    return None if settings is None else plan_climb(decision.backbone, settings)
 
 
 def _measure(

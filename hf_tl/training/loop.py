@@ -382,7 +382,7 @@ class Training:
         evaluation = {"phase": index, "epoch": entry["epoch"], "validation": metrics}
         if metrics is None:  # the tracker keeps the curves of the training that was measured
             progress.set_postfix_str(f"loss {train_loss:.3f}")
-            log.best, is_highest, is_kept = evaluation, True, True
+            log.best, is_highest, is_kept = evaluation, True, self.state.step == self.phase_ends[-1]
         else:
             scalars = {f"validation/{name}": value for name, value in metrics.items()}
             curves = {"train/loss": train_loss, "train/learning_rate": rate, **scalars}
@@ -435,6 +435,7 @@ class Training:
         """Write a checkpoint where it is time, and after SIGTERM on any process, which ends the run."""
         is_interrupted = self._sigterm.came()
         if self.checkpoints.is_due(self.state.step, is_epoch_end=is_epoch_end, is_interrupted=is_interrupted):
+            self._count_seconds()
             self._checkpoint(optimizer, schedule)
         if is_interrupted:
             self.accelerator.print(
@@ -446,7 +447,6 @@ class Training:
         self.state.log.seconds = time.perf_counter() - self._start
 
     def _checkpoint(self, optimizer: Any, schedule: Any) -> None:
-        self._count_seconds()
         states = None
         if optimizer is not None:
             states = optimizer_state(self.accelerator, self.model, optimizer, schedule, self._average)

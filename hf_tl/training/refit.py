@@ -11,6 +11,7 @@ to learn. So the last training goes to that depth at once, with a new head, for 
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -47,7 +48,7 @@ class Refit:
         state = training.model.state_dict()
         return cls(training, {name: state[name].to("cpu", copy=True) for name in training.ever_trained})
 
-    @property
+    @cached_property
     def images(self) -> "Dataset":
         """All that it learns from."""
         from datasets import concatenate_datasets

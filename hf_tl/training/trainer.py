@@ -273,12 +273,12 @@ def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
             "StrategyCallback cannot climb: Trainer has no place where a phase is judged and taken back. Name a "
             "strategy, or train with hf_tl.train (Accelerate)"
         )
-    defaults = {field.name: field.default for field in fields(Phase)}
     if strategy.refit:
         raise ConfigError(
             "StrategyCallback trains once, and the strategy asks for a second training on the validation images too "
             "(refit): give Trainer dataclasses.replace(strategy, refit=False), or train with hf_tl.train (Accelerate)"
         )
+    defaults = {field.name: field.default for field in fields(Phase)}
     if asked := [name for name in _OF_OUR_LOOP if any(getattr(p, name) != defaults[name] for p in strategy.phases)]:
         raise ConfigError(
             f"StrategyCallback cannot follow {', '.join(asked)} of the phases: Trainer owns the weights, the loss, "

@@ -22,7 +22,7 @@ from hf_tl.config import StrategyConfig, TrainingConfig
 from hf_tl.data.datasets import ImageData
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.strategy import Strategy
-from hf_tl.training.accelerator import make_accelerator
+from hf_tl.training.accelerator import describe_hardware, make_accelerator
 from hf_tl.training.loop import Training
 from hf_tl.training.memory import keep_freed_memory
 from hf_tl.training.refit import Refit, is_refitted
@@ -71,6 +71,7 @@ def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[
         "test_accuracy": metrics["accuracy"],
         "validation_accuracy": log.best["validation"]["accuracy"],
         **({"rungs": log.rungs} if log.rungs else {}),
+        **({} if accelerator.device.type == "cpu" else {"device": describe_hardware(accelerator)}),
         "seconds": seconds,
     }
 

@@ -59,15 +59,15 @@ class Results:
         return max((known for run in self.runs if (known := self.accuracy(*run)) is not None), default=None)
 
     @property
-    def seconds(self) -> float:
-        """What a seed's grid takes on a processor: what was run there, and the rest at the same speed by its passes."""
+    def seconds(self) -> float | None:
+        """What a seed's grid takes on a CPU: what was run there, and the rest at that speed; None if nothing was."""
         passes = {(task.backbone, task.strategy): task.passes for task in Cell(self.data, self.size).tasks("train")}
         known = {
             run: mean(seconds)
             for run, found in self.runs.items()
             if (seconds := [one["seconds"] for one in found.values() if "device" not in one])
         }
-        return sum(known.values()) * sum(passes.values()) / sum(passes[run] for run in known)
+        return sum(known.values()) * sum(passes.values()) / sum(passes[run] for run in known) if known else None
 
     def reached(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
         """Give the mean accuracy of choices, from the advice of a seed to backbone and strategy."""
@@ -177,7 +177,7 @@ def _regrets(cells: list[Results]) -> Iterator[str]:
         yield from _regret_row(name, [regret for cell in cells if (regret := cell.regret(choose)) is not None])
     climbed = [found for cell in cells if (found := cell.climbed) is not None]
     yield from _regret_row(AUTO, [best - reached for reached, best in climbed])
-    pairs = [(cell.advice[seed], climb) for cell in cells for seed, climb in cell.climbs.items()]
+    pairs = [(cell.advice[seed], climb) for cell in cells for seed, climb in cell.climbs.items() if seed in cell.advice]
     yield f"\n`auto` ended as deep as was advised in {sum(starmap(is_as_advised, pairs))} of {len(pairs)} draws."
 
 
@@ -192,11 +192,12 @@ def _regret_row(name: str, found: list[float]) -> Iterator[str]:
 def _costs(cells: list[Results]) -> Iterator[str]:
     yield "| data | the grid in full, processor seconds | `recommend` | `auto`, with its evidence |\n|---|--:|--:|--:|"
     for cell in cells:
+        if cell.seconds is None or not cell.seeds:
+            continue
         asked = mean(advice["seconds"] for advice in cell.advice.values()) if cell.advice else None
         climbed = mean(climb["seconds"] for climb in cell.climbs.values()) if cell.climbs else None
         shares = ["" if one is None else f"{one:,.0f} ({one / cell.seconds:.0%})" for one in (asked, climbed)]
-        if cell.seeds:
-            yield f"| {cell.name} | {cell.seconds:,.0f} | {shares[0]} | {shares[1]} |"
+        yield f"| {cell.name} | {cell.seconds:,.0f} | {shares[0]} | {shares[1]} |"
 
 
 def _ranking(cells: list[Results]) -> Iterator[str]:
@@ -215,10 +216,10 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
         f"Kendall's tau of the backbones' order by evidence and after training: mean {mean(taus[0]):.2f} of "
         f"{len(taus[0])} cells, {mean(taus[1]):.2f} of their {len(taus[1])} draws."
     )
-    sure = [is_right for (_, true), leading in of_draws for is_right in _told_apart(true, leading)]
+    sure = [is_right for (_, true), leading in of_draws for is_right in _leaders_are_better(true, leading)]
     yield (
-        f"Of {len(sure)} pairs of backbones in the draws that the evidence tells apart by more than chance, training "
-        f"puts {sum(sure)} in the same order."
+        f"Of {len(sure)} pairs, in the draws, of a backbone that leads by evidence or is within chance of the leader "
+        f"and one that is not, training puts {sum(sure)} in the same order."
     )
     gaps = [
         (second - first, (seen[1] - seen[0]) * (second - first) > 0)
@@ -239,8 +240,8 @@ def _orders(cell: Results, seeds: Sequence[str]) -> tuple[list[float], list[floa
     return evidence, [max(cell.accuracy(backbone, s, seeds) or 0.0 for s in ran) for backbone in BACKBONES]
 
 
-def _told_apart(trained: Sequence[float], leading: Sequence[str]) -> list[bool]:
-    """Tell of each pair of a leading backbone and one that is surely worse whether training agrees."""
+def _leaders_are_better(trained: Sequence[float], leading: Sequence[str]) -> list[bool]:
+    """Tell of each pair of a leading backbone and one that is not whether training agrees."""
     after = dict(zip(BACKBONES, trained, strict=True))
     return [after[first] > after[other] for first in leading for other in after if other not in leading]
 
