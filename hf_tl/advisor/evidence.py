@@ -170,12 +170,15 @@ def gather_evidence(
         )
         for stage, features in seen.depths.items()
     )
+    compared = depths[-1].linear
+    if few < len(labels):
+        compared, _ = linear_probe(seen.last[:few], labels[:few], classes, seed)
     return BackboneEvidence(
         name=backbone.name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         input_size=preprocessing.input_size,
         depths=depths,
-        similarity=compare_with_untrained(seen.last[:few], untrained, labels[:few], classes, seed),
+        similarity=compare_with_untrained(compared, untrained, classes, seed),
         source=ask_source_head(seen.logits, sample) if model.config.hf_tl["base"]["head"] == "kept" else None,
         curve=learning_curve(seen.last, depths[-1].linear, classes, depths[-1].strength, seed=seed),
     )

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import curve_fit
 from scipy.stats import binomtest
 
-from hf_tl.training.head_solver import FOLDS, draw_folds, solve_head
+from hf_tl.training.head_solver import FOLDS, cross_validate_head, draw_folds, solve_head
 
 CONFIDENCE = 0.95
 NEIGHBOURS = 5
@@ -101,8 +101,8 @@ def linear_probe(features: np.ndarray, labels: np.ndarray, classes: int, seed: i
     Returns:
         The probe, and the strength.
     """
-    solution = solve_head(torch.as_tensor(features), torch.as_tensor(labels), classes, seed=seed)
-    return Probe(solution.held_out_classes.numpy(), labels), solution.strength
+    found = cross_validate_head(torch.as_tensor(features), torch.as_tensor(labels), classes, seed=seed)
+    return Probe(found.classes.numpy(), labels), found.strength
 
 
 def nearest_neighbours(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Probe:

@@ -45,22 +45,18 @@ class Similarity:
         return f"{self.value:.2f} ({self.interval[0]:.2f} to {self.interval[1]:.2f})"
 
 
-def compare_with_untrained(
-    pretrained: np.ndarray, untrained: Observation, labels: np.ndarray, classes: int, seed: int = 0
-) -> Similarity:
+def compare_with_untrained(pretrained: Probe, untrained: Observation, classes: int, seed: int = 0) -> Similarity:
     """Compare what a pretrained network gives its head with the best that random weights give.
 
     Args:
-        pretrained: features (images, values).
+        pretrained: linear probe of the head's input.
         untrained: of the same architecture, for the same images.
-        labels: class indices (images,).
         classes: how many there are.
         seed: of folds and bootstrap.
     """
-    own, _ = linear_probe(pretrained, labels, classes, seed)
-    others = [linear_probe(features, labels, classes, seed)[0] for features in untrained.depths.values()]
+    others = [linear_probe(features, pretrained.labels, classes, seed)[0] for features in untrained.depths.values()]
     other = max(others, key=lambda probe: probe.accuracy.value)
-    return similarity_of(own, other, seed)
+    return similarity_of(pretrained, other, seed)
 
 
 def similarity_of(pretrained: Probe, untrained: Probe, seed: int = 0) -> Similarity:

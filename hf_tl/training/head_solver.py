@@ -29,6 +29,22 @@ CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
+class CrossValidation:
+    """What heads do on images that they were not fitted to."""
+
+    strength: float
+    """The chosen one; see `HeadSolution`."""
+    losses: dict[float, float]
+    """Cross-entropy on held-out images, by strength."""
+    folds: int
+    classes: Tensor
+    """What the head of the folds that an image is not in takes it for, at the chosen strength (views * images,); -1 for
+    an image that was never held out."""
+    mean: Tensor
+    """Of the heads of the folds, at the chosen strength, in the coordinates of the solver (1, classes, values)."""
+
+
+@dataclass(frozen=True)
 class HeadSolution:
     """A solved head, and how its strength was found."""
 
@@ -44,9 +60,6 @@ class HeadSolution:
     held_out_losses: dict[float, float] = field(default_factory=dict)
     """Cross-entropy on held-out images by strength; empty where none was chosen."""
     folds: int = 0
-    held_out_classes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    """What the head of the folds that an image is not in takes it for, at the chosen strength (views * images,); -1 for
-    an image that was never held out. Empty where no strength was chosen."""
 
     @property
     def held_out_loss(self) -> float | None:
@@ -101,36 +114,39 @@ def solve_head(
     [0, 0, 0, 1, 1, 1]
     """
     own = labels.cpu()
-    counts = torch.bincount(own, minlength=classes)
-    # without smoothing, the bias of a class without images would fall for ever
-    solved = torch.arange(classes) if label_smoothing else counts.nonzero()[:, 0]
-    weights = balanced_weights(own.tolist(), classes) if balanced else torch.ones(classes)
-    space, rotated = _Space.fit(features)
-    device = features.device
-    problem = _Problem(
-        rotated,
-        torch.searchsorted(solved, own).repeat(views).to(device),
-        weights[solved].to(rotated),
-        label_smoothing,
-        space.variances,
-    )
-    start, folds = problem.zeros(1), 0
-    losses: dict[float, float] = {}
-    held_out = torch.empty(0, dtype=torch.long)
-    if strength is None and int(counts.max()) > 1:
-        fold_of = draw_folds(own, seed)
-        folds = int(fold_of.max()) + 1
-        strength, losses, start, held_out = _cross_validate(problem, fold_of.repeat(views).to(device), folds)
-        held_out = held_out.cpu()
-        held_out = torch.where(held_out < 0, -1, solved[held_out])
+    problem = _Problem.of(features, own, classes, views, label_smoothing, balanced)
+    chosen, start = None, problem.zeros(1)
+    if strength is None and int(torch.bincount(own).max()) > 1:
+        chosen = _cross_validate(problem, draw_folds(own, seed).repeat(views))
+        strength, start = chosen.strength, chosen.mean
     strength = 1 / len(own) if strength is None else strength
-    all_images = rotated.new_ones(1, len(rotated))
+    all_images = features.new_ones(1, len(features))
     solution = problem.minimise(all_images, strength, start, EXACT)
-    head = rotated.new_zeros(classes, rotated.shape[1])
+    head = features.new_zeros(classes, solution.shape[2])
     head[:, -1] = solution[0, :, -1].min() - math.log(len(own))
-    head[solved.to(device)] = solution[0]
-    weight, bias = space.fold_back(head)
-    return HeadSolution(weight, bias, strength, problem.loss(solution, all_images), losses, folds, held_out)
+    head[problem.solved] = solution[0]
+    weight, bias = problem.space.fold_back(head)
+    train_loss = problem.loss(solution, all_images)
+    if chosen is None:
+        return HeadSolution(weight, bias, strength, train_loss)
+    return HeadSolution(weight, bias, strength, train_loss, chosen.losses, chosen.folds)
+
+
+def cross_validate_head(features: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> CrossValidation:
+    """Hold out each image once, as `solve_head` does to choose the strength, and leave it at that.
+
+    Args:
+        features: (images, values), float32 or float64, on any device.
+        labels: class indices (images,), of which some class has two.
+        classes: how many there are.
+        seed: of the folds.
+
+    >>> features = torch.tensor([[0.0], [1.0], [2.0], [7.0], [8.0], [9.0]])
+    >>> cross_validate_head(features, torch.tensor([0, 0, 0, 1, 1, 1]), classes=2).classes.tolist()
+    [0, 0, 0, 1, 1, 1]
+    """
+    own = labels.cpu()
+    return _cross_validate(_Problem.of(features, own, classes), draw_folds(own, seed))
 
 
 def draw_folds(labels: Tensor, seed: int) -> Tensor:
@@ -154,15 +170,15 @@ def draw_folds(labels: Tensor, seed: int) -> Tensor:
     return fold_of
 
 
-def _cross_validate(
-    problem: "_Problem", fold_of: Tensor, folds: int
-) -> tuple[float, dict[float, float], Tensor, Tensor]:
+def _cross_validate(problem: "_Problem", fold_of: Tensor) -> CrossValidation:
     """Go from strong to weak, each strength from the solutions of the one before.
 
-    Returns:
-        The chosen strength, the held-out losses by strength, and of the chosen one the mean of the folds' solutions
-        (1, classes, values) and the held-out classes (images,).
+    Args:
+        problem: of all images.
+        fold_of: from `draw_folds`, of all views (views * images,).
     """
+    folds = int(fold_of.max()) + 1
+    fold_of = fold_of.to(problem.features.device)
     kept = torch.stack([fold_of != fold for fold in range(folds)]).to(problem.features)
     solutions, losses, limits = problem.zeros(folds), {}, {}
     found: dict[float, tuple[Tensor, Tensor]] = {}
@@ -170,25 +186,29 @@ def _cross_validate(
         solutions = problem.minimise(kept, strength, solutions, ROUGH)
         losses[strength], error, classes = problem.held_out(solutions, fold_of)
         limits[strength] = losses[strength] + error
-        found[strength] = solutions.mean(0, keepdim=True), classes
+        found[strength] = classes, solutions.mean(0, keepdim=True)
         if min(losses.values()) < min(list(losses.values())[-WORSE:]):
             break
     limit = limits[min(losses, key=lambda strength: losses[strength])]
     chosen = max(strength for strength in losses if losses[strength] <= limit)
-    return chosen, losses, *found[chosen]
+    return CrossValidation(chosen, losses, folds, *found[chosen])
 
 
 @dataclass(frozen=True)
 class _Space:
-    """Coordinates in which the features are standardised and uncorrelated; a rotation leaves the penalty as it is."""
+    """Coordinates in which the features are standardised and uncorrelated; a rotation leaves the penalty as it is.
+
+    The best weights are sums of the images' features (Schölkopf et al. 2001, https://doi.org/10.1007/3-540-44581-1_27),
+    so that there are no more coordinates than images.
+    """
 
     mean: Tensor
     deviation: Tensor
     """Infinite for a feature that does not vary."""
     rotation: Tensor
-    """(values, values)"""
+    """(values, coordinates)"""
     variances: Tensor
-    """Of the coordinates, and 1 for the bias (values + 1,)."""
+    """Of the coordinates, and 1 for the bias (coordinates + 1,)."""
 
     @classmethod
     def fit(cls, features: Tensor) -> tuple["_Space", Tensor]:
@@ -200,10 +220,12 @@ class _Space:
         rounding = 4 * torch.finfo(features.dtype).eps * features.abs().amax(0)
         deviation = torch.where(deviation > rounding, deviation, torch.inf)
         centred /= deviation
-        variances, rotation = torch.linalg.eigh(centred.T @ centred / len(features))
+        basis = torch.linalg.qr(centred.T).Q
+        seen = centred @ basis
+        variances, rotation = torch.linalg.eigh(seen.T @ seen / len(features))
         ones = features.new_ones(len(features), 1)
-        space = cls(mean, deviation, rotation, torch.cat([variances.clamp(min=0), ones[0]]))
-        return space, torch.cat([centred @ rotation, ones], dim=1)
+        space = cls(mean, deviation, basis @ rotation, torch.cat([variances.clamp(min=0), ones[0]]))
+        return space, torch.cat([seen @ rotation, ones], dim=1)
 
     def fold_back(self, head: Tensor) -> tuple[Tensor, Tensor]:
         """Turn weights and bias (classes, values + 1) into those for features as they were given."""
@@ -218,13 +240,34 @@ class _Problem:
     """Logistic regression on some of the images, for several choices of them at once: one pass over all features."""
 
     features: Tensor
-    """(images, values), the last a one."""
+    """In the coordinates of `space` (images, values), the last a one."""
     labels: Tensor
+    """Indices into `solved` (images,)."""
     weights: Tensor
     """Of the classes in the loss (classes,)."""
     smoothing: float
-    variances: Tensor
-    """Of the features (values,), which are uncorrelated."""
+    space: "_Space"
+    solved: Tensor
+    """The classes that there is something to learn of (classes,)."""
+
+    @classmethod
+    def of(
+        cls,
+        features: Tensor,
+        labels: Tensor,
+        classes: int,
+        views: int = 1,
+        smoothing: float = 0.0,
+        balanced: bool = False,
+    ) -> "_Problem":
+        """Pose it for features as they were given; see `solve_head`."""
+        counts = torch.bincount(labels, minlength=classes)
+        # without smoothing, the bias of a class without images would fall for ever
+        solved = torch.arange(classes) if smoothing else counts.nonzero()[:, 0]
+        weights = balanced_weights(labels.tolist(), classes) if balanced else torch.ones(classes)
+        space, rotated = _Space.fit(features)
+        own, device = torch.searchsorted(solved, labels).repeat(views), features.device
+        return cls(rotated, own.to(device), weights[solved].to(rotated), smoothing, space, solved.to(device))
 
     def zeros(self, choices: int) -> Tensor:
         return self.features.new_zeros(choices, len(self.weights), self.features.shape[1])
@@ -241,14 +284,14 @@ class _Problem:
         Returns:
             The solutions (choices, classes, values).
         """
-        penalty = torch.full_like(self.variances, strength)
+        penalty = torch.full_like(self.space.variances, strength)
         penalty[-1] = 0
-        scale = (self._curvature(start) * self.variances + penalty).rsqrt()
+        scale = (self._curvature(start) * self.space.variances + penalty).rsqrt()
         shares = self._shares(chosen)
         point = (start / scale).requires_grad_()
         optimizer = torch.optim.LBFGS(
             [point], max_iter=1000, max_eval=5000, tolerance_grad=tolerance, tolerance_change=tolerance**2,
-            history_size=20, line_search_fn="strong_wolfe",
+            history_size=10, line_search_fn="strong_wolfe",
         )  # fmt: skip
 
         @torch.no_grad()
@@ -274,7 +317,7 @@ class _Problem:
 
         Returns:
             Their mean cross-entropy, its standard error, which is over the means of the folds, and the most probable
-            class of each image (images,), -1 where there is none.
+            class of each image (images,), -1 where it was not held out; on the CPU.
         """
         totals = torch.zeros(len(solutions), dtype=torch.float64, device=self.features.device)
         classes = torch.full_like(fold_of, -1)
@@ -283,10 +326,10 @@ class _Problem:
             own = log_p[torch.arange(len(labels), device=labels.device), folds]
             losses = -(own.gather(1, labels[:, None])[:, 0] * self.weights[labels]).double()
             totals.index_add_(0, folds[folds >= 0], losses[folds >= 0])
-            classes[rows] = torch.where(folds >= 0, own.argmax(1), -1)
+            classes[rows] = torch.where(folds >= 0, self.solved[own.argmax(1)], -1)
         images = torch.bincount(fold_of[fold_of >= 0], minlength=len(solutions))
         error = float((totals / images).std() / math.sqrt(len(solutions)))
-        return float(totals.sum() / images.sum()), error, classes
+        return float(totals.sum() / images.sum()), error, classes.cpu()
 
     def _shares(self, chosen: Tensor) -> Tensor:
         """Give each image its part in the mean of a choice (images, choices)."""

@@ -52,6 +52,15 @@ def test_the_solution_is_that_of_scikit_learn(
     np.testing.assert_allclose(found, expected.predict_proba(scaler.transform(features)), atol=tolerance)
 
 
+def test_with_more_features_than_images_it_is_that_of_scikit_learn() -> None:
+    features, labels = clusters(40, 200)
+    scaler = StandardScaler().fit(features)
+    expected = reference(len(labels), 0.1).fit(scaler.transform(features), labels)
+    solution = solve_head(features.double(), labels, CLASSES, strength=0.1)
+    weight = solution.weight.numpy() * scaler.scale_
+    np.testing.assert_allclose(weight, expected.coef_, atol=1e-4 * abs(expected.coef_).max())
+
+
 @pytest.mark.parametrize("balanced", [False, True])
 def test_at_the_solution_the_loss_of_training_cannot_fall(balanced: bool) -> None:
     """With label smoothing, which scikit-learn does not have."""
