@@ -56,14 +56,19 @@ def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
     return Decision(rule.name, backbone, rule.settings, rule.advice, reason)
 
 
+def ranking(backbones: Sequence[BackboneEvidence]) -> list[BackboneEvidence]:
+    """Sort the backbones by a linear probe's accuracy, each at the depth that serves best."""
+    return sorted(backbones, key=lambda backbone: -backbone.best.linear.accuracy.value)
+
+
 def choose_backbone(backbones: Sequence[BackboneEvidence]) -> BackboneEvidence:
     """Take the smallest of the leading backbones."""
     return min(leading(backbones), key=lambda backbone: backbone.parameters)
 
 
 def leading(backbones: Sequence[BackboneEvidence]) -> list[BackboneEvidence]:
-    """List the backbones that no other one beats by more than chance, at the depth that serves best."""
-    leader = max(backbones, key=lambda backbone: backbone.best.linear.accuracy.value)
+    """List the backbones that the first one does not beat by more than chance, at the depth that serves best."""
+    leader = ranking(backbones)[0]
     level = SIGNIFICANT / max(1, len(backbones) - 1)
     return [one for one in backbones if _difference(leader, one) >= level]
 

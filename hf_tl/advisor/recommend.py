@@ -12,7 +12,7 @@ import torch
 
 from hf_tl.advisor.climb import plan_climb
 from hf_tl.advisor.cost import Cost, estimate_cost
-from hf_tl.advisor.decision import Decision, decide
+from hf_tl.advisor.decision import Decision, decide, leading, ranking
 from hf_tl.advisor.evidence import BackboneEvidence, gather_evidence
 from hf_tl.advisor.rules import SIMILAR, find_rule
 from hf_tl.advisor.sample import IMAGES, Sample, draw_sample
@@ -75,6 +75,8 @@ class Recommendation:
             "cost": None if self.cost is None else vars(self.cost),
             "data": self.data,
             "evidence": [backbone.to_record() for backbone in self.evidence],
+            "ranking": [backbone.name for backbone in ranking(self.evidence)],
+            "leading": [backbone.name for backbone in leading(self.evidence)],
             "warnings": list(self.warnings),
             "unavailable": dict(self.unavailable),
             "command": self.command,

@@ -1,8 +1,9 @@
 """A recommendation as text for the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from hf_tl.advisor.decision import leading, ranking
 from hf_tl.advisor.evidence import BackboneEvidence
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def _lines(found: "Recommendation") -> Iterator[str]:
     yield from (f"Missing   {name}: {reason}" for name, reason in found.unavailable.items())
     for backbone in found.evidence:
         yield from _evidence(backbone, data["training_images"])
+    if found.backbone is not None and len(found.evidence) > 1:
+        yield from _ranking(found.evidence)
     yield f"Advice    {found.advice}" + (f": {found.backbone}" if found.backbone else "")
     if found.strategy is not None:
         phases = "; ".join(f"{_stages(phase.trainable_stages)}, {phase.length}" for phase in found.strategy.phases)
@@ -40,6 +43,16 @@ def _lines(found: "Recommendation") -> Iterator[str]:
 
 def _stages(trainable: object) -> str:
     return {"all": "all stages", 1: "the head"}.get(trainable, f"the last {trainable} stages")  # type: ignore[call-overload]
+
+
+def _ranking(backbones: Sequence[BackboneEvidence]) -> Iterator[str]:
+    leaders = leading(backbones)
+    for place, backbone in enumerate(ranking(backbones), 1):
+        remark = ", within chance of the first" if place > 1 and any(backbone is one for one in leaders) else ""
+        heading = "Ranking" if place == 1 else ""
+        yield f"{heading:<10}{place}. {backbone.name}: {backbone.best.linear.accuracy.value:.1%}{remark}"
+    if len(leaders) > 1:
+        yield f"{INDENT}the smallest of the {len(leaders)} that are within chance is taken"
 
 
 def _evidence(backbone: BackboneEvidence, training_images: int) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """`hf_tl.recommend` and `hf-tl recommend` end to end, on small real networks and images."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,29 @@ def test_a_candidate_that_is_missing_is_told(backbone: str) -> None:
     assert "timm:resnet999" in str(found)
     with pytest.raises(ModelError, match="no backbone can be measured"):
         hf_tl.recommend(data, "timm:resnet999")
+
+
+def test_backbones_are_ranked(backbone: str, tmp_path: Path) -> None:
+    """One that gives the same for all images is surely worse; of two alike the first is taken, since none is smaller."""
+    blind = hf_tl.load_backbone(backbone, None)[0]
+    for parameter in blind.parameters():
+        parameter.detach().zero_()
+    blind.save_pretrained(tmp_path / "blind")
+    shutil.copy(Path(backbone, "preprocessor_config.json"), tmp_path / "blind")
+    shutil.copytree(backbone, tmp_path / "twin")
+    names = [str(tmp_path / "blind"), backbone, str(tmp_path / "twin")]
+    found = hf_tl.recommend(coloured(np.arange(90) % 3), names)
+    assert found.backbone == backbone
+    record = found.to_record()
+    assert record["ranking"] == [*names[1:], names[0]]
+    assert record["leading"] == names[1:]
+    first, second, third, last = str(found).split("Ranking")[1].splitlines()[:4]
+    assert first.strip().startswith(f"1. {backbone}: ")
+    assert second.strip().startswith(f"2. {names[2]}: ")
+    assert second.endswith("within chance of the first")
+    assert third.strip().startswith(f"3. {names[0]}: ")
+    assert "chance" not in third
+    assert "the smallest of the 2" in last
 
 
 def with_unlabeled(rows: Dataset) -> Dataset:
