@@ -126,7 +126,7 @@ class StrategyConfig:
     patience: int | None = _flag(None, "end a phase after so many evaluations without a new best")
     refit: bool | None = _flag(
         None,
-        "when validation images have chosen, train once more from the start on them too, where they were set apart "
+        "when validation images have chosen, train once more from the start, on them too where they were set apart "
         "from train; by default after auto, of fewer than 20,000 images",
     )
 

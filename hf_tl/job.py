@@ -106,10 +106,10 @@ class Job:
             with measured_energy(self.accelerator, is_wanted=self.config.measure_energy) as energy:
                 log = training.run()
                 splits = {"validation": training.predictions(self.data.splits["validation"], "validation")}
-                if refit is not None and refit.has_time():
+                if refit is not None and refit.is_due():
                     training = refit.run()
-                elif refit is not None:
-                    self.accelerator.print("Not trained again on the validation images: --time_budget leaves no room")
+                    if not refit.learns_validation:
+                        splits = {"validation": training.predictions(self.data.splits["validation"], "validation")}
         finally:
             close_logs(self.accelerator, self.config)
         for tracker in self.accelerator.trackers:
@@ -127,7 +127,7 @@ class Job:
 
     def _training(self) -> "tuple[Training, Refit | None]":
         from hf_tl.training.loop import Training
-        from hf_tl.training.refit import Refit, is_refitted
+        from hf_tl.training.refit import Refit, is_given_back, is_refitted
 
         training = Training(
             self.accelerator,
@@ -141,7 +141,9 @@ class Job:
             self.data.orders,
             self.rung_seconds,
         )
-        refit = Refit.of(training) if is_refitted(self.strategy, self.data) else None
+        refit = None
+        if is_refitted(self.strategy, self.data):
+            refit = Refit.of(training, learns_validation=is_given_back(self.data))
         if self.strategy.refit and refit is None:
             self.accelerator.print("Refit     none: the validation split was not set apart from train, or is streamed")
         if self.config.resume_from_checkpoint is not None:

@@ -402,6 +402,26 @@ def test_a_validation_split_of_the_users_own_is_left_alone(
     assert "refit" not in record["strategy"]
 
 
+def test_after_a_climb_it_is_not_learned_from_but_measured(somebody: Place, tmp_path: Path) -> None:
+    """The last training starts anew all the same, and what is told of the split is of the weights that are saved."""
+    data = write_images(tmp_path / "data" / "train", 9).parent
+    write_images(data / "validation", 3)
+    write_images(data / "test", 3)
+    out = tmp_path / "out"
+    printed = printed_by(
+        ["train", "--model", somebody.models[0], "--dataset", str(data), *AUTO, "--output_dir", str(out)]
+    )
+    record, card = read(out), (out / "README.md").read_text()
+    images = record["data"]["splits"]["train"]["images"]
+    assert sum(rung["is_kept"] for rung in record["rungs"]) > 1
+    assert f"Training again from the start on {images} images\n" in printed
+    assert record["refit"]["images"] == images
+    assert record["refit"]["learned_validation"] is False
+    assert f"on the {images} training images. The weights are those at the end of that; the validation split" in card
+    measured = printed_by(["evaluate", str(out), "--dataset", str(data), "--split", "validation"])
+    assert f"{record['metrics']['validation']['accuracy']:.4f}" in measured
+
+
 def test_any_strategy_is_trained_again_where_it_is_asked_for(somebody: Place, tmp_path: Path) -> None:
     flags = ["--strategy", "finetune", "--refit", "true", *RECIPE, *SMALL, "--output_dir", str(tmp_path / "out")]
     main(["train", "--model", somebody.models[0], "--dataset", somebody.images, *flags])

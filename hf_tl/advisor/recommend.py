@@ -21,7 +21,7 @@ from hf_tl.config import DATASET_DEFAULTS, RECOMMENDED_STRATEGY, ModelConfig, St
 from hf_tl.errors import ConfigError, ModelError, TrainingError, name_some
 from hf_tl.publish.folders import make_folder
 from hf_tl.strategy import Strategy
-from hf_tl.training.refit import is_refitted
+from hf_tl.training.refit import is_given_back
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -187,7 +187,7 @@ def _settings(settings: StrategyConfig, rungs: Mapping[str, Any], data: "ImageDa
     climb = StrategyConfig(strategy="auto").build(images=len(data.splits["train"]), climb=rungs)
     if not climb.refit:
         return settings
-    settings = replace(settings, refit=is_refitted(climb, data) or None)
+    settings = replace(settings, refit=is_given_back(data) or None)
     if settings.strategy != "full":  # a head is trained as on the first rung, and random weights as on the last
         return settings
     assert climb.expected_rung is not None

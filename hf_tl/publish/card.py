@@ -101,7 +101,7 @@ def _view(record: Mapping[str, Any]) -> dict[str, Any]:
         "evidence": evidence_rows(record),
         "rungs": rung_rows(record),
         "stopped": record.get("stopped"),
-        "refit": record.get("refit"),
+        "refit": (refit := record.get("refit")) and {"learned_validation": True} | refit,
         **_training_view(record),
         **_results_view(record),
     }

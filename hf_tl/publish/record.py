@@ -15,6 +15,7 @@ from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.publish.metadata import hub_id
 from hf_tl.strategy import Strategy
 from hf_tl.training.accelerator import describe_hardware
+from hf_tl.training.refit import is_given_back
 from hf_tl.training.sharding import ShardedAccelerator
 
 if TYPE_CHECKING:
@@ -87,10 +88,12 @@ def build_record(
 
 
 def _refit(data: "ImageData", refit: "TrainingLog | None") -> dict[str, Any] | None:
-    """Tell of the training again on the images of validation too; None where there was none."""
+    """Tell of the training again from the start; None where there was none."""
     if refit is None:
         return None
-    return {"images": sum(len(data.splits[split]) for split in ("train", "validation")), "seconds": refit.seconds}
+    learned = ("train", "validation") if is_given_back(data) else ("train",)
+    images = sum(len(data.splits[split]) for split in learned)
+    return {"images": images, "learned_validation": "validation" in learned, "seconds": refit.seconds}
 
 
 def _hyperparameters(

@@ -7,7 +7,7 @@ training before.
 
 A climb comes to a depth, and its weights to a place where a head that fitted already left the stages before it little
 to learn. So the last training goes to that depth at once, with a new head, for as many passes as the rungs took
-(`Strategy.at_once`).
+(`Strategy.at_once`); also where the validation split is the dataset's own, and stays one.
 """
 
 from dataclasses import dataclass, replace
@@ -26,13 +26,19 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def is_refitted(strategy: Strategy, data: ImageData) -> bool:
-    """Tell whether a training by a strategy is followed by another one.
+def is_given_back(data: ImageData) -> bool:
+    """Tell whether the validation images may be learned from once they have chosen.
 
     Only what was taken from the training images is given back to them: a validation split of the dataset's own stays
     one. The images of a stream come in its order, and cannot be.
     """
-    return strategy.refit and "validation" in data.set_apart and not streams_of(data.splits)
+    return "validation" in data.set_apart and not streams_of(data.splits)
+
+
+def is_refitted(strategy: Strategy, data: ImageData) -> bool:
+    """Tell whether a training by a strategy is followed by another one, with more images or other than a climb."""
+    is_climb = strategy.expected_rung is not None
+    return strategy.refit and (is_given_back(data) or (is_climb and not streams_of(data.splits)))
 
 
 @dataclass(frozen=True)
@@ -41,25 +47,42 @@ class Refit:
 
     training: Training
     weights: dict[str, Tensor]
+    learns_validation: bool
 
     @classmethod
-    def of(cls, training: Training) -> "Refit":
+    def of(cls, training: Training, *, learns_validation: bool = True) -> "Refit":
         """Remember the weights, before the training runs or goes back to a checkpoint."""
         state = training.model.state_dict()
-        return cls(training, {name: state[name].to("cpu", copy=True) for name in training.ever_trained})
+        weights = {name: state[name].to("cpu", copy=True) for name in training.ever_trained}
+        return cls(training, weights, learns_validation)
 
     @cached_property
     def images(self) -> "Dataset":
         """All that it learns from."""
         from datasets import concatenate_datasets
 
-        return concatenate_datasets([self.training.data.train_images, self.training.data.validation_images])
+        data = self.training.data
+        return (
+            concatenate_datasets([data.train_images, data.validation_images])
+            if self.learns_validation
+            else data.train_images
+        )
 
     @property
     def strategy(self) -> Strategy:
         """What it trains by, once the training is done: nothing is measured on the way, so nothing ends it early."""
         chosen = self.training.strategy.done(len(self.training.state.log.phases)).at_once()
         return replace(chosen, phases=tuple(replace(phase, patience=None) for phase in chosen.phases))
+
+    def is_due(self) -> bool:
+        """Tell, on all processes alike, whether it would be another training than the one before, and has time."""
+        log = self.training.state.log
+        if not self.learns_validation and len(self.training.strategy.done(len(log.phases)).phases) == 1:
+            return False
+        has_time = self.has_time()
+        if not has_time:
+            self.training.accelerator.print("Not trained again from the start: --time_budget leaves no room")
+        return has_time
 
     def has_time(self) -> bool:
         """Tell, on all processes alike, whether it fits into what the training left of its `time_budget`.
@@ -87,7 +110,8 @@ class Refit:
 
         first, images = self.training, self.images
         first.keep_end()
-        first.accelerator.print(f"\nTraining again on {len(images):,} images, those of validation among them")
+        among = ", those of validation among them" if self.learns_validation else ""
+        first.accelerator.print(f"\nTraining again from the start on {len(images):,} images{among}")
         first.model.load_state_dict(self.weights, strict=False)
         set_seed(first.config.seed)
         again = Training(

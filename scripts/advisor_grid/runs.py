@@ -25,7 +25,7 @@ from hf_tl.strategy import Strategy
 from hf_tl.training.accelerator import describe_hardware, make_accelerator
 from hf_tl.training.loop import Training
 from hf_tl.training.memory import keep_freed_memory
-from hf_tl.training.refit import Refit, is_refitted
+from hf_tl.training.refit import Refit, is_given_back, is_refitted
 
 NOT_MIRRORED = {"digits"}
 """Data whose images lose their class in a mirror."""
@@ -59,9 +59,11 @@ def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[
             accelerator, model, strategy, transforms_of, splits["train"], splits["validation"], config,
             data.fingerprint, data.orders,
         )  # fmt: skip
-        refit = Refit.of(training) if is_refitted(strategy, data) else None
+        refit = None
+        if is_refitted(strategy, data):
+            refit = Refit.of(training, learns_validation=is_given_back(data))
         log = training.run()
-        if refit is not None:
+        if refit is not None and refit.is_due():
             training = refit.run()
         seconds = time.process_time() - start
         test = training.predictions(splits["test"], "test")

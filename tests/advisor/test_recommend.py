@@ -198,7 +198,7 @@ def test_a_candidate_that_is_missing_is_told(backbone: str) -> None:
 
 
 def test_backbones_are_ranked(backbone: str, tmp_path: Path) -> None:
-    """One that gives the same for all images is surely worse; of two alike the first is taken, since none is smaller."""
+    """One that gives the same for all images is surely worse; of two alike the first is taken, as none is smaller."""
     blind = hf_tl.load_backbone(backbone, None)[0]
     for parameter in blind.parameters():
         parameter.detach().zero_()

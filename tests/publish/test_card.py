@@ -215,6 +215,11 @@ def test_card_tells_that_the_model_was_trained_again(record: dict[str, Any]) -> 
     assert again.format(depth) in card
     assert "The weights are those after" not in card
     assert "The weights are those after" in body_of(render_card(record | {"refit": None}))
+    own = {"refit": refit["refit"] | {"learned_validation": False}}
+    card = body_of(render_card(climbed(record) | own))
+    assert "trained again from the start" + depth + ", on the 98,765 training images." in card
+    assert "the validation split had no part in it" in card
+    assert "of the training before it, which did not learn from that split" not in card
 
 
 def test_card_of_a_multi_label_model() -> None:

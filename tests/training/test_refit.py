@@ -170,7 +170,8 @@ def image_data(splits: dict[str, Any]) -> ImageData:
     ("strategy", "has_validation", "expected"),
     [
         (Strategy.auto(), False, True),
-        (Strategy.auto(), True, False),
+        (Strategy.auto(), True, True),
+        (replace(Strategy.full(), refit=True), True, False),
         (Strategy.full(), False, False),
         (replace(Strategy.full(), refit=True), False, True),
         (Strategy.auto(refit=False), False, False),
