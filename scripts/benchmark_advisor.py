@@ -1,8 +1,9 @@
-"""The advisor against what training shows: `python scripts/benchmark_advisor.py train|recommend|auto|table [flags]`.
+"""The advisor against what training shows: `python scripts/benchmark_advisor.py WORK [flags]`.
 
 A grid: three sets of images at four sizes, two backbones with their ImageNet weights and one with random ones, every
 strategy with the defaults of its recipe. `train` fills it, `recommend` asks the advisor, `auto` trains by `--strategy
-auto`, on the same images; `table` prints how far the advice is from the best of the grid. Results are kept in
+auto`, on the same images; `cost` times advice and training one after the other, since the rest may be run on several
+machines; `table` prints how far the advice is from the best of the grid. Results are kept in
 `advisor_grid/`, one file a data set, and what a file holds is not run again: cheap and important runs come first, so it
 can be stopped at any time. Processes on different `--data` may run side by side: costs are seconds of a processor, not
 of the clock.
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from advisor_grid.cells import BACKBONES, DATA, STRATEGIES, Cell, Task, cells
-from advisor_grid.runs import auto, recommend_for, train
+from advisor_grid.runs import auto, cost, recommend_for, train
 from advisor_grid.tables import tables
 
 RESULTS = Path(__file__).parent / "advisor_grid"
-WORK: dict[str, Callable[[Cell, Task], dict[str, Any]]] = {"train": train, "recommend": recommend_for, "auto": auto}
+WORK: dict[str, Callable[[Cell, Task], dict[str, Any]]] = {
+    "train": train, "recommend": recommend_for, "auto": auto, "cost": cost
+}  # fmt: skip
 
 
 def main() -> None:

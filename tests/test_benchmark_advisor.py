@@ -71,9 +71,21 @@ def test_what_a_gpu_ran_is_no_cost_on_a_processor() -> None:
     assert both.seconds == alone.seconds
 
 
+def test_what_was_timed_on_one_machine_is_told_by_itself() -> None:
+    timed = {"recommend": 3.0, "runs": {"transfer": 1.0, "full": 9.0}}
+    passes = {(task.backbone, task.strategy): task.passes for task in Cell("digits", 5).tasks("train")}
+    whole = 10 * sum(passes.values()) / (passes["lite0", "transfer"] + passes["lite0", "full"])
+    results = {"5 a class, seed 0, lite0, full": run(0.8), "5 a class, seed 0, cost": timed}
+    row = f"| digits, 5 a class | {whole:,.0f} | 3 ({3 / whole:.1%}) |"
+    assert row in tables({"digits": results})
+
+
 def test_every_run_has_a_name_of_its_own() -> None:
     names = [
-        task.name for cell in cells("digits", None) for work in ("train", "recommend") for task in cell.tasks(work)
+        task.name
+        for cell in cells("digits", None)
+        for work in ("train", "recommend", "cost")
+        for task in cell.tasks(work)
     ]
     assert len(names) == len(set(names)) > 100
 

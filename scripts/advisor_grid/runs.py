@@ -148,6 +148,13 @@ def auto(cell: Cell, task: Task) -> dict[str, Any]:
     return {**result, "seconds": advice["seconds"] + result["seconds"], "expected_rung": strategy.expected_rung}
 
 
+def cost(cell: Cell, task: Task) -> dict[str, Any]:
+    """Ask the advisor and train what the first backbone has of the grid, one after the other on one machine."""
+    asked = recommend_for(cell, task)["seconds"]
+    runs = {task.strategy: train(cell, task)["seconds"] for task in cell.tasks("train") if task.backbone == "lite0"}
+    return {"recommend": asked, "runs": runs}
+
+
 def describe(strategy: Strategy) -> str:
     """Name a strategy as the grid does.
 

@@ -29,6 +29,8 @@ class Results:
     climbs: dict[str, dict[str, Any]] = field(default_factory=dict)
     shuffled: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Advice on the same images with the labels of others."""
+    timed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What advice and training took on one machine."""
 
     @property
     def name(self) -> str:
@@ -61,12 +63,17 @@ class Results:
     @property
     def seconds(self) -> float | None:
         """What a seed's grid takes on a CPU: what was run there, and the rest at that speed; None if nothing was."""
+        return self.whole(
+            {
+                run: mean(seconds)
+                for run, found in self.runs.items()
+                if (seconds := [one["seconds"] for one in found.values() if "device" not in one])
+            }
+        )
+
+    def whole(self, known: Mapping[tuple[str, str], float]) -> float | None:
+        """Extrapolate from the seconds of some runs to all of a seed's grid, by their passes."""
         passes = {(task.backbone, task.strategy): task.passes for task in Cell(self.data, self.size).tasks("train")}
-        known = {
-            run: mean(seconds)
-            for run, found in self.runs.items()
-            if (seconds := [one["seconds"] for one in found.values() if "device" not in one])
-        }
         return sum(known.values()) * sum(passes.values()) / sum(passes[run] for run in known) if known else None
 
     def reached(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
@@ -103,6 +110,8 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> list[Results]:
                 cell.advice[seed] = result
             elif what == ["auto"]:
                 cell.climbs[seed] = result
+            elif what == ["cost"]:
+                cell.timed[seed] = result
             elif what == [SHUFFLED]:
                 cell.shuffled[seed] = result
             else:
@@ -198,6 +207,13 @@ def _costs(cells: list[Results]) -> Iterator[str]:
         climbed = mean(climb["seconds"] for climb in cell.climbs.values()) if cell.climbs else None
         shares = ["" if one is None else f"{one:,.0f} ({one / cell.seconds:.0%})" for one in (asked, climbed)]
         yield f"| {cell.name} | {cell.seconds:,.0f} | {shares[0]} | {shares[1]} |"
+    timed = [(cell, one) for cell in cells for one in cell.timed.values()]
+    if timed:
+        yield "\n| data, on one machine | the grid in full, processor seconds | `recommend` |\n|---|--:|--:|"
+    for cell, one in timed:
+        whole = cell.whole({("lite0", strategy): seconds for strategy, seconds in one["runs"].items()})
+        assert whole is not None
+        yield f"| {cell.name} | {whole:,.0f} | {one['recommend']:,.0f} ({one['recommend'] / whole:.1%}) |"
 
 
 def _ranking(cells: list[Results]) -> Iterator[str]:
