@@ -60,6 +60,23 @@ def test_leading_backbones_count_by_themselves() -> None:
     assert "Of 2 pairs, in the draws, of a backbone that leads by evidence" in text
     assert "training puts 2 in the same order" in text
     assert "the evidence puts 1 in the wrong order, whose accuracies differ by 10.0 points at most" in text
+    assert "Training tells 3 of 3 pairs of backbones apart" in text
+    assert "the evidence has 2 of them right. With the others as ties tau-b is 0.33." in text
+
+
+def test_backbones_within_the_error_of_the_test_images_are_ties() -> None:
+    """The difference of 90 and 88 % of 360 images has a standard error of 2.3 points."""
+    trained = {"lite0": 0.9, "lite1": 0.88, "random": 0.4}
+    results = {f"5 a class, seed 0, {name}, full": run(accuracy) for name, accuracy in trained.items()}
+    results["5 a class, seed 0, lite0, transfer"] = run(0.5)
+    evidence = {
+        name: {"depths": [{"linear_probe": {"accuracy": seen}}], "similarity": {"value": 0.6}}
+        for name, seen in zip(trained, (0.6, 0.7, 0.3), strict=True)
+    }
+    told = {**advice("full"), "evidence": evidence, "leading": ["lite0", "lite1"]}
+    text = tables({"digits": {**results, "5 a class, seed 0, recommend": told}})
+    assert "Training tells 2 of 3 pairs" in text
+    assert "the evidence has 2 of them right. With the others as ties tau-b is 0.82." in text
 
 
 def test_what_a_gpu_ran_is_no_cost_on_a_processor() -> None:

@@ -18,8 +18,8 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
 )  # fmt: skip
-FASHION_TEST = 2_000
-"""Test images of the 10,000 that are looked at."""
+TEST = {"digits": 360, "fashion": 2_000, "clothes": 372}
+"""Test images; those of Fashion-MNIST are the first of 10,000."""
 DATA = {"digits": 64, "fashion": 64, "clothes": 96}
 """Height and width in pixels: images of 8, 28 and 160 need no more."""
 SEEDS = {5: 3, 20: 3, 100: 1, 2_000: 1}
@@ -136,7 +136,7 @@ def source(data: str, folder: Path | None) -> DatasetDict:
         if not FASHION.exists():
             raise SystemExit("the Fashion-MNIST images are in Debian's package dataset-fashion-mnist: install it")
         test = _fashion("t10k")
-        return DatasetDict(train=_fashion("train"), test=test.select(range(FASHION_TEST)))
+        return DatasetDict(train=_fashion("train"), test=test.select(range(TEST["fashion"])))
     if data == "clothes" and folder is None:
         raise SystemExit("the clothes need --folder (github.com/alexeygrigorev/clothing-dataset-small)")
     loaded = load_data("digits" if folder is None or data == "digits" else str(folder))

@@ -1,5 +1,6 @@
 """The tables of the README: what each strategy reached, and how far the advice is from the best."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from advisor_grid.cells import BACKBONES, IN_ALL, SEEDS, SHUFFLED, STRATEGIES, Cell
+from advisor_grid.cells import BACKBONES, IN_ALL, SEEDS, SHUFFLED, STRATEGIES, TEST, Cell
 
 MANY, LIKE = 100, 0.4
 """Images a class and similarity from which on the rule of thumb takes data for large and for similar."""
@@ -218,7 +219,8 @@ def _costs(cells: list[Results]) -> Iterator[str]:
 
 def _ranking(cells: list[Results]) -> Iterator[str]:
     """Compare the order of the backbones by evidence with that after training, in each cell and each draw."""
-    of_cells = [found for cell in cells if (found := _orders(cell, cell.ranked_seeds)) is not None]
+    ranked = [(cell, found) for cell in cells if (found := _orders(cell, cell.ranked_seeds)) is not None]
+    of_cells = [found for _, found in ranked]
     of_draws = [
         (found, cell.advice[seed]["leading"])
         for cell in cells
@@ -231,6 +233,13 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
     yield (
         f"Kendall's tau of the backbones' order by evidence and after training: mean {mean(taus[0]):.2f} of "
         f"{len(taus[0])} cells, {mean(taus[1]):.2f} of their {len(taus[1])} draws."
+    )
+    known = [list(_is_right_where_known(*found, TEST[cell.data])) for cell, found in ranked]
+    pairs = len(known) * math.comb(len(BACKBONES), 2)
+    yield (
+        f"Training tells {sum(map(len, known))} of {pairs} pairs of backbones apart, by twice the standard "
+        f"error of the test images; the evidence has {sum(map(sum, known))} of them right. With the others as ties "
+        f"tau-b is {mean(map(_tau_b, known)):.2f}."
     )
     sure = [is_right for (_, true), leading in of_draws for is_right in _leaders_are_better(true, leading)]
     yield (
@@ -254,6 +263,20 @@ def _orders(cell: Results, seeds: Sequence[str]) -> tuple[list[float], list[floa
         return None
     evidence = [mean(_head(cell.advice[seed], backbone) for seed in seeds) for backbone in BACKBONES]
     return evidence, [max(cell.accuracy(backbone, s, seeds) or 0.0 for s in ran) for backbone in BACKBONES]
+
+
+def _is_right_where_known(evidence: Sequence[float], true: Sequence[float], images: int) -> Iterator[bool]:
+    """Tell of each pair whose accuracies are twice their standard error apart whether the evidence has it right."""
+    for seen, (first, second) in zip(combinations(evidence, 2), combinations(true, 2), strict=True):
+        error = math.sqrt((first * (1 - first) + second * (1 - second)) / images)
+        if abs(second - first) > 2 * error:
+            yield (seen[1] - seen[0]) * (second - first) > 0
+
+
+def _tau_b(is_right: Sequence[bool]) -> float:
+    """Give Kendall's tau-b of all backbones from the pairs that are no ties in their true order."""
+    pairs = math.comb(len(BACKBONES), 2)
+    return (2 * sum(is_right) - len(is_right)) / math.sqrt(pairs * len(is_right)) if is_right else 0.0
 
 
 def _leaders_are_better(trained: Sequence[float], leading: Sequence[str]) -> list[bool]:
