@@ -105,11 +105,11 @@ class Job:
         try:
             with measured_energy(self.accelerator, is_wanted=self.config.measure_energy) as energy:
                 log = training.run()
-                splits = {"validation": training.predictions(self.data.splits["validation"], "validation")}
+                splits = self._predictions(training, "validation")
                 if refit is not None and refit.is_due():
                     training = refit.run()
                     if not refit.learns_validation:
-                        splits = {"validation": training.predictions(self.data.splits["validation"], "validation")}
+                        splits = self._predictions(training, "validation")
         finally:
             close_logs(self.accelerator, self.config)
         for tracker in self.accelerator.trackers:
@@ -153,6 +153,9 @@ class Job:
             shutil.rmtree(training.checkpoints.folder, ignore_errors=True)
         return training, refit
 
+    def _predictions(self, training: "Training", split: str) -> "dict[str, Predictions]":
+        return {split: training.predictions(self.data.splits[split], split)}
+
     def _record(
         self, training: "Training", log: "TrainingLog", splits: "dict[str, Predictions]", energy: dict[str, Any]
     ) -> dict[str, Any]:
@@ -173,7 +176,7 @@ class Job:
         self.strategy = dataclasses.replace(chosen, refit=refit is not None)
         transforms = self.transforms_of(self.strategy.phases[-1])
         problem = PROBLEM_TYPES[self.data.problem_type]
-        splits |= {"test": training.predictions(self.data.splits["test"], "test")}
+        splits |= self._predictions(training, "test")
         return build_record(
             model=self.model,
             preprocessing=self.preprocessing,

@@ -220,12 +220,10 @@ class _Space:
         rounding = 4 * torch.finfo(features.dtype).eps * features.abs().amax(0)
         deviation = torch.where(deviation > rounding, deviation, torch.inf)
         centred /= deviation
-        basis = torch.linalg.qr(centred.T).Q
-        seen = centred @ basis
-        variances, rotation = torch.linalg.eigh(seen.T @ seen / len(features))
+        variances, rotation = _principal_axes(centred)
         ones = features.new_ones(len(features), 1)
-        space = cls(mean, deviation, basis @ rotation, torch.cat([variances.clamp(min=0), ones[0]]))
-        return space, torch.cat([seen @ rotation, ones], dim=1)
+        space = cls(mean, deviation, rotation, torch.cat([variances.clamp(min=0), ones[0]]))
+        return space, torch.cat([centred @ rotation, ones], dim=1)
 
     def fold_back(self, head: Tensor) -> tuple[Tensor, Tensor]:
         """Turn weights and bias (classes, values + 1) into those for features as they were given."""
@@ -233,6 +231,18 @@ class _Space:
         weight = head[:, :-1] @ self.rotation.double().T / self.deviation
         bias = head[:, -1] - weight @ self.mean.double()
         return weight.to(self.mean.dtype), bias.to(self.mean.dtype)
+
+
+def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the variances of the features' principal components (components,), and their axes (values, components)."""
+    images, values = centred.shape
+    if images >= values:
+        variances, axes = torch.linalg.eigh(centred.T @ centred / images)
+        return variances, axes
+    basis = torch.linalg.qr(centred.T).Q  # of the space that so few images span
+    seen = centred @ basis
+    variances, axes = torch.linalg.eigh(seen.T @ seen / images)
+    return variances, basis @ axes
 
 
 @dataclass(frozen=True)
