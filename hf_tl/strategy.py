@@ -31,8 +31,8 @@ class Strategy:
     """Where it is given, the phases are the rungs of a climb that ends when it does not pay any more (see
     `hf_tl.training.escalation`): the number, from 1, of the rung that the evidence expects to serve best."""
     refit: bool = False
-    """Whether it is trained once more from the start, when validation images have chosen: a climb always, others where
-    those images were set apart from the training images, and are learned from too (see `hf_tl.training.refit`)."""
+    """Whether it is trained once more from the start, when validation images have chosen: a climb beyond the head, and
+    others where those images were set apart from the training images (see `hf_tl.training.refit`)."""
 
     def __post_init__(self) -> None:
         if not self.phases:

@@ -62,11 +62,9 @@ class Refit:
         from datasets import concatenate_datasets
 
         data = self.training.data
-        return (
-            concatenate_datasets([data.train_images, data.validation_images])
-            if self.learns_validation
-            else data.train_images
-        )
+        if not self.learns_validation:
+            return data.train_images
+        return concatenate_datasets([data.train_images, data.validation_images])
 
     @property
     def strategy(self) -> Strategy:

@@ -148,6 +148,18 @@ def test_it_must_fit_into_the_time_that_is_left(tmp_path: Path) -> None:
     assert not refit.has_time()
 
 
+@pytest.mark.parametrize(
+    ("expected_rung", "learns", "expected"), [(1, False, False), (1, True, True), (2, False, True)]
+)
+def test_the_head_is_not_trained_twice_on_the_same_images(
+    expected_rung: int, learns: bool, expected: bool, tmp_path: Path
+) -> None:
+    first = make_training(Run(str(tmp_path), "climb", expected_rung=expected_rung))
+    refit = Refit.of(first, learns_validation=learns)
+    first.run()
+    assert refit.is_due() is expected
+
+
 def test_a_run_that_goes_on_has_the_time_that_it_had(tmp_path: Path) -> None:
     """What is asked for the time after a resume is what was written down before."""
     run = Run(str(tmp_path), "climb", expected_rung=1)
