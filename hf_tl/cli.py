@@ -123,10 +123,11 @@ def evaluate(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     from hf_tl.evaluation.predict import evaluate_model
 
-    metrics, images = evaluate_model(**vars(options))
-    print(f"{options.split}: {images:,} images")
-    width = max(14, *map(len, metrics))
-    for name, value in metrics.items():
+    found = evaluate_model(**vars(options))
+    learned = ", which the model learned from; how good it is, others tell" if found.are_learned else ""
+    print(f"{options.split}: {found.images:,} images{learned}")
+    width = max(14, *map(len, found.metrics))
+    for name, value in found.metrics.items():
         print(f"  {name:<{width}} {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} {value}")
 
 

@@ -113,6 +113,28 @@ def test_evaluate_matches_classes_by_name(trained: Path, tmp_path: Path, capsys:
     assert "accuracy       1.0000" in capsys.readouterr().out
 
 
+def test_evaluate_tells_what_a_model_learned_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a folder without splits the images are set apart as they were for the training, by its seed."""
+    images, folder = tmp_path / "images", tmp_path / "out"
+    write_images(images, 12)
+    rest = ["--num_train_epochs", "1", "--seed", "3", "--refit", "true", "--output_dir", str(folder)]
+    main(["train", *TINY, "--dataset", str(images), *SMALL, *rest])
+    recorded = json.loads((folder / "run.json").read_text())["metrics"]["test"]
+    capsys.readouterr()
+    told = {}
+    for split in ("train", "validation", "test"):
+        main(["evaluate", str(folder), "--dataset", str(images), "--split", split])
+        told[split] = capsys.readouterr().out.splitlines()
+    assert {line.split()[0]: line.split()[1] for line in told["test"][1:]} == {
+        name: f"{value:.4f}" for name, value in recorded.items()
+    }
+    assert {split: "the model learned from" in lines[0] for split, lines in told.items()} == {
+        "train": True,
+        "validation": True,
+        "test": False,
+    }
+
+
 def test_a_trained_model_can_be_trained_on(trained: Path, colours: Path, tmp_path: Path) -> None:
     """The same labels keep the head: further training starts where the first ended."""
     rest = ["--num_train_epochs", "1", "--learning_rate", "1e-6", "--output_dir", str(tmp_path / "more")]

@@ -1,6 +1,5 @@
 """The two models of a comparison, and the images that both can be measured on."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from hf_tl.data.streams import streams_of
 from hf_tl.errors import DataError, ModelError, name_some
 from hf_tl.evaluation.measure import Predictions, image_logits, inference, predict_split, seconds_of
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
-from hf_tl.publish.checks import RECORD_FILE
+from hf_tl.evaluation.trained_on import SPLIT_SETTINGS, learned_from, record_of, split_settings
 from hf_tl.publish.metadata import dataset_is_on_hub
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 DIGITS = "digits"
 TIMED = 8
 """Images in the batch that is timed."""
-SPLIT_SETTINGS = {"validation_fraction": 0.1, "test_fraction": 0.2, "seed": 0}
-"""What decides which images are set apart, where a dataset has no split of its own; the defaults of `load_data`."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +57,7 @@ class Contender:
         Raises:
             ModelError: it cannot be read, or fetched.
         """
-        from transformers.utils import cached_file
-
-        try:
-            file = cached_file(self.name, RECORD_FILE, _raise_exceptions_for_missing_entries=False)
-            return {} if file is None else dict(json.loads(Path(file).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(
-                f"{RECORD_FILE} of {self.name}, the record of its training, cannot be read: {error}"
-            ) from error
+        return record_of(self.name)
 
     @property
     def labels(self) -> list[str]:
@@ -85,12 +74,6 @@ class Contender:
         """What the model was trained on: `name`, `revision` and `fingerprint`; empty where it does not say."""
         data = (getattr(self.model.config, "hf_tl", None) or {}).get("data") or {}
         return data if {"name", "revision", "fingerprint"} <= data.keys() else {}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """By which its splits were made, as arguments of `load_data`."""
-        settings = self.record.get("settings") or self.record.get("hyperparameters") or {}
-        return {name: settings.get(name, default) for name, default in SPLIT_SETTINGS.items()}
 
     def describe(self) -> dict[str, Any]:
         """Tell what it is, as it may be published: without the path."""
@@ -145,6 +128,7 @@ def open_images(
             raise DataError(
                 "each model of a comparison reads the images: load them with hf_tl.load_data(name), not streamed"
             )
+        _require_alike_learned(pair, dataset, split)
         return dataset
     source = {"name": dataset} if dataset is not None else _recorded_source(pair)
     source |= {name: column for name, column in columns.items() if column is not None}
@@ -155,14 +139,30 @@ def open_images(
             f"the dataset {data.name} is not what A and B were trained on any more: its fingerprint is "
             f"{data.fingerprint:.12}, and was {_fingerprint(pair[0])}; name the images to compare on with --dataset"
         )
-    found = [data if one.settings == SPLIT_SETTINGS else load_data(**source, **one.settings) for one in knowing]
+    ways = [split_settings(one.record) for one in knowing]
+    found = [data if way == SPLIT_SETTINGS else load_data(**source, **way) for way in ways]
     if split in data.splits and len({_order(each, split) for each in found}) > 1:
         raise DataError(
             f"the {split} images that were set apart for A are others than those for B ({_told(pair[0])}; "
             f"{_told(pair[1])}), so that each may have been trained on some of the other's: "
             f"compare on a dataset with a split {split} of its own, or train both with the same --seed"
         )
-    return found[0] if found else data
+    data = found[0] if found else data
+    _require_alike_learned(pair, data, split)
+    return data
+
+
+def _require_alike_learned(pair: Sequence[Contender], data: ImageData, split: str) -> None:
+    """Refuse images that one model learned from, and not the other.
+
+    Raises:
+        DataError: there are such.
+    """
+    learned = [one.letter for one in pair if learned_from(one.record, data, split)]
+    if len(learned) == 1:
+        raise DataError(
+            f"{learned[0]} learned from the {split} images, and the other model did not: compare with --split test"
+        )
 
 
 def _recorded_source(pair: Sequence[Contender]) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _order(data: ImageData, split: str) -> str:
 
 
 def _told(one: Contender) -> str:
-    return f"{one.letter}: " + ", ".join(f"{name} {value:g}" for name, value in one.settings.items())
+    return f"{one.letter}: " + ", ".join(f"{name} {value:g}" for name, value in split_settings(one.record).items())
 
 
 def predict(

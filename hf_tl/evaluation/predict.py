@@ -1,6 +1,7 @@
 """Predictions and measurements of a saved model."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,13 +9,14 @@ import torch
 from datasets import Dataset
 
 from hf_tl.backbones.load import load
-from hf_tl.data.datasets import ImageData, load_data
+from hf_tl.data.datasets import ImageData
 from hf_tl.data.images import decode
 from hf_tl.data.labels import encode_labels
 from hf_tl.data.multi_label import holds_lists, match_classes
 from hf_tl.errors import DataError, name_some
 from hf_tl.evaluation.measure import inference, measure
 from hf_tl.evaluation.metrics import problem_type_of
+from hf_tl.evaluation.trained_on import learned_from, load_images, record_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,6 +60,16 @@ def predict_images(
         )
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is on some images."""
+
+    metrics: dict[str, float]
+    images: int
+    are_learned: bool
+    """Whether the model was trained on them: then this is not how good it is on others."""
+
+
 def evaluate_model(
     model_name: str,
     dataset: str,
@@ -65,8 +77,11 @@ def evaluate_model(
     batch_size: int = 64,
     image_column: str | None = None,
     label_column: str | None = None,
-) -> tuple[dict[str, float], int]:
+) -> Evaluation:
     """Measure a saved model on a split of a dataset, whose classes are matched by name.
+
+    What is missing is set apart from train as it was for the model's training, where that is recorded: the test images
+    are those that it did not learn from.
 
     Args:
         model_name: a saved model's folder, or a Hub id.
@@ -76,21 +91,20 @@ def evaluate_model(
         image_column: as in `load_data`.
         label_column: as in `load_data`.
 
-    Returns:
-        The metrics, and the number of images.
-
     Raises:
         DataError: the dataset has no such split, classes that the model does not know, or labels of the other kind.
+        ModelError: there is no such model.
     """
     from accelerate import Accelerator
 
     model, transforms = load(model_name)
-    data = load_data(dataset, image_column=image_column, label_column=label_column)
+    record = record_of(model_name)
+    data = load_images(record, dataset, image_column, label_column)
     images = images_for(model, data, split)
     accelerator = Accelerator()
     transforms = transforms.with_columns(data.image_column, data.label_column)
     metrics = measure(accelerator, model.to(accelerator.device), images.with_transform(transforms.eval), batch_size)
-    return metrics, len(images)
+    return Evaluation(metrics, len(images), learned_from(record, data, split))
 
 
 def images_for(model: "PreTrainedModel", data: ImageData, split: str) -> Dataset:

@@ -19,9 +19,10 @@ from hf_tl.data.images import decode
 from hf_tl.errors import ConfigError, SaveError, name_some
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
 from hf_tl.evaluation.predict import images_for
+from hf_tl.evaluation.trained_on import load_images, record_of
 from hf_tl.exporting.checks import verify, verify_steps
 from hf_tl.exporting.formats import FORMATS, INPUT, OUTPUT, Format, check_format, explained, write_model
-from hf_tl.exporting.images import evenly, load_images, pixels_of, record_of
+from hf_tl.exporting.images import evenly, pixels_of
 from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.exporting.preprocessing import describe
 from hf_tl.exporting.quantize import CALIBRATION_IMAGES, METHOD, measure_int8, write_int8

@@ -169,6 +169,19 @@ def test_test_images_that_the_other_was_trained_on_are_refused(tmp_path: Path) -
     assert parted[0] == parted[1] != parted[2]  # the images are the test images of the second
 
 
+def test_images_that_one_of_the_two_learned_from_are_refused(tmp_path: Path) -> None:
+    """A training that ends with all images (`--refit`) learns from those of validation, too."""
+    write_images(tmp_path / "images", 12)
+    data = str(tmp_path / "images")
+    first = train(tmp_path / "first", data, "--num_train_epochs", "1")
+    again = train(tmp_path / "again", data, "--num_train_epochs", "1", "--refit", "true")
+    for dataset in (data, hf_tl.load_data(data)):
+        with pytest.raises(DataError, match="B learned from the validation images, and the other model did not: "):
+            hf_tl.compare(first, again, dataset, split="validation")
+    assert hf_tl.compare(first, first, data, split="validation").record["data"]["images"] == 3
+    assert hf_tl.compare(first, again, data).record["data"]["images"] == 8
+
+
 def test_a_plain_checkpoint_of_transformers_is_compared_too(
     runs: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,8 +25,8 @@ import hf_tl
 from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.data.datasets import load_data
 from hf_tl.errors import ConfigError, DataError, SaveError
+from hf_tl.evaluation.trained_on import load_images
 from hf_tl.exporting.formats import FORMATS
-from hf_tl.exporting.images import load_images
 from hf_tl.publish.checks import check_folder, read_record
 from hf_tl.publish.hub import push
 
