@@ -124,7 +124,7 @@ def evaluate(arguments: list[str]) -> None:
     from hf_tl.evaluation.predict import evaluate_model
 
     found = evaluate_model(**vars(options))
-    learned = ", which the model learned from; how good it is, others tell" if found.are_learned else ""
+    learned = ", which the model learned from; other images tell how good it is" if found.are_learned else ""
     print(f"{options.split}: {found.images:,} images{learned}")
     width = max(14, *map(len, found.metrics))
     for name, value in found.metrics.items():
