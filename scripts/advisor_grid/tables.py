@@ -253,11 +253,11 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
         f"and one that is not, training puts {sum(sure)} in the same order."
     )
     gaps = [
-        (second - first, (seen[1] - seen[0]) * (second - first) > 0)
+        (second - first, (seen[1] - seen[0]) * (second - first))
         for evidence, true in of_cells
         for seen, (first, second) in zip(combinations(evidence, 2), combinations(true, 2), strict=True)
     ]
-    wrong = [abs(gap) for gap, is_right in gaps if not is_right]
+    wrong = [abs(gap) for gap, agreement in gaps if agreement < 0]
     told = f", whose accuracies differ by {100 * max(wrong):.1f} points at most" if wrong else ""
     yield f"Of {len(gaps)} pairs of backbones in the cells the evidence puts {len(wrong)} in the wrong order{told}."
 
