@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.comparison.contenders import Contender, check_alike, open_images, predict, speed
+from hf_tl.comparison.contenders import Contender, check_alike, check_learned, open_images, predict, speed
 from hf_tl.comparison.findings import find_differences
 from hf_tl.comparison.record import build_record
 from hf_tl.errors import ConfigError
@@ -108,6 +108,7 @@ def compare(
     pair = (Contender.load("A", first), Contender.load("B", second))
     check_alike(*pair)
     data = open_images(pair, dataset, split, {"image_column": image_column, "label_column": label_column})
+    check_learned(pair, data, split)
     accelerator, labels, problem = Accelerator(), pair[0].labels, pair[0].problem
     images = images_for(pair[0].model, data, split)
     said = [predict(accelerator, one, images, data, labels, batch_size) for one in pair]

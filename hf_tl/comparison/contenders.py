@@ -112,7 +112,7 @@ def check_alike(first: Contender, second: Contender) -> None:
 def open_images(
     pair: Sequence[Contender], dataset: "str | ImageData | None", split: str, columns: Mapping[str, str | None]
 ) -> ImageData:
-    """Find the images that both models can be measured on, and that neither was trained on.
+    """Find the images that both models can be measured on.
 
     Args:
         pair: the two models.
@@ -128,7 +128,6 @@ def open_images(
             raise DataError(
                 "each model of a comparison reads the images: load them with hf_tl.load_data(name), not streamed"
             )
-        _require_alike_learned(pair, dataset, split)
         return dataset
     source = {"name": dataset} if dataset is not None else _recorded_source(pair)
     source |= {name: column for name, column in columns.items() if column is not None}
@@ -147,16 +146,14 @@ def open_images(
             f"{_told(pair[1])}), so that each may have been trained on some of the other's: "
             f"compare on a dataset with a split {split} of its own, or train both with the same --seed"
         )
-    data = found[0] if found else data
-    _require_alike_learned(pair, data, split)
-    return data
+    return found[0] if found else data
 
 
-def _require_alike_learned(pair: Sequence[Contender], data: ImageData, split: str) -> None:
-    """Refuse images that one model learned from, and not the other.
+def check_learned(pair: Sequence[Contender], data: ImageData, split: str) -> None:
+    """Check that no model learned from images that the other one did not.
 
     Raises:
-        DataError: there are such.
+        DataError: one did.
     """
     learned = [one.letter for one in pair if learned_from(one.record, data, split)]
     if len(learned) == 1:

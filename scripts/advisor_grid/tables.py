@@ -234,11 +234,11 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
         f"Kendall's tau of the backbones' order by evidence and after training: mean {mean(taus[0]):.2f} of "
         f"{len(taus[0])} cells, {mean(taus[1]):.2f} of their {len(taus[1])} draws."
     )
-    evidence, training = (list(_between_draws(cells, which)) for which in (0, 1))
-    if training:
+    if between := list(_between_draws(cells)):
+        by_evidence, by_training = map(mean, zip(*between, strict=True))
         yield (
             "From one draw of a cell to another: the order by evidence and that after training have a tau of "
-            f"{mean(evidence):.2f} in the mean, the orders after training {mean(training):.2f} ({len(training)} cells)."
+            f"{by_evidence:.2f} in the mean, the orders after training {by_training:.2f} ({len(between)} cells)."
         )
     known = [list(_is_right_where_known(*found, TEST[cell.data])) for cell, found in ranked]
     pairs = len(known) * math.comb(len(BACKBONES), 2)
@@ -271,15 +271,20 @@ def _orders(cell: Results, seeds: Sequence[str]) -> tuple[list[float], list[floa
     return evidence, [max(cell.accuracy(backbone, s, seeds) or 0.0 for s in ran) for backbone in BACKBONES]
 
 
-def _between_draws(cells: list[Results], which: int) -> Iterator[float]:
-    """Compare the orders of a cell's draws after training with that by evidence (0) or after training (1) of another.
+def _between_draws(cells: list[Results]) -> Iterator[tuple[float, float]]:
+    """Give how the order after training of a cell's draws agrees with those of its other draws, which chance limits.
 
-    What training with other images of the same data does not agree on, no evidence can tell.
+    Yields:
+        Of each cell the mean tau with the order by their evidence, and with that after their training.
     """
     for cell in cells:
         orders = [found for seed in cell.ranked_seeds if (found := _orders(cell, [seed])) is not None]
         if len(orders) > 1:
-            yield mean(kendalltau(first[which], second[1]).statistic for first, second in permutations(orders, 2))
+            pairs = list(permutations(orders, 2))
+            by_evidence, by_training = (
+                mean(kendalltau(other[which], trained).statistic for other, (_, trained) in pairs) for which in (0, 1)
+            )
+            yield by_evidence, by_training
 
 
 def _is_right_where_known(evidence: Sequence[float], true: Sequence[float], images: int) -> Iterator[bool]:
