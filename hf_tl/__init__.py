@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from hf_tl.data.images import collate
     from hf_tl.errors import HfTlError
     from hf_tl.exporting.export import export
+    from hf_tl.hub.fetch import pull
+    from hf_tl.hub.hub import push
     from hf_tl.job import RunResult
-    from hf_tl.publish.fetch import pull
-    from hf_tl.publish.hub import push
     from hf_tl.run import train
     from hf_tl.strategy import Phase, Strategy
-    from hf_tl.training.safeguards import newest_checkpoint
-    from hf_tl.training.trainer import StrategyCallback
-    from hf_tl.training.views import TrainingViews
+    from hf_tl.trainer.safeguards import newest_checkpoint
+    from hf_tl.trainer.trainer import StrategyCallback
+    from hf_tl.views.views import TrainingViews
 
 __version__ = "0.1.0"
 
@@ -37,8 +37,8 @@ _HOMES = {
     "RunResult": "hf_tl.job",
     "Stage": "hf_tl.backbones.stages",
     "Strategy": "hf_tl.strategy",
-    "StrategyCallback": "hf_tl.training.trainer",
-    "TrainingViews": "hf_tl.training.views",
+    "StrategyCallback": "hf_tl.trainer.trainer",
+    "TrainingViews": "hf_tl.views.views",
     "export": "hf_tl.exporting.export",
     "freeze": "hf_tl.backbones.freezing",
     "list_stages": "hf_tl.backbones.stages",
@@ -47,9 +47,9 @@ _HOMES = {
     "collate": "hf_tl.data.images",
     "compare": "hf_tl.comparison.compare",
     "load_data": "hf_tl.data.datasets",
-    "newest_checkpoint": "hf_tl.training.safeguards",
-    "pull": "hf_tl.publish.fetch",
-    "push": "hf_tl.publish.hub",
+    "newest_checkpoint": "hf_tl.trainer.safeguards",
+    "pull": "hf_tl.hub.fetch",
+    "push": "hf_tl.hub.hub",
     "recommend": "hf_tl.advisor.recommend",
     "train": "hf_tl.run",
 }

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(arguments: list[str]) -> None:
     """Train a head, fine-tune, or train from scratch; save the model with its card."""
-    from hf_tl.training.memory import keep_freed_memory, paused_collection, uncollected
+    from hf_tl.processes.memory import keep_freed_memory, paused_collection, uncollected
 
     with paused_collection():
         from hf_tl.flags import parse_run_config
@@ -84,7 +84,7 @@ def recommend(arguments: list[str]) -> None:
     names, weights = options.pop("model"), options.pop("weights")
     from hf_tl.advisor.recommend import recommend as find
     from hf_tl.backbones.candidates import Backbone, named
-    from hf_tl.training.memory import keep_freed_memory
+    from hf_tl.processes.memory import keep_freed_memory
 
     names = None if names is None else named(names)
     if weights is not None and len(weights) != len(names or ()):
@@ -146,7 +146,7 @@ def compare(arguments: list[str]) -> None:
     parser.add_argument("--output_dir", help="folder for comparison.json, comparison.md and comparison.png")
     options = parser.parse_args(arguments)
     from hf_tl.comparison.compare import compare as find
-    from hf_tl.training.memory import keep_freed_memory
+    from hf_tl.processes.memory import keep_freed_memory
 
     keep_freed_memory()
     print(find(**vars(options)))
@@ -160,7 +160,7 @@ def demo(arguments: list[str]) -> None:
     parser.add_argument("--server_name", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--server_port", type=int, help="port (default: the first free one from 7860)")
     options = vars(parser.parse_args(arguments))
-    from hf_tl.publish.demo import launch
+    from hf_tl.demo.demo import launch
 
     launch(**options)
 
@@ -179,7 +179,7 @@ def push(arguments: list[str]) -> None:
     if options.space or options.space_name:
         _push_with_space(options)
         return
-    from hf_tl.publish.hub import push as push_folder
+    from hf_tl.hub.hub import push as push_folder
 
     url = push_folder(
         options.folder,
@@ -194,7 +194,7 @@ def push(arguments: list[str]) -> None:
 def _push_with_space(options: argparse.Namespace) -> None:
     if options.create_pr:
         raise ConfigError("--space shows a model that is published, and --create_pr only proposes one: leave one out")
-    from hf_tl.publish.space import push_with_space
+    from hf_tl.demo.space import push_with_space
 
     names = options.folder, options.repository, options.space_name
     print(*push_with_space(*names, private=options.private or None, revision=options.revision), sep="\n")
@@ -209,7 +209,7 @@ def pull(arguments: list[str]) -> None:
     parser.add_argument("folder", help="folder that does not exist yet")
     parser.add_argument("--revision", help="branch, tag or commit (default: main)")
     options = parser.parse_args(arguments)
-    from hf_tl.publish.fetch import pull as pull_folder
+    from hf_tl.hub.fetch import pull as pull_folder
 
     print(pull_folder(options.repository, options.folder, revision=options.revision))
 
@@ -248,7 +248,7 @@ def cache(arguments: list[str]) -> None:
     parser.add_argument("action", nargs="?", choices=["list", "clear"], default="list", help="list by default")
     parser.add_argument("--feature_cache_dir", help="folder of the features; in the cache of Hugging Face by default")
     options = parser.parse_args(arguments)
-    from hf_tl.training.feature_store import FeatureStore, default_folder
+    from hf_tl.features.feature_store import FeatureStore, default_folder
 
     folder = Path(options.feature_cache_dir) if options.feature_cache_dir else default_folder()
     store = FeatureStore(folder, limit=0)

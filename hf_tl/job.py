@@ -3,14 +3,15 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from hf_tl.config import HubConfig, TrainingConfig
-from hf_tl.errors import ConfigError, HfTlError
+from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.processes.together import on_main_process
 from hf_tl.strategy import Phase, Strategy
 
 if TYPE_CHECKING:
@@ -18,15 +19,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.card.examples import Example
+    from hf_tl.checkpoints.state import TrainingLog
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
     from hf_tl.evaluation.measure import Predictions
-    from hf_tl.publish.examples import Example
     from hf_tl.training.loop import Training
     from hf_tl.training.refit import Refit
-    from hf_tl.training.state import TrainingLog
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,11 @@ class Job:
         Raises:
             HfTlError: something cannot be used or written; a model that was saved before stays.
         """
-        from hf_tl.publish.summary import announce
-        from hf_tl.training.accelerator import close_logs, start_trackers
-        from hf_tl.training.energy import measured_energy
-        from hf_tl.training.loss import check_phases
-        from hf_tl.training.tuning import fit_batch_size
+        from hf_tl.card.summary import announce
+        from hf_tl.head.tuning import fit_batch_size
+        from hf_tl.optimization.loss import check_phases
+        from hf_tl.processes.accelerator import close_logs, start_trackers
+        from hf_tl.processes.energy import measured_energy
 
         if self.config.test_time_flip and not self.horizontal_flip:
             raise ConfigError(
@@ -200,7 +199,7 @@ class Job:
 
     def _examples(self, record: dict[str, Any]) -> "list[Example]":
         """Collect the images that the card may show: none, unless the user allowed it."""
-        from hf_tl.publish.examples import collect_examples
+        from hf_tl.card.examples import collect_examples
 
         if not self.hub.card_images:
             return []
@@ -210,10 +209,10 @@ class Job:
         return examples
 
     def _save(self, result: RunResult) -> RunResult:
+        from hf_tl.card.summary import summarise
+        from hf_tl.hub.hub import push
         from hf_tl.publish.checks import read_record
-        from hf_tl.publish.hub import push
         from hf_tl.publish.save import save_run
-        from hf_tl.publish.summary import summarise
 
         say = self.accelerator.print
         say("Saving, and loading it again to compare …")
@@ -255,29 +254,12 @@ def check_push(accelerator: "Accelerator", push_to_hub: str | None) -> None:
     """Check before any work that the result may be pushed.
 
     Raises:
-        PublishError: as `hf_tl.publish.hub.check_push_access`.
+        PublishError: as `hf_tl.hub.hub.check_push_access`.
     """
-    from hf_tl.publish.hub import check_push_access
+    from hf_tl.hub.hub import check_push_access
 
     if push_to_hub is not None:
         on_main_process(accelerator, lambda: check_push_access(push_to_hub))
-
-
-def on_main_process(accelerator: "Accelerator", work: Callable[[], T]) -> T:
-    """Do something on the main process alone, and give its result, or raise its `HfTlError`, on all."""
-    from accelerate.utils import broadcast_object_list
-
-    outcome: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            outcome = [work()]
-        except HfTlError as error:
-            outcome = [error]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(outcome)
-    if isinstance(outcome[0], HfTlError):
-        raise outcome[0]
-    return outcome[0]
 
 
 def _new_folder(name: str) -> str:

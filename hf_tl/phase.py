@@ -74,7 +74,7 @@ class Phase:
     """Whether the phase begins with random weights in place of those before it; it trains all of them."""
     solver: Solver = "adamw"
     """`"lbfgs"` solves the head to convergence as logistic regression on the features of the frozen network, in one
-    step of the phase; it finds its L2 strength itself (`hf_tl.training.head_solver`)."""
+    step of the phase; it finds its L2 strength itself (`hf_tl.head.head_solver`)."""
 
     def __post_init__(self) -> None:
         stages = self.trainable_stages

@@ -52,10 +52,10 @@ def run(config: RunConfig) -> RunResult:
     from hf_tl.advisor.advice import take_advice
     from hf_tl.backbones.candidates import candidates
     from hf_tl.backbones.load import set_problem_type
+    from hf_tl.card.settings import describe_command, settings_of
     from hf_tl.data.datasets import check_images, load_data
-    from hf_tl.publish.settings import describe_command, settings_of
-    from hf_tl.training.accelerator import make_accelerator
-    from hf_tl.training.features import decoded_before
+    from hf_tl.features.features import decoded_before
+    from hf_tl.processes.accelerator import make_accelerator
 
     start = time.perf_counter()
     strategy = config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
@@ -166,8 +166,8 @@ def train(
 
     from hf_tl.backbones.load import preprocessing_of, set_problem_type
     from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
-    from hf_tl.training.accelerator import make_accelerator
-    from hf_tl.training.features import decoded_before
+    from hf_tl.features.features import decoded_before
+    from hf_tl.processes.accelerator import make_accelerator
 
     start = time.perf_counter()
     of_card = {field.name for field in dataclasses.fields(HubConfig)} & settings.keys()
@@ -207,7 +207,7 @@ def _build_strategy(
 ) -> tuple[Strategy, dict[str, str]]:
     """Build the strategy for this model and data, and tell what was chosen for it by trying."""
     from hf_tl.backbones.stages import head_stages, list_stages
-    from hf_tl.training.tuning import sweep_learning_rates
+    from hf_tl.head.tuning import sweep_learning_rates
 
     head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
     images, pretrained = data.splits["train"], config.model.pretrained

@@ -15,7 +15,7 @@ import torch
 from hf_tl.backbones.folding import folded_where_equal
 from hf_tl.backbones.presets import PRESETS
 from hf_tl.evaluation.measure import seconds_of
-from hf_tl.training.memory import keep_freed_memory
+from hf_tl.processes.memory import keep_freed_memory
 
 FORWARD, STEP, SIDE, TURNS = 64, 16, 224, 3
 """Images in a pass and in a step, their height and width, and how often each is timed."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_tl.cli import ERROR_STATUS, main
-from hf_tl.training.feature_store import FeatureRows, FeatureStore, Layout, key_of
+from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, key_of
 
 LAYOUTS = [Layout((1, 250), torch.float32)]
 

@@ -24,7 +24,7 @@ from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import measure
 from hf_tl.evaluation.metrics import trainer_metrics
 from hf_tl.strategy import Phase, Strategy
-from hf_tl.training.trainer import StrategyCallback
+from hf_tl.trainer.trainer import StrategyCallback
 
 NAMES = ["red", "green", "blue"]
 SIDE = 32

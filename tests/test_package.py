@@ -53,7 +53,7 @@ def test_a_wheel_holds_the_card_template_and_works_elsewhere(tmp_path: Path) -> 
         f"import sys; sys.path[:0] = {[str(tmp_path / 'site'), str(REPOSITORY / 'tests')]!r}\n"
         "import hf_tl; from publish.records import make_record\n"
         f"assert hf_tl.__file__.startswith({str(tmp_path)!r}), hf_tl.__file__\n"
-        "from hf_tl.publish.card import render_card\n"
+        "from hf_tl.card.card import render_card\n"
         "print(render_card(make_record()).splitlines()[0])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

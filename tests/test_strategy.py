@@ -23,7 +23,7 @@ from hf_tl.errors import ConfigError
 from hf_tl.flags import parse_run_config
 from hf_tl.recipes import SIZES, recipe_for
 from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Strategy
-from hf_tl.training.trainer import StrategyCallback
+from hf_tl.trainer.trainer import StrategyCallback
 
 positive = st.floats(1e-9, 1e9)
 share = st.floats(0, 1, exclude_max=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.advisor.recommend import RECORD, SCHEMA_VERSION, recommend
+from hf_tl.card.reasons import published_advice
 from hf_tl.config import RunConfig
 from hf_tl.errors import ConfigError, DataError, name_some
-from hf_tl.job import on_main_process
-from hf_tl.publish.reasons import published_advice
+from hf_tl.processes.together import on_main_process
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -8,7 +8,7 @@ from hf_tl.advisor.probes import Probe
 from hf_tl.advisor.rules import NOT_AT_ALL, SIMILAR, find_rule
 from hf_tl.config import StrategyConfig
 from hf_tl.evaluation.paired import difference_p_value
-from hf_tl.training.head_solver import FOLDS
+from hf_tl.head.head_solver import FOLDS
 
 SOLVED, SOLVED_AT_LEAST = 0.99, 0.97
 """The accuracy of a head, and the low end of its interval, from which on there is nothing left to gain."""

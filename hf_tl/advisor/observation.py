@@ -20,7 +20,7 @@ from hf_tl.data.images import ImageTransform
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.errors import TrainingError, name_some
 from hf_tl.evaluation.measure import inference
-from hf_tl.training.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
+from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

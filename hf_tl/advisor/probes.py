@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import curve_fit
 from scipy.stats import binomtest
 
-from hf_tl.training.head_solver import FOLDS, cross_validate_head, draw_folds, solve_head
+from hf_tl.head.head_solver import FOLDS, cross_validate_head, draw_folds, solve_head
 
 CONFIDENCE = 0.95
 NEIGHBOURS = 5
@@ -90,7 +90,7 @@ class Probe:
 def linear_probe(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0) -> tuple[Probe, float]:
     """Hold out each image once from logistic regression, in stratified five-fold cross-validation.
 
-    Its L2 strength is the one with the lowest held-out loss (`hf_tl.training.head_solver`).
+    Its L2 strength is the one with the lowest held-out loss (`hf_tl.head.head_solver`).
 
     Args:
         features: (images, values).

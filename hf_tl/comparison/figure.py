@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from hf_tl.comparison.findings import SIGNIFICANT
 from hf_tl.comparison.report import shown_classes
 from hf_tl.evaluation.metrics import SINGLE_LABEL
-from hf_tl.publish.canvas import INK, MUTED, TRAINED, VALIDATION_LINE, WIDTH, new_figure, plain, write
+from hf_tl.reporting.canvas import INK, MUTED, TRAINED, VALIDATION_LINE, WIDTH, new_figure, plain, write
 
 COLOURS = {"A": TRAINED, "B": VALIDATION_LINE}
 LEVEL = "#8d99a3"

@@ -13,7 +13,7 @@ from hf_tl.evaluation.intervals import Interval
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
 from hf_tl.evaluation.paired import Difference
-from hf_tl.publish.numbers import chance_of, points
+from hf_tl.reporting.numbers import chance_of, points
 
 if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData

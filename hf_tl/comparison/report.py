@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, SINGLE_LABEL
-from hf_tl.publish.markdown import escape, one_line
-from hf_tl.publish.numbers import NOTHING, p_value, percent, points, range_of
+from hf_tl.reporting.markdown import escape, one_line
+from hf_tl.reporting.numbers import NOTHING, p_value, percent, points, range_of
 
 CLASSES_SHOWN = 30
 """Of more, those that differ most."""

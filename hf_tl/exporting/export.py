@@ -27,7 +27,7 @@ from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.exporting.preprocessing import describe
 from hf_tl.exporting.quantize import CALIBRATION_IMAGES, METHOD, measure_int8, write_int8
 from hf_tl.exporting.quantize import FILE as INT8_FILE
-from hf_tl.training.accelerator import cpu_cores
+from hf_tl.processes.accelerator import cpu_cores
 
 if TYPE_CHECKING:
     from datasets import Dataset

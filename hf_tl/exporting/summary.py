@@ -8,7 +8,7 @@ from typing import Any
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.exporting.export import REPORT_FILE
 from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
-from hf_tl.publish.numbers import percent, range_of
+from hf_tl.reporting.numbers import percent, range_of
 
 DEPRECATED = "torch deprecates TorchScript and names torch.export as its successor: --format torch_export"
 

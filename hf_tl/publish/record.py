@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.transformers import commit_of
+from hf_tl.card.metadata import hub_id
 from hf_tl.config import HubConfig, TrainingConfig
-from hf_tl.publish.metadata import hub_id
+from hf_tl.processes.accelerator import describe_hardware
+from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.strategy import Strategy
-from hf_tl.training.accelerator import describe_hardware
 from hf_tl.training.refit import is_given_back
-from hf_tl.training.sharding import ShardedAccelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.checkpoints.state import TrainingLog
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
-    from hf_tl.training.state import TrainingLog
 
 RECORD_SCHEMA_VERSION = 1
 PACKAGES = ("hf_tl", "torch", "transformers", "timm", "datasets", "accelerate")

@@ -17,13 +17,13 @@ import torch
 from safetensors import SafetensorError
 
 from hf_tl.backbones.preprocessing import Preprocessing
+from hf_tl.card.card import render_card
+from hf_tl.card.examples import Example
+from hf_tl.card.figures import FIGURES, draw_figures
+from hf_tl.checkpoints.checkpoint import FOLDER as CHECKPOINTS
 from hf_tl.errors import ConfigError, SaveError, name_some
-from hf_tl.publish.card import render_card
 from hf_tl.publish.checks import CARD_FILE, RECORD_FILE, read_record, weight_files, weights_digest
-from hf_tl.publish.examples import Example
-from hf_tl.publish.figures import FIGURES, draw_figures
 from hf_tl.publish.record import config_record
-from hf_tl.training.checkpoint import FOLDER as CHECKPOINTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

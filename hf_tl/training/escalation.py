@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from hf_tl.checkpoints.state import TrainingState
 from hf_tl.config import TrainingConfig
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.strategy import Strategy
-from hf_tl.training.state import TrainingState
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

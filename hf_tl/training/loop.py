@@ -15,23 +15,8 @@ from tqdm.auto import tqdm
 from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors, whole
 from hf_tl.backbones.stages import Stage, list_stages
 from hf_tl.backbones.transformers import random_weights
-from hf_tl.config import TrainingConfig
-from hf_tl.data.images import Transforms
-from hf_tl.data.streams import first_image
-from hf_tl.errors import CheckpointError, ConfigError, TrainingError
-from hf_tl.evaluation.measure import Predictions, measure
-from hf_tl.evaluation.metrics import problem_type_of
-from hf_tl.strategy import Phase, Strategy
-from hf_tl.training.averaging import WeightAverage
-from hf_tl.training.checkpoint import FOLDER, REFIT_FOLDER
-from hf_tl.training.escalation import Climb, climb_of, describe_rung
-from hf_tl.training.features import Features
-from hf_tl.training.inputs import PhaseInputs
-from hf_tl.training.loss import balanced_weights, training_loss
-from hf_tl.training.optim import build_optimizer, build_schedule, phase_ends, stage_rates
-from hf_tl.training.phase_data import PhaseData
-from hf_tl.training.recompute import recomputed_activations
-from hf_tl.training.saving import (
+from hf_tl.checkpoints.checkpoint import FOLDER, REFIT_FOLDER
+from hf_tl.checkpoints.saving import (
     Checkpoints,
     gather_random_states,
     identity_of,
@@ -39,12 +24,27 @@ from hf_tl.training.saving import (
     optimizer_state,
     set_optimizer_state,
 )
+from hf_tl.checkpoints.sigterm import Sigterm
+from hf_tl.checkpoints.state import Contents, TrainingLog, TrainingState, set_random_state
+from hf_tl.config import TrainingConfig
+from hf_tl.data.images import Transforms
+from hf_tl.data.streams import first_image
+from hf_tl.errors import CheckpointError, ConfigError, TrainingError
+from hf_tl.evaluation.measure import Predictions, measure
+from hf_tl.evaluation.metrics import problem_type_of
+from hf_tl.features.features import Features
+from hf_tl.features.inputs import PhaseInputs
+from hf_tl.head.solved_head import linear_head, solve_phase
+from hf_tl.optimization.averaging import WeightAverage
+from hf_tl.optimization.loss import balanced_weights, training_loss
+from hf_tl.optimization.optim import build_optimizer, build_schedule, phase_ends, stage_rates
+from hf_tl.optimization.recompute import recomputed_activations
+from hf_tl.optimization.steps import train_steps
+from hf_tl.processes.sharding import load_whole, shard
+from hf_tl.strategy import Phase, Strategy
+from hf_tl.training.escalation import Climb, climb_of, describe_rung
+from hf_tl.training.phase_data import PhaseData
 from hf_tl.training.selection import count_without_gain, judge_evaluation
-from hf_tl.training.sharding import load_whole, shard
-from hf_tl.training.sigterm import Sigterm
-from hf_tl.training.solved_head import linear_head, solve_phase
-from hf_tl.training.state import Contents, TrainingLog, TrainingState, set_random_state
-from hf_tl.training.steps import train_steps
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

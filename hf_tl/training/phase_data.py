@@ -12,11 +12,11 @@ from hf_tl.data.images import Transforms, collate
 from hf_tl.data.streams import StreamedImages
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import Predictions, predict_split
+from hf_tl.features.features import Features
+from hf_tl.features.inputs import PhaseInputs, as_read
 from hf_tl.strategy import Phase
-from hf_tl.training.features import Features
-from hf_tl.training.inputs import PhaseInputs, as_read
-from hf_tl.training.stream_views import StreamedViews, viewed
-from hf_tl.training.views import Collate, ImageStream, TrainingViews
+from hf_tl.views.stream_views import StreamedViews, viewed
+from hf_tl.views.views import Collate, ImageStream, TrainingViews
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.streams import streams_of
+from hf_tl.optimization.optim import phase_ends
 from hf_tl.strategy import Strategy
 from hf_tl.training.loop import Training
-from hf_tl.training.optim import phase_ends
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,8 +11,8 @@ evaluations on 20 validation images.
 import math
 from typing import Any
 
+from hf_tl.checkpoints.state import TrainingLog
 from hf_tl.evaluation.metrics import ProblemType
-from hf_tl.training.state import TrainingLog
 
 
 def judge_evaluation(

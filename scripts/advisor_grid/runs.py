@@ -21,10 +21,10 @@ from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import StrategyConfig, TrainingConfig
 from hf_tl.data.datasets import ImageData
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.processes.accelerator import describe_hardware, make_accelerator
+from hf_tl.processes.memory import keep_freed_memory
 from hf_tl.strategy import Strategy
-from hf_tl.training.accelerator import describe_hardware, make_accelerator
 from hf_tl.training.loop import Training
-from hf_tl.training.memory import keep_freed_memory
 from hf_tl.training.refit import Refit, is_given_back, is_refitted
 
 NOT_MIRRORED = {"digits"}

@@ -25,10 +25,10 @@ from hf_tl import Strategy, load_backbone, load_data
 from hf_tl.backbones.boundary import find_boundary
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
-from hf_tl.training.accelerator import cpu_cores
-from hf_tl.training.batch_size import BatchSize
-from hf_tl.training.feature_pass import FeaturePass
-from hf_tl.training.memory import keep_freed_memory
+from hf_tl.features.batch_size import BatchSize
+from hf_tl.features.feature_pass import FeaturePass
+from hf_tl.processes.accelerator import cpu_cores
+from hf_tl.processes.memory import keep_freed_memory
 
 GEMM_SIZE = 2048
 """Rows and columns: large enough for the peak, small enough to be many."""

@@ -10,7 +10,7 @@ from pathlib import Path
 POLL_SECONDS = 0.1
 KIB_PER_GIB = 2**20
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-"""What `hf_tl.training.memory` sets by itself, for a peer that does not."""
+"""What `hf_tl.processes.memory` sets by itself, for a peer that does not."""
 
 
 @dataclass(frozen=True)

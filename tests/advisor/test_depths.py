@@ -14,7 +14,7 @@ from hf_tl.advisor.observation import observe
 from hf_tl.backbones.load import load_model
 from hf_tl.backbones.stages import list_stages
 from hf_tl.data.images import ImageTransform
-from hf_tl.training.feature_store import FeatureStore, default_folder
+from hf_tl.features.feature_store import FeatureStore, default_folder
 
 PLAIN = ImageTransform(Compose([ToTensor(), Normalize((0.5,) * 3, (0.5,) * 3)]))
 

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hf_tl.advisor.probes import Accuracy, Probe, fit_power_law, learning_curve, linear_probe, nearest_neighbours
 from hf_tl.advisor.similarity import similarity_of
-from hf_tl.training.head_solver import FOLDS
+from hf_tl.head.head_solver import FOLDS
 
 
 def clusters(images: int, values: int = 12, classes: int = 4, spread: float = 1.5, seed: int = 0) -> tuple[Any, Any]:

@@ -27,8 +27,8 @@ from hf_tl.data.datasets import load_data
 from hf_tl.errors import ConfigError, DataError, SaveError
 from hf_tl.evaluation.trained_on import load_images
 from hf_tl.exporting.formats import FORMATS
+from hf_tl.hub.hub import push
 from hf_tl.publish.checks import check_folder, read_record
-from hf_tl.publish.hub import push
 
 REPOSITORY = Path(__file__).parents[2]
 RUNNERS = {

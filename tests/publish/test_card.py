@@ -18,11 +18,11 @@ from markdown_it import MarkdownIt
 from publish.records import climbed, evaluated, make_multi_label_record, make_record
 
 import hf_tl
+from hf_tl.card.card import PLACEHOLDER, render_card, with_repo_id
+from hf_tl.card.metadata import card_metadata
 from hf_tl.errors import PublishError
-from hf_tl.publish.card import PLACEHOLDER, render_card, with_repo_id
-from hf_tl.publish.markdown import one_line
-from hf_tl.publish.metadata import card_metadata
-from hf_tl.publish.numbers import range_of
+from hf_tl.reporting.markdown import one_line
+from hf_tl.reporting.numbers import range_of
 from hf_tl.strategy import Phase, Strategy
 
 ROOT = Path(__file__).parents[2]
@@ -429,7 +429,7 @@ def test_installed_package_brings_its_template(tmp_path: Path, is_there: bool) -
     shutil.copytree(Path(hf_tl.__path__[0]), package, ignore=shutil.ignore_patterns("__pycache__"))
     if is_there:
         shutil.copytree(ROOT / "model_cards", package / "model_cards")
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from hf_tl.publish.card import _template_file as f; print(f())"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from hf_tl.card.card import _template_file as f; print(f())"
     done = subprocess.run([sys.executable, "-I", "-c", code, tmp_path], capture_output=True, text=True, check=False)
     if is_there:
         assert done.stdout.strip() == str(package / "model_cards" / "template.md")

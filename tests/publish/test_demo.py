@@ -16,10 +16,10 @@ from torch import nn
 
 from hf_tl.backbones.load import load_backbone, preprocessing_of
 from hf_tl.cli import ERROR_STATUS, main
+from hf_tl.demo.demo_model import DemoModel, blend, distinct, read_image
+from hf_tl.demo.demo_story import tell_story
 from hf_tl.errors import DataError, ModelError, PublishError
 from hf_tl.evaluation.predict import predict_images
-from hf_tl.publish.demo_model import DemoModel, blend, distinct, read_image
-from hf_tl.publish.demo_story import tell_story
 from hf_tl.publish.save import save_run
 from hf_tl.strategy import Strategy
 
@@ -209,7 +209,7 @@ def test_gradio_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             assert stop.value.code == ERROR_STATUS
             assert 'pip install "hf-tl[app]"' in capsys.readouterr().err
         return
-    from hf_tl.publish.demo_page import build_page
+    from hf_tl.demo.demo_page import build_page
 
     folder = Path(save(tmp_path / "out"))
     page = build_page(str(folder))

@@ -18,9 +18,9 @@ from publish.browser import PATIENCE, Browser, needs_chromium, opened, served, w
 from publish.records import evaluated, make_record
 
 from hf_tl.backbones.load import load_backbone, preprocessing_of
+from hf_tl.demo.space import push_with_space
 from hf_tl.evaluation.predict import predict_images
 from hf_tl.publish.save import save_run
-from hf_tl.publish.space import push_with_space
 from hf_tl.strategy import Strategy
 
 pytestmark = [pytest.mark.slow, needs_chromium]

@@ -17,8 +17,8 @@ from publish.records import LABELS
 import hf_tl
 from hf_tl.backbones.load import load
 from hf_tl.errors import ModelError, PublishError
-from hf_tl.publish.fetch import pull
-from hf_tl.publish.hub import push
+from hf_tl.hub.fetch import pull
+from hf_tl.hub.hub import push
 
 
 @pytest.fixture(autouse=True)

@@ -19,10 +19,10 @@ from hub.server import HubServer
 from PIL import Image
 
 import hf_tl
+from hf_tl.card.card import render_card
+from hf_tl.card.examples import collect_examples
 from hf_tl.cli import ERROR_STATUS, main
-from hf_tl.publish.card import render_card
-from hf_tl.publish.examples import collect_examples
-from hf_tl.publish.hub import push
+from hf_tl.hub.hub import push
 
 CANARIES = {
     "HOME": "canary-home",

@@ -19,10 +19,10 @@ from publish.pushed import REPO, commits, contents, published
 from publish.records import LABELS, make_record
 from safetensors.torch import load_file, save_file
 
+from hf_tl.card.card import render_card
+from hf_tl.card.plots import HISTORY_FIGURE, STAGES_FIGURE
 from hf_tl.errors import PublishError
-from hf_tl.publish.card import render_card
-from hf_tl.publish.hub import check_push_access, push
-from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE
+from hf_tl.hub.hub import check_push_access, push
 
 PUBLISHED = {"config.json", "model.safetensors", "README.md", "run.json", STAGES_FIGURE, HISTORY_FIGURE}
 PRINT_ALL = (

@@ -17,8 +17,8 @@ from hub.server import Fault, HubServer
 from publish.pushed import REPO, commits, contents, published
 
 from hf_tl.errors import ConfigError, PublishError
-from hf_tl.publish.hub import push
-from hf_tl.publish.hub_requests import TIMEOUT_VARIABLE
+from hf_tl.hub.hub import push
+from hf_tl.hub.hub_requests import TIMEOUT_VARIABLE
 
 ENDPOINTS = {
     "account": Fault("/whoami-v2"),

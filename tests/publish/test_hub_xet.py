@@ -12,7 +12,7 @@ from publish.pushed import REPO, commits, contents, published
 from publish.records import LABELS
 
 from hf_tl.errors import PublishError
-from hf_tl.publish.hub import push
+from hf_tl.hub.hub import push
 
 ENDPOINTS = {"token": Fault("/xet-write-token/"), "xorb": Fault("/v1/xorbs/"), "shard": Fault("/v1/shards")}
 

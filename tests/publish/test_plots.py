@@ -15,8 +15,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from publish.records import make_multi_label_record, make_record
 
+from hf_tl.card.plots import FROZEN, PHASE_SHADES, TRAINED, _visible_widths, plot_history, plot_stages
 from hf_tl.errors import PublishError
-from hf_tl.publish.plots import FROZEN, PHASE_SHADES, TRAINED, _visible_widths, plot_history, plot_stages
 
 
 def share_of(path: Path, color: str) -> float:

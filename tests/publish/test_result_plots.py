@@ -10,10 +10,10 @@ from PIL import Image
 from publish.records import evaluated, make_multi_label_record, make_record
 from publish.test_plots import share_of
 
-from hf_tl.publish.canvas import AFTER, BEFORE
-from hf_tl.publish.examples import Example, plot_examples
-from hf_tl.publish.figures import FIGURES, draw_figures, figures_of
-from hf_tl.publish.result_plots import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.card.examples import Example, plot_examples
+from hf_tl.card.figures import FIGURES, draw_figures, figures_of
+from hf_tl.card.result_plots import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.reporting.canvas import AFTER, BEFORE
 
 DARK = "#08306b"
 """The end of the colours of the confusion matrix: all images of the class."""

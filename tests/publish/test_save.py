@@ -22,9 +22,9 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from hf_tl.backbones.load import load, load_backbone, preprocessing_of
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.stages import list_stages
+from hf_tl.card.plots import HISTORY_FIGURE, STAGES_FIGURE
 from hf_tl.errors import ConfigError, PublishError, SaveError
 from hf_tl.publish import save
-from hf_tl.publish.plots import HISTORY_FIGURE, STAGES_FIGURE
 from hf_tl.publish.save import check_output_dir, check_reload, rewrite_card, save_run
 from hf_tl.strategy import Strategy
 

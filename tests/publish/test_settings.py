@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hf_tl.card.settings import describe_command, settings_of
 from hf_tl.flags import parse_run_config
-from hf_tl.publish.settings import describe_command, settings_of
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from hub.server import Fault, HubServer
 from publish.pushed import REPO, commits, published
 
 from hf_tl.cli import main
+from hf_tl.demo.space import push_with_space, space_files
 from hf_tl.errors import PublishError
-from hf_tl.publish.space import push_with_space, space_files
 
 SPACE = "user/pet-page"
 OWN = {"app.py", "requirements.txt", "README.md"}
@@ -65,7 +65,7 @@ def test_the_space_imports_nothing_but_what_it_holds_and_requires(tmp_path: Path
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    program = "import sys; sys.path.insert(0, '.'); import hf_tl.classics, hf_tl.publish.demo_page, json; "
+    program = "import sys; sys.path.insert(0, '.'); import hf_tl.classics, hf_tl.demo.demo_page, json; "
     program += "print(json.dumps([[name, module.__file__] for name, module in sys.modules.items() if 'hf_tl' in name]))"
     done = subprocess.run(
         [sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True

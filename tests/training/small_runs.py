@@ -35,13 +35,13 @@ from hf_tl.backbones.load import load_backbone
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, Transforms, collate
 from hf_tl.errors import HfTlError
+from hf_tl.processes.accelerator import make_accelerator
+from hf_tl.processes.sharding import launcher_asks, part, whole
 from hf_tl.strategy import Phase, Strategy
-from hf_tl.training.accelerator import make_accelerator
+from hf_tl.trainer.trainer import StrategyCallback
 from hf_tl.training.loop import Training
 from hf_tl.training.refit import Refit
-from hf_tl.training.sharding import launcher_asks, part, whole
-from hf_tl.training.trainer import StrategyCallback
-from hf_tl.training.views import TrainingViews
+from hf_tl.views.views import TrainingViews
 
 gc.freeze()  # accelerate collects garbage after each phase; what the imports made need not be looked at again
 

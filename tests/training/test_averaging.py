@@ -10,8 +10,8 @@ from small_runs import Run, StoppedError, differences, result_of, train
 from torch import nn
 
 from hf_tl.backbones.freezing import freeze, frozen_tensors
+from hf_tl.optimization.averaging import WeightAverage
 from hf_tl.strategy import Phase
-from hf_tl.training.averaging import WeightAverage
 
 
 @pytest.mark.parametrize("decay", [0.1, 0.5, 0.9])

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from hf_tl.training.batch_size import PAYS, ROUNDS, BatchSize
+from hf_tl.features.batch_size import PAYS, ROUNDS, BatchSize
 
 LARGEST = 16
 TRIED = 4 * ROUNDS * LARGEST

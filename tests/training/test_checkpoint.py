@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_tl.errors import CheckpointError
-from hf_tl.training.checkpoint import (
+from hf_tl.checkpoints.checkpoint import (
     MANIFEST,
     check_whole,
     find_damage,
@@ -21,6 +20,7 @@ from hf_tl.training.checkpoint import (
     remove_partial,
     write_checkpoint,
 )
+from hf_tl.errors import CheckpointError
 
 CONTENT = b"weights of step "
 
@@ -194,7 +194,7 @@ def test_a_read_only_folder(ordinary_user: Path) -> None:
 WRITE_FOR_EVER = """
 import sys
 from pathlib import Path
-from hf_tl.training.checkpoint import newest_checkpoint, write_checkpoint
+from hf_tl.checkpoints.checkpoint import newest_checkpoint, write_checkpoint
 
 def write(folder):
     for number in range(5):

@@ -25,11 +25,11 @@ from small_runs import (
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
+from hf_tl.checkpoints.checkpoint import find_damage, newest_checkpoint
 from hf_tl.data.images import collate
 from hf_tl.errors import CheckpointError, TrainingError
 from hf_tl.strategy import Strategy
-from hf_tl.training.checkpoint import find_damage, newest_checkpoint
-from hf_tl.training.trainer import StrategyCallback
+from hf_tl.trainer.trainer import StrategyCallback
 
 MESSAGES = {"image": "the loss is not finite", "loss": "the loss is not finite", "gradient": "a gradient is not finite"}
 

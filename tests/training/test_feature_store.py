@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hf_tl.training.feature_store import DESCRIPTION, FeatureRows, FeatureStore, Layout, key_of
+from hf_tl.features.feature_store import DESCRIPTION, FeatureRows, FeatureStore, Layout, key_of
 
 REPOSITORY = Path(__file__).parents[2]
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)
@@ -200,8 +200,8 @@ WRITE = """
 import os, sys, time
 from pathlib import Path
 import torch
-from hf_tl.training import feature_store
-from hf_tl.training.feature_store import FeatureRows, FeatureStore, Layout
+from hf_tl.features import feature_store
+from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout
 
 store, key = FeatureStore(Path(sys.argv[1]), 10**9), sys.argv[3]
 layouts = [Layout((1000,), torch.float32)]
@@ -333,7 +333,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from hf_tl.training.feature_store import FeatureStore, Layout
+from hf_tl.features.feature_store import FeatureStore, Layout
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 store = FeatureStore(Path(sys.argv[1]), 10**9)

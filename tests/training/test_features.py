@@ -39,9 +39,9 @@ from torchvision.transforms import v2
 from hf_tl.backbones.boundary import find_boundary
 from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
-from hf_tl.training.features import decoded_before
-from hf_tl.training.inputs import PhaseInputs
-from hf_tl.training.views import TrainingViews
+from hf_tl.features.features import decoded_before
+from hf_tl.features.inputs import PhaseInputs
+from hf_tl.views.views import TrainingViews
 
 IMAGE = (3, SIDE, SIDE)
 ACCUMULATED = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
@@ -486,7 +486,7 @@ def test_a_pass_that_tries_batch_sizes_keeps_what_the_network_computes(
 ) -> None:
     """Every image is kept at its place, whatever the size of the batch it was in."""
     run = cached(Run(str(tmp_path), "finetune", {"per_device_eval_batch_size": 2}), tmp_path / "features")
-    monkeypatch.setattr("hf_tl.training.batch_size.PAYS", 1)  # tried on these few images too
+    monkeypatch.setattr("hf_tl.features.batch_size.PAYS", 1)  # tried on these few images too
     training, inputs = inputs_of(run)
     assert re.search(r"batches of=[12]\b", capsys.readouterr().err)
     check_kept(run, training, inputs)
@@ -500,8 +500,8 @@ def test_a_long_pass_is_compiled_where_it_can_be(
     if compiler == "g++" and shutil.which(compiler) is None:
         pytest.skip("no C++ compiler")
     run = cached(Run(str(tmp_path), "finetune", {"per_device_eval_batch_size": 2}), tmp_path / "features")
-    monkeypatch.setattr("hf_tl.training.batch_size.PAYS", 1)
-    monkeypatch.setattr("hf_tl.training.feature_pass.COMPILE_SECONDS", 0)  # these few images pay too
+    monkeypatch.setattr("hf_tl.features.batch_size.PAYS", 1)
+    monkeypatch.setattr("hf_tl.features.feature_pass.COMPILE_SECONDS", 0)  # these few images pay too
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters

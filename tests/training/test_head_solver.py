@@ -10,9 +10,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from hf_tl.head.head_solver import FOLDS, STRENGTHS, HeadSolution, solve_head
+from hf_tl.optimization.loss import balanced_weights, training_loss
 from hf_tl.phase import Phase
-from hf_tl.training.head_solver import FOLDS, STRENGTHS, HeadSolution, solve_head
-from hf_tl.training.loss import balanced_weights, training_loss
 
 CLASSES = 4
 

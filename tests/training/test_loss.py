@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL
+from hf_tl.optimization.loss import balanced_weights, check_phases, training_loss
 from hf_tl.strategy import Phase
-from hf_tl.training.loss import balanced_weights, check_phases, training_loss
 
 IMAGES, CLASSES = 6, 4
 

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from hf_tl.data.augmentation import PairMixer
 from hf_tl.data.images import ImageTransform
-from hf_tl.training.views import Collate, ImageStream, TrainingViews
+from hf_tl.views.views import Collate, ImageStream, TrainingViews
 
 CLASSES = 3
 SIZE = 12

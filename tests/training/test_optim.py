@@ -10,8 +10,8 @@ from torch import nn
 from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ConfigError, StageError
+from hf_tl.optimization.optim import build_optimizer, build_schedule, no_decay_names, parameter_groups, phase_ends
 from hf_tl.strategy import Phase
-from hf_tl.training.optim import build_optimizer, build_schedule, no_decay_names, parameter_groups, phase_ends
 
 
 def frozen_for(architecture: str, phase: Phase) -> nn.Module:

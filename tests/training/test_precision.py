@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from small_runs import RecordedTraining, Run, make_training, moved, snapshot, train
 from torch import Tensor
 
-from hf_tl.training.state import BEST, WEIGHTS
+from hf_tl.checkpoints.state import BEST, WEIGHTS
 
 BF16 = {"mixed_precision": "bf16"}
 

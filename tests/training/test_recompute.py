@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.stages import list_stages, select_stages
-from hf_tl.training.recompute import recomputed_activations
+from hf_tl.optimization.recompute import recomputed_activations
 
 
 def train_step(model: nn.Module, pixels: torch.Tensor) -> float:

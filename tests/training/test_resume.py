@@ -31,9 +31,9 @@ from small_runs import (
 )
 
 import hf_tl
+from hf_tl.checkpoints.checkpoint import newest_checkpoint
+from hf_tl.checkpoints.state import RANDOM, STATE
 from hf_tl.errors import CheckpointError
-from hf_tl.training.checkpoint import newest_checkpoint
-from hf_tl.training.state import RANDOM, STATE
 
 STEPS = 14
 
@@ -209,7 +209,7 @@ def test_trainer_resumes_from_the_newest_whole_checkpoint(tmp_path: Path, caplog
     train_with_trainer(run)
     for step in (15, 16):
         (tmp_path / "b" / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"")
-    transformers_logger = hf_tl.training.safeguards.logger
+    transformers_logger = hf_tl.trainer.safeguards.logger
     transformers_logger.addHandler(caplog.handler)
     assert hf_tl.newest_checkpoint(run.output) == str(tmp_path / "b" / "checkpoint-14")
     transformers_logger.removeHandler(caplog.handler)

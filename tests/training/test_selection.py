@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_tl.checkpoints.state import TrainingLog
 from hf_tl.evaluation.metrics import SINGLE_LABEL
 from hf_tl.training.selection import count_without_gain, judge_evaluation, standard_error
-from hf_tl.training.state import TrainingLog
 
 
 def judged(right: list[int], images: int) -> TrainingLog:

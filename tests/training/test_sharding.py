@@ -16,7 +16,7 @@ from small_runs import Run, differences, launch, moved, read_result, result_path
 from hf_tl.backbones.load import load
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
-from hf_tl.training.accelerator import make_accelerator
+from hf_tl.processes.accelerator import make_accelerator
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 SPLIT = {"per_device_train_batch_size": 2, "save_steps": 1}

@@ -34,12 +34,12 @@ from hf_tl.config import StrategyConfig
 from hf_tl.data.images import Transforms
 from hf_tl.errors import ConfigError, TrainingError
 from hf_tl.evaluation.metrics import MULTI_LABEL
+from hf_tl.head.solved_head import linear_head
+from hf_tl.head.tuning import head_inputs
+from hf_tl.optimization.loss import check_phases
 from hf_tl.phase import Phase
 from hf_tl.strategy import Strategy
-from hf_tl.training.loss import check_phases
-from hf_tl.training.solved_head import linear_head
-from hf_tl.training.trainer import StrategyCallback
-from hf_tl.training.tuning import head_inputs
+from hf_tl.trainer.trainer import StrategyCallback
 
 SOLVED = replace(PHASES["solved"][0], augmentation="none")
 

@@ -11,8 +11,8 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from hf_tl.data.datasets import load_data
 from hf_tl.data.streams import StreamedImages
-from hf_tl.training.stream_views import StreamedViews
-from hf_tl.training.views import Collate, ImageStream, TrainingViews
+from hf_tl.views.stream_views import StreamedViews
+from hf_tl.views.views import Collate, ImageStream, TrainingViews
 
 SHARDS = (9, 7, 12)
 

@@ -22,7 +22,7 @@ from test_cli import TINY, fails
 from hf_tl.cli import main
 from hf_tl.data.datasets import load_data
 from hf_tl.data.streams import StreamedImages
-from hf_tl.training import stream_views
+from hf_tl.views import stream_views
 
 ROOT = Path(__file__).parents[2]
 SHARDS, IMAGES, SIDE = 3, 30, 96
@@ -290,7 +290,7 @@ def test_images_of_a_stream_resume_bit_by_bit(
 PEAK = """
 import resource, sys
 from hf_tl.cli import main
-from hf_tl.training import stream_views
+from hf_tl.views import stream_views
 stream_views.StreamedViews.__init__.__kwdefaults__["block"] = 100
 main(sys.argv[1:])
 print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -25,8 +25,8 @@ from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Phase, Strategy
+from hf_tl.trainer.trainer import StrategyCallback
 from hf_tl.training.loop import Training
-from hf_tl.training.trainer import StrategyCallback
 
 LABELS = ["cat", "dog", "owl"]
 SIDE, IMAGES, BATCH = 32, 16, 4

@@ -16,8 +16,7 @@ from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import MULTI_LABEL
-from hf_tl.strategy import Phase, Strategy
-from hf_tl.training.tuning import (
+from hf_tl.head.tuning import (
     RATES,
     RateSweep,
     fit_batch_size,
@@ -27,6 +26,7 @@ from hf_tl.training.tuning import (
     largest_fitting,
     sweep_learning_rates,
 )
+from hf_tl.strategy import Phase, Strategy
 
 PHASE = Phase(1, 5, 1e-3, weight_decay=0.0)
 

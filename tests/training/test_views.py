@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from small_runs import IMAGES, Run, make_images, make_transforms, resumed, stopped_at, train
 from torch.utils.data import DataLoader
 
-from hf_tl.training.views import Collate, ImageStream, TrainingViews
+from hf_tl.views.views import Collate, ImageStream, TrainingViews
 
 
 @given(size=st.integers(1, 30), seed=st.integers(0, 2**31), epochs=st.integers(1, 4))

@@ -1,0 +1,1 @@
+"""Model cards: a run record rendered as a README with figures."""

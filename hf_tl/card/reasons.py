@@ -1,0 +1,91 @@
+"""What a card tells of why the strategy was chosen: the advisor's evidence, and the rungs of a climb."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_tl.card.settings import published_name
+from hf_tl.reporting.numbers import NOTHING, duration, p_value, percent, points, range_of
+
+PUBLISHED = (
+    *("schema_version", "backbone", "strategy", "rule", "advice", "reason", "cost"),
+    *("data", "evidence", "warnings"),
+)
+PUBLISHED_OF_DATA = (
+    *("name", "fingerprint", "classes", "training_images", "class_counts", "median_class"),
+    *("measured_on", "available", "copies", "conflicts", "notes"),
+)
+"""What a run's record holds of a recommendation; the command, and why a backbone was missing, tell paths."""
+
+
+def published_advice(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose what a run's record holds of a recommendation: of paths, the last name.
+
+    Args:
+        found: `Recommendation.to_record()`.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError: it is not that.
+    """
+    evidence_rows({"recommendation": found})  # the card can tell it
+    names = {backbone["backbone"]: published_name(backbone["backbone"]) for backbone in found["evidence"]}
+    names |= {name: Path(name).name for group in found["data"]["groups_of_copies"] for name in group["names"]}
+    told = {name: found[name] for name in PUBLISHED}
+    told["data"] = {name: found["data"][name] for name in PUBLISHED_OF_DATA}
+    published: dict[str, Any] = _renamed(told, sorted(names.items(), key=lambda pair: -len(pair[0])))
+    return published
+
+
+def _renamed(value: Any, names: list[tuple[str, str]]) -> Any:
+    """Replace names in all texts of a record, the longest first."""
+    if isinstance(value, Mapping):
+        return {key: _renamed(one, names) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_renamed(one, names) for one in value]
+    if isinstance(value, str):
+        for name, new in names:
+            value = value.replace(name, new) if name != new else value
+    return value
+
+
+def evidence_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Tell what was measured of each backbone; nothing where no advice was taken."""
+    found = record.get("recommendation") or {"evidence": []}
+    return [_evidence_row(backbone) for backbone in found["evidence"]]
+
+
+def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
+    head, similarity = backbone["depths"][-1], backbone["similarity"]
+    return {
+        "backbone": backbone["backbone"],
+        "parameters": f"{backbone['parameters']:,}",
+        "head": _with_interval(head["linear_probe"]["accuracy"], head["linear_probe"]["interval"]),
+        "best": backbone["best_depth"],
+        "neighbours": percent(head["nearest_neighbours"]["accuracy"]),
+        "logme": f"{head['logme']:.3f}",
+        "similarity": "{:.2f} ({:.2f}–{:.2f})".format(similarity["value"], *similarity["interval"]),
+    }
+
+
+def rung_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tell what became of each rung; nothing where there was no climb."""
+    return [_rung_row(rung) for rung in record.get("rungs") or []]
+
+
+def _rung_row(rung: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "first_stage": rung["trainable_stages"][0],
+        "last_stage": rung["trainable_stages"][-1],
+        "from_random_weights": rung.get("from_random_weights", False),
+        "parameters": f"{rung['parameters_trained']:,}",
+        "accuracy": _with_interval(rung["accuracy"], rung["interval"]),
+        "images": f"{rung['images']:,}",
+        "gain": NOTHING if rung["gain"] is None else points(rung["gain"]),
+        "p_value": p_value(rung["p_value"]),
+        "time": duration(rung["seconds"]),
+        "verdict": f"{'kept' if rung['is_kept'] else 'taken back'}: {rung['why']}",
+    }
+
+
+def _with_interval(share: float, interval: tuple[float, float]) -> str:
+    return f"{percent(share)} ({range_of(interval, is_percentage=True)})"

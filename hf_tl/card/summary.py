@@ -1,0 +1,58 @@
+"""What a run says on the terminal, before and after."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
+from hf_tl.reporting.numbers import duration, percent
+from hf_tl.strategy import Strategy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hf_tl.data.datasets import ImageData
+
+
+def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, processes: int) -> str:
+    """Tell what is going to be trained on what, and how."""
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    architecture = getattr(model.config, "architecture", model.config.model_type)
+    several = ", any number of them in an image" if data.problem_type == MULTI_LABEL.name else ""
+    spans = []
+    for phase in strategy.phases:
+        stages = phase.trainable_stages
+        which = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {stages}"
+        which = "all stages" if stages == "all" else which
+        length = "solution" if phase.is_solved else phase.length
+        spans.append(f"{length} of {'the head' if stages == 1 else which}")
+    return "\n".join(
+        [
+            f"Data      {data.name}: {sizes} images, {len(data.labels)} classes{several}",
+            *(f"          {note}" for note in data.notes),
+            f"Model     {architecture}: {sum(p.numel() for p in model.parameters()):,} parameters",
+            f"Strategy  {strategy.name}: {', then '.join(spans)}"
+            + (f"; {processes} processes" if processes > 1 else ""),
+        ]
+    )
+
+
+def summarise(record: Mapping[str, Any], folder: Path, commit_url: str | None = None) -> str:
+    """Tell the end of a run: how good the model is, the time, what was trained, where it lies and how to use it."""
+    model, seconds = record["model"], record["seconds"]
+    images, metrics = record["data"]["splits"]["test"]["images"], record["metrics"]["test"]
+    primary = PROBLEM_TYPES[model["problem_type"]].primary
+    return "\n".join(
+        [
+            f"{'Test ' + primary.name:<17} {percent(metrics[primary.key])} on {images:,} images",
+            f"Time              {duration(seconds['total'])}, of which training {duration(seconds['train'])}",
+            f"Parameters        {model['parameters_trained']:,} trained, {model['parameters_frozen']:,} frozen",
+            f"Model and card    {folder}",
+            *([f"Published         {commit_url}"] if commit_url else []),
+            "Use it",
+            f"  hf-tl predict {folder} IMAGE",
+            f'  transformers.pipeline("image-classification", "{folder}")',
+            f'  model, transforms = hf_tl.load("{folder}")',
+            *([] if commit_url else ["Publish it", f"  hf-tl push {folder} USER/NAME"]),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Checkpoints of a training: complete or absent, never partial."""

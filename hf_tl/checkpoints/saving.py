@@ -1,0 +1,186 @@
+"""What a checkpoint of the Accelerate loop is made of, gathered from all processes and put back."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from hf_tl.backbones.stages import Stage, trainable_parameters
+from hf_tl.checkpoints.checkpoint import FOLDER, check_whole, newest_checkpoint, write_checkpoint
+from hf_tl.checkpoints.state import Contents, random_state, read_state, write_state
+from hf_tl.config import TrainingConfig
+from hf_tl.errors import CheckpointError
+from hf_tl.optimization.averaging import WeightAverage
+from hf_tl.processes.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer
+from hf_tl.strategy import Phase, Strategy
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Checkpoints:
+    """The checkpoints of a training; without an `output_dir` there are none."""
+
+    def __init__(
+        self, accelerator: "Accelerator", config: TrainingConfig, identity: dict[str, Any], folder: str = FOLDER
+    ) -> None:
+        """Name the place.
+
+        Args:
+            accelerator: of the training.
+            config: of the training.
+            identity: what must be the same when the training goes on.
+            folder: for them, in that of the run.
+        """
+        self.accelerator = accelerator
+        self.config = config
+        self.identity = identity
+        self.folder = None if config.output_dir is None else Path(config.output_dir) / folder
+
+    def read(self, source: str) -> Contents | None:
+        """Read a checkpoint.
+
+        Args:
+            source: its folder, or `auto` for the newest whole one.
+
+        Returns:
+            What it holds; None where there is none for `auto` to find.
+
+        Raises:
+            CheckpointError: it is not whole, or of another run.
+        """
+        folder: Path | None
+        if source == "auto":
+            folder, problems = newest_checkpoint(self.folder) if self.folder else (None, [])
+            for problem in problems:
+                self.accelerator.print(f"Left out the checkpoint {problem}")
+        else:
+            folder = Path(source)
+            check_whole(folder)
+        if folder is None:
+            self.accelerator.print("No checkpoint to go on from: starting at the beginning")
+            return None
+        contents = read_state(folder, self.identity)
+        self.accelerator.print(f"Going on from step {contents.state.step} ({folder.name})")
+        return contents
+
+    def is_due(self, step: int, *, is_epoch_end: bool, is_interrupted: bool) -> bool:
+        """Tell whether one is to be written: at the end of an epoch or every `save_steps`, and at an interruption."""
+        save_steps = self.config.save_steps
+        is_time = is_epoch_end if save_steps is None else step % save_steps == 0
+        return self.folder is not None and (is_interrupted or (is_time and self.are_wanted))
+
+    @property
+    def are_wanted(self) -> bool:
+        """Whether any are written without an interruption."""
+        return self.folder is not None and self.config.save_total_limit > 0
+
+    def write(self, contents: Contents) -> None:
+        """Write one; all processes must ask.
+
+        Raises:
+            CheckpointError: on all processes, where the disk is full or read-only.
+        """
+        assert self.folder is not None
+
+        def write_files(partial: Path) -> None:
+            write_state(partial, contents, self.identity)
+
+        commit(self.accelerator, self.folder, contents.state.step, write_files, max(1, self.config.save_total_limit))
+
+
+def identity_of(
+    accelerator: "Accelerator", strategy: Strategy, config: TrainingConfig, fingerprint: str, images: int
+) -> dict[str, Any]:
+    """Name what must be the same when a training goes on.
+
+    Args:
+        accelerator: of the training.
+        strategy: of the training.
+        config: of the training.
+        fingerprint: of the data.
+        images: to train on.
+    """
+    return {
+        "strategy": strategy.to_record(),
+        "data": fingerprint,
+        "training images": images,
+        "seed": config.seed,
+        "per_device_train_batch_size": config.per_device_train_batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "processes": accelerator.num_processes,
+        "sharded": isinstance(accelerator, ShardedAccelerator),
+        "mixed_precision": accelerator.mixed_precision,
+        "test_time_flip": config.test_time_flip,
+        "cached_views": config.cached_views,
+        "feature_dtype": config.feature_dtype,
+        "decode_reduced": config.decode_reduced,
+    }
+
+
+def names_trained_by(phases: Sequence[Phase], stages: Sequence[Stage]) -> frozenset[str]:
+    """Name the tensors that some phase trains: the others are not saved, because they cannot change."""
+    names: set[str] = set()
+    for phase in phases:
+        trainable = trainable_parameters(stages, phase.trainable_stages)
+        for stage in stages:
+            if phase.norm != "frozen" or not trainable.isdisjoint(stage.parameter_names):
+                names.update(stage.parameter_names, stage.buffer_names)
+    return frozenset(names)
+
+
+def optimizer_state(
+    accelerator: "Accelerator", model: nn.Module, optimizer: Any, schedule: Any, average: WeightAverage | None
+) -> dict[str, Any]:
+    """Take the states of optimizer, schedule, gradient scaler and weight average. All processes must ask."""
+    return {
+        "optimizer": gather_optimizer(model, optimizer),
+        "schedule": schedule.state_dict(),
+        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+        "average": None if average is None else average.state_dict(),
+    }
+
+
+def set_optimizer_state(
+    accelerator: "Accelerator",
+    model: nn.Module,
+    optimizer: Any,
+    schedule: Any,
+    average: WeightAverage | None,
+    state: dict[str, Any],
+) -> None:
+    """Put back what `optimizer_state` took."""
+    scatter_optimizer(model, optimizer, state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    if average is not None:
+        average.load_state_dict(state["average"])
+
+
+def gather_random_states(accelerator: "Accelerator") -> list[dict[str, Any]]:
+    """Take the states of the random numbers of all processes, in order."""
+    from accelerate.utils import gather_object
+
+    return gather_object([random_state(accelerator)])
+
+
+def commit(accelerator: "Accelerator", folder: Path, step: int, write_files: Callable[[Path], None], keep: int) -> None:
+    """Write a checkpoint on the main process; see `write_checkpoint`.
+
+    Raises:
+        CheckpointError: on all processes, where the disk is full or read-only.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    problem: list[CheckpointError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            write_checkpoint(folder, step, write_files, keep)
+        except CheckpointError as error:
+            problem = [error]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(problem)
+    if problem[0] is not None:
+        raise problem[0]

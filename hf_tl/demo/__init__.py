@@ -1,0 +1,1 @@
+"""Web page of a trained model, local or as a Space."""

@@ -1,0 +1,1 @@
+"""Cached features of the frozen stages."""

@@ -1,0 +1,270 @@
+"""One pass of the frozen prefix over images, as fast as the hardware allows: what the feature cache keeps."""
+
+import contextlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hf_tl.backbones.boundary import Boundary
+from hf_tl.backbones.compiling import compile_prefix
+from hf_tl.backbones.folding import are_close, folded_where_equal
+from hf_tl.config import TrainingConfig
+from hf_tl.data.images import ImageTransform, Transforms, collate
+from hf_tl.data.pixels import pixel_batches, resized_side
+from hf_tl.data.streams import StreamedImages
+from hf_tl.errors import StageError
+from hf_tl.evaluation.measure import inference
+from hf_tl.features.batch_size import BatchSize
+from hf_tl.features.feature_store import FeatureRows, Layout
+from hf_tl.features.stream_pass import stream_batches
+from hf_tl.strategy import Phase
+from hf_tl.views.views import TrainingViews
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from hf_tl.data.streams import Stream
+
+Prefix = Callable[[Tensor], list[Tensor]]
+"""From `pixel_values` (images, channels, height, width) to the tensors (images, rows, *shape) of the features."""
+TRIED = 16
+"""Images that are timed for the estimate."""
+COMPILED_GAIN, COMPILE_SECONDS = 0.1, 20
+"""What compiling saves of a pass, and how long it takes: on CPUs inductor made a folded EfficientNet-Lite0 10 % and a
+ResNet-50 19 % faster, for 8 to 12 seconds of one core."""
+MARGIN = 2
+"""How much larger than the transform resizes them reduced images stay, so that resizing gives nearly the same."""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """One pass over images: which images, seen how."""
+
+    images: "Dataset | StreamedImages"
+    transform: ImageTransform
+    split: str
+    view: tuple[int, int] | None = None
+    """The seed and the number of a random view; None where the transform has nothing random."""
+    reduced: int = 0
+    """The side in pixels that JPEGs keep when they are decoded at a fraction of their size; 0: in full."""
+
+    @property
+    def stored(self) -> "Dataset | Stream":
+        """What is gone through: a stream as a whole, once for all splits that were made from it."""
+        return self.images.stream if isinstance(self.images, StreamedImages) else self.images
+
+
+def feature_sets(
+    config: TrainingConfig,
+    phase: Phase,
+    transforms: Transforms,
+    train: "Dataset | StreamedImages",
+    validation: "Dataset | StreamedImages | None",
+) -> list[FeatureSet]:
+    """List what a phase sees: each view of the training images, and the validation images, if there are any.
+
+    Only what trains may be decoded at a reduced size: what a model is measured on is what its users will give it.
+    """
+    measured = [] if validation is None else [FeatureSet(validation, transforms.eval, "validation")]
+    if phase.augmentation == "none":
+        reduced = MARGIN * resized_side(transforms.train) if config.decode_reduced else 0
+        return [FeatureSet(train, transforms.train, "train", reduced=reduced), *measured]
+    views = range(config.cached_views or 1)
+    # random crops may take a small part, which needs all its pixels
+    return [*(FeatureSet(train, transforms.train, "train", (config.seed, view)) for view in views), *measured]
+
+
+class FeaturePass:
+    """Runs the prefix of a network that is frozen for a phase.
+
+    Args:
+        accelerator: its processes share the images.
+        model: frozen as the boundary was found.
+        config: precision and batch sizes.
+        boundary: where the prefix ends.
+        frozen: the digest of the frozen tensors.
+    """
+
+    def __init__(
+        self,
+        accelerator: "Accelerator",
+        model: "PreTrainedModel",
+        config: TrainingConfig,
+        boundary: Boundary,
+        frozen: str,
+    ) -> None:
+        self.accelerator, self.model, self.config = accelerator, model, config
+        self.boundary, self.frozen = boundary, frozen
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """How each tensor of the features is kept."""
+        stored = torch.bfloat16 if self.config.feature_dtype == "bfloat16" else None
+        return [
+            Layout(leaf.row_shape, stored if stored is not None and leaf.dtype.is_floating_point else leaf.dtype)
+            for leaf in self.boundary.leaves
+        ]
+
+    @property
+    def bytes_per_image(self) -> int:
+        """What the features of an image take on the disk."""
+        return sum(layout.bytes for layout in self.layouts)
+
+    def made_of(self, one: FeatureSet, order: str) -> dict[str, Any]:
+        """Name all that the features of a set depend on.
+
+        Args:
+            one: the set.
+            order: the digest of its images in their order.
+        """
+        from importlib.metadata import version
+
+        return {
+            "frozen tensors": self.frozen,
+            "boundary": self.boundary.digest(),
+            "network": [type(self.model).__name__, _settings(self.model)],
+            "images": order,
+            "transform": one.transform.describe(),
+            "view": one.view,
+            "reduced": one.reduced,
+            "dtype": [str(layout.dtype) for layout in self.layouts],
+            "precision": self._precision,
+            "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")},
+        }
+
+    @property
+    def _precision(self) -> str:
+        """In which the prefix runs: bfloat16 features need no more, else that of the run."""
+        return "bf16" if self.config.feature_dtype == "bfloat16" else str(self.accelerator.mixed_precision)
+
+    def seconds_per_image(self, one: FeatureSet) -> float:
+        """Time a few images of a set on the whole way, from the file to the features."""
+        few = range(min(TRIED, len(one.images)))
+        seconds = 0.0
+        with self.prefix(next(self._pixels(one, few))) as prefix:
+            for _ in range(2):  # the first time warms up
+                start = time.perf_counter()
+                for pixel_values in self._pixels(one, few):
+                    [features.cpu() for features in prefix(pixel_values)]
+                seconds = time.perf_counter() - start
+        return seconds / len(few)
+
+    def fill(self, rows: FeatureRows, one: FeatureSet) -> None:
+        """Compute the features of this process's part of a set.
+
+        Raises:
+            OSError: the disk does not take them.
+            DataError: an image cannot be decoded.
+        """
+        size, rank, images = self.accelerator.num_processes, self.accelerator.process_index, len(one.stored)
+        loaded = self._batches(one, rank, size)
+        if (first := next(loaded, None)) is None:
+            return
+        what = one.split if one.view is None else f"{one.split}, view {one.view[1] + 1}"
+        batch_size = BatchSize(self.config.per_device_eval_batch_size, images // size)
+        with (
+            self.prefix(first[1]) as prefix,
+            tqdm(total=images, desc=f"Features of {what}", unit="image", disable=rank > 0) as progress,
+        ):
+            left, is_settled = images // size, False
+            for places, pixel_values in itertools.chain([first], loaded):
+                done = 0
+                for batch in batch_size.batches(pixel_values):
+                    rows.write_at(places[done : done + len(batch)], prefix(batch))
+                    done += len(batch)
+                left -= len(pixel_values)
+                progress.update(len(pixel_values) * size)
+                if batch_size.is_measured and not is_settled:
+                    is_settled = True
+                    progress.set_postfix({"batches of": batch_size.size}, refresh=False)
+                    if left * batch_size.seconds * COMPILED_GAIN > COMPILE_SECONDS:
+                        prefix = self._compiled(prefix, pixel_values[: batch_size.size], is_main=not rank)
+
+    @contextlib.contextmanager
+    def prefix(self, pixel_values: Tensor) -> Iterator[Prefix]:
+        """Make the prefix fast, while the context is open: in inference mode, BatchNorm folded.
+
+        Args:
+            pixel_values: some images, on which the features must stay as they are.
+        """
+        few = pixel_values[:2]
+        with (
+            inference(self.model),
+            self._precise(),
+            folded_where_equal(self.model, lambda: self.boundary.features(self.model, few)),
+        ):
+            yield lambda pixel_values: self.boundary.features(self.model, pixel_values)
+
+    def _compiled(self, prefix: Prefix, few: Tensor, is_main: bool) -> Prefix:
+        """Compile the prefix for batches of one size; others, and all where that cannot be, run as they are."""
+        try:
+            compiled = compile_prefix(self.boundary, self.model, few)
+            if not are_close(compiled(few), prefix(few)):
+                raise StageError("the compiled prefix gives other features")
+        except StageError as error:
+            if is_main:
+                tqdm.write(f"Features  not compiled: {error}")
+            return prefix
+        return lambda pixel_values: (compiled if len(pixel_values) == len(few) else prefix)(pixel_values)
+
+    def _precise(self) -> contextlib.AbstractContextManager[Any]:
+        if self.config.feature_dtype == "bfloat16":
+            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
+        return self.accelerator.autocast()
+
+    def _batches(self, one: FeatureSet, rank: int, size: int) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Give the images of a process's share in batches, each with the rows that they belong to."""
+        if isinstance(one.images, StreamedImages):
+            batch, threads = self.config.per_device_eval_batch_size, min(8, os.cpu_count() or 1)
+            stream = one.images.stream
+            for places, pixels in stream_batches(stream, one.transform, one.view, (rank, size), batch, threads):
+                yield places, pixels.to(self.accelerator.device).contiguous(memory_format=torch.channels_last)
+            return
+        images = len(one.images)
+        first = rank * images // size
+        for pixels in self._pixels(one, range(first, (rank + 1) * images // size)):
+            yield range(first, first + len(pixels)), pixels
+            first += len(pixels)
+
+    def _pixels(self, one: FeatureSet, own: range) -> Iterator[Tensor]:
+        batch, device = self.config.per_device_eval_batch_size, self.accelerator.device
+        if one.view is None:
+            ahead = 0 if device.type == "cpu" else 1  # a CPU's cores have enough to do with one batch
+            yield from pixel_batches(one.images, one.transform, own, batch, device, one.reduced, ahead)
+            return
+        seed, view = one.view
+        loader = DataLoader(
+            TrainingViews(one.images, one.transform, seed),
+            batch_size=batch,
+            sampler=[(view, index) for index in own],
+            collate_fn=collate,
+            num_workers=self.config.dataloader_num_workers,
+            # of its own: beginning to iterate draws a number, and training must draw the same with features found
+            generator=torch.Generator(),
+        )
+        for loaded in loader:
+            yield loaded["pixel_values"].to(device).contiguous(memory_format=torch.channels_last)
+
+
+OF_CLASSES = (
+    *("_name_or_path", "architectures", "hf_tl", "id2label", "label2id", "label_names", "num_classes", "num_labels"),
+    *("problem_type", "transformers_version"),
+)
+"""Settings of a network that its frozen prefix does not depend on."""
+
+
+def _settings(model: "PreTrainedModel") -> dict[str, Any]:
+    """Give what the same weights may compute differently by: pooling, activation, epsilon."""
+    settings = json.loads(model.config.to_json_string(use_diff=False))
+    return {name: value for name, value in settings.items() if name not in OF_CLASSES}

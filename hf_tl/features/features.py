@@ -1,0 +1,358 @@
+"""Features cached at the boundary: what the frozen prefix of a network gives for the images, computed once.
+
+While a prefix is frozen, what it computes for an image does not change. So it runs once over the data, its output is
+kept on the disk, and only the suffix trains on it, epoch after epoch.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from hf_tl.backbones.boundary import find_boundary
+from hf_tl.backbones.stages import list_stages
+from hf_tl.config import TrainingConfig
+from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
+from hf_tl.data.images import ImageTransform, Transforms, stack_labels
+from hf_tl.data.streams import StreamedImages, first_image
+from hf_tl.errors import ConfigError, DataError, StageError
+from hf_tl.features.feature_pass import FeaturePass, FeatureSet, feature_sets
+from hf_tl.features.feature_store import ChosenRows, FeatureRows, FeatureStore, default_folder, key_of
+from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
+from hf_tl.processes.sharding import ShardedAccelerator
+from hf_tl.strategy import Phase
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+READ_RATE = 500e6
+"""Bytes a second that a disk reads at least, in the estimate of what pays."""
+
+
+def feature_store(config: TrainingConfig) -> FeatureStore:
+    """Open the store that `config` names, the one in the cache of Hugging Face by default."""
+    folder = Path(config.feature_cache_dir) if config.feature_cache_dir else default_folder()
+    return FeatureStore(folder, int(config.feature_cache_gb * 1e9))
+
+
+def decoded_before(config: TrainingConfig) -> frozenset[str]:
+    """Identify, as `ImageData.orders` does, splits whose features are kept: so all of their images were decoded.
+
+    With another version of Pillow it does not count.
+    """
+    if config.feature_cache == "off":
+        return frozenset()
+    made_of = feature_store(config).descriptions()
+    return frozenset(one["images"] for one in made_of if one["versions"]["pillow"] == version("pillow"))
+
+
+class Features:
+    """Decides for each phase of a training whether features pay, and finds or computes them.
+
+    Args:
+        accelerator: its processes share the work; the main one decides and speaks.
+        model: the network in training.
+        config: `feature_cache` and its settings, batch sizes and seed.
+        orders: of the images, as far as they are known: see `ImageData`.
+    """
+
+    def __init__(
+        self,
+        accelerator: "Accelerator",
+        model: "PreTrainedModel",
+        config: TrainingConfig,
+        orders: Mapping[str, str] | None = None,
+    ) -> None:
+        self.accelerator, self.model, self.config = accelerator, model, config
+        self.store = feature_store(config)
+        self._orders = dict(orders or {})
+        self._current: FeaturePass | None = None
+
+    def require(self, phases: Sequence[Phase]) -> None:
+        """Refuse what a stream cannot give where it is trained on without features.
+
+        Raises:
+            ConfigError: a phase draws images at random.
+        """
+        for number, phase in enumerate(phases, start=1):
+            if phase.balanced_sampling and (reason := self._obstacle(phase) or self._is_off()):
+                raise ConfigError(
+                    "--balanced_sampling draws images at random, and those of a stream come in its order: phase "
+                    f"{number} would have to train on features, and {reason}. Choose --class_weights balanced"
+                )
+
+    def _is_off(self) -> str | None:
+        return "--feature_cache is off" if self.config.feature_cache == "off" else None
+
+    def for_phase(
+        self,
+        phase: Phase,
+        transforms: Transforms,
+        train: "Dataset",
+        validation: "Dataset | None",
+        frozen: str,
+        passes: float,
+        decided: bool | None = None,
+    ) -> PhaseInputs | None:
+        """Find or compute the features of a phase.
+
+        Args:
+            phase: the model is frozen for it.
+            transforms: of its images.
+            train: the images to train on.
+            validation: the images to measure on, if there are any.
+            frozen: the digest of the frozen tensors.
+            passes: how often each training image will be seen.
+            decided: what was decided when a run that goes on was in this phase.
+
+        Returns:
+            What the phase trains on; None where it trains on images.
+        """
+        self._current = None
+        if self.config.feature_cache == "off" or decided is False:
+            return None
+        if reason := self._obstacle(phase):
+            self._say(f"not cached: {reason}", only_if_asked=True)
+            return None
+        if (feature_pass := self._pass(transforms.eval, train, frozen)) is None:
+            return None
+        sets = feature_sets(self.config, phase, transforms, train, validation)
+        is_streamed = isinstance(train, StreamedImages)
+        # splits of one stream share its features
+        distinct = {(one.stored if is_streamed else one.split, str(one.transform), one.view): one for one in sets}
+        taken = sum(len(one.stored) for one in distinct.values()) * feature_pass.bytes_per_image
+        if taken > self.store.limit:  # together: one set must not throw out the other
+            limit = self.config.feature_cache_gb
+            self._say(f"not cached: they take {taken / 1e9:,.1f} GB and --feature_cache_gb is {limit:g}")
+            return None
+        # each epoch of a stream without features would read it again
+        if decided is None and not is_streamed and not self._pays(feature_pass, sets, passes):
+            return None
+        found = []
+        for one in sets:
+            rows = self._rows(feature_pass, one)
+            if rows is None:
+                return None
+            found.append(rows)
+        self._current = feature_pass
+        label_column = transforms.train.label_column
+        views = found if validation is None else found[:-1]
+        measured = None if validation is None else FeatureViews(found[-1:], stack_labels(validation[label_column][:]))
+        return PhaseInputs(
+            train=FeatureViews(views, stack_labels(train[label_column][:])),
+            collate=as_read,
+            validation=measured,
+            validation_collate=as_read,
+            logits_of=feature_logits(feature_pass.boundary),
+            are_features=True,
+        )
+
+    def of_images(
+        self, images: "Dataset", transform: ImageTransform, split: str
+    ) -> tuple[FeatureViews, LogitsOf] | None:
+        """Find or compute the features of further images, as those of the last phase.
+
+        Args:
+            images: to measure on.
+            transform: deterministic.
+            split: their name.
+
+        Returns:
+            The features, and the function from a batch of them to logits; None where the last phase trained on images,
+            or the features are less precise than the network and the images can be had.
+        """
+        is_streamed = isinstance(images, StreamedImages)
+        if self._current is None or (self.config.feature_dtype != "float32" and not is_streamed):
+            return None
+        rows = self._rows(self._current, FeatureSet(images, transform, split))
+        if rows is None:
+            return None
+        labels = stack_labels(images[transform.label_column][:])
+        return FeatureViews([rows], labels), feature_logits(self._current.boundary)
+
+    def _obstacle(self, phase: Phase) -> str | None:
+        """Tell why a phase needs the images themselves."""
+        if phase.trainable_stages == "all":
+            return "everything trains"
+        if isinstance(self.accelerator, ShardedAccelerator):
+            return "the network is sharded"
+        if phase.mixup or phase.cutmix:
+            return "images are mixed"
+        if phase.augmentation != "none" and self.config.cached_views is None:
+            return f"{phase.augmentation} augmentation changes images in each epoch (--cached_views N keeps N views)"
+        if self.config.test_time_flip:
+            return "--test_time_flip measures with mirrored images too"
+        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) != self.accelerator.num_processes:
+            return "several machines train, and each would need all features"
+        return None
+
+    def _pass(self, transform: ImageTransform, images: "Dataset", frozen: str) -> FeaturePass | None:
+        """Find where the network can be cut for images of one size; None where it cannot."""
+        channels, height, width = transform(first_image(images, transform.image_column)).shape
+        try:
+            with self.accelerator.autocast():
+                boundary = find_boundary(self.model, (channels, height, width))
+        except StageError as error:
+            self._say(f"not cached: {error}")
+            return None
+        return FeaturePass(self.accelerator, self.model, self.config, boundary, frozen)
+
+    def _pays(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float) -> bool:
+        """Estimate what the features save, say it, and decide on the main process for all."""
+        from accelerate.utils import broadcast_object_list
+
+        decision = [False]
+        if self.accelerator.is_main_process:
+            missing = [one for one in sets if not (self.store.folder / self._key(feature_pass, one)).is_dir()]
+            per_image = feature_pass.bytes_per_image
+            images = sum(len(one.stored) for one in missing)
+            seen = passes * sum(len(one.images) for one in {one.split: one for one in sets}.values())
+            cost = feature_pass.seconds_per_image(missing[0]) if missing else 0.0
+            saved = seen * (cost - per_image / READ_RATE) / self.accelerator.num_processes
+            spent = images * cost / self.accelerator.num_processes
+            values = feature_pass.boundary.values
+            where = f"before {_first_trained(self.model)}: {images:,} images of {values:,} numbers"
+            if not missing:
+                decision = [True]
+                self._say("found in the cache, nothing to compute")
+            elif self.config.feature_cache == "on" or spent < saved:
+                decision = [True]
+                self._say(
+                    f"kept {where}, {images * per_image / 1e6:,.0f} MB; one pass of about {spent:,.0f} s "
+                    f"in place of {passes:.3g}"
+                )
+            else:
+                self._say(
+                    f"not cached {where}: a pass of about {spent:,.0f} s would save {max(0.0, saved):,.0f} s "
+                    "(--feature_cache on does it all the same)"
+                )
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(decision)
+        return decision[0]
+
+    def _key(self, feature_pass: FeaturePass, one: FeatureSet) -> str:
+        return key_of(feature_pass.made_of(one, self._order(one)))
+
+    def _order(self, one: FeatureSet) -> str:
+        if isinstance(one.images, StreamedImages):
+            return one.images.stream.fingerprint
+        key = one.images._fingerprint
+        if key not in self._orders:
+            digests = map_images(one.images, one.transform.image_column, one.split, digest_image)
+            self._orders[key] = digest_in_order(digests)
+        return self._orders[key]
+
+    def _rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | ChosenRows | None:
+        """Find the features of a set, or compute them; None where the disk does not take them."""
+        rows = self._all_rows(feature_pass, one)
+        if rows is None or not isinstance(one.images, StreamedImages):
+            return rows
+        return ChosenRows(rows, one.images.places)
+
+    def _all_rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | None:
+        key = self._key(feature_pass, one)
+        problem = self._on_main(lambda: self._prepare(feature_pass, one, key))
+        if problem == "found":
+            return self.store.open(key)
+        if problem is None:
+            problem = self._compute(feature_pass, one, key)
+        if problem is not None:
+            self._say(f"not cached: {problem}; the phase trains on the images")
+            return None
+        return self.store.open(key)
+
+    def _prepare(self, feature_pass: FeaturePass, one: FeatureSet, key: str) -> str | None:
+        """On the main process: find the entry, or take its lock and make its folder; return a problem or `found`."""
+        found, damage = self.store.find(key)
+        if damage:
+            self._say(damage)
+        if found is not None:
+            return "found"
+        try:
+            self._lock = self.store.lock(key)
+            if not self._try_lock():
+                self._say("waiting for another run that computes the same features")
+                self._lock.acquire()
+            if self.store.find(key)[0] is not None:
+                self._lock.release()
+                return "found"
+            self.store.begin(key, feature_pass.layouts, len(one.stored))
+        except OSError as error:
+            self._release()
+            return f"{self.store.folder} cannot be written to ({error.strerror or error})"
+        return None
+
+    def _try_lock(self) -> bool:
+        from filelock import Timeout
+
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        return True
+
+    def _release(self) -> None:
+        if lock := self.__dict__.get("_lock"):
+            lock.release()
+
+    def _compute(self, feature_pass: FeaturePass, one: FeatureSet, key: str) -> str | None:
+        """Run the prefix over the set, each process over its part, and commit the result; return a problem."""
+        from accelerate.utils import gather_object
+
+        partial = self.store.folder / f".partial-{key}"
+        problem: str | DataError | None = None
+        try:
+            rows = FeatureRows(partial, feature_pass.layouts, len(one.stored), writable=True)
+            feature_pass.fill(rows, one)
+        except DataError as error:  # of one process's share: all are told
+            problem = error
+        except OSError as error:
+            problem = f"{self.store.folder} cannot be written to ({error.strerror or error})"
+        except BaseException:
+            if self.accelerator.is_main_process:
+                self.store.discard(key)
+                self._release()
+            raise
+        problems = [one for one in gather_object([problem]) if one]
+
+        def end() -> str | DataError | None:
+            try:
+                if not problems:
+                    title = f"{one.split}, {len(one.stored):,} images before {_first_trained(self.model)}"
+                    self.store.commit(key, title, rows, feature_pass.made_of(one, self._order(one)))
+            except OSError as error:
+                problems.append(f"{self.store.folder} cannot be written to ({error.strerror or error})")
+            finally:
+                self.store.discard(key)
+                self._release()
+            return problems[0] if problems else None
+
+        result = self._on_main(end)
+        if isinstance(result, DataError):
+            raise result
+        return result
+
+    def _on_main(self, function: Callable[[], Any]) -> Any:
+        """Let the main process do something, and tell its result to all."""
+        from accelerate.utils import broadcast_object_list
+
+        result: list[Any] = [function() if self.accelerator.is_main_process else None]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(result)
+        return result[0]
+
+    def _say(self, text: str, *, only_if_asked: bool = False) -> None:
+        is_wanted = self.config.feature_cache == "on" or not only_if_asked
+        if is_wanted and self.accelerator.is_main_process:
+            tqdm.write(f"Features  {text}")  # above the progress bar, which may be open
+
+
+def _first_trained(model: "PreTrainedModel") -> str:
+    """Name the first stage that trains."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return next(stage.name for stage in list_stages(model) if not trained.isdisjoint(stage.parameter_names))

@@ -1,0 +1,76 @@
+"""What a phase trains and is measured on: images, or the features that the frozen prefix gives for them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from hf_tl.backbones.boundary import Boundary
+from hf_tl.evaluation.measure import image_logits
+from hf_tl.features.feature_store import ChosenRows, FeatureRows
+from hf_tl.views.views import Key
+
+LogitsOf = Callable[[nn.Module, Mapping[str, Any]], Tensor]
+
+
+@dataclass(frozen=True)
+class PhaseInputs:
+    """The two data sets of a phase, and how a batch of them becomes logits."""
+
+    train: Dataset[Any]
+    """Gives what `Key` names."""
+    collate: Callable[[Any], Mapping[str, Any]]
+    validation: Any
+    """None where nothing is measured."""
+    validation_collate: Callable[[Any], Mapping[str, Any]]
+    logits_of: LogitsOf = image_logits
+    are_features: bool = False
+    order: Callable[[int], Sequence[int]] | None = None
+    """Of the training images in an epoch, where it cannot be any."""
+
+
+class FeatureViews(Dataset[Any]):
+    """Features of training images, as `TrainingViews` gives the images: `views[epoch, index]`.
+
+    Args:
+        views: the features of the images in each of some views; epochs take them in turn.
+        labels: of the images, (images,) or (images, classes).
+    """
+
+    def __init__(self, views: Sequence[FeatureRows | ChosenRows], labels: Tensor) -> None:
+        self.views, self.labels = views, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: Key | int) -> dict[str, Any]:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[Key | int]) -> dict[str, Any]:
+        """Read a whole batch at once, as data loaders ask for it."""
+        places = [(0, key) if isinstance(key, int) else (key[0] % len(self.views), key[1]) for key in keys]
+        index = torch.tensor([row for _, row in places])
+        batch = {"labels": self.labels[index], "index": index}
+        used = {view for view, _ in places}
+        if len(used) == 1:
+            return {**batch, "features": self.views[used.pop()].read([row for _, row in places])}
+        single = [self.views[view].read([row]) for view, row in places]
+        return {**batch, "features": [torch.cat(tensors) for tensors in zip(*single, strict=True)]}
+
+
+def as_read(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Collate nothing: `FeatureViews` gives batches."""
+    return batch
+
+
+def feature_logits(boundary: Boundary) -> LogitsOf:
+    """Give the function from a batch of features to logits."""
+
+    def logits_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        features = [rows.to(leaf.dtype) for rows, leaf in zip(batch["features"], boundary.leaves, strict=True)]
+        return boundary.logits(model, features)
+
+    return logits_of

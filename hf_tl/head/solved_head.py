@@ -1,0 +1,155 @@
+"""A phase that is solved: its head as logistic regression on what it gets from the frozen network."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hf_tl.backbones.stages import Stage
+from hf_tl.config import TrainingConfig
+from hf_tl.errors import ConfigError, TrainingError, name_some
+from hf_tl.evaluation.measure import inference
+from hf_tl.features.inputs import PhaseInputs
+from hf_tl.head.head_solver import solve_head
+from hf_tl.head.tuning import head_module
+from hf_tl.phase import Phase
+from hf_tl.processes.sharding import ShardedAccelerator
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def linear_head(accelerator: "Accelerator", model: nn.Module, head: Stage) -> nn.Linear:
+    """Find the linear layer that a phase can solve.
+
+    Raises:
+        ConfigError: the head is something else, or its weights are spread over processes.
+    """
+    instead = "choose --head_solver adamw"
+    if isinstance(accelerator, ShardedAccelerator):
+        raise ConfigError(f"--head_solver lbfgs needs whole weights on each process, and they are sharded: {instead}")
+    module = head_module(model, head, "--head_solver lbfgs", instead)
+    if type(module) is not nn.Linear or module.bias is None:
+        found = " ".join(str(module).split())
+        raise ConfigError(
+            f"--head_solver lbfgs needs a head that is one linear layer with a bias, found {found:.200}: {instead}"
+        )
+    return module
+
+
+def solve_phase(
+    accelerator: "Accelerator",
+    model: nn.Module,
+    head: nn.Linear,
+    inputs: PhaseInputs,
+    phase: Phase,
+    config: TrainingConfig,
+    num_workers: int,
+) -> tuple[float, dict[str, Any]]:
+    """Put the solution into the head: the main process finds it, and all get the same.
+
+    Args:
+        accelerator: its processes share the pass over the images.
+        model: on the accelerator's device.
+        head: from `linear_head`.
+        inputs: images, or features of the frozen prefix.
+        phase: its augmentation, label smoothing and class weights.
+        config: seed, batch size, and how many views of each image are used.
+        num_workers: processes that load.
+
+    Returns:
+        The mean loss of the training images, and what was found, for the record.
+
+    Raises:
+        ConfigError: the logits are not what the head gives.
+        TrainingError: what the head gets for an image is no number.
+    """
+    from accelerate.utils import broadcast, broadcast_object_list
+
+    views = 1 if phase.augmentation == "none" else config.cached_views or 1
+    collected = [head_inputs(accelerator, model, head, inputs, view, config, num_workers) for view in range(views)]
+    told: list[Any] = [None]
+    if accelerator.is_main_process:
+        solution = solve_head(
+            torch.cat([features for features, _ in collected]),
+            collected[0][1],
+            head.out_features,
+            views=views,
+            label_smoothing=phase.label_smoothing,
+            balanced=phase.class_weights == "balanced",
+            seed=config.seed,
+        )
+        tqdm.write(f"Head      {solution}")
+        told = [(solution.train_loss, solution.to_record())]
+        _put(head, [solution.weight, solution.bias])
+    if accelerator.num_processes > 1:
+        _put(head, broadcast([head.weight.detach(), head.bias.detach()]))
+        broadcast_object_list(told)
+    return told[0]
+
+
+def head_inputs(
+    accelerator: "Accelerator",
+    model: nn.Module,
+    head: nn.Linear,
+    inputs: PhaseInputs,
+    view: int,
+    config: TrainingConfig,
+    num_workers: int,
+) -> tuple[Tensor, Tensor]:
+    """Compute what the head gets for each training image, in one pass in inference mode.
+
+    Returns:
+        Features (images, values) and labels (images,), in the images' order, the same on all processes.
+    """
+    images = len(inputs.train)  # type: ignore[arg-type]
+    loader = accelerator.prepare_data_loader(
+        DataLoader(
+            inputs.train,
+            batch_size=config.per_device_eval_batch_size,
+            sampler=[(view, index) for index in range(images)],
+            collate_fn=inputs.collate,
+            num_workers=num_workers,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
+    )
+    features, labels, calls = [], [], []
+    hook = head.register_forward_hook(lambda module, arguments, output: calls.append((arguments[0], output)))
+    hidden = not accelerator.is_main_process
+    try:
+        with inference(model), tqdm(total=images, desc="Inputs of the head", unit="image", disable=hidden) as progress:
+            for batch in loader:
+                with accelerator.autocast():
+                    logits = inputs.logits_of(model, batch)
+                (seen, output), *others = calls
+                calls.clear()
+                rows, label, index = accelerator.gather_for_metrics((seen.float(), batch["labels"], batch["index"]))
+                _check_finite(rows, index)
+                if others or seen.ndim != 2 or not torch.equal(output.float(), logits.float()):
+                    raise ConfigError(
+                        "--head_solver lbfgs needs logits that are what the head gives for one row of numbers an "
+                        f"image, found an input of shape {tuple(seen.shape)}: choose --head_solver adamw"
+                    )
+                features.append(rows)
+                labels.append(label)
+                progress.update(len(rows))
+    finally:
+        hook.remove()
+    return torch.cat(features).clone(), torch.cat(labels).clone()
+
+
+def _check_finite(rows: Tensor, index: Tensor) -> None:
+    wrong = index[~rows.flatten(1).isfinite().all(1)].tolist()
+    if wrong:
+        raise TrainingError(
+            "what the head gets is not finite for the images in these rows of the training split: "
+            f"{name_some(sorted(wrong))}. Look at them"
+        )
+
+
+@torch.no_grad()
+def _put(head: nn.Linear, tensors: list[Tensor]) -> None:
+    for parameter, tensor in zip((head.weight, head.bias), tensors, strict=True):
+        parameter.copy_(tensor)

@@ -1,0 +1,254 @@
+"""What can be chosen before training: the head's learning rate, and a batch that fits into memory."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from hf_tl.backbones.freezing import freeze
+from hf_tl.backbones.stage_tables import parent_of
+from hf_tl.backbones.stages import Stage, list_stages
+from hf_tl.config import TrainingConfig
+from hf_tl.data.images import collate
+from hf_tl.errors import ConfigError
+from hf_tl.evaluation.measure import inference
+from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType, problem_type_of
+from hf_tl.optimization.loss import training_loss
+from hf_tl.optimization.optim import build_schedule
+from hf_tl.strategy import Phase, Strategy
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+SAMPLE = 2_000
+"""Images that the sweep looks at; it holds a fifth of them out."""
+MAX_STEPS = 500
+
+
+@dataclass(frozen=True)
+class RateSweep:
+    """Learning rates of the head and how well each did."""
+
+    losses: dict[float, float]
+    """Cross-entropy (binary for multi-label problems) on held-out images by learning rate."""
+
+    @property
+    def best(self) -> float:
+        """The rate with the lowest loss; among equals the lowest rate."""
+        return min(self.losses, key=lambda rate: (self.losses[rate], rate))
+
+    def __str__(self) -> str:
+        tried = ", ".join(f"{rate:g}: {loss:.3g}" for rate, loss in self.losses.items())
+        return f"{self.best:g}, of held-out losses {tried}"
+
+
+def sweep_learning_rates(
+    accelerator: "Accelerator",
+    model: "PreTrainedModel",
+    images: "Dataset",
+    phase: Phase,
+    config: TrainingConfig,
+) -> RateSweep:
+    """Train copies of the head at several rates on features of the frozen network, which takes seconds.
+
+    The network sees each image of a sample once; each copy of the head starts from its present weights and is trained
+    with the loss, the schedule, the batch size and, up to `MAX_STEPS`, the number of steps of the phase. The weights
+    and the random state of the run stay as they are.
+
+    Args:
+        accelerator: its main process decides.
+        model: on the accelerator's device.
+        images: training images with the evaluation transform.
+        phase: the one that trains the head.
+        config: batch size and seed.
+
+    Raises:
+        ConfigError: the head is not one module after the rest of the network.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+    steps = phase.steps or round((phase.epochs or 0) * len(images) / batch)
+    generator = torch.Generator().manual_seed(config.seed)
+    chosen = torch.randperm(len(images), generator=generator)[:SAMPLE].tolist()
+    head = head_module(model, list_stages(model)[-1])
+    with torch.random.fork_rng(devices=[]):
+        features, labels = head_inputs(model, head, images.select(chosen), config.per_device_eval_batch_size)
+        losses = {
+            rate: held_out_loss(
+                copy.deepcopy(head), features, labels, replace(phase, learning_rate=rate),
+                steps=max(1, min(steps, MAX_STEPS)), batch=batch, seed=config.seed, problem=problem_type_of(model),
+            )
+            for rate in RATES
+        }  # fmt: skip
+    found = [RateSweep(losses)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(found)
+    return found[0]
+
+
+def head_module(
+    model: nn.Module, head: Stage, flag: str = "--find_learning_rate", instead: str = "give --learning_rate"
+) -> nn.Module:
+    """Find the one module that is the head.
+
+    Args:
+        model: the classifier.
+        head: its last stage.
+        flag: what needs it, for the message.
+        instead: what to do where there are several.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    modules = dict(model.named_modules())
+    owners = [name for name in head.module_names if any(True for _ in modules[name].parameters())]
+    outermost = [name for name in owners if parent_of(name) not in owners]
+    if len(outermost) != 1:
+        raise ConfigError(f"{flag} needs a head of one module, found {', '.join(outermost)}: {instead}")
+    return modules[outermost[0]]
+
+
+def head_inputs(model: nn.Module, head: nn.Module, images: "Dataset", batch_size: int) -> tuple[Tensor, Tensor]:
+    """Compute what the head gets for each image.
+
+    Returns:
+        Features (images, …) and labels (images,) or (images, classes), on the model's device.
+    """
+    seen: list[Tensor] = []
+    labels: list[Tensor] = []
+    device = next(model.parameters()).device
+    hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].float()))
+    try:
+        with inference(model):
+            for batch in DataLoader(images, batch_size=batch_size, collate_fn=collate):
+                model(pixel_values=batch["pixel_values"].to(device, memory_format=torch.channels_last))
+                labels.append(batch["labels"].to(device))
+    finally:
+        hook.remove()
+    # tensors of inference mode cannot be trained on
+    return torch.cat(seen).clone(), torch.cat(labels)
+
+
+def held_out_loss(
+    head: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    phase: Phase,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    problem: ProblemType = SINGLE_LABEL,
+) -> float:
+    """Train `head` on four fifths of the features and measure its cross-entropy on the rest.
+
+    Returns:
+        The loss; infinity where it is no number.
+    """
+    held_out = max(1, len(labels) // 5)
+    train = len(labels) - held_out
+    optimizer = torch.optim.AdamW(
+        head.requires_grad_().parameters(), phase.learning_rate, weight_decay=phase.weight_decay
+    )
+    schedule = build_schedule(optimizer, phase, steps)
+    generator = torch.Generator().manual_seed(seed)
+    head.train()
+    for _ in range(steps):
+        rows = held_out + torch.randint(train, (min(batch, train),), generator=generator).to(labels.device)
+        training_loss(head(features[rows]), labels[rows], phase, problem=problem).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    with inference(head):
+        plain = replace(phase, label_smoothing=0.0)
+        loss = training_loss(head(features[:held_out]), labels[:held_out], plain, problem=problem)
+    return float(loss.nan_to_num(nan=torch.inf))
+
+
+def fit_batch_size(
+    accelerator: "Accelerator", model: nn.Module, strategy: Strategy, config: TrainingConfig, image: tuple[int, ...]
+) -> TrainingConfig:
+    """Halve the batch until a step of the largest phase fits into the memory of every device.
+
+    The global batch stays: twice as many smaller batches are accumulated. On a CPU the batch stays as given: memory
+    that runs out there ends the process, so it cannot be tried.
+
+    Args:
+        accelerator: told of the new number of accumulation steps.
+        model: on the accelerator's device; its weights and statistics stay as they are.
+        strategy: the phase that trains the most parameters is tried.
+        config: the batch to start from.
+        image: (channels, height, width).
+
+    Raises:
+        ConfigError: the batch cannot be halved any further.
+    """
+    if accelerator.device.type == "cpu":
+        return config
+    given = config.per_device_train_batch_size
+    batch = largest_fitting(given, lambda size: _fits(accelerator, model, strategy, (size, *image)))
+    batch = int(accelerator.gather(torch.tensor([batch], device=accelerator.device)).min())
+    accumulation = config.gradient_accumulation_steps * (given // batch)
+    accelerator.gradient_accumulation_steps = accumulation
+    return replace(config, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+
+
+def largest_fitting(batch: int, fits: Callable[[int], bool]) -> int:
+    """Halve `batch` until it fits.
+
+    Raises:
+        ConfigError: it is odd and does not fit.
+
+    >>> largest_fitting(48, lambda size: size <= 20)
+    12
+    """
+    while not fits(batch):
+        if batch % 2:
+            raise ConfigError(
+                f"a batch of {batch} images does not fit into memory and cannot be halved: give another "
+                "--per_device_train_batch_size (a power of two), a smaller --image_size, or --gradient_checkpointing"
+            )
+        batch //= 2
+    return batch
+
+
+def _fits(accelerator: "Accelerator", model: nn.Module, strategy: Strategy, shape: tuple[int, ...]) -> bool:
+    from accelerate.utils import release_memory
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    def trained(phase: Phase) -> int:
+        freeze(model, phase.trainable_stages, phase.norm, phase.batch_norm)
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+    largest = max(strategy.phases, key=trained)
+    trained(largest)
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    moments: list[Tensor] = []
+    was_training = model.training
+    try:
+        # AdamW holds two tensors for each parameter
+        moments += [torch.empty_like(p) for p in model.parameters() if p.requires_grad for _ in range(2)]
+        pixel_values = torch.zeros(shape, device=accelerator.device).contiguous(memory_format=torch.channels_last)
+        with torch.random.fork_rng(), accelerator.autocast():
+            logits = model.train()(pixel_values=pixel_values).logits
+            problem = problem_type_of(model)
+            loss = training_loss(logits, problem.probabilities(logits.detach()), largest, problem=problem)
+        loss.backward()
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        return False
+    finally:
+        model.train(was_training).zero_grad()
+        for name, buffer in model.named_buffers():
+            buffer.copy_(statistics[name])
+        release_memory(*moments)
+    return True

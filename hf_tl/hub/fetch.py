@@ -1,0 +1,88 @@
+"""The way back from the Hub: a published model with its card, figures and record in a folder."""
+
+import os
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
+
+from hf_tl.backbones.repository import check_files
+from hf_tl.errors import PublishError, name_some
+from hf_tl.hub.hub_requests import explained, retried, timeout
+from hf_tl.publish.checks import PUBLISHED, REQUIRED, check_folder, is_among
+
+
+def pull(
+    repo_id: str, output_dir: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+) -> Path:
+    """Fetch a model that hf_tl published, with its card, figures and record, into a new folder.
+
+    It is checked before it is in the folder, as before a push. An interrupted download goes on where it was.
+
+    Args:
+        repo_id: `USER/NAME`.
+        output_dir: a folder that does not exist, or is empty.
+        revision: branch, tag or commit; `main` by default.
+        token: as in `push`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PublishError: there is no such model, it is not complete, or the folder holds something.
+        ModelError: the repository holds what no model needs, such as names that lead out of the folder.
+
+    ```python
+    folder = hf_tl.pull("user/flowers", "flowers")
+    ```
+    """
+    folder = Path(output_dir)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise PublishError(f"{folder} holds something already, and no two models are to be mixed; name a new folder")
+    try:
+        return _fetch(HfApi(token=token, library_name="hf_tl"), repo_id, revision, folder)
+    except OSError as error:
+        raise PublishError(f"{folder} could not be written: {error.strerror or error}") from error
+
+
+def _fetch(api: HfApi, repo_id: str, revision: str | None, folder: Path) -> Path:
+    with explained(f"fetch {repo_id}"):
+        head = retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout()))
+        check_files({sibling.rfilename: sibling.size for sibling in head.siblings or ()}, repo_id)
+        names = [name for s in head.siblings or () if is_among(name := s.rfilename, PUBLISHED)]
+        if missing := sorted(set(REQUIRED) - set(names)):
+            raise PublishError(
+                f"{repo_id} was not published by hf_tl: {name_some(missing)} missing; "
+                "hf_tl.load and transformers may load it nevertheless"
+            )
+        cached = [retried(partial(_download, api, repo_id, name, head.sha)) for name in names]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        for name, file in zip(names, cached, strict=True):
+            shutil.copyfile(file, unfinished / name)
+        _check(unfinished, repo_id)
+        unfinished.chmod(0o755)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _check(folder: Path, repo_id: str) -> None:
+    try:
+        check_folder(folder)
+    except PublishError as error:
+        raise PublishError(f"{str(error).replace(str(folder), repo_id)}; nothing was fetched") from error
+
+
+def _download(api: HfApi, repo_id: str, name: str, revision: str | None) -> Path:
+    try:
+        return Path(api.hf_hub_download(repo_id, name, revision=revision))
+    except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, HTTPError):  # why it is not there but in the cache either
+            raise error.__cause__ from error
+        raise

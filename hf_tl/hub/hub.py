@@ -1,0 +1,163 @@
+"""The push to the Hub: a saved model, its card, figures and record in one commit."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, Discussion, HfApi, ModelCard, RepoCard
+from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from hf_tl.card.card import with_repo_id
+from hf_tl.errors import PublishError, name_some
+from hf_tl.hub.hub_commit import Branch
+from hf_tl.hub.hub_requests import explained, messages_of, retried
+from hf_tl.publish.checks import CARD_FILE, WEIGHTS, check_folder, is_among
+
+REPLACED = (*WEIGHTS, "preprocessor_config.json")
+"""What a push removes from the repository where the new model has no such file: it would be loaded with the new one."""
+COMMIT_MESSAGE = "Upload the model with its card and its record"
+
+
+def push(
+    output_dir: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+) -> str:
+    """Publish a saved model: weights, config, card, figures and record in one commit.
+
+    The folder is checked before anything is sent, and is not changed. Pushing it again makes no commit, and goes on
+    with an upload that was interrupted. Requests that fail for a passing reason are made again, up to 5 times; one
+    without an answer for 20 s (`HF_TL_HUB_TIMEOUT`) counts as failed.
+
+    Args:
+        output_dir: a folder that hf_tl saved a model in.
+        repo_id: `USER/NAME`; the repository is made where it does not exist.
+        private: whether a new repository is private; an existing public one is refused if this is true.
+        revision: the branch to commit to, made from `main` where it does not exist.
+        create_pr: whether to propose the commit in a pull request, to a repository of anybody's that exists. Your own
+            open pull request of an earlier push is brought up to date.
+        token: a Hub token; the one of `hf auth login` or `HF_TOKEN` if it is None.
+
+    Returns:
+        The address of the commit, or of the pull request.
+
+    Raises:
+        PublishError: the folder is not a complete saved model, or the Hub refused; the message says what to do.
+
+    ```python
+    url = hf_tl.push("out", "user/flowers")
+    ```
+    """
+    folder = Path(output_dir)
+    if create_pr and (private or revision):
+        raise PublishError("a pull request is made to main of a repository as it is: leave out revision and private")
+    files = check_folder(folder)
+    command = ["hf-tl", "push", str(folder), repo_id, *(["--private"] if private else [])]
+    command += [*(["--revision", revision] if revision else []), *(["--create_pr"] if create_pr else [])]
+    try:
+        check_push_access(repo_id, token, create_pr=create_pr)
+        with explained(f"push to {repo_id}"):
+            return _push(HfApi(token=token, library_name="hf_tl"), files, repo_id, private, revision, create_pr)
+    except PublishError as error:
+        raise PublishError(f"{error}\nThe model is safe in {folder}; push it later: {shlex.join(command)}") from error
+
+
+def check_push_access(repo_id: str, token: str | None = None, *, create_pr: bool = False) -> None:
+    """Check that a push to a repository would be allowed; call it before training.
+
+    Args:
+        repo_id: `USER/NAME`.
+        token: as in `push`.
+        create_pr: whether only a pull request is to be made, which needs no rights over the namespace.
+
+    Raises:
+        PublishError: the name is not valid, there is no valid token, or it may not write to the namespace.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishError(f"a repository is named USER/NAME, found {repo_id!r}: {error}") from error
+    namespace, _, name = repo_id.partition("/")
+    if not name:
+        raise PublishError(f"a repository is named USER/NAME, found {repo_id!r} without a user")
+    with explained(f"push to {repo_id}"):
+        user = retried(HfApi(token=token, library_name="hf_tl").whoami)
+    access: dict[str, Any] = user.get("auth", {}).get("accessToken", {})
+    if access.get("role") == "read":
+        raise PublishError(
+            "the Hub token is for reading only; make one with write permission at "
+            "https://huggingface.co/settings/tokens and log in with `hf auth login`"
+        )
+    writable = [user["name"], *(org["name"] for org in user.get("orgs", []) if org.get("roleInOrg") != "read")]
+    if not create_pr and namespace not in writable:
+        raise PublishError(
+            f"the Hub token may not write to {namespace!r}; it may write to {name_some(writable)}: "
+            f"push to {user['name']}/{name}, or log in as a member of {namespace!r}"
+        )
+    if not _grants(access.get("fineGrained"), "discussion.write" if create_pr else "repo.write", namespace, repo_id):
+        raise PublishError(
+            f"the fine-grained Hub token may not write to {repo_id}; give it write access to repositories of "
+            f"{namespace!r} at https://huggingface.co/settings/tokens, or use another"
+        )
+
+
+def _grants(permissions: dict[str, Any] | None, wanted: str, namespace: str, repo_id: str) -> bool:
+    """Whether a fine-grained token may do something, as far as the Hub tells; other tokens are not told of here."""
+    if not permissions or "scoped" not in permissions:
+        return True
+    scopes = [entry for entry in permissions["scoped"] if entry["entity"].get("name") in (namespace, repo_id)]
+    given = {*permissions.get("global", ()), *(right for entry in scopes for right in entry["permissions"])}
+    return bool({wanted, "repo.write"} & given)
+
+
+def _push(
+    api: HfApi, files: Sequence[Path], repo_id: str, private: bool | None, revision: str | None, create_pr: bool
+) -> str:
+    card = next(path for path in files if path.name == CARD_FILE).read_text(encoding="utf-8")
+    card = with_repo_id(card, repo_id)
+    check_card(ModelCard(card))
+    additions = [CommitOperationAdd(p.name, card.encode() if p.name == CARD_FILE else p) for p in files]
+    branch = Branch(api, repo_id, COMMIT_MESSAGE, lambda name: is_among(name, REPLACED), revision)
+    if not create_pr:
+        branch.create(private)
+    head = branch.head()
+    branch.check_private(private, head)
+    if not create_pr or not branch.changes(additions, head):
+        return branch.commit(additions, head)
+    proposal = retried(lambda: _own_pull_request(api, repo_id))
+    proposed = replace(branch, revision=proposal.git_reference)
+    proposed.commit(additions, proposed.head())
+    if proposal.status == "draft":  # as the Hub makes it
+        retried(lambda: api.change_discussion_status(repo_id, proposal.num, new_status="open"))
+    return proposal.url
+
+
+def check_card(card: RepoCard) -> None:
+    """Ask the Hub whether it would take a card, before anything is made there.
+
+    Raises:
+        PublishError: it would not.
+    """
+    try:
+        retried(card.validate)
+    except HTTPError:
+        raise
+    except ValueError as error:
+        raise PublishError(f"the Hub refused the card: {messages_of(str(error))}; mend the metadata in it") from error
+
+
+def _own_pull_request(api: HfApi, repo_id: str) -> Discussion:
+    """Find the open pull request of an earlier push, or open one; the second of two tries finds that of the first."""
+    user = api.whoami(cache=True)["name"]
+    for found in api.get_repo_discussions(repo_id, author=user, discussion_type="pull_request"):
+        if found.title == COMMIT_MESSAGE and found.author == user and found.status in ("open", "draft"):
+            return found
+    return api.create_pull_request(repo_id, COMMIT_MESSAGE)

@@ -1,0 +1,1 @@
+"""Optimizer, schedule, loss and steps of a phase."""

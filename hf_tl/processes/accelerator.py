@@ -1,0 +1,123 @@
+"""Accelerate, set up for the loop: how many threads, which tracker."""
+
+import contextlib
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, is_tensorboard_available
+
+from hf_tl.config import TrainingConfig
+from hf_tl.errors import ConfigError
+from hf_tl.processes.sharding import ShardedAccelerator, check_sharding, hidden_from_accelerate, launcher_asks
+from hf_tl.strategy import Strategy
+
+_ENGINES = ("DEEPSPEED", "MEGATRON_LM")
+WAIT = timedelta(hours=6)
+"""So long other processes wait for the main one, which loads data and measures backbones; torch's own is 10 minutes."""
+
+
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """Make the accelerator of a run, on the devices and in the precision that the launcher chose.
+
+    Raises:
+        ConfigError: the launcher's settings or the tracker cannot be used.
+    """
+    is_sharded = _check_engines()
+    tracker = config.report_to
+    if tracker == "auto":
+        tracker = "tensorboard" if is_tensorboard_available() else "none"
+    try:
+        with hidden_from_accelerate() if is_sharded else contextlib.nullcontext():
+            accelerator = (ShardedAccelerator if is_sharded else Accelerator)(
+                # several processes without a GPU would not find each other
+                cpu=_launched_processes() > 1 and not torch.accelerator.is_available(),
+                gradient_accumulation_steps=config.gradient_accumulation_steps,
+                log_with=None if tracker == "none" else tracker,
+                project_config=ProjectConfiguration(project_dir="."),
+                dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
+                step_scheduler_with_optimizer=False,
+            )
+    except ValueError as error:
+        raise ConfigError(
+            f"the launcher's settings or --report_to {config.report_to} cannot be used: {error}"
+        ) from error
+    _check_processes(accelerator)
+    if isinstance(accelerator, ShardedAccelerator):
+        check_sharding(accelerator)
+    if accelerator.device.type == "cpu":
+        # accelerate launch gives each process one thread, however many cores there are
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(config.cpu_threads or max(1, cpu_cores() // processes))
+    return accelerator
+
+
+def _check_engines() -> bool:
+    """Refuse what trains by engines of its own, and tell whether the launcher asks for FSDP."""
+    if asked := [name for name in _ENGINES if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]:
+        raise ConfigError(
+            f"the launcher asks for {' and '.join(asked)}, whose engine takes over the optimizer, the clipping and the "
+            "checkpoints, which hf_tl proves and resumes bit by bit. Supported: one process, several with "
+            "DistributedDataParallel (torchrun, or accelerate launch --multi_gpu), or with FSDP2 (accelerate launch "
+            "--use_fsdp --fsdp_version 2), which shards as ZeRO stage 3 does"
+        )
+    return launcher_asks()
+
+
+def _launched_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _check_processes(accelerator: Accelerator) -> None:
+    """Refuse to run as fewer processes than were asked for."""
+    # accelerate launch names a main process only to several; without GPUs it starts one of them, with no word of it
+    is_dropped = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if accelerator.num_processes == 1 and (
+        _launched_processes() > 1 or ("WORLD_SIZE" not in os.environ and is_dropped)
+    ):
+        raise ConfigError(
+            "the launcher was asked for several processes, and this one runs alone, as accelerate launch "
+            "--num_processes does without GPUs. Start them with torchrun --nproc_per_node N, or ask for one (and unset "
+            "MASTER_ADDR)"
+        )
+
+
+def start_trackers(accelerator: Accelerator, config: TrainingConfig, strategy: Strategy) -> None:
+    """Open the trackers, with their logs beside the model."""
+    accelerator.project_configuration.set_directories(str(config.output_dir))
+    accelerator.project_configuration.logging_dir = str(Path(str(config.output_dir), "logs"))
+    settings = {"strategy": strategy.name, "seed": config.seed, "batch_size": config.per_device_train_batch_size}
+    accelerator.init_trackers("hf_tl", config=settings)
+
+
+def close_logs(accelerator: Accelerator, config: TrainingConfig) -> None:
+    """Close TensorBoard's files, also of a run that was stopped, and take the machine's name out of their names."""
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.finish()
+    if accelerator.is_main_process:
+        for file in Path(str(config.output_dir), "logs").rglob(f"*tfevents*.{socket.gethostname()}.*"):
+            file.rename(file.with_name(file.name.replace(f".{socket.gethostname()}.", ".")))
+
+
+def cpu_cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe_hardware(accelerator: Accelerator) -> str:
+    """Name the kind of device, never the machine.
+
+    Returns:
+        For example `"CPU, 2 cores"` or `"4 x NVIDIA H100"`.
+    """
+    if accelerator.device.type != "cuda":
+        return f"{accelerator.device.type.upper()}, {cpu_cores()} cores"
+    name = torch.cuda.get_device_name(accelerator.device)
+    return name if accelerator.num_processes == 1 else f"{accelerator.num_processes} x {name}"

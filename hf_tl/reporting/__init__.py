@@ -1,0 +1,1 @@
+"""Text, numbers and drawing that cards and reports share."""

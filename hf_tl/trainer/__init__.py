@@ -1,0 +1,1 @@
+"""Strategies under the transformers `Trainer`."""

@@ -1,0 +1,298 @@
+"""Strategies under transformers' `Trainer`, as a callback.
+
+Trainer builds one optimizer before the first event of a run, from the parameters that require a gradient at that
+moment, and on a resume loads the checkpoint into it before any callback runs. So the callback:
+
+- lets all that any phase trains require a gradient until the run begins, so that Trainer's optimizer knows it all;
+- puts the groups of the current phase in the place of Trainer's own, in the same optimizer, and the schedule of the
+  phase into the same scheduler;
+- shows Trainer's own groups again while a checkpoint is written, so that every checkpoint of the run has the layout
+  that a new Trainer expects. Optimizers keep their state by parameter: moving one between groups loses nothing.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from torch.optim.lr_scheduler import LambdaLR
+from transformers.utils import logging
+
+from hf_tl.backbones.freezing import freeze
+from hf_tl.backbones.load import SCHEMA_VERSION
+from hf_tl.backbones.stages import list_stages
+from hf_tl.errors import ConfigError
+from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
+from hf_tl.optimization.optim import build_schedule, parameter_groups, phase_ends
+from hf_tl.strategy import Phase, Strategy
+from hf_tl.trainer.safeguards import Safeguards
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.utils.data import DataLoader
+    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.get_logger(__name__)
+
+_OF_OUR_LOOP = (
+    "steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling", "from_random_weights",
+    "solver",
+)  # fmt: skip
+"""Fields of a phase that only the Accelerate loop follows."""
+
+
+class StrategyCallback(Safeguards):
+    """Walk the phases of a strategy under transformers' `Trainer`.
+
+    ```python
+    trainer = Trainer(model, args, train_dataset=train, callbacks=[StrategyCallback(Strategy.finetune(stages=2))])
+    trainer.train()
+    ```
+
+    The phases decide what trains, the learning rates, weight decay, warm-up and the number of epochs; the arguments of
+    the same meaning in `TrainingArguments` have no effect (`num_train_epochs` is set to the phases' sum, with a warning
+    where another number was given). The optimizer and all else stay as in
+    `TrainingArguments`. Frozen stages stay in inference mode although Trainer calls `model.train()` at each step.
+    `remove_unused_columns` is turned off, since Trainer would drop the image column that the dataset's transform reads.
+    A resumed run continues in the phase of its checkpoint. Checkpoints get a manifest of hashes, and old ones are
+    removed only when the new one is whole: resume from `hf_tl.newest_checkpoint(args.output_dir)`. A loss or gradient
+    that is not finite ends the run before it reaches the weights.
+
+    The images' augmentation is that of the dataset's transform, one for the whole run. Trainer does not keep the random
+    numbers of transforms for a resume; with `hf_tl.TrainingViews` as `train_dataset` they need not be kept. What only
+    the Accelerate loop does (mixing of images, an average of the weights, class weights and others) is refused.
+
+    Works on one process and under DistributedDataParallel; not with FSDP or DeepSpeed, which keep parameters in layouts
+    of their own.
+
+    Raises:
+        ConfigError: at the start, if the training arguments do not go with the strategy.
+    """
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self._ends: list[int] = []
+        self._phase = -1
+        self._groups: PhaseGroups | None = None
+
+    def on_init_end(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        model: "PreTrainedModel",
+        **kwargs: Any,
+    ) -> None:
+        """Fit the arguments to the strategy and let all that any phase trains require a gradient."""
+        _check_arguments(args, self.strategy)
+        _check_labels(model, args)
+        epochs = round(sum(phase.epochs or 0 for phase in self.strategy.phases), 6)
+        if args.num_train_epochs not in (epochs, type(args).num_train_epochs):
+            logger.warning(
+                f"num_train_epochs={args.num_train_epochs:g} becomes {epochs:g}, the sum of the epochs of all phases "
+                f"of the strategy {self.strategy.name!r}. Change the phases to train for longer or shorter."
+            )
+        args.num_train_epochs = epochs
+        args.remove_unused_columns = False
+        record = getattr(model.config, "hf_tl", None) or {"schema_version": SCHEMA_VERSION}
+        model.config.hf_tl = {**record, "strategy": self.strategy.to_record()}
+        trained: set[str] = set()
+        for phase in self.strategy.phases:
+            freeze(model, trainable_stages=phase.trainable_stages, norm=phase.norm, batch_norm=phase.batch_norm)
+            trained |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+
+    def on_train_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        model: "PreTrainedModel",
+        optimizer: "Optimizer",
+        lr_scheduler: Any,
+        train_dataloader: "DataLoader",
+        **kwargs: Any,
+    ) -> None:
+        """Enter the phase in which the run begins, or in which its checkpoint was written."""
+        if not isinstance(lr_scheduler, LambdaLR):
+            raise ConfigError(
+                f"the phases bring their own schedule; found a {type(lr_scheduler).__name__}: leave lr_scheduler_type "
+                "and Trainer's `optimizers` at their defaults"
+            )
+        steps_per_epoch = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+        self._ends = phase_ends(self.strategy.phases, steps_per_epoch)
+        if state.max_steps != self._ends[-1]:
+            raise ConfigError(
+                f"the phases have {self._ends[-1]} steps and the run has {state.max_steps}: leave num_train_epochs and "
+                "max_steps as the callback set them, and resume with the batch size and strategy of the checkpoint"
+            )
+        if self._groups is None:
+            # accelerate wraps the optimizer and passes its groups on, but not its hooks
+            self._groups = PhaseGroups(getattr(optimizer, "optimizer", optimizer))
+        self._enter(state.global_step, model, lr_scheduler)
+        self.guard(args, model, train_dataloader)
+
+    def on_step_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        model: "PreTrainedModel",
+        lr_scheduler: LambdaLR,
+        **kwargs: Any,
+    ) -> None:
+        """Enter the next phase where one begins."""
+        if self._phase_at(state.global_step) != self._phase:
+            self._enter(state.global_step, model, lr_scheduler)
+
+    def on_train_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        """Give the optimizer back as Trainer built it, so that another `train()` can begin or resume."""
+        if self._groups is not None:
+            self._groups.give_back()
+            self._groups = None
+            self.release(args)
+
+    def _phase_at(self, step: int) -> int:
+        return min(bisect_right(self._ends, step), len(self._ends) - 1)
+
+    def _enter(self, step: int, model: "PreTrainedModel", scheduler: LambdaLR) -> None:
+        """Freeze, group and schedule for the phase that holds `step`."""
+        assert self._groups is not None
+        self._phase = self._phase_at(step)
+        phase = self.strategy.phases[self._phase]
+        start, end = [0, *self._ends][self._phase : self._phase + 2]
+        freeze(model, trainable_stages=phase.trainable_stages, norm=phase.norm, batch_norm=phase.batch_norm)
+        stages = list_stages(model)
+        self._groups.replace(parameter_groups(model, stages, phase), is_new_phase=step == start)
+        set_schedule(scheduler, self._groups.optimizer, phase, start, end)
+        logger.info(f"Phase {self._phase + 1} of {len(self._ends)}, steps {start} to {end}: {phase}")
+
+
+class PhaseGroups:
+    """The parameter groups of a phase inside an optimizer that was built with others.
+
+    Args:
+        optimizer: a torch optimizer over everything that any phase trains.
+    """
+
+    def __init__(self, optimizer: "Optimizer") -> None:
+        self.optimizer = optimizer
+        self._own = optimizer.param_groups
+        self._known = {id(parameter) for group in self._own for parameter in group["params"]}
+        self._phase_groups = self._own
+        self._hooks = [
+            optimizer.register_state_dict_pre_hook(lambda _: self._show(self._own)),
+            optimizer.register_state_dict_post_hook(lambda *_: self._show(self._phase_groups)),
+        ]
+
+    def replace(self, groups: list[dict[str, Any]], *, is_new_phase: bool) -> None:
+        """Put `groups` in place; a new phase starts with empty moments.
+
+        Raises:
+            ConfigError: the optimizer was built without some of the parameters.
+        """
+        missing = [group["name"] for group in groups if any(id(p) not in self._known for p in group["params"])]
+        if missing:
+            raise ConfigError(
+                f"Trainer's optimizer lacks parameters of {missing}: leave its `optimizers` at their default, and let "
+                "`model_init` return a model with nothing frozen"
+            )
+        if is_new_phase:
+            self.optimizer.state.clear()
+        self.optimizer.param_groups = []
+        for group in groups:
+            self.optimizer.add_param_group(group)
+        self._phase_groups = self.optimizer.param_groups
+
+    def give_back(self) -> None:
+        """Leave the optimizer with the groups that it was built with."""
+        for hook in self._hooks:
+            hook.remove()
+        self._show(self._own)
+
+    def _show(self, groups: list[dict[str, Any]]) -> None:
+        self.optimizer.param_groups = groups
+
+
+def set_schedule(scheduler: LambdaLR, optimizer: "Optimizer", phase: Phase, start: int, end: int) -> None:
+    """Let a scheduler in use follow `phase` from its step `start` to `end`, at once and from now on.
+
+    Args:
+        scheduler: made for `optimizer` with whatever groups it had.
+        optimizer: its groups hold the peak rates of the phase.
+        phase: the recipe.
+        start: the scheduler's step at which the phase begins.
+        end: the step at which the next one begins.
+    """
+    schedule = build_schedule(optimizer, phase, end - start)
+    # functions of ours, because LambdaLR writes other callables into a checkpoint
+    scheduler.lr_lambdas = [_shifted(factor, start) for factor in schedule.lr_lambdas]
+    scheduler.base_lrs = schedule.base_lrs
+    rates = [
+        rate * factor(scheduler.last_epoch)
+        for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
+def _shifted(factor: Callable[[int], float], start: int) -> Callable[[int], float]:
+    return lambda step: factor(step - start)
+
+
+def _check_labels(model: "PreTrainedModel", args: "TrainingArguments") -> None:
+    """Refuse to smooth multi-label labels: Trainer would warn and leave it out."""
+    if problem_type_of(model) is MULTI_LABEL and args.label_smoothing_factor:
+        raise ConfigError(
+            "Trainer smooths labels of one class an image only, and the model is multi-label: set the phases' "
+            "label_smoothing and label_smoothing_factor to 0, or train with hf_tl.train (Accelerate)"
+        )
+
+
+def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
+    """Refuse what would make the run differ from the strategy in silence."""
+    found = {
+        "max_steps": args.max_steps > 0,
+        "fsdp": bool(args.fsdp),
+        "deepspeed": bool(args.deepspeed),
+        "ddp_find_unused_parameters=False": args.ddp_find_unused_parameters is False,
+    }
+    if refused := [name for name, is_set in found.items() if is_set]:
+        raise ConfigError(
+            f"StrategyCallback cannot go with {', '.join(refused)} in TrainingArguments. The phases give the number of "
+            "steps; they freeze and unfreeze parameters that Trainer wraps only once. Leave these out, or train with "
+            "hf_tl.train (Accelerate)"
+        )
+    if strategy.expected_rung is not None:
+        raise ConfigError(
+            "StrategyCallback cannot climb: Trainer has no place where a phase is judged and taken back. Name a "
+            "strategy, or train with hf_tl.train (Accelerate)"
+        )
+    if strategy.refit:
+        raise ConfigError(
+            "StrategyCallback trains once, and the strategy asks for a second training on the validation images too "
+            "(refit): give Trainer dataclasses.replace(strategy, refit=False), or train with hf_tl.train (Accelerate)"
+        )
+    defaults = {field.name: field.default for field in fields(Phase)}
+    if asked := [name for name in _OF_OUR_LOOP if any(getattr(p, name) != defaults[name] for p in strategy.phases)]:
+        raise ConfigError(
+            f"StrategyCallback cannot follow {', '.join(asked)} of the phases: Trainer owns the weights, the loss, "
+            "the sampler and the evaluation, and counts in epochs. Leave these out, or train with hf_tl.train "
+            "(Accelerate)"
+        )
+    smoothing = {phase.label_smoothing for phase in strategy.phases}
+    if smoothing != {args.label_smoothing_factor}:
+        raise ConfigError(
+            f"the phases have label_smoothing {sorted(smoothing)} and TrainingArguments has label_smoothing_factor="
+            f"{args.label_smoothing_factor:g}. Trainer keeps one for the whole run: give both the same value"
+        )
+    if len(augmentations := sorted({phase.augmentation for phase in strategy.phases})) > 1:
+        raise ConfigError(
+            f"the phases have the augmentations {', '.join(augmentations)}. Trainer's dataset has one transform for "
+            "the whole run: give all phases the same augmentation, or train with hf_tl.train (Accelerate)"
+        )

@@ -1,0 +1,1 @@
+"""Training views of images: augmented, streamed, in a reproducible order."""
