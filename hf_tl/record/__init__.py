@@ -1,0 +1,52 @@
+"""The typed record of a run: where weights came from, which images they learned from, what was trained and measured.
+
+A room at the bottom of the house: it imports only `errors`, `phase` and `strategy`, so that everything may read it.
+"""
+
+from hf_tl.record.learned import LearnedFrom, LearnedSplit, split_digest
+from hf_tl.record.origin import Origin
+from hf_tl.record.parts import (
+    CardTexts,
+    DataRecord,
+    FrozenProof,
+    HeadRecord,
+    LayerRecord,
+    Measured,
+    ModelRecord,
+    PhaseRecord,
+    PlainMeasured,
+    Preprocessed,
+    RefitRecord,
+    Seconds,
+    SplitRecord,
+    StageRecord,
+    Temperature,
+)
+from hf_tl.record.run import RECORD_FILE, SCHEMA_VERSION, RunRecord, read_record, write_record
+
+__all__ = [
+    "RECORD_FILE",
+    "SCHEMA_VERSION",
+    "CardTexts",
+    "DataRecord",
+    "FrozenProof",
+    "HeadRecord",
+    "LayerRecord",
+    "LearnedFrom",
+    "LearnedSplit",
+    "Measured",
+    "ModelRecord",
+    "Origin",
+    "PhaseRecord",
+    "PlainMeasured",
+    "Preprocessed",
+    "RefitRecord",
+    "RunRecord",
+    "Seconds",
+    "SplitRecord",
+    "StageRecord",
+    "Temperature",
+    "read_record",
+    "split_digest",
+    "write_record",
+]

@@ -1,0 +1,118 @@
+"""Which images weights learned from, by content: across renamed and added files, other splits and chains of models.
+
+The digests stay beside the model on this machine. What is published holds one digest a split and a count.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from hf_tl.errors import ModelError
+
+LEARNED_FILE = "learned_from.npy"
+"""Beside `run.json`; not published."""
+DIGEST_BYTES = 16
+"""Bytes kept of an image's SHA-256: two of 10 million images share them by chance with a probability of 1e-25."""
+
+
+@dataclass(frozen=True)
+class LearnedSplit:
+    """A split that weights learned from, in the short form that is published."""
+
+    data: str
+    """Name of the dataset."""
+    split: str
+    images: int
+    digest: str | None = None
+    """`split_digest` of its images. None where their content was not read (streams, records of schema version 1)."""
+
+
+@dataclass(frozen=True)
+class LearnedFrom:
+    """All images that weights learned from, those of the starting model included."""
+
+    splits: tuple[LearnedSplit, ...] = ()
+    """Oldest first."""
+    digests: frozenset[bytes] = field(default=frozenset(), repr=False)
+    """First `DIGEST_BYTES` bytes of the SHA-256 of each image, where they are known."""
+    unknown: tuple[LearnedSplit, ...] = ()
+    """Those of `splits` whose images are not among `digests`."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether `digests` holds every image that the weights learned from."""
+        return not self.unknown
+
+    def plus(self, data: str, split: str, images: int, digests: Iterable[bytes] | None) -> Self:
+        """Return this with one more split.
+
+        Args:
+            data: Name of the dataset.
+            split: Name of the split.
+            images: Number of images.
+            digests: Digests of the images. None where their content was not read.
+        """
+        found = None if digests is None else [digest[:DIGEST_BYTES] for digest in digests]
+        learned = LearnedSplit(data, split, images, None if found is None else split_digest(found))
+        if found is None:
+            return replace(self, splits=(*self.splits, learned), unknown=(*self.unknown, learned))
+        return replace(self, splits=(*self.splits, learned), digests=self.digests.union(found))
+
+    def mask(self, digests: Sequence[bytes]) -> np.ndarray:
+        """Return for each image whether the weights are known to have learned from it, (images,), bool."""
+        return np.fromiter((digest[:DIGEST_BYTES] in self.digests for digest in digests), bool, len(digests))
+
+    def save(self, folder: Path) -> None:
+        """Write the digests beside `run.json`.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        rows = np.frombuffer(b"".join(sorted(self.digests)), np.uint8).reshape(-1, DIGEST_BYTES)
+        partial = folder / f".partial-{LEARNED_FILE}"
+        with open(partial, "wb") as file:
+            np.save(file, rows, allow_pickle=False)
+        os.replace(partial, folder / LEARNED_FILE)
+
+    @classmethod
+    def read(cls, splits: tuple[LearnedSplit, ...], folder: Path | None) -> Self:
+        """Read what a saved model learned from.
+
+        Args:
+            splits: `learned_from` of its record.
+            folder: The model's folder. None for a model of the Hub, which comes without digests.
+
+        Raises:
+            ModelError: The file of digests is damaged.
+        """
+        file = None if folder is None else folder / LEARNED_FILE
+        if file is None or not file.is_file():
+            return cls(splits, unknown=splits)
+        try:
+            rows = np.load(file, allow_pickle=False)
+            if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != DIGEST_BYTES:
+                raise ValueError(f"expected rows of {DIGEST_BYTES} bytes, found {rows.dtype} of shape {rows.shape}")
+        except (OSError, ValueError, EOFError) as error:
+            raise ModelError(
+                f"{file}, which names the training images of the model, is damaged ({error}): delete it, and hf_tl "
+                "will say that it cannot tell which images the model learned from"
+            ) from error
+        return cls(
+            splits,
+            frozenset(map(bytes, rows)),
+            tuple(split for split in splits if split.digest is None),
+        )
+
+
+def split_digest(digests: Iterable[bytes]) -> str:
+    """Identify a set of images by content, in whatever order.
+
+    >>> split_digest([b"a" * 16, b"b" * 16]) == split_digest([b"b" * 32, b"a" * 32])
+    True
+    """
+    return sha256(b"".join(sorted(digest[:DIGEST_BYTES] for digest in digests))).hexdigest()

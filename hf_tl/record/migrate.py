@@ -1,0 +1,169 @@
+"""Records of older schema versions, brought to the current one; what they did not state stays unknown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_tl.record.codec import RecordError
+
+
+def migrate(content: dict[str, Any], version: int, where: str) -> dict[str, Any]:
+    """Return the values of a record in the current schema, without its version.
+
+    Args:
+        content: What `run.json` holds.
+        version: The current schema version.
+        where: What to call the record in an error.
+
+    Raises:
+        RecordError: The version is unknown, or the record lacks what its version has.
+    """
+    found = content.pop("schema_version", None)
+    if found == version:
+        return content
+    if found != 1:
+        raise RecordError(
+            f"{where} has schema version {found!r}, and this hf_tl reads 1 to {version}: use the version of hf_tl that "
+            "wrote it"
+        )
+    try:
+        return _from_1(content)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise RecordError(f"{where} of schema version 1 lacks or mixes up {error}") from error
+
+
+def _from_1(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 held metrics, evaluation and origin apart, and derived the origin from flags."""
+    model, data, strategy = old["model"], old["data"], dict(old["strategy"])
+    refit = old.get("refit")
+    is_refitted = bool(refit)
+    digest = old.get("weights_digest") or "unknown"
+    before_refit = f"{digest} before the refit"
+    evaluation = (old.get("evaluation") or {}).get("splits", {})
+    learned = ["train", *(["validation"] if is_refitted and refit.get("learned_validation", True) else [])]  # type: ignore[union-attr]
+    return {
+        "status": "complete",
+        "created": old["created"],
+        "origin": _origin_from_1(model, strategy),
+        "model": _model_from_1(model, old["stages"], old["phases"]),
+        "strategy": strategy,
+        "stages": [{key: stage.get(key, []) for key in ("name", "modules", "parameters")} for stage in old["stages"]],
+        "phases": [_phase_from_1(*pair) for pair in zip(strategy["phases"], old["phases"], strict=True)],
+        "data": _data_from_1(data),
+        "learned_from": [
+            {"data": data["name"], "split": split, "images": data["splits"][split]["images"]} for split in learned
+        ],
+        "weights_digest": old.get("weights_digest"),
+        "measured": {
+            split: _measured_from_1(
+                split,
+                data["splits"].get(split, {}).get("images", 0),
+                before_refit if is_refitted and split == "validation" and "validation" in learned else digest,
+                metrics,
+                evaluation.get(split, {}),
+            )
+            for split, metrics in old["metrics"].items()
+        },
+        "temperature": _temperature_from_1(old),
+        "refit": None if not is_refitted else _refit_from_1(refit, learned, data),
+        "seconds": old["seconds"],
+        "card": {name: value for name, value in (old.get("card") or {}).items() if value is not None},
+        **{name: old.get(name) for name in ("stopped", "recommendation", "best", "energy", "command", "settings")},
+        **{name: old.get(name) or [] for name in ("rungs", "history")},
+        **{name: old.get(name) or {} for name in ("transforms", "hyperparameters", "versions")},
+        "hardware": old.get("hardware") or "",
+    }
+
+
+def _origin_from_1(model: Mapping[str, Any], strategy: Mapping[str, Any]) -> dict[str, Any]:
+    head = (model.get("head") or {}).get("state")
+    if strategy.get("from_scratch") or not model.get("pretrained", True):
+        return {"kind": "random", "head": "new"}
+    name, file = model.get("base_model"), model.get("weights")
+    shared = {"license": model.get("base_model_license"), "head": head}
+    if name is not None:
+        return {"kind": "hub", "name": name, "revision": model.get("base_model_revision"), **shared}
+    if file is not None:
+        title, _, sha = file.partition(", sha256 ")
+        return {"kind": "file", "file": title, "sha256": sha or None, **shared}
+    return {"kind": "folder", **shared}
+
+
+def _model_from_1(model: Mapping[str, Any], stages: Any, phases: Any) -> dict[str, Any]:
+    trained = {name for phase in phases for name in phase["trainable_stages"]}
+    counted = sum(stage["parameters"] for stage in stages if stage["name"] in trained)
+    return {
+        "library": model["library"],
+        "architecture": model["architecture"],
+        "class_name": model["class"],
+        "problem_type": model["problem_type"],
+        "parameters": model["parameters"],
+        "parameters_trained": max(model["parameters_trained"], min(counted, model["parameters"])),
+        "head": {"layers": (model.get("head") or {}).get("layers") or [], "stages": [stages[-1]["name"]]},
+        "preprocessing": {
+            **{key: model[key] for key in ("input_size", "mean", "std", "interpolation")},
+            "evaluation": {
+                key: model[key] for key in ("crop_pct", "crop_mode", "size", "crop_size") if model.get(key) is not None
+            },
+        },
+    }
+
+
+def _phase_from_1(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "recipe": recipe,
+        "trained_stages": done["trainable_stages"],
+        "learning_rates": done.get("learning_rates") or {},
+        "parameters_trained": done["parameters_trained"],
+        "steps": done["steps"],
+        "epochs": recipe.get("epochs") or 0.0,
+        "seconds": done["seconds"],
+        "proof": {"tensors": done["frozen_tensors"], "before": done["digest_before"], "after": done["digest_after"]},
+        "uses_features": bool(done.get("uses_features")),
+        "solution": done.get("solution"),
+    }
+
+
+def _data_from_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    source = "built-in" if data["name"] == "digits" and data.get("revision") is None else "unknown"
+    return {
+        "name": data["name"],
+        "labels": data["labels"],
+        "splits": {
+            name: {"images": split["images"], "classes": split["classes"]} for name, split in data["splits"].items()
+        },
+        "fingerprint": data["fingerprint"],
+        "source": "hub" if data.get("revision") is not None else source,
+        "revision": data.get("revision"),
+        "license": data.get("license"),
+        "notes": data.get("notes") or [],
+    }
+
+
+def _measured_from_1(
+    split: str, images: int, digest: str, metrics: Mapping[str, Any], found: Mapping[str, Any]
+) -> dict[str, Any]:
+    calibration = dict(found.get("calibration") or {})
+    return {
+        "split": split,
+        "split_digest": None,
+        "images": images,
+        "weights_digest": digest,
+        "metrics": metrics,
+        "intervals": found.get("intervals") or {},
+        "classes": found.get("classes") or {},
+        "confusion": found.get("confusion") or [],
+        "calibration": {**calibration, "after": None} if calibration else {},
+        "mistakes": found.get("mistakes") or [],
+    }
+
+
+def _temperature_from_1(old: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Leave the temperature out: version 1 does not say which weights and how many mistakes it was fitted on."""
+    if "evaluation" not in old:
+        return None
+    return {"value": None, "reason": "records of schema version 1 do not state which weights it was fitted on"}
+
+
+def _refit_from_1(refit: Any, learned: list[str], data: Mapping[str, Any]) -> dict[str, Any]:
+    images = sum(data["splits"][split]["images"] for split in learned)
+    return {"images": refit.get("images", images), "splits": learned, "seconds": refit.get("seconds", 0.0)}

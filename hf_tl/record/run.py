@@ -1,0 +1,145 @@
+"""The record of a run, `run.json`: the one source of what cards, metadata, tags and later runs state."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hf_tl.errors import PublishError
+from hf_tl.record.codec import RecordError, decode, encode
+from hf_tl.record.learned import LearnedSplit
+from hf_tl.record.migrate import migrate
+from hf_tl.record.origin import Origin
+from hf_tl.record.parts import (
+    CardTexts,
+    DataRecord,
+    Measured,
+    ModelRecord,
+    PhaseRecord,
+    RefitRecord,
+    Seconds,
+    StageRecord,
+    Temperature,
+)
+from hf_tl.strategy import Strategy
+
+RECORD_FILE = "run.json"
+SCHEMA_VERSION = 2
+Status = Literal["training", "trained", "complete"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run did. It is published with the model, so it holds no path, token, user or host name."""
+
+    status: Status
+    """`training`: the weights so far, before the last step. `trained`: the final weights, not yet measured.
+    `complete`: measured and saved."""
+    created: str
+    origin: Origin
+    """Of the weights that the phases below began with; random where a phase drew new ones."""
+    model: ModelRecord
+    strategy: Strategy
+    """As it was carried out."""
+    stages: tuple[StageRecord, ...]
+    phases: tuple[PhaseRecord, ...]
+    """Those that the weights come from: not a stage depth that a climb took back, nor a training before a refit."""
+    data: DataRecord
+    learned_from: tuple[LearnedSplit, ...]
+    """All splits that the weights learned from, those of the starting model included."""
+    weights_digest: str | None = None
+    """Digest of the saved tensors."""
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    """By split."""
+    temperature: Temperature | None = None
+    rungs: tuple[Mapping[str, Any], ...] = ()
+    """All stage depths that a climb tried."""
+    stopped: str | None = None
+    """Why a climb ended before its last stage depth."""
+    recommendation: Mapping[str, Any] | None = None
+    transforms: Mapping[str, str] = field(default_factory=dict)
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+    """An entry for each evaluation of the training that model selection was made in."""
+    best: Mapping[str, Any] | None = None
+    """The evaluation whose weights were kept."""
+    refit: RefitRecord | None = None
+    seconds: Seconds = field(default_factory=Seconds)
+    energy: Mapping[str, Any] | None = None
+    hardware: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str | None = None
+    settings: Mapping[str, Any] | None = None
+    card: CardTexts = field(default_factory=CardTexts)
+
+    def __post_init__(self) -> None:
+        digests = {measured.weights_digest for measured in self.measured.values()}
+        temperature = self.temperature
+        if (
+            temperature is not None
+            and temperature.value is not None
+            and {temperature.weights_digest}
+            != {measured.weights_digest for measured in self.measured.values() if measured.calibration.get("after")}
+        ):
+            raise RecordError("a temperature was fitted on other weights than those that were measured")
+        if self.weights_digest is not None and digests and self.weights_digest not in digests:
+            raise RecordError("what was measured was measured on other weights than those that were saved")
+
+    def trained_in(self, stage: str) -> list[int]:
+        """Return the indices of the phases that trained a stage."""
+        return [index for index, phase in enumerate(self.phases) if stage in phase.trained_stages]
+
+    def is_frozen(self, stage: str) -> bool:
+        """Return whether the last phase left a stage frozen."""
+        return bool(self.phases) and stage not in self.phases[-1].trained_stages
+
+    @property
+    def trains_head_alone(self) -> bool:
+        """Whether nothing but the head was trained since the starting weights."""
+        head = set(self.model.head.stages)
+        return all(set(phase.trained_stages) <= head and phase.recipe.norm == "frozen" for phase in self.phases)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain values, as `run.json` holds it."""
+        return {"schema_version": SCHEMA_VERSION, **encode(self)}
+
+    @classmethod
+    def from_json(cls, content: Any, where: str = "the record") -> "RunRecord":
+        """Read a record of this schema version or an older one.
+
+        Raises:
+            RecordError: It is of a newer version, or a field is missing, unknown or of another type.
+        """
+        if not isinstance(content, Mapping):
+            raise RecordError(f"{where} must map names to values, found {type(content).__name__}")
+        values = migrate(dict(content), SCHEMA_VERSION, where)
+        return decode(cls, values, where)
+
+
+def read_record(folder: str | os.PathLike[str]) -> RunRecord:
+    """Read the record of a saved model.
+
+    Raises:
+        PublishError: There is none, or it is damaged.
+    """
+    file = Path(folder) / RECORD_FILE
+    if not file.is_file():
+        raise PublishError(f"{folder} holds no {RECORD_FILE}: name the --output_dir of a training")
+    try:
+        return RunRecord.from_json(json.loads(file.read_text(encoding="utf-8")), str(file))
+    except (OSError, ValueError) as error:
+        raise PublishError(f"{file} cannot be read: {error}") from error
+
+
+def write_record(record: RunRecord, folder: Path) -> None:
+    """Write `run.json`, whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    partial = folder / f".partial-{RECORD_FILE}"
+    text = json.dumps(record.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, folder / RECORD_FILE)
