@@ -11,6 +11,7 @@ from hf_tl.advisor.probes import LearningCurve, Probe, learning_curve, linear_pr
 from hf_tl.advisor.sample import Sample
 from hf_tl.advisor.similarity import COMPARED, Similarity, compare_with_untrained
 from hf_tl.advisor.transferability import h_score, leep, logme, nce
+from hf_tl.backbones.provenance import provenance_of
 from hf_tl.evaluation.paired import difference_p_value
 
 if TYPE_CHECKING:
@@ -179,6 +180,6 @@ def gather_evidence(
         input_size=preprocessing.input_size,
         depths=depths,
         similarity=compare_with_untrained(compared, untrained, classes, seed),
-        source=ask_source_head(seen.logits, sample) if model.config.hf_tl["base"]["head"] == "kept" else None,
+        source=ask_source_head(seen.logits, sample) if provenance_of(model).origin.head == "kept" else None,
         curve=learning_curve(seen.last, depths[-1].linear, classes, depths[-1].strength, seed=seed),
     )

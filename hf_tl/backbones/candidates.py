@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hf_tl.backbones.load import load_model
 from hf_tl.backbones.presets import PRESETS
-from hf_tl.config import DEMO_MODEL, ModelConfig
+from hf_tl.config import DEMO_LICENSE, DEMO_MODEL, ModelConfig
 from hf_tl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Backbone:
     """Branch, tag or commit on the Hub."""
     trust_remote_code: bool = False
     """Whether code from the repository may run."""
+    weights_license: str | None = None
+    """License of `weights`, where their source states one."""
 
     def load(
         self, labels: Sequence[str] | None = None, *, pretrained: bool = True
@@ -51,6 +53,7 @@ class Backbone:
             in_chans=self.in_chans,
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
+            weights_license=self.weights_license,
         )
 
 
@@ -65,8 +68,10 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
         ConfigError: the demo's weights are not installed, or there are not as many weights as models.
     """
     names, files = named(_listed(config.model)), _listed(config.weights)
-    if not names:
-        names, files = [DEMO_MODEL], files or [_demo_weights()]
+    license_name = None
+    if not names and not files:
+        files, license_name = [_demo_weights()], DEMO_LICENSE
+    names = names or [DEMO_MODEL]
     if files and len(files) != len(names):
         raise ConfigError(f"--weights needs a file for each --model: found {len(files)} for {len(names)}")
     return [
@@ -77,6 +82,7 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
             config.in_chans,
             config.model_revision,
             config.trust_remote_code,
+            license_name,
         )
         for name, file in itertools.zip_longest(names, files)
     ]

@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hf_tl.backbones.provenance import file_origin, set_provenance
 from hf_tl.data.images import Transforms
 from hf_tl.errors import ConfigError, ModelError, name_some
+from hf_tl.record import LearnedFrom
+from hf_tl.record.codec import encode
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -13,7 +16,8 @@ if TYPE_CHECKING:
 
     from hf_tl.backbones.preprocessing import Preprocessing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of what `config.json` holds under the key `hf_tl`."""
 TIMM_PREFIX = "timm:"
 
 
@@ -90,12 +94,14 @@ def load_model(
     in_chans: int | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    weights_license: str | None = None,
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
     """Load a model and its preprocessing; the arguments are those of `load_backbone`.
 
-    Without `labels`, the model is that of the checkpoint, with its own head where it has one (`head`: `kept`).
-    `model.config.hf_tl["base"]` says where its weights come from. One black image is run through the model, so that one
-    that cannot be trained on images of this size is told before any training.
+    Without `labels`, the model is that of the checkpoint, with its own head where it has one.
+    `hf_tl.backbones.provenance.provenance_of(model)` says where its weights come from, and `weights_license` is the
+    license of the file `weights`, where its source states one. A black image is run through the model, so that a model
+    that cannot be trained on images of this size is refused before any training.
 
     Raises:
         ModelError: as `load_backbone`.
@@ -107,7 +113,7 @@ def load_model(
     if image_size is not None and image_size < 1:
         raise ConfigError(f"--image_size is a number of pixels, found {image_size}")
     model, preprocessing = _load_model(
-        name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code
+        name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license
     )
     _check_runs(model, preprocessing.input_size)
     return model, preprocessing
@@ -141,27 +147,31 @@ def _load_model(
     in_chans: int | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    weights_license: str | None = None,
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
     model_args = {} if in_chans is None else {"in_chans": in_chans}
-    base: dict[str, Any]
+    learned = LearnedFrom()
     if name.startswith(TIMM_PREFIX):
         from hf_tl.backbones.timm import create_timm_backbone
 
         architecture = name.removeprefix(TIMM_PREFIX)
-        model, base = create_timm_backbone(
+        model, origin = create_timm_backbone(
             architecture,
             labels,
             weights=weights,
+            weights_license=weights_license,
             pretrained=pretrained,
             model_args=model_args,
             image_size=image_size,
         )
+        if origin.kind == "file" and weights is not None:
+            origin, learned = file_origin(origin, weights)
     elif weights is not None or model_args:
         raise ConfigError(f"--weights and --in_chans go with --model timm:ARCHITECTURE, and --model is {name!r}")
     else:
         from hf_tl.backbones.transformers import load_checkpoint
 
-        model, base = load_checkpoint(
+        model, origin, learned = load_checkpoint(
             name,
             labels,
             pretrained=pretrained,
@@ -171,7 +181,8 @@ def _load_model(
         )
     if labels is not None:
         set_labels(model.config, labels)
-    model.config.hf_tl = {"schema_version": SCHEMA_VERSION, "base": {**base, "pretrained": pretrained}}
+    model.config.hf_tl = {"schema_version": SCHEMA_VERSION, "origin": encode(origin)}
+    set_provenance(model, origin, learned)
     return model, _preprocessing(model, name, image_size, revision, trust_remote_code)
 
 

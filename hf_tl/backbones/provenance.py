@@ -1,18 +1,22 @@
 """Where a model in memory has its weights from, and which images they learned from; stated by the loader."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.freezing import digest
 from hf_tl.errors import ModelError
-from hf_tl.record import RECORD_FILE, LearnedFrom, Origin, RunRecord
+from hf_tl.record import RECORD_FILE, LearnedFrom, LearnedSplit, Origin, RunRecord
+from hf_tl.record.codec import RecordError, decode
 
 if TYPE_CHECKING:
     from torch import nn
 
 _PROVENANCE = "_hf_tl_provenance"
+UNKNOWN_IMAGES = LearnedSplit("a dataset that is not recorded", "train", 0)
+"""What a model learned from that hf_tl trained and that came without its record."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,46 @@ def provenance_of(model: "nn.Module") -> Provenance:
     if digest(model.state_dict()) != known.weights_digest:
         return Provenance(known.origin.changed_in_memory(), known.learned)
     return known
+
+
+def trained_origin(record: RunRecord, **place: Any) -> Origin:
+    """Return the origin of a model that hf_tl trained.
+
+    Args:
+        record: Of its training.
+        place: `name` and `revision` of a model of the Hub, and the state of its `head`.
+    """
+    return Origin(
+        "trained",
+        **place,
+        weights_digest=record.weights_digest,
+        strategy=record.strategy.name,
+        data=record.data.name,
+        earlier=record.origin,
+    )
+
+
+def file_origin(origin: Origin, weights: str) -> tuple[Origin, LearnedFrom]:
+    """Follow a weights file to the model that hf_tl trained, if it lies in such a model's folder.
+
+    Args:
+        origin: Of the file alone.
+        weights: The file.
+    """
+    folder = Path(weights).parent
+    if not Path(weights).name.startswith("model") or not (folder / RECORD_FILE).is_file():
+        return origin, LearnedFrom()
+    record = saved_record(str(folder))
+    assert record is not None, "the file was seen"
+    return trained_origin(record, head=origin.head), LearnedFrom.read(record.learned_from, folder)
+
+
+def config_origin(saved: Mapping[str, Any]) -> Origin | None:
+    """Read the origin that `config.json` holds under `hf_tl`; None where it states none that can be read."""
+    try:
+        return decode(Origin, saved["origin"], "the origin in config.json") if "origin" in saved else None
+    except RecordError:
+        return None
 
 
 def saved_record(name: str, revision: str | None = None) -> RunRecord | None:

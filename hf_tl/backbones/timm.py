@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import timm
@@ -14,8 +15,10 @@ import hf_tl.classics  # noqa: F401  registers AlexNet, ZFNet and GoogLeNet with
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.stages import list_stages
 from hf_tl.backbones.transformers import commit_of, reset_head
-from hf_tl.backbones.weights import convert_weights, describe_weights, load_weights
+from hf_tl.backbones.weights import convert_weights, load_weights, sha256_of
 from hf_tl.errors import ModelError, name_some
+from hf_tl.record import Origin
+from hf_tl.record.origin import HeadState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TimmWrapperConfig
@@ -26,10 +29,11 @@ def create_timm_backbone(
     labels: Sequence[str] | None,
     *,
     weights: str | None = None,
+    weights_license: str | None = None,
     pretrained: bool = True,
     model_args: dict[str, Any] | None = None,
     image_size: int | None = None,
-) -> tuple["PreTrainedModel", dict[str, Any]]:
+) -> tuple["PreTrainedModel", Origin]:
     """Create a timm architecture as a transformers model, with timm's own initialisation and a new head.
 
     Args:
@@ -37,13 +41,13 @@ def create_timm_backbone(
         labels: names of the classes, in the order of the logits; where it is None, the head is that of the weights,
             whose classes are numbered.
         weights: a local file with the backbone's weights.
+        weights_license: license of `weights`, where its source states one.
         pretrained: whether to load timm's weights where `weights` is None.
         model_args: further arguments of `timm.create_model` (`in_chans`), kept in the config.
         image_size: height and width in pixels, instead of the architecture's.
 
     Returns:
-        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`, and
-        whether its `head` is `new` or `kept`).
+        The model in inference mode, and where its weights come from.
 
     Raises:
         ModelError: there is no such architecture, it has no such weights, or `weights` does not fit.
@@ -72,15 +76,23 @@ def create_timm_backbone(
         reset_head(model)
     if image_size is not None:
         _note_image_size(model, image_size)
-    origin = _settings(network) if download else {}
-    repository = origin.get("hf_hub_id") or None
-    return model, {
-        "name": repository,
-        "revision": None if repository is None else commit_of(repository),
-        "license": origin.get("license"),
-        "weights": describe_weights(weights) if weights is not None and pretrained else None,
-        "head": "kept" if keeps_head else "new",
-    }
+    head: HeadState = "kept" if keeps_head else "new"
+    if not pretrained:
+        return model, Origin.random()
+    if weights is not None:
+        return model, Origin(
+            "file", file=Path(weights).name, sha256=sha256_of(weights), license=weights_license, head=head
+        )
+    return model, _downloaded(_settings(network), head)
+
+
+def _downloaded(settings: dict[str, Any], head: HeadState) -> Origin:
+    """State the origin of weights that timm downloaded: from the Hub, or from an address of their authors."""
+    if repository := settings.get("hf_hub_id"):
+        return Origin(
+            "hub", name=repository, revision=commit_of(repository), license=settings.get("license"), head=head
+        )
+    return Origin("file", file=Path(settings.get("url") or "").name, license=settings.get("license"), head=head)
 
 
 def wrap(network: nn.Module, labels: Sequence[str], model_args: dict[str, Any] | None = None) -> "PreTrainedModel":

@@ -12,9 +12,12 @@ import torch
 from PIL import Image
 
 from hf_tl.backbones.preprocessing import Preprocessing
+from hf_tl.backbones.provenance import UNKNOWN_IMAGES, config_origin, saved_record, trained_origin
 from hf_tl.backbones.repository import check_checkpoint, check_config, check_needs_no_code
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ModelError, name_some
+from hf_tl.record import LearnedFrom, Origin
+from hf_tl.record.origin import HeadState, Kind
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
@@ -28,7 +31,7 @@ def load_checkpoint(
     image_size: int | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> tuple["PreTrainedModel", dict[str, Any]]:
+) -> tuple["PreTrainedModel", Origin, LearnedFrom]:
     """Load a Hub id or a local directory with transformers' Auto classes, with a head for `labels`.
 
     The checkpoint's head is kept if it has the same labels in the same order; otherwise a new one is drawn.
@@ -42,8 +45,7 @@ def load_checkpoint(
         trust_remote_code: whether code from the repository may run.
 
     Returns:
-        The model in inference mode, and where its weights come from (`name`, `revision`, `license`, `weights`, and
-        whether its `head` is `new` or `kept`).
+        The model in inference mode, where its weights come from, and which images they are known to have learned from.
 
     Raises:
         ModelError: it cannot be found or loaded, or anything but the head does not fit.
@@ -51,12 +53,6 @@ def load_checkpoint(
     config = load_config(name, revision, trust_remote_code)
     known_labels = [config.id2label.get(index) for index in range(config.num_labels)]
     labels = known_labels if labels is None else labels
-    base = {
-        "name": None if Path(name).exists() else name,
-        "revision": commit_of(name, revision),
-        "license": (getattr(config, "pretrained_cfg", None) or {}).get("license"),
-        "weights": None,
-    }
     config.id2label = dict(enumerate(labels))
     keeps_head = False
     if pretrained:
@@ -68,7 +64,37 @@ def load_checkpoint(
         reset_head(model)
     if pretrained and image_size is not None:
         model = _with_image_size(model, image_size)
-    return model.eval(), {**base, "head": "kept" if keeps_head else "new"}
+    if not pretrained:
+        return model.eval(), Origin.random(), LearnedFrom()
+    return model.eval(), *_origin(name, config, revision, "kept" if keeps_head else "new")
+
+
+def _origin(name: str, config: "PreTrainedConfig", revision: str | None, head: HeadState) -> tuple[Origin, LearnedFrom]:
+    """State where the weights of a checkpoint come from, and what they learned from."""
+    hub_name, commit = (None, None) if Path(name).exists() else (name, commit_of(name, revision))
+    if getattr(config, "hf_tl", None):
+        return _trained_origin(name, config, hub_name, commit, head)
+    settings = getattr(config, "pretrained_cfg", None) or {}
+    kind: Kind = "folder" if hub_name is None else "hub"
+    return Origin(kind, name=hub_name, revision=commit, license=settings.get("license"), head=head), LearnedFrom()
+
+
+def _trained_origin(
+    name: str, config: "PreTrainedConfig", hub_name: str | None, commit: str | None, head: HeadState
+) -> tuple[Origin, LearnedFrom]:
+    """State the origin of a model that hf_tl trained, by its record.
+
+    A model that the Trainer saved has no record, so that the images that it learned from are not known.
+    """
+    record = saved_record(name, commit)
+    shared: dict[str, Any] = {"name": hub_name, "revision": commit, "head": head}
+    if record is None:
+        return Origin("trained", **shared, earlier=config_origin(config.hf_tl)), LearnedFrom(
+            splits=(UNKNOWN_IMAGES,), unknown=(UNKNOWN_IMAGES,)
+        )
+    return trained_origin(record, **shared), LearnedFrom.read(
+        record.learned_from, Path(name) if hub_name is None else None
+    )
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:

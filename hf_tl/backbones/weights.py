@@ -134,10 +134,10 @@ def convert_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str
     return converted
 
 
-def describe_weights(file: str | Path) -> str:
-    """Name a weights file for the record: its name and content, never its path."""
+def sha256_of(file: str | Path) -> str:
+    """Compute the SHA-256 of a file."""
     with open(file, "rb") as stream:
-        return f"{Path(file).name}, sha256 {hashlib.file_digest(stream, 'sha256').hexdigest()}"
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _with_timm_names(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
