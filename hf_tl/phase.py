@@ -71,7 +71,7 @@ class Phase:
     balanced_sampling: bool = False
     """Whether an epoch draws every class equally often, with replacement, in place of each image once."""
     from_random_weights: bool = False
-    """Whether the phase begins with random weights in place of those before it; it trains all of them."""
+    """Whether the phase begins with random weights in place of those before it."""
     solver: Solver = "adamw"
     """`"lbfgs"` solves the head to convergence as logistic regression on the features of the frozen network, in one
     step of the phase; it finds its L2 strength itself (`hf_tl.head.head_solver`)."""
@@ -96,7 +96,6 @@ class Phase:
             "cutmix": self.cutmix == 0 or self.cutmix >= SMALLEST_ALPHA,
             "ema_decay": self.ema_decay is None or 0 < self.ema_decay < 1,
             "class_weights": self.class_weights in get_args(ClassWeights),
-            "from_random_weights": not self.from_random_weights or stages == "all",
             "solver": self.solver in get_args(Solver),
         }
         for name, is_valid in checks.items():

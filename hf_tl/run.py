@@ -123,7 +123,7 @@ def _check_together(config: RunConfig, strategy: Strategy, backbones: "Sequence[
         raise ConfigError("--strategy auto measures images drawn at random, which --streaming cannot: name a strategy")
     if is_auto and not config.model.pretrained:
         raise ConfigError("--strategy auto climbs from pretrained weights: leave out --no_pretrained")
-    if config.training.time_budget is not None and strategy.expected_rung is None:
+    if config.training.time_budget is not None and not strategy.is_climb:
         raise ConfigError(
             "--time_budget goes with --strategy auto, or --phases with an expected_rung: others have no rungs to leave "
             f"out, and the strategy is {strategy.name}"

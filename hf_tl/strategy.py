@@ -26,7 +26,7 @@ class Strategy:
     name: str
     phases: tuple[Phase, ...]
     from_scratch: bool = False
-    """Whether nothing of the pretrained weights is left: they are not loaded, or a later phase threw them away."""
+    """Whether nothing of the pretrained weights is left: the first phase, or a later one, draws random weights."""
     expected_rung: int | None = None
     """Where it is given, the phases are the rungs of a climb that ends when it does not pay any more (see
     `hf_tl.training.escalation`): the number, from 1, of the rung that the evidence expects to serve best."""
@@ -42,6 +42,17 @@ class Strategy:
                 f"expected_rung of a strategy of {len(self.phases)} phases lies between 1 and {len(self.phases)}, "
                 f"found {self.expected_rung}"
             )
+        anew = any(phase.from_random_weights for phase in self.phases)
+        if self.from_scratch and not anew:
+            first, *others = self.phases
+            object.__setattr__(self, "phases", (replace(first, from_random_weights=True), *others))
+        elif anew and self.expected_rung is None:
+            object.__setattr__(self, "from_scratch", True)
+
+    @property
+    def is_climb(self) -> bool:
+        """Whether the phases are stage depths of a climb, which ends when going deeper does not pay."""
+        return self.expected_rung is not None
 
     @classmethod
     def transfer(
@@ -200,16 +211,18 @@ class Strategy:
         return cls("scratch", (Phase("all", epochs, learning_rate, **recipe),), from_scratch=True)
 
     def done(self, phases: int) -> Self:
-        """Give what is left of a climb of which so many rungs were kept; of other strategies, all phases are done.
+        """Return the strategy as it was carried out, of which the first `phases` phases made the weights that were kept.
 
         >>> Strategy.auto().done(2).phases[-1].trainable_stages
         2
         """
-        if self.expected_rung is None:
-            return self
         kept = self.phases[:phases]
-        from_scratch = self.from_scratch or kept[-1].from_random_weights
-        return replace(self, phases=kept, from_scratch=from_scratch, expected_rung=min(self.expected_rung, phases))
+        return replace(
+            self,
+            phases=kept,
+            from_scratch=any(phase.from_random_weights for phase in kept),
+            expected_rung=None if self.expected_rung is None else min(self.expected_rung, phases),
+        )
 
     def at_once(self) -> Self:
         """Give a climb as one training from the start: its deepest rung, for the passes of all; others as they are.
@@ -220,7 +233,7 @@ class Strategy:
         >>> [(phase.trainable_stages, phase.epochs) for phase in Strategy.auto(stages=("all",)).at_once().phases]
         [('all', 20)]
         """
-        if self.expected_rung is None:
+        if not self.is_climb:
             return self
         anew = [index for index, phase in enumerate(self.phases) if phase.from_random_weights]
         rungs = self.phases[anew[-1] if anew else 0 :]
@@ -238,7 +251,7 @@ class Strategy:
     def to_record(self) -> dict[str, Any]:
         """Turn the strategy into what `config.json` and `run.json` hold."""
         record = asdict(self)
-        if self.expected_rung is None:
+        if not self.is_climb:
             del record["expected_rung"]
         if not self.refit:
             del record["refit"]

@@ -65,7 +65,7 @@ def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, dev
     seconds: list[float] = []
     memory, trained = 0, 0
     for phase in strategy.phases:
-        freeze(model, phase.trainable_stages, phase.norm, phase.batch_norm)
+        freeze(model, phase)
         transforms = preprocessing.transforms(phase.augmentation).with_columns(data.image_column, data.label_column)
         loading = _loading_seconds(data, transforms.train)
         pixel_values = torch.randn(TIMED, *preprocessing.input_size, device=device)
@@ -82,7 +82,7 @@ def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, dev
         memory = max(memory, _weight_bytes(model) + 4 * (1 + MOMENTS) * numbers + _kept_bytes(model, pixel_values))
         trained = max(trained, numbers)
     passes = 1.0
-    if is_refitted(strategy, data) and strategy.expected_rung is None:  # nobody knows what becomes of a climb
+    if is_refitted(strategy, data) and not strategy.is_climb:  # nobody knows what becomes of a climb
         passes += 1 + validation / train
     return Cost(passes * sum(seconds), memory, sum(p.numel() for p in model.parameters()), trained, tuple(seconds))
 

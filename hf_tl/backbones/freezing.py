@@ -19,14 +19,14 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError, name_some
-from hf_tl.strategy import BatchNorm, Norm, TrainableStages
+from hf_tl.strategy import BatchNorm, Norm, Phase, TrainableStages
 
 _FIXED = "_hf_tl_fixed_parameters"
 
 
 def freeze(
     model: nn.Module,
-    trainable_stages: TrainableStages = 1,
+    trainable_stages: TrainableStages | Phase = 1,
     norm: Norm = "frozen",
     batch_norm: BatchNorm = "update",
 ) -> tuple[Stage, ...]:
@@ -39,7 +39,7 @@ def freeze(
     Args:
         model: an image classifier, or a timm model.
         trainable_stages: how many trailing stages train (1 is the head), `"all"`, or names; see
-            `hf_tl.backbones.stages.trainable_parameters`.
+            `hf_tl.backbones.stages.trainable_parameters`. Or a phase, which holds `norm` and `batch_norm` too.
         norm: what the normalisation layers of frozen stages do: nothing (`"frozen"`), train their scale and shift
             (`"affine"`), or also update their statistics (`"adapt"`).
         batch_norm: what BatchNorm in trained stages does: normalise by the batch and update its statistics
@@ -59,6 +59,9 @@ def freeze(
     >>> model.train().layer1.training, model.layer4.training
     (False, True)
     """
+    if isinstance(trainable_stages, Phase):
+        phase = trainable_stages
+        trainable_stages, norm, batch_norm = phase.trainable_stages, phase.norm, phase.batch_norm
     stages = list_stages(model)
     trainable = trainable_parameters(stages, trainable_stages)
     parameters, modules = dict(model.named_parameters()), dict(model.named_modules())

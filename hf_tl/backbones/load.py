@@ -79,7 +79,7 @@ def load_backbone(
     if strategy is None:
         return model, preprocessing.transforms("light")
     phase = strategy.phases[0]
-    freeze(model, phase.trainable_stages, phase.norm, phase.batch_norm)
+    freeze(model, phase)
     model.config.hf_tl["strategy"] = strategy.to_record()
     return model, preprocessing.transforms(phase.augmentation)
 
@@ -266,7 +266,7 @@ def load(
         return model, preprocessing.transforms()
     model.config.hf_tl = record
     phase = Strategy.from_record(record["strategy"]).phases[-1]
-    freeze(model, phase.trainable_stages, phase.norm, phase.batch_norm)
+    freeze(model, phase)
     return model, preprocessing.transforms(phase.augmentation)
 
 

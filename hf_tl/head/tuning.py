@@ -225,7 +225,7 @@ def _fits(accelerator: "Accelerator", model: nn.Module, strategy: Strategy, shap
     from accelerate.utils.memory import should_reduce_batch_size
 
     def trained(phase: Phase) -> int:
-        freeze(model, phase.trainable_stages, phase.norm, phase.batch_norm)
+        freeze(model, phase)
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     largest = max(strategy.phases, key=trained)

@@ -99,7 +99,7 @@ class StrategyCallback(Safeguards):
         model.config.hf_tl = {**record, "strategy": self.strategy.to_record()}
         trained: set[str] = set()
         for phase in self.strategy.phases:
-            freeze(model, trainable_stages=phase.trainable_stages, norm=phase.norm, batch_norm=phase.batch_norm)
+            freeze(model, phase)
             trained |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trained)
@@ -165,7 +165,7 @@ class StrategyCallback(Safeguards):
         self._phase = self._phase_at(step)
         phase = self.strategy.phases[self._phase]
         start, end = [0, *self._ends][self._phase : self._phase + 2]
-        freeze(model, trainable_stages=phase.trainable_stages, norm=phase.norm, batch_norm=phase.batch_norm)
+        freeze(model, phase)
         stages = list_stages(model)
         self._groups.replace(parameter_groups(model, stages, phase), is_new_phase=step == start)
         set_schedule(scheduler, self._groups.optimizer, phase, start, end)
@@ -268,7 +268,7 @@ def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
             "steps; they freeze and unfreeze parameters that Trainer wraps only once. Leave these out, or train with "
             "hf_tl.train (Accelerate)"
         )
-    if strategy.expected_rung is not None:
+    if strategy.is_climb:
         raise ConfigError(
             "StrategyCallback cannot climb: Trainer has no place where a phase is judged and taken back. Name a "
             "strategy, or train with hf_tl.train (Accelerate)"

@@ -93,7 +93,7 @@ class Escalation:
 
 def climb_of(strategy: Strategy, config: TrainingConfig, seconds: Sequence[float] = ()) -> "Climb | None":
     """Make the climb of a strategy whose phases are rungs; None of any other."""
-    if strategy.expected_rung is None:
+    if not strategy.is_climb or strategy.expected_rung is None:
         return None
     budget = None if config.time_budget is None else 60 * config.time_budget
     return Climb(Escalation(len(strategy.phases), strategy.expected_rung, seconds, budget))

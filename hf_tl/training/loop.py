@@ -187,7 +187,7 @@ class Training:
         self.model.load_state_dict(self._best_weights, strict=False)
         if self._climb is not None:  # the last rung may have been taken back
             last = self.strategy.phases[len(self.state.log.phases) - 1]
-            freeze(self.model, last.trainable_stages, last.norm, last.batch_norm)
+            freeze(self.model, last)
         return self.state.log
 
     def predictions(self, images: "Dataset", split: str) -> Predictions:
@@ -267,7 +267,7 @@ class Training:
                 self._climb.begin(self.state, self._best_weights)
             if phase.from_random_weights:
                 load_whole(self.model, random_weights(self._kind, self.model.config, self.config.seed))
-        frozen_stages = freeze(self.model, phase.trainable_stages, phase.norm, phase.batch_norm)
+        frozen_stages = freeze(self.model, phase)
         frozen = digest(frozen_tensors(self.model))
         if self.state.frozen_digest not in (None, frozen):
             raise CheckpointError("the frozen weights are not those of the checkpoint: start from the same --model")

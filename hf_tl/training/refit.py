@@ -37,7 +37,7 @@ def is_given_back(data: ImageData) -> bool:
 
 def is_refitted(strategy: Strategy, data: ImageData) -> bool:
     """Tell whether a training by a strategy is followed by another one, with more images or other than a climb."""
-    is_climb = strategy.expected_rung is not None
+    is_climb = strategy.is_climb
     return strategy.refit and (is_given_back(data) or (is_climb and not streams_of(data.splits)))
 
 
