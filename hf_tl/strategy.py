@@ -211,7 +211,7 @@ class Strategy:
         return cls("scratch", (Phase("all", epochs, learning_rate, **recipe),), from_scratch=True)
 
     def done(self, phases: int) -> Self:
-        """Return the strategy as it was carried out, of which the first `phases` phases made the weights that were kept.
+        """Return the strategy as it was carried out: the first `phases` phases, which the kept weights come from.
 
         >>> Strategy.auto().done(2).phases[-1].trainable_stages
         2

@@ -1,6 +1,7 @@
 """What a checkpoint of the Accelerate loop is made of, gathered from all processes and put back."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,24 @@ from hf_tl.backbones.stages import Stage, trainable_parameters
 from hf_tl.checkpoints.checkpoint import FOLDER, check_whole, newest_checkpoint, write_checkpoint
 from hf_tl.checkpoints.state import Contents, random_state, read_state, write_state
 from hf_tl.config import TrainingConfig
-from hf_tl.errors import CheckpointError
 from hf_tl.optimization.averaging import WeightAverage
 from hf_tl.processes.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer
+from hf_tl.processes.together import on_main_process
 from hf_tl.strategy import Phase, Strategy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+FREE = frozenset(
+    (
+        "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "report_to",
+        "per_device_eval_batch_size", "auto_find_batch_size", "gradient_checkpointing", "dataloader_num_workers",
+        "cpu_threads", "feature_cache", "feature_cache_dir", "feature_cache_gb", "time_budget", "measure_energy",
+        "keep_memory",
+    )
+)  # fmt: skip
+"""Settings that may change when a run resumes, because they do not change what it computes."""
 
 
 class Checkpoints:
@@ -106,16 +118,10 @@ def identity_of(
         "strategy": strategy.to_record(),
         "data": fingerprint,
         "training images": images,
-        "seed": config.seed,
-        "per_device_train_batch_size": config.per_device_train_batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "processes": accelerator.num_processes,
         "sharded": isinstance(accelerator, ShardedAccelerator),
         "mixed_precision": accelerator.mixed_precision,
-        "test_time_flip": config.test_time_flip,
-        "cached_views": config.cached_views,
-        "feature_dtype": config.feature_dtype,
-        "decode_reduced": config.decode_reduced,
+        **{field.name: getattr(config, field.name) for field in fields(config) if field.name not in FREE},
     }
 
 
@@ -172,15 +178,4 @@ def commit(accelerator: "Accelerator", folder: Path, step: int, write_files: Cal
     Raises:
         CheckpointError: on all processes, where the disk is full or read-only.
     """
-    from accelerate.utils import broadcast_object_list
-
-    problem: list[CheckpointError | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            write_checkpoint(folder, step, write_files, keep)
-        except CheckpointError as error:
-            problem = [error]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(problem)
-    if problem[0] is not None:
-        raise problem[0]
+    on_main_process(accelerator, lambda: write_checkpoint(folder, step, write_files, keep))

@@ -4,7 +4,7 @@ import io
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hf_tl.errors import CheckpointError
+from hf_tl.record import PhaseRecord
+from hf_tl.record.codec import decode, encode
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,16 +29,22 @@ class TrainingLog:
     """What a training did, in the shape of `run.json`."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
-    phases: list[dict[str, Any]] = field(default_factory=list)
+    phases: list[PhaseRecord] = field(default_factory=list)
+    """Those that are done; in a climb, those that were kept."""
     best: dict[str, Any] | None = None
     """The evaluation whose weights are kept: the latest that is as good as the highest, up to one standard error."""
     highest: dict[str, Any] | None = None
     """The evaluation with the best metrics."""
     seconds: float = 0.0
     rungs: list[dict[str, Any]] = field(default_factory=list)
-    """Of a climb: all that were tried. `phases` holds those that were kept."""
+    """All stage depths that a climb tried."""
     stopped: str | None = None
-    """Why a climb ended before its last rung."""
+    """Why a climb ended before its last stage depth."""
+
+    @property
+    def kept_phases(self) -> list[PhaseRecord]:
+        """The phases that the kept weights come from: none that began after them."""
+        return self.phases if self.best is None else self.phases[: self.best["phase"] + 1]
 
 
 @dataclass
@@ -87,7 +95,7 @@ def write_state(folder: Path, contents: Contents, identity: Mapping[str, Any]) -
     Raises:
         OSError: the disk is full or read-only.
     """
-    state = {"identity": identity, **asdict(contents.state)}
+    state = {"identity": identity, **encode(contents.state)}
     (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
     # Python writes the bytes: the libraries hide the cause where the disk is full
     weights = {name: tensor.cpu().contiguous() for name, tensor in contents.weights.items()}
@@ -124,7 +132,7 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> Contents:
             f"the checkpoint {folder} is of another run: {'; '.join(different[:5])}. "
             "Give the same flags and as many processes as then, or another --output_dir to start anew"
         )
-    log = TrainingLog(**content.pop("log"))
+    log = decode(TrainingLog, content.pop("log"), f"the log in {folder / STATE}")
     kept, optimizer = folder / KEPT, folder / OPTIMIZER
     return Contents(
         state=TrainingState(**content, log=log),

@@ -5,10 +5,10 @@ kept on the disk, and only the suffix trains on it, epoch after epoch.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
@@ -23,6 +23,7 @@ from hf_tl.features.feature_pass import FeaturePass, FeatureSet, feature_sets
 from hf_tl.features.feature_store import ChosenRows, FeatureRows, FeatureStore, default_folder, key_of
 from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
 from hf_tl.processes.sharding import ShardedAccelerator
+from hf_tl.processes.together import on_main_process
 from hf_tl.strategy import Phase
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Features:
             self._say(f"not cached: they take {taken / 1e9:,.1f} GB and --feature_cache_gb is {limit:g}")
             return None
         # each epoch of a stream without features would read it again
-        if decided is None and not is_streamed and not self._pays(feature_pass, sets, passes):
+        if decided is None and not is_streamed and not self._pay(feature_pass, sets, passes):
             return None
         found = []
         for one in sets:
@@ -202,38 +203,34 @@ class Features:
             return None
         return FeaturePass(self.accelerator, self.model, self.config, boundary, frozen)
 
-    def _pays(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float) -> bool:
-        """Estimate what the features save, say it, and decide on the main process for all."""
-        from accelerate.utils import broadcast_object_list
+    def _pay(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float) -> bool:
+        return on_main_process(self.accelerator, lambda: self._pays(feature_pass, sets, passes))
 
-        decision = [False]
-        if self.accelerator.is_main_process:
-            missing = [one for one in sets if not (self.store.folder / self._key(feature_pass, one)).is_dir()]
-            per_image = feature_pass.bytes_per_image
-            images = sum(len(one.stored) for one in missing)
-            seen = passes * sum(len(one.images) for one in {one.split: one for one in sets}.values())
-            cost = feature_pass.seconds_per_image(missing[0]) if missing else 0.0
-            saved = seen * (cost - per_image / READ_RATE) / self.accelerator.num_processes
-            spent = images * cost / self.accelerator.num_processes
-            values = feature_pass.boundary.values
-            where = f"before {_first_trained(self.model)}: {images:,} images of {values:,} numbers"
-            if not missing:
-                decision = [True]
-                self._say("found in the cache, nothing to compute")
-            elif self.config.feature_cache == "on" or spent < saved:
-                decision = [True]
-                self._say(
-                    f"kept {where}, {images * per_image / 1e6:,.0f} MB; one pass of about {spent:,.0f} s "
-                    f"in place of {passes:.3g}"
-                )
-            else:
-                self._say(
-                    f"not cached {where}: a pass of about {spent:,.0f} s would save {max(0.0, saved):,.0f} s "
-                    "(--feature_cache on does it all the same)"
-                )
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(decision)
-        return decision[0]
+    def _pays(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float) -> bool:
+        """Estimate what cached features save, and return whether they are worth their pass."""
+        missing = [one for one in sets if not (self.store.folder / self._key(feature_pass, one)).is_dir()]
+        if not missing:
+            self._say("found in the cache, nothing to compute")
+            return True
+        per_image = feature_pass.bytes_per_image
+        images = sum(len(one.stored) for one in missing)
+        seen = passes * sum(len(one.images) for one in {one.split: one for one in sets}.values())
+        cost = feature_pass.seconds_per_image(missing[0])
+        saved = seen * (cost - per_image / READ_RATE) / self.accelerator.num_processes
+        spent = images * cost / self.accelerator.num_processes
+        where = f"before {_first_trained(self.model)}: {images:,} images of {feature_pass.boundary.values:,} numbers"
+        pays = self.config.feature_cache == "on" or spent < saved
+        if pays:
+            self._say(
+                f"cached {where}, {images * per_image / 1e6:,.0f} MB; one pass of about {spent:,.0f} s "
+                f"instead of {passes:.3g}"
+            )
+        else:
+            self._say(
+                f"not cached {where}: a pass of about {spent:,.0f} s would save {max(0.0, saved):,.0f} s "
+                "(--feature_cache on caches them all the same)"
+            )
+        return pays
 
     def _key(self, feature_pass: FeaturePass, one: FeatureSet) -> str:
         return key_of(feature_pass.made_of(one, self._order(one)))
@@ -256,7 +253,7 @@ class Features:
 
     def _all_rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | None:
         key = self._key(feature_pass, one)
-        problem = self._on_main(lambda: self._prepare(feature_pass, one, key))
+        problem = on_main_process(self.accelerator, lambda: self._prepare(feature_pass, one, key))
         if problem == "found":
             return self.store.open(key)
         if problem is None:
@@ -332,19 +329,10 @@ class Features:
                 self._release()
             return problems[0] if problems else None
 
-        result = self._on_main(end)
+        result = on_main_process(self.accelerator, end)
         if isinstance(result, DataError):
             raise result
         return result
-
-    def _on_main(self, function: Callable[[], Any]) -> Any:
-        """Let the main process do something, and tell its result to all."""
-        from accelerate.utils import broadcast_object_list
-
-        result: list[Any] = [function() if self.accelerator.is_main_process else None]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(result)
-        return result[0]
 
     def _say(self, text: str, *, only_if_asked: bool = False) -> None:
         is_wanted = self.config.feature_cache == "on" or not only_if_asked

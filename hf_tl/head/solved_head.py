@@ -16,6 +16,7 @@ from hf_tl.head.head_solver import solve_head
 from hf_tl.head.tuning import head_module
 from hf_tl.phase import Phase
 from hf_tl.processes.sharding import ShardedAccelerator
+from hf_tl.processes.together import on_main_process
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -66,12 +67,12 @@ def solve_phase(
         ConfigError: the logits are not what the head gives.
         TrainingError: what the head gets for an image is no number.
     """
-    from accelerate.utils import broadcast, broadcast_object_list
+    from accelerate.utils import broadcast
 
     views = 1 if phase.augmentation == "none" else config.cached_views or 1
     collected = [head_inputs(accelerator, model, head, inputs, view, config, num_workers) for view in range(views)]
-    told: list[Any] = [None]
-    if accelerator.is_main_process:
+
+    def solve() -> tuple[float, dict[str, Any]]:
         solution = solve_head(
             torch.cat([features for features, _ in collected]),
             collected[0][1],
@@ -82,12 +83,13 @@ def solve_phase(
             seed=config.seed,
         )
         tqdm.write(f"Head      {solution}")
-        told = [(solution.train_loss, solution.to_record())]
         _put(head, [solution.weight, solution.bias])
+        return solution.train_loss, solution.to_record()
+
+    result = on_main_process(accelerator, solve)
     if accelerator.num_processes > 1:
         _put(head, broadcast([head.weight.detach(), head.bias.detach()]))
-        broadcast_object_list(told)
-    return told[0]
+    return result
 
 
 def head_inputs(

@@ -19,6 +19,7 @@ from hf_tl.evaluation.measure import inference
 from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType, problem_type_of
 from hf_tl.optimization.loss import training_loss
 from hf_tl.optimization.optim import build_schedule
+from hf_tl.processes.together import agree
 from hf_tl.strategy import Phase, Strategy
 
 if TYPE_CHECKING:
@@ -72,8 +73,6 @@ def sweep_learning_rates(
     Raises:
         ConfigError: the head is not one module after the rest of the network.
     """
-    from accelerate.utils import broadcast_object_list
-
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     steps = phase.steps or round((phase.epochs or 0) * len(images) / batch)
     generator = torch.Generator().manual_seed(config.seed)
@@ -88,10 +87,7 @@ def sweep_learning_rates(
             )
             for rate in RATES
         }  # fmt: skip
-    found = [RateSweep(losses)]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(found)
-    return found[0]
+    return agree(accelerator, RateSweep(losses))
 
 
 def head_module(

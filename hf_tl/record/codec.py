@@ -89,6 +89,8 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple:
         return _decode_tuple(arguments, value, where)
+    if origin is list:
+        return list(_decode_tuple((arguments[0], ...), value, where))
     if origin in (Mapping, dict):
         return _decode_mapping(arguments[1], value, where)
     return _decode_plain(hint, value, where)

@@ -16,6 +16,8 @@ from hf_tl.checkpoints.state import TrainingState
 from hf_tl.config import TrainingConfig
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.paired import difference_p_value
+from hf_tl.processes.together import agree
+from hf_tl.record import PhaseRecord
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -115,17 +117,12 @@ class Climb:
             state: of the training.
             index: of the rung's phase.
         """
-        from accelerate.utils import broadcast_object_list
-
         if state.frozen_digest is not None:  # it was begun before the checkpoint
             return True
         log = state.log
         if log.stopped is None and index and not self.escalation.has_time(index + 1, log.seconds):
             log.stopped = "the time budget leaves no room for the next rung"
-        said: list[str | None] = [log.stopped]
-        if accelerator.num_processes > 1:
-            broadcast_object_list(said)
-        [log.stopped] = said
+        log.stopped = agree(accelerator, log.stopped)  # clocks differ
         if log.stopped is not None:
             accelerator.print(f"\nThe climb ends: {log.stopped}")
         return log.stopped is None
@@ -158,13 +155,13 @@ class Climb:
         return best
 
 
-def _record(phase: Mapping[str, Any], right: np.ndarray, verdict: Verdict) -> dict[str, Any]:
+def _record(phase: PhaseRecord, right: np.ndarray, verdict: Verdict) -> dict[str, Any]:
     correct, images = int(right.sum()), len(right)
     return {
-        "trainable_stages": phase["trainable_stages"],
-        "parameters_trained": phase["parameters_trained"],
-        "from_random_weights": phase.get("from_random_weights", False),
-        "seconds": phase["seconds"],
+        "trainable_stages": list(phase.trained_stages),
+        "parameters_trained": phase.parameters_trained,
+        "from_random_weights": phase.recipe.from_random_weights,
+        "seconds": phase.seconds,
         "accuracy": correct / images,
         "interval": wilson_interval(correct, images),
         "images": images,

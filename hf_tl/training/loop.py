@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ from hf_tl.optimization.optim import build_optimizer, build_schedule, phase_ends
 from hf_tl.optimization.recompute import recomputed_activations
 from hf_tl.optimization.steps import train_steps
 from hf_tl.processes.sharding import load_whole, shard
+from hf_tl.record import FrozenProof, PhaseRecord
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.phase_data import PhaseData
@@ -82,6 +84,8 @@ class Training:
         fingerprint: str = "",
         orders: Mapping[str, str] | None = None,
         rung_seconds: Sequence[float] = (),
+        identity: Mapping[str, Any] | None = None,
+        hold: Callable[[Mapping[str, Tensor], "TrainingLog"], None] | None = None,
     ) -> None:
         """Prepare the training.
 
@@ -96,6 +100,10 @@ class Training:
             fingerprint: of the data; a checkpoint of other data is refused.
             orders: of the images of the splits, where they are known: see `ImageData`.
             rung_seconds: that the rungs of a climb are expected to take, for `time_budget`.
+            identity: what else a checkpoint must share with the run that resumes from it: the origin of the weights,
+                the preprocessing and the like.
+            hold: called on all processes before each step that may be the last of the training, with the trained
+                tensors that are the best so far: what is interrupted after that step has left a model.
 
         Raises:
             StageError: a phase names stages that the model does not have.
@@ -118,7 +126,7 @@ class Training:
         self.checkpoints = Checkpoints(
             accelerator,
             config,
-            identity_of(accelerator, strategy, config, fingerprint, len(train_images)),
+            {**identity_of(accelerator, strategy, config, fingerprint, len(train_images)), **(identity or {})},
             FOLDER if validation_images is not None else REFIT_FOLDER,
         )
         if config.per_device_train_batch_size % 2 and any(phase.mixup or phase.cutmix for phase in strategy.phases):
@@ -141,6 +149,7 @@ class Training:
         self.data.require(strategy.phases)
         self._sigterm = Sigterm(accelerator)
         self._climb = climb_of(strategy, config, rung_seconds)
+        self.identity, self.hold = identity, hold
 
     def restore(self, source: str) -> None:
         """Go back to a checkpoint; the next `run` goes on from there.
@@ -157,6 +166,8 @@ class Training:
         self.state, self._best_weights = self._restored.state, dict(self._restored.best)
         if self._climb is not None:
             self._climb.weights = dict(self._restored.kept)
+        if any(phase.from_random_weights for phase in self._begun()):
+            self.model.load_state_dict(self._random_weights())
         self.model.load_state_dict(self._restored.weights, strict=False)
 
     def run(self) -> TrainingLog:
@@ -185,10 +196,14 @@ class Training:
                 self._count_seconds()
         self.model = model.to(self.accelerator.device)
         self.model.load_state_dict(self._best_weights, strict=False)
-        if self._climb is not None:  # the last rung may have been taken back
-            last = self.strategy.phases[len(self.state.log.phases) - 1]
-            freeze(self.model, last)
+        # the last phase may have been taken back, or its weights not kept
+        freeze(self.model, self.state.log.kept_phases[-1].recipe)
         return self.state.log
+
+    @property
+    def carried_out(self) -> Strategy:
+        """The strategy as far as the kept weights come from it."""
+        return self.strategy.done(len(self.state.log.kept_phases))
 
     def predictions(self, images: "Dataset", split: str) -> Predictions:
         """Compute the logits of the model on images, prepared as those of the last phase.
@@ -197,7 +212,7 @@ class Training:
             images: with an image and a label column, as the transforms name them.
             split: their name.
         """
-        return self.data.predictions(self.model, self.strategy.phases[-1], images, split)
+        return self.data.predictions(self.model, self.carried_out.phases[-1], images, split)
 
     def keep_end(self) -> None:
         """Write a checkpoint of a training that is done, where checkpoints are wanted: what follows can go on from it.
@@ -217,6 +232,7 @@ class Training:
         trained = [stage.name for stage in self.stages if stage not in frozen_stages]
         progress.set_description(f"phase {span.index + 1}/{len(self.strategy.phases)}: {_short(trained)}")
         phase, evaluations_without_gain = span.phase, count_without_gain(self.state.log, span.index)
+        self._hold_if_last(span)
         with self._recomputed(frozen_stages):
             for loss in self._steps(model, optimizer, schedule, loader, phase, inputs):
                 self.state.step += 1
@@ -235,6 +251,7 @@ class Training:
                     break
                 if self.state.step < span.end:
                     self._checkpoint_if_due(is_epoch_end, optimizer, schedule)
+                    self._hold_if_last(span)
         if self._average is not None:
             self._average.apply()
             self._average = None
@@ -266,13 +283,21 @@ class Training:
             if self._climb is not None and span.index:
                 self._climb.begin(self.state, self._best_weights)
             if phase.from_random_weights:
-                load_whole(self.model, random_weights(self._kind, self.model.config, self.config.seed))
+                load_whole(self.model, self._random_weights())
         frozen_stages = freeze(self.model, phase)
         frozen = digest(frozen_tensors(self.model))
         if self.state.frozen_digest not in (None, frozen):
             raise CheckpointError("the frozen weights are not those of the checkpoint: start from the same --model")
         self.state.frozen_digest = frozen
         return frozen_stages, frozen
+
+    def _random_weights(self) -> dict[str, Tensor]:
+        return random_weights(self._kind, self.model.config, self.config.seed)
+
+    def _begun(self) -> Sequence[Phase]:
+        """Return the phases that had begun when the checkpoint was written."""
+        done = bisect_right(self.phase_ends, self.state.step)
+        return self.strategy.phases[: done + (self.state.frozen_digest is not None)]
 
     def _prepare(self, span: _Span, frozen: str) -> tuple[PhaseInputs, tuple[nn.Module, Any, Any, DataLoader]]:
         """Give what the phase trains on; and model, optimizer, schedule and loader, ready to go on."""
@@ -290,27 +315,33 @@ class Training:
         return inputs, (wrapped, optimizer, schedule, loader)
 
     def _write_down(self, span: _Span, trained: list[str], frozen: str) -> None:
-        """Write into the log what the phase did.
+        """Append what the phase did to the log.
 
         Raises:
             TrainingError: a frozen tensor moved.
         """
-        self._prove_frozen(span.index, frozen)
+        steps = self.state.step - span.first
         self.state.log.phases.append(
-            {
-                "trainable_stages": trained,
-                "learning_rates": self._rates(span.phase),
-                "parameters_trained": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-                "frozen_tensors": len(frozen_tensors(self.model)),
-                "digest_before": frozen,
-                "digest_after": frozen,
-                "steps": self.state.step - span.first,
-                "uses_features": self.state.uses_features,
-                **({} if self._solution is None else {"solution": self._solution}),
-                **({"from_random_weights": True} if span.phase.from_random_weights else {}),
-                "seconds": self.state.phase_seconds,
-            }
+            PhaseRecord(
+                recipe=span.phase,
+                trained_stages=tuple(trained),
+                learning_rates=self._rates(span.phase),
+                parameters_trained=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+                steps=steps,
+                epochs=round(self._passes(steps), 4),
+                seconds=self.state.phase_seconds,
+                proof=self._prove_frozen(span.index, frozen),
+                uses_features=bool(self.state.uses_features),
+                solution=self._solution,
+            )
         )
+
+    def _hold_if_last(self, span: _Span) -> None:
+        """Hand the best weights so far over before a step that may be the last: of the phase, or by early stopping."""
+        step = self.state.step + 1
+        may_stop = span.phase.patience is not None and self._epochs(step) > self._epochs(step - 1)
+        if self.hold is not None and (may_stop or step == span.end):
+            self.hold(self._best_weights or self._trained_tensors(), self.state.log)
 
     def _judge(self, climb: Climb, phase: Phase) -> None:
         """Judge the rung that is done by its best weights, and keep them or those of before."""
@@ -374,7 +405,7 @@ class Training:
         self._share_statistics()
         metrics = None if inputs.validation is None else self._measure(inputs)
         train_loss = math.fsum(self.state.losses) / len(self.state.losses)
-        epoch = self.state.step * self.images_per_step / len(self.data.train_images)
+        epoch = self._passes(self.state.step)
         log = self.state.log
         entry = {"phase": index, "epoch": round(epoch, 4), "learning_rate": rate, "train_loss": train_loss}
         log.history.append({**entry, "validation": metrics, "seconds": self.state.phase_seconds})
@@ -417,10 +448,12 @@ class Training:
         for name, shared in broadcast(buffers).items():
             buffers[name].copy_(shared)
 
-    def _prove_frozen(self, index: int, before: str) -> None:
-        after = digest(frozen_tensors(self.model))
-        if after != before:
-            raise TrainingError(f"frozen tensors moved in phase {index + 1} ({before[:12]} became {after[:12]})")
+    def _prove_frozen(self, index: int, before: str) -> FrozenProof:
+        tensors = frozen_tensors(self.model)
+        proof = FrozenProof(len(tensors), before, digest(tensors))
+        if not proof.holds:
+            raise TrainingError(f"frozen tensors moved in phase {index + 1} ({before[:12]} became {proof.after[:12]})")
+        return proof
 
     def _restore_phase(self, optimizer: Any, schedule: Any) -> None:
         """Put back optimizer, schedule, scaler and random numbers, in the phase in which the checkpoint was written."""
@@ -470,6 +503,10 @@ class Training:
         transform = self.data.transforms_of(self.strategy.phases[0]).eval
         pixel_values = transform(first_image(self.data.train_images, transform.image_column))
         return torch.stack([pixel_values] * 2).to(self.model.device)
+
+    def _passes(self, steps: int) -> float:
+        """Return how many passes over the training images so many steps are."""
+        return steps * self.images_per_step / len(self.data.train_images)
 
     def _epochs(self, step: int) -> int:
         return step * self.images_per_step // len(self.data.train_images)

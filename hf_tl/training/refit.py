@@ -19,7 +19,8 @@ from torch import Tensor
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.streams import streams_of
 from hf_tl.optimization.optim import phase_ends
-from hf_tl.strategy import Strategy
+from hf_tl.processes.together import agree
+from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.loop import Training
 
 if TYPE_CHECKING:
@@ -68,14 +69,30 @@ class Refit:
 
     @property
     def strategy(self) -> Strategy:
-        """What it trains by, once the training is done: nothing is measured on the way, so nothing ends it early."""
-        chosen = self.training.strategy.done(len(self.training.state.log.phases)).at_once()
-        return replace(chosen, phases=tuple(replace(phase, patience=None) for phase in chosen.phases))
+        """Strategy of the second training, known once the first is done.
+
+        Nothing is measured on the way, so nothing can stop it early: where early stopping ended a phase of the first
+        training, the second one is as long as the first was when its weights were kept.
+        """
+        chosen = self.training.carried_out
+        phases = tuple(self._as_long(index, phase) for index, phase in enumerate(chosen.phases))
+        return replace(chosen, phases=phases).at_once()
+
+    def _as_long(self, index: int, phase: Phase) -> Phase:
+        first = self.training
+        done, best = first.state.log.kept_phases[index], first.state.log.best
+        start = first.phase_ends[index - 1] if index else 0
+        if phase.patience is None or done.steps == first.phase_ends[index] - start:
+            return replace(phase, patience=None)
+        epochs = done.epochs
+        if best is not None and best["phase"] == index:
+            epochs = best["epoch"] - start * first.images_per_step / len(first.data.train_images)
+        return replace(phase, patience=None, epochs=epochs, steps=None)
 
     def is_due(self) -> bool:
         """Tell, on all processes alike, whether it would be another training than the one before, and has time."""
         log = self.training.state.log
-        if not self.learns_validation and len(self.training.strategy.done(len(log.phases)).phases) == 1:
+        if not self.learns_validation and len(log.kept_phases) == 1:
             return False
         has_time = self.has_time()
         if not has_time:
@@ -87,16 +104,11 @@ class Refit:
 
         A step takes about as long as one of the deepest rung.
         """
-        from accelerate.utils import broadcast_object_list
-
         first, budget = self.training, self.training.config.time_budget
         *_, steps = phase_ends(self.strategy.phases, len(self.images) / first.images_per_step)
-        deepest = first.state.log.phases[-1]
-        expected = steps * deepest["seconds"] / deepest["steps"]
-        fits = [budget is None or first.state.log.seconds + expected <= 60 * budget]
-        if first.accelerator.num_processes > 1:
-            broadcast_object_list(fits)
-        return fits[0]
+        deepest = first.state.log.kept_phases[-1]
+        expected = steps * deepest.seconds / deepest.steps
+        return agree(first.accelerator, budget is None or first.state.log.seconds + expected <= 60 * budget)
 
     def run(self) -> Training:
         """Train by what was kept, from the weights of the beginning.
@@ -122,6 +134,8 @@ class Refit:
             first.config,
             first.fingerprint,
             first.orders,
+            identity=first.identity,
+            hold=first.hold,
         )
         if first.config.resume_from_checkpoint is not None:
             again.restore("auto")
