@@ -14,6 +14,9 @@ from hf_tl.evaluation.multi_label import binary_cross_entropy
 BINS = 15
 """Of equal width, as in the paper."""
 LARGEST_TEMPERATURE = 100.0
+MIN_WRONG = 10
+"""Least number of wrong predictions to fit a temperature on. The loss of right ones falls down to temperature zero, so
+that with one or two wrong ones the fit states only how confident these were."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +80,28 @@ def confidences(problem: ProblemType, logits: np.ndarray, labels: np.ndarray) ->
     return probabilities.max(axis=1), np.argmax(logits, axis=1) == labels
 
 
-def fit_temperature(problem: ProblemType, logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Find the temperature: what logits are to be divided by, so that their probabilities fit best.
+def fit_temperature(problem: ProblemType, logits: np.ndarray, labels: np.ndarray) -> tuple[float | None, int]:
+    """Fit the temperature by which dividing logits gives probabilities of the smallest loss.
 
-    Temperature scaling minimises the loss, and changes no prediction.
+    Temperature scaling changes no prediction.
 
     Args:
-        problem: the kind of labels.
+        problem: Kind of labels.
         logits: (images, classes), of images that the weights were not trained on.
         labels: (images,), or zeros and ones (images, classes).
 
     Returns:
-        None where no prediction is wrong: the loss falls with the temperature down to zero then.
+        The temperature, None with fewer than `MIN_WRONG` wrong predictions, and the number of wrong ones.
+
+    >>> fit_temperature(MULTI_LABEL, np.array([[5.0, -5.0]]), np.array([[1, 0]]))
+    (None, 0)
     """
     from scipy.optimize import minimize_scalar
 
     _, outcomes = confidences(problem, logits, labels)
     is_wrong = (logits > 0) != (labels > 0) if problem is MULTI_LABEL else ~outcomes
-    if not is_wrong.any():
-        return None
+    if (wrong := int(is_wrong.sum())) < MIN_WRONG:
+        return None, wrong
     loss, bound = binary_cross_entropy if problem is MULTI_LABEL else cross_entropy, np.log(LARGEST_TEMPERATURE)
     found = minimize_scalar(lambda log: loss(logits / np.exp(log), labels), bounds=(-bound, bound), method="bounded")
-    return float(np.exp(found.x))
+    return float(np.exp(found.x)), wrong

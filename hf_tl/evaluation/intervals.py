@@ -68,12 +68,20 @@ def f1_intervals(predictions: np.ndarray, labels: np.ndarray, *, seed: int = 0) 
     while len(macro) < RESAMPLES:
         drawn = random.multinomial(images, counts / images, size=min(part, RESAMPLES - len(macro)))
         right, all_told = drawn @ hits, drawn @ told
-        share = np.divide(2 * right, all_told, out=np.full(right.shape, np.nan), where=all_told > 0)
-        macro.extend(np.nanmean(share, axis=1))
-        micro.extend(2 * right.sum(axis=1) / all_told.sum(axis=1))
+        macro.extend(_mean_ratio(2 * right, all_told))
+        micro.extend(_mean_ratio(2 * right.sum(axis=1, keepdims=True), all_told.sum(axis=1, keepdims=True)))
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    bounds = {name: np.quantile(values, tails) for name, values in (("macro_f1", macro), ("micro_f1", micro))}
+    # a draw in which no class is true or predicted has no F1
+    bounds = {name: np.nanquantile(values, tails) for name, values in (("macro_f1", macro), ("micro_f1", micro))}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def _mean_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    """Average the ratios of each row whose whole is not zero, (draws, classes) to (draws,); NaN where there is none."""
+    measured = wholes > 0
+    ratios = np.divide(parts, wholes, out=np.zeros(parts.shape), where=measured)
+    classes = measured.sum(axis=1)
+    return np.divide(ratios.sum(axis=1), classes, out=np.full(len(classes), np.nan), where=classes > 0)
 
 
 def _pairs(predictions: np.ndarray, labels: np.ndarray) -> tuple[Any, Any, np.ndarray]:

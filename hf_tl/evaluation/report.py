@@ -1,69 +1,113 @@
-"""What the predictions of a model on some splits say beyond the metrics, as plain values for a run's record."""
+"""Measurements of a model's predictions, as the run's record states them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from hf_tl.evaluation.calibration import confidences, fit_temperature, reliability
+from hf_tl.evaluation.calibration import MIN_WRONG, confidences, fit_temperature, reliability
 from hf_tl.evaluation.intervals import Interval, f1_intervals, share_interval, wilson_interval
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
 from hf_tl.evaluation.resampling import mean_average_precision_interval
+from hf_tl.record import Measured, Temperature
+from hf_tl.record.codec import RecordError
 
 MISTAKES = 8
 """How many of the most confident mistakes are named."""
 DIGITS = 6
 
 
-def evaluate_splits(problem: ProblemType, splits: Mapping[str, Predictions]) -> dict[str, Any]:
-    """Judge the predictions on some splits.
+def fit_scaling(problem: ProblemType, predictions: Predictions, split: str, weights_digest: str) -> Temperature:
+    """Fit temperature scaling on images that the weights did not learn from.
 
     Args:
-        problem: the kind of labels.
-        splits: the predictions by the splits' names; the temperature is fitted on `validation`.
+        problem: Kind of labels.
+        predictions: Of held-out images.
+        split: Name of their split.
+        weights_digest: Digest of the weights that made the predictions; only their logits may be scaled by the result.
+    """
+    value, wrong = fit_temperature(problem, predictions.logits, predictions.labels)
+    images = len(predictions.labels)
+    if value is None:
+        return Temperature(
+            None,
+            reason=f"only {wrong} of {images:,} {split} predictions are wrong, and at least {MIN_WRONG} are needed",
+        )
+    return Temperature(value, weights_digest, split, images)
+
+
+def measure_split(
+    problem: ProblemType,
+    predictions: Predictions,
+    *,
+    split: str,
+    weights_digest: str,
+    split_digest: str | None = None,
+    temperature: Temperature | None = None,
+    learned: int = 0,
+    left_out: int = 0,
+) -> Measured:
+    """Compute everything that the record states of a model's predictions for a split.
+
+    Args:
+        problem: Kind of labels.
+        predictions: Logits and labels of the split.
+        split: Its name.
+        weights_digest: Digest of the weights that made the predictions.
+        split_digest: Digest of the images.
+        temperature: Fitted on the same weights.
+        learned: Images of the split that the weights learned from.
+        left_out: Images that were left out of the split because the weights learned from them.
 
     Returns:
-        `temperature` (None where it cannot be told, see `fit_temperature`), and for each split under `splits`:
+        Metrics and intervals that cannot be computed (average precision without positives) are None or missing.
 
-        - `intervals`: [low, high] of each share, of F1 and of the mean average precision;
-        - `classes`: `images`, `precision`, `recall`, `recall_interval` and `f1`, each a list in the order of the
-          classes, with None where nothing can be told;
-        - `confusion`: [true, predicted, images] of each pair of classes that was seen (one class an image);
-        - `calibration`: the `Reliability` `before` and `after` temperature scaling;
-        - `mistakes`: the most confident ones, each with its `image` (its place in the split), the class that is `true`
-          and not predicted, the one `predicted` that is not there, and the `probability` given to what was predicted.
+    Raises:
+        RecordError: The temperature was fitted on other weights.
     """
-    validation = splits.get("validation")
-    temperature = None if validation is None else fit_temperature(problem, validation.logits, validation.labels)
-    judged = {name: _judge(problem, one.logits, one.labels, temperature) for name, one in splits.items()}
-    return {"temperature": temperature, "splits": judged}
-
-
-def _judge(problem: ProblemType, logits: np.ndarray, labels: np.ndarray, temperature: float | None) -> dict[str, Any]:
+    logits, labels = predictions.logits, predictions.labels.astype(np.int64)
     is_multi_label = problem is MULTI_LABEL
-    predictions = (logits > 0).astype(np.int64) if is_multi_label else logits.argmax(axis=1)
-    labels = labels.astype(np.int64)
-    metrics = problem.compute(logits, labels)
-    intervals: dict[str, Interval | None] = {
+    predicted = (logits > 0).astype(np.int64) if is_multi_label else logits.argmax(axis=1)
+    metrics = problem.compute(logits, predictions.labels)
+    scale = None if temperature is None else temperature.value
+    if temperature is not None and scale is not None and temperature.weights_digest != weights_digest:
+        raise RecordError("a temperature that was fitted on other weights cannot calibrate these")
+    calibration = {
+        "before": reliability(*confidences(problem, logits, labels)).to_record(),
+        "after": None if scale is None else reliability(*confidences(problem, logits / scale, labels)).to_record(),
+    }
+    return Measured(
+        split=split,
+        split_digest=split_digest,
+        images=len(labels),
+        weights_digest=weights_digest,
+        metrics={key: value if math.isfinite(value) else None for key, value in metrics.items()},
+        intervals=_intervals(problem, metrics, logits, labels, predicted),
+        classes=_classes(predicted, labels, logits.shape[1]),
+        confusion=() if is_multi_label else _confusion(predicted, labels),
+        calibration=calibration,
+        mistakes=tuple((_wrong_decisions if is_multi_label else _wrong_classes)(problem, logits, labels)),
+        learned=learned,
+        left_out=left_out,
+    )
+
+
+def _intervals(
+    problem: ProblemType, metrics: Mapping[str, float], logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray
+) -> dict[str, Interval]:
+    """Compute the 95% intervals of shares, F1 and mean average precision, where they can be computed."""
+    found: dict[str, Interval | None] = {
         figure.key: share_interval(metrics[figure.key], len(labels))
         for figure in problem.figures
         if figure.key.endswith("accuracy")
     }
-    intervals |= {key: interval for key, interval in f1_intervals(predictions, labels).items() if key in metrics}
-    if is_multi_label:
-        intervals["mean_average_precision"] = mean_average_precision_interval(logits, labels)
-    before = reliability(*confidences(problem, logits, labels)).to_record()
-    after = None
-    if temperature is not None:
-        after = reliability(*confidences(problem, logits / temperature, labels)).to_record()
-    return {
-        "intervals": {key: _rounded(interval) for key, interval in intervals.items() if interval is not None},
-        "classes": _classes(predictions, labels, logits.shape[1]),
-        **({} if is_multi_label else {"confusion": _confusion(predictions, labels)}),
-        "calibration": {"before": before, "after": after},
-        "mistakes": (_wrong_decisions if is_multi_label else _wrong_classes)(problem, logits, labels),
-    }
+    found |= {key: interval for key, interval in f1_intervals(predicted, labels).items() if key in metrics}
+    if problem is MULTI_LABEL:
+        found["mean_average_precision"] = mean_average_precision_interval(logits, labels)
+    rounded = {key: _rounded(interval) for key, interval in found.items()}
+    return {key: interval for key, interval in rounded.items() if interval is not None}
 
 
 def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, list[Any]]:
@@ -83,9 +127,9 @@ def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[
     }
 
 
-def _confusion(predictions: np.ndarray, labels: np.ndarray) -> list[list[int]]:
+def _confusion(predictions: np.ndarray, labels: np.ndarray) -> tuple[tuple[int, ...], ...]:
     pairs, counts = np.unique(np.stack([labels, predictions]), axis=1, return_counts=True)
-    return [[*pair, count] for pair, count in zip(pairs.T.tolist(), counts.tolist(), strict=True)]
+    return tuple((*pair, count) for pair, count in zip(pairs.T.tolist(), counts.tolist(), strict=True))
 
 
 def _wrong_classes(problem: ProblemType, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
@@ -121,5 +165,8 @@ def _share(part: int, whole: int) -> float | None:
     return round(part / whole, DIGITS) if whole else None
 
 
-def _rounded(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [round(bound, DIGITS) for bound in interval]
+def _rounded(interval: Interval | None) -> Interval | None:
+    """Round the bounds; None for an interval that could not be computed."""
+    if interval is None or not all(map(math.isfinite, interval)):
+        return None
+    return round(interval[0], DIGITS), round(interval[1], DIGITS)
