@@ -19,7 +19,7 @@ from hf_tl.advisor.sample import IMAGES, Sample, draw_sample
 from hf_tl.backbones.candidates import Backbone, candidates, named
 from hf_tl.config import DATASET_DEFAULTS, RECOMMENDED_STRATEGY, ModelConfig, StrategyConfig
 from hf_tl.errors import ConfigError, ModelError, TrainingError, name_some
-from hf_tl.reporting.folders import make_folder
+from hf_tl.storage.folders import make_folder
 from hf_tl.strategy import Strategy
 from hf_tl.training.refit import is_given_back
 

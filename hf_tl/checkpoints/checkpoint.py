@@ -7,19 +7,18 @@ moment after the first. What is not whole is never loaded.
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from hf_tl.errors import CheckpointError, name_some
+from hf_tl.storage.flush import flush_tree
+from hf_tl.storage.folders import atomic_folder, remove, remove_leftovers
 
 FOLDER = "checkpoints"
 REFIT_FOLDER = f"{FOLDER}/refit"
 """Of the training after the one that chose."""
 MANIFEST = "manifest.json"
 PREFIX = "step-"
-PARTIAL = ".partial-"
 
 
 def write_checkpoint(folder: Path, step: int, write_files: Callable[[Path], None], keep: int) -> Path:
@@ -38,19 +37,14 @@ def write_checkpoint(folder: Path, step: int, write_files: Callable[[Path], None
         CheckpointError: the disk is full or read-only; the checkpoints that were there are untouched.
     """
     final = folder / f"{PREFIX}{step:08d}"
-    partial = folder / f"{PARTIAL}{final.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_partial(folder)
-        partial.mkdir()
-        write_files(partial)
-        write_manifest(partial)
-        if final.exists():  # this run went back to an earlier checkpoint, which is still there
-            shutil.rmtree(final)
-        os.rename(partial, final)
-        _flush(folder)
+        remove_leftovers(folder)
+        # it exists where this run went back to an earlier checkpoint
+        with atomic_folder(final, replace=True) as partial:
+            write_files(partial)
+            write_manifest(partial)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"the checkpoint {final} could not be written: {error.strerror or error}; those before it are untouched. "
             "Free space or name another --output_dir, then go on with --resume_from_checkpoint auto"
@@ -72,19 +66,15 @@ def remove_others(committed: Path, keep: int, prefix: str = PREFIX, protected: P
     place = checkpoints.index(committed) + 1
     for other in checkpoints[: max(0, place - keep)] + checkpoints[place:]:
         if other != protected:
-            shutil.rmtree(other)
+            remove(other)
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """Write the hashes of a checkpoint's files, once they are on the disk."""
+    """Write the hashes of a checkpoint's files, and wait until all of it is on the disk."""
     files = [file for file in sorted(checkpoint.rglob("*")) if file.is_file() and file.name != MANIFEST]
-    hashes = {str(file.relative_to(checkpoint)): _hash(file) for file in files}
-    for file in files:
-        _flush(file)
-    manifest = checkpoint / MANIFEST
-    manifest.write_text(json.dumps(hashes, indent=1), encoding="utf-8")
-    _flush(manifest)
-    _flush(checkpoint)
+    hashes = {file.relative_to(checkpoint).as_posix(): _hash(file) for file in files}
+    (checkpoint / MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
+    flush_tree(checkpoint)
 
 
 def list_checkpoints(folder: Path, prefix: str = PREFIX) -> list[Path]:
@@ -145,25 +135,6 @@ def check_whole(checkpoint: Path) -> None:
         )
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for path in list(_partials(folder)):
-        shutil.rmtree(path)
-
-
-def _partials(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.name.startswith(PARTIAL))
-
-
 def _hash(file: Path) -> str:
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,7 @@ from hf_tl.comparison.findings import find_differences
 from hf_tl.comparison.record import build_record
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.predict import images_for
-from hf_tl.reporting.folders import make_folder
+from hf_tl.storage.folders import make_folder
 
 if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,6 +26,7 @@ from hf_tl.exporting.preprocessing import describe
 from hf_tl.exporting.quantize import CALIBRATION_IMAGES, METHOD, measure_int8, write_int8
 from hf_tl.exporting.quantize import FILE as INT8_FILE
 from hf_tl.processes.accelerator import cpu_cores
+from hf_tl.storage.folders import atomic_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -205,32 +204,10 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 def _new_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to write to, and put it in the place of `folder` when all is there."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    except OSError as error:
-        raise SaveError(f"{folder} cannot be written to: {error.strerror}; nothing was exported") from error
-    try:
-        yield partial
-        partial.chmod(0o755)
-        _put(partial, folder)
+        with atomic_folder(folder, replace=True) as partial:
+            yield partial
     except OSError as error:
         raise SaveError(f"{folder} could not be written: {error.strerror or error}; nothing was exported") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _put(partial: Path, folder: Path) -> None:
-    if not folder.exists():
-        os.replace(partial, folder)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=folder.parent))
-    os.replace(folder, aside)
-    try:
-        os.replace(partial, folder)
-    except OSError:
-        os.replace(aside, folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

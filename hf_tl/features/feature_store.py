@@ -23,9 +23,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from hf_tl.checkpoints.checkpoint import find_damage, write_manifest
+from hf_tl.storage.blocks import BlockFile, allocate
+from hf_tl.storage.folders import PARTIAL, partial_of, put, remove
 
 DESCRIPTION = "features.json"
-PARTIAL = ".partial-"
 LOCK = ".lock"
 FORMAT = 1
 
@@ -53,14 +54,13 @@ class Layout:
 class FeatureRows:
     """The features of `images` images in files, one for each tensor.
 
-    They are read where they lie, by `pread`: neither the number of images nor the size of the files costs memory of the
-    process, and any number of processes may read or write different rows at once.
+    They are read where they lie: neither the number of images nor the size of the files costs memory of the process,
+    and any number of processes may read or write different rows at once.
     """
 
     def __init__(self, folder: Path, layouts: Sequence[Layout], images: int, *, writable: bool = False) -> None:
         self.folder, self.layouts, self.images = folder, tuple(layouts), images
-        flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
-        self._files = [os.open(folder / f"{number}.bin", flags, 0o644) for number in range(len(layouts))]
+        self._files = [BlockFile(folder / f"{number}.bin", writable=writable) for number in range(len(layouts))]
 
     def read(self, rows: Sequence[int]) -> list[Tensor]:
         """Read the features of some images.
@@ -70,13 +70,17 @@ class FeatureRows:
         """
         return [self._read(file, layout, rows) for file, layout in zip(self._files, self.layouts, strict=True)]
 
-    def _read(self, file: int, layout: Layout, rows: Sequence[int]) -> Tensor:
+    def _read(self, file: BlockFile, layout: Layout, rows: Sequence[int]) -> Tensor:
         tensor = torch.empty((len(rows), *layout.shape), dtype=layout.dtype)
         memory = _memory(tensor)
         for place, count in _runs(rows):
-            part = memory[place * layout.bytes : (place + count) * layout.bytes]
-            if os.preadv(file, [part], rows[place] * layout.bytes) != len(part):
-                raise OSError(f"the features in {self.folder} end before image {rows[place] + count - 1}")
+            try:
+                file.read_into(
+                    memory[place * layout.bytes : (place + count) * layout.bytes], rows[place] * layout.bytes
+                )
+            except EOFError as error:
+                last = rows[place] + count - 1
+                raise OSError(f"the features in {self.folder} end before image {last}") from error
         return tensor
 
     def write_at(self, rows: Sequence[int], tensors: Sequence[Tensor]) -> None:
@@ -95,21 +99,12 @@ class FeatureRows:
             OSError: the disk is full or read-only.
         """
         for file, layout, tensor in zip(self._files, self.layouts, tensors, strict=True):
-            stored = tensor.to("cpu", layout.dtype).contiguous()
-            memory = _memory(stored)
-            offset = first * layout.bytes
-            while len(memory):  # the kernel may take less than it is given
-                written = os.pwrite(file, memory, offset)
-                memory, offset = memory[written:], offset + written
+            file.write(_memory(tensor.to("cpu", layout.dtype).contiguous()), first * layout.bytes)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; Windows renames no folder with open files."""
         for file in self._files:
-            os.close(file)
-        self._files = []
-
-    def __del__(self) -> None:
-        self.close()
+            file.close()
 
 
 class ChosenRows:
@@ -178,7 +173,7 @@ class FeatureStore:
         if not folder.is_dir():
             return None, None
         if problem := find_damage(folder):
-            shutil.rmtree(folder)
+            remove(folder)
             return None, f"the cached features {key[:12]} are not whole ({problem}): they are computed again"
         with contextlib.suppress(OSError):  # a cache that cannot be written to can be read
             os.utime(folder)
@@ -217,21 +212,19 @@ class FeatureStore:
         """
         size = images * sum(layout.bytes for layout in layouts)
         self._make_room(size)
-        partial = self.folder / f"{PARTIAL}{key}"
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = partial_of(self.folder / key)
+        remove(partial)
         try:
             partial.mkdir(parents=True)
             for number, layout in enumerate(layouts):
-                with open(partial / f"{number}.bin", "wb") as file:
-                    # all of it at once: a full disk is found now, not at the end of a long pass
-                    os.posix_fallocate(file.fileno(), 0, max(1, images * layout.bytes))
+                allocate(partial / f"{number}.bin", images * layout.bytes)
         except OSError:
             self.discard(key)
             raise
         return partial
 
     def commit(self, key: str, title: str, rows: FeatureRows, made_of: Mapping[str, Any]) -> None:
-        """Turn what was written into an entry.
+        """Turn what was written into an entry; every process that has its rows open must close them before.
 
         Raises:
             OSError: the disk is full or read-only.
@@ -240,12 +233,13 @@ class FeatureStore:
         content = {"title": title, "images": rows.images, "layouts": layouts, "made of": dict(made_of)}
         (rows.folder / DESCRIPTION).write_text(json.dumps(content, indent=1), encoding="utf-8")
         write_manifest(rows.folder)
-        shutil.rmtree(self.folder / key, ignore_errors=True)
-        os.rename(rows.folder, self.folder / key)
+        rows.close()
+        remove(self.folder / key)
+        put(rows.folder, self.folder / key)
 
     def discard(self, key: str) -> None:
         """Remove what was written and not committed."""
-        shutil.rmtree(self.folder / f"{PARTIAL}{key}", ignore_errors=True)
+        remove(partial_of(self.folder / key))
 
     def entries(self) -> list[Entry]:
         """List the entries, the last used first; also damaged ones, so that they can be removed."""
@@ -299,7 +293,7 @@ class FeatureStore:
         self._remove_stale()
         entries = self.entries()
         while entries and sum(entry.bytes for entry in entries) + size > self.limit:
-            shutil.rmtree(self.folder / entries.pop().key)
+            remove(self.folder / entries.pop().key)
 
     def _remove_stale(self) -> None:
         """Remove what killed processes left: older than a day, and nobody holds its lock any more."""
@@ -307,7 +301,7 @@ class FeatureStore:
             if path.name.startswith(PARTIAL) and time.time() - path.stat().st_mtime > 24 * 3600:
                 with self._idle(path) as is_idle:
                     if is_idle:
-                        shutil.rmtree(path, ignore_errors=True)
+                        remove(path)
 
 
 def key_of(made_of: Mapping[str, Any]) -> str:

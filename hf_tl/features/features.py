@@ -4,6 +4,7 @@ While a prefix is frozen, what it computes for an image does not change. So it r
 kept on the disk, and only the suffix trains on it, epoch after epoch.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from hf_tl.features.feature_store import ChosenRows, FeatureRows, FeatureStore, 
 from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
 from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.processes.together import on_main_process
+from hf_tl.storage.folders import partial_of
 from hf_tl.strategy import Phase
 
 if TYPE_CHECKING:
@@ -301,11 +303,12 @@ class Features:
         """Run the prefix over the set, each process over its part, and commit the result; return a problem."""
         from accelerate.utils import gather_object
 
-        partial = self.store.folder / f".partial-{key}"
+        partial = partial_of(self.store.folder / key)
         problem: str | DataError | None = None
         try:
             rows = FeatureRows(partial, feature_pass.layouts, len(one.stored), writable=True)
-            feature_pass.fill(rows, one)
+            with contextlib.closing(rows):
+                feature_pass.fill(rows, one)
         except DataError as error:  # of one process's share: all are told
             problem = error
         except OSError as error:

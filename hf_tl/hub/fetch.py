@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from hf_tl.backbones.repository import check_files
 from hf_tl.errors import PublishError, name_some
 from hf_tl.hub.hub_requests import explained, retried, timeout
 from hf_tl.publish.checks import PUBLISHED, REQUIRED, check_folder, is_among
+from hf_tl.storage.folders import atomic_folder
 
 
 def pull(
@@ -59,16 +59,10 @@ def _fetch(api: HfApi, repo_id: str, revision: str | None, folder: Path) -> Path
                 "hf_tl.load and transformers may load it nevertheless"
             )
         cached = [retried(partial(_download, api, repo_id, name, head.sha)) for name in names]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as unfinished:
         for name, file in zip(names, cached, strict=True):
             shutil.copyfile(file, unfinished / name)
         _check(unfinished, repo_id)
-        unfinished.chmod(0o755)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

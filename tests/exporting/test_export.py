@@ -149,7 +149,7 @@ def test_what_is_no_export_is_never_replaced(timm_folder: Path, colours: Path, t
     assert contents(tmp_path) == {"notes.txt": b"mine"}
     with pytest.raises(ConfigError, match="is a file"):
         hf_tl.export(timm_folder, "torchscript", tmp_path / "notes.txt", dataset=str(colours))
-    with pytest.raises(SaveError, match="cannot be written to"):
+    with pytest.raises(SaveError, match="could not be written: File exists"):
         hf_tl.export(timm_folder, "torchscript", tmp_path / "notes.txt" / "deeper", dataset=str(colours))
 
 

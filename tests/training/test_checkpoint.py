@@ -17,10 +17,10 @@ from hf_tl.checkpoints.checkpoint import (
     find_damage,
     list_checkpoints,
     newest_checkpoint,
-    remove_partial,
     write_checkpoint,
 )
 from hf_tl.errors import CheckpointError
+from hf_tl.storage.folders import remove_leftovers
 
 CONTENT = b"weights of step "
 
@@ -151,7 +151,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (before,) = write(tmp_path, 1)
     (tmp_path / ".partial-step-00000002").mkdir()
     assert newest_checkpoint(tmp_path) == (before, [])
-    remove_partial(tmp_path)
+    remove_leftovers(tmp_path)
     assert_untouched(tmp_path, before)
     (tmp_path / ".partial-step-00000003").mkdir()
     write(tmp_path, 2)

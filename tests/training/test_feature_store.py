@@ -68,6 +68,8 @@ def test_any_rows_in_any_order_come_back(
 ) -> None:
     folder = tmp_path_factory.mktemp("rows")
     tensors = [draw(layout, images) for layout in layouts]
+    for number in range(len(layouts)):
+        (folder / f"{number}.bin").touch()
     rows = FeatureRows(folder, layouts, images, writable=True)
     cut = data.draw(st.integers(0, images))
     rows.write(cut, [tensor[cut:] for tensor in tensors])
@@ -226,8 +228,8 @@ if store.find(key)[0] is None:
     told("written")
     if moment == "slow":
         sys.stdin.readline()
-    rename = os.rename
-    os.rename = lambda *paths: (told("before the rename"), rename(*paths))
+    replace = os.replace
+    os.replace = lambda *paths: (told("before the rename"), replace(*paths))
     store.commit(key, "title", rows, {})
     store.discard(key)
 lock.release()

@@ -1,0 +1,99 @@
+"""Text for the user: nothing that happens to the terminal may end a training.
+
+A stream may not be able to encode a character (`PYTHONIOENCODING=latin-1`, Windows), its reader may be gone
+(`hf-tl train | head`), its disk may be full, or there may be none.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_PLAIN = str.maketrans({"…": "...", "→": "->", "–": "-", "—": "-", "−": "-", "×": "x", "≥": ">=", "≤": "<="})
+
+
+def say(accelerator: "Accelerator | None", text: str) -> None:
+    """Print a line, above progress bars that are open.
+
+    Args:
+        accelerator: Only its main process prints; without one, this process does.
+        text: What to print.
+    """
+    if accelerator is None or accelerator.is_main_process:
+        with tqdm.external_write_mode():
+            TolerantStream(sys.stdout).write(f"{text}\n")
+
+
+def progress_bar(**settings: Any) -> tqdm:
+    """Make a progress bar on the standard error stream, with the settings of `tqdm`."""
+    return tqdm(file=TolerantStream(sys.stderr), **settings)
+
+
+class TolerantStream:
+    """A text stream whose `write` and `flush` never raise."""
+
+    def __init__(self, stream: "TextIO | TolerantStream | None") -> None:
+        """Wrap a stream; None, which programs without a terminal have, shows nothing."""
+        stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
+        self._stream: TextIO = stream._stream if isinstance(stream, TolerantStream) else stream
+
+    def write(self, text: str) -> int:
+        """Write text; characters that the stream cannot encode are replaced."""
+        with self._forgiving():
+            self._stream.write(encodable(text, self._stream.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        with self._forgiving():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # nobody reads any more: what is still in Python's buffer, and all that follows, goes nowhere
+            # (https://docs.python.org/3/library/signal.html#note-on-sigpipe)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+        except (OSError, ValueError):  # the disk is full, or the stream is closed
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __eq__(self, other: object) -> bool:
+        return self._stream == getattr(other, "_stream", other)
+
+    def __hash__(self) -> int:
+        return hash(self._stream)
+
+
+@contextlib.contextmanager
+def tolerant_streams() -> Iterator[None]:
+    """Make all that this process prints tolerant, also by other libraries, while the context is open."""
+    out, err = TolerantStream(sys.stdout), TolerantStream(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
+        yield
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    r"""Replace what an encoding lacks: typographic characters by plain ones, others by their code points.
+
+    >>> encodable("Saving … 猫", "ascii")
+    'Saving ... \\u732b'
+    """
+    encoding = encoding or "utf-8"
+    try:
+        text.encode(encoding)
+        return text
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)

@@ -1,0 +1,40 @@
+"""Wait until what was written is on the disk, as far as the operating system allows it."""
+
+import errno
+import os
+from pathlib import Path
+
+_UNSUPPORTED = {errno.EACCES, errno.EPERM, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOTSUP}
+"""Errors of systems (Windows, some network file systems) that cannot flush a folder; a disk's own is EIO or ENOSPC."""
+
+
+def flush_file(file: Path) -> None:
+    """Wait until the content of a file is on the disk.
+
+    Windows flushes only files that are open for writing.
+    """
+    with open(file, "r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def flush_tree(folder: Path) -> None:
+    """Wait until a folder is on the disk, with all that is in it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            flush_file(path)
+        elif path.is_dir():
+            flush_folder(path)
+    flush_folder(folder)

@@ -1,0 +1,113 @@
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tqdm.auto import tqdm
+
+from hf_tl.processes.console import TolerantStream, encodable, progress_bar, say, tolerant_streams
+
+REPOSITORY = Path(__file__).parents[2]
+TEXT = "Saving … café 猫 → \udcff"
+
+
+def stream(encoding: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+
+
+def written(stream: io.TextIOWrapper) -> bytes:
+    stream.flush()
+    raw = stream.buffer
+    assert isinstance(raw, io.BytesIO)
+    return raw.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("ascii", r"Saving ... caf\xe9 \u732b -> \udcff"),
+        ("latin-1", r"Saving ... café \u732b -> \udcff"),
+        ("cp1252", r"Saving ... café \u732b -> \udcff"),
+        ("utf-8", r"Saving ... café 猫 -> \udcff"),
+    ],
+)
+def test_what_a_stream_cannot_encode_is_replaced(monkeypatch: pytest.MonkeyPatch, encoding: str, expected: str) -> None:
+    out = stream(encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    say(None, TEXT)
+    assert written(out) == f"{expected}\n".encode(encoding)
+
+
+def test_what_it_can_encode_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert encodable("Saving … 猫", "utf-8") == "Saving … 猫"
+    assert encodable("Saving … café", "cp1252") == "Saving … café"
+
+
+def test_no_stream_and_a_closed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = stream("utf-8")
+    closed.close()
+    for out in (None, closed):
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", out)
+        with tolerant_streams():
+            say(None, TEXT)
+            with progress_bar(total=2) as bar:
+                bar.update()
+
+
+def test_a_line_goes_above_an_open_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = stream("utf-8")
+    monkeypatch.setattr(sys, "stdout", both)
+    monkeypatch.setattr(sys, "stderr", both)
+    for make in (progress_bar, tqdm):
+        with tolerant_streams(), make(total=2, ascii=True) as bar:
+            bar.update()
+            say(None, "a line")
+    assert written(both).decode().count("\ra line\n") == 2
+
+
+def test_one_stream_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = stream("ascii")
+    assert TolerantStream(TolerantStream(out)) == out
+    assert TolerantStream(out).encoding == "ascii"
+    assert TolerantStream(out) != TolerantStream(stream("ascii"))
+
+
+PRINTING = """
+import sys
+from hf_tl.processes.console import progress_bar, say, tolerant_streams
+
+def talk():
+    with progress_bar(total=3000, mininterval=0) as bar:
+        for number in range(3000):
+            say(None, f"line {number} " + "x" * 100)
+            bar.update()
+
+if sys.argv[1] == "command":
+    with tolerant_streams():
+        print("first")
+        talk()
+        print("last" * 10_000)
+else:
+    talk()
+open(sys.argv[2], "w").write("done")
+"""
+
+
+@pytest.mark.parametrize("way", ["command", "library"])
+def test_a_reader_that_goes_away_ends_nothing(tmp_path: Path, way: str) -> None:
+    """As in `hf-tl train 2>&1 | head`."""
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINTING, way, str(tmp_path / "done")],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=writer,
+        stderr=writer,
+    )
+    os.close(writer)
+    assert os.read(reader, 10)
+    os.close(reader)
+    assert process.wait(60) == 0
+    assert (tmp_path / "done").read_text() == "done"
