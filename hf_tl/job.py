@@ -1,21 +1,27 @@
-"""One job, ready to be trained: train, measure, record, save, push."""
+"""One job, ready to be trained: train, commit, measure, write the card, push."""
 
+import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_tl.backbones.provenance import Provenance, provenance_of, set_provenance, trained_origin
 from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.errors import ConfigError
-from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
+from hf_tl.processes.console import say
 from hf_tl.processes.together import on_main_process
+from hf_tl.record import LearnedFrom, Measured, Origin, RefitRecord, RunRecord, Seconds, Temperature
 from hf_tl.strategy import Phase, Strategy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from hf_tl.backbones.preprocessing import Preprocessing
@@ -23,7 +29,9 @@ if TYPE_CHECKING:
     from hf_tl.checkpoints.state import TrainingLog
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
+    from hf_tl.evaluation.leakage import Overlap
     from hf_tl.evaluation.measure import Predictions
+    from hf_tl.record.run import Status
     from hf_tl.training.loop import Training
     from hf_tl.training.refit import Refit
 
@@ -33,20 +41,20 @@ class RunResult:
     """A finished run."""
 
     output_dir: Path
-    """The folder with the model, its card and its record."""
-    record: dict[str, Any]
+    """Folder with the model, its card and its record."""
+    record: RunRecord
     """What `run.json` holds."""
     commit_url: str | None = None
-    """Where it was pushed to, if it was."""
+    """Address of the commit on the Hub. None for a model that was not pushed."""
 
     def __fspath__(self) -> str:
         return str(self.output_dir)
 
     @property
     def test_accuracy(self) -> float:
-        """The share of test images that the model gets right; of multi-label images, all their labels."""
-        problem = PROBLEM_TYPES[self.record["model"]["problem_type"]]
-        return float(self.record["metrics"]["test"][problem.accuracy])
+        """Share of test images that the model classifies correctly; of multi-label images, all their labels."""
+        problem = PROBLEM_TYPES[self.record.model.problem_type]
+        return float(self.record.measured["test"].metrics[problem.accuracy] or 0.0)
 
 
 @dataclass
@@ -63,23 +71,42 @@ class Job:
     hub: HubConfig
     horizontal_flip: bool
     """Whether a mirrored image keeps its label."""
+    overlap: "Mapping[str, Overlap]" = field(default_factory=dict)
+    """Images by split that the starting weights learned from, and whether they were left out."""
+    head_stages: int = 1
+    """Number of trailing stages that count as the head."""
     command: str | None = None
-    """How the run was started, for its record."""
+    """Command of the run, for its record."""
     settings: dict[str, Any] | None = None
-    """All its settings, for its record."""
+    """All settings of the run, for its record."""
     choices: dict[str, str] = field(default_factory=dict)
-    """What was chosen by trying, for the record."""
+    """Hyperparameters that were chosen by trying, for the record."""
     recommendation: dict[str, Any] | None = None
-    """The evidence that the strategy was chosen by, for the record."""
+    """Evidence that the strategy was chosen by, for the record."""
     rung_seconds: Sequence[float] = ()
-    """That the rungs of a climb are expected to take, for `time_budget`."""
+    """Expected seconds of each stage depth of a climb, for `time_budget`."""
     start: float = field(default_factory=time.perf_counter)
 
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(str(self.config.output_dir))
+
+    @property
+    def problem(self) -> ProblemType:
+        """Kind of labels."""
+        return PROBLEM_TYPES[self.data.problem_type]
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Where the weights come from that the training begins with."""
+        return provenance_of(self.model)
+
     def run(self) -> RunResult:
-        """Train, measure on the test images, save and push.
+        """Train, commit the model, measure it, write its card and push it.
 
         Raises:
-            HfTlError: something cannot be used or written; a model that was saved before stays.
+            HfTlError: something cannot be used or written; a model that is trained is in `output_dir` then.
         """
         from hf_tl.card.summary import announce
         from hf_tl.head.tuning import fit_batch_size
@@ -87,42 +114,46 @@ class Job:
         from hf_tl.processes.accelerator import close_logs, start_trackers
         from hf_tl.processes.energy import measured_energy
 
-        if self.config.test_time_flip and not self.horizontal_flip:
-            raise ConfigError(
-                "--test_time_flip takes a mirrored image for one of the same class, which those of "
-                f"{self.data.name} are not (--horizontal_flip false)"
-            )
-        check_phases(self.strategy.phases, PROBLEM_TYPES[self.data.problem_type])
+        self._check_flip()
+        check_phases(self.strategy.phases, self.problem)
+        _ = self.provenance  # before anything moves the weights
         self.model.to(self.accelerator.device)
         if self.config.auto_find_batch_size:
             size = self.preprocessing.input_size
             self.config = fit_batch_size(self.accelerator, self.model, self.strategy, self.config, size)
-        if self.accelerator.is_main_process:
-            self.accelerator.print(announce(self.model, self.data, self.strategy, self.accelerator.num_processes))
+        say(self.accelerator, announce(self.model, self.data, self.strategy, self.accelerator.num_processes))
         training, refit = self._training()
         start_trackers(self.accelerator, self.config, self.strategy)
         try:
             with measured_energy(self.accelerator, is_wanted=self.config.measure_energy) as energy:
                 log = training.run()
-                splits = self._predictions(training, "validation")
-                if refit is not None and refit.is_due():
-                    training = refit.run()
-                    if not refit.learns_validation:
-                        splits = self._predictions(training, "validation")
+                record = self._commit(training, log)
+                with self._saved():
+                    validation = self._predictions(training, "validation"), record.weights_digest
+                    if refit is not None and refit.is_due():
+                        training = refit.run()
+                        record = self._commit(training, log)
+                        if not refit.learns_validation:
+                            validation = self._predictions(training, "validation"), record.weights_digest
         finally:
             close_logs(self.accelerator, self.config)
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
-        result = RunResult(Path(str(self.config.output_dir)), self._record(training, log, splits, energy))
-        if self.accelerator.is_main_process:
-            result = self._save(result)
-        self.accelerator.wait_for_everyone()
+        with self._saved():
+            test = self._predictions(training, "test")
+            record = dataclasses.replace(record, energy=energy or None)
+            result = on_main_process(self.accelerator, lambda: self._finish(record, validation, test))
+        set_provenance(self.model, trained_origin(result.record, head="kept"), self._learned(training))
         return result
 
     def transforms_of(self, phase: Phase) -> "Transforms":
-        """Give the transforms of a phase, for the data's columns."""
-        transforms = self.preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
-        return transforms.with_columns(self.data.image_column, self.data.label_column)
+        """Return the transforms of a phase."""
+        return self.preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
+
+    def _check_flip(self) -> None:
+        if self.config.test_time_flip and not self.horizontal_flip:
+            raise ConfigError(
+                "--test_time_flip averages the logits of an image and its mirror image, and mirrored images of "
+                f"{self.data.name} change their class (--horizontal_flip false): leave one of them out"
+            )
 
     def _training(self) -> "tuple[Training, Refit | None]":
         from hf_tl.training.loop import Training
@@ -139,12 +170,14 @@ class Job:
             self.data.fingerprint,
             self.data.orders,
             self.rung_seconds,
+            self._identity(),
+            self._hold,
         )
         refit = None
         if is_refitted(self.strategy, self.data):
             refit = Refit.of(training, learns_validation=is_given_back(self.data))
         if self.strategy.refit and refit is None:
-            self.accelerator.print("Refit     none: the validation split was not set apart from train, or is streamed")
+            say(self.accelerator, "Refit     none: the validation split was not drawn from train, or is streamed")
         if self.config.resume_from_checkpoint is not None:
             training.restore(self.config.resume_from_checkpoint)
         elif training.checkpoints.folder is not None and self.accelerator.is_main_process:
@@ -152,92 +185,199 @@ class Job:
             shutil.rmtree(training.checkpoints.folder, ignore_errors=True)
         return training, refit
 
-    def _predictions(self, training: "Training", split: str) -> "dict[str, Predictions]":
-        return {split: training.predictions(self.data.splits[split], split)}
+    def _identity(self) -> dict[str, Any]:
+        """Name what a checkpoint must share with the run that resumes from it, beside strategy, data and settings."""
+        from hf_tl.backbones.freezing import digest
+        from hf_tl.backbones.stages import list_stages
+        from hf_tl.record.codec import encode
 
-    def _record(
-        self, training: "Training", log: "TrainingLog", splits: "dict[str, Predictions]", energy: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Judge the model on the test images, and write down the run.
+        head = {*list_stages(self.model)[-1].parameter_names, *list_stages(self.model)[-1].buffer_names}
+        backbone = {name: tensor for name, tensor in self.model.state_dict().items() if name not in head}
+        starts_anew = self.strategy.phases[0].from_random_weights
+        return {
+            "origin": encode(self.provenance.origin),
+            "starting weights": None if starts_anew else digest(backbone),
+            "preprocessing": encode(self.preprocessing.to_record()),
+            "horizontal_flip": self.horizontal_flip,
+            "classes": list(self.data.labels),
+        }
 
-        Args:
-            training: whose weights the model has.
-            log: of the training that chose, which is the same one, or that before it.
-            splits: what that predicted for the validation images.
-            energy: that both took.
-        """
-        from hf_tl.evaluation.report import evaluate_splits
-        from hf_tl.publish.record import build_record
+    def _predictions(self, training: "Training", split: str) -> "Predictions":
+        return training.predictions(self.data.splits[split], split)
 
-        assert log.best is not None, "phase_ends refuses a strategy without a step"
-        refit = None if training.state.log is log else training.state.log
-        chosen = self.strategy.done(len(log.phases)) if refit is None else training.strategy
-        self.strategy = dataclasses.replace(chosen, refit=refit is not None)
-        transforms = self.transforms_of(self.strategy.phases[-1])
-        problem = PROBLEM_TYPES[self.data.problem_type]
-        splits |= self._predictions(training, "test")
-        return build_record(
-            model=self.model,
-            preprocessing=self.preprocessing,
-            transforms=transforms,
-            data=self.data,
-            strategy=self.strategy,
-            config=self.config,
-            accelerator=self.accelerator,
-            log=log,
-            refit=refit,
-            metrics={name: problem.compute(one.logits, one.labels) for name, one in splits.items()},
-            evaluation=evaluate_splits(problem, splits),
-            seconds=time.perf_counter() - self.start,
-            energy=energy or None,
-            hub=self.hub,
-            command=self.command,
-            settings=self.settings,
-            choices=self.choices,
-            recommendation=self.recommendation,
+    def _learned(self, training: "Training") -> LearnedFrom:
+        """Return which images the weights of a training learned from, those of the starting model included."""
+        begun = training.begun or training.strategy.phases[:1]
+        is_anew = any(phase.from_random_weights for phase in begun)
+        learned = LearnedFrom() if is_anew else self.provenance.learned
+        for split in self._learned_splits(training):
+            learned = learned.plus(self.data.name, split, len(self.data.splits[split]), self.data.digests.get(split))
+        return learned
+
+    def _learned_splits(self, training: "Training") -> tuple[str, ...]:
+        images = len(training.data.train_images)
+        return ("train",) if images == len(self.data.splits["train"]) else ("train", "validation")
+
+    def _hold(self, tensors: "Mapping[str, Tensor]", training: "Training") -> None:
+        """Commit the best weights so far, before a step that may be the last."""
+        self._write(training, training.state.log, "training", tensors)
+
+    def _commit(self, training: "Training", log: "TrainingLog") -> RunRecord:
+        """Commit the trained weights, and a checkpoint from which measuring them can be resumed."""
+        record = self._write(training, log, "trained")
+        training.keep_end()
+        return record
+
+    def _write(
+        self,
+        training: "Training",
+        log: "TrainingLog",
+        status: "Status",
+        tensors: "Mapping[str, Tensor] | None" = None,
+    ) -> RunRecord:
+        from hf_tl.publish.save import commit_model
+
+        record, learned = self._record(training, log, status), self._learned(training)
+        return on_main_process(
+            self.accelerator,
+            lambda: commit_model(self.model, self.preprocessing, record, learned, self.folder, tensors),
         )
 
-    def _examples(self, record: dict[str, Any]) -> "list[Example]":
+    def _record(self, training: "Training", log: "TrainingLog", status: "Status") -> RunRecord:
+        """Write down the run so far.
+
+        Args:
+            training: Of the weights.
+            log: Of the training in which model selection was made: the same one, or that before a refit.
+            status: Of the run.
+        """
+        from hf_tl.publish import record as parts
+
+        done = training.state.log
+        is_refitted = done is not log
+        carried_out = training.strategy if status == "training" else training.carried_out
+        is_anew = any(phase.from_random_weights for phase in training.begun or carried_out.phases[:1])
+        phases = tuple(done.kept_phases)
+        transforms = self.transforms_of(carried_out.phases[-1])
+        return RunRecord(
+            status=status,
+            origin=Origin.random(self.config.seed) if is_anew else self.provenance.origin,
+            model=parts.describe_model(self.model, self.preprocessing, phases, self.head_stages),
+            strategy=dataclasses.replace(carried_out, refit=is_refitted),
+            stages=parts.describe_stages(self.model),
+            phases=phases,
+            data=self.data.to_record(),
+            learned_from=self._learned(training).splits,
+            rungs=tuple(log.rungs),
+            stopped=log.stopped,
+            recommendation=self.recommendation,
+            transforms={"train": transforms.train.describe(), "eval": transforms.eval.describe()},
+            hyperparameters={
+                **parts.hyperparameters(carried_out, self.config, self.accelerator, phases),
+                **self.choices,
+            },
+            history=tuple(log.history),
+            best=log.best,
+            refit=RefitRecord(len(training.data.train_images), self._learned_splits(training), done.seconds)
+            if is_refitted
+            else None,
+            seconds=Seconds(time.perf_counter() - self.start, log.seconds + (done.seconds if is_refitted else 0.0)),
+            command=self.command,
+            settings=self.settings,
+            card=parts.card_texts(self.hub),
+            **parts.environment(self.accelerator),
+        )
+
+    def _finish(
+        self, record: RunRecord, validation: "tuple[Predictions, str | None]", test: "Predictions"
+    ) -> RunResult:
+        """Check that the committed model loads, measure it, write its card and push it; on the main process."""
+        from hf_tl.card.summary import summarise
+        from hf_tl.hub.hub import push
+        from hf_tl.publish.save import check_reload, complete_run
+
+        say(None, "Loading the saved model again to compare")
+        check_reload(self.model, self.preprocessing, self.folder)
+        measured, temperature = self._measure(record, validation, test)
+        record = dataclasses.replace(
+            record,
+            measured=measured,
+            temperature=temperature,
+            seconds=dataclasses.replace(record.seconds, total=time.perf_counter() - self.start),
+        )
+        record, examples = self._examples(record)
+        result = RunResult(self.folder, complete_run(record, self.folder, examples))
+        try:
+            if self.hub.push_to_hub is not None:
+                say(None, f"Pushing to {self.hub.push_to_hub}")
+                url = push(result.output_dir, self.hub.push_to_hub, private=self.hub.hub_private or None)
+                result = dataclasses.replace(result, commit_url=url)
+        finally:  # how good the model is, and where it lies, is printed also if the push failed
+            say(None, summarise(result.record, result.output_dir, result.commit_url))
+        return result
+
+    def _measure(
+        self, record: RunRecord, validation: "tuple[Predictions, str | None]", test: "Predictions"
+    ) -> tuple[dict[str, Measured], Temperature]:
+        """Measure both splits, each bound to the weights that predicted it."""
+        from hf_tl.evaluation.report import fit_scaling, measure_split
+
+        predicted, digest = validation
+        if digest == record.weights_digest:
+            temperature = fit_scaling(self.problem, predicted, "validation", str(digest))
+        else:
+            temperature = Temperature(None, reason="the model was retrained on the validation images too")
+        measured = {}
+        for split, predictions, weights in (("validation", predicted, digest), ("test", test, record.weights_digest)):
+            overlap = self.overlap.get(split)
+            measured[split] = measure_split(
+                self.problem,
+                predictions,
+                split=split,
+                weights_digest=str(weights),
+                split_digest=record.data.splits[split].digest,
+                temperature=temperature if weights == record.weights_digest else None,
+                learned=0 if overlap is None else overlap.included,
+                left_out=0 if overlap is None else overlap.left_out,
+            )
+        return measured, temperature
+
+    def _examples(self, record: RunRecord) -> "tuple[RunRecord, list[Example]]":
         """Collect the images that the card may show: none, unless the user allowed it."""
         from hf_tl.card.examples import collect_examples
 
         if not self.hub.card_images:
-            return []
-        transform = self.transforms_of(self.strategy.phases[-1]).eval
+            return record, []
+        transform = self.transforms_of(record.phases[-1].recipe).eval
         examples = collect_examples(self.model, transform, self.data, record)
-        record["card"]["maps"] = any(example.maps for example in examples)
-        return examples
+        has_maps = any(example.maps for example in examples)
+        return dataclasses.replace(record, card=dataclasses.replace(record.card, maps=has_maps)), examples
 
-    def _save(self, result: RunResult) -> RunResult:
-        from hf_tl.card.summary import summarise
-        from hf_tl.hub.hub import push
-        from hf_tl.publish.checks import read_record
-        from hf_tl.publish.save import save_run
-
-        say = self.accelerator.print
-        say("Saving, and loading it again to compare …")
-        save_run(self.model, self.preprocessing, result.record, result.output_dir, self._examples(result.record))
-        result = dataclasses.replace(result, record=read_record(result.output_dir))
+    @contextlib.contextmanager
+    def _saved(self) -> Iterator[None]:
+        """Say where the trained model is, and how to finish, if anything fails after training."""
         try:
-            if self.hub.push_to_hub is not None:
-                say(f"Pushing to {self.hub.push_to_hub} …")
-                url = push(result.output_dir, self.hub.push_to_hub, private=self.hub.hub_private or None)
-                result = dataclasses.replace(result, commit_url=url)
-        finally:  # how good the model is, and where it lies, is told also if the push failed
-            say(summarise(result.record, result.output_dir, result.commit_url))
-        return result
+            yield
+        except BaseException:
+            resume = f"--output_dir {self.folder} --resume_from_checkpoint auto"
+            say(
+                self.accelerator,
+                f"The trained weights are saved in {self.folder}, and loadable. To measure them and write their card, "
+                f"run the same command with {resume}; `hf-tl card {self.folder}` writes a card without measurements",
+            )
+            raise
 
 
 def choose_output_dir(accelerator: "Accelerator", config: TrainingConfig, name: str) -> str:
-    """Choose the folder of a run on the main process, check it there, and tell the others.
+    """Choose the folder of a run on the main process, check it there, and return it on all processes.
 
     Args:
-        accelerator: knows the other processes.
-        config: its `output_dir`, if one is given.
-        name: of a new folder under `runs/` otherwise; a number is added where it exists.
+        accelerator: Of the run.
+        config: Its `output_dir`, if one is given.
+        name: Of a new folder under `runs/` otherwise; a number is added where it exists.
 
     Raises:
-        ConfigError: it holds another run, or cannot be written to.
+        ConfigError: It holds another run, or cannot be written to.
     """
     from hf_tl.publish.save import check_output_dir
 
@@ -254,7 +394,7 @@ def check_push(accelerator: "Accelerator", push_to_hub: str | None) -> None:
     """Check before any work that the result may be pushed.
 
     Raises:
-        PublishError: as `hf_tl.hub.hub.check_push_access`.
+        PublishError: As `hf_tl.hub.hub.check_push_access`.
     """
     from hf_tl.hub.hub import check_push_access
 

@@ -1,22 +1,17 @@
 """The two ways to start a run: from flags, and from Python."""
 
 import dataclasses
+import difflib
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.config import (
-    DATASET_DEFAULTS,
-    DEMO_DATASET,
-    DEMO_LICENSE,
-    DEMO_MODEL,
-    HubConfig,
-    RunConfig,
-    TrainingConfig,
-)
-from hf_tl.errors import ConfigError
+from hf_tl.config import DEMO_DATASET, DEMO_MODEL, DataConfig, HubConfig, RunConfig, TrainingConfig
+from hf_tl.errors import ConfigError, name_some
 from hf_tl.job import Job, RunResult, check_push, choose_output_dir
+from hf_tl.processes.console import say
+from hf_tl.record import LearnedFrom
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -29,6 +24,10 @@ if TYPE_CHECKING:
     from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
+    from hf_tl.evaluation.leakage import Overlap
+
+SPLIT_SETTINGS = ("image_column", "label_column", "validation_fraction", "test_fraction")
+"""Fields of `DataConfig` that `load_data` and `prepare_data` take."""
 
 
 def import_libraries() -> None:
@@ -45,55 +44,35 @@ def run(config: RunConfig) -> RunResult:
     """Train as `config` says, on as many processes as were launched, and save the result.
 
     Raises:
-        HfTlError: something in the input cannot be used; nothing was trained or saved.
+        HfTlError: something in the input cannot be used; or, after training, something could not be measured or
+            written, and the trained model is in the output folder.
     """
     from accelerate.utils import set_seed
 
     from hf_tl.advisor.advice import take_advice
     from hf_tl.backbones.candidates import candidates
     from hf_tl.backbones.load import set_problem_type
+    from hf_tl.backbones.stages import head_stages, list_stages
     from hf_tl.card.settings import describe_command, settings_of
-    from hf_tl.data.datasets import check_images, load_data
-    from hf_tl.features.features import decoded_before
     from hf_tl.processes.accelerator import make_accelerator
 
     start = time.perf_counter()
-    strategy = config.strategy.build()  # its flags are wrong before anything is loaded, or not at all
-    _check_together(config, strategy, candidates(config.model))
+    strategy = config.strategy.build()  # wrong flags are refused before anything is loaded
+    backbones = candidates(config.model)
+    _check_together(config, strategy, backbones)
     accelerator = make_accelerator(config.training)
     check_push(accelerator, config.hub.push_to_hub)
-    dataset = config.data.dataset or DEMO_DATASET
     output_dir = choose_output_dir(accelerator, config.training, _run_name(config, strategy))
-    with accelerator.main_process_first():
-        data = load_data(
-            dataset,
-            config_name=config.data.dataset_config,
-            revision=config.data.dataset_revision,
-            image_column=config.data.image_column,
-            label_column=config.data.label_column,
-            validation_fraction=config.data.validation_fraction,
-            test_fraction=config.data.test_fraction,
-            seed=config.training.seed,
-            streaming=config.data.streaming,
-        )
-        data = check_images(
-            data,
-            skip_bad_images=config.data.skip_bad_images,
-            verbose=accelerator.is_main_process,
-            readable=decoded_before(config.training),
-        )
-    defaults = DATASET_DEFAULTS.get(data.name, {})
-    backbones = candidates(config.model, defaults.get("image_size"))
+    is_pretrained = config.model.pretrained and not strategy.from_scratch
+    learned = learned_by(backbones) if is_pretrained else LearnedFrom()
+    data, overlap = open_data(accelerator, config.data.dataset or DEMO_DATASET, config.data, config.training, learned)
+    backbones = candidates(config.model, data.defaults.get("image_size"))
     advice = take_advice(accelerator, data, backbones, config)
     set_seed(config.training.seed)
-    model, preprocessing = (advice.candidate or backbones[0]).load(
-        data.labels, pretrained=config.model.pretrained and not strategy.from_scratch
-    )
+    model, preprocessing = (advice.candidate or backbones[0]).load(data.labels, pretrained=is_pretrained)
     set_problem_type(model, data.problem_type)
-    if config.model.model is None:
-        model.config.hf_tl["base"]["license"] = DEMO_LICENSE
-    strategy, choices = _build_strategy(accelerator, model, preprocessing, data, config, advice)
-    flip = config.data.horizontal_flip
+    head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
+    strategy, choices = _build_strategy(accelerator, model, preprocessing, data, config, advice, head)
     return Job(
         accelerator,
         model,
@@ -102,7 +81,9 @@ def run(config: RunConfig) -> RunResult:
         strategy,
         dataclasses.replace(config.training, output_dir=output_dir),
         config.hub,
-        horizontal_flip=defaults.get("horizontal_flip", True) if flip is None else flip,
+        horizontal_flip=flips(config.data, data),
+        overlap=overlap,
+        head_stages=head,
         command=describe_command(config),
         settings=settings_of(config),
         choices=choices,
@@ -110,6 +91,67 @@ def run(config: RunConfig) -> RunResult:
         rung_seconds=advice.rung_seconds,
         start=start,
     ).run()
+
+
+def open_data(
+    accelerator: "Accelerator",
+    dataset: "Dataset | DatasetDict | ImageData | str",
+    config: DataConfig,
+    training: TrainingConfig,
+    learned: LearnedFrom,
+) -> "tuple[ImageData, dict[str, Overlap]]":
+    """Load, split and check the images of a run, the same from Python and from the command line.
+
+    Args:
+        accelerator: Of the run.
+        dataset: What `--dataset` takes, a loaded dataset, or what `hf_tl.load_data` returned.
+        config: How columns and splits are found.
+        training: Its seed draws the splits.
+        learned: Which images the starting weights learned from.
+
+    Returns:
+        The data, and for each split how many of its images the starting weights learned from.
+
+    Raises:
+        DataError: The dataset cannot be trained on.
+    """
+    from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
+    from hf_tl.evaluation.leakage import leave_out_learned
+    from hf_tl.features.features import decoded_before
+
+    shared: dict[str, Any] = {
+        **{name: getattr(config, name) for name in SPLIT_SETTINGS},
+        "seed": training.seed,
+        "learned": learned,
+    }
+    with accelerator.main_process_first():
+        if isinstance(dataset, ImageData):
+            data = dataset
+        elif isinstance(dataset, str):
+            source = {"config_name": config.dataset_config, "revision": config.dataset_revision}
+            data = load_data(dataset, **source, **shared, streaming=config.streaming)
+        else:
+            data = prepare_data(dataset, **shared)
+        data = check_images(
+            data,
+            skip_bad_images=config.skip_bad_images,
+            verbose=accelerator.is_main_process,
+            readable=decoded_before(training),
+        )
+    return leave_out_learned(data, learned, keep=config.include_training_images)
+
+
+def learned_by(backbones: "Sequence[Backbone]") -> LearnedFrom:
+    """Return which images the weights of any of some backbones learned from."""
+    learned = LearnedFrom()
+    for backbone in backbones:
+        learned = learned.union(backbone.learned())
+    return learned
+
+
+def flips(config: DataConfig, data: "ImageData") -> bool:
+    """Return whether a mirrored image keeps its label: as asked, else as the built-in dataset says, else yes."""
+    return data.defaults.get("horizontal_flip", True) if config.horizontal_flip is None else config.horizontal_flip
 
 
 def _check_together(config: RunConfig, strategy: Strategy, backbones: "Sequence[Backbone]") -> None:
@@ -144,17 +186,18 @@ def train(
     """Train a model through Accelerate, phase by phase, and save it with its record and card.
 
     Args:
-        model: from `hf_tl.load_backbone` with the dataset's labels; trained in place, for the kind of labels (one or
+        model: From `hf_tl.load_backbone` with the dataset's labels; trained in place, for the kind of labels (one or
             any number of them) that the dataset has.
-        dataset: a loaded dataset, what `hf_tl.load_data` returned, also of a stream, or what `--dataset` takes.
-        strategy: its phases are walked in order.
-        transforms: those that `load_backbone` returned with `model`; found by the model's name where they are missing.
+        dataset: A loaded dataset, what `hf_tl.load_data` returned, also of a stream, or what `--dataset` takes.
+        strategy: Its phases are trained in order.
+        transforms: Those that `load_backbone` returned with `model`; by default the model's own.
         push_to_hub: `USER/NAME` to push the result to.
-        settings: fields of `hf_tl.config.TrainingConfig` and `HubConfig`, for example `output_dir`, `seed` and
-            `card_images`.
+        settings: Fields of `hf_tl.config.DataConfig`, `TrainingConfig` and `HubConfig`, which are the flags of
+            `hf-tl train`: for example `output_dir`, `seed`, `horizontal_flip`, `test_fraction` and `card_images`.
 
     Raises:
-        HfTlError: something in the input cannot be used; nothing was trained or saved.
+        HfTlError: something in the input cannot be used; or, after training, something could not be measured or
+            written, and the trained model is in `output_dir`.
 
     ```python
     strategy = hf_tl.Strategy.finetune(stages=1)
@@ -165,21 +208,20 @@ def train(
     from accelerate.utils import set_seed
 
     from hf_tl.backbones.load import preprocessing_of, set_problem_type
-    from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
-    from hf_tl.features.features import decoded_before
+    from hf_tl.backbones.provenance import provenance_of
+    from hf_tl.data.datasets import ImageData
     from hf_tl.processes.accelerator import make_accelerator
 
     start = time.perf_counter()
-    of_card = {field.name for field in dataclasses.fields(HubConfig)} & settings.keys()
-    hub = HubConfig(push_to_hub, **{name: settings.pop(name) for name in of_card})
-    training = TrainingConfig(**settings)
+    hub, data_config, training = _groups({"push_to_hub": push_to_hub, **settings})
+    if data_config.dataset is not None:
+        raise ConfigError("hf_tl.train takes its dataset as the second argument: leave out dataset=")
+    if isinstance(dataset, ImageData):
+        _check_unsplit(data_config)
     accelerator = make_accelerator(training)
     check_push(accelerator, push_to_hub)
-    if isinstance(dataset, str):
-        data = load_data(dataset, seed=training.seed)
-    else:
-        data = dataset if isinstance(dataset, ImageData) else prepare_data(dataset, seed=training.seed)
-    data = check_images(data, verbose=accelerator.is_main_process, readable=decoded_before(training))
+    learned = LearnedFrom() if strategy.from_scratch else provenance_of(model).learned
+    data, overlap = open_data(accelerator, dataset, data_config, training, learned)
     _check_labels(model, data)
     set_problem_type(model, data.problem_type)
     output_dir = choose_output_dir(accelerator, training, f"{data.name}-{strategy.name}")
@@ -192,9 +234,35 @@ def train(
         strategy,
         dataclasses.replace(training, output_dir=output_dir),
         hub,
-        horizontal_flip=DATASET_DEFAULTS.get(data.name, {}).get("horizontal_flip", True),
+        horizontal_flip=flips(data_config, data),
+        overlap=overlap,
         start=start,
     ).run()
+
+
+def _groups(settings: dict[str, Any]) -> tuple[HubConfig, DataConfig, TrainingConfig]:
+    """Sort keyword arguments by the dataclass that they are fields of.
+
+    Raises:
+        ConfigError: There is no such setting, or a value is outside its range.
+    """
+    kinds = (HubConfig, DataConfig, TrainingConfig)
+    fields = {field.name: kind for kind in kinds for field in dataclasses.fields(kind)}
+    if unknown := [name for name in settings if name not in fields]:
+        near = [near for name in unknown for near in difflib.get_close_matches(name, fields, n=1)]
+        hint = f"did you mean {name_some(near)}?" if near else "see hf_tl.config for what there is"
+        raise ConfigError(f"hf_tl.train has no setting {name_some(unknown)}; {hint}")
+    hub, data, training = (
+        kind(**{name: value for name, value in settings.items() if fields[name] is kind}) for kind in kinds
+    )
+    return hub, data, training  # type: ignore[return-value]
+
+
+def _check_unsplit(config: DataConfig) -> None:
+    """Refuse settings of splits and columns for data that are split already."""
+    default = DataConfig()
+    if given := [name for name in SPLIT_SETTINGS if getattr(config, name) != getattr(default, name)]:
+        raise ConfigError(f"the dataset is split already by hf_tl.load_data: give {name_some(given)} to load_data")
 
 
 def _build_strategy(
@@ -204,21 +272,20 @@ def _build_strategy(
     data: "ImageData",
     config: RunConfig,
     advice: "Advice",
+    head: int,
 ) -> tuple[Strategy, dict[str, str]]:
-    """Build the strategy for this model and data, and tell what was chosen for it by trying."""
-    from hf_tl.backbones.stages import head_stages, list_stages
+    """Build the strategy for this model and data, and describe the hyperparameters that were chosen by trying."""
     from hf_tl.head.tuning import sweep_learning_rates
 
-    head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
     images, pretrained = data.splits["train"], config.model.pretrained
     strategy = config.strategy.build(head, len(images), pretrained=pretrained, climb=advice.climb)
     if not config.strategy.find_learning_rate:
         return strategy, {}
-    plain = preprocessing.transforms().with_columns(data.image_column, data.label_column).eval
+    plain = preprocessing.transforms().eval
     sweep = sweep_learning_rates(
         accelerator, model.to(accelerator.device), images.with_transform(plain), strategy.phases[0], config.training
     )
-    accelerator.print(f"Rate      {sweep}")
+    say(accelerator, f"Rate      {sweep}")
     found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
     strategy = found.build(head, len(images), pretrained=pretrained, climb=advice.climb)
     return strategy, {"learning rate of the head": str(sweep)}

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hf_tl.backbones.load import load_model
+from hf_tl.backbones.load import TIMM_PREFIX, load_model
 from hf_tl.backbones.presets import PRESETS
+from hf_tl.backbones.provenance import file_origin, learned_from
 from hf_tl.config import DEMO_LICENSE, DEMO_MODEL, ModelConfig
 from hf_tl.errors import ConfigError
+from hf_tl.record import LearnedFrom, Origin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,6 +37,12 @@ class Backbone:
     """Whether code from the repository may run."""
     weights_license: str | None = None
     """License of `weights`, where their source states one."""
+
+    def learned(self) -> LearnedFrom:
+        """Return which images its weights are known to have learned from."""
+        if self.weights is not None:
+            return file_origin(Origin("file"), self.weights)[1]
+        return LearnedFrom() if self.name.startswith(TIMM_PREFIX) else learned_from(self.name, self.revision)
 
     def load(
         self, labels: Sequence[str] | None = None, *, pretrained: bool = True

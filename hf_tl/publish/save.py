@@ -1,15 +1,16 @@
-"""Saving: a plain checkpoint that loads in transformers, timm and hf_tl, and proves it before it is called saved.
+"""Saving: the trained weights are committed the moment training ends; everything else comes after, and may fail.
 
 What transformers writes for a timm model loses new label names, keeps `model_args: null`, on which timm dies, and
 prefixes keys that timm cannot load; see `_timm_config`.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,61 +22,86 @@ from hf_tl.card.card import render_card
 from hf_tl.card.examples import Example
 from hf_tl.card.figures import FIGURES, draw_figures
 from hf_tl.checkpoints.checkpoint import FOLDER as CHECKPOINTS
-from hf_tl.errors import ConfigError, SaveError, name_some
-from hf_tl.publish.checks import CARD_FILE, RECORD_FILE, read_record, weight_files, weights_digest
+from hf_tl.errors import ConfigError, PublishError, SaveError, name_some
+from hf_tl.publish.checks import CARD_FILE, weight_files, weights_digest
 from hf_tl.publish.record import config_record
+from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord, read_record, write_record
+from hf_tl.storage.folders import partial_folder, replace_files
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-MODEL_FILES = (
-    "config.json", "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json", CARD_FILE,
-    *FIGURES,
-)  # fmt: skip
-"""What an earlier run may have left: the image processor of another model would be taken for this one's."""
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 LOCAL_KEYS = ("_name_or_path", "_commit_hash")
 LOCAL_PRETRAINED_KEYS = ("file", "source")
 """Where a timm checkpoint was read from on this machine; not to be published."""
 TOLERANCE = 1e-4
-"""Between logits before saving and after loading, relative to the largest."""
+"""Largest difference between logits before saving and after loading, relative to the largest logit."""
 
 
-def save_run(
+def commit_model(
     model: "PreTrainedModel",
     preprocessing: Preprocessing,
-    record: Mapping[str, Any],
+    record: RunRecord,
+    learned: LearnedFrom,
     output_dir: str | Path,
-    examples: Sequence[Example] = (),
-) -> Path:
-    """Save a trained model with its record, card and figures.
+    tensors: "Mapping[str, Tensor] | None" = None,
+) -> RunRecord:
+    """Write the weights with all that is needed to load them, and their record.
 
-    All files are written into a folder inside `output_dir`, the model is loaded again from there with plain
-    transformers (and with timm for a timm backbone) and compared, and only then are the files moved into
-    `output_dir`, the record last.
+    Every file takes the place of an older one by a rename, the record last: a process that is killed at any moment
+    leaves a model that loads.
 
     Args:
-        model: on any device; it is not changed, but for the record in its config.
-        preprocessing: that of `model`.
-        record: see `hf_tl.publish.record`.
-        output_dir: made where it does not exist.
-        examples: images for the card, which the user allowed.
+        model: On any device.
+        preprocessing: Of `model`.
+        record: Of the run so far.
+        learned: Which images the weights learned from; kept beside the record, and not published.
+        output_dir: Made where it does not exist.
+        tensors: Tensors of `model` to write in place of its own.
 
     Returns:
-        The folder.
+        The record with the digest of the weights.
 
     Raises:
-        SaveError: the disk is full or read-only, or the saved model is not the one in memory.
+        SaveError: The disk is full or read-only; what the folder held is untouched.
     """
     folder = Path(output_dir)
     model.config.hf_tl = config_record(record)
-    with _committed(folder) as partial:
-        _write_checkpoint(model, preprocessing, partial)
-        check_reload(model, preprocessing, partial)
+    with _explained(folder, "the model"), partial_folder(folder / "model") as partial:
+        _write_checkpoint(model, preprocessing, partial, tensors or {})
+        record = replace(record, weights_digest=weights_digest(partial, weight_files(partial)))
+        learned.save(partial)
+        write_record(record, partial)
+        old = (*WEIGHT_FILES, "preprocessor_config.json", CARD_FILE, *FIGURES)
+        replace_files(partial, folder, last=(*WEIGHT_FILES, "config.json", RECORD_FILE), obsolete=old)
+    return record
+
+
+def complete_run(record: RunRecord, output_dir: str | Path, examples: Sequence[Example] = ()) -> RunRecord:
+    """Write card, figures and the complete record of a committed model, and remove its checkpoints.
+
+    Args:
+        record: Measured.
+        output_dir: Holds the model.
+        examples: Images for the card, which the user allowed.
+
+    Returns:
+        The record, which is complete.
+
+    Raises:
+        SaveError: The disk is full or read-only; the model is untouched.
+    """
+    folder, record = Path(output_dir), replace(record, status="complete")
+    with _explained(folder, "the card"), partial_folder(folder / "card") as partial:
         _write_card(record, partial, examples)
-        saved = {**record, "weights_digest": weights_digest(partial, weight_files(partial))}
-        (partial / RECORD_FILE).write_text(_json(saved), encoding="utf-8")
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a run that is finished now
-    return folder
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (partial / "config.json").write_text(_json({**config, "hf_tl": config_record(record)}), encoding="utf-8")
+        write_record(record, partial)
+        replace_files(partial, folder, last=("config.json", RECORD_FILE), obsolete=FIGURES)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return record
 
 
 def rewrite_card(output_dir: str | Path) -> Path:
@@ -84,27 +110,23 @@ def rewrite_card(output_dir: str | Path) -> Path:
     A card that says anything else is kept beside it, as `README.old.md` (`README.old-2.md`, …).
 
     Args:
-        output_dir: a folder that hf_tl saved a model in.
+        output_dir: A folder that hf_tl saved a model in.
 
     Returns:
         The file of the card.
 
     Raises:
-        PublishError: the folder holds no record, or one that a card cannot be written from; nothing is changed then.
-        SaveError: the disk is full or read-only.
+        PublishError: The folder holds no record, or one that a card cannot be written from; nothing is changed then.
+        SaveError: The disk is full or read-only.
     """
     folder = Path(output_dir)
     record = read_record(folder)
     card = folder / CARD_FILE
-    try:
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
-            _write_card(record, Path(partial))
-            if card.is_file() and card.read_bytes() != (Path(partial) / CARD_FILE).read_bytes():
-                os.replace(card, _free_name(folder))
-            for file in Path(partial).iterdir():
-                os.replace(file, folder / file.name)
-    except OSError as error:
-        raise SaveError(f"the card in {folder} could not be written: {error.strerror or error}") from error
+    with _explained(folder, "the card"), partial_folder(folder / "card") as partial:
+        _write_card(record, partial)
+        if card.is_file() and card.read_bytes() != (partial / CARD_FILE).read_bytes():
+            os.replace(card, _free_name(folder))
+        replace_files(partial, folder)
     return card
 
 
@@ -115,7 +137,7 @@ def _free_name(folder: Path) -> Path:
     return file
 
 
-def _write_card(record: Mapping[str, Any], folder: Path, examples: Sequence[Example] = ()) -> None:
+def _write_card(record: RunRecord, folder: Path, examples: Sequence[Example] = ()) -> None:
     card = render_card(record)
     draw_figures(record, folder, examples)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
@@ -125,27 +147,28 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume:
     """Check, before any work, that a run may be saved in `output_dir`.
 
     Args:
-        output_dir: it need not exist.
-        overwrite: whether a run that it holds may be replaced.
-        resume: whether a run that it holds is to be finished.
+        output_dir: It need not exist.
+        overwrite: Whether a run that it holds may be replaced.
+        resume: Whether a run that it holds is to be finished.
 
     Raises:
-        ConfigError: it holds another run or model, is a file, or cannot be written to.
+        ConfigError: It holds another run or model, is a file, or cannot be written to.
     """
     folder = Path(output_dir)
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise ConfigError(f"--output_dir {folder} cannot be made: {nearest} is a file; name a folder")
     held = [name for name in (RECORD_FILE, "config.json", "model.safetensors") if (folder / name).exists()]
-    if held and not overwrite:
+    is_unfinished = (folder / CHECKPOINTS).exists() or _status(folder) in ("training", "trained")
+    if is_unfinished and not (overwrite or resume):
         raise ConfigError(
-            f"--output_dir {folder} holds another run, which is finished ({name_some(held)}); name another folder, or "
-            "replace it with --overwrite_output_dir"
+            f"--output_dir {folder} holds a run that is not finished: resume it with --resume_from_checkpoint auto, "
+            "name another folder, or start again with --overwrite_output_dir"
         )
-    if (folder / CHECKPOINTS).exists() and not (overwrite or resume):
+    if held and not is_unfinished and not overwrite:
         raise ConfigError(
-            f"--output_dir {folder} holds a run that is not finished; go on with --resume_from_checkpoint auto, name "
-            "another folder, or start anew with --overwrite_output_dir"
+            f"--output_dir {folder} holds another run, which is finished ({name_some(held)}): name another folder, or "
+            "replace it with --overwrite_output_dir"
         )
     try:
         with tempfile.TemporaryFile(dir=nearest):
@@ -154,18 +177,28 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume:
         raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror}") from error
 
 
+def _status(folder: Path) -> str | None:
+    """Return the status of the run in a folder; None where it holds none that can be read."""
+    try:
+        return read_record(folder).status
+    except PublishError:
+        return None
+
+
 def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder: Path) -> None:
     """Load a saved model with plain transformers, and with timm for a timm backbone, and compare it with `model`.
 
+    Both run on the device of `model`, in float32 without TF32 or bfloat16 shortcuts.
+
     Raises:
-        SaveError: a weight, a label, the preprocessing or the logits differ.
+        SaveError: A weight, a label, the preprocessing or the logits differ.
     """
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+    code: dict[str, Any] = {"trust_remote_code": True} if _runs_own_code(model) else {}
     with _quiet():
-        loaded, report = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
-        loaded.eval()
-        processor = AutoImageProcessor.from_pretrained(folder)
+        loaded, report = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True, **code)
+        processor = AutoImageProcessor.from_pretrained(folder, **code)
     saved, expected = loaded.state_dict(), model.state_dict()
     changed = {name for name in expected if name not in saved or not torch.equal(saved[name], expected[name].cpu())}
     changed |= {*report["missing_keys"], *report["unexpected_keys"]}
@@ -178,30 +211,60 @@ def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder:
     pixels = processor(image, return_tensors="pt")["pixel_values"]
     if not torch.equal(pixels[0], preprocessing.evaluation(image)):
         raise SaveError("the saved image processor gives other pixels than the evaluation transform")
-    with torch.inference_mode():
+    pixels = pixels.to(model.device)
+    with full_precision():
         reference = _logits(model, pixels)
-        _check_logits(loaded(pixel_values=pixels).logits, reference, "transformers")
+        _check_logits(_logits(loaded.to(model.device), pixels), reference, "transformers")
         if model.config.model_type == "timm_wrapper":
             import timm
 
-            network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-            _check_logits(network(pixels), reference, "timm")
+            network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval().to(model.device)
+            with torch.inference_mode():
+                _check_logits(network(pixels), reference, "timm")
             if list(network.pretrained_cfg["label_names"]) != labels:
                 raise SaveError(f"timm reads other labels: {name_some(network.pretrained_cfg['label_names'])}")
 
 
-def _write_checkpoint(model: "PreTrainedModel", preprocessing: Preprocessing, folder: Path) -> None:
+def _runs_own_code(model: "nn.Module") -> bool:
+    """Return whether the user allowed the code of the model's repository to run: its class comes from there."""
+    return type(model).__module__.startswith("transformers_modules.")
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 products in float32: no TF32 on GPUs, no bfloat16 on CPUs."""
+    backends = torch.backends
+    switches = (
+        backends.cuda.matmul, backends.cudnn, backends.cudnn.conv, backends.mkldnn, backends.mkldnn.matmul,
+        backends.mkldnn.conv,
+    )  # fmt: skip
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
+
+
+def _write_checkpoint(
+    model: "PreTrainedModel", preprocessing: Preprocessing, folder: Path, tensors: "Mapping[str, Tensor]"
+) -> None:
     is_timm = model.config.model_type == "timm_wrapper"
+    state = {**model.state_dict(), **tensors}
     if is_timm:
         from safetensors.torch import save_file
 
-        state = model.timm_model.state_dict()
         # copies, because a safetensors file cannot hold what modules share (CoaT), and both libraries read every name
-        weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        named = {
+            name.removeprefix("timm_model."): tensor.detach().cpu().clone().contiguous()
+            for name, tensor in state.items()
+        }
+        save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
         config = _timm_config(model)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, **({"state_dict": state} if tensors else {}))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if preprocessing.processor is not None:
             preprocessing.processor.save_pretrained(folder)
@@ -232,28 +295,17 @@ def _timm_config(model: "PreTrainedModel") -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _committed(folder: Path) -> Iterator[Path]:
-    """Give a folder to write to, and move its files into `folder` when all are there, the record last."""
+@contextlib.contextmanager
+def _explained(folder: Path, what: str) -> Iterator[None]:
+    """Name the folder and the cause where the disk does not take something."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    except OSError as error:
-        raise SaveError(f"{folder} cannot be written to: {error.strerror}; nothing was saved") from error
-    try:
-        yield partial
-        for name in (RECORD_FILE, *MODEL_FILES):
-            (folder / name).unlink(missing_ok=True)
-        for file in sorted(partial.iterdir(), key=lambda path: path.name == RECORD_FILE):
-            os.replace(file, folder / file.name)
+        yield
     except (OSError, SafetensorError) as error:
         cause = getattr(error, "strerror", None) or error
-        raise SaveError(f"{folder} could not be written: {cause}; the run was not saved") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise SaveError(f"{what} in {folder} could not be written: {cause}") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' bars and warnings out of a check that the user did not ask for; its errors are raised."""
     from transformers.utils import logging
@@ -297,7 +349,7 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Turn what JSON does not know (tuples inside configs are known; types and paths are not wanted) into a list."""
+    """Turn sets and tuples into lists; a config holds nothing else that JSON does not know."""
     if isinstance(value, set | frozenset | tuple):
         return sorted(value)
     raise TypeError(f"a record holds plain values only, found {type(value).__name__}")

@@ -63,6 +63,10 @@ class LearnedFrom:
             return replace(self, splits=(*self.splits, learned), unknown=(*self.unknown, learned))
         return replace(self, splits=(*self.splits, learned), digests=self.digests.union(found))
 
+    def union(self, other: "LearnedFrom") -> "LearnedFrom":
+        """Return what either learned from."""
+        return LearnedFrom((*self.splits, *other.splits), self.digests | other.digests, (*self.unknown, *other.unknown))
+
     def mask(self, digests: Sequence[bytes]) -> np.ndarray:
         """Return for each image whether the weights are known to have learned from it, (images,), bool."""
         return np.fromiter((digest[:DIGEST_BYTES] in self.digests for digest in digests), bool, len(digests))

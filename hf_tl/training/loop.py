@@ -85,7 +85,7 @@ class Training:
         orders: Mapping[str, str] | None = None,
         rung_seconds: Sequence[float] = (),
         identity: Mapping[str, Any] | None = None,
-        hold: Callable[[Mapping[str, Tensor], "TrainingLog"], None] | None = None,
+        hold: Callable[[Mapping[str, Tensor], "Training"], None] | None = None,
     ) -> None:
         """Prepare the training.
 
@@ -112,6 +112,8 @@ class Training:
         """
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
+        self._whole = self.model
+        """The model itself, where `model` is a sharded copy during `run`."""
         self._kind = type(model)
         self.strategy = strategy
         self.config = config
@@ -166,7 +168,7 @@ class Training:
         self.state, self._best_weights = self._restored.state, dict(self._restored.best)
         if self._climb is not None:
             self._climb.weights = dict(self._restored.kept)
-        if any(phase.from_random_weights for phase in self._begun()):
+        if any(phase.from_random_weights for phase in self.begun):
             self.model.load_state_dict(self._random_weights())
         self.model.load_state_dict(self._restored.weights, strict=False)
 
@@ -182,7 +184,7 @@ class Training:
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
         images = self._two_images()
         fix_unused(self.model, images)
-        model, self.model = self.model, shard(self.accelerator, self.model, self.stages, images)
+        self._whole, self.model = self.model, shard(self.accelerator, self.model, self.stages, images)
         with (
             self._sigterm.noted(),
             tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
@@ -194,7 +196,7 @@ class Training:
                     break
                 self._run_phase(_Span(index, phase, ends[index - 1] if index else 0, end), progress)
                 self._count_seconds()
-        self.model = model.to(self.accelerator.device)
+        self.model = self._whole.to(self.accelerator.device)
         self.model.load_state_dict(self._best_weights, strict=False)
         # the last phase may have been taken back, or its weights not kept
         freeze(self.model, self.state.log.kept_phases[-1].recipe)
@@ -283,7 +285,9 @@ class Training:
             if self._climb is not None and span.index:
                 self._climb.begin(self.state, self._best_weights)
             if phase.from_random_weights:
-                load_whole(self.model, self._random_weights())
+                drawn = self._random_weights()
+                load_whole(self.model, drawn)
+                self._whole.load_state_dict(drawn)
         frozen_stages = freeze(self.model, phase)
         frozen = digest(frozen_tensors(self.model))
         if self.state.frozen_digest not in (None, frozen):
@@ -294,8 +298,9 @@ class Training:
     def _random_weights(self) -> dict[str, Tensor]:
         return random_weights(self._kind, self.model.config, self.config.seed)
 
-    def _begun(self) -> Sequence[Phase]:
-        """Return the phases that had begun when the checkpoint was written."""
+    @property
+    def begun(self) -> Sequence[Phase]:
+        """The phases that have begun."""
         done = bisect_right(self.phase_ends, self.state.step)
         return self.strategy.phases[: done + (self.state.frozen_digest is not None)]
 
@@ -341,7 +346,7 @@ class Training:
         step = self.state.step + 1
         may_stop = span.phase.patience is not None and self._epochs(step) > self._epochs(step - 1)
         if self.hold is not None and (may_stop or step == span.end):
-            self.hold(self._best_weights or self._trained_tensors(), self.state.log)
+            self.hold(self._best_weights or self._trained_tensors(), self)
 
     def _judge(self, climb: Climb, phase: Phase) -> None:
         """Judge the rung that is done by its best weights, and keep them or those of before."""

@@ -119,7 +119,6 @@ class Refit:
         from accelerate.utils import set_seed
 
         first, images = self.training, self.images
-        first.keep_end()
         among = ", those of validation among them" if self.learns_validation else ""
         first.accelerator.print(f"\nTraining again from the start on {len(images):,} images{among}")
         first.model.load_state_dict(self.weights, strict=False)
@@ -135,7 +134,6 @@ class Refit:
             first.fingerprint,
             first.orders,
             identity=first.identity,
-            hold=first.hold,
         )
         if first.config.resume_from_checkpoint is not None:
             again.restore("auto")
