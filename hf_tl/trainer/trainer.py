@@ -21,10 +21,13 @@ from transformers.utils import logging
 
 from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.load import SCHEMA_VERSION
+from hf_tl.backbones.provenance import set_provenance
 from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.transformers import random_weights
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
 from hf_tl.optimization.optim import build_schedule, parameter_groups, phase_ends
+from hf_tl.record import Origin
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.trainer.safeguards import Safeguards
 
@@ -36,8 +39,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 _OF_OUR_LOOP = (
-    "steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling", "from_random_weights",
-    "solver",
+    "steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling", "solver",
 )  # fmt: skip
 """Fields of a phase that only the Accelerate loop follows."""
 
@@ -97,6 +99,9 @@ class StrategyCallback(Safeguards):
         args.remove_unused_columns = False
         record = getattr(model.config, "hf_tl", None) or {"schema_version": SCHEMA_VERSION}
         model.config.hf_tl = {**record, "strategy": self.strategy.to_record()}
+        if self.strategy.phases[0].from_random_weights:
+            model.load_state_dict(random_weights(type(model), model.config, args.seed))
+            set_provenance(model, Origin.random(args.seed))
         trained: set[str] = set()
         for phase in self.strategy.phases:
             freeze(model, phase)
@@ -272,6 +277,11 @@ def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
         raise ConfigError(
             "StrategyCallback cannot climb: Trainer has no place where a phase is judged and taken back. Name a "
             "strategy, or train with hf_tl.train (Accelerate)"
+        )
+    if any(phase.from_random_weights for phase in strategy.phases[1:]):
+        raise ConfigError(
+            "StrategyCallback draws random weights before the first phase only: give that phase alone, or train with "
+            "hf_tl.train (Accelerate)"
         )
     if strategy.refit:
         raise ConfigError(

@@ -246,7 +246,7 @@ def test_one_trainer_can_train_again_and_resume(tmp_path: Path, images: Dataset,
 
 def test_the_saved_model_tells_its_strategy(uninterrupted: Path) -> None:
     config = json.loads((uninterrupted / "checkpoint-10" / "config.json").read_text())
-    assert config["hf_tl"]["schema_version"] == 1
+    assert config["hf_tl"]["schema_version"] == 2
     assert Strategy.from_record(config["hf_tl"]["strategy"]) == TWO_PHASES
 
 
