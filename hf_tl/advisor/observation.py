@@ -15,11 +15,11 @@ from tqdm.auto import tqdm
 from hf_tl.advisor.depths import Depths
 from hf_tl.backbones.folding import folded_where_equal
 from hf_tl.backbones.freezing import digest, freeze
+from hf_tl.backbones.modules import inference
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
 from hf_tl.data.images import ImageTransform
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.errors import TrainingError, name_some
-from hf_tl.evaluation.measure import inference
 from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from tqdm.auto import tqdm
 from hf_tl.backbones.boundary import Boundary
 from hf_tl.backbones.compiling import compile_prefix
 from hf_tl.backbones.folding import are_close, folded_where_equal
+from hf_tl.backbones.modules import inference
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, Transforms, collate
 from hf_tl.data.pixels import pixel_batches, resized_side
 from hf_tl.data.streams import StreamedImages
 from hf_tl.errors import StageError
-from hf_tl.evaluation.measure import inference
 from hf_tl.features.batch_size import BatchSize
 from hf_tl.features.feature_store import FeatureRows, Layout
 from hf_tl.features.stream_pass import stream_batches

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from hf_tl.backbones.modules import inference
 from hf_tl.backbones.stages import Stage
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError, TrainingError, name_some
-from hf_tl.evaluation.measure import inference
 from hf_tl.features.inputs import PhaseInputs
 from hf_tl.head.head_solver import solve_head
 from hf_tl.head.tuning import head_module

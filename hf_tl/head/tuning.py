@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hf_tl.backbones.freezing import freeze
+from hf_tl.backbones.modules import inference
 from hf_tl.backbones.stage_tables import parent_of
 from hf_tl.backbones.stages import Stage, list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
 from hf_tl.errors import ConfigError
-from hf_tl.evaluation.measure import inference
 from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType, problem_type_of
 from hf_tl.optimization.loss import training_loss
 from hf_tl.optimization.optim import build_schedule

@@ -5,7 +5,7 @@ ResNet's layer) is one segment (Chen et al. 2016, https://arxiv.org/abs/1604.061
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from hf_tl.backbones.modules import outermost_modules
 from hf_tl.backbones.stages import Stage
 
 
@@ -39,23 +40,6 @@ def recomputed_activations(model: nn.Module, stages: Sequence[Stage]) -> Iterato
     finally:
         for name in names:
             del modules[name].__dict__["forward"]
-
-
-def outermost_modules(stage: Stage, modules: Mapping[str, nn.Module]) -> list[str]:
-    """Name the largest modules of a stage that have parameters and are called as such: lists only hold others."""
-    own = [name for name in stage.module_names if not isinstance(modules[name], nn.ModuleList | nn.ModuleDict)]
-    inside = set(own)
-    return [
-        name
-        for name in own
-        if not any(parent in inside for parent in _parents(name)) and any(True for _ in modules[name].parameters())
-    ]
-
-
-def _parents(name: str) -> Iterator[str]:
-    while "." in name:
-        name = name.rpartition(".")[0]
-        yield name
 
 
 def _checkpointed(module: nn.Module, *arguments: Any, **options: Any) -> Any:

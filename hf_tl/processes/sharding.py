@@ -18,10 +18,9 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from hf_tl.backbones.freezing import is_part, whole
+from hf_tl.backbones.modules import inference, outermost_modules
 from hf_tl.backbones.stages import Stage
 from hf_tl.errors import ConfigError
-from hf_tl.evaluation.measure import inference
-from hf_tl.optimization.recompute import outermost_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

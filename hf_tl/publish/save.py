@@ -332,7 +332,7 @@ def _noise(input_size: tuple[int, int, int]) -> Any:
 
 
 def _logits(model: "PreTrainedModel", pixels: torch.Tensor) -> torch.Tensor:
-    from hf_tl.evaluation.measure import inference
+    from hf_tl.backbones.modules import inference
 
     with inference(model):
         return model(pixel_values=pixels.to(model.device)).logits.float().cpu()
