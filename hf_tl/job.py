@@ -120,9 +120,8 @@ class Job:
         return result
 
     def transforms_of(self, phase: Phase) -> "Transforms":
-        """Give the transforms of a phase, for the data's columns."""
-        transforms = self.preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
-        return transforms.with_columns(self.data.image_column, self.data.label_column)
+        """Return the transforms of a phase."""
+        return self.preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
 
     def _training(self) -> "tuple[Training, Refit | None]":
         from hf_tl.training.loop import Training

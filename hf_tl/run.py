@@ -214,7 +214,7 @@ def _build_strategy(
     strategy = config.strategy.build(head, len(images), pretrained=pretrained, climb=advice.climb)
     if not config.strategy.find_learning_rate:
         return strategy, {}
-    plain = preprocessing.transforms().with_columns(data.image_column, data.label_column).eval
+    plain = preprocessing.transforms().eval
     sweep = sweep_learning_rates(
         accelerator, model.to(accelerator.device), images.with_transform(plain), strategy.phases[0], config.training
     )

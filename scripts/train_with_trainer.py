@@ -40,7 +40,6 @@ def main() -> None:
     model, transforms = load_backbone(
         backbone.name, data.labels, strategy, backbone.weights, image_size=size, problem_type=data.problem_type
     )
-    transforms = transforms.with_columns(data.image_column, data.label_column)
     args = TrainingArguments(flags.output_dir, eval_strategy="epoch", save_strategy="no", report_to="none")
     args.label_smoothing_factor = strategy.phases[0].label_smoothing
     args.per_device_train_batch_size = args.per_device_eval_batch_size = 32

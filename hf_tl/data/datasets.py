@@ -9,17 +9,22 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Image
 from tqdm import tqdm
 
+from hf_tl.data.columns import (
+    LABEL,
+    find_image_column,
+    find_label_column,
+    holds_lists,
+    rename_columns,
+    split_names,
+)
 from hf_tl.data.fingerprint import digest_image, digest_in_order, fingerprint_of, map_images, row_name
 from hf_tl.data.images import decode
 from hf_tl.data.labels import (
     class_names,
     encode_labels,
-    find_image_column,
-    find_label_column,
     is_unlabeled,
-    split_names,
 )
-from hf_tl.data.multi_label import encode_lists, flags_of, holds_lists, join_columns
+from hf_tl.data.multi_label import encode_lists, flags_of, join_columns
 from hf_tl.data.sources import open_source
 from hf_tl.data.splits import complete_splits, name_splits
 from hf_tl.data.stream_sources import StreamSource, open_streams
@@ -32,11 +37,9 @@ class ImageData:
     """Splits that are ready to be trained on: labelled, disjoint, with the same classes in the same order."""
 
     splits: DatasetDict
-    """train, validation and test, each with the image column and the label column: a `ClassLabel`, or for multi-label
-    data a list of as many zeros and ones as there are classes. Those of a stream are `StreamedImages`."""
+    """train, validation and test, each with the columns `image` and `label`: a `ClassLabel`, or for multi-label data a
+    list of as many zeros and ones as there are classes. Those of a stream are `StreamedImages`."""
     labels: tuple[str, ...]
-    image_column: str
-    label_column: str
     name: str
     """Publishable: a Hub id, "digits", or the folder's own name, never a path."""
     revision: str | None
@@ -57,7 +60,7 @@ class ImageData:
 
     def class_counts(self, split: str) -> list[int]:
         """Count the images of each class in a split, in the order of `labels`."""
-        return _class_counts(self.splits[split], self.label_column, len(self.labels))
+        return _class_counts(self.splits[split], len(self.labels))
 
 
 def load_data(
@@ -168,20 +171,20 @@ def _prepare(
     is_multi_label = holds_lists(splits["train"].features[label_column])
     if is_multi_label:
         splits, labels = encode_lists(splits, label_column)
-        splits = _with_positives(splits, label_column, notes)
     else:
         labels = class_names(splits["train"], label_column)
-        splits = encode_labels(splits, label_column, labels)
-    _require_classes(splits["train"], label_column, labels)
+        splits = encode_labels(splits, labels, label_column)
+    splits = rename_columns(splits, image_column, label_column)
+    if is_multi_label:
+        splits = _with_positives(splits, notes)
+    _require_classes(splits["train"], labels)
     complete, set_apart = complete_splits(
-        splits, label_column, notes, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed
+        splits, notes, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed
     )
     info = complete["train"].info
     return ImageData(
         splits=complete,
         labels=labels,
-        image_column=image_column,
-        label_column=label_column,
         name=name or info.dataset_name or "a dataset in memory",
         revision=None,
         fingerprint="",
@@ -231,11 +234,11 @@ def _labeled_splits(
     return labeled
 
 
-def _with_positives(splits: Mapping[str, Dataset], label_column: str, notes: list[str]) -> dict[str, Dataset]:
+def _with_positives(splits: Mapping[str, Dataset], notes: list[str]) -> dict[str, Dataset]:
     """Keep the splits in which some image has a label: nothing can be measured on the others."""
     kept = {}
     for split, rows in splits.items():
-        without = len(rows) - int(flags_of(rows, label_column).any(axis=1).sum())
+        without = len(rows) - int(flags_of(rows).any(axis=1).sum())
         if without == len(rows) and split != "train":
             notes.append(f"split {split} was left out: it has no labels")
             continue
@@ -245,10 +248,10 @@ def _with_positives(splits: Mapping[str, Dataset], label_column: str, notes: lis
     return kept
 
 
-def _require_classes(train: Dataset, label_column: str, labels: tuple[str, ...]) -> None:
+def _require_classes(train: Dataset, labels: tuple[str, ...]) -> None:
     if len(labels) < 2:
         raise DataError(f"expected at least two classes, found {len(labels)}: {name_some(labels)}; add another class")
-    counts = _class_counts(train, label_column, len(labels))
+    counts = _class_counts(train, len(labels))
     if missing := [label for label, count in zip(labels, counts, strict=True) if not count]:
         raise DataError(
             f"classes missing from training: {name_some(missing)}; add images of them to train, "
@@ -256,10 +259,10 @@ def _require_classes(train: Dataset, label_column: str, labels: tuple[str, ...])
         )
 
 
-def _class_counts(rows: Dataset, label_column: str, classes: int) -> list[int]:
-    if holds_lists(rows.features[label_column]):
-        return flags_of(rows, label_column).sum(axis=0, dtype=int).tolist()
-    counts = Counter(rows[label_column][:])
+def _class_counts(rows: Dataset, classes: int) -> list[int]:
+    if holds_lists(rows.features[LABEL]):
+        return flags_of(rows).sum(axis=0, dtype=int).tolist()
+    counts = Counter(rows[LABEL][:])
     return [counts[label] for label in range(classes)]
 
 
@@ -295,7 +298,7 @@ def check_images(
                 splits[split] = rows
                 progress.update(len(rows))
                 continue
-            results = list(map_images(rows, data.image_column, split, _bad_image, progress))
+            results = list(map_images(rows, split, _bad_image, progress))
             bad = {row: result for row, result in enumerate(results) if result is not None}
             splits[split] = rows
             errors += [error for _, error in bad.values()]
@@ -315,9 +318,9 @@ def check_images(
 
 def _without_bad_images(data: ImageData, splits: DatasetDict, notes: Sequence[str]) -> ImageData:
     for split, rows in splits.items():
-        if not any(_class_counts(rows, data.label_column, len(data.labels))):
+        if not any(_class_counts(rows, len(data.labels))):
             raise DataError(f"no image of the split {split} can be read, or none with a label; replace them")
-    _require_classes(splits["train"], data.label_column, data.labels)
+    _require_classes(splits["train"], data.labels)
     return _with_fingerprint(replace(data, splits=splits, notes=tuple(notes)))
 
 
@@ -331,11 +334,9 @@ def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] |
 
 def _with_fingerprint(data: ImageData) -> ImageData:
     if streams_of(data.splits):
-        return replace(data, fingerprint=fingerprint_of_streams(data.splits, data.label_column, data.labels))
-    digests = {
-        split: list(map_images(rows, data.image_column, split, digest_image)) for split, rows in data.splits.items()
-    }
-    labels = [label for rows in data.splits.values() for label in rows[data.label_column][:]]
+        return replace(data, fingerprint=fingerprint_of_streams(data.splits, data.labels))
+    digests = {split: list(map_images(rows, split, digest_image)) for split, rows in data.splits.items()}
+    labels = [label for rows in data.splits.values() for label in rows[LABEL][:]]
     fingerprint = fingerprint_of([digest for split in digests.values() for digest in split], labels, data.labels)
     notes = [note for note in data.notes if not note.endswith("are also in train or validation")]
     seen = {*digests["train"], *digests["validation"]}

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value
 
-from hf_tl.data.multi_label import flags_of, holds_lists
+from hf_tl.data.columns import LABEL, holds_lists
+from hf_tl.data.multi_label import flags_of
 from hf_tl.data.sources import SPLIT_NAMES
 from hf_tl.errors import ConfigError, DataError, name_some
 
@@ -40,7 +41,6 @@ def name_splits(splits: Mapping[str, Dataset], notes: list[str]) -> dict[str, Da
 
 def complete_splits(
     splits: Mapping[str, Dataset],
-    label_column: str,
     notes: list[str],
     *,
     validation_fraction: float,
@@ -61,7 +61,7 @@ def complete_splits(
         DataError: a class has too few images.
     """
     splits = dict(splits)
-    is_multi_label = holds_lists(splits["train"].features[label_column])
+    is_multi_label = holds_lists(splits["train"].features[LABEL])
     how = "drawn at random but for the last image of a class" if is_multi_label else "stratified by class"
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
@@ -70,11 +70,11 @@ def complete_splits(
     missing = {split: fraction for split, fraction in fractions.items() if split not in splits}
     _require_fractions(missing)
     if not is_multi_label:
-        _require_images(splits["train"], label_column, missing)
+        _require_images(splits["train"], missing)
     for split, fraction in missing.items():
         train = splits["train"]
         draw = _draw_any if is_multi_label else _draw_stratified
-        apart = draw(train, label_column, fraction, seed, split)
+        apart = draw(train, fraction, seed, split)
         rest = sorted(set(range(len(train))) - set(apart))
         splits["train"], splits[split] = (train.select(rows, keep_in_memory=True) for rows in (rest, sorted(apart)))
         share = f"{len(splits[split])} images ({fraction:.0%})"
@@ -88,9 +88,9 @@ def _require_fractions(missing: Mapping[str, float]) -> None:
             raise ConfigError(f"expected a fraction between 0 and 1, found --{split}_fraction {fraction}")
 
 
-def _require_images(train: Dataset, label_column: str, missing: Mapping[str, float]) -> None:
-    counts = Counter(train[label_column][:])
-    names = train.features[label_column].names
+def _require_images(train: Dataset, missing: Mapping[str, float]) -> None:
+    counts = Counter(train[LABEL][:])
+    names = train.features[LABEL].names
     minimum = 1 + len(missing)
     if small := [f"{names[label]} ({count})" for label, count in sorted(counts.items()) if count < minimum]:
         raise DataError(
@@ -99,24 +99,24 @@ def _require_images(train: Dataset, label_column: str, missing: Mapping[str, flo
         )
 
 
-def _draw_stratified(train: Dataset, label_column: str, fraction: float, seed: int, split: str) -> Sequence[int]:
-    labels = train[label_column][:]
+def _draw_stratified(train: Dataset, fraction: float, seed: int, split: str) -> Sequence[int]:
+    labels = train[LABEL][:]
     classes = len(set(labels))
     # Stratifying needs room for one image of each class on both sides.
     size = min(max(math.ceil(fraction * len(train)), classes), len(train) - classes)
     # Only row numbers are drawn: datasets would write those of stored data into its folder, which may be the user's.
-    features = Features({"row": Value("int64"), "label": train.features[label_column]})
+    features = Features({"row": Value("int64"), "label": train.features[LABEL]})
     rows = Dataset.from_dict({"row": range(len(labels)), "label": labels}, features=features)
     return rows.train_test_split(test_size=size, stratify_by_column="label", seed=seed)["test"]["row"][:]
 
 
-def _draw_any(train: Dataset, label_column: str, fraction: float, seed: int, split: str) -> Sequence[int]:
+def _draw_any(train: Dataset, fraction: float, seed: int, split: str) -> Sequence[int]:
     """Draw the same share of images with and without labels at random, but none with the last positive of a class.
 
     Raises:
         DataError: none of what can be drawn has a label.
     """
-    flags = flags_of(train, label_column)
+    flags = flags_of(train)
     left = flags.sum(axis=0, dtype=np.int64)
     has_label: list[bool] = np.any(flags, axis=1).tolist()
     labeled = math.ceil(fraction * sum(has_label))

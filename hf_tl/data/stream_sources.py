@@ -20,8 +20,8 @@ from datasets import (
 )
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
+from hf_tl.data.columns import IMAGE, find_image_column, find_label_column, split_names
 from hf_tl.data.fingerprint import digest_image
-from hf_tl.data.labels import find_image_column, find_label_column, split_names
 from hf_tl.data.sources import call, card_license, commit_of, expand, name_parquet, parquet_of, require_repo_id
 from hf_tl.data.streams import PLACE, Stream, StreamedImages
 from hf_tl.errors import DataError
@@ -50,7 +50,7 @@ class StreamSource:
         """Tell where the images of rows of `tables` come; the rows are of one of them."""
         first = rows[0][PLACE]
         [stream] = [one for one in self.streams.values() if one.start <= first < one.start + len(one)]
-        return StreamedImages(stream, rows.remove_columns(self.image_column))
+        return StreamedImages(stream, rows.remove_columns(IMAGE))
 
 
 def open_streams(
@@ -95,7 +95,8 @@ def open_streams(
         table = table.add_column(PLACE, list(range(start, start + len(table))))
         tables[split] = table.add_column(image_column, [None] * len(table), feature=Image())
         images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
-        found[split] = Stream(images, image_column, split, sizes, _identity(builder, split), start)
+        images = images if image_column == IMAGE else images.rename_column(image_column, IMAGE)
+        found[split] = Stream(images, split, sizes, _identity(builder, split), start)
     license_name = builder.info.license or (None if commit is None else call(what, partial(card_license, name, commit)))
     return StreamSource(found, tables, image_column, label_column, title, commit, license_name or None)
 

@@ -30,7 +30,7 @@ def by_image(data: ImageData) -> dict[bytes, tuple[str, ...]]:
     """The names of each image's classes, by its pixels."""
     return {
         np.asarray(row["image"]).tobytes(): tuple(
-            name for name, flag in zip(data.labels, row[data.label_column], strict=True) if flag
+            name for name, flag in zip(data.labels, row["label"], strict=True) if flag
         )
         for split in data.splits.values()
         for row in split
@@ -96,11 +96,11 @@ def test_an_object_that_is_there_twice_counts_once(rows: Rows) -> None:
 
 def test_labels_become_a_batch_for_the_binary_loss(rows: Rows) -> None:
     data = prepare_data(rows(SEEN, List(ClassLabel(names=NAMES))))
-    transform = ImageTransform(pil_to_tensor, data.image_column, data.label_column)
+    transform = ImageTransform(pil_to_tensor, "image", "label")
     split = data.splits["train"].with_transform(transform)
     batch = collate([split[index] for index in range(8)])
     assert (batch["labels"].dtype, batch["labels"].shape) == (torch.float32, (8, 3))
-    assert batch["labels"].tolist() == flags_of(data.splits["train"], data.label_column)[:8].tolist()
+    assert batch["labels"].tolist() == flags_of(data.splits["train"])[:8].tolist()
 
 
 def test_rows_that_load_data_did_not_write_are_refused(rows: Rows) -> None:
@@ -233,8 +233,8 @@ def test_parquet_and_folders_with_metadata(rows: Rows, write_folder: WriteFolder
 def test_classes_are_matched_by_name(rows: Rows) -> None:
     data = prepare_data(rows(SEEN, List(ClassLabel(names=NAMES))))
     train = data.splits["train"]
-    matched = match_classes(train, data.label_column, data.labels, ["owl", "emu", "cat", "dog"])
-    flags, expected = flags_of(matched, data.label_column), flags_of(train, data.label_column)
+    matched = match_classes(train, data.labels, ["owl", "emu", "cat", "dog"])
+    flags, expected = flags_of(matched), flags_of(train)
     assert (flags[:, [2, 3, 0]] == expected).all()
     assert not flags[:, 1].any()
 

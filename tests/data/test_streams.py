@@ -39,9 +39,9 @@ def content(data: ImageData) -> dict[str, list[tuple[bytes, object]]]:
             stored = dict(images.stream.read())
             encoded = [stored[place]["bytes"] for place in images.places.tolist()]
         else:
-            column = images.cast_column(data.image_column, Image(decode=False))[data.image_column]
+            column = images.cast_column("image", Image(decode=False))["image"]
             encoded = [image["bytes"] or Path(image["path"]).read_bytes() for image in column]
-        found[split] = list(zip(encoded, images[data.label_column][:], strict=True))
+        found[split] = list(zip(encoded, images["label"][:], strict=True))
     return found
 
 
