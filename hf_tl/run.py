@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.config import (
-    DATASET_DEFAULTS,
     DEMO_DATASET,
     DEMO_LICENSE,
     DEMO_MODEL,
@@ -82,8 +81,7 @@ def run(config: RunConfig) -> RunResult:
             verbose=accelerator.is_main_process,
             readable=decoded_before(config.training),
         )
-    defaults = DATASET_DEFAULTS.get(data.name, {})
-    backbones = candidates(config.model, defaults.get("image_size"))
+    backbones = candidates(config.model, data.defaults.get("image_size"))
     advice = take_advice(accelerator, data, backbones, config)
     set_seed(config.training.seed)
     model, preprocessing = (advice.candidate or backbones[0]).load(
@@ -102,7 +100,7 @@ def run(config: RunConfig) -> RunResult:
         strategy,
         dataclasses.replace(config.training, output_dir=output_dir),
         config.hub,
-        horizontal_flip=defaults.get("horizontal_flip", True) if flip is None else flip,
+        horizontal_flip=data.defaults.get("horizontal_flip", True) if flip is None else flip,
         command=describe_command(config),
         settings=settings_of(config),
         choices=choices,
@@ -192,7 +190,7 @@ def train(
         strategy,
         dataclasses.replace(training, output_dir=output_dir),
         hub,
-        horizontal_flip=DATASET_DEFAULTS.get(data.name, {}).get("horizontal_flip", True),
+        horizontal_flip=data.defaults.get("horizontal_flip", True),
         start=start,
     ).run()
 

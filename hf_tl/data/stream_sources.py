@@ -22,9 +22,10 @@ from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from hf_tl.data.columns import IMAGE, find_image_column, find_label_column, split_names
 from hf_tl.data.fingerprint import digest_image
-from hf_tl.data.sources import call, card_license, commit_of, expand, name_parquet, parquet_of, require_repo_id
+from hf_tl.data.sources import DIGITS, call, card_license, commit_of, expand, name_parquet, parquet_of, require_repo_id
 from hf_tl.data.streams import PLACE, Stream, StreamedImages
 from hf_tl.errors import DataError
+from hf_tl.record.parts import DataSource
 
 BLOCK = 64 * 1024
 """Bytes that are read at once of a remote file of which only the labels are wanted; the default is 5 MiB."""
@@ -45,6 +46,7 @@ class StreamSource:
     name: str
     revision: str | None
     license: str | None
+    kind: DataSource
 
     def images_of(self, rows: Dataset) -> StreamedImages:
         """Tell where the images of rows of `tables` come; the rows are of one of them."""
@@ -98,7 +100,8 @@ def open_streams(
         images = images if image_column == IMAGE else images.rename_column(image_column, IMAGE)
         found[split] = Stream(images, split, sizes, _identity(builder, split), start)
     license_name = builder.info.license or (None if commit is None else call(what, partial(card_license, name, commit)))
-    return StreamSource(found, tables, image_column, label_column, title, commit, license_name or None)
+    kind: DataSource = "hub" if commit is not None else "folder" if Path(name).expanduser().is_dir() else "files"
+    return StreamSource(found, tables, image_column, label_column, title, commit, license_name or None, kind)
 
 
 def _builder_of(name: str, config_name: str | None, revision: str | None) -> tuple[str, Callable[..., DatasetBuilder]]:
@@ -110,7 +113,7 @@ def _builder_of(name: str, config_name: str | None, revision: str | None) -> tup
         return path.resolve().name if path.is_dir() else title, partial(
             load_dataset_builder, "parquet", data_files=by_split
         )
-    if path.is_dir() or name == "digits":
+    if path.is_dir() or name == DIGITS:
         raise DataError(
             f"--streaming reads datasets of the Hub and parquet files, found {path.name}, which is here already and "
             "read where it lies: leave out --streaming"

@@ -154,6 +154,10 @@ class StreamedImages:
         """The places of the images in the stream, (images,)."""
         return np.asarray(self.rows[PLACE][:], dtype=np.int64) - self.stream.start
 
+    def select(self, rows: Sequence[int], keep_in_memory: bool = True) -> "StreamedImages":
+        """Choose some of the images; they still come in the order of the stream."""
+        return StreamedImages(self.stream, self.rows.select(rows, keep_in_memory=keep_in_memory))
+
     def without_unreadable(self, stream: Stream) -> "StreamedImages":
         """Leave out what cannot be read; `stream` is the same one, which knows."""
         kept = [row for row, place in enumerate(self.places.tolist()) if place not in stream.unreadable]

@@ -65,8 +65,8 @@ def test_folder_without_splits(write_folder: WriteFolder) -> None:
     assert data.name == "pets"
     assert data.notes == (
         "files that are not images were left out: 1 .txt",
-        "no test split: 14 images (20%) of train were set apart, stratified by class, seed 0",
-        "no validation split: 6 images (10%) of train were set apart, stratified by class, seed 0",
+        "no test split: 14 of 70 training images (20%) were held out, stratified by class, seed 0",
+        "no validation split: 6 of 56 training images (11%) were held out, stratified by class, seed 0",
     )
     assert str(folder.parent) not in repr((data.name, data.notes, data.labels))
 
@@ -204,7 +204,7 @@ def test_validation_is_tested_on_where_test_has_no_labels(rows: Rows) -> None:
     assert contents(data)["test"] == {np.asarray(row["image"]).tobytes() for row in held_out}
     assert data.notes[:2] == (
         "split test was left out: it has no labels",
-        "no test split: validation was used as test, and validation was set apart from train",
+        "no test split: validation was used as test, and validation was drawn from train",
     )
 
 

@@ -132,12 +132,12 @@ def by_bytes(data: ImageData) -> set[int]:
     return {np.asarray(row["image"]).item() for split in data.splits.values() for row in split}
 
 
-def test_splits_are_set_apart_at_random(rows: Rows) -> None:
+def test_splits_are_drawn_at_random(rows: Rows) -> None:
     dataset = rows(SEEN, List(ClassLabel(names=NAMES)))
     data, other = prepare_data(dataset), prepare_data(dataset, seed=1)
     assert [len(data.splits[split]) for split in SPLITS] == [28, 4, 8]
-    how = "drawn at random but for the last image of a class, seed 0"
-    assert f"no test split: 8 images (20%) of train were set apart, {how}" in data.notes
+    how = "at random, all classes kept in train, seed 0"
+    assert f"no test split: 8 of 40 training images (20%) were held out, {how}" in data.notes
     assert by_image(data) == by_image(other)
     assert data.splits["test"]["image"][:] != other.splits["test"]["image"][:]
 
@@ -174,7 +174,7 @@ def test_hidden_columns_are_left_out(rows: Rows) -> None:
         ([[0.5, 1.0], [1.0, 0.0]], "found List(Value('float64')), for example [0.5, 1.0], [1.0, 0.0]; mend them"),
         ([[0, 1, 0], [1, 0, 0]], "classes missing from training: 2; add images"),
         ([[[0]], [[1]]], "expected lists of labels in the column 'label'"),
-        ([[0], [1]] + [[]] * 8, "too few images with labels to set apart test and keep every class in train"),
+        ([[0], [1]] + [[]] * 8, "too few images with labels to draw test and keep every class in train"),
     ],
 )
 def test_lists_that_cannot_be_used(rows: Rows, labels: list, message: str) -> None:
