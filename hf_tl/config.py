@@ -19,8 +19,6 @@ DEMO_LICENSE = "apache-2.0"
 """Of those weights, as their package says."""
 DEMO_DATASET = "digits"
 """What it runs on without `--dataset`: scikit-learn's digits."""
-DATASET_DEFAULTS: dict[str, dict[str, Any]] = {"digits": {"image_size": 112, "horizontal_flip": False}}
-"""What suits a built-in dataset: its images are 8 pixels wide, and a mirrored digit is another digit or none."""
 
 
 RECOMMENDED_STRATEGY = "strategy.json"

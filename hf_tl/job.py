@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hf_tl.checkpoints.state import TrainingLog
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
-    from hf_tl.evaluation.leakage import Overlap
+    from hf_tl.data.learned import Leakage
     from hf_tl.evaluation.measure import Predictions
     from hf_tl.record.run import Status
     from hf_tl.training.loop import Training
@@ -71,7 +71,7 @@ class Job:
     hub: HubConfig
     horizontal_flip: bool
     """Whether a mirrored image keeps its label."""
-    overlap: "Mapping[str, Overlap]" = field(default_factory=dict)
+    leakage: "Mapping[str, Leakage]" = field(default_factory=dict)
     """Images by split that the starting weights learned from, and whether they were left out."""
     head_stages: int = 1
     """Number of trailing stages that count as the head."""
@@ -207,11 +207,13 @@ class Job:
 
     def _learned(self, training: "Training") -> LearnedFrom:
         """Return which images the weights of a training learned from, those of the starting model included."""
+        from hf_tl.data.learned import learn
+
         begun = training.begun or training.strategy.phases[:1]
         is_anew = any(phase.from_random_weights for phase in begun)
         learned = LearnedFrom() if is_anew else self.provenance.learned
         for split in self._learned_splits(training):
-            learned = learned.plus(self.data.name, split, len(self.data.splits[split]), self.data.digests.get(split))
+            learned = learn(learned, self.data, split)
         return learned
 
     def _learned_splits(self, training: "Training") -> tuple[str, ...]:
@@ -329,7 +331,7 @@ class Job:
             temperature = Temperature(None, reason="the model was retrained on the validation images too")
         measured = {}
         for split, predictions, weights in (("validation", predicted, digest), ("test", test, record.weights_digest)):
-            overlap = self.overlap.get(split)
+            leakage = self.leakage.get(split)
             measured[split] = measure_split(
                 self.problem,
                 predictions,
@@ -337,8 +339,8 @@ class Job:
                 weights_digest=str(weights),
                 split_digest=record.data.splits[split].digest,
                 temperature=temperature if weights == record.weights_digest else None,
-                learned=0 if overlap is None else overlap.included,
-                left_out=0 if overlap is None else overlap.left_out,
+                learned=0 if leakage is None else leakage.learned,
+                left_out=0 if leakage is None else leakage.left_out,
             )
         return measured, temperature
 

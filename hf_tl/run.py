@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
-    from hf_tl.evaluation.leakage import Overlap
+    from hf_tl.data.learned import Leakage
 
 SPLIT_SETTINGS = ("image_column", "label_column", "validation_fraction", "test_fraction")
 """Fields of `DataConfig` that `load_data` and `prepare_data` take."""
@@ -65,7 +65,7 @@ def run(config: RunConfig) -> RunResult:
     output_dir = choose_output_dir(accelerator, config.training, _run_name(config, strategy))
     is_pretrained = config.model.pretrained and not strategy.from_scratch
     learned = learned_by(backbones) if is_pretrained else LearnedFrom()
-    data, overlap = open_data(accelerator, config.data.dataset or DEMO_DATASET, config.data, config.training, learned)
+    data, leakage = open_data(accelerator, config.data.dataset or DEMO_DATASET, config.data, config.training, learned)
     backbones = candidates(config.model, data.defaults.get("image_size"))
     advice = take_advice(accelerator, data, backbones, config)
     set_seed(config.training.seed)
@@ -82,7 +82,7 @@ def run(config: RunConfig) -> RunResult:
         dataclasses.replace(config.training, output_dir=output_dir),
         config.hub,
         horizontal_flip=flips(config.data, data),
-        overlap=overlap,
+        leakage=leakage,
         head_stages=head,
         command=describe_command(config),
         settings=settings_of(config),
@@ -99,7 +99,7 @@ def open_data(
     config: DataConfig,
     training: TrainingConfig,
     learned: LearnedFrom,
-) -> "tuple[ImageData, dict[str, Overlap]]":
+) -> "tuple[ImageData, dict[str, Leakage]]":
     """Load, split and check the images of a run, the same from Python and from the command line.
 
     Args:
@@ -116,13 +116,14 @@ def open_data(
         DataError: The dataset cannot be trained on.
     """
     from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
-    from hf_tl.evaluation.leakage import leave_out_learned
+    from hf_tl.data.learned import leave_out_learned, resolve
     from hf_tl.features.features import decoded_before
 
     shared: dict[str, Any] = {
         **{name: getattr(config, name) for name in SPLIT_SETTINGS},
         "seed": training.seed,
         "learned": learned,
+        "include_training_images": config.include_training_images,
     }
     with accelerator.main_process_first():
         if isinstance(dataset, ImageData):
@@ -138,7 +139,7 @@ def open_data(
             verbose=accelerator.is_main_process,
             readable=decoded_before(training),
         )
-    return leave_out_learned(data, learned, keep=config.include_training_images)
+    return leave_out_learned(data, resolve(learned, data), keep=config.include_training_images)
 
 
 def learned_by(backbones: "Sequence[Backbone]") -> LearnedFrom:
@@ -221,7 +222,7 @@ def train(
     accelerator = make_accelerator(training)
     check_push(accelerator, push_to_hub)
     learned = LearnedFrom() if strategy.from_scratch else provenance_of(model).learned
-    data, overlap = open_data(accelerator, dataset, data_config, training, learned)
+    data, leakage = open_data(accelerator, dataset, data_config, training, learned)
     _check_labels(model, data)
     set_problem_type(model, data.problem_type)
     output_dir = choose_output_dir(accelerator, training, f"{data.name}-{strategy.name}")
@@ -235,7 +236,7 @@ def train(
         dataclasses.replace(training, output_dir=output_dir),
         hub,
         horizontal_flip=flips(data_config, data),
-        overlap=overlap,
+        leakage=leakage,
         start=start,
     ).run()
 

@@ -6,7 +6,7 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from hf_tl import StrategyCallback, collate, load_backbone, load_data
 from hf_tl.backbones.candidates import candidates
-from hf_tl.config import DATASET_DEFAULTS, DEMO_DATASET, ModelConfig, StrategyConfig, StrategyName
+from hf_tl.config import DEMO_DATASET, ModelConfig, StrategyConfig, StrategyName
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of, trainer_metrics
 
 
@@ -35,12 +35,11 @@ def main() -> None:
         augmentation="none" if data.name == DEMO_DATASET else "light",
         label_smoothing=0.0 if data.problem_type == MULTI_LABEL.name else None,  # Trainer has none for it
     ).build(images=len(data.splits["train"]))  # fmt: skip
-    size = flags.image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size")
+    size = flags.image_size or data.defaults.get("image_size")
     [backbone] = candidates(ModelConfig(flags.model), size)
     model, transforms = load_backbone(
         backbone.name, data.labels, strategy, backbone.weights, image_size=size, problem_type=data.problem_type
     )
-    transforms = transforms.with_columns(data.image_column, data.label_column)
     args = TrainingArguments(flags.output_dir, eval_strategy="epoch", save_strategy="no", report_to="none")
     args.label_smoothing_factor = strategy.phases[0].label_smoothing
     args.per_device_train_batch_size = args.per_device_eval_batch_size = 32

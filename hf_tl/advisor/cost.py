@@ -66,7 +66,7 @@ def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, dev
     memory, trained = 0, 0
     for phase in strategy.phases:
         freeze(model, phase)
-        transforms = preprocessing.transforms(phase.augmentation).with_columns(data.image_column, data.label_column)
+        transforms = preprocessing.transforms(phase.augmentation)
         loading = _loading_seconds(data, transforms.train)
         pixel_values = torch.randn(TIMED, *preprocessing.input_size, device=device)
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)

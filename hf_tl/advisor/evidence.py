@@ -153,7 +153,7 @@ def gather_evidence(
         TrainingError: it gives no numbers.
     """
     model, preprocessing = backbone.load()
-    transform = preprocessing.transforms().with_columns(data.image_column, data.label_column).eval
+    transform = preprocessing.transforms().eval
     seen = observe(model, sample.images, transform, device)
     few = min(COMPARED, len(sample.images))
     untrained = observe(

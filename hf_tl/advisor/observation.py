@@ -118,7 +118,7 @@ def _made_of(model: "PreTrainedModel", images: "Dataset", transform: ImageTransf
         "depths": 1,
         "tensors": digest(model.state_dict()),
         "network": [type(model).__name__, {name: settings[name] for name in settings if name not in NOT_COMPUTED}],
-        "images": digest_in_order(map_images(images, transform.image_column, "the sample", digest_image)),
+        "images": digest_in_order(map_images(images, "the sample", digest_image)),
         "transform": transform.describe(),
         "device": next(model.parameters()).device.type,
         "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")},

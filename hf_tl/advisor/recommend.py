@@ -17,7 +17,7 @@ from hf_tl.advisor.evidence import BackboneEvidence, gather_evidence
 from hf_tl.advisor.rules import SIMILAR, find_rule
 from hf_tl.advisor.sample import IMAGES, Sample, draw_sample
 from hf_tl.backbones.candidates import Backbone, candidates, named
-from hf_tl.config import DATASET_DEFAULTS, RECOMMENDED_STRATEGY, ModelConfig, StrategyConfig
+from hf_tl.config import RECOMMENDED_STRATEGY, ModelConfig, StrategyConfig
 from hf_tl.errors import ConfigError, ModelError, TrainingError, name_some
 from hf_tl.storage.folders import make_folder
 from hf_tl.strategy import Strategy
@@ -148,7 +148,7 @@ def recommend(
     if output_dir is not None:
         make_folder(output_dir)  # that it cannot be is known before minutes are spent
     data = _load(dataset, seed, columns)
-    choices = _choices(backbones, image_size or DATASET_DEFAULTS.get(data.name, {}).get("image_size"))
+    choices = _choices(backbones, image_size or data.defaults.get("image_size"))
     sample = draw_sample(data, max_images, seed)
     device = PartialState().device
     with torch.random.fork_rng():

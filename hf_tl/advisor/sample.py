@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset, Image, concatenate_datasets
 
+from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.fingerprint import digest_image, map_images, row_name
 from hf_tl.errors import DataError, name_some
 
@@ -75,8 +76,8 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample
             "of single labels with --label_column, or train at once: hf-tl train --strategy finetune"
         )
     rows = concatenate_datasets([data.splits[split] for split in ("train", "validation")])
-    labels = np.asarray(rows[data.label_column][:])
-    groups = _copies(rows, data.image_column)
+    labels = np.asarray(rows[LABEL][:])
+    groups = _copies(rows)
     conflicts = [group for group in groups if len(set(labels[group].tolist())) > 1]
     same = [group for group in groups if len(set(labels[group].tolist())) == 1]
     left_out = {row for group in conflicts for row in group} | {row for group in same for row in group[1:]}
@@ -89,7 +90,7 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample
             f"found {name_some(found)}; add images"
         )
     chosen = kept[stratified_order(labels[kept], seed)[:limit]]
-    stored = rows.cast_column(data.image_column, Image(decode=False))
+    stored = rows.cast_column(IMAGE, Image(decode=False))
     return Sample(
         images=rows.select(chosen, keep_in_memory=True),
         labels=labels[chosen],
@@ -99,7 +100,7 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample
         conflicts=len(conflicts),
         named=tuple(
             Copies(
-                tuple(_name(stored[row][data.image_column], row) for row in group),
+                tuple(_name(stored[row][IMAGE], row) for row in group),
                 tuple(data.labels[labels[row]] for row in group),
             )
             for group in [*conflicts[:NAMED], *same[:NAMED]]
@@ -112,10 +113,10 @@ def _name(stored: Any, row: int) -> str:
     return "/".join(Path(row_name(stored, row, "train and validation")).parts[-3:])
 
 
-def _copies(rows: Dataset, image_column: str) -> list[list[int]]:
+def _copies(rows: Dataset) -> list[list[int]]:
     """Group rows whose stored images are the same, byte for byte."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
-    for row, digest in enumerate(map_images(rows, image_column, "train and validation", digest_image)):
+    for row, digest in enumerate(map_images(rows, "train and validation", digest_image)):
         groups[digest].append(row)
     return [group for group in groups.values() if len(group) > 1]
 

@@ -111,7 +111,7 @@ def compare(
     check_learned(pair, data, split)
     accelerator, labels, problem = Accelerator(), pair[0].labels, pair[0].problem
     images = images_for(pair[0].model, data, split)
-    said = [predict(accelerator, one, images, data, labels, batch_size) for one in pair]
+    said = [predict(accelerator, one, images, labels, batch_size) for one in pair]
     speeds = [speed(one, data, split, accelerator.device) for one in pair]
     record = build_record(pair, speeds, data, split, said, find_differences(problem, labels, *said))
     found = Comparison(record)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.load import load
 from hf_tl.card.metadata import dataset_is_on_hub
+from hf_tl.data.columns import IMAGE
 from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.data.streams import streams_of
 from hf_tl.errors import DataError, ModelError, name_some
@@ -204,7 +205,6 @@ def predict(
     accelerator: "Accelerator",
     one: Contender,
     images: "Dataset",
-    data: ImageData,
     labels: Sequence[str],
     batch_size: int,
 ) -> Predictions:
@@ -214,13 +214,11 @@ def predict(
         accelerator: the device.
         one: the model.
         images: labelled in the order of `labels`.
-        data: where they are from.
         labels: in whose order the logits are given, whatever the model's own.
         batch_size: images a step.
     """
-    transforms = one.transforms.with_columns(data.image_column, data.label_column)
     model = one.model.to(accelerator.device)
-    found = predict_split(accelerator, model, images.with_transform(transforms.eval), batch_size)
+    found = predict_split(accelerator, model, images.with_transform(one.transforms.eval), batch_size)
     if one.labels == list(labels):
         return found
     return replace(found, logits=found.logits[:, [one.labels.index(label) for label in labels]])
@@ -228,7 +226,7 @@ def predict(
 
 def speed(one: Contender, data: ImageData, split: str, device: "torch.device") -> float:
     """Tell how many images a second a model classifies on this machine; reading and resizing them is not in it."""
-    row = data.splits[split][0][data.image_column]
+    row = data.splits[split][0][IMAGE]
     batch = {"pixel_values": one.transforms.eval(row)[None].repeat(TIMED, 1, 1, 1).to(device)}
     with inference(one.model):
         return TIMED / min(seconds_of(partial(image_logits, one.model, batch), device) for _ in range(3))

@@ -8,6 +8,7 @@ import numpy as np
 
 from hf_tl.comparison.contenders import Contender
 from hf_tl.comparison.findings import SIGNIFICANT, Findings
+from hf_tl.data.columns import IMAGE
 from hf_tl.data.fingerprint import row_name
 from hf_tl.evaluation.intervals import Interval
 from hf_tl.evaluation.measure import Predictions
@@ -151,9 +152,9 @@ def _names(data: "ImageData", split: str, rows: Sequence[int]) -> Iterator[tuple
     """Name images by file and folder, not by the whole path, or by their place in the split."""
     from datasets import Image
 
-    stored = data.splits[split].cast_column(data.image_column, Image(decode=False))
+    stored = data.splits[split].cast_column(IMAGE, Image(decode=False))
     for row in rows:
-        yield row, "/".join(Path(row_name(stored[row][data.image_column], row, split)).parts[-2:])
+        yield row, "/".join(Path(row_name(stored[row][IMAGE], row, split)).parts[-2:])
 
 
 def _classes(said: Any, labels: list[str]) -> list[str]:

@@ -1,63 +1,45 @@
 """From a dataset's name to checked splits of images with one list of labels."""
 
-from collections import Counter
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Container, Mapping
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, DatasetDict, Image
 from tqdm import tqdm
 
-from hf_tl.data.fingerprint import digest_image, digest_in_order, fingerprint_of, map_images, row_name
+from hf_tl.data.columns import (
+    LABEL,
+    find_image_column,
+    find_label_column,
+    holds_lists,
+    rename_columns,
+    split_names,
+)
+from hf_tl.data.drawing import Pool
+from hf_tl.data.fingerprint import digest_image, map_images, row_name
+from hf_tl.data.image_data import ImageData, class_counts_of
 from hf_tl.data.images import decode
 from hf_tl.data.labels import (
     class_names,
     encode_labels,
-    find_image_column,
-    find_label_column,
     is_unlabeled,
-    split_names,
 )
-from hf_tl.data.multi_label import encode_lists, flags_of, holds_lists, join_columns
+from hf_tl.data.learned import resolve_in
+from hf_tl.data.multi_label import encode_lists, flags_of, join_columns
 from hf_tl.data.sources import open_source
-from hf_tl.data.splits import complete_splits, name_splits
+from hf_tl.data.splits import choose_test, draw_missing, missing_fractions, name_splits
 from hf_tl.data.stream_sources import StreamSource, open_streams
-from hf_tl.data.streams import PLACE, fingerprint_of_streams, leave_out, streams_of
+from hf_tl.data.streams import PLACE, leave_out, streams_of
 from hf_tl.errors import DataError, name_some
+from hf_tl.record import LearnedFrom
+from hf_tl.record.learned import DIGEST_BYTES
 
+__all__ = ["ImageData", "check_images", "load_data", "prepare_data"]
 
-@dataclass(frozen=True)
-class ImageData:
-    """Splits that are ready to be trained on: labelled, disjoint, with the same classes in the same order."""
-
-    splits: DatasetDict
-    """train, validation and test, each with the image column and the label column: a `ClassLabel`, or for multi-label
-    data a list of as many zeros and ones as there are classes. Those of a stream are `StreamedImages`."""
-    labels: tuple[str, ...]
-    image_column: str
-    label_column: str
-    name: str
-    """Publishable: a Hub id, "digits", or the folder's own name, never a path."""
-    revision: str | None
-    """The commit of the Hub repository, if it is one."""
-    fingerprint: str
-    """Identifies the labelled images by all their bytes, in whatever order and split: the same on every machine and in
-    every run. Of streams: their files, labels and splits."""
-    license: str | None
-    notes: tuple[str, ...]
-    """What was done to the data: splits made or renamed, rows left out."""
-    set_apart: frozenset[str] = frozenset()
-    """The splits that were taken from train, because the dataset had none of the kind."""
-    problem_type: str = "single_label_classification"
-    """Or `multi_label_classification`: an image shows any number of classes, or none. As in a model's config."""
-    orders: Mapping[str, str] = field(default_factory=dict)
-    """What identifies the images of a split in their order, whatever their labels, by the `_fingerprint` that datasets
-    gives the split, which no other choice of its rows has."""
-
-    def class_counts(self, split: str) -> list[int]:
-        """Count the images of each class in a split, in the order of `labels`."""
-        return _class_counts(self.splits[split], self.label_column, len(self.labels))
+COPIES = "are also in train or validation"
 
 
 def load_data(
@@ -71,42 +53,60 @@ def load_data(
     test_fraction: float = 0.2,
     seed: int = 0,
     streaming: bool = False,
+    learned: LearnedFrom | None = None,
+    include_training_images: bool = False,
 ) -> ImageData:
     """Load and check a dataset. No code of the dataset is run.
+
+    Splits that the dataset lacks are drawn from its training images by their content: renamed files do not change
+    them, and copies of an image stay on one side.
 
     Args:
         name: `digits` (scikit-learn's), an image folder (with one folder per class, perhaps inside `train`,
             `validation` and `test`), parquet files (one, a pattern, several with commas), or a dataset of the Hub.
-        config_name: which configuration of a dataset of the Hub.
-        revision: which branch, tag or commit of a dataset of the Hub.
-        image_column: where the images are; by default the only column of images.
-        label_column: where the labels are; by default the only `ClassLabel`, else a column with a usual name. A column
-            of lists makes the data multi-label, as do several columns of 0 and 1, which are named with commas.
-        validation_fraction: how much of train is set apart where there is no validation split.
-        test_fraction: how much of train is set apart where there is no split to test on.
-        seed: decides which images are set apart.
-        streaming: read the labels alone, and leave the images of a dataset of the Hub, or of parquet files, where they
+        config_name: Configuration of a dataset of the Hub.
+        revision: Branch, tag or commit of a dataset of the Hub.
+        image_column: Column of the images; by default the only one that holds images. It is renamed to `image`.
+        label_column: Column of the labels; by default the only `ClassLabel`, else a column with a usual name. A column
+            of lists makes the data multi-label, as do several columns of 0 and 1, which are named with commas. It is
+            renamed to `label`.
+        validation_fraction: Share of the training images held out where there is no validation split.
+        test_fraction: Share of the training images held out where there is no test split.
+        seed: Random seed of these splits.
+        streaming: Read the labels alone, and leave the images of a dataset of the Hub, or of parquet files, where they
             are: the splits are `hf_tl.data.streams.StreamedImages`, whose images come in their order.
+        learned: Images that the starting weights learned from; these are never drawn into validation or test. For
+            splits of the dataset's own, see `hf_tl.data.learned.leave_out_learned`.
+        include_training_images: Draw such images nevertheless where there are not enough others.
 
     Raises:
-        DataError: the dataset cannot be found, streamed or trained on; the message says why.
+        DataError: The dataset cannot be found, streamed or trained on; the message says why.
 
     >>> data = load_data("digits")
     >>> {split: len(rows) for split, rows in data.splits.items()}
     {'train': 1293, 'validation': 144, 'test': 360}
     """
-    fractions: dict[str, Any] = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+    settings: dict[str, Any] = {
+        "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction,
+        "seed": seed,
+        "learned": learned or LearnedFrom(),
+        "include_learned": include_training_images,
+    }
     if streaming:
         streams = open_streams(
             name, config_name=config_name, revision=revision, image_column=image_column, label_column=label_column
         )
-        return _stream(streams, **fractions, seed=seed)
+        return _stream(streams, **settings)
     source = open_source(name, config_name=config_name, revision=revision)
-    data = prepare_data(
-        source.splits, name=source.name, image_column=image_column, label_column=label_column, **fractions, seed=seed
-    )
+    data = _prepare(source.splits, name=source.name, image_column=image_column, label_column=label_column, **settings)
     return replace(
-        data, revision=source.revision, license=source.license or data.license, notes=(*source.notes, *data.notes)
+        data,
+        revision=source.revision,
+        license=source.license or data.license,
+        notes=(*source.notes, *data.notes),
+        source=source.kind,
+        defaults=source.defaults,
     )
 
 
@@ -119,13 +119,15 @@ def prepare_data(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     seed: int = 0,
+    learned: LearnedFrom | None = None,
+    include_training_images: bool = False,
 ) -> ImageData:
-    """Check a dataset that is loaded already, and make the splits that it lacks; see `load_data`.
+    """Check a dataset that is loaded already, and draw the splits that it lacks; see `load_data`.
 
     Raises:
-        DataError: the dataset cannot be trained on; the message says why.
+        DataError: The dataset cannot be trained on; the message says why.
     """
-    data = _prepare(
+    return _prepare(
         dataset,
         name=name,
         image_column=image_column,
@@ -133,18 +135,24 @@ def prepare_data(
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         seed=seed,
+        learned=learned or LearnedFrom(),
+        include_learned=include_training_images,
     )
-    return _with_fingerprint(data)
 
 
 def _stream(source: StreamSource, **settings: Any) -> ImageData:
-    """Make the splits of streams from their labels, and identify them by their files."""
+    """Draw the splits of streams by the places of their images, and identify them by their files."""
     settings |= {"image_column": source.image_column, "label_column": source.label_column}
     data = _prepare(DatasetDict(source.tables), name=source.name, **settings)
-    splits = {split: source.images_of(rows) for split, rows in data.splits.items()}
-    notes = (*data.notes, "images were streamed, not downloaded")
-    data = replace(data, splits=splits, revision=source.revision, license=source.license or data.license, notes=notes)
-    return _with_fingerprint(data)
+    return replace(
+        data,
+        splits={split: source.images_of(rows) for split, rows in data.splits.items()},
+        digests={},
+        revision=source.revision,
+        license=source.license or data.license,
+        notes=(*data.notes, "images were streamed, not downloaded"),
+        source=source.kind,
+    )
 
 
 def _prepare(
@@ -156,40 +164,62 @@ def _prepare(
     validation_fraction: float,
     test_fraction: float,
     seed: int,
+    learned: LearnedFrom,
+    include_learned: bool,
 ) -> ImageData:
     notes: list[str] = []
     splits = name_splits(_as_splits(dataset), notes)
-    image_column = find_image_column(splits["train"].features, image_column)
+    splits, labels = _encode(splits, image_column, label_column, notes)
+    _require_classes(splits["train"], labels)
+    splits = choose_test(splits, notes)
+    missing = missing_fractions(splits, validation_fraction=validation_fraction, test_fraction=test_fraction)
+    digests = {split: _digests(rows, split) for split, rows in splits.items()}
+    pool = Pool(digests["train"], np.asarray(splits["train"][LABEL][:]), labels)
+    known = resolve_in(learned, digests, pool).digests
+    rows, draws = draw_missing(pool, missing, seed, notes, known, include_learned=include_learned)
+    if stay := int(sum(digest[:DIGEST_BYTES] in known for digest in pool.digests)) if draws else 0:
+        notes.append(f"{stay:,} of {len(pool.digests):,} training images are training images of the starting model too")
+    train = splits["train"]
+    for split, chosen in rows.items():
+        splits[split] = train.select(chosen, keep_in_memory=True) if draws else train
+        digests[split] = tuple(pool.digests[row] for row in chosen)
+    info, order = train.info, ("train", "validation", "test")
+    data = ImageData(
+        splits=DatasetDict({split: splits[split] for split in order}),
+        labels=labels,
+        name=name or info.dataset_name or "a dataset in memory",
+        revision=None,
+        license=info.license or None,
+        notes=tuple(notes),
+        draws=draws,
+        digests={split: digests[split] for split in order},
+        problem_type="multi_label_classification" if pool.is_multi_label else "single_label_classification",
+    )
+    return _note_copies(data)
+
+
+def _encode(
+    splits: Mapping[str, Dataset], image_column: str | None, label_column: str | None, notes: list[str]
+) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+    """Find, check and rename the two columns of every split, and number the labels alike in all of them."""
     features = splits["train"].features
+    image_column = find_image_column(features, image_column)
     label_column = find_label_column(features, label_column)
     if len(columns := split_names(features, label_column)) > 1:
         splits = join_columns(splits, columns)
     splits = _labeled_splits(splits, image_column, label_column, notes)
-    is_multi_label = holds_lists(splits["train"].features[label_column])
-    if is_multi_label:
+    if holds_lists(splits["train"].features[label_column]):
         splits, labels = encode_lists(splits, label_column)
-        splits = _with_positives(splits, label_column, notes)
-    else:
-        labels = class_names(splits["train"], label_column)
-        splits = encode_labels(splits, label_column, labels)
-    _require_classes(splits["train"], label_column, labels)
-    complete, set_apart = complete_splits(
-        splits, label_column, notes, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed
-    )
-    info = complete["train"].info
-    return ImageData(
-        splits=complete,
-        labels=labels,
-        image_column=image_column,
-        label_column=label_column,
-        name=name or info.dataset_name or "a dataset in memory",
-        revision=None,
-        fingerprint="",
-        license=info.license or None,
-        notes=tuple(notes),
-        set_apart=set_apart,
-        problem_type="multi_label_classification" if is_multi_label else "single_label_classification",
-    )
+        return _with_positives(rename_columns(splits, image_column, label_column), notes), labels
+    labels = class_names(splits["train"], label_column)
+    return rename_columns(encode_labels(splits, labels, label_column), image_column, label_column), labels
+
+
+def _digests(rows: Dataset, split: str) -> tuple[bytes, ...]:
+    """Hash the images of a split; the images of a stream, which are not read, by their places in it."""
+    if PLACE in rows.features:
+        return tuple(sha256(b"place %d" % place).digest() for place in rows[PLACE][:])
+    return tuple(map_images(rows, split, digest_image))
 
 
 def _as_splits(dataset: Any) -> dict[str, Dataset]:
@@ -231,11 +261,11 @@ def _labeled_splits(
     return labeled
 
 
-def _with_positives(splits: Mapping[str, Dataset], label_column: str, notes: list[str]) -> dict[str, Dataset]:
+def _with_positives(splits: Mapping[str, Dataset], notes: list[str]) -> dict[str, Dataset]:
     """Keep the splits in which some image has a label: nothing can be measured on the others."""
     kept = {}
     for split, rows in splits.items():
-        without = len(rows) - int(flags_of(rows, label_column).any(axis=1).sum())
+        without = len(rows) - int(flags_of(rows).any(axis=1).sum())
         if without == len(rows) and split != "train":
             notes.append(f"split {split} was left out: it has no labels")
             continue
@@ -245,22 +275,15 @@ def _with_positives(splits: Mapping[str, Dataset], label_column: str, notes: lis
     return kept
 
 
-def _require_classes(train: Dataset, label_column: str, labels: tuple[str, ...]) -> None:
+def _require_classes(train: Dataset, labels: tuple[str, ...]) -> None:
     if len(labels) < 2:
         raise DataError(f"expected at least two classes, found {len(labels)}: {name_some(labels)}; add another class")
-    counts = _class_counts(train, label_column, len(labels))
+    counts = class_counts_of(train, len(labels))
     if missing := [label for label, count in zip(labels, counts, strict=True) if not count]:
         raise DataError(
             f"classes missing from training: {name_some(missing)}; add images of them to train, "
             "or remove them from the dataset's list of classes"
         )
-
-
-def _class_counts(rows: Dataset, label_column: str, classes: int) -> list[int]:
-    if holds_lists(rows.features[label_column]):
-        return flags_of(rows, label_column).sum(axis=0, dtype=int).tolist()
-    counts = Counter(rows[label_column][:])
-    return [counts[label] for label in range(classes)]
 
 
 def check_images(
@@ -287,22 +310,18 @@ def check_images(
         if not skip_bad_images:
             return data
         left, more = leave_out(data.splits, _bad_image, verbose)
-        return _without_bad_images(data, left, [*data.notes, *more]) if more else data
-    notes, errors, splits = list(data.notes), [], DatasetDict()
+        return _without_bad_images(replace(data, splits=left, notes=(*data.notes, *more))) if more else data
+    notes, errors, kept = [], [], {}
     with tqdm(total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose) as progress:
         for split, rows in data.splits.items():
             if data.orders.get(rows._fingerprint) in readable:
-                splits[split] = rows
                 progress.update(len(rows))
                 continue
-            results = list(map_images(rows, data.image_column, split, _bad_image, progress))
-            bad = {row: result for row, result in enumerate(results) if result is not None}
-            splits[split] = rows
-            errors += [error for _, error in bad.values()]
-            if bad:
-                good = [row for row in range(len(rows)) if row not in bad]
-                splits[split] = rows.select(good, keep_in_memory=True)
-                names = name_some(Path(name).name for name, _ in bad.values())
+            results = list(map_images(rows, split, _bad_image, progress))
+            if bad := [result for result in results if result is not None]:
+                errors += [error for _, error in bad]
+                kept[split] = [row for row, result in enumerate(results) if result is None]
+                names = name_some(Path(name).name for name, _ in bad)
                 notes.append(f"{len(bad)} images of {split} that cannot be read were left out: {names}")
     if not errors:
         return data
@@ -310,15 +329,17 @@ def check_images(
         lines = [*errors[:5], *([f"and {len(errors) - 5} more"] if len(errors) > 5 else [])]
         advice = "replace or remove them, or leave them out with --skip_bad_images"
         raise DataError(f"{len(errors)} images cannot be used; {advice}:\n  " + "\n  ".join(lines))
-    return _without_bad_images(data, splits, notes)
+    for split, good in kept.items():
+        data = data.select(split, good)
+    return _without_bad_images(replace(data, notes=(*data.notes, *notes)))
 
 
-def _without_bad_images(data: ImageData, splits: DatasetDict, notes: Sequence[str]) -> ImageData:
-    for split, rows in splits.items():
-        if not any(_class_counts(rows, data.label_column, len(data.labels))):
+def _without_bad_images(data: ImageData) -> ImageData:
+    for split, rows in data.splits.items():
+        if not any(class_counts_of(rows, len(data.labels))):
             raise DataError(f"no image of the split {split} can be read, or none with a label; replace them")
-    _require_classes(splits["train"], data.label_column, data.labels)
-    return _with_fingerprint(replace(data, splits=splits, notes=tuple(notes)))
+    _require_classes(data.splits["train"], data.labels)
+    return _note_copies(data)
 
 
 def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] | None:
@@ -329,17 +350,11 @@ def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] |
     return None
 
 
-def _with_fingerprint(data: ImageData) -> ImageData:
-    if streams_of(data.splits):
-        return replace(data, fingerprint=fingerprint_of_streams(data.splits, data.label_column, data.labels))
-    digests = {
-        split: list(map_images(rows, data.image_column, split, digest_image)) for split, rows in data.splits.items()
-    }
-    labels = [label for rows in data.splits.values() for label in rows[data.label_column][:]]
-    fingerprint = fingerprint_of([digest for split in digests.values() for digest in split], labels, data.labels)
-    notes = [note for note in data.notes if not note.endswith("are also in train or validation")]
-    seen = {*digests["train"], *digests["validation"]}
-    if repeated := sum(digest in seen for digest in digests["test"]):
-        notes.append(f"{repeated} images of test are also in train or validation")
-    orders = {rows._fingerprint: digest_in_order(digests[split]) for split, rows in data.splits.items()}
-    return replace(data, fingerprint=fingerprint, notes=tuple(notes), orders=orders)
+def _note_copies(data: ImageData) -> ImageData:
+    """Note how many test images are copies of images in the other splits; drawn splits share none."""
+    notes = [note for note in data.notes if not note.endswith(COPIES)]
+    if data.digests:
+        seen = {*data.digests["train"], *data.digests["validation"]}
+        if repeated := sum(digest in seen for digest in data.digests["test"]):
+            notes.append(f"{repeated} images of test {COPIES}")
+    return replace(data, notes=tuple(notes))

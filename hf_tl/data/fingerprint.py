@@ -10,6 +10,8 @@ from typing import Any
 from datasets import Dataset, Image
 from tqdm import tqdm
 
+from hf_tl.data.columns import IMAGE
+
 BATCH = 256
 
 
@@ -31,15 +33,13 @@ def digest_image(stored: Mapping[str, Any] | None, name: str) -> bytes:
     return digest.digest()
 
 
-def map_images(
-    rows: Dataset, image_column: str, split: str, function: Any, progress: tqdm | None = None
-) -> Iterator[Any]:
+def map_images(rows: Dataset, split: str, function: Any, progress: tqdm | None = None) -> Iterator[Any]:
     """Apply a function to each image as it is stored, and to its name; threads, as files and codecs release the GIL."""
-    stored = rows.cast_column(image_column, Image(decode=False)).select_columns([image_column])
+    stored = rows.cast_column(IMAGE, Image(decode=False)).select_columns([IMAGE])
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         row = 0
         for batch in stored.iter(BATCH):
-            images = batch[image_column]
+            images = batch[IMAGE]
             names = [row_name(image, row + number, split) for number, image in enumerate(images)]
             yield from pool.map(function, images, names)
             row += len(images)

@@ -1,73 +1,12 @@
-"""Which columns hold the images and the labels, and one list of class names for all splits."""
+"""One list of class names for all splits, and labels that are numbered by it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, Image, Value
-from datasets.features.features import FeatureType
+from datasets import ClassLabel, Dataset, Value
 
-from hf_tl.data.multi_label import holds_lists
+from hf_tl.data.columns import LABEL
 from hf_tl.errors import DataError, name_some
-
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "y")
-
-
-def find_image_column(features: Features, image_column: str | None = None) -> str:
-    """Tell the column of images: the one that is named, else the only one that holds images or encoded images.
-
-    Raises:
-        DataError: there is none, or more than one.
-    """
-    if image_column is not None:
-        return _require(features, image_column, "--image_column")
-    candidates = [name for name, feature in features.items() if isinstance(feature, Image)]
-    candidates = candidates or [name for name, feature in features.items() if _holds_bytes(feature)]
-    return _only(candidates, features, "images", "--image_column")
-
-
-def find_label_column(features: Features, label_column: str | None = None) -> str:
-    """Tell the column of labels: the one that is named, else the only `ClassLabel`, else one with a usual name.
-
-    A list of a `ClassLabel` counts as one. Several columns are named with commas; see `split_names`.
-
-    Raises:
-        DataError: there is none, or more than one.
-    """
-    if label_column is not None:
-        names = split_names(features, label_column)
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise DataError(f"--label_column names a column twice: {name_some(repeated)}; name each class once")
-        return ",".join(_require(features, name, "--label_column") for name in names)
-    candidates = [name for name, feature in features.items() if _holds_classes(feature)]
-    candidates = candidates or [name for name in features if name.lower() in LABEL_COLUMNS]
-    return _only(candidates, features, "labels", "--label_column (several columns of 0 and 1 with commas)")
-
-
-def split_names(features: Features, label_column: str) -> list[str]:
-    """Split names with commas; a column may be called like that too."""
-    return [label_column] if label_column in features else [name.strip() for name in label_column.split(",")]
-
-
-def _holds_classes(feature: FeatureType) -> bool:
-    return isinstance(feature.feature if holds_lists(feature) else feature, ClassLabel)
-
-
-def _holds_bytes(feature: FeatureType) -> bool:
-    stored = feature.get("bytes") if isinstance(feature, dict) else feature
-    return isinstance(stored, Value) and stored.dtype in ("binary", "large_binary")
-
-
-def _require(features: Features, column: str, flag: str) -> str:
-    if column not in features:
-        raise DataError(f"no column {column!r}: the dataset has {name_some(features, 20)}; change {flag}")
-    return column
-
-
-def _only(candidates: Sequence[str], features: Features, what: str, flag: str) -> str:
-    if len(candidates) == 1:
-        return candidates[0]
-    found = f"{len(candidates)}: {name_some(candidates)}" if candidates else f"none among {name_some(features, 20)}"
-    raise DataError(f"expected one column of {what}, found {found}; name it with {flag}")
 
 
 def is_unlabeled(value: Any) -> bool:
@@ -98,7 +37,7 @@ def class_names(train: Dataset, label_column: str) -> tuple[str, ...]:
     )
 
 
-def encode_labels(splits: Mapping[str, Dataset], label_column: str, names: Sequence[str]) -> dict[str, Dataset]:
+def encode_labels(splits: Mapping[str, Dataset], names: Sequence[str], label_column: str = LABEL) -> dict[str, Dataset]:
     """Number the labels of every split by the same names, in the same order.
 
     Raises:

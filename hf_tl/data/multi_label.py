@@ -8,15 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, LargeList, List, Value
+from datasets import ClassLabel, Dataset, List, Value
 from datasets.features.features import FeatureType
 
+from hf_tl.data.columns import LABEL, holds_lists
 from hf_tl.errors import DataError, name_some
-
-
-def holds_lists(feature: FeatureType) -> bool:
-    """Whether a column holds lists, and so any number of labels an image."""
-    return isinstance(feature, List | LargeList)
 
 
 def join_columns(splits: Mapping[str, Dataset], columns: Sequence[str]) -> dict[str, Dataset]:
@@ -75,23 +71,22 @@ def encode_lists(splits: Mapping[str, Dataset], column: str) -> tuple[dict[str, 
     return {split: _with_flags(rows, column, matrices[split]) for split, rows in splits.items()}, tuple(names)
 
 
-def flags_of(rows: Dataset, column: str) -> np.ndarray:
+def flags_of(rows: Dataset) -> np.ndarray:
     """Read encoded labels: zeros and ones of shape (images, classes), int8."""
-    return np.asarray(rows.with_format("numpy")[column][:])
+    return np.asarray(rows.with_format("numpy")[LABEL][:])
 
 
-def match_classes(rows: Dataset, column: str, labels: Sequence[str], names: Sequence[str]) -> Dataset:
+def match_classes(rows: Dataset, labels: Sequence[str], names: Sequence[str]) -> Dataset:
     """Rewrite encoded labels for a model with other classes, in another order; classes without labels are absent.
 
     Args:
         rows: with a column of zeros and ones.
-        column: its name.
         labels: its classes, in order.
         names: the model's classes, in order; all of `labels` are among them.
     """
     flags = np.zeros((len(rows), len(names)), dtype=np.int8)
-    flags[:, [list(names).index(label) for label in labels]] = flags_of(rows, column)
-    return _with_flags(rows, column, flags)
+    flags[:, [list(names).index(label) for label in labels]] = flags_of(rows)
+    return _with_flags(rows, LABEL, flags)
 
 
 def _are_flags(feature: FeatureType, lists: Sequence[Sequence[Any]], column: str) -> bool:

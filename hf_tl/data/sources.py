@@ -4,7 +4,7 @@ import glob
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[att
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_tl.errors import DataError, name_some
+from hf_tl.record.parts import DataSource
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -34,6 +35,8 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 LAYOUT = "expected one folder of images per class (cat/1.jpg, dog/2.jpg), perhaps inside train/, validation/ and test/"
+DIGITS = "digits"
+"""Name of the built-in dataset."""
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -47,6 +50,9 @@ class Source:
     revision: str | None = None
     license: str | None = None
     notes: tuple[str, ...] = ()
+    kind: DataSource = "folder"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that suit a built-in dataset."""
 
 
 def open_source(name: str, *, config_name: str | None = None, revision: str | None = None) -> Source:
@@ -55,7 +61,7 @@ def open_source(name: str, *, config_name: str | None = None, revision: str | No
     Raises:
         DataError: there is no such dataset, its layout is not one of the above, or the Hub cannot be reached.
     """
-    if name == "digits":
+    if name == DIGITS:
         return _digits()
     path = Path(name).expanduser()
     if path.is_dir():
@@ -92,8 +98,10 @@ def _digits() -> Source:
     features = Features({"image": Image(), "label": ClassLabel(names=[str(name) for name in digits.target_names])})
     rows = Dataset.from_dict({"image": images, "label": digits.target.tolist()}, features=features)
     splits = rows.train_test_split(test_size=0.2, stratify_by_column="label", seed=0)
-    note = "test split of digits: 20 %, stratified by class, the same in every run"
-    return Source(splits, "digits", license="cc-by-4.0", notes=(note,))
+    note = "test split of digits: 20%, stratified by class, the same in every run"
+    # 8 pixels wide, and a mirrored digit is another digit or none
+    defaults = {"image_size": 112, "horizontal_flip": False}
+    return Source(splits, DIGITS, license="cc-by-4.0", notes=(note,), kind="built-in", defaults=defaults)
 
 
 def _folder(root: Path) -> Source:
@@ -198,7 +206,9 @@ def expand(patterns: str) -> list[str]:
 
 def _parquet(files: list[str]) -> Source:
     name, by_split = name_parquet(files)
-    return Source(call(f"the parquet files of {name}", lambda: load_dataset("parquet", data_files=by_split)), name)
+    return Source(
+        call(f"the parquet files of {name}", lambda: load_dataset("parquet", data_files=by_split)), name, kind="files"
+    )
 
 
 def name_parquet(files: list[str]) -> tuple[str, dict[str, list[str]]]:
@@ -234,7 +244,7 @@ def _hub(name: str, config_name: str | None, revision: str | None) -> Source:
         return builder.as_dataset(), commit, card_license(name, commit)
 
     splits, commit, license_name = call(f"the dataset {name!r} of the Hub", download)
-    return Source(splits, name, commit, license_name)
+    return Source(splits, name, commit, license_name, kind="hub")
 
 
 def commit_of(builder: DatasetBuilder) -> str | None:

@@ -20,11 +20,12 @@ from datasets import (
 )
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
+from hf_tl.data.columns import IMAGE, find_image_column, find_label_column, split_names
 from hf_tl.data.fingerprint import digest_image
-from hf_tl.data.labels import find_image_column, find_label_column, split_names
-from hf_tl.data.sources import call, card_license, commit_of, expand, name_parquet, parquet_of, require_repo_id
+from hf_tl.data.sources import DIGITS, call, card_license, commit_of, expand, name_parquet, parquet_of, require_repo_id
 from hf_tl.data.streams import PLACE, Stream, StreamedImages
 from hf_tl.errors import DataError
+from hf_tl.record.parts import DataSource
 
 BLOCK = 64 * 1024
 """Bytes that are read at once of a remote file of which only the labels are wanted; the default is 5 MiB."""
@@ -45,12 +46,13 @@ class StreamSource:
     name: str
     revision: str | None
     license: str | None
+    kind: DataSource
 
     def images_of(self, rows: Dataset) -> StreamedImages:
         """Tell where the images of rows of `tables` come; the rows are of one of them."""
         first = rows[0][PLACE]
         [stream] = [one for one in self.streams.values() if one.start <= first < one.start + len(one)]
-        return StreamedImages(stream, rows.remove_columns(self.image_column))
+        return StreamedImages(stream, rows.remove_columns(IMAGE))
 
 
 def open_streams(
@@ -95,9 +97,11 @@ def open_streams(
         table = table.add_column(PLACE, list(range(start, start + len(table))))
         tables[split] = table.add_column(image_column, [None] * len(table), feature=Image())
         images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
-        found[split] = Stream(images, image_column, split, sizes, _identity(builder, split), start)
+        images = images if image_column == IMAGE else images.rename_column(image_column, IMAGE)
+        found[split] = Stream(images, split, sizes, _identity(builder, split), start)
     license_name = builder.info.license or (None if commit is None else call(what, partial(card_license, name, commit)))
-    return StreamSource(found, tables, image_column, label_column, title, commit, license_name or None)
+    kind: DataSource = "hub" if commit is not None else "folder" if Path(name).expanduser().is_dir() else "files"
+    return StreamSource(found, tables, image_column, label_column, title, commit, license_name or None, kind)
 
 
 def _builder_of(name: str, config_name: str | None, revision: str | None) -> tuple[str, Callable[..., DatasetBuilder]]:
@@ -109,7 +113,7 @@ def _builder_of(name: str, config_name: str | None, revision: str | None) -> tup
         return path.resolve().name if path.is_dir() else title, partial(
             load_dataset_builder, "parquet", data_files=by_split
         )
-    if path.is_dir() or name == "digits":
+    if path.is_dir() or name == DIGITS:
         raise DataError(
             f"--streaming reads datasets of the Hub and parquet files, found {path.name}, which is here already and "
             "read where it lies: leave out --streaming"

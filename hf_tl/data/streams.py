@@ -22,6 +22,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[attr-defined]
 from tqdm import tqdm
 
+from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.fingerprint import row_name
 from hf_tl.data.images import decode
 from hf_tl.errors import ConfigError, DataError, name_some
@@ -40,7 +41,6 @@ class Stream:
 
     images: IterableDataset
     """The column of images alone, not decoded."""
-    image_column: str
     name: str
     """Of the split, as it is stored."""
     shard_sizes: tuple[int, ...]
@@ -99,7 +99,7 @@ class Stream:
             if row is None:
                 self._changed()
             if place not in self.unreadable:
-                yield place, row[self.image_column]
+                yield place, row[IMAGE]
         if self._next(rows) is not None:
             self._changed()
 
@@ -154,6 +154,10 @@ class StreamedImages:
         """The places of the images in the stream, (images,)."""
         return np.asarray(self.rows[PLACE][:], dtype=np.int64) - self.stream.start
 
+    def select(self, rows: Sequence[int], keep_in_memory: bool = True) -> "StreamedImages":
+        """Choose some of the images; they still come in the order of the stream."""
+        return StreamedImages(self.stream, self.rows.select(rows, keep_in_memory=keep_in_memory))
+
     def without_unreadable(self, stream: Stream) -> "StreamedImages":
         """Leave out what cannot be read; `stream` is the same one, which knows."""
         kept = [row for row, place in enumerate(self.places.tolist()) if place not in stream.unreadable]
@@ -196,9 +200,9 @@ def decode_streamed(stored: Mapping[str, Any] | None, name: str) -> PIL.Image.Im
         raise DataError(f"{error}, or leave out all such images with --skip_bad_images") from error
 
 
-def first_image(images: "Dataset | StreamedImages", image_column: str) -> PIL.Image.Image:
+def first_image(images: "Dataset | StreamedImages") -> PIL.Image.Image:
     """Decode the first image of a split; of a stream, the first of all its splits."""
-    return decode(images.stream.first if isinstance(images, StreamedImages) else images[0][image_column])
+    return decode(images.stream.first if isinstance(images, StreamedImages) else images[0][IMAGE])
 
 
 def leave_out(
@@ -220,11 +224,11 @@ def leave_out(
     return {split: images.without_unreadable(checked[images.stream]) for split, images in splits.items()}, notes
 
 
-def fingerprint_of_streams(splits: Mapping[str, StreamedImages], label_column: str, names: Sequence[str]) -> str:
+def fingerprint_of_streams(splits: Mapping[str, StreamedImages], names: Sequence[str]) -> str:
     """Identify streamed images by their files, labels and splits."""
     digest = sha256(str(tuple(names)).encode())
     for split, images in splits.items():
-        digest.update(f"{split}/{images.stream.fingerprint}/{images[label_column][:]}".encode())
+        digest.update(f"{split}/{images.stream.fingerprint}/{images[LABEL][:]}".encode())
         digest.update(images.places.tobytes())
     return digest.hexdigest()
 

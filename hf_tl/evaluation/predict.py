@@ -9,10 +9,11 @@ import torch
 from datasets import Dataset
 
 from hf_tl.backbones.load import load
+from hf_tl.data.columns import LABEL, holds_lists
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.images import decode
 from hf_tl.data.labels import encode_labels
-from hf_tl.data.multi_label import holds_lists, match_classes
+from hf_tl.data.multi_label import match_classes
 from hf_tl.errors import DataError, name_some
 from hf_tl.evaluation.measure import inference, measure
 from hf_tl.evaluation.metrics import problem_type_of
@@ -102,7 +103,6 @@ def evaluate_model(
     data = load_images(record, dataset, image_column, label_column)
     images = images_for(model, data, split)
     accelerator = Accelerator()
-    transforms = transforms.with_columns(data.image_column, data.label_column)
     metrics = measure(accelerator, model.to(accelerator.device), images.with_transform(transforms.eval), batch_size)
     return Evaluation(metrics, len(images), learned_from(record, data, split))
 
@@ -125,6 +125,6 @@ def images_for(model: "PreTrainedModel", data: ImageData, split: str) -> Dataset
         raise DataError(f"the model knows no class {name_some(unknown)}; it knows {name_some(known)}")
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     images = data.splits[split]
-    if holds_lists(images.features[data.label_column]):
-        return match_classes(images, data.label_column, data.labels, names)
-    return encode_labels({split: images}, data.label_column, names)[split]
+    if holds_lists(images.features[LABEL]):
+        return match_classes(images, data.labels, names)
+    return encode_labels({split: images}, names)[split]

@@ -13,6 +13,7 @@ import numpy as np
 from hf_tl.backbones.freezing import digest
 from hf_tl.backbones.load import load, preprocessing_of
 from hf_tl.backbones.transformers import commit_of
+from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.images import decode
 from hf_tl.errors import ConfigError, SaveError, name_some
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
@@ -96,7 +97,7 @@ def export(
     steps = describe(preprocessing)
     data = load_images(record_of(source), dataset, image_column, label_column)
     labelled = images_for(model, data, "test") if int8 else None
-    transform = transforms.with_columns(data.image_column, data.label_column).eval
+    transform = transforms.eval
     with _new_folder(folder) as partial:
         report = _describe_model(model, source, data)
         report |= {"format": format, "file": chosen.file, "input": INPUT, "output": OUTPUT}
@@ -143,7 +144,7 @@ def _verify(
     with explained(f"what was written as {name} cannot be loaded", "try another --format"):
         run = chosen.open(folder / chosen.file)
     report = {"split": "test", "images": len(images), **verify(run, model, pixels, name)}
-    decoded = [decode(image) for image in images[data.image_column]]
+    decoded = [decode(image) for image in images[IMAGE]]
     return {**report, "without_hf_tl": verify_steps(steps, decoded, pixels, run, model)}
 
 
@@ -153,7 +154,7 @@ def _quantize(
     calibration = evenly(data.splits["train"], CALIBRATION_IMAGES)
     float_file = folder / FORMATS["onnx"].file
     int8_file = write_int8(float_file, pixels_of(calibration, transform))
-    labels = np.asarray(images[data.label_column][:])
+    labels = np.asarray(images[LABEL][:])
     with explained("ONNX Runtime cannot run the quantized network", "leave out --int8"):
         measured = measure_int8(float_file, int8_file, pixels_of(images, transform), labels, problem_type_of(model))
     return {

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from hf_tl.backbones.boundary import find_boundary
 from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
+from hf_tl.data.columns import LABEL
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
 from hf_tl.data.images import ImageTransform, Transforms, stack_labels
 from hf_tl.data.streams import StreamedImages, first_image
@@ -143,11 +144,10 @@ class Features:
                 return None
             found.append(rows)
         self._current = feature_pass
-        label_column = transforms.train.label_column
         views = found if validation is None else found[:-1]
-        measured = None if validation is None else FeatureViews(found[-1:], stack_labels(validation[label_column][:]))
+        measured = None if validation is None else FeatureViews(found[-1:], stack_labels(validation[LABEL][:]))
         return PhaseInputs(
-            train=FeatureViews(views, stack_labels(train[label_column][:])),
+            train=FeatureViews(views, stack_labels(train[LABEL][:])),
             collate=as_read,
             validation=measured,
             validation_collate=as_read,
@@ -175,7 +175,7 @@ class Features:
         rows = self._rows(self._current, FeatureSet(images, transform, split))
         if rows is None:
             return None
-        labels = stack_labels(images[transform.label_column][:])
+        labels = stack_labels(images[LABEL][:])
         return FeatureViews([rows], labels), feature_logits(self._current.boundary)
 
     def _obstacle(self, phase: Phase) -> str | None:
@@ -196,7 +196,7 @@ class Features:
 
     def _pass(self, transform: ImageTransform, images: "Dataset", frozen: str) -> FeaturePass | None:
         """Find where the network can be cut for images of one size; None where it cannot."""
-        channels, height, width = transform(first_image(images, transform.image_column)).shape
+        channels, height, width = transform(first_image(images)).shape
         try:
             with self.accelerator.autocast():
                 boundary = find_boundary(self.model, (channels, height, width))
@@ -242,7 +242,7 @@ class Features:
             return one.images.stream.fingerprint
         key = one.images._fingerprint
         if key not in self._orders:
-            digests = map_images(one.images, one.transform.image_column, one.split, digest_image)
+            digests = map_images(one.images, one.split, digest_image)
             self._orders[key] = digest_in_order(digests)
         return self._orders[key]
 

@@ -30,6 +30,12 @@ class LearnedSplit:
     images: int
     digest: str | None = None
     """`split_digest` of its images. None where their content was not read (streams, records of schema version 1)."""
+    seed: int | None = None
+    """Seed of the splits that hf_tl drew, by which they can be drawn again."""
+    validation_fraction: float | None = None
+    """Share that the validation split was drawn by. None where it was the dataset's own."""
+    test_fraction: float | None = None
+    """Share that the test split was drawn by. None where it was the dataset's own."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,17 @@ class LearnedFrom:
         """Whether `digests` holds every image that the weights learned from."""
         return not self.unknown
 
-    def plus(self, data: str, split: str, images: int, digests: Iterable[bytes] | None) -> Self:
+    def plus(
+        self,
+        data: str,
+        split: str,
+        images: int,
+        digests: Iterable[bytes] | None,
+        *,
+        seed: int | None = None,
+        validation_fraction: float | None = None,
+        test_fraction: float | None = None,
+    ) -> Self:
         """Return this with one more split.
 
         Args:
@@ -56,9 +72,13 @@ class LearnedFrom:
             split: Name of the split.
             images: Number of images.
             digests: Digests of the images. None where their content was not read.
+            seed: Seed of the splits that hf_tl drew.
+            validation_fraction: Share that the validation split was drawn by.
+            test_fraction: Share that the test split was drawn by.
         """
         found = None if digests is None else [digest[:DIGEST_BYTES] for digest in digests]
-        learned = LearnedSplit(data, split, images, None if found is None else split_digest(found))
+        digest = None if found is None else split_digest(found)
+        learned = LearnedSplit(data, split, images, digest, seed, validation_fraction, test_fraction)
         if found is None:
             return replace(self, splits=(*self.splits, learned), unknown=(*self.unknown, learned))
         return replace(self, splits=(*self.splits, learned), digests=self.digests.union(found))

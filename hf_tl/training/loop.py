@@ -506,7 +506,7 @@ class Training:
 
     def _two_images(self) -> Tensor:
         transform = self.data.transforms_of(self.strategy.phases[0]).eval
-        pixel_values = transform(first_image(self.data.train_images, transform.image_column))
+        pixel_values = transform(first_image(self.data.train_images))
         return torch.stack([pixel_values] * 2).to(self.model.device)
 
     def _passes(self, steps: int) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hf_tl.data.augmentation import PairMixer
+from hf_tl.data.columns import LABEL
 from hf_tl.data.images import Transforms, collate
 from hf_tl.data.streams import StreamedImages
 from hf_tl.errors import ConfigError
@@ -86,7 +87,7 @@ class PhaseData:
 
     def labels(self, phase: Phase) -> list[int]:
         """Give the class of each training image."""
-        return self.train_images[self.transforms_of(phase).train.label_column][:]
+        return self.train_images[LABEL][:]
 
     def predictions(
         self, model: "PreTrainedModel", phase: Phase, images: "Dataset | StreamedImages", split: str

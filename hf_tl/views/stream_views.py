@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.fingerprint import row_name
 from hf_tl.data.images import ImageTransform
 from hf_tl.data.streams import StreamedImages, decode_streamed
@@ -45,7 +46,7 @@ class StreamedViews(Dataset[dict[str, Any]]):
         block: int = BLOCK,
     ) -> None:
         self.images, self.transform, self.seed, self.shuffled, self.block = images, transform, seed, shuffled, block
-        self.labels = images[transform.label_column][:]
+        self.labels = images[LABEL][:]
         self.tells_rows = False
         self._epoch: int | None = None
         self._held: dict[int, Mapping[str, Any] | None] = {}
@@ -95,7 +96,7 @@ class StreamedViews(Dataset[dict[str, Any]]):
     def _view(self, key: Key, image: Image.Image) -> dict[str, Any]:
         epoch, index, *repeat = key
         seed = view_seed(self.seed or 0, epoch, index, *repeat)
-        columns = {self.transform.image_column: [image], self.transform.label_column: [self.labels[index]]}
+        columns = {IMAGE: [image], LABEL: [self.labels[index]]}
         with contextlib.nullcontext() if self.seed is None else seeded_view(self.seed, epoch, index, *repeat):
             batch = self.transform(columns)
         view = {"pixel_values": batch["pixel_values"][0], "labels": batch["labels"][0], "index": index, "seed": seed}

@@ -140,10 +140,7 @@ def source(data: str, folder: Path | None) -> DatasetDict:
     if data == "clothes" and folder is None:
         raise SystemExit("the clothes need --folder (github.com/alexeygrigorev/clothing-dataset-small)")
     loaded = load_data("digits" if folder is None or data == "digits" else str(folder))
-    columns = {loaded.image_column: "image", loaded.label_column: "label"}
-    splits = {
-        name: rows.rename_columns({k: v for k, v in columns.items() if k != v}) for name, rows in loaded.splits.items()
-    }
+    splits = loaded.splits
     return DatasetDict(train=concatenate_datasets([splits["train"], splits["validation"]]), test=splits["test"])
 
 

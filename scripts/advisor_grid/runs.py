@@ -50,8 +50,7 @@ def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[
         )
 
         def transforms_of(phase: Any) -> Any:
-            transforms = preprocessing.transforms(phase.augmentation, horizontal_flip=cell.data not in NOT_MIRRORED)
-            return transforms.with_columns(data.image_column, data.label_column)
+            return preprocessing.transforms(phase.augmentation, horizontal_flip=cell.data not in NOT_MIRRORED)
 
         start = time.process_time()
         splits = data.splits

@@ -135,7 +135,7 @@ def decode(options: argparse.Namespace) -> dict[str, float]:
     _, transforms = load_backbone(
         f"timm:{options.architecture}", data.labels, pretrained=False, image_size=options.image_size
     )
-    rows = data.splits["train"].with_transform(transforms.with_columns(data.image_column, data.label_column).eval)
+    rows = data.splits["train"].with_transform(transforms.eval)
     loader: Iterable[object] = torch.utils.data.DataLoader(
         rows, options.batch_size, collate_fn=collate, num_workers=cpu_cores()
     )

@@ -85,14 +85,12 @@ def write_images(folder: Path, dataset: str, share: float) -> None:
     data = load_data(dataset)
     if share < 1:  # of each class
         train = data.splits["train"]
-        data.splits["train"] = train.train_test_split(train_size=share, stratify_by_column=data.label_column, seed=0)[
-            "train"
-        ]
+        data.splits["train"] = train.train_test_split(train_size=share, stratify_by_column="label", seed=0)["train"]
     for split, rows in data.splits.items():
-        for number, row in enumerate(rows.cast_column(data.image_column, Image(decode=False))):
-            path = folder / split / data.labels[row[data.label_column]] / str(number)
+        for number, row in enumerate(rows.cast_column("image", Image(decode=False))):
+            path = folder / split / data.labels[row["label"]] / str(number)
             path.parent.mkdir(parents=True, exist_ok=True)
-            image = row[data.image_column]
+            image = row["image"]
             if image["path"] is not None and Path(image["path"]).is_file():
                 shutil.copyfile(image["path"], path.with_suffix(Path(image["path"]).suffix))
             else:

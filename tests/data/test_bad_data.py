@@ -177,7 +177,7 @@ def test_many_unlabeled_rows_and_an_unlabeled_train(rows: Rows, refuse: Callable
 def test_classes_too_small_to_split(rows: Rows, refuse: Callable) -> None:
     message = refuse()(rows(["a"] * 9 + ["b", "b", "c"]))
     assert message == (
-        "classes with fewer than 3 images, too few to set apart test and validation: b (2), c (1); "
+        "classes with fewer than 3 different images, too few for train, test and validation: b (2), c (1); "
         "add images, remove the class, or provide the splits"
     )
     data = prepare_data(DatasetDict(train=rows(["a"] * 9 + ["b"] * 2), test=rows(["a"], first=50)))

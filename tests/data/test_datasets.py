@@ -26,7 +26,7 @@ Rows = Callable[..., Dataset]
 
 def contents(data: ImageData) -> dict[str, set[bytes]]:
     """What each split shows, as a set of pixels."""
-    return {split: {np.asarray(row[data.image_column]).tobytes() for row in data.splits[split]} for split in SPLITS}
+    return {split: {np.asarray(row["image"]).tobytes() for row in data.splits[split]} for split in SPLITS}
 
 
 def check_splits(data: ImageData, total: int) -> None:
@@ -34,7 +34,7 @@ def check_splits(data: ImageData, total: int) -> None:
     parts = contents(data)
     assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == total
     for split in SPLITS:
-        assert data.splits[split].features[data.label_column].names == list(data.labels)
+        assert data.splits[split].features["label"].names == list(data.labels)
         assert sum(data.class_counts(split)) == len(data.splits[split]) > 0
 
 
@@ -65,8 +65,8 @@ def test_folder_without_splits(write_folder: WriteFolder) -> None:
     assert data.name == "pets"
     assert data.notes == (
         "files that are not images were left out: 1 .txt",
-        "no test split: 14 images (20%) of train were set apart, stratified by class, seed 0",
-        "no validation split: 6 images (10%) of train were set apart, stratified by class, seed 0",
+        "no test split: 14 of 70 training images (20%) were held out, stratified by class, seed 0",
+        "no validation split: 6 of 56 training images (11%) were held out, stratified by class, seed 0",
     )
     assert str(folder.parent) not in repr((data.name, data.notes, data.labels))
 
@@ -184,7 +184,15 @@ def test_columns_by_name(rows: Rows) -> None:
     dataset = rows([0, 1] * 5, ClassLabel(names=["a", "b"]), other=["x", "y"] * 5)
     dataset = dataset.rename_columns({"image": "img", "label": "fine"}).add_column("thumb", [b"1"] * 10)
     data = prepare_data(dataset, label_column="other")
-    assert (data.image_column, data.label_column, data.labels) == ("img", "other", ("x", "y"))
+    assert data.labels == ("x", "y")
+    assert all(rows.column_names == ["image", "label"] for rows in data.splits.values())
+
+
+def test_columns_that_are_called_like_each_other(rows: Rows) -> None:
+    dataset = rows(list("ab") * 5).rename_columns({"image": "label", "label": "image"})
+    data = prepare_data(dataset, label_column="image")
+    assert data.labels == ("a", "b")
+    assert contents(data) == contents(prepare_data(rows(list("ab") * 5)))
 
 
 def test_validation_is_tested_on_where_test_has_no_labels(rows: Rows) -> None:
@@ -196,7 +204,7 @@ def test_validation_is_tested_on_where_test_has_no_labels(rows: Rows) -> None:
     assert contents(data)["test"] == {np.asarray(row["image"]).tobytes() for row in held_out}
     assert data.notes[:2] == (
         "split test was left out: it has no labels",
-        "no test split: validation was used as test, and validation was set apart from train",
+        "no test split: validation was used as test, and validation was drawn from train",
     )
 
 

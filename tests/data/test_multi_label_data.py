@@ -30,7 +30,7 @@ def by_image(data: ImageData) -> dict[bytes, tuple[str, ...]]:
     """The names of each image's classes, by its pixels."""
     return {
         np.asarray(row["image"]).tobytes(): tuple(
-            name for name, flag in zip(data.labels, row[data.label_column], strict=True) if flag
+            name for name, flag in zip(data.labels, row["label"], strict=True) if flag
         )
         for split in data.splits.values()
         for row in split
@@ -96,11 +96,11 @@ def test_an_object_that_is_there_twice_counts_once(rows: Rows) -> None:
 
 def test_labels_become_a_batch_for_the_binary_loss(rows: Rows) -> None:
     data = prepare_data(rows(SEEN, List(ClassLabel(names=NAMES))))
-    transform = ImageTransform(pil_to_tensor, data.image_column, data.label_column)
+    transform = ImageTransform(pil_to_tensor, "image", "label")
     split = data.splits["train"].with_transform(transform)
     batch = collate([split[index] for index in range(8)])
     assert (batch["labels"].dtype, batch["labels"].shape) == (torch.float32, (8, 3))
-    assert batch["labels"].tolist() == flags_of(data.splits["train"], data.label_column)[:8].tolist()
+    assert batch["labels"].tolist() == flags_of(data.splits["train"])[:8].tolist()
 
 
 def test_rows_that_load_data_did_not_write_are_refused(rows: Rows) -> None:
@@ -132,12 +132,12 @@ def by_bytes(data: ImageData) -> set[int]:
     return {np.asarray(row["image"]).item() for split in data.splits.values() for row in split}
 
 
-def test_splits_are_set_apart_at_random(rows: Rows) -> None:
+def test_splits_are_drawn_at_random(rows: Rows) -> None:
     dataset = rows(SEEN, List(ClassLabel(names=NAMES)))
     data, other = prepare_data(dataset), prepare_data(dataset, seed=1)
     assert [len(data.splits[split]) for split in SPLITS] == [28, 4, 8]
-    how = "drawn at random but for the last image of a class, seed 0"
-    assert f"no test split: 8 images (20%) of train were set apart, {how}" in data.notes
+    how = "at random, all classes kept in train, seed 0"
+    assert f"no test split: 8 of 40 training images (20%) were held out, {how}" in data.notes
     assert by_image(data) == by_image(other)
     assert data.splits["test"]["image"][:] != other.splits["test"]["image"][:]
 
@@ -174,7 +174,7 @@ def test_hidden_columns_are_left_out(rows: Rows) -> None:
         ([[0.5, 1.0], [1.0, 0.0]], "found List(Value('float64')), for example [0.5, 1.0], [1.0, 0.0]; mend them"),
         ([[0, 1, 0], [1, 0, 0]], "classes missing from training: 2; add images"),
         ([[[0]], [[1]]], "expected lists of labels in the column 'label'"),
-        ([[0], [1]] + [[]] * 8, "too few images with labels to set apart test and keep every class in train"),
+        ([[0], [1]] + [[]] * 8, "too few images with labels to draw test and keep every class in train"),
     ],
 )
 def test_lists_that_cannot_be_used(rows: Rows, labels: list, message: str) -> None:
@@ -233,8 +233,8 @@ def test_parquet_and_folders_with_metadata(rows: Rows, write_folder: WriteFolder
 def test_classes_are_matched_by_name(rows: Rows) -> None:
     data = prepare_data(rows(SEEN, List(ClassLabel(names=NAMES))))
     train = data.splits["train"]
-    matched = match_classes(train, data.label_column, data.labels, ["owl", "emu", "cat", "dog"])
-    flags, expected = flags_of(matched, data.label_column), flags_of(train, data.label_column)
+    matched = match_classes(train, data.labels, ["owl", "emu", "cat", "dog"])
+    flags, expected = flags_of(matched), flags_of(train)
     assert (flags[:, [2, 3, 0]] == expected).all()
     assert not flags[:, 1].any()
 

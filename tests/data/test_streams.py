@@ -39,10 +39,28 @@ def content(data: ImageData) -> dict[str, list[tuple[bytes, object]]]:
             stored = dict(images.stream.read())
             encoded = [stored[place]["bytes"] for place in images.places.tolist()]
         else:
-            column = images.cast_column(data.image_column, Image(decode=False))[data.image_column]
+            column = images.cast_column("image", Image(decode=False))["image"]
             encoded = [image["bytes"] or Path(image["path"]).read_bytes() for image in column]
-        found[split] = list(zip(encoded, images[data.label_column][:], strict=True))
+        found[split] = list(zip(encoded, images["label"][:], strict=True))
     return found
+
+
+def check_alike(streamed: ImageData, whole: ImageData) -> None:
+    """Check that splits of the dataset's own are the same, and that all images have the same labels.
+
+    Those that are drawn may differ: images are drawn by their content, and those of a stream, which is not read, by
+    their places.
+    """
+    one, other = content(streamed), content(whole)
+    assert one.keys() == other.keys()
+    assert streamed.draws == whole.draws
+    for split in one.keys() - streamed.draws.keys() - {"train"}:
+        assert one[split] == other[split]
+    everything = [
+        sorted((image, str(label)) for rows in each.values() for image, label in rows) for each in (one, other)
+    ]
+    assert everything[0] == everything[1]
+    assert {split: len(rows) for split, rows in one.items()} == {split: len(rows) for split, rows in other.items()}
 
 
 def only_stream(data: ImageData) -> Stream:
@@ -50,9 +68,11 @@ def only_stream(data: ImageData) -> Stream:
     return stream
 
 
-def test_the_splits_are_those_of_the_whole_dataset(shards: Path) -> None:
+def test_the_images_are_those_of_the_whole_dataset(shards: Path) -> None:
     streamed, whole = hf_tl.load_data(str(shards), streaming=True), hf_tl.load_data(str(shards))
-    assert content(streamed) == content(whole)
+    check_alike(streamed, whole)
+    assert content(streamed) == content(hf_tl.load_data(str(shards), streaming=True))
+    assert content(streamed) != content(hf_tl.load_data(str(shards), streaming=True, seed=1))
     assert {split: len(images) for split, images in streamed.splits.items()} == {
         "train": 29,
         "validation": 4,
@@ -73,7 +93,7 @@ def test_splits_of_several_streams(rows: Rows, tmp_path: Path) -> None:
     pattern = str(tmp_path / "*.parquet")
     streamed, whole = load_data(pattern, streaming=True), load_data(pattern)
     assert streamed.labels == ("cat", "dog")
-    assert content(streamed) == content(whole)
+    check_alike(streamed, whole)
     assert [stream.name for stream in streams_of(streamed.splits)] == ["train", "validation"]
 
 
@@ -82,7 +102,7 @@ def test_labels_of_any_number(rows: Rows, tmp_path: Path) -> None:
     rows(lists, List(NAMES)).map(lambda row: {"label": [*row["label"], 2]}).to_parquet(tmp_path / "train.parquet")
     streamed, whole = (load_data(str(tmp_path / "train.parquet"), streaming=choice) for choice in (True, False))
     assert streamed.problem_type == "multi_label_classification"
-    assert content(streamed) == content(whole)
+    check_alike(streamed, whole)
 
 
 def test_columns_of_zeros_and_ones_and_encoded_images(rows: Rows, tmp_path: Path) -> None:
@@ -93,7 +113,7 @@ def test_columns_of_zeros_and_ones_and_encoded_images(rows: Rows, tmp_path: Path
     table.to_parquet(tmp_path / "train.parquet")
     name, columns = str(tmp_path / "train.parquet"), "cat,dog"
     streamed, whole = (load_data(name, streaming=choice, label_column=columns) for choice in (True, False))
-    assert content(streamed) == content(whole)
+    check_alike(streamed, whole)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])

@@ -132,7 +132,7 @@ def test_a_second_run_computes_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     assert "one pass of about" in capsys.readouterr().out
     config = make_training(run).config
     known = decoded_before(config)
-    assert known == {digest_in_order(map_images(make_images(run), "image", "train", digest_image))}
+    assert known == {digest_in_order(map_images(make_images(run), "train", digest_image))}
     assert decoded_before(replace(config, feature_cache="off")) == frozenset()
     for again in (run, replace(run, config={**run.config, "feature_cache": "auto"})):
         second = train(again)

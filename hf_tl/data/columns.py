@@ -1,0 +1,82 @@
+"""Which columns hold the images and the labels; once they are found, they are called `image` and `label`."""
+
+from collections.abc import Mapping, Sequence
+
+from datasets import ClassLabel, Dataset, Features, Image, LargeList, List, Value
+from datasets.features.features import FeatureType
+
+from hf_tl.errors import DataError, name_some
+
+IMAGE, LABEL = "image", "label"
+"""Names of the two columns in every split that hf_tl has prepared."""
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "y")
+
+
+def rename_columns(splits: Mapping[str, Dataset], image_column: str, label_column: str) -> dict[str, Dataset]:
+    """Rename the columns of images and labels to `image` and `label`, whatever they were called."""
+    names = {image_column: IMAGE, label_column: LABEL}
+    changed = {old: new for old, new in names.items() if old != new}
+    return {split: rows.rename_columns(changed) if changed else rows for split, rows in splits.items()}
+
+
+def holds_lists(feature: FeatureType) -> bool:
+    """Return whether a column holds lists, and so any number of labels an image."""
+    return isinstance(feature, List | LargeList)
+
+
+def find_image_column(features: Features, image_column: str | None = None) -> str:
+    """Tell the column of images: the one that is named, else the only one that holds images or encoded images.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    if image_column is not None:
+        return _require(features, image_column, "--image_column")
+    candidates = [name for name, feature in features.items() if isinstance(feature, Image)]
+    candidates = candidates or [name for name, feature in features.items() if _holds_bytes(feature)]
+    return _only(candidates, features, "images", "--image_column")
+
+
+def find_label_column(features: Features, label_column: str | None = None) -> str:
+    """Tell the column of labels: the one that is named, else the only `ClassLabel`, else one with a usual name.
+
+    A list of a `ClassLabel` counts as one. Several columns are named with commas; see `split_names`.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    if label_column is not None:
+        names = split_names(features, label_column)
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(f"--label_column names a column twice: {name_some(repeated)}; name each class once")
+        return ",".join(_require(features, name, "--label_column") for name in names)
+    candidates = [name for name, feature in features.items() if _holds_classes(feature)]
+    candidates = candidates or [name for name in features if name.lower() in LABEL_COLUMNS]
+    return _only(candidates, features, "labels", "--label_column (several columns of 0 and 1 with commas)")
+
+
+def split_names(features: Features, label_column: str) -> list[str]:
+    """Split names with commas; a column may be called like that too."""
+    return [label_column] if label_column in features else [name.strip() for name in label_column.split(",")]
+
+
+def _holds_classes(feature: FeatureType) -> bool:
+    return isinstance(feature.feature if holds_lists(feature) else feature, ClassLabel)
+
+
+def _holds_bytes(feature: FeatureType) -> bool:
+    stored = feature.get("bytes") if isinstance(feature, dict) else feature
+    return isinstance(stored, Value) and stored.dtype in ("binary", "large_binary")
+
+
+def _require(features: Features, column: str, flag: str) -> str:
+    if column not in features:
+        raise DataError(f"no column {column!r}: the dataset has {name_some(features, 20)}; change {flag}")
+    return column
+
+
+def _only(candidates: Sequence[str], features: Features, what: str, flag: str) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
+    found = f"{len(candidates)}: {name_some(candidates)}" if candidates else f"none among {name_some(features, 20)}"
+    raise DataError(f"expected one column of {what}, found {found}; name it with {flag}")

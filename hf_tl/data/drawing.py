@@ -1,0 +1,178 @@
+"""Draws of hold-out splits by image content: the names and the order of files do not matter.
+
+Images are ranked by a hash of the seed and their digest. Copies of an image share a digest, so they stay on one side.
+A draw takes the lowest ranks of each class. An added image shifts the ranks of its own class by at most one place, so
+it moves at most one other image of that class into or out of each split; where the number of drawn images is rounded
+another way, an image of another class may move too. `hf_tl.record.LearnedFrom` protects measurements from such moves.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+
+from hf_tl.errors import DataError, name_some
+from hf_tl.record.learned import DIGEST_BYTES
+
+DRAWN = ("test", "validation")
+"""Splits that are drawn where a dataset lacks them, in this order."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a split was drawn from the training images."""
+
+    share: float
+    """Share that was asked for."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images to draw from."""
+
+    digests: Sequence[bytes]
+    labels: np.ndarray
+    """Class indices (images,), or zeros and ones (images, classes)."""
+    classes: tuple[str, ...]
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
+
+    def counts(self, rows: Sequence[int] | None = None) -> np.ndarray:
+        """Return the number of images of each class, (classes,)."""
+        labels = self.labels if rows is None else self.labels[list(rows)]
+        if self.is_multi_label:
+            return np.asarray(labels.sum(axis=0, dtype=np.int64))
+        return np.asarray(np.bincount(labels, minlength=len(self.classes)))
+
+    def classes_of(self, row: int) -> list[int]:
+        """Return the classes of an image."""
+        return np.flatnonzero(self.labels[row]).tolist() if self.is_multi_label else [int(self.labels[row])]
+
+    def strata(self) -> np.ndarray:
+        """Return what the draw is stratified by, (images,): the class, or whether the image has any label."""
+        return self.labels.any(axis=1).astype(np.int64) if self.is_multi_label else self.labels
+
+    def select(self, rows: Sequence[int]) -> "Pool":
+        """Return some of the images."""
+        return Pool([self.digests[row] for row in rows], self.labels[list(rows)], self.classes)
+
+
+def draw_splits(
+    pool: Pool,
+    fractions: Mapping[str, float],
+    seed: int,
+    learned: Collection[bytes] = frozenset(),
+    *,
+    include_learned: bool = False,
+) -> dict[str, list[int]]:
+    """Draw the splits that a dataset lacks from its training images.
+
+    Args:
+        pool: The training images.
+        fractions: Share of each split, `test` before `validation`: a share of the images that are left.
+        seed: Random seed.
+        learned: Digests, cut to `DIGEST_BYTES`, of images that the starting weights learned from. These stay in train.
+        include_learned: Whether such images are drawn nevertheless where no others are left.
+
+    Returns:
+        Rows of each drawn split and of `train`, ascending. Every class keeps an image in train.
+
+    Raises:
+        DataError: A class has too few different images, or nothing can be drawn.
+    """
+    if not pool.is_multi_label:
+        _require_images(pool, fractions)
+    left = list(range(len(pool.digests)))
+    splits: dict[str, list[int]] = {}
+    for number, (split, fraction) in enumerate(fractions.items()):
+        rest = pool.select(left)
+        is_learned = np.fromiter((digest[:DIGEST_BYTES] in learned for digest in rest.digests), bool, len(left))
+        spare = 1 if pool.is_multi_label else len(fractions) - number
+        drawn = _draw(rest, fraction, seed, spare, is_learned, include_learned)
+        if not rest.counts(drawn).any():
+            _refuse(pool, split, int(is_learned.sum()))
+        splits[split] = [left[row] for row in drawn]
+        kept = set(splits[split])
+        left = [row for row in left if row not in kept]
+    return {**splits, "train": left}
+
+
+def _require_images(pool: Pool, fractions: Mapping[str, float]) -> None:
+    different = Counter(label for _, label in set(zip(pool.digests, pool.labels.tolist(), strict=True)))
+    minimum = 1 + len(fractions)
+    if small := [f"{pool.classes[label]} ({n})" for label, n in sorted(different.items()) if n < minimum]:
+        raise DataError(
+            f"classes with fewer than {minimum} different images, too few for train, {' and '.join(fractions)}: "
+            f"{name_some(small)}; add images, remove the class, or provide the splits"
+        )
+
+
+def _refuse(pool: Pool, split: str, learned: int) -> None:
+    if learned:
+        raise DataError(
+            f"no {split} split can be drawn: the starting model learned from {learned:,} of {len(pool.digests):,} "
+            f"images, which would not measure generalization, and no class can spare another; add images, provide a "
+            f"split {split}, or measure on training images with --include_training_images"
+        )
+    raise DataError(
+        f"too few images with labels to draw {split} and keep every class in train; add images, or provide the split"
+    )
+
+
+def _draw(pool: Pool, share: float, seed: int, spare: int, is_learned: np.ndarray, include_learned: bool) -> list[int]:
+    """Take groups of copies by rank until each stratum has its quota, and leave `spare` images of each class."""
+    groups: defaultdict[bytes, list[int]] = defaultdict(list)
+    for row, digest in enumerate(pool.digests):
+        if include_learned or not is_learned[row]:
+            groups[digest].append(row)
+    prefix = f"{seed}/".encode()
+    ranked = sorted(groups.items(), key=lambda item: (is_learned[item[1][0]], sha256(prefix + item[0]).digest()))
+    strata = pool.strata().tolist()
+    left, quota = pool.counts().tolist(), _quota(pool, share, spare).tolist()
+    room, drawn, total = list(quota), [], sum(quota)
+
+    def take(rows: list[int], *, is_over: bool) -> bool:
+        needed = Counter(strata[row] for row in rows)
+        classes = Counter(label for row in rows for label in pool.classes_of(row))
+        if any(left[label] - count < spare for label, count in classes.items()):
+            return False
+        if not is_over and any(room[stratum] < count for stratum, count in needed.items()):
+            return False
+        drawn.extend(rows)
+        for stratum, count in needed.items():
+            room[stratum] -= count
+        for label, count in classes.items():
+            left[label] -= count
+        return True
+
+    for _, rows in ranked:
+        if len(drawn) >= total:
+            break
+        take(rows, is_over=False)
+    # a class whose images all have more copies than its quota still gives one image with its copies
+    for stratum, wanted in enumerate(quota):
+        if wanted and room[stratum] == wanted:
+            own = [rows for _, rows in ranked if strata[rows[0]] == stratum]
+            any(take(rows, is_over=True) for rows in sorted(own, key=len))
+    return sorted(drawn)
+
+
+def _quota(pool: Pool, share: float, spare: int) -> np.ndarray:
+    """Return how many images of each stratum are drawn: their share, at least one, by largest remainders."""
+    counts = np.bincount(pool.strata(), minlength=2 if pool.is_multi_label else len(pool.classes))
+    total = math.ceil(share * len(pool.digests))
+    if pool.is_multi_label:
+        labeled = math.ceil(share * int(counts[1]))
+        return np.array([total - labeled, labeled])
+    wanted = share * counts
+    quota = np.minimum(np.maximum(np.floor(wanted), counts > 0), np.maximum(counts - spare, 0)).astype(np.int64)
+    for label in np.argsort(-(wanted - quota), kind="stable")[: max(0, total - int(quota.sum()))]:
+        quota[label] += counts[label] - spare > quota[label]
+    return quota

@@ -1,0 +1,125 @@
+"""Checked splits of images with one list of labels."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from hf_tl.data.columns import LABEL, holds_lists
+from hf_tl.data.drawing import Draw, Pool
+from hf_tl.data.fingerprint import digest_in_order, fingerprint_of
+from hf_tl.data.multi_label import flags_of
+from hf_tl.data.streams import fingerprint_of_streams
+from hf_tl.record import DataRecord, SplitRecord, split_digest
+from hf_tl.record.parts import DataSource
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Splits that are ready to be trained on: labeled, disjoint, with the same classes in the same order."""
+
+    splits: DatasetDict
+    """train, validation and test, each with the columns `image` and `label`: a `ClassLabel`, or for multi-label data a
+    list of as many zeros and ones as there are classes. Those of a stream are `StreamedImages`."""
+    labels: tuple[str, ...]
+    name: str
+    """Publishable: a Hub id, "digits", or the folder's own name, never a path."""
+    revision: str | None
+    """Commit of the Hub repository, if it is one."""
+    license: str | None
+    notes: tuple[str, ...]
+    """What was done to the data: splits drawn or renamed, images left out."""
+    source: DataSource = "memory"
+    """Where the images are: `built-in` for scikit-learn's digits alone."""
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    """How the splits were drawn that the dataset lacked; the others are its own."""
+    digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict, repr=False)
+    """SHA-256 of each image by split, in the order of its rows. Empty for streams, whose content is not read."""
+    problem_type: str = "single_label_classification"
+    """Or `multi_label_classification`: an image shows any number of classes, or none. As in a model's config."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that suit a built-in dataset: `image_size`, `horizontal_flip`."""
+
+    def class_counts(self, split: str) -> list[int]:
+        """Count the images of each class in a split, in the order of `labels`."""
+        return class_counts_of(self.splits[split], len(self.labels))
+
+    @property
+    def set_apart(self) -> frozenset[str]:
+        """Splits that were drawn from train, because the dataset had none of the kind."""
+        return frozenset(self.draws)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identify the labeled images by all their bytes, in whatever order and split.
+
+        The same on every machine and in every run. For streams: their files, labels and splits.
+        """
+        if not self.digests:
+            return fingerprint_of_streams(self.splits, self.labels)
+        labels = [label for rows in self.splits.values() for label in rows[LABEL][:]]
+        digests = [digest for split in self.splits for digest in self.digests[split]]
+        return fingerprint_of(digests, labels, self.labels)
+
+    @cached_property
+    def orders(self) -> dict[str, str]:
+        """Identify the images of each split in their order, whatever their labels.
+
+        The keys are the `_fingerprint` that datasets gives the split, which no other choice of its rows has.
+        """
+        return {
+            self.splits[split]._fingerprint: digest_in_order(digests)
+            for split, digests in self.digests.items()
+            if isinstance(self.splits[split], Dataset)
+        }
+
+    def select(self, split: str, rows: Sequence[int]) -> Self:
+        """Return the data with some images of a split, in the given order; the one way to leave images out."""
+        splits = type(self.splits)(self.splits)
+        splits[split] = self.splits[split].select(rows, keep_in_memory=True)
+        digests = dict(self.digests)
+        if digests:
+            digests[split] = tuple(digests[split][row] for row in rows)
+        return replace(self, splits=splits, digests=digests)
+
+    def pool(self, splits: Iterable[str]) -> Pool:
+        """Return the digests and labels of some splits together."""
+        names = list(splits)
+        labels = [label for split in names for label in self.splits[split][LABEL][:]]
+        return Pool([digest for split in names for digest in self.digests[split]], np.asarray(labels), self.labels)
+
+    def to_record(self) -> DataRecord:
+        """Return what a run states about its data."""
+        return DataRecord(
+            name=self.name,
+            labels=self.labels,
+            splits={split: self._split_record(split) for split in self.splits},
+            fingerprint=self.fingerprint,
+            source=self.source,
+            revision=self.revision,
+            license=self.license,
+            notes=self.notes,
+        )
+
+    def _split_record(self, split: str) -> SplitRecord:
+        draw = self.draws.get(split)
+        return SplitRecord(
+            images=len(self.splits[split]),
+            classes=tuple(self.class_counts(split)),
+            digest=split_digest(self.digests[split]) if self.digests else None,
+            source="dataset" if draw is None else "drawn",
+            seed=None if draw is None else draw.seed,
+            share=None if draw is None else draw.share,
+        )
+
+
+def class_counts_of(rows: Dataset, classes: int) -> list[int]:
+    """Count the images of each class, in the order of the labels."""
+    if holds_lists(rows.features[LABEL]):
+        return flags_of(rows).sum(axis=0, dtype=int).tolist()
+    counts = Counter(rows[LABEL][:])
+    return [counts[label] for label in range(classes)]

@@ -1,0 +1,180 @@
+"""Images of a dataset that weights learned from: found by content, and left out of what is measured."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hf_tl.data.drawing import DRAWN, Pool, draw_splits
+from hf_tl.errors import DataError
+from hf_tl.record.learned import DIGEST_BYTES, LearnedFrom, LearnedSplit, split_digest
+
+if TYPE_CHECKING:
+    from hf_tl.data.image_data import ImageData
+
+FLAG = "--include_training_images"
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """Images of a split that a model learned from."""
+
+    split: str
+    images: int
+    """Images of the split, before any were left out."""
+    learned: int = 0
+    """Training images of the model that are measured on nevertheless."""
+    left_out: int = 0
+    """Training images of the model that are not measured on."""
+    unknown: tuple[LearnedSplit, ...] = ()
+    """Training images of the model that cannot be compared with these, for want of digests on one side."""
+    model: str = "the model"
+    """Name of the model in messages."""
+    are_streamed: bool = False
+    """Whether it is the images of the split that have no digests."""
+
+    @property
+    def measured(self) -> int:
+        """Images that are left to measure on."""
+        return self.images - self.left_out
+
+    def describe(self) -> list[str]:
+        """Return a sentence for each thing that the user must know; none where there is no leakage."""
+        found = self.learned + self.left_out
+        texts = []
+        if found:
+            are = f"{found:,} of {self.images:,} {self.split} images are training images of {self.model}"
+            texts.append(f"{are}: " + ("left out" if self.left_out else "not an estimate of generalization"))
+        for split in self.unknown:
+            why = "published without image digests" if split.digest is not None else "recorded without image digests"
+            why = "streamed images are not compared" if self.are_streamed else why
+            texts.append(
+                f"hf_tl cannot tell whether the {self.split} images were among the {split.images:,} training images of "
+                f"split {split.split} of {split.data} ({why}), which {self.model} learned from"
+            )
+        return texts
+
+
+def learn(learned: LearnedFrom, data: "ImageData", split: str) -> LearnedFrom:
+    """Return what weights have learned from, after a training on a split of `data`."""
+    draws = data.draws
+    seeds = {draw.seed for draw in draws.values()}
+    return learned.plus(
+        data.name,
+        split,
+        len(data.splits[split]),
+        data.digests.get(split),
+        seed=seeds.pop() if len(seeds) == 1 else None,
+        **{f"{name}_fraction": draws[name].share if name in draws else None for name in DRAWN},
+    )
+
+
+def resolve(learned: LearnedFrom, data: "ImageData") -> LearnedFrom:
+    """Find the images behind the split digests of a published model, in a dataset that holds them.
+
+    A model of the Hub states one digest a split. A split of `data` with that digest is the same images, also where it
+    must be drawn again as it was then; their digests are added. What is not found stays unknown.
+
+    Args:
+        learned: What weights learned from.
+        data: The dataset, in whatever splits.
+    """
+    if learned.is_complete or not data.digests:
+        return learned
+    own = {split: digests for split, digests in data.digests.items() if split not in data.draws}
+    pool = data.pool(["train", *data.draws])
+    return resolve_in(learned, {**own, "train": data.digests["train"]}, pool)
+
+
+def resolve_in(learned: LearnedFrom, splits: Mapping[str, Sequence[bytes]], pool: Pool) -> LearnedFrom:
+    """Find the images behind split digests; see `resolve`.
+
+    Args:
+        learned: What weights learned from.
+        splits: Image digests of the splits.
+        pool: Images that splits are drawn from.
+    """
+    candidates = [*splits.values(), pool.digests]
+    known = {split_digest(digests): digests for digests in candidates}
+    digests, pins, unknown = learned.digests, learned.digests, []
+    for split in learned.splits:
+        if split.split == "train":  # a training began: it held out none of what was learned until then
+            pins = digests
+        if split not in learned.unknown:
+            continue
+        if split.digest is not None and split.digest not in known:
+            known |= {split_digest(drawn): drawn for drawn in _drawn_again(split, pool, pins)}
+        found = None if split.digest is None else known.get(split.digest)
+        if found is None:
+            unknown.append(split)
+        else:
+            digests = digests.union(digest[:DIGEST_BYTES] for digest in found)
+    return replace(learned, digests=digests, unknown=tuple(unknown))
+
+
+def _drawn_again(split: LearnedSplit, pool: Pool, pins: frozenset[bytes]) -> Iterator[list[bytes]]:
+    """Yield the splits of a training, drawn as then: with all that was learned before it kept in train."""
+    fractions = {"test": split.test_fraction, "validation": split.validation_fraction}
+    wanted = {name: share for name, share in fractions.items() if share is not None}
+    if split.seed is None or not wanted:
+        return
+    for include_learned in (False, True) if pins else (False,):
+        try:
+            drawn = draw_splits(pool, wanted, split.seed, pins, include_learned=include_learned)
+        except DataError:
+            continue  # these are not the images of then
+        yield from ([pool.digests[row] for row in rows] for rows in drawn.values())
+
+
+def leave_out_learned(
+    data: "ImageData",
+    learned: LearnedFrom,
+    splits: Sequence[str] = ("validation", "test"),
+    *,
+    keep: bool = False,
+    model: str = "the starting model",
+) -> tuple["ImageData", dict[str, Leakage]]:
+    """Leave the images that weights learned from out of the splits that are measured on, and note how many.
+
+    Args:
+        data: The dataset.
+        learned: What the weights learned from; see `resolve`.
+        splits: Splits that are measured on.
+        keep: Whether such images are only counted.
+        model: Name of the model in messages.
+
+    Returns:
+        The data, and the leakage of each split.
+
+    Raises:
+        DataError: The images that are left cannot be measured on.
+    """
+    leakage, notes = {}, list(data.notes)
+    for split in splits:
+        images = len(data.splits[split])
+        if not data.digests:
+            are_streamed = bool(learned.splits)
+            found = Leakage(split, images, unknown=learned.splits, model=model, are_streamed=are_streamed)
+        else:
+            is_learned = learned.mask(data.digests[split])
+            count = int(is_learned.sum())
+            kept, out = (count, 0) if keep else (0, count)
+            found = Leakage(split, images, kept, out, learned.unknown, model)
+            if found.left_out:
+                data = _without(data, split, np.flatnonzero(~is_learned).tolist(), found)
+        leakage[split] = found
+        notes += [text for text in found.describe() if text not in notes]
+    return replace(data, notes=tuple(notes)), leakage
+
+
+def _without(data: "ImageData", split: str, rows: list[int], leakage: Leakage) -> "ImageData":
+    left = data.select(split, rows)
+    before, after = (sum(count > 0 for count in each.class_counts(split)) for each in (data, left))
+    if after < min(2, before) or not rows:
+        few = f"the {len(rows):,} others show {'one class' if after else 'no class'}" if rows else "no other is there"
+        raise DataError(
+            f"{leakage.left_out:,} of {leakage.images:,} {split} images are training images of {leakage.model}, and "
+            f"{few}, so generalization cannot be measured: use other images, or measure on training images with {FLAG}"
+        )
+    return left
