@@ -129,7 +129,7 @@ def open_data(
         if isinstance(dataset, ImageData):
             data = dataset
         elif isinstance(dataset, str):
-            source = {"config_name": config.dataset_config, "revision": config.dataset_revision}
+            source: dict[str, Any] = {"config_name": config.dataset_config, "revision": config.dataset_revision}
             data = load_data(dataset, **source, **shared, streaming=config.streaming)
         else:
             data = prepare_data(dataset, **shared)

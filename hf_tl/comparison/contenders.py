@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.load import load
+from hf_tl.backbones.modules import inference
 from hf_tl.card.metadata import dataset_is_on_hub
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.data.streams import streams_of
 from hf_tl.errors import DataError, ModelError, name_some
-from hf_tl.evaluation.measure import Predictions, image_logits, inference, predict_split, seconds_of
+from hf_tl.evaluation.measure import Predictions, image_logits, predict_split, seconds_of
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
 from hf_tl.evaluation.trained_on import SPLIT_SETTINGS, learned_from, record_of, split_settings
 

@@ -9,13 +9,14 @@ import torch
 from datasets import Dataset
 
 from hf_tl.backbones.load import load
+from hf_tl.backbones.modules import inference
 from hf_tl.data.columns import LABEL, holds_lists
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.images import decode
 from hf_tl.data.labels import encode_labels
 from hf_tl.data.multi_label import match_classes
 from hf_tl.errors import DataError, name_some
-from hf_tl.evaluation.measure import inference, measure
+from hf_tl.evaluation.measure import measure
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.evaluation.trained_on import learned_from, load_images, record_of
 

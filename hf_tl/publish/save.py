@@ -233,7 +233,7 @@ def _runs_own_code(model: "nn.Module") -> bool:
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Compute float32 products in float32: no TF32 on GPUs, no bfloat16 on CPUs."""
-    backends = torch.backends
+    backends: Any = torch.backends
     switches = (
         backends.cuda.matmul, backends.cudnn, backends.cudnn.conv, backends.mkldnn, backends.mkldnn.matmul,
         backends.mkldnn.conv,
