@@ -148,7 +148,9 @@ def train(
             any number of them) that the dataset has.
         dataset: a loaded dataset, what `hf_tl.load_data` returned, also of a stream, or what `--dataset` takes.
         strategy: its phases are walked in order.
-        transforms: those that `load_backbone` returned with `model`; found by the model's name where they are missing.
+        transforms: those that `load_backbone` returned with `model`, which remembers its own where they are missing.
+            Another `train` takes the place of the augmentation presets; phases with augmentation `"none"` train on
+            `eval`.
         push_to_hub: `USER/NAME` to push the result to.
         settings: fields of `hf_tl.config.TrainingConfig` and `HubConfig`, for example `output_dir`, `seed` and
             `card_images`.
@@ -182,12 +184,14 @@ def train(
     data = check_images(data, verbose=accelerator.is_main_process, readable=decoded_before(training))
     _check_labels(model, data)
     set_problem_type(model, data.problem_type)
+    preprocessing = preprocessing_of(model, transforms)
+    preprocessing.check_training_is_used(phase.augmentation for phase in strategy.phases)
     output_dir = choose_output_dir(accelerator, training, f"{data.name}-{strategy.name}")
     set_seed(training.seed)
     return Job(
         accelerator,
         model,
-        preprocessing_of(model, transforms),
+        preprocessing,
         data,
         strategy,
         dataclasses.replace(training, output_dir=output_dir),
@@ -216,7 +220,7 @@ def _build_strategy(
         return strategy, {}
     plain = preprocessing.transforms().with_columns(data.image_column, data.label_column).eval
     sweep = sweep_learning_rates(
-        accelerator, model.to(accelerator.device), images.with_transform(plain), strategy.phases[0], config.training
+        accelerator, model.to(accelerator.device), plain.over(images), strategy.phases[0], config.training
     )
     accelerator.print(f"Rate      {sweep}")
     found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)

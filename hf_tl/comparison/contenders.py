@@ -220,7 +220,7 @@ def predict(
     """
     transforms = one.transforms.with_columns(data.image_column, data.label_column)
     model = one.model.to(accelerator.device)
-    found = predict_split(accelerator, model, images.with_transform(transforms.eval), batch_size)
+    found = predict_split(accelerator, model, transforms.eval.over(images), batch_size)
     if one.labels == list(labels):
         return found
     return replace(found, logits=found.logits[:, [one.labels.index(label) for label in labels]])

@@ -23,7 +23,7 @@ from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[att
 from tqdm import tqdm
 
 from hf_tl.data.fingerprint import row_name
-from hf_tl.data.images import decode
+from hf_tl.data.images import as_stored, decode
 from hf_tl.errors import ConfigError, DataError, name_some
 
 PLACE = "place in the stream"
@@ -198,7 +198,9 @@ def decode_streamed(stored: Mapping[str, Any] | None, name: str) -> PIL.Image.Im
 
 def first_image(images: "Dataset | StreamedImages", image_column: str) -> PIL.Image.Image:
     """Decode the first image of a split; of a stream, the first of all its splits."""
-    return decode(images.stream.first if isinstance(images, StreamedImages) else images[0][image_column])
+    if isinstance(images, StreamedImages):
+        return decode(images.stream.first)
+    return decode(as_stored(images, image_column)[0][image_column])
 
 
 def leave_out(

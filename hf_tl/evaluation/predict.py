@@ -103,7 +103,7 @@ def evaluate_model(
     images = images_for(model, data, split)
     accelerator = Accelerator()
     transforms = transforms.with_columns(data.image_column, data.label_column)
-    metrics = measure(accelerator, model.to(accelerator.device), images.with_transform(transforms.eval), batch_size)
+    metrics = measure(accelerator, model.to(accelerator.device), transforms.eval.over(images), batch_size)
     return Evaluation(metrics, len(images), learned_from(record, data, split))
 
 
