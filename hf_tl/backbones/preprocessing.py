@@ -17,8 +17,8 @@ from hf_tl.strategy import Augmentation
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor
 
-PROBE_SIZES = ((97, 64), (64, 97), (301, 260))
-"""Height and width of the images on which two transforms are compared."""
+PROBE_MARGINS = ((0, 33), (37, 0), (90, 120))
+"""How much larger than the input the images are, in height and width, on which two transforms are compared."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,13 @@ class Preprocessing:
 
     def _evaluates_as(self, transform: ImageTransform) -> bool:
         own = ImageTransform(self.evaluation, channels=self.input_size[0])
-        if (transform.pipeline, transform.channels) == (own.pipeline, own.channels):
-            return True
-        random = np.random.default_rng(0)
-        images = [Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in PROBE_SIZES]
+        if transform.pipeline == own.pipeline:
+            return transform.channels == own.channels
+        if transform.channels != own.channels:
+            return False
+        random, (_, height, width) = np.random.default_rng(0), self.input_size
+        sizes = [(height + more_height, width + more_width, 3) for more_height, more_width in PROBE_MARGINS]
+        images = [Image.fromarray(random.integers(0, 256, size, dtype=np.uint8)) for size in sizes]
         return all(is_close(own(image).double().numpy(), transform(image).double().numpy()) for image in images)
 
     def to_record(self) -> dict[str, Any]:

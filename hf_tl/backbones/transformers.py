@@ -258,12 +258,14 @@ def processor_preprocessing(processor: "BaseImageProcessor") -> Preprocessing:
     """
     evaluation = ProcessorPipeline(processor)
     inputs = processor(Image.new("RGB", (64, 64)), return_tensors="pt")
-    if set(inputs) != {"pixel_values"} or inputs["pixel_values"].ndim != 4:
+    pixel_values = inputs["pixel_values"]
+    if set(inputs) != {"pixel_values"} or pixel_values.ndim != 4 or not pixel_values.is_floating_point():
         raise ModelError(
-            f"{type(processor).__name__} gives {name_some(inputs)}, for a model that takes no plain images; "
-            "choose one whose image processor gives pixel_values of the shape (images, channels, height, width)"
+            f"expected an image processor that gives pixel_values of the shape (images, channels, height, width), "
+            f"float32; found {type(processor).__name__}, which gives {name_some(inputs)} of the shape "
+            f"{tuple(pixel_values.shape)}, {pixel_values.dtype}; choose another model"
         )
-    channels, height, width = inputs["pixel_values"].shape[1:]
+    channels, height, width = pixel_values.shape[1:]
     settings: dict[str, Any] = processor.to_dict()
     resample = settings.get("resample")
     return Preprocessing(

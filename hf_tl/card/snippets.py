@@ -29,11 +29,6 @@ STEPS = {
             values, scale = values - low, max(high - low, 1e-30)
         return Image.fromarray(np.rint(values * (255 / scale)).astype(np.uint8)).convert("RGB")
 """,
-    "LAB": """\
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-""",
     "transparency": """\
     if image.has_transparency_data:
         image = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
@@ -62,7 +57,7 @@ def reading_code(conversions: Collection[str], channels: int) -> dict[str, Marku
     used = body if conversions else PLAIN
     texts = {
         "numpy": IMPORT_NUMPY if conversions and "np." in body else "",
-        "pillow": ", ".join(name for name in ("Image", "ImageCms", "ImageOps") if name == "Image" or name in used),
+        "pillow": ", ".join(name for name in ("Image", "ImageOps") if name == "Image" or name in used),
         "function": function if conversions else "\n",
         "rgb": rgb,
         "image": rgb + ('.convert("L")' if channels == 1 else ""),

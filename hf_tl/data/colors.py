@@ -8,15 +8,12 @@ properly, and `conversion_of` says why, so that it can be counted and reported.
 
 import struct
 import zlib
-from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from hf_tl.errors import DataError
-
-Conversion = Literal["transparency", "deep gray", "LAB", "unreadable EXIF"]
+Conversion = Literal["transparency", "deep gray", "unreadable EXIF"]
 """Why the plain rule does not give the pixels of `to_rgb`."""
 CONVERSIONS: tuple[Conversion, ...] = get_args(Conversion)
 
@@ -60,7 +57,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     - Gray deeper than 8 bits is scaled (`convert` truncates or saturates it): by 65535 in the 16-bit modes. The modes
       "I" and "F" do not state their range: the smallest of 1 (F only), 255 and 65535 that holds all values is taken
       for full scale, else the image's own minimum and maximum are stretched.
-    - LAB goes through its color profile.
     - Unreadable EXIF data are ignored.
 
     >>> to_rgb(Image.new("I;16", (1, 1), 0x8080)).getpixel((0, 0))
@@ -69,8 +65,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image = upright(image)
     if _is_deep_gray(image):
         return _deep_gray_to_8_bits(image).convert("RGB")
-    if image.mode == "LAB":
-        return _apply_lab_profile(image)
     if (transparent := _with_alpha(image)) is not None:
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), transparent).convert("RGB")
     return image.convert("RGB")
@@ -85,8 +79,6 @@ def conversion_of(image: Image.Image) -> Conversion | None:
     image.load()
     if _is_deep_gray(image):
         return "deep gray"
-    if image.mode == "LAB":
-        return "LAB"
     if _with_alpha(image) is not None:
         return "transparency"
     return None if _has_readable_exif(image) else "unreadable EXIF"
@@ -139,15 +131,3 @@ def _deep_gray_to_8_bits(image: Image.Image) -> Image.Image:
     if not full_scale:
         values, full_scale = values - low, max(high - low, 1e-30)
     return Image.fromarray(np.rint(values * (255 / full_scale)).astype(np.uint8))
-
-
-def _apply_lab_profile(image: Image.Image) -> Image.Image:
-    converted = ImageCms.applyTransform(image, _lab_to_srgb())
-    if converted is None:
-        raise DataError("the LAB image could not be converted to sRGB; save it as RGB")
-    return converted
-
-
-@cache
-def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")

@@ -25,7 +25,6 @@ WHAT: Mapping[Conversion, tuple[str, str, str]] = {
         "hf_tl scales them to 8 bits",
         "a plain pipeline() clips or truncates them",
     ),
-    "LAB": ("are in LAB", "hf_tl applies their color profile", "a plain pipeline() does not"),
     "unreadable EXIF": ("have unreadable EXIF data", "hf_tl ignores these", "a plain pipeline() fails"),
 }
 """Each conversion: what is special, what hf_tl does, and what `pipeline` does."""
@@ -53,8 +52,8 @@ class Conversions:
     def notes(self, split: str, images: int) -> list[str]:
         """Describe each kind in a sentence.
 
-        >>> Conversions({"LAB": [3, 5]}).notes("test", 16)
-        ['2 of 16 test images are in LAB: hf_tl applies their color profile; a plain pipeline() does not']
+        >>> Conversions({"unreadable EXIF": [3, 5]}).notes("test", 16)
+        ['2 of 16 test images have unreadable EXIF data: hf_tl ignores these; a plain pipeline() fails']
         """
         texts = [(len(rows), *WHAT[kind]) for kind, rows in self.rows.items()]
         return [f"{count:,} of {images:,} {split} images {what}: {ours}; {plain}" for count, what, ours, plain in texts]
@@ -98,7 +97,7 @@ def _examine(stored: Any, name: str) -> tuple[Conversion | None, bool]:
     def examine(image: Image.Image) -> tuple[Conversion | None, bool]:
         image.draft(None, (1, 1))
         kind = conversion_of(image)
-        return kind, kind is None or _is_readable(image)
+        return kind, kind is None or (kind != "unreadable EXIF" and _is_readable(image))
 
     return with_image(stored or {}, name, examine)
 
