@@ -191,7 +191,8 @@ def train(
             any number of them) that the dataset has.
         dataset: A loaded dataset, what `hf_tl.load_data` returned, also of a stream, or what `--dataset` takes.
         strategy: Its phases are trained in order.
-        transforms: Those that `load_backbone` returned with `model`; by default the model's own.
+        transforms: Those that `load_backbone` returned with `model`; by default the model's own. Another `train` takes
+            the place of the augmentation presets; phases with augmentation `"none"` train on `eval`.
         push_to_hub: `USER/NAME` to push the result to.
         settings: Fields of `hf_tl.config.DataConfig`, `TrainingConfig` and `HubConfig`, which are the flags of
             `hf-tl train`: for example `output_dir`, `seed`, `horizontal_flip`, `test_fraction` and `card_images`.
@@ -225,12 +226,14 @@ def train(
     data, leakage = open_data(accelerator, dataset, data_config, training, learned)
     _check_labels(model, data)
     set_problem_type(model, data.problem_type)
+    preprocessing = preprocessing_of(model, transforms)
+    preprocessing.check_training_is_used(phase.augmentation for phase in strategy.phases)
     output_dir = choose_output_dir(accelerator, training, f"{data.name}-{strategy.name}")
     set_seed(training.seed)
     return Job(
         accelerator,
         model,
-        preprocessing_of(model, transforms),
+        preprocessing,
         data,
         strategy,
         dataclasses.replace(training, output_dir=output_dir),
@@ -284,7 +287,7 @@ def _build_strategy(
         return strategy, {}
     plain = preprocessing.transforms().eval
     sweep = sweep_learning_rates(
-        accelerator, model.to(accelerator.device), images.with_transform(plain), strategy.phases[0], config.training
+        accelerator, model.to(accelerator.device), plain.over(images), strategy.phases[0], config.training
     )
     say(accelerator, f"Rate      {sweep}")
     found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)

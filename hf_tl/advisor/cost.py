@@ -91,7 +91,7 @@ def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, dev
 def _loading_seconds(data: "ImageData", transform: "ImageTransform") -> float:
     """Time the decoding and transforming of an image."""
     images = data.splits["train"]
-    rows = images.select(range(min(TIMED, len(images)))).with_transform(transform)
+    rows = transform.over(images.select(range(min(TIMED, len(images)))))
     start = time.perf_counter()
     [rows[row] for row in range(len(rows))]
     return (time.perf_counter() - start) / len(rows)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 """Of what `config.json` holds under the key `hf_tl`."""
 TIMM_PREFIX = "timm:"
+REMEMBERED = "hf_tl_preprocessing"
+"""The attribute of a model that keeps its preprocessing, also in copies of the model."""
 
 
 def load_backbone(
@@ -183,7 +185,9 @@ def _load_model(
         set_labels(model.config, labels)
     model.config.hf_tl = {"schema_version": SCHEMA_VERSION, "origin": encode(origin)}
     set_provenance(model, origin, learned)
-    return model, _preprocessing(model, name, image_size, revision, trust_remote_code)
+    preprocessing = _preprocessing(model, name, image_size, revision, trust_remote_code)
+    model.__dict__[REMEMBERED] = preprocessing
+    return model, preprocessing
 
 
 def set_labels(config: "PreTrainedConfig", labels: Sequence[str]) -> None:
@@ -271,14 +275,34 @@ def load(
 
 
 def preprocessing_of(model: "PreTrainedModel", transforms: Transforms | None = None) -> "Preprocessing":
-    """Find the preprocessing of a loaded model: in its config for timm, else in its transforms or by its name.
+    """Return the preprocessing that a model is trained, evaluated and saved with.
+
+    Args:
+        model: from `load_backbone` or `load`, which remember it; else it is found by the model's config or name.
+        transforms: those to train with. Their `eval` must be the model's own preprocessing, or for models of
+            transformers' own classes a `ProcessorPipeline`, which is saved with the model. Their `train` is used where
+            it is a user's own; the presets of augmentation belong to the phases.
 
     Raises:
+        ConfigError: `transforms.eval` gives pixels that the published model could not reproduce.
         ModelError: the checkpoint has no image processor.
     """
+    own = _own_preprocessing(model, transforms)
+    return own if transforms is None else own.with_user_transforms(transforms)
+
+
+def _own_preprocessing(model: "PreTrainedModel", transforms: Transforms | None) -> "Preprocessing":
+    from hf_tl.backbones.preprocessing import Preprocessing
     from hf_tl.backbones.transformers import ProcessorPipeline, processor_preprocessing
 
-    pipeline = transforms.eval.pipeline if transforms is not None else None
-    if isinstance(pipeline, ProcessorPipeline):
-        return processor_preprocessing(pipeline.processor)
-    return _preprocessing(model, model.config.name_or_path, None, None, False)
+    if model.config.model_type == "timm_wrapper":
+        return _preprocessing(model, model.config.name_or_path, None, None, False)  # of the config, as it is saved
+    remembered = model.__dict__.get(REMEMBERED)
+    if transforms is not None:
+        pipeline = transforms.eval.pipeline
+        for known in (transforms.preprocessing, remembered):
+            if isinstance(known, Preprocessing) and known.evaluation == pipeline:
+                return known
+        if isinstance(pipeline, ProcessorPipeline):
+            return processor_preprocessing(pipeline.processor)
+    return remembered or _preprocessing(model, model.config.name_or_path, None, None, False)

@@ -1,15 +1,24 @@
 """What a checkpoint expects of its input images, and the transforms made from it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.data.augmentation import Pipeline, augmented_pipeline
+import numpy as np
+from PIL import Image
+
+from hf_tl.data.augmentation import AugmentedPipeline, augmented_pipeline
 from hf_tl.data.images import ImageTransform, Transforms
+from hf_tl.data.scaling import Pipeline, PixelScaling, is_close, map_alike, measure_scaling
+from hf_tl.errors import ConfigError, ModelError
 from hf_tl.strategy import Augmentation
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor
+
+PROBE_MARGINS = ((0, 33), (37, 0), (90, 120))
+"""How much larger than the input the images are, in height and width, on which two transforms are compared."""
 
 
 @dataclass(frozen=True)
@@ -18,44 +27,115 @@ class Preprocessing:
 
     input_size: tuple[int, int, int]
     """Channels, height and width of the network's input."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     interpolation: str
     evaluation: Pipeline
     """The library's own evaluation transform: an RGB image to a tensor of `input_size`."""
     processor: "BaseImageProcessor | None" = None
     """What a transformers checkpoint is saved with; timm checkpoints keep theirs in `config.json`."""
+    unresized: Pipeline | None = None
+    """`evaluation` without resizing, cropping and padding, where the library can do that."""
     evaluation_settings: Mapping[str, Any] = field(default_factory=dict)
     """How `evaluation` resizes and crops, for the record."""
+    training: ImageTransform | None = None
+    """A user's own training transform, which takes the place of the augmentation presets."""
+
+    @cached_property
+    def scaling(self) -> PixelScaling | None:
+        """How `evaluation` maps the levels of an image to numbers; None where it is no linear map of each channel."""
+        return measure_scaling(self.evaluation, self.input_size)
+
+    @property
+    def finishing(self) -> Pipeline:
+        """From an augmented image of the input size to the numbers that `evaluation` makes of the same pixels.
+
+        Raises:
+            ModelError: nothing that can be applied to an augmented image gives these numbers.
+        """
+        if self.scaling is not None:
+            return self.scaling
+        if self.unresized is not None and map_alike(self.unresized, self.evaluation, self.input_size):
+            return self.unresized
+        raise ModelError(
+            f"{type(self.processor or self.evaluation).__name__} changes pixels in a way that cannot be applied to "
+            "augmented images (it is not a linear map of each channel); train with --augmentation none, or choose "
+            "another model"
+        )
 
     def transforms(self, augmentation: Augmentation = "none", *, horizontal_flip: bool = True) -> Transforms:
         """Make the transforms for training and evaluation, for `dataset.with_transform`.
 
         Args:
-            augmentation: the preset for training images; `"none"` trains on the evaluation transform.
+            augmentation: the preset for training images, or a user's own transform in its place; `"none"` trains on
+                the evaluation transform in either case.
             horizontal_flip: whether the presets may mirror images.
+
+        Raises:
+            ModelError: the presets cannot be combined with this preprocessing.
         """
-        training = self.evaluation
-        if augmentation != "none":
-            training = augmented_pipeline(
-                augmentation,
-                size=self.input_size[1:],
-                mean=self.mean,
-                std=self.std,
-                interpolation=self.interpolation,
-                horizontal_flip=horizontal_flip,
-            )
         channels = self.input_size[0]
-        return Transforms(
-            ImageTransform(training, channels=channels), ImageTransform(self.evaluation, channels=channels)
+        evaluation = ImageTransform(self.evaluation, channels=channels)
+        if augmentation == "none":
+            return Transforms(evaluation, evaluation, self)
+        if self.training is not None:
+            return Transforms(self.training, evaluation, self)
+        augmented = augmented_pipeline(
+            augmentation,
+            size=self.input_size[1:],
+            finishing=self.finishing,
+            interpolation=self.interpolation,
+            horizontal_flip=horizontal_flip,
         )
+        return Transforms(ImageTransform(augmented, channels=channels), evaluation, self)
+
+    def with_user_transforms(self, transforms: Transforms) -> "Preprocessing":
+        """Take a user's training transform; their evaluation transform must be this preprocessing.
+
+        Raises:
+            ConfigError: `transforms.eval` gives other pixels. A published model could not reproduce them.
+        """
+        if not self._evaluates_as(transforms.eval):
+            raise ConfigError(
+                "expected the model's own evaluation transform, found a `transforms.eval` that gives other pixels: it "
+                "is not saved with the model, so nobody could reproduce the results. Pass Transforms(train=..., "
+                "eval=...) with the `eval` that load_backbone returned (load_backbone(..., image_size=...) sets the "
+                "size)"
+            )
+        train = transforms.train
+        is_own = isinstance(train.pipeline, AugmentedPipeline) or train.pipeline is transforms.eval.pipeline
+        return self if is_own else replace(self, training=train)
+
+    def check_training_is_used(self, augmentations: Iterable[Augmentation]) -> None:
+        """Check that at least one phase trains on a user's own training transform, if there is one.
+
+        Raises:
+            ConfigError: all phases have augmentation `"none"`.
+        """
+        if self.training is not None and set(augmentations) == {"none"}:
+            raise ConfigError(
+                "expected a phase that trains on your `transforms.train`, found augmentation 'none' in all phases, "
+                "which train on `transforms.eval`; give the strategy another augmentation (augmentation='light'), "
+                "whose preset your transform replaces"
+            )
+
+    def _evaluates_as(self, transform: ImageTransform) -> bool:
+        own = ImageTransform(self.evaluation, channels=self.input_size[0])
+        if transform.pipeline == own.pipeline:
+            return transform.channels == own.channels
+        if transform.channels != own.channels:
+            return False
+        random, (_, height, width) = np.random.default_rng(0), self.input_size
+        sizes = [(height + more_height, width + more_width, 3) for more_height, more_width in PROBE_MARGINS]
+        images = [Image.fromarray(random.integers(0, 256, size, dtype=np.uint8)) for size in sizes]
+        return all(is_close(own(image).double().numpy(), transform(image).double().numpy()) for image in images)
 
     def to_record(self) -> dict[str, Any]:
-        """Describe the preprocessing as `run.json` holds it."""
+        """Describe the preprocessing as `run.json` holds it; mean and std are of channels scaled to 0..1."""
+        scaling = self.scaling
         return {
             "input_size": list(self.input_size),
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": [] if scaling is None else list(scaling.mean),
+            "std": [] if scaling is None else list(scaling.std),
+            "channel_order": None if scaling is None else scaling.channel_order,
             "interpolation": self.interpolation,
             **self.evaluation_settings,
         }

@@ -170,8 +170,6 @@ def timm_preprocessing(config: "TimmWrapperConfig") -> Preprocessing:
     data = resolve_data_config(pretrained_cfg=config.pretrained_cfg)
     return Preprocessing(
         input_size=tuple(data["input_size"]),
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
         interpolation=data["interpolation"],
         evaluation=create_transform(**data, is_training=False),
         evaluation_settings={"crop_pct": data["crop_pct"], "crop_mode": data["crop_mode"]},

@@ -264,6 +264,14 @@ class ProcessorPipeline:
         """Turn an RGB image into a tensor of shape (channels, height, width)."""
         return self.processor(image, return_tensors="pt")["pixel_values"][0]
 
+    def without_resizing(self) -> "ProcessorPipeline":
+        """Return the same pipeline with the steps off that change the size of an image."""
+        processor = copy.deepcopy(self.processor)
+        for step in ("do_resize", "do_center_crop", "do_pad"):
+            if getattr(processor, step, None):
+                setattr(processor, step, False)
+        return ProcessorPipeline(processor)
+
     def __repr__(self) -> str:
         return " ".join(str(self.processor.to_dict()).split())
 
@@ -274,24 +282,24 @@ def processor_preprocessing(processor: "BaseImageProcessor") -> Preprocessing:
     Raises:
         ModelError: it gives more than pixels, or no images.
     """
-    evaluate = ProcessorPipeline(processor)
+    evaluation = ProcessorPipeline(processor)
     inputs = processor(Image.new("RGB", (64, 64)), return_tensors="pt")
-    if set(inputs) != {"pixel_values"} or inputs["pixel_values"].ndim != 4:
+    pixel_values = inputs["pixel_values"]
+    if set(inputs) != {"pixel_values"} or pixel_values.ndim != 4 or not pixel_values.is_floating_point():
         raise ModelError(
-            f"{type(processor).__name__} gives {name_some(inputs)}, for a model that takes no plain images; "
-            "choose one whose image processor gives pixel_values of the shape (images, channels, height, width)"
+            f"expected an image processor that gives pixel_values of the shape (images, channels, height, width), "
+            f"float32; found {type(processor).__name__}, which gives {name_some(inputs)} of the shape "
+            f"{tuple(pixel_values.shape)}, {pixel_values.dtype}; choose another model"
         )
-    size = inputs["pixel_values"].shape[1:]
+    channels, height, width = pixel_values.shape[1:]
     settings: dict[str, Any] = processor.to_dict()
-    channels = size[0]
     resample = settings.get("resample")
     return Preprocessing(
-        input_size=(size[0], size[1], size[2]),
-        mean=tuple(settings.get("image_mean") or (0.0,) * channels),
-        std=tuple(settings.get("image_std") or (1.0,) * channels),
+        input_size=(channels, height, width),
         interpolation=Image.Resampling(resample).name.lower() if resample is not None else "bilinear",
-        evaluation=evaluate,
+        evaluation=evaluation,
         processor=processor,
+        unresized=evaluation.without_resizing(),
         evaluation_settings={key: settings[key] for key in ("size", "crop_size", "crop_pct") if settings.get(key)},
     )
 

@@ -18,6 +18,7 @@ from hf_tl.card.metadata import card_metadata, problem_of
 from hf_tl.card.phases import best_after, head_of, phase_row, proof_of, speed_of, stage_rows
 from hf_tl.card.reasons import evidence_rows, rung_rows
 from hf_tl.card.results import calibration_of, class_results, confusions, result_columns, result_row
+from hf_tl.card.snippets import reading_code
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.reporting.markdown import environment
@@ -91,6 +92,8 @@ def _view(record: Mapping[str, Any]) -> dict[str, Any]:
         "splits": {name: f"{split['images']:,}" for name, split in data["splits"].items()},
         "classes": _class_rows(data),
         "normalization": {key: ", ".join(f"{value:.4g}" for value in model[key]) for key in ("mean", "std")},
+        "conversions": (conversions := record.get("conversions") or {}),
+        "reading": reading_code(conversions, model["input_size"][0]),
         "input_size": " × ".join(str(size) for size in model["input_size"]),
         "total_time": duration(record["seconds"]["total"]),
         "train_time": duration(record["seconds"]["train"]),

@@ -45,6 +45,7 @@ def collect_examples(
     import torch
     from transformers.utils import logging
 
+    from hf_tl.data.scaling import colors_of, measure_scaling
     from hf_tl.evaluation.activation_maps import class_activation_maps
     from hf_tl.views.stream_views import viewed
 
@@ -54,7 +55,8 @@ def collect_examples(
     images, places = viewed(data.splits["test"], transform), [mistake["image"] for mistake in mistakes]
     seen = {place: images[place]["pixel_values"] for place in sorted(places)}  # a stream is read in its order
     pixel_values = torch.stack([seen[place] for place in places]).to(model.device)
-    pixels = _as_seen(pixel_values.cpu().numpy(), record["model"])
+    size = pixel_values.shape
+    pixels = colors_of(measure_scaling(transform.pipeline, (size[1], size[2], size[3])), pixel_values.cpu().numpy())
     maps: dict[str, np.ndarray] = {}
     try:
         for role, other in (("predicted", "true"), ("true", "predicted")):
@@ -67,13 +69,6 @@ def collect_examples(
         Example(pixels[index], {role: maps[role][index] for role in maps if mistake[role] is not None})
         for index, mistake in enumerate(mistakes)
     ]
-
-
-def _as_seen(pixel_values: np.ndarray, model: Mapping[str, Any]) -> np.ndarray:
-    """Turn normalised pixels (images, channels, height, width) back into colours (images, height, width, 3)."""
-    mean, std = (np.reshape(model[key], (1, -1, 1, 1)) for key in ("mean", "std"))
-    colours = np.clip(pixel_values * std + mean, 0, 1).transpose(0, 2, 3, 1)
-    return np.repeat(colours, 3, axis=3) if colours.shape[3] == 1 else colours
 
 
 def plot_examples(record: Mapping[str, Any], examples: Sequence[Example], path: str | Path) -> None:

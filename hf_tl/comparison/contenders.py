@@ -219,7 +219,7 @@ def predict(
         batch_size: images a step.
     """
     model = one.model.to(accelerator.device)
-    found = predict_split(accelerator, model, images.with_transform(one.transforms.eval), batch_size)
+    found = predict_split(accelerator, model, one.transforms.eval.over(images), batch_size)
     if one.labels == list(labels):
         return found
     return replace(found, logits=found.logits[:, [one.labels.index(label) for label in labels]])

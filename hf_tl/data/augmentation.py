@@ -1,41 +1,38 @@
 """Augmentation of training images, from torchvision's v2 transforms: presets for one image, mixing of pairs."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import torch
 from torchvision.transforms import v2
 
+from hf_tl.data.scaling import Pipeline
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Augmentation
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
-Pipeline = Callable[["Image"], torch.Tensor]
+class AugmentedPipeline(v2.Compose):
+    """The training transform of a preset."""
 
 
 def augmented_pipeline(
     augmentation: Augmentation,
     *,
     size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
+    finishing: Pipeline,
     interpolation: str = "bicubic",
     horizontal_flip: bool = True,
-) -> Pipeline:
+) -> AugmentedPipeline:
     """Build the training transform of a preset.
 
     `light` is the crop and flip of Inception training (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842), with
     crops of at least a quarter of the image; `medium` adds TrivialAugment (Müller and Hutter 2021,
-    https://arxiv.org/abs/2103.10158); `strong` crops down to 8 % and adds random erasing (Zhong et al. 2020,
+    https://arxiv.org/abs/2103.10158); `strong` crops down to 8% and adds random erasing (Zhong et al. 2020,
     https://arxiv.org/abs/1708.04896).
 
     Args:
         augmentation: the preset; not `"none"`, which is the checkpoint's evaluation transform.
         size: height and width of the result in pixels.
-        mean: of each channel, after scaling to 0..1.
-        std: of each channel, after scaling to 0..1.
+        finishing: from the augmented image to numbers, as evaluation makes them of an image's pixels.
         interpolation: one of torchvision's `InterpolationMode` values.
         horizontal_flip: whether a mirrored image keeps its label (a mirrored digit does not).
 
@@ -49,15 +46,15 @@ def augmented_pipeline(
         raise ConfigError(f"unknown augmentation {augmentation!r}; --augmentation takes {get_args(Augmentation)}")
     smallest_crop = 0.08 if augmentation == "strong" else 0.25
     mode = v2.InterpolationMode(interpolation)
-    steps: list[torch.nn.Module] = [v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0), interpolation=mode)]
+    steps: list[Pipeline] = [v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0), interpolation=mode)]
     if horizontal_flip:
         steps.append(v2.RandomHorizontalFlip())
     if augmentation in ("medium", "strong"):
         steps.append(v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR))
-    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+    steps.append(finishing)
     if augmentation == "strong":
         steps.append(v2.RandomErasing(p=0.25))
-    return v2.Compose([*steps, v2.ToPureTensor()])
+    return AugmentedPipeline(steps)
 
 
 class PairMixer:

@@ -1,73 +1,22 @@
-"""From stored images to what a model takes in: decoding, conversion to RGB, and the transforms of a dataset's rows."""
+"""From stored images to what a model takes in: decoding, and the transforms of a dataset's rows."""
 
 import io
-import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from hf_tl.data.colors import DAMAGED, plain_rgb, to_rgb, upright
 from hf_tl.errors import DataError, name_some
 
-# What Pillow's decoders raise on a damaged file; UnidentifiedImageError is an OSError.
-DAMAGED = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error, OverflowError,
-    MemoryError, AttributeError, RuntimeError, Image.DecompressionBombError, Image.DecompressionBombWarning,
-)  # fmt: skip
+if TYPE_CHECKING:
+    from datasets import Dataset
 
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any Pillow mode to upright 8-bit RGB, as a viewer would show it.
-
-    - The EXIF orientation is applied.
-    - Transparent pixels are laid on white. (`Image.convert("RGB")`, which transformers' pipelines use, would show the
-      colour that is stored under them, mostly black.)
-    - Gray deeper than 8 bits is scaled, where `Image.convert` would saturate it: by 65535 in the 16-bit modes. The
-      modes "I" and "F" do not say their range: the smallest of 1 (F only), 255 and 65535 that holds all values is taken
-      for full scale, else the image's own minimum and maximum are stretched.
-    - LAB goes through its colour profile; CMYK and the others are Pillow's conversions.
-
-    >>> to_rgb(Image.new("I;16", (1, 1), 0x8080)).getpixel((0, 0))
-    (128, 128, 128)
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_gray_to_8_bits(image).convert("RGB")
-    if image.mode == "LAB":
-        return _apply_lab_profile(image)
-    if image.has_transparency_data:
-        premultiplied = {"La": "LA", "RGBa": "RGBA"}
-        image = image.convert(premultiplied.get(image.mode, image.mode)).convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _deep_gray_to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    scales = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
-    full_scale: float = next((scale for scale in scales if low >= 0 and high <= scale), 0)
-    if not full_scale:
-        values, full_scale = values - low, max(high - low, 1e-30)
-    return Image.fromarray(np.rint(values * (255 / full_scale)).astype(np.uint8))
-
-
-def _apply_lab_profile(image: Image.Image) -> Image.Image:
-    converted = ImageCms.applyTransform(image, _lab_to_srgb())
-    if converted is None:
-        raise DataError("the LAB image could not be converted to sRGB; save it as RGB")
-    return converted
-
-
-@cache
-def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+T = TypeVar("T")
 
 
 def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
@@ -80,14 +29,31 @@ def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Im
             so many pixels; 1 is enough to find damage, 0 is the whole size.
 
     Returns:
-        The loaded image, upright, in its own mode: see `to_rgb`.
+        The loaded image, upright, in its own mode: see `hf_tl.data.colors.to_rgb`.
 
     Raises:
         DataError: the image is missing, truncated, in no format that Pillow reads, or has more pixels than
             `PIL.Image.MAX_IMAGE_PIXELS` (a "decompression bomb").
     """
+
+    def load(image: Image.Image) -> Image.Image:
+        if reduced:
+            image.draft(None, (reduced, reduced))
+        return upright(image)
+
+    return with_image(value, name, load)
+
+
+def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
+    """Open a stored image and return what `use` makes of it; the arguments and errors are those of `decode`.
+
+    Args:
+        value: the image as it is stored.
+        name: what to call the image where it has no path.
+        use: takes the opened image, whose pixels are not loaded yet.
+    """
     if isinstance(value, Image.Image):
-        return _load(value, name, reduced)
+        return _checked(value, name, use)
     stored = value if isinstance(value, Mapping) else {"path" if isinstance(value, str | Path) else "bytes": value}
     data, path = stored.get("bytes"), stored.get("path")
     if data is None and path is None:
@@ -95,14 +61,14 @@ def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Im
     name = str(path or name)
     try:
         with Image.open(io.BytesIO(data) if data is not None else str(path)) as image:
-            return _load(image, name, reduced)
+            return _checked(image, name, use)
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: no image that Pillow can read; replace or remove it") from error
     except DAMAGED as error:
         raise DataError(f"{name}: the image cannot be read ({error}); replace or remove it") from error
 
 
-def _load(image: Image.Image, name: str, reduced: int) -> Image.Image:
+def _checked(image: Image.Image, name: str, use: Callable[[Image.Image], T]) -> T:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise DataError(
@@ -110,15 +76,19 @@ def _load(image: Image.Image, name: str, reduced: int) -> Image.Image:
             "shrink the image, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         )
     try:
-        if reduced:
-            image.draft(None, (reduced, reduced))
-        image.load()
-        # Damaged EXIF data shows only here; datasets rotates in the same way when it decodes.
-        if ExifTags.Base.Orientation in image.getexif():
-            return ImageOps.exif_transpose(image)
+        return use(image)
     except DAMAGED as error:
         raise DataError(f"{name}: the image is truncated or damaged ({error}); replace or remove it") from error
-    return image
+
+
+def as_stored(images: "Dataset", image_column: str = "image") -> "Dataset":
+    """Return the same rows with their images as they are stored, not decoded: `{"bytes": ..., "path": ...}`."""
+    from datasets import Image as ImageFeature
+
+    feature = images.features.get(image_column)
+    if not isinstance(feature, ImageFeature) or not feature.decode:
+        return images
+    return images.cast_column(image_column, replace(feature, decode=False))
 
 
 @dataclass(frozen=True)
@@ -139,6 +109,8 @@ class ImageTransform:
     label_column: str = "label"
     channels: int = 3
     """3: the pipeline is given RGB images; 1: gray ("L") images."""
+    plain: bool = False
+    """Whether to decode by `plain_rgb`, as `transformers.pipeline` does, in place of `to_rgb`."""
 
     def __call__(self, batch: Any) -> Any:
         """Transform one image into its tensor, or a batch of rows into `pixel_values` and `labels`.
@@ -173,24 +145,35 @@ class ImageTransform:
         return [float(flag) for flag in label]
 
     def _transform(self, value: Any, name: str) -> torch.Tensor:
-        image = to_rgb(decode(value, name))
+        image = with_image(value, name, plain_rgb) if self.plain else to_rgb(decode(value, name))
         return self.pipeline(image.convert("L") if self.channels == 1 else image)
+
+    def over(self, images: "Dataset") -> "Dataset":
+        """Transform the rows of a dataset when they are read, images and labels.
+
+        As `images.with_transform`, but the images are decoded here, by the pixel rule, and not by datasets, which stops
+        at EXIF data that it cannot read.
+        """
+        return as_stored(images, self.image_column).with_transform(self)
 
     def describe(self) -> str:
         """Tell the steps in one line, for the record of a run."""
         steps = getattr(self.pipeline, "transforms", None) or [self.pipeline]
         texts = [getattr(step, "__qualname__", None) or " ".join(repr(step).split()) for step in steps]
-        return ", ".join(["Grayscale" if self.channels == 1 else "RGB", *texts])
+        plain = ["plain"] if self.plain else []
+        return ", ".join(["Grayscale" if self.channels == 1 else "RGB", *plain, *texts])
 
     __str__ = describe
 
 
 @dataclass(frozen=True)
 class Transforms:
-    """The preprocessing of a model: with augmentation for training, and the plain one."""
+    """The transforms of a model for training, with augmentation, and for evaluation."""
 
     train: ImageTransform
     eval: ImageTransform
+    preprocessing: object | None = field(default=None, repr=False, compare=False)
+    """The `hf_tl.backbones.preprocessing.Preprocessing` that these were made from, if any."""
 
     def with_columns(self, image_column: str, label_column: str) -> Self:
         """Return the same transforms for rows with other column names."""

@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from hf_tl.data.images import ImageTransform, decode
+from hf_tl.data.images import ImageTransform, as_stored, decode
 
 RESIZE = (transforms.Resize, v2.Resize)
 
@@ -57,7 +57,7 @@ def pixel_batches(
         pixels = torch.stack(list(images)).to(device)
         return finish(pixels.contiguous(memory_format=torch.channels_last))
 
-    stored = images.cast_column(transform.image_column, Image(decode=False)).select_columns([transform.image_column])
+    stored = as_stored(images, transform.image_column).select_columns([transform.image_column])
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         begun: deque[Iterator[Tensor]] = deque()
         for first in range(rows.start, rows.stop, batch_size):

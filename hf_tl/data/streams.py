@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.fingerprint import row_name
-from hf_tl.data.images import decode
+from hf_tl.data.images import as_stored, decode
 from hf_tl.errors import ConfigError, DataError, name_some
 
 PLACE = "place in the stream"
@@ -202,7 +202,9 @@ def decode_streamed(stored: Mapping[str, Any] | None, name: str) -> PIL.Image.Im
 
 def first_image(images: "Dataset | StreamedImages") -> PIL.Image.Image:
     """Decode the first image of a split; of a stream, the first of all its splits."""
-    return decode(images.stream.first if isinstance(images, StreamedImages) else images[0][IMAGE])
+    if isinstance(images, StreamedImages):
+        return decode(images.stream.first)
+    return decode(as_stored(images)[0][IMAGE])
 
 
 def leave_out(

@@ -5,15 +5,17 @@ Plain transformers loads it, as anyone would, so the page needs neither hf_tl's 
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from hf_tl.data.images import decode, to_rgb
+from hf_tl.data.colors import to_rgb
+from hf_tl.data.images import decode
+from hf_tl.data.scaling import PixelScaling, colors_of, measure_scaling
 from hf_tl.errors import ModelError
 from hf_tl.evaluation.activation_maps import class_activation_maps
 from hf_tl.evaluation.metrics import problem_type_of
@@ -70,7 +72,7 @@ class DemoModel:
         pixel_values = self._pixel_values(image)
         with self._one_at_a_time:
             found = class_activation_maps(self.model, pixel_values, [index])[0].numpy()
-        return blend(self._colours(pixel_values[0].cpu().numpy()), found) if found.any() else None
+        return blend(self._colors(pixel_values[0].cpu().numpy()), found) if found.any() else None
 
     def why_it_cannot_look(self) -> str | None:
         """Tell why it cannot be told where this network looks; None where it can."""
@@ -82,23 +84,25 @@ class DemoModel:
         return None
 
     def _pixel_values(self, image: Image.Image) -> torch.Tensor:
-        image = image.convert("L") if self._settings("input_size", (3,))[0] == 1 else image
-        return self.processor(image, return_tensors="pt")["pixel_values"].to(self.model.device)
+        return self._transform(image)[None].to(self.model.device)
 
-    def _colours(self, pixels: np.ndarray) -> np.ndarray:
-        """Turn normalised pixels (channels, height, width) back into colours (height, width, 3) from 0 to 1."""
-        mean, std = (
-            np.reshape(self._settings(name, default), (-1, 1, 1)) for name, default in (("mean", 0), ("std", 1))
-        )
-        colours = np.clip(pixels * std + mean, 0, 1).transpose(1, 2, 0)
-        return np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours
+    def _transform(self, image: Image.Image) -> torch.Tensor:
+        image = image.convert("L") if self._channels == 1 else image
+        return self.processor(image, return_tensors="pt")["pixel_values"][0]
 
-    def _settings(self, name: str, default: Any) -> Any:
-        """Look a setting up where timm's processor keeps it, or transformers' own."""
-        if (config := getattr(self.processor, "data_config", None)) is not None:
-            return config[name]
-        is_off = getattr(self.processor, "do_normalize", True) is False
-        return default if is_off else getattr(self.processor, f"image_{name}", None) or default
+    @property
+    def _channels(self) -> int:
+        """The input's channels, which only timm's processor states."""
+        return (getattr(self.processor, "data_config", None) or {"input_size": (3,)})["input_size"][0]
+
+    @cached_property
+    def _scaling(self) -> PixelScaling | None:
+        channels, height, width = self._transform(Image.new("RGB", (64, 64))).shape
+        return measure_scaling(self._transform, (channels, height, width))
+
+    def _colors(self, pixels: np.ndarray) -> np.ndarray:
+        """Turn a model's numbers (channels, height, width) back into colors (height, width, 3) from 0 to 1."""
+        return colors_of(self._scaling, pixels)
 
 
 def read_image(file: str | Path) -> Image.Image:

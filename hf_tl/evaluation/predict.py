@@ -104,7 +104,7 @@ def evaluate_model(
     data = load_images(record, dataset, image_column, label_column)
     images = images_for(model, data, split)
     accelerator = Accelerator()
-    metrics = measure(accelerator, model.to(accelerator.device), images.with_transform(transforms.eval), batch_size)
+    metrics = measure(accelerator, model.to(accelerator.device), transforms.eval.over(images), batch_size)
     return Evaluation(metrics, len(images), learned_from(record, data, split))
 
 

@@ -14,7 +14,7 @@ from hf_tl.backbones.freezing import digest
 from hf_tl.backbones.load import load, preprocessing_of
 from hf_tl.backbones.transformers import commit_of
 from hf_tl.data.columns import IMAGE, LABEL
-from hf_tl.data.images import decode
+from hf_tl.data.images import as_stored, decode
 from hf_tl.errors import ConfigError, SaveError, name_some
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
 from hf_tl.evaluation.predict import images_for
@@ -144,7 +144,7 @@ def _verify(
     with explained(f"what was written as {name} cannot be loaded", "try another --format"):
         run = chosen.open(folder / chosen.file)
     report = {"split": "test", "images": len(images), **verify(run, model, pixels, name)}
-    decoded = [decode(image) for image in images[IMAGE]]
+    decoded = [decode(image) for image in as_stored(images)[IMAGE]]
     return {**report, "without_hf_tl": verify_steps(steps, decoded, pixels, run, model)}
 
 

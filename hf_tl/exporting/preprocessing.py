@@ -1,8 +1,9 @@
-"""How to make the input of an exported model, told in plain values, for programs without hf_tl.
+"""How to make the input of an exported model, as plain values, for programs without hf_tl.
 
-The steps, in this order: the image upright (EXIF) and in `mode`, `resize`, `center_crop`, the channels in
-`channel_order`, times `rescale_factor`, minus `mean`, by `std`, and the channels first. `apply` does them with Pillow
-and NumPy alone: it is what an export is checked with, and an example of how to read the file.
+The steps, in this order: apply the EXIF orientation, lay transparent pixels on `background`, scale gray of more than 8
+bits to 8, convert to `mode`; `resize`, `center_crop`, reorder the channels to `channel_order`, multiply by
+`rescale_factor`, subtract `mean`, divide by `std`, put the channels first. `apply` does them with Pillow and NumPy
+alone: an export is verified with it, and it shows how to read the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hf_tl.data.images import to_rgb
+from hf_tl.data.colors import to_rgb
 from hf_tl.errors import ModelError, name_some
 
 if TYPE_CHECKING:
@@ -24,25 +25,31 @@ CONVNEXT_UNCROPPED = 384
 
 
 def describe(preprocessing: "Preprocessing") -> dict[str, Any]:
-    """Tell the evaluation transform of a model as plain values.
+    """Describe the evaluation transform of a model as plain values.
 
     Raises:
         ModelError: it does something that is not among the steps.
     """
     channels, height, width = preprocessing.input_size
-    steps = _transformers_steps(preprocessing) if preprocessing.processor is not None else _timm_steps(preprocessing)
+    if (scaling := preprocessing.scaling) is None:
+        raise _untold(preprocessing, "a map of pixels to numbers that is not linear in each channel")
+    is_timm = preprocessing.processor is None
+    steps = _timm_sizes(preprocessing) if is_timm else _transformers_sizes(preprocessing)
     _check_told(steps, preprocessing)
-    darkest, lightest = (
-        (level * steps["rescale_factor"] - np.array(steps["mean"])) / np.array(steps["std"]) for level in (0, 255)
-    )
+    ends = (np.array([[0.0], [1.0]]) - scaling.mean) / scaling.std
     return {
         "schema_version": SCHEMA_VERSION,
         "mode": "L" if channels == 1 else "RGB",
+        "background": "white",
+        "channel_order": scaling.channel_order,
         **steps,
+        "rescale_factor": 1 / 255,
+        "mean": list(scaling.mean),
+        "std": list(scaling.std),
         "layout": "NCHW",
         "dtype": "float32",
         "size": {"height": height, "width": width},
-        "value_range": [float(darkest.min()), float(lightest.max())],
+        "value_range": [float(ends.min()), float(ends.max())],
     }
 
 
@@ -53,8 +60,7 @@ def apply(steps: Mapping[str, Any], image: Image.Image) -> np.ndarray:
     if (crop := steps["center_crop"]) is not None:
         image = _center_crop(image, crop)
     pixels: np.ndarray = np.asarray(image, dtype=np.float32).reshape(image.height, image.width, -1)
-    if steps["channel_order"] == "BGR":
-        pixels = pixels[..., ::-1]
+    pixels = pixels[..., [steps["mode"].index(channel) for channel in steps["channel_order"]]]
     pixels = pixels * np.float32(steps["rescale_factor"])
     pixels = (pixels - np.array(steps["mean"], np.float32)) / np.array(steps["std"], np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -76,8 +82,8 @@ def _center_crop(image: Image.Image, crop: Mapping[str, Any]) -> Image.Image:
     return image.crop((left, top, left + crop["width"], top + crop["height"]))
 
 
-def _timm_steps(preprocessing: "Preprocessing") -> dict[str, Any]:
-    """Read the steps of timm's evaluation transform (`timm.data.create_transform`)."""
+def _timm_sizes(preprocessing: "Preprocessing") -> dict[str, Any]:
+    """Read the sizes from timm's evaluation transform (`timm.data.create_transform`)."""
     from timm.data.transforms import MaybeToTensor
     from torchvision import transforms
 
@@ -88,25 +94,18 @@ def _timm_steps(preprocessing: "Preprocessing") -> dict[str, Any]:
     resize, crop, *_ = steps
     size = resize.size
     return {
-        "channel_order": "RGB" if preprocessing.input_size[0] == 3 else "L",
         "resize": {"shortest_edge": size} if isinstance(size, int) else {"height": size[0], "width": size[1]},
         "interpolation": resize.interpolation.value,
         "center_crop": {"height": crop.size[0], "width": crop.size[1], "offset": "round"},
-        "rescale_factor": 1 / 255,
-        "mean": list(preprocessing.mean),
-        "std": list(preprocessing.std),
     }
 
 
-def _transformers_steps(preprocessing: "Preprocessing") -> dict[str, Any]:
-    """Read the steps of a transformers image processor from its settings; what a setting means differs by class."""
+def _transformers_sizes(preprocessing: "Preprocessing") -> dict[str, Any]:
+    """Read the sizes from a transformers image processor's settings; what a setting means differs by class."""
     processor = preprocessing.processor
     settings: dict[str, Any] = processor.to_dict() if processor is not None else {}
     size = dict(settings["size"]) if settings.get("do_resize") else None
     crop = dict(settings["crop_size"]) if settings.get("do_center_crop") else None
-    mean, std = preprocessing.mean, preprocessing.std
-    if not settings.get("do_normalize"):
-        mean, std = (0.0,) * len(mean), (1.0,) * len(std)
     match settings.get("image_processor_type"):
         case "ConvNextImageProcessor":
             size, crop = _convnext_sizes(size["shortest_edge"], settings["crop_pct"]) if size else (None, crop)
@@ -114,16 +113,10 @@ def _transformers_steps(preprocessing: "Preprocessing") -> dict[str, Any]:
             size = {"shortest_edge": int(256 / 224 * size["shortest_edge"])} if size else None
         case "PoolFormerImageProcessor":
             size = {"shortest_edge": int(next(iter(size.values())) / settings["crop_pct"])} if size else None
-        case "EfficientNetImageProcessor" if settings.get("include_top"):
-            std = tuple(value**2 for value in std)  # divides by it twice
     return {
-        "channel_order": "BGR" if settings.get("do_flip_channel_order") else "RGB",
         "resize": size,
         "interpolation": preprocessing.interpolation,
         "center_crop": None if crop is None else {**crop, "offset": "truncate"},
-        "rescale_factor": settings["rescale_factor"] if settings.get("do_rescale") else 1.0,
-        "mean": list(mean),
-        "std": list(std),
     }
 
 

@@ -140,4 +140,4 @@ class StreamedViews(Dataset[dict[str, Any]]):
 
 def viewed(images: Any, transform: ImageTransform) -> Any:
     """Give the transformed rows of a split, a `datasets.Dataset` or `StreamedImages`, that are measured on."""
-    return StreamedViews(images, transform) if isinstance(images, StreamedImages) else images.with_transform(transform)
+    return StreamedViews(images, transform) if isinstance(images, StreamedImages) else transform.over(images)

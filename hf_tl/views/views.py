@@ -93,7 +93,7 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
     """
 
     def __init__(self, images: Dataset, transform: ImageTransform, seed: int = 0) -> None:
-        self.images = images.with_transform(transform)
+        self.images = transform.over(images)
         self.seed = seed
         self.epoch = 0
         self.tells_rows = False

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hf_tl.data.augmentation import PairMixer, Pipeline, augmented_pipeline
+from hf_tl.data.augmentation import PairMixer, augmented_pipeline
+from hf_tl.data.scaling import Pipeline, PixelScaling
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Augmentation
 
 PRESETS: tuple[Augmentation, ...] = ("light", "medium", "strong")
-PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+PLAIN = {"finishing": PixelScaling((0, 1, 2), (0.0,) * 3, (1.0,) * 3)}
 
 
 def photo(width: int = 60, height: int = 40, mode: str = "RGB") -> Image.Image:
@@ -42,7 +43,8 @@ def test_any_image_gives_a_tensor_of_the_size(
     preset: Augmentation, width: int, height: int, size: tuple[int, int], mode: str
 ) -> None:
     channels = len(mode) if mode == "RGB" else 1
-    pipeline = augmented_pipeline(preset, size=size, mean=(0.5,) * channels, std=(0.5,) * channels)
+    finishing = PixelScaling(tuple(range(channels)), (0.5,) * channels, (0.5,) * channels)
+    pipeline = augmented_pipeline(preset, size=size, finishing=finishing)
     result = pipeline(photo(width, height, mode))
     assert type(result) is torch.Tensor
     assert result.shape == (channels, *size)
@@ -97,7 +99,8 @@ def test_a_light_crop_holds_a_quarter_of_the_image() -> None:
 
 def test_pixels_are_normalised_by_channel() -> None:
     image = Image.new("RGB", (20, 20), (255, 0, 51))
-    result = augmented_pipeline("light", size=(8, 8), mean=(0.5, 0.5, 0.2), std=(0.5, 0.25, 0.1))(image)
+    finishing = PixelScaling((0, 1, 2), (0.5, 0.5, 0.2), (0.5, 0.25, 0.1))
+    result = augmented_pipeline("light", size=(8, 8), finishing=finishing)(image)
     expected = torch.tensor([1.0, -2.0, 0.0])
     torch.testing.assert_close(result.mean(dim=(1, 2)), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(result.amax(dim=(1, 2)), expected, rtol=0, atol=1e-5)
@@ -117,7 +120,7 @@ def test_light_leaves_colours_and_medium_does_not() -> None:
 def test_strong_erases_in_a_quarter_of_the_images() -> None:
     """Erased pixels are zero after normalising; a white image has no other zeros, but for what is moved out of it."""
     pipeline = augmented_pipeline("strong", size=(32, 32), **PLAIN)
-    erasing = pipeline.transforms[-2]
+    erasing = pipeline.transforms[-1]
     torch.manual_seed(0)
     erased = sum(bool((erasing(torch.ones(3, 32, 32)) == 0).any()) for _ in range(400))
     assert 60 < erased < 140

@@ -46,7 +46,7 @@ def timm_like(size: int, crop_pct: float, crop_mode: str = "center", interpolati
     evaluation = create_transform(
         shape, interpolation=interpolation, mean=mean, std=std, crop_pct=crop_pct, crop_mode=crop_mode
     )
-    return Preprocessing(shape, mean, std, interpolation, evaluation)
+    return Preprocessing(shape, interpolation, evaluation)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,65 @@
+"""The lines of a card's snippets that read an image, so that they give the pixels that the model was measured on."""
+
+from collections.abc import Collection
+
+from markupsafe import Markup
+
+IMPORT_NUMPY = "import numpy as np\n"
+PLAIN = 'ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")'
+CONVERTED = 'to_rgb(Image.open("image.jpg"))'
+TURN = """\
+    image = ImageOps.exif_transpose(image)
+"""
+TURN_IF_READABLE = """\
+    try:
+        orientation = image.getexif().get(274)
+    except Exception:
+        orientation = None  # unreadable EXIF data
+    if orientation in range(2, 9):
+        image = image.transpose((0, 3, 1, 5, 4, 6, 2)[orientation - 2])
+"""
+STEPS = {
+    "deep gray": """\
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0, posinf=0, neginf=0)
+        low, high = values.min(), values.max()
+        scales = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
+        scale = next((scale for scale in scales if low >= 0 and high <= scale), None)
+        if scale is None:
+            values, scale = values - low, max(high - low, 1e-30)
+        return Image.fromarray(np.rint(values * (255 / scale)).astype(np.uint8)).convert("RGB")
+""",
+    "transparency": """\
+    if image.has_transparency_data:
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+""",
+}
+"""What `hf_tl.data.colors.to_rgb` does, by kind of conversion."""
+
+
+def reading_code(conversions: Collection[str], channels: int) -> dict[str, Markup]:
+    """Write the code that reads `image.jpg`.
+
+    Args:
+        conversions: kinds that images of the run needed, as `hf_tl.data.conversions` counts them.
+        channels: of the model's input.
+
+    Returns:
+        `numpy`: the import of NumPy, or nothing; `pillow`: the names that are imported from PIL; `function`: the
+        definition of `to_rgb`, or an empty line; `rgb`: an expression for the RGB image; `image`: the same with the
+        model's channels.
+    """
+    turn = TURN_IF_READABLE if "unreadable EXIF" in conversions else TURN
+    body = turn + "".join(step for kind, step in STEPS.items() if kind in conversions)
+    function = f'\n\ndef to_rgb(image):\n{body}    return image.convert("RGB")\n\n\n'
+    rgb = CONVERTED if conversions else PLAIN
+    used = body if conversions else PLAIN
+    texts = {
+        "numpy": IMPORT_NUMPY if conversions and "np." in body else "",
+        "pillow": ", ".join(name for name in ("Image", "ImageOps") if name == "Image" or name in used),
+        "function": function if conversions else "\n",
+        "rgb": rgb,
+        "image": rgb + ('.convert("L")' if channels == 1 else ""),
+    }
+    return {name: Markup(text) for name, text in texts.items()}

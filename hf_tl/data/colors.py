@@ -1,0 +1,133 @@
+"""The pixel rule: how an image of any Pillow mode becomes the upright 8-bit RGB image that a model takes.
+
+A published model is used by `transformers.pipeline`, by timm and by a few lines of code. These apply the EXIF
+orientation and `Image.convert("RGB")`: the plain rule, `plain_rgb`. It is lossless for most images, and then `to_rgb`,
+the rule of training and evaluation, gives the same pixels. Where the plain rule loses something, `to_rgb` converts
+properly, and `conversion_of` says why, so that it can be counted and reported.
+"""
+
+import struct
+import zlib
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+Conversion = Literal["transparency", "deep gray", "unreadable EXIF"]
+"""Why the plain rule does not give the pixels of `to_rgb`."""
+CONVERSIONS: tuple[Conversion, ...] = get_args(Conversion)
+
+DAMAGED = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error, OverflowError,
+    MemoryError, AttributeError, RuntimeError, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+"""What Pillow raises on a damaged file; UnidentifiedImageError is an OSError."""
+
+ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
+KEYED_MODES = frozenset({"1", "L", "P", "RGB"})
+"""Modes in which one color can be transparent, or the palette can have an alpha channel."""
+STRAIGHT_ALPHA = {"La": "LA", "RGBa": "RGBA"}
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientations, and what makes them upright."""
+METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+
+
+def plain_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image as `transformers.pipeline` does: EXIF orientation, then `convert("RGB")`.
+
+    It raises what Pillow raises: for unreadable EXIF data, and for modes that Pillow does not convert.
+    """
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any Pillow mode to upright 8-bit RGB, as a viewer would show it.
+
+    The result is that of `plain_rgb`, pixel by pixel, except for these images (see `conversion_of`):
+
+    - Transparent pixels are laid on white. (`convert("RGB")` shows the color stored under them, mostly black.)
+    - Gray deeper than 8 bits is scaled (`convert` truncates or saturates it): by 65535 in the 16-bit modes. The modes
+      "I" and "F" do not state their range: the smallest of 1 (F only), 255 and 65535 that holds all values is taken
+      for full scale, else the image's own minimum and maximum are stretched.
+    - Unreadable EXIF data are ignored.
+
+    >>> to_rgb(Image.new("I;16", (1, 1), 0x8080)).getpixel((0, 0))
+    (128, 128, 128)
+    """
+    image = upright(image)
+    if _is_deep_gray(image):
+        return _deep_gray_to_8_bits(image).convert("RGB")
+    if (transparent := _with_alpha(image)) is not None:
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), transparent).convert("RGB")
+    return image.convert("RGB")
+
+
+def conversion_of(image: Image.Image) -> Conversion | None:
+    """Return why `plain_rgb` would not give the pixels of `to_rgb`, or None where both are equal.
+
+    Args:
+        image: as opened, before any change; its pixels are loaded. (`decode` already applies the orientation.)
+    """
+    image.load()
+    if _is_deep_gray(image):
+        return "deep gray"
+    if _with_alpha(image) is not None:
+        return "transparency"
+    return None if _has_readable_exif(image) else "unreadable EXIF"
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation, or return the image itself where it has none that can be read."""
+    image.load()
+    try:
+        method = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except DAMAGED:
+        return image
+    if method is None:
+        return image
+    turned = image.transpose(method)
+    # the orientation must not be applied twice
+    turned.info = {key: value for key, value in image.info.items() if key not in METADATA}
+    return turned
+
+
+def _has_readable_exif(image: Image.Image) -> bool:
+    """Return whether Pillow applies the orientation; it also writes the other tags again, which may fail."""
+    try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) in UPRIGHT:
+            ImageOps.exif_transpose(image)
+    except DAMAGED:
+        return False
+    return True
+
+
+def _is_deep_gray(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _with_alpha(image: Image.Image) -> Image.Image | None:
+    """Return the image as RGBA if any pixel is not opaque, else None."""
+    if image.mode not in ALPHA_MODES and not (image.mode in KEYED_MODES and image.has_transparency_data):
+        return None
+    whole = image.convert(STRAIGHT_ALPHA.get(image.mode, image.mode)).convert("RGBA")
+    least, _ = whole.getchannel("A").getextrema()
+    # Pillow converts no "La" to RGB, opaque or not
+    return None if least == 255 and image.mode not in STRAIGHT_ALPHA else whole
+
+
+def _deep_gray_to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    scales = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
+    full_scale: float = next((scale for scale in scales if low >= 0 and high <= scale), 0)
+    if not full_scale:
+        values, full_scale = values - low, max(high - low, 1e-30)
+    return Image.fromarray(np.rint(values * (255 / full_scale)).astype(np.uint8))

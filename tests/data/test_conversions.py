@@ -1,0 +1,89 @@
+"""How many images of a split are not used as a plain pipeline uses them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data.test_colors import BROKEN, encoded, opened, random_image
+from datasets import Dataset, Features, Image, IterableDataset
+from torchvision.transforms.v2.functional import pil_to_tensor
+from transformers.image_utils import load_image
+
+from hf_tl.data.conversions import Conversions, count_conversions
+from hf_tl.data.images import ImageTransform
+from hf_tl.data.streams import PLACE, Stream, StreamedImages
+from hf_tl.errors import DataError
+
+FILES = [
+    encoded(random_image("RGB", 20, 10, 0), "JPEG"),
+    encoded(random_image("RGBA", 20, 10, 1, 0), "PNG"),
+    encoded(random_image("RGBA", 20, 10, 2, 255), "PNG"),
+    encoded(random_image("I;16", 20, 10, 3), "PNG"),
+    encoded(random_image("RGB", 20, 10, 4), "PNG", exif=BROKEN["no TIFF header"]),
+    encoded(random_image("LA", 20, 10, 5), "PNG"),
+    encoded(random_image("CMYK", 20, 10, 6), "JPEG"),
+    encoded(random_image("LAB", 20, 10, 7), "TIFF"),
+]
+EXPECTED = {"transparency": [1, 5], "deep gray": [3], "unreadable EXIF": [4]}
+
+
+@pytest.fixture
+def images() -> Dataset:
+    rows = {"photo": [{"bytes": file, "path": None} for file in FILES]}
+    return Dataset.from_dict(rows).cast_column("photo", Image())
+
+
+def test_images_are_counted_by_kind(images: Dataset) -> None:
+    found = count_conversions(images, "photo", "test")
+    assert found.rows == EXPECTED
+    assert found.images == {"transparency": 2, "deep gray": 1, "unreadable EXIF": 1}
+    assert found.all_rows == [1, 3, 4, 5]
+    assert list(found.unreadable) == [4]
+    assert found.notes("test", len(images))[0] == (
+        "2 of 8 test images have transparent pixels: hf_tl lays them on white; "
+        "a plain pipeline() drops the alpha channel"
+    )
+
+
+def test_nothing_is_told_of_plain_images(images: Dataset) -> None:
+    found = count_conversions(images.select([0, 2, 6]), "photo", "test")
+    assert (found.images, found.all_rows, found.notes("test", 3)) == ({}, [], [])
+    assert found == Conversions({}, [])
+
+
+def test_images_of_a_stream_are_counted_in_the_order_of_their_rows() -> None:
+    def rows() -> object:
+        yield from ({"image": {"bytes": file, "path": None}} for file in FILES)
+
+    features = Features(image=Image(decode=False))
+    stream = Stream(IterableDataset.from_generator(rows, features=features), "image", "train", (len(FILES),), "x", 100)
+    order = [7, 0, 4, 1]
+    split = StreamedImages(stream, Dataset.from_dict({"label": [0] * 4, PLACE: [100 + place for place in order]}))
+    found = count_conversions(split, "image", "test")
+    assert found.rows == {"transparency": [3], "unreadable EXIF": [2]}
+
+
+def test_the_plain_transform_reads_as_a_pipeline_does(images: Dataset) -> None:
+    """Other images than those that are counted are the same with and without conversion."""
+    ours = ImageTransform(pil_to_tensor, image_column="photo")
+    plain = ImageTransform(pil_to_tensor, image_column="photo", plain=True)
+    found = count_conversions(images, "photo", "test")
+    for row, file in enumerate(FILES):
+        if row in found.unreadable:
+            continue
+        expected = np.asarray(load_image(opened(file))).transpose(2, 0, 1)
+        by_pipeline = plain.over(images)[row]["pixel_values"]
+        np.testing.assert_array_equal(by_pipeline, expected)
+        assert torch.equal(by_pipeline, ours.over(images)[row]["pixel_values"]) == (row not in found.all_rows), row
+    with pytest.raises(DataError, match="damaged"):
+        plain.over(images)[4]
+    assert ours.over(images)[4]["pixel_values"].shape == (3, 10, 20)
+    assert (ours.describe(), plain.describe()) == ("RGB, pil_to_tensor", "RGB, plain, pil_to_tensor")
+
+
+def test_a_damaged_image_is_named(images: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(FILES[1][:100])
+    rows = Dataset.from_dict({"photo": [str(tmp_path / "cut.png")]}).cast_column("photo", Image())
+    with pytest.raises(DataError, match=r"cut\.png"):
+        count_conversions(rows, "photo", "test")
