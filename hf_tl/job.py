@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.processes.console import say
 from hf_tl.processes.together import on_main_process
 from hf_tl.strategy import Phase, Strategy
 
@@ -98,7 +99,7 @@ class Job:
             size = self.preprocessing.input_size
             self.config = fit_batch_size(self.accelerator, self.model, self.strategy, self.config, size)
         if self.accelerator.is_main_process:
-            self.accelerator.print(announce(self.model, self.data, self.strategy, self.accelerator.num_processes))
+            say(self.accelerator, announce(self.model, self.data, self.strategy, self.accelerator.num_processes))
         training, refit = self._training()
         start_trackers(self.accelerator, self.config, self.strategy)
         try:
@@ -144,7 +145,7 @@ class Job:
         if is_refitted(self.strategy, self.data):
             refit = Refit.of(training, learns_validation=is_given_back(self.data))
         if self.strategy.refit and refit is None:
-            self.accelerator.print("Refit     none: the validation split was not set apart from train, or is streamed")
+            say(self.accelerator, "Refit     none: the validation split was not set apart from train, or is streamed")
         if self.config.resume_from_checkpoint is not None:
             training.restore(self.config.resume_from_checkpoint)
         elif training.checkpoints.folder is not None and self.accelerator.is_main_process:
@@ -214,17 +215,16 @@ class Job:
         from hf_tl.publish.checks import read_record
         from hf_tl.publish.save import save_run
 
-        say = self.accelerator.print
-        say("Saving, and loading it again to compare …")
+        say(None, "Saving, and loading it again to compare …")
         save_run(self.model, self.preprocessing, result.record, result.output_dir, self._examples(result.record))
         result = dataclasses.replace(result, record=read_record(result.output_dir))
         try:
             if self.hub.push_to_hub is not None:
-                say(f"Pushing to {self.hub.push_to_hub} …")
+                say(None, f"Pushing to {self.hub.push_to_hub} …")
                 url = push(result.output_dir, self.hub.push_to_hub, private=self.hub.hub_private or None)
                 result = dataclasses.replace(result, commit_url=url)
         finally:  # how good the model is, and where it lies, is told also if the push failed
-            say(summarise(result.record, result.output_dir, result.commit_url))
+            say(None, summarise(result.record, result.output_dir, result.commit_url))
         return result
 
 

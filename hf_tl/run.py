@@ -17,6 +17,7 @@ from hf_tl.config import (
 )
 from hf_tl.errors import ConfigError
 from hf_tl.job import Job, RunResult, check_push, choose_output_dir
+from hf_tl.processes.console import say
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def _build_strategy(
     sweep = sweep_learning_rates(
         accelerator, model.to(accelerator.device), images.with_transform(plain), strategy.phases[0], config.training
     )
-    accelerator.print(f"Rate      {sweep}")
+    say(accelerator, f"Rate      {sweep}")
     found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
     strategy = found.build(head, len(images), pretrained=pretrained, climb=advice.climb)
     return strategy, {"learning rate of the head": str(sweep)}

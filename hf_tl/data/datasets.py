@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Image
-from tqdm import tqdm
 
 from hf_tl.data.fingerprint import digest_image, digest_in_order, fingerprint_of, map_images, row_name
 from hf_tl.data.images import decode
@@ -25,6 +24,7 @@ from hf_tl.data.splits import complete_splits, name_splits
 from hf_tl.data.stream_sources import StreamSource, open_streams
 from hf_tl.data.streams import PLACE, fingerprint_of_streams, leave_out, streams_of
 from hf_tl.errors import DataError, name_some
+from hf_tl.processes.console import progress_bar
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,9 @@ def check_images(
         left, more = leave_out(data.splits, _bad_image, verbose)
         return _without_bad_images(data, left, [*data.notes, *more]) if more else data
     notes, errors, splits = list(data.notes), [], DatasetDict()
-    with tqdm(total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose) as progress:
+    with progress_bar(
+        total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose
+    ) as progress:
         for split, rows in data.splits.items():
             if data.orders.get(rows._fingerprint) in readable:
                 splits[split] = rows

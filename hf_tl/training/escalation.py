@@ -16,6 +16,7 @@ from hf_tl.checkpoints.state import TrainingState
 from hf_tl.config import TrainingConfig
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.paired import difference_p_value
+from hf_tl.processes.console import say
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Climb:
             broadcast_object_list(said)
         [log.stopped] = said
         if log.stopped is not None:
-            accelerator.print(f"\nThe climb ends: {log.stopped}")
+            say(accelerator, f"\nThe climb ends: {log.stopped}")
         return log.stopped is None
 
     def begin(self, state: TrainingState, best: dict[str, Tensor]) -> None:
