@@ -5,6 +5,7 @@ import os
 import sys
 
 from hf_tl.cli import main
+from hf_tl.processes.console import TolerantStream
 
 
 def command() -> None:
@@ -20,8 +21,8 @@ def command() -> None:
 
 def _leave(is_done: list[bool]) -> None:
     if is_done:  # an error ends in the usual way, with its status
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            TolerantStream(stream).flush()
         os._exit(0)
 
 

@@ -1,23 +1,36 @@
 """The command line: `hf-tl COMMAND …`.
 
-A mistake in the input is told in a message and exits with status 2.
+A mistake in the input ends in one line on the standard error stream and status 2, Ctrl-C in one line and status 130.
 """
 
-import argparse
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
+from hf_tl.config import DataConfig, ModelConfig, StrategyConfig, TrainingConfig
 from hf_tl.errors import ConfigError, HfTlError
+from hf_tl.flags import Parser, parse_run_config
+from hf_tl.processes.console import tolerant_streams
+from hf_tl.ranges import Domain
 
-ERROR_STATUS = 2
+ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
+COUNT = Domain((int,), at_least=1)
+PORT = Domain((int,), at_least=1, at_most=65_535)
+SPLIT = Domain((str,), ("train", "validation", "test"))
+FORMAT = Domain((str,), ("onnx", "torchscript", "torch_export"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, by default that of the process's own arguments."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    with tolerant_streams():
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return
@@ -27,20 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ConfigError(f"there is no command {command!r}; commands: {', '.join(COMMANDS)}")
         COMMANDS[command](rest)
     except HfTlError as error:
-        # every process of a distributed run finds the same mistake; one tells it
-        if os.environ.get("RANK", "0") == "0":
-            print(f"hf-tl {command}: {error}", file=sys.stderr)
-        sys.exit(ERROR_STATUS)
+        _leave(command, str(error), ERROR_STATUS)
+    except KeyboardInterrupt:
+        _leave(command, "interrupted", INTERRUPTED_STATUS)
+
+
+def _leave(command: str, message: str, status: int) -> NoReturn:
+    # all processes of a distributed run end for the same reason; one says it
+    if os.environ.get("RANK", "0") == "0":
+        print(f"hf-tl {command}: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 def train(arguments: list[str]) -> None:
     """Train a head, fine-tune, or train from scratch; save the model with its card."""
     from hf_tl.processes.memory import keep_freed_memory, paused_collection, uncollected
 
+    config = parse_run_config(arguments)
     with paused_collection():
-        from hf_tl.flags import parse_run_config
-
-        config = parse_run_config(arguments)
         from accelerate import PartialState
 
         from hf_tl.run import import_libraries, run
@@ -55,10 +72,10 @@ def train(arguments: list[str]) -> None:
 
 def stages(arguments: list[str]) -> None:
     """List the stages of a backbone, with parameter counts and what a strategy freezes."""
-    parser = _parser("stages", stages)
+    parser = Parser("stages", stages.__doc__)
     parser.add_argument("model", help="Hub id, local directory, or timm:ARCH")
-    parser.add_argument("--trainable_stages", default="1", help="trailing stages to train, all, or names")
-    options = parser.parse_args(arguments)
+    parser.add_setting(StrategyConfig, "trainable_stages", "trailing stages to train, all, or names", 1)
+    options = parser.parse(arguments)
     from hf_tl.backbones.describe import describe_stages
 
     print(describe_stages(options.model, options.trainable_stages))
@@ -66,7 +83,7 @@ def stages(arguments: list[str]) -> None:
 
 def recommend(arguments: list[str]) -> None:
     """Measure which backbone and which strategy suit a dataset, and what training would cost."""
-    parser = _parser("recommend", recommend)
+    parser = Parser("recommend", recommend.__doc__)
     parser.add_argument("--dataset", required=True, help="Hub id, image folder, parquet files, or digits")
     parser.add_argument(
         "--model",
@@ -74,13 +91,15 @@ def recommend(arguments: list[str]) -> None:
         help="backbones to compare, or mobile, small or base, which are lists of some; the demo's by default",
     )
     parser.add_argument("--weights", nargs="+", help="local files with the weights, one for each model of timm:ARCH")
-    parser.add_argument("--image_size", type=int, help="height and width in pixels; the checkpoint's by default")
-    parser.add_argument("--image_column", help="column with the images; found by its type by default")
-    parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
-    parser.add_argument("--max_images", type=int, default=2_000, help="images to look at, at most (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample and the folds (default: 0)")
+    parser.add_setting(ModelConfig, "image_size")
+    parser.add_setting(DataConfig, "image_column")
+    parser.add_setting(DataConfig, "label_column")
+    parser.add_flag("max_images", "images to look at, at most", COUNT, 2_000)
+    parser.add_setting(TrainingConfig, "seed", "random seed (sample, folds)", 0)
+    for name in ("feature_cache", "feature_cache_dir", "feature_cache_gb"):
+        parser.add_setting(TrainingConfig, name, default=getattr(TrainingConfig, name))
     parser.add_argument("--output_dir", help="folder for recommendation.json, its figure, and the strategy")
-    options = vars(parser.parse_args(arguments))
+    options = vars(parser.parse(arguments))
     names, weights = options.pop("model"), options.pop("weights")
     from hf_tl.advisor.recommend import recommend as find
     from hf_tl.backbones.candidates import Backbone, named
@@ -98,11 +117,11 @@ def recommend(arguments: list[str]) -> None:
 
 def predict(arguments: list[str]) -> None:
     """Classify images with a trained model."""
-    parser = _parser("predict", predict)
+    parser = Parser("predict", predict.__doc__)
     parser.add_argument("model", help="folder of a trained model, or Hub id")
     parser.add_argument("images", nargs="+", help="image files")
-    parser.add_argument("--top_k", type=int, default=5, help="classes to show for each image (default: 5)")
-    options = parser.parse_args(arguments)
+    parser.add_flag("top_k", "classes to show for each image", COUNT, 5)
+    options = parser.parse(arguments)
     from hf_tl.evaluation.predict import predict_images
 
     for image, ranking in predict_images(options.model, options.images, options.top_k):
@@ -113,14 +132,14 @@ def predict(arguments: list[str]) -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """Measure a trained model on a dataset's split."""
-    parser = _parser("evaluate", evaluate)
+    parser = Parser("evaluate", evaluate.__doc__)
     parser.add_argument("model_name", metavar="model", help="folder of a trained model, or Hub id")
     parser.add_argument("--dataset", required=True, help="Hub id, image folder, parquet files, or digits")
-    parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
-    parser.add_argument("--image_column", help="column with the images; found by its type by default")
-    parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
-    parser.add_argument("--batch_size", type=int, default=64, help="images a step (default: 64)")
-    options = parser.parse_args(arguments)
+    parser.add_flag("split", "the split to measure on", SPLIT, "test")
+    parser.add_setting(DataConfig, "image_column")
+    parser.add_setting(DataConfig, "label_column")
+    parser.add_flag("batch_size", "images a step", COUNT, 64)
+    options = parser.parse(arguments)
     from hf_tl.evaluation.predict import evaluate_model
 
     found = evaluate_model(**vars(options))
@@ -133,18 +152,18 @@ def evaluate(arguments: list[str]) -> None:
 
 def compare(arguments: list[str]) -> None:
     """Compare two trained models on the same images: which is better, and whether that may be chance."""
-    parser = _parser("compare", compare)
+    parser = Parser("compare", compare.__doc__)
     parser.add_argument("first", metavar="A", help="folder of a trained model, or Hub id")
     parser.add_argument("second", metavar="B", help="the same")
     parser.add_argument(
         "--dataset", help="Hub id, image folder, parquet files, or digits; by default what both were trained on"
     )
-    parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
-    parser.add_argument("--image_column", help="column with the images; found by its type by default")
-    parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
-    parser.add_argument("--batch_size", type=int, default=64, help="images a step (default: 64)")
+    parser.add_flag("split", "the split to measure on", SPLIT, "test")
+    parser.add_setting(DataConfig, "image_column")
+    parser.add_setting(DataConfig, "label_column")
+    parser.add_flag("batch_size", "images a step", COUNT, 64)
     parser.add_argument("--output_dir", help="folder for comparison.json, comparison.md and comparison.png")
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     from hf_tl.comparison.compare import compare as find
     from hf_tl.processes.memory import keep_freed_memory
 
@@ -154,12 +173,12 @@ def compare(arguments: list[str]) -> None:
 
 def demo(arguments: list[str]) -> None:
     """Start a page on which a trained model classifies images and shows where it looked."""
-    parser = _parser("demo", demo)
+    parser = Parser("demo", demo.__doc__)
     parser.add_argument("name", metavar="model", help="folder of a trained model, or Hub id")
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub (default: main)")
-    parser.add_argument("--server_name", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--server_port", type=int, help="port (default: the first free one from 7860)")
-    options = vars(parser.parse_args(arguments))
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub; main by default")
+    parser.add_argument("--server_name", default="127.0.0.1", help="address to listen on")
+    parser.add_flag("server_port", "port; the first free one from 7860 by default", PORT)
+    options = vars(parser.parse(arguments))
     from hf_tl.demo.demo import launch
 
     launch(**options)
@@ -167,15 +186,15 @@ def demo(arguments: list[str]) -> None:
 
 def push(arguments: list[str]) -> None:
     """Publish a trained model with its card on the Hub, in one commit."""
-    parser = _parser("push", push)
+    parser = Parser("push", push.__doc__)
     parser.add_argument("folder", help="folder of a trained model")
     parser.add_argument("repository", help="USER/NAME")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--revision", help="branch to commit to (default: main)")
+    parser.add_argument("--revision", help="branch to commit to; main by default")
     parser.add_argument("--create_pr", action="store_true", help="propose the commit in a pull request")
     parser.add_argument("--space", action="store_true", help="make a Space of the same name that shows the model")
     parser.add_argument("--space_name", help="USER/NAME of the Space, where it is to have another name")
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     if options.space or options.space_name:
         _push_with_space(options)
         return
@@ -191,7 +210,7 @@ def push(arguments: list[str]) -> None:
     print(url)
 
 
-def _push_with_space(options: argparse.Namespace) -> None:
+def _push_with_space(options: Namespace) -> None:
     if options.create_pr:
         raise ConfigError("--space shows a model that is published, and --create_pr only proposes one: leave one out")
     from hf_tl.demo.space import push_with_space
@@ -204,11 +223,11 @@ def _push_with_space(options: argparse.Namespace) -> None:
 
 def pull(arguments: list[str]) -> None:
     """Fetch a published model with its card and record into a new folder."""
-    parser = _parser("pull", pull)
+    parser = Parser("pull", pull.__doc__)
     parser.add_argument("repository", help="USER/NAME")
     parser.add_argument("folder", help="folder that does not exist yet")
-    parser.add_argument("--revision", help="branch, tag or commit (default: main)")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--revision", help="branch, tag or commit; main by default")
+    options = parser.parse(arguments)
     from hf_tl.hub.fetch import pull as pull_folder
 
     print(pull_folder(options.repository, options.folder, revision=options.revision))
@@ -216,9 +235,9 @@ def pull(arguments: list[str]) -> None:
 
 def card(arguments: list[str]) -> None:
     """Write a trained model's card again from its record."""
-    parser = _parser("card", card)
+    parser = Parser("card", card.__doc__)
     parser.add_argument("folder", help="folder of a trained model")
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     from hf_tl.publish.save import rewrite_card
 
     print(rewrite_card(options.folder))
@@ -226,16 +245,16 @@ def card(arguments: list[str]) -> None:
 
 def export(arguments: list[str]) -> None:
     """Write a trained model as ONNX, TorchScript or torch.export, verified on real images."""
-    parser = _parser("export", export)
+    parser = Parser("export", export.__doc__)
     parser.add_argument("model_name", metavar="model", help="folder of a trained model, or Hub id")
-    parser.add_argument("--format", default="onnx", help="onnx, torchscript or torch_export (default: onnx)")
+    parser.add_flag("format", "of the file", FORMAT, "onnx")
     parser.add_argument("--output_dir", help="new folder; by default one called like the format in the model's")
     parser.add_argument("--dataset", help="images to verify on; by default those of the training, where it is known")
     parser.add_argument("--int8", action="store_true", help="also quantize, and measure the accuracy (onnx only)")
-    parser.add_argument("--image_column", help="column with the images; found by its type by default")
-    parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
+    parser.add_setting(DataConfig, "image_column")
+    parser.add_setting(DataConfig, "label_column")
     parser.add_argument("--overwrite_output_dir", action="store_true", help="replace an export in the folder")
-    options = parser.parse_args(arguments)
+    options = parser.parse(arguments)
     from hf_tl.exporting.export import export as export_model
     from hf_tl.exporting.summary import summarise
 
@@ -244,10 +263,10 @@ def export(arguments: list[str]) -> None:
 
 def cache(arguments: list[str]) -> None:
     """List the features that are kept on the disk, or clear them."""
-    parser = _parser("cache", cache)
+    parser = Parser("cache", cache.__doc__)
     parser.add_argument("action", nargs="?", choices=["list", "clear"], default="list", help="list by default")
-    parser.add_argument("--feature_cache_dir", help="folder of the features; in the cache of Hugging Face by default")
-    options = parser.parse_args(arguments)
+    parser.add_setting(TrainingConfig, "feature_cache_dir")
+    options = parser.parse(arguments)
     from hf_tl.features.feature_store import FeatureStore, default_folder
 
     folder = Path(options.feature_cache_dir) if options.feature_cache_dir else default_folder()
@@ -268,10 +287,6 @@ def cache(arguments: list[str]) -> None:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
-
-
-def _parser(command: str, function: Callable[[list[str]], None]) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(f"hf-tl {command}", description=function.__doc__)
 
 
 def _overview() -> str:

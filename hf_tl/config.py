@@ -1,13 +1,17 @@
-"""One small dataclass a concern. Command-line flags and YAML keys are generated from their fields."""
+"""One small dataclass a concern. Command-line flags and YAML keys are generated from their fields.
+
+Each field declares its type and range once (`hf_tl.ranges`); creating a dataclass checks all of its fields.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from hf_tl.errors import ConfigError, name_some
-from hf_tl.phase import OF_ADAMW
+from hf_tl.phase import OF_ADAMW, Phase, TrainableStages
+from hf_tl.ranges import check_fields, like, setting
 from hf_tl.recipes import recipe_for, solved
 from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
 
@@ -25,104 +29,145 @@ RECOMMENDED_STRATEGY = "strategy.json"
 """What `hf-tl recommend --output_dir` writes for `--recommendation`, and for `--phases`."""
 
 
-def _flag(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+LARGEST_SEED = 2**32 - 1
+"""What numpy takes."""
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class _Settings:
+    """Fields with ranges, checked when they are set.
+
+    Raises:
+        ConfigError: a value is of another type or outside its range.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Settings):
     """Which backbone, with which weights."""
 
-    model: str | None = _flag(
+    model: str | None = setting(
         None,
         "Hub id, local directory, or timm:ARCH[.TAG]; without it, the demo's EfficientNet-Lite0. Several with commas, "
         "or mobile, small or base, which are lists of some: --strategy auto chooses one",
     )
-    model_revision: str | None = _flag(None, "branch, tag or commit of the model on the Hub")
-    weights: str | None = _flag(
+    model_revision: str | None = setting(None, "branch, tag or commit of the model on the Hub")
+    weights: str | None = setting(
         None, "local file with the weights (.safetensors or torch), for timm:ARCH; one for each of several"
     )
-    pretrained: bool = _flag(True, "load the pretrained weights")
-    image_size: int | None = _flag(None, "height and width of the input in pixels; the checkpoint's by default")
-    in_chans: int | None = _flag(None, "channels of the input, for timm:ARCH")
-    head: Literal["last_layer", "fully_connected"] = _flag(
+    pretrained: bool = setting(True, "load the pretrained weights")
+    image_size: int | None = setting(
+        None, "height and width of the input in pixels; the checkpoint's by default", at_least=1
+    )
+    in_chans: int | None = setting(None, "channels of the input, for timm:ARCH", at_least=1)
+    head: Literal["last_layer", "fully_connected"] = setting(
         "last_layer", "what counts as the head: the last layer, or the whole fully connected part (VGG, AlexNet)"
     )
-    trust_remote_code: bool = _flag(False, "allow code from the model's repository to run")
+    trust_remote_code: bool = setting(False, "allow code from the model's repository to run")
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(_Settings):
     """Which images, and how they are split."""
 
-    dataset: str | None = _flag(
+    dataset: str | None = setting(
         None, "Hub id, image folder (with or without split folders), parquet files, or digits; digits by default"
     )
-    dataset_config: str | None = _flag(None, "configuration of a Hub dataset")
-    dataset_revision: str | None = _flag(None, "branch, tag or commit of the dataset on the Hub")
-    image_column: str | None = _flag(None, "column with the images; found by its type by default")
-    label_column: str | None = _flag(
+    dataset_config: str | None = setting(None, "configuration of a Hub dataset")
+    dataset_revision: str | None = setting(None, "branch, tag or commit of the dataset on the Hub")
+    image_column: str | None = setting(None, "column with the images; found by its type by default")
+    label_column: str | None = setting(
         None,
         "column with the labels; found by its type or name by default. Lists of labels, or several columns of 0 and 1 "
         "with commas (cat,dog,owl), make it multi-label",
     )
-    validation_fraction: float = _flag(0.1, "part of the training images set apart if there is no validation split")
-    test_fraction: float = _flag(0.2, "part of the training images set apart if there is no test split")
-    streaming: bool = _flag(
+    validation_fraction: float = setting(
+        0.1, "part of the training images set apart if there is no validation split", above=0, below=1
+    )
+    test_fraction: float = setting(
+        0.2, "part of the training images set apart if there is no test split", above=0, below=1
+    )
+    streaming: bool = setting(
         False,
         "read the images of a Hub dataset, or of parquet files, as they are needed, without downloading the dataset: "
         "once for features of the frozen part, else once an epoch",
     )
-    skip_bad_images: bool = _flag(False, "leave out unreadable images instead of stopping")
-    horizontal_flip: bool | None = _flag(
+    skip_bad_images: bool = setting(False, "leave out unreadable images instead of stopping")
+    include_training_images: bool = setting(
+        False,
+        "validate and test also on images that the starting weights learned from; the record and the card then say so",
+    )
+    horizontal_flip: bool | None = setting(
         None, "whether augmentation may mirror images; true by default, false for digits"
     )
 
 
 @dataclass(frozen=True)
-class StrategyConfig:
+class StrategyConfig(_Settings):
     """What is trained, for how long, at which rate. A value that is not given follows the size of the data."""
 
-    strategy: StrategyName = _flag(
+    strategy: StrategyName = setting(
         "transfer",
         "transfer: the head; finetune: head first, then the last stages too; gradual: one stage after another from the "
         "top; full: everything; scratch: random weights; auto: measures the data, then the head, and deeper as long as "
         "it pays",
     )
-    phases: str | None = _flag(None, "YAML file with phases of your own, instead of a strategy's; or their list itself")
-    recommendation: str | None = _flag(
+    phases: str | None = setting(
+        None, "YAML file with phases of your own, instead of a strategy's; or their list itself"
+    )
+    recommendation: str | None = setting(
         None, "folder that hf-tl recommend wrote: its strategy is trained, and the card tells its evidence"
     )
-    trainable_stages: int | None = _flag(
-        None, "stages to train, the head included (finetune: 2 by default; gradual: 4, then all)"
+    trainable_stages: TrainableStages | None = setting(
+        None,
+        "stages to train: how many, the head included (finetune: 2 by default; gradual: 4, then all); of finetune also "
+        "all, a stage's name (from it to the head), several with commas, or re:PATTERN (see hf-tl stages)",
+        **like(Phase, "trainable_stages"),
     )
-    head_solver: Solver = _flag(
+    head_solver: Solver = setting(
         "adamw",
         "adamw trains the head; lbfgs solves it to convergence as logistic regression on features of the frozen "
         "network, its L2 strength chosen by cross-validation (transfer, finetune, gradual)",
     )
-    num_train_epochs: float | None = _flag(
-        None, "passes over the training images, over all phases; of auto, in each rung"
+    num_train_epochs: float | None = setting(
+        None, "passes over the training images, over all phases; of auto, in each rung", **like(Phase, "epochs")
     )
-    learning_rate: float | None = _flag(None, "peak rate of the head")
-    find_learning_rate: bool = _flag(False, "choose the head's rate by a short sweep on features of the frozen network")
-    backbone_learning_rate: float | None = _flag(None, "peak rate of the last trained stage of the backbone")
-    layer_decay: float | None = _flag(None, "each earlier trained stage gets this fraction of the rate of the next")
-    norm: Norm | None = _flag(
+    learning_rate: float | None = setting(None, "peak rate of the head", **like(Phase, "learning_rate"))
+    find_learning_rate: bool = setting(
+        False, "choose the head's rate by a short sweep on features of the frozen network"
+    )
+    backbone_learning_rate: float | None = setting(
+        None, "peak rate of the last trained stage of the backbone", **like(Phase, "backbone_learning_rate")
+    )
+    layer_decay: float | None = setting(
+        None, "each earlier trained stage gets this fraction of the rate of the next", **like(Phase, "layer_decay")
+    )
+    norm: Norm | None = setting(
         None, "norms of frozen stages: frozen, affine (train scale and shift), adapt (statistics)"
     )
-    batch_norm: BatchNorm | None = _flag(None, "statistics of BatchNorm in trained stages: update or keep")
-    weight_decay: float | None = _flag(None, "decoupled weight decay")
-    warmup_ratio: float | None = _flag(None, "part of each phase over which the rate rises from zero")
-    augmentation: Augmentation | None = _flag(None, "none, light, medium or strong")
-    mixup: float | None = _flag(None, "alpha of mixup; 0 is none")
-    cutmix: float | None = _flag(None, "alpha of CutMix; 0 is none")
-    label_smoothing: float | None = _flag(None, "part of each label spread over all classes")
-    ema_decay: float | None = _flag(None, "evaluate and keep an exponential moving average of the weights; 0 is none")
-    class_weights: ClassWeights | None = _flag(None, "balanced: rare classes count for more in the loss")
-    balanced_sampling: bool = _flag(False, "draw every class equally often")
-    patience: int | None = _flag(None, "end a phase after so many evaluations without a new best")
-    refit: bool | None = _flag(
+    batch_norm: BatchNorm | None = setting(None, "statistics of BatchNorm in trained stages: update or keep")
+    weight_decay: float | None = setting(None, "decoupled weight decay", **like(Phase, "weight_decay"))
+    warmup_ratio: float | None = setting(
+        None, "part of each phase over which the rate rises from zero", **like(Phase, "warmup_ratio")
+    )
+    augmentation: Augmentation | None = setting(None, "none, light, medium or strong")
+    mixup: float | None = setting(None, "alpha of mixup; 0 is none", **like(Phase, "mixup"))
+    cutmix: float | None = setting(None, "alpha of CutMix; 0 is none", **like(Phase, "cutmix"))
+    label_smoothing: float | None = setting(
+        None, "part of each label spread over all classes", **like(Phase, "label_smoothing")
+    )
+    ema_decay: float | None = setting(
+        None, "evaluate and keep an exponential moving average of the weights; 0 is none", at_least=0, below=1
+    )
+    class_weights: ClassWeights | None = setting(None, "balanced: rare classes count for more in the loss")
+    balanced_sampling: bool = setting(False, "draw every class equally often")
+    patience: int | None = setting(
+        None, "end a phase after so many evaluations without a new best", **like(Phase, "patience")
+    )
+    refit: bool | None = setting(
         None,
         "when validation images have chosen, train once more from the start, on them too where they were set apart "
         "from train; by default after auto, of fewer than 20,000 images",
@@ -152,20 +197,10 @@ class StrategyConfig:
         if self.phases is not None or self.recommendation is not None:
             written = self._written(given)
             return written if self.refit is None else replace(written, refit=self.refit)
-        if self.strategy not in get_args(StrategyName):
-            raise ConfigError(f"--strategy {self.strategy} is not one of {', '.join(get_args(StrategyName))}")
         self._check_learning_rate()
         self._check_solver(given)
-        trainable = self.trainable_stages
-        if trainable is not None and self.strategy not in ("finetune", "gradual"):
-            raise ConfigError(f"--trainable_stages goes with --strategy finetune or gradual, and it is {self.strategy}")
-        if trainable is not None and trainable <= head_stages:
-            raise ConfigError(
-                f"--strategy {self.strategy} trains the head and at least one stage more: --trainable_stages must be "
-                f"at least {head_stages + 1}, found {trainable}; --strategy transfer trains the head alone"
-            )
-        stages = None if trainable is None else trainable - head_stages
-        defaults = recipe_for(self.strategy, images, pretrained=pretrained, augmentation=self.augmentation)
+        stages = self._stages(head_stages)
+        defaults = recipe_for(self.strategy, images, pretrained=pretrained)
         asked = {_RECIPE[name]: value for name, value in given.items()}
         recipe = {**defaults, **asked}
         if "head_recipe" in recipe:  # what is asked for holds in all phases
@@ -179,7 +214,7 @@ class StrategyConfig:
         self,
         recipe: dict[str, Any],
         head_stages: int,
-        stages: int | None,
+        stages: TrainableStages | None,
         images: int,
         climb: Mapping[str, Any] | None,
     ) -> Strategy:
@@ -191,6 +226,7 @@ class StrategyConfig:
         if self.strategy == "finetune":
             return Strategy.finetune(stages or 1, head_stages=head_stages, **recipe)
         if self.strategy == "gradual":
+            assert stages is None or isinstance(stages, int), "checked by _stages"
             return Strategy.gradual(stages, head_stages=head_stages, **recipe)
         if self.strategy == "auto":
             rungs = dict(climb or {})
@@ -199,6 +235,26 @@ class StrategyConfig:
                 rungs["scratch"] = alone.build(images=images).phases[0]
             return Strategy.auto(head_stages=head_stages, **recipe, **rungs)
         return Strategy.full(**recipe) if self.strategy == "full" else Strategy.scratch(**recipe)
+
+    def _stages(self, head_stages: int) -> TrainableStages | None:
+        """Return the backbone stages of `--trainable_stages`: their number, or `all` or names as given."""
+        trainable = self.trainable_stages
+        if trainable is None:
+            return None
+        if self.strategy not in ("finetune", "gradual"):
+            raise ConfigError(f"--trainable_stages goes with --strategy finetune or gradual, and it is {self.strategy}")
+        if self.strategy == "gradual" and not isinstance(trainable, int):
+            raise ConfigError(
+                "--trainable_stages of --strategy gradual is a number: it unfreezes one stage after another from the "
+                f"head on; found {trainable!r}. Leave it out (4 stages, then all), choose --strategy "
+                "finetune, or list the phases with --phases"
+            )
+        if trainable in ("head", ("head",)) or (isinstance(trainable, int) and trainable <= head_stages):
+            raise ConfigError(
+                f"--strategy {self.strategy} trains the head and at least one stage more: --trainable_stages must be "
+                f"at least {head_stages + 1}, found {trainable}; --strategy transfer trains the head alone"
+            )
+        return trainable - head_stages if isinstance(trainable, int) else trainable
 
     def _written(self, given: Mapping[str, Any]) -> Strategy:
         """Read the strategy from a file, which tells all of it."""
@@ -230,8 +286,6 @@ class StrategyConfig:
             raise ConfigError("--find_learning_rate needs pretrained features, and --strategy scratch has none")
 
     def _check_solver(self, given: Mapping[str, Any]) -> None:
-        if self.head_solver not in get_args(Solver):
-            raise ConfigError(f"--head_solver {self.head_solver} is not one of {', '.join(get_args(Solver))}")
         if self.head_solver == "adamw":
             return
         if self.strategy in ("full", "scratch", "auto"):
@@ -261,72 +315,70 @@ _RECIPE = {"num_train_epochs": "epochs"} | {
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(_Settings):
     """How the training runs, and where its results go."""
 
-    output_dir: str | None = _flag(None, "folder for the model and its record; a new one under runs/ by default")
-    overwrite_output_dir: bool = _flag(False, "replace a run that the folder holds")
-    seed: int = _flag(0, "of the head's first weights, the order of the images and the augmentation")
-    per_device_train_batch_size: int = _flag(32, "images a step on each device")
-    per_device_eval_batch_size: int = _flag(
-        64, "images a step in evaluation, and at most in the pass over a frozen part"
+    output_dir: str | None = setting(None, "folder for the model and its record; a new one under runs/ by default")
+    overwrite_output_dir: bool = setting(False, "replace a run that the folder holds")
+    seed: int = setting(
+        0, "random seed (head initialization, data order, augmentation)", at_least=0, at_most=LARGEST_SEED
     )
-    gradient_accumulation_steps: int = _flag(1, "steps whose gradients are added up before an update")
-    auto_find_batch_size: bool = _flag(
+    per_device_train_batch_size: int = setting(32, "images a step on each device", at_least=1)
+    per_device_eval_batch_size: int = setting(
+        64, "images a step in evaluation, and at most in the pass over a frozen part", at_least=1
+    )
+    gradient_accumulation_steps: int = setting(1, "steps whose gradients are added up before an update", at_least=1)
+    auto_find_batch_size: bool = setting(
         False, "halve the batches, and accumulate twice as many, until a step fits into the memory of a GPU"
     )
-    test_time_flip: bool = _flag(False, "measure with the mean of the logits of each image and its mirror image")
-    max_grad_norm: float = _flag(1.0, "gradients are scaled down to this norm")
-    save_steps: int | None = _flag(None, "optimizer steps between checkpoints; one after each epoch by default")
-    save_total_limit: int = _flag(2, "checkpoints to keep; 0 writes none until SIGTERM")
-    resume_from_checkpoint: str | None = _flag(
+    test_time_flip: bool = setting(False, "measure with the mean of the logits of each image and its mirror image")
+    max_grad_norm: float | None = setting(1.0, "clip gradients to this L2 norm; none: no clipping", above=0)
+    save_steps: int | None = setting(
+        None, "optimizer steps between checkpoints; one after each epoch by default", at_least=1
+    )
+    save_total_limit: int = setting(2, "checkpoints to keep; 0 writes none until SIGTERM", at_least=0)
+    resume_from_checkpoint: str | None = setting(
         None, "go on from a checkpoint's folder, or from the newest whole one of --output_dir: auto"
     )
-    gradient_checkpointing: bool = _flag(
+    gradient_checkpointing: bool = setting(
         False, "compute the activations of trained stages again in the backward pass: less memory, more time"
     )
-    dataloader_num_workers: int = _flag(0, "processes that decode images beside each training process")
-    report_to: str = _flag("auto", "tracker: tensorboard, wandb, trackio, none; auto is tensorboard where installed")
-    cpu_threads: int | None = _flag(None, "threads of each process on a CPU; all cores shared equally by default")
-    feature_cache: Literal["auto", "on", "off"] = _flag(
+    dataloader_num_workers: int = setting(0, "processes that decode images beside each training process", at_least=0)
+    report_to: str = setting("auto", "tracker: tensorboard, wandb, trackio, none; auto is tensorboard where installed")
+    cpu_threads: int | None = setting(
+        None, "threads of each process on a CPU; all cores shared equally by default", at_least=1
+    )
+    feature_cache: Literal["auto", "on", "off"] = setting(
         "auto", "keep what the frozen part computes for each image instead of computing it in every epoch: if it pays"
     )
-    feature_cache_dir: str | None = _flag(None, "folder for it; in the cache of Hugging Face by default")
-    feature_cache_gb: float = _flag(20.0, "how much of the disk it may take; what was not used for longest goes first")
-    feature_dtype: Literal["float32", "bfloat16"] = _flag(
+    feature_cache_dir: str | None = setting(None, "folder for it; in the cache of Hugging Face by default")
+    feature_cache_gb: float = setting(
+        20.0, "how much of the disk it may take; what was not used for longest goes first", above=0
+    )
+    feature_dtype: Literal["float32", "bfloat16"] = setting(
         "float32", "bfloat16: compute and keep features in half the precision, faster on hardware that has it"
     )
-    cached_views: int | None = _flag(
+    cached_views: int | None = setting(
         None,
         "augmented versions of each image to keep, which the epochs take in turn; without it, only phases "
         "without augmentation use the cache",
+        at_least=1,
     )
-    decode_reduced: bool = _flag(
+    decode_reduced: bool = setting(
         False,
         "decode large JPEGs at a half, a quarter or an eighth of their size where the cache keeps features of training "
         "images without augmentation: faster, and nearly the same pixels; what is measured is decoded in full",
     )
-    time_budget: float | None = _flag(
-        None, "minutes that --strategy auto may train: a rung that would not fit into them is not begun"
+    time_budget: float | None = setting(
+        None, "minutes that --strategy auto may train: a rung that would not fit into them is not begun", above=0
     )
-    measure_energy: bool = _flag(False, 'tell in the card what energy training took; needs pip install "hf-tl[energy]"')
-    keep_memory: bool = _flag(True, "let the C library keep freed memory: two to four times as fast on a CPU")
+    measure_energy: bool = setting(
+        False, 'tell in the card what energy training took; needs pip install "hf-tl[energy]"'
+    )
+    keep_memory: bool = setting(True, "let the C library keep freed memory: two to four times as fast on a CPU")
 
     def __post_init__(self) -> None:
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("dataloader_num_workers", "save_total_limit"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"--{name} cannot be negative, found {getattr(self, name)}")
-        if self.cached_views is not None and self.cached_views < 1:
-            raise ConfigError(f"--cached_views must be at least 1, found {self.cached_views}")
-        if self.feature_cache_gb <= 0:
-            raise ConfigError(f"--feature_cache_gb must be more than 0, found {self.feature_cache_gb:g}")
-        if self.time_budget is not None and self.time_budget <= 0:
-            raise ConfigError(f"--time_budget must be more than 0 minutes, found {self.time_budget:g}")
-        if self.save_steps is not None and self.save_steps < 1:
-            raise ConfigError(f"--save_steps must be at least 1, found {self.save_steps}")
+        super().__post_init__()
         if self.measure_energy and find_spec("codecarbon") is None:
             raise ConfigError('--measure_energy needs codecarbon: pip install "hf-tl[energy]"')
         if self.resume_from_checkpoint is not None and self.output_dir is None:
@@ -334,14 +386,14 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class HubConfig:
+class HubConfig(_Settings):
     """Where the model is published, and what its card may say and show."""
 
-    push_to_hub: str | None = _flag(None, "USER/NAME to push the model to when it is trained")
-    hub_private: bool = _flag(False, "make a new repository private")
-    card_intended_use: str | None = _flag(None, "what the model is meant for, in a sentence of its card")
-    card_limits: str | None = _flag(None, "what it must not be used for, or cannot do, in a sentence of its card")
-    card_images: bool = _flag(
+    push_to_hub: str | None = setting(None, "USER/NAME to push the model to when it is trained")
+    hub_private: bool = setting(False, "make a new repository private")
+    card_intended_use: str | None = setting(None, "what the model is meant for, in a sentence of its card")
+    card_limits: str | None = setting(None, "what it must not be used for, or cannot do, in a sentence of its card")
+    card_images: bool = setting(
         False, "show images of the test split in the card: the most confident mistakes, and where the model looked"
     )
 

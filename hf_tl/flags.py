@@ -1,54 +1,207 @@
-"""The flags of `hf-tl train`, made from the fields of `hf_tl.config`, and the YAML file of the same names."""
+"""Flags: one parser for all commands, the flags of `hf-tl train`, and the YAML file of the same names.
+
+A flag is written out in full. One that is unknown, or given twice with different values, is an error in one line.
+"""
 
 import argparse
+import dataclasses
+import difflib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from hf_tl.config import DataConfig, HubConfig, ModelConfig, RunConfig, StrategyConfig, TrainingConfig
 from hf_tl.errors import ConfigError, name_some
+from hf_tl.ranges import Domain, domains
 
 DESCRIPTION = "Train a head, fine-tune, or train from scratch; save the model with its card."
+GROUPS = (ModelConfig, DataConfig, StrategyConfig, TrainingConfig, HubConfig)
+
+
+class Parser(argparse.ArgumentParser):
+    """The arguments of a command; a mistake in them is a `ConfigError`."""
+
+    def __init__(self, command: str, description: str | None) -> None:
+        super().__init__(f"hf-tl {command}", description=description, allow_abbrev=False, formatter_class=_Formatter)
+
+    def add_setting(self, owner: type, name: str, text: str | None = None, default: Any = None) -> None:
+        """Add the flag of a dataclass's field, with its type and range.
+
+        Args:
+            owner: The dataclass.
+            name: The field.
+            text: The help, if it differs from the field's.
+            default: The default, if there is one.
+        """
+        metadata = next(field for field in dataclasses.fields(owner) if field.name == name).metadata
+        self.add_flag(name, text or metadata["help"], domains(owner)[name], default)
+
+    def add_flag(self, name: str, text: str, domain: Domain, default: Any = None) -> None:
+        """Add `--name`, also as `--na-me`; a flag that is true or false may stand without a value."""
+        words = [f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else [])]
+        bare: dict[str, Any] = {"nargs": "?", "const": True} if bool in domain.kinds else {}
+        metavar = f"{{{','.join(domain.choices)}}}" if domain.choices else None
+        self.add_argument(*words, type=typed(domain), default=default, help=text, metavar=metavar, **bare)
+        if default is True:
+            off = (f"--no_{name}", f"--no-{name.replace('_', '-')}")
+            self.add_argument(*off, dest=name, default=default, action="store_false", help=f"not --{name}")
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Read the arguments.
+
+        Raises:
+            ConfigError: One is unknown, missing, given twice, or outside its range.
+        """
+        words = list(self._with_numbers(words))
+        self._check_flags(words)
+        options, rest = self.parse_known_args(words)
+        if rest:
+            raise ConfigError(f"there is no place for {name_some(map(repr, rest))}; see {self.prog} --help")
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print after a page of usage."""
+        plain = re.sub(r"^argument ([^/:]+)[^:]*:", r"\1", message)  # of "argument --top_k/--top-k: takes …"
+        raise ConfigError(f"{plain}; see {self.prog} --help")
+
+    def _with_numbers(self, words: Sequence[str]) -> Iterator[str]:
+        """Join a flag and a negative number, which argparse takes for another flag where it is `-1e-3` or `-inf`."""
+        flag: str | None = None
+        for word in words:
+            if flag is not None and word.startswith("-") and _is_number(word):
+                yield f"{flag}={word}"
+                flag = None
+                continue
+            if flag is not None:
+                yield flag
+            flag = word if word in self._option_string_actions else None
+            if flag is None:
+                yield word
+        if flag is not None:
+            yield flag
+
+    def _check_flags(self, words: Sequence[str]) -> None:
+        given: dict[str, tuple[str, ...]] = {}
+        for flag, values in _given(words):
+            action = self._option_string_actions.get(flag)
+            if action is None:
+                raise ConfigError(f"unknown flag {flag}; {self._advice(flag)}")
+            value = (*values, *(["false"] if isinstance(action, argparse._StoreFalseAction) else []))
+            if given.setdefault(action.dest, value) != value:
+                shown = " and ".join(" ".join(one) or "no value" for one in (given[action.dest], value))
+                raise ConfigError(f"{flag} is given twice, with {shown}; leave one of them out")
+
+    def _advice(self, flag: str) -> str:
+        names = [action.option_strings[0].lstrip("-") for action in self._actions if action.option_strings]
+        wanted = flag.lstrip("-").replace("-", "_")
+        close = [name for name in names if name.startswith(wanted)] or difflib.get_close_matches(wanted, names, 1)
+        return f"did you mean --{close[0]}?" if close else f"see {self.prog} --help"
+
+
+def _given(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Find flags, with the values that follow; argparse takes a word with a space, or after `--`, for no flag."""
+    flag, values = None, []
+    for word in words:
+        if word == "--":
+            break
+        name, is_joined, value = word.partition("=")
+        if word.startswith("-") and len(word) > 1 and " " not in name and not _is_number(word):
+            if flag is not None:
+                yield flag, values
+            flag, values = name, [value] if is_joined else []
+        else:
+            values.append(word)
+    if flag is not None:
+        yield flag, values
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def typed(domain: Domain) -> Callable[[str], Any]:
+    """Return a domain's reader as argparse's `type`."""
+
+    def read(text: str) -> Any:
+        try:
+            return domain.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
 
 
 def parse_run_config(arguments: Sequence[str]) -> RunConfig:
     """Turn flags, and the YAML file that `--config` names, into a `RunConfig`; flags win.
 
     Raises:
-        ConfigError: the YAML file cannot be read, or has keys that are no flags.
+        ConfigError: a flag or a key is unknown or outside its range, or the YAML file cannot be read.
     """
-    from transformers import HfArgumentParser
-
-    groups = (ModelConfig, DataConfig, StrategyConfig, TrainingConfig, HubConfig)
-    parser = HfArgumentParser(groups, prog="hf-tl train", description=DESCRIPTION, formatter_class=_Formatter)
+    parser = Parser("train", DESCRIPTION)
+    for owner in GROUPS:
+        for field in dataclasses.fields(owner):
+            parser.add_setting(owner, field.name, default=field.default)
     parser.add_argument("--config", help="YAML file of the same names; flags override it")
-    known = {action.dest for action in parser._actions}
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config")
-    file = finder.parse_known_args(list(arguments))[0].config
-    from_file = _yaml_arguments(Path(file), known) if file is not None else []
-    *values, _ = parser.parse_args_into_dataclasses([*from_file, *arguments], look_for_args_file=False)
-    return RunConfig(*values)
+    options = parser.parse(arguments)
+    if options.config is not None:
+        parser.set_defaults(**_read_yaml(Path(options.config)))
+        options = parser.parse(arguments)
+    values = vars(options)
+    groups: list[Any] = [owner(**{one.name: values[one.name] for one in dataclasses.fields(owner)}) for owner in GROUPS]
+    return RunConfig(*groups)
 
 
-def _yaml_arguments(file: Path, known: set[str]) -> list[str]:
-    """Write a YAML mapping as flags, so that both are checked in the same way."""
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """Read the values of a YAML file, each as its flag takes it.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key or a value is no flag's.
+    """
     import yaml
 
     try:
+        node = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {file} must map names to values, found {type(content).__name__}")
+    known = {name: domain for owner in GROUPS for name, domain in domains(owner).items()}
     if unknown := sorted(str(key) for key in content if key not in known):
         raise ConfigError(f"--config {file} has keys that are no flags: {name_some(unknown)}; see hf-tl train --help")
-    words = {key: json.dumps(value) if isinstance(value, list | dict) else str(value) for key, value in content.items()}
-    return [word for key, value in content.items() if value is not None for word in (f"--{key}", words[key])]
+    if node is not None and len(node.value) > len(content):
+        keys = [key.value for key, _ in node.value]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise ConfigError(f"--config {file} has keys twice: {name_some(twice)}; leave one of them out")
+    values = {}
+    for name, value in content.items():
+        try:
+            values[name] = _yaml_value(name, value, known[name])
+        except ValueError as error:
+            raise ConfigError(f"--config {file}: {name} {error}") from error
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _yaml_value(name: str, value: Any, domain: Domain) -> Any:
+    """Read a value: text as the command line does, other types as Python does; None where it says nothing."""
+    if name == "phases" and isinstance(value, list):
+        return json.dumps(value)
+    if isinstance(value, bool) and "on" in domain.choices:
+        value = "on" if value else "off"  # what YAML makes of on and off
+    if value is None or not isinstance(value, str):
+        return None if value is None else domain.check(value)
+    return domain.parse(value)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
     """Show a default only where there is one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        is_shown = action.default is not None and action.default is not argparse.SUPPRESS
+        return super()._get_help_string(action) if is_shown else action.help

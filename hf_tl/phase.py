@@ -1,11 +1,11 @@
 """A phase: a span of training with one set of trainable stages and one recipe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from types import NoneType
-from typing import Any, Literal, Self, get_args, get_type_hints
+from typing import Any, Literal, Self
 
 from hf_tl.errors import ConfigError, name_some
+from hf_tl.ranges import check_fields, domains, setting
 
 Norm = Literal["frozen", "affine", "adapt"]
 BatchNorm = Literal["update", "keep"]
@@ -32,39 +32,39 @@ class Phase:
         ConfigError: a value is outside its range.
     """
 
-    trainable_stages: TrainableStages
+    trainable_stages: TrainableStages = setting(at_least=1)
     """How many trailing stages train (1 is the head), `"all"`, or stages by name (see `stages.select_stages`)."""
-    epochs: float | None = None
+    epochs: float | None = setting(None, above=0)
     """Passes over the training data; a fraction is allowed. None where `steps` tells the length."""
-    learning_rate: float = 3e-3
+    learning_rate: float = setting(3e-3, above=0)
     """Peak rate of the head; AdamW with warm-up and cosine decay to zero."""
-    backbone_learning_rate: float | None = None
+    backbone_learning_rate: float | None = setting(None, above=0)
     """Peak rate of the last trained backbone stage; the head's where it is None."""
-    layer_decay: float = 1.0
+    layer_decay: float = setting(1.0, above=0, at_most=1)
     """Each earlier trained backbone stage gets this fraction of the rate of the stage after it."""
     norm: Norm = "frozen"
     """What the norms of frozen stages do: nothing, train scale and shift, or also update their statistics."""
-    weight_decay: float = 0.05
+    weight_decay: float = setting(0.05, at_least=0)
     """Decoupled weight decay of AdamW; norms and biases have none."""
-    warmup_ratio: float = 0.1
+    warmup_ratio: float = setting(0.1, at_least=0, below=1)
     """The part of the phase's steps over which the rate rises from zero."""
     augmentation: Augmentation = "light"
     """The preset of random changes to training images; see `hf_tl.data.augmentation`."""
-    patience: int | None = None
+    patience: int | None = setting(None, at_least=1)
     """The phase ends after so many evaluations (one an epoch) in a row without a new best; never where it is None."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = setting(0.0, at_least=0, below=1)
     """The part of each label's probability that is spread over all classes."""
-    steps: int | None = None
+    steps: int | None = setting(None, at_least=1)
     """Optimizer steps, in place of `epochs`."""
     batch_norm: BatchNorm = "update"
     """Whether BatchNorm in *trained* stages normalises by the batch and updates its statistics, or by its stored ones
     and keeps them; its scale and shift train in both cases."""
-    mixup: float = 0.0
+    mixup: float = setting(0.0, at_least=SMALLEST_ALPHA, or_zero=True)
     """Alpha of mixup (https://arxiv.org/abs/1710.09412), at least 0.01; 0 is none. With `cutmix` too, each pair of
     images draws one of them."""
-    cutmix: float = 0.0
+    cutmix: float = setting(0.0, at_least=SMALLEST_ALPHA, or_zero=True)
     """Alpha of CutMix (https://arxiv.org/abs/1905.04899), at least 0.01; 0 is none."""
-    ema_decay: float | None = None
+    ema_decay: float | None = setting(None, above=0, below=1)
     """Decay of an exponential moving average of the weights, with which the phase is evaluated and ends."""
     class_weights: ClassWeights = "none"
     """`"balanced"` weighs each image's loss by the inverse of its class's share of the training images."""
@@ -77,30 +77,7 @@ class Phase:
     step of the phase; it finds its L2 strength itself (`hf_tl.head.head_solver`)."""
 
     def __post_init__(self) -> None:
-        stages = self.trainable_stages
-        checks = {
-            "trainable_stages": stages >= 1 if isinstance(stages, int) else bool(stages),
-            "epochs": self.epochs is None or self.epochs > 0,
-            "steps": self.steps is None or self.steps >= 1,
-            "learning_rate": self.learning_rate > 0,
-            "backbone_learning_rate": self.backbone_learning_rate is None or self.backbone_learning_rate > 0,
-            "layer_decay": 0 < self.layer_decay <= 1,
-            "norm": self.norm in get_args(Norm),
-            "weight_decay": self.weight_decay >= 0,
-            "warmup_ratio": 0 <= self.warmup_ratio < 1,
-            "augmentation": self.augmentation in get_args(Augmentation),
-            "patience": self.patience is None or self.patience >= 1,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
-            "batch_norm": self.batch_norm in get_args(BatchNorm),
-            "mixup": self.mixup == 0 or self.mixup >= SMALLEST_ALPHA,
-            "cutmix": self.cutmix == 0 or self.cutmix >= SMALLEST_ALPHA,
-            "ema_decay": self.ema_decay is None or 0 < self.ema_decay < 1,
-            "class_weights": self.class_weights in get_args(ClassWeights),
-            "solver": self.solver in get_args(Solver),
-        }
-        for name, is_valid in checks.items():
-            if not is_valid:
-                raise ConfigError(f"a phase cannot have {name}={getattr(self, name)!r}; see hf_tl.Phase for its range")
+        check_fields(self, "{} of a phase")
         if (self.epochs is None) == (self.steps is None):
             raise ConfigError(
                 f"a phase needs epochs or steps, one of them; found epochs={self.epochs}, steps={self.steps}"
@@ -151,25 +128,14 @@ class Phase:
             raise ConfigError(f"a phase has no {name_some(unknown)}; it has {', '.join(sorted(known))}")
         if "trainable_stages" not in record:
             raise ConfigError(f"a phase needs trainable_stages, found only {name_some(record) or 'nothing'}")
-        return cls(**{name: _typed(name, value, get_type_hints(cls)[name]) for name, value in record.items()})
+        return cls(**{name: _read(name, value) for name, value in record.items()})
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """Check a plain value against a field's type; numbers may come as text, as YAML reads `3e-4`."""
-    if hint == TrainableStages:
-        names = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-        if names and all(isinstance(stage, str) for stage in names):
-            return tuple(names)
-        kinds: tuple[type, ...] = (int, str)
-    else:
-        kinds = tuple(kind for kind in (get_args(hint) or (hint,)) if isinstance(kind, type)) or (str,)
-    if float in kinds and (isinstance(value, str) or type(value) is int):
-        try:
-            return float(value)
-        except ValueError:
-            pass  # told below, as any other value of a wrong type
-    # a bool is an int to isinstance
-    if isinstance(value, kinds) and isinstance(value, bool) == (bool in kinds):
+def _read(name: str, value: Any) -> Any:
+    """Read numbers that come as text, as YAML reads `3e-4`; the phase checks the rest."""
+    if not (isinstance(value, str) and float in (domain := domains(Phase)[name]).kinds):
         return value
-    expected = " or ".join("none" if kind is NoneType else kind.__name__ for kind in kinds)
-    raise ConfigError(f"{name} of a phase takes {expected}, found {value!r:.80}")
+    try:
+        return domain.parse(value)
+    except ValueError as error:
+        raise ConfigError(f"{name} of a phase {error}") from error

@@ -28,8 +28,9 @@ size of its own is needed.
 "The clothes": EfficientNet-Lite0 at 224 px on 3,068 photos of clothes in 10 classes reached 93.5 % in five epochs with
 AdamW, 32 images a step, these rates, crops and flips, label smoothing and kept statistics, in a plain training loop
 written before this package; a head on frozen features 89.5 %. `full` itself reached 93.0 %.
-Weight decay is 0.05 and the warm-up a tenth of each phase everywhere. Where
-`strong` augmentation is asked for from 20,000 images on, or to train from scratch, it mixes images as in the table.
+Weight decay is 0.05 and the warm-up a tenth of each phase everywhere. A
+flag replaces its own field in every phase, that of the head included, and no other: `--augmentation` changes neither
+mixup nor label smoothing.
 """  # noqa: E501
 
 from bisect import bisect_right
@@ -37,7 +38,7 @@ from dataclasses import fields
 from typing import Any
 
 from hf_tl.phase import OF_ADAMW
-from hf_tl.strategy import Augmentation, Phase
+from hf_tl.strategy import Phase
 
 SIZES = (1_000, 20_000, 500_000)
 """Training images from which on the next column of the table holds."""
@@ -48,16 +49,13 @@ MIXUP, CUTMIX = 0.1, 1.0
 EMA_DECAY = 0.9999
 
 
-def recipe_for(
-    strategy: str, images: int, *, pretrained: bool = True, augmentation: Augmentation | None = None
-) -> dict[str, Any]:
-    """Give the defaults of a strategy for so many training images: the table above.
+def recipe_for(strategy: str, images: int, *, pretrained: bool = True) -> dict[str, Any]:
+    """Return the defaults of a strategy for a number of training images: the table above.
 
     Args:
         strategy: `"transfer"`, `"finetune"`, `"gradual"`, `"full"`, `"scratch"` or `"auto"`.
         images: in the training split.
         pretrained: whether the network starts from trained weights; random ones have no statistics worth keeping.
-        augmentation: the preset that was asked for, if any.
 
     Returns:
         Arguments of the strategy's constructor.
@@ -69,27 +67,23 @@ def recipe_for(
     epochs = _EPOCHS[strategy][size] if strategy in _EPOCHS else _tuning_epochs(images)
     is_large = size >= 2
     if strategy == "transfer":
-        return {"epochs": epochs, "learning_rate": 3e-3, "augmentation": augmentation or "none"}
+        return {"epochs": epochs, "learning_rate": 3e-3, "augmentation": "none"}
     recipe: dict[str, Any] = {"epochs": epochs, "label_smoothing": 0.1}
     if strategy in ("finetune", "gradual", "auto"):
         head_epochs = _EPOCHS["transfer"][size]
         recipe["epochs"] += 0 if strategy == "auto" else head_epochs
-        recipe["head_recipe"] = {"epochs": head_epochs}
+        recipe["head_recipe"] = {
+            "epochs": head_epochs, "augmentation": "none", "label_smoothing": 0.0, "mixup": 0.0,
+        }  # fmt: skip
         recipe |= {"refit": not is_large} if strategy == "auto" else {}
-        if augmentation is None:
-            recipe["head_recipe"] |= {"augmentation": "none", "label_smoothing": 0.0, "mixup": 0.0}
     if strategy == "scratch":
-        recipe |= {"learning_rate": 1e-3, "augmentation": augmentation or ("strong" if is_large else "medium")}
-        recipe |= {"ema_decay": EMA_DECAY} if is_large else {}
+        recipe |= {"learning_rate": 1e-3, "augmentation": "strong" if is_large else "medium"}
+        recipe |= {"ema_decay": EMA_DECAY, "mixup": MIXUP, "cutmix": CUTMIX} if is_large else {}
     else:
         recipe |= {"learning_rate": 3e-3, "backbone_learning_rate": 3e-4}
-        recipe |= {"augmentation": augmentation or ("medium" if is_large else "light")}
+        recipe |= {"augmentation": "medium", "mixup": MIXUP} if is_large else {"augmentation": "light"}
         recipe |= {"batch_norm": "keep" if pretrained and not is_large else "update"}
         recipe |= {"layer_decay": 0.75} if strategy != "gradual" and size == 0 else {}
-    if recipe["augmentation"] == "strong" and (is_large or strategy == "scratch"):
-        recipe |= {"mixup": MIXUP, "cutmix": CUTMIX}
-    elif is_large and strategy != "scratch" and recipe["augmentation"] != "none":
-        recipe |= {"mixup": MIXUP}
     return recipe
 
 

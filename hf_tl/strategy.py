@@ -74,7 +74,7 @@ class Strategy:
     @classmethod
     def finetune(
         cls,
-        stages: int = 1,
+        stages: TrainableStages = 1,
         *,
         epochs: float = 10,
         learning_rate: float = 3e-3,
@@ -83,13 +83,14 @@ class Strategy:
         head_recipe: Mapping[str, Any] | None = None,
         **recipe: Any,
     ) -> Self:
-        """Fine-tuning, head first: the head alone, then the head and the last `stages` stages of the backbone.
+        """Fine-tuning, head first: the head alone, then the head and stages of the backbone.
 
         A random head would send large, meaningless gradients through pretrained features (LP-FT, Kumar et al. 2022,
         https://arxiv.org/abs/2202.10054), so it is trained alone first.
 
         Args:
-            stages: how many stages of the backbone are unfrozen.
+            stages: how many trailing stages of the backbone the second phase unfreezes; or `"all"` or names, as
+                `Phase.trainable_stages`.
             epochs: passes over the training data, over both phases.
             learning_rate: peak rate of the head in the first phase; a third of it later.
             backbone_learning_rate: peak rate of the last stage of the backbone.
@@ -100,7 +101,8 @@ class Strategy:
         head = {"epochs": epochs / 3, "learning_rate": learning_rate, **recipe, **(head_recipe or {})}
         rates: dict[str, Any] = {"learning_rate": learning_rate / 3, "backbone_learning_rate": backbone_learning_rate}
         rest = epochs - (head["epochs"] or 0)
-        return cls("finetune", (Phase(head_stages, **head), Phase(head_stages + stages, rest, **rates, **recipe)))
+        trainable = head_stages + stages if isinstance(stages, int) else stages
+        return cls("finetune", (Phase(head_stages, **head), Phase(trainable, rest, **rates, **recipe)))
 
     @classmethod
     def gradual(

@@ -1,7 +1,7 @@
 """What a run takes from the advisor: asked for by `--strategy auto`, or read from what `hf-tl recommend` wrote."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from hf_tl.advisor.recommend import RECORD, SCHEMA_VERSION, recommend
 from hf_tl.card.reasons import published_advice
 from hf_tl.config import RunConfig
 from hf_tl.errors import ConfigError, DataError, name_some
+from hf_tl.processes.console import say
 from hf_tl.processes.together import on_main_process
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def take_advice(
         return _read(Path(config.strategy.recommendation), data, backbones)
     if config.strategy.strategy != "auto":
         return Advice()
-    return on_main_process(accelerator, lambda: _ask(data, backbones, config, accelerator.print))
+    return on_main_process(accelerator, lambda: _ask(data, backbones, config))
 
 
 def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> Advice:
@@ -81,14 +82,14 @@ def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> A
     return Advice(published, named[0])
 
 
-def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig, say: Callable[[str], None]) -> Advice:
+def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig) -> Advice:
     from accelerate import PartialState
 
     from hf_tl.advisor.cost import estimate_cost
 
-    say(f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name} …")
+    say(None, f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name} …")
     found = recommend(data, backbones, seed=config.training.seed)
-    say(str(found))
+    say(None, str(found))
     if found.strategy is None or found.candidate is None:
         raise DataError(f"--strategy auto trains nothing ({found.rule}): {found.reason}")
     seconds: Sequence[float] = ()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hf_tl.advisor.depths import Depths
 from hf_tl.backbones.folding import folded_where_equal
@@ -21,6 +20,7 @@ from hf_tl.data.images import ImageTransform
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.errors import TrainingError, name_some
 from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
+from hf_tl.processes.console import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,7 +87,7 @@ def _compute(
     with (
         inference(model),
         contextlib.ExitStack() as stack,
-        tqdm(total=len(images), desc="Evidence", unit="image") as bar,
+        progress_bar(total=len(images), desc="Evidence", unit="image") as bar,
     ):
         for pixel_values in pixel_batches(images, transform, range(len(images)), BATCH, device):
             if not batches:

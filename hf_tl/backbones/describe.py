@@ -1,22 +1,21 @@
 """A backbone's stages as a table for people."""
 
-import re
 from typing import TYPE_CHECKING
 
-from hf_tl.errors import StageError
+from hf_tl.phase import TrainableStages
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def describe_stages(name: str, trainable_stages: str = "1") -> str:
+def describe_stages(name: str, trainable_stages: TrainableStages = 1) -> str:
     """Write the stages of a backbone as a table, with what `trainable_stages` trains and freezes.
 
     Nothing is downloaded but a Hub model's config, and no weights are made.
 
     Args:
         name: what `--model` takes.
-        trainable_stages: a number of trailing stages, `"all"`, or stages by name, separated by commas.
+        trainable_stages: As `Phase.trainable_stages`.
 
     Raises:
         ModelError: there is no such model, or its stages cannot be told.
@@ -25,7 +24,7 @@ def describe_stages(name: str, trainable_stages: str = "1") -> str:
 
     model = build_skeleton(name)
     stages = list_stages(model)
-    trainable = trainable_parameters(stages, parse_trainable_stages(trainable_stages))
+    trainable = trainable_parameters(stages, trainable_stages)
     sizes = {parameter: tensor.numel() for parameter, tensor in model.named_parameters()}
     total = max(1, sum(sizes.values()))
     width = max(len(stage.name) for stage in stages)
@@ -40,24 +39,6 @@ def describe_stages(name: str, trainable_stages: str = "1") -> str:
         f"{trained:,} of {total:,} parameters are trained; --trainable_stages N trains the stages numbered 1 to N",
     ]
     return "\n".join(lines)
-
-
-def parse_trainable_stages(text: str) -> int | str | tuple[str, ...]:
-    """Read `--trainable_stages`: a number, `all`, a name, a regular expression `re:…`, or names separated by commas.
-
-    Raises:
-        StageError: the number is not positive.
-
-    >>> parse_trainable_stages("3"), parse_trainable_stages("layer4"), parse_trainable_stages("layer2,layer4")
-    (3, 'layer4', ('layer2', 'layer4'))
-    """
-    if re.fullmatch(r"-?\d+", text):
-        if int(text) < 1:
-            raise StageError(f"--trainable_stages must be at least 1 (the head), found {text}")
-        return int(text)
-    if "," in text and not text.startswith("re:"):
-        return tuple(part.strip() for part in text.split(","))
-    return text
 
 
 def build_skeleton(name: str) -> "nn.Module":

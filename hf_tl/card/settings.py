@@ -32,7 +32,8 @@ def describe_command(config: RunConfig) -> str:
     """Write the command of a run: the flags that differ from their defaults."""
     defaults = settings_of(RunConfig())
     given = {name: value for name, value in settings_of(config).items() if value != defaults[name]}
-    return " ".join(["hf-tl train", *(f"--{name} {shlex.quote(str(value))}" for name, value in given.items())])
+    words = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
+    return " ".join(["hf-tl train", *(f"--{name} {shlex.quote(word)}" for name, word in words.items())])
 
 
 def _publishable(name: str, value: Any) -> Any:

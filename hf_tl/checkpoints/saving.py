@@ -12,6 +12,7 @@ from hf_tl.checkpoints.checkpoint import FOLDER, check_whole, newest_checkpoint,
 from hf_tl.checkpoints.state import Contents, random_state, read_state, write_state
 from hf_tl.config import TrainingConfig
 from hf_tl.optimization.averaging import WeightAverage
+from hf_tl.processes.console import say
 from hf_tl.processes.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer
 from hf_tl.processes.together import on_main_process
 from hf_tl.strategy import Phase, Strategy
@@ -66,15 +67,15 @@ class Checkpoints:
         if source == "auto":
             folder, problems = newest_checkpoint(self.folder) if self.folder else (None, [])
             for problem in problems:
-                self.accelerator.print(f"Left out the checkpoint {problem}")
+                say(self.accelerator, f"Left out the checkpoint {problem}")
         else:
             folder = Path(source)
             check_whole(folder)
         if folder is None:
-            self.accelerator.print("No checkpoint to go on from: starting at the beginning")
+            say(self.accelerator, "No checkpoint to go on from: starting at the beginning")
             return None
         contents = read_state(folder, self.identity)
-        self.accelerator.print(f"Going on from step {contents.state.step} ({folder.name})")
+        say(self.accelerator, f"Going on from step {contents.state.step} ({folder.name})")
         return contents
 
     def is_due(self, step: int, *, is_epoch_end: bool, is_interrupted: bool) -> bool:

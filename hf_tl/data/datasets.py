@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Image
-from tqdm import tqdm
 
 from hf_tl.data.columns import (
     LABEL,
@@ -34,6 +33,7 @@ from hf_tl.data.splits import choose_test, draw_missing, missing_fractions, name
 from hf_tl.data.stream_sources import StreamSource, open_streams
 from hf_tl.data.streams import PLACE, leave_out, streams_of
 from hf_tl.errors import DataError, name_some
+from hf_tl.processes.console import progress_bar
 from hf_tl.record import LearnedFrom
 from hf_tl.record.learned import DIGEST_BYTES
 
@@ -312,7 +312,9 @@ def check_images(
         left, more = leave_out(data.splits, _bad_image, verbose)
         return _without_bad_images(replace(data, splits=left, notes=(*data.notes, *more))) if more else data
     notes, errors, kept = [], [], {}
-    with tqdm(total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose) as progress:
+    with progress_bar(
+        total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose
+    ) as progress:
         for split, rows in data.splits.items():
             if data.orders.get(rows._fingerprint) in readable:
                 progress.update(len(rows))

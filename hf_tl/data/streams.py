@@ -26,6 +26,7 @@ from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.fingerprint import row_name
 from hf_tl.data.images import as_stored, decode
 from hf_tl.errors import ConfigError, DataError, name_some
+from hf_tl.processes.console import progress_bar
 
 PLACE = "place in the stream"
 """The column of a split that tells where its images come in the streams of the dataset, one after another."""
@@ -216,7 +217,7 @@ def leave_out(
         The splits, and for each stream with such images a note.
     """
     streams, checked, notes = streams_of(splits), {}, []
-    with tqdm(total=sum(map(len, streams)), desc="Checking images", disable=not verbose) as progress:
+    with progress_bar(total=sum(map(len, streams)), desc="Checking images", disable=not verbose) as progress:
         for stream in streams:
             bad = {place: result for place, result in map_stream(stream, is_bad, progress) if result is not None}
             checked[stream] = replace(stream, unreadable=frozenset(bad))

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hf_tl.errors import ConfigError
+from hf_tl.processes.console import say
 
 LARGEST_UPLOAD = "20mb"
 STYLE = Path(__file__).with_name("demo.css")
@@ -55,7 +56,7 @@ def launch(
         theme=THEME,
         css_paths=STYLE,
     )
-    print(f"{name} is shown at {url} (Ctrl-C ends it)", flush=True)  # noqa: T201
+    say(None, f"{name} is shown at {url} (Ctrl-C ends it)")
     page.block_thread()
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from hf_tl.backbones.boundary import Boundary
 from hf_tl.backbones.compiling import compile_prefix
@@ -26,6 +25,7 @@ from hf_tl.errors import StageError
 from hf_tl.features.batch_size import BatchSize
 from hf_tl.features.feature_store import FeatureRows, Layout
 from hf_tl.features.stream_pass import stream_batches
+from hf_tl.processes.console import progress_bar, say
 from hf_tl.strategy import Phase
 from hf_tl.views.views import TrainingViews
 
@@ -175,7 +175,7 @@ class FeaturePass:
         batch_size = BatchSize(self.config.per_device_eval_batch_size, images // size)
         with (
             self.prefix(first[1]) as prefix,
-            tqdm(total=images, desc=f"Features of {what}", unit="image", disable=rank > 0) as progress,
+            progress_bar(total=images, desc=f"Features of {what}", unit="image", disable=rank > 0) as progress,
         ):
             left, is_settled = images // size, False
             for places, pixel_values in itertools.chain([first], loaded):
@@ -214,7 +214,7 @@ class FeaturePass:
                 raise StageError("the compiled prefix gives other features")
         except StageError as error:
             if is_main:
-                tqdm.write(f"Features  not compiled: {error}")
+                say(None, f"Features  not compiled: {error}")
             return prefix
         return lambda pixel_values: (compiled if len(pixel_values) == len(few) else prefix)(pixel_values)
 

@@ -11,8 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
-
 from hf_tl.backbones.boundary import find_boundary
 from hf_tl.backbones.stages import list_stages
 from hf_tl.config import TrainingConfig
@@ -24,6 +22,7 @@ from hf_tl.errors import ConfigError, DataError, StageError
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet, feature_sets
 from hf_tl.features.feature_store import ChosenRows, FeatureRows, FeatureStore, default_folder, key_of
 from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
+from hf_tl.processes.console import say
 from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.processes.together import on_main_process
 from hf_tl.storage.folders import partial_of
@@ -340,7 +339,7 @@ class Features:
     def _say(self, text: str, *, only_if_asked: bool = False) -> None:
         is_wanted = self.config.feature_cache == "on" or not only_if_asked
         if is_wanted and self.accelerator.is_main_process:
-            tqdm.write(f"Features  {text}")  # above the progress bar, which may be open
+            say(None, f"Features  {text}")  # above the progress bar, which may be open
 
 
 def _first_trained(model: "PreTrainedModel") -> str:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from hf_tl.backbones.modules import inference
 from hf_tl.backbones.stages import Stage
@@ -15,6 +14,7 @@ from hf_tl.features.inputs import PhaseInputs
 from hf_tl.head.head_solver import solve_head
 from hf_tl.head.tuning import head_module
 from hf_tl.phase import Phase
+from hf_tl.processes.console import progress_bar, say
 from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.processes.together import on_main_process
 
@@ -82,7 +82,7 @@ def solve_phase(
             balanced=phase.class_weights == "balanced",
             seed=config.seed,
         )
-        tqdm.write(f"Head      {solution}")
+        say(None, f"Head      {solution}")
         _put(head, [solution.weight, solution.bias])
         return solution.train_loss, solution.to_record()
 
@@ -121,7 +121,10 @@ def head_inputs(
     hook = head.register_forward_hook(lambda module, arguments, output: calls.append((arguments[0], output)))
     hidden = not accelerator.is_main_process
     try:
-        with inference(model), tqdm(total=images, desc="Inputs of the head", unit="image", disable=hidden) as progress:
+        with (
+            inference(model),
+            progress_bar(total=images, desc="Inputs of the head", unit="image", disable=hidden) as progress,
+        ):
             for batch in loader:
                 with accelerator.autocast():
                     logits = inputs.logits_of(model, batch)

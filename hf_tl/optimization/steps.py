@@ -22,7 +22,7 @@ def train_steps(
     loader: DataLoader,
     logits_of: Callable[[nn.Module, Mapping[str, Any]], Tensor],
     loss_of: Callable[[Tensor, Tensor], Tensor],
-    max_grad_norm: float,
+    max_grad_norm: float | None,
     steps_done: int,
 ) -> Iterator[float]:
     """Train over the loader, and yield the loss after each optimizer step, averaged over all its images.
@@ -35,7 +35,7 @@ def train_steps(
         loader: batches with `labels` and `index`.
         logits_of: from the model and a batch to logits.
         loss_of: from logits and labels to a mean loss.
-        max_grad_norm: gradients are scaled down to this norm.
+        max_grad_norm: clip gradients to this L2 norm; None: no clipping.
         steps_done: before the first, for messages.
 
     Raises:
@@ -53,7 +53,7 @@ def train_steps(
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 steps_done += 1
-                norm = accelerator.clip_grad_norm_(trained, max_grad_norm)
+                norm = accelerator.clip_grad_norm_(trained, math.inf if max_grad_norm is None else max_grad_norm)
                 mean_loss = _finite_mean(accelerator, torch.stack(losses).mean(), norm, indices, steps_done)
             optimizer.step()
             if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:

@@ -10,10 +10,9 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tqdm.auto import tqdm
-
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from tqdm import tqdm
 
 _PLAIN = str.maketrans({"…": "...", "→": "->", "–": "-", "—": "-", "−": "-", "×": "x", "≥": ">=", "≤": "<="})
 
@@ -25,13 +24,19 @@ def say(accelerator: "Accelerator | None", text: str) -> None:
         accelerator: Only its main process prints; without one, this process does.
         text: What to print.
     """
+    from tqdm.auto import tqdm
+
     if accelerator is None or accelerator.is_main_process:
         with tqdm.external_write_mode():
-            TolerantStream(sys.stdout).write(f"{text}\n")
+            out = TolerantStream(sys.stdout)
+            out.write(f"{text}\n")
+            out.flush()
 
 
-def progress_bar(**settings: Any) -> tqdm:
+def progress_bar(**settings: Any) -> "tqdm":
     """Make a progress bar on the standard error stream, with the settings of `tqdm`."""
+    from tqdm.auto import tqdm
+
     return tqdm(file=TolerantStream(sys.stderr), **settings)
 
 
@@ -82,7 +87,11 @@ def tolerant_streams() -> Iterator[None]:
     """Make all that this process prints tolerant, also by other libraries, while the context is open."""
     out, err = TolerantStream(sys.stdout), TolerantStream(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
-        yield
+        try:
+            yield
+        finally:
+            out.flush()
+            err.flush()
 
 
 def encodable(text: str, encoding: str | None) -> str:

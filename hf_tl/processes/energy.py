@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from hf_tl.processes.console import say
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -44,7 +46,7 @@ def measured_energy(accelerator: "Accelerator", *, is_wanted: bool) -> Iterator[
     finally:
         tracker.stop()
     if (found := getattr(tracker, "final_emissions_data", None)) is None:
-        accelerator.print("Energy    not measured: codecarbon could not; see its messages above")
+        say(accelerator, "Energy    not measured: codecarbon could not; see its messages above")
         return
     parts = {"CPU": found.cpu_energy, "GPU": found.gpu_energy, "memory": found.ram_energy}
     told = ", ".join(f"{name} {kwh:.2g}" for name, kwh in parts.items() if kwh)

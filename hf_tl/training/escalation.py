@@ -16,6 +16,7 @@ from hf_tl.checkpoints.state import TrainingState
 from hf_tl.config import TrainingConfig
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.paired import difference_p_value
+from hf_tl.processes.console import say
 from hf_tl.processes.together import agree
 from hf_tl.record import PhaseRecord
 from hf_tl.strategy import Strategy
@@ -124,7 +125,7 @@ class Climb:
             log.stopped = "the time budget leaves no room for the next rung"
         log.stopped = agree(accelerator, log.stopped)  # clocks differ
         if log.stopped is not None:
-            accelerator.print(f"\nThe climb ends: {log.stopped}")
+            say(accelerator, f"\nThe climb ends: {log.stopped}")
         return log.stopped is None
 
     def begin(self, state: TrainingState, best: dict[str, Tensor]) -> None:

@@ -41,6 +41,7 @@ from hf_tl.optimization.loss import balanced_weights, training_loss
 from hf_tl.optimization.optim import build_optimizer, build_schedule, phase_ends, stage_rates
 from hf_tl.optimization.recompute import recomputed_activations
 from hf_tl.optimization.steps import train_steps
+from hf_tl.processes.console import progress_bar, say
 from hf_tl.processes.sharding import load_whole, shard
 from hf_tl.record import FrozenProof, PhaseRecord
 from hf_tl.strategy import Phase, Strategy
@@ -187,7 +188,7 @@ class Training:
         self._whole, self.model = self.model, shard(self.accelerator, self.model, self.stages, images)
         with (
             self._sigterm.noted(),
-            tqdm(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
+            progress_bar(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
         ):
             for index, (phase, end) in enumerate(zip(self.strategy.phases, ends, strict=True)):
                 if self.state.step >= end:
@@ -356,7 +357,7 @@ class Training:
             self.state, self._best_weights, self.problem.is_right(found.logits, found.labels)
         )
         rungs = self.state.log.rungs
-        self.accelerator.print(f"\n{describe_rung(rungs[-1], len(rungs), climb.escalation.rungs)}")
+        say(self.accelerator, f"\n{describe_rung(rungs[-1], len(rungs), climb.escalation.rungs)}")
 
     def _rates(self, phase: Phase) -> dict[str, float]:
         """Give the peak rate of each stage in which something trains; a head that is solved has none."""
@@ -476,8 +477,9 @@ class Training:
             self._count_seconds()
             self._checkpoint(optimizer, schedule)
         if is_interrupted:
-            self.accelerator.print(
-                f"\nSIGTERM: stopped after step {self.state.step}; go on with --resume_from_checkpoint auto"
+            say(
+                self.accelerator,
+                f"\nSIGTERM: stopped after step {self.state.step}; go on with --resume_from_checkpoint auto",
             )
             raise SystemExit(INTERRUPTED_STATUS)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.streams import streams_of
 from hf_tl.optimization.optim import phase_ends
+from hf_tl.processes.console import say
 from hf_tl.processes.together import agree
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.loop import Training
@@ -96,7 +97,7 @@ class Refit:
             return False
         has_time = self.has_time()
         if not has_time:
-            self.training.accelerator.print("Not trained again from the start: --time_budget leaves no room")
+            say(self.training.accelerator, "Not trained again from the start: --time_budget leaves no room")
         return has_time
 
     def has_time(self) -> bool:
@@ -120,7 +121,7 @@ class Refit:
 
         first, images = self.training, self.images
         among = ", those of validation among them" if self.learns_validation else ""
-        first.accelerator.print(f"\nTraining again from the start on {len(images):,} images{among}")
+        say(first.accelerator, f"\nTraining again from the start on {len(images):,} images{among}")
         first.model.load_state_dict(self.weights, strict=False)
         set_seed(first.config.seed)
         again = Training(

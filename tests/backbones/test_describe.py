@@ -9,9 +9,13 @@ from backbones.checkpoints import save_timm, save_transformers, timm_network, ti
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_tl.backbones.describe import build_skeleton, describe_stages, parse_trainable_stages
-from hf_tl.cli import main
+from hf_tl.backbones.describe import build_skeleton, describe_stages
+from hf_tl.cli import ERROR_STATUS, main
+from hf_tl.config import StrategyConfig
 from hf_tl.errors import ModelError, StageError
+from hf_tl.ranges import domains
+
+parse = domains(StrategyConfig)["trainable_stages"].parse
 
 RESNET18 = """\
      stage      parameters   share  state
@@ -27,7 +31,7 @@ RESNET18 = """\
 
 def test_the_table_of_a_resnet() -> None:
     """Sums by hand: layer4 is 2 blocks of 512 channels; torchvision counts 11,689,512 parameters too."""
-    assert describe_stages("timm:resnet18", "2") == RESNET18
+    assert describe_stages("timm:resnet18", 2) == RESNET18
 
 
 @pytest.mark.parametrize(
@@ -44,22 +48,19 @@ def test_the_table_of_a_resnet() -> None:
     ],
 )
 def test_forms_of_trainable_stages(stages: str, trained: list[str]) -> None:
-    rows = [line.split() for line in describe_stages("timm:test_resnet", stages).splitlines()[1:7]]
+    rows = [line.split() for line in describe_stages("timm:test_resnet", parse(stages)).splitlines()[1:7]]
     assert [row[1] for row in rows if row[-1] == "trained"] == trained
 
 
 @pytest.mark.parametrize(
     ("stages", "text"),
     [
-        ("0", r"--trainable_stages must be at least 1 \(the head\), found 0"),
-        ("-3", "must be at least 1"),
         ("--3", "there is no stage --3"),
         ("²", "there is no stage ²"),
         ("7", "expected 1 to 6 trainable stages .* found 7; the stages are stem, layer1"),
         ("layer9", "there is no stage layer9"),
         ("layer1,,layer2", "there is no stage"),
         ("layer1,x,y", r"there is no stage x, y \(--trainable_stages\)"),
-        ("", "there is no stage"),
         ("re:nothing", "no parameter of the backbone matches 'nothing'"),
         ("re:(", "is not a regular expression"),
         ("1.5", "there is no stage 1.5"),
@@ -67,21 +68,29 @@ def test_forms_of_trainable_stages(stages: str, trained: list[str]) -> None:
 )
 def test_stages_that_there_are_not(stages: str, text: str) -> None:
     with pytest.raises(StageError, match=text):
-        describe_stages("timm:test_resnet", stages)
+        describe_stages("timm:test_resnet", parse(stages))
+
+
+@pytest.mark.parametrize("words", [["0"], ["-3"], [""]])
+def test_no_number_of_stages(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["stages", "timm:test_resnet", "--trainable_stages", *words])
+    assert end.value.code == ERROR_STATUS
+    assert "--trainable_stages takes a number of stages (at least 1), all, or names" in capsys.readouterr().err
 
 
 @given(text=st.text(max_size=8))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        stages = parse_trainable_stages(text)
-    except StageError:
+        stages = parse(text)
+    except ValueError:
         return
     assert stages >= 1 if isinstance(stages, int) else isinstance(stages, str | tuple)
 
 
 @given(number=st.integers(1, 10**6))
 def test_numbers_are_numbers(number: int) -> None:
-    assert parse_trainable_stages(str(number)) == number
+    assert parse(str(number)) == number
 
 
 def test_skeletons_have_no_memory(tmp_path: Path) -> None:

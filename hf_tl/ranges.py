@@ -1,0 +1,177 @@
+"""What a setting may be: declared once, beside its field, and checked for flags, YAML keys and Python arguments alike.
+
+```python
+@dataclass(frozen=True)
+class Settings:
+    epochs: float = setting(10, "passes over the images", above=0)
+```
+
+Types and choices come from the annotation of the field, the range from its metadata.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from hf_tl.errors import ConfigError
+
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The values that a setting takes. A bool is no number, and numbers are finite."""
+
+    kinds: tuple[type, ...]
+    choices: tuple[str, ...] = ()
+    is_optional: bool = False
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    or_zero: bool = False
+    """Whether 0 is allowed too, beside the range."""
+
+    def check(self, value: Any, shown: str | None = None) -> Any:
+        """Return a value that is allowed, a path as text and a list as a tuple.
+
+        Args:
+            value: The value.
+            shown: How an error shows it.
+
+        Raises:
+            ValueError: It is of another type or outside the range.
+        """
+        if value is None and self.is_optional:
+            return None
+        plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+        plain = tuple(plain) if isinstance(plain, list) else plain
+        if not (self._has_type(plain) and self._is_inside(plain)):
+            raise ValueError(f"takes {self}, found {shown or repr(value):.80}")
+        return plain
+
+    def parse(self, text: str) -> Any:
+        """Read a value from text, as flags and YAML (which takes `3e-4` for text) give it.
+
+        Raises:
+            ValueError: It is no such value.
+        """
+        if self.has_none and text.lower() == "none":
+            return None
+        readers: tuple[tuple[type, Callable[[str], Any]], ...] = (
+            (bool, lambda text: BOOLEANS[text.lower()]),
+            (int, int),
+            (float, float),
+            (tuple, _names),
+        )
+        for kind, read in readers:
+            if kind in self.kinds:
+                try:
+                    value = read(text)
+                except (ValueError, KeyError):
+                    continue
+                return self.check(value, text)
+        return self.check(text, text)
+
+    @property
+    def has_none(self) -> bool:
+        """Whether the word `none` means None."""
+        return self.is_optional and str not in self.kinds
+
+    def _has_type(self, value: Any) -> bool:
+        if isinstance(value, tuple):
+            return tuple in self.kinds and bool(value) and all(isinstance(name, str) for name in value)
+        if isinstance(value, bool):
+            return bool in self.kinds
+        return isinstance(value, self.kinds) or (float in self.kinds and isinstance(value, int))
+
+    def _is_inside(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        if not isinstance(value, int | float):
+            return value != ""
+        return (self.or_zero and value == 0) or (
+            math.isfinite(value)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if bool in self.kinds:
+            return "true or false"
+        if tuple in self.kinds:
+            return "a number of stages (at least 1), all, or names of stages"
+        if str in self.kinds:
+            return "text"
+        bounds = [("of at least", self.at_least), ("above", self.above), ("of at most", self.at_most)]
+        bounds += [("below", self.below)]
+        limits = " and ".join(f"{word} {bound:,}" for word, bound in bounds if bound is not None)
+        kind = "an integer" if int in self.kinds else "a number"
+        return f"{'0 or ' if self.or_zero else ''}{kind} {limits}".rstrip() + (" or none" if self.has_none else "")
+
+
+def setting(default: Any = dataclasses.MISSING, text: str = "", **limits: Any) -> Any:
+    """Declare a field with its help text and its range: the names of `Domain`'s limits."""
+    return field(default=default, metadata={"help": text, "limits": limits})
+
+
+def like(owner: type, name: str) -> dict[str, Any]:
+    """Return the limits of another dataclass's field, so that a range is declared in one place."""
+    return dict(next(one for one in dataclasses.fields(owner) if one.name == name).metadata["limits"])
+
+
+@functools.cache
+def domains(owner: type) -> Mapping[str, Domain]:
+    """Return the domain of each field of a dataclass."""
+    hints = get_type_hints(owner)
+    return {one.name: _domain(hints[one.name], one.metadata.get("limits", {})) for one in dataclasses.fields(owner)}
+
+
+def check_fields(settings: Any, title: str = "--{}") -> None:
+    """Check all fields of a frozen dataclass; for its `__post_init__`.
+
+    Args:
+        settings: The dataclass; paths become text, and lists tuples.
+        title: How an error names a field.
+
+    Raises:
+        ConfigError: A value is of another type or outside its range.
+    """
+    owner: type = type(settings)
+    for name, domain in domains(owner).items():
+        value = getattr(settings, name)
+        try:
+            checked = domain.check(value)
+        except ValueError as error:
+            raise ConfigError(f"{title.format(name)} {error}") from error
+        if checked is not value:
+            object.__setattr__(settings, name, checked)
+
+
+def _domain(hint: Any, limits: Mapping[str, Any]) -> Domain:
+    parts = [hint] if get_origin(hint) in (Literal, tuple) else [*(get_args(hint) or (hint,))]
+    kinds: list[type] = []
+    choices: tuple[str, ...] = ()
+    for part in parts:
+        if get_origin(part) is Literal:
+            choices, part = get_args(part), str
+        if part is not NoneType:
+            kinds.append(get_origin(part) or part)
+    return Domain(tuple(kinds), choices, NoneType in parts, **limits)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Split names at commas; a regular expression (`re:…`) is one name."""
+    if "," not in text or text.startswith("re:"):
+        raise ValueError("one name")
+    return tuple(re.split(r"\s*,\s*", text.strip()))
