@@ -15,6 +15,8 @@ from hf_tl.card.metadata import hub_id
 from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.processes.accelerator import describe_hardware
 from hf_tl.processes.sharding import ShardedAccelerator
+from hf_tl.record import SCHEMA_VERSION, RunRecord
+from hf_tl.record.codec import encode
 from hf_tl.strategy import Strategy
 from hf_tl.training.refit import is_given_back
 
@@ -122,21 +124,15 @@ def _optimisation(strategy: Strategy, config: TrainingConfig) -> dict[str, Any]:
     return {"optimizer": optimizer, "schedule": schedule, "max_grad_norm": config.max_grad_norm}
 
 
-def config_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose what `config.json` carries under the key `hf_tl`: enough to freeze again and to know what was done."""
+def config_record(record: RunRecord) -> dict[str, Any]:
+    """Return what `config.json` holds under the key `hf_tl`: enough to freeze again and to follow the origin."""
     return {
-        "schema_version": record["schema_version"],
-        "base": {
-            "name": record["model"]["base_model"],
-            "revision": record["model"]["base_model_revision"],
-            "license": record["model"]["base_model_license"],
-            "weights": record["model"]["weights"],
-            "pretrained": record["model"]["pretrained"],
-        },
-        "strategy": record["strategy"],
-        "stages": [{"name": stage["name"], "frozen": stage["frozen"]} for stage in record["stages"]],
-        "data": {key: record["data"][key] for key in ("name", "revision", "fingerprint")},
-        "metrics": record["metrics"],
+        "schema_version": SCHEMA_VERSION,
+        "origin": encode(record.start),
+        "strategy": encode(record.strategy),
+        "stages": [{"name": stage.name, "frozen": record.is_frozen(stage.name)} for stage in record.stages],
+        "data": {key: getattr(record.data, key) for key in ("name", "revision", "fingerprint")},
+        "metrics": {split: encode(measured.metrics) for split, measured in record.measured.items()},
     }
 
 

@@ -22,8 +22,9 @@ from hf_tl.card.examples import Example
 from hf_tl.card.figures import FIGURES, draw_figures
 from hf_tl.checkpoints.checkpoint import FOLDER as CHECKPOINTS
 from hf_tl.errors import ConfigError, SaveError, name_some
-from hf_tl.publish.checks import CARD_FILE, RECORD_FILE, read_record, weight_files, weights_digest
+from hf_tl.publish.checks import CARD_FILE, weight_files, weights_digest
 from hf_tl.publish.record import config_record
+from hf_tl.record import RECORD_FILE, RunRecord, read_record, write_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +44,7 @@ TOLERANCE = 1e-4
 def save_run(
     model: "PreTrainedModel",
     preprocessing: Preprocessing,
-    record: Mapping[str, Any],
+    record: RunRecord,
     output_dir: str | Path,
     examples: Sequence[Example] = (),
 ) -> Path:
@@ -72,8 +73,7 @@ def save_run(
         _write_checkpoint(model, preprocessing, partial)
         check_reload(model, preprocessing, partial)
         _write_card(record, partial, examples)
-        saved = {**record, "weights_digest": weights_digest(partial, weight_files(partial))}
-        (partial / RECORD_FILE).write_text(_json(saved), encoding="utf-8")
+        write_record(record.of_weights(weights_digest(partial, weight_files(partial))), partial)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # of a run that is finished now
     return folder
 
@@ -115,7 +115,7 @@ def _free_name(folder: Path) -> Path:
     return file
 
 
-def _write_card(record: Mapping[str, Any], folder: Path, examples: Sequence[Example] = ()) -> None:
+def _write_card(record: RunRecord, folder: Path, examples: Sequence[Example] = ()) -> None:
     card = render_card(record)
     draw_figures(record, folder, examples)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
