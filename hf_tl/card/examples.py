@@ -1,4 +1,4 @@
-"""Images of the test split in a card, which only a user can allow: the mistakes, and where the model looked."""
+"""Test images in a card, shown only where the user allows it: the most confident mistakes, with activation maps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from hf_tl.errors import ModelError
+from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import INK, MUTED, new_figure, plain, write
 
 if TYPE_CHECKING:
@@ -23,24 +24,24 @@ PANEL_HEIGHT = 1.5
 
 @dataclass(frozen=True)
 class Example:
-    """An image as the model sees it, and where it saw the classes that it was to choose from."""
+    """An image as the model sees it, with activation maps of the predicted and the true class."""
 
     pixels: np.ndarray
     """(height, width, 3), from 0 to 1."""
     maps: Mapping[str, np.ndarray]
-    """By `predicted` and `true`: where that class was seen, (height, width), from 0 to 1; none where it is unknown."""
+    """By `predicted` and `true`: the activation map of that class, (height, width), from 0 to 1; empty if unknown."""
 
 
 def collect_examples(
-    model: "PreTrainedModel", transform: "ImageTransform", data: "ImageData", record: Mapping[str, Any]
+    model: "PreTrainedModel", transform: "ImageTransform", data: "ImageData", record: RunRecord
 ) -> list[Example]:
-    """Take the images of the recorded mistakes from the test split, and map where the model looked, if it can be told.
+    """Collect the images of the recorded mistakes from the test split, with activation maps where there are any.
 
     Args:
-        model: the trained model.
-        transform: its evaluation transform, for the data's columns.
-        data: what it was measured on.
-        record: what `run.json` holds.
+        model: The trained model.
+        transform: Its evaluation transform, for the data's columns.
+        data: The data that it was measured on.
+        record: Record of the run.
     """
     import torch
     from transformers.utils import logging
@@ -49,7 +50,7 @@ def collect_examples(
     from hf_tl.evaluation.activation_maps import class_activation_maps
     from hf_tl.views.stream_views import viewed
 
-    mistakes = record["evaluation"]["splits"]["test"]["mistakes"]
+    mistakes = record.measured["test"].mistakes if "test" in record.measured else ()
     if not mistakes:
         return []
     images, places = viewed(data.splits["test"], transform), [mistake["image"] for mistake in mistakes]
@@ -71,15 +72,15 @@ def collect_examples(
     ]
 
 
-def plot_examples(record: Mapping[str, Any], examples: Sequence[Example], path: str | Path) -> None:
-    """Draw the mistakes: each image, where the predicted class was seen in it, and where the true one.
+def plot_examples(record: RunRecord, examples: Sequence[Example], path: str | Path) -> None:
+    """Draw the mistakes: each image, with the activation maps of its predicted and its true class.
 
     Args:
-        record: what `run.json` holds.
-        examples: those of its mistakes.
-        path: the PNG to write.
+        record: Record of the run.
+        examples: The images of its mistakes.
+        path: The PNG to write.
     """
-    mistakes, labels = record["evaluation"]["splits"]["test"]["mistakes"], record["data"]["labels"]
+    mistakes, labels = record.measured["test"].mistakes, record.data.labels
     rows = -(-len(examples) // IN_A_ROW)
     figure = new_figure(PANEL_HEIGHT * rows + 0.2)
     groups = np.ravel(figure.subfigures(rows, IN_A_ROW, wspace=0.03, squeeze=False))
@@ -90,7 +91,7 @@ def plot_examples(record: Mapping[str, Any], examples: Sequence[Example], path: 
         for axes in others:
             axes.set_axis_off()
         for axes, (role, seen) in zip(others, example.maps.items(), strict=False):
-            _show(axes, example.pixels.mean(axis=2), f"seen: {plain(labels[mistake[role]], 12)}")
+            _show(axes, example.pixels.mean(axis=2), f"map: {plain(labels[mistake[role]], 12)}")
             axes.imshow(seen, cmap="magma", alpha=0.6, vmin=0, vmax=1)
     write(figure, path)
 
@@ -99,10 +100,10 @@ def _caption(mistake: Mapping[str, Any], labels: Sequence[str]) -> str:
     true, predicted = (
         None if mistake[role] is None else plain(labels[mistake[role]], 18) for role in ("true", "predicted")
     )
-    sure = f"{100 * mistake['probability']:.0f} %"
+    sure = f"{100 * mistake['probability']:.0f}%"
     if true is None:
-        return f"{predicted} seen, not there ({sure})"
-    return f"{true} overlooked ({sure})" if predicted is None else f"{true} taken for {predicted} ({sure})"
+        return f"{predicted} predicted, not present ({sure})"
+    return f"{true} missed ({sure})" if predicted is None else f"{true} predicted as {predicted} ({sure})"
 
 
 def _show(axes: Axes, pixels: np.ndarray, title: str) -> None:

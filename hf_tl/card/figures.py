@@ -1,12 +1,13 @@
-"""The figures of a card: which ones a record has, and the drawing of all of them."""
+"""The figures of a card."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from hf_tl.card.examples import Example, plot_examples
 from hf_tl.card.plots import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
+from hf_tl.card.record_errors import record_errors
 from hf_tl.card.result_plots import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.record import RunRecord
 
 CONFUSION_FIGURE = "confusion.png"
 RELIABILITY_FIGURE = "reliability.png"
@@ -15,31 +16,35 @@ NAMES = ("stages", "history", "confusion", "reliability", "mistakes")
 FIGURES = (STAGES_FIGURE, HISTORY_FIGURE, CONFUSION_FIGURE, RELIABILITY_FIGURE, MISTAKES_FIGURE)
 
 
-def figures_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """Name the figures that a card of this record shows, by what they show."""
-    test = (record.get("evaluation") or {}).get("splits", {}).get("test", {})
+def figures_of(record: RunRecord) -> dict[str, str]:
+    """Return the files of the figures that the card of this record shows, by what they show."""
+    test = record.measured.get("test")
+    can_be_read = len(record.data.labels) <= CLASSES_DRAWN
     shown = {
         "stages": (STAGES_FIGURE, True),
-        "history": (HISTORY_FIGURE, bool(record["history"])),
-        "confusion": (CONFUSION_FIGURE, "confusion" in test and len(record["data"]["labels"]) <= CLASSES_DRAWN),
-        "reliability": (RELIABILITY_FIGURE, "calibration" in test),
-        "mistakes": (MISTAKES_FIGURE, bool((record.get("card") or {}).get("images") and test.get("mistakes"))),
+        "history": (HISTORY_FIGURE, bool(record.history)),
+        "confusion": (CONFUSION_FIGURE, test is not None and bool(test.confusion) and can_be_read),
+        "reliability": (RELIABILITY_FIGURE, test is not None and bool(test.calibration)),
+        "mistakes": (MISTAKES_FIGURE, test is not None and record.card.images and bool(test.mistakes)),
     }
     return {name: file for name, (file, is_shown) in shown.items() if is_shown}
 
 
-def draw_figures(record: Mapping[str, Any], folder: str | Path, examples: Sequence[Example] = ()) -> list[Path]:
-    """Draw the figures of a record's card; the mistakes where their images are given.
+def draw_figures(record: RunRecord, folder: str | Path, examples: Sequence[Example] = ()) -> list[Path]:
+    """Draw the figures of a record's card.
 
     Args:
-        record: what `run.json` holds.
-        folder: where the PNG files go.
-        examples: the images of the recorded mistakes, in their order.
+        record: Record of the run.
+        folder: Where the PNG files go.
+        examples: The images of the recorded mistakes, in their order; without them no mistakes are drawn.
 
     Returns:
         The files.
+
+    Raises:
+        PublishError: The record lacks something that is drawn.
     """
-    draw: dict[str, Callable[[Mapping[str, Any], Path], None]] = {
+    draw: dict[str, Callable[[RunRecord, Path], None]] = {
         "stages": plot_stages,
         "history": plot_history,
         "confusion": plot_confusion,
@@ -49,5 +54,6 @@ def draw_figures(record: Mapping[str, Any], folder: str | Path, examples: Sequen
         draw["mistakes"] = lambda record, path: plot_examples(record, examples, path)
     files = {name: Path(folder) / file for name, file in figures_of(record).items() if name in draw}
     for name, path in files.items():
-        draw[name](record, path)
+        with record_errors(f"{path.name} cannot be drawn"):
+            draw[name](record, path)
     return list(files.values())

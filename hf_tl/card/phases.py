@@ -1,129 +1,156 @@
-"""What a card tells of stages, phases and their recipes, as rows of its tables."""
+"""Rows of a card's tables about stages and phases."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from hf_tl.phase import OF_ADAMW
+from hf_tl.record import PhaseRecord, RunRecord
 from hf_tl.reporting.numbers import NOTHING, percent, rate
 
 IN_TABLE = {"trainable_stages", "epochs", "steps", "learning_rate", "backbone_learning_rate", "norm", "solver"}
-"""What the table of phases shows of a phase's recipe; the rest is listed below it."""
+"""Fields of a recipe that the table of phases shows; the rest is listed below it."""
 NORM_POLICIES = {"frozen": "frozen", "affine": "scale and shift train", "adapt": "train and adapt"}
 BATCH_NORM = {
     "keep": "BatchNorm of trained stages keeps its statistics",
     "update": "BatchNorm of trained stages adapts",
 }
+HEAD_STATES = {"new": "randomly initialized", "kept": "kept from the starting weights"}
 
 
-def stage_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Tell of each stage what it holds, and what each phase did with it."""
-    total = max(record["model"]["parameters"], 1)
-    phases = list(zip(record["strategy"]["phases"], record["phases"], strict=True))
+def stage_rows(record: RunRecord) -> list[dict[str, Any]]:
+    """Return a row for each stage: its modules, its share of the parameters, and what each phase did with it."""
+    total = max(record.model.parameters, 1)
     return [
         {
-            "name": stage["name"],
-            "modules": stage.get("modules", []),
-            "parameters": f"{stage['parameters']:,}",
-            "share": percent(stage["parameters"] / total),
-            "states": [_state(stage["name"], recipe, done) for recipe, done in phases],
+            "name": stage.name,
+            "modules": stage.modules,
+            "parameters": f"{stage.parameters:,}",
+            "share": percent(stage.parameters / total),
+            "states": [_state(stage.name, phase) for phase in record.phases],
         }
-        for stage in record["stages"]
+        for stage in record.stages
     ]
 
 
-def _state(stage: str, recipe: Mapping[str, Any], done: Mapping[str, Any]) -> str:
-    """Tell what a phase did with a stage: the rate at which it trained, or frozen and what its norms did."""
-    learning_rate = done.get("learning_rates", {}).get(stage)
+def _state(stage: str, phase: PhaseRecord) -> str:
+    """Return what a phase did with a stage: the rate at which it trained, or frozen and what its norms did."""
+    learning_rate = phase.learning_rates.get(stage)
     at = "" if learning_rate is None else f" at {rate(learning_rate)}"
-    if stage in done["trainable_stages"]:
-        return "solved" if recipe.get("solver") == "lbfgs" else f"trained{at}"
-    if recipe["norm"] == "frozen" or learning_rate is None:
+    if stage in phase.trained_stages:
+        return "solved" if phase.is_solved else f"trained{at}"
+    if phase.recipe.norm == "frozen" or learning_rate is None:
         return "frozen"
-    return f"frozen, norms {'train' if recipe['norm'] == 'affine' else 'train and adapt'}{at}"
+    return f"frozen, norms {'train' if phase.recipe.norm == 'affine' else 'train and adapt'}{at}"
 
 
-def phase_row(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell what a phase trained, and how."""
-    names = done["trainable_stages"]
-    backbone_rate = recipe["backbone_learning_rate"]
-    backbone = NOTHING if len(names) == 1 else "as the head" if backbone_rate is None else rate(backbone_rate)
-    is_solved = recipe.get("solver") == "lbfgs"
-    hidden = IN_TABLE.union(OF_ADAMW) if is_solved else IN_TABLE
+def trained_stages(record: RunRecord) -> str:
+    """Name what was trained, in a few words."""
+    names = [stage.name for stage in record.stages]
+    trained = [name for name in names if record.trained_in(name)]
+    if not trained:
+        return "nothing was trained"
+    if record.trains_head_alone:
+        return "only the head was trained"
+    if len(trained) == len(names):
+        return "every stage was trained"
+    has_norms = any(phase.recipe.norm != "frozen" for phase in record.phases)
+    norms = " and the norms of frozen stages" if has_norms else ""
+    if set(trained) <= set(record.model.head.stages):
+        return f"the head{norms} were trained"
+    last = "the last " if trained == names[-len(trained) :] else ""
+    return f"{last}{len(trained)} of {len(names)} stages{norms} were trained"
+
+
+def phase_row(phase: PhaseRecord) -> dict[str, Any]:
+    """Return what a phase trained, and how."""
+    recipe, names = phase.recipe, phase.trained_stages
+    backbone = "as the head" if recipe.backbone_learning_rate is None else rate(recipe.backbone_learning_rate)
+    hidden = IN_TABLE.union(OF_ADAMW) if phase.is_solved else IN_TABLE
     return {
         "first_stage": names[0],
         "last_stage": names[-1],
         "stages": len(names),
-        "parameters": f"{done['parameters_trained']:,}",
-        "epochs": "solved" if is_solved else _length(recipe),
-        "learning_rate": NOTHING if is_solved else rate(recipe["learning_rate"]),
-        "backbone_learning_rate": backbone,
-        "norm": NORM_POLICIES.get(recipe["norm"], recipe["norm"]),
+        "parameters": f"{phase.parameters_trained:,}",
+        "length": _length(phase),
+        "is_solved": phase.is_solved,
+        "learning_rate": NOTHING if phase.is_solved else rate(recipe.learning_rate),
+        "backbone_learning_rate": NOTHING if len(names) == 1 else backbone,
+        "norm": NORM_POLICIES[recipe.norm],
         "rest": ", ".join(
             [
-                *([_solution(done["solution"])] if is_solved else []),
-                *(_told(key, value) for key, value in recipe.items() if key not in hidden and _is_on(value)),
-                *(["on cached features"] if done.get("uses_features") else []),
+                *([] if phase.solution is None else [_solution(phase.solution)]),
+                *(
+                    _field(name, value)
+                    for name, value in dataclasses.asdict(recipe).items()
+                    if name not in hidden and value not in (None, 0, "none")
+                ),
+                *(["on cached features"] if phase.uses_features else []),
             ]
         ),
     }
 
 
-def speed_of(done: Mapping[str, Any], images_per_step: int, *, is_solved: bool) -> str | None:
-    """Tell how many training images a second went through a phase, with all that was done in it."""
-    if is_solved or not done.get("steps") or not done.get("seconds"):
-        return None
-    return f"{done['steps'] * images_per_step / done['seconds']:,.3g} training images a second"
+def _length(phase: PhaseRecord) -> str:
+    """Return how long a phase lasted; early stopping leaves out the rest of the recipe."""
+    recipe = phase.recipe
+    if phase.is_solved:
+        return "solved"
+    if recipe.epochs is None:
+        planned = recipe.steps or 0
+        return f"{planned:,} steps" if phase.steps >= planned else f"{phase.steps:,} of {planned:,} steps"
+    planned_text = f"{recipe.epochs:.3g} {'epoch' if recipe.epochs == 1 else 'epochs'}"
+    if recipe.patience is None or phase.epochs > recipe.epochs - 0.5:
+        return planned_text
+    return f"{round(phase.epochs)} of {planned_text}"
 
 
-def proof_of(number: int, done: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell whether what a phase froze stayed as it was."""
-    before, after = done["digest_before"], done["digest_after"]
-    return {
-        "phase": number,
-        "tensors": done["frozen_tensors"],
-        "before": before,
-        "after": after,
-        "holds": before == after,
-    }
+def speeds(record: RunRecord) -> list[tuple[int, str]]:
+    """Return the number and the speed of each phase that took steps, in training images a second."""
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
+    if not set(names) <= record.hyperparameters.keys():
+        return []
+    images = 1
+    for name in names:
+        images *= record.hyperparameters[name]
+    return [
+        (number, f"{phase.steps * images / phase.seconds:,.3g} training images a second")
+        for number, phase in enumerate(record.phases, 1)
+        if phase.steps and phase.seconds > 0 and not phase.is_solved
+    ]
 
 
-def best_after(record: Mapping[str, Any]) -> str:
-    """Tell when the weights were those that the model has; nothing where another training followed."""
-    if record.get("refit") or not (best := record["best"]):
+def best_after(record: RunRecord) -> str:
+    """Name the evaluation whose weights were kept; empty where another training followed, or none was made."""
+    best = record.best
+    if best is None or record.refit is not None or not 0 <= best["phase"] < len(record.phases):
         return ""
     phase = f"phase {best['phase'] + 1}"
-    if record["strategy"]["phases"][best["phase"]].get("solver") == "lbfgs":
+    if record.phases[best["phase"]].is_solved:
         return f"the solution of {phase}"
-    return f"epoch {best['epoch']:.3g} ({phase})"
+    evaluations = [entry["epoch"] for entry in record.history if entry["phase"] == best["phase"]]
+    if not evaluations or best["epoch"] >= evaluations[-1]:
+        return f"the end of {phase}"
+    return f"epoch {sum(epoch <= best['epoch'] for epoch in evaluations)} of {phase}"
 
 
-def head_of(model: Mapping[str, Any]) -> str:
-    """Tell what the head is, and whether it was new; nothing where the record does not say."""
-    if not (head := model.get("head")) or not head["layers"]:
-        return ""
-    layers = " and ".join(f"{layer['name']} ({' × '.join(map(str, layer['shape']))})" for layer in head["layers"])
-    state = {"new": "new, with random weights at the start", "kept": "kept from the base model"}.get(head["state"])
-    return layers if state is None else f"{layers}, {state}"
-
-
-def _length(recipe: Mapping[str, Any]) -> str:
-    return f"{recipe['steps']:,} steps" if recipe.get("steps") else f"{recipe['epochs']:.3g}"
+def head_of(record: RunRecord) -> str:
+    """Describe the head and how it began; empty where its layers are not recorded."""
+    layers = " and ".join(f"{layer.name} ({' × '.join(map(str, layer.shape))})" for layer in record.model.head.layers)
+    state = HEAD_STATES.get(record.start.head or "")
+    return layers if not layers or state is None else f"{layers}, {state}"
 
 
 def _solution(found: Mapping[str, Any]) -> str:
-    told = f"logistic regression to convergence on standardised features, L2 strength {found['l2_strength']:.2g}"
+    text = f"logistic regression to convergence on standardized features, L2 strength {found['l2_strength']:.2g}"
     if found["held_out_loss"] is None:
-        return told
-    return f"{told}, chosen in {found['folds']}-fold cross-validation (held-out loss {found['held_out_loss']:.4g})"
+        return text
+    return f"{text}, chosen in {found['folds']}-fold cross-validation (held-out loss {found['held_out_loss']:.4g})"
 
 
-def _told(key: str, value: Any) -> str:
-    if key == "batch_norm":
-        return BATCH_NORM.get(value, f"BatchNorm {value}")
-    told = round(value, 6) if isinstance(value, float) else value
-    return key.replace("_", " ") if value is True else f"{key.replace('_', ' ')} {told}"
-
-
-def _is_on(value: Any) -> bool:
-    """Whether a field of a recipe says that something is done: none, zero and false say that it is not."""
-    return value not in (None, 0, "none")
+def _field(name: str, value: Any) -> str:
+    """Write a field of a recipe that is switched on."""
+    if name == "batch_norm":
+        return BATCH_NORM[value]
+    title = name.replace("_", " ")
+    return title if value is True else f"{title} {round(value, 6) if isinstance(value, float) else value}"

@@ -1,4 +1,4 @@
-"""Pictures of a run for its card: the stages with what was frozen, and the curves of training."""
+"""Figures of a run: its stages, frozen and trained, and its learning curves."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.record import RunRecord, StageRecord
 from hf_tl.reporting.canvas import FROZEN, INK, MUTED, TRAIN_LINE, TRAINED, VALIDATION_LINE, new_figure, plain, write
 
 STAGES_FIGURE = "stages.png"
@@ -16,22 +17,22 @@ HISTORY_FIGURE = "history.png"
 PHASE_SHADES = ("#f3f5f7", "#e3e8ed")
 
 
-def plot_stages(record: Mapping[str, Any], path: str | Path) -> None:
+def plot_stages(record: RunRecord, path: str | Path) -> None:
     """Draw the stages as a bar in forward order, frozen ones cool and hatched, trained ones warm.
 
-    A stage is as wide as its share of the parameters, but at least wide enough to be seen.
+    The width of a stage is its share of the parameters, with a visible minimum.
 
     Args:
-        record: what `run.json` holds.
-        path: the PNG to write.
+        record: Record of the run.
+        path: The PNG to write.
     """
-    stages = record["stages"]
+    stages = record.stages
     figure = new_figure(2.3)
     axes = figure.subplots()
-    widths = _visible_widths([stage["parameters"] for stage in stages])
+    widths = _visible_widths([stage.parameters for stage in stages])
     left = 0.0
     for stage, width in zip(stages, widths, strict=True):
-        is_trained = bool(stage["trained_in_phases"])
+        is_trained = bool(record.trained_in(stage.name))
         axes.add_patch(
             Rectangle(
                 (left, 0),
@@ -47,10 +48,9 @@ def plot_stages(record: Mapping[str, Any], path: str | Path) -> None:
     _label_stages(axes, stages, widths)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_axis_off()
-    model = record["model"]
-    trained, total = model["parameters_trained"], model["parameters"]
+    model = record.model
     axes.set_title(
-        plain(f"{model['architecture']}: {trained:,} of {total:,} parameters trained", 80),
+        plain(f"{model.architecture}: {model.parameters_trained:,} of {model.parameters:,} parameters trained", 80),
         loc="left",
         color=INK,
         fontsize=11,
@@ -65,31 +65,31 @@ def plot_stages(record: Mapping[str, Any], path: str | Path) -> None:
     write(figure, path)
 
 
-def plot_history(record: Mapping[str, Any], path: str | Path) -> None:
-    """Draw loss and the metric that models are chosen by, with the phases shaded and named.
+def plot_history(record: RunRecord, path: str | Path) -> None:
+    """Draw the loss and the metric of model selection by epoch, with the phases shaded and named.
 
     Args:
-        record: what `run.json` holds; its history has at least one entry.
-        path: the PNG to write.
+        record: Record of the run.
+        path: The PNG to write.
 
     Raises:
-        PublishError: the history is empty.
+        PublishError: The history is empty.
     """
-    history = record["history"]
+    history = record.history
     if not history:
         raise PublishError("there are no curves to draw: the record's history is empty; train for at least one epoch")
     figure = new_figure(3.4)
     loss, chosen = figure.subplots(1, 2)
-    primary = PROBLEM_TYPES[record["model"]["problem_type"]].primary
+    primary = PROBLEM_TYPES[record.model.problem_type].primary
     epochs = [entry["epoch"] for entry in history]
     _line(loss, epochs, [entry["train_loss"] for entry in history], TRAIN_LINE, "training")
     _line(loss, epochs, [entry["validation"].get("loss") for entry in history], VALIDATION_LINE, "validation")
     shares = [entry["validation"].get(primary.key) for entry in history]
     _line(chosen, epochs, [None if s is None else 100 * s for s in shares], VALIDATION_LINE, "validation")
-    if (best := record.get("best")) and (share := best["validation"].get(primary.key)) is not None:
+    if (best := record.best) and (share := best["validation"].get(primary.key)) is not None:
         chosen.plot(best["epoch"], 100 * share, "o", ms=9, mfc="none", mec=INK, mew=1.2, label="kept", clip_on=False)
     for axes, title in ((loss, "Loss"), (chosen, f"Validation {primary.name} (%)")):
-        _shade_phases(axes, history, record.get("rungs") or [])
+        _shade_phases(axes, history, record.rungs)
         axes.set_title(title, loc="left", color=INK, fontsize=11)
         axes.set_xlabel("epoch", color=MUTED, fontsize=9)
         if axes.get_legend_handles_labels()[0]:
@@ -98,7 +98,7 @@ def plot_history(record: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _visible_widths(parameters: Sequence[int]) -> list[float]:
-    """Share a bar of length 1 among the stages, each getting at least a part that can be seen.
+    """Divide a bar of length 1 among the stages, each with a visible minimum.
 
     >>> _visible_widths([0, 100])
     [0.2, 0.8]
@@ -108,8 +108,8 @@ def _visible_widths(parameters: Sequence[int]) -> list[float]:
     return [least + 0.6 * count / sum(counts) for count in counts]
 
 
-def _label_stages(axes: Axes, stages: Sequence[Mapping[str, Any]], widths: Sequence[float]) -> None:
-    """Write name and parameter count below the bar, slanted; of many narrow stages only some are named."""
+def _label_stages(axes: Axes, stages: Sequence[StageRecord], widths: Sequence[float]) -> None:
+    """Write names and parameter counts below the bar, slanted; of many narrow stages only some."""
     spacing, labelled_until, left = 0.033, -1.0, 0.0
     for index, (stage, width) in enumerate(zip(stages, widths, strict=True)):
         middle, is_last = left + width / 2, index == len(stages) - 1
@@ -120,7 +120,7 @@ def _label_stages(axes: Axes, stages: Sequence[Mapping[str, Any]], widths: Seque
         axes.text(
             middle,
             -0.06,
-            plain(f"{stage['name']}  {_short(stage['parameters'])}", 28),
+            plain(f"{stage.name}  {_short(stage.parameters)}", 28),
             rotation=35,
             rotation_mode="anchor",
             ha="right",
@@ -132,7 +132,7 @@ def _label_stages(axes: Axes, stages: Sequence[Mapping[str, Any]], widths: Seque
 
 
 def _short(count: int) -> str:
-    """Write a count in three digits or so.
+    """Format a count in about three digits.
 
     >>> _short(928), _short(12810), _short(3_400_214)
     ('928', '12.8k', '3.4M')
@@ -158,7 +158,7 @@ def _line(axes: Axes, epochs: Sequence[float], values: Iterable[float | None], c
 
 
 def _shade_phases(axes: Axes, history: Sequence[Mapping[str, Any]], rungs: Sequence[Mapping[str, Any]]) -> None:
-    """Shade the span of each phase, from the end of the one before it; of a climb, of each rung that was tried."""
+    """Shade the span of each phase, or of each stage depth that a climb tried."""
     ends = {entry["phase"]: entry["epoch"] for entry in history}
     start = 0.0
     for index, (phase, end) in enumerate(ends.items()):

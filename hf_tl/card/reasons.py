@@ -1,6 +1,6 @@
-"""What a card tells of why the strategy was chosen: the advisor's evidence, and the rungs of a climb."""
+"""Rows of a card's tables on why the strategy was chosen: the advisor's evidence, and the stage depths of a climb."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,19 @@ PUBLISHED_OF_DATA = (
     *("name", "fingerprint", "classes", "training_images", "class_counts", "median_class"),
     *("measured_on", "available", "copies", "conflicts", "notes"),
 )
-"""What a run's record holds of a recommendation; the command, and why a backbone was missing, tell paths."""
+"""Parts of a recommendation that a run's record holds; the others contain paths."""
 
 
 def published_advice(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose what a run's record holds of a recommendation: of paths, the last name.
+    """Return the parts of a recommendation that a run's record holds, with the last name of each path.
 
     Args:
         found: `Recommendation.to_record()`.
 
     Raises:
-        LookupError, TypeError, ValueError, AttributeError: it is not that.
+        LookupError, TypeError, ValueError, AttributeError: It is no such record.
     """
-    evidence_rows({"recommendation": found})  # the card can tell it
+    evidence_rows(found)  # the card can show it
     names = {backbone["backbone"]: published_name(backbone["backbone"]) for backbone in found["evidence"]}
     names |= {name: Path(name).name for group in found["data"]["groups_of_copies"] for name in group["names"]}
     told = {name: found[name] for name in PUBLISHED}
@@ -48,10 +48,9 @@ def _renamed(value: Any, names: list[tuple[str, str]]) -> Any:
     return value
 
 
-def evidence_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Tell what was measured of each backbone; nothing where no advice was taken."""
-    found = record.get("recommendation") or {"evidence": []}
-    return [_evidence_row(backbone) for backbone in found["evidence"]]
+def evidence_rows(recommendation: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """Return what the advisor measured of each backbone; empty without a recommendation."""
+    return [] if recommendation is None else [_evidence_row(backbone) for backbone in recommendation["evidence"]]
 
 
 def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
@@ -67,9 +66,9 @@ def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def rung_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Tell what became of each rung; nothing where there was no climb."""
-    return [_rung_row(rung) for rung in record.get("rungs") or []]
+def rung_rows(rungs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the result of each stage depth that a climb tried."""
+    return [_rung_row(rung) for rung in rungs]
 
 
 def _rung_row(rung: Mapping[str, Any]) -> dict[str, Any]:

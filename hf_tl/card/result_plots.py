@@ -1,30 +1,32 @@
-"""Pictures of a model's results on the test split: the confusion matrix and the reliability diagram."""
+"""Figures of the results on the test split: the confusion matrix and the reliability diagram."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from hf_tl.card.results import calibrated
+from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import AFTER, BEFORE, INK, MUTED, new_figure, plain, write
 
 CLASSES_DRAWN = 50
-"""A larger confusion matrix cannot be read; the pairs that are taken for each other most often are named anyway."""
+"""Largest number of classes whose confusion matrix can be read; the card names the most frequent pairs anyway."""
 NUMBERS_UNTIL = 20
-"""With more classes the numbers do not fit into their fields."""
+"""Largest number of classes whose counts fit into the cells."""
 
 
-def plot_confusion(record: Mapping[str, Any], path: str | Path) -> None:
-    """Draw which class was taken for which, a row for each true class, as shares of the row with the counts in it.
+def plot_confusion(record: RunRecord, path: str | Path) -> None:
+    """Draw the confusion matrix: a row for each true class, colored by the share of the row, with the counts.
 
     Args:
-        record: what `run.json` holds, of one class an image.
-        path: the PNG to write.
+        record: Record of a model for one class an image.
+        path: The PNG to write.
     """
-    labels = record["data"]["labels"]
+    labels = record.data.labels
     counts = np.zeros((len(labels), len(labels)), dtype=int)
-    for true, predicted, images in record["evaluation"]["splits"]["test"]["confusion"]:
+    for true, predicted, images in record.measured["test"].confusion:
         counts[true, predicted] = images
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     height = min(7.0, max(3.0, 1.0 + 0.36 * len(labels)))
@@ -47,7 +49,7 @@ def plot_confusion(record: Mapping[str, Any], path: str | Path) -> None:
     write(figure, path)
 
 
-def _name_classes(axes: Axes, labels: list[str]) -> None:
+def _name_classes(axes: Axes, labels: Sequence[str]) -> None:
     places, size = range(len(labels)), 8 if len(labels) <= 30 else 6
     names = [plain(label, 18) for label in labels]
     axes.set_xticks(places, names, rotation=45 if max(map(len, names)) > 2 else 0, ha="right", rotation_mode="anchor")
@@ -59,24 +61,23 @@ def _name_classes(axes: Axes, labels: list[str]) -> None:
         text.set_parse_math(False)
 
 
-def plot_reliability(record: Mapping[str, Any], path: str | Path) -> None:
-    """Draw the reliability diagram before and after temperature scaling: what came true over what was predicted.
+def plot_reliability(record: RunRecord, path: str | Path) -> None:
+    """Draw the reliability diagram, before and after temperature scaling where a temperature was fitted.
 
-    Under each is the share of the cases in each bin.
+    Below each is the share of the cases in each bin.
 
     Args:
-        record: what `run.json` holds.
-        path: the PNG to write.
+        record: Record of the run.
+        path: The PNG to write.
     """
-    found, temperature = record["evaluation"]["splits"]["test"]["calibration"], record["evaluation"]["temperature"]
-    panels = [("as trained", found["before"], BEFORE)]
-    if found["after"] is not None:
-        panels.append((f"with temperature {temperature:.3g}", found["after"], AFTER))
+    panels = [("as trained", record.measured["test"].calibration["before"], BEFORE)]
+    if record.temperature is not None and (after := calibrated(record)) is not None:
+        panels.append((f"with temperature {record.temperature.value:.3g}", after, AFTER))
     figure = new_figure(3.9)
     grid = figure.subplots(2, 2, sharex=True, gridspec_kw={"height_ratios": [3, 1]}, squeeze=False)
     for column, (title, bins, color) in enumerate(panels):
         _draw_panel(grid[0, column], grid[1, column], bins, color)
-        grid[0, column].set_title(f"{title}: error {100 * bins['ece']:.1f} %", loc="left", color=INK, fontsize=10)
+        grid[0, column].set_title(f"{title}: ECE {100 * bins['ece']:.1f}%", loc="left", color=INK, fontsize=10)
     for unused in grid[:, len(panels) :].ravel():
         unused.set_axis_off()
     write(figure, path)

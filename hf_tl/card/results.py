@@ -1,43 +1,89 @@
-"""What a card tells of a model's results, as rows of its tables."""
+"""Rows of a card's tables about a model's results, and the notes that belong to them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_tl.evaluation.metrics import MULTI_LABEL, Figure, ProblemType
-from hf_tl.reporting.numbers import decimal, percent, range_of
+from hf_tl.record import Measured, RunRecord
+from hf_tl.reporting.numbers import NOTHING, decimal, percent, range_of
 
 CONFUSIONS_SHOWN = 5
 
 
 def result_columns(figures: Sequence[Figure]) -> list[str]:
-    """Head the columns of metrics; its interval follows each."""
-    return [title for figure in figures for title in (figure.title, "95 % interval")] + ["Loss"]
+    """Return the titles of the columns of metrics, each followed by its interval."""
+    return [title for figure in figures for title in (figure.title, "95% CI")] + ["Loss"]
 
 
-def result_row(record: Mapping[str, Any], split: str, problem: ProblemType, figures: Sequence[Figure]) -> Any:
-    """Tell the metrics of a split, with their intervals."""
-    metrics, images = record["metrics"][split], record["data"]["splits"][split]["images"]
-    intervals = _judged(record, split).get("intervals", {})
-    told = {figure.key: (percent if figure.is_percentage else decimal)(metrics.get(figure.key)) for figure in figures}
+def result_row(measured: Measured, problem: ProblemType, figures: Sequence[Figure]) -> dict[str, Any]:
+    """Return the metrics of a split, with their intervals."""
+    metrics, intervals = measured.metrics, measured.intervals
+    values = {figure.key: (percent if figure.is_percentage else decimal)(metrics.get(figure.key)) for figure in figures}
     ranges = {f.key: range_of(intervals.get(f.key), is_percentage=f.is_percentage) for f in figures}
     return {
-        "split": split,
-        "images": f"{images:,}",
-        "primary": told[problem.primary.key],
-        "accuracy": told[problem.accuracy],
+        "split": measured.split,
+        "images": f"{measured.images:,}",
+        "primary": values[problem.primary.key],
+        "accuracy": values[problem.accuracy],
         "primary_interval": ranges[problem.primary.key] if problem.primary.key in intervals else None,
         "interval": ranges[problem.accuracy] if problem.accuracy in intervals else None,
-        "unmeasured": metrics.get("classes_without_positives", 0),
+        "learned": training_images(measured),
+        "unmeasured": int(metrics.get("classes_without_positives") or 0),
         "cells": [
-            *(text for key, value in told.items() for text in (value, ranges[key])),
+            *(text for key, value in values.items() for text in (value, ranges[key])),
             decimal(metrics.get("loss")),
         ],
     }
 
 
-def class_results(record: Mapping[str, Any], labels: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Tell of each class how many test images show it, precision, recall with its interval, and F1."""
-    if not (found := _judged(record, "test").get("classes")):
+def training_images(measured: Measured) -> str | None:
+    """State how many of the measured images the weights had learned from; None where there are none."""
+    if not measured.learned:
+        return None
+    return f"{measured.learned:,} of the {measured.images:,} {measured.split} images were training images"
+
+
+def result_notes(record: RunRecord, problem: ProblemType) -> list[str]:
+    """State what a reader must know to read the results."""
+    notes = []
+    for split, measured in record.measured.items():
+        if training := training_images(measured):
+            notes.append(f"{training}: not an estimate of generalization.")
+        if measured.left_out:
+            images = f"{measured.left_out:,} {'image' if measured.left_out == 1 else 'images'}"
+            notes.append(f"{images} of the {split} split left out: the weights had learned from them.")
+        if not record.is_of_saved_weights(split):
+            notes.append(_of_other_weights(record, split))
+        if measured.plain is not None:
+            notes.append(_plain(measured, problem))
+    return notes
+
+
+def _of_other_weights(record: RunRecord, split: str) -> str:
+    if record.refit is not None and split in record.refit.splits:
+        return (
+            f"The {split} results are from the first training, which did not use the {split} images; the published "
+            "weights learned from them."
+        )
+    return f"The {split} results are from earlier weights than the published ones."
+
+
+def _plain(measured: Measured, problem: ProblemType) -> str:
+    """State both numbers of a split of which hf_tl converts some images otherwise than a plain pipeline."""
+    assert measured.plain is not None
+    kinds = ", ".join(f"{kind}: {count:,}" for kind, count in measured.plain.conversions.items())
+    figure = problem.primary
+    form = percent if figure.is_percentage else decimal
+    ours, plain = (form(metrics.get(figure.key)) for metrics in (measured.metrics, measured.plain.metrics))
+    return (
+        f"The {measured.split} {figure.name} is {ours} with hf_tl's conversion of images ({kinds}), and {plain} by a "
+        "plain pipeline(), which does not convert them."
+    )
+
+
+def class_results(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return a row for each class: test images, precision, recall with its interval, and F1."""
+    if not (found := _test(record).get("classes")):
         return []
     columns = zip(*(found[key] for key in ("images", "precision", "recall", "recall_interval", "f1")), strict=True)
     return [
@@ -55,33 +101,46 @@ def class_results(record: Mapping[str, Any], labels: Sequence[str]) -> list[tupl
     ]
 
 
-def confusions(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Name the pairs of classes that were taken for each other most often, in the test split."""
-    labels = record["data"]["labels"]
-    wrong = [entry for entry in _judged(record, "test").get("confusion", []) if entry[0] != entry[1]]
+def confusions(record: RunRecord) -> list[dict[str, Any]]:
+    """Return the pairs of classes of the test split that were confused most often."""
+    labels = record.data.labels
+    wrong = [entry for entry in _test(record).get("confusion", ()) if entry[0] != entry[1]]
     often = [entry for entry in wrong if entry[2] > 1] or wrong  # what happened once says little beside what did not
     most = sorted(often, key=lambda entry: -entry[2])[:CONFUSIONS_SHOWN]
     return [{"true": labels[true], "predicted": labels[predicted], "images": count} for true, predicted, count in most]
 
 
-def calibration_of(record: Mapping[str, Any], problem: ProblemType) -> dict[str, Any] | None:
-    """Tell how well probabilities fit, before and after temperature scaling; None where it was not measured."""
-    if not (found := _judged(record, "test").get("calibration")):
+def calibration_of(record: RunRecord, problem: ProblemType) -> dict[str, Any] | None:
+    """Return the calibration errors, with temperature scaling where a temperature was fitted; None if not measured."""
+    if not (found := _test(record).get("calibration")):
         return None
-    temperature = record["evaluation"]["temperature"]
+    temperature, after = record.temperature, calibrated(record)
     return {
-        "before": percent(found["before"]["ece"]),
-        "after": None if found["after"] is None else percent(found["after"]["ece"]),
-        "temperature": None if temperature is None else f"{temperature:.3g}",
         "what": "the probability of each class in each image" if problem is MULTI_LABEL else "the predicted class",
+        "before": percent(found["before"]["ece"]),
+        "after": None if after is None else percent(after["ece"]),
+        "temperature": NOTHING if temperature is None or temperature.value is None else f"{temperature.value:.3g}",
+        "fitted_on": _fitted_on(record),
+        "reason": (temperature and temperature.reason) or "no temperature was fitted",
     }
 
 
-def mistakes_of(record: Mapping[str, Any]) -> int:
-    """Count the mistakes of the test split that a card may show."""
-    return len(_judged(record, "test").get("mistakes", []))
+def calibrated(record: RunRecord) -> Mapping[str, Any] | None:
+    """Return the calibration of the test split with temperature scaling; None where no temperature was fitted."""
+    if record.temperature is None or record.temperature.value is None:
+        return None
+    after: Mapping[str, Any] | None = _test(record).get("calibration", {}).get("after")
+    return after
 
 
-def _judged(record: Mapping[str, Any], split: str) -> Mapping[str, Any]:
-    """Give what was found out about a split beyond its metrics; nothing in records of before it was."""
-    return (record.get("evaluation") or {}).get("splits", {}).get(split, {})
+def _fitted_on(record: RunRecord) -> str:
+    temperature = record.temperature
+    if temperature is None or temperature.split is None:
+        return "held-out images"
+    return f"{temperature.images:,} {temperature.split} images"
+
+
+def _test(record: RunRecord) -> Mapping[str, Any]:
+    """Return what was measured on the test split; empty where nothing was."""
+    measured = record.measured.get("test")
+    return {} if measured is None else vars(measured)

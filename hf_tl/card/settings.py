@@ -1,4 +1,4 @@
-"""How a run was started, as it may be published: its command and its settings, without paths or accounts."""
+"""Command and settings of a run as they may be published: without paths and accounts."""
 
 import dataclasses
 import os
@@ -15,11 +15,11 @@ PRIVATE = (
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "feature_cache_dir"),
     *("push_to_hub", "hub_private"),
 )
-"""Flags that tell of a machine or an account and not of the model."""
+"""Flags of a machine or an account, which say nothing of the model."""
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """Give all settings of a run by the names of their flags, with the names of local files but not their paths."""
+    """Return all settings of a run by the names of their flags, with file names in place of paths."""
     return {
         field.name: _publishable(field.name, getattr(group, field.name))
         for group in (config.model, config.data, config.strategy, config.training, config.hub)
@@ -29,7 +29,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
 
 
 def describe_command(config: RunConfig) -> str:
-    """Write the command of a run: the flags that differ from their defaults."""
+    """Return the command of a run: the flags that differ from their defaults."""
     defaults = settings_of(RunConfig())
     given = {name: value for name, value in settings_of(config).items() if value != defaults[name]}
     words = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
@@ -47,12 +47,12 @@ def _publishable(name: str, value: Any) -> Any:
 
 
 def published_name(text: str) -> str:
-    """Give a Hub id or an architecture as it is, and of a path the name of its file or folder."""
+    """Return a Hub id or an architecture as it is, and of a path the name of its file or folder."""
     return _last_name(text) if _is_local(text) else text
 
 
 def _is_local(text: str) -> bool:
-    """Tell a path from a Hub id, also one that is not there any more, or a pattern."""
+    """Return whether `text` is a path or a pattern and not a Hub id; the path need not exist."""
     return os.path.exists(text) or text[:1] in ("/", ".", "~") or text.count("/") > 1 or bool(set(text) & set("\\*?["))
 
 

@@ -1,10 +1,11 @@
-"""What a run says on the terminal, before and after."""
+"""Summaries of a run for the terminal, before and after it."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hf_tl.card.results import training_images
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
+from hf_tl.record import RunRecord
 from hf_tl.reporting.numbers import duration, percent
 from hf_tl.strategy import Strategy
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, processes: int) -> str:
-    """Tell what is going to be trained on what, and how."""
+    """Describe the data, the model and the strategy before training."""
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     architecture = getattr(model.config, "architecture", model.config.model_type)
     several = ", any number of them in an image" if data.problem_type == MULTI_LABEL.name else ""
@@ -37,16 +38,20 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
     )
 
 
-def summarise(record: Mapping[str, Any], folder: Path, commit_url: str | None = None) -> str:
-    """Tell the end of a run: how good the model is, the time, what was trained, where it lies and how to use it."""
-    model, seconds = record["model"], record["seconds"]
-    images, metrics = record["data"]["splits"]["test"]["images"], record["metrics"]["test"]
-    primary = PROBLEM_TYPES[model["problem_type"]].primary
+def summarise(record: RunRecord, folder: Path, commit_url: str | None = None) -> str:
+    """Summarize a finished run: test result, time, parameters, where the model is and how to use it.
+
+    Args:
+        record: Record of the run.
+        folder: Folder of the model.
+        commit_url: Address of the model on the Hub, if it was pushed.
+    """
+    model, seconds = record.model, record.seconds
     return "\n".join(
         [
-            f"{'Test ' + primary.name:<17} {percent(metrics[primary.key])} on {images:,} images",
-            f"Time              {duration(seconds['total'])}, of which training {duration(seconds['train'])}",
-            f"Parameters        {model['parameters_trained']:,} trained, {model['parameters_frozen']:,} frozen",
+            _test_result(record),
+            f"Time              {duration(seconds.total)}, of which training {duration(seconds.train)}",
+            f"Parameters        {model.parameters_trained:,} trained, {model.parameters_frozen:,} frozen",
             f"Model and card    {folder}",
             *([f"Published         {commit_url}"] if commit_url else []),
             "Use it",
@@ -56,3 +61,12 @@ def summarise(record: Mapping[str, Any], folder: Path, commit_url: str | None = 
             *([] if commit_url else ["Publish it", f"  hf-tl push {folder} USER/NAME"]),
         ]
     )
+
+
+def _test_result(record: RunRecord) -> str:
+    primary = PROBLEM_TYPES[record.model.problem_type].primary
+    title = f"{'Test ' + primary.name:<17}"
+    if (measured := record.measured.get("test")) is None:
+        return f"{title} not measured"
+    note = "" if (training := training_images(measured)) is None else f"; {training}"
+    return f"{title} {percent(measured.metrics.get(primary.key))} on {measured.images:,} images{note}"

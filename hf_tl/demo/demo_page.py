@@ -4,7 +4,6 @@ What is not hf_tl's own (labels, names of data, notes) reaches the page as text 
 text, and the story escapes what it tells.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from PIL import Image
 
 from hf_tl.demo.demo_model import DemoModel, read_image
 from hf_tl.demo.demo_story import tell_story, title_of
-from hf_tl.errors import DataError, PublishError
+from hf_tl.errors import DataError
 from hf_tl.evaluation.metrics import MULTI_LABEL
+from hf_tl.record import RECORD_FILE, RunRecord, read_record_file
 from hf_tl.reporting.markdown import one_line
 
 BARS = 5
@@ -34,7 +34,7 @@ ONE, MANY = (
 HINT = "Click a class to see where the model saw it, in the part of the image that it was given."
 HEADER = Markup('<header class="hf-tl"><h1>{}</h1><p>{}</p></header>')
 NOTE = Markup('<p class="hf-tl note">{}</p>')
-RECORD_FILE, STAGES_FIGURE = "run.json", "stages.png"
+STAGES_FIGURE = "stages.png"
 THEME = gr.themes.Default(
     primary_hue="orange", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 )
@@ -122,19 +122,14 @@ def _read(file: Upload) -> Image.Image:
         raise gr.Error(str(escape(error)), title="It cannot be classified", print_exception=False) from error
 
 
-def _read_record(name: str, revision: str | None) -> dict[str, Any] | None:
-    """Read the record of a model's training; other classifiers have none."""
-    if (file := _file_of(name, revision, RECORD_FILE)) is None:
-        return None
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PublishError(f"{RECORD_FILE} of {name} is no valid JSON ({error}); train or save again") from error
-    return dict(record)
+def _read_record(name: str, revision: str | None) -> RunRecord | None:
+    """Read the record of a model; None for a classifier that hf_tl did not train."""
+    file = _file_of(name, revision, RECORD_FILE)
+    return None if file is None else read_record_file(file, f"{RECORD_FILE} of {name}")
 
 
 def _file_of(name: str, revision: str | None, file: str) -> Path | None:
-    """Find a file that lies beside the weights, if there is one."""
+    """Return the path of a file beside the weights; None where there is none."""
     if Path(name).is_dir():
         return path if (path := Path(name) / file).is_file() else None
     try:

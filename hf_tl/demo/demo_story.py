@@ -1,81 +1,83 @@
-"""What a page tells of how its model was made: the record of the run, as HTML in which every value is only text."""
+"""How a model was made, as a section of its page: the record of the run in HTML, in which every value is only text."""
 
 import base64
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, UndefinedError
+from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from hf_tl.card.phases import phase_row, stage_rows
+from hf_tl.card.learned import learned_total
+from hf_tl.card.phases import phase_row, stage_rows, trained_stages
+from hf_tl.card.record_errors import record_errors
 from hf_tl.card.results import result_row
-from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
+from hf_tl.record import Origin, RunRecord
 from hf_tl.reporting.markdown import one_line
 from hf_tl.reporting.numbers import duration, percent
 
 CLASSES_SHOWN = 200
-NEW_HEAD, ALL = "only the head was trained", "every stage was trained"
+STARTS = {
+    "random": "random weights",
+    "hub": "a model of the Hub",
+    "file": "a weights file",
+    "folder": "a local checkpoint",
+    "trained": "trained before by hf_tl",
+    "memory": "weights of unknown origin",
+}
 
 
-def tell_story(record: Mapping[str, Any], stages_figure: Path | None) -> Markup:
-    """Write the story of a run.
+def tell_story(record: RunRecord, stages_figure: Path | None) -> Markup:
+    """Render how a model was made.
 
     Args:
-        record: what `run.json` holds.
-        stages_figure: the picture of the stages, which becomes part of the HTML.
+        record: Record of the run.
+        stages_figure: Figure of the stages, embedded in the HTML.
 
     Raises:
-        PublishError: the record lacks something that is told.
+        PublishError: The record lacks something that is shown, or is damaged.
     """
-    try:
-        figure = None if stages_figure is None else _embedded(stages_figure)
+    figure = None if stages_figure is None else _embedded(stages_figure)
+    with record_errors("the model's page cannot be written"):
         return Markup(_TEMPLATE.render(_view(record), figure=figure))
-    except (KeyError, UndefinedError) as error:
-        raise PublishError(f"the model's story cannot be told: the record (run.json) lacks {error}") from error
 
 
-def title_of(record: Mapping[str, Any]) -> str:
-    """Name a model by its network and its data.
-
-    Raises:
-        PublishError: the record names none.
-    """
-    try:
-        return one_line(f"{record['model']['architecture']} on {record['data']['name']}")
-    except KeyError as error:
-        raise PublishError(f"the model has no name: the record (run.json) lacks {error}") from error
+def title_of(record: RunRecord) -> str:
+    """Name a model by its network and its data."""
+    return one_line(f"{record.model.architecture} on {record.data.name}")
 
 
-def _view(record: Mapping[str, Any]) -> dict[str, Any]:
-    model, data, recipes = record["model"], record["data"], record["strategy"]["phases"]
-    problem = PROBLEM_TYPES[model["problem_type"]]
-    figures = problem.figures_for(len(data["labels"]))
-    frozen = [stage["name"] for stage in record["stages"] if not stage["trained_in_phases"]]
+def _view(record: RunRecord) -> dict[str, Any]:
+    problem = PROBLEM_TYPES[record.model.problem_type]
+    figures = problem.figures_for(len(record.data.labels))
+    measured = record.measured.get("test")
     return {
-        "model": model,
-        "data": data,
-        "strategy": record["strategy"]["name"],
-        "what_trained": _what_trained(len(frozen), len(record["stages"])),
+        "model": record.model,
+        "data": record.data,
+        "strategy": record.strategy.name,
+        "what_trained": trained_stages(record),
         "is_multi_label": problem is MULTI_LABEL,
         "primary": problem.primary,
-        "result": result_row(record, "test", problem, figures) if "test" in record["metrics"] else None,
-        "is_pretrained": model["pretrained"] and not record["strategy"]["from_scratch"],
-        "trained_share": percent(model["parameters_trained"] / max(model["parameters"], 1)),
-        "train_images": (record.get("refit") or data["splits"]["train"])["images"],
-        "time": duration(record["seconds"]["total"]),
-        "phases": [phase_row(*pair) for pair in zip(recipes, record["phases"], strict=True)],
+        "result": None if measured is None else result_row(measured, problem, figures),
+        "start": _start(record.start),
+        "trained_share": percent(record.model.parameters_trained / max(record.model.parameters, 1)),
+        "learned": learned_total(record),
+        "time": duration(record.seconds.total),
+        "phases": [phase_row(phase) for phase in record.phases],
         "stages": stage_rows(record),
-        "labels": data["labels"][:CLASSES_SHOWN],
-        "texts": {"intended_use": None, "limits": None} | (record.get("card") or {}),
+        "labels": record.data.labels[:CLASSES_SHOWN],
+        "texts": record.card,
     }
 
 
-def _what_trained(frozen: int, stages: int) -> str:
-    if not frozen:
-        return ALL
-    return NEW_HEAD if frozen == stages - 1 else f"the last {stages - frozen} of {stages} stages were trained"
+def _start(origin: Origin) -> str:
+    """Name the starting weights: the model of the Hub that they descend from, or their kind."""
+    kind = STARTS[origin.kind]
+    if origin.kind == "trained" and origin.is_random:
+        kind += ", from random weights"
+    if origin.base_model is None:
+        return kind
+    return origin.base_model if origin.kind == "hub" else f"{kind}, from {origin.base_model}"
 
 
 def _embedded(picture: Path) -> str:
@@ -83,12 +85,12 @@ def _embedded(picture: Path) -> str:
 
 
 def _text(value: object) -> Markup:
-    """Make a value text of one line; jinja calls it for each `{{ … }}`, so that no place can forget it."""
-    return value if isinstance(value, Markup) else escape(one_line(value).replace(" %", "\N{NO-BREAK SPACE}%"))
+    """Escape a value as text of one line; jinja calls this for each `{{ … }}`, so that no place can forget it."""
+    return value if isinstance(value, Markup) else escape(one_line(value))
 
 
 def _breakable(name: object) -> Markup:
-    """Let a long name go on in the next line after an underscore."""
+    """Allow a line break after the underscores of a long name."""
     return _text(name).replace("_", Markup("_<wbr>"))
 
 
@@ -100,37 +102,32 @@ _TEMPLATE = _ENVIRONMENT.from_string("""
 <dl>
 {% if result %}
 {% if is_multi_label %}
-<div><dt>Test {{ primary.name }}</dt><dd>{{ result.primary }}<small>{{ result.images }} images; all decisions right on \
-{{ result.accuracy }}{% if result.interval %} (95 % interval {{ result.interval }}){% endif %}</small></dd></div>
+<div><dt>Test {{ primary.name }}</dt><dd>{{ result.primary }}<small>{{ result.images }} images; all labels right on \
+{{ result.accuracy }}{% if result.interval %} (95% CI {{ result.interval }}){% endif %}\
+{% if result.learned %}; {{ result.learned }}{% endif %}</small></dd></div>
 {% else %}
 <div><dt>Test accuracy</dt><dd>{{ result.accuracy }}<small>\
-{% if result.interval %}95 % interval {{ result.interval }}, {% endif %}{{ result.images }} images</small></dd></div>
+{% if result.interval %}95% CI {{ result.interval }}, {% endif %}{{ result.images }} images\
+{% if result.learned %}; {{ result.learned }}{% endif %}</small></dd></div>
 {% endif %}
+{% else %}
+<div><dt>Test {{ primary.name }}</dt><dd>–<small>not measured</small></dd></div>
 {% endif %}
 <div><dt>Strategy</dt><dd>{{ strategy }}<small>{{ what_trained }}</small></dd></div>
 <div><dt>Trained</dt><dd>{{ trained_share }}<small>{{ "{:,}".format(model.parameters_trained) }} of \
 {{ "{:,}".format(model.parameters) }} parameters, in {{ time }}</small></dd></div>
-<div><dt>Base model</dt><dd>{{ model.architecture | breakable }}<small>
-{% if not is_pretrained %}
-random weights
-{% elif model.base_model %}
-{{ model.base_model | breakable }}
-{% else %}
-pretrained weights
-{% endif %}
-</small></dd></div>
-<div><dt>Data</dt><dd>{{ data.name | breakable }}<small>{{ "{:,}".format(train_images) }} training images, \
+<div><dt>Network</dt><dd>{{ model.architecture | breakable }}<small>start: {{ start | breakable }}</small></dd></div>
+<div><dt>Data</dt><dd>{{ data.name | breakable }}<small>learned from {{ learned }}, \
 {{ data.labels | length }} classes</small></dd></div>
 </dl>
 {% if figure %}
-<img src="{{ figure }}" alt="The stages of the network in forward order, frozen and trained">
+<img src="{{ figure }}" alt="Stages of the network in forward order, frozen and trained">
 {% endif %}
 <ol>
 {% for phase in phases %}
-<li>{% if phase.epochs == "solved" %}Solved{% else %}Trained{% endif %} <code>{{ phase.first_stage }}</code>\
+<li>{% if phase.is_solved %}Solved{% else %}Trained{% endif %} <code>{{ phase.first_stage }}</code>\
 {% if phase.stages > 1 %} to <code>{{ phase.last_stage }}</code>{% endif %}: {{ phase.parameters }} parameters\
-{% if phase.epochs != "solved" %}, {{ phase.epochs }}{% if "steps" not in phase.epochs %} epochs{% endif %} at a peak \
-rate of {{ phase.learning_rate }}{% endif %}.</li>
+{% if not phase.is_solved %}, {{ phase.length }} at a peak learning rate of {{ phase.learning_rate }}{% endif %}.</li>
 {% endfor %}
 </ol>
 <details><summary>Stage by stage</summary>
@@ -141,7 +138,7 @@ rate of {{ phase.learning_rate }}{% endif %}.</li>
 {% for state in stage.states %}<td>{{ state }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody></table></details>
-<details><summary>Its {{ data.labels | length }} classes</summary><ul>
+<details><summary>{{ data.labels | length }} classes</summary><ul>
 {% for label in labels %}
 <li>{{ label }}</li>
 {% endfor %}
@@ -154,11 +151,11 @@ rate of {{ phase.learning_rate }}{% endif %}.</li>
 {% endfor %}
 <p>
 {% if is_multi_label %}
-It gives each class a probability of its own, so they do not add up to one; a class counts as seen above one half.
+It gives each label a probability of its own (they do not add up to one) and predicts those above 0.5.
 {% else %}
-It gives one of its classes for any image, also for an image of none of them.
+It predicts one of its classes for every image, also for images of none of them.
 {% endif %}
-How it does on images unlike those of its data was not measured.
+Accuracy on images unlike those of its data was not measured.
 </p>
 </section>
 """)

@@ -1,4 +1,4 @@
-"""The way back from the Hub: a published model with its card, figures and record in a folder."""
+"""Download of a published model, with its card, figures and record, into a folder."""
 
 import os
 import shutil
@@ -20,7 +20,8 @@ def pull(
 ) -> Path:
     """Fetch a model that hf_tl published, with its card, figures and record, into a new folder.
 
-    It is checked before it is in the folder, as before a push. An interrupted download goes on where it was.
+    The model is checked as before a push, and only then moved into the folder. An interrupted download is resumed.
+    Digests of training images are not published, so they are not fetched.
 
     Args:
         repo_id: `USER/NAME`.

@@ -1,4 +1,4 @@
-"""What a folder must be to be published, or fetched: one whole saved model with its record and its card."""
+"""Checks of a folder before it is published, or after it was fetched: one complete saved model."""
 
 import json
 import re
@@ -14,55 +14,54 @@ from yaml import YAMLError
 
 from hf_tl.backbones.freezing import digest
 from hf_tl.errors import PublishError, name_some
+from hf_tl.record import RECORD_FILE, RunRecord, read_record
 
 CARD_FILE = "README.md"
-RECORD_FILE = "run.json"
 REQUIRED = ("config.json", CARD_FILE, RECORD_FILE)
 INDEX_FILE = "model.safetensors.index.json"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", INDEX_FILE)
 PUBLISHED = (*REQUIRED, *WEIGHTS, "preprocessor_config.json", "*.png")
-"""What is published; checkpoints, logs and optimizer states stay where they are."""
+"""Published files. Checkpoints, logs, and digests of training images (`hf_tl.record.learned`) stay on the machine."""
 
 
 def is_among(name: str, patterns: Iterable[str]) -> bool:
-    """Whether the name of a file, which lies in no folder, is among those of `patterns`."""
+    """Return whether `name`, of a file at the top level, matches one of `patterns`."""
     return "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def check_folder(folder: Path) -> list[Path]:
-    """List what is published of a folder, once it is known to be one whole saved model.
+    """Check that a folder is one complete saved model, and return the files to publish.
 
-    All weights are there and open, they are those that the record tells of, config and record name the same classes,
-    the card's metadata can be read, and its figures are there.
+    A model that was trained but not measured may be published: its card says so. Weights of a training that has not
+    ended may not.
 
     Raises:
-        PublishError: something is missing, damaged, or of another run.
+        PublishError: A file is missing, damaged, or of another run; or the training has not ended.
     """
     if not folder.is_dir():
         raise PublishError(f"{folder} is no folder; name the --output_dir of a finished training")
     names = {path.name for path in folder.iterdir() if path.is_file()}
-    weights = _weight_names(folder, names)
-    wanted = {*REQUIRED, *weights, *_figures_of_card(folder / CARD_FILE)}
-    if missing := sorted(wanted - names):
+    record = read_record(folder) if RECORD_FILE in names else None
+    if record is not None and record.status == "training":
         raise PublishError(
-            f"{folder} is not a complete saved model: {name_some(missing)} missing; "
-            "name the --output_dir of a finished training, or train again"
+            f"{folder} holds the weights of a training that has not ended: finish it, by the same command with "
+            f"--output_dir {folder} --resume_from_checkpoint auto"
         )
-    record, config = read_record(folder), _read_json(folder / "config.json")
+    weights = _weight_names(folder, names)
+    of_card = {CARD_FILE, *_figures_of_card(folder / CARD_FILE)}
+    missing = {*REQUIRED, *weights, *of_card} - names
+    if record is None or missing:
+        raise PublishError(
+            f"{folder} is not a complete saved model: {name_some(sorted(missing))} missing; "
+            + (
+                f"write the card again: hf-tl card {folder}"
+                if missing <= of_card
+                else "name the --output_dir of a finished training, or train again"
+            )
+        )
     _check_card(folder / CARD_FILE)
-    _check_match(folder, record, config, weights)
+    _check_match(folder, record, _read_json(folder / "config.json"), weights)
     return [folder / name for name in sorted(names) if is_among(name, PUBLISHED)]
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Read the record of a saved model.
-
-    Raises:
-        PublishError: there is none, or it is damaged.
-    """
-    if not (folder / RECORD_FILE).is_file():
-        raise PublishError(f"{folder} holds no {RECORD_FILE}; name the --output_dir of a finished training")
-    return _read_json(folder / RECORD_FILE)
 
 
 def weights_digest(folder: Path, names: Iterable[str] = ("model.safetensors",)) -> str:
@@ -82,7 +81,7 @@ def weights_digest(folder: Path, names: Iterable[str] = ("model.safetensors",)) 
 
 
 def weight_files(folder: Path) -> set[str]:
-    """Name the files of the weights of a folder: one, or those of the index."""
+    """Return the names of the weights files of a folder: one, or those of the index."""
     return _weight_names(folder, {path.name for path in folder.iterdir()})
 
 
@@ -120,22 +119,19 @@ def _check_card(card: Path) -> None:
         ) from error
 
 
-def _check_match(folder: Path, record: Mapping[str, Any], config: Mapping[str, Any], weights: set[str]) -> None:
-    try:
-        expected = list(record["data"]["labels"])
-    except (KeyError, TypeError) as error:
-        raise PublishError(f"{folder / RECORD_FILE} names no classes; train or save again") from error
+def _check_match(folder: Path, record: RunRecord, config: Mapping[str, Any], weights: set[str]) -> None:
+    """Check that config and weights are those of the record."""
+    expected = list(record.data.labels)
     found = config.get("label_names") or [label for _, label in _in_order(config.get("id2label") or {})]
     if found != expected:
         raise PublishError(
             f"{folder} mixes two runs: config.json has the classes {name_some(found)}, and the record "
             f"{name_some(expected)}; train or save again"
         )
-    saved = weights_digest(folder, weights)
-    if record.get("weights_digest", saved) != saved:
+    if record.weights_digest not in (None, weights_digest(folder, weights)):
         raise PublishError(
-            f"the weights in {folder} are not those that {RECORD_FILE} tells of: they were changed or replaced after "
-            "the run was saved; train or save again"
+            f"the weights in {folder} are not those of {RECORD_FILE}: they were changed or replaced after the run was "
+            "saved; train or save again"
         )
 
 

@@ -46,7 +46,7 @@ def describe_model(
     """
     is_timm = model.config.model_type == "timm_wrapper"
     described = dict(preprocessing.to_record())
-    main = {name: described.pop(name) for name in ("input_size", "mean", "std", "interpolation")}
+    main = {name: described.pop(name) for name in ("input_size", "mean", "std", "interpolation", "channel_order")}
     return ModelRecord(
         library="timm" if is_timm else "transformers",
         architecture=model.config.architecture if is_timm else model.config.model_type,
@@ -60,6 +60,7 @@ def describe_model(
             mean=tuple(main["mean"]),
             std=tuple(main["std"]),
             interpolation=main["interpolation"],
+            channel_order=main["channel_order"],
             evaluation=encode(described),
         ),
     )

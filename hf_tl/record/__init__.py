@@ -22,7 +22,7 @@ from hf_tl.record.parts import (
     StageRecord,
     Temperature,
 )
-from hf_tl.record.run import RECORD_FILE, SCHEMA_VERSION, RunRecord, read_record, write_record
+from hf_tl.record.run import RECORD_FILE, SCHEMA_VERSION, RunRecord, read_record, read_record_file, write_record
 
 __all__ = [
     "RECORD_FILE",
@@ -47,6 +47,7 @@ __all__ = [
     "StageRecord",
     "Temperature",
     "read_record",
+    "read_record_file",
     "split_digest",
     "write_record",
 ]

@@ -127,12 +127,22 @@ def _decode_plain(kind: Any, value: Any, where: str) -> Any:
             return Strategy.from_record(value)
         if kind is Phase:
             return Phase.from_record(value)
-    except (ConfigError, TypeError, AttributeError) as error:
+    except (ConfigError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise RecordError(f"{where}: {error}") from error
     if dataclasses.is_dataclass(kind):
         return decode(kind, value, where)  # type: ignore[arg-type]
-    if kind is float and type(value) is int:
-        return float(value)
+    if kind is float and type(value) in (int, float):
+        return _decode_float(value, where)
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise RecordError(f"{where} must be {kind.__name__}, found {value!r:.80}")
     return value
+
+
+def _decode_float(value: float, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError as error:  # JSON holds integers of any size
+        raise RecordError(f"{where}: {error}") from error
+    if not math.isfinite(number):
+        raise RecordError(f"{where} must be a finite number, found {number}")
+    return number

@@ -1,5 +1,6 @@
 """Records of older schema versions, brought to the current one; what they did not state stays unknown."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def migrate(content: dict[str, Any], version: int, where: str) -> dict[str, Any]
         )
     try:
         return _from_1(content)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RecordError(f"{where} of schema version 1 lacks or mixes up {error}") from error
 
 
@@ -44,7 +45,7 @@ def _from_1(old: Mapping[str, Any]) -> dict[str, Any]:
         "status": "complete",
         "created": old["created"],
         "origin": _origin_from_1(model, strategy),
-        "model": _model_from_1(model, old["stages"], old["phases"]),
+        "model": _model_from_1(model, old["stages"], old["phases"], strategy),
         "strategy": strategy,
         "stages": [{key: stage.get(key, []) for key in ("name", "modules", "parameters")} for stage in old["stages"]],
         "phases": [_phase_from_1(*pair) for pair in zip(strategy["phases"], old["phases"], strict=True)],
@@ -84,11 +85,19 @@ def _origin_from_1(model: Mapping[str, Any], strategy: Mapping[str, Any]) -> dic
         return {"kind": "hub", "name": name, "revision": model.get("base_model_revision"), **shared}
     if file is not None:
         title, _, sha = file.partition(", sha256 ")
+        if not _is_published(title, sha):
+            shared["license"] = None  # version 1 took the license of the architecture's own weights
         return {"kind": "file", "file": title, "sha256": sha or None, **shared}
     return {"kind": "folder", **shared}
 
 
-def _model_from_1(model: Mapping[str, Any], stages: Any, phases: Any) -> dict[str, Any]:
+def _is_published(file: str, sha256: str) -> bool:
+    """Return whether a weights file is that of its authors: its name states its SHA-256, as torch.hub checks it."""
+    stated = re.search(r"-([0-9a-f]{8,})\.", file)
+    return stated is not None and sha256.startswith(stated[1])
+
+
+def _model_from_1(model: Mapping[str, Any], stages: Any, phases: Any, strategy: Mapping[str, Any]) -> dict[str, Any]:
     trained = {name for phase in phases for name in phase["trainable_stages"]}
     counted = sum(stage["parameters"] for stage in stages if stage["name"] in trained)
     return {
@@ -98,7 +107,11 @@ def _model_from_1(model: Mapping[str, Any], stages: Any, phases: Any) -> dict[st
         "problem_type": model["problem_type"],
         "parameters": model["parameters"],
         "parameters_trained": max(model["parameters_trained"], min(counted, model["parameters"])),
-        "head": {"layers": (model.get("head") or {}).get("layers") or [], "stages": [stages[-1]["name"]]},
+        "head": {
+            "layers": (model.get("head") or {}).get("layers") or [],
+            # the strategy of this name trained the head alone, also one of several fully connected layers
+            "stages": phases[0]["trainable_stages"] if strategy["name"] == "transfer" else [stages[-1]["name"]],
+        },
         "preprocessing": {
             **{key: model[key] for key in ("input_size", "mean", "std", "interpolation")},
             "evaluation": {
@@ -124,7 +137,7 @@ def _phase_from_1(recipe: Mapping[str, Any], done: Mapping[str, Any]) -> dict[st
 
 
 def _data_from_1(data: Mapping[str, Any]) -> dict[str, Any]:
-    source = "built-in" if data["name"] == "digits" and data.get("revision") is None else "unknown"
+    is_on_hub = data.get("revision") is not None or "/" in data["name"]  # version 1 held no path
     return {
         "name": data["name"],
         "labels": data["labels"],
@@ -132,7 +145,7 @@ def _data_from_1(data: Mapping[str, Any]) -> dict[str, Any]:
             name: {"images": split["images"], "classes": split["classes"]} for name, split in data["splits"].items()
         },
         "fingerprint": data["fingerprint"],
-        "source": "hub" if data.get("revision") is not None else source,
+        "source": "hub" if is_on_hub else "built-in" if data["name"] == "digits" else "unknown",
         "revision": data.get("revision"),
         "license": data.get("license"),
         "notes": data.get("notes") or [],

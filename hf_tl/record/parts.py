@@ -38,6 +38,8 @@ class Preprocessed:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
+    channel_order: str | None = "RGB"
+    """`RGB`, `BGR`, `L`; None where the map from pixels to numbers is none that mean and standard deviation state."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """How images are resized and cropped for evaluation."""
 
@@ -146,6 +148,15 @@ class DataRecord:
     revision: str | None = None
     license: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def conversions(self) -> dict[str, int]:
+        """Images of all splits by the kind of conversion that a plain `pipeline()` does not make."""
+        total: dict[str, int] = {}
+        for split in self.splits.values():
+            for kind, images in split.conversions.items():
+                total[kind] = total.get(kind, 0) + images
+        return total
 
     @property
     def is_on_hub(self) -> bool:

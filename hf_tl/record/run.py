@@ -3,9 +3,9 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from hf_tl.errors import PublishError
 from hf_tl.record.codec import RecordError, decode, encode
@@ -87,6 +87,22 @@ class RunRecord:
         if self.weights_digest is not None and digests and self.weights_digest not in digests:
             raise RecordError("what was measured was measured on other weights than those that were saved")
 
+    def of_weights(self, digest: str) -> Self:
+        """Return the record of the same run with another digest of the same weights: that of the saved files.
+
+        Tensors have other names in memory than in the files of some libraries, and so another digest.
+        """
+        if self.weights_digest is None:
+            return replace(self, weights_digest=digest)
+        old, temperature = self.weights_digest, self.temperature
+        if temperature is not None and temperature.weights_digest == old:
+            temperature = replace(temperature, weights_digest=digest)
+        measured = {
+            split: replace(one, weights_digest=digest) if one.weights_digest == old else one
+            for split, one in self.measured.items()
+        }
+        return replace(self, weights_digest=digest, temperature=temperature, measured=measured)
+
     def trained_in(self, stage: str) -> list[int]:
         """Return the indices of the phases that trained a stage."""
         return [index for index, phase in enumerate(self.phases) if stage in phase.trained_stages]
@@ -94,6 +110,16 @@ class RunRecord:
     def is_frozen(self, stage: str) -> bool:
         """Return whether the last phase left a stage frozen."""
         return bool(self.phases) and stage not in self.phases[-1].trained_stages
+
+    @property
+    def start(self) -> Origin:
+        """Origin of the weights that the saved ones descend from: random where a phase drew new ones."""
+        draws = any(phase.recipe.from_random_weights for phase in self.phases)
+        return Origin.random() if draws and not self.origin.is_random else self.origin
+
+    def is_of_saved_weights(self, split: str) -> bool:
+        """Return whether a split was measured with the saved weights, and not with those before a refit."""
+        return self.weights_digest in (None, self.measured[split].weights_digest)
 
     @property
     def trains_head_alone(self) -> bool:
@@ -114,8 +140,10 @@ class RunRecord:
         """
         if not isinstance(content, Mapping):
             raise RecordError(f"{where} must map names to values, found {type(content).__name__}")
-        values = migrate(dict(content), SCHEMA_VERSION, where)
-        return decode(cls, values, where)
+        try:
+            return decode(cls, migrate(dict(content), SCHEMA_VERSION, where), where)
+        except RecursionError as error:
+            raise RecordError(f"{where} is nested too deeply") from error
 
 
 def read_record(folder: str | os.PathLike[str]) -> RunRecord:
@@ -127,10 +155,23 @@ def read_record(folder: str | os.PathLike[str]) -> RunRecord:
     file = Path(folder) / RECORD_FILE
     if not file.is_file():
         raise PublishError(f"{folder} holds no {RECORD_FILE}: name the --output_dir of a training")
+    return read_record_file(file, str(file))
+
+
+def read_record_file(file: Path, where: str) -> RunRecord:
+    """Read a record from wherever its file is, for example in the cache of the Hub.
+
+    Args:
+        file: The file.
+        where: What to call it in an error.
+
+    Raises:
+        PublishError: It is damaged.
+    """
     try:
-        return RunRecord.from_json(json.loads(file.read_text(encoding="utf-8")), str(file))
-    except (OSError, ValueError) as error:
-        raise PublishError(f"{file} cannot be read: {error}") from error
+        return RunRecord.from_json(json.loads(file.read_text(encoding="utf-8")), where)
+    except (OSError, ValueError, RecursionError) as error:
+        raise PublishError(f"{where} cannot be read: {error}; save the model again, or fetch it again") from error
 
 
 def write_record(record: RunRecord, folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""What all pictures of a card share: colours that the colour-blind tell apart too, a canvas, and safe text.
+"""Shared parts of all figures: color-blind safe colors, a canvas, and safe text.
 
-Drawn on Agg canvases of their own, without pyplot's global state, so that any thread and any backend setting will do.
+Figures are drawn on Agg canvases, without pyplot's global state, so that any thread and backend setting works.
 """
 
 from pathlib import Path
@@ -19,18 +19,18 @@ WIDTH = 8.0
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """Make an empty figure; height and width in inches."""
+    """Return an empty figure; height and width in inches."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def write(figure: Figure, path: str | Path) -> None:
-    """Write a PNG: the same picture, the same bytes."""
+    """Write a PNG; equal figures give equal bytes."""
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def plain(text: object, limit: int) -> str:
-    """Make text of one line and a width that fits; draw it with `parse_math=False`, `$` is no mathematics here."""
+    """Cut text to one line of limited width; draw it with `parse_math=False`, so that `$` stays text."""
     line = one_line(text)
     return line if len(line) <= limit else line[: limit - 1] + "…"

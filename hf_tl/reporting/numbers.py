@@ -1,4 +1,4 @@
-"""Numbers as a reader of a card sees them; a dash where there is none."""
+"""Numbers for readers of cards and reports; a dash stands for a missing one."""
 
 import math
 from collections.abc import Sequence
@@ -8,23 +8,23 @@ NOTHING = "–"
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value can be told as a number."""
+    """Return whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def percent(share: float | None) -> str:
-    """Write a share as a percentage; small shares keep two digits.
+    """Format a share as a percentage; small shares keep two digits.
 
     >>> percent(0.9472), percent(0.00375), percent(None)
-    ('94.7 %', '0.38 %', '–')
+    ('94.7%', '0.38%', '–')
     """
     if share is None or not is_number(share):
         return NOTHING
-    return f"{100 * share:.2g} %" if 0 < share < 0.01 else f"{100 * share:.1f} %"
+    return f"{100 * share:.2g}%" if 0 < share < 0.01 else f"{100 * share:.1f}%"
 
 
 def decimal(value: float | None) -> str:
-    """Write a number with three decimals.
+    """Format a number with three decimals.
 
     >>> decimal(0.9474)
     '0.947'
@@ -33,19 +33,19 @@ def decimal(value: float | None) -> str:
 
 
 def range_of(interval: Sequence[float] | None, *, is_percentage: bool) -> str:
-    """Write an interval.
+    """Format an interval.
 
     >>> range_of([0.9347, 0.9618], is_percentage=True), range_of([0.9, 0.95], is_percentage=False)
-    ('93.5–96.2 %', '0.900–0.950')
+    ('93.5–96.2%', '0.900–0.950')
     """
     if interval is None:
         return NOTHING
     low, high = interval
-    return f"{100 * low:.1f}–{100 * high:.1f} %" if is_percentage else f"{low:.3f}–{high:.3f}"
+    return f"{100 * low:.1f}–{100 * high:.1f}%" if is_percentage else f"{low:.3f}–{high:.3f}"
 
 
 def points(share: float) -> str:
-    """Write a difference of shares in percentage points, with its sign.
+    """Format a difference of shares in percentage points, with its sign.
 
     >>> points(0.0213), points(-0.01), points(-0.0004)
     ('+2.1', '−1.0', '0.0')
@@ -55,7 +55,7 @@ def points(share: float) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """Write how probable something is by chance.
+    """Format a p-value.
 
     >>> p_value(0.0312), p_value(0.21), p_value(2e-9), p_value(1.0)
     ('0.031', '0.21', '< 0.0001', '1')
@@ -66,7 +66,7 @@ def p_value(value: float | None) -> str:
 
 
 def chance_of(value: float) -> str:
-    """Write the same within a sentence.
+    """Format a p-value for the middle of a sentence.
 
     >>> chance_of(0.0312), chance_of(2e-9)
     ('p = 0.031', 'p < 0.0001')
@@ -76,7 +76,7 @@ def chance_of(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time.
+    """Format a duration.
 
     >>> duration(112), duration(31.2), duration(7261)
     ('1 min 52 s', '31 s', '2 h 1 min')
@@ -89,7 +89,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(value: float) -> str:
-    """Write a learning rate.
+    """Format a learning rate.
 
     >>> rate(3e-3), rate(1.2345e-5)
     ('0.003', '1.23e-05')

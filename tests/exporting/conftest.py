@@ -7,9 +7,9 @@ import torch
 from backbones.checkpoints import save_timm, save_transformers, timm_network, tiny_vit
 from exporting.models import write_images
 from publish.records import LABELS, make_record
+from publish.saving import save_model
 
-from hf_tl.backbones.load import load_backbone, preprocessing_of
-from hf_tl.publish.save import save_run
+from hf_tl.backbones.load import load_backbone
 from hf_tl.strategy import Strategy
 
 
@@ -33,4 +33,4 @@ def copy(tmp_path: Path) -> Path:
     """The folder of a finished run, of the test's own."""
     torch.manual_seed(0)
     model, transforms = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False)
-    return save_run(model, preprocessing_of(model, transforms), make_record(), tmp_path / "out")
+    return save_model(model, transforms, make_record(), tmp_path / "out")

@@ -2,19 +2,19 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from publish.records import LABELS, make_record
+from publish.saving import save_model
 
-from hf_tl.backbones.load import load_backbone, preprocessing_of
-from hf_tl.publish.save import save_run
+from hf_tl.backbones.load import load_backbone
+from hf_tl.record import LearnedFrom, RunRecord
 from hf_tl.strategy import Strategy
 
 
 @pytest.fixture
-def record() -> dict[str, Any]:
+def record() -> RunRecord:
     return make_record()
 
 
@@ -25,11 +25,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     strategy = Strategy.transfer()
     model, transforms = load_backbone("timm:test_resnet", LABELS, strategy, pretrained=False)
     folder = tmp_path_factory.mktemp("saved") / "out"
-    save_run(model, preprocessing_of(model, transforms), make_record(), folder)
+    save_model(model, transforms, make_record(), folder)
     (folder / "checkpoints" / "step_1").mkdir(parents=True)
     (folder / "checkpoints" / "step_1" / "optimizer.bin").write_bytes(b"state")
     (folder / "optimizer.safetensors").write_bytes(b"state")
     (folder / "train.log").write_text("log")
+    LearnedFrom().plus("pets", "train", 2, [b"a" * 32, b"b" * 32]).save(folder)
     return folder
 
 

@@ -1,56 +1,224 @@
-"""A run's record, as `run.json` holds it."""
+"""Records of runs for tests."""
 
+import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
-from hf_tl.evaluation.measure import Predictions
-from hf_tl.evaluation.metrics import PROBLEM_TYPES
-from hf_tl.evaluation.report import evaluate_splits
+from hf_tl.phase import Phase
+from hf_tl.record import (
+    CardTexts,
+    DataRecord,
+    FrozenProof,
+    HeadRecord,
+    LayerRecord,
+    LearnedSplit,
+    Measured,
+    ModelRecord,
+    Origin,
+    PhaseRecord,
+    Preprocessed,
+    RunRecord,
+    Seconds,
+    SplitRecord,
+    StageRecord,
+    Temperature,
+)
+from hf_tl.strategy import Strategy
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
 LABELS = ("cat", "dog", "owl")
+WEIGHTS, EARLIER_WEIGHTS = "d1" * 32, "e0" * 32
+"""Digests of the saved weights, and of others."""
+HUB = Origin("hub", name="timm/test_resnet.r160_in1k", license="apache-2.0", head="new")
+BINS = 15
+T = TypeVar("T")
 
 
-def make_multi_label_record(labels: tuple[str, ...] = LABELS, **options: Any) -> dict[str, Any]:
+def put(value: T, **changes: Any) -> T:
+    """Return a record with other values, named by their paths: `put(record, data__name="pets", phases__0__steps=1)`."""
+    for path, new in changes.items():
+        value = _put(value, path.split("__"), new)
+    return value
+
+
+def _put(value: Any, path: list[str], new: Any) -> Any:
+    if not path:
+        return new
+    first, *rest = path
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{first: _put(getattr(value, first), rest, new)})
+    if isinstance(value, Mapping):
+        return {**value, first: _put(value.get(first), rest, new)}
+    index = range(len(value))[int(first)]
+    return type(value)([*value[:index], _put(value[index], rest, new), *value[index + 1 :]])
+
+
+def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABELS, epochs: int = 9) -> RunRecord:
+    """A fine-tuning: the head for three epochs, then the head and the last stage of the backbone for six."""
+    parameters = [1000 * (index + 1) ** 2 for index in range(len(stages) - 1)] + [771]
+    trained = sum(parameters[-2:])
+    phases = (
+        Phase(1, 3.0, weight_decay=0.05, augmentation="none"),
+        Phase(2, 6.0, backbone_learning_rate=3e-4, augmentation="none"),
+    )
+    sizes = {"train": 120, "validation": 20, "test": 40}
+    return RunRecord(
+        status="complete",
+        created="2026-11-23T10:00:00Z",
+        origin=HUB,
+        model=ModelRecord(
+            library="timm",
+            architecture="test_resnet",
+            class_name="TimmWrapperForImageClassification",
+            problem_type="single_label_classification",
+            parameters=sum(parameters),
+            parameters_trained=trained,
+            head=HeadRecord((LayerRecord("fc", (len(labels), 256)),), stages[-1:]),
+            preprocessing=Preprocessed((3, 160, 160), (0.5,) * 3, (0.5,) * 3, "bicubic"),
+        ),
+        strategy=Strategy("finetune", phases),
+        stages=tuple(
+            StageRecord(name, (f"{name}.0", f"{name}.1"), count) for name, count in zip(stages, parameters, strict=True)
+        ),
+        phases=(
+            make_phase(phases[0], stages[-1:], parameters[-1], {stages[-1]: 3e-3}),
+            make_phase(phases[1], stages[-2:], trained, {stages[-2]: 3e-4, stages[-1]: 3e-3}),
+        ),
+        data=DataRecord(
+            name="pets",
+            labels=labels,
+            splits={
+                split: SplitRecord(count * len(labels), (count,) * len(labels), digest=split[:2] * 32)
+                for split, count in sizes.items()
+            },
+            fingerprint="0f1e2d3c",
+            source="folder",
+            notes=("no validation split: 10% of train was set apart, stratified by class, seed 0",),
+        ),
+        learned_from=(LearnedSplit("pets", "train", 120 * len(labels), "tr" * 32),),
+        weights_digest=WEIGHTS,
+        measured={
+            split: Measured(split, split[:2] * 32, sizes[split] * len(labels), WEIGHTS, metrics)
+            for split, metrics in (
+                ("validation", _metrics(epochs)),
+                ("test", {**_metrics(epochs), "accuracy": 0.925}),
+            )
+        },
+        transforms={"train": "RandomResizedCrop(160), flip", "eval": "Resize(182), CenterCrop(160)"},
+        hyperparameters={"per_device_train_batch_size": 32, "seed": 0, "optimizer": "AdamW"},
+        history=tuple(
+            {
+                **{"phase": int(epoch > 3), "epoch": float(epoch), "learning_rate": 1e-3, "seconds": 9.8},
+                **{"train_loss": 1.6 * math.exp(-epoch / 2.5), "validation": _metrics(epoch)},
+            }
+            for epoch in range(1, epochs + 1)
+        ),
+        best={"epoch": float(epochs), "phase": 1, "validation": _metrics(epochs)},
+        seconds=Seconds(112.0, 98.0),
+        hardware="CPU, 2 cores",
+        versions={"hf_tl": "0.1.0", "torch": "2.15.0"},
+        command="hf-tl train --dataset pets --strategy finetune",
+    )
+
+
+def make_phase(
+    recipe: Phase, trained: tuple[str, ...], parameters: int = 771, rates: Mapping[str, float] | None = None
+) -> PhaseRecord:
+    """A phase that took half a minute."""
+    proof = FrozenProof(20, "57934424" * 8, "57934424" * 8)
+    return PhaseRecord(recipe, trained, rates or {}, parameters, 0, recipe.epochs or 0.0, 30.0, proof)
+
+
+def _metrics(epoch: int) -> dict[str, float]:
+    accuracy = 0.96 - 0.5 * math.exp(-epoch / 2.5)
+    return {"loss": 1 - accuracy, "accuracy": accuracy, "top5_accuracy": 0.99, "macro_f1": accuracy - 0.01}
+
+
+def make_multi_label_record(labels: tuple[str, ...] = LABELS, **options: Any) -> RunRecord:
     """The same run on images of any number of classes, one of which no test image shows."""
     record = make_record(labels=labels, **options)
-    record["model"]["problem_type"] = "multi_label_classification"
 
     def metrics(quality: float, without: int = 0) -> dict[str, float]:
         shares = {"mean_average_precision": quality, "micro_f1": quality - 0.1, "macro_f1": quality - 0.2}
         return {**shares, "subset_accuracy": quality - 0.3, "loss": 0.1, "classes_without_positives": without}
 
-    for entry in record["history"]:
-        entry["validation"] = metrics(0.5 + entry["epoch"] / 20)
-    record["best"]["validation"] = record["history"][-1]["validation"]
-    record["metrics"] = {"validation": metrics(0.95), "test": metrics(0.85, without=1)}
-    record["data"]["splits"]["test"] = {"images": 120, "classes": [100, 90, 0]}
-    return record
+    history = tuple({**entry, "validation": metrics(0.5 + entry["epoch"] / 20)} for entry in record.history)
+    return put(
+        record,
+        model__problem_type="multi_label_classification",
+        history=history,
+        best__validation=history[-1]["validation"],
+        measured__validation__metrics=metrics(0.95),
+        measured__test__metrics=metrics(0.85, without=1),
+        measured__test__images=120,
+        data__splits__test=SplitRecord(120, (100, 90, 0)),
+    )
 
 
-def evaluated(record: dict[str, Any], *, images: bool = False) -> dict[str, Any]:
-    """The record with what is found out from predictions: more sure than right, and wrong on every eighth image."""
-    classes, problem = len(record["data"]["labels"]), PROBLEM_TYPES[record["model"]["problem_type"]]
-    random = np.random.default_rng(0)
-
-    def predictions(count: int) -> Predictions:
-        labels = np.arange(count) % classes
-        seen = np.where(np.arange(count) % 8 == 7, random.integers(0, classes, count), labels)
-        logits = random.normal(size=(count, classes)) * 0.5
-        logits[np.arange(count), seen] += 6.0
-        one_hot = np.eye(classes)[labels]
-        return Predictions(logits - 3.0, one_hot) if problem.name.startswith("multi") else Predictions(logits, labels)
-
-    sizes = {split: record["data"]["splits"][split]["images"] for split in ("validation", "test")}
-    record["evaluation"] = evaluate_splits(problem, {split: predictions(size) for split, size in sizes.items()})
-    record["card"] = {"intended_use": None, "limits": None, "images": images}
-    return record
+def evaluated(record: RunRecord, *, images: bool = False) -> RunRecord:
+    """The record with more than metrics: a model that is more sure than right, and wrong on every eighth image."""
+    for split in ("validation", "test"):
+        found = _evaluate(record, record.measured[split].images)
+        record = put(record, **{f"measured__{split}__{name}": value for name, value in found.items()})
+    bins = record.measured["validation"].calibration["before"]
+    record = dataclasses.replace(
+        record,
+        measured={split: put(one, calibration__after=dict(bins, ece=0.0213)) for split, one in record.measured.items()},
+        temperature=Temperature(1.7, WEIGHTS, "validation", record.measured["validation"].images),
+    )
+    return put(record, card=CardTexts(images=images))
 
 
-def climbed(record: dict[str, Any], backbones: tuple[str, ...] = ("vit", "resnet")) -> dict[str, Any]:
-    """The record with the advisor's evidence, and a third rung that was tried and taken back."""
+def without_temperature(record: RunRecord, reason: str) -> RunRecord:
+    """The evaluated record where no temperature could be fitted."""
+    measured = {split: put(one, calibration__after=None) for split, one in record.measured.items()}
+    return dataclasses.replace(record, measured=measured, temperature=Temperature(None, reason=reason))
+
+
+def _evaluate(record: RunRecord, count: int) -> dict[str, Any]:
+    classes, is_multi_label = len(record.data.labels), record.model.problem_type.startswith("multi")
+    true = np.arange(count) % classes
+    is_wrong = np.arange(count) % 8 == 7
+    predicted = np.where(is_wrong, (true + 1) % classes, true)
+    pairs, counts = np.unique(np.stack([true, predicted]), axis=1, return_counts=True)
+    confusion = tuple((*map(int, pair), int(number)) for pair, number in zip(pairs.T, counts, strict=True))
+    shares = [round(float((predicted[true == label] == label).mean()), 6) for label in range(classes)]
+    accuracy = float((true == predicted).mean())
+    interval = (round(accuracy - 0.05, 6), round(accuracy + 0.04, 6))
+    empty: list[float | None] = [None] * (BINS - 1)
+    mistakes = [
+        {"image": int(row), "true": int(true[row]), "predicted": int(predicted[row]), "probability": 0.987654}
+        for row in np.flatnonzero(is_wrong)[:8]
+    ]
+    if is_multi_label:
+        mistakes = [{**one, "true" if index % 2 else "predicted": None} for index, one in enumerate(mistakes)]
+    return {
+        "intervals": {name: interval for name in record.measured["test"].metrics if name.endswith(("accuracy", "f1"))},
+        "classes": {
+            "images": np.bincount(true, minlength=classes).tolist(),
+            "precision": shares,
+            "recall": shares,
+            "recall_interval": [[share - 0.01, share + 0.01] for share in shares],
+            "f1": shares,
+        },
+        "confusion": () if is_multi_label else confusion,
+        "calibration": {
+            "before": {
+                "ece": 0.1125,
+                "counts": [0] * (BINS - 1) + [count],
+                "probabilities": [*empty, 0.99],
+                "shares": [*empty, accuracy],
+            }
+        },
+        "mistakes": tuple(mistakes),
+    }
+
+
+def climbed(record: RunRecord, backbones: tuple[str, ...] = ("vit", "resnet")) -> RunRecord:
+    """The record with the advisor's evidence, and a third stage depth that was tried and taken back."""
     share = {"accuracy": 0.8, "interval": [0.7, 0.88]}
 
     def evidence(name: str, stage: str) -> dict[str, Any]:
@@ -58,14 +226,7 @@ def climbed(record: dict[str, Any], backbones: tuple[str, ...] = ("vit", "resnet
         similarity = {"value": 0.58, "interval": [0.5, 0.66]}
         return {"backbone": name, "parameters": 1234, "depths": [depth], "best_depth": stage, "similarity": similarity}
 
-    stages = [stage["name"] for stage in record["stages"]]
-    record["recommendation"] = {
-        **{"schema_version": 1, "backbone": backbones[0], "advice": "train the head", "rule": "few images, similar"},
-        "reason": f"A head alone, on what {backbones[0]} already knows, gets 80.0 % right. There are few images.",
-        "evidence": [evidence(name, stage) for name, stage in zip(backbones, stages[-2:], strict=True)],
-        "data": {"measured_on": 1400, "fingerprint": record["data"]["fingerprint"], "groups_of_copies": []},
-        "warnings": ["1 images are copies of others", f"the classes are unequal: {record['data']['labels'][0]}"],
-    }
+    stages = [stage.name for stage in record.stages]
     rungs = [
         {
             **{"trainable_stages": stages[-number:], "parameters_trained": 771 * number, "seconds": 12.3, "images": 60},
@@ -75,72 +236,20 @@ def climbed(record: dict[str, Any], backbones: tuple[str, ...] = ("vit", "resnet
         for number in (1, 2, 3)
     ]
     rungs[0] |= {"why": "the first rung", "p_value": None}
-    record["rungs"], record["stopped"] = rungs, "no gain beyond noise over the rung before"
-    return record
-
-
-def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABELS, epochs: int = 9) -> dict[str, Any]:
-    parameters = [1000 * (index + 1) ** 2 for index in range(len(stages) - 1)] + [771]
-    trained, digest = sum(parameters[-2:]), "57934424" * 8
-    recipe = {"learning_rate": 3e-3, "backbone_learning_rate": None, "layer_decay": 1.0, "norm": "frozen"}
-    recipe |= {"weight_decay": 0.05, "warmup_ratio": 0.1}
-    proof = {"frozen_tensors": 20, "digest_before": digest, "digest_after": digest, "seconds": 30.0}
-
-    def metrics(epoch: int) -> dict[str, float]:
-        accuracy = 0.96 - 0.5 * math.exp(-epoch / 2.5)
-        return {"loss": 1 - accuracy, "accuracy": accuracy, "top5_accuracy": 0.99, "macro_f1": accuracy - 0.01}
-
-    return {
-        "schema_version": 1,
-        "created": "2026-11-23T10:00:00Z",
-        "model": {
-            **{"library": "timm", "architecture": "test_resnet", "base_model": "timm/test_resnet.r160_in1k"},
-            **{"base_model_revision": None, "base_model_license": "apache-2.0", "weights": None, "pretrained": True},
-            **{"problem_type": "single_label_classification", "parameters": sum(parameters)},
-            **{"parameters_trained": trained, "parameters_frozen": sum(parameters) - trained},
-            **{"input_size": [3, 160, 160], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"},
-        },
-        "strategy": {
-            **{"name": "finetune", "from_scratch": False},
-            "phases": [
-                {**recipe, "trainable_stages": 1, "epochs": 3.0},
-                {**recipe, "trainable_stages": 2, "epochs": 6.0, "backbone_learning_rate": 3e-4},
-            ],
-        },
-        "stages": [
-            {
-                "name": name,
-                "parameters": count,
-                "frozen": later > 2,
-                "trained_in_phases": [[], [1], [0, 1]][max(0, 3 - later)],
-            }
-            for name, count, later in zip(stages, parameters, range(len(stages), 0, -1), strict=True)
-        ],
-        "phases": [
-            {**proof, "trainable_stages": list(stages[-1:]), "parameters_trained": parameters[-1]},
-            {**proof, "trainable_stages": list(stages[-2:]), "parameters_trained": trained},
-        ],
-        "data": {
-            **{"name": "pets", "revision": None, "fingerprint": "0f1e2d3c", "labels": list(labels), "license": None},
-            "splits": {
-                split: {"images": count * len(labels), "classes": [count] * len(labels)}
-                for split, count in (("train", 120), ("validation", 20), ("test", 40))
+    return dataclasses.replace(
+        record,
+        recommendation={
+            **{
+                "schema_version": 1,
+                "backbone": backbones[0],
+                "advice": "train the head",
+                "rule": "few images, similar",
             },
-            "notes": ["no validation split: 10 % of train was set apart, stratified by class, seed 0"],
+            "reason": f"A head alone, on what {backbones[0]} already knows, gets 80.0% right. There are few images.",
+            "evidence": [evidence(name, stage) for name, stage in zip(backbones, stages[-2:], strict=True)],
+            "data": {"measured_on": 1400, "fingerprint": record.data.fingerprint, "groups_of_copies": []},
+            "warnings": ["1 images are copies of others", f"the classes are unequal: {record.data.labels[0]}"],
         },
-        "transforms": {"train": "RandomResizedCrop(160), flip", "eval": "Resize(182), CenterCrop(160)"},
-        "hyperparameters": {"per_device_train_batch_size": 32, "seed": 0, "optimizer": "AdamW"},
-        "history": [
-            {
-                **{"phase": int(epoch > 3), "epoch": float(epoch), "learning_rate": 1e-3, "seconds": 9.8},
-                **{"train_loss": 1.6 * math.exp(-epoch / 2.5), "validation": metrics(epoch)},
-            }
-            for epoch in range(1, epochs + 1)
-        ],
-        "best": {"epoch": float(epochs), "phase": 1, "validation": metrics(epochs)},
-        "metrics": {"validation": metrics(epochs), "test": {**metrics(epochs), "accuracy": 0.925}},
-        "seconds": {"total": 112.0, "train": 98.0},
-        "hardware": "CPU, 2 cores",
-        "versions": {"hf_tl": "0.1.0", "torch": "2.15.0"},
-        "command": "hf-tl train --dataset pets --strategy finetune",
-    }
+        rungs=tuple(rungs),
+        stopped="no gain beyond noise over the rung before",
+    )

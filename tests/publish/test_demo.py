@@ -1,6 +1,5 @@
 """What a page is made of: the model behind it, and the story of its run."""
 
-import json
 import shutil
 import socket
 from html.parser import HTMLParser
@@ -11,17 +10,18 @@ import pytest
 import torch
 from backbones.checkpoints import tiny_resnet
 from PIL import Image
-from publish.records import LABELS, evaluated, make_multi_label_record, make_record
+from publish.records import HUB, LABELS, evaluated, make_multi_label_record, make_record, put
+from publish.saving import save_model
 from torch import nn
 
-from hf_tl.backbones.load import load_backbone, preprocessing_of
+from hf_tl.backbones.load import load_backbone
 from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.demo.demo_model import DemoModel, blend, distinct, read_image
 from hf_tl.demo.demo_story import tell_story
 from hf_tl.errors import DataError, ModelError, PublishError
 from hf_tl.evaluation.predict import predict_images
-from hf_tl.publish.save import save_run
-from hf_tl.strategy import Strategy
+from hf_tl.record import CardTexts, LearnedSplit, Origin, RunRecord, read_record
+from hf_tl.strategy import Phase, Strategy
 
 HOSTILE = ("<img src=x onerror=alert(1)>", '"><script>alert(2)</script>', "a & b")
 
@@ -44,7 +44,7 @@ def save(folder: Path, name: str = "timm:test_resnet", **options: object) -> str
     model, transforms = load_backbone(name, LABELS, Strategy.transfer(), pretrained=False, **options)
     is_multi_label = model.config.problem_type == "multi_label_classification"
     record = make_multi_label_record() if is_multi_label else make_record()
-    save_run(model, preprocessing_of(model, transforms), record, folder)
+    save_model(model, transforms, record, folder)
     return str(folder)
 
 
@@ -126,7 +126,7 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def told(record: dict[str, object]) -> Reader:
+def told(record: RunRecord) -> Reader:
     return Reader(tell_story(record, None))
 
 
@@ -134,36 +134,37 @@ def test_the_story_tells_what_was_frozen_and_trained_and_how_good_it_is() -> Non
     record = evaluated(make_record())
     text = " ".join(told(record).text.split())
     for part in (
-        "Test accuracy 92.5 %",
-        "95 % interval",
+        "Test accuracy 92.5%",
+        "95% CI",
         "120 images",
         "finetune the last 2 of 6 stages were trained",
         "25,771 of 55,771 parameters",
         "timm/test_resnet.r160_in1k",
-        "360 training images, 3 classes",
-        "Trained head: 771 parameters, 3 epochs at a peak rate of 0.003.",
+        "learned from 360 images, 3 classes",
+        "Trained head: 771 parameters, 3 epochs at a peak learning rate of 0.003.",
         "Trained layer4 to head: 25,771 parameters, 6 epochs",
-        "also for an image of none of them",
+        "also for images of none of them",
     ):
         assert part in text
 
 
 def test_the_story_counts_all_images_that_taught() -> None:
-    record = make_record() | {"refit": {"images": 98_765, "seconds": 1.0}}
-    assert "98,765 training images" in told(record).text
+    record = make_record()
+    learned = (*record.learned_from, LearnedSplit("pets", "validation", 60, "va" * 32))
+    assert "learned from 420 images" in told(put(record, learned_from=learned)).text
 
 
 def test_the_story_of_a_multi_label_model() -> None:
     text = told(evaluated(make_multi_label_record())).text
     assert "Test mean average precision" in text
-    assert "all decisions right on 55.0" in text
-    assert "a class counts as seen above one half" in text
+    assert "all labels right on 55.0" in text
+    assert "predicts those above 0.5" in text
 
 
 def test_what_others_wrote_is_text_in_the_story() -> None:
     record = make_record(labels=HOSTILE)
-    record["data"]["name"] = record["model"]["base_model"] = record["strategy"]["name"] = HOSTILE[1]
-    record["card"] = {"intended_use": HOSTILE[0], "limits": HOSTILE[1]}
+    record = put(record, data__name=HOSTILE[1], origin__name=HOSTILE[1], strategy__name=HOSTILE[1])
+    record = put(record, card=CardTexts(HOSTILE[0], HOSTILE[1]))
     found = told(record)
     assert found.tags == told(make_record()).tags | {"p"}
     assert found.attributes == {"class"}
@@ -171,18 +172,41 @@ def test_what_others_wrote_is_text_in_the_story() -> None:
     assert all(label in found.text for label in HOSTILE)
 
 
-def test_a_record_that_lacks_something_is_told() -> None:
-    record = make_record()
-    del record["stages"]
-    with pytest.raises(PublishError, match=r"the record \(run\.json\) lacks 'stages'"):
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [
+        ({}, HUB.name),
+        ({"origin": Origin.random()}, "random weights"),
+        ({"origin": Origin("file", file="w.pth")}, "a weights file"),
+        ({"origin": Origin("folder")}, "a local checkpoint"),
+        ({"origin": Origin("trained", earlier=HUB)}, f"trained before by hf_tl, from {HUB.name}"),
+        ({"origin": Origin("trained", earlier=Origin.random())}, "trained before by hf_tl, from random weights"),
+        ({"origin": HUB.changed_in_memory()}, "weights of unknown origin"),
+        ({"phases__1__recipe": Phase("all", 6.0, from_random_weights=True)}, "random weights"),
+    ],
+)
+def test_the_story_states_the_starting_weights(changes: dict[str, object], start: str) -> None:
+    text = " ".join(told(put(make_record(), **changes)).text.split())
+    assert f"test_resnet start: {start} Data" in text
+
+
+def test_the_story_of_a_model_that_was_not_measured() -> None:
+    record = put(make_record(), status="trained", measured={})
+    assert "Test accuracy–not measured" in "".join(told(record).text.split(" ")).replace(
+        "Testaccuracy", "Test accuracy"
+    ).replace("notmeasured", "not measured")
+
+
+def test_a_damaged_record_is_one_clear_error() -> None:
+    record = put(make_record(), phases__0__trained_stages=())
+    with pytest.raises(PublishError, match=r"the record \(run\.json\) lacks or mixes up"):
         tell_story(record, None)
 
 
 @pytest.mark.parametrize("directory", ["digits-transfer", "clothing-finetune"])
 def test_the_story_of_the_example_cards(directory: str) -> None:
     folder = Path(__file__).parents[2] / "model_cards" / directory
-    record = json.loads((folder / "run.json").read_text())
-    found = Reader(tell_story(record, folder / "stages.png"))
+    found = Reader(tell_story(read_record(folder), folder / "stages.png"))
     assert "img" in found.tags
     assert "tf_efficientnet_lite0" in found.text
 
@@ -218,5 +242,5 @@ def test_gradio_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     shutil.copytree(folder, tmp_path / "plain", ignore=shutil.ignore_patterns("run.json"))
     assert build_page(str(tmp_path / "plain")).title == "plain", "a classifier that hf_tl did not train has no story"
     (folder / "run.json").write_text("{")
-    with pytest.raises(PublishError, match="no valid JSON"):
+    with pytest.raises(PublishError, match=r"run\.json of .* cannot be read"):
         build_page(str(folder))

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from PIL import Image
-from publish.records import make_multi_label_record, make_record
+from publish.records import make_multi_label_record, make_record, put
 
 from hf_tl.card.plots import FROZEN, PHASE_SHADES, TRAINED, _visible_widths, plot_history, plot_stages
 from hf_tl.errors import PublishError
+from hf_tl.record import RunRecord
 
 
 def share_of(path: Path, color: str) -> float:
@@ -34,11 +35,10 @@ def test_stages_show_what_was_frozen(tmp_path: Path, count: int) -> None:
     assert (share_of(tmp_path / "stages.png", FROZEN) > 0.01) == (count > 2)
 
 
-def test_more_trained_stages_are_more_warm(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_more_trained_stages_are_more_warm(tmp_path: Path, record: RunRecord) -> None:
     plot_stages(record, tmp_path / "some.png")
-    for stage in record["stages"]:
-        stage["trained_in_phases"] = [0]
-    plot_stages(record, tmp_path / "all.png")
+    everything = tuple(stage.name for stage in record.stages)
+    plot_stages(put(record, phases__1__trained_stages=everything), tmp_path / "all.png")
     assert share_of(tmp_path / "all.png", TRAINED) > 1.5 * share_of(tmp_path / "some.png", TRAINED)
 
 
@@ -51,25 +51,22 @@ def test_every_stage_can_be_seen(parameters: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["$\\frac{", "$x$", "%s {0}", "\n\n", "\x00", "_" * 500, "a\ud800b"])
-def test_hostile_names_are_text(tmp_path: Path, record: dict[str, Any], name: str) -> None:
-    record["stages"][2]["name"] = record["model"]["architecture"] = name
+def test_hostile_names_are_text(tmp_path: Path, record: RunRecord, name: str) -> None:
+    record = put(record, stages__2__name=name, model__architecture=name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the font may lack a character: a box is drawn
         plot_stages(record, tmp_path / "stages.png")
     assert Image.open(tmp_path / "stages.png").size[0] == 1280
 
 
-def test_history_shades_each_phase(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_history_shades_each_phase(tmp_path: Path, record: RunRecord) -> None:
     plot_history(record, tmp_path / "two.png")
-    record["history"] = [entry | {"phase": 0} for entry in record["history"]]
-    plot_history(record, tmp_path / "one.png")
+    plot_history(put(record, history=tuple({**entry, "phase": 0} for entry in record.history)), tmp_path / "one.png")
     assert share_of(tmp_path / "two.png", PHASE_SHADES[1]) > 0.2
     assert share_of(tmp_path / "one.png", PHASE_SHADES[1]) < 0.01
 
 
-def test_history_names_the_rungs_of_a_climb(
-    tmp_path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_history_names_the_rungs_of_a_climb(tmp_path: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the one that was taken back, which is no phase of the strategy any more."""
     told: list[str] = []
     draw = Axes.text
@@ -80,8 +77,7 @@ def test_history_names_the_rungs_of_a_climb(
 
     monkeypatch.setattr(Axes, "text", watched)
     plot_history(record, tmp_path / "phases.png")
-    record["rungs"] = [{"is_kept": True}, {"is_kept": False}]
-    plot_history(record, tmp_path / "rungs.png")
+    plot_history(put(record, rungs=({"is_kept": True}, {"is_kept": False})), tmp_path / "rungs.png")
     assert told == 2 * ["phase 1", "phase 2"] + 2 * ["rung 1", "rung 2,\ntaken back"]
 
 
@@ -95,9 +91,9 @@ def test_history_shows_what_the_model_was_chosen_by(tmp_path: Path) -> None:
     """The right half has a curve: of the mean average precision, not of an accuracy that a record does not have."""
     record = make_multi_label_record()
     plot_history(record, tmp_path / "shown.png")
-    for entry in record["history"]:
-        del entry["validation"]["mean_average_precision"]
-    plot_history(record, tmp_path / "missing.png")
+    plot_history(
+        put(record, history=tuple({**entry, "validation": {}} for entry in record.history)), tmp_path / "missing.png"
+    )
     halves = [np.asarray(Image.open(tmp_path / name))[:, 640:] for name in ("shown.png", "missing.png")]
     blue = np.array([0x2B, 0x6C, 0xA3])
     counts = [int((np.abs(half[..., :3].astype(int) - blue).max(-1) < 8).sum()) for half in halves]
@@ -105,18 +101,18 @@ def test_history_shows_what_the_model_was_chosen_by(tmp_path: Path) -> None:
     assert counts[1] == 0
 
 
-def test_history_without_validation_loss_or_best(tmp_path: Path, record: dict[str, Any]) -> None:
-    record["history"] = [entry | {"validation": {}} for entry in record["history"]]
-    plot_history(record | {"best": None}, tmp_path / "history.png")
+def test_history_without_validation_loss_or_best(tmp_path: Path, record: RunRecord) -> None:
+    record = put(record, history=tuple({**entry, "validation": {}} for entry in record.history))
+    plot_history(put(record, best=None), tmp_path / "history.png")
     assert share_of(tmp_path / "history.png", PHASE_SHADES[1]) > 0.2
 
 
-def test_empty_history_cannot_be_drawn(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_empty_history_cannot_be_drawn(tmp_path: Path, record: RunRecord) -> None:
     with pytest.raises(PublishError, match="history is empty"):
-        plot_history(record | {"history": []}, tmp_path / "history.png")
+        plot_history(put(record, history=()), tmp_path / "history.png")
 
 
-def test_same_record_same_bytes_and_no_global_state(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_same_record_same_bytes_and_no_global_state(tmp_path: Path, record: RunRecord) -> None:
     backend = matplotlib.get_backend(auto_select=False)
     for name in ("a.png", "b.png"):
         plot_stages(record, tmp_path / name)

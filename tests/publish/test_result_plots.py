@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from publish.records import evaluated, make_multi_label_record, make_record
+from publish.records import evaluated, make_multi_label_record, make_record, put, without_temperature
 from publish.test_plots import share_of
 
 from hf_tl.card.examples import Example, plot_examples
 from hf_tl.card.figures import FIGURES, draw_figures, figures_of
 from hf_tl.card.result_plots import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import AFTER, BEFORE
 
 DARK = "#08306b"
@@ -26,11 +27,10 @@ def names(count: int) -> tuple[str, ...]:
 @pytest.mark.parametrize("classes", [2, 10, 20, CLASSES_DRAWN])
 def test_a_confusion_matrix_is_as_dark_as_the_model_is_right(classes: int, tmp_path: Path) -> None:
     record = evaluated(make_record(labels=names(classes)))
-    test = record["evaluation"]["splits"]["test"]
-    test["confusion"] = [[index, index, 9] for index in range(classes)]
-    plot_confusion(record, tmp_path / "right.png")
-    test["confusion"] = [[index, (index + shift) % classes, 1] for index in range(classes) for shift in range(classes)]
-    plot_confusion(record, tmp_path / "spread.png")
+    right = tuple((index, index, 9) for index in range(classes))
+    spread = tuple((index, (index + shift) % classes, 1) for index in range(classes) for shift in range(classes))
+    plot_confusion(put(record, measured__test__confusion=right), tmp_path / "right.png")
+    plot_confusion(put(record, measured__test__confusion=spread), tmp_path / "spread.png")
     assert share_of(tmp_path / "right.png", DARK) > 0.3 / classes
     assert share_of(tmp_path / "spread.png", DARK) < 0.1 * share_of(tmp_path / "right.png", DARK) + 0.02
     assert max(Image.open(tmp_path / "right.png").size) <= 1280
@@ -41,14 +41,13 @@ def test_the_reliability_diagram_shows_both_and_one_where_there_is_one(tmp_path:
     plot_reliability(record, tmp_path / "both.png")
     assert share_of(tmp_path / "both.png", BEFORE) > 0.005
     assert share_of(tmp_path / "both.png", AFTER) > 0.005
-    record["evaluation"]["splits"]["test"]["calibration"]["after"] = None
-    plot_reliability(record, tmp_path / "one.png")
+    plot_reliability(without_temperature(record, "no validation image is wrong"), tmp_path / "one.png")
     assert share_of(tmp_path / "one.png", BEFORE) > 0.005
     assert share_of(tmp_path / "one.png", AFTER) < 0.001
 
 
-def make_examples(record: dict[str, Any], color: tuple[float, float, float], *, maps: bool = True) -> list[Example]:
-    mistakes = record["evaluation"]["splits"]["test"]["mistakes"]
+def make_examples(record: RunRecord, color: tuple[float, float, float], *, maps: bool = True) -> list[Example]:
+    mistakes = record.measured["test"].mistakes
     pixels, seen = np.broadcast_to(np.array(color), (16, 16, 3)), np.zeros((16, 16))
     return [
         Example(pixels, {role: seen for role in ("predicted", "true") if maps and mistake[role] is not None})

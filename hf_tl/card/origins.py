@@ -1,0 +1,85 @@
+"""Where the weights of a model came from, in the words of its card; derived from `Origin` and the phases alone."""
+
+from markupsafe import Markup
+
+from hf_tl.record import Origin, RunRecord
+from hf_tl.reporting.markdown import code, escape
+
+LINKS_SHOWN = 3
+"""Earlier trainings that a card names; the rest of a chain is counted."""
+STARTS = {
+    "random": "trained from random weights",
+    "hub": "pretrained, then trained",
+    "file": "started from a weights file, then trained",
+    "folder": "started from a local checkpoint, then trained",
+    "trained": "started from a model that hf_tl trained, then trained further",
+    "memory": "started from weights given in memory, then trained",
+}
+
+
+def strategy_tag(record: RunRecord) -> str:
+    """Return the tag that names what was trained since the starting weights."""
+    if record.start.is_random and record.start.base_model is None:
+        return "from-scratch"
+    return "transfer-learning" if record.trains_head_alone else "fine-tuning"
+
+
+def describe_start(origin: Origin) -> Markup:
+    """Describe starting weights and the trainings before, as a phrase of Markdown.
+
+    >>> str(describe_start(Origin("trained", strategy="scratch", data="pets", earlier=Origin.random())))
+    'a model that hf_tl trained on `pets` with the strategy `scratch`, which started from random weights'
+    """
+    links = [origin]
+    while links[-1].kind == "trained" and links[-1].earlier is not None:
+        links.append(links[-1].earlier)
+    if (skipped := len(links) - 1 - LINKS_SHOWN) > 0:
+        links = [*links[:LINKS_SHOWN], links[-1]]
+    *trained, first = map(_describe, links)
+    if skipped > 0:
+        trained.append(Markup(f"{skipped:,} earlier {'training' if skipped == 1 else 'trainings'}"))
+    return Markup(", which started from ").join([*trained, first])
+
+
+def origin_lines(origin: Origin) -> list[Markup]:
+    """State the starting weights and their license, a line of Markdown each."""
+    if origin.kind == "random":
+        seed = "" if origin.seed is None else f" (seed {origin.seed})"
+        return [Markup(f"Nothing was transferred: all weights were random at the start{seed}.")]
+    lines = []
+    if origin.base_model is not None:
+        revision = "" if origin.base_revision is None else f", revision {code(origin.base_revision)}"
+        lines.append(Markup(f"Base model: {code(origin.base_model)}{revision}"))
+    if origin.kind != "hub":
+        lines.append(Markup(f"Starting weights: {describe_start(origin)}"))
+    if not origin.is_random or origin.base_license is not None:
+        lines.append(Markup(f"License of the starting weights: {escape(origin.base_license or 'not recorded')}"))
+    return lines
+
+
+def _describe(origin: Origin) -> Markup:
+    """Describe one link of a chain."""
+    match origin.kind:
+        case "random":
+            return Markup("random weights")
+        case "hub":
+            return code(origin.name or "a model of the Hub")
+        case "file":
+            name = f"the file {code(origin.file)}" if origin.file else "a weights file"
+            return Markup(name + ("" if origin.sha256 is None else f", SHA-256 {code(origin.sha256)}"))
+        case "folder":
+            return Markup("a local checkpoint that hf_tl did not train")
+        case "trained":
+            place = "" if origin.name is None else f" {code(origin.name)}"
+            data = "" if origin.data is None else f" on {code(origin.data)}"
+            strategy = "" if origin.strategy is None else f" with the strategy {code(origin.strategy)}"
+            return Markup(f"a model{place} that hf_tl trained{data}{strategy}")
+        case "memory":
+            return _describe_memory(origin)
+
+
+def _describe_memory(origin: Origin) -> Markup:
+    if origin.earlier is None:
+        return Markup("weights given in memory; their origin is not recorded")
+    before = _describe(origin.earlier)
+    return Markup(f"weights changed in memory, in a way that is not recorded; before that, the model was {before}")
