@@ -10,13 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hf_tl.backbones.provenance import Provenance, provenance_of, set_provenance, trained_origin
 from hf_tl.config import HubConfig, TrainingConfig
+from hf_tl.data.conversions import Conversions
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
 from hf_tl.processes.console import say
 from hf_tl.processes.together import on_main_process
-from hf_tl.record import LearnedFrom, Measured, Origin, RefitRecord, RunRecord, Seconds, Temperature
+from hf_tl.record import LearnedFrom, Measured, Origin, PlainMeasured, RefitRecord, RunRecord, Seconds, Temperature
 from hf_tl.strategy import Phase, Strategy
 
 if TYPE_CHECKING:
@@ -139,8 +142,9 @@ class Job:
             close_logs(self.accelerator, self.config)
         with self._saved():
             test = self._predictions(training, "test")
+            plain = self._plain_predictions(training, test)
             record = dataclasses.replace(record, energy=energy or None)
-            result = on_main_process(self.accelerator, lambda: self._finish(record, validation, test))
+            result = on_main_process(self.accelerator, lambda: self._finish(record, validation, test, plain))
         set_provenance(self.model, trained_origin(result.record, head="kept"), self._learned(training))
         return result
 
@@ -204,6 +208,38 @@ class Job:
 
     def _predictions(self, training: "Training", split: str) -> "Predictions":
         return training.predictions(self.data.splits[split], split)
+
+    def _plain_predictions(self, training: "Training", test: "Predictions") -> "Predictions | None":
+        """Predict the test images as a plain `pipeline()` does; None where that makes no difference.
+
+        Images that it cannot decode are predicted as no class.
+        """
+        from hf_tl.evaluation.measure import predict_split
+        from hf_tl.views.stream_views import viewed
+
+        if not self._plain_kinds:
+            return None
+        conversions = self.data.conversions.get("test", Conversions())
+        images, logits = self.data.splits["test"], np.array(test.logits)
+        rows = range(len(images)) if self.config.test_time_flip else conversions.all_rows
+        rows = sorted(set(rows) - set(conversions.unreadable))
+        logits[list(conversions.unreadable)] = np.nan
+        if rows:
+            transform = self.transforms_of(training.carried_out.phases[-1]).eval
+            chosen = images if len(rows) == len(images) else images.select(rows)
+            seen = viewed(chosen, dataclasses.replace(transform, plain=True))
+            logits[rows] = predict_split(
+                self.accelerator, self.model, seen, self.config.per_device_eval_batch_size
+            ).logits
+        return dataclasses.replace(test, logits=logits)
+
+    @property
+    def _plain_kinds(self) -> dict[str, int]:
+        """Count the test images that a plain `pipeline()` treats otherwise, by how."""
+        kinds = dict(self.data.conversions.get("test", Conversions()).images)
+        if self.config.test_time_flip:
+            kinds["averaged with their mirror image"] = len(self.data.splits["test"])
+        return kinds
 
     def _learned(self, training: "Training") -> LearnedFrom:
         """Return which images the weights of a training learned from, those of the starting model included."""
@@ -291,7 +327,11 @@ class Job:
         )
 
     def _finish(
-        self, record: RunRecord, validation: "tuple[Predictions, str | None]", test: "Predictions"
+        self,
+        record: RunRecord,
+        validation: "tuple[Predictions, str | None]",
+        test: "Predictions",
+        plain: "Predictions | None",
     ) -> RunResult:
         """Check that the committed model loads, measure it, write its card and push it; on the main process."""
         from hf_tl.card.summary import summarise
@@ -301,6 +341,8 @@ class Job:
         say(None, "Loading the saved model again to compare")
         check_reload(self.model, self.preprocessing, self.folder)
         measured, temperature = self._measure(record, validation, test)
+        if plain is not None:
+            measured["test"] = dataclasses.replace(measured["test"], plain=self._plain_measured(plain))
         record = dataclasses.replace(
             record,
             measured=measured,
@@ -343,6 +385,10 @@ class Job:
                 left_out=0 if leakage is None else leakage.left_out,
             )
         return measured, temperature
+
+    def _plain_measured(self, plain: "Predictions") -> PlainMeasured:
+        accuracy = self.problem.accuracy
+        return PlainMeasured(self._plain_kinds, {accuracy: self.problem.compute(plain.logits, plain.labels)[accuracy]})
 
     def _examples(self, record: RunRecord) -> "tuple[RunRecord, list[Example]]":
         """Collect the images that the card may show: none, unless the user allowed it."""

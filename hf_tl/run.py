@@ -117,7 +117,6 @@ def open_data(
     """
     from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
     from hf_tl.data.learned import leave_out_learned, resolve
-    from hf_tl.features.features import decoded_before
 
     shared: dict[str, Any] = {
         **{name: getattr(config, name) for name in SPLIT_SETTINGS},
@@ -137,7 +136,6 @@ def open_data(
             data,
             skip_bad_images=config.skip_bad_images,
             verbose=accelerator.is_main_process,
-            readable=decoded_before(training),
         )
     return leave_out_learned(data, resolve(learned, data), keep=config.include_training_images)
 

@@ -1,18 +1,13 @@
 """Count the images of a split that are not used as a plain `transformers.pipeline` uses them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from hf_tl.data.colors import CONVERSIONS, DAMAGED, Conversion, conversion_of, plain_rgb
-from hf_tl.data.fingerprint import map_images
 from hf_tl.data.images import with_image
-from hf_tl.data.streams import StreamedImages, map_stream
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 WHAT: Mapping[Conversion, tuple[str, str, str]] = {
     "transparency": (
@@ -44,6 +39,13 @@ class Conversions:
         """The number of images by kind, for the record: `conversions`."""
         return {kind: len(rows) for kind, rows in self.rows.items()}
 
+    def select(self, rows: Sequence[int]) -> "Conversions":
+        """Return the conversions of some rows of the split, numbered anew in the given order."""
+        places = {row: place for place, row in enumerate(rows)}
+        kept = {kind: sorted(places[row] for row in listed if row in places) for kind, listed in self.rows.items()}
+        unreadable = sorted(places[row] for row in self.unreadable if row in places)
+        return Conversions({kind: listed for kind, listed in kept.items() if listed}, unreadable)
+
     @property
     def all_rows(self) -> list[int]:
         """The rows of all these images, in order; the plain rule gives the same pixels for all others."""
@@ -59,47 +61,33 @@ class Conversions:
         return [f"{count:,} of {images:,} {split} images {what}: {ours}; {plain}" for count, what, ours, plain in texts]
 
 
-def count_conversions(images: "Dataset | StreamedImages", image_column: str, split: str) -> Conversions:
-    """Find the images of a split that need a conversion.
+def examine(stored: Any, name: str) -> tuple[Conversion | None, bool]:
+    """Decode a stored image, JPEGs at an eighth of their size.
 
-    JPEGs are decoded at an eighth of their size, others in full.
-
-    Args:
-        images: rows with encoded images; those of a stream are read once more.
-        image_column: the column of the images.
-        split: its name, for errors.
+    Returns:
+        Why it needs a conversion, if it does, and whether the plain rule can read it.
 
     Raises:
-        DataError: an image cannot be decoded.
+        DataError: The image cannot be decoded.
     """
-    rows: dict[Conversion, list[int]] = {kind: [] for kind in CONVERSIONS}
-    unreadable = []
-    for row, (kind, is_readable) in _each(images, image_column, split):
-        if kind is not None:
-            rows[kind].append(row)
-            unreadable += [] if is_readable else [row]
-    return Conversions({kind: sorted(found) for kind, found in rows.items() if found}, sorted(unreadable))
 
-
-def _each(
-    images: "Dataset | StreamedImages", image_column: str, split: str
-) -> Iterator[tuple[int, tuple[Conversion | None, bool]]]:
-    if not isinstance(images, StreamedImages):
-        yield from enumerate(map_images(images, image_column, split, _examine))
-        return
-    rows = {place: row for row, place in enumerate(images.places.tolist())}
-    yield from ((rows[place], found) for place, found in map_stream(images.stream, _examine) if place in rows)
-
-
-def _examine(stored: Any, name: str) -> tuple[Conversion | None, bool]:
-    """Return why a stored image needs a conversion, if it does, and whether the plain rule can read it."""
-
-    def examine(image: Image.Image) -> tuple[Conversion | None, bool]:
+    def look(image: Image.Image) -> tuple[Conversion | None, bool]:
         image.draft(None, (1, 1))
         kind = conversion_of(image)
         return kind, kind is None or (kind != "unreadable EXIF" and _is_readable(image))
 
-    return with_image(stored or {}, name, examine)
+    return with_image(stored or {}, name, look)
+
+
+def gather(found: Iterable[tuple[Conversion | None, bool]]) -> Conversions:
+    """Gather what `examine` returned for the images of a split, in the order of its rows."""
+    rows: dict[Conversion, list[int]] = {kind: [] for kind in CONVERSIONS}
+    unreadable = []
+    for row, (kind, is_readable) in enumerate(found):
+        if kind is not None:
+            rows[kind].append(row)
+            unreadable += [] if is_readable else [row]
+    return Conversions({kind: listed for kind, listed in rows.items() if listed}, unreadable)
 
 
 def _is_readable(image: Image.Image) -> bool:

@@ -1,7 +1,7 @@
 """From a dataset's name to checked splits of images with one list of labels."""
 
-from collections.abc import Container, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, Image
 
+from hf_tl.data.colors import Conversion
 from hf_tl.data.columns import (
     LABEL,
     find_image_column,
@@ -17,10 +18,10 @@ from hf_tl.data.columns import (
     rename_columns,
     split_names,
 )
+from hf_tl.data.conversions import examine, gather
 from hf_tl.data.drawing import Pool
 from hf_tl.data.fingerprint import digest_image, map_images, row_name
 from hf_tl.data.image_data import ImageData, class_counts_of
-from hf_tl.data.images import decode
 from hf_tl.data.labels import (
     class_names,
     encode_labels,
@@ -286,10 +287,10 @@ def _require_classes(train: Dataset, labels: tuple[str, ...]) -> None:
         )
 
 
-def check_images(
-    data: ImageData, *, skip_bad_images: bool = False, verbose: bool = False, readable: Container[str] = ()
-) -> ImageData:
+def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: bool = False) -> ImageData:
     """Decode every image once, JPEGs at an eighth of their size, so that none fails in the middle of training.
+
+    Images that a plain `pipeline()` would convert otherwise are counted, and noted.
 
     Those of a stream are only checked, in a pass of its own, where what cannot be read is to be left out: else the pass
     that computes features, which comes before training too, finds them.
@@ -298,10 +299,9 @@ def check_images(
         data: what `load_data` returned.
         skip_bad_images: leave out what cannot be read, and note it.
         verbose: show a progress bar.
-        readable: identifies splits as `data.orders` does; their images were decoded before, and are not decoded again.
 
     Returns:
-        The data without the images that cannot be read: `data` itself, unless some were left out.
+        The data without the images that cannot be read.
 
     Raises:
         DataError: images cannot be read (at most five are named), or too few are left.
@@ -311,22 +311,23 @@ def check_images(
             return data
         left, more = leave_out(data.splits, _bad_image, verbose)
         return _without_bad_images(replace(data, splits=left, notes=(*data.notes, *more))) if more else data
-    notes, errors, kept = [], [], {}
+    notes, errors, kept, conversions = [], [], {}, {}
     with progress_bar(
         total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose
     ) as progress:
         for split, rows in data.splits.items():
-            if data.orders.get(rows._fingerprint) in readable:
-                progress.update(len(rows))
-                continue
-            results = list(map_images(rows, split, _bad_image, progress))
-            if bad := [result for result in results if result is not None]:
-                errors += [error for _, error in bad]
-                kept[split] = [row for row, result in enumerate(results) if result is None]
-                names = name_some(Path(name).name for name, _ in bad)
+            results = list(map_images(rows, split, _examine, progress))
+            if bad := [result for result in results if isinstance(result, _Unreadable)]:
+                errors += [one.error for one in bad]
+                kept[split] = [row for row, result in enumerate(results) if not isinstance(result, _Unreadable)]
+                names = name_some(Path(one.name).name for one in bad)
                 notes.append(f"{len(bad)} images of {split} that cannot be read were left out: {names}")
+            found = gather((None, True) if isinstance(result, _Unreadable) else result for result in results)
+            conversions[split] = found
+            notes += found.notes(split, len(rows))
+    data = replace(data, conversions=conversions)
     if not errors:
-        return data
+        return replace(data, notes=(*data.notes, *notes))
     if not skip_bad_images:
         lines = [*errors[:5], *([f"and {len(errors) - 5} more"] if len(errors) > 5 else [])]
         advice = "replace or remove them, or leave them out with --skip_bad_images"
@@ -344,12 +345,22 @@ def _without_bad_images(data: ImageData) -> ImageData:
     return _note_copies(data)
 
 
-def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] | None:
+@dataclass(frozen=True)
+class _Unreadable:
+    name: str
+    error: str
+
+
+def _examine(stored: Mapping[str, Any] | None, name: str) -> tuple[Conversion | None, bool] | _Unreadable:
     try:
-        decode(stored or {}, name, reduced=True)
+        return examine(stored, name)
     except DataError as error:
-        return name, str(error)
-    return None
+        return _Unreadable(name, str(error))
+
+
+def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] | None:
+    result = _examine(stored, name)
+    return (result.name, result.error) if isinstance(result, _Unreadable) else None
 
 
 def _note_copies(data: ImageData) -> ImageData:

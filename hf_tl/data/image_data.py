@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from hf_tl.data.columns import LABEL, holds_lists
+from hf_tl.data.conversions import Conversions
 from hf_tl.data.drawing import Draw, Pool
 from hf_tl.data.fingerprint import digest_in_order, fingerprint_of
 from hf_tl.data.multi_label import flags_of
@@ -39,6 +40,8 @@ class ImageData:
     """How the splits were drawn that the dataset lacked; the others are its own."""
     digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict, repr=False)
     """SHA-256 of each image by split, in the order of its rows. Empty for streams, whose content is not read."""
+    conversions: Mapping[str, Conversions] = field(default_factory=dict, repr=False)
+    """Images by split that a plain `pipeline()` converts otherwise. Empty before `check_images`, and for streams."""
     problem_type: str = "single_label_classification"
     """Or `multi_label_classification`: an image shows any number of classes, or none. As in a model's config."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -84,7 +87,10 @@ class ImageData:
         digests = dict(self.digests)
         if digests:
             digests[split] = tuple(digests[split][row] for row in rows)
-        return replace(self, splits=splits, digests=digests)
+        conversions = dict(self.conversions)
+        if split in conversions:
+            conversions[split] = conversions[split].select(rows)
+        return replace(self, splits=splits, digests=digests, conversions=conversions)
 
     def pool(self, splits: Iterable[str]) -> Pool:
         """Return the digests and labels of some splits together."""
@@ -114,6 +120,7 @@ class ImageData:
             source="dataset" if draw is None else "drawn",
             seed=None if draw is None else draw.seed,
             share=None if draw is None else draw.share,
+            conversions=self.conversions[split].images if split in self.conversions else {},
         )
 
 

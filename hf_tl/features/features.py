@@ -7,7 +7,6 @@ kept on the disk, and only the suffix trains on it, epoch after epoch.
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,17 +40,6 @@ def feature_store(config: TrainingConfig) -> FeatureStore:
     """Open the store that `config` names, the one in the cache of Hugging Face by default."""
     folder = Path(config.feature_cache_dir) if config.feature_cache_dir else default_folder()
     return FeatureStore(folder, int(config.feature_cache_gb * 1e9))
-
-
-def decoded_before(config: TrainingConfig) -> frozenset[str]:
-    """Identify, as `ImageData.orders` does, splits whose features are kept: so all of their images were decoded.
-
-    With another version of Pillow it does not count.
-    """
-    if config.feature_cache == "off":
-        return frozenset()
-    made_of = feature_store(config).descriptions()
-    return frozenset(one["images"] for one in made_of if one["versions"]["pillow"] == version("pillow"))
 
 
 class Features:

@@ -240,18 +240,6 @@ def test_damaged_images_are_left_out(damaged: Path) -> None:
     assert checked.fingerprint == load_data(str(damaged)).fingerprint != data.fingerprint
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_what_was_decoded_before_is_not_decoded_again(damaged: Path) -> None:
-    data = load_data(str(damaged))
-    orders = {split: data.orders[rows._fingerprint] for split, rows in data.splits.items()}
-    with pytest.raises(DataError, match="1 images cannot be used"):
-        check_images(data, readable={orders["train"], orders["validation"]})
-    assert check_images(data, readable=orders.values()) is data
-    (damaged / "train" / "dog" / "7.png").write_bytes(b"")  # another image is another split
-    with pytest.raises(DataError, match="7 images cannot be used"):
-        check_images(load_data(str(damaged)), readable=orders.values())
-
-
 def test_nothing_readable_is_left(write_folder: WriteFolder) -> None:
     folder = write_folder({"train/cat": 3, "train/dog": 3, "validation/cat": 1, "test/cat": 1})
     (folder / "test" / "cat" / "0.png").write_bytes(b"")
