@@ -18,6 +18,14 @@ TURN_IF_READABLE = """\
     if orientation in range(2, 9):
         image = image.transpose((0, 3, 1, 5, 4, 6, 2)[orientation - 2])
 """
+END = """\
+    return image.convert("RGB")
+"""
+WITHOUT_EXIF = """\
+    image = image.convert("RGB")
+    image.info = {}  # so that the EXIF data are not applied again
+    return image
+"""
 STEPS = {
     "deep gray": """\
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -52,7 +60,8 @@ def reading_code(conversions: Collection[str], channels: int) -> dict[str, Marku
     """
     turn = TURN_IF_READABLE if "unreadable EXIF" in conversions else TURN
     body = turn + "".join(step for kind, step in STEPS.items() if kind in conversions)
-    function = f'\n\ndef to_rgb(image):\n{body}    return image.convert("RGB")\n\n\n'
+    end = WITHOUT_EXIF if "unreadable EXIF" in conversions else END
+    function = f"\n\ndef to_rgb(image):\n{body}{end}\n\n"
     rgb = CONVERTED if conversions else PLAIN
     used = body if conversions else PLAIN
     texts = {

@@ -88,13 +88,14 @@ def upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation, or return the image itself where it has none that can be read."""
     image.load()
     try:
-        method = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DAMAGED:
-        return image
-    if method is None:
-        return image
-    turned = image.transpose(method)
-    # the orientation must not be applied twice
+        turned = image.copy()
+    else:
+        if orientation not in UPRIGHT:
+            return image
+        turned = image.transpose(UPRIGHT[orientation])
+    # so that nobody applies the orientation again, or stops at what cannot be read
     turned.info = {key: value for key, value in image.info.items() if key not in METADATA}
     return turned
 
