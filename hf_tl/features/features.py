@@ -8,7 +8,6 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_tl.backbones.boundary import find_boundary
@@ -20,7 +19,7 @@ from hf_tl.data.images import ImageTransform, Transforms, stack_labels
 from hf_tl.data.streams import StreamedImages, first_image
 from hf_tl.errors import ConfigError, DataError, StageError
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet, feature_sets
-from hf_tl.features.feature_store import ChosenRows, FeatureRows, FeatureStore, default_folder, key_of
+from hf_tl.features.feature_store import ChosenRows, FeatureRows, key_of, open_store
 from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
 from hf_tl.processes.console import say
 from hf_tl.processes.sharding import ShardedAccelerator
@@ -37,12 +36,6 @@ READ_RATE = 500e6
 """Bytes a second that a disk reads at least, in the estimate of what pays."""
 
 
-def feature_store(config: TrainingConfig) -> FeatureStore:
-    """Open the store that `config` names, the one in the cache of Hugging Face by default."""
-    folder = Path(config.feature_cache_dir) if config.feature_cache_dir else default_folder()
-    return FeatureStore(folder, int(config.feature_cache_gb * 1e9))
-
-
 def decoded_before(config: TrainingConfig) -> frozenset[str]:
     """Identify, as `ImageData.orders` does, splits whose features are kept: so all of their images were decoded.
 
@@ -50,7 +43,7 @@ def decoded_before(config: TrainingConfig) -> frozenset[str]:
     """
     if config.feature_cache == "off":
         return frozenset()
-    made_of = feature_store(config).descriptions()
+    made_of = open_store(config.feature_cache_dir, config.feature_cache_gb).descriptions()
     return frozenset(one["images"] for one in made_of if one["versions"]["pillow"] == version("pillow"))
 
 
@@ -72,7 +65,7 @@ class Features:
         orders: Mapping[str, str] | None = None,
     ) -> None:
         self.accelerator, self.model, self.config = accelerator, model, config
-        self.store = feature_store(config)
+        self.store = open_store(config.feature_cache_dir, config.feature_cache_gb)
         self._orders = dict(orders or {})
         self._current: FeaturePass | None = None
 
