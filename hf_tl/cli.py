@@ -8,7 +8,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import NoReturn
 
 from hf_tl.config import DataConfig, ModelConfig, StrategyConfig, TrainingConfig
@@ -267,10 +266,10 @@ def cache(arguments: list[str]) -> None:
     parser.add_argument("action", nargs="?", choices=["list", "clear"], default="list", help="list by default")
     parser.add_setting(TrainingConfig, "feature_cache_dir")
     options = parser.parse(arguments)
-    from hf_tl.features.feature_store import FeatureStore, default_folder
+    from hf_tl.features.feature_store import open_store
 
-    folder = Path(options.feature_cache_dir) if options.feature_cache_dir else default_folder()
-    store = FeatureStore(folder, limit=0)
+    store = open_store(options.feature_cache_dir, 0)
+    folder = store.folder
     if options.action == "clear":
         try:
             print(f"{_megabytes(store.clear())} freed in {folder}")

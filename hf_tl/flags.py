@@ -1,6 +1,7 @@
 """Flags: one parser for all commands, the flags of `hf-tl train`, and the YAML file of the same names.
 
-A flag is written out in full. One that is unknown, or given twice with different values, is an error in one line.
+A flag is written out in full; one that is unknown is an error in one line. A flag that is given twice counts as it is
+given last, so that a command can be changed by appending to it, and flags override the YAML file.
 """
 
 import argparse
@@ -16,7 +17,10 @@ from hf_tl.config import DataConfig, HubConfig, ModelConfig, RunConfig, Strategy
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.ranges import Domain, domains
 
-DESCRIPTION = "Train a head, fine-tune, or train from scratch; save the model with its card."
+DESCRIPTION = (
+    "Train a head, fine-tune, or train from scratch; save the model with its card. Of a flag that is given twice, the "
+    "last value counts."
+)
 GROUPS = (ModelConfig, DataConfig, StrategyConfig, TrainingConfig, HubConfig)
 
 
@@ -52,10 +56,12 @@ class Parser(argparse.ArgumentParser):
         """Read the arguments.
 
         Raises:
-            ConfigError: One is unknown, missing, given twice, or outside its range.
+            ConfigError: One is unknown, missing, or outside its range.
         """
         words = list(self._with_numbers(words))
-        self._check_flags(words)
+        for flag in filter(_is_flag, words[: words.index("--") if "--" in words else None]):
+            if (name := flag.partition("=")[0]) not in self._option_string_actions:
+                raise ConfigError(f"unknown flag {name}; {self._advice(name)}")
         options, rest = self.parse_known_args(words)
         if rest:
             raise ConfigError(f"there is no place for {name_some(map(repr, rest))}; see {self.prog} --help")
@@ -82,17 +88,6 @@ class Parser(argparse.ArgumentParser):
         if flag is not None:
             yield flag
 
-    def _check_flags(self, words: Sequence[str]) -> None:
-        given: dict[str, tuple[str, ...]] = {}
-        for flag, values in _given(words):
-            action = self._option_string_actions.get(flag)
-            if action is None:
-                raise ConfigError(f"unknown flag {flag}; {self._advice(flag)}")
-            value = (*values, *(["false"] if isinstance(action, argparse._StoreFalseAction) else []))
-            if given.setdefault(action.dest, value) != value:
-                shown = " and ".join(" ".join(one) or "no value" for one in (given[action.dest], value))
-                raise ConfigError(f"{flag} is given twice, with {shown}; leave one of them out")
-
     def _advice(self, flag: str) -> str:
         names = [action.option_strings[0].lstrip("-") for action in self._actions if action.option_strings]
         wanted = flag.lstrip("-").replace("-", "_")
@@ -100,21 +95,9 @@ class Parser(argparse.ArgumentParser):
         return f"did you mean --{close[0]}?" if close else f"see {self.prog} --help"
 
 
-def _given(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Find flags, with the values that follow; argparse takes a word with a space, or after `--`, for no flag."""
-    flag, values = None, []
-    for word in words:
-        if word == "--":
-            break
-        name, is_joined, value = word.partition("=")
-        if word.startswith("-") and len(word) > 1 and " " not in name and not _is_number(word):
-            if flag is not None:
-                yield flag, values
-            flag, values = name, [value] if is_joined else []
-        else:
-            values.append(word)
-    if flag is not None:
-        yield flag, values
+def _is_flag(word: str) -> bool:
+    """Tell a flag from a value, as argparse does: a word with a space is none, nor is a number."""
+    return word.startswith("-") and len(word) > 1 and " " not in word.partition("=")[0] and not _is_number(word)
 
 
 def _is_number(word: str) -> bool:
@@ -181,22 +164,22 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {file} has keys twice: {name_some(twice)}; leave one of them out")
     values = {}
     for name, value in content.items():
+        if value is None:
+            continue
         try:
             values[name] = _yaml_value(name, value, known[name])
         except ValueError as error:
             raise ConfigError(f"--config {file}: {name} {error}") from error
-    return {name: value for name, value in values.items() if value is not None}
+    return values
 
 
 def _yaml_value(name: str, value: Any, domain: Domain) -> Any:
-    """Read a value: text as the command line does, other types as Python does; None where it says nothing."""
+    """Read a value: text as the command line does, other types as Python does."""
     if name == "phases" and isinstance(value, list):
         return json.dumps(value)
     if isinstance(value, bool) and "on" in domain.choices:
         value = "on" if value else "off"  # what YAML makes of on and off
-    if value is None or not isinstance(value, str):
-        return None if value is None else domain.check(value)
-    return domain.parse(value)
+    return domain.parse(value) if isinstance(value, str) else domain.check(value)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -88,7 +88,15 @@ def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig) 
     from hf_tl.advisor.cost import estimate_cost
 
     say(None, f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name} …")
-    found = recommend(data, backbones, seed=config.training.seed)
+    training = config.training
+    found = recommend(
+        data,
+        backbones,
+        seed=training.seed,
+        feature_cache=training.feature_cache,
+        feature_cache_dir=training.feature_cache_dir,
+        feature_cache_gb=training.feature_cache_gb,
+    )
     say(None, str(found))
     if found.strategy is None or found.candidate is None:
         raise DataError(f"--strategy auto trains nothing ({found.rule}): {found.reason}")
@@ -96,6 +104,8 @@ def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig) 
     if config.training.time_budget is not None:
         images = len(data.splits["train"])
         strategy = config.strategy.build(images=images, climb=found.climb)
-        seconds = estimate_cost(found.candidate, data, strategy, PartialState().device).phase_seconds
+        cached = training.feature_cache != "off"
+        device = PartialState().device
+        seconds = estimate_cost(found.candidate, data, strategy, device, caches_features=cached).phase_seconds
     record = published_advice(found.to_record())
     return Advice(record, found.candidate, found.climb, seconds)

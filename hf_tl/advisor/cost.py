@@ -51,7 +51,9 @@ class Cost:
         )
 
 
-def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, device: torch.device) -> Cost:
+def estimate_cost(
+    backbone: Backbone, data: "ImageData", strategy: Strategy, device: torch.device, *, caches_features: bool = True
+) -> Cost:
     """Time a step of each phase on a few images, and count what it keeps.
 
     Args:
@@ -59,6 +61,7 @@ def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, dev
         data: to train on.
         strategy: its phases.
         device: where it would train.
+        caches_features: whether training caches what the frozen part computes (`--feature_cache`).
     """
     model, preprocessing = backbone.load(data.labels, pretrained=not strategy.from_scratch)
     model.to(device)
@@ -74,8 +77,8 @@ def estimate_cost(backbone: Backbone, data: "ImageData", strategy: Strategy, dev
         forward = seconds_of(partial(_look, model, pixel_values), device) / TIMED
         step = seconds_of(partial(_step, model, pixel_values), device) / TIMED
         epochs = phase.epochs if phase.epochs is not None else (phase.steps or 1) * BATCH / train
-        if phase.augmentation == "none" and phase.trainable_stages != "all":
-            # the frozen part runs once (`--feature_cache auto`); what trains is run on its features
+        if caches_features and phase.augmentation == "none" and phase.trainable_stages != "all":
+            # the frozen part runs once; what trains is run on its features
             seconds.append((train + validation) * (loading + forward) + epochs * train * max(0.0, step - forward))
         else:
             seconds.append(epochs * (train * (loading + step) + validation * (loading + forward)))

@@ -17,6 +17,7 @@ from hf_tl.evaluation.paired import difference_p_value
 if TYPE_CHECKING:
     from hf_tl.backbones.candidates import Backbone
     from hf_tl.data.datasets import ImageData
+    from hf_tl.features.feature_store import FeatureStore
 
 SIGNIFICANT = 0.01
 """Of the tests whether anything can be learned, and whether an earlier stage serves better, before the correction for
@@ -137,7 +138,12 @@ def ask_source_head(logits: np.ndarray, sample: Sample) -> SourceHead:
 
 
 def gather_evidence(
-    backbone: "Backbone", data: "ImageData", sample: Sample, device: torch.device, seed: int
+    backbone: "Backbone",
+    data: "ImageData",
+    sample: Sample,
+    device: torch.device,
+    seed: int,
+    store: "FeatureStore | None" = None,
 ) -> BackboneEvidence:
     """Measure one backbone: a pass over the sample, and one of the same architecture with random weights over a part.
 
@@ -147,6 +153,7 @@ def gather_evidence(
         sample: the images.
         device: to run on.
         seed: of folds and random weights.
+        store: where features are cached, if they are.
 
     Raises:
         ModelError: the backbone cannot be had.
@@ -154,11 +161,9 @@ def gather_evidence(
     """
     model, preprocessing = backbone.load()
     transform = preprocessing.transforms().eval
-    seen = observe(model, sample.images, transform, device)
+    seen = observe(model, sample.images, transform, device, store)
     few = min(COMPARED, len(sample.images))
-    untrained = observe(
-        backbone.load(pretrained=False)[0], sample.images.select(range(few)), transform, device, keep=False
-    )
+    untrained = observe(backbone.load(pretrained=False)[0], sample.images.select(range(few)), transform, device)
     labels, classes = sample.labels, len(sample.classes)
     depths = tuple(
         DepthEvidence(

@@ -19,7 +19,7 @@ from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
 from hf_tl.data.images import ImageTransform
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.errors import TrainingError, name_some
-from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, default_folder, key_of
+from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, key_of
 from hf_tl.processes.console import progress_bar
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BATCH = 64
-LIMIT = 20e9
-"""Bytes that the cache of features may take, as `--feature_cache_gb`."""
 NOT_COMPUTED = ("_name_or_path", "hf_tl", "transformers_version")
 """Settings of a network that its features do not depend on."""
 
@@ -49,30 +47,34 @@ class Observation:
 
 
 def observe(
-    model: "PreTrainedModel", images: "Dataset", transform: ImageTransform, device: torch.device, *, keep: bool = True
+    model: "PreTrainedModel",
+    images: "Dataset",
+    transform: ImageTransform,
+    device: torch.device,
+    store: FeatureStore | None = None,
 ) -> Observation:
-    """Run a network once over images, or find what it gave the last time.
+    """Run a network once over images, or read what it gave the last time.
 
     Args:
         model: a classifier; frozen here, and put into inference mode.
         images: to look at.
         transform: deterministic.
         device: to run on.
-        keep: whether to keep the result in the cache of features; where that cannot be written to, it is computed.
+        store: where features are cached; None keeps none, and one that cannot be written to keeps none either.
 
     Raises:
         TrainingError: what the network gives for an image is no number.
     """
     model.to(device).eval()
     depths = Depths(model)
-    made_of = _made_of(model, images, transform) if keep else {}
-    store, key = FeatureStore(default_folder(), int(LIMIT)), key_of(made_of)
-    found = store.find(key)[0] if keep else None
+    made_of = {} if store is None else _made_of(model, images, transform)
+    key = key_of(made_of)
+    found = None if store is None else store.find(key)[0]
     if found is not None:
         tensors = found.read(range(len(images)))
     else:
         tensors = _compute(model, depths, images, transform, device)
-        if keep:
+        if store is not None:
             with contextlib.suppress(OSError):  # it is computed again the next time
                 _write(store, key, tensors, made_of)
     *features, logits = (tensor.numpy() for tensor in tensors)

@@ -19,6 +19,7 @@ from hf_tl.advisor.sample import IMAGES, Sample, draw_sample
 from hf_tl.backbones.candidates import Backbone, candidates, named
 from hf_tl.config import RECOMMENDED_STRATEGY, ModelConfig, StrategyConfig
 from hf_tl.errors import ConfigError, ModelError, TrainingError, name_some
+from hf_tl.features.feature_store import FeatureStore, open_store
 from hf_tl.storage.folders import make_folder
 from hf_tl.strategy import Strategy
 from hf_tl.training.refit import is_given_back
@@ -117,6 +118,9 @@ def recommend(
     max_images: int = IMAGES,
     seed: int = 0,
     output_dir: str | Path | None = None,
+    feature_cache: str = "auto",
+    feature_cache_dir: str | Path | None = None,
+    feature_cache_gb: float = 20.0,
     **columns: str | None,
 ) -> Recommendation:
     """Measure instead of guessing: which backbone, and how deep to train it.
@@ -130,6 +134,10 @@ def recommend(
         max_images: that each backbone looks at; the more, the narrower the intervals.
         seed: of the sample, the folds and the random weights.
         output_dir: folder that the recommendation is saved in.
+        feature_cache: `"off"` keeps no features on the disk, and the cost is that of a training with `--feature_cache
+            off`.
+        feature_cache_dir: folder of the features; in the cache of Hugging Face by default.
+        feature_cache_gb: the space on the disk that all cached features may take.
         columns: `image_column` and `label_column`, where they are not found by type or name.
 
     Raises:
@@ -151,8 +159,9 @@ def recommend(
     choices = _choices(backbones, image_size or data.defaults.get("image_size"))
     sample = draw_sample(data, max_images, seed)
     device = PartialState().device
+    store = None if feature_cache == "off" else open_store(feature_cache_dir, feature_cache_gb)
     with torch.random.fork_rng():
-        evidence, unavailable = _measure(choices, data, sample, device, seed)
+        evidence, unavailable = _measure(choices, data, sample, device, seed, store)
         counts = data.class_counts("train")
         decision = decide(list(evidence.values()), float(np.median(counts)))
         chosen = next(one for one, measured in evidence.items() if measured is decision.backbone)
@@ -161,7 +170,11 @@ def recommend(
         if settings is not None and climb is not None:
             settings = _settings(settings, climb, data)
         strategy = None if settings is None else settings.build(1, sum(counts))
-        cost = None if strategy is None else estimate_cost(chosen, data, strategy, device)
+        cost = (
+            None
+            if strategy is None
+            else estimate_cost(chosen, data, strategy, device, caches_features=store is not None)
+        )
     found = Recommendation(
         backbone=None if strategy is None else chosen.name,
         strategy=strategy,
@@ -196,7 +209,12 @@ def _settings(settings: StrategyConfig, rungs: Mapping[str, Any], data: "ImageDa
 
 
 def _measure(
-    choices: Sequence[Backbone], data: "ImageData", sample: Sample, device: torch.device, seed: int
+    choices: Sequence[Backbone],
+    data: "ImageData",
+    sample: Sample,
+    device: torch.device,
+    seed: int,
+    store: FeatureStore | None,
 ) -> tuple[dict[Backbone, BackboneEvidence], dict[str, str]]:
     """Gather the evidence of all backbones that can be had, and tell why the others cannot, by their names.
 
@@ -208,7 +226,7 @@ def _measure(
     for backbone in choices:
         torch.manual_seed(seed)  # of the random weights, whichever backbones come before
         try:
-            evidence[backbone] = gather_evidence(backbone, data, sample, device, seed)
+            evidence[backbone] = gather_evidence(backbone, data, sample, device, seed, store)
         except (ModelError, TrainingError) as error:
             unavailable[backbone.name] = str(error)
     if not evidence:

@@ -21,7 +21,7 @@ PRIVATE = (
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """Return all settings of a run by the names of their flags, with file names in place of paths."""
     return {
-        field.name: _publishable(field.name, getattr(group, field.name))
+        field.name: _publishable(field, getattr(group, field.name))
         for group in (config.model, config.data, config.strategy, config.training, config.hub)
         for field in dataclasses.fields(group)
         if field.name not in PRIVATE
@@ -36,8 +36,11 @@ def describe_command(config: RunConfig) -> str:
     return " ".join(["hf-tl train", *(f"--{name} {shlex.quote(word)}" for name, word in words.items())])
 
 
-def _publishable(name: str, value: Any) -> Any:
+def _publishable(field: "dataclasses.Field[Any]", value: Any) -> Any:
     """Reduce a path to the name of its file or folder; `--dataset` takes several, `--phases` also a list itself."""
+    name = field.name
+    if value is None and field.default is not None:
+        return "none"  # in a file for --config, null leaves a setting at its default
     if name not in PATHS or not isinstance(value, str) or value.lstrip().startswith("["):
         return value
     parts = value.split(",") if name in (*HUB_IDS, "weights") and not os.path.exists(value) else [value]

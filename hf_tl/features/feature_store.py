@@ -304,6 +304,11 @@ class FeatureStore:
                         remove(path)
 
 
+def open_store(folder: str | Path | None, gigabytes: float) -> FeatureStore:
+    """Open the store in a folder, by default in the cache of Hugging Face, that takes so many GB at most."""
+    return FeatureStore(Path(folder) if folder else default_folder(), int(gigabytes * 1e9))
+
+
 def key_of(made_of: Mapping[str, Any]) -> str:
     """Hash what features depend on."""
     return hashlib.sha256(json.dumps({"format": FORMAT, **made_of}, sort_keys=True).encode()).hexdigest()[:40]

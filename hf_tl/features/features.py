@@ -7,7 +7,6 @@ kept on the disk, and only the suffix trains on it, epoch after epoch.
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_tl.backbones.boundary import find_boundary
@@ -19,7 +18,7 @@ from hf_tl.data.images import ImageTransform, Transforms, stack_labels
 from hf_tl.data.streams import StreamedImages, first_image
 from hf_tl.errors import ConfigError, DataError, StageError
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet, feature_sets
-from hf_tl.features.feature_store import ChosenRows, FeatureRows, FeatureStore, default_folder, key_of
+from hf_tl.features.feature_store import ChosenRows, FeatureRows, key_of, open_store
 from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
 from hf_tl.processes.console import say
 from hf_tl.processes.sharding import ShardedAccelerator
@@ -34,12 +33,6 @@ if TYPE_CHECKING:
 
 READ_RATE = 500e6
 """Bytes a second that a disk reads at least, in the estimate of what pays."""
-
-
-def feature_store(config: TrainingConfig) -> FeatureStore:
-    """Open the store that `config` names, the one in the cache of Hugging Face by default."""
-    folder = Path(config.feature_cache_dir) if config.feature_cache_dir else default_folder()
-    return FeatureStore(folder, int(config.feature_cache_gb * 1e9))
 
 
 class Features:
@@ -60,7 +53,7 @@ class Features:
         orders: Mapping[str, str] | None = None,
     ) -> None:
         self.accelerator, self.model, self.config = accelerator, model, config
-        self.store = feature_store(config)
+        self.store = open_store(config.feature_cache_dir, config.feature_cache_gb)
         self._orders = dict(orders or {})
         self._current: FeaturePass | None = None
 

@@ -23,10 +23,12 @@ def estimates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cost]:
     backbone = Backbone(str(save_transformers(tiny_resnet(), tmp_path_factory.mktemp("resnet"))))
     strategies = [Strategy.transfer(), Strategy.finetune(1), Strategy.full(), Strategy.full(epochs=1000)]
     names = ["transfer", "finetune", "full", "long"]
-    return {
+    found = {
         name: estimate_cost(backbone, data, strategy, torch.device("cpu"))
         for name, strategy in zip(names, strategies, strict=True)
     }
+    uncached = estimate_cost(backbone, data, Strategy.transfer(epochs=100), torch.device("cpu"), caches_features=False)
+    return {**found, "transfer, 100 epochs, not cached": uncached}
 
 
 def test_what_is_trained_is_counted(estimates: dict[str, Cost]) -> None:
@@ -49,3 +51,8 @@ def test_more_epochs_take_longer(estimates: dict[str, Cost]) -> None:
     """A hundred times as many; the machine may be busy."""
     assert estimates["long"].seconds > 10 * estimates["full"].seconds > 0
     assert estimates["transfer"].seconds > 0
+
+
+def test_without_cached_features_each_epoch_passes_through_the_network(estimates: dict[str, Cost]) -> None:
+    """A hundred passes over the images in place of one, and a hundred times nearly nothing."""
+    assert estimates["transfer, 100 epochs, not cached"].seconds > 10 * estimates["transfer"].seconds

@@ -14,7 +14,7 @@ from hf_tl.advisor.observation import observe
 from hf_tl.backbones.load import load_model
 from hf_tl.backbones.stages import list_stages
 from hf_tl.data.images import ImageTransform
-from hf_tl.features.feature_store import FeatureStore, default_folder
+from hf_tl.features.feature_store import open_store
 
 PLAIN = ImageTransform(Compose([ToTensor(), Normalize((0.5,) * 3, (0.5,) * 3)]))
 
@@ -59,13 +59,13 @@ def test_channels_are_found_where_they_come_last() -> None:
     assert [each.shape[1] for each in features] == [96, 96, 192, 384, 768]
 
 
-def test_the_pass_is_folded_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_TL_CACHE", str(tmp_path))
+def test_the_pass_is_folded_and_kept(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "features", 1)
     network = timm_network()
     save_timm(network, tmp_path / "model")
     rows = images()
     first, second = (
-        observe(load_model(str(tmp_path / "model"), None)[0], rows, PLAIN, torch.device("cpu")) for _ in range(2)
+        observe(load_model(str(tmp_path / "model"), None)[0], rows, PLAIN, torch.device("cpu"), store) for _ in range(2)
     )
     model, _ = load_model(str(tmp_path / "model"), None)
     with torch.inference_mode():
@@ -75,16 +75,16 @@ def test_the_pass_is_folded_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             np.testing.assert_allclose(features, other, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(found.logits, logits, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(first.last, second.last)
-    [entry] = FeatureStore(default_folder(), 0).entries()
+    [entry] = store.entries()
     assert entry.title == "evidence, 6 images at 5 depths"
-    observe(model, images(seed=1), PLAIN, torch.device("cpu"))
-    assert len(FeatureStore(default_folder(), 0).entries()) == 2  # other images are not found
+    observe(model, images(seed=1), PLAIN, torch.device("cpu"), store)
+    assert len(store.entries()) == 2  # other images are not found
 
 
-def test_a_cache_that_cannot_be_written_to_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_to_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("HF_TL_CACHE", str(tmp_path / "file"))
-    assert len(observe(tiny_resnet(), images(), PLAIN, torch.device("cpu")).last) == 6
+    store = open_store(tmp_path / "file", 1)
+    assert len(observe(tiny_resnet(), images(), PLAIN, torch.device("cpu"), store).last) == 6
 
 
 # --- the source head

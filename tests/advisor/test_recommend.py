@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
 from backbones.checkpoints import save_transformers, tiny_resnet
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from hypothesis import given
@@ -16,14 +17,17 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 import hf_tl
+from hf_tl.advisor.advice import take_advice
 from hf_tl.advisor.recommend import FIGURE, RECORD
 from hf_tl.advisor.rules import find_rule
 from hf_tl.advisor.sample import stratified_order
+from hf_tl.backbones.candidates import Backbone
 from hf_tl.cli import main
 from hf_tl.config import RECOMMENDED_STRATEGY as STRATEGY
-from hf_tl.config import StrategyConfig
+from hf_tl.config import RunConfig, StrategyConfig, TrainingConfig
 from hf_tl.data.datasets import prepare_data
 from hf_tl.errors import ConfigError, DataError, ModelError
+from hf_tl.features.feature_store import open_store
 
 NAMES = ["red", "green", "blue"]
 
@@ -63,6 +67,36 @@ def test_a_recommendation_holds_what_it_promises(backbone: str, tmp_path: Path) 
     text = str(found)
     for word in ("linear probe", "LogME", "similarity", "LEEP", "Reason", found.reason):
         assert word in text
+
+
+def test_the_advisor_follows_the_flags_of_the_feature_cache(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, named = tmp_path / "usual", tmp_path / "named"
+    monkeypatch.setenv("HF_TL_CACHE", str(usual))
+    data = prepare_data(coloured(np.arange(240) % 3, spread=1))
+    few = {"max_images": 60}
+    hf_tl.recommend(data, backbone, **few, feature_cache="off")
+    assert not usual.exists()
+    hf_tl.recommend(data, backbone, **few, feature_cache_dir=named)
+    assert not usual.exists()
+    assert [entry.title for entry in open_store(named, 1).entries()] == ["evidence, 60 images at 5 depths"]
+    hf_tl.recommend(data, backbone, **few, feature_cache_gb=1e-9)
+    assert not open_store(usual, 1).entries()
+    hf_tl.recommend(data, backbone, **few)
+    assert len(open_store(usual, 1).entries()) == 1
+
+
+@pytest.mark.parametrize(("flags", "folder"), [({"feature_cache": "off"}, None), ({}, "named")])
+def test_a_run_of_auto_follows_them_too(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], folder: str | None
+) -> None:
+    monkeypatch.setenv("HF_TL_CACHE", str(tmp_path / "usual"))
+    data = prepare_data(coloured(np.arange(90) % 3, spread=1))
+    training = TrainingConfig(feature_cache_dir=tmp_path / "named", **flags)
+    config = RunConfig(strategy=StrategyConfig(strategy="auto"), training=training)
+    take_advice(Accelerator(cpu=True), data, [Backbone(backbone)], config)
+    assert {path.name for path in tmp_path.iterdir()} == ({folder} if folder else set())
 
 
 @pytest.mark.parametrize(("spread", "name"), [(1, "transfer"), (30, "full")])
