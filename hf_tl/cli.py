@@ -78,7 +78,10 @@ def recommend(arguments: list[str]) -> None:
     parser.add_argument("--image_column", help="column with the images; found by its type by default")
     parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
     parser.add_argument("--max_images", type=int, default=2_000, help="images to look at, at most (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample and the folds (default: 0)")
+    parser.add_argument("--validation_fraction", type=float, default=0.1, help="as in hf-tl train (default: 0.1)")
+    parser.add_argument("--test_fraction", type=float, default=0.2, help="as in hf-tl train (default: 0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of splits, sample and folds (default: 0)")
+    _add_include_training_images(parser)
     parser.add_argument("--output_dir", help="folder for recommendation.json, its figure, and the strategy")
     options = vars(parser.parse_args(arguments))
     names, weights = options.pop("model"), options.pop("weights")
@@ -120,12 +123,15 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("--image_column", help="column with the images; found by its type by default")
     parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
     parser.add_argument("--batch_size", type=int, default=64, help="images a step (default: 64)")
+    _add_include_training_images(parser)
     options = parser.parse_args(arguments)
     from hf_tl.evaluation.predict import evaluate_model
 
     found = evaluate_model(**vars(options))
-    learned = ", which the model learned from; other images tell how good it is" if found.are_learned else ""
+    learned = f" ({found.learned:,} of them training images)" if found.learned else ""
     print(f"{options.split}: {found.images:,} images{learned}")
+    for note in found.notes:
+        print(f"leakage: {note}")
     width = max(14, *map(len, found.metrics))
     for name, value in found.metrics.items():
         print(f"  {name:<{width}} {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} {value}")
@@ -143,6 +149,7 @@ def compare(arguments: list[str]) -> None:
     parser.add_argument("--image_column", help="column with the images; found by its type by default")
     parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
     parser.add_argument("--batch_size", type=int, default=64, help="images a step (default: 64)")
+    _add_include_training_images(parser)
     parser.add_argument("--output_dir", help="folder for comparison.json, comparison.md and comparison.png")
     options = parser.parse_args(arguments)
     from hf_tl.comparison.compare import compare as find
@@ -234,6 +241,7 @@ def export(arguments: list[str]) -> None:
     parser.add_argument("--int8", action="store_true", help="also quantize, and measure the accuracy (onnx only)")
     parser.add_argument("--image_column", help="column with the images; found by its type by default")
     parser.add_argument("--label_column", help="column with the labels, as in hf-tl train")
+    _add_include_training_images(parser)
     parser.add_argument("--overwrite_output_dir", action="store_true", help="replace an export in the folder")
     options = parser.parse_args(arguments)
     from hf_tl.exporting.export import export as export_model
@@ -268,6 +276,14 @@ def cache(arguments: list[str]) -> None:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
+
+
+def _add_include_training_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--include_training_images",
+        action="store_true",
+        help="measure on training images of the model too, which does not estimate generalization",
+    )
 
 
 def _parser(command: str, function: Callable[[list[str]], None]) -> argparse.ArgumentParser:

@@ -73,6 +73,11 @@ class DataConfig:
         "read the images of a Hub dataset, or of parquet files, as they are needed, without downloading the dataset: "
         "once for features of the frozen part, else once an epoch",
     )
+    include_training_images: bool = _flag(
+        False,
+        "measure on images that the starting model learned from, too; the card states how many. By default they are "
+        "kept out of validation and test",
+    )
     skip_bad_images: bool = _flag(False, "leave out unreadable images instead of stopping")
     horizontal_flip: bool | None = _flag(
         None, "whether augmentation may mirror images; true by default, false for digits"
