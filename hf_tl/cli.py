@@ -91,12 +91,12 @@ def recommend(arguments: list[str]) -> None:
     )
     parser.add_argument("--weights", nargs="+", help="local files with the weights, one for each model of timm:ARCH")
     parser.add_setting(ModelConfig, "image_size")
-    parser.add_setting(DataConfig, "image_column")
-    parser.add_setting(DataConfig, "label_column")
+    for name in ("image_column", "label_column", "validation_fraction", "test_fraction", "include_training_images"):
+        parser.add_setting(DataConfig, name)
     parser.add_flag("max_images", "images to look at, at most", COUNT, 2_000)
-    parser.add_setting(TrainingConfig, "seed", "random seed (sample, folds)", 0)
+    parser.add_setting(TrainingConfig, "seed", "random seed (splits, sample, folds)")
     for name in ("feature_cache", "feature_cache_dir", "feature_cache_gb"):
-        parser.add_setting(TrainingConfig, name, default=getattr(TrainingConfig, name))
+        parser.add_setting(TrainingConfig, name)
     parser.add_argument("--output_dir", help="folder for recommendation.json, its figure, and the strategy")
     options = vars(parser.parse(arguments))
     names, weights = options.pop("model"), options.pop("weights")
@@ -135,15 +135,17 @@ def evaluate(arguments: list[str]) -> None:
     parser.add_argument("model_name", metavar="model", help="folder of a trained model, or Hub id")
     parser.add_argument("--dataset", required=True, help="Hub id, image folder, parquet files, or digits")
     parser.add_flag("split", "the split to measure on", SPLIT, "test")
-    parser.add_setting(DataConfig, "image_column")
-    parser.add_setting(DataConfig, "label_column")
+    for name in ("image_column", "label_column", "include_training_images"):
+        parser.add_setting(DataConfig, name)
     parser.add_flag("batch_size", "images a step", COUNT, 64)
     options = parser.parse(arguments)
     from hf_tl.evaluation.predict import evaluate_model
 
     found = evaluate_model(**vars(options))
-    learned = ", which the model learned from; other images tell how good it is" if found.are_learned else ""
+    learned = f" ({found.learned:,} of them training images)" if found.learned else ""
     print(f"{options.split}: {found.images:,} images{learned}")
+    for note in found.notes:
+        print(f"leakage: {note}")
     width = max(14, *map(len, found.metrics))
     for name, value in found.metrics.items():
         print(f"  {name:<{width}} {value:.4f}" if isinstance(value, float) else f"  {name:<{width}} {value}")
@@ -158,8 +160,8 @@ def compare(arguments: list[str]) -> None:
         "--dataset", help="Hub id, image folder, parquet files, or digits; by default what both were trained on"
     )
     parser.add_flag("split", "the split to measure on", SPLIT, "test")
-    parser.add_setting(DataConfig, "image_column")
-    parser.add_setting(DataConfig, "label_column")
+    for name in ("image_column", "label_column", "include_training_images"):
+        parser.add_setting(DataConfig, name)
     parser.add_flag("batch_size", "images a step", COUNT, 64)
     parser.add_argument("--output_dir", help="folder for comparison.json, comparison.md and comparison.png")
     options = parser.parse(arguments)
@@ -250,8 +252,8 @@ def export(arguments: list[str]) -> None:
     parser.add_argument("--output_dir", help="new folder; by default one called like the format in the model's")
     parser.add_argument("--dataset", help="images to verify on; by default those of the training, where it is known")
     parser.add_argument("--int8", action="store_true", help="also quantize, and measure the accuracy (onnx only)")
-    parser.add_setting(DataConfig, "image_column")
-    parser.add_setting(DataConfig, "label_column")
+    for name in ("image_column", "label_column", "include_training_images"):
+        parser.add_setting(DataConfig, name)
     parser.add_argument("--overwrite_output_dir", action="store_true", help="replace an export in the folder")
     options = parser.parse(arguments)
     from hf_tl.exporting.export import export as export_model

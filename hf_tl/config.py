@@ -95,11 +95,12 @@ class DataConfig(_Settings):
         "read the images of a Hub dataset, or of parquet files, as they are needed, without downloading the dataset: "
         "once for features of the frozen part, else once an epoch",
     )
-    skip_bad_images: bool = setting(False, "leave out unreadable images instead of stopping")
     include_training_images: bool = setting(
         False,
-        "validate and test also on images that the starting weights learned from; the record and the card then say so",
+        "measure on images that the starting model learned from, too; the card states how many. By default they are "
+        "kept out of validation and test",
     )
+    skip_bad_images: bool = setting(False, "leave out unreadable images instead of stopping")
     horizontal_flip: bool | None = setting(
         None, "whether augmentation may mirror images; true by default, false for digits"
     )

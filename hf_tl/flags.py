@@ -30,15 +30,16 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str | None) -> None:
         super().__init__(f"hf-tl {command}", description=description, allow_abbrev=False, formatter_class=_Formatter)
 
-    def add_setting(self, owner: type, name: str, text: str | None = None, default: Any = None) -> None:
+    def add_setting(self, owner: type, name: str, text: str | None = None, default: Any = ...) -> None:
         """Add the flag of a dataclass's field, with its type and range.
 
         Args:
             owner: The dataclass.
             name: The field.
             text: The help, if it differs from the field's.
-            default: The default, if there is one.
+            default: The default, if it differs from the field's.
         """
+        default = getattr(owner, name) if default is ... else default
         metadata = next(field for field in dataclasses.fields(owner) if field.name == name).metadata
         self.add_flag(name, text or metadata["help"], domains(owner)[name], default)
 

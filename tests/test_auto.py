@@ -278,7 +278,7 @@ def without(*names: str) -> Callable[[dict[str, Any]], object]:
         (without("data", "fingerprint"), "cannot be read (KeyError: 'fingerprint')"),
         (without("evidence", "depths"), "cannot be read (KeyError: 'depths')"),
         (without("warnings"), "cannot be read (KeyError: 'warnings')"),
-        (lambda record: record.update(schema_version=99), "its schema version is 99, expected 1"),
+        (lambda record: record.update(schema_version=99), "its schema version is 99, expected 2"),
         (lambda record: record.update(backbone=None), "cannot be read (TypeError"),
         (lambda record: record.update(backbone="timm/other"), "is for another model than"),
         (lambda record: record["data"].update(fingerprint="0"), "is of other images (colours) than --dataset"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_tl.advisor.data import split_digests
 from hf_tl.advisor.recommend import RECORD, SCHEMA_VERSION, recommend
 from hf_tl.card.reasons import published_advice
 from hf_tl.config import RunConfig
@@ -63,6 +64,7 @@ def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> A
             raise ValueError(f"its schema version is {record['schema_version']!r:.80}, expected {SCHEMA_VERSION}")
         published, name, found_in = published_advice(record), Path(record["backbone"]), record["data"]
         is_of_data, dataset = found_in["fingerprint"] == data.fingerprint, found_in["name"]
+        is_of_split = dict(found_in["splits"]) == split_digests(data)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"--recommendation {folder} cannot be read ({type(error).__name__}: {error}): {RECORD} is not as hf-tl "
@@ -70,8 +72,13 @@ def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> A
         ) from error
     if not is_of_data:
         raise ConfigError(
-            f"--recommendation {folder} is of other images ({dataset}) than --dataset, or of another split of them: "
-            "ask for one of these with hf-tl recommend"
+            f"--recommendation {folder} is of other images ({dataset}) than --dataset: ask for one of these with "
+            "hf-tl recommend"
+        )
+    if not is_of_split:
+        raise ConfigError(
+            f"--recommendation {folder} is of another split of {dataset}, so it has seen test images of this one: give "
+            "--seed, --validation_fraction and --test_fraction as to hf-tl recommend, or run it again with these"
         )
     named = [one for one in backbones if Path(one.name).resolve() == name.resolve()]
     if not named:
@@ -87,12 +94,13 @@ def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig) 
 
     from hf_tl.advisor.cost import estimate_cost
 
-    say(None, f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name} …")
+    say(None, f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name}")
     training = config.training
     found = recommend(
         data,
         backbones,
         seed=training.seed,
+        include_training_images=config.data.include_training_images,
         feature_cache=training.feature_cache,
         feature_cache_dir=training.feature_cache_dir,
         feature_cache_gb=training.feature_cache_gb,

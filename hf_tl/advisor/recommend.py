@@ -12,6 +12,7 @@ import torch
 
 from hf_tl.advisor.climb import plan_climb
 from hf_tl.advisor.cost import Cost, estimate_cost
+from hf_tl.advisor.data import changed, describe_data, known_images, leaks, open_data
 from hf_tl.advisor.decision import Decision, decide, leading, ranking
 from hf_tl.advisor.evidence import BackboneEvidence, gather_evidence
 from hf_tl.advisor.rules import SIMILAR, find_rule
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from hf_tl.data.datasets import ImageData
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD, FIGURE = "recommendation.json", "recommendation.png"
 UNEQUAL = 10
 """Times that the largest class is the smallest one, from which on a warning is given."""
@@ -116,7 +117,10 @@ def recommend(
     *,
     image_size: int | None = None,
     max_images: int = IMAGES,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
     seed: int = 0,
+    include_training_images: bool = False,
     output_dir: str | Path | None = None,
     feature_cache: str = "auto",
     feature_cache_dir: str | Path | None = None,
@@ -128,21 +132,25 @@ def recommend(
     Each backbone looks once at a sample of train and validation; the test images are left alone. Nothing is trained.
 
     Args:
-        dataset: a loaded dataset, or what `--dataset` takes.
-        backbones: what `--model` takes, or `Backbone`s with weights of their own; the demo's where it is None.
-        image_size: height and width in pixels, for all that do not say theirs.
-        max_images: that each backbone looks at; the more, the narrower the intervals.
-        seed: of the sample, the folds and the random weights.
-        output_dir: folder that the recommendation is saved in.
+        dataset: A loaded dataset, or what `--dataset` takes.
+        backbones: What `--model` takes, or `Backbone`s with weights of their own; the demo's where it is None.
+        image_size: Height and width in pixels, for backbones without one of their own.
+        max_images: Images that each backbone looks at; the more, the narrower the intervals.
+        validation_fraction: As in `load_data`.
+        test_fraction: As in `load_data`.
+        seed: Random seed of the splits, the sample, the folds and the random weights.
+        include_training_images: Measure on images that a backbone was trained on by hf_tl, too. By default they are
+            left out, since its features have seen their labels.
+        output_dir: Folder that the recommendation is saved in.
         feature_cache: `"off"` keeps no features on the disk, and the cost is that of a training with `--feature_cache
             off`.
-        feature_cache_dir: folder of the features; in the cache of Hugging Face by default.
-        feature_cache_gb: the space on the disk that all cached features may take.
+        feature_cache_dir: Folder of the features; in the cache of Hugging Face by default.
+        feature_cache_gb: Space on the disk that all cached features may take, in GB.
         columns: `image_column` and `label_column`, where they are not found by type or name.
 
     Raises:
-        DataError: the dataset cannot be trained on, or nothing can be measured on it.
-        ModelError: none of the backbones can be had.
+        DataError: The dataset cannot be trained on, or nothing can be measured on it.
+        ModelError: None of the backbones can be loaded.
 
     ```python
     found = hf_tl.recommend("pets", ["timm/resnet50.a1_in1k", "google/vit-base-patch16-224"])
@@ -155,13 +163,17 @@ def recommend(
         raise ConfigError(f"--max_images must be at least 1, found {max_images}")
     if output_dir is not None:
         make_folder(output_dir)  # that it cannot be is known before minutes are spent
-    data = _load(dataset, seed, columns)
-    choices = _choices(backbones, image_size or data.defaults.get("image_size"))
-    sample = draw_sample(data, max_images, seed)
+    choices = _choices(backbones, image_size)
+    learned, unreadable = known_images(choices)
+    split = {"validation_fraction": validation_fraction, "test_fraction": test_fraction, "seed": seed}
+    data, known = open_data(dataset, learned, include_training_images, **split, **columns)
+    choices = [replace(one, image_size=one.image_size or data.defaults.get("image_size")) for one in choices]
+    choices = [one for one in choices if one.name in learned]
+    sample = draw_sample(data, max_images, seed, None if include_training_images else known)
     device = PartialState().device
     store = None if feature_cache == "off" else open_store(feature_cache_dir, feature_cache_gb)
     with torch.random.fork_rng():
-        evidence, unavailable = _measure(choices, data, sample, device, seed, store)
+        evidence, unavailable = _measure(choices, data, sample, device, seed, unreadable, store)
         counts = data.class_counts("train")
         decision = decide(list(evidence.values()), float(np.median(counts)))
         chosen = next(one for one, measured in evidence.items() if measured is decision.backbone)
@@ -182,11 +194,17 @@ def recommend(
         advice=decision.advice,
         reason=decision.reason,
         cost=cost,
-        data=_describe_data(data, sample),
+        data=describe_data(data, sample),
         evidence=tuple(evidence.values()),
-        warnings=(*_warnings(sample, counts), *_doubts(decision, float(np.median(counts)))),
+        warnings=(
+            *leaks(learned, chosen.name, data, known, sample),
+            *_warnings(sample, counts),
+            *_doubts(decision, float(np.median(counts))),
+        ),
         unavailable=unavailable,
-        command=_command(dataset, chosen, settings, image_size, columns) if isinstance(dataset, str) else None,
+        command=_command(dataset, chosen, settings, {"image_size": image_size, **columns, **changed(split)})
+        if isinstance(dataset, str)
+        else None,
         candidate=None if strategy is None else chosen,
         climb=climb,
     )
@@ -214,6 +232,7 @@ def _measure(
     sample: Sample,
     device: torch.device,
     seed: int,
+    unreadable: Mapping[str, str],
     store: FeatureStore | None,
 ) -> tuple[dict[Backbone, BackboneEvidence], dict[str, str]]:
     """Gather the evidence of all backbones that can be had, and tell why the others cannot, by their names.
@@ -222,7 +241,7 @@ def _measure(
         ModelError: none can.
     """
     evidence: dict[Backbone, BackboneEvidence] = {}
-    unavailable: dict[str, str] = {}
+    unavailable = dict(unreadable)
     for backbone in choices:
         torch.manual_seed(seed)  # of the random weights, whichever backbones come before
         try:
@@ -232,16 +251,6 @@ def _measure(
     if not evidence:
         raise ModelError("no backbone can be measured:\n  " + "\n  ".join(unavailable.values()))
     return evidence, unavailable
-
-
-def _load(dataset: Any, seed: int, columns: Mapping[str, str | None]) -> "ImageData":
-    from hf_tl.data.datasets import ImageData, load_data, prepare_data
-
-    if isinstance(dataset, ImageData):
-        return dataset
-    if isinstance(dataset, str):
-        return load_data(dataset, seed=seed, **columns)  # type: ignore[arg-type]
-    return prepare_data(dataset, seed=seed, **columns)  # type: ignore[arg-type]
 
 
 def _choices(backbones: Any, image_size: int | None) -> list[Backbone]:
@@ -254,24 +263,6 @@ def _choices(backbones: Any, image_size: int | None) -> list[Backbone]:
     for one in listed:
         each += [one] if isinstance(one, Backbone) else map(Backbone, named([one]))
     return list(dict.fromkeys(replace(one, image_size=one.image_size or image_size) for one in each))
-
-
-def _describe_data(data: "ImageData", sample: Sample) -> dict[str, Any]:
-    counts = data.class_counts("train")
-    return {
-        "name": data.name,
-        "fingerprint": data.fingerprint,
-        "classes": list(data.labels),
-        "training_images": sum(counts),
-        "class_counts": counts,
-        "median_class": float(np.median(counts)),
-        "measured_on": len(sample.labels),
-        "available": sample.available,
-        "copies": sample.copies,
-        "conflicts": sample.conflicts,
-        "groups_of_copies": [vars(group) for group in sample.named],
-        "notes": list(data.notes),
-    }
 
 
 def _warnings(sample: Sample, counts: Sequence[int]) -> list[str]:
@@ -313,8 +304,7 @@ def _command(
     dataset: str,
     backbone: Backbone,
     settings: StrategyConfig | None,
-    image_size: int | None,
-    columns: Mapping[str, str | None],
+    more: Mapping[str, Any],
 ) -> str | None:
     """Write the command that trains as recommended."""
     if settings is None:
@@ -322,9 +312,8 @@ def _command(
     flags = {
         "model": backbone.name,
         "weights": backbone.weights,
-        "image_size": image_size,
         "dataset": dataset,
-        **columns,
+        **more,
         "strategy": settings.strategy,
         "num_train_epochs": settings.num_train_epochs,
         "refit": settings.refit,

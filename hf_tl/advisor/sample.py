@@ -10,8 +10,9 @@ import numpy as np
 from datasets import Dataset, Image, concatenate_datasets
 
 from hf_tl.data.columns import IMAGE, LABEL
-from hf_tl.data.fingerprint import digest_image, map_images, row_name
+from hf_tl.data.fingerprint import row_name
 from hf_tl.errors import DataError, name_some
+from hf_tl.record import LearnedFrom
 
 if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
@@ -51,6 +52,8 @@ class Sample:
     classes: tuple[str, ...]
     available: int
     """Images of train and validation."""
+    learned: int
+    """Those of them that are training images of a backbone, and are left out: its features have seen their labels."""
     copies: int
     """Images of which another copy is there in the same class; one of each is looked at."""
     conflicts: int
@@ -59,16 +62,17 @@ class Sample:
     """Some of the groups, conflicts first."""
 
 
-def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample:
-    """Draw images of train and validation; those of test are left alone, since they will judge what is recommended.
+def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0, learned: LearnedFrom | None = None) -> Sample:
+    """Draw images of train and validation; the test images will measure what is recommended, and stay unseen.
 
     Args:
-        data: with one label an image.
-        limit: images in the sample.
-        seed: of the order.
+        data: Data with one label an image.
+        limit: Images in the sample.
+        seed: Random seed of the order.
+        learned: Images that backbones were trained on; they are left out.
 
     Raises:
-        DataError: the data is multi-label, or fewer than two classes have two images.
+        DataError: The data is multi-label, or fewer than two classes have two images.
     """
     if data.problem_type != "single_label_classification":
         raise DataError(
@@ -77,14 +81,23 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample
         )
     rows = concatenate_datasets([data.splits[split] for split in ("train", "validation")])
     labels = np.asarray(rows[LABEL][:])
-    groups = _copies(rows)
+    digests = [*data.digests["train"], *data.digests["validation"]]
+    is_learned = (learned or LearnedFrom()).mask(digests)
+    groups = _copies(digests)
     conflicts = [group for group in groups if len(set(labels[group].tolist())) > 1]
     same = [group for group in groups if len(set(labels[group].tolist())) == 1]
-    left_out = {row for group in conflicts for row in group} | {row for group in same for row in group[1:]}
+    left_out = set(np.flatnonzero(is_learned).tolist())
+    left_out |= {row for group in conflicts for row in group} | {row for group in same for row in group[1:]}
     kept = np.array([row for row in range(len(labels)) if row not in left_out], dtype=int)
     counts = np.bincount(labels[kept], minlength=len(data.labels))
     if int((counts >= 2).sum()) < 2:
         found = [f"{name} ({count})" for name, count in zip(data.labels, counts, strict=True)]
+        if is_learned.any():
+            raise DataError(
+                f"nothing can be measured: {int(is_learned.sum()):,} of {len(digests):,} images of train and "
+                "validation are training images of a backbone, whose features have seen their labels; add images, or "
+                "measure on them with --include_training_images"
+            )
         raise DataError(
             "nothing can be measured: at least two classes need two different images each for train and validation, "
             f"found {name_some(found)}; add images"
@@ -96,6 +109,7 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0) -> Sample
         labels=labels[chosen],
         classes=data.labels,
         available=len(labels),
+        learned=int(is_learned.sum()),
         copies=sum(len(group) - 1 for group in same),
         conflicts=len(conflicts),
         named=tuple(
@@ -113,10 +127,10 @@ def _name(stored: Any, row: int) -> str:
     return "/".join(Path(row_name(stored, row, "train and validation")).parts[-3:])
 
 
-def _copies(rows: Dataset) -> list[list[int]]:
+def _copies(digests: Sequence[bytes]) -> list[list[int]]:
     """Group rows whose stored images are the same, byte for byte."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
-    for row, digest in enumerate(map_images(rows, "train and validation", digest_image)):
+    for row, digest in enumerate(digests):
         groups[digest].append(row)
     return [group for group in groups.values() if len(group) > 1]
 

@@ -5,10 +5,11 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.comparison.contenders import Contender, check_alike, check_learned, open_images, predict, speed
+from hf_tl.comparison.contenders import Contender, check_alike, open_images, predict, speed
 from hf_tl.comparison.findings import find_differences
 from hf_tl.comparison.record import build_record
 from hf_tl.errors import ConfigError
+from hf_tl.evaluation.leakage import measurable
 from hf_tl.evaluation.predict import images_for
 from hf_tl.storage.folders import make_folder
 
@@ -73,28 +74,30 @@ def compare(
     image_column: str | None = None,
     label_column: str | None = None,
     batch_size: int = 64,
+    include_training_images: bool = False,
     output_dir: str | os.PathLike[str] | None = None,
 ) -> Comparison:
     """Compare two models of the same classes on the same images.
 
-    Each image is told once by each model, as a pipeline would. The difference of accuracy has Tango's score interval
+    Both models predict each image once, as a pipeline would. The difference of accuracy has Tango's score interval
     and McNemar's exact test, that of mean average precision a paired bootstrap; each class is tested too, corrected
-    for their number (see `hf_tl.evaluation.paired`).
+    for their number (see `hf_tl.evaluation.paired`). Images that either model learned from are left out.
 
     Args:
-        first: A: a trained model's folder, a `RunResult`, or a Hub id; any other image classifier of transformers too.
+        first: A: folder of a trained model, a `RunResult`, or a Hub id; any other image classifier of transformers too.
         second: B: the same.
-        dataset: what `--dataset` takes, or what `hf_tl.load_data` returned; by default the one that both were trained
-            on, where it is one of the Hub or digits.
+        dataset: What `--dataset` takes, or what `hf_tl.load_data` returned; by default the dataset that both were
+            trained on, where it is one of the Hub or digits.
         split: `"test"`, `"validation"` or `"train"`.
-        image_column: as in `load_data`.
-        label_column: as in `load_data`.
-        batch_size: images a step.
-        output_dir: folder that the comparison is saved in.
+        image_column: As in `load_data`.
+        label_column: As in `load_data`.
+        batch_size: Images a step.
+        include_training_images: Compare on images that a model learned from, too, and count them.
+        output_dir: Folder that the comparison is saved in.
 
     Raises:
-        ModelError: there is no such model, or the two do not tell the same classes apart.
-        DataError: the images cannot be had or must be named, or one of the models may have been trained on them.
+        ModelError: There is no such model, or the two do not have the same classes.
+        DataError: The images cannot be loaded or must be named, or a model learned from too many of them.
 
     ```python
     found = hf_tl.compare("runs/transfer", "runs/finetune")
@@ -107,13 +110,15 @@ def compare(
         make_folder(output_dir)  # that it cannot be is known before minutes are spent
     pair = (Contender.load("A", first), Contender.load("B", second))
     check_alike(*pair)
-    data = open_images(pair, dataset, split, {"image_column": image_column, "label_column": label_column})
-    check_learned(pair, data, split)
+    data = open_images(pair, dataset, {"image_column": image_column, "label_column": label_column})
+    data, leakage = measurable(
+        data, {one.letter: one.learned for one in pair}, [split], include_training_images=include_training_images
+    )
     accelerator, labels, problem = Accelerator(), pair[0].labels, pair[0].problem
     images = images_for(pair[0].model, data, split)
     said = [predict(accelerator, one, images, labels, batch_size) for one in pair]
     speeds = [speed(one, data, split, accelerator.device) for one in pair]
-    record = build_record(pair, speeds, data, split, said, find_differences(problem, labels, *said))
+    record = build_record(pair, speeds, data, leakage[split], said, find_differences(problem, labels, *said))
     found = Comparison(record)
     if output_dir is not None:
         found.save(output_dir)

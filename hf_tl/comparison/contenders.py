@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.load import load
 from hf_tl.backbones.modules import inference
-from hf_tl.card.metadata import dataset_is_on_hub
+from hf_tl.backbones.provenance import learned_from, saved_record
 from hf_tl.data.columns import IMAGE
-from hf_tl.data.datasets import ImageData, load_data
+from hf_tl.data.datasets import ImageData
 from hf_tl.data.streams import streams_of
 from hf_tl.errors import DataError, ModelError, name_some
+from hf_tl.evaluation.leakage import open_again, recorded_dataset, union
 from hf_tl.evaluation.measure import Predictions, image_logits, predict_split, seconds_of
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
-from hf_tl.evaluation.trained_on import SPLIT_SETTINGS, learned_from, record_of, split_settings
+from hf_tl.record import LearnedFrom, RunRecord
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from hf_tl.data.images import Transforms
 
-DIGITS = "digits"
 TIMED = 8
 """Images in the batch that is timed."""
 
@@ -53,13 +53,22 @@ class Contender:
         return cls(letter, os.fspath(name), model, transforms)
 
     @cached_property
-    def record(self) -> dict[str, Any]:
-        """What `run.json` holds; empty of a model that hf_tl did not train.
+    def record(self) -> RunRecord | None:
+        """Record of its training. None for a model that hf_tl did not train.
 
         Raises:
-            ModelError: it cannot be read, or fetched.
+            ModelError: It cannot be read, or fetched.
         """
-        return record_of(self.name)
+        return saved_record(self.name)
+
+    @cached_property
+    def learned(self) -> LearnedFrom:
+        """Images that it learned from.
+
+        Raises:
+            ModelError: As `record`; or the file of digests is damaged.
+        """
+        return learned_from(self.name)
 
     @property
     def labels(self) -> list[str]:
@@ -70,12 +79,6 @@ class Contender:
     def problem(self) -> ProblemType:
         """The kind of labels."""
         return problem_type_of(self.model)
-
-    @property
-    def data(self) -> Mapping[str, Any]:
-        """What the model was trained on: `name`, `revision` and `fingerprint`; empty where it does not say."""
-        data = (getattr(self.model.config, "hf_tl", None) or {}).get("data") or {}
-        return data if {"name", "revision", "fingerprint"} <= data.keys() else {}
 
     def describe(self) -> dict[str, Any]:
         """Tell what it is, as it may be published: without the path."""
@@ -112,18 +115,17 @@ def check_alike(first: Contender, second: Contender) -> None:
 
 
 def open_images(
-    pair: Sequence[Contender], dataset: "str | ImageData | None", split: str, columns: Mapping[str, str | None]
+    pair: Sequence[Contender], dataset: "str | ImageData | None", columns: Mapping[str, str | None]
 ) -> ImageData:
-    """Find the images that both models can be measured on.
+    """Open the images that both models are measured on, in the splits of their trainings where hf_tl drew them.
 
     Args:
-        pair: the two models.
-        dataset: what `--dataset` takes; where it is None, the one that both were trained on.
-        split: of which the images are.
+        pair: The two models.
+        dataset: What `--dataset` takes, or prepared data; by default the dataset that both were trained on.
         columns: `image_column` and `label_column`, where they are not found by type or name.
 
     Raises:
-        DataError: there is no such dataset, it must be named, or one model was trained on what is test for the other.
+        DataError: There is no such dataset, or it must be named.
     """
     if isinstance(dataset, ImageData):
         if streams_of(dataset.splits):
@@ -131,75 +133,33 @@ def open_images(
                 "each model of a comparison reads the images: load them with hf_tl.load_data(name), not streamed"
             )
         return dataset
-    source = {"name": dataset} if dataset is not None else _recorded_source(pair)
-    source |= {name: column for name, column in columns.items() if column is not None}
-    data = load_data(**source)
-    knowing = [one for one in pair if one.data.get("fingerprint") == data.fingerprint]
-    if dataset is None and not knowing:
+    if dataset is None:
+        _check_dataset(pair)
+    record = next((one.record for one in pair if one.record is not None), None)
+    data = open_again(record, union(one.learned for one in pair), dataset, **columns)
+    if dataset is None and record is not None and data.fingerprint != record.data.fingerprint:
         raise DataError(
             f"the dataset {data.name} is not what A and B were trained on any more: its fingerprint is "
-            f"{data.fingerprint:.12}, and was {_fingerprint(pair[0])}; name the images to compare on with --dataset"
+            f"{data.fingerprint:.12}, and was {record.data.fingerprint:.12}; name the images to compare on with "
+            "--dataset"
         )
-    ways = [split_settings(one.record) for one in knowing]
-    found = [data if way == SPLIT_SETTINGS else load_data(**source, **way) for way in ways]
-    if split in data.splits and len({_order(each, split) for each in found}) > 1:
-        raise DataError(
-            f"the {split} images that were set apart for A are others than those for B ({_told(pair[0])}; "
-            f"{_told(pair[1])}), so that each may have been trained on some of the other's: "
-            f"compare on a dataset with a split {split} of its own, or train both with the same --seed"
-        )
-    return found[0] if found else data
+    return data
 
 
-def check_learned(pair: Sequence[Contender], data: ImageData, split: str) -> None:
-    """Check that no model learned from images that the other one did not.
-
-    Raises:
-        DataError: one did.
-    """
-    learned = [one.letter for one in pair if learned_from(one.record, data, split)]
-    if len(learned) == 1:
-        raise DataError(
-            f"{learned[0]} learned from the {split} images, and the other model did not: compare with --split test"
-        )
-
-
-def _recorded_source(pair: Sequence[Contender]) -> dict[str, Any]:
-    """Give the dataset that both models were trained on, as arguments of `load_data`."""
+def _check_dataset(pair: Sequence[Contender]) -> None:
+    """Check that both models were trained on one dataset that can be opened by its name."""
     advice = "name the images to compare on with --dataset"
-    if silent := [one for one in pair if not one.data]:
-        letters = " and ".join(one.letter for one in silent)
-        raise DataError(f"nothing tells what {letters} {'were' if len(silent) > 1 else 'was'} trained on; {advice}")
-    first, second = pair
-    if first.data["fingerprint"] != second.data["fingerprint"]:
+    if silent := [one.letter for one in pair if one.record is None]:
+        were = "were" if len(silent) > 1 else "was"
+        raise DataError(f"no record states what {' and '.join(silent)} {were} trained on; {advice}")
+    first, second = (one.record.data for one in pair if one.record is not None)
+    if first.fingerprint != second.fingerprint:
         raise DataError(
-            f"A was trained on {first.data['name']} (fingerprint {_fingerprint(first)}) and B on "
-            f"{second.data['name']} (fingerprint {_fingerprint(second)}), which are not the same images; {advice}"
+            f"A was trained on {first.name} (fingerprint {first.fingerprint:.12}) and B on {second.name} (fingerprint "
+            f"{second.fingerprint:.12}), which are not the same images; {advice}"
         )
-    if first.data["name"] == DIGITS:
-        return {"name": DIGITS}
-    if not dataset_is_on_hub(first.data):
-        raise DataError(f"A and B were trained on {first.data['name']}, which lies on a disk; {advice}")
-    settings = first.record.get("settings") or {}
-    columns = {name: settings.get(name) for name in ("image_column", "label_column")}
-    return {
-        "name": first.data["name"],
-        "revision": first.data["revision"],
-        "config_name": settings.get("dataset_config"),
-        **columns,
-    }
-
-
-def _fingerprint(one: Contender) -> str:
-    return f"{one.data['fingerprint']:.12}"
-
-
-def _order(data: ImageData, split: str) -> str:
-    return data.orders[data.splits[split]._fingerprint]
-
-
-def _told(one: Contender) -> str:
-    return f"{one.letter}: " + ", ".join(f"{name} {value:g}" for name, value in split_settings(one.record).items())
+    if recorded_dataset(pair[0].record) is None:
+        raise DataError(f"A and B were trained on {first.name}, which cannot be opened by its name; {advice}")
 
 
 def predict(

@@ -10,6 +10,7 @@ from hf_tl.comparison.contenders import Contender
 from hf_tl.comparison.findings import SIGNIFICANT, Findings
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.fingerprint import row_name
+from hf_tl.data.learned import Leakage
 from hf_tl.evaluation.intervals import Interval
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
@@ -26,7 +27,7 @@ def build_record(
     pair: Sequence[Contender],
     speeds: Sequence[float],
     data: "ImageData",
-    split: str,
+    leakage: Leakage,
     said: Sequence[Predictions],
     findings: Findings,
 ) -> dict[str, Any]:
@@ -36,11 +37,11 @@ def build_record(
         pair: the models.
         speeds: images a second of each.
         data: the images.
-        split: of `data`.
+        leakage: of the split that was measured on.
         said: what each says of them, in the order of the first's classes.
         findings: from what they say.
     """
-    labels, problem = pair[0].labels, pair[0].problem
+    labels, problem, split = pair[0].labels, pair[0].problem, leakage.split
     return {
         "schema_version": SCHEMA_VERSION,
         "conclusion": conclude(findings, problem),
@@ -55,6 +56,7 @@ def build_record(
             "split": split,
             "images": len(findings.is_same),
             "classes": len(findings.classes),
+            "leakage": leakage.to_record(),
         },
         "problem_type": problem.name,
         **_results(findings),

@@ -28,6 +28,7 @@ def describe(record: Mapping[str, Any]) -> str:
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{letter:<9} {about}" for letter, about in _models(record))
     yield f"{'Images':<9} {_data(record)}"
+    yield from (f"{'Leakage':<9} {note}" for note in _leakage(record))
     yield ""
     yield from _aligned(metric_table(record))
     yield ""
@@ -59,6 +60,7 @@ def markdown(record: Mapping[str, Any], figure: str) -> str:
         f"**{escape(record['conclusion'])}** {CAUTION}",
         "\n".join(f"- {letter}: {escape(about)}" for letter, about in _models(record)),
         f"On {escape(_data(record))}.",
+        *(f"Data leakage: {escape(note)}." for note in _leakage(record)),
         f"![What A and B get right, by class, and the difference]({figure})",
         _piped(metric_table(record)),
         _piped(right_table(record)),
@@ -72,6 +74,12 @@ def markdown(record: Mapping[str, Any], figure: str) -> str:
         _methods(record),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _leakage(record: Mapping[str, Any]) -> Sequence[str]:
+    """Return what the user must know of images that a model learned from."""
+    notes: Sequence[str] = record["data"]["leakage"]["notes"]
+    return notes
 
 
 def metric_table(record: Mapping[str, Any]) -> Table:

@@ -57,7 +57,7 @@ class Pool:
 
     def strata(self) -> np.ndarray:
         """Return what the draw is stratified by, (images,): the class, or whether the image has any label."""
-        return self.labels.any(axis=1).astype(np.int64) if self.is_multi_label else self.labels
+        return np.asarray(self.labels.any(axis=1), np.int64) if self.is_multi_label else self.labels
 
     def select(self, rows: Sequence[int]) -> "Pool":
         """Return some of the images."""

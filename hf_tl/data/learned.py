@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,6 +38,10 @@ class Leakage:
     def measured(self) -> int:
         """Images that are left to measure on."""
         return self.images - self.left_out
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the leakage as plain values."""
+        return {"learned": self.learned, "left_out": self.left_out, "notes": self.describe()}
 
     def describe(self) -> list[str]:
         """Return a sentence for each thing that the user must know; none where there is no leakage."""

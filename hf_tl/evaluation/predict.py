@@ -10,15 +10,17 @@ from datasets import Dataset
 
 from hf_tl.backbones.load import load
 from hf_tl.backbones.modules import inference
+from hf_tl.backbones.provenance import learned_from, saved_record
 from hf_tl.data.columns import LABEL, holds_lists
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.images import decode
 from hf_tl.data.labels import encode_labels
 from hf_tl.data.multi_label import match_classes
 from hf_tl.errors import DataError, name_some
+from hf_tl.evaluation.leakage import measurable, open_again
 from hf_tl.evaluation.measure import measure
 from hf_tl.evaluation.metrics import problem_type_of
-from hf_tl.evaluation.trained_on import learned_from, load_images, record_of
+from hf_tl.record import LearnedSplit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,12 +66,19 @@ def predict_images(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is on some images."""
+    """Metrics of a model on a split of a dataset."""
 
     metrics: dict[str, float]
     images: int
-    are_learned: bool
-    """Whether the model was trained on them: then this is not how good it is on others."""
+    """Images that were measured on."""
+    learned: int = 0
+    """Training images of the model among them; with any, the metrics are no estimate of generalization."""
+    left_out: int = 0
+    """Images of the split that were left out because the model learned from them."""
+    unknown: tuple[LearnedSplit, ...] = ()
+    """Training images of the model that hf_tl cannot compare with these, for want of digests."""
+    notes: tuple[str, ...] = ()
+    """Sentences on data leakage, for the user."""
 
 
 def evaluate_model(
@@ -79,43 +88,45 @@ def evaluate_model(
     batch_size: int = 64,
     image_column: str | None = None,
     label_column: str | None = None,
+    include_training_images: bool = False,
 ) -> Evaluation:
     """Measure a saved model on a split of a dataset, whose classes are matched by name.
 
-    What is missing is set apart from train as it was for the model's training, where that is recorded: the test images
-    are those that it did not learn from.
+    Splits that the dataset lacks are drawn as they were for the model's training. Images that the model learned from
+    are left out, whatever they are called now.
 
     Args:
-        model_name: a saved model's folder, or a Hub id.
-        dataset: what `--dataset` takes.
+        model_name: Folder of a saved model, or a Hub id.
+        dataset: What `--dataset` takes.
         split: `"train"`, `"validation"` or `"test"`.
-        batch_size: images a step.
-        image_column: as in `load_data`.
-        label_column: as in `load_data`.
+        batch_size: Images a step.
+        image_column: As in `load_data`.
+        label_column: As in `load_data`.
+        include_training_images: Measure on images that the model learned from, too, and count them.
 
     Raises:
-        DataError: the dataset has no such split, classes that the model does not know, or labels of the other kind.
-        ModelError: there is no such model.
+        DataError: The dataset has no such split, classes that the model does not know, or labels of the other kind; or
+            the model learned from the images.
+        ModelError: There is no such model.
     """
     from accelerate import Accelerator
 
     model, transforms = load(model_name)
-    record = record_of(model_name)
-    data = load_images(record, dataset, image_column, label_column)
-    images = images_for(model, data, split)
+    learned = learned_from(model_name)
+    data = open_again(saved_record(model_name), learned, dataset, image_column, label_column)
+    data, leakage = measurable(data, {"the model": learned}, [split], include_training_images=include_training_images)
+    images, found = images_for(model, data, split), leakage[split]
     accelerator = Accelerator()
     metrics = measure(accelerator, model.to(accelerator.device), transforms.eval.over(images), batch_size)
-    return Evaluation(metrics, len(images), learned_from(record, data, split))
+    return Evaluation(metrics, len(images), found.learned, found.left_out, found.unknown, tuple(found.describe()))
 
 
 def images_for(model: "PreTrainedModel", data: ImageData, split: str) -> Dataset:
-    """Give a split of a dataset with its labels numbered as a model's classes, which are matched by name.
+    """Return a split of a dataset with its labels numbered as a model's classes, which are matched by name.
 
     Raises:
-        DataError: as `evaluate_model`.
+        DataError: The dataset has classes that the model does not know, or labels of the other kind.
     """
-    if split not in data.splits:
-        raise DataError(f"--split {split}: the dataset has the splits {', '.join(data.splits)}")
     if (kind := problem_type_of(model).name) != data.problem_type:
         raise DataError(
             f"the model is for {kind}, and the labels of the dataset are for {data.problem_type}; "

@@ -12,13 +12,14 @@ import numpy as np
 
 from hf_tl.backbones.freezing import digest
 from hf_tl.backbones.load import load, preprocessing_of
+from hf_tl.backbones.provenance import learned_from, saved_record
 from hf_tl.backbones.transformers import commit_of
 from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.images import as_stored, decode
 from hf_tl.errors import ConfigError, SaveError, name_some
+from hf_tl.evaluation.leakage import measurable, open_again
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
 from hf_tl.evaluation.predict import images_for
-from hf_tl.evaluation.trained_on import load_images, record_of
 from hf_tl.exporting.checks import verify, verify_steps
 from hf_tl.exporting.formats import FORMATS, INPUT, OUTPUT, Format, check_format, explained, write_model
 from hf_tl.exporting.images import evenly, pixels_of
@@ -50,6 +51,7 @@ def export(
     int8: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    include_training_images: bool = False,
     overwrite_output_dir: bool = False,
 ) -> Path:
     """Write a trained model as a file that runs without hf_tl, transformers and timm.
@@ -67,6 +69,7 @@ def export(
         int8: also write `model_int8.onnx`, calibrated on training images and measured on all images to test on.
         image_column: as in `load_data`.
         label_column: as in `load_data`.
+        include_training_images: measure int8 on images that the model learned from, too, and count them.
         overwrite_output_dir: replace an export that the folder holds.
 
     Returns:
@@ -95,8 +98,14 @@ def export(
     model, transforms = load(source)
     preprocessing = preprocessing_of(model, transforms)
     steps = describe(preprocessing)
-    data = load_images(record_of(source), dataset, image_column, label_column)
-    labelled = images_for(model, data, "test") if int8 else None
+    learned = learned_from(source)
+    data = open_again(saved_record(source), learned, dataset, image_column, label_column)
+    labelled, leakage = None, None
+    if int8:
+        left, found = measurable(
+            data, {"the model": learned}, ["test"], include_training_images=include_training_images
+        )
+        labelled, leakage = images_for(model, left, "test"), found["test"]
     transform = transforms.eval
     with _new_folder(folder) as partial:
         report = _describe_model(model, source, data)
@@ -104,8 +113,9 @@ def export(
         report |= write_model(format, model, preprocessing.input_size, partial)
         report["bytes"] = _size(partial, chosen.file)
         report["verified"] = _verify(chosen, format, partial, model, data, transform, steps)
-        if labelled is not None:
+        if labelled is not None and leakage is not None:
             report["int8"] = _quantize(partial, model, data, labelled, transform)
+            report["int8"]["leakage"] = leakage.to_record()
         scores = "sigmoid" if problem_type_of(model) is MULTI_LABEL else "softmax"
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         _write_json(partial / PREPROCESSING_FILE, {**steps, "scores": scores, "labels": labels})

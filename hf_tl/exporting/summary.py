@@ -54,6 +54,7 @@ def _tell_int8(int8: Mapping[str, Any], problem_type: str) -> list[str]:
         lines.append(f"          {problem.primary.name} " + " and ".join(values))
     difference = 100 * shares["difference"]["value"]
     lines.append(f"          int8 against float32: {difference:+.1f} points ({low:+.1f} to {high:+.1f})")
+    lines += [f"Leakage   {note}" for note in int8["leakage"]["notes"]]
     return lines
 
 

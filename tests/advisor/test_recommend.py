@@ -217,7 +217,7 @@ def test_copies_and_conflicts_are_named(backbone: str, tmp_path: Path) -> None:
 
 def test_unequal_classes_are_told(backbone: str) -> None:
     found = hf_tl.recommend(coloured(np.array([0] * 150 + [1] * 150 + [2] * 6)), backbone)
-    assert "blue 4" in " ".join(found.warnings)
+    assert "and blue 3;" in " ".join(found.warnings)
     assert "balanced" in " ".join(found.warnings)
 
 
@@ -267,7 +267,7 @@ def with_lists(rows: Dataset) -> Dataset:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: coloured(np.array([0, 1, 2])), "fewer than 3 images"),
+        (lambda: coloured(np.array([0, 1, 2])), "fewer than 3 different images"),
         (lambda: coloured(np.zeros(30, int)), "classes missing from training: green, blue"),
         (lambda: with_unlabeled(coloured(np.arange(30) % 3)), "have no label"),
         (lambda: with_lists(coloured(np.arange(30) % 3)), "one label an image"),

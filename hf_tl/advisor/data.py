@@ -1,0 +1,104 @@
+"""The data of a recommendation: split as a training would split them, without images that a backbone learned from."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_tl.advisor.sample import Sample
+from hf_tl.backbones.candidates import Backbone
+from hf_tl.backbones.load import TIMM_PREFIX
+from hf_tl.backbones.provenance import learned_from
+from hf_tl.errors import ModelError, name_some
+from hf_tl.record import LearnedFrom, split_digest
+
+if TYPE_CHECKING:
+    from hf_tl.data.datasets import ImageData
+
+
+def known_images(choices: Sequence[Backbone]) -> tuple[dict[str, LearnedFrom], dict[str, str]]:
+    """Return what each backbone was trained on by hf_tl, by name, and why some records cannot be read."""
+    learned: dict[str, LearnedFrom] = {}
+    unreadable: dict[str, str] = {}
+    for backbone in choices:
+        try:
+            is_timm = backbone.name.startswith(TIMM_PREFIX)
+            learned[backbone.name] = LearnedFrom() if is_timm else learned_from(backbone.name, backbone.revision)
+        except ModelError as error:
+            unreadable[backbone.name] = str(error)
+    return learned, unreadable
+
+
+def open_data(
+    dataset: Any, learned: Mapping[str, LearnedFrom], include_training_images: bool, **settings: Any
+) -> "tuple[ImageData, LearnedFrom]":
+    """Return the data as a training would split them, and which of their images backbones were trained on."""
+    from hf_tl.data.datasets import ImageData, load_data, prepare_data
+    from hf_tl.data.learned import resolve
+    from hf_tl.evaluation.leakage import measurable, union
+
+    known = union(learned.values())
+    data = dataset
+    if not isinstance(dataset, ImageData):
+        load: Any = load_data if isinstance(dataset, str) else prepare_data
+        data = load(dataset, **settings, learned=known, include_training_images=include_training_images)
+    data, _ = measurable(data, learned, include_training_images=include_training_images)
+    return data, resolve(known, data)
+
+
+def changed(split: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide the split, where they are not those of `hf-tl train`."""
+    defaults = {"validation_fraction": 0.1, "test_fraction": 0.2, "seed": 0}
+    return {name: value for name, value in split.items() if value != defaults[name]}
+
+
+def leaks(
+    learned: Mapping[str, LearnedFrom], chosen: str, data: "ImageData", known: LearnedFrom, sample: Sample
+) -> list[str]:
+    """Return what the user must know of images that backbones were trained on.
+
+    Args:
+        learned: What each backbone was trained on, by name.
+        chosen: Name of the recommended backbone.
+        data: The data, in the splits of a training.
+        known: What the backbones together were trained on.
+        sample: The images that were measured on.
+    """
+    found = [note for note in data.notes if "training images of" in note]
+    if sample.learned:
+        names = name_some(name for name, each in learned.items() if each.splits)
+        found.append(
+            f"{sample.learned:,} of {sample.available:,} images of train and validation are training images of "
+            f"{names}: left out of the sample"
+        )
+        if known.digests - learned[chosen].digests:
+            found.append(
+                "the splits depend on what the starting model was trained on: run hf-tl recommend with --model "
+                f"{chosen} alone before training it"
+            )
+    return found
+
+
+def describe_data(data: "ImageData", sample: Sample) -> dict[str, Any]:
+    """Return what a recommendation states about its data."""
+    counts = data.class_counts("train")
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "classes": list(data.labels),
+        "training_images": sum(counts),
+        "class_counts": counts,
+        "median_class": float(np.median(counts)),
+        "measured_on": len(sample.labels),
+        "available": sample.available,
+        "copies": sample.copies,
+        "conflicts": sample.conflicts,
+        "groups_of_copies": [vars(group) for group in sample.named],
+        "notes": list(data.notes),
+        "splits": split_digests(data),
+    }
+
+
+def split_digests(data: "ImageData") -> dict[str, str]:
+    """Identify the images of each split, in whatever order."""
+    return {split: split_digest(digests) for split, digests in data.digests.items()}

@@ -1,0 +1,123 @@
+"""Data leakage: the data of a training opened again, and the images that may be measured on.
+
+Training, `evaluate`, `compare`, `export` and `recommend` ask one question here: how many of these images did the
+weights learn from?
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_tl.data.datasets import ImageData, load_data
+from hf_tl.data.learned import Leakage, leave_out_learned, resolve
+from hf_tl.data.sources import DIGITS
+from hf_tl.errors import ConfigError, DataError
+from hf_tl.record import LearnedFrom, RunRecord
+
+
+def measurable(
+    data: ImageData,
+    learned: Mapping[str, LearnedFrom],
+    splits: Sequence[str] = ("validation", "test"),
+    *,
+    include_training_images: bool = False,
+) -> tuple[ImageData, dict[str, Leakage]]:
+    """Leave training images of the models out of the splits that are measured on, and note it.
+
+    Args:
+        data: The dataset.
+        learned: What each model learned from, by its name in messages: "the model", "the starting model", "A", ….
+        splits: Splits that are measured on.
+        include_training_images: Whether training images are only counted.
+
+    Returns:
+        The data, and the leakage of each split, whose `describe` is for the user.
+
+    Raises:
+        DataError: There is no such split, or the images that are left cannot be measured on.
+    """
+    for split in splits:
+        if split not in data.splits:
+            raise DataError(f"--split {split}: the dataset has the splits {', '.join(data.splits)}")
+    resolved = {model: resolve(known, data) for model, known in learned.items()}
+    models = [model for model, known in resolved.items() if _concerns(known, data, splits)]
+    return leave_out_learned(
+        data,
+        union(resolved.values()),
+        splits,
+        keep=include_training_images,
+        model=" or ".join(models) or "the model",
+    )
+
+
+def _concerns(learned: LearnedFrom, data: ImageData, splits: Sequence[str]) -> bool:
+    """Return whether a model learned from images of the splits, or may have."""
+    if not learned.splits:
+        return False
+    return not learned.is_complete or any(learned.mask(data.digests.get(split, ())).any() for split in splits)
+
+
+def union(learned: "Sequence[LearnedFrom] | Any") -> LearnedFrom:
+    """Return what some models together learned from."""
+    each = list(learned)
+    return LearnedFrom(
+        tuple(dict.fromkeys(split for known in each for split in known.splits)),
+        frozenset().union(*(known.digests for known in each)),
+        tuple(dict.fromkeys(split for known in each for split in known.unknown)),
+    )
+
+
+def open_again(
+    record: RunRecord | None,
+    learned: LearnedFrom,
+    dataset: str | None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> ImageData:
+    """Open a dataset in the splits of a model's training, where hf_tl drew them.
+
+    Args:
+        record: Record of the training. None for a model that hf_tl did not train.
+        learned: What the model learned from: its training images stay in train, whatever was added since.
+        dataset: What `--dataset` takes; by default the dataset of the training.
+        image_column: As in `load_data`.
+        label_column: As in `load_data`.
+
+    Raises:
+        ConfigError: No dataset is named, and that of the training cannot be opened by its name.
+        DataError: The dataset cannot be used.
+    """
+    source: dict[str, Any] | None = {"name": dataset} if dataset is not None else recorded_dataset(record)
+    if source is None:
+        was = f" ({record.data.name!r})" if record is not None else ""
+        raise ConfigError(
+            f"the dataset of the training{was} cannot be opened by its name: name images with --dataset, best those "
+            "that the model was trained on"
+        )
+    columns = {"image_column": image_column, "label_column": label_column}
+    source |= {name: column for name, column in columns.items() if column is not None}
+    return load_data(**source, **drawn_by(record), learned=learned, include_training_images=True)
+
+
+def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:
+    """Return the dataset of a training as arguments of `load_data`; None where its name does not open it."""
+    if record is None:
+        return None
+    data, settings = record.data, record.settings or {}
+    if data.source == "built-in":
+        return {"name": DIGITS}
+    if not data.is_on_hub or data.revision is None or settings.get("streaming"):
+        return None
+    arguments = {"config_name": "dataset_config", "image_column": "image_column", "label_column": "label_column"}
+    return {
+        "name": data.name,
+        "revision": data.revision,
+        **{argument: settings.get(setting) for argument, setting in arguments.items()},
+    }
+
+
+def drawn_by(record: RunRecord | None) -> dict[str, Any]:
+    """Return by which seed and shares the splits of a training were drawn, as arguments of `load_data`."""
+    splits = {} if record is None else record.data.splits
+    drawn = {name: split for name, split in splits.items() if split.seed is not None and split.share is not None}
+    shares = {f"{name}_fraction": split.share for name, split in drawn.items()}
+    return {**shares, **({"seed": next(iter(drawn.values())).seed} if drawn else {})}
