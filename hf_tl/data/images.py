@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 
 def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
-    """Decode a stored image completely, or say which one cannot be used.
+    """Decode a stored image completely; an error names the image.
 
     Args:
         value: a PIL image, encoded bytes, a path, or the `{"bytes": ..., "path": ...}` of datasets' `Image` feature.
-        name: what to call the image where it has no path.
+        name: name of the image in errors where it has no path.
         reduced: decode JPEGs at a half, a quarter or an eighth of their size, whichever is the smallest with sides of
             so many pixels; 1 is enough to find damage, 0 is the whole size.
 
@@ -45,12 +45,15 @@ def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Im
 
 
 def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
-    """Open a stored image and return what `use` makes of it; the arguments and errors are those of `decode`.
+    """Open a stored image and apply a function to it.
 
     Args:
-        value: the image as it is stored.
-        name: what to call the image where it has no path.
-        use: takes the opened image, whose pixels are not loaded yet.
+        value: the image as it is stored; see `decode`.
+        name: name of the image in errors where it has no path.
+        use: the function. The pixels of the image are not loaded yet.
+
+    Raises:
+        DataError: as `decode`.
     """
     if isinstance(value, Image.Image):
         return _checked(value, name, use)

@@ -99,7 +99,7 @@ def verify_steps(
     if other := {one.shape for one in each} - {pixels.shape[1:]}:
         raise ModelError(f"{_OTHER_PIXELS}: images of {name_some(sorted(other))} for {pixels.shape[1:]}; {_ADVICE}")
     made = np.stack(each)
-    scale = np.array(steps["std"])[:, None, None] / steps["rescale_factor"]
+    scale = np.abs(steps["std"])[:, None, None] / steps["rescale_factor"]
     levels = np.abs(made - pixels) * scale
     if not (worst := levels.mean(axis=(1, 2, 3)).max()) <= LEVELS:
         raise ModelError(f"{_OTHER_PIXELS}: {worst:.1f} levels of 255 apart; {_ADVICE}")

@@ -225,6 +225,4 @@ def test_an_onnx_file_sees_the_same_pixels(published: Published, tmp_path: Path)
         expected = published.logits(published.transforms.eval(content))
         pixels = apply(steps, decode(content))[None]
         (found,) = session.run(None, {session.get_inputs()[0].name: pixels})
-        np.testing.assert_allclose(
-            found[0], expected.numpy(), atol=1e-3 if published.preprocessing.processor is None else 0.05
-        )
+        np.testing.assert_allclose(found[0], expected.numpy(), atol=tolerance)
