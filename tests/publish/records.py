@@ -84,7 +84,7 @@ def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABE
     trained, digest = sum(parameters[-2:]), "57934424" * 8
     recipe = {"learning_rate": 3e-3, "backbone_learning_rate": None, "layer_decay": 1.0, "norm": "frozen"}
     recipe |= {"weight_decay": 0.05, "warmup_ratio": 0.1}
-    proof = {"frozen_tensors": 20, "digest_before": digest, "digest_after": digest, "seconds": 30.0}
+    proof = {"steps": 90, "frozen_tensors": 20, "digest_before": digest, "digest_after": digest, "seconds": 30.0}
 
     def metrics(epoch: int) -> dict[str, float]:
         accuracy = 0.96 - 0.5 * math.exp(-epoch / 2.5)
@@ -94,7 +94,12 @@ def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABE
         "schema_version": 1,
         "created": "2026-11-23T10:00:00Z",
         "model": {
-            **{"library": "timm", "architecture": "test_resnet", "base_model": "timm/test_resnet.r160_in1k"},
+            **{
+                "library": "timm",
+                "architecture": "test_resnet",
+                "class": "TimmWrapperForImageClassification",
+                "base_model": "timm/test_resnet.r160_in1k",
+            },
             **{"base_model_revision": None, "base_model_license": "apache-2.0", "weights": None, "pretrained": True},
             **{"problem_type": "single_label_classification", "parameters": sum(parameters)},
             **{"parameters_trained": trained, "parameters_frozen": sum(parameters) - trained},
