@@ -78,7 +78,7 @@ def markdown(record: Mapping[str, Any], figure: str) -> str:
 
 def _leakage(record: Mapping[str, Any]) -> Sequence[str]:
     """Return what the user must know of images that a model learned from."""
-    notes: Sequence[str] = record["data"]["leakage"]["notes"]
+    notes: Sequence[str] = record["data"].get("leakage", {}).get("notes", ())
     return notes
 
 

@@ -12,6 +12,7 @@ from backbones.checkpoints import save_transformers, tiny_vit
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from hub.server import HubServer
+from learned import state_learned
 from PIL import Image
 from publish.test_plots import share_of
 from safetensors.torch import load_file, save_file
@@ -125,10 +126,10 @@ def test_the_data_must_be_named_where_they_cannot_be_had_again(
 ) -> None:
     pair = [str(runs / "short"), str(runs / "long")]
     told = fails(["compare", *pair, "--output_dir", str(tmp_path / "out")], capsys)
-    assert "trained on colours, which lies on a disk; name the images to compare on with --dataset" in told
+    assert "A and B were trained on colours, which cannot be opened by its name; name the images to compare on" in told
     assert not list((tmp_path / "out").iterdir())
     data = {"name": "others", "revision": None, "fingerprint": "0123456789abcdef"}
-    other = edited(runs / "long", tmp_path / "other", "config.json", lambda config: config["hf_tl"].update(data=data))
+    other = edited(runs / "long", tmp_path / "other", "run.json", lambda record: record["data"].update(data))
     told = fails(["compare", pair[0], str(other)], capsys)
     assert "A was trained on colours (fingerprint " in told
     assert "and B on others (fingerprint 0123456789ab), which are not the same images" in told
@@ -142,44 +143,50 @@ def test_models_of_digits_need_no_dataset(tmp_path: Path) -> None:
     assert (found.record["data"]["name"], found.record["data"]["images"]) == ("digits", 360)
     data = {"name": "digits", "revision": None, "fingerprint": "0123456789abcdef"}
     other, another = (
-        edited(folder, tmp_path / name, "config.json", lambda config: config["hf_tl"].update(data=data))
+        edited(folder, tmp_path / name, "run.json", lambda record: record["data"].update(data))
         for folder, name in ((first, "2"), (second, "3"))
     )
     with pytest.raises(DataError, match=r"digits is not what A and B were trained on any more: .* was 0123456789ab"):
         hf_tl.compare(other, another)
 
 
-def test_test_images_that_the_other_was_trained_on_are_refused(tmp_path: Path) -> None:
-    """Without a split of their own, another seed sets other images apart."""
-    write_images(tmp_path / "images", 12)
-    first, second = (
-        train(tmp_path / seed, tmp_path / "images", "--num_train_epochs", "1", "--seed", seed) for seed in ("0", "3")
-    )
-    with pytest.raises(DataError, match=r"that were set apart for A are others than .*seed 0.*seed 3.*the same --seed"):
-        hf_tl.compare(first, second, str(tmp_path / "images"))
-    alike = edited(first, tmp_path / "alike", "run.json", lambda record: record["settings"].update(seed=3))
-    asked, theirs, others = (
-        hf_tl.compare(alike, second, data).record
-        for data in (
-            str(tmp_path / "images"),
-            *(hf_tl.load_data(str(tmp_path / "images"), seed=seed) for seed in (3, 0)),
-        )
-    )
-    parted = [[one["name"] for one in (*record["only_A"], *record["only_B"])] for record in (asked, theirs, others)]
-    assert parted[0] == parted[1] != parted[2]  # the images are the test images of the second
+def test_images_that_either_model_learned_from_are_left_out(tmp_path: Path) -> None:
+    """Without a split of their own, another seed draws other images, also in data that the user has loaded."""
+    images = str(write_images(tmp_path / "images", 12))
+    data = {seed: hf_tl.load_data(images, seed=seed) for seed in (0, 3)}
+    first = train(tmp_path / "0", images, "--num_train_epochs", "1", "--seed", "0")
+    second = shutil.copytree(first, tmp_path / "3")
+    state_learned(first, data[0])
+    state_learned(second, data[3])
+    held_out = {seed: {*each.digests["validation"], *each.digests["test"]} for seed, each in data.items()}
+    clean = {seed: set(each.digests["test"]) & held_out[3 - seed] for seed, each in data.items()}
+    for seed, each in data.items():
+        if len(clean[seed]) > 1:
+            found = hf_tl.compare(first, second, each).record["data"]
+            assert found["images"] == len(clean[seed]) < 8
+            [note] = found["leakage"]["notes"]
+            assert note.startswith(f"{8 - len(clean[seed])} of 8 test images are training images of ")
+    again = hf_tl.compare(first, second, images).record["data"]  # of the folder, what neither learned from comes first
+    assert again["images"] == min(8, len(held_out[0] & held_out[3]))
+    told = hf_tl.compare(first, second, data[0], split="train", include_training_images=True)
+    assert told.record["data"]["leakage"]["learned"] == 25
+    assert "Leakage   25 of 25 train images are training images of A or B: not an estimate of" in str(told)
+    with pytest.raises(DataError, match="25 of 25 train images are training images of A or B, and no other is there"):
+        hf_tl.compare(first, second, data[0], split="train")
 
 
-def test_images_that_one_of_the_two_learned_from_are_refused(tmp_path: Path) -> None:
+def test_images_that_one_of_the_two_learned_from_are_left_out(tmp_path: Path) -> None:
     """A training that ends with all images (`--refit`) learns from those of validation, too."""
-    write_images(tmp_path / "images", 12)
-    data = str(tmp_path / "images")
-    first = train(tmp_path / "first", data, "--num_train_epochs", "1")
-    again = train(tmp_path / "again", data, "--num_train_epochs", "1", "--refit", "true")
-    for dataset in (data, hf_tl.load_data(data)):
-        with pytest.raises(DataError, match="B learned from the validation images, and the other model did not: "):
+    images = str(write_images(tmp_path / "images", 12))
+    first = train(tmp_path / "first", images, "--num_train_epochs", "1")
+    again = shutil.copytree(first, tmp_path / "again")
+    state_learned(first, hf_tl.load_data(images))
+    state_learned(again, hf_tl.load_data(images), ("train", "validation"))
+    for dataset in (images, hf_tl.load_data(images)):
+        with pytest.raises(DataError, match="3 of 3 validation images are training images of B, and no other is there"):
             hf_tl.compare(first, again, dataset, split="validation")
-    assert hf_tl.compare(first, first, data, split="validation").record["data"]["images"] == 3
-    assert hf_tl.compare(first, again, data).record["data"]["images"] == 8
+    assert hf_tl.compare(first, first, images, split="validation").record["data"]["images"] == 3
+    assert hf_tl.compare(first, again, images).record["data"]["images"] == 8
 
 
 def test_a_plain_checkpoint_of_transformers_is_compared_too(
@@ -190,7 +197,7 @@ def test_a_plain_checkpoint_of_transformers_is_compared_too(
     assert found.record["models"]["B"]["strategy"] is None
     assert "B is " not in found.conclusion
     told = fails(["compare", str(runs / "long"), str(plain)], capsys)
-    assert "nothing tells what B was trained on; name the images to compare on with --dataset" in told
+    assert "no record states what B was trained on; name the images to compare on with --dataset" in told
 
 
 def test_models_of_other_classes_are_refused(runs: Path, colours: Path, tmp_path: Path) -> None:

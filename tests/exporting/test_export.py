@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from backbones.checkpoints import LABELS, save_timm, timm_network
 from hub.client import run_python
 from hub.server import HubServer
+from publish.records import make_record
 from timm.models import register_model
 from timm.models.resnet import ResNet
 from torch import Tensor
@@ -25,10 +27,11 @@ import hf_tl
 from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.data.datasets import load_data
 from hf_tl.errors import ConfigError, DataError, SaveError
-from hf_tl.evaluation.trained_on import load_images
+from hf_tl.evaluation.leakage import open_again
 from hf_tl.exporting.formats import FORMATS
 from hf_tl.hub.hub import push
 from hf_tl.publish.checks import check_folder, read_record
+from hf_tl.record import LearnedFrom, RunRecord
 
 REPOSITORY = Path(__file__).parents[2]
 RUNNERS = {
@@ -246,7 +249,7 @@ def test_wrong_words_are_told_before_any_work(timm_folder: Path, tmp_path: Path)
         hf_tl.export(timm_folder, "torchscript", int8=True)
     with pytest.raises(ConfigError, match=r"no folder 'user/model'; .*--output_dir"):
         hf_tl.export("user/model", "torchscript")
-    with pytest.raises(ConfigError, match="verified on real images: name some with --dataset"):
+    with pytest.raises(ConfigError, match="cannot be opened by its name: name images with --dataset"):
         hf_tl.export(timm_folder, "torchscript", tmp_path / "out")
     with pytest.raises(DataError):
         hf_tl.export(timm_folder, "torchscript", tmp_path / "out", dataset=str(tmp_path / "nothing"))
@@ -255,17 +258,18 @@ def test_wrong_words_are_told_before_any_work(timm_folder: Path, tmp_path: Path)
 
 def test_images_are_by_default_those_of_the_training_in_its_splits() -> None:
     """Images of the training must not be measured on, whatever its seed and fractions."""
-    record = {"data": {"name": "digits", "revision": None}, "settings": {"seed": 3, "validation_fraction": 0.3}}
     expected = load_data("digits", seed=3, validation_fraction=0.3)
+    record = replace(RunRecord.from_json(make_record()), data=expected.to_record())
     for dataset in (None, "digits"):
-        found = load_images(record, dataset)
-        assert {name: len(rows) for name, rows in found.splits.items()} == {
-            name: len(rows) for name, rows in expected.splits.items()
-        }
-        assert found.orders == expected.orders
-    for data in ({"name": "pets", "revision": None}, {"name": "user/pets", "revision": "a" * 40}):
-        with pytest.raises(ConfigError, match=f"--dataset.*'{data['name']}'"):
-            load_images({"data": data, "settings": {"streaming": True}}, None)
+        assert open_again(record, LearnedFrom(), dataset).digests == expected.digests
+    for data in (
+        replace(record.data, name="pets", source="folder"),
+        replace(record.data, name="digits", source="folder"),
+        replace(record.data, name="user/pets", source="hub", revision="a" * 40),
+    ):
+        other = replace(record, data=data, settings={"streaming": True})
+        with pytest.raises(ConfigError, match=f"{data.name}.*name images with --dataset"):
+            open_again(other, LearnedFrom(), None)
 
 
 def test_gray_images_have_one_channel(colours: Path, tmp_path: Path) -> None:

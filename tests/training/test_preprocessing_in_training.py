@@ -36,7 +36,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(tmp_path: Path) -> dict[str, object]:
-    return {"output_dir": str(tmp_path / "out"), "report_to": "none", "cpu_threads": 1, "per_device_train_batch_size": 8}
+    return {
+        "output_dir": str(tmp_path / "out"),
+        "report_to": "none",
+        "cpu_threads": 1,
+        "per_device_train_batch_size": 8,
+    }
 
 
 def test_a_processor_that_flips_channels_is_trained_for(folder: Path, tmp_path: Path) -> None:
