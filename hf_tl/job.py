@@ -235,7 +235,12 @@ class Job:
 
     @property
     def _plain_kinds(self) -> dict[str, int]:
-        """Count the test images that a plain `pipeline()` treats otherwise, by how."""
+        """Count the test images that a plain `pipeline()` treats otherwise, by how.
+
+        A model of one channel cannot be used by it at all.
+        """
+        if self.preprocessing.input_size[0] == 1:
+            return {}
         kinds = dict(self.data.conversions.get("test", Conversions()).images)
         if self.config.test_time_flip:
             kinds["averaged with their mirror image"] = len(self.data.splits["test"])

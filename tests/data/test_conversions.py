@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from data.test_colors import BROKEN, encoded, opened, random_image
-from datasets import Dataset, Features, Image, IterableDataset
+from datasets import Dataset, Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers.image_utils import load_image
 
-from hf_tl.data.conversions import Conversions, count_conversions
+from hf_tl.data.conversions import Conversions, examine, gather
+from hf_tl.data.fingerprint import map_images
 from hf_tl.data.images import ImageTransform
-from hf_tl.data.streams import PLACE, Stream, StreamedImages
 from hf_tl.errors import DataError
 
 FILES = [
@@ -28,14 +28,18 @@ FILES = [
 EXPECTED = {"transparency": [1, 5], "deep gray": [3], "unreadable EXIF": [4]}
 
 
+def count_conversions(images: Dataset) -> Conversions:
+    return gather(map_images(images, "test", examine))
+
+
 @pytest.fixture
 def images() -> Dataset:
-    rows = {"photo": [{"bytes": file, "path": None} for file in FILES]}
-    return Dataset.from_dict(rows).cast_column("photo", Image())
+    rows = {"image": [{"bytes": file, "path": None} for file in FILES]}
+    return Dataset.from_dict(rows).cast_column("image", Image())
 
 
 def test_images_are_counted_by_kind(images: Dataset) -> None:
-    found = count_conversions(images, "photo", "test")
+    found = count_conversions(images)
     assert found.rows == EXPECTED
     assert found.images == {"transparency": 2, "deep gray": 1, "unreadable EXIF": 1}
     assert found.all_rows == [1, 3, 4, 5]
@@ -47,28 +51,21 @@ def test_images_are_counted_by_kind(images: Dataset) -> None:
 
 
 def test_nothing_is_told_of_plain_images(images: Dataset) -> None:
-    found = count_conversions(images.select([0, 2, 6]), "photo", "test")
+    found = count_conversions(images.select([0, 2, 6]))
     assert (found.images, found.all_rows, found.notes("test", 3)) == ({}, [], [])
     assert found == Conversions({}, [])
 
 
-def test_images_of_a_stream_are_counted_in_the_order_of_their_rows() -> None:
-    def rows() -> object:
-        yield from ({"image": {"bytes": file, "path": None}} for file in FILES)
-
-    features = Features(image=Image(decode=False))
-    stream = Stream(IterableDataset.from_generator(rows, features=features), "image", "train", (len(FILES),), "x", 100)
-    order = [7, 0, 4, 1]
-    split = StreamedImages(stream, Dataset.from_dict({"label": [0] * 4, PLACE: [100 + place for place in order]}))
-    found = count_conversions(split, "image", "test")
-    assert found.rows == {"transparency": [3], "unreadable EXIF": [2]}
+def test_the_conversions_of_chosen_rows_are_numbered_anew(images: Dataset) -> None:
+    found = count_conversions(images).select([4, 0, 5, 3])
+    assert found == Conversions({"transparency": [2], "deep gray": [3], "unreadable EXIF": [0]}, [0])
 
 
 def test_the_plain_transform_reads_as_a_pipeline_does(images: Dataset) -> None:
     """Other images than those that are counted are the same with and without conversion."""
-    ours = ImageTransform(pil_to_tensor, image_column="photo")
-    plain = ImageTransform(pil_to_tensor, image_column="photo", plain=True)
-    found = count_conversions(images, "photo", "test")
+    ours = ImageTransform(pil_to_tensor)
+    plain = ImageTransform(pil_to_tensor, plain=True)
+    found = count_conversions(images)
     for row, file in enumerate(FILES):
         if row in found.unreadable:
             continue
@@ -84,6 +81,6 @@ def test_the_plain_transform_reads_as_a_pipeline_does(images: Dataset) -> None:
 
 def test_a_damaged_image_is_named(images: Dataset, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(FILES[1][:100])
-    rows = Dataset.from_dict({"photo": [str(tmp_path / "cut.png")]}).cast_column("photo", Image())
+    rows = Dataset.from_dict({"image": [str(tmp_path / "cut.png")]}).cast_column("image", Image())
     with pytest.raises(DataError, match=r"cut\.png"):
-        count_conversions(rows, "photo", "test")
+        count_conversions(rows)

@@ -14,11 +14,12 @@ from backbones.checkpoints import save_transformers, tiny_vit
 from data.test_colors import BROKEN, encoded
 from datasets import Dataset, Image
 from PIL import Image as Pillow
-from publish.records import LABELS, make_record
+from publish.records import LABELS, make_record, put
 
 from hf_tl.backbones.load import load, load_backbone, preprocessing_of
 from hf_tl.card.card import render_card
-from hf_tl.data.conversions import count_conversions
+from hf_tl.data.conversions import examine, gather
+from hf_tl.data.fingerprint import map_images
 from hf_tl.data.images import decode
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.demo.demo_model import DemoModel, read_image
@@ -26,7 +27,8 @@ from hf_tl.evaluation.measure import inference
 from hf_tl.evaluation.predict import predict_images
 from hf_tl.exporting.export import export
 from hf_tl.exporting.preprocessing import apply, describe
-from hf_tl.publish.save import save_run
+from hf_tl.publish.save import commit_model
+from hf_tl.record import LearnedFrom
 
 PHOTO = Pillow.effect_mandelbrot((90, 60), (-2.2, -1.2, 0.8, 1.2), 60).convert("RGB")
 FIRST = PHOTO.getchannel(0)
@@ -89,15 +91,19 @@ class Published:
                 parameter.add_(0.05 * torch.randn_like(parameter))
         self.folder, self.preprocessing = folder / "out", preprocessing_of(model, transforms)
         self.channels = self.preprocessing.input_size[0]
-        save_run(model, self.preprocessing, make_record(), self.folder)
+        commit_model(model, self.preprocessing, put(make_record(), measured={}), LearnedFrom(), self.folder)
         rows = {"image": [{"bytes": data, "path": None} for data, _ in FILES.values()], "label": [0] * len(FILES)}
         self.images = Dataset.from_dict(rows).cast_column("image", Image())
-        self.conversions = count_conversions(self.images, "image", "test")
+        self.conversions = gather(map_images(self.images, "test", examine))
         self.model, self.transforms = load(self.folder)
-        record = make_record()
-        record["conversions"] = self.conversions.images
-        record["model"] |= {"library": name.split(",")[0], "input_size": list(self.preprocessing.input_size)}
-        self.card = render_card(record)
+        self.card = render_card(
+            put(
+                make_record(),
+                data__splits__test__conversions=self.conversions.images,
+                model__library=name.split(",")[0],
+                model__preprocessing__input_size=self.preprocessing.input_size,
+            )
+        )
 
     def snippets(self, word: str) -> list[str]:
         """The blocks of code in the card that contain a word, to be run on the saved model."""

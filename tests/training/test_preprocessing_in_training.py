@@ -53,8 +53,8 @@ def test_a_processor_that_flips_channels_is_trained_for(folder: Path, tmp_path: 
     strategy = hf_tl.Strategy.full(epochs=6, learning_rate=0.01, augmentation="light")
     model, _ = hf_tl.load_backbone(str(source), LABELS, strategy, pretrained=False)
     result = hf_tl.train(model, str(folder), strategy, **settings(tmp_path))
-    assert result.record["metrics"]["test"]["accuracy"] == 1.0
-    assert "PixelScaling(channels=BGR" in result.record["transforms"]["train"]
+    assert result.record.measured["test"].metrics["accuracy"] == 1.0
+    assert "PixelScaling(channels=BGR" in result.record.transforms["train"]
 
 
 @pytest.mark.parametrize("library", ["timm", "transformers"])
@@ -65,7 +65,7 @@ def test_the_image_size_is_kept_without_transforms(library: str, folder: Path, t
     strategy = hf_tl.Strategy.transfer(epochs=1)
     model, made = hf_tl.load_backbone(source, LABELS, strategy, pretrained=library != "timm", image_size=64)
     result = hf_tl.train(model, str(folder), strategy, **settings(tmp_path))
-    assert result.record["model"]["input_size"] == [3, 64, 64]
+    assert tuple(result.record.model.preprocessing.input_size) == (3, 64, 64)
     image = Image.open(folder / "test" / "red" / "0.png")
     assert torch.equal(hf_tl.load(result.output_dir)[1].eval(image), made.eval(image))
 
@@ -87,7 +87,7 @@ def test_a_users_own_training_transform_is_used(library: str, folder: Path, tmp_
     result = hf_tl.train(model, str(folder), strategy, transforms=transforms, **settings(tmp_path))
     train = json.loads((Path(result.output_dir) / "run.json").read_text())["data"]["splits"]["train"]["images"]
     assert len(seen) >= 2 * train
-    assert "own" in result.record["transforms"]["train"]
+    assert "own" in result.record.transforms["train"]
 
 
 def refused(folder: Path, tmp_path: Path, make: Callable[[Transforms], Transforms], augmentation: str) -> str:
@@ -105,3 +105,46 @@ def test_transforms_that_would_be_ignored_are_refused(folder: Path, tmp_path: Pa
     assert "`transforms.eval` that gives other pixels" in text
     text = refused(folder, tmp_path, lambda made: Transforms(own, made.eval), "none")
     assert "augmentation 'none' in all phases" in text
+
+
+@pytest.fixture(scope="module")
+def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of one color, half of them with transparent pixels, under which another color is stored."""
+    folder = tmp_path_factory.mktemp("icons")
+    for split, count in (("train", 24), ("test", 16)):
+        for name, color in COLORS.items():
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGBA", (40, 40), (*color, 255))
+                if number % 2:
+                    hidden = COLORS["red" if name == "blue" else "blue"]
+                    image.paste((*hidden, 0), (0, 0, 40, 30))
+                image.putpixel((0, 0), (number, 0, 0, 255))  # so that no two are equal
+                image.save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def test_the_record_states_what_a_plain_pipeline_gets(icons: Path, tmp_path: Path) -> None:
+    strategy = hf_tl.Strategy.full(epochs=10, learning_rate=0.01, augmentation="none")
+    model, _ = hf_tl.load_backbone("timm:test_resnet", LABELS, strategy, pretrained=False, image_size=32)
+    result = hf_tl.train(model, str(icons), strategy, **settings(tmp_path))
+    measured = result.record.measured["test"]
+    assert measured.metrics["accuracy"] > 0.9
+    assert dict(measured.plain.conversions) == {"transparency": 16}
+    classifier = transformers.pipeline("image-classification", model=str(result.output_dir))
+    files = sorted((icons / "test").glob("*/*.png"))
+    right = sum(classifier(str(file))[0]["label"] == file.parent.name for file in files)
+    assert measured.plain.metrics["accuracy"] == pytest.approx(right / len(files))
+    assert right / len(files) < measured.metrics["accuracy"]
+    card = (Path(result.output_dir) / "README.md").read_text(encoding="utf-8")
+    assert "def to_rgb(image):" in card
+    assert "by a plain pipeline()" in card
+
+
+def test_nothing_is_stated_of_a_pipeline_that_cannot_be_used(icons: Path, tmp_path: Path) -> None:
+    strategy = hf_tl.Strategy.transfer(epochs=1)
+    model, _ = hf_tl.load_backbone("timm:test_resnet", LABELS, strategy, pretrained=False, image_size=32, in_chans=1)
+    result = hf_tl.train(model, str(icons), strategy, **settings(tmp_path))
+    assert result.record.measured["test"].plain is None
+    card = (Path(result.output_dir) / "README.md").read_text(encoding="utf-8")
+    assert "A pipeline of transformers cannot be used" in card
