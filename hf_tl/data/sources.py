@@ -2,6 +2,7 @@
 
 import glob
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -177,6 +178,7 @@ def _class_folders(root: Path, left_out: Counter[str]) -> dict[str, list[str]]:
 def _read_class_folders(splits: Mapping[str, Mapping[str, list[str]]]) -> DatasetDict:
     """Refer to the files where they lie: nothing is copied or cached, so a replaced image is seen."""
     names = sorted({name for classes in splits.values() for name in classes})
+    _check_names([*names, *(path for classes in splits.values() for paths in classes.values() for path in paths)])
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
     datasets = DatasetDict()
     for split, classes in splits.items():
@@ -184,6 +186,15 @@ def _read_class_folders(splits: Mapping[str, Mapping[str, list[str]]]) -> Datase
         columns = {"image": [path for path, _ in rows], "label": [name for _, name in rows]}
         datasets[split] = Dataset.from_dict(columns, features=features)
     return datasets
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse names of files that are no text, which neither a dataset nor a card can hold."""
+    if escaped := [ascii(name) for name in names if any("\ud800" <= character <= "\udfff" for character in name)]:
+        raise DataError(
+            f"names of files that are not {sys.getfilesystemencoding().upper()} text: {name_some(escaped, 2)}; rename "
+            "them, or, where the system's language setting is the reason, set PYTHONUTF8=1"
+        )
 
 
 def expand(patterns: str) -> list[str]:
