@@ -11,7 +11,7 @@ from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.data.learned import Leakage, leave_out_learned, resolve
 from hf_tl.data.sources import DIGITS
 from hf_tl.errors import ConfigError, DataError
-from hf_tl.record import LearnedFrom, RunRecord
+from hf_tl.record import DataRecord, LearnedFrom, RunRecord
 
 
 def measurable(
@@ -95,7 +95,8 @@ def open_again(
         )
     columns = {"image_column": image_column, "label_column": label_column}
     source |= {name: column for name, column in columns.items() if column is not None}
-    return load_data(**source, **drawn_by(record), learned=learned, include_training_images=True)
+    draws = drawn_by(None if record is None else record.data)
+    return load_data(**source, **draws, learned=learned, include_training_images=True)
 
 
 def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:
@@ -115,9 +116,9 @@ def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:
     }
 
 
-def drawn_by(record: RunRecord | None) -> dict[str, Any]:
+def drawn_by(data: DataRecord | None) -> dict[str, Any]:
     """Return by which seed and shares the splits of a training were drawn, as arguments of `load_data`."""
-    splits = {} if record is None else record.data.splits
+    splits = {} if data is None else data.splits
     drawn = {name: split for name, split in splits.items() if split.seed is not None and split.share is not None}
     shares = {f"{name}_fraction": split.share for name, split in drawn.items()}
     return {**shares, **({"seed": next(iter(drawn.values())).seed} if drawn else {})}
