@@ -5,6 +5,7 @@ weights learn from?
 """
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from hf_tl.data.datasets import ImageData, load_data
@@ -42,7 +43,7 @@ def measurable(
     models = [model for model, known in resolved.items() if _concerns(known, data, splits)]
     return leave_out_learned(
         data,
-        union(resolved.values()),
+        reduce(LearnedFrom.union, resolved.values(), LearnedFrom()),
         splits,
         keep=include_training_images,
         model=" or ".join(models) or "the model",
@@ -54,16 +55,6 @@ def _concerns(learned: LearnedFrom, data: ImageData, splits: Sequence[str]) -> b
     if not learned.splits:
         return False
     return not learned.is_complete or any(learned.mask(data.digests.get(split, ())).any() for split in splits)
-
-
-def union(learned: "Sequence[LearnedFrom] | Any") -> LearnedFrom:
-    """Return what some models together learned from."""
-    each = list(learned)
-    return LearnedFrom(
-        tuple(dict.fromkeys(split for known in each for split in known.splits)),
-        frozenset().union(*(known.digests for known in each)),
-        tuple(dict.fromkeys(split for known in each for split in known.unknown)),
-    )
 
 
 def open_again(

@@ -3,10 +3,12 @@
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Image
 
 from hf_tl.data.datasets import ImageData, prepare_data
 from hf_tl.data.learned import Leakage, learn, resolve
@@ -28,7 +30,8 @@ def encoded(content: int) -> bytes:
 def table(rows: list[Row]) -> Dataset:
     rows = sorted(rows, key=lambda row: (row[1], row[2]))  # as files come: by folder, then by name
     images = [{"bytes": encoded(content), "path": None} for content, _, _ in rows]
-    return Dataset.from_dict({"image": images, "label": [label for _, label, _ in rows]}, features=FEATURES)
+    columns = {"image": images, "label": [label for _, label, _ in rows]}
+    return Dataset(pa.Table.from_pydict(columns, FEATURES.arrow_schema), info=DatasetInfo(features=FEATURES))
 
 
 @dataclass
@@ -36,6 +39,8 @@ class Chain:
     """A dataset that changes, and weights that learn from it, again and again."""
 
     choose: random.Random
+    folder: Path
+    """Of the saved model."""
     rows: list[Row] = field(default_factory=list)
     own: dict[str, list[Row]] = field(default_factory=dict)
     truth: set[bytes] = field(default_factory=set)
@@ -75,7 +80,7 @@ class Chain:
 
     def pull(self) -> None:
         """Publish and pull the model: one digest a split is left."""
-        self.learned = LearnedFrom(self.learned.splits, unknown=self.learned.splits)
+        self.learned = LearnedFrom.read(self.learned.splits, None)
         self.is_pulled = bool(self.learned.splits)
 
     def settings(self) -> dict[str, Any]:
@@ -96,6 +101,8 @@ class Chain:
             self.learned = learn(self.learned, data, split)
             self.truth.update(data.digests[split])
         self.record, self.is_changed = data.to_record(), False
+        self.learned.save(self.folder)
+        self.learned = LearnedFrom.read(self.learned.splits, self.folder)
         self.seen["trained"] += 1
         return violations + self.check(data, measurable(data, {"it": self.learned}, ["test"],
                                                         include_training_images=True)[1]["test"])  # fmt: skip
@@ -133,9 +140,9 @@ class Chain:
         return inside - leakage.learned
 
 
-def walk(seed: int, seen: Counter[str]) -> int:
+def walk(seed: int, folder: Path, seen: Counter[str]) -> int:
     """Follow a chain; return the images that were measured on unannounced."""
-    chain = Chain(random.Random(seed), seen=seen)
+    chain = Chain(random.Random(seed), folder, seen=seen)
     chain.rows = chain.new(chain.choose.randint(18, 40))
     violations = 0
     for _ in range(5):
@@ -148,10 +155,10 @@ def walk(seed: int, seen: Counter[str]) -> int:
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_nothing_is_measured_on_unannounced(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_measured_on_unannounced(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.fingerprint._CACHING_ENABLED", False)  # hashing each step takes a third of the time
     seen: Counter[str] = Counter()
-    violations = {seed: count for seed in range(part, CHAINS, 4) if (count := walk(seed, seen))}
+    violations = {seed: count for seed in range(part, CHAINS, 4) if (count := walk(seed, tmp_path, seen))}
     assert violations == {}
     assert min(seen[name] for name in ("trained", "evaluated", "left out", "same test images", "resolved")) > 30, seen
     assert seen["other test images"] == 0, seen
