@@ -105,6 +105,13 @@ class Job:
         """Where the weights come from that the training begins with."""
         return provenance_of(self.model)
 
+    @cached_property
+    def _learned_before(self) -> LearnedFrom:
+        """Images that these weights learned from, found in the data where a published model states a split alone."""
+        from hf_tl.data.learned import resolve
+
+        return resolve(self.provenance.learned, self.data)
+
     def run(self) -> RunResult:
         """Train, commit the model, measure it, write its card and push it.
 
@@ -252,7 +259,7 @@ class Job:
 
         begun = training.begun or training.strategy.phases[:1]
         is_anew = any(phase.from_random_weights for phase in begun)
-        learned = LearnedFrom() if is_anew else self.provenance.learned
+        learned = LearnedFrom() if is_anew else self._learned_before
         for split in self._learned_splits(training):
             learned = learn(learned, self.data, split)
         return learned

@@ -1,14 +1,13 @@
 """The data of a recommendation: split as a training would split them, without images that a backbone learned from."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hf_tl.advisor.sample import Sample
 from hf_tl.backbones.candidates import Backbone
-from hf_tl.backbones.load import TIMM_PREFIX
-from hf_tl.backbones.provenance import learned_from
 from hf_tl.errors import ModelError, name_some
 from hf_tl.record import LearnedFrom, split_digest
 
@@ -22,8 +21,7 @@ def known_images(choices: Sequence[Backbone]) -> tuple[dict[str, LearnedFrom], d
     unreadable: dict[str, str] = {}
     for backbone in choices:
         try:
-            is_timm = backbone.name.startswith(TIMM_PREFIX)
-            learned[backbone.name] = LearnedFrom() if is_timm else learned_from(backbone.name, backbone.revision)
+            learned[backbone.name] = learned.get(backbone.name, LearnedFrom()).union(backbone.learned())
         except ModelError as error:
             unreadable[backbone.name] = str(error)
     return learned, unreadable
@@ -35,9 +33,9 @@ def open_data(
     """Return the data as a training would split them, and which of their images backbones were trained on."""
     from hf_tl.data.datasets import ImageData, load_data, prepare_data
     from hf_tl.data.learned import resolve
-    from hf_tl.evaluation.leakage import measurable, union
+    from hf_tl.evaluation.leakage import measurable
 
-    known = union(learned.values())
+    known = reduce(LearnedFrom.union, learned.values(), LearnedFrom())
     data = dataset
     if not isinstance(dataset, ImageData):
         load: Any = load_data if isinstance(dataset, str) else prepare_data

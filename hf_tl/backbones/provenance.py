@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _PROVENANCE = "_hf_tl_provenance"
 UNKNOWN_IMAGES = LearnedSplit("a dataset that is not recorded", "train", 0)
+UNRECORDED = LearnedFrom((UNKNOWN_IMAGES,), unknown=(UNKNOWN_IMAGES,))
 """What a model learned from that hf_tl trained and that came without its record."""
 
 
@@ -114,5 +115,16 @@ def learned_from(name: str, revision: str | None = None) -> LearnedFrom:
     """
     record = saved_record(name, revision)
     if record is None:
-        return LearnedFrom()
+        return UNRECORDED if _is_trained(name, revision) else LearnedFrom()
     return LearnedFrom.read(record.learned_from, Path(name) if Path(name).is_dir() else None)
+
+
+def _is_trained(name: str, revision: str | None) -> bool:
+    """Return whether the config of a model states that hf_tl has loaded or trained it."""
+    from transformers.utils import cached_file
+
+    try:
+        file = cached_file(name, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+        return file is not None and bool(json.loads(Path(file).read_text(encoding="utf-8")).get("hf_tl"))
+    except (OSError, ValueError, AttributeError):
+        return False  # the loader states what is wrong with it

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.load import load
 from hf_tl.backbones.modules import inference
-from hf_tl.backbones.provenance import learned_from, saved_record
+from hf_tl.backbones.provenance import provenance_of, saved_record
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.streams import streams_of
 from hf_tl.errors import DataError, ModelError, name_some
-from hf_tl.evaluation.leakage import open_again, recorded_dataset, union
+from hf_tl.evaluation.leakage import open_again, recorded_dataset
 from hf_tl.evaluation.measure import Predictions, image_logits, predict_split, seconds_of
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
 from hf_tl.record import LearnedFrom, RunRecord
@@ -63,12 +63,8 @@ class Contender:
 
     @cached_property
     def learned(self) -> LearnedFrom:
-        """Images that it learned from.
-
-        Raises:
-            ModelError: As `record`; or the file of digests is damaged.
-        """
-        return learned_from(self.name)
+        """Images that it learned from."""
+        return provenance_of(self.model).learned
 
     @property
     def labels(self) -> list[str]:
@@ -136,7 +132,7 @@ def open_images(
     if dataset is None:
         _check_dataset(pair)
     record = next((one.record for one in pair if one.record is not None), None)
-    data = open_again(record, union(one.learned for one in pair), dataset, **columns)
+    data = open_again(record, pair[0].learned.union(pair[1].learned), dataset, **columns)
     if dataset is None and record is not None and data.fingerprint != record.data.fingerprint:
         raise DataError(
             f"the dataset {data.name} is not what A and B were trained on any more: its fingerprint is "

@@ -53,9 +53,10 @@ class Leakage:
         for split in self.unknown:
             why = "published without image digests" if split.digest is not None else "recorded without image digests"
             why = "streamed images are not compared" if self.are_streamed else why
+            images = f"{split.images:,} training images" if split.images else "training images"
             texts.append(
-                f"hf_tl cannot tell whether the {self.split} images were among the {split.images:,} training images of "
-                f"split {split.split} of {split.data} ({why}), which {self.model} learned from"
+                f"hf_tl cannot tell whether the {self.split} images were among the {images} of split {split.split} of "
+                f"{split.data} ({why}), which {self.model} learned from"
             )
         return texts
 

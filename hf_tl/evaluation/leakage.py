@@ -5,13 +5,14 @@ weights learn from?
 """
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.data.learned import Leakage, leave_out_learned, resolve
 from hf_tl.data.sources import DIGITS
 from hf_tl.errors import ConfigError, DataError
-from hf_tl.record import LearnedFrom, RunRecord
+from hf_tl.record import DataRecord, LearnedFrom, RunRecord
 
 
 def measurable(
@@ -42,7 +43,7 @@ def measurable(
     models = [model for model, known in resolved.items() if _concerns(known, data, splits)]
     return leave_out_learned(
         data,
-        union(resolved.values()),
+        reduce(LearnedFrom.union, resolved.values(), LearnedFrom()),
         splits,
         keep=include_training_images,
         model=" or ".join(models) or "the model",
@@ -54,16 +55,6 @@ def _concerns(learned: LearnedFrom, data: ImageData, splits: Sequence[str]) -> b
     if not learned.splits:
         return False
     return not learned.is_complete or any(learned.mask(data.digests.get(split, ())).any() for split in splits)
-
-
-def union(learned: "Sequence[LearnedFrom] | Any") -> LearnedFrom:
-    """Return what some models together learned from."""
-    each = list(learned)
-    return LearnedFrom(
-        tuple(dict.fromkeys(split for known in each for split in known.splits)),
-        frozenset().union(*(known.digests for known in each)),
-        tuple(dict.fromkeys(split for known in each for split in known.unknown)),
-    )
 
 
 def open_again(
@@ -95,7 +86,8 @@ def open_again(
         )
     columns = {"image_column": image_column, "label_column": label_column}
     source |= {name: column for name, column in columns.items() if column is not None}
-    return load_data(**source, **drawn_by(record), learned=learned, include_training_images=True)
+    draws = drawn_by(None if record is None else record.data)
+    return load_data(**source, **draws, learned=learned, include_training_images=True)
 
 
 def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:
@@ -115,9 +107,9 @@ def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:
     }
 
 
-def drawn_by(record: RunRecord | None) -> dict[str, Any]:
+def drawn_by(data: DataRecord | None) -> dict[str, Any]:
     """Return by which seed and shares the splits of a training were drawn, as arguments of `load_data`."""
-    splits = {} if record is None else record.data.splits
+    splits = {} if data is None else data.splits
     drawn = {name: split for name, split in splits.items() if split.seed is not None and split.share is not None}
     shares = {f"{name}_fraction": split.share for name, split in drawn.items()}
     return {**shares, **({"seed": next(iter(drawn.values())).seed} if drawn else {})}

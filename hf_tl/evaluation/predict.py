@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from hf_tl.backbones.load import load
 from hf_tl.backbones.modules import inference
-from hf_tl.backbones.provenance import learned_from, saved_record
+from hf_tl.backbones.provenance import provenance_of, saved_record
 from hf_tl.data.columns import LABEL, holds_lists
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.images import decode
@@ -112,7 +112,7 @@ def evaluate_model(
     from accelerate import Accelerator
 
     model, transforms = load(model_name)
-    learned = learned_from(model_name)
+    learned = provenance_of(model).learned
     data = open_again(saved_record(model_name), learned, dataset, image_column, label_column)
     data, leakage = measurable(data, {"the model": learned}, [split], include_training_images=include_training_images)
     images, found = images_for(model, data, split), leakage[split]

@@ -12,7 +12,7 @@ import numpy as np
 
 from hf_tl.backbones.freezing import digest
 from hf_tl.backbones.load import load, preprocessing_of
-from hf_tl.backbones.provenance import learned_from, saved_record
+from hf_tl.backbones.provenance import provenance_of, saved_record
 from hf_tl.backbones.transformers import commit_of
 from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.images import as_stored, decode
@@ -98,7 +98,7 @@ def export(
     model, transforms = load(source)
     preprocessing = preprocessing_of(model, transforms)
     steps = describe(preprocessing)
-    learned = learned_from(source)
+    learned = provenance_of(model).learned
     data = open_again(saved_record(source), learned, dataset, image_column, label_column)
     labelled, leakage = None, None
     if int8:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Self
+from zipfile import BadZipFile
 
 import numpy as np
 
 from hf_tl.errors import ModelError
 
-LEARNED_FILE = "learned_from.npy"
+LEARNED_FILE = "learned_from.npz"
 """Beside `run.json`; not published."""
 DIGEST_BYTES = 16
 """Bytes kept of an image's SHA-256: two of 10 million images share them by chance with a probability of 1e-25."""
@@ -81,18 +82,24 @@ class LearnedFrom:
         learned = LearnedSplit(data, split, images, digest, seed, validation_fraction, test_fraction)
         if found is None:
             return replace(self, splits=(*self.splits, learned), unknown=(*self.unknown, learned))
-        return replace(self, splits=(*self.splits, learned), digests=self.digests.union(found))
+        unknown = tuple(split for split in self.unknown if split.digest != digest)
+        return replace(self, splits=(*self.splits, learned), digests=self.digests.union(found), unknown=unknown)
 
     def union(self, other: "LearnedFrom") -> "LearnedFrom":
         """Return what either learned from."""
-        return LearnedFrom((*self.splits, *other.splits), self.digests | other.digests, (*self.unknown, *other.unknown))
+        known = {split.digest for each in (self, other) for split in each.splits if split not in each.unknown}
+        unknown = [
+            split for split in (*self.unknown, *other.unknown) if split.digest is None or split.digest not in known
+        ]
+        splits = dict.fromkeys((*self.splits, *other.splits))
+        return LearnedFrom(tuple(splits), self.digests | other.digests, tuple(dict.fromkeys(unknown)))
 
     def mask(self, digests: Sequence[bytes]) -> np.ndarray:
         """Return for each image whether the weights are known to have learned from it, (images,), bool."""
         return np.fromiter((digest[:DIGEST_BYTES] in self.digests for digest in digests), bool, len(digests))
 
     def save(self, folder: Path) -> None:
-        """Write the digests beside `run.json`.
+        """Write the digests, and which of the splits they hold, beside `run.json`.
 
         Raises:
             OSError: The file cannot be written.
@@ -100,7 +107,8 @@ class LearnedFrom:
         rows = np.frombuffer(b"".join(sorted(self.digests)), np.uint8).reshape(-1, DIGEST_BYTES)
         partial = folder / f".partial-{LEARNED_FILE}"
         with open(partial, "wb") as file:
-            np.save(file, rows, allow_pickle=False)
+            known = [index for index, split in enumerate(self.splits) if split not in self.unknown]
+            np.savez(file, digests=rows, known=np.array(known, dtype=np.int64))
         os.replace(partial, folder / LEARNED_FILE)
 
     @classmethod
@@ -118,10 +126,11 @@ class LearnedFrom:
         if file is None or not file.is_file():
             return cls(splits, unknown=splits)
         try:
-            rows = np.load(file, allow_pickle=False)
+            with np.load(file, allow_pickle=False) as stored:
+                rows, known = stored["digests"], set(stored["known"].tolist())
             if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != DIGEST_BYTES:
                 raise ValueError(f"expected rows of {DIGEST_BYTES} bytes, found {rows.dtype} of shape {rows.shape}")
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, BadZipFile) as error:
             raise ModelError(
                 f"{file}, which names the training images of the model, is damaged ({error}): delete it, and hf_tl "
                 "will say that it cannot tell which images the model learned from"
@@ -129,7 +138,7 @@ class LearnedFrom:
         return cls(
             splits,
             frozenset(map(bytes, rows)),
-            tuple(split for split in splits if split.digest is None),
+            tuple(split for index, split in enumerate(splits) if index not in known),
         )
 
 
