@@ -115,7 +115,7 @@ class RunRecord:
     def start(self) -> Origin:
         """Origin of the weights that the saved ones descend from: random where a phase drew new ones."""
         draws = any(phase.recipe.from_random_weights for phase in self.phases)
-        return Origin.random() if draws and not self.origin.is_random else self.origin
+        return Origin.random() if draws and self.origin.kind != "random" else self.origin
 
     def is_of_saved_weights(self, split: str) -> bool:
         """Return whether a split was measured with the saved weights, and not with those before a refit."""
