@@ -3,9 +3,9 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from hf_tl.errors import PublishError
 from hf_tl.record.codec import RecordError, decode, encode
@@ -86,22 +86,6 @@ class RunRecord:
             raise RecordError("a temperature was fitted on other weights than those that were measured")
         if self.weights_digest is not None and digests and self.weights_digest not in digests:
             raise RecordError("what was measured was measured on other weights than those that were saved")
-
-    def of_weights(self, digest: str) -> Self:
-        """Return the record of the same run with another digest of the same weights: that of the saved files.
-
-        Tensors have other names in memory than in the files of some libraries, and so another digest.
-        """
-        if self.weights_digest is None:
-            return replace(self, weights_digest=digest)
-        old, temperature = self.weights_digest, self.temperature
-        if temperature is not None and temperature.weights_digest == old:
-            temperature = replace(temperature, weights_digest=digest)
-        measured = {
-            split: replace(one, weights_digest=digest) if one.weights_digest == old else one
-            for split, one in self.measured.items()
-        }
-        return replace(self, weights_digest=digest, temperature=temperature, measured=measured)
 
     def trained_in(self, stage: str) -> list[int]:
         """Return the indices of the phases that trained a stage."""

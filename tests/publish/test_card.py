@@ -283,8 +283,8 @@ def test_both_numbers_are_stated_where_a_plain_pipeline_sees_other_pixels(record
     record = put(record, measured__test__plain=plain, data__splits__test__conversions={"transparency": 16})
     body = body_of(render_card(record))
     assert (
-        "- The test accuracy is 92.5% with hf_tl's conversion of images (transparency: 16, 16-bit gray: 4), and 50.0% "
-        "by a plain pipeline(), which does not convert them." in body
+        "- Test accuracy: 92.5% as evaluated by hf_tl, and 50.0% by a plain pipeline(), which treats some images "
+        "differently (transparency: 16, 16-bit gray: 4)." in body
     )
     assert "Images that hf_tl converts and a plain pipeline() does not: test: transparency 16." in body
 

@@ -13,14 +13,11 @@ from huggingface_hub import ModelCard
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from publish.records import (
-    EARLIER_WEIGHTS,
-    WEIGHTS,
     climbed,
     evaluated,
     make_multi_label_record,
     make_record,
     put,
-    without_temperature,
 )
 
 from hf_tl.card.card import render_card
@@ -38,7 +35,6 @@ from hf_tl.record import (
     RefitRecord,
     RunRecord,
     SplitRecord,
-    Temperature,
     read_record,
     write_record,
 )
@@ -318,13 +314,3 @@ def test_metrics_that_are_no_numbers_are_published_as_missing(tmp_path: Path) ->
     card = render_all(read, tmp_path)
     assert "Test accuracy: – (120 images)." in card
     assert "name: Accuracy" not in card
-
-
-def test_the_digest_of_the_files_replaces_that_in_memory() -> None:
-    record = put(evaluated(make_record()), measured__validation__calibration__after=None)
-    record = put(record, measured__validation__weights_digest=EARLIER_WEIGHTS)
-    saved = record.of_weights("f" * 64)
-    assert saved.weights_digest == saved.measured["test"].weights_digest == "f" * 64
-    assert saved.measured["validation"].weights_digest == EARLIER_WEIGHTS
-    assert saved.temperature == Temperature(1.7, "f" * 64, "validation", 60)
-    assert without_temperature(record, "x").of_weights("f" * 64).of_weights(WEIGHTS).weights_digest == WEIGHTS

@@ -14,8 +14,8 @@ import torch
 from backbones.checkpoints import save_timm, save_transformers, timm_network, tiny_resnet, tiny_vit
 from hub.client import run_python
 from PIL import Image
-from publish.records import make_record
-from publish.saving import save_model
+from publish.records import make_record, put
+from publish.saving import LEARNED, save_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoImageProcessor, PreTrainedModel
@@ -25,9 +25,9 @@ from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.stages import list_stages
 from hf_tl.card.plots import HISTORY_FIGURE, STAGES_FIGURE
 from hf_tl.errors import ConfigError, PublishError, SaveError
-from hf_tl.publish import save
-from hf_tl.publish.save import check_output_dir, check_reload, rewrite_card
-from hf_tl.record import RunRecord, read_record
+from hf_tl.publish.save import check_output_dir, check_reload, commit_model, rewrite_card
+from hf_tl.record import RunRecord, read_record, write_record
+from hf_tl.record.learned import LEARNED_FILE
 from hf_tl.strategy import Strategy
 
 CANARY = "canary_home_of_somebody"
@@ -38,7 +38,7 @@ LABELS = {
     "generic": ("LABEL_2", "LABEL_0", "LABEL_1"),
 }
 KINDS = ("timm", "timm gray", "timm size", "timm folder", "vit", "resnet")
-FILES = {"config.json", "model.safetensors", "README.md", "run.json", HISTORY_FIGURE, STAGES_FIGURE}
+FILES = {"config.json", "model.safetensors", "README.md", "run.json", LEARNED_FILE, HISTORY_FIGURE, STAGES_FIGURE}
 
 
 def build(
@@ -313,22 +313,6 @@ def tamper(folder: Path, damage: str, kind: str) -> str:
     return "other pixels than the evaluation transform"
 
 
-def test_a_wrong_save_leaves_the_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that loses a bit is found before the folder is touched."""
-    folder, _ = saved("timm", tmp_path)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    write = save._write_checkpoint
-
-    def careless(model: PreTrainedModel, preprocessing: Preprocessing, target: Path) -> None:
-        write(model, preprocessing, target)
-        tamper(target, "weight", "timm")
-
-    monkeypatch.setattr(save, "_write_checkpoint", careless)
-    with pytest.raises(SaveError, match="the saved weights are not those in memory"):
-        saved("timm", tmp_path)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
 FULL_DISK = """
 import os, resource, sys
 sys.path.insert(0, {tests!r})
@@ -353,9 +337,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     lines = run_python(code, "http://127.0.0.1:9", tmp_path, has_hf_tl=True).splitlines()
     assert len(lines) == 4
     for line in lines:
-        assert line.startswith("out could not be written: ")
+        assert line.startswith("the model in out could not be written: ")
         assert "File too large" in line
-        assert line.endswith("; the run was not saved []")
+        assert line.endswith(" []")
 
 
 # --- the output directory
@@ -391,5 +375,15 @@ def test_a_folder_that_cannot_be_written_to(folder: str) -> None:
         pytest.skip("Linux only")
     with pytest.raises(ConfigError, match="cannot be written to"):
         check_output_dir(folder)
-    with pytest.raises(SaveError, match=r"cannot be written to: .*; nothing was saved"), save._committed(Path(folder)):
-        pytest.fail("not reached")
+    model, preprocessing = build("timm", Path("."))
+    with pytest.raises(SaveError, match="could not be written: "):
+        commit_model(model, preprocessing, record_of(model, LABELS["unsorted"]), LEARNED, folder)
+
+
+@pytest.mark.parametrize("status", ["training", "trained"])
+def test_a_run_that_is_not_finished_is_resumed(status: str, tmp_path: Path) -> None:
+    write_record(put(make_record(), status=status, measured={}), tmp_path)
+    with pytest.raises(ConfigError, match=r"not finished: resume it with --resume_from_checkpoint auto"):
+        check_output_dir(tmp_path)
+    check_output_dir(tmp_path, resume=True)
+    check_output_dir(tmp_path, overwrite=True)
