@@ -15,7 +15,6 @@ from data.test_colors import BROKEN, encoded
 from datasets import Dataset, Image
 from PIL import Image as Pillow
 from publish.records import LABELS, make_record
-from publish.saving import save_model
 
 from hf_tl.backbones.load import load, load_backbone, preprocessing_of
 from hf_tl.card.card import render_card
@@ -27,6 +26,7 @@ from hf_tl.evaluation.measure import inference
 from hf_tl.evaluation.predict import predict_images
 from hf_tl.exporting.export import export
 from hf_tl.exporting.preprocessing import apply, describe
+from hf_tl.publish.save import save_run
 
 PHOTO = Pillow.effect_mandelbrot((90, 60), (-2.2, -1.2, 0.8, 1.2), 60).convert("RGB")
 FIRST = PHOTO.getchannel(0)
@@ -89,7 +89,7 @@ class Published:
                 parameter.add_(0.05 * torch.randn_like(parameter))
         self.folder, self.preprocessing = folder / "out", preprocessing_of(model, transforms)
         self.channels = self.preprocessing.input_size[0]
-        save_model(model, self.preprocessing, make_record(), self.folder)
+        save_run(model, self.preprocessing, make_record(), self.folder)
         rows = {"image": [{"bytes": data, "path": None} for data, _ in FILES.values()], "label": [0] * len(FILES)}
         self.images = Dataset.from_dict(rows).cast_column("image", Image())
         self.conversions = count_conversions(self.images, "image", "test")
