@@ -46,7 +46,7 @@ def card_metadata(record: RunRecord) -> ModelCardData:
         datasets=[record.data.name] if record.data.is_on_hub and hub_id(record.data.name) else None,
         metrics=sorted({figure.hub_type for figure in figures} & HUB_METRICS) if results else None,
         tags=["hf_tl", *tags, strategy_tag(record)],
-        model_name=one_line(f"{record.model.architecture} on {record.data.name}"),
+        model_name=one_line(f"{record.model.architecture} on {record.data.name}") if results else None,
         eval_results=results or None,
         **hub_license(record.start.base_license),
     )

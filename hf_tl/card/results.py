@@ -69,15 +69,14 @@ def _of_other_weights(record: RunRecord, split: str) -> str:
 
 
 def _plain(measured: Measured, problem: ProblemType) -> str:
-    """State both numbers of a split of which hf_tl converts some images otherwise than a plain pipeline."""
+    """State both accuracies of a split of which a plain pipeline treats some images differently."""
     assert measured.plain is not None
     kinds = ", ".join(f"{kind}: {count:,}" for kind, count in measured.plain.conversions.items())
-    figure = problem.primary
-    form = percent if figure.is_percentage else decimal
-    ours, plain = (form(metrics.get(figure.key)) for metrics in (measured.metrics, measured.plain.metrics))
+    accuracy = next(figure for figure in problem.figures if figure.key == problem.accuracy)
+    ours, plain = (percent(metrics.get(accuracy.key)) for metrics in (measured.metrics, measured.plain.metrics))
     return (
-        f"The {measured.split} {figure.name} is {ours} with hf_tl's conversion of images ({kinds}), and {plain} by a "
-        "plain pipeline(), which does not convert them."
+        f"{measured.split.capitalize()} {accuracy.name}: {ours} as evaluated by hf_tl, and {plain} by a plain "
+        f"pipeline(), which treats some images differently ({kinds})."
     )
 
 

@@ -145,8 +145,8 @@ class ProblemType:
         return self.figures[0]
 
     def figures_for(self, classes: int) -> tuple[Figure, ...]:
-        """Give the metrics that tell something of so many classes: with five or fewer, the top 5 hold them all."""
-        return tuple(figure for figure in self.figures if figure.key != f"top{TOP_K}_accuracy" or classes > TOP_K)
+        """Return the metrics that are informative for a number of classes: top-5 accuracy from ten classes on."""
+        return tuple(figure for figure in self.figures if figure.key != f"top{TOP_K}_accuracy" or classes >= 2 * TOP_K)
 
     def quality(self, metrics: dict[str, float]) -> tuple[float, float]:
         """Order models by the primary metric, and among equals by the loss: the greater, the better."""

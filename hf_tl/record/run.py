@@ -3,9 +3,9 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from hf_tl.errors import PublishError
 from hf_tl.record.codec import RecordError, decode, encode
@@ -87,22 +87,6 @@ class RunRecord:
         if self.weights_digest is not None and digests and self.weights_digest not in digests:
             raise RecordError("what was measured was measured on other weights than those that were saved")
 
-    def of_weights(self, digest: str) -> Self:
-        """Return the record of the same run with another digest of the same weights: that of the saved files.
-
-        Tensors have other names in memory than in the files of some libraries, and so another digest.
-        """
-        if self.weights_digest is None:
-            return replace(self, weights_digest=digest)
-        old, temperature = self.weights_digest, self.temperature
-        if temperature is not None and temperature.weights_digest == old:
-            temperature = replace(temperature, weights_digest=digest)
-        measured = {
-            split: replace(one, weights_digest=digest) if one.weights_digest == old else one
-            for split, one in self.measured.items()
-        }
-        return replace(self, weights_digest=digest, temperature=temperature, measured=measured)
-
     def trained_in(self, stage: str) -> list[int]:
         """Return the indices of the phases that trained a stage."""
         return [index for index, phase in enumerate(self.phases) if stage in phase.trained_stages]
@@ -115,7 +99,7 @@ class RunRecord:
     def start(self) -> Origin:
         """Origin of the weights that the saved ones descend from: random where a phase drew new ones."""
         draws = any(phase.recipe.from_random_weights for phase in self.phases)
-        return Origin.random() if draws and not self.origin.is_random else self.origin
+        return Origin.random() if draws and self.origin.kind != "random" else self.origin
 
     def is_of_saved_weights(self, split: str) -> bool:
         """Return whether a split was measured with the saved weights, and not with those before a refit."""

@@ -9,7 +9,7 @@ from publish.records import LABELS, make_record
 from publish.saving import save_model
 
 from hf_tl.backbones.load import load_backbone
-from hf_tl.record import LearnedFrom, RunRecord
+from hf_tl.record import RunRecord
 from hf_tl.strategy import Strategy
 
 
@@ -30,7 +30,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "checkpoints" / "step_1" / "optimizer.bin").write_bytes(b"state")
     (folder / "optimizer.safetensors").write_bytes(b"state")
     (folder / "train.log").write_text("log")
-    LearnedFrom().plus("pets", "train", 2, [b"a" * 32, b"b" * 32]).save(folder)
     return folder
 
 

@@ -56,6 +56,18 @@ def _put(value: Any, path: list[str], new: Any) -> Any:
     return type(value)([*value[:index], _put(value[index], rest, new), *value[index + 1 :]])
 
 
+def of_weights(record: RunRecord, digest: str) -> RunRecord:
+    """The record of a run whose saved weights have this digest."""
+    old, temperature = record.weights_digest, record.temperature
+    if temperature is not None and temperature.weights_digest == old:
+        temperature = dataclasses.replace(temperature, weights_digest=digest)
+    measured = {
+        split: dataclasses.replace(one, weights_digest=digest) if one.weights_digest == old else one
+        for split, one in record.measured.items()
+    }
+    return dataclasses.replace(record, weights_digest=digest, temperature=temperature, measured=measured)
+
+
 def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABELS, epochs: int = 9) -> RunRecord:
     """A fine-tuning: the head for three epochs, then the head and the last stage of the backbone for six."""
     parameters = [1000 * (index + 1) ** 2 for index in range(len(stages) - 1)] + [771]

@@ -3,24 +3,26 @@
 from dataclasses import replace
 from pathlib import Path
 
+from publish.records import of_weights
 from transformers import PreTrainedModel
 
 from hf_tl.backbones.load import preprocessing_of
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.data.images import Transforms
-from hf_tl.publish.save import commit_model, complete_run
+from hf_tl.publish.save import check_reload, commit_model, complete_run
 from hf_tl.record import LearnedFrom, RunRecord
+
+LEARNED = LearnedFrom().plus("pets", "train", 2, [b"a" * 32, b"b" * 32])
 
 
 def save_model(
     model: PreTrainedModel, preprocessing: Preprocessing | Transforms, record: RunRecord, folder: Path
 ) -> Path:
-    """Save a model with its record, card and figures."""
+    """Save a model as a run does: committed, loaded again to compare, and completed with its card and figures."""
     if isinstance(preprocessing, Transforms):
         preprocessing = preprocessing_of(model, preprocessing)
-    begun = replace(record, measured={}, temperature=None)
-    weights = commit_model(model, preprocessing, begun, LearnedFrom(), folder).weights_digest
-    measured = {split: replace(one, weights_digest=weights) for split, one in record.measured.items()}
-    temperature = record.temperature and replace(record.temperature, weights_digest=weights)
-    complete_run(replace(record, weights_digest=weights, measured=measured, temperature=temperature), folder)
+    trained = replace(record, status="trained", measured={}, temperature=None)
+    digest = commit_model(model, preprocessing, trained, LEARNED, folder).weights_digest
+    check_reload(model, preprocessing, folder)
+    complete_run(of_weights(record, str(digest)), folder)
     return folder

@@ -15,12 +15,12 @@ from hub.client import environment, run_python
 from hub.server import HubServer
 from PIL import Image
 from publish.browser import PATIENCE, Browser, needs_chromium, opened, served, wait_for
-from publish.records import evaluated, make_record
+from publish.records import evaluated, make_record, put
+from publish.saving import save_model
 
-from hf_tl.backbones.load import load_backbone, preprocessing_of
+from hf_tl.backbones.load import load_backbone
 from hf_tl.demo.space import push_with_space
 from hf_tl.evaluation.predict import predict_images
-from hf_tl.publish.save import save_run
 from hf_tl.strategy import Strategy
 
 pytestmark = [pytest.mark.slow, needs_chromium]
@@ -43,13 +43,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, transforms = load_backbone("timm:test_resnet", HOSTILE, Strategy.transfer(), pretrained=False)
     with torch.no_grad():
         model.get_parameter("timm_model.fc.bias")[5] += 3  # an answer that is more than chance
-    record = make_record(labels=HOSTILE)
-    record["data"]["name"] = "<b>birds</b><script>document.title='hit'</script>"
-    record = evaluated(record)
-    record["card"]["intended_use"] = "<script>document.title='hit'</script>"
-    out = tmp_path_factory.mktemp("hostile") / "out"
-    save_run(model, preprocessing_of(model, transforms), record, out)
-    return out
+    record = put(
+        evaluated(make_record(labels=HOSTILE)),
+        data__name="<b>birds</b><script>document.title='hit'</script>",
+        card__intended_use="<script>document.title='hit'</script>",
+    )
+    return save_model(model, transforms, record, tmp_path_factory.mktemp("hostile") / "out")
 
 
 @pytest.fixture(scope="module")

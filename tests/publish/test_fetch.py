@@ -10,7 +10,7 @@ from backbones.checkpoints import save_transformers, tiny_vit
 from hub.client import run_python
 from hub.server import Fault, HubServer
 from hub.store import now
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from publish.pushed import REPO, contents
 from publish.records import LABELS
 
@@ -19,6 +19,8 @@ from hf_tl.backbones.load import load
 from hf_tl.errors import ModelError, PublishError
 from hf_tl.hub.fetch import pull
 from hf_tl.hub.hub import push
+from hf_tl.record import LearnedFrom, read_record
+from hf_tl.record.learned import LEARNED_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,18 @@ def test_a_pulled_folder_is_the_pushed_one(hub: HubServer, saved: Path, tmp_path
     before = len([call for call in hub.hub.log if "/commit/" in call[1]])
     push(folder, REPO)
     assert len([call for call in hub.hub.log if "/commit/" in call[1]]) == before
+
+
+def test_digests_of_training_images_are_not_fetched(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    """Not even from a repository into which somebody put some: they would be taken for those of this machine."""
+    push(saved, REPO)
+    HfApi().upload_file(path_or_fileobj=saved / LEARNED_FILE, path_in_repo=LEARNED_FILE, repo_id=REPO)
+    folder = pull(REPO, tmp_path / "pets")
+    assert not (folder / LEARNED_FILE).exists()
+    record = read_record(folder)
+    learned = LearnedFrom.read(record.learned_from, folder)
+    assert not learned.is_complete
+    assert learned.unknown == record.learned_from
 
 
 def test_pull_of_an_earlier_revision(hub: HubServer, saved: Path, copy: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A whole run by the command line: what its card shows, what it keeps to itself, and how training goes on from it."""
 
-import json
 import os
 import re
 import shutil
@@ -17,12 +16,14 @@ from datasets import load_dataset
 from hub.client import environment
 from hub.server import HubServer
 from PIL import Image
+from publish.records import put
 
 import hf_tl
 from hf_tl.card.card import render_card
 from hf_tl.card.examples import collect_examples
 from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.hub.hub import push
+from hf_tl.record import LayerRecord, read_record
 
 CANARIES = {
     "HOME": "canary-home",
@@ -64,19 +65,23 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_card_shows_what_the_record_holds(trained: Path) -> None:
-    record = json.loads((trained / "run.json").read_text())
+    record = read_record(trained)
     card = (trained / "README.md").read_text()
     assert card == render_card(record)
     assert set(re.findall(r"\]\((\w+\.png)\)", card)) == {path.name for path in trained.glob("*.png")}
     assert (trained / "mistakes.png").stat().st_size > 10_000
-    test = record["evaluation"]["splits"]["test"]
-    assert sum(count for *_, count in test["confusion"]) == record["data"]["splits"]["test"]["images"] == 30
-    right = sum(count for true, predicted, count in test["confusion"] if true == predicted)
-    assert right / 30 == pytest.approx(record["metrics"]["test"]["accuracy"])
-    assert record["metrics"]["validation"]["accuracy"] == pytest.approx(record["best"]["validation"]["accuracy"])
-    assert record["phases"][0]["learning_rates"] == {"head": 0.003}
-    assert record["model"]["head"] == {"state": "new", "layers": [{"name": "fc", "shape": [3, 96]}]}
-    assert [stage["modules"] for stage in record["stages"]][1:3] == [["maxpool", "layer1"], ["layer2"]]
+    test = record.measured["test"]
+    assert sum(count for *_, count in test.confusion) == record.data.splits["test"].images == test.images == 30
+    right = sum(count for true, predicted, count in test.confusion if true == predicted)
+    assert right / 30 == pytest.approx(test.metrics["accuracy"])
+    assert record.best is not None
+    assert record.measured["validation"].metrics["accuracy"] == pytest.approx(record.best["validation"]["accuracy"])
+    assert record.phases[0].learning_rates == {"head": 0.003}
+    assert record.model.head.layers == (LayerRecord("fc", (3, 96)),)
+    assert [stage.modules for stage in record.stages][1:3] == [("maxpool", "layer1"), ("layer2",)]
+    assert (record.origin.kind, record.status) == ("random", "complete")
+    assert "from-scratch" in card
+    assert "base_model" not in card
     assert "Not for &#60;b&#62;bold&#60;/b&#62; claims." in card
 
 
@@ -91,9 +96,9 @@ def test_the_split_is_read_once_whatever_is_computed_from_it(
     entries = [path for path in cache.iterdir() if path.is_dir()]
     assert len(entries) == 3
     assert capsys.readouterr().err.count("Features of validation: 100%") == 1
-    by_features, by_images = (json.loads((path / "run.json").read_text()) for path in (tmp_path / "out", trained))
+    by_features, by_images = (read_record(path).measured for path in (tmp_path / "out", trained))
     for split in ("validation", "test"):
-        assert by_features["metrics"][split] == pytest.approx(by_images["metrics"][split], rel=1e-4)
+        assert by_features[split].metrics == pytest.approx(by_images[split].metrics, rel=1e-4)
 
 
 def test_the_images_of_a_stream_are_shown_as_others(data: Path, tmp_path: Path) -> None:
@@ -107,7 +112,7 @@ def test_the_images_of_a_stream_are_shown_as_others(data: Path, tmp_path: Path) 
         folder, flags = tmp_path / name, ["--card_images", "--num_train_epochs", "2", "--report_to", "none", *more]
         flags += ["--feature_cache_dir", str(tmp_path / f"features of {name}")]
         main(["train", *TINY, "--dataset", str(parquet), *flags, "--output_dir", str(folder)])
-        mistakes = json.loads((folder / "run.json").read_text())["evaluation"]["splits"]["test"]["mistakes"]
+        mistakes = read_record(folder).measured["test"].mistakes
         pixels = np.asarray(Image.open(folder / "mistakes.png").convert("RGB"), dtype=float)
         shown.append(([(m["image"], m["true"], m["predicted"]) for m in mistakes], pixels))
     assert shown[0][0] == shown[1][0] != []
@@ -116,14 +121,14 @@ def test_the_images_of_a_stream_are_shown_as_others(data: Path, tmp_path: Path) 
 
 def test_the_images_shown_are_those_of_the_mistakes(data: Path, trained: Path) -> None:
     model, transforms = hf_tl.load(trained)
-    images, record = hf_tl.load_data(str(data)), json.loads((trained / "run.json").read_text())
-    record["evaluation"]["splits"]["test"]["mistakes"] = [
-        {"image": place, "true": 0, "predicted": 1, "probability": 0.9} for place in (17, 4)
-    ]
+    images = hf_tl.load_data(str(data))
+    mistakes = tuple({"image": place, "true": 0, "predicted": 1, "probability": 0.9} for place in (17, 4))
+    record = put(read_record(trained), measured__test__mistakes=mistakes)
     examples = collect_examples(model, transforms.eval, images, record)
     for example, place in zip(examples, (17, 4), strict=True):
         pixels = transforms.eval(images.splits["test"][place]["image"]).numpy()
-        seen = pixels.transpose(1, 2, 0) * record["model"]["std"] + record["model"]["mean"]
+        preprocessing = record.model.preprocessing
+        seen = pixels.transpose(1, 2, 0) * preprocessing.std + preprocessing.mean
         np.testing.assert_allclose(example.pixels, np.clip(seen, 0, 1), atol=1e-6)
         assert set(example.maps) == {"predicted", "true"}
 
@@ -179,7 +184,7 @@ def test_nothing_of_the_machine_is_told(data: Path, tmp_path: Path) -> None:
 def test_training_goes_on_by_the_snippet_of_the_card(hub: HubServer, trained: Path, data: Path, tmp_path: Path) -> None:
     """The snippet of hf_tl, as a reader copies it, from the repository that the model was pushed to."""
     push(trained, "user/colours")
-    card = render_card(json.loads((trained / "run.json").read_text()), "user/colours")
+    card = render_card(read_record(trained), "user/colours")
     (snippet,) = [code for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "import hf_tl" in code]
     shutil.copytree(data, tmp_path / "FOLDER")
     environ = environment(hub.url, tmp_path / "hf_home") | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -187,13 +192,15 @@ def test_training_goes_on_by_the_snippet_of_the_card(hub: HubServer, trained: Pa
         [sys.executable, "-c", snippet], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    record = json.loads((tmp_path / "trained-on" / "run.json").read_text())
-    assert record["model"]["base_model"] == "user/colours"
+    record = read_record(tmp_path / "trained-on")
     (commit, *_) = hub.hub.history(hub.hub.repos["models", "user/colours"], "main")
-    assert record["model"]["base_model_revision"] == commit["id"]
-    assert record["model"]["head"]["state"] == "kept"
-    assert record["strategy"]["name"] == "finetune"
-    assert "base_model: user/colours" in (tmp_path / "trained-on" / "README.md").read_text()
+    assert (record.origin.kind, record.origin.name, record.origin.revision) == ("trained", "user/colours", commit["id"])
+    assert record.origin.head == "kept"
+    assert record.origin.is_random
+    assert record.strategy.name == "finetune"
+    card = (tmp_path / "trained-on" / "README.md").read_text()
+    assert "base_model: user/colours" in card
+    assert "a model `user/colours` that hf_tl trained on `pets`" in card
 
 
 def test_energy_needs_codecarbon_and_is_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +217,8 @@ def test_energy_needs_codecarbon_and_is_told(data: Path, tmp_path: Path, capsys:
     handler = signal.getsignal(signal.SIGTERM)
     main(flags)
     assert "[codecarbon" not in capsys.readouterr().err
-    energy = json.loads((tmp_path / "out" / "run.json").read_text())["energy"]
+    energy = read_record(tmp_path / "out").energy
+    assert energy is not None
     assert 0 < energy["kwh"] < 1
     assert re.search(r"- energy: [\d.e-]+ kWh \(.*codecarbon", (tmp_path / "out" / "README.md").read_text())
     assert signal.getsignal(signal.SIGTERM) is handler

@@ -16,13 +16,16 @@ from hub.client import OTHER_TOKEN, READ_TOKEN, TOKEN, run_python
 from hub.server import Fault, HubServer
 from PIL import Image
 from publish.pushed import REPO, commits, contents, published
-from publish.records import LABELS, make_record
+from publish.records import LABELS, make_record, put
 from safetensors.torch import load_file, save_file
 
 from hf_tl.card.card import render_card
 from hf_tl.card.plots import HISTORY_FIGURE, STAGES_FIGURE
 from hf_tl.errors import PublishError
 from hf_tl.hub.hub import check_push_access, push
+from hf_tl.publish.save import rewrite_card
+from hf_tl.record import read_record, write_record
+from hf_tl.record.learned import LEARNED_FILE
 
 PUBLISHED = {"config.json", "model.safetensors", "README.md", "run.json", STAGES_FIGURE, HISTORY_FIGURE}
 PRINT_ALL = (
@@ -44,9 +47,39 @@ def test_push_is_one_commit_of_the_model_alone(hub: HubServer, saved: Path) -> N
     for name in PUBLISHED - {"README.md"}:
         assert hub.hub.read(commit["files"][name]) == before[name]
     card = hub.hub.read(commit["files"]["README.md"]).decode()
-    assert card == render_card(make_record(), REPO)
+    assert card == render_card(read_record(saved), REPO)
     assert "USER/NAME" not in card
     assert huggingface_hub.ModelCard(card).data.base_model == "timm/test_resnet.r160_in1k"
+
+
+def test_digests_of_training_images_stay_on_the_machine(hub: HubServer, saved: Path) -> None:
+    assert (saved / LEARNED_FILE).is_file()
+    push(saved, REPO)
+    digests = (b"a" * 16, b"b" * 16)
+    for name, content in published(hub).items():
+        assert name != LEARNED_FILE
+        assert not any(digest in content or digest.hex().encode() in content for digest in digests)
+    (split,) = json.loads(published(hub)["run.json"])["learned_from"]
+    assert split == {"data": "pets", "split": "train", "images": 360, "digest": "tr" * 32}
+
+
+def test_weights_of_a_training_that_has_not_ended_are_not_pushed(hub: HubServer, copy: Path) -> None:
+    write_record(put(read_record(copy), status="training", measured={}), copy)
+    for is_written in (True, False):
+        if not is_written:
+            (copy / "README.md").unlink()
+        with pytest.raises(PublishError, match=r"has not ended: finish it.*--resume_from_checkpoint auto"):
+            push(copy, REPO)
+    assert not hub.hub.log
+
+
+def test_a_model_that_was_not_measured_is_pushed_and_says_so(hub: HubServer, copy: Path) -> None:
+    write_record(put(read_record(copy), status="trained", measured={}), copy)
+    rewrite_card(copy)
+    push(copy, REPO)
+    card = published(hub)["README.md"].decode()
+    assert "**Not measured.**" in card
+    assert "model-index" not in card
 
 
 def test_second_push_makes_no_commit(hub: HubServer, saved: Path) -> None:
@@ -102,8 +135,9 @@ def test_the_blocker_hides_hf_tl(hub: HubServer, tmp_path: Path) -> None:
     [
         (["model.safetensors"], "model.safetensors missing"),
         (["config.json", "run.json"], "config.json, run.json missing"),
-        (["README.md"], "README.md missing"),
-        ([STAGES_FIGURE], f"{STAGES_FIGURE} missing"),
+        (["README.md"], "README.md missing; write the card again: hf-tl card"),
+        ([STAGES_FIGURE], f"{STAGES_FIGURE} missing; write the card again: hf-tl card"),
+        (["README.md", "config.json"], "README.md, config.json missing; name the --output_dir"),
     ],
 )
 def test_incomplete_folder_is_not_pushed(hub: HubServer, copy: Path, missing: list[str], said: str) -> None:
@@ -181,7 +215,7 @@ def test_refused_push_tells_how_to_push_later(hub: HubServer, copy: Path, fault:
 
 
 def test_of_two_pushes_at_once_one_wins_whole(hub: HubServer, saved: Path, copy: Path) -> None:
-    (copy / "run.json").write_text(json.dumps(make_record() | {"hardware": "another"}))
+    write_record(put(read_record(copy), hardware="another"), copy)
     overtaken = Fault("/commit/", until=lambda: len(commits(hub)) == 1)
     hub.hub.faults.append(overtaken)
     with ThreadPoolExecutor() as pool:
@@ -278,7 +312,7 @@ def test_weights_of_another_run_are_not_pushed(hub: HubServer, copy: Path) -> No
     weights = load_file(copy / "model.safetensors")
     weights["fc.bias"] += 1
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(PublishError, match=r"weights in .* are not those that run\.json tells of"):
+    with pytest.raises(PublishError, match=r"weights in .* are not those of run\.json"):
         push(copy, REPO)
     assert not hub.hub.log
 

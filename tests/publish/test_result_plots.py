@@ -13,6 +13,7 @@ from publish.test_plots import share_of
 from hf_tl.card.examples import Example, plot_examples
 from hf_tl.card.figures import FIGURES, draw_figures, figures_of
 from hf_tl.card.result_plots import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.errors import PublishError
 from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import AFTER, BEFORE
 
@@ -91,3 +92,17 @@ def test_the_same_record_gives_the_same_bytes(tmp_path: Path) -> None:
         draw_figures(record, tmp_path / name)
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "figure"),
+    [
+        ({"history": ({"epoch": 1.0},)}, "history.png"),
+        ({"measured__test__confusion": ((0, 99, 1),)}, "confusion.png"),
+        ({"measured__test__calibration": {"before": {"ece": None}}}, "reliability.png"),
+    ],
+)
+def test_a_damaged_record_is_one_clear_error(tmp_path: Path, damage: dict[str, Any], figure: str) -> None:
+    record = put(without_temperature(evaluated(make_record()), "x"), **damage)
+    with pytest.raises(PublishError, match=rf"{figure} cannot be drawn: the record \(run\.json\) lacks or mixes up"):
+        draw_figures(record, tmp_path)

@@ -14,7 +14,8 @@ import torch
 from backbones.checkpoints import save_timm, save_transformers, timm_network, tiny_resnet, tiny_vit
 from hub.client import run_python
 from PIL import Image
-from publish.records import make_record
+from publish.records import make_record, put
+from publish.saving import LEARNED, save_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoImageProcessor, PreTrainedModel
@@ -24,8 +25,9 @@ from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.stages import list_stages
 from hf_tl.card.plots import HISTORY_FIGURE, STAGES_FIGURE
 from hf_tl.errors import ConfigError, PublishError, SaveError
-from hf_tl.publish import save
-from hf_tl.publish.save import check_output_dir, check_reload, rewrite_card, save_run
+from hf_tl.publish.save import check_output_dir, check_reload, commit_model, rewrite_card
+from hf_tl.record import RunRecord, read_record, write_record
+from hf_tl.record.learned import LEARNED_FILE
 from hf_tl.strategy import Strategy
 
 CANARY = "canary_home_of_somebody"
@@ -36,7 +38,7 @@ LABELS = {
     "generic": ("LABEL_2", "LABEL_0", "LABEL_1"),
 }
 KINDS = ("timm", "timm gray", "timm size", "timm folder", "vit", "resnet")
-FILES = {"config.json", "model.safetensors", "README.md", "run.json", HISTORY_FIGURE, STAGES_FIGURE}
+FILES = {"config.json", "model.safetensors", "README.md", "run.json", LEARNED_FILE, HISTORY_FIGURE, STAGES_FIGURE}
 
 
 def build(
@@ -66,14 +68,14 @@ def build(
     return model, preprocessing_of(model, transforms)
 
 
-def record_of(model: PreTrainedModel, labels: tuple[str, ...]) -> dict[str, Any]:
+def record_of(model: PreTrainedModel, labels: tuple[str, ...]) -> RunRecord:
     """The record of a fine-tuning of the last stage and the head."""
     return make_record(tuple(stage.name for stage in list_stages(model)), labels)
 
 
 def saved(kind: str, folder: Path, labels: tuple[str, ...] = LABELS["unsorted"]) -> tuple[Path, PreTrainedModel]:
     model, preprocessing = build(kind, folder, labels)
-    return save_run(model, preprocessing, record_of(model, labels), folder / "out"), model
+    return save_model(model, preprocessing, record_of(model, labels), folder / "out"), model
 
 
 def test_the_card_is_written_again_from_the_record(tmp_path: Path) -> None:
@@ -101,9 +103,9 @@ def test_the_card_is_written_again_from_the_record(tmp_path: Path) -> None:
     ("record", "said"),
     [
         (None, "holds no run.json"),
-        ("{", "is no valid JSON"),
+        ("{", "cannot be read"),
         ("[]", "must map names to values"),
-        ('{"schema_version": 99}', "schema version 1, found 99"),
+        ('{"schema_version": 99}', "schema version 99, and this hf_tl reads"),
         ('{"schema_version": 1}', "lacks"),
     ],
 )
@@ -193,7 +195,7 @@ def test_labels_that_are_changed_after_loading_are_saved(kind: str, tmp_path: Pa
     model, preprocessing = build(kind, tmp_path)
     model.config.id2label = {2: "third", 0: "first", 1: "second"}
     names = ("first", "second", "third")
-    folder = save_run(model, preprocessing, record_of(model, names), tmp_path / "out")
+    folder = save_model(model, preprocessing, record_of(model, names), tmp_path / "out")
     loaded, _ = load(folder)
     assert tuple(loaded.config.id2label[index] for index in range(3)) == names
 
@@ -203,8 +205,7 @@ def test_saved_twice_is_the_same(kind: str, tmp_path: Path) -> None:
     """A model that was loaded from a save is saved as the same bytes again."""
     folder, _ = saved(kind, tmp_path)
     model, transforms = load(folder)
-    record = json.loads((folder / "run.json").read_text())
-    save_run(model, preprocessing_of(model, transforms), record, tmp_path / "second")
+    save_model(model, transforms, read_record(folder), tmp_path / "second")
     for name in ("model.safetensors", "run.json", "README.md"):
         assert (folder / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
     configs = [json.loads((path / "config.json").read_text()) for path in (folder, tmp_path / "second")]
@@ -219,7 +220,7 @@ def test_the_files_tell_nothing_of_the_machine(kind: str, tmp_path: Path, monkey
     if "timm" in kind:
         model.config.pretrained_cfg |= {"file": str(tmp_path / "weights.pth"), "source": "file"}
     model.config._name_or_path = str(tmp_path)
-    folder = save_run(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / "out")
+    folder = save_model(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / "out")
     found = {path.name for path in folder.iterdir()}
     assert found == FILES | (set() if "timm" in kind else {"preprocessor_config.json"})
     private = {str(tmp_path), CANARY, str(Path.home()), str(Path.cwd()), getpass.getuser()} - {"/"}
@@ -249,7 +250,7 @@ def test_saving_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model.train()
     modes = [module.training for module in model.modules()]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    save_run(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / "out")
+    save_model(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / "out")
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -257,14 +258,14 @@ def test_saving_leaves_the_model_as_it_was(tmp_path: Path) -> None:
 def test_channels_last_weights_are_saved_as_others(tmp_path: Path) -> None:
     model, preprocessing = build("timm", tmp_path)
     model.to(memory_format=torch.channels_last)
-    folder = save_run(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / "out")
+    folder = save_model(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / "out")
     assert torch.equal(load(folder)[0].timm_model.layer1[0].conv1.weight, model.timm_model.layer1[0].conv1.weight)
 
 
 @pytest.mark.parametrize("name", ["out #1 ?x", "größe", "a:b@c%20"])
 def test_folders_of_any_name(name: str, tmp_path: Path) -> None:
     model, preprocessing = build("timm", tmp_path)
-    folder = save_run(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / name)
+    folder = save_model(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / name)
     assert load(folder)[0].config.num_labels == 3
 
 
@@ -285,7 +286,7 @@ def test_another_run_s_files_do_not_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["weight", "missing", "labels", "mean"])
 def test_a_wrong_reload_is_found(kind: str, damage: str, tmp_path: Path) -> None:
     model, preprocessing = build(kind, tmp_path)
-    folder = save_run(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / "out")
+    folder = save_model(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / "out")
     check_reload(model, preprocessing, folder)
     text = tamper(folder, damage, kind)
     with pytest.raises(SaveError, match=text):
@@ -312,35 +313,19 @@ def tamper(folder: Path, damage: str, kind: str) -> str:
     return "other pixels than the evaluation transform"
 
 
-def test_a_wrong_save_leaves_the_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that loses a bit is found before the folder is touched."""
-    folder, _ = saved("timm", tmp_path)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    write = save._write_checkpoint
-
-    def careless(model: PreTrainedModel, preprocessing: Preprocessing, target: Path) -> None:
-        write(model, preprocessing, target)
-        tamper(target, "weight", "timm")
-
-    monkeypatch.setattr(save, "_write_checkpoint", careless)
-    with pytest.raises(SaveError, match="the saved weights are not those in memory"):
-        saved("timm", tmp_path)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
 FULL_DISK = """
 import os, resource, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from publish.test_save import build, record_of, LABELS
 from hf_tl.errors import SaveError
-from hf_tl.publish.save import save_run
+from publish.saving import save_model
 for kind, limit in (("timm", 100_000), ("vit", 20_000), ("timm", 4_000), ("resnet", 0)):
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     model, preprocessing = build(kind, Path("."))
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        save_run(model, preprocessing, record_of(model, LABELS["unsorted"]), "out")
+        save_model(model, preprocessing, record_of(model, LABELS["unsorted"]), Path("out"))
     except SaveError as error:
         print(error, os.listdir("out"))
 """
@@ -352,9 +337,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     lines = run_python(code, "http://127.0.0.1:9", tmp_path, has_hf_tl=True).splitlines()
     assert len(lines) == 4
     for line in lines:
-        assert line.startswith("out could not be written: ")
+        assert line.startswith("the model in out could not be written: ")
         assert "File too large" in line
-        assert line.endswith("; the run was not saved []")
+        assert line.endswith(" []")
 
 
 # --- the output directory
@@ -390,5 +375,15 @@ def test_a_folder_that_cannot_be_written_to(folder: str) -> None:
         pytest.skip("Linux only")
     with pytest.raises(ConfigError, match="cannot be written to"):
         check_output_dir(folder)
-    with pytest.raises(SaveError, match=r"cannot be written to: .*; nothing was saved"), save._committed(Path(folder)):
-        pytest.fail("not reached")
+    model, preprocessing = build("timm", Path("."))
+    with pytest.raises(SaveError, match="could not be written: "):
+        commit_model(model, preprocessing, record_of(model, LABELS["unsorted"]), LEARNED, folder)
+
+
+@pytest.mark.parametrize("status", ["training", "trained"])
+def test_a_run_that_is_not_finished_is_resumed(status: str, tmp_path: Path) -> None:
+    write_record(put(make_record(), status=status, measured={}), tmp_path)
+    with pytest.raises(ConfigError, match=r"not finished: resume it with --resume_from_checkpoint auto"):
+        check_output_dir(tmp_path)
+    check_output_dir(tmp_path, resume=True)
+    check_output_dir(tmp_path, overwrite=True)

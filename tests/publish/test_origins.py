@@ -1,0 +1,297 @@
+"""What is published of where weights came from and what was trained: all true, for every origin and every strategy."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from publish.records import HUB, make_phase, make_record, put
+
+from hf_tl.card.card import render_card
+from hf_tl.card.figures import draw_figures
+from hf_tl.card.metadata import card_metadata
+from hf_tl.demo.demo_story import tell_story
+from hf_tl.phase import Phase
+from hf_tl.record import Origin, RunRecord
+from hf_tl.strategy import Strategy
+
+NAME, COMMIT = str(HUB.name), "c" * 40
+FILE = Origin("file", file="own.pth", sha256="ab" * 32, head="new")
+PUBLISHED_FILE = Origin("file", file="net-579344248a.pth", sha256="579344248a", license="mit", head="new")
+AT_COMMIT = Origin("hub", name=NAME, revision=COMMIT, license="apache-2.0", head="new")
+
+
+@dataclass(frozen=True)
+class Start:
+    """An origin, and what is true of it."""
+
+    origin: Origin
+    base_model: str | None
+    license: str | None
+    lines: tuple[str, ...]
+    """Of the section on what was transferred."""
+    intro: str
+    story: str
+    is_from_scratch: bool = False
+
+
+def trained(earlier: Origin, **more: str) -> Origin:
+    return Origin("trained", data="cats", strategy="auto", earlier=earlier, head="kept", **more)
+
+
+BY_HF_TL = "Starting weights: a model that hf_tl trained on `cats` with the strategy `auto`, which started from "
+FURTHER = "started from a model that hf_tl trained, then trained further on `pets`"
+STARTS = {
+    "hub": Start(
+        AT_COMMIT,
+        NAME,
+        "apache-2.0",
+        (f"Base model: `{NAME}`, revision `{COMMIT}`", "License of the starting weights: apache-2.0"),
+        "pretrained, then trained on `pets`",
+        NAME,
+    ),
+    "own file": Start(
+        FILE,
+        None,
+        None,
+        (
+            f"Starting weights: the file `own.pth`, SHA-256 `{'ab' * 32}`",
+            "License of the starting weights: not recorded",
+        ),
+        "started from a weights file, then trained on `pets`",
+        "a weights file",
+    ),
+    "file whose source states a license": Start(
+        PUBLISHED_FILE,
+        None,
+        "mit",
+        ("Starting weights: the file `net-579344248a.pth`", "License of the starting weights: mit"),
+        "started from a weights file, then trained on `pets`",
+        "a weights file",
+    ),
+    "folder": Start(
+        Origin("folder", head="new"),
+        None,
+        None,
+        (
+            "Starting weights: a local checkpoint that hf_tl did not train",
+            "License of the starting weights: not recorded",
+        ),
+        "started from a local checkpoint, then trained on `pets`",
+        "a local checkpoint",
+    ),
+    "random": Start(
+        Origin.random(7),
+        None,
+        None,
+        ("Nothing was transferred: all weights were random at the start (seed 7).",),
+        "trained from random weights on `pets`",
+        "random weights",
+        is_from_scratch=True,
+    ),
+    "trained on from hub": Start(
+        trained(AT_COMMIT),
+        NAME,
+        "apache-2.0",
+        (
+            f"Base model: `{NAME}`, revision `{COMMIT}`",
+            f"{BY_HF_TL}`{NAME}`",
+            "License of the starting weights: apache-2.0",
+        ),
+        FURTHER,
+        f"trained before by hf_tl, from {NAME}",
+    ),
+    "trained on from file": Start(
+        trained(FILE),
+        None,
+        None,
+        (f"{BY_HF_TL}the file `own.pth`", "License of the starting weights: not recorded"),
+        FURTHER,
+        "trained before by hf_tl",
+    ),
+    "trained on from random": Start(
+        trained(Origin.random()),
+        None,
+        None,
+        (f"{BY_HF_TL}random weights",),
+        FURTHER,
+        "trained before by hf_tl, from random weights",
+        is_from_scratch=True,
+    ),
+    "trained on from a published model that began with random weights": Start(
+        trained(Origin.random(), name="user/cats", license="mit"),
+        "user/cats",
+        "mit",
+        ("Base model: `user/cats`", "a model `user/cats` that hf_tl trained", "License of the starting weights: mit"),
+        FURTHER,
+        "trained before by hf_tl, from random weights, from user/cats",
+    ),
+    "trained on twice from hub": Start(
+        Origin("trained", data="dogs", strategy="transfer", earlier=trained(AT_COMMIT), head="kept"),
+        NAME,
+        "apache-2.0",
+        (
+            "Starting weights: a model that hf_tl trained on `dogs` with the strategy `transfer`, which started from a "
+            f"model that hf_tl trained on `cats` with the strategy `auto`, which started from `{NAME}`",
+        ),
+        FURTHER,
+        f"trained before by hf_tl, from {NAME}",
+    ),
+    "memory": Start(
+        Origin("memory"),
+        None,
+        None,
+        (
+            "Starting weights: weights given in memory; their origin is not recorded",
+            "License of the starting weights: not recorded",
+        ),
+        "started from weights given in memory, then trained on `pets`",
+        "weights of unknown origin",
+    ),
+    "changed in memory": Start(
+        AT_COMMIT.changed_in_memory(),
+        None,
+        None,
+        (
+            "Starting weights: weights changed in memory, in a way that is not recorded; before that, the model was "
+            f"`{NAME}`",
+            "License of the starting weights: not recorded",
+        ),
+        "started from weights given in memory, then trained on `pets`",
+        "weights of unknown origin",
+    ),
+    "trained on from weights in memory": Start(
+        trained(Origin("memory")),
+        None,
+        None,
+        (f"{BY_HF_TL}weights given in memory", "License of the starting weights: not recorded"),
+        FURTHER,
+        "trained before by hf_tl",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """The phases that were carried out, and what is true of them."""
+
+    phases: tuple[tuple[Phase, tuple[str, ...]], ...]
+    tag: str
+    what: str
+    name: str = "custom"
+    """Of the strategy; nothing follows from it."""
+    head: tuple[str, ...] = ("head",)
+    draws_random_weights: bool = False
+
+
+ALL = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
+HEAD, TWO = (Phase(1, 3.0), ALL[-1:]), (Phase(2, 3.0), ALL[-2:])
+TRAININGS = {
+    "head": Training((HEAD,), "transfer-learning", "only the head was trained", "transfer"),
+    "head, by --phases": Training((HEAD, HEAD), "transfer-learning", "only the head was trained"),
+    "head, which auto kept": Training((HEAD,), "transfer-learning", "only the head was trained", "auto"),
+    "fully connected layers": Training(
+        ((Phase(2, 3.0), ALL[-2:]),), "transfer-learning", "only the head was trained", "transfer", ALL[-2:]
+    ),
+    "head with norms": Training(
+        ((Phase(1, 3.0, norm="affine"), ALL[-1:]),),
+        "fine-tuning",
+        "the head and the norms of frozen stages were trained",
+        "transfer",
+    ),
+    "head with norms that adapt": Training(
+        ((Phase(1, 3.0, norm="adapt"), ALL[-1:]),),
+        "fine-tuning",
+        "the head and the norms of frozen stages were trained",
+    ),
+    "head, then stages": Training((HEAD, TWO), "fine-tuning", "the last 2 of 6 stages were trained", "finetune"),
+    "stages by name": Training(
+        ((Phase(("layer1", "head"), 3.0), ("layer1", "head")),), "fine-tuning", "2 of 6 stages were trained", "transfer"
+    ),
+    "all": Training(((Phase("all", 3.0), ALL),), "fine-tuning", "every stage was trained", "full"),
+    "all, called scratch": Training(((Phase("all", 3.0), ALL),), "fine-tuning", "every stage was trained", "scratch"),
+    "head, then all from random weights": Training(
+        (HEAD, (Phase("all", 3.0, from_random_weights=True), ALL)),
+        "from-scratch",
+        "every stage was trained",
+        "auto",
+        draws_random_weights=True,
+    ),
+}
+
+
+def record_of(start: Start, training: Training) -> RunRecord:
+    return put(
+        make_record(),
+        origin=start.origin,
+        strategy=Strategy(training.name, tuple(phase for phase, _ in training.phases)),
+        phases=tuple(make_phase(phase, stages) for phase, stages in training.phases),
+        model__head__stages=training.head,
+        best=None,
+    )
+
+
+@pytest.mark.parametrize(("origin", "training"), itertools.product(STARTS, TRAININGS))
+def test_all_that_is_published_of_origin_and_training_is_true(origin: str, training: str) -> None:
+    done = TRAININGS[training]
+    record = record_of(STARTS[origin], done)
+    start = STARTS["random"] if done.draws_random_weights else STARTS[origin]
+    metadata = card_metadata(record)
+    assert metadata.base_model == start.base_model
+    assert metadata.base_model_relation == (None if start.base_model is None else "finetune")
+    assert metadata.license == start.license
+    tag = "from-scratch" if start.is_from_scratch else done.tag
+    assert [name for name in metadata.tags or () if name not in ("hf_tl", "timm")] == [tag]
+
+    card = render_card(record)
+    assert ModelCard(card).data.to_dict() == metadata.to_dict()
+    intro, _, rest = ModelCard(card).text.partition("## Intended use")
+    assert start.intro in intro
+    transferred = rest.partition("## What was transferred")[2].partition("## How it was trained")[0]
+    for line in start.lines:
+        seed = " (seed 7)" if done.draws_random_weights else ""
+        assert f"- {line.removesuffix('.').removesuffix(seed)}" in transferred or line in transferred
+    for kind in ("Base model", "License of the starting weights", "Nothing was transferred"):
+        stated = any(line.startswith(kind) for line in start.lines)
+        assert (f"- {kind}" in transferred) == stated or origin == "trained on twice from hub"
+
+    story = " ".join(str(tell_story(record, None).striptags()).split()).replace("\u200b", "")
+    assert f"start: {start.story}" in story
+    assert done.what in story
+
+
+def test_the_figure_of_the_stages_counts_what_was_trained(tmp_path: Path) -> None:
+    """The same for every origin: nothing in it tells where the weights came from."""
+    pictures = set()
+    for number, start in enumerate((STARTS["hub"], STARTS["random"], STARTS["memory"])):
+        (tmp_path / str(number)).mkdir()
+        record = put(record_of(start, TRAININGS["head"]), history=())
+        (picture,) = draw_figures(record, tmp_path / str(number))
+        pictures.add(picture.read_bytes())
+    assert len(pictures) == 1
+
+
+def test_a_long_chain_is_cut() -> None:
+    origin = AT_COMMIT
+    for number in range(40):
+        origin = Origin("trained", data=f"data {number}", earlier=origin)
+    card = render_card(put(make_record(), origin=origin))
+    (line,) = [line for line in card.splitlines() if line.startswith("- Starting weights:")]
+    assert line.count("a model that hf_tl trained") == 3
+    assert line.endswith(f", which started from 37 earlier trainings, which started from `{NAME}`")
+
+
+@pytest.mark.parametrize("kind", ["head", "new", "kept", None])
+def test_the_head_is_what_the_origin_states(kind: str) -> None:
+    record = make_record()
+    if kind == "head":
+        record = put(record, phases__0__recipe=Phase("all", 3.0, from_random_weights=True), origin__head="kept")
+    else:
+        record = put(record, origin__head=kind)
+    state = {
+        "head": ", randomly initialized",
+        "new": ", randomly initialized",
+        "kept": ", kept from the starting weights",
+    }
+    assert f"- Head: fc (3 × 256){state.get(kind, '')}\n" in render_card(record)
