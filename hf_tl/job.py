@@ -15,7 +15,7 @@ import numpy as np
 from hf_tl.backbones.provenance import Provenance, provenance_of, set_provenance, trained_origin
 from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.data.conversions import Conversions
-from hf_tl.errors import ConfigError
+from hf_tl.errors import ConfigError, SaveError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
 from hf_tl.processes.console import say
 from hf_tl.processes.together import on_main_process
@@ -269,8 +269,11 @@ class Job:
         return ("train",) if images == len(self.data.splits["train"]) else ("train", "validation")
 
     def _hold(self, tensors: "Mapping[str, Tensor]", training: "Training") -> None:
-        """Commit the best weights so far, before a step that may be the last."""
-        self._write(training, training.state.log, "training", tensors)
+        """Commit the best weights so far, before a step that may be the last; training goes on where that fails."""
+        try:
+            self._write(training, training.state.log, "training", tensors)
+        except SaveError as error:
+            say(self.accelerator, f"The weights so far could not be saved: {error}")
 
     def _commit(self, training: "Training", log: "TrainingLog") -> RunRecord:
         """Commit the trained weights, and a checkpoint from which measuring them can be resumed."""

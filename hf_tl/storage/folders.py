@@ -110,7 +110,8 @@ def replace_files(
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial / file, folder / file)
     for name in {*obsolete} - {file.as_posix() for file in files}:
-        (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what took the place of an old file is not ours to remove
+            (folder / name).unlink(missing_ok=True)
     flush_folder(folder)
 
 

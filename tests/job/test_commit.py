@@ -44,11 +44,11 @@ def test_measuring_is_resumed(tmp_path: Path) -> None:
     whole = hf_tl.train(backbone()[0], make_dataset(), HEAD, output_dir=str(tmp_path / "whole"), **settings)
     torch.manual_seed(0)
     folder = tmp_path / "out"
-    (folder / "confusion.png" / "in the way").mkdir(parents=True)
+    (folder / "README.md" / "in the way").mkdir(parents=True)
     with pytest.raises((HfTlError, OSError)):
         hf_tl.train(backbone()[0], make_dataset(), HEAD, output_dir=str(folder), **settings)
-    (folder / "confusion.png" / "in the way").rmdir()
-    (folder / "confusion.png").rmdir()
+    (folder / "README.md" / "in the way").rmdir()
+    (folder / "README.md").rmdir()
     before = (folder / "model.safetensors").read_bytes()
     torch.manual_seed(0)
     result = hf_tl.train(
@@ -66,9 +66,11 @@ def test_the_card_of_a_model_that_was_not_measured(tmp_path: Path) -> None:
     from hf_tl.publish.save import rewrite_card
 
     folder = tmp_path / "out"
-    (folder / "confusion.png" / "in the way").mkdir(parents=True)
+    (folder / "README.md" / "in the way").mkdir(parents=True)
     with pytest.raises((HfTlError, OSError)):
         hf_tl.train(backbone()[0], make_dataset(), HEAD, output_dir=str(folder), **QUICK)
+    (folder / "README.md" / "in the way").rmdir()
+    (folder / "README.md").rmdir()
     text = rewrite_card(folder).read_text(encoding="utf-8")
     assert "not measured" in text
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from publish.records import make_record
+from publish.saving import save_model
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from hf_tl.backbones.load import load_model
+from hf_tl.backbones.stages import list_stages
 from hf_tl.publish.save import TOLERANCE, check_reload
 
 PRODUCTS = (functional.linear, functional.conv2d, torch.conv2d)
@@ -34,11 +37,11 @@ def rounded(values: Tensor) -> Tensor:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Any, Any, Path]:
-    from publish.saved import save
-
     torch.manual_seed(0)
     model, preprocessing = load_model("timm:test_resnet", ["a", "b"], pretrained=False)
-    return model, preprocessing, save(model, preprocessing, tmp_path / "out")
+    model.timm_model.fc.weight.data.mul_(100)
+    record = make_record(tuple(stage.name for stage in list_stages(model)), ("a", "b"))
+    return model, preprocessing, save_model(model, preprocessing, record, tmp_path / "out")
 
 
 def test_tf32_moves_logits_by_more_than_the_tolerance(saved: tuple[Any, Any, Path]) -> None:
