@@ -3,19 +3,18 @@
 Each field declares its type and range once (`hf_tl.ranges`); creating a dataclass checks all of its fields.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from hf_tl.errors import ConfigError, name_some
-from hf_tl.phase import OF_ADAMW, Phase, TrainableStages
-from hf_tl.ranges import check_fields, like, setting
-from hf_tl.recipes import recipe_for, solved
-from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
+from hf_tl.errors import ConfigError
+from hf_tl.ranges import Settings, setting
+from hf_tl.strategy_config import RECOMMENDED_STRATEGY, StrategyConfig, StrategyName
 
-StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch", "auto"]
+__all__ = [
+    "DEMO_DATASET", "DEMO_LICENSE", "DEMO_MODEL", "LARGEST_SEED", "RECOMMENDED_STRATEGY", "DataConfig", "HubConfig",
+    "ModelConfig", "RunConfig", "StrategyConfig", "StrategyName", "TrainingConfig",
+]  # fmt: skip
 
 DEMO_MODEL = "timm:tf_efficientnet_lite0"
 """What `hf-tl train` runs on without `--model`, with the weights that the `[demo]` extra installs."""
@@ -25,28 +24,12 @@ DEMO_DATASET = "digits"
 """What it runs on without `--dataset`: scikit-learn's digits."""
 
 
-RECOMMENDED_STRATEGY = "strategy.json"
-"""What `hf-tl recommend --output_dir` writes for `--recommendation`, and for `--phases`."""
-
-
 LARGEST_SEED = 2**32 - 1
 """What numpy takes."""
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """Fields with ranges, checked when they are set.
-
-    Raises:
-        ConfigError: a value is of another type or outside its range.
-    """
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-@dataclass(frozen=True)
-class ModelConfig(_Settings):
+class ModelConfig(Settings):
     """Which backbone, with which weights."""
 
     model: str | None = setting(
@@ -70,7 +53,7 @@ class ModelConfig(_Settings):
 
 
 @dataclass(frozen=True)
-class DataConfig(_Settings):
+class DataConfig(Settings):
     """Which images, and how they are split."""
 
     dataset: str | None = setting(
@@ -107,216 +90,7 @@ class DataConfig(_Settings):
 
 
 @dataclass(frozen=True)
-class StrategyConfig(_Settings):
-    """What is trained, for how long, at which rate. A value that is not given follows the size of the data."""
-
-    strategy: StrategyName = setting(
-        "transfer",
-        "transfer: the head; finetune: head first, then the last stages too; gradual: one stage after another from the "
-        "top; full: everything; scratch: random weights; auto: measures the data, then the head, and deeper as long as "
-        "it pays",
-    )
-    phases: str | None = setting(
-        None, "YAML file with phases of your own, instead of a strategy's; or their list itself"
-    )
-    recommendation: str | None = setting(
-        None, "folder that hf-tl recommend wrote: its strategy is trained, and the card tells its evidence"
-    )
-    trainable_stages: TrainableStages | None = setting(
-        None,
-        "stages to train: how many, the head included (finetune: 2 by default; gradual: 4, then all); of finetune also "
-        "all, a stage's name (from it to the head), several with commas, or re:PATTERN (see hf-tl stages)",
-        **like(Phase, "trainable_stages"),
-    )
-    head_solver: Solver = setting(
-        "adamw",
-        "adamw trains the head; lbfgs solves it to convergence as logistic regression on features of the frozen "
-        "network, its L2 strength chosen by cross-validation (transfer, finetune, gradual)",
-    )
-    num_train_epochs: float | None = setting(
-        None, "passes over the training images, over all phases; of auto, in each rung", **like(Phase, "epochs")
-    )
-    learning_rate: float | None = setting(None, "peak rate of the head", **like(Phase, "learning_rate"))
-    find_learning_rate: bool = setting(
-        False, "choose the head's rate by a short sweep on features of the frozen network"
-    )
-    backbone_learning_rate: float | None = setting(
-        None, "peak rate of the last trained stage of the backbone", **like(Phase, "backbone_learning_rate")
-    )
-    layer_decay: float | None = setting(
-        None, "each earlier trained stage gets this fraction of the rate of the next", **like(Phase, "layer_decay")
-    )
-    norm: Norm | None = setting(
-        None, "norms of frozen stages: frozen, affine (train scale and shift), adapt (statistics)"
-    )
-    batch_norm: BatchNorm | None = setting(None, "statistics of BatchNorm in trained stages: update or keep")
-    weight_decay: float | None = setting(None, "decoupled weight decay", **like(Phase, "weight_decay"))
-    warmup_ratio: float | None = setting(
-        None, "part of each phase over which the rate rises from zero", **like(Phase, "warmup_ratio")
-    )
-    augmentation: Augmentation | None = setting(None, "none, light, medium or strong")
-    mixup: float | None = setting(None, "alpha of mixup; 0 is none", **like(Phase, "mixup"))
-    cutmix: float | None = setting(None, "alpha of CutMix; 0 is none", **like(Phase, "cutmix"))
-    label_smoothing: float | None = setting(
-        None, "part of each label spread over all classes", **like(Phase, "label_smoothing")
-    )
-    ema_decay: float | None = setting(
-        None, "evaluate and keep an exponential moving average of the weights; 0 is none", at_least=0, below=1
-    )
-    class_weights: ClassWeights | None = setting(None, "balanced: rare classes count for more in the loss")
-    balanced_sampling: bool = setting(False, "draw every class equally often")
-    patience: int | None = setting(
-        None, "end a phase after so many evaluations without a new best", **like(Phase, "patience")
-    )
-    refit: bool | None = setting(
-        None,
-        "when validation images have chosen, train once more from the start, on them too where they were set apart "
-        "from train; by default after auto, of fewer than 20,000 images",
-    )
-
-    def build(
-        self,
-        head_stages: int = 1,
-        images: int = 10_000,
-        *,
-        pretrained: bool = True,
-        climb: Mapping[str, Any] | None = None,
-    ) -> Strategy:
-        """Build the strategy: its defaults for the size of the data (`hf_tl.recipes`), and the flags that are given.
-
-        Args:
-            head_stages: how many trailing stages count as the head.
-            images: in the training split.
-            pretrained: whether the network starts from trained weights.
-            climb: from evidence, `stages` and `expected_rung` of `Strategy.auto`, and whether it `ends_from_scratch`.
-
-        Raises:
-            ConfigError: a flag that the strategy does not take.
-        """
-        values = {name: getattr(self, name) for name in _RECIPE}
-        given = {name: value for name, value in values.items() if value is not None and value is not False}
-        if self.phases is not None or self.recommendation is not None:
-            written = self._written(given)
-            return written if self.refit is None else replace(written, refit=self.refit)
-        self._check_learning_rate()
-        self._check_solver(given)
-        stages = self._stages(head_stages)
-        defaults = recipe_for(self.strategy, images, pretrained=pretrained)
-        asked = {_RECIPE[name]: value for name, value in given.items()}
-        recipe = {**defaults, **asked}
-        if "head_recipe" in recipe:  # what is asked for holds in all phases
-            recipe["head_recipe"] = {name: value for name, value in recipe["head_recipe"].items() if name not in asked}
-        recipe["ema_decay"] = recipe.get("ema_decay") or None
-        is_usual = recipe.pop("refit", False)
-        strategy = self._build(recipe, head_stages, stages, images, climb)
-        return replace(strategy, refit=is_usual if self.refit is None else self.refit)
-
-    def _build(
-        self,
-        recipe: dict[str, Any],
-        head_stages: int,
-        stages: TrainableStages | None,
-        images: int,
-        climb: Mapping[str, Any] | None,
-    ) -> Strategy:
-        """Build the strategy of a recipe."""
-        if self.head_solver == "lbfgs":
-            recipe = solved(recipe, is_alone=self.strategy == "transfer")
-        if self.strategy == "transfer":
-            return Strategy.transfer(head_stages=head_stages, **recipe)
-        if self.strategy == "finetune":
-            return Strategy.finetune(stages or 1, head_stages=head_stages, **recipe)
-        if self.strategy == "gradual":
-            assert stages is None or isinstance(stages, int), "checked by _stages"
-            return Strategy.gradual(stages, head_stages=head_stages, **recipe)
-        if self.strategy == "auto":
-            rungs = dict(climb or {})
-            if rungs.pop("ends_from_scratch", False):  # whose rate is its own: the flag's is that of a new head
-                alone = replace(self, strategy="scratch", learning_rate=None, backbone_learning_rate=None)
-                rungs["scratch"] = alone.build(images=images).phases[0]
-            return Strategy.auto(head_stages=head_stages, **recipe, **rungs)
-        return Strategy.full(**recipe) if self.strategy == "full" else Strategy.scratch(**recipe)
-
-    def _stages(self, head_stages: int) -> TrainableStages | None:
-        """Return the backbone stages of `--trainable_stages`: their number, or `all` or names as given."""
-        trainable = self.trainable_stages
-        if trainable is None:
-            return None
-        if self.strategy not in ("finetune", "gradual"):
-            raise ConfigError(f"--trainable_stages goes with --strategy finetune or gradual, and it is {self.strategy}")
-        if self.strategy == "gradual" and not isinstance(trainable, int):
-            raise ConfigError(
-                "--trainable_stages of --strategy gradual is a number: it unfreezes one stage after another from the "
-                f"head on; found {trainable!r}. Leave it out (4 stages, then all), choose --strategy "
-                "finetune, or list the phases with --phases"
-            )
-        if trainable in ("head", ("head",)) or (isinstance(trainable, int) and trainable <= head_stages):
-            raise ConfigError(
-                f"--strategy {self.strategy} trains the head and at least one stage more: --trainable_stages must be "
-                f"at least {head_stages + 1}, found {trainable}; --strategy transfer trains the head alone"
-            )
-        return trainable - head_stages if isinstance(trainable, int) else trainable
-
-    def _written(self, given: Mapping[str, Any]) -> Strategy:
-        """Read the strategy from a file, which tells all of it."""
-        if self.recommendation is None:
-            self._check_alone("phases", given)
-            return Strategy.from_yaml(str(self.phases))
-        self._check_alone("recommendation", {**given, **({} if self.phases is None else {"phases": self.phases})})
-        file = Path(self.recommendation) / RECOMMENDED_STRATEGY
-        if not file.is_file():
-            raise ConfigError(
-                f"--recommendation {self.recommendation} holds no {RECOMMENDED_STRATEGY}: hf-tl recommend --output_dir "
-                "writes it where it recommends a training"
-            )
-        return Strategy.from_yaml(file)
-
-    def _check_alone(self, flag: str, given: Mapping[str, Any]) -> None:
-        others = [*given, *(["trainable_stages"] if self.trainable_stages is not None else [])]
-        others += ["find_learning_rate"] if self.find_learning_rate else []
-        others += ["head_solver"] if self.head_solver != type(self).head_solver else []
-        others += ["strategy"] if self.strategy != type(self).strategy else []
-        if others:
-            flags = ", ".join(f"--{name}" for name in others)
-            raise ConfigError(f"--{flag} tells all of the strategy: leave out {flags}, or write it into its phases")
-
-    def _check_learning_rate(self) -> None:
-        if self.find_learning_rate and self.learning_rate is not None:
-            raise ConfigError("--find_learning_rate chooses the rate that --learning_rate gives: leave one of them out")
-        if self.find_learning_rate and self.strategy == "scratch":
-            raise ConfigError("--find_learning_rate needs pretrained features, and --strategy scratch has none")
-
-    def _check_solver(self, given: Mapping[str, Any]) -> None:
-        if self.head_solver == "adamw":
-            return
-        if self.strategy in ("full", "scratch", "auto"):
-            raise ConfigError(
-                f"--head_solver lbfgs solves the head for good, and --strategy {self.strategy} trains it on with the "
-                "rest; it goes with transfer, finetune and gradual"
-            )
-        meaningless = ["find_learning_rate"] if self.find_learning_rate else []
-        if self.strategy == "transfer":
-            meaningless += [name for name in given if _RECIPE[name] in ("epochs", *OF_ADAMW)]
-        if meaningless:
-            raise ConfigError(
-                f"--head_solver lbfgs has no use for {name_some([f'--{name}' for name in meaningless])}: the head is "
-                "solved, not trained step by step; leave one of them out"
-            )
-
-
-_RECIPE = {"num_train_epochs": "epochs"} | {
-    name: name
-    for name in (
-        "learning_rate", "backbone_learning_rate", "layer_decay", "norm", "batch_norm", "weight_decay", "warmup_ratio",
-        "augmentation", "mixup", "cutmix", "label_smoothing", "ema_decay", "class_weights", "balanced_sampling",
-        "patience",
-    )
-}  # fmt: skip
-"""Flags of a strategy's recipe, and what `Strategy` calls them."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig(_Settings):
+class TrainingConfig(Settings):
     """How the training runs, and where its results go."""
 
     output_dir: str | None = setting(None, "folder for the model and its record; a new one under runs/ by default")
@@ -387,7 +161,7 @@ class TrainingConfig(_Settings):
 
 
 @dataclass(frozen=True)
-class HubConfig(_Settings):
+class HubConfig(Settings):
     """Where the model is published, and what its card may say and show."""
 
     push_to_hub: str | None = setting(None, "USER/NAME to push the model to when it is trained")

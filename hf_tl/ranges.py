@@ -2,7 +2,7 @@
 
 ```python
 @dataclass(frozen=True)
-class Settings:
+class LoopSettings(Settings):
     epochs: float = setting(10, "passes over the images", above=0)
 ```
 
@@ -156,6 +156,18 @@ def check_fields(settings: Any, title: str = "--{}") -> None:
             raise ConfigError(f"{title.format(name)} {error}") from error
         if checked is not value:
             object.__setattr__(settings, name, checked)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A dataclass of flags, whose fields are checked when they are set.
+
+    Raises:
+        ConfigError: A value is of another type or outside its range.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def _domain(hint: Any, limits: Mapping[str, Any]) -> Domain:

@@ -200,7 +200,7 @@ def test_five_images_a_class(somebody: Place, tmp_path: Path) -> None:
             "solves the head for good, and --strategy auto trains",
         ),
         (["--strategy", "auto", "--no_pretrained"], "leave out --no_pretrained"),
-        (["--strategy", "auto", "--time_budget", "0"], "must be more than 0 minutes"),
+        (["--strategy", "auto", "--time_budget", "0"], "--time_budget takes a number above 0"),
         (["--time_budget", "5"], "--time_budget goes with --strategy auto, or --phases with an expected_rung"),
         (["--strategy", "auto", "--phases", "[{trainable_stages: 1, epochs: 1}]"], "leave out --strategy"),
         (["--strategy", "auto", "--recommendation", "advice"], "leave out --strategy"),

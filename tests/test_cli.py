@@ -322,7 +322,7 @@ def test_the_card_is_written_again(trained: Path, capsys: pytest.CaptureFixture[
         (["--strategy", "finetune", "--trainable_stages", "1"], "at least 2"),
         (["--trainable_stages", "2"], "goes with --strategy finetune"),
         (["--per_device_train_batch_size", "0"], "at least 1"),
-        (["--num_train_epochs", "-1"], "epochs=-1"),
+        (["--num_train_epochs", "-1"], "--num_train_epochs takes a number above 0"),
         (["--report_to", "nonsense"], "--report_to nonsense"),
     ],
 )

@@ -101,7 +101,7 @@ def close_logs(accelerator: Accelerator, config: TrainingConfig) -> None:
             tracker.finish()
     if accelerator.is_main_process:
         for file in Path(str(config.output_dir), "logs").rglob(f"*tfevents*.{socket.gethostname()}.*"):
-            file.rename(file.with_name(file.name.replace(f".{socket.gethostname()}.", ".")))
+            file.replace(file.with_name(file.name.replace(f".{socket.gethostname()}.", ".")))
 
 
 def cpu_cores() -> int:
