@@ -145,7 +145,7 @@ def walk(seed: int, folder: Path, seen: Counter[str]) -> int:
     chain = Chain(random.Random(seed), folder, seen=seen)
     chain.rows = chain.new(chain.choose.randint(18, 40))
     violations = 0
-    for _ in range(5):
+    for _ in range(4):
         step = chain.choose.choice([chain.train, chain.train, chain.evaluate, chain.evaluate, chain.change, chain.pull])
         try:
             violations += step() or 0
