@@ -13,7 +13,6 @@ import torch
 from backbones.checkpoints import save_transformers, tiny_resnet, tiny_vit
 from hub.client import environment, run_python
 from hub.server import Fault, HubServer
-from learned import state_learned
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
@@ -22,6 +21,7 @@ import hf_tl
 from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.errors import ConfigError, HfTlError
 from hf_tl.flags import parse_run_config
+from hf_tl.record import read_record
 
 COLOURS = {"green": (40, 200, 40), "blue": (40, 40, 200), "red": (200, 40, 40)}
 REPOSITORY = Path(__file__).parents[1]
@@ -100,10 +100,9 @@ def test_predict_names_the_class_of_each_image(
 def test_evaluate_finds_the_recorded_accuracy(trained: Path, colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["evaluate", str(trained), "--dataset", str(colours)])
     lines = capsys.readouterr().out.splitlines()
-    recorded = json.loads((trained / "run.json").read_text())["metrics"]["test"]
+    recorded = read_record(trained).measured["test"].metrics
     assert lines[0] == "test: 18 images"
-    values = [line for line in lines[1:] if not line.startswith("leakage: hf_tl cannot tell")]  # until train states it
-    assert {line.split()[0]: line.split()[1] for line in values} == {k: f"{v:.4f}" for k, v in recorded.items()}
+    assert {line.split()[0]: line.split()[1] for line in lines[1:]} == {k: f"{v:.4f}" for k, v in recorded.items()}
 
 
 def test_evaluate_matches_classes_by_name(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,8 +120,7 @@ def test_evaluate_leaves_out_what_a_model_learned_from(tmp_path: Path, capsys: p
     write_images(images, 12)
     rest = ["--num_train_epochs", "1", "--seed", "3", "--refit", "true", "--output_dir", str(folder)]
     main(["train", *TINY, "--dataset", str(images), *SMALL, *rest])
-    recorded = json.loads((folder / "run.json").read_text())["metrics"]["test"]
-    state_learned(folder, hf_tl.load_data(str(images), seed=3), ("train", "validation"))
+    recorded = read_record(folder).measured["test"].metrics
     capsys.readouterr()
     main(["evaluate", str(folder), "--dataset", str(images)])
     first, *lines = capsys.readouterr().out.splitlines()
@@ -144,9 +142,10 @@ def test_a_trained_model_can_be_trained_on(trained: Path, colours: Path, tmp_pat
     """The same labels keep the head: further training starts where the first ended."""
     rest = ["--num_train_epochs", "1", "--learning_rate", "1e-6", "--output_dir", str(tmp_path / "more")]
     main(["train", "--model", str(trained), "--dataset", str(colours), *SMALL, *rest])
-    record = json.loads((tmp_path / "more" / "run.json").read_text())
-    assert record["metrics"]["test"]["accuracy"] >= 0.9
-    assert record["model"]["base_model"] is None
+    record = read_record(tmp_path / "more")
+    assert (record.measured["test"].metrics["accuracy"] or 0) >= 0.9
+    assert record.origin.kind == "trained"
+    assert record.origin.base_model is None
 
 
 @pytest.mark.parametrize("make", [tiny_vit, tiny_resnet])

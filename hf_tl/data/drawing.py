@@ -95,8 +95,13 @@ def draw_splits(
         rest = pool.select(left)
         is_learned = np.fromiter((digest[:DIGEST_BYTES] in learned for digest in rest.digests), bool, len(left))
         spare = 1 if pool.is_multi_label else len(fractions) - number
-        drawn = _draw(rest, fraction, seed, spare, is_learned, include_learned)
-        if not rest.counts(drawn).any():
+        quota = _quota(_stratum_counts(rest), fraction, spare, rest.is_multi_label)
+        if is_learned.any() and not include_learned:
+            later = list(fractions.values())[number + 1 :]
+            quota = _share_out(rest, quota, is_learned, later, spare - 1)
+        drawn = _draw(rest, quota.tolist(), seed, spare, is_learned, include_learned)
+        shown = rest.counts(drawn) > 0
+        if not shown.any() or (is_learned.any() and not pool.is_multi_label and shown.sum() < 2):
             _refuse(pool, split, int(is_learned.sum()))
         splits[split] = [left[row] for row in drawn]
         kept = set(splits[split])
@@ -126,7 +131,9 @@ def _refuse(pool: Pool, split: str, learned: int) -> None:
     )
 
 
-def _draw(pool: Pool, share: float, seed: int, spare: int, is_learned: np.ndarray, include_learned: bool) -> list[int]:
+def _draw(
+    pool: Pool, quota: list[int], seed: int, spare: int, is_learned: np.ndarray, include_learned: bool
+) -> list[int]:
     """Take groups of copies by rank until each stratum has its quota, and leave `spare` images of each class."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
     for row, digest in enumerate(pool.digests):
@@ -135,7 +142,7 @@ def _draw(pool: Pool, share: float, seed: int, spare: int, is_learned: np.ndarra
     prefix = f"{seed}/".encode()
     ranked = sorted(groups.items(), key=lambda item: (is_learned[item[1][0]], sha256(prefix + item[0]).digest()))
     strata = pool.strata().tolist()
-    left, quota = pool.counts().tolist(), _quota(pool, share, spare).tolist()
+    left = pool.counts().tolist()
     room, drawn, total = list(quota), [], sum(quota)
 
     def take(rows: list[int], *, is_over: bool) -> bool:
@@ -160,15 +167,19 @@ def _draw(pool: Pool, share: float, seed: int, spare: int, is_learned: np.ndarra
     for stratum, wanted in enumerate(quota):
         if wanted and room[stratum] == wanted:
             own = [rows for _, rows in ranked if strata[rows[0]] == stratum]
-            any(take(rows, is_over=True) for rows in sorted(own, key=len))
+            own.sort(key=lambda rows: (is_learned[rows[0]], len(rows)))
+            any(take(rows, is_over=True) for rows in own)
     return sorted(drawn)
 
 
-def _quota(pool: Pool, share: float, spare: int) -> np.ndarray:
+def _stratum_counts(pool: Pool) -> np.ndarray:
+    return np.bincount(pool.strata(), minlength=2 if pool.is_multi_label else len(pool.classes))
+
+
+def _quota(counts: np.ndarray, share: float, spare: int, is_multi_label: bool) -> np.ndarray:
     """Return how many images of each stratum are drawn: their share, at least one, by largest remainders."""
-    counts = np.bincount(pool.strata(), minlength=2 if pool.is_multi_label else len(pool.classes))
-    total = math.ceil(share * len(pool.digests))
-    if pool.is_multi_label:
+    total = math.ceil(share * int(counts.sum()))
+    if is_multi_label:
         labeled = math.ceil(share * int(counts[1]))
         return np.array([total - labeled, labeled])
     wanted = share * counts
@@ -176,3 +187,12 @@ def _quota(pool: Pool, share: float, spare: int) -> np.ndarray:
     for label in np.argsort(-(wanted - quota), kind="stable")[: max(0, total - int(quota.sum()))]:
         quota[label] += counts[label] - spare > quota[label]
     return quota
+
+
+def _share_out(pool: Pool, quota: np.ndarray, is_learned: np.ndarray, later: Sequence[float], spare: int) -> np.ndarray:
+    """Leave the next split its part where fewer images are free to be drawn than both splits ask for."""
+    counts = _stratum_counts(pool)
+    free = np.bincount(pool.strata()[~is_learned], minlength=len(counts))
+    wanted = quota + sum(_quota(counts - quota, share, spare, pool.is_multi_label) for share in later)
+    part = np.maximum(free * quota // np.maximum(wanted, 1), quota > 0)
+    return np.minimum(np.where(free < wanted, part, quota), free)

@@ -4,7 +4,7 @@ Training, `evaluate`, `compare`, `export` and `recommend` ask one question here:
 weights learn from?
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -12,7 +12,7 @@ from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.data.learned import Leakage, leave_out_learned, resolve
 from hf_tl.data.sources import DIGITS
 from hf_tl.errors import ConfigError, DataError
-from hf_tl.record import DataRecord, LearnedFrom, RunRecord
+from hf_tl.record import DataRecord, LearnedFrom, RunRecord, split_digest
 
 
 def measurable(
@@ -86,8 +86,39 @@ def open_again(
         )
     columns = {"image_column": image_column, "label_column": label_column}
     source |= {name: column for name, column in columns.items() if column is not None}
-    draws = drawn_by(None if record is None else record.data)
-    return load_data(**source, **draws, learned=learned, include_training_images=True)
+    recorded = None if record is None else record.data
+    draws = drawn_by(recorded)
+
+    def load(include_training_images: bool) -> ImageData:
+        return load_data(**source, **draws, learned=learned, include_training_images=include_training_images)
+
+    return split_again(load, recorded)
+
+
+def split_again(load: Callable[[bool], ImageData], recorded: DataRecord | None) -> ImageData:
+    """Split a dataset as it was split in a training.
+
+    Images that the model learned from stay in train, so the others are the held-out ones of the training, in its order.
+    Where these were fewer than both splits ask for, they were shared out.
+
+    Args:
+        load: Loads the data drawn as recorded; takes whether training images fill what is missing.
+        recorded: Data of the training.
+    """
+    data = load(True)
+    if recorded is None or _are_test_images(data, recorded) or data.fingerprint != recorded.fingerprint:
+        return data
+    try:
+        shared_out = load(False)
+    except DataError:
+        return data
+    return shared_out if _are_test_images(shared_out, recorded) else data
+
+
+def _are_test_images(data: ImageData, recorded: DataRecord) -> bool:
+    """Return whether the test split is that of the training."""
+    test = recorded.splits.get("test")
+    return test is None or not data.digests or test.digest == split_digest(data.digests["test"])
 
 
 def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 from backbones.checkpoints import save_transformers, tiny_resnet
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
@@ -25,9 +25,10 @@ from hf_tl.backbones.candidates import Backbone
 from hf_tl.cli import main
 from hf_tl.config import RECOMMENDED_STRATEGY as STRATEGY
 from hf_tl.config import RunConfig, StrategyConfig, TrainingConfig
-from hf_tl.data.datasets import prepare_data
+from hf_tl.data.datasets import load_data, prepare_data
 from hf_tl.errors import ConfigError, DataError, ModelError
 from hf_tl.features.feature_store import open_store
+from hf_tl.record import LearnedFrom, read_record, split_digest
 
 NAMES = ["red", "green", "blue"]
 
@@ -303,6 +304,53 @@ def test_the_command_line_prints_a_command_that_trains(
     main([*words[1:], "--num_train_epochs", "1", "--output_dir", str(model), "--report_to", "none"])
     strategy = json.loads((out / STRATEGY).read_text())
     assert json.loads((model / "run.json").read_text())["strategy"]["name"] == strategy["name"]
+
+
+def test_the_command_names_what_decides_the_splits(
+    backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The advisor must not have seen the test images of the training that it recommends."""
+    folder, out = write(tmp_path / "colours", dict.fromkeys(NAMES, 25)), tmp_path / "out"
+    flags = ["--seed", "3", "--test_fraction", "0.3", "--output_dir", str(out)]
+    main(["recommend", "--dataset", str(folder), "--model", backbone, *flags])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Train")]
+    assert "--test_fraction 0.3 --seed 3" in line
+    assert "--validation_fraction" not in line
+    data = load_data(str(folder), seed=3, test_fraction=0.3)
+    record = json.loads((out / RECORD).read_text())
+    assert record["data"]["splits"] == {split: split_digest(digests) for split, digests in data.digests.items()}
+    model = tmp_path / "model"
+    main([*line.split()[2:], "--num_train_epochs", "1", "--output_dir", str(model), "--report_to", "none"])
+    test = read_record(model).data.splits["test"]
+    assert test.digest == record["data"]["splits"]["test"]
+    for split in ([], ["--seed", "3"], ["--seed", "3", "--test_fraction", "0.2"]):
+        wrong = ["train", "--model", backbone, "--dataset", str(folder), "--recommendation", str(out), *split]
+        with pytest.raises(SystemExit):
+            main([*wrong, "--output_dir", str(tmp_path / "wrong")])
+        assert "is of another split of colours, so it has seen test images of this one" in capsys.readouterr().err
+    right = ["--seed", "3", "--test_fraction", "0.3", "--report_to", "none", "--output_dir", str(tmp_path / "right")]
+    main(["train", "--model", backbone, "--dataset", str(folder), "--recommendation", str(out), *right])
+
+
+def test_images_that_a_backbone_was_trained_on_are_left_out(backbone: str, tmp_path: Path) -> None:
+    """Its features have seen their labels, which they would predict as well on labels drawn by chance."""
+    first, more = coloured(np.arange(60) % 3), coloured(np.arange(90) % 3, seed=1)
+    strategy = hf_tl.Strategy.full(epochs=1)
+    model, transforms = hf_tl.load_backbone(backbone, NAMES, strategy)
+    settings = {"output_dir": str(tmp_path / "out"), "report_to": "none"}
+    hf_tl.train(model, first, strategy, transforms=transforms, **settings)
+    trained = str(tmp_path / "out")
+    learned = LearnedFrom.read(read_record(trained).learned_from, tmp_path / "out")
+    both = concatenate_datasets([first, more])
+    found = hf_tl.recommend(both, trained)
+    seen = int(learned.mask(prepare_data(both, learned=learned).digests["train"]).sum())
+    assert seen == len(learned.digests) == 43
+    assert found.data["measured_on"] == found.data["available"] - seen
+    told = f"{seen} of {found.data['available']} images of train and validation are training images of {trained}"
+    assert f"{told}: left out of the sample" in found.warnings
+    assert hf_tl.recommend(both, trained, include_training_images=True).data["measured_on"] == found.data["available"]
+    with pytest.raises(DataError, match=r"training images of a backbone, .*--include_training_images"):
+        hf_tl.recommend(DatasetDict(train=prepare_data(first).splits["train"], test=more), trained)
 
 
 def test_a_folder_that_cannot_be_written_to(backbone: str, tmp_path: Path) -> None:
