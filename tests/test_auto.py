@@ -27,6 +27,7 @@ from hf_tl.cli import main
 from hf_tl.config import RECOMMENDED_STRATEGY
 from hf_tl.data.datasets import prepare_data
 from hf_tl.errors import ConfigError
+from hf_tl.record import read_record
 
 RECIPE = ["--num_train_epochs", "2", "--learning_rate", "0.03", "--per_device_train_batch_size", "8"]
 AUTO = ["--strategy", "auto", *RECIPE, *SMALL]
@@ -106,14 +107,14 @@ def test_auto_measures_climbs_and_tells_why(somebody: Place, auto: tuple[Path, s
     assert len(rungs) > 1
     assert record["strategy"]["name"] == "auto"
     [phase] = record["phases"]
-    assert phase["trainable_stages"] == kept[-1]["trainable_stages"]
+    assert phase["trained_stages"] == kept[-1]["trainable_stages"]
     assert record["strategy"]["phases"][0]["epochs"] == 2 * len(kept)
     splits = record["data"]["splits"]
     assert record["refit"]["images"] == splits["train"]["images"] + splits["validation"]["images"]
-    assert f"on train and validation together: {record['refit']['images']} images" in card
-    assert "The weights are those after" not in card
+    assert f"on train + validation: {record['refit']['images']} images" in card
+    assert "Model selection" not in card
     assert record["best"]["phase"] == len(kept) - 1
-    assert record["metrics"]["test"]["accuracy"] > 0.6
+    assert record["measured"]["test"]["metrics"]["accuracy"] > 0.6
     assert "## Why this strategy" in card
     for row in ("| `resnet` | ", "| `vit` | ", "| 1 | `"):
         assert card.count(f"\n{row}") >= 1, row
@@ -137,9 +138,9 @@ def test_the_model_loads_again(auto: tuple[Path, str]) -> None:
     pixels = transforms.eval({"image": [Pillow.new("RGB", (30, 30), COLOURS["red"])]})["pixel_values"][0][None]
     with torch.inference_mode():
         assert torch.equal(model.eval()(pixel_values=pixels).logits, plain(pixel_values=pixels).logits)
-    last = read(auto[0])["phases"][-1]["trainable_stages"]
-    frozen = {stage["name"]: stage["frozen"] for stage in read(auto[0])["stages"]}
-    assert [name for name, is_frozen in frozen.items() if not is_frozen] == last
+    record = read_record(auto[0])
+    trained = tuple(stage.name for stage in record.stages if not record.is_frozen(stage.name))
+    assert trained == record.phases[-1].trained_stages
 
 
 @pytest.mark.slow
@@ -256,7 +257,7 @@ def test_a_recommendation_is_trained_and_told(somebody: Place, recommended: Path
     assert names == [Path(one.pop("backbone")).name for one in written["evidence"]]
     assert told["evidence"] == written["evidence"]
     assert "## Why this strategy" in card
-    assert "| Rung |" not in card
+    assert "| Stage depth |" not in card
     assert "--recommendation advice" in record["command"]
     assert record["settings"]["recommendation"] == "advice"
     nothing_of(somebody, out)
@@ -349,10 +350,10 @@ def test_a_climb_that_ends_with_random_weights(somebody: Place, tmp_path: Path) 
     model, transforms = hf_tl.load_backbone(somebody.models[0], data.labels, strategy)
     settings = {"output_dir": str(tmp_path / "out"), "report_to": "none", "per_device_train_batch_size": 8}
     record = hf_tl.train(model, data, strategy, transforms=transforms, **settings).record
-    assert [rung["is_kept"] for rung in record["rungs"]] == [True, True, True]
-    assert record["strategy"]["from_scratch"] is True
+    assert [rung["is_kept"] for rung in record.rungs] == [True, True, True]
+    assert record.start.kind == "random"
     card = (tmp_path / "out" / "README.md").read_text()
-    for told in (", from random weights | ", " but the last, which began anew, and judged", "\n- from-scratch\n"):
+    for told in (", from random weights | ", ", but the last from random weights, and was", "\n- from-scratch\n"):
         assert told in card
     assert "base_model:" not in card
 
@@ -365,10 +366,10 @@ def test_a_climb_from_python_without_evidence(somebody: Place, tmp_path: Path, s
     model, transforms = hf_tl.load_backbone(somebody.models[0], data.labels, strategy)
     settings = {"output_dir": str(tmp_path / "out"), "report_to": "none", "per_device_train_batch_size": 8}
     result = hf_tl.train(model, data, strategy, transforms=transforms, **settings)
-    assert result.record["recommendation"] is None
-    assert 2 <= len(result.record["rungs"]) <= 3
+    assert result.record.recommendation is None
+    assert 2 <= len(result.record.rungs) <= 3
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| Rung | Stages trained |" in card
+    assert "| Stage depth | Stages trained |" in card
     assert "advisor" not in card
 
 
@@ -416,10 +417,10 @@ def test_after_a_climb_it_is_not_learned_from_but_measured(somebody: Place, tmp_
     assert sum(rung["is_kept"] for rung in record["rungs"]) > 1
     assert f"Training again from the start on {images} images\n" in printed
     assert record["refit"]["images"] == images
-    assert record["refit"]["learned_validation"] is False
-    assert f"on the {images} training images. The weights are those at the end of that; the validation split" in card
+    assert record["refit"]["splits"] == ["train"]
+    assert f", on train: {images} images. The published weights are those at the end of the retraining." in card
     measured = printed_by(["evaluate", str(out), "--dataset", str(data), "--split", "validation"])
-    assert f"{record['metrics']['validation']['accuracy']:.4f}" in measured
+    assert f"{record['measured']['validation']['metrics']['accuracy']:.4f}" in measured
 
 
 def test_any_strategy_is_trained_again_where_it_is_asked_for(somebody: Place, tmp_path: Path) -> None:
@@ -431,7 +432,7 @@ def test_any_strategy_is_trained_again_where_it_is_asked_for(somebody: Place, tm
     assert record["strategy"]["refit"] is True
     assert [len(phase["trainable_stages"]) for phase in record["phases"]] == [1, 2]
     assert "the model was trained again from the start, on train and validation together:" in card
-    assert "The weights are those after" not in card
+    assert "Model selection" not in card
 
 
 def two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:

@@ -23,6 +23,7 @@ from hf_tl.data.images import collate
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import measure
 from hf_tl.evaluation.metrics import trainer_metrics
+from hf_tl.record import read_record
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.trainer.trainer import StrategyCallback
 
@@ -76,17 +77,18 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_run_learns_and_keeps_the_best_epoch(trained: Path) -> None:
-    record = json.loads((trained / "run.json").read_text())
-    test = record["metrics"]["test"]
+    record = read_record(trained)
+    test = record.measured["test"].metrics
     assert test["mean_average_precision"] > 0.9  # of chance: the share of positives, one half
     assert test["micro_f1"] > 0.8
-    best = max(entry["validation"]["mean_average_precision"] for entry in record["history"])
-    assert record["best"]["validation"]["mean_average_precision"] == best
-    assert record["data"]["labels"] == NAMES
+    best = max(entry["validation"]["mean_average_precision"] for entry in record.history)
+    assert record.best is not None
+    assert record.best["validation"]["mean_average_precision"] == best
+    assert list(record.data.labels) == NAMES
     assert json.loads((trained / "config.json").read_text())["problem_type"] == "multi_label_classification"
     card = (trained / "README.md").read_text()
-    assert "which of 3 classes an image shows, any number of them" in card
-    assert f"{100 * test['mean_average_precision']:.1f} %" in card
+    assert "An image classifier for 3 labels, any number of them in an image" in card
+    assert f"{100 * test['mean_average_precision']:.1f}%" in card
     assert hf_tl.RunResult(trained, record).test_accuracy == test["subset_accuracy"]
 
 
@@ -127,7 +129,7 @@ def test_predict_shows_a_sigmoid_for_each_class(
 
 
 def test_evaluate_finds_what_was_recorded(trained: Path, stripes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recorded = json.loads((trained / "run.json").read_text())["metrics"]["test"]
+    recorded = read_record(trained).measured["test"].metrics
     evaluation = ["evaluate", str(trained), "--dataset", str(stripes)]
     main([*evaluation, "--label_column", "blue,red,green"])  # matched by name
     first, *lines = capsys.readouterr().out.splitlines()

@@ -87,7 +87,9 @@ def records(draw: st.DrawFn) -> RunRecord:
         st.none() | numbers,
         st.dictionaries(texts, counts, max_size=2),
     )
-    learned = st.builds(LearnedSplit, texts, texts, counts, maybe)
+    learned = st.builds(
+        LearnedSplit, texts, texts, counts, maybe, st.none() | counts, st.none() | numbers, st.none() | numbers
+    )
     texts_of_card = st.builds(CardTexts, maybe, maybe, st.booleans(), st.booleans())
     metrics = st.dictionaries(texts, st.none() | numbers, max_size=3)
     return put(

@@ -119,6 +119,14 @@ def test_a_card_that_cannot_be_written_again_stays(tmp_path: Path, record: str |
     assert (tmp_path / "README.md").read_text() == "as it was"
 
 
+@pytest.mark.parametrize("status", ["training", "trained", "complete"])
+def test_a_card_is_written_for_a_run_of_any_status(status: str, tmp_path: Path) -> None:
+    measured = make_record().measured if status == "complete" else {}
+    write_record(put(make_record(), status=status, measured=measured), tmp_path)
+    stated = {"training": "Training has not ended", "trained": "Not measured", "complete": "Test accuracy: 92.5%"}
+    assert stated[status] in rewrite_card(tmp_path).read_text()
+
+
 def photo(mode: str = "RGB") -> Image.Image:
     pixels = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     return Image.fromarray(pixels).convert(mode)
