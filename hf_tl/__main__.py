@@ -5,7 +5,7 @@ import os
 import sys
 
 from hf_tl.cli import main
-from hf_tl.processes.console import TolerantStream
+from hf_tl.reporting.console import TolerantStream
 
 
 def command() -> None:

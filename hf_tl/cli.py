@@ -13,8 +13,8 @@ from typing import NoReturn
 from hf_tl.config import DataConfig, ModelConfig, StrategyConfig, TrainingConfig
 from hf_tl.errors import ConfigError, HfTlError
 from hf_tl.flags import Parser, parse_run_config
-from hf_tl.processes.console import tolerant_streams
 from hf_tl.ranges import Domain
+from hf_tl.reporting.console import tolerant_streams
 
 ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
 COUNT = Domain((int,), at_least=1)

@@ -17,9 +17,9 @@ from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.data.conversions import Conversions
 from hf_tl.errors import ConfigError, SaveError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
-from hf_tl.processes.console import say
 from hf_tl.processes.together import on_main_process
 from hf_tl.record import LearnedFrom, Measured, Origin, PlainMeasured, RefitRecord, RunRecord, Seconds, Temperature
+from hf_tl.reporting.console import say
 from hf_tl.strategy import Phase, Strategy
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.config import DEMO_DATASET, DEMO_MODEL, DataConfig, HubConfig, RunConfig, TrainingConfig
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.job import Job, RunResult, check_push, choose_output_dir
-from hf_tl.processes.console import say
 from hf_tl.record import LearnedFrom
+from hf_tl.reporting.console import say
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from hf_tl.advisor.recommend import RECORD, SCHEMA_VERSION, recommend
 from hf_tl.card.reasons import published_advice
 from hf_tl.config import RunConfig
 from hf_tl.errors import ConfigError, DataError, name_some
-from hf_tl.processes.console import say
 from hf_tl.processes.together import on_main_process
+from hf_tl.reporting.console import say
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

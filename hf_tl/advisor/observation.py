@@ -20,7 +20,7 @@ from hf_tl.data.images import ImageTransform
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.errors import TrainingError, name_some
 from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, key_of
-from hf_tl.processes.console import progress_bar
+from hf_tl.reporting.console import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -12,9 +12,9 @@ from hf_tl.checkpoints.checkpoint import FOLDER, check_whole, newest_checkpoint,
 from hf_tl.checkpoints.state import Contents, random_state, read_state, write_state
 from hf_tl.config import TrainingConfig
 from hf_tl.optimization.averaging import WeightAverage
-from hf_tl.processes.console import say
 from hf_tl.processes.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer
 from hf_tl.processes.together import on_main_process
+from hf_tl.reporting.console import say
 from hf_tl.strategy import Phase, Strategy
 
 if TYPE_CHECKING:

@@ -34,9 +34,9 @@ from hf_tl.data.splits import choose_test, draw_missing, missing_fractions, name
 from hf_tl.data.stream_sources import StreamSource, open_streams
 from hf_tl.data.streams import PLACE, leave_out, streams_of
 from hf_tl.errors import DataError, name_some
-from hf_tl.processes.console import progress_bar
 from hf_tl.record import LearnedFrom
 from hf_tl.record.learned import DIGEST_BYTES
+from hf_tl.reporting.console import progress_bar
 
 __all__ = ["ImageData", "check_images", "load_data", "prepare_data"]
 

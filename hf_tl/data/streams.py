@@ -26,7 +26,7 @@ from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.fingerprint import row_name
 from hf_tl.data.images import as_stored, decode
 from hf_tl.errors import ConfigError, DataError, name_some
-from hf_tl.processes.console import progress_bar
+from hf_tl.reporting.console import progress_bar
 
 PLACE = "place in the stream"
 """The column of a split that tells where its images come in the streams of the dataset, one after another."""

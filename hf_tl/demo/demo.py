@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hf_tl.errors import ConfigError
-from hf_tl.processes.console import say
+from hf_tl.reporting.console import say
 
 LARGEST_UPLOAD = "20mb"
 STYLE = Path(__file__).with_name("demo.css")

@@ -25,7 +25,7 @@ from hf_tl.errors import StageError
 from hf_tl.features.batch_size import BatchSize
 from hf_tl.features.feature_store import FeatureRows, Layout
 from hf_tl.features.stream_pass import stream_batches
-from hf_tl.processes.console import progress_bar, say
+from hf_tl.reporting.console import progress_bar, say
 from hf_tl.strategy import Phase
 from hf_tl.views.views import TrainingViews
 

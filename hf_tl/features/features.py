@@ -20,9 +20,9 @@ from hf_tl.errors import ConfigError, DataError, StageError
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet, feature_sets
 from hf_tl.features.feature_store import ChosenRows, FeatureRows, key_of, open_store
 from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
-from hf_tl.processes.console import say
 from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.processes.together import on_main_process
+from hf_tl.reporting.console import say
 from hf_tl.storage.folders import partial_of
 from hf_tl.strategy import Phase
 

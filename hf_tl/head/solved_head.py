@@ -14,9 +14,9 @@ from hf_tl.features.inputs import PhaseInputs
 from hf_tl.head.head_solver import solve_head
 from hf_tl.head.tuning import head_module
 from hf_tl.phase import Phase
-from hf_tl.processes.console import progress_bar, say
 from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.processes.together import on_main_process
+from hf_tl.reporting.console import progress_bar, say
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

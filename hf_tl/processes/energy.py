@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.processes.console import say
+from hf_tl.reporting.console import say
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

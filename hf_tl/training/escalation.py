@@ -16,9 +16,9 @@ from hf_tl.checkpoints.state import TrainingState
 from hf_tl.config import TrainingConfig
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.paired import difference_p_value
-from hf_tl.processes.console import say
 from hf_tl.processes.together import agree
 from hf_tl.record import PhaseRecord
+from hf_tl.reporting.console import say
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:

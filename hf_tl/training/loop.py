@@ -41,9 +41,9 @@ from hf_tl.optimization.loss import balanced_weights, training_loss
 from hf_tl.optimization.optim import build_optimizer, build_schedule, phase_ends, stage_rates
 from hf_tl.optimization.recompute import recomputed_activations
 from hf_tl.optimization.steps import train_steps
-from hf_tl.processes.console import progress_bar, say
 from hf_tl.processes.sharding import load_whole, shard
 from hf_tl.record import FrozenProof, PhaseRecord
+from hf_tl.reporting.console import progress_bar, say
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.phase_data import PhaseData

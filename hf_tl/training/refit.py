@@ -19,8 +19,8 @@ from torch import Tensor
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.streams import streams_of
 from hf_tl.optimization.optim import phase_ends
-from hf_tl.processes.console import say
 from hf_tl.processes.together import agree
+from hf_tl.reporting.console import say
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.loop import Training
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tqdm.auto import tqdm
 
-from hf_tl.processes.console import TolerantStream, encodable, progress_bar, say, tolerant_streams
+from hf_tl.reporting.console import TolerantStream, encodable, progress_bar, say, tolerant_streams
 
 REPOSITORY = Path(__file__).parents[2]
 TEXT = "Saving … café 猫 → \udcff"
@@ -77,7 +77,7 @@ def test_one_stream_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 PRINTING = """
 import sys
-from hf_tl.processes.console import progress_bar, say, tolerant_streams
+from hf_tl.reporting.console import progress_bar, say, tolerant_streams
 
 def talk():
     with progress_bar(total=3000, mininterval=0) as bar:
