@@ -430,8 +430,8 @@ def test_any_strategy_is_trained_again_where_it_is_asked_for(somebody: Place, tm
     splits = record["data"]["splits"]
     assert record["refit"]["images"] == splits["train"]["images"] + splits["validation"]["images"]
     assert record["strategy"]["refit"] is True
-    assert [len(phase["trainable_stages"]) for phase in record["phases"]] == [1, 2]
-    assert "the model was trained again from the start, on train and validation together:" in card
+    assert [len(phase["trained_stages"]) for phase in record["phases"]] == [1, 2]
+    assert "the model was retrained from its starting weights, on train + validation: " in card
     assert "Model selection" not in card
 
 
