@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,27 @@ def test_int8_is_measured_on_all_test_images(quantized: Path, timm_folder: Path,
     assert int8["bytes"] == (quantized / "model_int8.onnx").stat().st_size < read(quantized)["bytes"] / 2
     assert int8["milliseconds_per_image"].keys() == {"float32", "int8", "batch_size", "threads"}
     assert re.search(r"int8      accuracy \d.* on 18 images, [\d.]+ ms an image", summarise(quantized))
+
+
+def test_int8_is_not_measured_on_training_images(colours: Path, tmp_path: Path) -> None:
+    """Three of the images that the model learned from lie in the test split, under other names."""
+    strategy = hf_tl.Strategy.transfer(epochs=1, augmentation="none")
+    data = load_data(str(colours))
+    model, transforms = hf_tl.load_backbone("timm:test_resnet", data.labels, strategy, pretrained=False, image_size=64)
+    hf_tl.train(model, data, strategy, transforms=transforms, output_dir=str(tmp_path / "out"), report_to="none")
+    shutil.copytree(colours, tmp_path / "mixed")
+    for number, row in enumerate(data.splits["train"].select(range(3))):
+        label = data.labels[row["label"]]
+        shutil.copyfile(row["image"].filename, tmp_path / "mixed" / "test" / label / f"other-{number}.png")
+    flags = {"dataset": str(tmp_path / "mixed"), "int8": True}
+    folder = hf_tl.export(tmp_path / "out", "onnx", **flags)
+    int8 = read(folder)["int8"]
+    assert (int8["images"], int8["leakage"]["left_out"], int8["leakage"]["learned"]) == (18, 3, 0)
+    note = "3 of 21 test images are training images of the model"
+    assert f"Leakage   {note}: left out" in summarise(folder)
+    flags |= {"include_training_images": True, "overwrite_output_dir": True}
+    int8 = read(hf_tl.export(tmp_path / "out", "onnx", **flags))["int8"]
+    assert (int8["images"], int8["leakage"]["left_out"], int8["leakage"]["learned"]) == (21, 0, 3)
 
 
 def test_int8_is_not_measured_with_classes_of_others(timm_folder: Path, tmp_path: Path) -> None:
