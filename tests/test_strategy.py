@@ -359,12 +359,14 @@ def test_a_run_of_each_strategy(flags: list[str], trained: list[int], colours: P
     epochs = [] if "--num_train_epochs" in flags else ["--num_train_epochs", "1"]
     main(["train", *TINY, "--dataset", str(colours), *BATCH, *epochs, *flags, "--output_dir", str(tmp_path / "out")])
     record, card = read_record(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
-    assert [len(phase.trained_stages) for phase in record.phases] == trained
+    assert {entry["phase"] for entry in record.history} == set(range(len(trained)))
+    assert record.best is not None
+    assert [len(phase.trained_stages) for phase in record.phases] == trained[: record.best["phase"] + 1]
     assert Strategy.from_record(json.loads(json.dumps(record.strategy.to_record()))) == record.strategy
     for flag, told in {
         "--mixup": "mixup 0.2", "--ema_decay": "ema decay 0.9", "--cutmix": "cutmix 1.0",
         "--class_weights": "class weights balanced",
-        "--balanced_sampling": "balanced sampling", "--test_time_flip": "mean of the logits of image and mirror image",
+        "--balanced_sampling": "balanced sampling", "--test_time_flip": "test time augmentation: horizontal flip",
         "--find_learning_rate": "of held-out losses",
     }.items():  # fmt: skip
         assert (told in card) == (flag in flags), flag
@@ -394,7 +396,7 @@ def test_a_run_of_phases_from_a_yaml_config(colours: Path, tmp_path: Path) -> No
     ("flags", "message"),
     [
         (["--mixup", "0.1", "--per_device_train_batch_size", "5"], "must be even, found 5"),
-        (["--test_time_flip", "--horizontal_flip", "false"], "takes a mirrored image for one of the same class"),
+        (["--test_time_flip", "--horizontal_flip", "false"], "averages the logits of an image and its mirror image"),
         (["--phases", "[{trainable_stages: 70, epochs: 1}]"], "expected 1 to 6 trainable stages"),
     ],
 )
