@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.record import RECORD_FILE, read_record
 
 RUNS = {
     "transfer": ["--strategy", "transfer"],
@@ -47,13 +48,12 @@ def main() -> None:
 
 def run_accelerate(arguments: list[str], folder: Path) -> tuple[str, float, float]:
     """Train through Accelerate; return the name of the metric that models are chosen by, its value and the seconds."""
-    record = folder / "run.json"
-    if not record.exists():
+    if not (folder / RECORD_FILE).exists() or read_record(folder).status != "complete":
         command = [sys.executable, "-m", "hf_tl", "train", *arguments, "--resume_from_checkpoint", "auto"]
         subprocess.run([*command, "--report_to", "none"], check=True, stdout=sys.stderr)
-    content = json.loads(record.read_text(encoding="utf-8"))
-    primary = PROBLEM_TYPES[content["model"]["problem_type"]].primary
-    return primary.name, content["metrics"]["test"][primary.key], content["seconds"]["total"]
+    record = read_record(folder)
+    primary = PROBLEM_TYPES[record.model.problem_type].primary
+    return primary.name, record.measured["test"].metrics[primary.key] or 0.0, record.seconds.total
 
 
 def run_trainer(arguments: list[str], folder: Path) -> tuple[str, float, float]:

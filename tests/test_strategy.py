@@ -25,6 +25,7 @@ from hf_tl.config import StrategyConfig, StrategyName
 from hf_tl.errors import ConfigError
 from hf_tl.flags import parse_run_config
 from hf_tl.recipes import SIZES, recipe_for
+from hf_tl.record import read_record
 from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Strategy
 from hf_tl.trainer.trainer import StrategyCallback
 
@@ -342,10 +343,6 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def record_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text())
-
-
 BATCH = ["--per_device_train_batch_size", "8", "--save_total_limit", "0"]
 
 
@@ -361,13 +358,15 @@ BATCH = ["--per_device_train_batch_size", "8", "--save_total_limit", "0"]
 def test_a_run_of_each_strategy(flags: list[str], trained: list[int], colours: Path, tmp_path: Path) -> None:
     epochs = [] if "--num_train_epochs" in flags else ["--num_train_epochs", "1"]
     main(["train", *TINY, "--dataset", str(colours), *BATCH, *epochs, *flags, "--output_dir", str(tmp_path / "out")])
-    record, card = record_of(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
-    assert [len(phase["trainable_stages"]) for phase in record["phases"]] == trained
-    assert json.loads(json.dumps(Strategy.from_record(record["strategy"]).to_record())) == record["strategy"]
+    record, card = read_record(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
+    assert {entry["phase"] for entry in record.history} == set(range(len(trained)))
+    assert record.best is not None
+    assert [len(phase.trained_stages) for phase in record.phases] == trained[: record.best["phase"] + 1]
+    assert Strategy.from_record(json.loads(json.dumps(record.strategy.to_record()))) == record.strategy
     for flag, told in {
         "--mixup": "mixup 0.2", "--ema_decay": "ema decay 0.9", "--cutmix": "cutmix 1.0",
         "--class_weights": "class weights balanced",
-        "--balanced_sampling": "balanced sampling", "--test_time_flip": "mean of the logits of image and mirror image",
+        "--balanced_sampling": "balanced sampling", "--test_time_flip": "test time augmentation: horizontal flip",
         "--find_learning_rate": "of held-out losses",
     }.items():  # fmt: skip
         assert (told in card) == (flag in flags), flag
@@ -383,10 +382,10 @@ def test_a_run_of_phases_from_a_yaml_config(colours: Path, tmp_path: Path) -> No
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     main(["train", *TINY, *BATCH, "--config", str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "out")])
-    record = record_of(tmp_path / "out")
-    assert record["strategy"]["name"] == "custom"
-    assert [phase["steps"] for phase in record["phases"]] == [2, 2]
-    assert [phase["trainable_stages"] for phase in record["phases"]] == [["head"], ["layer4", "head"]]
+    record = read_record(tmp_path / "out")
+    assert record.strategy.name == "custom"
+    assert [phase.steps for phase in record.phases] == [2, 2]
+    assert [phase.trained_stages for phase in record.phases] == [("head",), ("layer4", "head")]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| 1 | `head` | 291 | 2 steps |" in card
     assert "- phase 2: " in card
@@ -397,7 +396,7 @@ def test_a_run_of_phases_from_a_yaml_config(colours: Path, tmp_path: Path) -> No
     ("flags", "message"),
     [
         (["--mixup", "0.1", "--per_device_train_batch_size", "5"], "must be even, found 5"),
-        (["--test_time_flip", "--horizontal_flip", "false"], "takes a mirrored image for one of the same class"),
+        (["--test_time_flip", "--horizontal_flip", "false"], "averages the logits of an image and its mirror image"),
         (["--phases", "[{trainable_stages: 70, epochs: 1}]"], "expected 1 to 6 trainable stages"),
     ],
 )
@@ -424,9 +423,9 @@ def test_two_processes_mix_average_and_weigh_as_one(colours: Path, tmp_path: Pat
         batch = ["--per_device_train_batch_size", str(8 // processes), "--output_dir", str(folder)]
         environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
         subprocess.run([*launcher, *flags, *batch], env=environment, check=True, capture_output=True)
-        records.append(record_of(folder))
+        records.append(read_record(folder))
         weights.append(load_file(folder / "model.safetensors"))
-    assert [record["hyperparameters"]["processes"] for record in records] == [1, 2]
-    assert records[0]["metrics"]["test"]["accuracy"] == records[1]["metrics"]["test"]["accuracy"]
+    assert [record.hyperparameters["processes"] for record in records] == [1, 2]
+    assert records[0].measured["test"].metrics["accuracy"] == records[1].measured["test"].metrics["accuracy"]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)

@@ -282,12 +282,12 @@ def processor_preprocessing(processor: "BaseImageProcessor") -> Preprocessing:
     """
     evaluation = ProcessorPipeline(processor)
     inputs = processor(Image.new("RGB", (64, 64)), return_tensors="pt")
-    pixel_values = inputs["pixel_values"]
+    pixel_values = inputs.get("pixel_values")
     if set(inputs) != {"pixel_values"} or pixel_values.ndim != 4 or not pixel_values.is_floating_point():
+        shape = "" if pixel_values is None else f" of the shape {tuple(pixel_values.shape)}, {pixel_values.dtype}"
         raise ModelError(
-            f"expected an image processor that gives pixel_values of the shape (images, channels, height, width), "
-            f"float32; found {type(processor).__name__}, which gives {name_some(inputs)} of the shape "
-            f"{tuple(pixel_values.shape)}, {pixel_values.dtype}; choose another model"
+            "expected an image processor that gives pixel_values of the shape (images, channels, height, width), "
+            f"float32; found {type(processor).__name__}, which gives {name_some(inputs)}{shape}; choose another model"
         )
     channels, height, width = pixel_values.shape[1:]
     settings: dict[str, Any] = processor.to_dict()

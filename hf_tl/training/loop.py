@@ -334,7 +334,7 @@ class Training:
                 learning_rates=self._rates(span.phase),
                 parameters_trained=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
                 steps=steps,
-                epochs=round(self._passes(steps), 4),
+                epochs=round(self.passes(steps), 4),
                 seconds=self.state.phase_seconds,
                 proof=self._prove_frozen(span.index, frozen),
                 uses_features=bool(self.state.uses_features),
@@ -411,7 +411,7 @@ class Training:
         self._share_statistics()
         metrics = None if inputs.validation is None else self._measure(inputs)
         train_loss = math.fsum(self.state.losses) / len(self.state.losses)
-        epoch = self._passes(self.state.step)
+        epoch = self.passes(self.state.step)
         log = self.state.log
         entry = {"phase": index, "epoch": round(epoch, 4), "learning_rate": rate, "train_loss": train_loss}
         log.history.append({**entry, "validation": metrics, "seconds": self.state.phase_seconds})
@@ -511,7 +511,7 @@ class Training:
         pixel_values = transform(first_image(self.data.train_images))
         return torch.stack([pixel_values] * 2).to(self.model.device)
 
-    def _passes(self, steps: int) -> float:
+    def passes(self, steps: int) -> float:
         """Return how many passes over the training images so many steps are."""
         return steps * self.images_per_step / len(self.data.train_images)
 

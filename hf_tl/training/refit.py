@@ -85,10 +85,10 @@ class Refit:
         start = first.phase_ends[index - 1] if index else 0
         if phase.patience is None or done.steps == first.phase_ends[index] - start:
             return replace(phase, patience=None)
-        epochs = done.epochs
+        steps = done.steps
         if best is not None and best["phase"] == index:
-            epochs = best["epoch"] - start * first.images_per_step / len(first.data.train_images)
-        return replace(phase, patience=None, epochs=epochs, steps=None)
+            steps = round(best["epoch"] / first.passes(1)) - start  # the log's epochs are rounded
+        return replace(phase, patience=None, epochs=first.passes(steps), steps=None)
 
     def is_due(self) -> bool:
         """Tell, on all processes alike, whether it would be another training than the one before, and has time."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark_peers.processes import KEEP_MEMORY
+from hf_tl.record import read_record
 
 HERE = Path(__file__).parent
 PYTHON = sys.executable
@@ -38,12 +39,15 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> dict[str, Any]:
     """Read the record of `hf-tl train`."""
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    seconds, epochs = record["seconds"]["train"], max(entry["epoch"] for entry in record["history"])
-    images = record["data"]["splits"]["train"]["images"]
-    return {"accuracy": record["metrics"]["test"]["accuracy"], "images_per_second": images * epochs / seconds}
+    record = read_record(folder)
+    epochs = max(entry["epoch"] for entry in record.history)
+    seen = record.data.splits["train"].images * epochs
+    return {
+        "accuracy": record.measured["test"].metrics["accuracy"],
+        "images_per_second": seen / record.seconds.train,
+    }
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def training(work: str) -> Callable[[Setting], list[Side]]:
         run = min(epochs, max(1, round(setting.peer_epochs)))
         flags = TRAIN[work].replace("{epochs}", str(epochs))
         hf_tl = Side(
-            HF_TL, setting.hf_tl(flags, setting.folder / "images", setting.image_size), read_record, {}, epochs, epochs
+            HF_TL, setting.hf_tl(flags, setting.folder / "images", setting.image_size), read_run, {}, epochs, epochs
         )
         rate = ("--stop_after", str(run), "--learning_rate", str(PEER_RATES[work]))
         trainer = (PYTHON, *setting.peer("transformers_recipe.py", work, epochs), *rate)
@@ -162,7 +166,7 @@ def head_again(setting: Setting) -> list[Side]:
         )
         for work in ("head", "head_again")
     )
-    return [Side(HF_TL, again, read_record, {}, setting.epochs, setting.epochs, earlier=first)]
+    return [Side(HF_TL, again, read_run, {}, setting.epochs, setting.epochs, earlier=first)]
 
 
 def limit(what: str, setting: Setting, flags: str = "") -> tuple[str, ...]:
@@ -194,7 +198,7 @@ def scaling(setting: Setting) -> list[Side]:
     flags = "--strategy transfer --num_train_epochs 1"
     size = min(setting.image_size, SCALING_IMAGE_SIZE)
     return [
-        Side(f"{count:,} images", setting.hf_tl(flags, setting.folder / f"digits-{count}", size), read_record)
+        Side(f"{count:,} images", setting.hf_tl(flags, setting.folder / f"digits-{count}", size), read_run)
         for count in setting.sizes
     ]
 
@@ -213,7 +217,7 @@ def gpu(work: str, strategy: str, synthetic: str) -> Callable[[Setting], list[Si
             rate = ("--stop_after", "1", "--learning_rate", str(PEER_RATES[work]), "--bf16")
             peer = (*setting.peer("transformers_recipe.py", work, 1, model), *rate)
             found += [
-                Side(f"{HF_TL}, {model}", (*launch, *hf_tl), read_record, missing=missing),
+                Side(f"{HF_TL}, {model}", (*launch, *hf_tl), read_run, missing=missing),
                 Side(f"synthetic images, {model}", loop, missing=missing),
                 Side(f"{TRAINER}, {model}", (PYTHON, *peer), missing=missing),
             ]

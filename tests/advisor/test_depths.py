@@ -92,25 +92,25 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(tmp_path: Path) -> No
 
 def test_the_source_head_is_kept(tmp_path: Path) -> None:
     model, _ = load_model(str(save_transformers(tiny_vit(), tmp_path)), None)
-    assert model.config.hf_tl["base"]["head"] == "kept"
+    assert model.config.hf_tl["origin"]["head"] == "kept"
     assert torch.equal(model.classifier.weight, tiny_vit().classifier.weight)
     other, _ = load_model(str(tmp_path), ["cat", "dog"])
-    assert other.config.hf_tl["base"]["head"] == "new"
+    assert other.config.hf_tl["origin"]["head"] == "new"
 
 
 def test_a_file_with_the_architectures_classes_has_a_head(tmp_path: Path) -> None:
     whole = timm_network("test_resnet", tuple(map(str, range(1000))))
     file = save_weights(whole, tmp_path / "whole.safetensors")
     model, _ = load_model("timm:test_resnet", None, weights=str(file))
-    assert model.config.hf_tl["base"]["head"] == "kept"
+    assert model.config.hf_tl["origin"]["head"] == "kept"
     assert torch.equal(model.timm_model.fc.weight, whole.fc.weight)
     part = save_weights(timm_network(), tmp_path / "part.safetensors")
     model, _ = load_model("timm:test_resnet", None, weights=str(part))
-    assert model.config.hf_tl["base"]["head"] == "new"
+    assert model.config.hf_tl["origin"]["head"] == "new"
 
 
 def test_a_checkpoint_without_a_head_has_none(tmp_path: Path) -> None:
     save_transformers(tiny_vit(), tmp_path)
     tiny_vit().vit.save_pretrained(tmp_path)
     model, _ = load_model(str(tmp_path), None)
-    assert model.config.hf_tl["base"]["head"] == "new"
+    assert model.config.hf_tl["origin"]["head"] == "new"

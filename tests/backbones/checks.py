@@ -88,7 +88,7 @@ def check_saved(
     """Save a model, load it in another process with transformers (and timm, for a timm backbone), and compare."""
     is_timm = model.config.model_type == "timm_wrapper"
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    _write_checkpoint(model, preprocessing, folder)
+    _write_checkpoint(model, preprocessing, folder, {})
     if takes_images:
         check_reload(model, preprocessing, folder)
     found, logits = reloader.load(folder, inputs)

@@ -1,5 +1,6 @@
 """Checkpoints in every form in which they are found become a plain model, its head for the labels, and transforms."""
 
+import hashlib
 import json
 import pickle
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from hf_tl.backbones.load import load, load_backbone, preprocessing_of
+from hf_tl.backbones.provenance import provenance_of
 from hf_tl.errors import ConfigError, ModelError
 from hf_tl.strategy import Strategy
 
@@ -125,7 +127,8 @@ def test_no_weights_are_loaded_where_none_are_wanted(
     model, transforms = load_backbone(str(folder), PETS, strategy, pretrained=strategy is not None)
     moved = [n for n, p in model.named_parameters() if p.ndim > 1 and torch.equal(p, weights[n])]
     assert moved == []
-    assert model.config.hf_tl["base"]["pretrained"] is False
+    assert model.config.hf_tl["origin"]["kind"] == "random"
+    assert provenance_of(model).origin.is_random
     assert torch.equal(transforms.eval(photo()), _own_transform(folder)(photo()))
 
 
@@ -264,8 +267,9 @@ def test_timm_weights_from_a_file(tmp_path: Path) -> None:
     model, _ = load_backbone("timm:test_resnet", PETS, weights=str(file))
     rest = backbone_weights(model)
     assert [name for name in rest if not torch.equal(rest[name], network.state_dict()[name[11:]])] == []
-    base = model.config.hf_tl["base"]
-    assert base["weights"].startswith("weights.safetensors, sha256 ")
+    origin = model.config.hf_tl["origin"]
+    assert (origin["kind"], origin["file"]) == ("file", "weights.safetensors")
+    assert origin["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert str(tmp_path) not in json.dumps(model.config.to_dict(), default=str)
 
 

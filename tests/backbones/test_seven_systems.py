@@ -1,6 +1,5 @@
 """The systems of the README's table go through everything: load, stages, freezing, a step, saving and loading."""
 
-import json
 import re
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.load import load_model
 from hf_tl.backbones.stages import head_stages, list_stages
 from hf_tl.config import StrategyConfig
+from hf_tl.record import read_record
 
 README = Path(hf_tl.__file__).parents[1] / "README.md"
 ROW = re.compile(r"^\| \[(.+?)\]\(.*\) \| \d{4} \| ([\d,]+) \| (\d+): (.*?) \| .* \| `(timm:.+?)` \|$", re.MULTILINE)
@@ -105,7 +105,7 @@ def test_a_run_with_a_fully_connected_head(head: str, trained: int, tmp_path: Pa
     flags += ["--num_train_epochs", "0.05", "--report_to", "none", "--output_dir", str(tmp_path / "run")]
     code = f"from hf_tl.cli import main; raise SystemExit(main({['train', *flags]!r}))"
     run_python(code, "http://127.0.0.1:9", tmp_path, has_hf_tl=True)
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["model"]["parameters_trained"] == trained
-    expected = ["pre_logits", "head"] if head == "fully_connected" else ["head"]
-    assert [phase["trainable_stages"] for phase in record["phases"]] == [expected]
+    record = read_record(tmp_path / "run")
+    assert record.model.parameters_trained == trained
+    expected = ("pre_logits", "head") if head == "fully_connected" else ("head",)
+    assert [phase.trained_stages for phase in record.phases] == [expected]

@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hf_tl.backbones.load import load_backbone
-from hf_tl.backbones.weights import _with_timm_names, describe_weights, load_weights, read_weights
+from hf_tl.backbones.provenance import provenance_of
+from hf_tl.backbones.weights import _with_timm_names, load_weights, read_weights
 from hf_tl.errors import ModelError
+from hf_tl.record.codec import encode
 
 HEAD = frozenset({"fc.weight", "fc.bias"})
 
@@ -69,8 +71,10 @@ def test_lite0_is_the_backbone_of_other_classes(lite0_file: Path) -> None:
     changed = {name for name in weights if not torch.equal(found[name], weights[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
     assert transforms.eval.pipeline.transforms[-1].mean.tolist() == [0.5] * 3
-    expected = f"{lite0_file.name}, sha256 {hashlib.sha256(lite0_file.read_bytes()).hexdigest()}"
-    assert model.config.hf_tl["base"]["weights"] == describe_weights(lite0_file) == expected
+    origin = provenance_of(model).origin
+    assert (origin.kind, origin.file, origin.head) == ("file", lite0_file.name, "new")
+    assert origin.sha256 == hashlib.sha256(lite0_file.read_bytes()).hexdigest()
+    assert model.config.hf_tl["origin"] == encode(origin)
 
 
 def efficientnet_names(blocks: list[int]) -> dict[str, str]:

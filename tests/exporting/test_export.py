@@ -30,8 +30,8 @@ from hf_tl.errors import ConfigError, DataError, SaveError
 from hf_tl.evaluation.leakage import open_again
 from hf_tl.exporting.formats import FORMATS
 from hf_tl.hub.hub import push
-from hf_tl.publish.checks import check_folder, read_record
-from hf_tl.record import LearnedFrom, RunRecord
+from hf_tl.publish.checks import check_folder
+from hf_tl.record import LearnedFrom, RunRecord, read_record
 
 REPOSITORY = Path(__file__).parents[2]
 RUNNERS = {
@@ -130,7 +130,7 @@ def test_the_model_stays_as_it_is_and_can_be_published(copy: Path, colours: Path
     after = contents(copy)
     assert {name: after[name] for name in before} == before
     assert {name.partition("/")[0] for name in after.keys() - before.keys()} == {"torch_export"}
-    assert read(folder)["model"]["weights_digest"] == read_record(copy)["weights_digest"]
+    assert read(folder)["model"]["weights_digest"] == read_record(copy).weights_digest
 
 
 def test_an_export_is_replaced_only_when_asked(timm_folder: Path, colours: Path, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_model_of_the_hub_is_exported(hub: HubServer, copy: Path, colours: Pat
     run_python(code, hub.url, tmp_path, has_hf_tl=True)
     told = read(tmp_path / "export")["model"]
     assert (told["name"], len(told["revision"])) == ("user/colours", 40)
-    assert told["weights_digest"] == read_record(copy)["weights_digest"]
+    assert told["weights_digest"] == read_record(copy).weights_digest
 
 
 def test_the_command_says_what_it_did(vit_folder: Path, colours: Path, tmp_path: Path) -> None:

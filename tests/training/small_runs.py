@@ -37,6 +37,7 @@ from hf_tl.data.images import ImageTransform, Transforms, collate
 from hf_tl.errors import HfTlError
 from hf_tl.processes.accelerator import make_accelerator
 from hf_tl.processes.sharding import launcher_asks, part, whole
+from hf_tl.record.codec import encode
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.trainer.trainer import StrategyCallback
 from hf_tl.training.loop import Training
@@ -308,7 +309,7 @@ def result_of(training: RecordedTraining) -> dict[str, Any]:
         "weights": training.weights[last],
         "best weights": snapshot(training.model),
         "log": {
-            **{name: _timeless(getattr(log, name)) for name in ("history", "phases", "rungs")},
+            **{name: _timeless(encode(getattr(log, name))) for name in ("history", "phases", "rungs")},
             **{"best": log.best, "stopped": log.stopped},
         },
         "requires grad": {name: parameter.requires_grad for name, parameter in training.model.named_parameters()},

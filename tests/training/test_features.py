@@ -1,7 +1,6 @@
 """Training on cached features gives what training on images gives, and nothing stale or damaged is ever used."""
 
 import io
-import json
 import os
 import re
 import shutil
@@ -39,6 +38,7 @@ from torchvision.transforms import v2
 from hf_tl.backbones.boundary import find_boundary
 from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
 from hf_tl.features.inputs import PhaseInputs
+from hf_tl.record import read_record
 from hf_tl.views.views import TrainingViews
 
 IMAGE = (3, SIDE, SIDE)
@@ -55,7 +55,7 @@ def uncached(run: Run) -> Run:
 
 
 def uses_features(training: RecordedTraining) -> list[bool]:
-    return [phase["uses_features"] for phase in training.state.log.phases]
+    return [phase.uses_features for phase in training.state.log.phases]
 
 
 def losses(training: RecordedTraining) -> list[float]:
@@ -531,7 +531,7 @@ def test_the_command_line_finds_its_features_again(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-3000:]
         outputs[name] = done.stdout + done.stderr
-        records[name] = json.loads((tmp_path / name / "run.json").read_text())
+        records[name] = read_record(tmp_path / name)
         made[name] = entries(tmp_path / "features")
     assert made["images"] == {}
     assert len(made["first"]) >= 2
@@ -540,8 +540,7 @@ def test_the_command_line_finds_its_features_again(tmp_path: Path) -> None:
     assert "Features of" not in outputs["second"]
     assert "found in the cache, nothing to compute" in outputs["second"]
     histories = [
-        [(entry["train_loss"], entry["validation"]["loss"]) for entry in record["history"]]
-        for record in records.values()
+        [(entry["train_loss"], entry["validation"]["loss"]) for entry in record.history] for record in records.values()
     ]
     assert histories[1] == histories[2]
     assert histories[1] == [pytest.approx(pair, rel=1e-3) for pair in histories[0]]

@@ -8,6 +8,7 @@ import pytest
 from accelerate.utils import set_seed
 from datasets import DatasetDict, concatenate_datasets
 from small_runs import (
+    IMAGES,
     PLAIN,
     RecordedTraining,
     Run,
@@ -34,6 +35,7 @@ def refitted(run: Run, stop: int | None = None) -> tuple[Training, Training]:
     if first.config.resume_from_checkpoint is not None:
         first.restore(first.config.resume_from_checkpoint)
     first.run()
+    first.keep_end()
     return first, refit.run()
 
 
@@ -67,13 +69,11 @@ def test_it_learns_anew_from_all_images_by_what_was_kept(run: Run, kept: str, tm
     expected = alone(replace(run, phases=kept, expected_rung=None))
     assert differences(snapshot(expected.model), snapshot(again.model)) == []
     log = again.state.log
-    assert [phase["trainable_stages"] for phase in log.phases] == [
-        phase["trainable_stages"] for phase in first.state.log.phases
-    ]
-    before = sum(phase["steps"] for phase in first.state.log.phases)
-    assert sum(phase["steps"] for phase in log.phases) > before or kept == "solved"
+    assert [phase.trained_stages for phase in log.phases] == [phase.trained_stages for phase in first.state.log.phases]
+    before = sum(phase.steps for phase in first.state.log.phases)
+    assert sum(phase.steps for phase in log.phases) > before or kept == "solved"
     assert all(entry["validation"] is None for entry in log.history)
-    assert all(phase["digest_before"] == phase["digest_after"] for phase in log.phases)
+    assert all(phase.proof.holds for phase in log.phases)
     assert not log.rungs
     assert all(entry["validation"] is not None for entry in first.state.log.history)
 
@@ -84,7 +84,7 @@ def test_after_a_climb_it_goes_to_the_depth_of_the_last_rung_at_once(tmp_path: P
     assert [rung["is_kept"] for rung in first.state.log.rungs] == [True, True, False]
     [phase] = again.strategy.phases
     assert (phase.trainable_stages, phase.epochs, phase.learning_rate) == (2, 4, 0.05)
-    assert again.state.log.phases[0]["steps"] == 2 * first.phase_ends[1]
+    assert again.state.log.phases[0].steps == 2 * first.phase_ends[1]
 
 
 STEPS = replace(PLAIN, epochs=None, steps=5)
@@ -107,9 +107,20 @@ def test_a_climb_as_one_training(phases: tuple[Phase, ...], expected: Phase) -> 
     assert Strategy("other", phases).at_once() == Strategy("other", phases)
 
 
-def test_patience_is_no_matter_where_nothing_is_measured(tmp_path: Path) -> None:
+def test_it_takes_the_passes_after_which_early_stopping_kept_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is measured that could stop it; of twice as many images, a pass is twice as many steps."""
+    # with so few validation images the last weights are within a standard error of the best
+    monkeypatch.setattr("hf_tl.training.selection.standard_error", lambda *_: -1e-9)
     first, again = refitted(Run(str(tmp_path), "patient"))
-    assert again.state.log.phases[0]["steps"] == again.phase_ends[-1] == 2 * first.phase_ends[-1]
+    best = first.state.log.best
+    assert best is not None
+    assert first.state.log.phases[0].steps < first.phase_ends[-1], "the phase was not stopped early"
+    assert best["epoch"] < first.state.log.phases[0].epochs, "the last weights were kept: shows nothing"
+    [phase] = again.state.log.phases
+    assert phase.steps == again.phase_ends[-1]
+    assert phase.steps * again.images_per_step / (2 * IMAGES) == pytest.approx(best["epoch"], abs=1e-4)
 
 
 @pytest.mark.parametrize(("number", "stop"), [(1, 3), (1, 6), (2, 2), (2, 5), (2, 14)])
@@ -121,8 +132,8 @@ def test_it_goes_on_bit_by_bit(number: int, stop: int, tmp_path: Path, monkeypat
     made: list[RecordedTraining] = []
 
     class Stopped(RecordedTraining):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
             self.record(run, stop)
             made.append(self)
 

@@ -1,6 +1,5 @@
 """FSDP2 in the loop: two processes (torchrun, gloo), each of which keeps its part, train as DistributedDataParallel."""
 
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from hf_tl.backbones.load import load
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.processes.accelerator import make_accelerator
+from hf_tl.record import read_record
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 SPLIT = {"per_device_train_batch_size": 2, "save_steps": 1}
@@ -112,9 +112,9 @@ def test_accelerate_launch_shards_a_whole_run(tmp_path: Path) -> None:
         [*command, "--output_dir", str(tmp_path / "out")], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["hyperparameters"]["processes"] == 2
-    assert record["hyperparameters"]["sharding"] == "FSDP2"
+    record = read_record(tmp_path / "out")
+    assert record.hyperparameters["processes"] == 2
+    assert record.hyperparameters["sharding"] == "FSDP2"
     assert type(load(str(tmp_path / "out"))[0]).__name__ == "TimmWrapperForImageClassification"
 
 
