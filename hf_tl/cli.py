@@ -1,6 +1,6 @@
 """The command line: `hf-tl COMMAND …`.
 
-A mistake in the input ends in one line on the standard error stream and status 2, Ctrl-C in one line and status 130.
+An input error prints one line on stderr and exits with status 2. Ctrl-C prints one line and exits with status 130.
 """
 
 import os
@@ -24,7 +24,7 @@ FORMAT = Domain((str,), ("onnx", "torchscript", "torch_export"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command, by default that of the process's own arguments."""
+    """Run a command, by default from the arguments of the process."""
     with tolerant_streams():
         _run(list(sys.argv[1:] if arguments is None else arguments))
 
@@ -45,7 +45,7 @@ def _run(words: list[str]) -> None:
 
 
 def _leave(command: str, message: str, status: int) -> NoReturn:
-    # all processes of a distributed run end for the same reason; one says it
+    # all processes of a distributed run end for the same reason: print it once
     if os.environ.get("RANK", "0") == "0":
         print(f"hf-tl {command}: {message}", file=sys.stderr)
     sys.exit(status)

@@ -1,6 +1,6 @@
-"""One small dataclass a concern. Command-line flags and YAML keys are generated from their fields.
+"""Dataclasses of settings, one per concern. Command-line flags and YAML keys are generated from their fields.
 
-Each field declares its type and range once (`hf_tl.ranges`); creating a dataclass checks all of its fields.
+Each field declares its type and range once (`hf_tl.ranges`). Creating a dataclass checks all of its fields.
 """
 
 from dataclasses import dataclass, field
@@ -17,20 +17,20 @@ __all__ = [
 ]  # fmt: skip
 
 DEMO_MODEL = "timm:tf_efficientnet_lite0"
-"""What `hf-tl train` runs on without `--model`, with the weights that the `[demo]` extra installs."""
+"""Default backbone of `hf-tl train`, with the weights that the `[demo]` extra installs."""
 DEMO_LICENSE = "apache-2.0"
-"""Of those weights, as their package says."""
+"""License of those weights, as stated by their package."""
 DEMO_DATASET = "digits"
-"""What it runs on without `--dataset`: scikit-learn's digits."""
+"""Default dataset of `hf-tl train`: scikit-learn's digits."""
 
 
 LARGEST_SEED = 2**32 - 1
-"""What numpy takes."""
+"""Largest seed that numpy accepts."""
 
 
 @dataclass(frozen=True)
 class ModelConfig(Settings):
-    """Which backbone, with which weights."""
+    """Backbone and its weights."""
 
     model: str | None = setting(
         None,
@@ -54,7 +54,7 @@ class ModelConfig(Settings):
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """Which images, and how they are split."""
+    """Dataset and its splits."""
 
     dataset: str | None = setting(
         None, "Hub id, image folder (with or without split folders), parquet files, or digits; digits by default"
@@ -91,7 +91,7 @@ class DataConfig(Settings):
 
 @dataclass(frozen=True)
 class TrainingConfig(Settings):
-    """How the training runs, and where its results go."""
+    """Training loop and its outputs."""
 
     output_dir: str | None = setting(None, "folder for the model and its record; a new one under runs/ by default")
     overwrite_output_dir: bool = setting(False, "replace a run that the folder holds")
@@ -162,7 +162,7 @@ class TrainingConfig(Settings):
 
 @dataclass(frozen=True)
 class HubConfig(Settings):
-    """Where the model is published, and what its card may say and show."""
+    """Publishing of the model, and contents of its card."""
 
     push_to_hub: str | None = setting(None, "USER/NAME to push the model to when it is trained")
     hub_private: bool = setting(False, "make a new repository private")
@@ -175,7 +175,7 @@ class HubConfig(Settings):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that one run needs."""
+    """All settings of a run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

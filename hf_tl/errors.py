@@ -1,18 +1,18 @@
-"""The exceptions that hf_tl raises for what a user can mend.
+"""The exceptions that hf_tl raises for problems that the user can fix.
 
 ```
 HfTlError
 ├── ConfigError      a flag or a YAML key that cannot be used
-├── ModelError       a backbone that is unknown, or weights that do not fit
+├── ModelError       an unknown backbone, or weights that do not fit it
 │   └── StageError   a stage that the backbone does not have
 ├── DataError        a dataset, an image or a label that cannot be used
-├── TrainingError    training that must not go on (a loss that is not a number)
+├── TrainingError    training that must stop (a loss that is not finite)
 ├── CheckpointError  a checkpoint that is incomplete, damaged or from another run
-├── SaveError        a model that could not be saved, or did not reload as it was
+├── SaveError        a model that could not be saved, or differs after reloading
 └── PublishError     a push that the Hub refused
 ```
 
-Each message says what was expected, what was found and what to do. The command line prints it alone, without a
+Each message says what was expected, what was found and what to do. The command line prints the message alone, without a
 traceback, and exits with status 2.
 """
 
@@ -20,43 +20,43 @@ from collections.abc import Iterable
 
 
 class HfTlError(Exception):
-    """The base of every error that hf_tl raises on purpose."""
+    """Base class of all errors that hf_tl raises on purpose."""
 
 
 class ConfigError(HfTlError):
-    """A flag or a YAML key that cannot be used."""
+    """Error of a flag or a YAML key that cannot be used."""
 
 
 class ModelError(HfTlError):
-    """A backbone that is unknown or unsuitable, or weights that do not fit it."""
+    """Error of a backbone that is unknown or unsuitable, or of weights that do not fit it."""
 
 
 class StageError(ModelError):
-    """A stage that the backbone does not have, or a backbone whose stages cannot be told."""
+    """Error of a stage that the backbone does not have, or of a backbone without recognizable stages."""
 
 
 class DataError(HfTlError):
-    """A dataset, an image or a label that cannot be used."""
+    """Error of a dataset, an image or a label that cannot be used."""
 
 
 class TrainingError(HfTlError):
-    """Training that must not go on."""
+    """Error that stops a training."""
 
 
 class CheckpointError(HfTlError):
-    """A checkpoint that is incomplete, damaged or from another run."""
+    """Error of a checkpoint that is incomplete, damaged or from another run."""
 
 
 class SaveError(HfTlError):
-    """A model that could not be saved, or that did not reload as it was."""
+    """Error of a model that could not be saved, or that differs after reloading."""
 
 
 class PublishError(HfTlError):
-    """A push that the Hub refused, or that cannot be sent."""
+    """Error of a push that the Hub refused, or that cannot be sent."""
 
 
 def name_some(names: Iterable[object], limit: int = 5) -> str:
-    """Name the first few of many offenders.
+    """Join names, and replace those beyond `limit` by their number.
 
     >>> name_some(["a", "b", "c"], limit=2)
     'a, b and 1 more'

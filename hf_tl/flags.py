@@ -1,7 +1,7 @@
-"""Flags: one parser for all commands, the flags of `hf-tl train`, and the YAML file of the same names.
+"""Flags: one parser for all commands, the flags of `hf-tl train`, and the YAML file with the same keys.
 
-A flag is written out in full; one that is unknown is an error in one line. A flag that is given twice counts as it is
-given last, so that a command can be changed by appending to it, and flags override the YAML file.
+Flags cannot be abbreviated. An unknown flag is an error of one line. The last value of a repeated flag counts, so a
+command can be changed by appending to it. Flags override the YAML file.
 """
 
 import argparse
@@ -25,26 +25,26 @@ GROUPS = (ModelConfig, DataConfig, StrategyConfig, TrainingConfig, HubConfig)
 
 
 class Parser(argparse.ArgumentParser):
-    """The arguments of a command; a mistake in them is a `ConfigError`."""
+    """Argument parser of a command that raises a `ConfigError` for every invalid argument."""
 
     def __init__(self, command: str, description: str | None) -> None:
         super().__init__(f"hf-tl {command}", description=description, allow_abbrev=False, formatter_class=_Formatter)
 
     def add_setting(self, owner: type, name: str, text: str | None = None, default: Any = ...) -> None:
-        """Add the flag of a dataclass's field, with its type and range.
+        """Add the flag of a dataclass field, with its type and range.
 
         Args:
-            owner: The dataclass.
-            name: The field.
-            text: The help, if it differs from the field's.
-            default: The default, if it differs from the field's.
+            owner: Dataclass.
+            name: Name of the field.
+            text: Help text. Defaults to that of the field.
+            default: Default value. Defaults to that of the field.
         """
         default = getattr(owner, name) if default is ... else default
         metadata = next(field for field in dataclasses.fields(owner) if field.name == name).metadata
         self.add_flag(name, text or metadata["help"], domains(owner)[name], default)
 
     def add_flag(self, name: str, text: str, domain: Domain, default: Any = None) -> None:
-        """Add `--name`, also as `--na-me`; a flag that is true or false may stand without a value."""
+        """Add `--name` and its alias with hyphens; a boolean flag needs no value."""
         words = [f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else [])]
         bare: dict[str, Any] = {"nargs": "?", "const": True} if bool in domain.kinds else {}
         metavar = f"{{{','.join(domain.choices)}}}" if domain.choices else None
@@ -54,10 +54,10 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(*off, dest=name, default=default, action="store_false", help=f"not --{name}")
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Read the arguments.
+        """Parse the arguments.
 
         Raises:
-            ConfigError: One is unknown, missing, or outside its range.
+            ConfigError: An argument is unknown, missing, or outside its range.
         """
         words = list(self._with_numbers(words))
         for flag in filter(_is_flag, words[: words.index("--") if "--" in words else None]):
@@ -69,12 +69,12 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print after a page of usage."""
-        plain = re.sub(r"^argument ([^/:]+)[^:]*:", r"\1", message)  # of "argument --top_k/--top-k: takes …"
+        """Raise a `ConfigError` where argparse would print its usage and exit."""
+        plain = re.sub(r"^argument ([^/:]+)[^:]*:", r"\1", message)  # "argument --top_k/--top-k: takes …"
         raise ConfigError(f"{plain}; see {self.prog} --help")
 
     def _with_numbers(self, words: Sequence[str]) -> Iterator[str]:
-        """Join a flag and a negative number, which argparse takes for another flag where it is `-1e-3` or `-inf`."""
+        """Join a flag and a negative number such as `-1e-3` or `-inf`, which argparse takes for another flag."""
         flag: str | None = None
         for word in words:
             if flag is not None and word.startswith("-") and _is_number(word):
@@ -97,7 +97,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _is_flag(word: str) -> bool:
-    """Tell a flag from a value, as argparse does: a word with a space is none, nor is a number."""
+    """Return whether a word is a flag, by argparse's rules: words with a space and numbers are values."""
     return word.startswith("-") and len(word) > 1 and " " not in word.partition("=")[0] and not _is_number(word)
 
 
@@ -110,7 +110,7 @@ def _is_number(word: str) -> bool:
 
 
 def typed(domain: Domain) -> Callable[[str], Any]:
-    """Return a domain's reader as argparse's `type`."""
+    """Return the parser of a domain as argparse's `type`."""
 
     def read(text: str) -> Any:
         try:
@@ -122,10 +122,10 @@ def typed(domain: Domain) -> Callable[[str], Any]:
 
 
 def parse_run_config(arguments: Sequence[str]) -> RunConfig:
-    """Turn flags, and the YAML file that `--config` names, into a `RunConfig`; flags win.
+    """Turn flags, and the YAML file that `--config` names, into a `RunConfig`; flags override the file.
 
     Raises:
-        ConfigError: a flag or a key is unknown or outside its range, or the YAML file cannot be read.
+        ConfigError: A flag or a key is unknown or outside its range, or the YAML file cannot be read.
     """
     parser = Parser("train", DESCRIPTION)
     for owner in GROUPS:
@@ -142,10 +142,10 @@ def parse_run_config(arguments: Sequence[str]) -> RunConfig:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    """Read the values of a YAML file, each as its flag takes it.
+    """Read the values of a YAML file with the rules of the flags.
 
     Raises:
-        ConfigError: The file cannot be read, or a key or a value is no flag's.
+        ConfigError: The file cannot be read, or a key or a value does not match a flag.
     """
     import yaml
 
@@ -175,16 +175,16 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _yaml_value(name: str, value: Any, domain: Domain) -> Any:
-    """Read a value: text as the command line does, other types as Python does."""
+    """Parse text as the command line does, and check values of other types."""
     if name == "phases" and isinstance(value, list):
         return json.dumps(value)
     if isinstance(value, bool) and "on" in domain.choices:
-        value = "on" if value else "off"  # what YAML makes of on and off
+        value = "on" if value else "off"  # YAML reads on and off as booleans
     return domain.parse(value) if isinstance(value, str) else domain.check(value)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Show a default only where there is one."""
+    """Help formatter that omits absent defaults."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         is_shown = action.default is not None and action.default is not argparse.SUPPRESS

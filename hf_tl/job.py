@@ -1,4 +1,4 @@
-"""One job, ready to be trained: train, commit, measure, write the card, push."""
+"""A prepared run: train, commit, evaluate, write the card, push."""
 
 import contextlib
 import dataclasses
@@ -41,28 +41,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run."""
+    """Result of a finished run."""
 
     output_dir: Path
     """Folder with the model, its card and its record."""
     record: RunRecord
-    """What `run.json` holds."""
+    """Contents of `run.json`."""
     commit_url: str | None = None
-    """Address of the commit on the Hub. None for a model that was not pushed."""
+    """Address of the commit on the Hub. None if the model was not pushed."""
 
     def __fspath__(self) -> str:
         return str(self.output_dir)
 
     @property
     def test_accuracy(self) -> float:
-        """Share of test images that the model classifies correctly; of multi-label images, all their labels."""
+        """Accuracy on the test images; for multi-label data, the share of images with all labels correct."""
         problem = PROBLEM_TYPES[self.record.model.problem_type]
         return float(self.record.measured["test"].metrics[problem.accuracy] or 0.0)
 
 
 @dataclass
 class Job:
-    """All that a run needs, loaded and checked."""
+    """Everything that a run needs, loaded and checked."""
 
     accelerator: "Accelerator"
     model: "PreTrainedModel"
@@ -70,12 +70,12 @@ class Job:
     data: "ImageData"
     strategy: Strategy
     config: TrainingConfig
-    """Its `output_dir` is chosen."""
+    """Training settings, with `output_dir` set."""
     hub: HubConfig
     horizontal_flip: bool
     """Whether a mirrored image keeps its label."""
     leakage: "Mapping[str, Leakage]" = field(default_factory=dict)
-    """Images by split that the starting weights learned from, and whether they were left out."""
+    """Training images of the starting weights in each split, and whether they were excluded."""
     head_stages: int = 1
     """Number of trailing stages that count as the head."""
     command: str | None = None
@@ -83,16 +83,16 @@ class Job:
     settings: dict[str, Any] | None = None
     """All settings of the run, for its record."""
     choices: dict[str, str] = field(default_factory=dict)
-    """Hyperparameters that were chosen by trying, for the record."""
+    """Hyperparameters that were selected by search, for the record."""
     recommendation: dict[str, Any] | None = None
-    """Evidence that the strategy was chosen by, for the record."""
+    """Evidence for the recommended strategy, for the record."""
     rung_seconds: Sequence[float] = ()
-    """Expected seconds of each stage depth of a climb, for `time_budget`."""
+    """Expected seconds of each stage depth of an escalation, for `time_budget`."""
     start: float = field(default_factory=time.perf_counter)
 
     @property
     def folder(self) -> Path:
-        """The output folder."""
+        """Output folder."""
         return Path(str(self.config.output_dir))
 
     @property
@@ -102,21 +102,24 @@ class Job:
 
     @cached_property
     def provenance(self) -> Provenance:
-        """Where the weights come from that the training begins with."""
+        """Origin of the starting weights."""
         return provenance_of(self.model)
 
     @cached_property
     def _learned_before(self) -> LearnedFrom:
-        """Images that these weights learned from, found in the data where a published model states a split alone."""
+        """Training images of the starting weights.
+
+        Where a published model states only a split, its images are looked up in the data.
+        """
         from hf_tl.data.learned import resolve
 
         return resolve(self.provenance.learned, self.data)
 
     def run(self) -> RunResult:
-        """Train, commit the model, measure it, write its card and push it.
+        """Train, commit the model, evaluate it, write its card and push it.
 
         Raises:
-            HfTlError: something cannot be used or written; a model that is trained is in `output_dir` then.
+            HfTlError: Something cannot be used or written. If training was done, the trained model is in `output_dir`.
         """
         from hf_tl.card.summary import announce
         from hf_tl.head.tuning import fit_batch_size
@@ -126,7 +129,7 @@ class Job:
 
         self._check_flip()
         check_phases(self.strategy.phases, self.problem)
-        _ = self.provenance  # before anything moves the weights
+        _ = self.provenance  # computed before training changes the weights
         self.model.to(self.accelerator.device)
         if self.config.auto_find_batch_size:
             size = self.preprocessing.input_size
@@ -192,12 +195,12 @@ class Job:
         if self.config.resume_from_checkpoint is not None:
             training.restore(self.config.resume_from_checkpoint)
         elif training.checkpoints.folder is not None and self.accelerator.is_main_process:
-            # of a run that --overwrite_output_dir replaces
+            # checkpoints of the run that --overwrite_output_dir replaces
             shutil.rmtree(training.checkpoints.folder, ignore_errors=True)
         return training, refit
 
     def _identity(self) -> dict[str, Any]:
-        """Name what a checkpoint must share with the run that resumes from it, beside strategy, data and settings."""
+        """Return what a checkpoint and the run that resumes from it must share, besides strategy, data and settings."""
         from hf_tl.backbones.freezing import digest
         from hf_tl.backbones.stages import list_stages
         from hf_tl.record.codec import encode
@@ -217,9 +220,9 @@ class Job:
         return training.predictions(self.data.splits[split], split)
 
     def _plain_predictions(self, training: "Training", test: "Predictions") -> "Predictions | None":
-        """Predict the test images as a plain `pipeline()` does; None where that makes no difference.
+        """Predict the test images as a plain `pipeline()` does; return None if the predictions are the same.
 
-        Images that it cannot decode are predicted as no class.
+        Images that a plain pipeline cannot decode get no predicted class.
         """
         from hf_tl.evaluation.measure import predict_split
         from hf_tl.views.stream_views import viewed
@@ -242,9 +245,9 @@ class Job:
 
     @property
     def _plain_kinds(self) -> dict[str, int]:
-        """Count the test images that a plain `pipeline()` treats otherwise, by how.
+        """Number of test images that a plain `pipeline()` treats differently, by kind.
 
-        A model of one channel cannot be used by it at all.
+        It is empty for a model with one input channel, which a plain pipeline cannot use.
         """
         if self.preprocessing.input_size[0] == 1:
             return {}
@@ -254,7 +257,7 @@ class Job:
         return kinds
 
     def _learned(self, training: "Training") -> LearnedFrom:
-        """Return which images the weights of a training learned from, those of the starting model included."""
+        """Return the images that the trained weights learned from, including those of the starting weights."""
         from hf_tl.data.learned import learn
 
         begun = training.begun or training.strategy.phases[:1]
@@ -269,14 +272,14 @@ class Job:
         return ("train",) if images == len(self.data.splits["train"]) else ("train", "validation")
 
     def _hold(self, tensors: "Mapping[str, Tensor]", training: "Training") -> None:
-        """Commit the best weights so far, before a step that may be the last; training goes on where that fails."""
+        """Commit the best weights so far before the last step; a failure does not stop the training."""
         try:
             self._write(training, training.state.log, "training", tensors)
         except SaveError as error:
             say(self.accelerator, f"The weights so far could not be saved: {error}")
 
     def _commit(self, training: "Training", log: "TrainingLog") -> RunRecord:
-        """Commit the trained weights, and a checkpoint from which measuring them can be resumed."""
+        """Commit the trained weights, and a checkpoint from which the evaluation can resume."""
         record = self._write(training, log, "trained")
         training.keep_end()
         return record
@@ -297,12 +300,12 @@ class Job:
         )
 
     def _record(self, training: "Training", log: "TrainingLog", status: "Status") -> RunRecord:
-        """Write down the run so far.
+        """Build the record of the run so far.
 
         Args:
-            training: Of the weights.
-            log: Of the training in which model selection was made: the same one, or that before a refit.
-            status: Of the run.
+            training: Training that produced the weights.
+            log: Log of the training with model selection: the same training, or the one before a refit.
+            status: Status of the run.
         """
         from hf_tl.publish import record as parts
 
@@ -348,7 +351,7 @@ class Job:
         test: "Predictions",
         plain: "Predictions | None",
     ) -> RunResult:
-        """Check that the committed model loads, measure it, write its card and push it; on the main process."""
+        """Verify that the committed model loads, evaluate it, write its card and push it (main process only)."""
         from hf_tl.card.summary import summarise
         from hf_tl.hub.hub import push
         from hf_tl.publish.save import check_reload, complete_run
@@ -371,14 +374,14 @@ class Job:
                 say(None, f"Pushing to {self.hub.push_to_hub}")
                 url = push(result.output_dir, self.hub.push_to_hub, private=self.hub.hub_private or None)
                 result = dataclasses.replace(result, commit_url=url)
-        finally:  # how good the model is, and where it lies, is printed also if the push failed
+        finally:  # print the accuracy and the folder of the model even if the push failed
             say(None, summarise(result.record, result.output_dir, result.commit_url))
         return result
 
     def _measure(
         self, record: RunRecord, validation: "tuple[Predictions, str | None]", test: "Predictions"
     ) -> tuple[dict[str, Measured], Temperature]:
-        """Measure both splits, each bound to the weights that predicted it."""
+        """Evaluate both splits, each with the digest of the weights that predicted it."""
         from hf_tl.evaluation.report import fit_scaling, measure_split
 
         predicted, digest = validation
@@ -406,7 +409,7 @@ class Job:
         return PlainMeasured(self._plain_kinds, {accuracy: self.problem.compute(plain.logits, plain.labels)[accuracy]})
 
     def _examples(self, record: RunRecord) -> "tuple[RunRecord, list[Example]]":
-        """Collect the images that the card may show: none, unless the user allowed it."""
+        """Collect the example images of the card; there are none unless the user allowed them."""
         from hf_tl.card.examples import collect_examples
 
         if not self.hub.card_images:
@@ -418,7 +421,7 @@ class Job:
 
     @contextlib.contextmanager
     def _saved(self) -> Iterator[None]:
-        """Say where the trained model is, and how to finish, if anything fails after training."""
+        """Add to errors after training where the model is and how to finish the run."""
         try:
             yield
         except BaseException:
@@ -432,15 +435,15 @@ class Job:
 
 
 def choose_output_dir(accelerator: "Accelerator", config: TrainingConfig, name: str) -> str:
-    """Choose the folder of a run on the main process, check it there, and return it on all processes.
+    """Choose and check the output folder on the main process, and return it on all processes.
 
     Args:
-        accelerator: Of the run.
-        config: Its `output_dir`, if one is given.
-        name: Of a new folder under `runs/` otherwise; a number is added where it exists.
+        accelerator: Accelerator of the run.
+        config: Training settings; their `output_dir` is used if it is set.
+        name: Name of a new folder under `runs/` otherwise. A number is appended if the folder exists.
 
     Raises:
-        ConfigError: It holds another run, or cannot be written to.
+        ConfigError: The folder holds another run, or is not writable.
     """
     from hf_tl.publish.save import check_output_dir
 
@@ -454,10 +457,10 @@ def choose_output_dir(accelerator: "Accelerator", config: TrainingConfig, name: 
 
 
 def check_push(accelerator: "Accelerator", push_to_hub: str | None) -> None:
-    """Check before any work that the result may be pushed.
+    """Check before training that the result may be pushed.
 
     Raises:
-        PublishError: As `hf_tl.hub.hub.check_push_access`.
+        PublishError: See `hf_tl.hub.hub.check_push_access`.
     """
     from hf_tl.hub.hub import check_push_access
 

@@ -1,4 +1,4 @@
-"""A phase: a span of training with one set of trainable stages and one recipe."""
+"""A phase: a part of a training with one set of trainable stages and one recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -16,65 +16,67 @@ Solver = Literal["adamw", "lbfgs"]
 
 
 SMALLEST_ALPHA = 0.01
-"""Of mixup and CutMix: with less, practically no image would be mixed."""
+"""Smallest alpha of mixup and CutMix; below it, practically no image would be mixed."""
 OF_ADAMW = (
     "learning_rate", "backbone_learning_rate", "layer_decay", "norm", "weight_decay", "warmup_ratio", "patience",
     "batch_norm", "mixup", "cutmix", "ema_decay", "balanced_sampling",
 )  # fmt: skip
-"""Fields that a phase which is solved cannot have: they keep their defaults."""
+"""Fields that apply to AdamW only; a phase with a solved head must leave them at their defaults."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A span of training with one set of trainable stages and one recipe.
+    """Part of a training with one set of trainable stages and one recipe.
 
     Raises:
-        ConfigError: a value is outside its range.
+        ConfigError: A value is outside its range.
     """
 
     trainable_stages: TrainableStages = setting(at_least=1)
-    """How many trailing stages train (1 is the head), `"all"`, or stages by name (see `stages.select_stages`)."""
+    """Number of trailing stages to train (1 is the head), `"all"`, or names of stages (see `stages.select_stages`)."""
     epochs: float | None = setting(None, above=0)
-    """Passes over the training data; a fraction is allowed. None where `steps` tells the length."""
+    """Passes over the training data; fractions are allowed. None if `steps` sets the length."""
     learning_rate: float = setting(3e-3, above=0)
-    """Peak rate of the head; AdamW with warm-up and cosine decay to zero."""
+    """Peak learning rate of the head. AdamW uses linear warm-up and cosine decay to zero."""
     backbone_learning_rate: float | None = setting(None, above=0)
-    """Peak rate of the last trained backbone stage; the head's where it is None."""
+    """Peak learning rate of the last trained backbone stage. None means that of the head."""
     layer_decay: float = setting(1.0, above=0, at_most=1)
-    """Each earlier trained backbone stage gets this fraction of the rate of the stage after it."""
+    """Factor from the learning rate of a trained backbone stage to that of the stage before it."""
     norm: Norm = "frozen"
-    """What the norms of frozen stages do: nothing, train scale and shift, or also update their statistics."""
+    """Treatment of normalization layers in frozen stages: keep them frozen, train scale and shift (`"affine"`), or also
+    update their statistics (`"adapt"`)."""
     weight_decay: float = setting(0.05, at_least=0)
-    """Decoupled weight decay of AdamW; norms and biases have none."""
+    """Decoupled weight decay of AdamW. It does not apply to normalization layers and biases."""
     warmup_ratio: float = setting(0.1, at_least=0, below=1)
-    """The part of the phase's steps over which the rate rises from zero."""
+    """Fraction of the phase's steps used for linear warm-up."""
     augmentation: Augmentation = "light"
-    """The preset of random changes to training images; see `hf_tl.data.augmentation`."""
+    """Training augmentation preset; see `hf_tl.data.augmentation`."""
     patience: int | None = setting(None, at_least=1)
-    """The phase ends after so many evaluations (one an epoch) in a row without a new best; never where it is None."""
+    """Early stopping: number of consecutive evaluations (one per epoch) without a new best that end the phase. None
+    disables it."""
     label_smoothing: float = setting(0.0, at_least=0, below=1)
-    """The part of each label's probability that is spread over all classes."""
+    """Probability of each label that is spread over all classes."""
     steps: int | None = setting(None, at_least=1)
-    """Optimizer steps, in place of `epochs`."""
+    """Optimizer steps, instead of `epochs`."""
     batch_norm: BatchNorm = "update"
-    """Whether BatchNorm in *trained* stages normalises by the batch and updates its statistics, or by its stored ones
-    and keeps them; its scale and shift train in both cases."""
+    """Statistics of BatchNorm in *trained* stages: normalize by the batch and update the stored ones (`"update"`), or
+    normalize by the stored ones and keep them (`"keep"`). Scale and shift train in both cases."""
     mixup: float = setting(0.0, at_least=SMALLEST_ALPHA, or_zero=True)
-    """Alpha of mixup (https://arxiv.org/abs/1710.09412), at least 0.01; 0 is none. With `cutmix` too, each pair of
-    images draws one of them."""
+    """Alpha of mixup (https://arxiv.org/abs/1710.09412), at least 0.01; 0 disables it. If `cutmix` is set too, each
+    pair of images draws one of the two."""
     cutmix: float = setting(0.0, at_least=SMALLEST_ALPHA, or_zero=True)
-    """Alpha of CutMix (https://arxiv.org/abs/1905.04899), at least 0.01; 0 is none."""
+    """Alpha of CutMix (https://arxiv.org/abs/1905.04899), at least 0.01; 0 disables it."""
     ema_decay: float | None = setting(None, above=0, below=1)
-    """Decay of an exponential moving average of the weights, with which the phase is evaluated and ends."""
+    """Decay of an exponential moving average of the weights, which the phase is evaluated with and ends with."""
     class_weights: ClassWeights = "none"
-    """`"balanced"` weighs each image's loss by the inverse of its class's share of the training images."""
+    """`"balanced"` weights the loss of each image by the inverse frequency of its class in the training images."""
     balanced_sampling: bool = False
-    """Whether an epoch draws every class equally often, with replacement, in place of each image once."""
+    """Whether to draw the classes equally often with replacement, instead of each image once per epoch."""
     from_random_weights: bool = False
-    """Whether the phase begins with random weights in place of those before it."""
+    """Whether the phase starts from random weights instead of the current ones."""
     solver: Solver = "adamw"
-    """`"lbfgs"` solves the head to convergence as logistic regression on the features of the frozen network, in one
-    step of the phase; it finds its L2 strength itself (`hf_tl.head.head_solver`)."""
+    """`"lbfgs"` solves the head to convergence as logistic regression on frozen features, in one step. Cross-validation
+    chooses its L2 strength (`hf_tl.head.head_solver`)."""
 
     def __post_init__(self) -> None:
         check_fields(self, "{} of a phase")
@@ -100,12 +102,12 @@ class Phase:
 
     @property
     def is_solved(self) -> bool:
-        """Whether the phase is one solution, not a number of steps."""
+        """Return whether the head is solved instead of trained step by step."""
         return self.solver == "lbfgs"
 
     @property
     def length(self) -> str:
-        """The phase's length in words.
+        """Length of the phase in words.
 
         >>> Phase(1, epochs=2.5).length, Phase(1, steps=100).length
         ('2.5 epochs', '100 steps')
@@ -116,10 +118,10 @@ class Phase:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read a phase from plain values, as JSON and YAML hold them.
+        """Create a phase from plain values, as read from JSON or YAML.
 
         Raises:
-            ConfigError: a key is unknown, or a value is of another type or outside its range.
+            ConfigError: A key is unknown, or a value has the wrong type or is outside its range.
         """
         known = {field.name for field in fields(cls)}
         if not isinstance(record, Mapping):
@@ -132,7 +134,7 @@ class Phase:
 
 
 def _read(name: str, value: Any) -> Any:
-    """Read numbers that come as text, as YAML reads `3e-4`; the phase checks the rest."""
+    """Parse numbers that arrive as text, such as YAML's `3e-4`; `Phase` checks everything else."""
     if not (isinstance(value, str) and float in (domain := domains(Phase)[name]).kinds):
         return value
     try:

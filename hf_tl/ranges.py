@@ -1,4 +1,4 @@
-"""What a setting may be: declared once, beside its field, and checked for flags, YAML keys and Python arguments alike.
+"""Ranges of settings, declared once beside each field and checked alike for flags, YAML keys and Python arguments.
 
 ```python
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "n
 
 @dataclass(frozen=True)
 class Domain:
-    """The values that a setting takes. A bool is no number, and numbers are finite."""
+    """Allowed values of a setting. A bool does not count as a number, and numbers must be finite."""
 
     kinds: tuple[type, ...]
     choices: tuple[str, ...] = ()
@@ -36,17 +36,17 @@ class Domain:
     at_most: float | None = None
     below: float | None = None
     or_zero: bool = False
-    """Whether 0 is allowed too, beside the range."""
+    """Whether 0 is allowed in addition to the range."""
 
     def check(self, value: Any, shown: str | None = None) -> Any:
-        """Return a value that is allowed, a path as text and a list as a tuple.
+        """Return an allowed value, with paths converted to text and lists to tuples.
 
         Args:
-            value: The value.
-            shown: How an error shows it.
+            value: Value to check.
+            shown: Text that error messages show for the value. Defaults to its representation.
 
         Raises:
-            ValueError: It is of another type or outside the range.
+            ValueError: The value has the wrong type or is outside the range.
         """
         if value is None and self.is_optional:
             return None
@@ -57,10 +57,10 @@ class Domain:
         return plain
 
     def parse(self, text: str) -> Any:
-        """Read a value from text, as flags and YAML (which takes `3e-4` for text) give it.
+        """Parse a value from the text of a flag or of YAML (which reads `3e-4` as text).
 
         Raises:
-            ValueError: It is no such value.
+            ValueError: The text is not an allowed value.
         """
         if self.has_none and text.lower() == "none":
             return None
@@ -81,7 +81,7 @@ class Domain:
 
     @property
     def has_none(self) -> bool:
-        """Whether the word `none` means None."""
+        """Return whether the word `none` means None."""
         return self.is_optional and str not in self.kinds
 
     def _has_type(self, value: Any) -> bool:
@@ -121,12 +121,12 @@ class Domain:
 
 
 def setting(default: Any = dataclasses.MISSING, text: str = "", **limits: Any) -> Any:
-    """Declare a field with its help text and its range: the names of `Domain`'s limits."""
+    """Declare a field with its default, its help text and its range (the limits of `Domain`)."""
     return field(default=default, metadata={"help": text, "limits": limits})
 
 
 def like(owner: type, name: str) -> dict[str, Any]:
-    """Return the limits of another dataclass's field, so that a range is declared in one place."""
+    """Return the limits of another dataclass's field, to declare a range only once."""
     return dict(next(one for one in dataclasses.fields(owner) if one.name == name).metadata["limits"])
 
 
@@ -138,14 +138,14 @@ def domains(owner: type) -> Mapping[str, Domain]:
 
 
 def check_fields(settings: Any, title: str = "--{}") -> None:
-    """Check all fields of a frozen dataclass; for its `__post_init__`.
+    """Check all fields of a frozen dataclass from its `__post_init__`.
 
     Args:
-        settings: The dataclass; paths become text, and lists tuples.
-        title: How an error names a field.
+        settings: Dataclass instance. Paths become text, and lists become tuples.
+        title: Format of a field's name in error messages. Defaults to its flag.
 
     Raises:
-        ConfigError: A value is of another type or outside its range.
+        ConfigError: A value has the wrong type or is outside its range.
     """
     owner: type = type(settings)
     for name, domain in domains(owner).items():
@@ -160,10 +160,10 @@ def check_fields(settings: Any, title: str = "--{}") -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """A dataclass of flags, whose fields are checked when they are set.
+    """Base of dataclasses of flags, whose fields are checked at creation.
 
     Raises:
-        ConfigError: A value is of another type or outside its range.
+        ConfigError: A value has the wrong type or is outside its range.
     """
 
     def __post_init__(self) -> None:
@@ -183,7 +183,7 @@ def _domain(hint: Any, limits: Mapping[str, Any]) -> Domain:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """Split names at commas; a regular expression (`re:…`) is one name."""
+    """Split names at commas; a regular expression (`re:…`) is a single name."""
     if "," not in text or text.startswith("re:"):
         raise ValueError("one name")
     return tuple(re.split(r"\s*,\s*", text.strip()))

@@ -1,36 +1,36 @@
 """Defaults of the strategies by the number of training images.
 
-The sizes are those of BiT-HyperRule (Kolesnikov et al. 2020, https://arxiv.org/abs/1912.11370), which trains for longer
-and mixes images from 20,000 and 500,000 images on; below 1,000, and again below 100, an epoch is so few steps that a
-size of its own is needed.
+The size classes are those of BiT-HyperRule (Kolesnikov et al. 2020, https://arxiv.org/abs/1912.11370), which trains
+longer and uses mixup from 20,000 and from 500,000 images on. Below 1,000 images, and again below 100, an epoch has so
+few steps that another class is needed.
 
 | images                | < 1,000 | < 20,000 | < 500,000     | more          | source |
 |-----------------------|---------|----------|---------------|---------------|--------|
-| epochs, transfer      | 20      | 10       | 5             | 3             | the demo's 10; a head needs as many steps, not passes, of more images |
-| epochs, finetune, gradual (after the head's), full, each rung of auto | 20; < 100: 60 | 10  | 10 | 8     | BiT-HyperRule: 10,000 steps of 512 images are 10 epochs of 500,000, 20,000 are 8 of ImageNet; below, twice the epochs of the clothes; 40 digits in 20 epochs (25 steps) ended at 69 and 46 % with two seeds, in 60 at 82 and 71 % |
+| epochs, transfer      | 20      | 10       | 5             | 3             | the demo's 10; with more images a head needs the same number of steps, not of passes |
+| epochs, finetune, gradual (after the head phase), full, each stage depth of auto | 20; < 100: 60 | 10  | 10 | 8     | BiT-HyperRule: 10,000 steps of 512 images are 10 epochs of 500,000, 20,000 are 8 of ImageNet; below, twice the epochs of the clothes dataset; 40 digits reached 69% and 46% (two seeds) in 20 epochs (25 steps), 82% and 71% in 60 |
 | epochs, scratch       | 100     | 100      | 100           | 100           | ResNet strikes back, A3 (Wightman et al. 2021, https://arxiv.org/abs/2110.00476) |
-| learning rate, head   | 3e-3    | 3e-3     | 3e-3          | 3e-3          | the clothes |
-| learning rate, backbone | 3e-4  | 3e-4     | 3e-4          | 3e-4          | the clothes |
+| learning rate, head   | 3e-3    | 3e-3     | 3e-3          | 3e-3          | clothes dataset |
+| learning rate, backbone | 3e-4  | 3e-4     | 3e-4          | 3e-4          | clothes dataset |
 | learning rate, scratch | 1e-3   | 1e-3     | 1e-3          | 1e-3          | AdamW's own default |
-| layer decay, finetune, full, auto | 0.75 | 1     | 1             | 1             | BEiT (Bao et al. 2021, https://arxiv.org/abs/2106.08254): the fewer images, the less early stages should move |
+| layer decay, finetune, full, auto | 0.75 | 1     | 1             | 1             | BEiT (Bao et al. 2021, https://arxiv.org/abs/2106.08254): the fewer images, the less early stages should change |
 | layer decay, gradual  | 1/2.6   | 1/2.6    | 1/2.6         | 1/2.6         | ULMFiT (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146) |
-| augmentation, transfer | none   | none     | none          | none          | each image keeps its features in every epoch |
-| the head's phase of finetune, gradual and auto | as transfer | as transfer | as transfer | as transfer | LP-FT (Kumar et al. 2022, https://arxiv.org/abs/2202.10054); on the digits, finetune of one stage with random crops in both phases ended at 81 %, without them in the head's at 95 % |
-| augmentation, finetune, gradual, full, auto | light | light | medium | medium     | the clothes; TrivialAugment (https://arxiv.org/abs/2103.10158) where training is long |
+| augmentation, transfer | none   | none     | none          | none          | features of an image are the same in every epoch |
+| head phase of finetune, gradual and auto | as transfer | as transfer | as transfer | as transfer | LP-FT (Kumar et al. 2022, https://arxiv.org/abs/2202.10054); on the digits, finetune of one stage reached 81% with random crops in both phases, 95% without them in the head phase |
+| augmentation, finetune, gradual, full, auto | light | light | medium | medium     | clothes dataset; TrivialAugment (https://arxiv.org/abs/2103.10158) where training is long |
 | augmentation, scratch | medium  | medium   | strong        | strong        | AugReg (Steiner et al. 2021, https://arxiv.org/abs/2106.10270) |
 | mixup, finetune, gradual, full, auto | 0 | 0     | 0.1           | 0.1           | BiT-HyperRule |
 | mixup and cutmix, scratch | 0   | 0        | 0.1 and 1     | 0.1 and 1     | ResNet strikes back, A3 |
-| label smoothing       | 0.1     | 0.1      | 0.1           | 0.1           | Szegedy et al. 2016, https://arxiv.org/abs/1512.00567; none in transfer |
-| BatchNorm of trained stages | keep | keep  | update        | update        | the clothes; random weights have no statistics worth keeping |
-| refit, auto           | yes     | yes     | no            | no            | of many images, those of validation add too little for a second training that nobody asked for |
+| label smoothing       | 0.1     | 0.1      | 0.1           | 0.1           | Szegedy et al. 2016, https://arxiv.org/abs/1512.00567; 0 in transfer |
+| BatchNorm of trained stages | keep | keep  | update        | update        | clothes dataset; random weights have no statistics worth keeping |
+| refit, auto           | yes     | yes     | no            | no            | in large datasets the validation images add too little to justify a second training by default |
 | EMA of weights, scratch | none  | none     | 0.9999        | 0.9999        | ConvNeXt (Liu et al. 2022, https://arxiv.org/abs/2201.03545) |
 
-"The clothes": EfficientNet-Lite0 at 224 px on 3,068 photos of clothes in 10 classes reached 93.5 % in five epochs with
-AdamW, 32 images a step, these rates, crops and flips, label smoothing and kept statistics, in a plain training loop
-written before this package; a head on frozen features 89.5 %. `full` itself reached 93.0 %.
-Weight decay is 0.05 and the warm-up a tenth of each phase everywhere. A
-flag replaces its own field in every phase, that of the head included, and no other: `--augmentation` changes neither
-mixup nor label smoothing.
+Clothes dataset: 3,068 photos of clothes in 10 classes, EfficientNet-Lite0 at 224 px. A plain training loop written
+before this package reached 93.5% in five epochs with AdamW, batches of 32 images, these learning rates, crops and
+flips, label smoothing and `batch_norm="keep"`; a head on frozen features reached 89.5%, `full` 93.0%.
+
+Weight decay is 0.05 and the warm-up a tenth of each phase everywhere. A flag replaces its own field in every phase,
+including the head phase, and no other field: `--augmentation` changes neither mixup nor label smoothing.
 """  # noqa: E501
 
 from bisect import bisect_right
@@ -41,7 +41,7 @@ from hf_tl.phase import OF_ADAMW
 from hf_tl.strategy import Phase
 
 SIZES = (1_000, 20_000, 500_000)
-"""Training images from which on the next column of the table holds."""
+"""Numbers of training images at which the next column of the table begins."""
 _EPOCHS = {"transfer": (20, 10, 5, 3), "scratch": (100, 100, 100, 100)}
 _TUNING_EPOCHS = (20, 10, 10, 8)
 _FEW, _TUNING_EPOCHS_OF_FEW = 100, 60
@@ -50,15 +50,16 @@ EMA_DECAY = 0.9999
 
 
 def recipe_for(strategy: str, images: int, *, pretrained: bool = True) -> dict[str, Any]:
-    """Return the defaults of a strategy for a number of training images: the table above.
+    """Return the default recipe of a strategy for a number of training images (the table above).
 
     Args:
         strategy: `"transfer"`, `"finetune"`, `"gradual"`, `"full"`, `"scratch"` or `"auto"`.
-        images: in the training split.
-        pretrained: whether the network starts from trained weights; random ones have no statistics worth keeping.
+        images: Number of training images.
+        pretrained: Whether the network starts from pretrained weights. BatchNorm statistics of random weights are not
+            worth keeping. Defaults to True.
 
     Returns:
-        Arguments of the strategy's constructor.
+        Keyword arguments of the strategy's constructor.
 
     >>> recipe_for("transfer", images=3_000)
     {'epochs': 10, 'learning_rate': 0.003, 'augmentation': 'none'}
@@ -92,17 +93,17 @@ def _tuning_epochs(images: int) -> int:
 
 
 def solved(recipe: dict[str, Any], *, is_alone: bool) -> dict[str, Any]:
-    """Let the head's phase of a recipe be solved; its epochs fall away.
+    """Return a recipe whose head phase is solved by L-BFGS and has no epochs.
 
     Args:
-        recipe: what `recipe_for` gives, perhaps with other values.
-        is_alone: whether it is the recipe of the head's phase, and not of one after it.
+        recipe: Result of `recipe_for`, possibly with other values.
+        is_alone: Whether the recipe is that of the head phase itself, not of a strategy with later phases.
     """
     of_head: dict[str, Any] = {field.name: field.default for field in fields(Phase) if field.name in OF_ADAMW}
     of_head |= {"epochs": None, "steps": 1, "solver": "lbfgs"}
     if is_alone:
         return {**recipe, **of_head}
     head = recipe.get("head_recipe", {})
-    # the recipe's epochs hold those of the head's phase, unless the number was asked for
+    # the epochs of a default recipe include those of the head phase; a number set by the user does not
     epochs = recipe["epochs"] - head.get("epochs", 0)
     return {**recipe, "epochs": epochs, "head_recipe": {**head, **of_head}}

@@ -1,4 +1,4 @@
-"""The two ways to start a run: from flags, and from Python."""
+"""The two entry points of a run: command-line flags and Python."""
 
 import dataclasses
 import difflib
@@ -31,7 +31,7 @@ SPLIT_SETTINGS = ("image_column", "label_column", "validation_fraction", "test_f
 
 
 def import_libraries() -> None:
-    """Import what any run needs; otherwise that happens where it is used first."""
+    """Import the libraries that every run needs, all at once instead of at their first use."""
     from transformers import PreTrainedModel  # noqa: F401
 
     import hf_tl.backbones.timm
@@ -41,11 +41,11 @@ def import_libraries() -> None:
 
 
 def run(config: RunConfig) -> RunResult:
-    """Train as `config` says, on as many processes as were launched, and save the result.
+    """Train as configured, on all launched processes, and save the result.
 
     Raises:
-        HfTlError: something in the input cannot be used; or, after training, something could not be measured or
-            written, and the trained model is in the output folder.
+        HfTlError: An input cannot be used; or, after training, something could not be evaluated or written, and the
+            trained model is in the output folder.
     """
     from accelerate.utils import set_seed
 
@@ -57,7 +57,7 @@ def run(config: RunConfig) -> RunResult:
     from hf_tl.processes.accelerator import make_accelerator
 
     start = time.perf_counter()
-    strategy = config.strategy.build()  # wrong flags are refused before anything is loaded
+    strategy = config.strategy.build()  # rejects wrong flags before anything is loaded
     backbones = candidates(config.model)
     _check_together(config, strategy, backbones)
     accelerator = make_accelerator(config.training)
@@ -100,20 +100,20 @@ def open_data(
     training: TrainingConfig,
     learned: LearnedFrom,
 ) -> "tuple[ImageData, dict[str, Leakage]]":
-    """Load, split and check the images of a run, the same from Python and from the command line.
+    """Load, split and check the images of a run, from Python and from the command line alike.
 
     Args:
-        accelerator: Of the run.
-        dataset: What `--dataset` takes, a loaded dataset, or what `hf_tl.load_data` returned.
-        config: How columns and splits are found.
-        training: Its seed draws the splits.
-        learned: Which images the starting weights learned from.
+        accelerator: Accelerator of the run.
+        dataset: Value of `--dataset`, a loaded dataset, or the result of `hf_tl.load_data`.
+        config: Columns and splits.
+        training: Training settings; their seed draws the splits.
+        learned: Images that the starting weights learned from.
 
     Returns:
         The data, and for each split how many of its images the starting weights learned from.
 
     Raises:
-        DataError: The dataset cannot be trained on.
+        DataError: The dataset cannot be used for training.
     """
     from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
     from hf_tl.data.learned import leave_out_learned, resolve
@@ -141,7 +141,7 @@ def open_data(
 
 
 def learned_by(backbones: "Sequence[Backbone]") -> LearnedFrom:
-    """Return which images the weights of any of some backbones learned from."""
+    """Return the union of the images that the weights of several backbones learned from."""
     learned = LearnedFrom()
     for backbone in backbones:
         learned = learned.union(backbone.learned())
@@ -149,12 +149,12 @@ def learned_by(backbones: "Sequence[Backbone]") -> LearnedFrom:
 
 
 def flips(config: DataConfig, data: "ImageData") -> bool:
-    """Return whether a mirrored image keeps its label: as asked, else as the built-in dataset says, else yes."""
+    """Return whether mirrored images keep their labels: the setting, else the default of the dataset, else True."""
     return data.defaults.get("horizontal_flip", True) if config.horizontal_flip is None else config.horizontal_flip
 
 
 def _check_together(config: RunConfig, strategy: Strategy, backbones: "Sequence[Backbone]") -> None:
-    """Refuse flags of different concerns that do not go together, before anything is loaded."""
+    """Reject flags of different groups that exclude each other, before anything is loaded."""
     is_auto = config.strategy.strategy == "auto"
     if config.data.streaming and config.strategy.find_learning_rate:
         raise ConfigError("--find_learning_rate draws images at random, which --streaming cannot: give --learning_rate")
@@ -182,22 +182,22 @@ def train(
     push_to_hub: str | None = None,
     **settings: Any,
 ) -> RunResult:
-    """Train a model through Accelerate, phase by phase, and save it with its record and card.
+    """Train a model with Accelerate, phase by phase, and save it with its record and card.
 
     Args:
-        model: From `hf_tl.load_backbone` with the dataset's labels; trained in place, for the kind of labels (one or
-            any number of them) that the dataset has.
-        dataset: A loaded dataset, what `hf_tl.load_data` returned, also of a stream, or what `--dataset` takes.
-        strategy: Its phases are trained in order.
-        transforms: Those that `load_backbone` returned with `model`; by default the model's own. Another `train` takes
-            the place of the augmentation presets; phases with augmentation `"none"` train on `eval`.
-        push_to_hub: `USER/NAME` to push the result to.
+        model: Model from `hf_tl.load_backbone` with the labels of the dataset. It is trained in place, for the problem
+            type of the dataset (single-label or multi-label).
+        dataset: A loaded dataset, the result of `hf_tl.load_data` (streamed or not), or a value of `--dataset`.
+        strategy: Strategy; its phases are trained in order.
+        transforms: Transforms that `load_backbone` returned with `model`. Defaults to those of the model. A different
+            `train` transform replaces the augmentation presets; phases with augmentation `"none"` train on `eval`.
+        push_to_hub: `USER/NAME` to push the result to. Defaults to no push.
         settings: Fields of `hf_tl.config.DataConfig`, `TrainingConfig` and `HubConfig`, which are the flags of
             `hf-tl train`: for example `output_dir`, `seed`, `horizontal_flip`, `test_fraction` and `card_images`.
 
     Raises:
-        HfTlError: something in the input cannot be used; or, after training, something could not be measured or
-            written, and the trained model is in `output_dir`.
+        HfTlError: An input cannot be used; or, after training, something could not be evaluated or written, and the
+            trained model is in `output_dir`.
 
     ```python
     strategy = hf_tl.Strategy.finetune(stages=1)
@@ -243,10 +243,10 @@ def train(
 
 
 def _groups(settings: dict[str, Any]) -> tuple[HubConfig, DataConfig, TrainingConfig]:
-    """Sort keyword arguments by the dataclass that they are fields of.
+    """Group keyword arguments by the dataclass that has the field.
 
     Raises:
-        ConfigError: There is no such setting, or a value is outside its range.
+        ConfigError: A setting does not exist, or a value is outside its range.
     """
     kinds = (HubConfig, DataConfig, TrainingConfig)
     fields = {field.name: kind for kind in kinds for field in dataclasses.fields(kind)}
@@ -261,7 +261,7 @@ def _groups(settings: dict[str, Any]) -> tuple[HubConfig, DataConfig, TrainingCo
 
 
 def _check_unsplit(config: DataConfig) -> None:
-    """Refuse settings of splits and columns for data that are split already."""
+    """Reject settings of splits and columns for data that are already split."""
     default = DataConfig()
     if given := [name for name in SPLIT_SETTINGS if getattr(config, name) != getattr(default, name)]:
         raise ConfigError(f"the dataset is split already by hf_tl.load_data: give {name_some(given)} to load_data")
@@ -276,7 +276,7 @@ def _build_strategy(
     advice: "Advice",
     head: int,
 ) -> tuple[Strategy, dict[str, str]]:
-    """Build the strategy for this model and data, and describe the hyperparameters that were chosen by trying."""
+    """Build the strategy for this model and data, and describe the hyperparameters that were selected by search."""
     from hf_tl.head.tuning import sweep_learning_rates
 
     images, pretrained = data.splits["train"], config.model.pretrained

@@ -1,7 +1,7 @@
 """A strategy is a list of phases: which trailing stages train, for how long, and how.
 
-Everything else reads the phases: freezing, the Accelerate loop, the Trainer callback, the record in the model's config
-and the card. Nothing has a notion of its own of a "mode".
+Everything else follows the phases: freezing, the Accelerate loop, the Trainer callback, the record in the model's
+config and the card. No part of the package has a "mode" of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,13 +26,14 @@ class Strategy:
     name: str
     phases: tuple[Phase, ...]
     from_scratch: bool = False
-    """Whether nothing of the pretrained weights is left: the first phase, or a later one, draws random weights."""
+    """Whether training starts from random weights, in the first or a later phase, so that no pretrained weights remain.
+    """
     expected_rung: int | None = None
-    """Where it is given, the phases are the rungs of a climb that ends when it does not pay any more (see
-    `hf_tl.training.escalation`): the number, from 1, of the rung that the evidence expects to serve best."""
+    """Number, from 1, of the stage depth that the evidence favors. If set, the phases are the stage depths of an
+    escalation, which ends when a greater depth no longer improves accuracy (see `hf_tl.training.escalation`)."""
     refit: bool = False
-    """Whether it is trained once more from the start, when validation images have chosen: a climb beyond the head, and
-    others where those images were set apart from the training images (see `hf_tl.training.refit`)."""
+    """Whether to retrain from scratch after model selection: an escalation beyond the head, and other strategies if
+    their validation images were split off from the training images (see `hf_tl.training.refit`)."""
 
     def __post_init__(self) -> None:
         if not self.phases:
@@ -51,22 +52,22 @@ class Strategy:
 
     @property
     def is_climb(self) -> bool:
-        """Whether the phases are stage depths of a climb, which ends when going deeper does not pay."""
+        """Return whether the phases are stage depths of an escalation."""
         return self.expected_rung is not None
 
     @classmethod
     def transfer(
         cls, *, epochs: float | None = 10, learning_rate: float = 3e-3, head_stages: int = 1, **recipe: Any
     ) -> Self:
-        """Transfer learning: only the head is trained ("feature extraction", "linear probing").
+        """Train the head only ("feature extraction", "linear probing").
 
-        Images are not augmented by default, so that a frozen backbone sees each the same way in every epoch.
+        There is no augmentation by default, so that a frozen backbone computes the same features in every epoch.
 
         Args:
-            epochs: passes over the training data.
-            learning_rate: peak rate of the head.
-            head_stages: how many trailing stages count as the head: 1 is the last layer.
-            recipe: other fields of `Phase`.
+            epochs: Passes over the training data. Defaults to 10.
+            learning_rate: Peak learning rate of the head. Defaults to 3e-3.
+            head_stages: Number of trailing stages that count as the head. Defaults to 1, the last layer.
+            recipe: Other fields of `Phase`.
         """
         recipe = {"augmentation": "none", **recipe}
         return cls("transfer", (Phase(head_stages, epochs, learning_rate, **recipe),))
@@ -83,20 +84,22 @@ class Strategy:
         head_recipe: Mapping[str, Any] | None = None,
         **recipe: Any,
     ) -> Self:
-        """Fine-tuning, head first: the head alone, then the head and stages of the backbone.
+        """Fine-tune in two phases: the head alone, then the head and stages of the backbone.
 
-        A random head would send large, meaningless gradients through pretrained features (LP-FT, Kumar et al. 2022,
-        https://arxiv.org/abs/2202.10054), so it is trained alone first.
+        A random head would send large, meaningless gradients through pretrained features, so it is trained alone first
+        (LP-FT, Kumar et al. 2022, https://arxiv.org/abs/2202.10054).
 
         Args:
-            stages: how many trailing stages of the backbone the second phase unfreezes; or `"all"` or names, as
-                `Phase.trainable_stages`.
-            epochs: passes over the training data, over both phases.
-            learning_rate: peak rate of the head in the first phase; a third of it later.
-            backbone_learning_rate: peak rate of the last stage of the backbone.
-            head_stages: how many trailing stages count as the head.
-            head_recipe: fields of `Phase` that differ in the head's own phase; a third of the epochs, if it has none.
-            recipe: other fields of `Phase`.
+            stages: Number of trailing backbone stages that the second phase unfreezes, `"all"`, or names (see
+                `Phase.trainable_stages`). Defaults to 1.
+            epochs: Passes over the training data, both phases together. Defaults to 10.
+            learning_rate: Peak learning rate of the head in the first phase; the second uses a third of it. Defaults to
+                3e-3.
+            backbone_learning_rate: Peak learning rate of the last backbone stage. Defaults to 3e-4.
+            head_stages: Number of trailing stages that count as the head. Defaults to 1.
+            head_recipe: Fields of `Phase` that differ in the head phase. Without `epochs`, it gets a third of the
+                epochs.
+            recipe: Other fields of `Phase`.
         """
         head = {"epochs": epochs / 3, "learning_rate": learning_rate, **recipe, **(head_recipe or {})}
         rates: dict[str, Any] = {"learning_rate": learning_rate / 3, "backbone_learning_rate": backbone_learning_rate}
@@ -117,22 +120,23 @@ class Strategy:
         head_recipe: Mapping[str, Any] | None = None,
         **recipe: Any,
     ) -> Self:
-        """Gradual unfreezing: the head, then one stage of the backbone more in each phase, from the top.
+        """Unfreeze gradually: the head, then one more backbone stage in each phase, from the top.
 
-        Each phase goes on from the weights of the one before, each earlier stage learns at a fraction of the rate of
-        the stage after it, and half of the epochs after the head's belong to the last phase (ULMFiT, Howard and Ruder
-        2018, https://arxiv.org/abs/1801.06146, where the fraction is 1/2.6).
+        Each phase starts from the weights of the previous one, and each earlier stage learns at a fraction of the
+        learning rate of the stage after it. Half of the epochs after the head phase belong to the last phase (ULMFiT,
+        Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, where the fraction is 1/2.6).
 
         Args:
-            stages: how many stages of the backbone are unfrozen, one a phase; where it is None, three, and then all.
-            epochs: passes over the training data, over all phases.
-            learning_rate: peak rate of the head in the first phase; a third of it later.
-            backbone_learning_rate: peak rate of the last stage of the backbone.
-            layer_decay: the fraction.
-            head_stages: how many trailing stages count as the head.
-            head_recipe: fields of `Phase` that differ in the head's own phase; as many epochs as in the others but the
-                last, if it has none.
-            recipe: other fields of `Phase`.
+            stages: Number of backbone stages to unfreeze, one per phase. Defaults to three, and then all.
+            epochs: Passes over the training data, all phases together. Defaults to 10.
+            learning_rate: Peak learning rate of the head in the first phase; later phases use a third of it. Defaults
+                to 3e-3.
+            backbone_learning_rate: Peak learning rate of the last backbone stage. Defaults to 3e-4.
+            layer_decay: Fraction of the learning rate from one stage to the stage before it. Defaults to 1/2.6.
+            head_stages: Number of trailing stages that count as the head. Defaults to 1.
+            head_recipe: Fields of `Phase` that differ in the head phase. Without `epochs`, it gets as many as each
+                other phase but the last.
+            recipe: Other fields of `Phase`.
 
         >>> [phase.trainable_stages for phase in Strategy.gradual().phases]
         [1, 2, 3, 4, 'all']
@@ -163,7 +167,7 @@ class Strategy:
         backbone_learning_rate: float = 3e-4,
         **recipe: Any,
     ) -> Self:
-        """Fine-tuning of the whole network from its pretrained weights, the head at a higher rate."""
+        """Fine-tune the whole network from its pretrained weights, with a higher learning rate for the head."""
         phase = Phase("all", epochs, learning_rate, backbone_learning_rate=backbone_learning_rate, **recipe)
         return cls("full", (phase,))
 
@@ -182,19 +186,23 @@ class Strategy:
         refit: bool = True,
         **recipe: Any,
     ) -> Self:
-        """Escalation: the head, then deeper and deeper, each from the best weights so far, as long as it pays.
+        """Escalate: train the head, then deeper and deeper stages, while accuracy improves.
+
+        Each stage depth starts from the best weights so far.
 
         Args:
-            stages: of the backbone, that the rungs after the head unfreeze.
-            expected_rung: the number, from 1, of the rung that the evidence speaks for; without evidence, the head.
-            epochs: passes over the training data, of each rung.
-            learning_rate: peak rate of the head in the first rung; a third of it later.
-            backbone_learning_rate: peak rate of the last stage of the backbone.
-            head_stages: how many trailing stages count as the head.
-            head_recipe: fields of `Phase` that differ in the head's own rung.
-            scratch: a last rung, which is trained from random weights; there is none where it is None.
-            refit: whether what it came to is trained once more, see `at_once`.
-            recipe: other fields of `Phase`.
+            stages: Numbers of backbone stages to unfreeze after the head, one per stage depth. Defaults to 1, 3 and
+                `"all"`.
+            expected_rung: Number, from 1, of the stage depth that the evidence favors. Defaults to 1, the head.
+            epochs: Passes over the training data at each stage depth. Defaults to 10.
+            learning_rate: Peak learning rate of the head in the first phase; later phases use a third of it. Defaults
+                to 3e-3.
+            backbone_learning_rate: Peak learning rate of the last backbone stage. Defaults to 3e-4.
+            head_stages: Number of trailing stages that count as the head. Defaults to 1.
+            head_recipe: Fields of `Phase` that differ in the head phase.
+            scratch: A last phase that starts from random weights. Defaults to none.
+            refit: Whether to retrain the selected depth from scratch, see `at_once`. Defaults to True.
+            recipe: Other fields of `Phase`.
 
         >>> [phase.trainable_stages for phase in Strategy.auto().phases]
         [1, 2, 4, 'all']
@@ -209,11 +217,11 @@ class Strategy:
 
     @classmethod
     def scratch(cls, *, epochs: float = 50, learning_rate: float = 1e-3, **recipe: Any) -> Self:
-        """The same architecture from random weights, everything trained at one rate."""
+        """Train the architecture from random weights, with one learning rate for all stages."""
         return cls("scratch", (Phase("all", epochs, learning_rate, **recipe),), from_scratch=True)
 
     def done(self, phases: int) -> Self:
-        """Return the strategy as it was carried out: the first `phases` phases, which the kept weights come from.
+        """Return the strategy as carried out: the first `phases` phases, which produced the kept weights.
 
         >>> Strategy.auto().done(2).phases[-1].trainable_stages
         2
@@ -227,10 +235,11 @@ class Strategy:
         )
 
     def at_once(self) -> Self:
-        """Give a climb as one training from the start: its deepest rung, for the passes of all; others as they are.
+        """Return an escalation as a single training: its deepest stages, for the passes of all depths.
 
-        The head begins anew, so at the rate at which it began; the stages before it keep the rates of the deepest rung.
-        Where one rung counts passes and another steps, the training is as long as the deepest.
+        The head starts anew, so it uses its initial learning rate; the stages before it keep the learning rates of the
+        deepest phase. If some phases count passes and others steps, the training is as long as the deepest one. Other
+        strategies are returned unchanged.
 
         >>> [(phase.trainable_stages, phase.epochs) for phase in Strategy.auto(stages=("all",)).at_once().phases]
         [('all', 20)]
@@ -251,7 +260,7 @@ class Strategy:
         return replace(self, phases=(deepest,), expected_rung=None)
 
     def to_record(self) -> dict[str, Any]:
-        """Turn the strategy into what `config.json` and `run.json` hold."""
+        """Convert the strategy into plain values for `config.json` and `run.json`."""
         record = asdict(self)
         if not self.is_climb:
             del record["expected_rung"]
@@ -261,10 +270,10 @@ class Strategy:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read a strategy back from its record.
+        """Create a strategy from its record.
 
         Raises:
-            ConfigError: the record is not one of a strategy; the message names the keys that are unknown.
+            ConfigError: The record is not one of a strategy; the message names unknown keys.
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(str(key) for key in record if key not in known):
@@ -289,15 +298,15 @@ class Strategy:
 
     @classmethod
     def from_yaml(cls, source: str | Path) -> Self:
-        """Read a strategy that a user wrote.
+        """Read a strategy from a user's YAML.
 
         Args:
-            source: a YAML file, or the text of a list itself (`[{trainable_stages: 1, epochs: 3}, …]`): a list of
-                phases, each with fields of `Phase`; or a mapping with `phases` and, if wanted, `name`,
-                `from_scratch`, `expected_rung` and `refit`.
+            source: A YAML file, or the text of a list (`[{trainable_stages: 1, epochs: 3}, …]`). It holds a list of
+                phases, each with fields of `Phase`; or a mapping with `phases` and optionally `name`, `from_scratch`,
+                `expected_rung` and `refit`.
 
         Raises:
-            ConfigError: it cannot be read, or is no strategy; unknown keys are named.
+            ConfigError: The source cannot be read or is not a strategy; the message names unknown keys.
 
         >>> Strategy.from_yaml("[{trainable_stages: 1, steps: 500}, {trainable_stages: all, epochs: 5}]").name
         'custom'

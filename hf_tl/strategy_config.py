@@ -1,4 +1,4 @@
-"""The flags of a strategy, and the strategy that they build."""
+"""Flags of a strategy, and the strategy built from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, 
 StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch", "auto"]
 
 RECOMMENDED_STRATEGY = "strategy.json"
-"""What `hf-tl recommend --output_dir` writes for `--recommendation`, and for `--phases`."""
+"""File that `hf-tl recommend --output_dir` writes, and that `--recommendation` and `--phases` read."""
 
 
 @dataclass(frozen=True)
 class StrategyConfig(Settings):
-    """What is trained, for how long, at which rate. A value that is not given follows the size of the data."""
+    """What to train, how long, and at which learning rates. Defaults depend on the number of training images."""
 
     strategy: StrategyName = setting(
         "transfer",
@@ -93,16 +93,16 @@ class StrategyConfig(Settings):
         pretrained: bool = True,
         climb: Mapping[str, Any] | None = None,
     ) -> Strategy:
-        """Build the strategy: its defaults for the size of the data (`hf_tl.recipes`), and the flags that are given.
+        """Build the strategy from its defaults for the size of the data (`hf_tl.recipes`) and the flags that are set.
 
         Args:
-            head_stages: how many trailing stages count as the head.
-            images: in the training split.
-            pretrained: whether the network starts from trained weights.
-            climb: from evidence, `stages` and `expected_rung` of `Strategy.auto`, and whether it `ends_from_scratch`.
+            head_stages: Number of trailing stages that count as the head. Defaults to 1.
+            images: Number of training images. Defaults to 10,000.
+            pretrained: Whether the network starts from pretrained weights. Defaults to True.
+            climb: Recommendation for `auto`: `stages` and `expected_rung` of `Strategy.auto`, and `ends_from_scratch`.
 
         Raises:
-            ConfigError: a flag that the strategy does not take.
+            ConfigError: A flag does not apply to the strategy.
         """
         values = {name: getattr(self, name) for name in _RECIPE}
         given = {name: value for name, value in values.items() if value is not None and value is not False}
@@ -115,7 +115,7 @@ class StrategyConfig(Settings):
         defaults = recipe_for(self.strategy, images, pretrained=pretrained)
         asked = {_RECIPE[name]: value for name, value in given.items()}
         recipe = {**defaults, **asked}
-        if "head_recipe" in recipe:  # what is asked for holds in all phases
+        if "head_recipe" in recipe:  # flags apply to all phases
             recipe["head_recipe"] = {name: value for name, value in recipe["head_recipe"].items() if name not in asked}
         recipe["ema_decay"] = recipe.get("ema_decay") or None
         is_usual = recipe.pop("refit", False)
@@ -130,7 +130,7 @@ class StrategyConfig(Settings):
         images: int,
         climb: Mapping[str, Any] | None,
     ) -> Strategy:
-        """Build the strategy of a recipe."""
+        """Build the strategy from a recipe."""
         if self.head_solver == "lbfgs":
             recipe = solved(recipe, is_alone=self.strategy == "transfer")
         if self.strategy == "transfer":
@@ -142,14 +142,14 @@ class StrategyConfig(Settings):
             return Strategy.gradual(stages, head_stages=head_stages, **recipe)
         if self.strategy == "auto":
             rungs = dict(climb or {})
-            if rungs.pop("ends_from_scratch", False):  # whose rate is its own: the flag's is that of a new head
+            if rungs.pop("ends_from_scratch", False):  # the flag sets the rate of a new head only
                 alone = replace(self, strategy="scratch", learning_rate=None, backbone_learning_rate=None)
                 rungs["scratch"] = alone.build(images=images).phases[0]
             return Strategy.auto(head_stages=head_stages, **recipe, **rungs)
         return Strategy.full(**recipe) if self.strategy == "full" else Strategy.scratch(**recipe)
 
     def _stages(self, head_stages: int) -> TrainableStages | None:
-        """Return the backbone stages of `--trainable_stages`: their number, or `all` or names as given."""
+        """Return the backbone stages of `--trainable_stages`: their number, `"all"` or names."""
         trainable = self.trainable_stages
         if trainable is None:
             return None
@@ -169,7 +169,7 @@ class StrategyConfig(Settings):
         return trainable - head_stages if isinstance(trainable, int) else trainable
 
     def _written(self, given: Mapping[str, Any]) -> Strategy:
-        """Read the strategy from a file, which tells all of it."""
+        """Read the whole strategy from a file."""
         if self.recommendation is None:
             self._check_alone("phases", given)
             return Strategy.from_yaml(str(self.phases))
@@ -223,4 +223,4 @@ _RECIPE = {"num_train_epochs": "epochs"} | {
         "patience",
     )
 }  # fmt: skip
-"""Flags of a strategy's recipe, and what `Strategy` calls them."""
+"""Flags of a strategy's recipe, and the corresponding arguments of `Strategy`."""
