@@ -1,8 +1,8 @@
-"""Escalation: from the head to deeper and deeper stages, as long as it pays.
+"""Escalation: training the head, then deeper and deeper stages, while accuracy improves.
 
-The phases of such a strategy are the rungs of a climb. Each goes on from the best weights so far (LP-FT, Kumar et al.
-2022, https://arxiv.org/abs/2202.10054), or from random weights where its phase says so, and is judged when it is done,
-by a paired test on the validation images.
+The phases of such a strategy are the rungs of a climb: a rung is a stage depth, that is, a number of trainable trailing
+stages. Each rung starts from the best weights so far (LP-FT, Kumar et al. 2022, https://arxiv.org/abs/2202.10054), or
+from random weights if its phase says so. A paired test on the validation images decides whether its weights are kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,51 +25,52 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 SIGNIFICANT = 0.05
-"""Of all the tests of a climb together."""
+"""Significance level of all tests of a climb together."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a rung."""
+    """Decision about a rung."""
 
     is_kept: bool
-    """Whether its weights are the best so far, and the climb goes on from them; otherwise those of before are put back,
-    and it ends."""
+    """Whether the weights of the rung are kept and the climb continues; otherwise the previous weights are restored and
+    the climb ends."""
     why: str
     gain: float | None = None
-    """Of the validation accuracy over the rung that was kept before; None for the first."""
+    """Gain in validation accuracy over the last rung that was kept; None for the first rung."""
     p_value: float | None = None
-    """Of the gain, or loss, by chance."""
+    """P-value of the gain or loss (McNemar's exact test, two-sided)."""
 
 
 @dataclass(frozen=True)
 class Escalation:
-    """Which rungs are kept, and when the climb ends.
+    """Rule that decides which rungs are kept, and when the climb ends.
 
-    Up to the rung that the evidence expects to serve best, a rung is kept unless it is surely worse: few validation
-    images cannot show what it gains, and the evidence spoke for it. Beyond it, only a rung that is surely better is.
+    Up to the rung that the evidence favors, a rung is kept unless it is significantly worse: a small validation set
+    cannot show its gain, and the evidence supports it. Beyond that rung, a rung is kept only if it is significantly
+    better.
     """
 
     rungs: int
     expected: int
-    """The number, from 1, of the rung that the evidence speaks for."""
+    """Number, from 1, of the rung that the evidence favors."""
     seconds: Sequence[float] = ()
-    """That the rungs are expected to take, where it is known."""
+    """Expected seconds of each rung, if known."""
     budget: float | None = None
-    """Seconds that all of them may take."""
+    """Time limit of all rungs together, in seconds. None means no limit."""
 
     @property
     def level(self) -> float:
-        """How improbable by chance a difference must be, so often is looked (Bonferroni)."""
+        """Significance level of each test (Bonferroni correction)."""
         return SIGNIFICANT / max(1, self.rungs - 1)
 
     def judge(self, rung: int, right: np.ndarray, before: np.ndarray | None) -> Verdict:
-        """Judge a rung that is done.
+        """Decide whether the weights of a finished rung are kept.
 
         Args:
-            rung: its number, from 1.
-            right: whether it gets each validation image right (images,).
-            before: the same of the rung that was kept before; None for the first.
+            rung: Number of the rung, from 1.
+            right: Whether each validation image is classified correctly (images,).
+            before: The same for the last rung that was kept; None for the first rung.
         """
         if before is None:
             return Verdict(True, "the first rung")
@@ -84,18 +85,18 @@ class Escalation:
         return Verdict(False, "no gain beyond noise over the rung before", gain, p_value)
 
     def has_time(self, rung: int, spent: float) -> bool:
-        """Tell whether a rung can be done within the budget.
+        """Return whether a rung fits into the time budget.
 
         Args:
-            rung: its number, from 1.
-            spent: seconds on the rungs before.
+            rung: Number of the rung, from 1.
+            spent: Seconds of the previous rungs.
         """
         expected = self.seconds[rung - 1] if rung <= len(self.seconds) else 0.0
         return self.budget is None or spent + expected <= self.budget
 
 
 def climb_of(strategy: Strategy, config: TrainingConfig, seconds: Sequence[float] = ()) -> "Climb | None":
-    """Make the climb of a strategy whose phases are rungs; None of any other."""
+    """Create the climb of an escalation; return None for other strategies."""
     if not strategy.is_climb or strategy.expected_rung is None:
         return None
     budget = None if config.time_budget is None else 60 * config.time_budget
@@ -103,43 +104,43 @@ def climb_of(strategy: Strategy, config: TrainingConfig, seconds: Sequence[float
 
 
 class Climb:
-    """A climb under way: its best rung is set aside while the next one is trained."""
+    """Climb in progress; it holds the best weights while the next rung is trained."""
 
     def __init__(self, escalation: Escalation) -> None:
         self.escalation = escalation
         self.weights: dict[str, Tensor] = {}
-        """Of the best rung that is done, while another is under way."""
+        """Weights of the best finished rung while another one is trained."""
 
     def goes_on(self, accelerator: "Accelerator", state: TrainingState, index: int) -> bool:
-        """Tell whether a rung is to be trained, the same on all processes; if not, the log says why.
+        """Return whether to train a rung, the same on all processes; otherwise the log says why not.
 
         Args:
-            accelerator: of the training.
-            state: of the training.
-            index: of the rung's phase.
+            accelerator: Accelerator of the training.
+            state: State of the training.
+            index: Index of the rung's phase, from 0.
         """
-        if state.frozen_digest is not None:  # it was begun before the checkpoint
+        if state.frozen_digest is not None:  # the rung began before the checkpoint
             return True
         log = state.log
         if log.stopped is None and index and not self.escalation.has_time(index + 1, log.seconds):
             log.stopped = "the time budget leaves no room for the next rung"
-        log.stopped = agree(accelerator, log.stopped)  # clocks differ
+        log.stopped = agree(accelerator, log.stopped)  # clocks of the processes differ
         if log.stopped is not None:
             say(accelerator, f"\nThe climb ends: {log.stopped}")
         return log.stopped is None
 
     def begin(self, state: TrainingState, best: dict[str, Tensor]) -> None:
-        """Set the best weights so far aside: a rung has none of its own when it begins."""
+        """Store the best weights so far, and reset the best evaluation for the new rung."""
         self.weights, state.kept = best, state.log.best
         state.log.best = state.log.highest = None
 
     def end(self, state: TrainingState, best: dict[str, Tensor], right: np.ndarray) -> dict[str, Tensor]:
-        """Judge the rung that is done, write it down, and give the weights that are kept.
+        """Judge the finished rung, add it to the log, and return the weights that are kept.
 
         Args:
-            state: its last phase in the log is the rung.
-            best: weights of the rung.
-            right: whether they get each validation image right (images,).
+            state: State of the training; the rung is the last phase of its log.
+            best: Weights of the rung.
+            right: Whether they classify each validation image correctly (images,).
         """
         before = None if state.kept_right is None else np.array(list(state.kept_right)) == "1"
         rung = len(state.log.rungs) + 1
@@ -171,7 +172,7 @@ def _record(phase: PhaseRecord, right: np.ndarray, verdict: Verdict) -> dict[str
 
 
 def describe_rung(rung: Mapping[str, Any], number: int, rungs: int) -> str:
-    """Write a rung that was judged as a line for the terminal."""
+    """Describe a judged rung in a line for the terminal."""
     stages = rung["trainable_stages"]
     what = stages[0] if len(stages) == 1 else f"{stages[0]} to {stages[-1]}"
     what += " from random weights" if rung["from_random_weights"] else ""

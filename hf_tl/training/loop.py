@@ -1,4 +1,4 @@
-"""The Accelerate loop: the phases of a strategy, one after another."""
+"""The Accelerate loop: trains the phases of a strategy in order."""
 
 import contextlib
 import math
@@ -55,23 +55,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 INTERRUPTED_STATUS = 143
-"""The exit status after SIGTERM, when a checkpoint has been written: 128 + 15, as shells report it."""
+"""Exit status after SIGTERM, once a checkpoint has been written: 128 + 15, as shells report it."""
 
 
 @dataclass(frozen=True)
 class _Span:
-    """A phase, and its place among the optimizer steps of the training."""
+    """A phase and its range of optimizer steps."""
 
     index: int
     phase: Phase
     first: int
-    """Steps before it."""
+    """Number of optimizer steps before the phase."""
     end: int
-    """Steps when it is done."""
+    """Number of optimizer steps at its end."""
 
 
 class Training:
-    """One training of a model by a strategy; `run` does all of it."""
+    """Training of a model with a strategy; `run` carries it out."""
 
     def __init__(
         self,
@@ -91,30 +91,30 @@ class Training:
         """Prepare the training.
 
         Args:
-            accelerator: runs the steps, on whatever devices and in whatever precision it is set to.
-            model: trained in place; it ends with the weights that no others are surely better than (`selection`).
-            strategy: its phases are walked in order.
-            transforms_of: gives the transforms of a phase (they differ in augmentation).
-            train_images: with an image and a label column, as the transforms name them.
-            validation_images: chosen on; never trained on. Without them, the last weights are kept (`refit`).
-            config: batch sizes, seed and the like; checkpoints go under its `output_dir`, none without one.
-            fingerprint: of the data; a checkpoint of other data is refused.
-            orders: of the images of the splits, where they are known: see `ImageData`.
-            rung_seconds: that the rungs of a climb are expected to take, for `time_budget`.
-            identity: what else a checkpoint must share with the run that resumes from it: the origin of the weights,
-                the preprocessing and the like.
-            hold: called on all processes before each step that may be the last of the training, with the trained
-                tensors that are the best so far: what is interrupted after that step has left a model.
+            accelerator: Accelerator that sets devices and precision.
+            model: Model to train in place. It ends with the weights chosen by model selection (`selection`).
+            strategy: Strategy; its phases are trained in order.
+            transforms_of: Function from a phase to its transforms, which differ in augmentation.
+            train_images: Training split, with an image and a label column as named in the transforms.
+            validation_images: Images for model selection, never trained on. None keeps the last weights (`refit`).
+            config: Batch sizes, seed and other settings. Checkpoints need an `output_dir`.
+            fingerprint: Fingerprint of the data; a checkpoint of other data is rejected.
+            orders: Order of the images in each split, if known: see `ImageData`.
+            rung_seconds: Expected seconds of each stage depth of an escalation, for `time_budget`.
+            identity: What else a checkpoint and the run that resumes from it must share, such as the origin of the
+                weights and the preprocessing.
+            hold: Function called on all processes before each step that may be the last, with the best trained tensors
+                so far. It saves a model in case the run is interrupted after that step.
 
         Raises:
-            StageError: a phase names stages that the model does not have.
-            ConfigError: a phase is shorter than a step, mixes images in batches of an odd size, solves a head that
-                is not linear, or needs the images of a stream.
+            StageError: A phase names stages that the model does not have.
+            ConfigError: A phase is shorter than a step, mixes images in batches of odd size, solves a head that is not
+                linear, or needs random access to a stream.
         """
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
         self._whole = self.model
-        """The model itself, where `model` is a sharded copy during `run`."""
+        """The model itself; `model` is a sharded copy during `run`."""
         self._kind = type(model)
         self.strategy = strategy
         self.config = config
@@ -138,13 +138,13 @@ class Training:
                 f"found {config.per_device_train_batch_size}; or --mixup 0 --cutmix 0"
             )
         if any(phase.is_solved for phase in strategy.phases):
-            linear_head(accelerator, model, self.stages[-1])  # told before anything is trained
+            linear_head(accelerator, model, self.stages[-1])  # raises an error before the training
         self._solution: dict[str, Any] | None = None
         self.ever_trained = names_trained_by(strategy.phases, self.stages)
         self._best_weights: dict[str, Tensor] = {}
         self._average: WeightAverage | None = None
         self._start = 0.0
-        """When it would have started, had it not been interrupted."""
+        """Start time, as if the training had never been interrupted."""
         self._restored: Contents | None = None
         self.data = PhaseData(
             Features(accelerator, model, config, orders), transforms_of, train_images, validation_images
@@ -155,13 +155,13 @@ class Training:
         self.identity, self.hold = identity, hold
 
     def restore(self, source: str) -> None:
-        """Go back to a checkpoint; the next `run` goes on from there.
+        """Restore a checkpoint; the next `run` continues from there.
 
         Args:
-            source: a checkpoint's folder, or `auto` for the newest whole one, if there is one.
+            source: Folder of a checkpoint, or `auto` for the newest complete one, if any.
 
         Raises:
-            CheckpointError: it is not whole, of another run, or the frozen weights are not those of then.
+            CheckpointError: The checkpoint is incomplete or from another run, or the frozen weights have changed since.
         """
         self._restored = self.checkpoints.read(source)
         if self._restored is None:
@@ -174,12 +174,12 @@ class Training:
         self.model.load_state_dict(self._restored.weights, strict=False)
 
     def run(self) -> TrainingLog:
-        """Train all phases and return the log; the model holds the best weights.
+        """Train all phases and return the log; the model then holds the selected weights.
 
         Raises:
-            TrainingError: a loss or a gradient is not finite, or a frozen tensor moved.
-            CheckpointError: a checkpoint could not be written.
-            SystemExit: the process got SIGTERM; a checkpoint was written.
+            TrainingError: A loss or a gradient is not finite, or a frozen tensor changed.
+            CheckpointError: A checkpoint could not be written.
+            SystemExit: The process received SIGTERM; a checkpoint was written.
         """
         self._start = time.perf_counter() - self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
@@ -199,35 +199,35 @@ class Training:
                 self._count_seconds()
         self.model = self._whole.to(self.accelerator.device)
         self.model.load_state_dict(self._best_weights, strict=False)
-        # the last phase may have been taken back, or its weights not kept
+        # the last phase may have been rejected, or its weights not selected
         freeze(self.model, self.state.log.kept_phases[-1].recipe)
         return self.state.log
 
     @property
     def carried_out(self) -> Strategy:
-        """The strategy as far as the kept weights come from it."""
+        """Strategy up to the phase of the kept weights."""
         return self.strategy.done(len(self.state.log.kept_phases))
 
     def predictions(self, images: "Dataset", split: str) -> Predictions:
-        """Compute the logits of the model on images, prepared as those of the last phase.
+        """Predict images with the transforms of the last phase.
 
         Args:
-            images: with an image and a label column, as the transforms name them.
-            split: their name.
+            images: Split with an image and a label column, as named in the transforms.
+            split: Name of the split.
         """
         return self.data.predictions(self.model, self.carried_out.phases[-1], images, split)
 
     def keep_end(self) -> None:
-        """Write a checkpoint of a training that is done, where checkpoints are wanted: what follows can go on from it.
+        """Write a final checkpoint, from which the evaluation can resume, if checkpoints are enabled.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: The checkpoint could not be written.
         """
         if self.checkpoints.are_wanted:
             self._checkpoint(None, None)
 
     def _run_phase(self, span: _Span, progress: tqdm) -> None:
-        """Freeze, train to the end of the span with an optimizer of the phase's own, and prove the freezing."""
+        """Freeze, train to the end of the span with a new optimizer, and verify that frozen tensors did not change."""
         start, before = time.perf_counter(), self.state.phase_seconds
         frozen_stages, frozen = self._begin(span)
         inputs, prepared = self._prepare(span, frozen)
@@ -259,11 +259,11 @@ class Training:
             self._average.apply()
             self._average = None
         self._write_down(span, trained, frozen)
-        # a phase that stopped early leaves the rest of its span out
+        # early stopping skips the rest of the span
         progress.update(span.end - self.state.step)
         self.state.step, self.state.frozen_digest, self.state.phase_seconds = span.end, None, 0.0
         self.state.uses_features, self._solution = None, None
-        # mixed precision wraps `forward` on the model itself; accelerate's way back also strips its own decorators
+        # mixed precision wraps `forward` on the model itself; accelerate's unwrapping also strips its own decorators
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
             self.model.__dict__.pop(name, None)
         self.accelerator.free_memory(model, optimizer, loader)
@@ -279,10 +279,10 @@ class Training:
             The frozen stages, and the digest of their tensors.
 
         Raises:
-            CheckpointError: they are not those of the checkpoint.
+            CheckpointError: The frozen tensors differ from those of the checkpoint.
         """
         phase = span.phase
-        if self.state.frozen_digest is None:  # it begins, and does not go on
+        if self.state.frozen_digest is None:  # the phase starts, and does not resume
             if self._climb is not None and span.index:
                 self._climb.begin(self.state, self._best_weights)
             if phase.from_random_weights:
@@ -301,12 +301,12 @@ class Training:
 
     @property
     def begun(self) -> Sequence[Phase]:
-        """The phases that have begun."""
+        """Phases that have started."""
         done = bisect_right(self.phase_ends, self.state.step)
         return self.strategy.phases[: done + (self.state.frozen_digest is not None)]
 
     def _prepare(self, span: _Span, frozen: str) -> tuple[PhaseInputs, tuple[nn.Module, Any, Any, DataLoader]]:
-        """Give what the phase trains on; and model, optimizer, schedule and loader, ready to go on."""
+        """Return the inputs of the phase; and its model, optimizer, schedule and loader, prepared and restored."""
         phase, steps = span.phase, span.end - span.first
         optimizer = build_optimizer(self.model, self.stages, phase)
         schedule = build_schedule(optimizer, phase, steps)
@@ -314,17 +314,17 @@ class Training:
         inputs = self.data.inputs(phase, frozen, passes, self.state.uses_features)
         self.state.uses_features = inputs.are_features
         loader = self._loader(phase, inputs, span.end)
-        # wrapped anew in each phase: DistributedDataParallel notes at its making which parameters get gradients
+        # wrapped anew in each phase: DistributedDataParallel records at creation which parameters get gradients
         wrapped, optimizer, loader = self.accelerator.prepare(self.model, optimizer, loader)
         self._average = None if phase.ema_decay is None else WeightAverage(self.model, phase.ema_decay)
         self._restore_phase(optimizer, schedule)
         return inputs, (wrapped, optimizer, schedule, loader)
 
     def _write_down(self, span: _Span, trained: list[str], frozen: str) -> None:
-        """Append what the phase did to the log.
+        """Append the finished phase to the log.
 
         Raises:
-            TrainingError: a frozen tensor moved.
+            TrainingError: A frozen tensor changed.
         """
         steps = self.state.step - span.first
         self.state.log.phases.append(
@@ -343,14 +343,14 @@ class Training:
         )
 
     def _hold_if_last(self, span: _Span) -> None:
-        """Hand the best weights so far over before a step that may be the last: of the phase, or by early stopping."""
+        """Pass the best weights so far to `hold` before a step that may be the last, also by early stopping."""
         step = self.state.step + 1
         may_stop = span.phase.patience is not None and self._epochs(step) > self._epochs(step - 1)
         if self.hold is not None and (may_stop or step == span.end):
             self.hold(self._best_weights or self._trained_tensors(), self)
 
     def _judge(self, climb: Climb, phase: Phase) -> None:
-        """Judge the rung that is done by its best weights, and keep them or those of before."""
+        """Judge the finished stage depth by its best weights; keep them or restore the previous ones."""
         load_whole(self.model, self._best_weights)
         found = self.data.predictions(self.model, phase, self.data.validation_images, "validation")
         self._best_weights = climb.end(
@@ -360,12 +360,12 @@ class Training:
         say(self.accelerator, f"\n{describe_rung(rungs[-1], len(rungs), climb.escalation.rungs)}")
 
     def _rates(self, phase: Phase) -> dict[str, float]:
-        """Give the peak rate of each stage in which something trains; a head that is solved has none."""
+        """Return the peak learning rate of each stage with trainable parameters; it is empty for a solved head."""
         trainable = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
         return {} if phase.is_solved else stage_rates(self.stages, phase, trainable)
 
     def _loader(self, phase: Phase, inputs: PhaseInputs, end: int) -> DataLoader:
-        """Load what the steps from here to `end` train on."""
+        """Create the loader of the steps from the current one to `end`."""
         return self.data.loader(phase, inputs, (self.state.step * self.images_per_step, end * self.images_per_step))
 
     def _recomputed(self, frozen_stages: tuple[Stage, ...]) -> contextlib.AbstractContextManager[Any]:
@@ -403,10 +403,10 @@ class Training:
         )
 
     def _evaluate(self, index: int, inputs: PhaseInputs, rate: float, progress: tqdm) -> bool:
-        """Measure on the validation images, and keep the weights if none so far are surely better.
+        """Evaluate on the validation images, and keep the weights if model selection chooses them.
 
         Returns:
-            Whether no evaluation so far was better.
+            Whether the evaluation is the best so far.
         """
         self._share_statistics()
         metrics = None if inputs.validation is None else self._measure(inputs)
@@ -417,7 +417,7 @@ class Training:
         log.history.append({**entry, "validation": metrics, "seconds": self.state.phase_seconds})
         self.state.losses = []
         evaluation = {"phase": index, "epoch": entry["epoch"], "validation": metrics}
-        if metrics is None:  # the tracker keeps the curves of the training that was measured
+        if metrics is None:  # a refit is not evaluated: the tracker keeps the curves of the first training
             progress.set_postfix_str(f"loss {train_loss:.3f}")
             log.best, is_highest, is_kept = evaluation, True, self.state.step == self.phase_ends[-1]
         else:
@@ -447,7 +447,7 @@ class Training:
         )
 
     def _share_statistics(self) -> None:
-        """Give all processes the statistics of the main one, as DistributedDataParallel does before each forward."""
+        """Broadcast BatchNorm statistics from the main process, as DistributedDataParallel does before each forward."""
         from accelerate.utils import broadcast
 
         buffers = dict(self.model.named_buffers())
@@ -462,7 +462,7 @@ class Training:
         return proof
 
     def _restore_phase(self, optimizer: Any, schedule: Any) -> None:
-        """Put back optimizer, schedule, scaler and random numbers, in the phase in which the checkpoint was written."""
+        """Restore optimizer, schedule, scaler and random states in the phase in which the checkpoint was written."""
         restored, self._restored = self._restored, None
         if restored is None:
             return
@@ -471,7 +471,7 @@ class Training:
         set_random_state(self.accelerator, restored.random_states[self.accelerator.process_index])
 
     def _checkpoint_if_due(self, is_epoch_end: bool, optimizer: Any, schedule: Any) -> None:
-        """Write a checkpoint where it is time, and after SIGTERM on any process, which ends the run."""
+        """Write a checkpoint when it is due, and after SIGTERM on any process, which ends the run."""
         is_interrupted = self._sigterm.came()
         if self.checkpoints.is_due(self.state.step, is_epoch_end=is_epoch_end, is_interrupted=is_interrupted):
             self._count_seconds()
@@ -502,7 +502,7 @@ class Training:
         )
 
     def _trained_tensors(self) -> dict[str, Tensor]:
-        """Name the tensors that some phase trains; the rest cannot change. All processes must ask."""
+        """Return the tensors that some phase trains; no others can change. All processes must call this."""
         state = self.accelerator.unwrap_model(self.model).state_dict()
         return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self.ever_trained}
 
@@ -512,7 +512,7 @@ class Training:
         return torch.stack([pixel_values] * 2).to(self.model.device)
 
     def passes(self, steps: int) -> float:
-        """Return how many passes over the training images so many steps are."""
+        """Convert optimizer steps to passes over the training images."""
         return steps * self.images_per_step / len(self.data.train_images)
 
     def _epochs(self, step: int) -> int:

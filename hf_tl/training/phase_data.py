@@ -1,4 +1,4 @@
-"""What the phases of a training see: features of the frozen prefix where they can be had and pay, else images."""
+"""Inputs of the phases of a training: cached features of the frozen prefix where they save time, else images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PhaseData:
-    """The images of a training, and what each phase makes of them."""
+    """Images of a training, and the inputs that each phase makes of them."""
 
     features: Features
     transforms_of: Callable[[Phase], Transforms]
@@ -34,16 +34,16 @@ class PhaseData:
     validation_images: "Dataset | StreamedImages | None"
 
     def require(self, phases: Sequence[Phase]) -> None:
-        """Refuse what a stream cannot give.
+        """Reject phases that need random access to the images of a stream.
 
         Raises:
-            ConfigError: a phase draws images at random.
+            ConfigError: A phase draws images at random.
         """
         if isinstance(self.train_images, StreamedImages):
             self.features.require(phases)
 
     def inputs(self, phase: Phase, frozen: str, passes: float, decided: bool | None = None) -> PhaseInputs:
-        """Choose what a phase trains on; see `Features.for_phase`."""
+        """Choose the inputs of a phase; see `Features.for_phase`."""
         transforms, images, config = self.transforms_of(phase), self.train_images, self.features.config
         found = self.features.for_phase(phase, transforms, images, self.validation_images, frozen, passes, decided)
         if found is not None:
@@ -61,12 +61,12 @@ class PhaseData:
         return PhaseInputs(stream, Collate(mixer), validation, collate, order=stream.order)
 
     def loader(self, phase: Phase, inputs: PhaseInputs, span: tuple[int, int]) -> DataLoader:
-        """Load what a phase trains on.
+        """Create the training loader of a phase.
 
         Args:
-            phase: may draw classes equally often.
-            inputs: of the phase.
-            span: from which place in the endless stream of training images to which.
+            phase: Phase; it may sample the classes equally often.
+            inputs: Inputs of the phase.
+            span: Start and stop positions in the endless stream of training images.
         """
         config, labels = self.features.config, self.labels(phase) if phase.balanced_sampling else None
         return DataLoader(
@@ -76,23 +76,23 @@ class PhaseData:
             collate_fn=inputs.collate,
             num_workers=self.workers(inputs.are_features),
             pin_memory=self.features.accelerator.device.type == "cuda",
-            # of its own, because beginning to iterate draws a number, which would change those that dropout draws
+            # a separate generator: starting an iteration draws a number, which would change those of dropout
             generator=torch.Generator().manual_seed(config.seed),
         )
 
     def workers(self, are_features: bool | None = None) -> int:
-        """Give the processes that load: none for features, and none for a stream, which each would read as a whole."""
+        """Return the number of loader processes: 0 for features, and for a stream, which each would read completely."""
         is_read_once = are_features or isinstance(self.train_images, StreamedImages)
         return 0 if is_read_once else self.features.config.dataloader_num_workers
 
     def labels(self, phase: Phase) -> list[int]:
-        """Give the class of each training image."""
+        """Return the class of each training image."""
         return self.train_images[LABEL][:]
 
     def predictions(
         self, model: "PreTrainedModel", phase: Phase, images: "Dataset | StreamedImages", split: str
     ) -> Predictions:
-        """Compute the logits of a trained model on images, by the features of its last phase where it has them."""
+        """Predict images with a trained model, from the cached features of its last phase where possible."""
         accelerator, config, transform = self.features.accelerator, self.features.config, self.transforms_of(phase).eval
         flip, batch_size = config.test_time_flip, config.per_device_eval_batch_size
         if (found := self.features.of_images(images, transform, split)) is not None:

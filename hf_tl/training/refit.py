@@ -1,13 +1,13 @@
-"""The training after the one that chose: once more from the start, on the images set apart for validation too.
+"""Refit: retraining from scratch after model selection, on the training and validation images.
 
-What chooses epochs, thresholds and the rung of a climb must not be learned from. Once it has chosen, it can teach like
-any other image, as in scikit-learn's `GridSearchCV(refit=True)`: of few images, those set apart are a tenth or a fifth.
-Nothing is left to measure the new weights on but the test images; what was measured on the validation images is of the
-training before.
+Epochs, thresholds and the stage depth of an escalation must be selected on images that are not trained on. After the
+selection these images can be trained on, as in scikit-learn's `GridSearchCV(refit=True)`: in small datasets they are a
+tenth or a fifth of the images. Then only the test images can measure the new weights. Validation metrics and curves are
+from the first training.
 
-A climb comes to a depth, and its weights to a place where a head that fitted already left the stages before it little
-to learn. So the last training goes to that depth at once, with a new head, for as many passes as the rungs took
-(`Strategy.at_once`); also where the validation split is the dataset's own, and stays one.
+After an escalation, the head was fitted before the deeper stages were trained, which leaves those little to learn. So
+the refit trains at the selected depth from the start, with a new head, for as many passes as all depths took
+(`Strategy.at_once`). This also holds for a dataset with its own validation split, which is never trained on.
 """
 
 from dataclasses import dataclass, replace
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
 
 def is_given_back(data: ImageData) -> bool:
-    """Tell whether the validation images may be learned from once they have chosen.
+    """Return whether a refit may learn from the validation images.
 
-    Only what was taken from the training images is given back to them: a validation split of the dataset's own stays
-    one. The images of a stream come in its order, and cannot be.
+    It may only if they were split off from the training images; a validation split of the dataset itself stays one.
+    Streams are read in their own order, so their splits cannot be merged.
     """
     return "validation" in data.set_apart and not streams_of(data.splits)
 
 
 def is_refitted(strategy: Strategy, data: ImageData) -> bool:
-    """Tell whether a training by a strategy is followed by another one, with more images or other than a climb."""
+    """Return whether a refit follows the training: with more images, or after an escalation."""
     is_climb = strategy.is_climb
     return strategy.refit and (is_given_back(data) or (is_climb and not streams_of(data.splits)))
 
 
 @dataclass(frozen=True)
 class Refit:
-    """A training that was made and has not run, and the weights that it begins with."""
+    """A training before its start, and its starting weights."""
 
     training: Training
     weights: dict[str, Tensor]
@@ -53,14 +53,14 @@ class Refit:
 
     @classmethod
     def of(cls, training: Training, *, learns_validation: bool = True) -> "Refit":
-        """Remember the weights, before the training runs or goes back to a checkpoint."""
+        """Copy the starting weights, before the training runs or restores a checkpoint."""
         state = training.model.state_dict()
         weights = {name: state[name].to("cpu", copy=True) for name in training.ever_trained}
         return cls(training, weights, learns_validation)
 
     @cached_property
     def images(self) -> "Dataset":
-        """All that it learns from."""
+        """Images of the refit."""
         from datasets import concatenate_datasets
 
         data = self.training.data
@@ -70,10 +70,10 @@ class Refit:
 
     @property
     def strategy(self) -> Strategy:
-        """Strategy of the second training, known once the first is done.
+        """Strategy of the refit, available after the first training.
 
-        Nothing is measured on the way, so nothing can stop it early: where early stopping ended a phase of the first
-        training, the second one is as long as the first was when its weights were kept.
+        A refit is not evaluated, so it cannot stop early. Where early stopping ended a phase of the first training, the
+        refit trains as long as the first training had when its weights were kept.
         """
         chosen = self.training.carried_out
         phases = tuple(self._as_long(index, phase) for index, phase in enumerate(chosen.phases))
@@ -91,7 +91,7 @@ class Refit:
         return replace(phase, patience=None, epochs=first.passes(steps), steps=None)
 
     def is_due(self) -> bool:
-        """Tell, on all processes alike, whether it would be another training than the one before, and has time."""
+        """Return whether to refit: if it differs from the first training and fits into the time budget."""
         log = self.training.state.log
         if not self.learns_validation and len(log.kept_phases) == 1:
             return False
@@ -101,9 +101,9 @@ class Refit:
         return has_time
 
     def has_time(self) -> bool:
-        """Tell, on all processes alike, whether it fits into what the training left of its `time_budget`.
+        """Return whether the refit fits into the rest of `time_budget`, the same on all processes.
 
-        A step takes about as long as one of the deepest rung.
+        The estimate takes the seconds per step of the deepest phase.
         """
         first, budget = self.training, self.training.config.time_budget
         *_, steps = phase_ends(self.strategy.phases, len(self.images) / first.images_per_step)
@@ -112,10 +112,10 @@ class Refit:
         return agree(first.accelerator, budget is None or first.state.log.seconds + expected <= 60 * budget)
 
     def run(self) -> Training:
-        """Train by what was kept, from the weights of the beginning.
+        """Retrain from the starting weights with the selected strategy.
 
         Raises:
-            TrainingError, CheckpointError, SystemExit: as `Training.run`.
+            TrainingError, CheckpointError, SystemExit: See `Training.run`.
         """
         from accelerate.utils import set_seed
 

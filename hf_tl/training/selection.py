@@ -1,10 +1,10 @@
-"""Which weights of a training are kept: the latest that no others are surely better than.
+"""Model selection: the latest checkpoint within one standard error of the best validation metric.
 
-The best of many evaluations on few images is the luckiest one, often of an early epoch. The latest one whose metric is
-within a standard error of the highest is as good for all that can be told, and learned the longest at rates that fall
-(the one-standard-error rule, Breiman et al. 1984; Hastie, Tibshirani and Friedman, The Elements of Statistical
-Learning, 2nd edition, section 7.10). Of an EfficientNet-Lite0 tuned as a whole on 20 images a class of Fashion-MNIST
-and of photos of clothes, the last epoch was right on 6 to 11 points more of the test images than the best of 20
+On a small validation set, the best of many evaluations is the luckiest one, often of an early epoch. The latest
+evaluation within one standard error of the best is statistically as good, and it has trained the longest at a decaying
+learning rate (the one-standard-error rule, Breiman et al. 1984; Hastie, Tibshirani and Friedman, The Elements of
+Statistical Learning, 2nd edition, section 7.10). For an EfficientNet-Lite0 fine-tuned as a whole on 20 images per class
+of Fashion-MNIST and of photos of clothes, the last epoch had a test accuracy 6 to 11 points higher than the best of 20
 evaluations on 20 validation images.
 """
 
@@ -18,16 +18,16 @@ from hf_tl.evaluation.metrics import ProblemType
 def judge_evaluation(
     log: TrainingLog, evaluation: dict[str, Any], problem: ProblemType, images: int
 ) -> tuple[bool, bool]:
-    """Write down an evaluation as the highest so far, and as the one whose weights are kept, where it is.
+    """Record an evaluation as the best so far, and as the selected one, where it is.
 
     Args:
-        log: of the training.
+        log: Log of the training.
         evaluation: `phase`, `epoch` and the metrics, `validation`.
-        problem: names the metric.
-        images: that were evaluated on.
+        problem: Kind of labels, which names the metric.
+        images: Number of validation images.
 
     Returns:
-        Whether it is the highest, and whether its weights are kept.
+        Whether the evaluation is the best so far, and whether its weights are selected.
     """
     metrics = evaluation["validation"]
     is_highest = log.highest is None or problem.quality(metrics) > problem.quality(log.highest["validation"])
@@ -42,7 +42,7 @@ def judge_evaluation(
 
 
 def standard_error(share: float, images: int) -> float:
-    """Give the standard error of a share of so many images; that of a share of one image more, where all are right.
+    """Return the standard error of a share of images; a share of 1 counts as all but one of `images + 1`.
 
     >>> round(standard_error(0.75, 20), 3), standard_error(1.0, 20) > 0
     (0.097, True)
@@ -52,7 +52,7 @@ def standard_error(share: float, images: int) -> float:
 
 
 def count_without_gain(log: TrainingLog, phase: int) -> int:
-    """Count the evaluations of a phase since the highest one of all, as a run that goes on must."""
+    """Count the evaluations of a phase since the best one of all, for early stopping."""
     epochs = [entry["epoch"] for entry in log.history if entry["phase"] == phase]
     if log.highest is None or log.highest["phase"] != phase:
         return len(epochs)
