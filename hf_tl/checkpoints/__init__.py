@@ -1,1 +1,1 @@
-"""Checkpoints of a training: complete or absent, never partial."""
+"""Atomic checkpoints of a training: complete or absent, never partial."""

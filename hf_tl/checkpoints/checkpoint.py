@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there.
+"""Atomic checkpoints: complete or absent.
 
-A checkpoint is written into a folder beside, its files are flushed, a manifest with their hashes is written last, and
-one rename makes it `step-00000120`. Old ones go only after that, so at least one whole checkpoint exists at every
-moment after the first. What is not whole is never loaded.
+A checkpoint is written into a temporary folder, and its files are flushed to disk. A manifest with their hashes is
+written last, and a single rename makes the folder `step-00000120`. Old checkpoints are removed only after that, so from
+the first one on there is always a complete checkpoint. An incomplete checkpoint is never loaded.
 """
 
 import hashlib
@@ -16,31 +16,31 @@ from hf_tl.storage.folders import atomic_folder, remove, remove_leftovers
 
 FOLDER = "checkpoints"
 REFIT_FOLDER = f"{FOLDER}/refit"
-"""Of the training after the one that chose."""
+"""Folder of the checkpoints of a refit."""
 MANIFEST = "manifest.json"
 PREFIX = "step-"
 
 
 def write_checkpoint(folder: Path, step: int, write_files: Callable[[Path], None], keep: int) -> Path:
-    """Write a checkpoint as one step that happens or does not.
+    """Write a checkpoint atomically.
 
     Args:
-        folder: where the checkpoints of a run lie; made where it does not exist.
-        step: optimizer steps done.
-        write_files: writes the files into the folder that it is given.
-        keep: how many checkpoints stay, the newest.
+        folder: Folder of the run's checkpoints. It is created if it does not exist.
+        step: Number of optimizer steps done.
+        write_files: Function that writes the files into a given folder.
+        keep: Number of newest checkpoints to keep.
 
     Returns:
-        The checkpoint.
+        The folder of the checkpoint.
 
     Raises:
-        CheckpointError: the disk is full or read-only; the checkpoints that were there are untouched.
+        CheckpointError: The disk is full or read-only; the existing checkpoints are untouched.
     """
     final = folder / f"{PREFIX}{step:08d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
-        # it exists where this run went back to an earlier checkpoint
+        # the folder exists if this run went back to an earlier checkpoint
         with atomic_folder(final, replace=True) as partial:
             write_files(partial)
             write_manifest(partial)
@@ -54,13 +54,13 @@ def write_checkpoint(folder: Path, step: int, write_files: Callable[[Path], None
 
 
 def remove_others(committed: Path, keep: int, prefix: str = PREFIX, protected: Path | None = None) -> None:
-    """Remove old checkpoints, and later ones: those are of before the run went back to an earlier checkpoint.
+    """Remove old checkpoints, and later ones from before the run went back to an earlier checkpoint.
 
     Args:
-        committed: the newest of this run, whole.
-        keep: how many stay, with `committed`.
-        prefix: of their names.
-        protected: stays too.
+        committed: Newest checkpoint of this run, complete.
+        keep: Number of checkpoints to keep, including `committed`.
+        prefix: Prefix of their names.
+        protected: Checkpoint that is kept in addition. Defaults to none.
     """
     checkpoints = list_checkpoints(committed.parent, prefix)
     place = checkpoints.index(committed) + 1
@@ -70,7 +70,7 @@ def remove_others(committed: Path, keep: int, prefix: str = PREFIX, protected: P
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """Write the hashes of a checkpoint's files, and wait until all of it is on the disk."""
+    """Write the hashes of a checkpoint's files, and flush everything to disk."""
     files = [file for file in sorted(checkpoint.rglob("*")) if file.is_file() and file.name != MANIFEST]
     hashes = {file.relative_to(checkpoint).as_posix(): _hash(file) for file in files}
     (checkpoint / MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
@@ -78,7 +78,7 @@ def write_manifest(checkpoint: Path) -> None:
 
 
 def list_checkpoints(folder: Path, prefix: str = PREFIX) -> list[Path]:
-    """List the checkpoints in `folder`, whole or not, the oldest first."""
+    """List the checkpoints in `folder`, complete or not, the oldest first."""
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if path.name.startswith(prefix) and path.name[len(prefix) :].isdigit()]
@@ -86,14 +86,14 @@ def list_checkpoints(folder: Path, prefix: str = PREFIX) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path, prefix: str = PREFIX) -> tuple[Path | None, list[str]]:
-    """Find the newest whole checkpoint.
+    """Find the newest complete checkpoint.
 
     Args:
-        folder: where the checkpoints lie.
-        prefix: of their names; `"checkpoint-"` for those of transformers' Trainer.
+        folder: Folder of the checkpoints.
+        prefix: Prefix of their names; `"checkpoint-"` for those of transformers' Trainer.
 
     Returns:
-        The checkpoint, or None if there is no whole one, and what is wrong with each newer one.
+        The checkpoint (None if no complete one exists), and the damage of each newer one.
     """
     problems: list[str] = []
     for checkpoint in reversed(list_checkpoints(folder, prefix)):
@@ -105,10 +105,10 @@ def newest_checkpoint(folder: Path, prefix: str = PREFIX) -> tuple[Path | None, 
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """Tell what is wrong with a checkpoint.
+    """Describe the damage of a checkpoint.
 
     Returns:
-        None if every file of its manifest is there with its content.
+        None if every file of the manifest exists with its content.
     """
     try:
         hashes = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
@@ -123,10 +123,10 @@ def find_damage(checkpoint: Path) -> str | None:
 
 
 def check_whole(checkpoint: Path) -> None:
-    """Check a checkpoint that a user named.
+    """Check that a checkpoint chosen by the user is complete.
 
     Raises:
-        CheckpointError: it is not whole.
+        CheckpointError: The checkpoint is incomplete.
     """
     if problem := find_damage(checkpoint):
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What a checkpoint of the Accelerate loop is made of, gathered from all processes and put back."""
+"""Contents of a checkpoint of the Accelerate loop, gathered from all processes and restored."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -29,22 +29,22 @@ FREE = frozenset(
         "keep_memory",
     )
 )  # fmt: skip
-"""Settings that may change when a run resumes, because they do not change what it computes."""
+"""Settings that may change when a run resumes, because they do not change its results."""
 
 
 class Checkpoints:
-    """The checkpoints of a training; without an `output_dir` there are none."""
+    """Checkpoints of a training; disabled without an `output_dir`."""
 
     def __init__(
         self, accelerator: "Accelerator", config: TrainingConfig, identity: dict[str, Any], folder: str = FOLDER
     ) -> None:
-        """Name the place.
+        """Set the folder of the checkpoints.
 
         Args:
-            accelerator: of the training.
-            config: of the training.
-            identity: what must be the same when the training goes on.
-            folder: for them, in that of the run.
+            accelerator: Accelerator of the training.
+            config: Settings of the training.
+            identity: What a checkpoint and the run that resumes from it must share.
+            folder: Name of the checkpoint folder inside the output folder.
         """
         self.accelerator = accelerator
         self.config = config
@@ -55,13 +55,13 @@ class Checkpoints:
         """Read a checkpoint.
 
         Args:
-            source: its folder, or `auto` for the newest whole one.
+            source: Folder of a checkpoint, or `auto` for the newest complete one.
 
         Returns:
-            What it holds; None where there is none for `auto` to find.
+            Its contents; None if `auto` finds no checkpoint.
 
         Raises:
-            CheckpointError: it is not whole, or of another run.
+            CheckpointError: The checkpoint is incomplete or from another run.
         """
         folder: Path | None
         if source == "auto":
@@ -79,21 +79,21 @@ class Checkpoints:
         return contents
 
     def is_due(self, step: int, *, is_epoch_end: bool, is_interrupted: bool) -> bool:
-        """Tell whether one is to be written: at the end of an epoch or every `save_steps`, and at an interruption."""
+        """Return whether to write a checkpoint: after an epoch or every `save_steps`, and at an interruption."""
         save_steps = self.config.save_steps
         is_time = is_epoch_end if save_steps is None else step % save_steps == 0
         return self.folder is not None and (is_interrupted or (is_time and self.are_wanted))
 
     @property
     def are_wanted(self) -> bool:
-        """Whether any are written without an interruption."""
+        """Return whether checkpoints are written without an interruption."""
         return self.folder is not None and self.config.save_total_limit > 0
 
     def write(self, contents: Contents) -> None:
-        """Write one; all processes must ask.
+        """Write a checkpoint. All processes must call this.
 
         Raises:
-            CheckpointError: on all processes, where the disk is full or read-only.
+            CheckpointError: The disk is full or read-only (raised on all processes).
         """
         assert self.folder is not None
 
@@ -106,14 +106,14 @@ class Checkpoints:
 def identity_of(
     accelerator: "Accelerator", strategy: Strategy, config: TrainingConfig, fingerprint: str, images: int
 ) -> dict[str, Any]:
-    """Name what must be the same when a training goes on.
+    """Return what a checkpoint and the run that resumes from it must share.
 
     Args:
-        accelerator: of the training.
-        strategy: of the training.
-        config: of the training.
-        fingerprint: of the data.
-        images: to train on.
+        accelerator: Accelerator of the training.
+        strategy: Strategy of the training.
+        config: Settings of the training.
+        fingerprint: Fingerprint of the data.
+        images: Number of training images.
     """
     return {
         "strategy": strategy.to_record(),
@@ -127,7 +127,7 @@ def identity_of(
 
 
 def names_trained_by(phases: Sequence[Phase], stages: Sequence[Stage]) -> frozenset[str]:
-    """Name the tensors that some phase trains: the others are not saved, because they cannot change."""
+    """Return the names of the tensors that some phase trains; the others cannot change and are not saved."""
     names: set[str] = set()
     for phase in phases:
         trainable = trainable_parameters(stages, phase.trainable_stages)
@@ -140,7 +140,7 @@ def names_trained_by(phases: Sequence[Phase], stages: Sequence[Stage]) -> frozen
 def optimizer_state(
     accelerator: "Accelerator", model: nn.Module, optimizer: Any, schedule: Any, average: WeightAverage | None
 ) -> dict[str, Any]:
-    """Take the states of optimizer, schedule, gradient scaler and weight average. All processes must ask."""
+    """Return the states of optimizer, schedule, gradient scaler and weight average. All processes must call this."""
     return {
         "optimizer": gather_optimizer(model, optimizer),
         "schedule": schedule.state_dict(),
@@ -157,7 +157,7 @@ def set_optimizer_state(
     average: WeightAverage | None,
     state: dict[str, Any],
 ) -> None:
-    """Put back what `optimizer_state` took."""
+    """Restore the states that `optimizer_state` returned."""
     scatter_optimizer(model, optimizer, state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     if accelerator.scaler is not None:
@@ -167,7 +167,7 @@ def set_optimizer_state(
 
 
 def gather_random_states(accelerator: "Accelerator") -> list[dict[str, Any]]:
-    """Take the states of the random numbers of all processes, in order."""
+    """Gather the states of the random number generators of all processes, in order."""
     from accelerate.utils import gather_object
 
     return gather_object([random_state(accelerator)])
@@ -177,6 +177,6 @@ def commit(accelerator: "Accelerator", folder: Path, step: int, write_files: Cal
     """Write a checkpoint on the main process; see `write_checkpoint`.
 
     Raises:
-        CheckpointError: on all processes, where the disk is full or read-only.
+        CheckpointError: The disk is full or read-only (raised on all processes).
     """
     on_main_process(accelerator, lambda: write_checkpoint(folder, step, write_files, keep))

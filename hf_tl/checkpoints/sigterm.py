@@ -1,4 +1,4 @@
-"""SIGTERM, which clusters send before they take a machine."""
+"""SIGTERM, which cluster schedulers send before they stop a job."""
 
 import contextlib
 import signal
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Sigterm:
-    """Notes SIGTERM instead of dying, so that the step that runs can be finished and saved."""
+    """Handler that records SIGTERM instead of exiting, so that the current step can be finished and saved."""
 
     def __init__(self, accelerator: "Accelerator") -> None:
         self.accelerator = accelerator
@@ -21,14 +21,14 @@ class Sigterm:
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
-        """Note the signal while the context is open."""
+        """Record the signal while the context is open."""
 
         def note(number: int, frame: FrameType | None) -> None:
             self._came_here = True
 
         try:
             previous = signal.signal(signal.SIGTERM, note)
-        except ValueError:  # not in the main thread: the program that runs hf_tl handles its signals
+        except ValueError:  # not in the main thread: the calling program handles its signals
             yield
             return
         try:
@@ -37,7 +37,7 @@ class Sigterm:
             signal.signal(signal.SIGTERM, previous)
 
     def came(self) -> bool:
-        """Tell whether it came to any process; all of them must ask together."""
+        """Return whether any process received the signal. All processes must call this."""
         if self.accelerator.num_processes == 1:
             return self._came_here
         flag = torch.tensor([float(self._came_here)], device=self.accelerator.device)

@@ -1,4 +1,4 @@
-"""What a training must remember to go on as if nothing had happened."""
+"""State of a training from which it resumes exactly."""
 
 import io
 import json
@@ -26,78 +26,78 @@ STATE, WEIGHTS, BEST, KEPT, OPTIMIZER, RANDOM = (
 
 @dataclass
 class TrainingLog:
-    """What a training did, in the shape of `run.json`."""
+    """Log of a training, in the format of `run.json`."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
     phases: list[PhaseRecord] = field(default_factory=list)
-    """Those that are done; in a climb, those that were kept."""
+    """Finished phases; in an escalation, those that were kept."""
     best: dict[str, Any] | None = None
-    """The evaluation whose weights are kept: the latest that is as good as the highest, up to one standard error."""
+    """Evaluation whose weights are selected: the latest within one standard error of the best metric."""
     highest: dict[str, Any] | None = None
-    """The evaluation with the best metrics."""
+    """Evaluation with the best metrics."""
     seconds: float = 0.0
     rungs: list[dict[str, Any]] = field(default_factory=list)
-    """All stage depths that a climb tried."""
+    """All stage depths that an escalation tried."""
     stopped: str | None = None
-    """Why a climb ended before its last stage depth."""
+    """Reason why an escalation ended before its last stage depth."""
 
     @property
     def kept_phases(self) -> list[PhaseRecord]:
-        """The phases that the kept weights come from: none that began after them."""
+        """Phases up to the one of the kept weights."""
         return self.phases if self.best is None else self.phases[: self.best["phase"] + 1]
 
 
 @dataclass
 class TrainingState:
-    """Where a training stands, between two optimizer steps."""
+    """State of a training between two optimizer steps."""
 
     step: int = 0
-    """Optimizer steps done; it tells the phase and the place in the stream of images."""
+    """Optimizer steps done, which determine the phase and the position in the stream of images."""
     losses: list[float] = field(default_factory=list)
-    """Of the steps since the last evaluation, each over all its images."""
+    """Losses of the steps since the last evaluation, each averaged over all images of its step."""
     frozen_digest: str | None = None
-    """Of the tensors that the current phase freezes, at its start; None between phases."""
+    """Digest of the tensors that the current phase freezes, at its start; None between phases."""
     phase_seconds: float = 0.0
     uses_features: bool | None = None
     """Whether the current phase trains on cached features; None between phases."""
     kept: dict[str, Any] | None = None
-    """The best evaluation of the rungs before, while another is under way."""
+    """Best evaluation of the previous stage depths, while another one is trained."""
     kept_right: str | None = None
-    """1 or 0 for each validation image: whether the rung that was kept last gets it right."""
+    """1 or 0 for each validation image: whether the last stage depth that was kept classifies it correctly."""
     log: TrainingLog = field(default_factory=TrainingLog)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What the files of a checkpoint hold."""
+    """Contents of the files of a checkpoint."""
 
     state: TrainingState
     weights: Mapping[str, Tensor]
-    """The tensors that some phase trains."""
+    """Tensors that some phase trains."""
     best: Mapping[str, Tensor]
-    """The same tensors at the best evaluation so far; in a climb, of the rung under way."""
+    """The same tensors at the best evaluation so far; in an escalation, at that of the current stage depth."""
     kept: Mapping[str, Tensor]
-    """In a climb, at the best evaluation of the rungs before."""
+    """The same tensors at the best evaluation of the previous stage depths, in an escalation."""
     optimizer: dict[str, Any] | None
-    """States of optimizer, schedule, gradient scaler and average; None between phases."""
+    """States of optimizer, schedule, gradient scaler and weight average; None between phases."""
     random_states: list[dict[str, Any]]
-    """Of each process, in order."""
+    """States of the random number generators of each process, in order."""
 
 
 def write_state(folder: Path, contents: Contents, identity: Mapping[str, Any]) -> None:
     """Write the files of a checkpoint.
 
     Args:
-        folder: an empty folder.
-        contents: what is written.
-        identity: what must be the same when the training goes on.
+        folder: Empty folder.
+        contents: Contents to write.
+        identity: What the checkpoint and the run that resumes from it must share.
 
     Raises:
-        OSError: the disk is full or read-only.
+        OSError: The disk is full or read-only.
     """
     state = {"identity": identity, **encode(contents.state)}
     (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-    # Python writes the bytes: the libraries hide the cause where the disk is full
+    # Python writes the bytes, because the libraries hide the cause when the disk is full
     weights = {name: tensor.cpu().contiguous() for name, tensor in contents.weights.items()}
     (folder / WEIGHTS).write_bytes(save(weights))
     (folder / BEST).write_bytes(save({name: tensor.contiguous() for name, tensor in contents.best.items()}))
@@ -115,10 +115,10 @@ def _pickled(content: Any) -> bytes:
 
 
 def read_state(folder: Path, identity: Mapping[str, Any]) -> Contents:
-    """Read the files of a whole checkpoint.
+    """Read the files of a complete checkpoint.
 
     Raises:
-        CheckpointError: it is from a run with other settings, which are named.
+        CheckpointError: The checkpoint is from a run with other settings; the message names them.
     """
     content = json.loads((folder / STATE).read_text(encoding="utf-8"))
     recorded, expected = content.pop("identity"), json.loads(json.dumps(identity))
@@ -145,7 +145,7 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> Contents:
 
 
 def random_state(accelerator: "Accelerator") -> dict[str, Any]:
-    """Take the state of this process's random numbers: Python's, torch's and the device's."""
+    """Return the states of this process's random number generators: Python's, torch's and the device's."""
     state: dict[str, Any] = {"python": random.getstate(), "cpu": torch.get_rng_state()}
     if accelerator.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(accelerator.device)
@@ -153,7 +153,7 @@ def random_state(accelerator: "Accelerator") -> dict[str, Any]:
 
 
 def set_random_state(accelerator: "Accelerator", state: Mapping[str, Any]) -> None:
-    """Put back what `random_state` took."""
+    """Restore the states that `random_state` returned."""
     random.setstate(state["python"])
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and accelerator.device.type == "cuda":
