@@ -1,4 +1,4 @@
-"""The size of batches at which a pass over images is fastest, measured on the pass itself."""
+"""Batch size at which a pass over images is fastest, measured during the pass."""
 
 import time
 from collections.abc import Iterator
@@ -6,24 +6,24 @@ from collections.abc import Iterator
 from torch import Tensor
 
 HALVINGS = 3
-"""Sizes that are tried: the largest, and this many halves of halves."""
+"""Number of halvings: the sizes tried are the largest one, its half, its quarter and so on."""
 ROUNDS = 3
-"""How often each size is tried; its fastest time counts, because the first of a size prepares the kernels."""
+"""Number of trials per size. The fastest counts, because the first one prepares the kernels."""
 PAYS = 4
-"""How many times the images of the trials a pass must have: in a shorter one there is little left to gain."""
+"""Minimum length of a pass, as a multiple of the images of all trials; in a shorter one there is little to gain."""
 
 
 class BatchSize:
-    """Runs the first images of a pass in batches of several sizes, and all others in the fastest.
+    """Split a pass into batches: the first images in several sizes, all others in the fastest size.
 
-    No image is run twice, and only the rounding of results can depend on it.
+    No image is processed twice, and only rounding can depend on the sizes.
 
     Args:
-        largest: how many images the memory takes at once.
-        images: of the whole pass. Where they are few, nothing is tried and the largest size is taken.
+        largest: Largest number of images that fit into memory.
+        images: Number of images of the whole pass. In a short pass nothing is tried, and the largest size is used.
 
     Attributes:
-        size: the fastest as far as is known.
+        size: The fastest size so far.
     """
 
     def __init__(self, largest: int, images: int) -> None:
@@ -31,20 +31,20 @@ class BatchSize:
         self.size = largest
         self._trials = sizes * ROUNDS if images >= PAYS * ROUNDS * len(sizes) * largest else []
         self._seconds: dict[int, float] = {}
-        """Of an image, by size."""
+        """Seconds per image, by batch size."""
 
     @property
     def is_measured(self) -> bool:
-        """Whether all sizes have been tried."""
+        """Return whether all sizes have been tried."""
         return bool(self._seconds) and not self._trials
 
     @property
     def seconds(self) -> float:
-        """Of an image, in batches of the fastest size that was tried."""
+        """Seconds per image at the fastest size tried so far."""
         return self._seconds[self.size]
 
     def batches(self, pixel_values: Tensor) -> Iterator[Tensor]:
-        """Split images into batches; a trial is timed from the first batch to when the next one would be asked for.
+        """Split images into batches. A trial is timed from its first batch to the request for the next one.
 
         Args:
             pixel_values: (images, channels, height, width), at most the largest size.

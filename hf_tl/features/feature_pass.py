@@ -1,4 +1,4 @@
-"""One pass of the frozen prefix over images, as fast as the hardware allows: what the feature cache keeps."""
+"""A pass of the frozen prefix over images, which computes cached features as fast as the hardware allows."""
 
 import contextlib
 import itertools
@@ -37,31 +37,32 @@ if TYPE_CHECKING:
     from hf_tl.data.streams import Stream
 
 Prefix = Callable[[Tensor], list[Tensor]]
-"""From `pixel_values` (images, channels, height, width) to the tensors (images, rows, *shape) of the features."""
+"""Function from `pixel_values` (images, channels, height, width) to the feature tensors (images, rows, *shape)."""
 TRIED = 16
-"""Images that are timed for the estimate."""
+"""Number of images that are timed for the estimate."""
 COMPILED_GAIN, COMPILE_SECONDS = 0.1, 20
-"""What compiling saves of a pass, and how long it takes: on CPUs inductor made a folded EfficientNet-Lite0 10 % and a
-ResNet-50 19 % faster, for 8 to 12 seconds of one core."""
+"""Fraction of a pass that compilation saves, and its duration in seconds. On CPUs inductor made a folded
+EfficientNet-Lite0 10% and a ResNet-50 19% faster, for 8 to 12 seconds of one core."""
 MARGIN = 2
-"""How much larger than the transform resizes them reduced images stay, so that resizing gives nearly the same."""
+"""Smallest ratio of the side of reduced images to the side that the transform resizes to, so that resizing gives nearly
+the same pixels."""
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """One pass over images: which images, seen how."""
+    """Images of one pass, with their transform and view."""
 
     images: "Dataset | StreamedImages"
     transform: ImageTransform
     split: str
     view: tuple[int, int] | None = None
-    """The seed and the number of a random view; None where the transform has nothing random."""
+    """Seed and number of a random view; None if the transform is deterministic."""
     reduced: int = 0
-    """The side in pixels that JPEGs keep when they are decoded at a fraction of their size; 0: in full."""
+    """Smallest side in pixels of JPEGs decoded at a fraction of their size; 0 means full size."""
 
     @property
     def stored(self) -> "Dataset | Stream":
-        """What is gone through: a stream as a whole, once for all splits that were made from it."""
+        """Images to process: a stream as a whole, once for all of its splits."""
         return self.images.stream if isinstance(self.images, StreamedImages) else self.images
 
 
@@ -72,28 +73,28 @@ def feature_sets(
     train: "Dataset | StreamedImages",
     validation: "Dataset | StreamedImages | None",
 ) -> list[FeatureSet]:
-    """List what a phase sees: each view of the training images, and the validation images, if there are any.
+    """List the inputs of a phase: each view of the training images, and the validation images, if any.
 
-    Only what trains may be decoded at a reduced size: what a model is measured on is what its users will give it.
+    Only training images may be decoded at a reduced size: the model is evaluated on images as users will provide them.
     """
     measured = [] if validation is None else [FeatureSet(validation, transforms.eval, "validation")]
     if phase.augmentation == "none":
         reduced = MARGIN * resized_side(transforms.train) if config.decode_reduced else 0
         return [FeatureSet(train, transforms.train, "train", reduced=reduced), *measured]
     views = range(config.cached_views or 1)
-    # random crops may take a small part, which needs all its pixels
+    # random crops may take a small part, which needs full resolution
     return [*(FeatureSet(train, transforms.train, "train", (config.seed, view)) for view in views), *measured]
 
 
 class FeaturePass:
-    """Runs the prefix of a network that is frozen for a phase.
+    """Pass of the frozen prefix of a network.
 
     Args:
-        accelerator: its processes share the images.
-        model: frozen as the boundary was found.
-        config: precision and batch sizes.
-        boundary: where the prefix ends.
-        frozen: the digest of the frozen tensors.
+        accelerator: Accelerator; its processes share the images.
+        model: Model, frozen as when the boundary was found.
+        config: Precision and batch sizes.
+        boundary: End of the prefix.
+        frozen: Digest of the frozen tensors.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class FeaturePass:
 
     @property
     def layouts(self) -> list[Layout]:
-        """How each tensor of the features is kept."""
+        """Storage layout of each tensor of the features."""
         stored = torch.bfloat16 if self.config.feature_dtype == "bfloat16" else None
         return [
             Layout(leaf.row_shape, stored if stored is not None and leaf.dtype.is_floating_point else leaf.dtype)
@@ -118,15 +119,15 @@ class FeaturePass:
 
     @property
     def bytes_per_image(self) -> int:
-        """What the features of an image take on the disk."""
+        """Bytes that the features of an image take on disk."""
         return sum(layout.bytes for layout in self.layouts)
 
     def made_of(self, one: FeatureSet, order: str) -> dict[str, Any]:
-        """Name all that the features of a set depend on.
+        """Return everything that the features of a set depend on.
 
         Args:
-            one: the set.
-            order: the digest of its images in their order.
+            one: Feature set.
+            order: Digest of its images in their order.
         """
         from importlib.metadata import version
 
@@ -145,15 +146,15 @@ class FeaturePass:
 
     @property
     def _precision(self) -> str:
-        """In which the prefix runs: bfloat16 features need no more, else that of the run."""
+        """Precision of the prefix: bfloat16 if features are stored in it, else that of the run."""
         return "bf16" if self.config.feature_dtype == "bfloat16" else str(self.accelerator.mixed_precision)
 
     def seconds_per_image(self, one: FeatureSet) -> float:
-        """Time a few images of a set on the whole way, from the file to the features."""
+        """Time some images of a set from the file to the features."""
         few = range(min(TRIED, len(one.images)))
         seconds = 0.0
         with self.prefix(next(self._pixels(one, few))) as prefix:
-            for _ in range(2):  # the first time warms up
+            for _ in range(2):  # the first time is the warm-up
                 start = time.perf_counter()
                 for pixel_values in self._pixels(one, few):
                     [features.cpu() for features in prefix(pixel_values)]
@@ -161,11 +162,11 @@ class FeaturePass:
         return seconds / len(few)
 
     def fill(self, rows: FeatureRows, one: FeatureSet) -> None:
-        """Compute the features of this process's part of a set.
+        """Compute the features of this process's share of a set.
 
         Raises:
-            OSError: the disk does not take them.
-            DataError: an image cannot be decoded.
+            OSError: The features cannot be written to disk.
+            DataError: An image cannot be decoded.
         """
         size, rank, images = self.accelerator.num_processes, self.accelerator.process_index, len(one.stored)
         loaded = self._batches(one, rank, size)
@@ -193,10 +194,10 @@ class FeaturePass:
 
     @contextlib.contextmanager
     def prefix(self, pixel_values: Tensor) -> Iterator[Prefix]:
-        """Make the prefix fast, while the context is open: in inference mode, BatchNorm folded.
+        """Optimize the prefix while the context is open: inference mode, and BatchNorm folded into convolutions.
 
         Args:
-            pixel_values: some images, on which the features must stay as they are.
+            pixel_values: Images on which folding must not change the features.
         """
         few = pixel_values[:2]
         with (
@@ -207,7 +208,7 @@ class FeaturePass:
             yield lambda pixel_values: self.boundary.features(self.model, pixel_values)
 
     def _compiled(self, prefix: Prefix, few: Tensor, is_main: bool) -> Prefix:
-        """Compile the prefix for batches of one size; others, and all where that cannot be, run as they are."""
+        """Compile the prefix for one batch size; other sizes, and everything if compilation fails, run uncompiled."""
         try:
             compiled = compile_prefix(self.boundary, self.model, few)
             if not are_close(compiled(few), prefix(few)):
@@ -224,7 +225,7 @@ class FeaturePass:
         return self.accelerator.autocast()
 
     def _batches(self, one: FeatureSet, rank: int, size: int) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """Give the images of a process's share in batches, each with the rows that they belong to."""
+        """Yield the images of a process's share in batches, each with its row numbers."""
         if isinstance(one.images, StreamedImages):
             batch, threads = self.config.per_device_eval_batch_size, min(8, os.cpu_count() or 1)
             stream = one.images.stream
@@ -240,7 +241,7 @@ class FeaturePass:
     def _pixels(self, one: FeatureSet, own: range) -> Iterator[Tensor]:
         batch, device = self.config.per_device_eval_batch_size, self.accelerator.device
         if one.view is None:
-            ahead = 0 if device.type == "cpu" else 1  # a CPU's cores have enough to do with one batch
+            ahead = 0 if device.type == "cpu" else 1  # one batch keeps all cores of a CPU busy
             yield from pixel_batches(one.images, one.transform, own, batch, device, one.reduced, ahead)
             return
         seed, view = one.view
@@ -250,7 +251,7 @@ class FeaturePass:
             sampler=[(view, index) for index in own],
             collate_fn=collate,
             num_workers=self.config.dataloader_num_workers,
-            # of its own: beginning to iterate draws a number, and training must draw the same with features found
+            # a separate generator: starting an iteration draws a number, and training must not depend on cache hits
             generator=torch.Generator(),
         )
         for loaded in loader:
@@ -261,10 +262,10 @@ OF_CLASSES = (
     *("_name_or_path", "architectures", "hf_tl", "id2label", "label2id", "label_names", "num_classes", "num_labels"),
     *("problem_type", "transformers_version"),
 )
-"""Settings of a network that its frozen prefix does not depend on."""
+"""Settings of a network that do not affect its frozen prefix."""
 
 
 def _settings(model: "PreTrainedModel") -> dict[str, Any]:
-    """Give what the same weights may compute differently by: pooling, activation, epsilon."""
+    """Return the settings that affect the features of the same weights, such as pooling, activation and epsilon."""
     settings = json.loads(model.config.to_json_string(use_diff=False))
     return {name: value for name, value in settings.items() if name not in OF_CLASSES}

@@ -1,8 +1,8 @@
-"""Features of images on the disk: written once, found again by what they were computed from, read row by row.
+"""Feature cache on disk: written once, found by a hash of the inputs, read row by row.
 
-An entry is a folder whose name is a hash of all that its numbers depend on, so that other weights, images or versions
-are other entries. It is written beside and committed by a rename, with a manifest of hashes; one that is damaged is
-removed and computed again.
+An entry is a folder named by the hash of everything that its features depend on, so other weights, images or versions
+are other entries. It is written into a temporary folder and committed by a rename, with a manifest of hashes. A damaged
+entry is removed and computed again.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ FORMAT = 1
 
 
 def default_folder() -> Path:
-    """Tell where features are kept: `$HF_TL_CACHE`, else `hf_tl/features` in the cache of Hugging Face."""
+    """Return the default cache folder: `$HF_TL_CACHE`, else `hf_tl/features` in the cache of Hugging Face."""
     from huggingface_hub.constants import HF_HOME
 
     return Path(os.environ.get("HF_TL_CACHE") or Path(HF_HOME, "hf_tl", "features")).expanduser()
@@ -40,22 +40,22 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True)
 class Layout:
-    """One tensor of the features of an image, as it is kept."""
+    """Storage layout of one tensor of an image's features."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def bytes(self) -> int:
-        """Of one image."""
+        """Bytes per image."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 class FeatureRows:
-    """The features of `images` images in files, one for each tensor.
+    """Features of `images` images, in one file per tensor.
 
-    They are read where they lie: neither the number of images nor the size of the files costs memory of the process,
-    and any number of processes may read or write different rows at once.
+    They are read from the files directly, so memory use depends neither on the number of images nor on the file size.
+    Any number of processes may read or write different rows at once.
     """
 
     def __init__(self, folder: Path, layouts: Sequence[Layout], images: int, *, writable: bool = False) -> None:
@@ -66,7 +66,7 @@ class FeatureRows:
         """Read the features of some images.
 
         Returns:
-            For each tensor of the features (images, *shape).
+            For each tensor, the features (images, *shape).
         """
         return [self._read(file, layout, rows) for file, layout in zip(self._files, self.layouts, strict=True)]
 
@@ -87,49 +87,49 @@ class FeatureRows:
         """Write the features of some images.
 
         Raises:
-            OSError: the disk is full or read-only.
+            OSError: The disk is full or read-only.
         """
         for place, count in _runs(rows):
             self.write(rows[place], [tensor[place : place + count] for tensor in tensors])
 
     def write(self, first: int, tensors: Sequence[Tensor]) -> None:
-        """Write the features of the images from `first` on.
+        """Write the features of consecutive images, starting with `first`.
 
         Raises:
-            OSError: the disk is full or read-only.
+            OSError: The disk is full or read-only.
         """
         for file, layout, tensor in zip(self._files, self.layouts, tensors, strict=True):
             file.write(_memory(tensor.to("cpu", layout.dtype).contiguous()), first * layout.bytes)
 
     def close(self) -> None:
-        """Close the files; Windows renames no folder with open files."""
+        """Close the files; Windows cannot rename a folder with open files."""
         for file in self._files:
             file.close()
 
 
 class ChosenRows:
-    """Some rows of features, as rows of their own: those of a split that shares a stream with another.
+    """Selection of rows, for a split that shares a stream with other splits.
 
     Args:
-        rows: of all images.
-        chosen: which of them, (images,).
+        rows: Features of all images.
+        chosen: Indices of the selected rows, (images,).
     """
 
     def __init__(self, rows: FeatureRows, chosen: np.ndarray) -> None:
         self.rows, self.chosen = rows, chosen
 
     def read(self, rows: Sequence[int]) -> list[Tensor]:
-        """Read the features of some images, as `FeatureRows.read` does."""
+        """Read the features of some images; see `FeatureRows.read`."""
         return self.rows.read(self.chosen[list(rows)].tolist())
 
 
 def _memory(tensor: Tensor) -> memoryview:
-    """See the bytes of a contiguous tensor of any type; numpy has no bfloat16."""
+    """Return the bytes of a contiguous tensor of any type, without a copy; numpy has no bfloat16."""
     return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Find runs of consecutive rows: the place where one begins, and its length.
+    """Find runs of consecutive rows: the index where each begins, and its length.
 
     >>> list(_runs([3, 4, 5, 1, 9, 10]))
     [(0, 3), (3, 1), (4, 2)]
@@ -143,31 +143,31 @@ def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Entry:
-    """What `hf-tl cache` tells of an entry."""
+    """Entry of the cache, as `hf-tl cache` lists it."""
 
     key: str
     title: str
     bytes: int
     used: float
-    """Seconds since 1970."""
+    """Time of last use, in seconds since 1970."""
 
 
 class FeatureStore:
-    """The folder that holds the entries.
+    """Folder of cache entries.
 
     Args:
-        folder: made when the first entry is written.
-        limit: bytes that all entries together may take; the ones that were not used for longest go first.
+        folder: Folder; it is created with the first entry.
+        limit: Size limit of all entries together, in bytes. The least recently used ones are removed first.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
 
     def find(self, key: str) -> tuple[FeatureRows | None, str | None]:
-        """Find a whole entry.
+        """Find a complete entry.
 
         Returns:
-            The entry, if there is one, and what was wrong with one that was damaged and removed.
+            The entry (None if there is none), and the damage of an entry that was removed.
         """
         folder = self.folder / key
         if not folder.is_dir():
@@ -175,15 +175,15 @@ class FeatureStore:
         if problem := find_damage(folder):
             remove(folder)
             return None, f"the cached features {key[:12]} are not whole ({problem}): they are computed again"
-        with contextlib.suppress(OSError):  # a cache that cannot be written to can be read
+        with contextlib.suppress(OSError):  # a read-only cache can still be read
             os.utime(folder)
         return self.open(key), None
 
     def open(self, key: str) -> FeatureRows:
-        """Open an entry that `find` has found whole, here or in another process: its files are not hashed again.
+        """Open an entry that `find` has verified, here or in another process, without hashing its files again.
 
         Raises:
-            OSError: it is not there any more.
+            OSError: The entry no longer exists.
         """
         folder = self.folder / key
         content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
@@ -191,24 +191,24 @@ class FeatureStore:
         return FeatureRows(folder, layouts, content["images"])
 
     def descriptions(self) -> list[dict[str, Any]]:
-        """Tell what each entry was made of, as it was given to `commit`; damaged ones are left out."""
+        """Return what each entry was made of (see `commit`), without damaged entries."""
         described = (_description(folder) for folder in self._folders())
         return [content["made of"] for content in described if content is not None]
 
     def lock(self, key: str) -> FileLock:
-        """Give the lock under which an entry is written; it is released when its process ends, however it ends.
+        """Return the lock for writing an entry; it is released when its process ends, even by a crash.
 
         Raises:
-            OSError: the folder cannot be written to.
+            OSError: The folder is not writable.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / f"{key}{LOCK}")
 
     def begin(self, key: str, layouts: Sequence[Layout], images: int) -> Path:
-        """Make the folder that is written to, and room for it.
+        """Create the temporary folder of an entry, and free space for it.
 
         Raises:
-            OSError: the disk is full or read-only, or the entry is larger than the limit.
+            OSError: The disk is full or read-only, or the entry is larger than the limit.
         """
         size = images * sum(layout.bytes for layout in layouts)
         self._make_room(size)
@@ -224,10 +224,10 @@ class FeatureStore:
         return partial
 
     def commit(self, key: str, title: str, rows: FeatureRows, made_of: Mapping[str, Any]) -> None:
-        """Turn what was written into an entry; every process that has its rows open must close them before.
+        """Commit a written entry. All processes must have closed its rows.
 
         Raises:
-            OSError: the disk is full or read-only.
+            OSError: The disk is full or read-only.
         """
         layouts = [[list(layout.shape), str(layout.dtype).removeprefix("torch.")] for layout in rows.layouts]
         content = {"title": title, "images": rows.images, "layouts": layouts, "made of": dict(made_of)}
@@ -238,18 +238,18 @@ class FeatureStore:
         put(rows.folder, self.folder / key)
 
     def discard(self, key: str) -> None:
-        """Remove what was written and not committed."""
+        """Remove an uncommitted entry."""
         remove(partial_of(self.folder / key))
 
     def entries(self) -> list[Entry]:
-        """List the entries, the last used first; also damaged ones, so that they can be removed."""
+        """List the entries, the most recently used first, including damaged ones so that they can be removed."""
         found = [Entry(path.name, _title(path), _size(path), path.stat().st_mtime) for path in self._folders()]
         return sorted(found, key=lambda entry: -entry.used)
 
     def clear(self) -> int:
-        """Remove all entries, and what killed processes left; give the number of bytes that were freed.
+        """Remove all entries and the remains of killed processes, and return the number of bytes freed.
 
-        What a process is computing now stays, and so does whatever else lies in the folder.
+        Entries that a process is computing and unrelated files in the folder are kept.
         """
         freed = 0
         for path in self._folders():
@@ -265,17 +265,17 @@ class FeatureStore:
         return freed
 
     def _folders(self) -> list[Path]:
-        """List those of the entries."""
+        """List the folders of the entries."""
         return [path for path in self._paths() if path.is_dir() and not path.name.startswith(PARTIAL)]
 
     def _paths(self) -> list[Path]:
-        """List what this class made: the folder may be one of a user, with other things in it."""
+        """List the paths that this class created; a user's folder may hold other files."""
         everything = list(self.folder.iterdir()) if self.folder.is_dir() else []
         return [path for path in everything if _NAME.fullmatch(path.name)]
 
     @contextlib.contextmanager
     def _idle(self, path: Path) -> Iterator[bool]:
-        """Hold the lock of an entry that nobody computes, or give False."""
+        """Hold the lock of an entry and yield True; yield False if another process is computing it."""
         lock = self.lock(path.name.removeprefix(PARTIAL).removesuffix(LOCK))
         try:
             lock.acquire(blocking=False)
@@ -296,7 +296,7 @@ class FeatureStore:
             remove(self.folder / entries.pop().key)
 
     def _remove_stale(self) -> None:
-        """Remove what killed processes left: older than a day, and nobody holds its lock any more."""
+        """Remove the remains of killed processes: older than a day, and not locked."""
         for path in self._paths():
             if path.name.startswith(PARTIAL) and time.time() - path.stat().st_mtime > 24 * 3600:
                 with self._idle(path) as is_idle:
@@ -305,21 +305,21 @@ class FeatureStore:
 
 
 def open_store(folder: str | Path | None, gigabytes: float) -> FeatureStore:
-    """Open the store in a folder, by default in the cache of Hugging Face, that takes so many GB at most."""
+    """Open the store in a folder (default: the cache of Hugging Face) with a size limit in GB."""
     return FeatureStore(Path(folder) if folder else default_folder(), int(gigabytes * 1e9))
 
 
 def key_of(made_of: Mapping[str, Any]) -> str:
-    """Hash what features depend on."""
+    """Return the hash of everything that features depend on."""
     return hashlib.sha256(json.dumps({"format": FORMAT, **made_of}, sort_keys=True).encode()).hexdigest()[:40]
 
 
 _NAME = re.compile(f"({re.escape(PARTIAL)})?[0-9a-f]{{40}}({re.escape(LOCK)})?")
-"""Of an entry, of one that is being written, or of its lock: see `key_of`."""
+"""Name of an entry, of an uncommitted entry, or of a lock: see `key_of`."""
 
 
 def _description(folder: Path) -> dict[str, Any] | None:
-    """Read what an entry is; None where it is damaged."""
+    """Read the description of an entry; return None if it is damaged."""
     try:
         content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):

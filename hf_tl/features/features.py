@@ -1,7 +1,7 @@
-"""Features cached at the boundary: what the frozen prefix of a network gives for the images, computed once.
+"""Cached features: the output of a network's frozen prefix, computed once per image.
 
-While a prefix is frozen, what it computes for an image does not change. So it runs once over the data, its output is
-kept on the disk, and only the suffix trains on it, epoch after epoch.
+While a prefix is frozen, its output for an image does not change. So it runs once over the data, its output is cached
+on disk, and only the suffix trains on it, epoch after epoch.
 """
 
 import contextlib
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 READ_RATE = 500e6
-"""Bytes a second that a disk reads at least, in the estimate of what pays."""
+"""Assumed read rate of a disk in bytes per second, for the estimate of the time saved. It is a lower bound."""
 
 
 class Features:
-    """Decides for each phase of a training whether features pay, and finds or computes them.
+    """Cached features of a training: decides for each phase whether they save time, and finds or computes them.
 
     Args:
-        accelerator: its processes share the work; the main one decides and speaks.
-        model: the network in training.
+        accelerator: Accelerator; its processes share the work, and the main one decides and prints.
+        model: Network in training.
         config: `feature_cache` and its settings, batch sizes and seed.
-        orders: of the images, as far as they are known: see `ImageData`.
+        orders: Order of the images in each split, if known: see `ImageData`.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Features:
         self._current: FeaturePass | None = None
 
     def require(self, phases: Sequence[Phase]) -> None:
-        """Refuse what a stream cannot give where it is trained on without features.
+        """Reject phases that train on a stream without features and need random access to its images.
 
         Raises:
-            ConfigError: a phase draws images at random.
+            ConfigError: A phase draws images at random.
         """
         for number, phase in enumerate(phases, start=1):
             if phase.balanced_sampling and (reason := self._obstacle(phase) or self._is_off()):
@@ -86,16 +86,16 @@ class Features:
         """Find or compute the features of a phase.
 
         Args:
-            phase: the model is frozen for it.
-            transforms: of its images.
-            train: the images to train on.
-            validation: the images to measure on, if there are any.
-            frozen: the digest of the frozen tensors.
-            passes: how often each training image will be seen.
-            decided: what was decided when a run that goes on was in this phase.
+            phase: Phase, for which the model is frozen already.
+            transforms: Transforms of its images.
+            train: Training images.
+            validation: Validation images, if any.
+            frozen: Digest of the frozen tensors.
+            passes: Number of passes over the training images.
+            decided: Decision of the run before its interruption in this phase. None if there is none.
 
         Returns:
-            What the phase trains on; None where it trains on images.
+            The inputs of the phase; None if it trains on images.
         """
         self._current = None
         if self.config.feature_cache == "off" or decided is False:
@@ -110,11 +110,11 @@ class Features:
         # splits of one stream share its features
         distinct = {(one.stored if is_streamed else one.split, str(one.transform), one.view): one for one in sets}
         taken = sum(len(one.stored) for one in distinct.values()) * feature_pass.bytes_per_image
-        if taken > self.store.limit:  # together: one set must not throw out the other
+        if taken > self.store.limit:  # together: one set must not evict the other
             limit = self.config.feature_cache_gb
             self._say(f"not cached: they take {taken / 1e9:,.1f} GB and --feature_cache_gb is {limit:g}")
             return None
-        # each epoch of a stream without features would read it again
+        # without features, each epoch would read the stream again
         if decided is None and not is_streamed and not self._pay(feature_pass, sets, passes):
             return None
         found = []
@@ -138,16 +138,16 @@ class Features:
     def of_images(
         self, images: "Dataset", transform: ImageTransform, split: str
     ) -> tuple[FeatureViews, LogitsOf] | None:
-        """Find or compute the features of further images, as those of the last phase.
+        """Find or compute the features of other images with the prefix of the last phase.
 
         Args:
-            images: to measure on.
-            transform: deterministic.
-            split: their name.
+            images: Images to evaluate.
+            transform: Deterministic transform.
+            split: Name of the split.
 
         Returns:
-            The features, and the function from a batch of them to logits; None where the last phase trained on images,
-            or the features are less precise than the network and the images can be had.
+            The features, and the function from a batch of them to logits. None if the last phase trained on images, or
+            if the features are less precise than the network and the images are available.
         """
         is_streamed = isinstance(images, StreamedImages)
         if self._current is None or (self.config.feature_dtype != "float32" and not is_streamed):
@@ -159,7 +159,7 @@ class Features:
         return FeatureViews([rows], labels), feature_logits(self._current.boundary)
 
     def _obstacle(self, phase: Phase) -> str | None:
-        """Tell why a phase needs the images themselves."""
+        """Return the reason why a phase needs images instead of features, or None."""
         if phase.trainable_stages == "all":
             return "everything trains"
         if isinstance(self.accelerator, ShardedAccelerator):
@@ -175,7 +175,7 @@ class Features:
         return None
 
     def _pass(self, transform: ImageTransform, images: "Dataset", frozen: str) -> FeaturePass | None:
-        """Find where the network can be cut for images of one size; None where it cannot."""
+        """Find the boundary of the network for images of one size; return None if there is none."""
         channels, height, width = transform(first_image(images)).shape
         try:
             with self.accelerator.autocast():
@@ -189,7 +189,7 @@ class Features:
         return on_main_process(self.accelerator, lambda: self._pays(feature_pass, sets, passes))
 
     def _pays(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float) -> bool:
-        """Estimate what cached features save, and return whether they are worth their pass."""
+        """Estimate the time that cached features save, and return whether it exceeds that of their pass."""
         missing = [one for one in sets if not (self.store.folder / self._key(feature_pass, one)).is_dir()]
         if not missing:
             self._say("found in the cache, nothing to compute")
@@ -227,7 +227,7 @@ class Features:
         return self._orders[key]
 
     def _rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | ChosenRows | None:
-        """Find the features of a set, or compute them; None where the disk does not take them."""
+        """Find or compute the features of a set; return None if they cannot be stored."""
         rows = self._all_rows(feature_pass, one)
         if rows is None or not isinstance(one.images, StreamedImages):
             return rows
@@ -246,7 +246,7 @@ class Features:
         return self.store.open(key)
 
     def _prepare(self, feature_pass: FeaturePass, one: FeatureSet, key: str) -> str | None:
-        """On the main process: find the entry, or take its lock and make its folder; return a problem or `found`."""
+        """Find the entry, or lock it and create its folder (main process only); return a problem or `found`."""
         found, damage = self.store.find(key)
         if damage:
             self._say(damage)
@@ -280,7 +280,7 @@ class Features:
             lock.release()
 
     def _compute(self, feature_pass: FeaturePass, one: FeatureSet, key: str) -> str | None:
-        """Run the prefix over the set, each process over its part, and commit the result; return a problem."""
+        """Compute the features of the set, each process its share, and commit them; return a problem, if any."""
         from accelerate.utils import gather_object
 
         partial = partial_of(self.store.folder / key)
@@ -289,7 +289,7 @@ class Features:
             rows = FeatureRows(partial, feature_pass.layouts, len(one.stored), writable=True)
             with contextlib.closing(rows):
                 feature_pass.fill(rows, one)
-        except DataError as error:  # of one process's share: all are told
+        except DataError as error:  # from one process's share: inform all
             problem = error
         except OSError as error:
             problem = f"{self.store.folder} cannot be written to ({error.strerror or error})"
@@ -320,10 +320,10 @@ class Features:
     def _say(self, text: str, *, only_if_asked: bool = False) -> None:
         is_wanted = self.config.feature_cache == "on" or not only_if_asked
         if is_wanted and self.accelerator.is_main_process:
-            say(None, f"Features  {text}")  # above the progress bar, which may be open
+            say(None, f"Features  {text}")  # printed above an open progress bar
 
 
 def _first_trained(model: "PreTrainedModel") -> str:
-    """Name the first stage that trains."""
+    """Return the name of the first stage that trains."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return next(stage.name for stage in list_stages(model) if not trained.isdisjoint(stage.parameter_names))

@@ -1,4 +1,4 @@
-"""What a phase trains and is measured on: images, or the features that the frozen prefix gives for them."""
+"""Inputs of a phase: images, or features of the frozen prefix."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,26 +18,26 @@ LogitsOf = Callable[[nn.Module, Mapping[str, Any]], Tensor]
 
 @dataclass(frozen=True)
 class PhaseInputs:
-    """The two data sets of a phase, and how a batch of them becomes logits."""
+    """Training and validation data of a phase, and the function from a batch to logits."""
 
     train: Dataset[Any]
-    """Gives what `Key` names."""
+    """Training data, indexed by `Key`."""
     collate: Callable[[Any], Mapping[str, Any]]
     validation: Any
-    """None where nothing is measured."""
+    """Validation data; None without evaluation."""
     validation_collate: Callable[[Any], Mapping[str, Any]]
     logits_of: LogitsOf = image_logits
     are_features: bool = False
     order: Callable[[int], Sequence[int]] | None = None
-    """Of the training images in an epoch, where it cannot be any."""
+    """Function from an epoch to the order of its training images; None allows any order."""
 
 
 class FeatureViews(Dataset[Any]):
-    """Features of training images, as `TrainingViews` gives the images: `views[epoch, index]`.
+    """Features of training images with the interface of `TrainingViews`: `views[epoch, index]`.
 
     Args:
-        views: the features of the images in each of some views; epochs take them in turn.
-        labels: of the images, (images,) or (images, classes).
+        views: Features of the images, one set per view; epochs cycle through them.
+        labels: Labels of the images, (images,) or (images, classes).
     """
 
     def __init__(self, views: Sequence[FeatureRows | ChosenRows], labels: Tensor) -> None:
@@ -50,7 +50,7 @@ class FeatureViews(Dataset[Any]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[Key | int]) -> dict[str, Any]:
-        """Read a whole batch at once, as data loaders ask for it."""
+        """Read a whole batch at once for a data loader."""
         places = [(0, key) if isinstance(key, int) else (key[0] % len(self.views), key[1]) for key in keys]
         index = torch.tensor([row for _, row in places])
         batch = {"labels": self.labels[index], "index": index}
@@ -62,12 +62,12 @@ class FeatureViews(Dataset[Any]):
 
 
 def as_read(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Collate nothing: `FeatureViews` gives batches."""
+    """Return the batch unchanged: `FeatureViews` already collates."""
     return batch
 
 
 def feature_logits(boundary: Boundary) -> LogitsOf:
-    """Give the function from a batch of features to logits."""
+    """Return the function from a batch of features to logits."""
 
     def logits_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         features = [rows.to(leaf.dtype) for rows, leaf in zip(batch["features"], boundary.leaves, strict=True)]

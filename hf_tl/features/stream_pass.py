@@ -1,4 +1,4 @@
-"""One pass over a stream: batches of transformed images with their places, read while the last batch is computed."""
+"""A pass over a stream: batches of transformed images with their positions, read ahead of the computation."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,19 +28,19 @@ def stream_batches(
     """Read, decode and transform the images of a process's share, in their order.
 
     Args:
-        stream: is read once.
-        transform: of its images.
-        view: the seed and the number of a random view, which depends on an image's place alone; None for a transform
-            with nothing random.
-        share: which process of how many.
-        batch_size: images in a batch.
-        threads: for decoding; Pillow works outside Python's lock.
+        stream: Stream, read once.
+        transform: Transform of its images.
+        view: Seed and number of a random view, which depends only on an image's position. None for a deterministic
+            transform.
+        share: Index of the process, and number of processes.
+        batch_size: Images per batch.
+        threads: Number of decoding threads; Pillow releases Python's lock.
 
     Yields:
-        The places of the images in the stream, and `pixel_values` of (images, channels, height, width).
+        The positions of the images in the stream, and `pixel_values` (images, channels, height, width).
 
     Raises:
-        DataError: an image cannot be decoded, or the stream breaks off.
+        DataError: An image cannot be decoded, or the stream is interrupted.
     """
 
     def decoded(stored: Stored) -> Image.Image:
@@ -54,7 +54,7 @@ def stream_batches(
             if view is None:
                 yield from pool.map(transform, chunk)
                 return
-            # the random numbers of a view are drawn from the one generator of the process
+            # sequential, because views draw from the random number generator of the process
             for place, image in zip(places, chunk, strict=True):
                 with seeded_view(*view, place):
                     yield transform(image)
