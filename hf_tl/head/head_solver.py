@@ -1,8 +1,8 @@
-"""Multinomial logistic regression to convergence, its L2 strength chosen by cross-validation.
+"""Multinomial logistic regression solved to convergence, with its L2 strength chosen by cross-validation.
 
-On the features of a frozen network a linear head is a convex problem. It is solved, not trained: no learning rate, no
-schedule, no number of epochs, and the strength of the regularisation is found, not guessed (as linear probes are
-commonly evaluated: Kornblith et al. 2019, https://arxiv.org/abs/1805.08974; CLIP, https://arxiv.org/abs/2103.00020).
+On frozen features, a linear head is a convex problem. Solving it needs no learning rate, schedule or number of epochs,
+and cross-validation chooses the regularization strength (the usual way to evaluate linear probes: Kornblith et al.
+2019, https://arxiv.org/abs/1805.08974; CLIP, https://arxiv.org/abs/2103.00020).
 """
 
 import math
@@ -16,58 +16,57 @@ from torch import Tensor
 from hf_tl.optimization.loss import balanced_weights
 
 STRENGTHS = tuple(10 ** (1 - half / 2) for half in range(15))
-"""Tried in this order, from strong to weak: 10 to 1e-6."""
+"""L2 strengths to try in this order, from strong to weak: 10 to 1e-6."""
 FOLDS = 5
 WORSE = 2
-"""After so many strengths in a row without a new best, weaker ones are not tried."""
+"""Number of consecutive strengths without a new best after which weaker ones are not tried."""
 ROUGH, EXACT = 1e-3, 1e-6
-"""Largest entry of the gradient, whose curvature is made about 1: to compare strengths, and at the end."""
+"""Tolerances on the largest gradient entry, at a curvature of about 1: to compare strengths, and for the solution."""
 TOO_FAR = 1e100
-"""The loss where float32 ends; finite, since the line search squares it."""
+"""Loss returned on float32 overflow. It is finite, because the line search squares it."""
 CHUNK = 1 << 22
-"""Logits that are held at a time."""
+"""Maximum number of logits in memory at a time."""
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What heads do on images that they were not fitted to."""
+    """Results of heads on held-out images."""
 
     strength: float
-    """The chosen one; see `HeadSolution`."""
+    """Chosen L2 strength; see `HeadSolution`."""
     losses: dict[float, float]
     """Cross-entropy on held-out images, by strength."""
     folds: int
     classes: Tensor
-    """What the head of the folds that an image is not in takes it for, at the chosen strength (views * images,); -1 for
-    an image that was never held out."""
+    """Held-out predictions at the chosen strength (views * images,); -1 for an image that was never held out."""
     mean: Tensor
-    """Of the heads of the folds, at the chosen strength, in the coordinates of the solver (1, classes, values)."""
+    """Mean of the heads of all folds at the chosen strength, in the coordinates of the solver (1, classes, values)."""
 
 
 @dataclass(frozen=True)
 class HeadSolution:
-    """A solved head, and how its strength was found."""
+    """A solved head, with the search for its strength."""
 
     weight: Tensor
-    """(classes, values), for features as they were given."""
+    """Weights (classes, values) for the original features."""
     bias: Tensor
-    """(classes,)"""
+    """Biases (classes,) for the original features."""
     strength: float
-    """lambda, where the mean loss plus lambda / 2 times the sum of the squared weights of standardised features is
-    least; scikit-learn's C is 1 / (lambda * images)."""
+    """L2 strength lambda. The solution minimizes the mean loss plus lambda / 2 times the sum of squared weights of the
+    standardized features; scikit-learn's C is 1 / (lambda * images)."""
     train_loss: float
-    """The mean loss at the solution, without the penalty."""
+    """Mean training loss at the solution, without the penalty."""
     held_out_losses: dict[float, float] = field(default_factory=dict)
-    """Cross-entropy on held-out images by strength; empty where none was chosen."""
+    """Cross-entropy on held-out images, by strength; empty if the strength was not searched."""
     folds: int = 0
 
     @property
     def held_out_loss(self) -> float | None:
-        """At the chosen strength."""
+        """Cross-entropy on held-out images at the chosen strength."""
         return self.held_out_losses.get(self.strength)
 
     def to_record(self) -> dict[str, float | int | None]:
-        """Tell what was found, as `run.json` holds it."""
+        """Return the results as `run.json` stores them."""
         return {"l2_strength": self.strength, "held_out_loss": self.held_out_loss, "folds": self.folds}
 
     def __str__(self) -> str:
@@ -87,26 +86,28 @@ def solve_head(
     strength: float | None = None,
     seed: int = 0,
 ) -> HeadSolution:
-    """Minimise the mean cross-entropy plus an L2 penalty on the weights of the standardised features.
+    """Minimize the mean cross-entropy plus an L2 penalty on the weights of the standardized features.
 
-    Each feature is shifted and scaled to mean 0 and deviation 1 over all images, so that neither changes the
-    predictions; one that does not vary gets the weight 0. The bias has no penalty. The strength is chosen in stratified
-    cross-validation by the one-standard-error rule (Hastie, Tibshirani and Friedman, The Elements of Statistical
-    Learning, 2nd edition, section 7.10): the strongest whose cross-entropy on held-out images is within one standard
-    error, over the folds, of the lowest. A class of fewer images than folds is held
-    out in fewer of them, and the one image of a class that has no second never. Where no class has two, the strength is
-    scikit-learn's default, C = 1. A class without images gets the weight 0, and a bias below the others.
+    Each feature is standardized to mean 0 and standard deviation 1 over all images, so predictions do not depend on its
+    shift and scale. A constant feature gets the weight 0. The bias is not penalized.
+
+    The strength is chosen by stratified cross-validation with the one-standard-error rule (Hastie, Tibshirani and
+    Friedman, The Elements of Statistical Learning, 2nd edition, section 7.10): the strongest one whose cross-entropy on
+    held-out images is within one standard error, over the folds, of the lowest. A class with fewer images than folds is
+    held out in fewer folds, and the only image of a class is never held out. If no class has two images, the strength
+    is scikit-learn's default, C = 1. A class without images gets the weight 0, and a bias below the others.
 
     Args:
         features: (views * images, values), float32 or float64, on any device: all images of the first view, then those
             of the next.
-        labels: class indices of the images (images,).
-        classes: how many there are.
-        views: how many features an image has; they are held out together.
-        label_smoothing: the part of each label's probability that is spread over all classes.
-        balanced: whether each image weighs by the inverse of its class's share (`balanced_weights`), held out too.
-        strength: to use instead of choosing one.
-        seed: of the folds.
+        labels: Class indices of the images (images,).
+        classes: Number of classes.
+        views: Number of views of each image, which are held out together. Defaults to 1.
+        label_smoothing: Probability of each label that is spread over all classes. Defaults to 0.
+        balanced: Whether to weight each image by the inverse frequency of its class (`balanced_weights`), also when it
+            is held out. Defaults to False.
+        strength: L2 strength. Defaults to cross-validation.
+        seed: Random seed of the folds. Defaults to 0.
 
     >>> features = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]])
     >>> solution = solve_head(features, torch.tensor([0, 0, 0, 1, 1, 1]), classes=2)
@@ -133,13 +134,13 @@ def solve_head(
 
 
 def cross_validate_head(features: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> CrossValidation:
-    """Hold out each image once, as `solve_head` does to choose the strength, and leave it at that.
+    """Predict each image with a head fitted without it; the strength is chosen as in `solve_head`.
 
     Args:
         features: (images, values), float32 or float64, on any device.
-        labels: class indices (images,), of which some class has two.
-        classes: how many there are.
-        seed: of the folds.
+        labels: Class indices (images,); at least one class needs two images.
+        classes: Number of classes.
+        seed: Random seed of the folds. Defaults to 0.
 
     >>> features = torch.tensor([[0.0], [1.0], [2.0], [7.0], [8.0], [9.0]])
     >>> cross_validate_head(features, torch.tensor([0, 0, 0, 1, 1, 1]), classes=2).classes.tolist()
@@ -150,11 +151,11 @@ def cross_validate_head(features: Tensor, labels: Tensor, classes: int, *, seed:
 
 
 def draw_folds(labels: Tensor, seed: int) -> Tensor:
-    """Give each image the fold in which it is held out (images,); -1 where its class has no other image.
+    """Draw the fold in which each image is held out (images,); -1 if its class has no other image.
 
     Args:
-        labels: class indices (images,), of which some class has two.
-        seed: of the draw.
+        labels: Class indices (images,); at least one class needs two images.
+        seed: Random seed.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -163,7 +164,7 @@ def draw_folds(labels: Tensor, seed: int) -> Tensor:
     splitter = StratifiedKFold(min(FOLDS, int(counts.max())), shuffle=True, random_state=seed)
     fold_of = torch.full((len(labels),), -1)
     with warnings.catch_warnings():
-        # that a class has fewer images than folds; each of them is in another fold
+        # the warning says that a class has fewer images than folds; its images are in different folds
         warnings.simplefilter("ignore", UserWarning)
         for number, (_, held_out) in enumerate(splitter.split(several, labels[several].numpy())):
             fold_of[several[held_out]] = number
@@ -171,11 +172,11 @@ def draw_folds(labels: Tensor, seed: int) -> Tensor:
 
 
 def _cross_validate(problem: "_Problem", fold_of: Tensor) -> CrossValidation:
-    """Go from strong to weak, each strength from the solutions of the one before.
+    """Cross-validate from strong to weak, each strength starting from the previous solutions.
 
     Args:
-        problem: of all images.
-        fold_of: from `draw_folds`, of all views (views * images,).
+        problem: Problem of all images.
+        fold_of: Result of `draw_folds` for all views (views * images,).
     """
     folds = int(fold_of.max()) + 1
     fold_of = fold_of.to(problem.features.device)
@@ -196,27 +197,27 @@ def _cross_validate(problem: "_Problem", fold_of: Tensor) -> CrossValidation:
 
 @dataclass(frozen=True)
 class _Space:
-    """Coordinates in which the features are standardised and uncorrelated; a rotation leaves the penalty as it is.
+    """Coordinates in which the features are standardized and uncorrelated. The rotation does not change the penalty.
 
-    The best weights are sums of the images' features (Schölkopf et al. 2001, https://doi.org/10.1007/3-540-44581-1_27),
-    so that there are no more coordinates than images.
+    The best weights are linear combinations of the images' features (Schölkopf et al. 2001,
+    https://doi.org/10.1007/3-540-44581-1_27), so there are at most as many coordinates as images.
     """
 
     mean: Tensor
     deviation: Tensor
-    """Infinite for a feature that does not vary."""
+    """Standard deviation of each feature; infinite for a constant feature."""
     rotation: Tensor
-    """(values, coordinates)"""
+    """Rotation matrix (values, coordinates)."""
     variances: Tensor
-    """Of the coordinates, and 1 for the bias (coordinates + 1,)."""
+    """Variances of the coordinates, and 1 for the bias (coordinates + 1,)."""
 
     @classmethod
     def fit(cls, features: Tensor) -> tuple["_Space", Tensor]:
-        """Find the coordinates, and turn the features into them, with a column of ones for the bias."""
+        """Fit the coordinates, and return the features in them, with a column of ones for the bias."""
         mean = features.mean(0)
         centred = features - mean
         deviation = centred.square().mean(0).sqrt()
-        # what remains of a constant is rounding
+        # the deviation of a constant feature is rounding error
         rounding = 4 * torch.finfo(features.dtype).eps * features.abs().amax(0)
         deviation = torch.where(deviation > rounding, deviation, torch.inf)
         centred /= deviation
@@ -226,7 +227,7 @@ class _Space:
         return space, torch.cat([centred @ rotation, ones], dim=1)
 
     def fold_back(self, head: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn weights and bias (classes, values + 1) into those for features as they were given."""
+        """Convert weights and bias (classes, values + 1) into those of the original features."""
         head = head.double()
         weight = head[:, :-1] @ self.rotation.double().T / self.deviation
         bias = head[:, -1] - weight @ self.mean.double()
@@ -234,12 +235,12 @@ class _Space:
 
 
 def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the variances of the features' principal components (components,), and their axes (values, components)."""
+    """Return the variances (components,) and the axes (values, components) of the principal components."""
     images, values = centred.shape
     if images >= values:
         variances, axes = torch.linalg.eigh(centred.T @ centred / images)
         return variances, axes
-    basis = torch.linalg.qr(centred.T).Q  # of the space that so few images span
+    basis = torch.linalg.qr(centred.T).Q  # of the space that the images span
     seen = centred @ basis
     variances, axes = torch.linalg.eigh(seen.T @ seen / images)
     return variances, basis @ axes
@@ -247,18 +248,18 @@ def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Logistic regression on some of the images, for several choices of them at once: one pass over all features."""
+    """Logistic regressions on several selections of the images, solved at once with shared passes over the features."""
 
     features: Tensor
-    """In the coordinates of `space` (images, values), the last a one."""
+    """Features in the coordinates of `space` (images, values), with a last column of ones."""
     labels: Tensor
-    """Indices into `solved` (images,)."""
+    """Labels as indices into `solved` (images,)."""
     weights: Tensor
-    """Of the classes in the loss (classes,)."""
+    """Class weights in the loss (classes,)."""
     smoothing: float
     space: "_Space"
     solved: Tensor
-    """The classes that there is something to learn of (classes,)."""
+    """Classes that can be learned from these images (classes,)."""
 
     @classmethod
     def of(
@@ -270,9 +271,9 @@ class _Problem:
         smoothing: float = 0.0,
         balanced: bool = False,
     ) -> "_Problem":
-        """Pose it for features as they were given; see `solve_head`."""
+        """Create the problem from the original features; see `solve_head`."""
         counts = torch.bincount(labels, minlength=classes)
-        # without smoothing, the bias of a class without images would fall for ever
+        # without smoothing, the bias of a class without images would decrease forever
         solved = torch.arange(classes) if smoothing else counts.nonzero()[:, 0]
         weights = balanced_weights(labels.tolist(), classes) if balanced else torch.ones(classes)
         space, rotated = _Space.fit(features)
@@ -283,13 +284,13 @@ class _Problem:
         return self.features.new_zeros(choices, len(self.weights), self.features.shape[1])
 
     def minimise(self, chosen: Tensor, strength: float, start: Tensor, tolerance: float) -> Tensor:
-        """Minimise by L-BFGS, in coordinates in which all directions are about equally curved.
+        """Minimize by L-BFGS, in coordinates in which the curvature is about equal in all directions.
 
         Args:
-            chosen: 1 for the images of each choice, else 0 (choices, images).
-            strength: of the penalty.
-            start: (choices, classes, values).
-            tolerance: the largest entry of the gradient.
+            chosen: 1 for the images of each selection, else 0 (choices, images).
+            strength: L2 strength.
+            start: Starting weights (choices, classes, values).
+            tolerance: Tolerance on the largest gradient entry.
 
         Returns:
             The solutions (choices, classes, values).
@@ -309,7 +310,7 @@ class _Problem:
             solutions = point * scale
             loss, gradient = self._loss(solutions, shares)
             loss += (penalty * solutions.square()).sum(dtype=torch.float64) / 2
-            if not loss.isfinite():  # the line search went too far, and would take what is no number for progress
+            if not loss.isfinite():  # the line search overflowed, and would take NaN for progress
                 point.grad = torch.zeros_like(point)
                 return loss.new_tensor(TOO_FAR)
             point.grad = (gradient + penalty * solutions) * scale
@@ -319,15 +320,15 @@ class _Problem:
         return point.detach() * scale
 
     def loss(self, solutions: Tensor, chosen: Tensor) -> float:
-        """Give the mean loss of the chosen images, summed over the choices."""
+        """Return the mean loss of the selected images, summed over the selections."""
         return float(self._loss(solutions, self._shares(chosen))[0])
 
     def held_out(self, solutions: Tensor, fold_of: Tensor) -> tuple[float, float, Tensor]:
-        """Judge images by the solution (folds, …) that they were held out of.
+        """Evaluate each image with the solution (folds, …) that was fitted without it.
 
         Returns:
-            Their mean cross-entropy, its standard error, which is over the means of the folds, and the most probable
-            class of each image (images,), -1 where it was not held out; on the CPU.
+            The mean cross-entropy; its standard error over the means of the folds; and on the CPU the most probable
+            class of each image (images,), -1 if it was not held out.
         """
         totals = torch.zeros(len(solutions), dtype=torch.float64, device=self.features.device)
         classes = torch.full_like(fold_of, -1)
@@ -342,11 +343,11 @@ class _Problem:
         return float(totals.sum() / images.sum()), error, classes.cpu()
 
     def _shares(self, chosen: Tensor) -> Tensor:
-        """Give each image its part in the mean of a choice (images, choices)."""
+        """Return the share of each image in the mean of each selection (images, choices)."""
         return (chosen / chosen.sum(1, keepdim=True)).T.contiguous()
 
     def _loss(self, solutions: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the mean loss of each choice, summed over the choices, and its gradient; see `training_loss`."""
+        """Return the mean losses, summed over the selections, and their gradient; see `training_loss`."""
         total = torch.zeros((), dtype=torch.float64, device=self.features.device)
         gradient = torch.zeros_like(solutions).flatten(0, 1)
         spread = self.weights * self.smoothing / len(self.weights)
@@ -363,7 +364,7 @@ class _Problem:
         return total, gradient.view_as(solutions)
 
     def _curvature(self, solutions: Tensor) -> float:
-        """Average p (1 - p), the second derivative of the loss by a logit, over images and classes."""
+        """Return the mean of p (1 - p), the second derivative of the loss by a logit, over images and classes."""
         total = 0.0
         for _, log_p in self._log_probabilities(solutions):
             p = log_p.exp_()
@@ -371,7 +372,7 @@ class _Problem:
         return max(1e-4, total / (len(self.features) * solutions.shape[:2].numel()))
 
     def _log_probabilities(self, solutions: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Give the logarithms of the classes' probabilities (rows, choices, classes) for all images, some at a time."""
+        """Yield the log-probabilities of all images in chunks (rows, choices, classes)."""
         step = max(1, CHUNK // solutions.shape[:2].numel())
         for first in range(0, len(self.features), step):
             rows = slice(first, first + step)

@@ -1,4 +1,4 @@
-"""A phase that is solved: its head as logistic regression on what it gets from the frozen network."""
+"""A phase with a solved head: logistic regression on the head's inputs from the frozen network."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def linear_head(accelerator: "Accelerator", model: nn.Module, head: Stage) -> nn.Linear:
-    """Find the linear layer that a phase can solve.
+    """Return the linear layer that a phase can solve.
 
     Raises:
-        ConfigError: the head is something else, or its weights are spread over processes.
+        ConfigError: The head is not linear, or its weights are sharded.
     """
     instead = "choose --head_solver adamw"
     if isinstance(accelerator, ShardedAccelerator):
@@ -49,23 +49,23 @@ def solve_phase(
     config: TrainingConfig,
     num_workers: int,
 ) -> tuple[float, dict[str, Any]]:
-    """Put the solution into the head: the main process finds it, and all get the same.
+    """Solve the head on the main process, and load the solution on all processes.
 
     Args:
-        accelerator: its processes share the pass over the images.
-        model: on the accelerator's device.
-        head: from `linear_head`.
-        inputs: images, or features of the frozen prefix.
-        phase: its augmentation, label smoothing and class weights.
-        config: seed, batch size, and how many views of each image are used.
-        num_workers: processes that load.
+        accelerator: Accelerator; its processes share the pass over the images.
+        model: Model on the accelerator's device.
+        head: Result of `linear_head`.
+        inputs: Images, or features of the frozen prefix.
+        phase: Augmentation, label smoothing and class weights.
+        config: Seed, batch size, and number of views of each image.
+        num_workers: Number of loader processes.
 
     Returns:
-        The mean loss of the training images, and what was found, for the record.
+        The mean training loss, and the search results for the record.
 
     Raises:
-        ConfigError: the logits are not what the head gives.
-        TrainingError: what the head gets for an image is no number.
+        ConfigError: The logits of the model are not the output of the head.
+        TrainingError: An input of the head is not finite.
     """
     from accelerate.utils import broadcast
 
@@ -101,10 +101,10 @@ def head_inputs(
     config: TrainingConfig,
     num_workers: int,
 ) -> tuple[Tensor, Tensor]:
-    """Compute what the head gets for each training image, in one pass in inference mode.
+    """Compute the head's input for each training image, in one pass in inference mode.
 
     Returns:
-        Features (images, values) and labels (images,), in the images' order, the same on all processes.
+        Features (images, values) and labels (images,), in the order of the images, the same on all processes.
     """
     images = len(inputs.train)  # type: ignore[arg-type]
     loader = accelerator.prepare_data_loader(

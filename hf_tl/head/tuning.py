@@ -1,4 +1,4 @@
-"""What can be chosen before training: the head's learning rate, and a batch that fits into memory."""
+"""Choices made before training: learning rate of the head, and a batch size that fits into memory."""
 
 import copy
 from collections.abc import Callable
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SAMPLE = 2_000
-"""Images that the sweep looks at; it holds a fifth of them out."""
+"""Maximum number of images in the learning rate sweep, a fifth of which are held out."""
 MAX_STEPS = 500
 
 
 @dataclass(frozen=True)
 class RateSweep:
-    """Learning rates of the head and how well each did."""
+    """Learning rates of the head, with their losses."""
 
     losses: dict[float, float]
-    """Cross-entropy (binary for multi-label problems) on held-out images by learning rate."""
+    """Cross-entropy (binary for multi-label problems) on held-out images, by learning rate."""
 
     @property
     def best(self) -> float:
-        """The rate with the lowest loss; among equals the lowest rate."""
+        """Learning rate with the lowest loss; the lowest one of equals."""
         return min(self.losses, key=lambda rate: (self.losses[rate], rate))
 
     def __str__(self) -> str:
@@ -57,21 +57,21 @@ def sweep_learning_rates(
     phase: Phase,
     config: TrainingConfig,
 ) -> RateSweep:
-    """Train copies of the head at several rates on features of the frozen network, which takes seconds.
+    """Train copies of the head on frozen features, one per learning rate, which takes seconds.
 
-    The network sees each image of a sample once; each copy of the head starts from its present weights and is trained
-    with the loss, the schedule, the batch size and, up to `MAX_STEPS`, the number of steps of the phase. The weights
-    and the random state of the run stay as they are.
+    The network processes each image of a sample once. Each copy starts from the current weights of the head and is
+    trained with the loss, the schedule, the batch size and, up to `MAX_STEPS`, the number of steps of the phase. The
+    weights and the random state of the run do not change.
 
     Args:
-        accelerator: its main process decides.
-        model: on the accelerator's device.
-        images: training images with the evaluation transform.
-        phase: the one that trains the head.
-        config: batch size and seed.
+        accelerator: Accelerator; its main process decides.
+        model: Model on the accelerator's device.
+        images: Training images with the evaluation transform.
+        phase: Phase that trains the head.
+        config: Batch size and seed.
 
     Raises:
-        ConfigError: the head is not one module after the rest of the network.
+        ConfigError: The head is not a single module after the rest of the network.
     """
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     steps = phase.steps or round((phase.epochs or 0) * len(images) / batch)
@@ -93,16 +93,16 @@ def sweep_learning_rates(
 def head_module(
     model: nn.Module, head: Stage, flag: str = "--find_learning_rate", instead: str = "give --learning_rate"
 ) -> nn.Module:
-    """Find the one module that is the head.
+    """Return the module of the head.
 
     Args:
-        model: the classifier.
-        head: its last stage.
-        flag: what needs it, for the message.
-        instead: what to do where there are several.
+        model: Classifier.
+        head: Last stage of the classifier.
+        flag: Flag that needs the module, for the error message.
+        instead: Alternative, for the error message.
 
     Raises:
-        ConfigError: there are several.
+        ConfigError: The head has several modules.
     """
     modules = dict(model.named_modules())
     owners = [name for name in head.module_names if any(True for _ in modules[name].parameters())]
@@ -113,7 +113,7 @@ def head_module(
 
 
 def head_inputs(model: nn.Module, head: nn.Module, images: "Dataset", batch_size: int) -> tuple[Tensor, Tensor]:
-    """Compute what the head gets for each image.
+    """Compute the head's input for each image.
 
     Returns:
         Features (images, …) and labels (images,) or (images, classes), on the model's device.
@@ -129,7 +129,7 @@ def head_inputs(model: nn.Module, head: nn.Module, images: "Dataset", batch_size
                 labels.append(batch["labels"].to(device))
     finally:
         hook.remove()
-    # tensors of inference mode cannot be trained on
+    # inference tensors cannot be trained on
     return torch.cat(seen).clone(), torch.cat(labels)
 
 
@@ -144,10 +144,10 @@ def held_out_loss(
     seed: int,
     problem: ProblemType = SINGLE_LABEL,
 ) -> float:
-    """Train `head` on four fifths of the features and measure its cross-entropy on the rest.
+    """Train `head` on four fifths of the features and return its cross-entropy on the rest.
 
     Returns:
-        The loss; infinity where it is no number.
+        The loss; infinity if it is not finite.
     """
     held_out = max(1, len(labels) // 5)
     train = len(labels) - held_out
@@ -172,20 +172,20 @@ def held_out_loss(
 def fit_batch_size(
     accelerator: "Accelerator", model: nn.Module, strategy: Strategy, config: TrainingConfig, image: tuple[int, ...]
 ) -> TrainingConfig:
-    """Halve the batch until a step of the largest phase fits into the memory of every device.
+    """Halve the batch size until a step of the largest phase fits into the memory of every device.
 
-    The global batch stays: twice as many smaller batches are accumulated. On a CPU the batch stays as given: memory
-    that runs out there ends the process, so it cannot be tried.
+    The global batch size does not change: more smaller batches are accumulated. On a CPU the batch size stays as set,
+    because running out of memory ends the process and cannot be tried.
 
     Args:
-        accelerator: told of the new number of accumulation steps.
-        model: on the accelerator's device; its weights and statistics stay as they are.
-        strategy: the phase that trains the most parameters is tried.
-        config: the batch to start from.
+        accelerator: Accelerator; its number of accumulation steps is updated.
+        model: Model on the accelerator's device. Its weights and statistics do not change.
+        strategy: Strategy; the phase with the most trained parameters is tried.
+        config: Settings with the initial batch size.
         image: (channels, height, width).
 
     Raises:
-        ConfigError: the batch cannot be halved any further.
+        ConfigError: The batch size cannot be halved any further.
     """
     if accelerator.device.type == "cpu":
         return config
@@ -201,7 +201,7 @@ def largest_fitting(batch: int, fits: Callable[[int], bool]) -> int:
     """Halve `batch` until it fits.
 
     Raises:
-        ConfigError: it is odd and does not fit.
+        ConfigError: The batch size is odd and does not fit.
 
     >>> largest_fitting(48, lambda size: size <= 20)
     12
@@ -230,7 +230,7 @@ def _fits(accelerator: "Accelerator", model: nn.Module, strategy: Strategy, shap
     moments: list[Tensor] = []
     was_training = model.training
     try:
-        # AdamW holds two tensors for each parameter
+        # AdamW stores two tensors per parameter
         moments += [torch.empty_like(p) for p in model.parameters() if p.requires_grad for _ in range(2)]
         pixel_values = torch.zeros(shape, device=accelerator.device).contiguous(memory_format=torch.channels_last)
         with torch.random.fork_rng(), accelerator.autocast():
