@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights that a phase trains."""
+"""Exponential moving average of the weights that a phase trains."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -13,18 +13,18 @@ from hf_tl.processes.sharding import part, split_like
 
 
 class WeightAverage:
-    """The average of what is not frozen in `model`: its trained parameters, and the statistics of its norms.
+    """Moving average of everything in `model` that is not frozen: trained parameters, and statistics of its norms.
 
-    After step t the average moves by 1 - d towards the weights. There d is the smaller of `decay` and
-    (1 + t) / (10 + t), so that a short training is not held at its beginning (tf.train.ExponentialMovingAverage, with
-    which EfficientNet was trained, https://arxiv.org/abs/1905.11946).
+    After step t the average moves by 1 - d towards the weights. Here d is the smaller of `decay` and (1 + t) / (10 +
+    t), so that a short training does not stay at its starting weights (tf.train.ExponentialMovingAverage, with which
+    EfficientNet was trained, https://arxiv.org/abs/1905.11946).
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> average = WeightAverage(model, decay=0.5)
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Start from the present weights of `model`, which is frozen for its phase."""
+        """Start from the current weights of `model`, which is already frozen for its phase."""
         self.decay = decay
         frozen = frozen_tensors(model)
         self._weights = {
@@ -36,13 +36,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimizer step `step` of the phase, counted from 1."""
+        """Add the weights after optimizer step `step` of the phase, counted from 1."""
         average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
         average(list(map(part, self._averages.values())), list(map(part, self._weights.values())), step)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the model hold the average, and then its own weights again."""
+        """Load the average into the model while the context is open."""
         own = {name: tensor.clone() for name, tensor in self._weights.items()}
         self.apply()
         try:
@@ -51,15 +51,15 @@ class WeightAverage:
             self._fill(own)
 
     def apply(self) -> None:
-        """Leave the average in the model."""
+        """Load the average into the model permanently."""
         self._fill(self._averages)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the averages, whole, by the names of the tensors."""
+        """Return the averages, unsharded, by tensor name."""
         return {name: whole(average) for name, average in self._averages.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore the averages that `state_dict` returned."""
         for name, average in self._averages.items():
             average.copy_(split_like(average, state[name]))
 

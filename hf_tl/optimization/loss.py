@@ -1,4 +1,4 @@
-"""The loss of a step."""
+"""Training loss."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,20 +21,20 @@ def training_loss(
     weights: Tensor | None = None,
     problem: ProblemType = SINGLE_LABEL,
 ) -> Tensor:
-    """Compute the cross-entropy of a batch, the binary one for a multi-label problem.
+    """Compute the cross-entropy of a batch, or the binary cross-entropy for a multi-label problem.
 
-    It is computed in float32 whatever the precision of the network.
-    The models' own loss is not used: TimmWrapper turns soft labels into a binary loss without a word.
+    It is computed in float32 whatever the precision of the network. The models' own loss is not used, because
+    TimmWrapper silently applies a binary loss to soft labels.
 
     Args:
         logits: (batch, classes).
-        labels: class indices (batch,), or probabilities (batch, classes) of mixed images; for a multi-label problem
-            the probability of each class (batch, classes).
-        phase: its label smoothing: towards an equal probability of all classes, which is one half in each of the
-            decisions of a multi-label problem.
-        weights: of the classes (classes,), from `balanced_weights`. The loss is divided by the number of images, not by
-            the weights in the batch, so that it does not depend on how images fall into batches.
-        problem: the kind of labels.
+        labels: Class indices (batch,), or probabilities (batch, classes) of mixed images; for a multi-label problem the
+            probability of each class (batch, classes).
+        phase: Phase with the label smoothing: towards equal probabilities of all classes, or towards one half in each
+            decision of a multi-label problem.
+        weights: Class weights (classes,) from `balanced_weights`. The loss is divided by the number of images, not by
+            the weights in the batch, so that it does not depend on the composition of batches.
+        problem: Kind of labels. Defaults to single-label.
     """
     if problem is MULTI_LABEL:
         targets = labels.float() * (1 - phase.label_smoothing) + phase.label_smoothing / 2
@@ -46,11 +46,10 @@ def training_loss(
 
 
 def check_phases(phases: "Sequence[Phase]", problem: ProblemType) -> None:
-    """Refuse what a problem does not allow.
+    """Reject phases that the problem does not support.
 
     Raises:
-        ConfigError: multi-label images cannot be drawn so that every class comes equally often, and their head is not
-            solved.
+        ConfigError: A phase samples the classes of multi-label images equally often, or solves their head.
     """
     if problem is MULTI_LABEL and any(phase.is_solved for phase in phases):
         raise ConfigError(
@@ -65,18 +64,18 @@ def check_phases(phases: "Sequence[Phase]", problem: ProblemType) -> None:
 
 
 def balanced_weights(labels: Sequence[int] | Sequence[Sequence[int]], classes: int) -> Tensor:
-    """Weigh each class by the inverse of its share, so that all classes weigh alike and an image 1 on average.
+    """Return class weights inverse to the class frequencies, so that all classes count equally and an image 1 on average.
 
     This is scikit-learn's `class_weight="balanced"` (King and Zeng 2001) among the classes that have images; the others
-    weigh 1. For multi-label problems, where each class is a decision of its own, it is the `pos_weight` of torch's
-    `BCEWithLogitsLoss`: as many times as images without the class outnumber those with it.
+    have weight 1. For multi-label problems, where each class is a separate decision, it is the `pos_weight` of torch's
+    `BCEWithLogitsLoss`: the ratio of images without the class to those with it.
 
     Args:
-        labels: class indices (images,), or zeros and ones (images, classes).
-        classes: number of classes.
+        labels: Class indices (images,), or zeros and ones (images, classes).
+        classes: Number of classes.
 
     Returns:
-        (classes,), float32.
+        Weights (classes,), float32.
 
     >>> balanced_weights([0, 0, 0, 1], classes=3)
     tensor([0.6667, 2.0000, 1.0000])
@@ -86,7 +85,7 @@ def balanced_weights(labels: Sequence[int] | Sequence[Sequence[int]], classes: i
     flags = torch.as_tensor(labels)
     if flags.ndim == 2:
         counts = flags.sum(0)
-        # at least one: a class that is in all images would not be trained at all
+        # at least one: otherwise a class that is in all images would not be trained
         return torch.where(counts > 0, (len(flags) - counts).clamp(min=1) / counts.clamp(min=1), 1.0).to(torch.float32)
     counts = torch.bincount(flags, minlength=classes)
     present = int((counts > 0).sum())

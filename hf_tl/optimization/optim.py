@@ -1,4 +1,4 @@
-"""AdamW with a rate for each stage, and the schedule of a phase."""
+"""AdamW with a learning rate per stage, and the schedule of a phase."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -20,22 +20,22 @@ _FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 def parameter_groups(model: nn.Module, stages: Sequence[Stage], phase: Phase) -> list[dict[str, Any]]:
     """Group the trainable parameters of `model` by stage and by weight decay, the head first.
 
-    The head learns at `phase.learning_rate`; the last trained backbone stage at `phase.backbone_learning_rate` and each
-    earlier trained one at `phase.layer_decay` times the rate of the stage after it (layer-wise decay, ULMFiT,
-    https://arxiv.org/abs/1801.06146; BEiT, https://arxiv.org/abs/2106.08254). Parameters of at most one dimension
-    (norms, biases) and those in the architecture's own `no_weight_decay()` are not decayed. Frozen parameters are in no
-    group, so they hold no optimizer state.
+    The head learns at `phase.learning_rate`, the last trained backbone stage at `phase.backbone_learning_rate`, and
+    each earlier trained one at `phase.layer_decay` times the learning rate of the stage after it (layer-wise decay,
+    ULMFiT, https://arxiv.org/abs/1801.06146; BEiT, https://arxiv.org/abs/2106.08254). Parameters of at most one
+    dimension (norms, biases) and those in the architecture's own `no_weight_decay()` are not decayed. Frozen parameters
+    are in no group, so they have no optimizer state.
 
     Args:
-        model: the classifier, already frozen for `phase`.
-        stages: `list_stages(model)`.
-        phase: the rates and the weight decay.
+        model: Classifier, already frozen for `phase`.
+        stages: Result of `list_stages(model)`.
+        phase: Learning rates and weight decay.
 
     Returns:
-        Groups as torch optimizers take them, each with a `name`: the stage's, and `/decay` or `/no_decay`.
+        Parameter groups for a torch optimizer, each with a `name`: that of the stage, and `/decay` or `/no_decay`.
 
     Raises:
-        StageError: nothing is trainable, or a trainable parameter belongs to no stage.
+        StageError: No parameter is trainable, or a trainable parameter belongs to no stage.
     """
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     rates = stage_rates(stages, phase, trainable)
@@ -51,12 +51,12 @@ def parameter_groups(model: nn.Module, stages: Sequence[Stage], phase: Phase) ->
 
 
 def stage_rates(stages: Sequence[Stage], phase: Phase, trainable: Iterable[str]) -> dict[str, float]:
-    """Give the peak learning rate of each stage that holds a trainable parameter.
+    """Return the peak learning rate of each stage with a trainable parameter.
 
     Args:
-        stages: in forward order, the head last.
-        phase: the rates.
-        trainable: names of the trainable parameters.
+        stages: Stages in forward order, the head last.
+        phase: Learning rates.
+        trainable: Names of the trainable parameters.
 
     Raises:
         StageError: `trainable` is empty, or a name in it belongs to no stage.
@@ -79,9 +79,9 @@ def stage_rates(stages: Sequence[Stage], phase: Phase, trainable: Iterable[str])
 
 
 def no_decay_names(model: nn.Module) -> set[str]:
-    """Name the parameters that the architecture itself keeps from weight decay (position embeddings, for example).
+    """Return the parameters that the architecture exempts from weight decay, such as position embeddings.
 
-    timm models tell it by a method `no_weight_decay()`, which names parameters relative to the model.
+    timm models define them by a method `no_weight_decay()`, with names relative to the model.
     """
     names = set()
     for prefix, module in model.named_modules():
@@ -98,17 +98,17 @@ def build_optimizer(model: nn.Module, stages: Sequence[Stage], phase: Phase) -> 
 
 
 def warmup_steps(phase: Phase, total_steps: int) -> int:
-    """Count the warm-up steps of a phase; rounded down, so that a phase of few steps does not spend all at rate 0."""
+    """Return the number of warm-up steps, rounded down so that a very short phase is not all warm-up."""
     return int(phase.warmup_ratio * total_steps)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, phase: Phase, total_steps: int) -> LambdaLR:
-    """Build the schedule of one phase: linear warm-up from zero, then cosine to zero.
+    """Build the schedule of a phase: linear warm-up from zero, then cosine decay to zero.
 
     Args:
-        optimizer: its groups hold the peak rates.
-        phase: the share of the warm-up.
-        total_steps: optimizer steps of the phase.
+        optimizer: Optimizer with the peak learning rates in its groups.
+        phase: Phase with the fraction of warm-up steps.
+        total_steps: Optimizer steps of the phase.
     """
     from transformers import get_cosine_schedule_with_warmup
 
@@ -116,14 +116,14 @@ def build_schedule(optimizer: torch.optim.Optimizer, phase: Phase, total_steps: 
 
 
 def phase_ends(phases: Sequence[Phase], steps_per_epoch: float) -> list[int]:
-    """Give the optimizer step at which each phase ends, counted over the whole strategy.
+    """Return the optimizer step at which each phase ends, counted over the whole strategy.
 
     Args:
-        phases: in order, each with a number of steps or of epochs, which may be a fraction.
-        steps_per_epoch: optimizer steps in one pass over the training data.
+        phases: Phases in order, each with steps or epochs; fractions of epochs are allowed.
+        steps_per_epoch: Optimizer steps in one pass over the training data.
 
     Raises:
-        ConfigError: a phase is too short for a single step.
+        ConfigError: A phase is shorter than a step.
 
     >>> phase_ends([Phase(1, 0.5, 1e-3), Phase(2, 1, 1e-3)], steps_per_epoch=5)
     [3, 8]

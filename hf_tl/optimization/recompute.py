@@ -1,7 +1,8 @@
-"""Gradient checkpointing of the trained stages: their activations are computed again in the backward pass.
+"""Gradient checkpointing of the trained stages: their activations are recomputed in the backward pass.
 
-Frozen stages keep no activations, so nothing is saved there. Each outermost module of a trained stage (a ViT's block, a
-ResNet's layer) is one segment (Chen et al. 2016, https://arxiv.org/abs/1604.06174), without reentrant autograd.
+Frozen stages store no activations, so checkpointing them would save nothing. Each outermost module of a trained stage
+(a ViT's block, a ResNet's layer) is one segment (Chen et al. 2016, https://arxiv.org/abs/1604.06174), without reentrant
+autograd.
 """
 
 import functools
@@ -19,16 +20,16 @@ from hf_tl.backbones.stages import Stage
 
 @contextmanager
 def recomputed_activations(model: nn.Module, stages: Sequence[Stage]) -> Iterator[list[str]]:
-    """Recompute the activations of `stages` in backward passes, while the context is open.
+    """Recompute the activations of `stages` in backward passes while the context is open.
 
-    BatchNorm counts each batch once: when a segment runs again, its statistics stay.
+    BatchNorm counts each batch once: its statistics do not change when a segment is recomputed.
 
     Args:
-        model: in training.
-        stages: the trained ones; the head is left out, there is nothing to save in it.
+        model: Model in training.
+        stages: Trained stages. The head is skipped, because it would save nothing.
 
     Yields:
-        The names of the modules that are computed again.
+        The names of the recomputed modules.
     """
     modules = dict(model.named_modules())
     names = [name for stage in stages if stage.name != "head" for name in outermost_modules(stage, modules)]
@@ -56,7 +57,7 @@ def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], Abstract
 
 @contextmanager
 def _kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Let BatchNorm normalise by the batch without counting it: with momentum 0 the statistics stay as they are."""
+    """Normalize by the batch without updating BatchNorm statistics, by setting the momentum to 0."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]

@@ -1,4 +1,4 @@
-"""The optimizer steps of a phase."""
+"""Optimizer steps of a phase."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -25,21 +25,21 @@ def train_steps(
     max_grad_norm: float | None,
     steps_done: int,
 ) -> Iterator[float]:
-    """Train over the loader, and yield the loss after each optimizer step, averaged over all its images.
+    """Train over the loader, and yield the loss after each optimizer step, averaged over all images of the step.
 
     Args:
-        accelerator: accumulates gradients, scales the loss, and knows the other processes.
-        model: prepared by the accelerator, like `optimizer` and `loader`.
-        optimizer: of the trainable parameters.
-        schedule: of its rates, one move an optimizer step.
-        loader: batches with `labels` and `index`.
-        logits_of: from the model and a batch to logits.
-        loss_of: from logits and labels to a mean loss.
-        max_grad_norm: clip gradients to this L2 norm; None: no clipping.
-        steps_done: before the first, for messages.
+        accelerator: Accelerator; it accumulates gradients and scales the loss.
+        model: Model, prepared by the accelerator like `optimizer` and `loader`.
+        optimizer: Optimizer of the trainable parameters.
+        schedule: Learning rate schedule, advanced once per optimizer step.
+        loader: Batches with `labels` and `index`.
+        logits_of: Function from the model and a batch to logits.
+        loss_of: Function from logits and labels to a mean loss.
+        max_grad_norm: L2 norm to which gradients are clipped. None disables clipping.
+        steps_done: Number of previous steps, for messages.
 
     Raises:
-        TrainingError: the loss or a gradient is no number; the optimizer step was not taken.
+        TrainingError: The loss or a gradient is not finite; the optimizer step was not taken.
     """
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -65,10 +65,10 @@ def train_steps(
 
 
 def _finite_mean(accelerator: "Accelerator", loss: Tensor, norm: Tensor | None, indices: list[int], step: int) -> float:
-    """Average the loss over the processes, and stop before the optimizer step where it or a gradient is no number.
+    """Average the loss over the processes; raise an error before the optimizer step if it or a gradient is not finite.
 
-    The mean tells all processes of a loss on one of them; gradients are summed before. Under fp16 a gradient that
-    overflows is usual: the scaler leaves the step out.
+    The mean informs all processes of a loss on one of them; gradients are already summed. Under fp16, overflowing
+    gradients are normal, and the scaler skips the step.
     """
     mean_loss = float(accelerator.reduce(loss, "mean"))
     is_finite_gradient = norm is None or accelerator.mixed_precision == "fp16" or bool(torch.isfinite(norm))
