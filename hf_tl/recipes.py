@@ -2,7 +2,7 @@
 
 The size classes are those of BiT-HyperRule (Kolesnikov et al. 2020, https://arxiv.org/abs/1912.11370), which trains
 longer and uses mixup from 20,000 and from 500,000 images on. Below 1,000 images, and again below 100, an epoch has so
-few steps that another class is needed.
+few steps that another size class is needed.
 
 | images                | < 1,000 | < 20,000 | < 500,000     | more          | source |
 |-----------------------|---------|----------|---------------|---------------|--------|
