@@ -1,8 +1,8 @@
-"""Images of a stream as they are trained and measured on where no features can be: block after block of the stream.
+"""Images of a stream for training and evaluation without cached features, read block by block.
 
-An epoch goes through the shards in a random order and shuffles the images of a block among themselves, as the shuffle
-buffer of an `IterableDataset` does. Which images come when is a function of seed and epoch alone, so that a run goes on
-from any step, and any number of processes see each image once.
+An epoch reads the shards in random order and shuffles the images within each block, like the shuffle buffer of an
+`IterableDataset`. The order depends only on seed and epoch, so a run resumes from any step, and any number of processes
+see each image once.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ from hf_tl.data.streams import StreamedImages, decode_streamed
 from hf_tl.views.views import Key, seeded_view, view_seed
 
 BLOCK = 1000
-"""Encoded images that are held at once; also the default of the shuffle buffer of `IterableDataset`."""
+"""Number of encoded images in memory; also the default shuffle buffer of `IterableDataset`."""
 
 
 class StreamedViews(Dataset[dict[str, Any]]):
-    """Views of streamed images, as `TrainingViews` gives them: `views[epoch, index]`, quickly in the order of `order`.
+    """Views of streamed images with the interface of `TrainingViews`: `views[epoch, index]`; fast in their `order`.
 
     Args:
-        images: of a stream.
-        transform: of its images.
-        seed: of all random changes, as in `TrainingViews`, and of the order; None where nothing is random.
-        shuffled: whether an epoch is shuffled; else it is read in the stream's order.
-        block: how many encoded images are held, and shuffled among themselves.
+        images: Images of a stream.
+        transform: Transform of the images.
+        seed: Random seed of the augmentation, as in `TrainingViews`, and of the order. None if nothing is random.
+        shuffled: Whether to shuffle each epoch; otherwise it follows the order of the stream.
+        block: Number of encoded images in memory, which are shuffled among themselves.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class StreamedViews(Dataset[dict[str, Any]]):
         return len(self.images)
 
     def order(self, epoch: int) -> list[int]:
-        """Give the order of the images in an epoch."""
+        """Return the order of the images in an epoch."""
         reading = self._reading(epoch)[0]
         if not self.shuffled:
             return reading.tolist()
@@ -65,7 +65,7 @@ class StreamedViews(Dataset[dict[str, Any]]):
         return np.concatenate([random.permutation(one) for one in blocks]).tolist()
 
     def _reading(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give the images in the order in which they are read, (images,), and the order of the shards, (shards,)."""
+        """Return the reading order of the images (images,) and of the shards (shards,)."""
         stream, places = self.images.stream, self.images.places
         ends = np.cumsum(stream.shard_sizes)
         shards = np.arange(len(ends))
@@ -80,14 +80,14 @@ class StreamedViews(Dataset[dict[str, Any]]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[Key | int]) -> list[dict[str, Any]]:
-        """Give the views of a batch; those of a block that is not held are read first."""
+        """Return the views of a batch; images outside the current block are read first."""
         whole = [(0, key) if isinstance(key, int) else key for key in keys]
         stored = [self._stored(epoch, index) for epoch, index, *_ in whole]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             decoded = list(pool.map(self._decoded, whole, stored))
             if self.seed is None:
                 return list(pool.map(self._view, whole, decoded))
-        # the random numbers of a view are drawn from the one generator of the process
+        # sequential, because views draw from the random number generator of the process
         return [self._view(key, image) for key, image in zip(whole, decoded, strict=True)]
 
     def _decoded(self, key: Key, stored: Mapping[str, Any] | None) -> Image.Image:
@@ -103,7 +103,7 @@ class StreamedViews(Dataset[dict[str, Any]]):
         return {**view, "row": index} if self.tells_rows else view
 
     def _stored(self, epoch: int, index: int) -> Mapping[str, Any] | None:
-        """Find an image in the block that is held, or go on to its block."""
+        """Return an image of the current block, or read on to its block."""
         if epoch != self._epoch:
             self._open(epoch)
         number = int(self._turn[index]) // self.block
@@ -123,7 +123,7 @@ class StreamedViews(Dataset[dict[str, Any]]):
         self._epoch, self._number, self._held = epoch, -1, {}
 
     def _read_from(self, first: int) -> Iterator[Mapping[str, Any] | None]:
-        """Read the images from a turn on, in order; the shards before it are not opened."""
+        """Read images in order from a given position on; earlier shards are not opened."""
         stream, places = self.images.stream, self.images.places[self._order[first:]]
         ends = np.cumsum(stream.shard_sizes)
         shard = np.searchsorted(ends, places[0], side="right")
@@ -139,5 +139,5 @@ class StreamedViews(Dataset[dict[str, Any]]):
 
 
 def viewed(images: Any, transform: ImageTransform) -> Any:
-    """Give the transformed rows of a split, a `datasets.Dataset` or `StreamedImages`, that are measured on."""
+    """Return the transformed rows of a split (a `datasets.Dataset` or `StreamedImages`) for evaluation."""
     return StreamedViews(images, transform) if isinstance(images, StreamedImages) else transform.over(images)

@@ -1,6 +1,6 @@
-"""The order in which images are seen, and their augmentation, as functions of seed, epoch and index alone.
+"""Order and augmentation of training images, as functions of seed, epoch and index alone.
 
-Neither the number of workers or processes nor an interruption changes them.
+They do not depend on the number of workers or processes, nor on interruptions.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from hf_tl.data.augmentation import PairMixer
 from hf_tl.data.images import ImageTransform, collate
 
 Key = tuple[int, ...]
-"""An epoch, the index of an image and, where the epoch draws the image again, how often it did before."""
+"""Epoch and index of an image; and, with sampling with replacement, its number of previous draws in the epoch."""
 
 
 class ImageStream(Sampler[Key]):
-    """An endless stream of images, cut to a span: each epoch is a random order of all images, given by seed and epoch.
+    """Endless stream of images, cut to a span. Each epoch is a random order of all images, given by seed and epoch.
 
-    Training takes equal batches from it, whatever the number of images: none is dropped, none is repeated to fill a
-    batch, and a step's place in the stream says which images it sees, on any number of processes.
+    Training takes equal batches from it, whatever the number of images: no image is dropped or repeated to fill a
+    batch. The position of a step in the stream determines its images, for any number of processes.
 
-    With labels, an epoch draws as many images, with replacement and every class equally often (class-balanced sampling,
-    Kang et al. 2020, https://arxiv.org/abs/1910.09217).
+    With labels, an epoch draws the same number of images with replacement, every class equally often (class-balanced
+    sampling, Kang et al. 2020, https://arxiv.org/abs/1910.09217).
 
     >>> stream = ImageStream(size=3, seed=0, start=0, stop=6)
     >>> sorted(index for epoch, index in stream if epoch == 0), list(stream)[4:] == list(ImageStream(3, 0, 4, 6))
@@ -43,9 +43,9 @@ class ImageStream(Sampler[Key]):
         labels: Sequence[int] | None = None,
         order: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
-        """Take the span from `start` to `stop`, counted in images since the beginning of training.
+        """Set the span from `start` to `stop`, counted in images since the beginning of training.
 
-        An epoch's order is that of `order`, where it is given: a stream cannot be read in any.
+        `order` replaces the random order of an epoch, for a dataset without random access.
         """
         self.order = order
         self.size = size
@@ -81,15 +81,15 @@ class ImageStream(Sampler[Key]):
 
 
 class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
-    """Augmented views of images: `views[epoch, index]` is always the same view.
+    """Augmented views of images: `views[epoch, index]` always returns the same view.
 
-    As the `train_dataset` of transformers' `Trainer` with a `StrategyCallback`, it makes a resumed run see the same
-    views: `views[index]` is that of the epoch that the callback sets.
+    As the `train_dataset` of transformers' `Trainer` with a `StrategyCallback`, it gives a resumed run the same views:
+    `views[index]` is that of the epoch that the callback sets.
 
     Args:
-        images: rows with an image and a label.
-        transform: the augmentation and preprocessing, for example `transforms.train` of `load_backbone`.
-        seed: of all random changes.
+        images: Rows with an image and a label.
+        transform: Augmentation and preprocessing, for example `transforms.train` of `load_backbone`.
+        seed: Random seed of the augmentation.
     """
 
     def __init__(self, images: Dataset, transform: ImageTransform, seed: int = 0) -> None:
@@ -97,10 +97,10 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
         self.seed = seed
         self.epoch = 0
         self.tells_rows = False
-        """Whether `collate` puts the rows of a batch into it, as `row` (batch,)."""
+        """Whether `collate` adds the rows of a batch to it, as `row` (batch,)."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose views a bare index gives; not seen by workers that are kept from epoch to epoch."""
+        """Set the epoch of the views for a bare index. Persistent workers do not see the change."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -115,17 +115,17 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class Collate:
-    """Stack views into a batch that also tells their `index` (batch,) in the dataset; mix them in pairs if asked to.
+    """Stack views into a batch with their `index` (batch,) in the dataset, and optionally mix them in pairs.
 
-    The two images of a pair follow each other in the stream, and what mixes them is drawn from the seed of the first
-    view: so mixing too is the same in any worker and on any number of processes.
+    The two images of a pair are neighbors in the stream, and the seed of the first view determines their mixing. So
+    mixing does not depend on the number of workers or processes.
     """
 
     def __init__(self, mixer: PairMixer | None = None) -> None:
         self.mixer = mixer
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Make a batch; `labels` are probabilities (batch, classes) where images are mixed."""
+        """Collate a batch; `labels` are probabilities (batch, classes) if images are mixed."""
         batch = {**collate(examples), "index": torch.tensor([example["index"] for example in examples])}
         if self.mixer is None:
             return batch
@@ -141,28 +141,28 @@ class Collate:
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Draw from `seed` on the CPU, and put the state of its random numbers back; a GPU's are left alone."""
+    """Seed the random numbers of the CPU in the context, and restore their state after it. GPUs are not affected."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 
 
 def seeded_view(seed: int, epoch: int, index: int, *repeat: int) -> contextlib.AbstractContextManager[None]:
-    """Draw what changes an image in an epoch, as `TrainingViews` does."""
+    """Seed the augmentation of an image in an epoch, as `TrainingViews` does."""
     return _seeded(view_seed(seed, epoch, index, *repeat))
 
 
 def view_seed(seed: int, epoch: int, index: int, *repeat: int) -> int:
-    """Tell the seed of an image's view in an epoch."""
+    """Return the seed of an image's view in an epoch."""
     return _mix(seed, epoch, index + 1, *repeat)
 
 
 def _inverse_frequencies(labels: Sequence[int]) -> torch.Tensor:
-    """Give each image the inverse of its class's count, (images,)."""
+    """Return the inverse class count of each image, (images,)."""
     classes = torch.as_tensor(labels)
     return 1 / torch.bincount(classes)[classes].double()
 
 
 def _mix(*numbers: int) -> int:
-    """Spread small numbers over 63 bits, so that neighbours draw unrelated random numbers."""
+    """Hash small numbers to 63 bits, so that nearby numbers give unrelated random numbers."""
     return int.from_bytes(hashlib.blake2b("/".join(map(str, numbers)).encode(), digest_size=8).digest()) >> 1
