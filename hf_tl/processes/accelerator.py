@@ -1,4 +1,4 @@
-"""Accelerate, set up for the loop: how many threads, which tracker."""
+"""Accelerator of the loop: devices, threads and trackers."""
 
 import contextlib
 import os
@@ -17,14 +17,15 @@ from hf_tl.strategy import Strategy
 
 _ENGINES = ("DEEPSPEED", "MEGATRON_LM")
 WAIT = timedelta(hours=6)
-"""So long other processes wait for the main one, which loads data and measures backbones; torch's own is 10 minutes."""
+"""Time that other processes wait for the main one, which loads data and measures backbones. The default of torch is 10
+minutes."""
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """Make the accelerator of a run, on the devices and in the precision that the launcher chose.
+    """Create the accelerator of a run, on the devices and in the precision that the launcher chose.
 
     Raises:
-        ConfigError: the launcher's settings or the tracker cannot be used.
+        ConfigError: The launcher's settings or the tracker cannot be used.
     """
     is_sharded = _check_engines()
     tracker = config.report_to
@@ -50,14 +51,14 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     if isinstance(accelerator, ShardedAccelerator):
         check_sharding(accelerator)
     if accelerator.device.type == "cpu":
-        # accelerate launch gives each process one thread, however many cores there are
+        # accelerate launch gives each process one thread, whatever the number of cores
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(config.cpu_threads or max(1, cpu_cores() // processes))
     return accelerator
 
 
 def _check_engines() -> bool:
-    """Refuse what trains by engines of its own, and tell whether the launcher asks for FSDP."""
+    """Reject engines that replace the training loop, and return whether the launcher asks for FSDP."""
     if asked := [name for name in _ENGINES if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]:
         raise ConfigError(
             f"the launcher asks for {' and '.join(asked)}, whose engine takes over the optimizer, the clipping and the "
@@ -73,8 +74,8 @@ def _launched_processes() -> int:
 
 
 def _check_processes(accelerator: Accelerator) -> None:
-    """Refuse to run as fewer processes than were asked for."""
-    # accelerate launch names a main process only to several; without GPUs it starts one of them, with no word of it
+    """Reject a run with fewer processes than requested."""
+    # accelerate launch sets the main process's address only for several processes; without GPUs it silently starts one
     is_dropped = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     if accelerator.num_processes == 1 and (
         _launched_processes() > 1 or ("WORLD_SIZE" not in os.environ and is_dropped)
@@ -87,7 +88,7 @@ def _check_processes(accelerator: Accelerator) -> None:
 
 
 def start_trackers(accelerator: Accelerator, config: TrainingConfig, strategy: Strategy) -> None:
-    """Open the trackers, with their logs beside the model."""
+    """Open the trackers, with their logs in the output folder."""
     accelerator.project_configuration.set_directories(str(config.output_dir))
     accelerator.project_configuration.logging_dir = str(Path(str(config.output_dir), "logs"))
     settings = {"strategy": strategy.name, "seed": config.seed, "batch_size": config.per_device_train_batch_size}
@@ -95,7 +96,7 @@ def start_trackers(accelerator: Accelerator, config: TrainingConfig, strategy: S
 
 
 def close_logs(accelerator: Accelerator, config: TrainingConfig) -> None:
-    """Close TensorBoard's files, also of a run that was stopped, and take the machine's name out of their names."""
+    """Close TensorBoard's files, also after an interruption, and remove the machine's name from their names."""
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":
             tracker.finish()
@@ -105,14 +106,14 @@ def close_logs(accelerator: Accelerator, config: TrainingConfig) -> None:
 
 
 def cpu_cores() -> int:
-    """Count the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def describe_hardware(accelerator: Accelerator) -> str:
-    """Name the kind of device, never the machine.
+    """Describe the devices, without the name of the machine.
 
     Returns:
         For example `"CPU, 2 cores"` or `"4 x NVIDIA H100"`.

@@ -1,4 +1,4 @@
-"""How much energy a training takes, by codecarbon (https://docs.codecarbon.io), which nothing else here needs."""
+"""Energy use of a training, measured by codecarbon (https://docs.codecarbon.io), an optional dependency."""
 
 import contextlib
 import logging
@@ -16,21 +16,21 @@ QUIET: dict[str, Any] = {
     "output_handlers": [],
     "emissions_endpoint": None,
     "log_level": "error",
-    # otherwise it takes over SIGTERM, after which a checkpoint is written
+    # otherwise codecarbon handles SIGTERM, after which a checkpoint is written
     "allow_multiple_runs": True,
 }
-"""Whatever the user's own settings for codecarbon say, nothing is written or sent."""
+"""Settings that override the user's configuration of codecarbon, so that nothing is written or sent."""
 UNUSED_COUNTRY = "FRA"
-"""codecarbon asks for one to turn energy into emissions, which are not told here: they depend on the place."""
+"""Country that codecarbon requires to compute emissions. They are not reported, because they depend on the place."""
 
 
 @contextlib.contextmanager
 def measured_energy(accelerator: "Accelerator", *, is_wanted: bool) -> Iterator[dict[str, Any]]:
-    """Measure what the main process's machine takes while the context is open.
+    """Measure the energy use of the main process's machine while the context is open.
 
     Yields:
-        A dictionary that holds `kwh` and `method` (who measured, and what was estimated) when the context ends; it
-        stays empty where it is not wanted, on other processes, and where codecarbon could not measure.
+        A dictionary that holds `kwh` and `method` (measuring tool, and what was estimated) after the context. It stays
+        empty if the measurement is off or fails, and on other processes.
     """
     measured: dict[str, Any] = {}
     if not (is_wanted and accelerator.is_main_process):
@@ -38,7 +38,7 @@ def measured_energy(accelerator: "Accelerator", *, is_wanted: bool) -> Iterator[
         return
     from codecarbon import OfflineEmissionsTracker
 
-    logging.getLogger("codecarbon").setLevel(logging.ERROR)  # the level below holds after its first messages
+    logging.getLogger("codecarbon").setLevel(logging.ERROR)  # QUIET applies after its first messages
     tracker = OfflineEmissionsTracker(country_iso_code=UNUSED_COUNTRY, **QUIET)
     tracker.start()
     try:

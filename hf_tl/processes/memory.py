@@ -1,4 +1,4 @@
-"""Memory: kept by the C library, and not looked through by Python while libraries are imported."""
+"""Memory settings: memory kept by the C library, and imports without garbage collection."""
 
 import contextlib
 import ctypes
@@ -15,12 +15,12 @@ _LARGEST = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Let glibc keep and reuse the memory of large tensors instead of returning it to the kernel.
 
-    By default glibc maps each allocation above 32 MiB anew and unmaps it when it is freed, so that every activation of
-    every step is faulted in page by page: more time in the kernel than in the network. Once for the whole process, at
-    the start of a command (https://man7.org/linux/man-pages/man3/mallopt.3.html).
+    By default glibc maps each allocation above 32 MiB anew and unmaps it when it is freed. Then every activation of
+    every step causes page faults, which take more time than the network. Call this once per process, at the start of a
+    command (https://man7.org/linux/man-pages/man3/mallopt.3.html).
 
     Returns:
-        Whether it could be set; only glibc has it.
+        Whether the setting was applied; only glibc has it.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -32,10 +32,10 @@ def keep_freed_memory() -> bool:
 
 @contextlib.contextmanager
 def paused_collection() -> Iterator[None]:
-    """Pause Python's collector of cycles: for imports, which make a million objects and no garbage.
+    """Pause Python's garbage collector during imports, which create a million objects and no garbage.
 
-    Each time their number has grown by some share it would look through all of them, a fifth of the time that torch,
-    timm and transformers take to import (https://docs.python.org/3/library/gc.html).
+    The collector would scan all objects each time their number has grown by some share, which takes a fifth of the
+    import time of torch, timm and transformers (https://docs.python.org/3/library/gc.html).
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -48,7 +48,7 @@ def paused_collection() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep the collector from looking through what exists already, the libraries, while it collects what is new."""
+    """Exclude existing objects, such as the libraries, from garbage collection while the context is open."""
     gc.freeze()
     try:
         yield

@@ -1,9 +1,9 @@
-"""Fully sharded data parallelism (FSDP2): each process keeps its part of the parameters, gradients and moments.
+"""Fully sharded data parallelism (FSDP2): each process keeps a part of the parameters, gradients and moments.
 
-The launcher asks for it, as for Accelerate's own, and hf_tl does it with torch's `fully_shard`
-(https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html). Accelerate's own is not used: on CPUs it
-leaves FSDP out without a word, and in a `TimmWrapper` it finds no layers to gather one by one. The stages tell them for
-every network, and the same code runs on CPUs and on GPUs.
+The launcher enables it with Accelerate's settings, and hf_tl applies torch's `fully_shard`
+(https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html). Accelerate's own sharding is not used: on CPUs
+it is silently disabled, and in a `TimmWrapper` it finds no layers to gather one by one. The stages define these layers
+for every network, and the same code runs on CPUs and on GPUs.
 """
 
 import contextlib
@@ -34,26 +34,27 @@ _REFUSED = {
 
 
 class ShardedAccelerator(Accelerator):
-    """Leaves a model as `shard` made it, where Accelerator would wrap it in DistributedDataParallel."""
+    """Accelerator for a model that `shard` has prepared, which must not be wrapped in DistributedDataParallel."""
 
     def prepare_model(
         self, model: nn.Module, device_placement: bool | None = None, evaluation_mode: bool = False
     ) -> nn.Module:
-        """Add mixed precision and `torch.compile`, as for any model."""
+        """Apply mixed precision and `torch.compile`, as for any model."""
         return super().prepare_model(model, device_placement, evaluation_mode=True)
 
     def clip_grad_norm_(self, *arguments: Any, **options: Any) -> Tensor:
-        """Scale the gradients down, and return their norm over all processes."""
+        """Clip the gradients, and return their norm over all processes."""
         return whole(super().clip_grad_norm_(*arguments, **options))
 
 
 def launcher_asks() -> bool:
-    """Tell whether the launcher asks for FSDP (`accelerate launch --use_fsdp --fsdp_version 2`).
+    """Return whether the launcher asks for FSDP (`accelerate launch --use_fsdp --fsdp_version 2`).
 
-    Which layers are gathered together, and how a checkpoint is written, is not the launcher's to say.
+    The launcher's other FSDP settings have no effect: hf_tl decides which layers are gathered together and how a
+    checkpoint is written.
 
     Raises:
-        ConfigError: it asks for FSDP1, or for what hf_tl does not do.
+        ConfigError: The launcher asks for FSDP1, or for an option that hf_tl does not support.
     """
     if os.environ.get(_ASKED, "").lower() != "true":
         return False
@@ -69,9 +70,9 @@ def launcher_asks() -> bool:
 
 @contextlib.contextmanager
 def hidden_from_accelerate() -> Iterator[None]:
-    """Keep Accelerate from sharding on its own while an Accelerator is made."""
+    """Disable Accelerate's own sharding while an Accelerator is created."""
     asked = os.environ.pop(_ASKED)
-    # for good: transformers would load the weights into the first process alone
+    # not restored: transformers would load the weights only into the first process
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     try:
         yield
@@ -80,10 +81,10 @@ def hidden_from_accelerate() -> Iterator[None]:
 
 
 def check_sharding(accelerator: ShardedAccelerator) -> None:
-    """Check that what the launcher asked for can be.
+    """Check the launcher's request for FSDP.
 
     Raises:
-        ConfigError: there is one process, or a precision or compiler that does not go with it.
+        ConfigError: There is one process, or a precision or compiler that FSDP does not support.
     """
     if not torch.distributed.is_initialized():
         raise ConfigError(
@@ -100,20 +101,20 @@ def check_sharding(accelerator: ShardedAccelerator) -> None:
 def shard(
     accelerator: Accelerator, model: "PreTrainedModel", stages: Sequence[Stage], pixel_values: Tensor
 ) -> "PreTrainedModel":
-    """Make a copy of `model` of which each process keeps a part.
+    """Create a copy of `model` of which each process keeps a part.
 
-    Each block of a stage (a ViT's block, a ResNet's layer) is gathered when it is computed, and freed after that. The
-    stem, the head and single layers are gathered together, once for a pass. All processes get the weights of the
-    main one, as under DistributedDataParallel.
+    Each block of a stage (a ViT's block, a ResNet's layer) is gathered when it is computed, and freed afterwards. The
+    stem, the head and single layers are gathered together, once per pass. All processes get the weights of the main
+    one, as under DistributedDataParallel.
 
     Args:
-        accelerator: tells whether to shard.
-        model: the classifier; it stays whole and waits in the memory of the CPU.
-        stages: `list_stages(model)`.
-        pixel_values: (batch, channels, height, width), any; they show which blocks are called as such.
+        accelerator: Accelerator; its class determines whether to shard.
+        model: Classifier. It stays unsharded, in the memory of the CPU.
+        stages: Result of `list_stages(model)`.
+        pixel_values: Any input (batch, channels, height, width), which shows which blocks are called as modules.
 
     Returns:
-        The copy, or `model` itself where nothing is sharded.
+        The copy, or `model` itself without sharding.
     """
     if not isinstance(accelerator, ShardedAccelerator):
         return model
@@ -121,20 +122,20 @@ def shard(
 
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     model.load_state_dict(broadcast(state))
-    # fully_shard takes no channels_last, and moves one block after another to the device
+    # fully_shard does not support channels_last, and moves one block after another to the device
     sharded = copy.deepcopy(model.to("cpu")).to(memory_format=torch.contiguous_format)
     modules = dict(sharded.named_modules())
     names = [name for stage in stages[1:-1] for name in outermost_modules(stage, modules)]
     blocks = [name for name in names if any(True for _ in modules[name].children())]
     for name in _called(copy.deepcopy(sharded), blocks, pixel_values.to("cpu")):
         fully_shard(modules[name], reshard_after_forward=True)
-    # parts again after each pass: freezing, averages and checkpoints read and change the parts
+    # sharded again after each pass: freezing, averages and checkpoints read and change the parts
     fully_shard(sharded, reshard_after_forward=True)
     return sharded
 
 
 def _called(model: nn.Module, names: Sequence[str], pixel_values: Tensor) -> list[str]:
-    """Name those modules that a pass calls. Of others it takes parts, or calls `forward`: no hook would notice."""
+    """Return the modules that a pass calls. For others it uses parts of them or `forward`, which bypasses hooks."""
     called: set[str] = set()
     for name in names:
         model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: called.add(name))
@@ -144,12 +145,12 @@ def _called(model: nn.Module, names: Sequence[str], pixel_values: Tensor) -> lis
 
 
 def part(tensor: Any) -> Tensor:
-    """Give this process's part of a tensor, in the same memory; all of a tensor that is not sharded."""
+    """Return this process's part of a tensor, in the same memory; an unsharded tensor is returned whole."""
     return tensor.to_local() if is_part(tensor) else tensor
 
 
 def split_like(example: Any, tensor: Tensor) -> Tensor:
-    """Split a whole tensor, which every process has, as `example` is split."""
+    """Shard a whole tensor, which every process has, like `example`."""
     if not is_part(example):
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -159,14 +160,14 @@ def split_like(example: Any, tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def load_whole(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put whole tensors, which every process has, into a model that may be sharded."""
+    """Load whole tensors, which every process has, into a model that may be sharded."""
     own = model.state_dict()
     for name, tensor in tensors.items():
         own[name].copy_(split_like(own[name], tensor))
 
 
 def gather_optimizer(model: nn.Module, optimizer: Any) -> dict[str, Any]:
-    """Give the state of a prepared optimizer, whole on the main process; all of them must ask."""
+    """Gather the state of a prepared optimizer on the main process. All processes must call this."""
     if not _is_sharded(model):
         return optimizer.state_dict()
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
@@ -176,7 +177,7 @@ def gather_optimizer(model: nn.Module, optimizer: Any) -> dict[str, Any]:
 
 
 def scatter_optimizer(model: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
-    """Put back what `gather_optimizer` gave on the main process."""
+    """Restore the state that `gather_optimizer` returned on the main process."""
     if not _is_sharded(model):
         optimizer.load_state_dict(state)
         return

@@ -1,4 +1,4 @@
-"""Work for one process whose result, or exception, all processes get."""
+"""Work on the main process whose result or exception is shared with all processes."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,21 +10,21 @@ T = TypeVar("T")
 
 
 class MainProcessError(RuntimeError):
-    """Raised on the other processes when the main process failed with an exception that cannot be sent to them."""
+    """Error on the other processes when the main process raised an exception that cannot be pickled."""
 
 
 def on_main_process(accelerator: "Accelerator", work: Callable[[], T]) -> T:
-    """Run `work` on the main process, and return its result, or raise its exception, on all processes.
+    """Run `work` on the main process; return its result, or raise its exception, on all processes.
 
-    Every exception is forwarded, `SystemExit` and `KeyboardInterrupt` included, so that no process waits for one that
-    has failed.
+    Every exception is forwarded, including `SystemExit` and `KeyboardInterrupt`, so that no process waits for one that
+    failed.
 
     Args:
-        accelerator: All processes must call with the same accelerator.
-        work: Its result must be picklable where there are several processes.
+        accelerator: Accelerator; all processes must call with the same one.
+        work: Function to run. Its result must be picklable if there are several processes.
 
     Raises:
-        MainProcessError: On other processes, in place of an exception that cannot be pickled.
+        MainProcessError: On other processes, instead of an exception that cannot be pickled.
     """
     if accelerator.num_processes == 1:
         return work()
@@ -44,7 +44,7 @@ def on_main_process(accelerator: "Accelerator", work: Callable[[], T]) -> T:
 
 
 def agree(accelerator: "Accelerator", value: T) -> T:
-    """Return the main process's value of something that the processes may see differently, such as a clock."""
+    """Return the main process's value of something that may differ between processes, such as a clock."""
     shared = [value]
     broadcast(accelerator, shared)
     return shared[0]
