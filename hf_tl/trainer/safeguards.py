@@ -1,4 +1,4 @@
-"""What keeps a run of transformers' `Trainer` from loading a broken checkpoint, or saving broken weights."""
+"""Safeguards that keep transformers' `Trainer` from loading a broken checkpoint or saving broken weights."""
 
 import math
 import os
@@ -27,15 +27,15 @@ PREFIX = f"{PREFIX_CHECKPOINT_DIR}-"
 
 
 def newest_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
-    """Find the newest whole checkpoint that `Trainer` wrote with a `StrategyCallback`.
+    """Find the newest complete checkpoint that `Trainer` wrote with a `StrategyCallback`.
 
-    Trainer's own search takes the newest folder, whole or not.
+    The search of Trainer itself returns the newest folder, complete or not.
 
     Args:
-        output_dir: of the `TrainingArguments`.
+        output_dir: `output_dir` of the `TrainingArguments`.
 
     Returns:
-        The checkpoint, or None if there is no whole one; broken ones are named in a warning.
+        The checkpoint, or None if no complete one exists. A warning names broken ones.
 
     ```python
     trainer.train(resume_from_checkpoint=hf_tl.newest_checkpoint(args.output_dir))
@@ -48,14 +48,20 @@ def newest_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
 
 
 class BatchWatch:
-    """Notes the losses and the images of the batches that a model trains on; Trainer tells callbacks neither.
+    """Recorder of the losses and images of training batches, which Trainer does not pass to callbacks.
 
-    Hooks of torch see what goes in and comes out: the loss, or where Trainer computes it from the logits, these. The
-    images are known by the rows that `TrainingViews` tell meanwhile, and that no model takes.
+    Hooks of torch read the loss, or the logits if Trainer computes the loss from them. The images are known by the rows
+    that `TrainingViews` adds to a batch; a hook removes these before the model.
     """
 
     def __init__(self, model: nn.Module, images: object, *, is_smoothed: bool) -> None:
-        """Watch `model` in training on `images`; `is_smoothed` if Trainer smooths labels, and so needs all logits."""
+        """Watch `model` in training on `images`.
+
+        Args:
+            model: Model in training.
+            images: Training dataset. Rows are known for `TrainingViews` only.
+            is_smoothed: Whether Trainer smooths labels, so that the logits must be finite.
+        """
         self._images = images if isinstance(images, TrainingViews) else None
         self._watched = "logits" if is_smoothed else "loss"
         self._are_finite: list[Tensor] = []
@@ -67,20 +73,20 @@ class BatchWatch:
         self._tell_rows(True)
 
     def is_finite(self) -> bool:
-        """Tell whether all losses since the last call of `begin` are finite, on all processes."""
+        """Return whether all losses since the last call of `begin` are finite, on all processes."""
         is_here = not self._are_finite or bool(torch.stack(self._are_finite).all())
         return bool(reduce(torch.tensor(float(is_here), device=PartialState().device), "mean") == 1)
 
     def rows(self) -> list[int]:
-        """Give the rows in the dataset of the images since then, of all processes; none if they are not known."""
+        """Return the dataset rows of the images since then, of all processes; empty if they are unknown."""
         return sorted(gather_object([row for rows in self._rows for row in rows.tolist()]))
 
     def begin(self) -> None:
-        """Forget the batches of the step before."""
+        """Clear the batches of the previous step."""
         self._are_finite, self._rows = [], []
 
     def end(self) -> None:
-        """Leave the model and the images as they were."""
+        """Remove the hooks, and restore the dataset."""
         for hook in self._hooks:
             hook.remove()
         self._tell_rows(False)
@@ -101,25 +107,25 @@ class BatchWatch:
 
 
 class Safeguards(TrainerCallback):
-    """Commits Trainer's checkpoints, removes old ones only then, and stops before weights go bad.
+    """Callback that commits Trainer's checkpoints before old ones are removed, and stops before weights are corrupted.
 
-    Trainer removes old checkpoints before callbacks see the new one. So it is told of no `save_total_limit` while it
-    trains, and the limit is kept here.
+    Trainer removes old checkpoints before callbacks see the new one. So its `save_total_limit` is unset during
+    training, and this callback applies the limit.
     """
 
     _save_total_limit: int | None = None
     _watch: BatchWatch | None = None
 
     def guard(self, args: "TrainingArguments", model: "PreTrainedModel", train_dataloader: "DataLoader") -> None:
-        """Take over the limit of checkpoints and watch the batches, when training begins."""
+        """Take over `save_total_limit` and watch the batches, when training begins."""
         if args.save_total_limit is not None:
             self._save_total_limit, args.save_total_limit = args.save_total_limit, None
-        if self._watch is not None:  # of a training that ended with an error
+        if self._watch is not None:  # from a training that ended with an error
             self._watch.end()
         self._watch = BatchWatch(model, train_dataloader.dataset, is_smoothed=args.label_smoothing_factor > 0)
 
     def release(self, args: "TrainingArguments") -> None:
-        """Give the limit back, when training ends."""
+        """Restore `save_total_limit`, when training ends."""
         args.save_total_limit = self._save_total_limit
         if self._watch is not None:
             self._watch.end()
@@ -133,21 +139,21 @@ class Safeguards(TrainerCallback):
         train_dataloader: "DataLoader",
         **kwargs: Any,
     ) -> None:
-        """Tell `TrainingViews` the epoch, so that a resumed run sees the same augmentation."""
+        """Set the epoch of `TrainingViews`, so that a resumed run sees the same augmentation."""
         if isinstance(train_dataloader.dataset, TrainingViews):
             train_dataloader.dataset.set_epoch(math.floor(state.epoch or 0))
 
     def on_save(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
-        """Write the manifest that makes a checkpoint whole, and remove the old ones.
+        """Write the manifest that completes a checkpoint, and remove old ones.
 
         Raises:
-            CheckpointError: it could not be written; the checkpoints before it are untouched.
+            CheckpointError: The checkpoint could not be written; earlier ones are untouched.
         """
         PartialState().wait_for_everyone()  # every process writes its random state
         folder = Path(str(args.output_dir), f"{PREFIX}{state.global_step}")
-        if not args.should_save or not folder.is_dir():  # a search of hyperparameters has folders of its own
+        if not args.should_save or not folder.is_dir():  # a hyperparameter search has its own folders
             return
         try:
             checkpoint.write_manifest(folder)
@@ -168,12 +174,12 @@ class Safeguards(TrainerCallback):
         model: "PreTrainedModel",
         **kwargs: Any,
     ) -> None:
-        """Stop where the loss or a gradient is no number. Trainer would log such a loss as 0.0 and go on.
+        """Stop the training if the loss or a gradient is not finite; Trainer would log the loss as 0.0 and continue.
 
-        Under fp16 a gradient that overflows is usual: the scaler leaves the step out.
+        Under fp16, overflowing gradients are normal, and the scaler skips the step.
 
         Raises:
-            TrainingError: the loss or a gradient is not finite; the weights are as they were before the step.
+            TrainingError: The loss or a gradient is not finite; the step was not applied to the weights.
         """
         assert self._watch is not None, "training has begun"
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

@@ -1,13 +1,14 @@
 """Strategies under transformers' `Trainer`, as a callback.
 
 Trainer builds one optimizer before the first event of a run, from the parameters that require a gradient at that
-moment, and on a resume loads the checkpoint into it before any callback runs. So the callback:
+moment. On a resume it loads the checkpoint into it before any callback runs. So the callback:
 
-- lets all that any phase trains require a gradient until the run begins, so that Trainer's optimizer knows it all;
-- puts the groups of the current phase in the place of Trainer's own, in the same optimizer, and the schedule of the
-  phase into the same scheduler;
-- shows Trainer's own groups again while a checkpoint is written, so that every checkpoint of the run has the layout
-  that a new Trainer expects. Optimizers keep their state by parameter: moving one between groups loses nothing.
+- lets all parameters that any phase trains require a gradient until the run begins, so that Trainer's optimizer
+  contains them all;
+- replaces Trainer's own groups by those of the current phase, in the same optimizer, and puts the schedule of the phase
+  into the same scheduler;
+- restores Trainer's own groups while a checkpoint is written, so that every checkpoint of the run has the layout that a
+  new Trainer expects. Optimizers keep their state by parameter: moving one between groups loses nothing.
 """
 
 import math
@@ -41,35 +42,36 @@ logger = logging.get_logger(__name__)
 _OF_OUR_LOOP = (
     "steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling", "solver",
 )  # fmt: skip
-"""Fields of a phase that only the Accelerate loop follows."""
+"""Fields of a phase that only the Accelerate loop supports."""
 
 
 class StrategyCallback(Safeguards):
-    """Walk the phases of a strategy under transformers' `Trainer`.
+    """Carry out the phases of a strategy under transformers' `Trainer`.
 
     ```python
     trainer = Trainer(model, args, train_dataset=train, callbacks=[StrategyCallback(Strategy.finetune(stages=2))])
     trainer.train()
     ```
 
-    The phases decide what trains, the learning rates, weight decay, warm-up and the number of epochs; the arguments of
-    the same meaning in `TrainingArguments` have no effect (`num_train_epochs` is set to the phases' sum, with a warning
-    where another number was given). The optimizer and all else stay as in
-    `TrainingArguments`. Frozen stages stay in inference mode although Trainer calls `model.train()` at each step.
-    `remove_unused_columns` is turned off, since Trainer would drop the image column that the dataset's transform reads.
-    A resumed run continues in the phase of its checkpoint. Checkpoints get a manifest of hashes, and old ones are
-    removed only when the new one is whole: resume from `hf_tl.newest_checkpoint(args.output_dir)`. A loss or gradient
-    that is not finite ends the run before it reaches the weights.
+    The phases set the trainable stages, learning rates, weight decay, warm-up and number of epochs. The corresponding
+    `TrainingArguments` have no effect (`num_train_epochs` is set to the sum over the phases, with a warning if it
+    differed). The optimizer and everything else stay as in `TrainingArguments`.
 
-    The images' augmentation is that of the dataset's transform, one for the whole run. Trainer does not keep the random
-    numbers of transforms for a resume; with `hf_tl.TrainingViews` as `train_dataset` they need not be kept. What only
-    the Accelerate loop does (mixing of images, an average of the weights, class weights and others) is refused.
+    Frozen stages stay in inference mode although Trainer calls `model.train()` at each step. `remove_unused_columns` is
+    turned off, since Trainer would drop the image column that the dataset's transform reads. A resumed run continues in
+    the phase of its checkpoint. Checkpoints get a manifest of hashes, and old ones are removed only when the new one is
+    complete: resume from `hf_tl.newest_checkpoint(args.output_dir)`. A loss or gradient that is not finite ends the run
+    before it reaches the weights.
 
-    Works on one process and under DistributedDataParallel; not with FSDP or DeepSpeed, which keep parameters in layouts
-    of their own.
+    The augmentation is that of the dataset's transform, the same for the whole run. Trainer does not restore the random
+    numbers of transforms on a resume; `hf_tl.TrainingViews` as `train_dataset` makes this unnecessary. Features of the
+    Accelerate loop alone (mixup and CutMix, weight averaging, class weights and others) are rejected.
+
+    Supports one process and DistributedDataParallel; not FSDP or DeepSpeed, which keep parameters in layouts of their
+    own.
 
     Raises:
-        ConfigError: at the start, if the training arguments do not go with the strategy.
+        ConfigError: At the start, if the training arguments contradict the strategy.
     """
 
     def __init__(self, strategy: Strategy) -> None:
@@ -86,7 +88,7 @@ class StrategyCallback(Safeguards):
         model: "PreTrainedModel",
         **kwargs: Any,
     ) -> None:
-        """Fit the arguments to the strategy and let all that any phase trains require a gradient."""
+        """Adapt the arguments to the strategy, and let all parameters that any phase trains require a gradient."""
         _check_arguments(args, self.strategy)
         _check_labels(model, args)
         epochs = round(sum(phase.epochs or 0 for phase in self.strategy.phases), 6)
@@ -120,7 +122,7 @@ class StrategyCallback(Safeguards):
         train_dataloader: "DataLoader",
         **kwargs: Any,
     ) -> None:
-        """Enter the phase in which the run begins, or in which its checkpoint was written."""
+        """Enter the first phase, or the phase in which the checkpoint was written."""
         if not isinstance(lr_scheduler, LambdaLR):
             raise ConfigError(
                 f"the phases bring their own schedule; found a {type(lr_scheduler).__name__}: leave lr_scheduler_type "
@@ -134,7 +136,7 @@ class StrategyCallback(Safeguards):
                 "max_steps as the callback set them, and resume with the batch size and strategy of the checkpoint"
             )
         if self._groups is None:
-            # accelerate wraps the optimizer and passes its groups on, but not its hooks
+            # accelerate wraps the optimizer and forwards its groups, but not its hooks
             self._groups = PhaseGroups(getattr(optimizer, "optimizer", optimizer))
         self._enter(state.global_step, model, lr_scheduler)
         self.guard(args, model, train_dataloader)
@@ -148,14 +150,14 @@ class StrategyCallback(Safeguards):
         lr_scheduler: LambdaLR,
         **kwargs: Any,
     ) -> None:
-        """Enter the next phase where one begins."""
+        """Enter the next phase at its first step."""
         if self._phase_at(state.global_step) != self._phase:
             self._enter(state.global_step, model, lr_scheduler)
 
     def on_train_end(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
-        """Give the optimizer back as Trainer built it, so that another `train()` can begin or resume."""
+        """Restore the optimizer that Trainer built, so that another `train()` can begin or resume."""
         if self._groups is not None:
             self._groups.give_back()
             self._groups = None
@@ -165,7 +167,7 @@ class StrategyCallback(Safeguards):
         return min(bisect_right(self._ends, step), len(self._ends) - 1)
 
     def _enter(self, step: int, model: "PreTrainedModel", scheduler: LambdaLR) -> None:
-        """Freeze, group and schedule for the phase that holds `step`."""
+        """Apply freezing, groups and schedule of the phase that contains `step`."""
         assert self._groups is not None
         self._phase = self._phase_at(step)
         phase = self.strategy.phases[self._phase]
@@ -178,10 +180,10 @@ class StrategyCallback(Safeguards):
 
 
 class PhaseGroups:
-    """The parameter groups of a phase inside an optimizer that was built with others.
+    """Parameter groups of a phase inside an optimizer that was built with other groups.
 
     Args:
-        optimizer: a torch optimizer over everything that any phase trains.
+        optimizer: Optimizer over all parameters that any phase trains.
     """
 
     def __init__(self, optimizer: "Optimizer") -> None:
@@ -195,10 +197,10 @@ class PhaseGroups:
         ]
 
     def replace(self, groups: list[dict[str, Any]], *, is_new_phase: bool) -> None:
-        """Put `groups` in place; a new phase starts with empty moments.
+        """Set `groups`; a new phase starts with empty moments.
 
         Raises:
-            ConfigError: the optimizer was built without some of the parameters.
+            ConfigError: The optimizer lacks some of the parameters.
         """
         missing = [group["name"] for group in groups if any(id(p) not in self._known for p in group["params"])]
         if missing:
@@ -214,7 +216,7 @@ class PhaseGroups:
         self._phase_groups = self.optimizer.param_groups
 
     def give_back(self) -> None:
-        """Leave the optimizer with the groups that it was built with."""
+        """Restore the groups with which the optimizer was built."""
         for hook in self._hooks:
             hook.remove()
         self._show(self._own)
@@ -224,17 +226,17 @@ class PhaseGroups:
 
 
 def set_schedule(scheduler: LambdaLR, optimizer: "Optimizer", phase: Phase, start: int, end: int) -> None:
-    """Let a scheduler in use follow `phase` from its step `start` to `end`, at once and from now on.
+    """Let a scheduler in use follow `phase` from its step `start` to `end`, immediately and in later steps.
 
     Args:
-        scheduler: made for `optimizer` with whatever groups it had.
-        optimizer: its groups hold the peak rates of the phase.
-        phase: the recipe.
-        start: the scheduler's step at which the phase begins.
-        end: the step at which the next one begins.
+        scheduler: Scheduler of `optimizer`, whatever groups it was created with.
+        optimizer: Optimizer with the peak learning rates of the phase in its groups.
+        phase: Phase with the warm-up and decay.
+        start: Scheduler step at which the phase begins.
+        end: Scheduler step at which the next phase begins.
     """
     schedule = build_schedule(optimizer, phase, end - start)
-    # functions of ours, because LambdaLR writes other callables into a checkpoint
+    # functions, because LambdaLR writes other callables into a checkpoint
     scheduler.lr_lambdas = [_shifted(factor, start) for factor in schedule.lr_lambdas]
     scheduler.base_lrs = schedule.base_lrs
     rates = [
@@ -251,7 +253,7 @@ def _shifted(factor: Callable[[int], float], start: int) -> Callable[[int], floa
 
 
 def _check_labels(model: "PreTrainedModel", args: "TrainingArguments") -> None:
-    """Refuse to smooth multi-label labels: Trainer would warn and leave it out."""
+    """Reject label smoothing of multi-label labels, which Trainer would skip with a warning."""
     if problem_type_of(model) is MULTI_LABEL and args.label_smoothing_factor:
         raise ConfigError(
             "Trainer smooths labels of one class an image only, and the model is multi-label: set the phases' "
@@ -260,7 +262,7 @@ def _check_labels(model: "PreTrainedModel", args: "TrainingArguments") -> None:
 
 
 def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
-    """Refuse what would make the run differ from the strategy in silence."""
+    """Reject arguments that would silently make the run differ from the strategy."""
     found = {
         "max_steps": args.max_steps > 0,
         "fsdp": bool(args.fsdp),
