@@ -194,7 +194,7 @@ class FeaturePass:
 
     @contextlib.contextmanager
     def prefix(self, pixel_values: Tensor) -> Iterator[Prefix]:
-        """Optimize the prefix while the context is open: inference mode, and BatchNorm folded into convolutions.
+        """Optimize the prefix while the context is open: inference mode, and BatchNorm folded.
 
         Args:
             pixel_values: Images on which folding must not change the features.

@@ -64,7 +64,7 @@ def check_phases(phases: "Sequence[Phase]", problem: ProblemType) -> None:
 
 
 def balanced_weights(labels: Sequence[int] | Sequence[Sequence[int]], classes: int) -> Tensor:
-    """Return class weights inverse to the class frequencies, so that all classes count equally and an image 1 on average.
+    """Return class weights inverse to the class frequencies: classes count equally, and an image counts 1 on average.
 
     This is scikit-learn's `class_weight="balanced"` (King and Zeng 2001) among the classes that have images; the others
     have weight 1. For multi-label problems, where each class is a separate decision, it is the `pos_weight` of torch's
