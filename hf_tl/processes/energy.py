@@ -38,7 +38,7 @@ def measured_energy(accelerator: "Accelerator", *, is_wanted: bool) -> Iterator[
         return
     from codecarbon import OfflineEmissionsTracker
 
-    logging.getLogger("codecarbon").setLevel(logging.ERROR)  # QUIET applies after its first messages
+    logging.getLogger("codecarbon").setLevel(logging.ERROR)  # its log_level applies after its first messages
     tracker = OfflineEmissionsTracker(country_iso_code=UNUSED_COUNTRY, **QUIET)
     tracker.start()
     try:

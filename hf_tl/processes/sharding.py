@@ -50,8 +50,7 @@ class ShardedAccelerator(Accelerator):
 def launcher_asks() -> bool:
     """Return whether the launcher asks for FSDP (`accelerate launch --use_fsdp --fsdp_version 2`).
 
-    The launcher's other FSDP settings have no effect: hf_tl decides which layers are gathered together and how a
-    checkpoint is written.
+    hf_tl, not the launcher, decides which layers are gathered together and how a checkpoint is written.
 
     Raises:
         ConfigError: The launcher asks for FSDP1, or for an option that hf_tl does not support.

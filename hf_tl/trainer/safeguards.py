@@ -60,7 +60,7 @@ class BatchWatch:
         Args:
             model: Model in training.
             images: Training dataset. Rows are known for `TrainingViews` only.
-            is_smoothed: Whether Trainer smooths labels, so that the logits must be finite.
+            is_smoothed: Whether Trainer smooths labels; then the logits are checked instead of the loss.
         """
         self._images = images if isinstance(images, TrainingViews) else None
         self._watched = "logits" if is_smoothed else "loss"
