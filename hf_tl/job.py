@@ -4,21 +4,19 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hf_tl.backbones.provenance import Provenance, provenance_of, set_provenance, trained_origin
 from hf_tl.config import HubConfig, TrainingConfig
-from hf_tl.data.conversions import Conversions
 from hf_tl.errors import ConfigError, SaveError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
 from hf_tl.processes.together import on_main_process
-from hf_tl.record import LearnedFrom, Measured, Origin, PlainMeasured, RefitRecord, RunRecord, Seconds, Temperature
+from hf_tl.publish.measured import measure_run, plain_kinds, predict_plain, with_plain
+from hf_tl.record import LearnedFrom, Origin, RefitRecord, RunRecord, Seconds
 from hf_tl.reporting.console import say
 from hf_tl.strategy import Phase, Strategy
 
@@ -142,19 +140,28 @@ class Job:
                 log = training.run()
                 record = self._commit(training, log)
                 with self._saved():
-                    validation = self._predictions(training, "validation"), record.weights_digest
+                    validation = self._predictions(training, "validation"), str(record.weights_digest)
                     if refit is not None and refit.is_due():
                         training = refit.run()
                         record = self._commit(training, log)
                         if not refit.learns_validation:
-                            validation = self._predictions(training, "validation"), record.weights_digest
+                            validation = self._predictions(training, "validation"), str(record.weights_digest)
         finally:
             close_logs(self.accelerator, self.config)
         with self._saved():
             test = self._predictions(training, "test")
-            plain = self._plain_predictions(training, test)
-            record = dataclasses.replace(record, energy=energy or None)
-            result = on_main_process(self.accelerator, lambda: self._finish(record, validation, test, plain))
+            kinds = plain_kinds(self.data, self.config, self.preprocessing.input_size[0])
+            transform = self.transforms_of(training.carried_out.phases[-1]).eval
+            plain = (
+                predict_plain(self.accelerator, self.model, self.data, transform, self.config, test) if kinds else None
+            )
+
+            def measure() -> RunRecord:
+                measured = measure_run(record, self.problem, validation, test, self.leakage)
+                return measured if plain is None else with_plain(measured, self.problem, plain, kinds)
+
+            energy_used = energy or None
+            result = on_main_process(self.accelerator, lambda: self._finish(measure, energy_used))
         set_provenance(self.model, trained_origin(result.record, head="kept"), self._learned(training))
         return result
 
@@ -219,50 +226,11 @@ class Job:
     def _predictions(self, training: "Training", split: str) -> "Predictions":
         return training.predictions(self.data.splits[split], split)
 
-    def _plain_predictions(self, training: "Training", test: "Predictions") -> "Predictions | None":
-        """Predict the test images as a plain `pipeline()` does; return None if the predictions are the same.
-
-        Images that a plain pipeline cannot decode get no predicted class.
-        """
-        from hf_tl.evaluation.measure import predict_split
-        from hf_tl.views.stream_views import viewed
-
-        if not self._plain_kinds:
-            return None
-        conversions = self.data.conversions.get("test", Conversions())
-        images, logits = self.data.splits["test"], np.array(test.logits)
-        rows = range(len(images)) if self.config.test_time_flip else conversions.all_rows
-        rows = sorted(set(rows) - set(conversions.unreadable))
-        logits[list(conversions.unreadable)] = np.nan
-        if rows:
-            transform = self.transforms_of(training.carried_out.phases[-1]).eval
-            chosen = images if len(rows) == len(images) else images.select(rows)
-            seen = viewed(chosen, dataclasses.replace(transform, plain=True))
-            logits[rows] = predict_split(
-                self.accelerator, self.model, seen, self.config.per_device_eval_batch_size
-            ).logits
-        return dataclasses.replace(test, logits=logits)
-
-    @property
-    def _plain_kinds(self) -> dict[str, int]:
-        """Number of test images that a plain `pipeline()` treats differently, by kind.
-
-        It is empty for a model with one input channel, which a plain pipeline cannot use.
-        """
-        if self.preprocessing.input_size[0] == 1:
-            return {}
-        kinds = dict(self.data.conversions.get("test", Conversions()).images)
-        if self.config.test_time_flip:
-            kinds["averaged with their mirror image"] = len(self.data.splits["test"])
-        return kinds
-
     def _learned(self, training: "Training") -> LearnedFrom:
         """Return the images that the trained weights learned from, including those of the starting weights."""
         from hf_tl.data.learned import learn
 
-        begun = training.begun or training.strategy.phases[:1]
-        is_anew = any(phase.from_random_weights for phase in begun)
-        learned = LearnedFrom() if is_anew else self._learned_before
+        learned = LearnedFrom() if _is_from_random(training) else self._learned_before
         for split in self._learned_splits(training):
             learned = learn(learned, self.data, split)
         return learned
@@ -312,12 +280,11 @@ class Job:
         done = training.state.log
         is_refitted = done is not log
         carried_out = training.strategy if status == "training" else training.carried_out
-        is_anew = any(phase.from_random_weights for phase in training.begun or carried_out.phases[:1])
         phases = tuple(done.kept_phases)
         transforms = self.transforms_of(carried_out.phases[-1])
         return RunRecord(
             status=status,
-            origin=Origin.random(self.config.seed) if is_anew else self.provenance.origin,
+            origin=Origin.random(self.config.seed) if _is_from_random(training) else self.provenance.origin,
             model=parts.describe_model(self.model, self.preprocessing, phases, self.head_stages),
             strategy=dataclasses.replace(carried_out, refit=is_refitted),
             stages=parts.describe_stages(self.model),
@@ -344,29 +311,17 @@ class Job:
             **parts.environment(self.accelerator),
         )
 
-    def _finish(
-        self,
-        record: RunRecord,
-        validation: "tuple[Predictions, str | None]",
-        test: "Predictions",
-        plain: "Predictions | None",
-    ) -> RunResult:
-        """Verify that the committed model loads, evaluate it, write its card and push it (main process only)."""
+    def _finish(self, measure: Callable[[], RunRecord], energy: dict[str, Any] | None) -> RunResult:
+        """Verify that the committed model loads, measure it, write its card and push it (main process only)."""
         from hf_tl.card.summary import summarise
         from hf_tl.hub.hub import push
         from hf_tl.publish.save import check_reload, complete_run
 
         say(None, "Loading the saved model again to compare")
         check_reload(self.model, self.preprocessing, self.folder)
-        measured, temperature = self._measure(record, validation, test)
-        if plain is not None:
-            measured["test"] = dataclasses.replace(measured["test"], plain=self._plain_measured(plain))
-        record = dataclasses.replace(
-            record,
-            measured=measured,
-            temperature=temperature,
-            seconds=dataclasses.replace(record.seconds, total=time.perf_counter() - self.start),
-        )
+        record = measure()
+        seconds = dataclasses.replace(record.seconds, total=time.perf_counter() - self.start)
+        record = dataclasses.replace(record, seconds=seconds, energy=energy)
         record, examples = self._examples(record)
         result = RunResult(self.folder, complete_run(record, self.folder, examples))
         try:
@@ -377,36 +332,6 @@ class Job:
         finally:  # print the accuracy and the folder of the model even if the push failed
             say(None, summarise(result.record, result.output_dir, result.commit_url))
         return result
-
-    def _measure(
-        self, record: RunRecord, validation: "tuple[Predictions, str | None]", test: "Predictions"
-    ) -> tuple[dict[str, Measured], Temperature]:
-        """Evaluate both splits, each with the digest of the weights that predicted it."""
-        from hf_tl.evaluation.report import fit_scaling, measure_split
-
-        predicted, digest = validation
-        if digest == record.weights_digest:
-            temperature = fit_scaling(self.problem, predicted, "validation", str(digest))
-        else:
-            temperature = Temperature(None, reason="the model was retrained on the validation images too")
-        measured = {}
-        for split, predictions, weights in (("validation", predicted, digest), ("test", test, record.weights_digest)):
-            leakage = self.leakage.get(split)
-            measured[split] = measure_split(
-                self.problem,
-                predictions,
-                split=split,
-                weights_digest=str(weights),
-                split_digest=record.data.splits[split].digest,
-                temperature=temperature if weights == record.weights_digest else None,
-                learned=0 if leakage is None else leakage.learned,
-                left_out=0 if leakage is None else leakage.left_out,
-            )
-        return measured, temperature
-
-    def _plain_measured(self, plain: "Predictions") -> PlainMeasured:
-        accuracy = self.problem.accuracy
-        return PlainMeasured(self._plain_kinds, {accuracy: self.problem.compute(plain.logits, plain.labels)[accuracy]})
 
     def _examples(self, record: RunRecord) -> "tuple[RunRecord, list[Example]]":
         """Collect the example images of the card; there are none unless the user allowed them."""
@@ -432,6 +357,12 @@ class Job:
                 f"run the same command with {resume}; `hf-tl card {self.folder}` writes a card without measurements",
             )
             raise
+
+
+def _is_from_random(training: "Training") -> bool:
+    """Return whether the weights of a training descend from random ones that one of its phases drew."""
+    kept = [phase.recipe for phase in training.state.log.kept_phases] or training.strategy.phases[:1]
+    return any(phase.from_random_weights for phase in kept)
 
 
 def choose_output_dir(accelerator: "Accelerator", config: TrainingConfig, name: str) -> str:
