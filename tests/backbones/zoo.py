@@ -79,7 +79,7 @@ REFUSED = {
 NOT_LOADED = {
     "ImageGPTForImageClassification": "found ImageGPTImageProcessor, which gives input_ids; ",
     "PPLCNetForImageClassification": "returns last_hidden_state and no logits",
-    "Siglip2ForImageClassification": "Siglip2ImageProcessor, which gives pixel_values, pixel_attention_mask, spatial_shapes",
+    "Siglip2ForImageClassification": "Siglip2ImageProcessor, which gives pixel_values, pixel_attention_mask",
 }
 """Classifiers whose models can be frozen and saved, but that take more than images or return no logits."""
 VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_tl.evaluation.calibration import confidences, fit_temperature, reliability
+from hf_tl.evaluation.calibration import MIN_WRONG, confidences, fit_temperature, reliability
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL, cross_entropy
 from hf_tl.evaluation.multi_label import binary_cross_entropy
 
@@ -18,7 +18,9 @@ def true_to_their_word(images: int, classes: int, seed: int = 0) -> tuple[np.nda
 @pytest.mark.parametrize("too_sure", [0.5, 1.0, 2.5])
 def test_the_temperature_is_found(too_sure: float) -> None:
     logits, labels = true_to_their_word(6000, 5)
-    found = fit_temperature(SINGLE_LABEL, logits * too_sure, labels)
+    found, wrong = fit_temperature(SINGLE_LABEL, logits * too_sure, labels)
+    assert wrong == (logits.argmax(axis=1) != labels).sum()
+    assert found is not None
     assert found == pytest.approx(too_sure, rel=0.06)
     before, after = (
         reliability(*confidences(SINGLE_LABEL, scaled, labels)).ece
@@ -33,7 +35,9 @@ def test_the_temperature_of_any_number_of_classes() -> None:
     random = np.random.default_rng(0)
     logits = random.normal(size=(4000, 3)) * 2
     labels = (random.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
-    found = fit_temperature(MULTI_LABEL, logits * 3, labels)
+    found, wrong = fit_temperature(MULTI_LABEL, logits * 3, labels)
+    assert wrong == ((logits > 0) != labels).sum()
+    assert found is not None
     assert found == pytest.approx(3, rel=0.06)
     probabilities, outcomes = confidences(MULTI_LABEL, logits, labels)
     assert probabilities.shape == outcomes.shape == (12000,)
@@ -41,11 +45,17 @@ def test_the_temperature_of_any_number_of_classes() -> None:
     assert binary_cross_entropy(logits * 3 / found, labels) < binary_cross_entropy(logits * 3, labels)
 
 
-def test_nothing_wrong_has_no_temperature() -> None:
-    logits = np.eye(3) * 4
-    assert fit_temperature(SINGLE_LABEL, logits, np.arange(3)) is None
-    assert fit_temperature(MULTI_LABEL, logits - 2, np.eye(3)) is None
-    assert fit_temperature(SINGLE_LABEL, logits, np.array([0, 1, 1])) is not None
+@pytest.mark.parametrize("wrong", [0, 1, MIN_WRONG - 1, MIN_WRONG])
+def test_few_wrong_predictions_have_no_temperature(wrong: int) -> None:
+    """Decisions count where an image shows any number of classes: of each wrong image one here."""
+    labels = np.arange(30) % 3
+    logits, flags = np.eye(3)[labels] * 4, np.eye(3)[labels]
+    labels[:wrong] = (labels[:wrong] + 1) % 3
+    flags[:wrong] = 0
+    for problem, outcome, target in ((SINGLE_LABEL, logits, labels), (MULTI_LABEL, logits - 2, flags)):
+        temperature, found = fit_temperature(problem, outcome, target)
+        assert found == wrong
+        assert (temperature is None) == (wrong < MIN_WRONG)
 
 
 def test_the_error_is_the_mean_difference_weighted_by_cases() -> None:

@@ -1,14 +1,17 @@
 """What a record tells of predictions: by class, by pairs of classes, and which mistakes are the most confident."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from hf_tl.evaluation.measure import Predictions
-from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL
-from hf_tl.evaluation.report import MISTAKES, evaluate_splits
+from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL, ProblemType
+from hf_tl.evaluation.report import MISTAKES, fit_scaling, measure_split
+from hf_tl.record import Measured
+from hf_tl.record.codec import RecordError, decode, encode
 
 
 def predictions(images: int, classes: int, seed: int = 0) -> Predictions:
@@ -17,36 +20,45 @@ def predictions(images: int, classes: int, seed: int = 0) -> Predictions:
     return Predictions(random.normal(size=(images, classes)) + 2 * np.eye(classes)[labels], labels)
 
 
+def measured(predictions: Predictions, problem: ProblemType = SINGLE_LABEL) -> Measured:
+    return measure_split(problem, predictions, split="test", weights_digest="these")
+
+
 def test_one_class_an_image_as_scikit_learn_has_it() -> None:
     test, classes = predictions(300, 7), 7
-    report = evaluate_splits(SINGLE_LABEL, {"validation": predictions(200, 7, seed=1), "test": test})
-    found, predicted = report["splits"]["test"], test.logits.argmax(axis=1)
+    found, predicted = measured(test), test.logits.argmax(axis=1)
     expected = precision_recall_fscore_support(test.labels, predicted, labels=range(classes))
     for key, values in zip(("precision", "recall", "f1", "images"), expected, strict=True):
-        assert found["classes"][key] == pytest.approx(values, abs=1e-6), key
+        assert found.classes[key] == pytest.approx(values, abs=1e-6), key
     matrix = np.zeros((classes, classes), dtype=int)
-    for true, guess, count in found["confusion"]:
+    for true, guess, count in found.confusion:
         matrix[true, guess] = count
     assert (matrix == confusion_matrix(test.labels, predicted, labels=range(classes))).all()
-    assert set(found["intervals"]) == {"accuracy", "top5_accuracy", "macro_f1"}
-    low, high = found["intervals"]["accuracy"]
+    assert set(found.intervals) == {"accuracy", "top5_accuracy", "macro_f1"}
+    low, high = found.intervals["accuracy"]
     assert low < (predicted == test.labels).mean() < high
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert encode(decode(Measured, json.loads(json.dumps(encode(found), allow_nan=False)))) == encode(found)
 
 
 def test_the_temperature_is_that_of_validation() -> None:
     sure = predictions(500, 4)
-    splits = {"validation": Predictions(sure.logits * 5, sure.labels), "test": predictions(100, 4, seed=1)}
-    report = evaluate_splits(SINGLE_LABEL, splits)
-    assert report["temperature"] == pytest.approx(
-        5 * evaluate_splits(SINGLE_LABEL, {"validation": sure})["temperature"], rel=1e-3
-    )
-    assert evaluate_splits(SINGLE_LABEL, {"test": sure})["temperature"] is None
+    scaling = fit_scaling(SINGLE_LABEL, sure, "validation", "these")
+    sharper = fit_scaling(SINGLE_LABEL, Predictions(sure.logits * 5, sure.labels), "validation", "these")
+    assert scaling.value is not None
+    assert sharper.value == pytest.approx(5 * scaling.value, rel=1e-3)
+    assert (scaling.split, scaling.images, scaling.weights_digest) == ("validation", 500, "these")
+    test, how = predictions(100, 4, seed=1), {"split": "test", "weights_digest": "these"}
+    assert measure_split(SINGLE_LABEL, test, **how).calibration["after"] is None
+    after = measure_split(SINGLE_LABEL, test, temperature=scaling, **how).calibration["after"]
+    divided = Predictions(test.logits / scaling.value, test.labels)
+    assert after == measure_split(SINGLE_LABEL, divided, **how).calibration["before"]
+    with pytest.raises(RecordError, match="fitted on other weights"):
+        measure_split(SINGLE_LABEL, test, temperature=replace(scaling, weights_digest="others"), **how)
 
 
 def test_mistakes_are_the_most_confident_ones() -> None:
     test = predictions(300, 4)
-    mistakes = evaluate_splits(SINGLE_LABEL, {"test": test})["splits"]["test"]["mistakes"]
+    mistakes = measured(test).mistakes
     assert len(mistakes) == MISTAKES
     wrong = test.logits.argmax(axis=1) != test.labels
     probabilities = np.exp(test.logits) / np.exp(test.logits).sum(axis=1, keepdims=True)
@@ -62,21 +74,21 @@ def test_mistakes_are_the_most_confident_ones() -> None:
 def test_few_mistakes_are_all_named(wrong: int) -> None:
     logits, labels = np.eye(4) * 3, np.arange(4)
     labels[:wrong] += 1
-    found = evaluate_splits(SINGLE_LABEL, {"test": Predictions(logits, labels)})["splits"]["test"]
-    assert [mistake["image"] for mistake in found["mistakes"]] == list(range(wrong))
-    assert ("macro_f1" in found["intervals"]) == bool(wrong)
+    found = measured(Predictions(logits, labels))
+    assert [mistake["image"] for mistake in found.mistakes] == list(range(wrong))
+    assert ("macro_f1" in found.intervals) == bool(wrong)
 
 
 def test_any_number_of_classes() -> None:
     labels = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], dtype=np.float32)
     logits = np.where(labels > 0, 2.0, -2.0)
     logits[2, 0], logits[3, 1] = 5.0, -4.0  # seen and not there, there and overlooked
-    found = evaluate_splits(MULTI_LABEL, {"test": Predictions(logits, labels)})["splits"]["test"]
-    assert found["classes"]["images"] == [2, 2, 0]
-    assert found["classes"]["precision"] == [pytest.approx(2 / 3, abs=1e-6), 1.0, None]
-    assert found["classes"]["recall"] == [1.0, 0.5, None]
-    assert found["classes"]["recall_interval"][2] is None
-    assert [(m["image"], m["true"], m["predicted"]) for m in found["mistakes"]] == [(2, None, 0), (3, 1, None)]
-    assert [m["probability"] for m in found["mistakes"]] == pytest.approx([1 / (1 + np.exp(-5)), 1 / (1 + np.exp(-4))])
-    assert set(found["intervals"]) == {"subset_accuracy", "micro_f1", "macro_f1", "mean_average_precision"}
-    assert "confusion" not in found
+    found = measured(Predictions(logits, labels), MULTI_LABEL)
+    assert found.classes["images"] == [2, 2, 0]
+    assert found.classes["precision"] == [pytest.approx(2 / 3, abs=1e-6), 1.0, None]
+    assert found.classes["recall"] == [1.0, 0.5, None]
+    assert found.classes["recall_interval"][2] is None
+    assert [(m["image"], m["true"], m["predicted"]) for m in found.mistakes] == [(2, None, 0), (3, 1, None)]
+    assert [m["probability"] for m in found.mistakes] == pytest.approx([1 / (1 + np.exp(-5)), 1 / (1 + np.exp(-4))])
+    assert set(found.intervals) == {"subset_accuracy", "micro_f1", "macro_f1", "mean_average_precision"}
+    assert found.confusion == ()

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from hf_tl.evaluation.intervals import RESAMPLES
 from hf_tl.evaluation.multi_label import mean_average_precision
-from hf_tl.evaluation.report import evaluate_splits
+from hf_tl.evaluation.report import measure_split
 from hf_tl.evaluation.resampling import (
     average_precisions,
     draw_average_precisions,
@@ -117,7 +117,9 @@ def test_a_report_holds_the_interval() -> None:
     from hf_tl.evaluation.metrics import MULTI_LABEL
 
     scores, labels = noisy(60, 0.4, 2.0, seed=9)
-    found = evaluate_splits(MULTI_LABEL, {"test": Predictions(scores, labels.astype(np.float32))})["splits"]["test"]
-    assert set(found["intervals"]) == {figure.key for figure in MULTI_LABEL.figures}
-    low, high = found["intervals"]["mean_average_precision"]
+    found = measure_split(
+        MULTI_LABEL, Predictions(scores, labels.astype(np.float32)), split="test", weights_digest="these"
+    )
+    assert set(found.intervals) == {figure.key for figure in MULTI_LABEL.figures}
+    low, high = found.intervals["mean_average_precision"]
     assert low < mean_average_precision(scores, labels) < high

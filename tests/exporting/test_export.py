@@ -31,7 +31,7 @@ from hf_tl.evaluation.leakage import open_again
 from hf_tl.exporting.formats import FORMATS
 from hf_tl.hub.hub import push
 from hf_tl.publish.checks import check_folder
-from hf_tl.record import LearnedFrom, RunRecord, read_record
+from hf_tl.record import LearnedFrom, read_record
 
 REPOSITORY = Path(__file__).parents[2]
 RUNNERS = {
@@ -259,7 +259,7 @@ def test_wrong_words_are_told_before_any_work(timm_folder: Path, tmp_path: Path)
 def test_images_are_by_default_those_of_the_training_in_its_splits() -> None:
     """Images of the training must not be measured on, whatever its seed and fractions."""
     expected = load_data("digits", seed=3, validation_fraction=0.3)
-    record = replace(RunRecord.from_json(make_record()), data=expected.to_record())
+    record = replace(make_record(), data=expected.to_record())
     for dataset in (None, "digits"):
         assert open_again(record, LearnedFrom(), dataset).digests == expected.digests
     for data in (

@@ -61,8 +61,8 @@ class PlainTraining(RecordedTraining):
 def test_the_head_is_the_solution_on_what_it_gets(cache: str, tmp_path: Path) -> None:
     training = train(Run(str(tmp_path), "solved", {"feature_cache": cache}), kind=PlainTraining)
     log, head = training.state.log, training.model.timm_model.fc
-    assert (log.phases[0]["uses_features"], log.phases[0]["steps"]) == (cache == "on", 1)
-    solution = log.phases[0]["solution"]
+    assert (log.phases[0].uses_features, log.phases[0].steps) == (cache == "on", 1)
+    solution = log.phases[0].solution
     assert json.loads(json.dumps(solution)) == solution
     images = training.data.train_images.with_transform(training.data.transforms_of(SOLVED).eval)
     features, labels = head_inputs(training.model, head, images, batch_size=4)
@@ -87,7 +87,7 @@ def test_all_views_of_the_images_are_used(tmp_path: Path) -> None:
         training.strategy = Strategy("solved", (replace(SOLVED, augmentation="light"),))
         training.phase_ends = training.phase_ends[:1]
         training.run()
-        assert training.state.log.phases[0]["uses_features"] == (cache == "on")
+        assert training.state.log.phases[0].uses_features == (cache == "on")
         weights.append(training.model.timm_model.fc.weight.detach())
     torch.testing.assert_close(weights[0], weights[1], atol=2e-3, rtol=0.02)
     assert not torch.allclose(weights[0], weights[2], atol=2e-3, rtol=0.02)
