@@ -1,10 +1,11 @@
-"""The boundary of a partly frozen network: where its frozen prefix ends and the suffix that trains begins.
+"""Boundary of a partly frozen network: the end of its frozen prefix and the start of the suffix that trains.
 
-Nothing needs to be known of the network. Forward passes are watched: which fixed modules are called, in which order,
-and whose outputs depend on no trained parameter. To run the suffix alone, these calls are answered in the modules'
-place: those that the suffix reads with features, which were computed before, the others with scratch memory of the same
-shape, since all that is computed from it is discarded. What lies between modules (position embeddings, flattening) runs
-as ever. Whether this gives the network's own output is tried before it is used.
+The search needs no knowledge of the architecture. It watches forward passes: which fixed modules are called, in which
+order, and whose outputs depend on no trained parameter. To run the suffix alone, these calls are answered in place of
+the modules. Calls whose outputs the suffix reads return precomputed features. All others return scratch memory of the
+same shape, because everything computed from it is discarded. Operations between modules (position embeddings,
+flattening) run unchanged. Before a boundary is used, the parts are checked to reproduce the output of the whole
+network.
 """
 
 import contextlib
@@ -16,65 +17,65 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree  # the registry that transformers' outputs are in; torch has no public one
+from torch.utils import _pytree as pytree  # transformers registers its outputs here; torch has no public registry
 
 from hf_tl.backbones.freezing import has_statistics, is_frozen
 from hf_tl.errors import StageError
 
 Answer = Callable[[int, str, Callable[[], Any]], Any]
-"""From the place of a call, the module's name and what would run it to the call's output."""
+"""Function that maps (index of the call, module name, function that runs the module) to the output of the call."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A tensor in the output of a call, one part of it for each image."""
+    """Tensor in the output of a call that holds one part for each image."""
 
     shape: tuple[int, ...]
-    """Of one image, in the order in which its numbers lie in memory."""
+    """Shape of the part of one image, in memory order."""
     repeats: int
-    """How many rows of the tensor's first dimension belong to an image (windows, for example)."""
+    """Number of rows of the first dimension that belong to one image (windows, for example)."""
     order: tuple[int, ...]
-    """Dimensions after the first, from the outermost in memory to the innermost."""
+    """Dimensions after the first, from outermost to innermost in memory."""
     dtype: torch.dtype
 
     @property
     def values(self) -> int:
-        """How many numbers an image has."""
+        """Number of values per image."""
         return self.repeats * torch.Size(self.shape).numel()
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """The shape in which the part of an image is kept: (rows, *shape)."""
+        """Shape in which the part of one image is stored: (rows, *shape)."""
         return (self.repeats, *self.shape)
 
     def to_rows(self, tensor: Tensor) -> Tensor:
-        """Turn the tensor of a batch into (images, rows, *shape), contiguous."""
+        """Convert the tensor of a batch to contiguous rows of shape (images, rows, *shape)."""
         return tensor.permute(0, *self.order).contiguous().view(-1, *self.row_shape)
 
     def from_rows(self, rows: Tensor) -> Tensor:
-        """Turn (images, rows, *shape) back into the tensor, with its strides."""
+        """Convert rows of shape (images, rows, *shape) back to the tensor, with its strides."""
         inverse = [self.order.index(dimension) + 1 for dimension in range(1, len(self.order) + 1)]
         return rows.reshape(-1, *self.shape).permute(0, *inverse)
 
 
 @dataclass(frozen=True)
 class Call:
-    """An outermost call of a frozen module in a forward pass."""
+    """Outermost call of a frozen module in a forward pass."""
 
     module: str
     is_prefix: bool
-    """Whether no trained parameter comes before it."""
+    """Whether the output depends on no trained parameter."""
     structure: Any = None
-    """How the output is made of its leaves."""
+    """Pytree structure of the output."""
     leaves: tuple[Any, ...] = ()
-    """Of the output, in order: a `Leaf`, or a value that is the same for all images."""
+    """Leaves of the output, in order: a `Leaf`, or a value that is the same for all images."""
 
 
 class Boundary:
-    """Where a network that is frozen as a phase asks can be cut; `find_boundary` makes it.
+    """Position at which a partly frozen network can be cut, as returned by `find_boundary`.
 
     Attributes:
-        leaves: what the suffix reads, in the order of `features`.
+        leaves: Leaves that the suffix reads, in the order of `features`.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Boundary:
 
     @property
     def prefix_modules(self) -> list[nn.Module]:
-        """The outermost modules that `features` runs."""
+        """Outermost modules that `features` runs."""
         calls = self.calls[: self.needed[-1] + 1]
         return [self._modules[name] for name in dict.fromkeys(call.module for call in calls if call.is_prefix)]
 
@@ -101,22 +102,22 @@ class Boundary:
 
     @property
     def values(self) -> int:
-        """How many numbers the features of an image have."""
+        """Number of values in the features of one image."""
         return sum(leaf.values for leaf in self.leaves)
 
     def digest(self) -> str:
-        """Identify what is read, and in which layout."""
+        """Return a hash of the modules that the suffix reads and of the feature layout."""
         return hashlib.sha256(repr((self.modules, self.needed, self.leaves, self._image)).encode()).hexdigest()
 
     def features(self, model: nn.Module, pixel_values: Tensor) -> list[Tensor]:
         """Run the prefix alone.
 
         Args:
-            model: in inference mode.
-            pixel_values: (images, channels, height, width).
+            model: Network in inference mode.
+            pixel_values: Images of shape (images, channels, height, width).
 
         Returns:
-            For each leaf a tensor (images, rows, *shape); see `Leaf`.
+            For each leaf, a tensor of shape (images, rows, *shape); see `Leaf`.
         """
         found: dict[int, list[Tensor]] = {}
 
@@ -127,7 +128,7 @@ class Boundary:
                 found[place] = [leaf.to_rows(tensor) for leaf, tensor in parts if isinstance(leaf, Leaf)]
                 if place == self.needed[-1]:
                     raise _ReachedError
-                # what the network does with its own tensor, in place, must not change the features
+                # in-place operations of the network must not change the features
                 found[place] = [rows.clone() for rows in found[place]]
             return output
 
@@ -139,11 +140,11 @@ class Boundary:
         """Run the suffix alone.
 
         Args:
-            model: the network, perhaps wrapped for several processes.
-            features: what `features` gave, on the model's device; in-place operations may change them.
+            model: Network, possibly wrapped for several processes.
+            features: Output of `features`, on the model's device. In-place operations may change it.
 
         Returns:
-            (images, classes).
+            Logits of shape (images, classes).
         """
         images = len(features[0])
         remaining = iter(features)
@@ -169,21 +170,21 @@ class Boundary:
             return model(pixel_values=self._placeholder(blank, images, features[0].device)).logits
 
     def _placeholder(self, leaf: Leaf, images: int, device: torch.device) -> Tensor:
-        """Give memory of a leaf's shape, whose content does not matter; all share it."""
+        """Return memory of the shape of a leaf, with arbitrary content; all placeholders share it."""
         key, size = (leaf.dtype, device), images * leaf.values
         if key not in self._scratch or self._scratch[key].numel() < size:
-            with torch.inference_mode(False):  # evaluation may come first, and training use it after
+            with torch.inference_mode(False):  # evaluation may come first, and training may reuse the memory
                 self._scratch[key] = torch.zeros(size, dtype=leaf.dtype, device=device)
         return leaf.from_rows(self._scratch[key][:size].view(images, *leaf.row_shape))
 
 
 class _ReachedError(Exception):
-    """Ends a forward pass after the last frozen call that is needed."""
+    """Signal that stops a forward pass after the last frozen call that is needed."""
 
 
 @contextlib.contextmanager
 def intercepted_calls(modules: Mapping[str, nn.Module], answer: Answer) -> Iterator[None]:
-    """Let `answer` give the output of each outermost call of `modules`, while the context is open."""
+    """Replace the output of each outermost call of `modules` by that of `answer` while the context is open."""
     place, is_inside = 0, False
 
     def call(name: str, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -211,14 +212,14 @@ def intercepted_calls(modules: Mapping[str, nn.Module], answer: Answer) -> Itera
 
 
 def find_boundary(model: nn.Module, image: tuple[int, int, int]) -> Boundary:
-    """Find where a frozen network can be cut, and try it on random images.
+    """Find where a frozen network can be cut, and check the cut on random images.
 
     Args:
-        model: frozen by `hf_tl.freeze`; its weights, statistics and random numbers stay as they are.
-        image: (channels, height, width) of its input.
+        model: Network frozen by `hf_tl.freeze`. Its weights, its statistics and torch's random state are unchanged.
+        image: Shape of its input: (channels, height, width).
 
     Raises:
-        StageError: it cannot be cut; the message says why.
+        StageError: The network cannot be cut. The message says why.
 
     >>> from hf_tl import Strategy, load_backbone
     >>> model, _ = load_backbone("timm:test_resnet", ["a", "b"], Strategy.transfer(), pretrained=False)
@@ -234,7 +235,7 @@ def find_boundary(model: nn.Module, image: tuple[int, int, int]) -> Boundary:
         with torch.random.fork_rng(devices=devices):
             return _find(model, image, device)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
-        # networks of all kinds are run on what they were not written for
+        # architectures of all kinds are run in a way that they were not written for
         raise StageError(f"the network cannot be run in parts ({type(error).__name__}: {error})") from error
     finally:
         model.train(was_training)
@@ -244,11 +245,11 @@ def find_boundary(model: nn.Module, image: tuple[int, int, int]) -> Boundary:
 
 
 def _find(model: nn.Module, image: tuple[int, int, int], device: torch.device) -> Boundary:
-    """Try to cut after frozen modules, and after what is computed from them without parameters: take the smaller."""
+    """Cut after frozen modules, and after parameter-free modules that follow them; return the smaller boundary."""
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(images, *image, generator=generator).to(device) for images in (2, 3)]
     modules = dict(model.named_modules())
-    # a frozen module whose norms train is looked into
+    # search inside a frozen module whose normalization layers train
     still = {name: module for name, module in modules.items() if not any(p.requires_grad for p in module.parameters())}
     frozen = {name: module for name, module in still.items() if is_frozen(module)}
     fixed = {name: module for name, module in still.items() if _is_fixed(module)}
@@ -261,7 +262,7 @@ def _find(model: nn.Module, image: tuple[int, int, int], device: torch.device) -
 def _cut(
     model: nn.Module, watched: Mapping[str, nn.Module], batches: Sequence[Tensor], image: tuple[int, int, int]
 ) -> Boundary:
-    """Cut after the last calls of the watched modules, and check that the parts give what the whole gives."""
+    """Cut after the last calls of the watched modules, and check that prefix and suffix reproduce the whole network."""
     two, three = (_watch(model.eval(), watched, pixel_values) for pixel_values in batches)
     if [seen.module for seen in two.calls] != [seen.module for seen in three.calls]:
         raise StageError("the network calls other modules for another number of images")
@@ -275,8 +276,8 @@ def _cut(
         for seen, features in ((two, computed), (three, watched_rows)):
             if not _agree(boundary.logits(model, features), seen.logits):
                 raise StageError("the part that trains reads more of the network than the outputs of frozen modules")
-    # features are computed in inference mode and used in training: they must depend neither on it nor on chance; last,
-    # because it moves the statistics of norms
+    # Features are computed in inference mode and used in training, so they must not depend on the mode or on
+    # randomness. This check is last because it updates BatchNorm statistics.
     in_training = _watch(model.train(), watched, batches[0])
     if [seen.module for seen in in_training.calls] != [seen.module for seen in two.calls] or not all(
         _agree(a, b)
@@ -290,9 +291,10 @@ def _cut(
 def _read_by_the_suffix(
     model: nn.Module, calls: Sequence[Call], watched: Mapping[str, nn.Module], pixel_values: Tensor
 ) -> list[int]:
-    """Find the calls whose outputs the suffix reads: those that the logits' gradient reaches.
+    """Find the calls whose outputs the suffix reads: those that the gradient of the logits reaches.
 
-    It is the graph that counts, not the gradient's value: a branch that is multiplied by zero now may not be later.
+    The autograd graph decides, not the value of the gradient: a branch that is multiplied by zero now may contribute
+    later.
     """
     leaves: dict[int, list[Tensor]] = {}
 
@@ -303,7 +305,7 @@ def _read_by_the_suffix(
         values, structure = pytree.tree_flatten(output)
         leaves[place] = [v.detach().requires_grad_() for v in values if isinstance(v, Tensor) and v.is_floating_point()]
         fresh = iter(leaves[place])
-        # a copy, which the network may change in place
+        # a copy that the network may change in place
         copied = [next(fresh).clone() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values]
         return pytree.tree_unflatten(copied, structure)
 
@@ -316,7 +318,7 @@ def _read_by_the_suffix(
 
 
 def _is_fixed(module: nn.Module) -> bool:
-    """Whether a module in which nothing trains gives the same output throughout a phase: frozen, or a pooling."""
+    """Return whether a module without trained parameters has a constant output during a phase (frozen, or pooling)."""
     if is_frozen(module):
         return True
     inside = [part for part in module.modules() if not is_frozen(part)]
@@ -330,7 +332,7 @@ def _agree(a: Tensor, b: Tensor) -> bool:
 
 @dataclass
 class _SeenCall:
-    """A call as it was watched: the module, and a copy of what it returned."""
+    """Watched call: the module, and a copy of its output."""
 
     module: str
     output: Any
@@ -338,7 +340,7 @@ class _SeenCall:
 
 @dataclass
 class _Seen:
-    """A forward pass as it was watched."""
+    """Watched forward pass."""
 
     calls: list[_SeenCall]
     logits: Tensor
@@ -363,7 +365,7 @@ def _watch(model: nn.Module, watched: Mapping[str, nn.Module], pixel_values: Ten
 
 
 def _describe(two: _SeenCall, three: _SeenCall) -> Call:
-    """Describe a call by what it returned for two and for three images."""
+    """Describe a call from its outputs for two and for three images."""
     leaves, structure = pytree.tree_flatten(two.output)
     others = pytree.tree_leaves(three.output)
     if len(others) != len(leaves) or any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
@@ -375,7 +377,7 @@ def _describe(two: _SeenCall, three: _SeenCall) -> Call:
 
 
 def _leaf(two: Any, three: Any) -> Any:
-    """Describe a part of an output: a `Leaf`, the value itself, or NotImplemented where it is not one part an image."""
+    """Return a `Leaf`, the value itself, or NotImplemented if the value cannot be divided by image."""
     if not isinstance(two, Tensor):
         return two if two == three else NotImplemented
     if two.shape == three.shape:

@@ -1,4 +1,4 @@
-"""Backbones by their names: which ones the flags name, and how each is loaded."""
+"""Candidate backbones: parsing of the model flags, and loading."""
 
 import itertools
 import os
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backbone:
-    """What `--model` and the flags beside it say."""
+    """Backbone as described by `--model` and its companion flags."""
 
     name: str
-    """A Hub id, a local directory, or `timm:ARCH[.TAG]`."""
+    """Hub id, local directory, or `timm:ARCH[.TAG]`."""
     weights: str | None = None
-    """A local file, for `timm:ARCH`."""
+    """Local weights file, for `timm:ARCH`."""
     image_size: int | None = None
-    """Height and width in pixels; the checkpoint's own where it is None."""
+    """Height and width in pixels (default: those of the checkpoint)."""
     in_chans: int | None = None
-    """Channels of the input; the checkpoint's own where it is None."""
+    """Number of input channels (default: that of the checkpoint)."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     trust_remote_code: bool = False
     """Whether code from the repository may run."""
     weights_license: str | None = None
-    """License of `weights`, where their source states one."""
+    """License of `weights`, if their source states one."""
 
     def learned(self) -> LearnedFrom:
-        """Return which images its weights are known to have learned from."""
+        """Return the images that the weights are known to have been trained on."""
         if self.weights is not None:
             return file_origin(Origin("file"), self.weights)[1]
         return LearnedFrom() if self.name.startswith(TIMM_PREFIX) else learned_from(self.name, self.revision)
@@ -47,10 +47,10 @@ class Backbone:
     def load(
         self, labels: Sequence[str] | None = None, *, pretrained: bool = True
     ) -> "tuple[PreTrainedModel, Preprocessing]":
-        """Load it, with its own head or one for `labels`.
+        """Load the backbone with its own head, or with one for `labels`.
 
         Raises:
-            ModelError: it cannot be had.
+            ModelError: The backbone cannot be loaded.
         """
         return load_model(
             self.name,
@@ -66,14 +66,14 @@ class Backbone:
 
 
 def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backbone]:
-    """List the backbones that the flags name: the demo's where they name none.
+    """List the backbones that the flags name (default: the backbone of the demo).
 
     Args:
-        config: the flags.
-        image_size: for those whose flags do not say theirs.
+        config: Model flags.
+        image_size: Image size in pixels for backbones whose flags set none.
 
     Raises:
-        ConfigError: the demo's weights are not installed, or there are not as many weights as models.
+        ConfigError: The demo's weights are not installed, or the numbers of weights files and models differ.
     """
     names, files = named(_listed(config.model)), _listed(config.weights)
     license_name = None
@@ -97,7 +97,7 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
 
 
 def named(names: Sequence[str]) -> list[str]:
-    """Put the backbones of a preset in its place, unless a folder has its name.
+    """Expand presets to their backbones, except where a folder of that name exists.
 
     >>> len(named(["small", "google/vit-base-patch16-224"]))
     5
@@ -108,7 +108,7 @@ def named(names: Sequence[str]) -> list[str]:
 
 
 def _listed(text: str | None) -> list[str]:
-    """Take apart what a flag names with commas; a path may hold commas itself."""
+    """Split a comma-separated flag, unless it is an existing path (a path may contain commas)."""
     if not text:
         return []
     return [text] if os.path.exists(text) else [part.strip() for part in text.split(",") if part.strip()]

@@ -1,4 +1,4 @@
-"""A frozen prefix compiled, for a pass over many images."""
+"""Compilation of a frozen prefix, for a pass over many images."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -12,22 +12,23 @@ from hf_tl.errors import StageError
 
 
 def compile_prefix(boundary: Boundary, model: nn.Module, pixel_values: Tensor) -> Callable[[Tensor], list[Tensor]]:
-    """Compile what comes before a boundary, for batches of the size of `pixel_values`, and run it once on them.
+    """Compile the prefix of a boundary for batches of the size of `pixel_values`, and run it on them once.
 
-    Inductor's `freezing` takes the weights for constants
-    (https://docs.pytorch.org/docs/stable/generated/torch.compile.html, `options`): as long as the result is used, they
-    must not change. One size, because some networks cannot be frozen for sizes that vary.
+    Inductor's `freezing` treats the weights as constants
+    (https://docs.pytorch.org/docs/stable/generated/torch.compile.html, `options`), so they must not change while the
+    result is in use. The batch size is fixed because some networks cannot be compiled with `freezing` for dynamic
+    shapes.
 
     Args:
-        boundary: of the model.
-        model: in inference mode.
-        pixel_values: (images, channels, height, width).
+        boundary: Boundary of the model.
+        model: Network in inference mode.
+        pixel_values: Images of shape (images, channels, height, width).
 
     Returns:
-        As `boundary.features`, for as many images.
+        Function like `boundary.features`, for batches of this size.
 
     Raises:
-        StageError: it cannot be compiled here, for example without a C++ compiler.
+        StageError: Compilation fails on this machine, for example because there is no C++ compiler.
     """
     modules = boundary.prefix_modules
     forwards = [torch.compile(module.forward, dynamic=False, options={"freezing": True}) for module in modules]
@@ -38,7 +39,7 @@ def compile_prefix(boundary: Boundary, model: nn.Module, pixel_values: Tensor) -
 
     try:
         features(pixel_values)
-    except torch._dynamo.exc.TorchDynamoException as error:  # also of the compilers that it calls
+    except torch._dynamo.exc.TorchDynamoException as error:  # errors of the backend compilers are subclasses
         raise StageError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     return features
 

@@ -1,4 +1,4 @@
-"""A backbone's stages as a table for people."""
+"""Printable table of a backbone's stages."""
 
 from typing import TYPE_CHECKING
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 
 def describe_stages(name: str, trainable_stages: TrainableStages = 1) -> str:
-    """Write the stages of a backbone as a table, with what `trainable_stages` trains and freezes.
+    """Return a table of the stages of a backbone, with what `trainable_stages` trains and freezes.
 
-    Nothing is downloaded but a Hub model's config, and no weights are made.
+    At most the config of a Hub model is downloaded, and no memory is allocated for weights.
 
     Args:
-        name: what `--model` takes.
-        trainable_stages: As `Phase.trainable_stages`.
+        name: Value of `--model`.
+        trainable_stages: As in `Phase.trainable_stages`.
 
     Raises:
-        ModelError: there is no such model, or its stages cannot be told.
+        ModelError: There is no such model, or its stages cannot be determined.
     """
     from hf_tl.backbones.stages import list_stages, trainable_parameters
 
@@ -42,10 +42,10 @@ def describe_stages(name: str, trainable_stages: TrainableStages = 1) -> str:
 
 
 def build_skeleton(name: str) -> "nn.Module":
-    """Build a model without memory for its weights.
+    """Build a model on the meta device, without memory for its weights.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: There is no such model.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolution before it, for a frozen prefix that is run once over the data."""
+"""Folding of BatchNorm into the preceding convolution, for a frozen prefix that runs once over the data."""
 
 import contextlib
 from collections import Counter
@@ -15,17 +15,17 @@ from hf_tl.backbones.freezing import is_frozen
 
 @contextlib.contextmanager
 def folded_batch_norms(model: nn.Module, run: Callable[[], Any]) -> Iterator[int]:
-    """Fold each frozen BatchNorm into the frozen convolution whose output it alone is given, while the context is open.
+    """Fold each frozen BatchNorm into the frozen convolution that feeds it while the context is open.
 
-    The result differs by rounding only (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2). That nothing
-    else reads the convolution's output cannot be seen here: see `folded_where_equal`.
+    The output changes by rounding only (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2), provided
+    that nothing else reads the output of the convolution. This function cannot check that: see `folded_where_equal`.
 
     Args:
-        model: in inference mode; its weights are as before when the context is closed.
-        run: runs the part in question on some images.
+        model: Network in inference mode. Its weights are restored when the context closes.
+        run: Function that runs the prefix on sample images.
 
     Yields:
-        How many were folded.
+        Number of folded BatchNorm layers.
     """
     pairs = _pairs(model, run)
     own = [(conv, conv._parameters["weight"], conv._parameters["bias"]) for conv, _ in pairs]
@@ -47,7 +47,7 @@ def folded_batch_norms(model: nn.Module, run: Callable[[], Any]) -> Iterator[int
 
 @contextlib.contextmanager
 def folded_where_equal(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
-    """Fold as `folded_batch_norms` while the context is open, unless that changes what `run` gives."""
+    """Fold as in `folded_batch_norms` while the context is open, unless that changes the output of `run`."""
     expected = run()
     with contextlib.ExitStack() as trial:
         trial.enter_context(folded_batch_norms(model, run))
@@ -57,7 +57,7 @@ def folded_where_equal(model: nn.Module, run: Callable[[], Sequence[Tensor]]) ->
 
 
 def are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    """Whether features differ by no more than the rounding of a whole network, each in its own precision."""
+    """Return whether features differ by no more than the rounding error of a whole network in their precision."""
     return all(_is_close(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -67,20 +67,20 @@ def _is_close(a: Tensor, b: Tensor) -> bool:
 
 
 def _activation(norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What is left of a norm that is folded away: in timm's classes, its activation."""
+    """Return the part of a folded norm that must still run: the activation, in timm's classes."""
     if isinstance(norm, BatchNormAct2d):
         return lambda x: norm.act(norm.drop(x))
     return lambda x: x
 
 
 def _pairs(model: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
-    """Find the convolutions and norms that follow each other, each called once."""
+    """Find consecutive pairs of a convolution and a norm that are each called once."""
     made: dict[int, tuple[nn.Module, Tensor]] = {}
     found: list[tuple[nn.Module, nn.Module]] = []
     calls: Counter[nn.Module] = Counter()
 
     def note_output(conv: nn.Module, inputs: Any, output: Tensor) -> None:
-        made[id(output)] = (conv, output)  # kept, so that no other tensor gets its id
+        made[id(output)] = (conv, output)  # keep a reference so that the id is not reused
         calls[conv] += 1
 
     def note_input(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -1,10 +1,10 @@
-"""Freezing: no gradient AND inference mode, whatever calls `model.train()`.
+"""Freezing of stages: no gradients and permanent inference mode, even after `model.train()`.
 
-A frozen BatchNorm in training mode would go on normalising by the batch and moving its statistics, and transformers'
-Trainer calls `model.train()` at every step (https://github.com/huggingface/transformers/issues/24479). So each module
-of a frozen stage carries an instance attribute `train` that leaves the module in inference mode. It is a partial of a
-module-level function: deep copies, pickles, `torch.compile` and wrappers such as DistributedDataParallel keep it, and
-no class and no state dict changes.
+A frozen BatchNorm in training mode would normalize by batch statistics and update its running statistics, and
+transformers' Trainer calls `model.train()` at every step (https://github.com/huggingface/transformers/issues/24479).
+Each module of a frozen stage therefore gets an instance attribute `train` that leaves the module in inference mode. The
+attribute is a partial of a module-level function: it survives deep copies, pickling, `torch.compile` and wrappers such
+as DistributedDataParallel, and changes neither classes nor state dicts.
 """
 
 import copy
@@ -32,22 +32,23 @@ def freeze(
 ) -> tuple[Stage, ...]:
     """Train the given stages of `model` and freeze all others, in place.
 
-    A frozen stage gets no gradient and stays in inference mode: BatchNorm uses and keeps its stored statistics, dropout
-    and drop path are off. Calling it again changes what is frozen. Parameters that the architecture itself never trains
-    (fixed position embeddings) stay as they are.
+    A frozen stage gets no gradients and stays in inference mode: BatchNorm uses and keeps its running statistics, and
+    dropout and stochastic depth are off. Another call replaces the selection. Parameters that the architecture itself
+    never trains (fixed position embeddings) stay fixed.
 
     Args:
-        model: an image classifier, or a timm model.
-        trainable_stages: how many trailing stages train (1 is the head), `"all"`, or names; see
-            `hf_tl.backbones.stages.trainable_parameters`. Or a phase, which holds `norm` and `batch_norm` too.
-        norm: what the normalisation layers of frozen stages do: nothing (`"frozen"`), train their scale and shift
-            (`"affine"`), or also update their statistics (`"adapt"`).
-        batch_norm: what BatchNorm in trained stages does: normalise by the batch and update its statistics
-            (`"update"`), or stay in inference mode, so that it normalises by its stored statistics and keeps them
-            (`"keep"`); its scale and shift train in both cases.
+        model: Image classifier of transformers, or a timm model.
+        trainable_stages: Number of trailing stages to train (1 is the head), `"all"`, or stage names; see
+            `hf_tl.backbones.stages.trainable_parameters`. Alternatively a phase, which also sets `norm` and
+            `batch_norm`.
+        norm: Normalization layers of frozen stages: `"frozen"` keeps them fixed, `"affine"` trains their scale and
+            shift, `"adapt"` also updates their running statistics.
+        batch_norm: BatchNorm in trained stages: `"update"` normalizes by batch statistics and updates the running
+            statistics; `"keep"` stays in inference mode and uses the stored statistics. Scale and shift train in both
+            cases.
 
     Returns:
-        The frozen stages, in forward order.
+        Frozen stages, in forward order.
 
     Raises:
         StageError: `model` has no such stage, or its head was frozen by other means.
@@ -87,15 +88,15 @@ def freeze(
 
 
 def fix_unused(model: nn.Module, pixel_values: Tensor) -> list[str]:
-    """Freeze for good the parameters that the logits do not depend on, and name them.
+    """Freeze permanently the parameters that the logits do not depend on, and return their names.
 
-    Some classifiers hold parts that only pretraining uses: mask tokens, the pooling of a class token that is not read.
-    They never get a gradient, for which DistributedDataParallel would wait in vain (or search, with
-    `find_unused_parameters`, in every step). A copy of the model makes one pass, so that no statistics move.
+    Some classifiers contain parts that only pretraining uses, such as mask tokens or an unread pooling of the class
+    token. These never get a gradient, so DistributedDataParallel would wait for them forever, or search for them at
+    every step (`find_unused_parameters`). The pass runs on a copy of the model, so that no running statistics change.
 
     Args:
-        model: an image classifier of transformers; it may be frozen by `freeze`.
-        pixel_values: (batch, channels, height, width), at least two images, for BatchNorm.
+        model: Image classifier of transformers, possibly frozen by `freeze`.
+        pixel_values: Images of shape (batch, channels, height, width); at least two, for BatchNorm.
     """
     parameters = dict(model.named_parameters())
     if _FIXED not in model.__dict__:
@@ -116,10 +117,10 @@ def fix_unused(model: nn.Module, pixel_values: Tensor) -> list[str]:
 
 
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Name the tensors of `model` that training must not move.
+    """Return the tensors of `model` that training must not change, by name.
 
     Returns:
-        Parameters without a gradient and buffers of modules kept in inference mode, by their name in `model`.
+        Parameters without gradients, and buffers of modules that are kept in inference mode.
     """
     tensors: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if not p.requires_grad}
     for prefix, module in model.named_modules():
@@ -130,7 +131,7 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Compute the SHA-256 of named tensors: names, types, shapes and every byte.
+    """Compute the SHA-256 of named tensors: names, dtypes, shapes and every byte.
 
     >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(2)}) != digest({"a": torch.ones(2)})
     True
@@ -145,32 +146,32 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def whole(tensor: Any) -> Tensor:
-    """Gather a tensor of which each process has a part; all of them must ask. Other tensors are given back."""
+    """Gather a tensor that is sharded over processes (a collective call); return other tensors unchanged."""
     return tensor.full_tensor() if is_part(tensor) else tensor
 
 
 def is_part(tensor: Tensor) -> bool:
-    """Whether it is a DTensor; importing that class would take every run, sharded or not, most of a second."""
+    """Return whether a tensor is a DTensor, without importing that class (almost a second in every run)."""
     return hasattr(tensor, "full_tensor")
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell whether `module` is a normalisation layer: named so, with parameters of at most one dimension.
+    """Return whether `module` is a normalization layer: named so, with parameters of at most one dimension.
 
-    timm and transformers have dozens of such classes of their own (`LayerNorm2d`, `BatchNormAct2d`, `RmsNorm`).
+    timm and transformers define dozens of such classes (`LayerNorm2d`, `BatchNormAct2d`, `RmsNorm`).
     """
     return "norm" in type(module).__name__.lower() and all(p.ndim <= 1 for p in module.parameters())
 
 
 def has_statistics(module: nn.Module) -> bool:
-    """Tell whether `module` keeps running statistics of the images that it saw in training, as BatchNorm does."""
+    """Return whether `module` keeps running statistics of its inputs, as BatchNorm does."""
     return isinstance(getattr(module, "running_mean", None), Tensor)
 
 
 def _fixed_parameters(parameters: Mapping[str, nn.Parameter], head: Stage) -> frozenset[str]:
     fixed = frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad)
     if fixed.issuperset(head.parameter_names):
-        # what was frozen by hand cannot be told from what the architecture fixes, but no architecture fixes its head
+        # fixed by the user or by the architecture? They look the same, but no architecture fixes its head
         raise StageError(
             f"expected a head that trains, found requires_grad=False on {name_some(head.parameter_names)}; "
             "call model.requires_grad_(True) before hf_tl.freeze"
@@ -179,7 +180,7 @@ def _fixed_parameters(parameters: Mapping[str, nn.Parameter], head: Stage) -> fr
 
 
 def _graph(output: Tensor) -> set[Node]:
-    """Collect the nodes of autograd's graph that a backward pass from `output` reaches."""
+    """Collect the nodes of the autograd graph that a backward pass from `output` reaches."""
     nodes: set[Node] = set()
     ahead = [output.grad_fn]
     while ahead:
@@ -193,7 +194,7 @@ def _graph(output: Tensor) -> set[Node]:
 def _inference_modules(
     stage: Stage, trainable: frozenset[str], modules: Mapping[str, nn.Module], *, whole: bool
 ) -> Iterator[str]:
-    """Name the modules of `stage` to keep in inference mode: all, or those without a trained part."""
+    """Yield the modules of `stage` to keep in inference mode: all, or those whose parameters are all frozen."""
     for name in stage.module_names:
         owned = [f"{name}.{parameter}" for parameter, _ in modules[name].named_parameters()]
         if whole or (owned and trainable.isdisjoint(owned)):
@@ -213,7 +214,7 @@ def _release_norms(
 
 
 def _stay_in_inference_mode(module: nn.Module, mode: bool = True) -> nn.Module:
-    """Stand in for `nn.Module.train`: pass the mode on to children (an adapting norm follows it), keep one's own."""
+    """Replace `nn.Module.train`: pass the mode on to children (adapting norms follow it), keep the module's own."""
     module.training = False
     for child in module.children():
         child.train(mode)
@@ -226,7 +227,7 @@ def _lock(module: nn.Module) -> None:
 
 
 def is_frozen(module: nn.Module) -> bool:
-    """Tell whether `freeze` keeps this module in inference mode."""
+    """Return whether `freeze` keeps this module in inference mode."""
     train = module.__dict__.get("train")
     return isinstance(train, functools.partial) and train.func is _stay_in_inference_mode
 

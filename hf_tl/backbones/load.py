@@ -1,4 +1,4 @@
-"""The front door: a checkpoint's name to a model with its transforms."""
+"""Loading of a checkpoint by name: model and transforms."""
 
 import os
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from hf_tl.backbones.preprocessing import Preprocessing
 
 SCHEMA_VERSION = 2
-"""Of what `config.json` holds under the key `hf_tl`."""
+"""Version of the `hf_tl` entry in `config.json`."""
 TIMM_PREFIX = "timm:"
 REMEMBERED = "hf_tl_preprocessing"
-"""The attribute of a model that keeps its preprocessing, also in copies of the model."""
+"""Model attribute that holds the preprocessing; copies of the model keep it."""
 
 
 def load_backbone(
@@ -36,30 +36,29 @@ def load_backbone(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple["PreTrainedModel", Transforms]:
-    """Load a backbone with a head for `labels`, frozen as the strategy's first phase asks.
+    """Load a backbone with a head for `labels`, frozen for the first phase of the strategy.
 
     Args:
-        name: a Hub id (`timm/resnet50.a1_in1k`, `google/vit-base-patch16-224`), a local directory, or
-            `timm:ARCH[.TAG]`.
-        labels: names of the classes, in the order of the logits. The checkpoint's head is kept if it has the same names
-            in the same order; otherwise a new one is drawn from torch's random state.
-        strategy: what to freeze; everything trains where it is None.
-        weights: a local file with the weights (`timm:` names only).
-        pretrained: whether to load weights at all.
-        image_size: height and width in pixels, instead of the checkpoint's.
-        in_chans: channels of the input, instead of the checkpoint's (timm backbones only).
-        problem_type: `"single_label_classification"` or `"multi_label_classification"` (`problem_type` of
-            `load_data`'s result), by which transformers chooses the loss and the scores of its pipeline.
-        revision: branch, tag or commit on the Hub.
-        trust_remote_code: whether code from the repository may run.
+        name: Hub id (`timm/resnet50.a1_in1k`, `google/vit-base-patch16-224`), local directory, or `timm:ARCH[.TAG]`.
+        labels: Class names, in the order of the logits. The head of the checkpoint is kept if its labels are the same
+            in the same order; otherwise a new head is drawn from torch's random state.
+        strategy: Strategy whose first phase decides what to freeze (default: everything trains).
+        weights: Local weights file (`timm:` names only).
+        pretrained: Whether to load pretrained weights.
+        image_size: Height and width in pixels (default: those of the checkpoint).
+        in_chans: Number of input channels (timm backbones only; default: that of the checkpoint).
+        problem_type: `"single_label_classification"` or `"multi_label_classification"` (`problem_type` of the result of
+            `load_data`). transformers selects the loss and the pipeline's scores by it.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether code from the repository may run.
 
     Returns:
-        A plain model of transformers' Auto mapping in inference mode, and `transforms` whose `train` and `eval` are
-        used with `dataset.with_transform`.
+        A standard transformers image classifier in inference mode, and `transforms`, whose `train` and `eval` are
+        passed to `dataset.with_transform`.
 
     Raises:
-        ModelError: the model is unknown, or its weights do not fit.
-        StageError: its stages cannot be told.
+        ModelError: The model is unknown, or its weights do not fit.
+        StageError: Its stages cannot be determined.
 
     >>> model, transforms = load_backbone("timm:test_resnet", ["cat", "dog"], Strategy.transfer(), pretrained=False)
     >>> type(model).__name__, [name for name, p in model.named_parameters() if p.requires_grad]
@@ -100,13 +99,13 @@ def load_model(
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
     """Load a model and its preprocessing; the arguments are those of `load_backbone`.
 
-    Without `labels`, the model is that of the checkpoint, with its own head where it has one.
-    `hf_tl.backbones.provenance.provenance_of(model)` says where its weights come from, and `weights_license` is the
-    license of the file `weights`, where its source states one. A black image is run through the model, so that a model
-    that cannot be trained on images of this size is refused before any training.
+    Without `labels`, the model keeps the labels of the checkpoint, and its head if there is one.
+    `hf_tl.backbones.provenance.provenance_of(model)` returns the origin of the weights. `weights_license` is the
+    license of the file `weights`, if its source states one. A black image is run through the model, so that a model
+    that does not accept images of this size is rejected before training.
 
     Raises:
-        ModelError: as `load_backbone`.
+        ModelError: As in `load_backbone`.
     """
     if labels is not None:
         check_labels(labels)
@@ -191,21 +190,21 @@ def _load_model(
 
 
 def set_labels(config: "PreTrainedConfig", labels: Sequence[str]) -> None:
-    """Write the names of the classes into a config, in the order of the logits, and leave nothing of older names."""
+    """Write the class names into a config, in the order of the logits, replacing all older names."""
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     if config.model_type == "timm_wrapper":
-        # saved instead of id2label, and taken from the loaded checkpoint where it is set
+        # saved instead of id2label; if set in the checkpoint, it would take precedence
         config.label_names = list(labels)
         config.num_classes = len(labels)
 
 
 def set_problem_type(model: "PreTrainedModel", problem_type: str | None) -> None:
-    """Write into a model's config what labels it is for."""
+    """Write the problem type into a model's config."""
     model.config.problem_type = problem_type
     if problem_type == "multi_label_classification":
-        # transformers' binary loss is a mean whatever `num_items_in_batch` says, so Trainer must not leave it to the
-        # model to divide by the number of accumulated batches
+        # transformers' binary loss is a mean whatever `num_items_in_batch` says, so Trainer itself must divide by the
+        # number of accumulated batches
         model.accepts_loss_kwargs = False
 
 
@@ -222,10 +221,10 @@ def _preprocessing(
 
 
 def check_labels(labels: Sequence[str]) -> None:
-    """Check the names of the classes.
+    """Check the class names.
 
     Raises:
-        ConfigError: they are no list of at least two different names.
+        ConfigError: The names are not a list of at least two distinct strings.
     """
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
         raise ConfigError(f"labels must be a list of names, found {labels!r:.80}")
@@ -238,19 +237,19 @@ def check_labels(labels: Sequence[str]) -> None:
 def load(
     name: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple["PreTrainedModel", Transforms]:
-    """Load a model as it was saved, with its head and labels, and frozen again as its record says.
+    """Load a saved model with its head and labels, frozen as in the last phase of its training.
 
     Args:
-        name: a folder that hf_tl saved a model in, or a Hub id; any other image classifier too, of which nothing is
+        name: Folder that hf_tl saved a model in, or a Hub id. Any other image classifier loads too, with nothing
             frozen.
-        revision: branch, tag or commit on the Hub.
-        trust_remote_code: whether code from the repository may run.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether code from the repository may run.
 
     Returns:
-        The model in inference mode, and its transforms.
+        Model in inference mode, and its transforms.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: There is no such model.
 
     ```python
     model, transforms = hf_tl.load("user/flowers")
@@ -263,7 +262,7 @@ def load(
     config = load_config(source, revision, trust_remote_code)
     labels = [config.id2label[index] for index in range(config.num_labels)]
     record = getattr(config, "hf_tl", None)
-    # the labels are what they are: the names of ImageNet's classes hold two cranes
+    # no check for duplicates: ImageNet has two classes named "crane"
     model, preprocessing = _load_model(source, labels, revision=revision, trust_remote_code=trust_remote_code)
     set_problem_type(model, model.config.problem_type)
     if record is None or "strategy" not in record:
@@ -278,14 +277,15 @@ def preprocessing_of(model: "PreTrainedModel", transforms: Transforms | None = N
     """Return the preprocessing that a model is trained, evaluated and saved with.
 
     Args:
-        model: from `load_backbone` or `load`, which remember it; else it is found by the model's config or name.
-        transforms: those to train with. Their `eval` must be the model's own preprocessing, or for models of
-            transformers' own classes a `ProcessorPipeline`, which is saved with the model. Their `train` is used where
-            it is a user's own; the presets of augmentation belong to the phases.
+        model: Model from `load_backbone` or `load`, which store its preprocessing. For other models, the preprocessing
+            is found by config or name.
+        transforms: Transforms to train with. Their `eval` must be the model's own preprocessing, or, for models of
+            transformers' own classes, a `ProcessorPipeline`, which is saved with the model. A user's own `train` is
+            used as it is; augmentation presets are set by the phases.
 
     Raises:
-        ConfigError: `transforms.eval` gives pixels that the published model could not reproduce.
-        ModelError: the checkpoint has no image processor.
+        ConfigError: `transforms.eval` produces pixels that the published model could not reproduce.
+        ModelError: The checkpoint has no image processor.
     """
     own = _own_preprocessing(model, transforms)
     return own if transforms is None else own.with_user_transforms(transforms)
@@ -296,7 +296,7 @@ def _own_preprocessing(model: "PreTrainedModel", transforms: Transforms | None) 
     from hf_tl.backbones.transformers import ProcessorPipeline, processor_preprocessing
 
     if model.config.model_type == "timm_wrapper":
-        return _preprocessing(model, model.config.name_or_path, None, None, False)  # of the config, as it is saved
+        return _preprocessing(model, model.config.name_or_path, None, None, False)  # from the config, as it is saved
     remembered = model.__dict__.get(REMEMBERED)
     if transforms is not None:
         pipeline = transforms.eval.pipeline

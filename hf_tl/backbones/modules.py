@@ -1,4 +1,4 @@
-"""Modules of a network, and the mode that it runs in."""
+"""Utilities for modules and their mode."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def outermost_modules(stage: Stage, modules: Mapping[str, nn.Module]) -> list[str]:
-    """Return the names of the largest modules of a stage that are called and hold parameters."""
+    """Return the names of the outermost callable modules of a stage that hold parameters."""
     own = [name for name in stage.module_names if not isinstance(modules[name], nn.ModuleList | nn.ModuleDict)]
     inside = set(own)
     return [

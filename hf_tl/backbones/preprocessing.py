@@ -1,4 +1,4 @@
-"""What a checkpoint expects of its input images, and the transforms made from it."""
+"""Input format of a checkpoint, and the transforms built from it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,38 +18,38 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor
 
 PROBE_MARGINS = ((0, 33), (37, 0), (90, 120))
-"""How much larger than the input the images are, in height and width, on which two transforms are compared."""
+"""Margins (height, width) in pixels by which test images exceed the input size when two transforms are compared."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """A checkpoint's own preprocessing, whichever library it comes from."""
+    """Preprocessing of a checkpoint, independent of its library."""
 
     input_size: tuple[int, int, int]
     """Channels, height and width of the network's input."""
     interpolation: str
     evaluation: Pipeline
-    """The library's own evaluation transform: an RGB image to a tensor of `input_size`."""
+    """Evaluation transform of the library: an RGB image to a tensor of shape `input_size`."""
     processor: "BaseImageProcessor | None" = None
-    """What a transformers checkpoint is saved with; timm checkpoints keep theirs in `config.json`."""
+    """Image processor that a transformers checkpoint is saved with; timm checkpoints use `config.json`."""
     unresized: Pipeline | None = None
-    """`evaluation` without resizing, cropping and padding, where the library can do that."""
+    """`evaluation` without resizing, cropping and padding, where the library supports that."""
     evaluation_settings: Mapping[str, Any] = field(default_factory=dict)
-    """How `evaluation` resizes and crops, for the record."""
+    """Resizing and cropping settings of `evaluation`, for the record."""
     training: ImageTransform | None = None
-    """A user's own training transform, which takes the place of the augmentation presets."""
+    """User's own training transform, which replaces the augmentation presets."""
 
     @cached_property
     def scaling(self) -> PixelScaling | None:
-        """How `evaluation` maps the levels of an image to numbers; None where it is no linear map of each channel."""
+        """Mapping of pixel levels to network inputs; None if it is not linear in each channel."""
         return measure_scaling(self.evaluation, self.input_size)
 
     @property
     def finishing(self) -> Pipeline:
-        """From an augmented image of the input size to the numbers that `evaluation` makes of the same pixels.
+        """Transform of an augmented image of the input size to the values that `evaluation` gives for the same pixels.
 
         Raises:
-            ModelError: nothing that can be applied to an augmented image gives these numbers.
+            ModelError: No transform of an augmented image gives these values.
         """
         if self.scaling is not None:
             return self.scaling
@@ -62,15 +62,15 @@ class Preprocessing:
         )
 
     def transforms(self, augmentation: Augmentation = "none", *, horizontal_flip: bool = True) -> Transforms:
-        """Make the transforms for training and evaluation, for `dataset.with_transform`.
+        """Build the transforms for training and evaluation, for `dataset.with_transform`.
 
         Args:
-            augmentation: the preset for training images, or a user's own transform in its place; `"none"` trains on
-                the evaluation transform in either case.
-            horizontal_flip: whether the presets may mirror images.
+            augmentation: Augmentation preset for training images; a user's own transform replaces it. `"none"` always
+                trains on the evaluation transform.
+            horizontal_flip: Whether the presets may flip images horizontally.
 
         Raises:
-            ModelError: the presets cannot be combined with this preprocessing.
+            ModelError: The presets cannot be combined with this preprocessing.
         """
         channels = self.input_size[0]
         evaluation = ImageTransform(self.evaluation, channels=channels)
@@ -88,10 +88,10 @@ class Preprocessing:
         return Transforms(ImageTransform(augmented, channels=channels), evaluation, self)
 
     def with_user_transforms(self, transforms: Transforms) -> "Preprocessing":
-        """Take a user's training transform; their evaluation transform must be this preprocessing.
+        """Return a copy that trains on a user's `transforms.train`; `transforms.eval` must equal this preprocessing.
 
         Raises:
-            ConfigError: `transforms.eval` gives other pixels. A published model could not reproduce them.
+            ConfigError: `transforms.eval` gives different pixels, which a published model could not reproduce.
         """
         if not self._evaluates_as(transforms.eval):
             raise ConfigError(
@@ -105,10 +105,10 @@ class Preprocessing:
         return self if is_own else replace(self, training=train)
 
     def check_training_is_used(self, augmentations: Iterable[Augmentation]) -> None:
-        """Check that at least one phase trains on a user's own training transform, if there is one.
+        """Check that at least one phase uses the user's own training transform, if there is one.
 
         Raises:
-            ConfigError: all phases have augmentation `"none"`.
+            ConfigError: All phases have augmentation `"none"`.
         """
         if self.training is not None and set(augmentations) == {"none"}:
             raise ConfigError(
@@ -129,7 +129,7 @@ class Preprocessing:
         return all(is_close(own(image).double().numpy(), transform(image).double().numpy()) for image in images)
 
     def to_record(self) -> dict[str, Any]:
-        """Describe the preprocessing as `run.json` holds it; mean and std are of channels scaled to 0..1."""
+        """Return the entry for `run.json`; mean and std are for channels scaled to 0..1."""
         scaling = self.scaling
         return {
             "input_size": list(self.input_size),

@@ -1,8 +1,8 @@
-"""Lists of backbones for a budget of size and speed, from which evidence chooses.
+"""Presets: lists of candidate backbones for a parameter budget.
 
-Each was chosen for what it is known for on ImageNet at its size (https://github.com/huggingface/pytorch-image-models,
-results), one of each kind: convolutions for phones, residual and modern convolutional networks, and transformers, which
-pretraining has taught different things. All are under the Apache or the MIT licence.
+Each backbone has a strong ImageNet result for its size (https://github.com/huggingface/pytorch-image-models, results).
+Each list covers several kinds: mobile, residual and modern convolutional networks, and transformers, whose pretraining
+differs. All are under the Apache or the MIT license.
 """
 
 PRESETS = {
@@ -25,7 +25,7 @@ PRESETS = {
         "timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k",
     ),
 }
-"""What `--model` takes beside names: up to 6, 30 and 100 million parameters. `scripts/benchmark_presets.py` measures
-their speed; the README has a table of it."""
+"""Presets that `--model` accepts besides names: up to 6, 30 and 100 million parameters. `scripts/benchmark_presets.py`
+measures their speed; the README has a table of it."""
 LIMITS = {"mobile": 6e6, "small": 30e6, "base": 100e6}
-"""Parameters."""
+"""Maximum number of parameters in each preset."""

@@ -1,4 +1,4 @@
-"""Where a model in memory has its weights from, and which images they learned from; stated by the loader."""
+"""Provenance of a model in memory: the origin of its weights and their training images, recorded by the loader."""
 
 import json
 from collections.abc import Mapping
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 _PROVENANCE = "_hf_tl_provenance"
 UNKNOWN_IMAGES = LearnedSplit("a dataset that is not recorded", "train", 0)
 UNRECORDED = LearnedFrom((UNKNOWN_IMAGES,), unknown=(UNKNOWN_IMAGES,))
-"""What a model learned from that hf_tl trained and that came without its record."""
+"""Training images of a model that hf_tl trained but whose record is missing."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Origin of the weights of a model in memory."""
+    """Origin and training images of the weights of a model in memory."""
 
     origin: Origin
     learned: LearnedFrom = field(default_factory=LearnedFrom)
     weights_digest: str = ""
-    """Digest of the model's tensors when the origin was stated."""
+    """Digest of the model's tensors when the origin was recorded."""
 
 
 def set_provenance(model: "nn.Module", origin: Origin, learned: LearnedFrom | None = None) -> None:
-    """State where the weights of `model` come from; called by what put them there."""
+    """Record the origin of the weights of `model`; to be called by the function that loaded them."""
     model.__dict__[_PROVENANCE] = Provenance(origin, learned or LearnedFrom(), digest(model.state_dict()))
 
 
 def provenance_of(model: "nn.Module") -> Provenance:
-    """Return where the weights of `model` come from.
+    """Return the provenance of the weights of `model`.
 
-    Weights that were changed since they were loaded are `memory`, as are those of a model that hf_tl did not load: what
-    they learned from is not known then.
+    The origin is `memory` for weights that changed since they were loaded, and for a model that hf_tl did not load.
+    Their training images are then unknown.
     """
     known: Provenance | None = model.__dict__.get(_PROVENANCE)
     if known is None:
@@ -53,8 +53,8 @@ def trained_origin(record: RunRecord, **place: Any) -> Origin:
     """Return the origin of a model that hf_tl trained.
 
     Args:
-        record: Of its training.
-        place: `name` and `revision` of a model of the Hub, and the state of its `head`.
+        record: Record of its training.
+        place: `name` and `revision` of a Hub model, and the state of its `head`.
     """
     return Origin(
         "trained",
@@ -67,11 +67,11 @@ def trained_origin(record: RunRecord, **place: Any) -> Origin:
 
 
 def file_origin(origin: Origin, weights: str) -> tuple[Origin, LearnedFrom]:
-    """Follow a weights file to the model that hf_tl trained, if it lies in such a model's folder.
+    """Return the origin and training images of a weights file in the folder of a model that hf_tl trained.
 
     Args:
-        origin: Of the file alone.
-        weights: The file.
+        origin: Origin of the file alone, returned for any other file.
+        weights: Path of the weights file.
     """
     folder = Path(weights).parent
     if not Path(weights).name.startswith("model") or not (folder / RECORD_FILE).is_file():
@@ -82,7 +82,7 @@ def file_origin(origin: Origin, weights: str) -> tuple[Origin, LearnedFrom]:
 
 
 def config_origin(saved: Mapping[str, Any]) -> Origin | None:
-    """Read the origin that `config.json` holds under `hf_tl`; None where it states none that can be read."""
+    """Read the origin from the `hf_tl` entry of `config.json`; return None if there is no readable one."""
     try:
         return decode(Origin, saved["origin"], "the origin in config.json") if "origin" in saved else None
     except RecordError:
@@ -90,13 +90,13 @@ def config_origin(saved: Mapping[str, Any]) -> Origin | None:
 
 
 def saved_record(name: str, revision: str | None = None) -> RunRecord | None:
-    """Read the record of a saved model from its folder or the Hub.
+    """Read the record of a saved model from its folder or from the Hub.
 
     Returns:
-        None for a model that hf_tl did not train.
+        Record, or None for a model that hf_tl did not train.
 
     Raises:
-        ModelError: The record cannot be read, or fetched.
+        ModelError: The record cannot be read or downloaded.
     """
     from transformers.utils import cached_file
 
@@ -108,10 +108,10 @@ def saved_record(name: str, revision: str | None = None) -> RunRecord | None:
 
 
 def learned_from(name: str, revision: str | None = None) -> LearnedFrom:
-    """Return which images a saved model learned from, as far as its folder, or the Hub, says.
+    """Return the images that a saved model was trained on, as far as its folder or the Hub records them.
 
     Raises:
-        ModelError: As `saved_record`; or the file of digests is damaged.
+        ModelError: As in `saved_record`, or the file of digests is damaged.
     """
     record = saved_record(name, revision)
     if record is None:
@@ -120,11 +120,11 @@ def learned_from(name: str, revision: str | None = None) -> LearnedFrom:
 
 
 def _is_trained(name: str, revision: str | None) -> bool:
-    """Return whether the config of a model states that hf_tl has loaded or trained it."""
+    """Return whether the config of a model states that hf_tl loaded or trained it."""
     from transformers.utils import cached_file
 
     try:
         file = cached_file(name, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
         return file is not None and bool(json.loads(Path(file).read_text(encoding="utf-8")).get("hf_tl"))
     except (OSError, ValueError, AttributeError):
-        return False  # the loader states what is wrong with it
+        return False  # the loader reports what is wrong with the config

@@ -1,8 +1,8 @@
-"""What a checkpoint that somebody else wrote may hold, looked at before anything of it is loaded.
+"""Safety checks of a third-party checkpoint before anything of it is loaded.
 
-transformers runs no code of a repository unless told to, and reads pickled weights with `weights_only=True`. Here is
-what it leaves open: files that fill the memory, names that lead out of the folder, and configs that ask for more than
-an architecture.
+transformers runs no code of a repository without permission, and reads pickled weights with `weights_only=True`. This
+module covers the remaining risks: files that fill the memory, file names that point out of the folder, and configs that
+request more than an architecture.
 """
 
 import json
@@ -16,18 +16,18 @@ READ_WHOLE = (
     "config.json", "preprocessor_config.json", "processor_config.json", "adapter_config.json", "run.json", "README.md",
     "model.safetensors.index.json", "pytorch_model.bin.index.json",
 )  # fmt: skip
-"""Files that are read into memory whole."""
+"""Files that are read into memory as a whole."""
 MOST_BYTES = 32 * 2**20
-"""Of one of them; that of the 21,843 classes of ImageNet-21k has 2 MB."""
+"""Maximum size of such a file in bytes; the config for the 21,843 classes of ImageNet-21k has 2 MB."""
 MODEL_ARGUMENTS_REFUSED = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-"""Arguments of `timm.create_model` by which a config would have other files loaded."""
+"""Arguments of `timm.create_model` with which a config could load other files."""
 
 
 def check_checkpoint(name: str, revision: str | None = None) -> None:
-    """Look at the names and sizes of a checkpoint's files: in a local directory, or on the Hub where it can be reached.
+    """Check the names and sizes of a checkpoint's files, in a local directory or (if reachable) on the Hub.
 
     Raises:
-        ModelError: a file is too large to be what its name says, or a name leads out of the folder.
+        ModelError: A file is implausibly large for its name, or a name points out of the folder.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -40,7 +40,7 @@ def check_checkpoint(name: str, revision: str | None = None) -> None:
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=10)
     except (HTTPError, OfflineModeIsEnabled, HFValidationError):
-        return  # what is not in the cache cannot be loaded either, and the loader tells why
+        return  # a model that is not in the cache cannot be loaded either, and the loader says why
     check_files({sibling.rfilename: sibling.size for sibling in info.siblings or ()}, name)
 
 
@@ -48,7 +48,7 @@ def check_files(sizes: Mapping[str, int | None], name: str) -> None:
     """Check the names and the sizes in bytes of a checkpoint's files.
 
     Raises:
-        ModelError: as `check_checkpoint`.
+        ModelError: As in `check_checkpoint`.
     """
     if outside := [file for file in sizes if _leads_out(file)]:
         raise ModelError(f"{name} has files whose names lead out of its folder ({name_some(outside)}); do not trust it")
@@ -60,10 +60,10 @@ def check_files(sizes: Mapping[str, int | None], name: str) -> None:
 
 
 def check_config(config: Mapping[str, Any], name: str) -> None:
-    """Check that a config only describes a network.
+    """Check that a config describes a network and nothing more.
 
     Raises:
-        ModelError: it gives itself leave to run code, or would have other files loaded.
+        ModelError: The config grants itself permission to run code, or loads other files.
     """
     if any(key == "trust_remote_code" and value for key, value in _items(config)):
         raise ModelError(
@@ -78,7 +78,7 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
 
 
 def check_needs_no_code(name: str, error: Exception) -> None:
-    """Tell what transformers says when it refuses to run the code of a repository.
+    """Raise a helpful error if transformers refused to run the code of a repository.
 
     Raises:
         ModelError: `error` is that refusal.
@@ -95,7 +95,7 @@ def _leads_out(file: str) -> bool:
 
 
 def _check_indices(folder: Path) -> None:
-    """Check that the shards, which an index names, lie in the folder itself."""
+    """Check that the shards listed in an index lie in the folder itself."""
     for index in (folder / file for file in READ_WHOLE if file.endswith(".index.json")):
         if not index.is_file():
             continue
@@ -108,7 +108,7 @@ def _check_indices(folder: Path) -> None:
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """Walk the keys and values of nested mappings and lists."""
+    """Yield the keys and values of nested mappings and lists."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield str(key), inner

@@ -1,8 +1,9 @@
-"""Cutting a model into stages: the one rule, for both libraries.
+"""Division of a model into stages: one rule for timm and transformers.
 
-A stage ends where the library says that a feature map or a block is complete (an anchor). What lies between two
-anchors belongs to the later one, what comes before the first one is the stem, what follows the last one and is not the
-classifier is a stage of its own, or, if it is only a norm after a hierarchy of resolutions, part of the last one.
+A stage ends where the library says that a feature map or a block is complete (an anchor). Modules between two anchors
+belong to the later one. Modules before the first anchor are the stem. Modules after the last anchor, except the
+classifier, form a stage of their own; a lone norm after a hierarchy of resolutions belongs to the last anchor's stage
+instead.
 """
 
 from bisect import bisect_right
@@ -14,7 +15,7 @@ from hf_tl.backbones.stage_tables import LISTS, Layout, parent_of, split_number
 
 
 class Cutter:
-    """Cuts the modules of a layout into stages, in the order in which they are registered (their positions)."""
+    """Divide the modules of a layout into stages, in order of registration (their positions)."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -43,11 +44,11 @@ class Cutter:
             yield self._name(parameters, index), parameters, buffers, modules
 
     def _is_placed(self, path: str) -> bool:
-        """Whether a module or tensor is in the head or runs with an anchor, wherever it is registered."""
+        """Return whether a module or tensor belongs to the head or to an anchor, wherever it is registered."""
         return any(parent in self.layout.heads or parent in self.layout.runs_with for parent in _lineage(path))
 
     def _stage_of(self, path: str) -> int:
-        """Find the stage of a module or tensor: the head's, its anchor's, or that of its position."""
+        """Return the stage of a module or tensor: that of the head, of its anchor, or of its position."""
         for parent in _lineage(path):
             if parent in self.layout.heads:
                 return len(self.starts)
@@ -60,7 +61,7 @@ class Cutter:
         return self.position[path] + self.size[path]
 
     def _starts(self) -> list[int]:
-        """Find the positions at which stages start; a stretch without parameters is part of the stage after it."""
+        """Find the positions at which stages start; merge a range without parameters into the stage after it."""
         *anchors, last = sorted(self.layout.anchors, key=self._end)
         cuts = [0, *sorted({*self._opening((*anchors, last)[0]), *map(self._cut_after, anchors), *self._closing(last)})]
         places = [self.position[parent_of(name)] for name in self.weighted]
@@ -69,7 +70,7 @@ class Cutter:
         return [0, *(cuts[i] for i in occupied[:-1])]
 
     def _opening(self, anchor: str) -> list[int]:
-        """Cut before the list of the first anchor (or the anchor), if it holds layers and others come before it."""
+        """Cut before the list of the first anchor (or the anchor) if it holds layers and other layers precede it."""
         block = self._block_of(anchor)
         if (parent := parent_of(block)) and isinstance(self.modules[parent], LISTS):
             block = parent
@@ -77,7 +78,7 @@ class Cutter:
         return [self.position[block]] if has_stem and self.matrices[block] > 1 else []
 
     def _cut_after(self, anchor: str) -> int:
-        """Cut after an anchor and the norms beside it; if it lies inside a block or cell, before the whole block."""
+        """Cut after an anchor and its sibling norms, or before the whole block if the anchor lies inside one."""
         if (block := self._block_of(anchor)) != anchor:
             return self.position[block]
         end = self._end(anchor)
@@ -89,7 +90,7 @@ class Cutter:
         return end
 
     def _block_of(self, anchor: str) -> str:
-        """Find the outermost module that holds this anchor alone and is more than a list of modules."""
+        """Return the outermost module that contains this anchor alone and is not a mere list of modules."""
         shared = Counter(path for other in self.layout.anchors for path in _lineage(other))
         alone = [path for path in _lineage(anchor) if shared[path] == 1 and not isinstance(self.modules[path], LISTS)]
         return alone[-1] if alone else anchor
@@ -100,15 +101,15 @@ class Cutter:
         return [name for name in names if name in self.position and self.position[name] > self.position[path]]
 
     def _closing(self, anchor: str) -> list[int]:
-        """Cut after the last anchor if more than a norm follows, or if its blocks are all of one resolution."""
+        """Cut after the last anchor if more than a norm follows, or if all blocks have one resolution."""
         end = self._end(anchor)
         after = [parent_of(name) for name in self.weighted if self.position[parent_of(name)] >= end]
         return [end] if self.layout.isotropic or any(self.matrices[path] for path in after) else []
 
     def _module_stages(self) -> dict[str, int]:
-        """Find the modules that lie wholly in one stage; those without tensors lie where the module around them does.
+        """Find the modules that lie entirely in one stage; those without tensors follow their parent module.
 
-        What comes after the last layer of the backbone, such as dropout before the classifier, is the head's.
+        Modules after the last layer of the backbone, such as dropout before the classifier, belong to the head.
         """
         found = self._stages_of_tensors()
         last = max(self.position[parent_of(name)] for name in self.weighted)
@@ -127,7 +128,7 @@ class Cutter:
         return result
 
     def _stages_of_tensors(self) -> dict[str, set[int]]:
-        """Find for each module the stages of the tensors in it; a shared tensor is in the stage of its first name."""
+        """Find the stages of the tensors in each module; a shared tensor belongs to the stage of its first name."""
         model = self.layout.model
         stages = {id(t): self._stage_of(name) for name, t in chain(model.named_parameters(), model.named_buffers())}
         everywhere = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
@@ -138,9 +139,9 @@ class Cutter:
         return dict(found)
 
     def _name(self, names: list[str], index: int) -> str:
-        """Name a stage by its outermost modules: "layer4", "blocks.3-4"; the first is the "stem", the last the "head".
+        """Name a stage by its outermost modules ("layer4", "blocks.3-4"); the first may be "stem", the last is "head".
 
-        Norms and what runs with an anchor are not named where there is more.
+        The name omits norms and modules that run with an anchor, unless there is nothing else.
         """
         if index == len(self.starts):
             return "head"
@@ -158,14 +159,14 @@ class Cutter:
         return _span(main[0].removeprefix(base), last.removeprefix(base))
 
     def _roots(self, names: list[str]) -> list[str]:
-        """Find the outermost modules whose own parameters are `names` alone."""
+        """Find the outermost modules whose own parameters all lie in `names`."""
         counts = Counter(path for name in names for path in _lineage(parent_of(name)))
         whole = {path for path in counts if counts[path] == self.parameters[path]}
         return [path for path in self.modules if path in whole and parent_of(path) not in whole]
 
 
 def _span(first: str, last: str) -> str:
-    """Name the run from one module to another.
+    """Name the range from one module to another.
 
     >>> _span("blocks.3", "blocks.4"), _span("features.transition1", "features.denseblock2")
     ('blocks.3-4', 'features.transition1-denseblock2')
@@ -180,7 +181,7 @@ def _span(first: str, last: str) -> str:
 
 
 def _lineage(path: str) -> Iterator[str]:
-    """Yield a path and what it lies in, the nearest first, the root (an empty path) last."""
+    """Yield a path and its parents, nearest first, ending with the root (an empty path)."""
     while path:
         yield path
         path = parent_of(path)

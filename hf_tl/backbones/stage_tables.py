@@ -1,4 +1,4 @@
-"""Where a backbone says that its stages are: what timm and transformers tell, and tables for what they get wrong."""
+"""Stage metadata of timm and transformers, and tables that correct it."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -21,40 +21,40 @@ RENAMED_FEATURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "TResNet": {"": ("body.conv1",)},
     "Twins": {"block": ("blocks",)},
 }
-"""By timm class: the start of a module path in `feature_info` that does not exist there, and what it stands for."""
+"""By timm class: start of a module path in `feature_info` that does not exist, and its correct values."""
 
 RUNS_WITH: Mapping[str, Mapping[str, str]] = {
     "EfficientViM": {"norm.0": "stages.0", "norm.1": "stages.1", "norm": "stages.2", "weights": "stages.2"},
 }
-"""By timm class: a module or root parameter that is registered elsewhere, and the anchor with which it runs."""
+"""By timm class: a module or root parameter that is registered elsewhere, and the anchor that it runs with."""
 
 
 CLASSIFIERS: Mapping[str, tuple[str, ...]] = {"LevitDistilled": ("head.linear", "head_dist.linear")}
-"""By timm class: the classifier layers, where some `pretrained_cfg` of the class names too few of them."""
+"""By timm class: the classifier layers, where some `pretrained_cfg` of the class lists too few."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the stages of a model are cut from; all names are paths in `model`."""
+    """Input for the division of a model into stages; all names are paths in `model`."""
 
     model: nn.Module
     anchors: tuple[str, ...]
-    """Modules at whose end a stage ends, in forward order."""
+    """Modules whose end is the end of a stage, in forward order."""
     heads: tuple[str, ...]
-    """The classifier layers: what a change of classes re-initialises."""
+    """Classifier layers, which a change of the number of classes re-initializes."""
     isotropic: bool
-    """Whether all blocks work at one resolution, so that the final norm stands apart from the last block."""
+    """Whether all blocks have one resolution, so that the final norm is a stage of its own."""
     prefix: str = ""
-    """What comes before each name when `model` lies in a wrapper."""
+    """Prefix of each name when `model` lies in a wrapper."""
     runs_with: Mapping[str, str] = field(default_factory=dict)
-    """Modules and parameters that belong to an anchor although they are registered elsewhere."""
+    """Modules and parameters that belong to an anchor but are registered elsewhere."""
 
 
 def read_layout(model: nn.Module) -> Layout:
-    """Find anchors and classifier layers of a timm model, a `TimmWrapper` or a transformers image classifier.
+    """Find the anchors and classifier layers of a timm model, a `TimmWrapper` or a transformers image classifier.
 
     Raises:
-        StageError: the model has no classifier, or its blocks cannot be told.
+        StageError: The model has no classifier, or its blocks cannot be determined.
     """
     from transformers import PreTrainedModel
 
@@ -66,7 +66,7 @@ def read_layout(model: nn.Module) -> Layout:
 
 
 def describe(model: nn.Module) -> str:
-    """Name the top-level modules, for messages about a model that cannot be read."""
+    """Describe a model by its top-level modules, for error messages."""
     return f"{type(model).__name__} with {name_some(f'{n} ({type(m).__name__})' for n, m in model.named_children())}"
 
 
@@ -115,7 +115,7 @@ def _rename(path: str, renamed: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
 
 
 def _sibling_lists(model: nn.Module, anchors: tuple[str, ...]) -> dict[str, str]:
-    """Pair the elements of lists that advance with the list of anchors (Twins: patch_embeds, blocks, pos_block)."""
+    """Pair the elements of sibling lists with the anchors of that index (Twins: patch_embeds, blocks, pos_block)."""
     path = parent_of(anchors[0])
     blocks = model.get_submodule(path)
     names = [f"{path}.{name}" for name, _ in blocks.named_children()]
@@ -131,7 +131,7 @@ def _sibling_lists(model: nn.Module, anchors: tuple[str, ...]) -> dict[str, str]
 
 
 def parent_of(path: str) -> str:
-    """Name the module in which a module or tensor lies.
+    """Return the path of the module that contains a module or tensor.
 
     >>> parent_of("layer4.0.conv1"), parent_of("fc")
     ('layer4.0', '')
@@ -140,7 +140,7 @@ def parent_of(path: str) -> str:
 
 
 def split_number(path: str) -> tuple[str, str]:
-    """Split a path into its family and its number.
+    """Split a path into its prefix and its number.
 
     >>> split_number("features.10")
     ('features.', '10')
@@ -150,7 +150,7 @@ def split_number(path: str) -> tuple[str, str]:
 
 
 def _numbered_siblings(model: nn.Module, anchors: tuple[str, ...]) -> dict[str, str]:
-    """Pair the model's children and parameters that are numbered as the anchors (CoaT: cpe2 and serial_blocks2)."""
+    """Pair children and parameters of the model with the anchor of the same number (CoaT: cpe2, serial_blocks2)."""
     by_number = {number: anchor for anchor in anchors for number in [split_number(anchor)[1]] if "." not in anchor}
     names = [name for name, _ in model.named_children()] + [name for name, _ in model.named_parameters(recurse=False)]
     families: dict[str, set[str]] = {}
@@ -177,7 +177,7 @@ def _read_transformers(model: Any) -> Layout:
         )
     lists = {name: module for name, module in _outermost_lists(model) if _is_trunk(name, module, heads)}
     main = max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()), default="")
-    # others of the same length beside it advance with it (patch_embeddings and block), any other is a second trunk
+    # siblings of the same length run with it (patch_embeddings and block); any other list is a second trunk
     rivals = [n for n in lists if (parent_of(n), len(lists[n])) != (parent_of(main), len(lists[main]))]
     if not lists or rivals:
         raise StageError(
@@ -195,7 +195,7 @@ def _read_transformers(model: Any) -> Layout:
 
 
 def _shaped_by_labels(model: Any) -> tuple[str, ...]:
-    """Find the classifier layers: those whose shapes differ in a twin with one label more, built without memory."""
+    """Find the classifier layers: their shapes differ in a meta-device copy of the model with one more label."""
     config = copy.deepcopy(model.config)
     config.num_labels = model.config.num_labels + 1
     with torch.device("meta"):
@@ -219,7 +219,7 @@ def _is_trunk(path: str, blocks: nn.ModuleList, heads: tuple[str, ...]) -> bool:
 
 
 def _anchors_of_list(path: str, blocks: nn.ModuleList) -> tuple[tuple[str, ...], bool]:
-    """Tell the stages of a list: its elements that hold lists, else runs that begin at a stride, else each block."""
+    """Find the stages of a list: elements that contain lists, else runs that begin at a stride, else every block."""
     names = [f"{path}.{i}" for i in range(len(blocks))]
     stages = [name for name, block in zip(names, blocks, strict=True) if _holds(block, lambda m: isinstance(m, LISTS))]
     if stages:

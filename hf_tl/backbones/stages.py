@@ -1,6 +1,6 @@
-"""The stages of a backbone, in forward order, and the one place of stage arithmetic.
+"""Stages of a backbone in forward order, and all stage arithmetic.
 
-`stage_tables` finds where the library says that its stages end, `stage_cuts` cuts there.
+`stage_tables` reads where the library says that stages end; `stage_cuts` divides the model there.
 """
 
 import re
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a backbone at the field's own granularity; the head is the last."""
+    """Stage of a backbone at the usual granularity of the field; the head is the last."""
 
     name: str
     parameter_names: tuple[str, ...]
     buffer_names: tuple[str, ...]
     module_names: tuple[str, ...]
-    """Modules that lie wholly in this stage (those without parameters too), as in `model.named_modules()`."""
+    """Modules entirely in this stage, including those without parameters, named as in `model.named_modules()`."""
 
 
 def list_stages(model: "nn.Module") -> tuple[Stage, ...]:
     """List the stages of `model` in forward order, the head last.
 
-    Every parameter and buffer is in exactly one stage; one that is shared is named once, as in `named_parameters()`.
+    Every parameter and buffer is in exactly one stage. A shared one is listed once, as in `named_parameters()`.
 
     Args:
-        model: a timm model, or an image classifier of transformers (`TimmWrapperForImageClassification` too).
+        model: timm model, or image classifier of transformers (including `TimmWrapperForImageClassification`).
 
     Raises:
-        StageError: the model has no classifier, or its stages cannot be told; the message shows what was found.
+        StageError: The model has no classifier, or its stages cannot be determined. The message shows its structure.
 
     >>> import timm
     >>> [stage.name for stage in list_stages(timm.create_model("resnet18"))]
@@ -55,16 +55,16 @@ def list_stages(model: "nn.Module") -> tuple[Stage, ...]:
 
 
 def trainable_parameters(stages: Sequence[Stage], trainable_stages: TrainableStages) -> frozenset[str]:
-    """Name the parameters that train.
+    """Return the names of the parameters that train.
 
     Args:
-        stages: those of the model, from `list_stages`.
-        trainable_stages: a number k, the last k stages (1 is the head); `"all"`; a stage's name, from that stage to the
-            head; several names, exactly these and the head; or `"re:PATTERN"`, exactly the parameters in whose names
-            the regular expression is found, and the head.
+        stages: Stages of the model, from `list_stages`.
+        trainable_stages: A number k: the last k stages (1 is the head). `"all"`: every stage. A stage name: that stage
+            to the head. Several names: exactly these and the head. `"re:PATTERN"`: the parameters whose names match the
+            regular expression (`re.search`), and the head.
 
     Raises:
-        StageError: there is no such stage, or no such parameter.
+        StageError: There is no such stage or parameter.
 
     >>> stages = tuple(Stage(name, (f"{name}.weight",), (), (name,)) for name in ("stem", "layer1", "head"))
     >>> sorted(trainable_parameters(stages, "layer1"))
@@ -110,24 +110,24 @@ def _matching_parameters(stages: Sequence[Stage], pattern: str) -> frozenset[str
 
 
 def select_stages(stages: tuple[Stage, ...], trainable_stages: TrainableStages) -> tuple[Stage, ...]:
-    """Choose the stages of which at least one parameter trains; the others are frozen.
+    """Return the stages with at least one trained parameter; the others are frozen.
 
     Raises:
-        StageError: there is no such stage, or no such parameter.
+        StageError: There is no such stage or parameter.
     """
     trainable = trainable_parameters(stages, trainable_stages)
     return tuple(stage for stage in stages if not trainable.isdisjoint(stage.parameter_names))
 
 
 def head_stages(stages: tuple[Stage, ...]) -> int:
-    """Count the trailing stages that are the fully connected part: 2 in VGG and AlexNet, 1 where only the head is one.
+    """Count the trailing fully connected stages: 2 in VGG and AlexNet, 1 where only the head is fully connected.
 
-    Hidden fully connected layers stand between the last stage of the backbone and the classifier, either in timm's
+    Hidden fully connected layers lie between the last stage of the backbone and the classifier, either in timm's
     `pre_logits` or in one module with the classifier.
     """
     first, *_, hidden, head = stages
     beside = parent_of(parent_of(head.parameter_names[0]))
-    # not the whole model nor a wrapper's inner model, which hold the stem too
+    # exclude the whole model and a wrapper's inner model, which contain the stem too
     around = {
         path for path in (beside, parent_of(beside)) if path and not first.parameter_names[0].startswith(f"{path}.")
     }

@@ -1,4 +1,4 @@
-"""timm backbones, as the `timm_wrapper` models of transformers."""
+"""timm backbones, wrapped as transformers' `timm_wrapper` models."""
 
 import difflib
 from collections.abc import Sequence
@@ -34,23 +34,23 @@ def create_timm_backbone(
     model_args: dict[str, Any] | None = None,
     image_size: int | None = None,
 ) -> tuple["PreTrainedModel", Origin]:
-    """Create a timm architecture as a transformers model, with timm's own initialisation and a new head.
+    """Create a timm architecture as a transformers model, with timm's initialization and a new head.
 
     Args:
         architecture: `ARCH` or `ARCH.TAG`, as in `timm.list_models(pretrained=True)`.
-        labels: names of the classes, in the order of the logits; where it is None, the head is that of the weights,
-            whose classes are numbered.
-        weights: a local file with the backbone's weights.
-        weights_license: license of `weights`, where its source states one.
-        pretrained: whether to load timm's weights where `weights` is None.
-        model_args: further arguments of `timm.create_model` (`in_chans`), kept in the config.
-        image_size: height and width in pixels, instead of the architecture's.
+        labels: Class names, in the order of the logits. If None, the head of the weights is kept, with numbered
+            classes.
+        weights: Local file with the backbone's weights.
+        weights_license: License of `weights`, if their source states one.
+        pretrained: Whether to load timm's weights if `weights` is None.
+        model_args: Further arguments of `timm.create_model` (`in_chans`), saved in the config.
+        image_size: Height and width in pixels (default: those of the architecture).
 
     Returns:
-        The model in inference mode, and where its weights come from.
+        Model in inference mode, and the origin of its weights.
 
     Raises:
-        ModelError: there is no such architecture, it has no such weights, or `weights` does not fit.
+        ModelError: There is no such architecture, it has no such weights, or `weights` does not fit.
     """
     check_architecture(architecture)
     model_args = dict(model_args or {})
@@ -60,7 +60,7 @@ def create_timm_backbone(
     download = pretrained and weights is None
     has_new_head = labels is not None
     source_classes = settings.num_classes if settings is not None else 0
-    # without classes of its own (self-supervised), the architecture gets a head all the same: a model needs one
+    # an architecture without classes (self-supervised pretraining) gets a head too, because the wrapper needs one
     names = list(labels) if labels is not None else [f"class {number}" for number in range(source_classes or 2)]
     keeps_head = pretrained and not has_new_head and source_classes > 0
     network = _create_network(architecture, download, len(names), model_args)
@@ -87,7 +87,7 @@ def create_timm_backbone(
 
 
 def _downloaded(settings: dict[str, Any], head: HeadState) -> Origin:
-    """State the origin of weights that timm downloaded: from the Hub, or from an address of their authors."""
+    """Return the origin of weights that timm downloaded, from the Hub or from their authors' URL."""
     if repository := settings.get("hf_hub_id"):
         return Origin(
             "hub", name=repository, revision=commit_of(repository), license=settings.get("license"), head=head
@@ -96,10 +96,10 @@ def _downloaded(settings: dict[str, Any], head: HeadState) -> Origin:
 
 
 def wrap(network: nn.Module, labels: Sequence[str], model_args: dict[str, Any] | None = None) -> "PreTrainedModel":
-    """Put a timm network into `TimmWrapperForImageClassification`, its weights untouched.
+    """Wrap a timm network in `TimmWrapperForImageClassification` without changing its weights.
 
-    The wrapper's own initialisation (a normal distribution for every layer) would replace timm's, so the wrapper is
-    built without memory and given the network.
+    The wrapper's own initialization (a normal distribution for every layer) would replace timm's. The wrapper is
+    therefore built on the meta device, and its network is replaced.
     """
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
@@ -133,12 +133,12 @@ def _create_network(architecture: str, download: bool, num_classes: int, model_a
 
 
 def set_image_size(model: "PreTrainedModel", image_size: int) -> None:
-    """Let a wrapped timm network take images of another size, and note it in the config; in place.
+    """Change the image size of a wrapped timm network and of its config, in place.
 
-    A network of a fixed size is made anew, with its weights. Position embeddings are interpolated by timm where it can.
+    A network of fixed size is rebuilt with its weights. timm interpolates position embeddings where it can.
 
     Raises:
-        ModelError: the network takes one size only.
+        ModelError: The network supports one size only.
     """
     network, config = model.timm_model, model.config
     current = get_model_input_config(network)["input_size"][1:]
@@ -165,7 +165,7 @@ def timm_preprocessing(config: "TimmWrapperConfig") -> Preprocessing:
     """Read the preprocessing from a timm checkpoint's config.
 
     Args:
-        config: the model's; its `pretrained_cfg` says size, crop, interpolation, mean and std.
+        config: Config of the model; its `pretrained_cfg` sets size, crop, interpolation, mean and std.
     """
     data = resolve_data_config(pretrained_cfg=config.pretrained_cfg)
     return Preprocessing(
@@ -180,7 +180,7 @@ def check_architecture(architecture: str) -> None:
     """Check that timm knows `ARCH` or `ARCH.TAG`.
 
     Raises:
-        ModelError: it does not; the message names the nearest that it knows.
+        ModelError: It does not. The message suggests the nearest known names.
     """
     name, _, tag = architecture.partition(".")
     if not timm.is_model(name):
@@ -197,9 +197,9 @@ def _settings(network: nn.Module) -> dict[str, Any]:
 
 
 def _input_settings(network: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
-    """Describe the input that the network takes, where `settings` describe that of its pretrained weights.
+    """Return the network's input settings where they differ from `settings` of its pretrained weights.
 
-    A network for one channel, whose first layer timm makes by summing over the colours, gets their mean statistics.
+    For a network with one channel, timm sums the first layer over the colors. It gets the mean of their statistics.
     """
     input_size = tuple(get_model_input_config(network)["input_size"])
     statistics = {key: settings[key] for key in ("mean", "std") if len(settings.get(key) or ()) > 1}

@@ -34,21 +34,21 @@ def load_checkpoint(
 ) -> tuple["PreTrainedModel", Origin, LearnedFrom]:
     """Load a Hub id or a local directory with transformers' Auto classes, with a head for `labels`.
 
-    The checkpoint's head is kept if it has the same labels in the same order; otherwise a new one is drawn.
+    The head of the checkpoint is kept if its labels are the same in the same order; otherwise a new one is drawn.
 
     Args:
-        name: a Hub id or a directory with `config.json`; a timm checkpoint too.
-        labels: names of the classes, in the order of the logits; the checkpoint's own where it is None.
-        pretrained: whether to load the weights; otherwise only the architecture is taken.
-        image_size: height and width in pixels, instead of the checkpoint's.
-        revision: branch, tag or commit on the Hub.
-        trust_remote_code: whether code from the repository may run.
+        name: Hub id or directory with `config.json`, including timm checkpoints.
+        labels: Class names, in the order of the logits (default: those of the checkpoint).
+        pretrained: Whether to load the weights; if False, only the architecture is used.
+        image_size: Height and width in pixels (default: those of the checkpoint).
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether code from the repository may run.
 
     Returns:
-        The model in inference mode, where its weights come from, and which images they are known to have learned from.
+        Model in inference mode, origin of its weights, and the images that they are known to have been trained on.
 
     Raises:
-        ModelError: it cannot be found or loaded, or anything but the head does not fit.
+        ModelError: The checkpoint cannot be found or loaded, or weights other than the head's do not fit.
     """
     config = load_config(name, revision, trust_remote_code)
     known_labels = [config.id2label.get(index) for index in range(config.num_labels)]
@@ -70,7 +70,7 @@ def load_checkpoint(
 
 
 def _origin(name: str, config: "PreTrainedConfig", revision: str | None, head: HeadState) -> tuple[Origin, LearnedFrom]:
-    """State where the weights of a checkpoint come from, and what they learned from."""
+    """Return the origin of a checkpoint's weights, and the images that they were trained on."""
     hub_name, commit = (None, None) if Path(name).exists() else (name, commit_of(name, revision))
     if getattr(config, "hf_tl", None):
         return _trained_origin(name, config, hub_name, commit, head)
@@ -82,9 +82,9 @@ def _origin(name: str, config: "PreTrainedConfig", revision: str | None, head: H
 def _trained_origin(
     name: str, config: "PreTrainedConfig", hub_name: str | None, commit: str | None, head: HeadState
 ) -> tuple[Origin, LearnedFrom]:
-    """State the origin of a model that hf_tl trained, by its record.
+    """Return the origin of a model that hf_tl trained, from its record.
 
-    A model that the Trainer saved has no record, so that the images that it learned from are not known.
+    A model that the Trainer saved has no record, so its training images are unknown.
     """
     record = saved_record(name, commit)
     shared: dict[str, Any] = {"name": hub_name, "revision": commit, "head": head}
@@ -96,7 +96,7 @@ def _trained_origin(
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:
-    """Tell which commit of a Hub repository was loaded, by where the Hub's cache has its files; None of a folder."""
+    """Return the commit of a Hub repository in the local cache; None for a folder."""
     from huggingface_hub import try_to_load_from_cache
 
     if Path(name).exists():
@@ -108,10 +108,10 @@ def commit_of(name: str, revision: str | None = None) -> str | None:
 def _load_weights(
     name: str, config: "PreTrainedConfig", revision: str | None, trust_remote_code: bool
 ) -> tuple["PreTrainedModel", bool]:
-    """Load a checkpoint in float32: half-precision weights would lose small updates; autocast keeps the speed.
+    """Load a checkpoint in float32: half-precision weights would lose small updates, and autocast is as fast.
 
     Returns:
-        The model, and whether the checkpoint has the head too.
+        Model, and whether the checkpoint contains the head.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForImageClassification
@@ -137,15 +137,15 @@ def _load_weights(
 
 
 def random_weights(kind: type["PreTrainedModel"], config: "PreTrainedConfig", seed: int) -> dict[str, torch.Tensor]:
-    """Draw weights for a model anew, as those of one that is not pretrained; the same on every process.
+    """Draw new random weights for a model that is not pretrained, identical on every process.
 
     Args:
-        kind: its class.
-        config: its config.
-        seed: of the weights.
+        kind: Class of the model.
+        config: Config of the model.
+        seed: Random seed of the weights.
 
     Returns:
-        Its state, by name.
+        State dict.
     """
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
@@ -158,7 +158,7 @@ def random_weights(kind: type["PreTrainedModel"], config: "PreTrainedConfig", se
 def _initialise(
     config: "PreTrainedConfig", labels: Sequence[str], image_size: int | None, trust_remote_code: bool
 ) -> "PreTrainedModel":
-    """Draw random weights, in the way of the library that the architecture comes from."""
+    """Draw random weights with the initialization of the library that the architecture comes from."""
     if config.model_type != "timm_wrapper":
         if image_size is not None:
             _set_image_size(config, image_size)
@@ -177,7 +177,7 @@ def model_from_config(config: "PreTrainedConfig", trust_remote_code: bool = Fals
     """Build the image classifier of a config, in float32, with random weights.
 
     Raises:
-        ModelError: it needs a package that is missing, or is no image classifier.
+        ModelError: A required package is missing, or the config is not that of an image classifier.
     """
     from transformers import AutoModelForImageClassification
 
@@ -193,7 +193,7 @@ def model_from_config(config: "PreTrainedConfig", trust_remote_code: bool = Fals
 
 
 def _set_image_size(config: "PreTrainedConfig", image_size: int) -> bool:
-    """Write an image size into a config, in place; tell whether it has one."""
+    """Write an image size into a config, in place; return whether the config has one."""
     vision = getattr(config, "vision_config", config)
     if not hasattr(vision, "image_size"):
         return False
@@ -202,10 +202,10 @@ def _set_image_size(config: "PreTrainedConfig", image_size: int) -> bool:
 
 
 def _with_image_size(model: "PreTrainedModel", image_size: int) -> "PreTrainedModel":
-    """Make the same model for another image size; position embeddings are interpolated by its own method.
+    """Return the model for another image size; its own method interpolates position embeddings.
 
     Raises:
-        ModelError: other weights depend on the image size.
+        ModelError: Other weights depend on the image size.
     """
     if model.config.model_type == "timm_wrapper":
         from hf_tl.backbones.timm import set_image_size
@@ -225,16 +225,17 @@ def _with_image_size(model: "PreTrainedModel", image_size: int) -> "PreTrainedMo
 
 
 def _interpolate(model: "PreTrainedModel", name: str, expected: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Interpolate the position embeddings `name` by `interpolate_pos_encoding` of the module that holds them.
+    """Interpolate the position embeddings `name` with `interpolate_pos_encoding` of the module that holds them.
 
-    It takes the tokens for their shape alone; where it means anything else, the result holds no numbers.
+    The method gets NaN tokens, which matter only for their shape. If it uses their values, the result is not finite and
+    is rejected.
     """
     modules, path, width = dict(model.named_modules()), name, expected.shape[-1]
     while path and not hasattr(modules.get(path), "interpolate_pos_encoding"):
         path = path.rpartition(".")[0]
     tokens = result = expected.new_full((1, expected.numel() // width, width), torch.nan)
     if path:
-        with contextlib.suppress(RuntimeError, TypeError):  # of another signature
+        with contextlib.suppress(RuntimeError, TypeError):  # the method has another signature
             result = modules[path].interpolate_pos_encoding(tokens, image_size, image_size)
     if result.numel() != expected.numel() or not result.isfinite().all():
         raise ModelError(
@@ -245,7 +246,7 @@ def _interpolate(model: "PreTrainedModel", name: str, expected: torch.Tensor, im
 
 
 def reset_head(model: "PreTrainedModel") -> None:
-    """Draw new weights for the head, all else untouched."""
+    """Draw new weights for the head; all other weights are unchanged."""
     modules = dict(model.named_modules())
     for name in list_stages(model)[-1].module_names:
         if hasattr(modules[name], "reset_parameters"):
@@ -254,16 +255,16 @@ def reset_head(model: "PreTrainedModel") -> None:
 
 @dataclass(frozen=True)
 class ProcessorPipeline:
-    """A transformers image processor as a transform of one image."""
+    """transformers image processor as a transform of one image."""
 
     processor: "BaseImageProcessor"
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Turn an RGB image into a tensor of shape (channels, height, width)."""
+        """Convert an RGB image to a tensor of shape (channels, height, width)."""
         return self.processor(image, return_tensors="pt")["pixel_values"][0]
 
     def without_resizing(self) -> "ProcessorPipeline":
-        """Return the same pipeline with the steps off that change the size of an image."""
+        """Return a copy without the steps that change the size of an image."""
         processor = copy.deepcopy(self.processor)
         for step in ("do_resize", "do_center_crop", "do_pad"):
             if getattr(processor, step, None):
@@ -278,7 +279,7 @@ def processor_preprocessing(processor: "BaseImageProcessor") -> Preprocessing:
     """Read the preprocessing from a transformers image processor.
 
     Raises:
-        ModelError: it gives more than pixels, or no images.
+        ModelError: The processor's output is not `pixel_values` alone, or not a batch of images.
     """
     evaluation = ProcessorPipeline(processor)
     inputs = processor(Image.new("RGB", (64, 64)), return_tensors="pt")
@@ -305,10 +306,10 @@ def processor_preprocessing(processor: "BaseImageProcessor") -> Preprocessing:
 def load_processor(
     name: str, image_size: int | None = None, revision: str | None = None, trust_remote_code: bool = False
 ) -> "BaseImageProcessor":
-    """Load the image processor of a checkpoint, for another image size where one is given.
+    """Load the image processor of a checkpoint, optionally for another image size.
 
     Raises:
-        ModelError: the checkpoint has none.
+        ModelError: The checkpoint has none.
     """
     from transformers import AutoImageProcessor
 
@@ -329,12 +330,12 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     """Load the config of a Hub id or a local directory.
 
     Raises:
-        ModelError: there is none, or the checkpoint holds what no model needs (`hf_tl.backbones.repository`).
+        ModelError: There is none, or the checkpoint fails the safety checks of `hf_tl.backbones.repository`.
     """
     import timm
     from transformers import AutoConfig
 
-    import hf_tl.classics  # noqa: F401  a checkpoint of theirs needs them registered with timm
+    import hf_tl.classics  # noqa: F401  registers with timm the architectures that such a checkpoint may name
 
     check_checkpoint(name, revision)
     try:
@@ -349,14 +350,14 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     if not trust_remote_code:
         check_config(config.to_dict(), name)
     if config.model_type == "timm_wrapper":
-        # a num_classes that timm's own push leaves in model_args would be passed twice
+        # timm's own push leaves num_classes in model_args, which would then be passed twice
         model_args = getattr(config, "model_args", None) or {}
         config.model_args = {key: value for key, value in model_args.items() if key != "num_classes"} or None
     return config
 
 
 def _has_head(model: "PreTrainedModel", report: dict[str, Any], name: str) -> bool:
-    """Check that nothing but the head is new, and tell whether that is not either."""
+    """Check that only the head's weights are new; return whether the checkpoint contains them too."""
     head = set(list_stages(model)[-1].parameter_names)
     new = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
     if foreign := sorted(new - head):

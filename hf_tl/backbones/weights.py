@@ -1,4 +1,4 @@
-"""Weights from a local file: safe reading, known namings, and a check that they fit."""
+"""Weights from a local file: safe reading, conversion of known key names, and a check that they fit."""
 
 import hashlib
 import inspect
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from hf_tl.errors import ModelError, name_some
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Keys under which training scripts keep the weights inside a checkpoint, the averaged ones first (as timm does)."""
+"""Keys under which training scripts store the weights in a checkpoint, averaged weights first (as timm does)."""
 
 _FILTERS = (
     *("checkpoint_filter_fn", "checkpoint_filter_fn_classifier"),
     *("_filter_fn", "_filter_torchvision_pretrained"),
 )
-"""What timm's modules call the function that turns the checkpoints of an architecture's authors into timm's."""
+"""Names that timm's modules use for the function that converts the original checkpoints of an architecture."""
 
-# EfficientNet-PyTorch (github.com/lukemelas/EfficientNet-PyTorch) and its Lite variants, in timm's names. The first
-# stage has depthwise-separable blocks, without an expansion.
+# Names of EfficientNet-PyTorch (github.com/lukemelas/EfficientNet-PyTorch) and its Lite variants, and timm's names. The
+# blocks of the first stage are depthwise separable, without an expansion.
 _STEM_AND_HEAD = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
@@ -49,7 +49,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file or a torch checkpoint, without running any code in it.
 
     Raises:
-        ModelError: the file is missing, is not a checkpoint, or holds more than tensors.
+        ModelError: The file is missing, is not a checkpoint, or holds more than tensors.
     """
     path = Path(file)
     if not path.is_file():
@@ -77,21 +77,22 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, file: str | Path, head_parameters: frozenset[str]) -> bool:
-    """Load the backbone's weights of `file` into `model`, and the head's where they fit, in place.
+    """Load the backbone weights of `file` into `model`, and the head's weights if they fit, in place.
 
-    The file may be timm's, or any that timm itself would convert: that of torchvision or of the architecture's authors.
+    The file may be in timm's format, or in any that timm itself converts (torchvision's, or that of the original
+    authors).
 
     Returns:
-        Whether the head's were loaded too.
+        Whether the head was loaded too.
 
     Raises:
-        ModelError: anything but the head is missing, left over or of another shape.
+        ModelError: Weights other than the head's are missing, unexpected or of another shape.
     """
     expected = model.state_dict()
     weights = _with_timm_names(read_weights(file), expected)
     try:
         weights = convert_weights(weights, model)
-    except Exception as error:  # made for certain checkpoints, timm's functions raise anything on others
+    except Exception as error:  # timm's functions are written for certain checkpoints and raise anything on others
         raise ModelError(
             f"--weights {Path(file).name} does not fit {type(model).__name__}: timm cannot convert it "
             f"({type(error).__name__}: {error})"
@@ -116,10 +117,10 @@ def load_weights(model: nn.Module, file: str | Path, head_parameters: frozenset[
 
 
 def convert_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Turn a checkpoint into one for a timm model, as timm does with the weights that it downloads.
+    """Convert a checkpoint for a timm model, as timm does with the weights that it downloads.
 
-    Names become timm's, position embeddings those of the model's image size, and the first convolution takes as many
-    channels as the model's. What cannot be turned is left as it is.
+    Keys get timm's names, position embeddings are resized to the model's image size, and the first convolution is
+    adapted to the model's number of channels. Anything that cannot be converted is unchanged.
     """
     settings = cast(dict[str, Any], model.pretrained_cfg)
     module = sys.modules[model_entrypoint(settings["architecture"]).__module__]
@@ -141,7 +142,7 @@ def sha256_of(file: str | Path) -> str:
 
 
 def _with_timm_names(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of EfficientNet-PyTorch to timm's: its blocks are numbered through, timm's by stage and block."""
+    """Rename EfficientNet-PyTorch's keys (blocks numbered consecutively) to timm's (numbered by stage and block)."""
     if "_conv_stem.weight" not in weights:
         return weights
     matches = (re.match(r"blocks\.(\d+)\.(\d+)\.", name) for name in expected)
