@@ -1,4 +1,4 @@
-"""AlexNet, on torchvision's implementation and weights."""
+"""AlexNet, based on torchvision's implementation and weights."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ FEATURE_INFO = (
     {"num_chs": 256, "reduction": 16, "module": "features.9"},
     {"num_chs": 256, "reduction": 16, "module": "features.11"},
 )
-"""Its five convolutions, each after its activation: the levels whose transfer Yosinski et al. (2014) measure."""
+"""Five convolutions, each after its activation: the levels whose transfer Yosinski et al. (2014) measure."""
 
 default_cfgs = generate_default_cfgs(
     {
@@ -47,8 +47,8 @@ class AlexNet(PlainConvNet):
     """torchvision's AlexNet with timm's interface.
 
     The network of Krizhevsky, Sutskever and Hinton (NeurIPS 2012) in the single-column variant of Krizhevsky (2014,
-    arXiv 1404.5997): 64 first-layer maps, no response normalisation, 61,100,840 parameters with 1,000 classes.
-    Inputs are (N, in_chans, H, W) with H and W at least 63, 224 as published.
+    arXiv 1404.5997): 64 first-layer maps, no local response normalization, 61,100,840 parameters with 1,000 classes.
+    Inputs have shape (N, in_chans, H, W) with H and W of at least 63 pixels (224 as published).
     """
 
     def __init__(self, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.5) -> None:
@@ -66,7 +66,7 @@ class AlexNet(PlainConvNet):
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: AlexNet) -> dict[str, Tensor]:
-    """Rename torchvision's keys to ours; ours stay as they are."""
+    """Rename torchvision's keys; other keys are unchanged."""
     return {
         name.replace("classifier.6.", "head.").replace("classifier.", "pre_logits."): tensor
         for name, tensor in state_dict.items()
@@ -75,7 +75,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: AlexNet) -> dict[
 
 @register_model  # type: ignore[untyped-decorator]
 def alexnet(pretrained: bool = False, **kwargs: Any) -> AlexNet:
-    """Build AlexNet; `kwargs` go to `timm.models.build_model_with_cfg` and to `AlexNet`."""
+    """Build AlexNet; `kwargs` are passed to `timm.models.build_model_with_cfg` and to `AlexNet`."""
     return build_model_with_cfg(
         AlexNet,
         "alexnet",

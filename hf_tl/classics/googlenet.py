@@ -1,4 +1,4 @@
-"""GoogLeNet (Inception V1), on torchvision's implementation and weights."""
+"""GoogLeNet (Inception V1), based on torchvision's implementation and weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,10 +41,10 @@ FEATURE_INFO = (
     {"num_chs": 832, "reduction": 16, "module": "inception4e"},
     {"num_chs": 1024, "reduction": 32, "module": "inception5b"},
 )
-"""The stem (three convolutions), then the Inception blocks by resolution."""
+"""Feature levels: the stem (three convolutions), then the Inception blocks by resolution."""
 
 AUX_TAPS = {"aux1": "inception4a", "aux2": "inception4d"}
-"""The auxiliary heads, and the layers whose output they classify."""
+"""Auxiliary heads, and the layers whose output they classify."""
 
 PRETRAINED_CFG = {
     "url": torchvision.models.GoogLeNet_Weights.IMAGENET1K_V1.url,
@@ -53,8 +53,9 @@ PRETRAINED_CFG = {
     "pool_size": (7, 7),
     "crop_pct": 0.875,
     "interpolation": "bilinear",
-    # torchvision normalises by ImageNet's mean and deviation, and the network (`transform_input`) then turns that into
-    # (image - 0.5) / 0.5. The same in one step: no transform in the network, and it takes any number of channels.
+    # torchvision normalizes by ImageNet's mean and standard deviation; `transform_input` in the network then converts
+    # that to (image - 0.5) / 0.5. Here both are one step of the preprocessing, so the network accepts any number of
+    # channels.
     "mean": IMAGENET_INCEPTION_MEAN,
     "std": IMAGENET_INCEPTION_STD,
     "num_classes": 1000,
@@ -69,21 +70,21 @@ default_cfgs = generate_default_cfgs({"googlenet.tv_in1k": PRETRAINED_CFG, "ince
 
 
 class GoogLeNet(SequentialBackbone):
-    """torchvision's GoogLeNet (Szegedy et al., arXiv 1409.4842; with batch normalisation) with timm's interface.
+    """torchvision's GoogLeNet (Szegedy et al., arXiv 1409.4842; with batch normalization) with timm's interface.
 
-    6,624,904 parameters with 1,000 classes. Inputs are (N, in_chans, H, W), 224 pixels as published.
+    6,624,904 parameters with 1,000 classes. Inputs have shape (N, in_chans, H, W), 224 pixels as published.
 
-    Auxiliary heads. The paper trains two more classifiers, on `inception4a` and `inception4d`, and adds their losses
-    with weight 0.3. They matter only when training from scratch, so they are there only with `aux_logits=True`, and
-    `forward` returns one tensor all the same, so that any training loop works. A loop that wants their loss asks for
-    their logits with `return_aux=True`, which passes through DistributedDataParallel and transformers' wrapper:
+    Auxiliary heads: the paper trains two more classifiers, on `inception4a` and `inception4d`, and adds their losses
+    with weight 0.3. They matter only for training from scratch, so they exist only with `aux_logits=True`. `forward`
+    still returns one tensor, so that any training loop works. A loop that uses the auxiliary losses requests the logits
+    with `return_aux=True`, which passes through DistributedDataParallel and transformers' wrapper:
 
     >>> model = timm.create_model("googlenet", aux_logits=True)
     >>> loss = auxiliary_loss(model(images, return_aux=True), labels)
 
-    They are training's scaffolding: `state_dict()` leaves them out, and loading does not miss them (heads that the
-    model has keep their present values), so a checkpoint has the same tensors with and without them. Training
-    resumed from a checkpoint begins with fresh auxiliary heads.
+    The auxiliary heads are not saved: `state_dict()` omits them, and loading does not report them as missing (existing
+    heads keep their values), so a checkpoint has the same tensors with and without them. Training resumed from a
+    checkpoint starts with new auxiliary heads.
     """
 
     aux1: InceptionAux | None
@@ -108,11 +109,11 @@ class GoogLeNet(SequentialBackbone):
         self.register_load_state_dict_post_hook(_do_not_miss_aux)
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer."""
+        """Return the classifier layer."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier (and those of the auxiliary heads) by a new one; 0 classes: by none."""
+        """Replace the classifier (and those of the auxiliary heads), or remove it if `num_classes` is 0."""
         device_dtype = get_device_dtype(self)
         self.num_classes = num_classes
         pool = self.global_pool.pool_type if global_pool is None else global_pool
@@ -126,7 +127,7 @@ class GoogLeNet(SequentialBackbone):
                 aux.fc2.train(self.training)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return timm's parameter groups: stem and blocks, or with `coarse` the blocks of one resolution as one.
+        """Return timm's parameter groups: stem and blocks; `coarse` merges the blocks of one resolution.
 
         The auxiliary heads are in the last group, with the classifier.
         """
@@ -135,17 +136,17 @@ class GoogLeNet(SequentialBackbone):
         return {"stem": r"^conv\d\.", "blocks": r"^inception(\d)" if coarse else each}
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features (N, 1024, h, w) to logits (N, num_classes), or with `pre_logits` (N, head_hidden_size)."""
+        """Map features (N, 1024, h, w) to logits (N, num_classes), or with `pre_logits` to (N, head_hidden_size)."""
         x = self.head_drop(self.global_pool(x))
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor, return_aux: bool = False) -> Tensor | GoogLeNetOutputs:
-        """Images (N, in_chans, H, W) to logits (N, num_classes).
+        """Map images (N, in_chans, H, W) to logits (N, num_classes).
 
-        With `return_aux`, to torchvision's named tuple `(logits, aux_logits2, aux_logits1)`, each (N, num_classes).
+        With `return_aux`, return torchvision's named tuple `(logits, aux_logits2, aux_logits1)`, each (N, num_classes).
 
         Raises:
-            ModelError: if `return_aux` is true and the model was built without auxiliary heads.
+            ModelError: `return_aux` is true and the model was built without auxiliary heads.
         """
         if not return_aux:
             return self.forward_head(self.forward_features(x))
@@ -161,7 +162,7 @@ def _is_aux(name: str) -> bool:
 
 
 def _leave_out_aux(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
-    # On the meta device there is nothing to save, and loaders read there which tensors the model has to have.
+    # Tensors on the meta device stay listed: there is nothing to save, and loaders read from them what the model needs.
     for name in [name for name in state_dict if name.startswith(prefix) and _is_aux(name.removeprefix(prefix))]:
         if not state_dict[name].is_meta:
             del state_dict[name]
@@ -178,25 +179,25 @@ def auxiliary_loss(
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     weight: float = 0.3,
 ) -> Tensor:
-    """The training loss of GoogLeNet with its auxiliary heads (arXiv 1409.4842, section 5).
+    """Compute the training loss of GoogLeNet with its auxiliary heads (arXiv 1409.4842, section 5).
 
     Args:
-        outputs: what the model returns with `return_aux=True`, three times (N, num_classes).
-        labels: (N,) class indices, or whatever `criterion` takes.
-        criterion: the loss of one classifier.
-        weight: of each auxiliary classifier's loss; 0.3 in the paper.
+        outputs: Output of the model with `return_aux=True`: three tensors of shape (N, num_classes).
+        labels: Class indices of shape (N,), or whatever `criterion` takes.
+        criterion: Loss of one classifier.
+        weight: Weight of the loss of each auxiliary classifier (default: 0.3, as in the paper).
 
     Returns:
-        The loss, a scalar.
+        Scalar loss.
     """
     main, *auxiliary = (criterion(logits, labels) for logits in outputs)
     return main + weight * sum(auxiliary)
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: GoogLeNet) -> dict[str, Tensor]:
-    """Drop from torchvision's weights the auxiliary heads that the model lacks, or has for other classes.
+    """Drop auxiliary heads that the model lacks, or has with another number of classes, from torchvision's weights.
 
-    torchvision's own are not trained (it warns so); those of a network that was trained with them are.
+    torchvision's own auxiliary heads are not trained (it warns so); those of a model trained with them are.
     """
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     fits = {name for name, tensor in state_dict.items() if name in own and own[name].shape == tensor.shape}
@@ -216,7 +217,7 @@ def _create_googlenet(variant: str, pretrained: bool, **kwargs: Any) -> GoogLeNe
 
 @register_model  # type: ignore[untyped-decorator]
 def googlenet(pretrained: bool = False, **kwargs: Any) -> GoogLeNet:
-    """Build GoogLeNet; `kwargs` go to `timm.models.build_model_with_cfg` and to `GoogLeNet`."""
+    """Build GoogLeNet; `kwargs` are passed to `timm.models.build_model_with_cfg` and to `GoogLeNet`."""
     return _create_googlenet("googlenet", pretrained, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""timm's model interface around networks that run their layers one after another."""
+"""timm's model interface for networks whose layers run in sequence."""
 
 import copy
 from collections.abc import Collection, Sequence
@@ -13,7 +13,7 @@ from hf_tl.errors import ModelError
 
 
 def with_input_channels(conv: nn.Conv2d, in_chans: int) -> nn.Conv2d:
-    """Return `conv` for inputs of `in_chans` channels, its weights adapted as timm adapts pretrained ones."""
+    """Return `conv` for `in_chans` input channels, with its weights adapted as timm adapts pretrained ones."""
     if in_chans == conv.in_channels:
         return conv
     adapted = copy.deepcopy(conv)
@@ -23,14 +23,14 @@ def with_input_channels(conv: nn.Conv2d, in_chans: int) -> nn.Conv2d:
 
 
 class SequentialBackbone(nn.Module):
-    """A backbone whose layers run one after another, with timm's interface.
+    """Backbone whose layers run in sequence, with timm's interface.
 
     Args:
-        layer_names: the layers' module names, in the order in which they run.
-        feature_info: for each level of features, `num_chs`, `reduction` (the stride in input pixels) and `module`,
-            the layer that ends the level.
-        num_features: the channels of what `forward_features` returns.
-        in_chans: the channels of the input.
+        layer_names: Module names of the layers, in the order in which they run.
+        feature_info: For each feature level, `num_chs`, `reduction` (stride in input pixels) and `module`, the last
+            layer of the level.
+        num_features: Number of channels of the output of `forward_features`.
+        in_chans: Number of input channels.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class SequentialBackbone(nn.Module):
         self.grad_checkpointing = False
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each level of features in the backward pass rather than keep its activations."""
+        """Recompute the activations of each feature level in the backward pass instead of storing them."""
         self.grad_checkpointing = enable
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) to features (N, num_features, h, w)."""
+        """Map images (N, in_chans, H, W) to features (N, num_features, h, w)."""
         return self._run(x, self.layer_names)[0]
 
     def forward_intermediates(
@@ -60,18 +60,18 @@ class SequentialBackbone(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Images (N, in_chans, H, W) to the features of chosen levels, as timm's models do.
+        """Return the features of chosen levels for images (N, in_chans, H, W), as timm's models do.
 
         Args:
-            x: the images.
-            indices: which levels of `feature_info`; the last n if a number, all if None.
-            norm: has no effect, there is no final norm.
-            stop_early: run no layer after the last chosen level.
-            output_fmt: "NCHW", the only one.
-            intermediates_only: return only the list of features.
+            x: Images.
+            indices: Levels of `feature_info`; a number n selects the last n levels (default: all).
+            norm: No effect, because there is no final norm.
+            stop_early: Whether to stop after the last chosen level.
+            output_fmt: Output format; only "NCHW" is supported.
+            intermediates_only: Whether to return only the list of features.
 
         Raises:
-            ModelError: if another `output_fmt` is asked for.
+            ModelError: `output_fmt` is not "NCHW".
         """
         if output_fmt != "NCHW":
             raise ModelError(f"expected output_fmt 'NCHW', found {output_fmt!r}: convolutional features have no other")
@@ -83,10 +83,10 @@ class SequentialBackbone(nn.Module):
         return intermediates if intermediates_only else (x, intermediates)
 
     def _run(self, x: Tensor, names: Sequence[str], taps: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run the named layers on `x`; return the last one's output, and the outputs of `taps` by name.
+        """Run the named layers on `x`; return the output of the last one, and the outputs of `taps` by name.
 
-        Checkpointed segments end with a level of features (or a tap), so that none begins with an in-place
-        activation, which would overwrite the input that the recomputation starts from.
+        Checkpointed segments end with a feature level (or a tap), so that no segment starts with an in-place
+        activation. That would overwrite the input from which the segment is recomputed.
         """
         outputs: dict[str, Tensor] = {}
         ends = {names[-1], *taps, *(info["module"] for info in self.feature_info)}
@@ -110,20 +110,20 @@ class SequentialBackbone(nn.Module):
 
 
 class PlainConvNet(SequentialBackbone):
-    """Convolutions, hidden fully connected layers, a classifier: the shape of AlexNet and ZFNet.
+    """Convolutions, hidden fully connected layers and a classifier, as in AlexNet and ZFNet.
 
     Modules, in the order in which they run: `features` (convolutions), `pool` (average pooling to a fixed grid, then
-    flattening), `pre_logits` (the hidden fully connected layers), `head` (the classifier).
+    flattening), `pre_logits` (hidden fully connected layers), `head` (classifier).
 
     Args:
-        features: the convolutions, with what lies between them.
-        feature_info: see `SequentialBackbone`; `module` names are `features.N`.
-        grid: the height and width of the features that the fully connected layers take; at the published input size
-            the pooling to it changes nothing, at other sizes it adapts.
-        pre_logits: the hidden fully connected layers: (N, num_features * grid * grid) to (N, hidden_size).
-        hidden_size: the width of the last hidden layer.
-        num_classes: the width of the classifier; 0 for none.
-        in_chans: the channels of the input.
+        features: Convolutions, with the layers between them.
+        feature_info: As in `SequentialBackbone`; `module` names are `features.N`.
+        grid: Height and width of the input of the fully connected layers. Pooling to this grid is the identity at the
+            published input size, and adapts other sizes.
+        pre_logits: Hidden fully connected layers: (N, num_features * grid * grid) to (N, hidden_size).
+        hidden_size: Width of the last hidden layer.
+        num_classes: Width of the classifier; 0 for none.
+        in_chans: Number of input channels.
     """
 
     def __init__(
@@ -145,14 +145,14 @@ class PlainConvNet(SequentialBackbone):
         self.reset_classifier(num_classes)
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer."""
+        """Return the classifier layer."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one; 0 classes: by none, so that `forward` returns (N, head_hidden_size).
+        """Replace the classifier, or remove it if `num_classes` is 0, so that `forward` returns hidden features.
 
         Raises:
-            ModelError: if `global_pool` asks for another pooling: the fully connected layers need their grid.
+            ModelError: `global_pool` is not "avg", which the fixed grid of the fully connected layers requires.
         """
         if global_pool not in (None, "avg"):
             raise ModelError(
@@ -164,16 +164,16 @@ class PlainConvNet(SequentialBackbone):
         self.head = head.train(self.training)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return timm's parameter groups: each layer, or with `coarse` all convolutions after the first as one."""
+        """Return timm's parameter groups: each layer; `coarse` merges all convolutions after the first."""
         blocks = r"^features\." if coarse else r"^features\.(\d+)"
         hidden = r"^pre_logits\." if coarse else r"^pre_logits\.(\d+)"
         return {"stem": r"^features\.0\.", "blocks": blocks, "pre_logits": hidden}
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features (N, num_features, h, w) to logits (N, num_classes), or with `pre_logits` (N, head_hidden_size)."""
+        """Map features (N, num_features, h, w) to logits (N, num_classes), or with `pre_logits` to hidden features."""
         x = self.pre_logits(self.pool(x))
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) to logits (N, num_classes)."""
+        """Map images (N, in_chans, H, W) to logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))

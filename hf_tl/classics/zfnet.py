@@ -1,4 +1,4 @@
-"""ZFNet, written from its paper."""
+"""ZFNet, implemented from its paper."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ FEATURE_INFO = (
     {"num_chs": 384, "reduction": 16, "module": "features.11"},
     {"num_chs": 256, "reduction": 16, "module": "features.13"},
 )
-"""Its five convolutions, each after its activation."""
+"""Five convolutions, each after its activation."""
 
 default_cfgs = generate_default_cfgs(
     {
@@ -42,13 +42,14 @@ default_cfgs = generate_default_cfgs(
 
 
 def _pool() -> nn.MaxPool2d:
-    # Rounded up, as the published sizes need: 110 to 55, 26 to 13, 13 to 6.
+    # Sizes are rounded up to match the published ones: 110 to 55, 26 to 13, 13 to 6.
     return nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
 
 
 def _contrast_normalization() -> nn.LocalResponseNorm:
-    # The paper normalises "across feature maps" and gives no constants: these are Krizhevsky et al. (2012), section
-    # 3.3, n=5, k=2, alpha=1e-4, beta=0.75. PyTorch averages over the n maps where they sum, hence alpha times n.
+    # The paper normalizes "across feature maps" and gives no constants. These are from Krizhevsky et al. (2012),
+    # section 3.3: n=5, k=2, alpha=1e-4, beta=0.75. PyTorch averages over the n maps where they sum, hence alpha times
+    # n.
     return nn.LocalResponseNorm(size=5, alpha=5e-4, beta=0.75, k=2.0)
 
 
@@ -56,9 +57,9 @@ class ZFNet(PlainConvNet):
     """The network of Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks" (arXiv 1311.2901).
 
     Figure 3 of the paper: at 224 pixels the maps are 110 (7x7 convolution, stride 2), 55 (pooling), 26 (5x5, stride 2),
-    13 (pooling), 13, 13, 13 (3x3) and 6 (pooling) wide; two hidden layers of 4,096 units with dropout follow.
-    62,357,608 parameters with 1,000 classes. Weights are drawn with standard deviation 0.01 and biases are 0, as in
-    section 3.1. Inputs are (N, in_chans, H, W), 224 pixels as published.
+    13 (pooling), 13, 13, 13 (3x3) and 6 (pooling) pixels wide. Two hidden layers of 4,096 units with dropout follow.
+    62,357,608 parameters with 1,000 classes. Weights are initialized with standard deviation 0.01 and biases with 0, as
+    in section 3.1. Inputs have shape (N, in_chans, H, W), 224 pixels as published.
     """
 
     def __init__(self, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.5) -> None:
@@ -105,10 +106,10 @@ class ZFNet(PlainConvNet):
 
 @register_model  # type: ignore[untyped-decorator]
 def zfnet(pretrained: bool = False, **kwargs: Any) -> ZFNet:
-    """Build ZFNet; `kwargs` go to `timm.models.build_model_with_cfg` and to `ZFNet`.
+    """Build ZFNet; `kwargs` are passed to `timm.models.build_model_with_cfg` and to `ZFNet`.
 
     Raises:
-        ModelError: if `pretrained` is true and no weights are named: none are public.
+        ModelError: `pretrained` is true and no weights file is named; there are no public weights.
     """
     overlay = kwargs.get("pretrained_cfg_overlay")
     source = resolve_pretrained_cfg("zfnet", kwargs.get("pretrained_cfg"), overlay)
