@@ -1,4 +1,4 @@
-"""Augmentation of training images, from torchvision's v2 transforms: presets for one image, mixing of pairs."""
+"""Augmentation of training images with torchvision's v2 transforms: presets, and mixing of pairs."""
 
 from typing import get_args
 
@@ -11,7 +11,7 @@ from hf_tl.strategy import Augmentation
 
 
 class AugmentedPipeline(v2.Compose):
-    """The training transform of a preset."""
+    """Training transform of a preset."""
 
 
 def augmented_pipeline(
@@ -25,22 +25,22 @@ def augmented_pipeline(
     """Build the training transform of a preset.
 
     `light` is the crop and flip of Inception training (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842), with
-    crops of at least a quarter of the image; `medium` adds TrivialAugment (Müller and Hutter 2021,
-    https://arxiv.org/abs/2103.10158); `strong` crops down to 8% and adds random erasing (Zhong et al. 2020,
+    crops of at least a quarter of the image. `medium` adds TrivialAugment (Müller and Hutter 2021,
+    https://arxiv.org/abs/2103.10158). `strong` crops down to 8% and adds random erasing (Zhong et al. 2020,
     https://arxiv.org/abs/1708.04896).
 
     Args:
-        augmentation: the preset; not `"none"`, which is the checkpoint's evaluation transform.
-        size: height and width of the result in pixels.
-        finishing: from the augmented image to numbers, as evaluation makes them of an image's pixels.
-        interpolation: one of torchvision's `InterpolationMode` values.
-        horizontal_flip: whether a mirrored image keeps its label (a mirrored digit does not).
+        augmentation: Preset other than `"none"`, which is the checkpoint's evaluation transform.
+        size: Height and width of the result in pixels.
+        finishing: Transform of the augmented image to network inputs, with the same mapping as in evaluation.
+        interpolation: One of torchvision's `InterpolationMode` values.
+        horizontal_flip: Whether a flipped image keeps its label (a flipped digit does not).
 
     Returns:
-        A callable from an image to a tensor of shape (channels, height, width).
+        Transform of an image to a tensor of shape (channels, height, width).
 
     Raises:
-        ConfigError: there is no such preset.
+        ConfigError: There is no such preset.
     """
     if augmentation not in get_args(Augmentation) or augmentation == "none":
         raise ConfigError(f"unknown augmentation {augmentation!r}; --augmentation takes {get_args(Augmentation)}")
@@ -60,17 +60,17 @@ def augmented_pipeline(
 class PairMixer:
     """Mix two images and their labels by mixup or CutMix.
 
-    Pairs, where these methods' papers mix a whole batch with one draw: a pair is mixed alike however a batch is divided
-    among processes.
+    The papers mix a whole batch with one draw. Pairs are mixed here so that the result does not depend on how a batch
+    is divided among processes.
     """
 
     def __init__(self, mixup: float, cutmix: float, classes: int) -> None:
-        """Prepare the methods; each pair draws one of them where both are asked for.
+        """Prepare the methods; if both are enabled, each pair uses one of them at random.
 
         Args:
-            mixup: alpha of mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412); 0 is none.
-            cutmix: alpha of CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899); 0 is none.
-            classes: number of classes.
+            mixup: Alpha of mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412); 0 disables it.
+            cutmix: Alpha of CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899); 0 disables it.
+            classes: Number of classes.
         """
         methods: list[torch.nn.Module] = []
         if mixup > 0:
@@ -80,8 +80,8 @@ class PairMixer:
         self.method = v2.RandomChoice(methods)
 
     def __call__(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix the images (2, channels, height, width) and return them with probabilities (2, classes).
+        """Mix images (2, channels, height, width) and return them with class probabilities (2, classes).
 
-        Labels are class indices (2,), or zeros and ones (2, classes), which are mixed in the same parts.
+        Labels are class indices (2,), or zeros and ones (2, classes), which are mixed in the same proportions.
         """
         return self.method(pixel_values, labels)

@@ -1,9 +1,9 @@
-"""The pixel rule: how an image of any Pillow mode becomes the upright 8-bit RGB image that a model takes.
+"""Conversion of an image of any Pillow mode to the upright 8-bit RGB image that a model takes.
 
-A published model is used by `transformers.pipeline`, by timm and by a few lines of code. These apply the EXIF
-orientation and `Image.convert("RGB")`: the plain rule, `plain_rgb`. It is lossless for most images, and then `to_rgb`,
-the rule of training and evaluation, gives the same pixels. Where the plain rule loses something, `to_rgb` converts
-properly, and `conversion_of` says why, so that it can be counted and reported.
+Users run a published model with `transformers.pipeline`, timm or their own code. These apply the EXIF orientation and
+`Image.convert("RGB")`: the plain rule, `plain_rgb`. For most images it is lossless, and `to_rgb`, the rule of training
+and evaluation, gives the same pixels. Where the plain rule loses information, `to_rgb` keeps it, and `conversion_of`
+returns the reason, so that such images can be counted and reported.
 """
 
 import struct
@@ -14,14 +14,14 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 Conversion = Literal["transparency", "deep gray", "unreadable EXIF"]
-"""Why the plain rule does not give the pixels of `to_rgb`."""
+"""Reason why the plain rule differs from `to_rgb`."""
 CONVERSIONS: tuple[Conversion, ...] = get_args(Conversion)
 
 DAMAGED = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error, OverflowError,
     MemoryError, AttributeError, RuntimeError, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
-"""What Pillow raises on a damaged file; UnidentifiedImageError is an OSError."""
+"""Exceptions that Pillow raises for a damaged file; UnidentifiedImageError is an OSError."""
 
 ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 KEYED_MODES = frozenset({"1", "L", "P", "RGB"})
@@ -36,14 +36,14 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientations, and what makes them upright."""
+"""Transpositions that undo each EXIF orientation."""
 METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
 
 def plain_rgb(image: Image.Image) -> Image.Image:
     """Convert an image as `transformers.pipeline` does: EXIF orientation, then `convert("RGB")`.
 
-    It raises what Pillow raises: for unreadable EXIF data, and for modes that Pillow does not convert.
+    Pillow's exceptions are not caught: it fails for unreadable EXIF data, and for modes that it cannot convert.
     """
     return ImageOps.exif_transpose(image).convert("RGB")
 
@@ -51,12 +51,12 @@ def plain_rgb(image: Image.Image) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any Pillow mode to upright 8-bit RGB, as a viewer would show it.
 
-    The result is that of `plain_rgb`, pixel by pixel, except for these images (see `conversion_of`):
+    The result equals that of `plain_rgb`, pixel by pixel, except for these images (see `conversion_of`):
 
-    - Transparent pixels are laid on white. (`convert("RGB")` shows the color stored under them, mostly black.)
+    - Transparent pixels are composited on white. (`convert("RGB")` shows the color stored under them, mostly black.)
     - Gray deeper than 8 bits is scaled (`convert` truncates or saturates it): by 65535 in the 16-bit modes. The modes
-      "I" and "F" do not state their range: the smallest of 1 (F only), 255 and 65535 that holds all values is taken
-      for full scale, else the image's own minimum and maximum are stretched.
+      "I" and "F" do not state their range: full scale is the smallest of 1 (F only), 255 and 65535 that holds all
+      values; otherwise the image's own minimum and maximum are stretched.
     - Unreadable EXIF data are ignored.
 
     >>> to_rgb(Image.new("I;16", (1, 1), 0x8080)).getpixel((0, 0))
@@ -71,10 +71,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def conversion_of(image: Image.Image) -> Conversion | None:
-    """Return why `plain_rgb` would not give the pixels of `to_rgb`, or None where both are equal.
+    """Return why `plain_rgb` would differ from `to_rgb`, or None if both give the same pixels.
 
     Args:
-        image: as opened, before any change; its pixels are loaded. (`decode` already applies the orientation.)
+        image: Image as opened and unchanged; its pixels are loaded. (`decode` already applies the orientation.)
     """
     image.load()
     if _is_deep_gray(image):
@@ -85,7 +85,7 @@ def conversion_of(image: Image.Image) -> Conversion | None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation, or return the image itself where it has none that can be read."""
+    """Apply the EXIF orientation, or return the image itself if it has no readable orientation."""
     image.load()
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -95,13 +95,13 @@ def upright(image: Image.Image) -> Image.Image:
         if orientation not in UPRIGHT:
             return image
         turned = image.transpose(UPRIGHT[orientation])
-    # so that nobody applies the orientation again, or stops at what cannot be read
+    # so that nothing applies the orientation again or fails on unreadable EXIF data
     turned.info = {key: value for key, value in image.info.items() if key not in METADATA}
     return turned
 
 
 def _has_readable_exif(image: Image.Image) -> bool:
-    """Return whether Pillow applies the orientation; it also writes the other tags again, which may fail."""
+    """Return whether Pillow can apply the orientation; it also rewrites the other tags, which may fail."""
     try:
         if image.getexif().get(ExifTags.Base.Orientation, 1) in UPRIGHT:
             ImageOps.exif_transpose(image)
@@ -120,7 +120,7 @@ def _with_alpha(image: Image.Image) -> Image.Image | None:
         return None
     whole = image.convert(STRAIGHT_ALPHA.get(image.mode, image.mode)).convert("RGBA")
     least, _ = whole.getchannel("A").getextrema()
-    # Pillow converts no "La" to RGB, opaque or not
+    # Pillow cannot convert "La" to RGB, even if it is opaque
     return None if least == 255 and image.mode not in STRAIGHT_ALPHA else whole
 
 

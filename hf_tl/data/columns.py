@@ -1,4 +1,4 @@
-"""Which columns hold the images and the labels; once they are found, they are called `image` and `label`."""
+"""Detection of the image and label columns, which are then renamed to `image` and `label`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,22 +13,22 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "catego
 
 
 def rename_columns(splits: Mapping[str, Dataset], image_column: str, label_column: str) -> dict[str, Dataset]:
-    """Rename the columns of images and labels to `image` and `label`, whatever they were called."""
+    """Rename the image and label columns to `image` and `label`."""
     names = {image_column: IMAGE, label_column: LABEL}
     changed = {old: new for old, new in names.items() if old != new}
     return {split: rows.rename_columns(changed) if changed else rows for split, rows in splits.items()}
 
 
 def holds_lists(feature: FeatureType) -> bool:
-    """Return whether a column holds lists, and so any number of labels an image."""
+    """Return whether a column holds lists, and so any number of labels per image."""
     return isinstance(feature, List | LargeList)
 
 
 def find_image_column(features: Features, image_column: str | None = None) -> str:
-    """Tell the column of images: the one that is named, else the only one that holds images or encoded images.
+    """Return the image column: the given name, else the only column of images or encoded images.
 
     Raises:
-        DataError: there is none, or more than one.
+        DataError: There is none, or more than one.
     """
     if image_column is not None:
         return _require(features, image_column, "--image_column")
@@ -38,12 +38,12 @@ def find_image_column(features: Features, image_column: str | None = None) -> st
 
 
 def find_label_column(features: Features, label_column: str | None = None) -> str:
-    """Tell the column of labels: the one that is named, else the only `ClassLabel`, else one with a usual name.
+    """Return the label column: the given name, else the only `ClassLabel`, else one with a common name.
 
-    A list of a `ClassLabel` counts as one. Several columns are named with commas; see `split_names`.
+    A list of a `ClassLabel` counts as one. Several column names are separated by commas; see `split_names`.
 
     Raises:
-        DataError: there is none, or more than one.
+        DataError: There is none, or more than one.
     """
     if label_column is not None:
         names = split_names(features, label_column)
@@ -56,7 +56,7 @@ def find_label_column(features: Features, label_column: str | None = None) -> st
 
 
 def split_names(features: Features, label_column: str) -> list[str]:
-    """Split names with commas; a column may be called like that too."""
+    """Split comma-separated names, unless a column has that very name."""
     return [label_column] if label_column in features else [name.strip() for name in label_column.split(",")]
 
 

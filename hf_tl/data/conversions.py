@@ -1,4 +1,4 @@
-"""Count the images of a split that are not used as a plain `transformers.pipeline` uses them."""
+"""Counts of the images that hf_tl converts differently from a plain `transformers.pipeline`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,25 +22,25 @@ WHAT: Mapping[Conversion, tuple[str, str, str]] = {
     ),
     "unreadable EXIF": ("have unreadable EXIF data", "hf_tl ignores these", "a plain pipeline() fails"),
 }
-"""Each conversion: what is special, what hf_tl does, and what `pipeline` does."""
+"""For each conversion: the property of the images, what hf_tl does, and what `pipeline` does."""
 
 
 @dataclass(frozen=True)
 class Conversions:
-    """The images of a split for which the plain rule (`hf_tl.data.colors.plain_rgb`) loses something."""
+    """Images of a split for which the plain rule (`hf_tl.data.colors.plain_rgb`) loses information."""
 
     rows: Mapping[Conversion, Sequence[int]] = field(default_factory=dict)
-    """Their rows in the split, by kind; no kind is empty."""
+    """Row numbers in the split, by kind; no kind is empty."""
     unreadable: Sequence[int] = ()
-    """Those of them that a plain pipeline cannot read at all."""
+    """Rows that a plain pipeline cannot read at all."""
 
     @property
     def images(self) -> dict[str, int]:
-        """The number of images by kind, for the record: `conversions`."""
+        """Number of images by kind, for the record (`conversions`)."""
         return {kind: len(rows) for kind, rows in self.rows.items()}
 
     def select(self, rows: Sequence[int]) -> "Conversions":
-        """Return the conversions of some rows of the split, numbered anew in the given order."""
+        """Return the conversions of selected rows of the split, renumbered in the given order."""
         places = {row: place for place, row in enumerate(rows)}
         kept = {kind: sorted(places[row] for row in listed if row in places) for kind, listed in self.rows.items()}
         unreadable = sorted(places[row] for row in self.unreadable if row in places)
@@ -48,7 +48,7 @@ class Conversions:
 
     @property
     def all_rows(self) -> list[int]:
-        """The rows of all these images, in order; the plain rule gives the same pixels for all others."""
+        """Rows of all these images, in order; the plain rule gives the same pixels for all other images."""
         return sorted(row for rows in self.rows.values() for row in rows)
 
     def notes(self, split: str, images: int) -> list[str]:
@@ -62,10 +62,10 @@ class Conversions:
 
 
 def examine(stored: Any, name: str) -> tuple[Conversion | None, bool]:
-    """Decode a stored image, JPEGs at an eighth of their size.
+    """Decode a stored image; JPEGs are decoded at an eighth of their size.
 
     Returns:
-        Why it needs a conversion, if it does, and whether the plain rule can read it.
+        Kind of conversion that the image needs, if any, and whether the plain rule can read it.
 
     Raises:
         DataError: The image cannot be decoded.
@@ -80,7 +80,7 @@ def examine(stored: Any, name: str) -> tuple[Conversion | None, bool]:
 
 
 def gather(found: Iterable[tuple[Conversion | None, bool]]) -> Conversions:
-    """Gather what `examine` returned for the images of a split, in the order of its rows."""
+    """Collect the results of `examine` for the images of a split, in row order."""
     rows: dict[Conversion, list[int]] = {kind: [] for kind in CONVERSIONS}
     unreadable = []
     for row, (kind, is_readable) in enumerate(found):

@@ -1,4 +1,4 @@
-"""From a dataset's name to checked splits of images with one list of labels."""
+"""Loading of a dataset by name, as checked splits with one list of labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -59,29 +59,28 @@ def load_data(
 ) -> ImageData:
     """Load and check a dataset. No code of the dataset is run.
 
-    Splits that the dataset lacks are drawn from its training images by their content: renamed files do not change
-    them, and copies of an image stay on one side.
+    Missing splits are drawn from the training images by image content: renaming files does not change them, and copies
+    of an image stay in one split.
 
     Args:
-        name: `digits` (scikit-learn's), an image folder (with one folder per class, perhaps inside `train`,
-            `validation` and `test`), parquet files (one, a pattern, several with commas), or a dataset of the Hub.
-        config_name: Configuration of a dataset of the Hub.
-        revision: Branch, tag or commit of a dataset of the Hub.
-        image_column: Column of the images; by default the only one that holds images. It is renamed to `image`.
-        label_column: Column of the labels; by default the only `ClassLabel`, else a column with a usual name. A column
-            of lists makes the data multi-label, as do several columns of 0 and 1, which are named with commas. It is
-            renamed to `label`.
-        validation_fraction: Share of the training images held out where there is no validation split.
-        test_fraction: Share of the training images held out where there is no test split.
+        name: `digits` (scikit-learn's), an image folder (one folder per class, optionally inside `train`, `validation`
+            and `test`), parquet files (a file, a glob pattern, or several separated by commas), or a Hub dataset.
+        config_name: Configuration of a Hub dataset.
+        revision: Branch, tag or commit of a Hub dataset.
+        image_column: Image column (default: the only column of images). It is renamed to `image`.
+        label_column: Label column (default: the only `ClassLabel`, else a column with a common name). A column of lists
+            makes the data multi-label, as do several comma-separated columns of 0 and 1. It is renamed to `label`.
+        validation_fraction: Share of the training images to hold out if there is no validation split.
+        test_fraction: Share of the training images to hold out if there is no test split.
         seed: Random seed of these splits.
-        streaming: Read the labels alone, and leave the images of a dataset of the Hub, or of parquet files, where they
-            are: the splits are `hf_tl.data.streams.StreamedImages`, whose images come in their order.
-        learned: Images that the starting weights learned from; these are never drawn into validation or test. For
-            splits of the dataset's own, see `hf_tl.data.learned.leave_out_learned`.
-        include_training_images: Draw such images nevertheless where there are not enough others.
+        streaming: Whether to read only the labels, and to stream the images of a Hub dataset or of parquet files. The
+            splits are then `hf_tl.data.streams.StreamedImages`, whose images come in stream order.
+        learned: Training images of the starting weights. These are never drawn into validation or test. For the
+            dataset's own splits, see `hf_tl.data.learned.leave_out_learned`.
+        include_training_images: Whether to draw such images nevertheless if there are not enough others.
 
     Raises:
-        DataError: The dataset cannot be found, streamed or trained on; the message says why.
+        DataError: The dataset cannot be found, streamed or trained on. The message says why.
 
     >>> data = load_data("digits")
     >>> {split: len(rows) for split, rows in data.splits.items()}
@@ -123,10 +122,10 @@ def prepare_data(
     learned: LearnedFrom | None = None,
     include_training_images: bool = False,
 ) -> ImageData:
-    """Check a dataset that is loaded already, and draw the splits that it lacks; see `load_data`.
+    """Check a dataset in memory and draw its missing splits; see `load_data`.
 
     Raises:
-        DataError: The dataset cannot be trained on; the message says why.
+        DataError: The dataset cannot be trained on. The message says why.
     """
     return _prepare(
         dataset,
@@ -142,7 +141,7 @@ def prepare_data(
 
 
 def _stream(source: StreamSource, **settings: Any) -> ImageData:
-    """Draw the splits of streams by the places of their images, and identify them by their files."""
+    """Draw the splits of a streamed dataset by stream position; fingerprints are those of its files."""
     settings |= {"image_column": source.image_column, "label_column": source.label_column}
     data = _prepare(DatasetDict(source.tables), name=source.name, **settings)
     return replace(
@@ -202,7 +201,7 @@ def _prepare(
 def _encode(
     splits: Mapping[str, Dataset], image_column: str | None, label_column: str | None, notes: list[str]
 ) -> tuple[dict[str, Dataset], tuple[str, ...]]:
-    """Find, check and rename the two columns of every split, and number the labels alike in all of them."""
+    """Find, check and rename the two columns of every split, and encode the labels consistently."""
     features = splits["train"].features
     image_column = find_image_column(features, image_column)
     label_column = find_label_column(features, label_column)
@@ -217,7 +216,7 @@ def _encode(
 
 
 def _digests(rows: Dataset, split: str) -> tuple[bytes, ...]:
-    """Hash the images of a split; the images of a stream, which are not read, by their places in it."""
+    """Hash the images of a split; for a stream, whose images are not read, hash their positions."""
     if PLACE in rows.features:
         return tuple(sha256(b"place %d" % place).digest() for place in rows[PLACE][:])
     return tuple(map_images(rows, split, digest_image))
@@ -237,7 +236,7 @@ def _as_splits(dataset: Any) -> dict[str, Dataset]:
 def _labeled_splits(
     splits: Mapping[str, Dataset], image_column: str, label_column: str, notes: list[str]
 ) -> dict[str, Dataset]:
-    """Keep the two columns, and the splits that have labels; hidden test labels are usual, gaps are not."""
+    """Keep the two columns, and the splits with labels; hidden test labels are common, partial labels are an error."""
     labeled = {}
     for split, rows in splits.items():
         if not len(rows):
@@ -263,7 +262,7 @@ def _labeled_splits(
 
 
 def _with_positives(splits: Mapping[str, Dataset], notes: list[str]) -> dict[str, Dataset]:
-    """Keep the splits in which some image has a label: nothing can be measured on the others."""
+    """Keep the splits in which at least one image has a label, because the others cannot be evaluated."""
     kept = {}
     for split, rows in splits.items():
         without = len(rows) - int(flags_of(rows).any(axis=1).sum())
@@ -288,23 +287,23 @@ def _require_classes(train: Dataset, labels: tuple[str, ...]) -> None:
 
 
 def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: bool = False) -> ImageData:
-    """Decode every image once, JPEGs at an eighth of their size, so that none fails in the middle of training.
+    """Decode every image once (JPEGs at an eighth of their size), so that none fails in the middle of training.
 
-    Images that a plain `pipeline()` would convert otherwise are counted, and noted.
+    Images that a plain `pipeline()` would convert differently are counted and noted.
 
-    Those of a stream are only checked, in a pass of its own, where what cannot be read is to be left out: else the pass
-    that computes features, which comes before training too, finds them.
+    Streamed images are checked in a separate pass, and only if unreadable images are to be skipped. Otherwise the pass
+    that caches features, which also precedes training, reports them.
 
     Args:
-        data: what `load_data` returned.
-        skip_bad_images: leave out what cannot be read, and note it.
-        verbose: show a progress bar.
+        data: Result of `load_data`.
+        skip_bad_images: Whether to leave out unreadable images, with a note, instead of raising an error.
+        verbose: Whether to show a progress bar.
 
     Returns:
-        The data without the images that cannot be read.
+        Data without the unreadable images.
 
     Raises:
-        DataError: images cannot be read (at most five are named), or too few are left.
+        DataError: Images are unreadable (at most five are named), or too few remain.
     """
     if streams_of(data.splits):
         if not skip_bad_images:

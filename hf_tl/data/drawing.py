@@ -1,9 +1,9 @@
-"""Draws of hold-out splits by image content: the names and the order of files do not matter.
+"""Random hold-out splits by image content, independent of file names and order.
 
-Images are ranked by a hash of the seed and their digest. Copies of an image share a digest, so they stay on one side.
-A draw takes the lowest ranks of each class. An added image shifts the ranks of its own class by at most one place, so
-it moves at most one other image of that class into or out of each split; where the number of drawn images is rounded
-another way, an image of another class may move too. `hf_tl.record.LearnedFrom` protects measurements from such moves.
+Images are ranked by a hash of the seed and their digest. Copies of an image share a digest, so they stay in one split.
+The lowest ranks of each class are drawn. An added image shifts the ranks of its own class by at most one place, so it
+moves at most one other image of that class into or out of each split. If the number of drawn images is rounded
+differently, an image of another class may move too. `hf_tl.record.LearnedFrom` protects evaluation from such moves.
 """
 
 import math
@@ -18,15 +18,15 @@ from hf_tl.errors import DataError, name_some
 from hf_tl.record.learned import DIGEST_BYTES
 
 DRAWN = ("test", "validation")
-"""Splits that are drawn where a dataset lacks them, in this order."""
+"""Splits that are drawn if a dataset lacks them, in this order."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """How a split was drawn from the training images."""
+    """Parameters with which a split was drawn from the training images."""
 
     share: float
-    """Share that was asked for."""
+    """Requested share of the images."""
     seed: int
 
 
@@ -56,11 +56,11 @@ class Pool:
         return np.flatnonzero(self.labels[row]).tolist() if self.is_multi_label else [int(self.labels[row])]
 
     def strata(self) -> np.ndarray:
-        """Return what the draw is stratified by, (images,): the class, or whether the image has any label."""
+        """Return the stratum of each image, (images,): its class, or for multi-label data whether it has any label."""
         return np.asarray(self.labels.any(axis=1), np.int64) if self.is_multi_label else self.labels
 
     def select(self, rows: Sequence[int]) -> "Pool":
-        """Return some of the images."""
+        """Return the pool of the given rows."""
         return Pool([self.digests[row] for row in rows], self.labels[list(rows)], self.classes)
 
 
@@ -75,17 +75,17 @@ def draw_splits(
     """Draw the splits that a dataset lacks from its training images.
 
     Args:
-        pool: The training images.
-        fractions: Share of each split, `test` before `validation`: a share of the images that are left.
+        pool: Training images.
+        fractions: Share of each split, `test` before `validation`; each is a share of the images that remain.
         seed: Random seed.
-        learned: Digests, cut to `DIGEST_BYTES`, of images that the starting weights learned from. These stay in train.
-        include_learned: Whether such images are drawn nevertheless where no others are left.
+        learned: Digests, truncated to `DIGEST_BYTES`, of training images of the starting weights. These stay in train.
+        include_learned: Whether to draw such images nevertheless if no others remain.
 
     Returns:
         Rows of each drawn split and of `train`, ascending. Every class keeps an image in train.
 
     Raises:
-        DataError: A class has too few different images, or nothing can be drawn.
+        DataError: A class has too few distinct images, or nothing can be drawn.
     """
     if not pool.is_multi_label:
         _require_images(pool, fractions)
@@ -134,7 +134,7 @@ def _refuse(pool: Pool, split: str, learned: int) -> None:
 def _draw(
     pool: Pool, quota: list[int], seed: int, spare: int, is_learned: np.ndarray, include_learned: bool
 ) -> list[int]:
-    """Take groups of copies by rank until each stratum has its quota, and leave `spare` images of each class."""
+    """Draw groups of copies by rank until each stratum has its quota; keep `spare` images of each class."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
     for row, digest in enumerate(pool.digests):
         if include_learned or not is_learned[row]:
@@ -163,7 +163,7 @@ def _draw(
         if len(drawn) >= total:
             break
         take(rows, is_over=False)
-    # a class whose images all have more copies than its quota still gives one image with its copies
+    # if every image of a class has more copies than the quota, draw one image with its copies
     for stratum, wanted in enumerate(quota):
         if wanted and room[stratum] == wanted:
             own = [rows for _, rows in ranked if strata[rows[0]] == stratum]
@@ -177,7 +177,7 @@ def _stratum_counts(pool: Pool) -> np.ndarray:
 
 
 def _quota(counts: np.ndarray, share: float, spare: int, is_multi_label: bool) -> np.ndarray:
-    """Return how many images of each stratum are drawn: their share, at least one, by largest remainders."""
+    """Return the number of images to draw per stratum: its share, at least one, by the largest-remainder method."""
     total = math.ceil(share * int(counts.sum()))
     if is_multi_label:
         labeled = math.ceil(share * int(counts[1]))
@@ -190,7 +190,7 @@ def _quota(counts: np.ndarray, share: float, spare: int, is_multi_label: bool) -
 
 
 def _share_out(pool: Pool, quota: np.ndarray, is_learned: np.ndarray, later: Sequence[float], spare: int) -> np.ndarray:
-    """Leave the next split its part where fewer images are free to be drawn than both splits ask for."""
+    """Reserve images for the next split if fewer images can be drawn than both splits request."""
     counts = _stratum_counts(pool)
     free = np.bincount(pool.strata()[~is_learned], minlength=len(counts))
     wanted = quota + sum(_quota(counts - quota, share, spare, pool.is_multi_label) for share in later)

@@ -1,4 +1,4 @@
-"""Which images a dataset holds, told by a hash; and the walk over them as they are stored."""
+"""Content hashes of images and datasets, and iteration over stored images."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ BATCH = 256
 
 
 def row_name(stored: Mapping[str, Any] | None, row: int, split: str) -> str:
-    """Name an image for messages: its path, or its place in the split."""
+    """Name an image for messages: its path, or its row in the split."""
     return (stored or {}).get("path") or f"row {row} of {split}"
 
 
 def digest_image(stored: Mapping[str, Any] | None, name: str) -> bytes:
-    """Hash an encoded image: its length and all of its bytes, so that no change of an image goes unseen.
+    """Hash an encoded image: its length and all of its bytes, so that every change is detected.
 
-    What cannot be read counts as empty; `check_images` names it.
+    An unreadable file counts as empty; `check_images` reports it.
     """
     data, path = (stored or {}).get("bytes"), (stored or {}).get("path")
     if data is None and path is not None and Path(path).is_file():
@@ -34,7 +34,7 @@ def digest_image(stored: Mapping[str, Any] | None, name: str) -> bytes:
 
 
 def map_images(rows: Dataset, split: str, function: Any, progress: tqdm | None = None) -> Iterator[Any]:
-    """Apply a function to each image as it is stored, and to its name; threads, as files and codecs release the GIL."""
+    """Apply a function to each stored image and its name, in threads (file access and codecs release the GIL)."""
     stored = rows.cast_column(IMAGE, Image(decode=False)).select_columns([IMAGE])
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         row = 0
@@ -48,24 +48,24 @@ def map_images(rows: Dataset, split: str, function: Any, progress: tqdm | None =
 
 
 def digest_in_order(digests: Iterable[bytes]) -> str:
-    """Identify the images of a split in their order, whatever their labels, by the hash of each."""
+    """Return a fingerprint of the images of a split in their order, independent of their labels."""
     return sha256(b"".join(digests)).hexdigest()
 
 
 def fingerprint_of(digests: Sequence[bytes], labels: Sequence[Any], names: Sequence[str]) -> str:
-    """Identify labelled images, in whatever order they come.
+    """Return a fingerprint of labeled images, independent of their order.
 
     Args:
-        digests: of the images.
-        labels: of the images: indices, or lists of zeros and ones.
-        names: of the classes.
+        digests: Digests of the images.
+        labels: Labels of the images: class indices, or lists of zeros and ones.
+        names: Class names.
     """
     entries = (digest + _label_text(label, names).encode() for digest, label in zip(digests, labels, strict=True))
     return sha256(b"".join(sha256(entry).digest() for entry in sorted(entries))).hexdigest()
 
 
 def _label_text(label: int | list[int], names: Sequence[str]) -> str:
-    """Name the class of an image, or its classes in an order that does not depend on the dataset's."""
+    """Return the class name of an image, or its class names in an order that does not depend on the dataset's."""
     if isinstance(label, list):
         return "\0".join(sorted(name for name, flag in zip(names, label, strict=True) if flag))
     return names[label]

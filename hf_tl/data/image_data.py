@@ -21,31 +21,31 @@ from hf_tl.record.parts import DataSource
 
 @dataclass(frozen=True)
 class ImageData:
-    """Splits that are ready to be trained on: labeled, disjoint, with the same classes in the same order."""
+    """Splits that are ready for training: labeled, disjoint, with the same classes in the same order."""
 
     splits: DatasetDict
-    """train, validation and test, each with the columns `image` and `label`: a `ClassLabel`, or for multi-label data a
-    list of as many zeros and ones as there are classes. Those of a stream are `StreamedImages`."""
+    """Splits train, validation and test, each with the columns `image` and `label`: a `ClassLabel`, or for multi-label
+    data a list of zeros and ones, one per class. Streamed splits are `StreamedImages`."""
     labels: tuple[str, ...]
     name: str
-    """Publishable: a Hub id, "digits", or the folder's own name, never a path."""
+    """Publishable name: a Hub id, "digits", or the folder's own name, never a path."""
     revision: str | None
-    """Commit of the Hub repository, if it is one."""
+    """Commit of the Hub repository, if there is one."""
     license: str | None
     notes: tuple[str, ...]
-    """What was done to the data: splits drawn or renamed, images left out."""
+    """Changes to the data: splits drawn or renamed, images left out."""
     source: DataSource = "memory"
-    """Where the images are: `built-in` for scikit-learn's digits alone."""
+    """Kind of source; `built-in` is scikit-learn's digits only."""
     draws: Mapping[str, Draw] = field(default_factory=dict)
-    """How the splits were drawn that the dataset lacked; the others are its own."""
+    """Parameters of the drawn splits; the other splits are the dataset's own."""
     digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict, repr=False)
-    """SHA-256 of each image by split, in the order of its rows. Empty for streams, whose content is not read."""
+    """SHA-256 of each image by split, in row order. Empty for streams, whose content is not read."""
     conversions: Mapping[str, Conversions] = field(default_factory=dict, repr=False)
-    """Images by split that a plain `pipeline()` converts otherwise. Empty before `check_images`, and for streams."""
+    """Images by split that a plain `pipeline()` converts differently. Empty before `check_images`, and for streams."""
     problem_type: str = "single_label_classification"
-    """Or `multi_label_classification`: an image shows any number of classes, or none. As in a model's config."""
+    """Problem type as in a model's config; in `multi_label_classification` an image has any number of classes."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that suit a built-in dataset: `image_size`, `horizontal_flip`."""
+    """Recommended settings of a built-in dataset: `image_size`, `horizontal_flip`."""
 
     def class_counts(self, split: str) -> list[int]:
         """Count the images of each class in a split, in the order of `labels`."""
@@ -53,14 +53,14 @@ class ImageData:
 
     @property
     def set_apart(self) -> frozenset[str]:
-        """Splits that were drawn from train, because the dataset had none of the kind."""
+        """Splits that were drawn from train because the dataset lacked them."""
         return frozenset(self.draws)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identify the labeled images by all their bytes, in whatever order and split.
+        """Fingerprint of the labeled images by all their bytes, independent of order and split.
 
-        The same on every machine and in every run. For streams: their files, labels and splits.
+        It is the same on every machine and in every run. For streams, it covers files, labels and splits.
         """
         if not self.digests:
             return fingerprint_of_streams(self.splits, self.labels)
@@ -70,9 +70,9 @@ class ImageData:
 
     @cached_property
     def orders(self) -> dict[str, str]:
-        """Identify the images of each split in their order, whatever their labels.
+        """Fingerprint of the images of each split in their order, independent of their labels.
 
-        The keys are the `_fingerprint` that datasets gives the split, which no other choice of its rows has.
+        The keys are the `_fingerprint` of the split in datasets, which is unique to the selection of its rows.
         """
         return {
             self.splits[split]._fingerprint: digest_in_order(digests)
@@ -81,7 +81,7 @@ class ImageData:
         }
 
     def select(self, split: str, rows: Sequence[int]) -> Self:
-        """Return the data with some images of a split, in the given order; the one way to leave images out."""
+        """Return the data with only the given images of a split, in that order; every omission of images uses this."""
         splits = type(self.splits)(self.splits)
         splits[split] = self.splits[split].select(rows, keep_in_memory=True)
         digests = dict(self.digests)
@@ -93,13 +93,13 @@ class ImageData:
         return replace(self, splits=splits, digests=digests, conversions=conversions)
 
     def pool(self, splits: Iterable[str]) -> Pool:
-        """Return the digests and labels of some splits together."""
+        """Return the digests and labels of several splits together."""
         names = list(splits)
         labels = [label for split in names for label in self.splits[split][LABEL][:]]
         return Pool([digest for split in names for digest in self.digests[split]], np.asarray(labels), self.labels)
 
     def to_record(self) -> DataRecord:
-        """Return what a run states about its data."""
+        """Return the data entry of a run's record."""
         return DataRecord(
             name=self.name,
             labels=self.labels,

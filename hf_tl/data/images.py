@@ -1,4 +1,4 @@
-"""From stored images to what a model takes in: decoding, and the transforms of a dataset's rows."""
+"""Decoding of stored images, and the transforms of a dataset's rows."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -20,19 +20,19 @@ T = TypeVar("T")
 
 
 def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
-    """Decode a stored image completely; an error names the image.
+    """Decode a stored image completely; errors name the image.
 
     Args:
-        value: a PIL image, encoded bytes, a path, or the `{"bytes": ..., "path": ...}` of datasets' `Image` feature.
-        name: name of the image in errors where it has no path.
-        reduced: decode JPEGs at a half, a quarter or an eighth of their size, whichever is the smallest with sides of
-            so many pixels; 1 is enough to find damage, 0 is the whole size.
+        value: PIL image, encoded bytes, path, or the `{"bytes": ..., "path": ...}` of datasets' `Image` feature.
+        name: Name of the image in errors, if it has no path.
+        reduced: Decode JPEGs at a half, a quarter or an eighth of their size, whichever is the smallest with sides of
+            at least this many pixels. 1 suffices to find damage; 0 is the full size.
 
     Returns:
-        The loaded image, upright, in its own mode: see `hf_tl.data.colors.to_rgb`.
+        Loaded image, upright, in its own mode; see `hf_tl.data.colors.to_rgb`.
 
     Raises:
-        DataError: the image is missing, truncated, in no format that Pillow reads, or has more pixels than
+        DataError: The image is missing, truncated, in no format that Pillow reads, or has more pixels than
             `PIL.Image.MAX_IMAGE_PIXELS` (a "decompression bomb").
     """
 
@@ -48,12 +48,12 @@ def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
     """Open a stored image and apply a function to it.
 
     Args:
-        value: the image as it is stored; see `decode`.
-        name: name of the image in errors where it has no path.
-        use: the function. The pixels of the image are not loaded yet.
+        value: Stored image; see `decode`.
+        name: Name of the image in errors, if it has no path.
+        use: Function of the image, whose pixels are not loaded yet.
 
     Raises:
-        DataError: as `decode`.
+        DataError: As in `decode`.
     """
     if isinstance(value, Image.Image):
         return _checked(value, name, use)
@@ -85,7 +85,7 @@ def _checked(image: Image.Image, name: str, use: Callable[[Image.Image], T]) -> 
 
 
 def as_stored(images: "Dataset", image_column: str = "image") -> "Dataset":
-    """Return the same rows with their images as they are stored, not decoded: `{"bytes": ..., "path": ...}`."""
+    """Return the same rows with encoded images: `{"bytes": ..., "path": ...}`."""
     from datasets import Image as ImageFeature
 
     feature = images.features.get(image_column)
@@ -96,7 +96,7 @@ def as_stored(images: "Dataset", image_column: str = "image") -> "Dataset":
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """A preprocessing for one image or, through `dataset.with_transform`, for a batch of rows.
+    """Preprocessing of one image or, with `dataset.with_transform`, of a batch of rows.
 
     >>> from torchvision.transforms.v2.functional import pil_to_tensor
     >>> transform = ImageTransform(pil_to_tensor)
@@ -107,19 +107,19 @@ class ImageTransform:
     """
 
     pipeline: Callable[[Image.Image], torch.Tensor]
-    """From an upright PIL image to a tensor of (channels, height, width)."""
+    """Transform of an upright PIL image to a tensor of shape (channels, height, width)."""
     image_column: str = "image"
     label_column: str = "label"
     channels: int = 3
-    """3: the pipeline is given RGB images; 1: gray ("L") images."""
+    """Number of channels: 3 passes RGB images to the pipeline, 1 passes gray ("L") images."""
     plain: bool = False
-    """Whether to decode by `plain_rgb`, as `transformers.pipeline` does, in place of `to_rgb`."""
+    """Whether to decode with `plain_rgb`, as `transformers.pipeline` does, instead of `to_rgb`."""
 
     def __call__(self, batch: Any) -> Any:
-        """Transform one image into its tensor, or a batch of rows into `pixel_values` and `labels`.
+        """Transform one image to a tensor, or a batch of rows to `pixel_values` and `labels`.
 
         Raises:
-            DataError: an image cannot be decoded, the batch has no image column, or a list of labels is not multi-hot.
+            DataError: An image cannot be decoded, the batch has no image column, or a list of labels is not multi-hot.
         """
         if not isinstance(batch, Mapping):
             return self._transform(batch, "the image")
@@ -137,7 +137,7 @@ class ImageTransform:
         return columns
 
     def _label(self, label: Any) -> int | list[float]:
-        """Give the index of the one class, or 0 or 1 for each class."""
+        """Return the class index, or 0 or 1 for each class."""
         if np.ndim(label) == 0:
             return int(label)
         if not np.isin(label, (0, 1)).all():
@@ -152,15 +152,15 @@ class ImageTransform:
         return self.pipeline(image.convert("L") if self.channels == 1 else image)
 
     def over(self, images: "Dataset") -> "Dataset":
-        """Transform the rows of a dataset when they are read, images and labels.
+        """Transform the images and labels of a dataset's rows when they are read.
 
-        As `images.with_transform`, but the images are decoded here, by the pixel rule, and not by datasets, which stops
-        at EXIF data that it cannot read.
+        Like `images.with_transform`, except that images are decoded by the rule of `to_rgb` or `plain_rgb`, not by
+        datasets, which fails on unreadable EXIF data.
         """
         return as_stored(images, self.image_column).with_transform(self)
 
     def describe(self) -> str:
-        """Tell the steps in one line, for the record of a run."""
+        """Describe the steps in one line, for the record of a run."""
         steps = getattr(self.pipeline, "transforms", None) or [self.pipeline]
         texts = [getattr(step, "__qualname__", None) or " ".join(repr(step).split()) for step in steps]
         plain = ["plain"] if self.plain else []
@@ -171,12 +171,12 @@ class ImageTransform:
 
 @dataclass(frozen=True)
 class Transforms:
-    """The transforms of a model for training, with augmentation, and for evaluation."""
+    """Transforms of a model for training (with augmentation) and for evaluation."""
 
     train: ImageTransform
     eval: ImageTransform
     preprocessing: object | None = field(default=None, repr=False, compare=False)
-    """The `hf_tl.backbones.preprocessing.Preprocessing` that these were made from, if any."""
+    """`hf_tl.backbones.preprocessing.Preprocessing` that the transforms were built from, if any."""
 
     def with_columns(self, image_column: str, label_column: str) -> Self:
         """Return the same transforms for rows with other column names."""
@@ -188,12 +188,12 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """Stack transformed rows into a batch.
 
     Returns:
-        `pixel_values` of (batch, channels, height, width) and, if the rows have them, `row` (batch,), int64, and
-        `labels`: class indices (batch,), int64, or for multi-label rows zeros and ones (batch, classes), float32, as
-        the models' own binary cross-entropy takes them.
+        Batch with `pixel_values` (batch, channels, height, width) and, if the rows have them, `row` (batch,), int64,
+        and `labels`: class indices (batch,), int64, or for multi-label rows zeros and ones (batch, classes), float32,
+        the input format of binary cross-entropy.
 
     Raises:
-        DataError: the labels of two rows differ in shape.
+        DataError: The labels of two rows differ in shape.
     """
     batch = {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
     if "row" in examples[0]:
@@ -207,7 +207,7 @@ def stack_labels(labels: Sequence[Any]) -> torch.Tensor:
     """Stack class indices into (batch,), int64, or lists of zeros and ones into (batch, classes), float32.
 
     Raises:
-        DataError: they differ in shape.
+        DataError: The labels differ in shape.
     """
     if len(shapes := {np.shape(label) for label in labels}) > 1:
         raise DataError(f"expected labels of one shape, found {name_some(sorted(shapes))}; see hf_tl.load_data")

@@ -1,4 +1,4 @@
-"""One list of class names for all splits, and labels that are numbered by it."""
+"""Class names for all splits, and label encoding."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from hf_tl.errors import DataError, name_some
 
 
 def is_unlabeled(value: Any) -> bool:
-    """Whether a label is missing: None, the -1 of hidden test labels, or an empty text; in a list, one of them.
+    """Return whether a label is missing: None, -1 (hidden test label) or an empty string, also within a list.
 
     >>> is_unlabeled(-1), is_unlabeled(["cat", None]), is_unlabeled([])
     (True, True, False)
@@ -21,10 +21,10 @@ def is_unlabeled(value: Any) -> bool:
 
 
 def class_names(train: Dataset, label_column: str) -> tuple[str, ...]:
-    """Tell the class names: those of the `ClassLabel`, else the values in train, sorted (numbers by size).
+    """Return the class names: those of the `ClassLabel`, else the sorted values in train (numbers by size).
 
     Raises:
-        DataError: the labels are not classes.
+        DataError: The labels are not classes.
     """
     feature = train.features[label_column]
     if isinstance(feature, ClassLabel):
@@ -38,10 +38,10 @@ def class_names(train: Dataset, label_column: str) -> tuple[str, ...]:
 
 
 def encode_labels(splits: Mapping[str, Dataset], names: Sequence[str], label_column: str = LABEL) -> dict[str, Dataset]:
-    """Number the labels of every split by the same names, in the same order.
+    """Encode the labels of every split by the same class names, in the same order.
 
     Raises:
-        DataError: a split has labels that are not in `names`.
+        DataError: A split has labels that are not in `names`.
     """
     index = {name: number for number, name in enumerate(names)}
     encoded = {}
@@ -58,7 +58,7 @@ def encode_labels(splits: Mapping[str, Dataset], names: Sequence[str], label_col
                 f"{split} has classes missing from training: {name_some(unknown)}; "
                 "add images of them to train, or remove them"
             )
-        # Only the label column is rewritten; `map` and `cast` would copy the images too.
+        # Rewrite only the label column; `map` and `cast` would copy the images too.
         rows = rows.remove_columns(label_column)
         numbers = [index[label] for label in labels]
         encoded[split] = rows.add_column(label_column, numbers, feature=ClassLabel(names=list(names)))

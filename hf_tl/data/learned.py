@@ -1,4 +1,4 @@
-"""Images of a dataset that weights learned from: found by content, and left out of what is measured."""
+"""Data leakage: training images of a checkpoint in a dataset, found by content and excluded from evaluation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,25 +18,25 @@ FLAG = "--include_training_images"
 
 @dataclass(frozen=True)
 class Leakage:
-    """Images of a split that a model learned from."""
+    """Training images of a model in a split."""
 
     split: str
     images: int
-    """Images of the split, before any were left out."""
+    """Number of images in the split, before any were left out."""
     learned: int = 0
-    """Training images of the model that are measured on nevertheless."""
+    """Number of training images of the model that are evaluated nevertheless."""
     left_out: int = 0
-    """Training images of the model that are not measured on."""
+    """Number of training images of the model that are excluded from evaluation."""
     unknown: tuple[LearnedSplit, ...] = ()
-    """Training images of the model that cannot be compared with these, for want of digests on one side."""
+    """Training splits of the model that cannot be compared, because digests are missing on one side."""
     model: str = "the model"
     """Name of the model in messages."""
     are_streamed: bool = False
-    """Whether it is the images of the split that have no digests."""
+    """Whether the images of the split are streamed, and so have no digests."""
 
     @property
     def measured(self) -> int:
-        """Images that are left to measure on."""
+        """Number of images to evaluate on."""
         return self.images - self.left_out
 
     def to_record(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Leakage:
         return {"learned": self.learned, "left_out": self.left_out, "notes": self.describe()}
 
     def describe(self) -> list[str]:
-        """Return a sentence for each thing that the user must know; none where there is no leakage."""
+        """Return one sentence per issue for the user; none if there is no leakage."""
         found = self.learned + self.left_out
         texts = []
         if found:
@@ -62,7 +62,7 @@ class Leakage:
 
 
 def learn(learned: LearnedFrom, data: "ImageData", split: str) -> LearnedFrom:
-    """Return what weights have learned from, after a training on a split of `data`."""
+    """Return the training images of weights after training on a split of `data`."""
     draws = data.draws
     seeds = {draw.seed for draw in draws.values()}
     return learned.plus(
@@ -76,14 +76,14 @@ def learn(learned: LearnedFrom, data: "ImageData", split: str) -> LearnedFrom:
 
 
 def resolve(learned: LearnedFrom, data: "ImageData") -> LearnedFrom:
-    """Find the images behind the split digests of a published model, in a dataset that holds them.
+    """Find the images behind the split digests of a published model in a dataset that contains them.
 
-    A model of the Hub states one digest a split. A split of `data` with that digest is the same images, also where it
-    must be drawn again as it was then; their digests are added. What is not found stays unknown.
+    A Hub model publishes one digest per split. A split of `data` with that digest contains the same images, even if it
+    must first be drawn again; the digests of its images are added. Splits that are not found stay unknown.
 
     Args:
-        learned: What weights learned from.
-        data: The dataset, in whatever splits.
+        learned: Training images of the weights.
+        data: Dataset, in any splits.
     """
     if learned.is_complete or not data.digests:
         return learned
@@ -96,7 +96,7 @@ def resolve_in(learned: LearnedFrom, splits: Mapping[str, Sequence[bytes]], pool
     """Find the images behind split digests; see `resolve`.
 
     Args:
-        learned: What weights learned from.
+        learned: Training images of the weights.
         splits: Image digests of the splits.
         pool: Images that splits are drawn from.
     """
@@ -104,7 +104,7 @@ def resolve_in(learned: LearnedFrom, splits: Mapping[str, Sequence[bytes]], pool
     known = {split_digest(digests): digests for digests in candidates}
     digests, pins, unknown = learned.digests, learned.digests, []
     for split in learned.splits:
-        if split.split == "train":  # a training began: it held out none of what was learned until then
+        if split.split == "train":  # a new training: its hold-out splits contain no earlier training images
             pins = digests
         if split not in learned.unknown:
             continue
@@ -119,7 +119,7 @@ def resolve_in(learned: LearnedFrom, splits: Mapping[str, Sequence[bytes]], pool
 
 
 def _drawn_again(split: LearnedSplit, pool: Pool, pins: frozenset[bytes]) -> Iterator[list[bytes]]:
-    """Yield the splits of a training, drawn as then: with all that was learned before it kept in train."""
+    """Yield the splits of an earlier training, drawn again with all earlier training images kept in train."""
     fractions = {"test": split.test_fraction, "validation": split.validation_fraction}
     wanted = {name: share for name, share in fractions.items() if share is not None}
     if split.seed is None or not wanted:
@@ -128,7 +128,7 @@ def _drawn_again(split: LearnedSplit, pool: Pool, pins: frozenset[bytes]) -> Ite
         try:
             drawn = draw_splits(pool, wanted, split.seed, pins, include_learned=include_learned)
         except DataError:
-            continue  # these are not the images of then
+            continue  # the images have changed since
         yield from ([pool.digests[row] for row in rows] for rows in drawn.values())
 
 
@@ -140,20 +140,20 @@ def leave_out_learned(
     keep: bool = False,
     model: str = "the starting model",
 ) -> tuple["ImageData", dict[str, Leakage]]:
-    """Leave the images that weights learned from out of the splits that are measured on, and note how many.
+    """Exclude training images of the weights from the evaluation splits, and note how many.
 
     Args:
-        data: The dataset.
-        learned: What the weights learned from; see `resolve`.
-        splits: Splits that are measured on.
-        keep: Whether such images are only counted.
+        data: Dataset.
+        learned: Training images of the weights; see `resolve`.
+        splits: Evaluation splits.
+        keep: Whether to count such images without excluding them.
         model: Name of the model in messages.
 
     Returns:
-        The data, and the leakage of each split.
+        Data, and the leakage of each split.
 
     Raises:
-        DataError: The images that are left cannot be measured on.
+        DataError: The remaining images do not allow an evaluation.
     """
     leakage, notes = {}, list(data.notes)
     for split in splits:

@@ -1,7 +1,7 @@
-"""Labels of images that show any number of classes: whatever form they come in, they become zeros and ones.
+"""Encoding of multi-label data as zeros and ones.
 
-The forms are one column of lists (of `ClassLabel` indices, of names, or of a 0 or 1 for each class), and several
-columns of 0 and 1, one for each class.
+Supported formats are one column of lists (of `ClassLabel` indices, of names, or of a 0 or 1 for each class), and
+several columns of 0 and 1, one for each class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from hf_tl.errors import DataError, name_some
 
 
 def join_columns(splits: Mapping[str, Dataset], columns: Sequence[str]) -> dict[str, Dataset]:
-    """Write columns of 0 and 1 as one column of lists, called by all their names with commas.
+    """Merge columns of 0 and 1 into one column of lists, named by all their names joined with commas.
 
-    A row in which one of them is missing (None or -1) gets None; so do all rows of a split without one of the columns.
+    A row with a missing value (None or -1) gets None; so do all rows of a split that lacks one of the columns.
 
     Raises:
-        DataError: a column holds something else.
+        DataError: A column holds other values.
     """
     name, feature = ",".join(columns), List(ClassLabel(names=list(columns)))
     joined = {}
@@ -38,20 +38,20 @@ def join_columns(splits: Mapping[str, Dataset], columns: Sequence[str]) -> dict[
             for row, values in enumerate(zip(*flags, strict=True)):
                 if not {None, -1} & set(values):
                     lists[row] = [number for number, value in enumerate(values) if value]
-        # an existing column of that very name would have been taken for the labels
+        # a column of this very name cannot exist: it would have been used as the label column
         joined[split] = rows.add_column(name, lists, feature=feature)
     return joined
 
 
 def encode_lists(splits: Mapping[str, Dataset], column: str) -> tuple[dict[str, Dataset], tuple[str, ...]]:
-    """Turn the lists of every split into zeros and ones, one for each class.
+    """Convert the lists of every split to zeros and ones, one for each class.
 
     Returns:
-        The splits with a column of `List(Value("int8"))` of fixed length, and the names of the classes: those of the
-        `ClassLabel`, the names in train, sorted (numbers by size), or for zeros and ones their places, from 0.
+        Splits with a column `List(Value("int8"))` of fixed length, and the class names: those of the `ClassLabel`, the
+        sorted names in train (numbers by size), or for zeros and ones their positions from 0.
 
     Raises:
-        DataError: the lists hold no classes, a split holds no lists, or a split has classes that train lacks.
+        DataError: The lists hold no classes, a split holds no lists, or a split has classes that train lacks.
     """
     if scalar := [split for split, rows in splits.items() if not holds_lists(rows.features[column])]:
         raise DataError(f"the column {column!r} holds lists in train but not in {name_some(scalar)}; make it alike")
@@ -72,17 +72,17 @@ def encode_lists(splits: Mapping[str, Dataset], column: str) -> tuple[dict[str, 
 
 
 def flags_of(rows: Dataset) -> np.ndarray:
-    """Read encoded labels: zeros and ones of shape (images, classes), int8."""
+    """Return the encoded labels: zeros and ones of shape (images, classes), int8."""
     return np.asarray(rows.with_format("numpy")[LABEL][:])
 
 
 def match_classes(rows: Dataset, labels: Sequence[str], names: Sequence[str]) -> Dataset:
-    """Rewrite encoded labels for a model with other classes, in another order; classes without labels are absent.
+    """Encode labels again for a model with other classes or another order; classes without labels count as absent.
 
     Args:
-        rows: with a column of zeros and ones.
-        labels: its classes, in order.
-        names: the model's classes, in order; all of `labels` are among them.
+        rows: Rows with a column of zeros and ones.
+        labels: Classes of the rows, in order.
+        names: Classes of the model, in order; they include all of `labels`.
     """
     flags = np.zeros((len(rows), len(names)), dtype=np.int8)
     flags[:, [list(names).index(label) for label in labels]] = flags_of(rows)
@@ -90,10 +90,10 @@ def match_classes(rows: Dataset, labels: Sequence[str], names: Sequence[str]) ->
 
 
 def _are_flags(feature: FeatureType, lists: Sequence[Sequence[Any]], column: str) -> bool:
-    """Tell zeros and ones for each class from lists of names or numbers.
+    """Return whether lists hold a 0 or 1 for each class, rather than names or numbers of classes.
 
     Raises:
-        DataError: they are neither.
+        DataError: The lists hold neither.
     """
     element = feature.feature
     dtype = element.dtype if isinstance(element, Value) else ""
@@ -103,7 +103,7 @@ def _are_flags(feature: FeatureType, lists: Sequence[Sequence[Any]], column: str
         lengths = {len(labels) for labels in lists}
         if len(lengths) == 1 and lengths.pop() > 1 and all(flag in (0, 1) for labels in lists for flag in labels):
             return True
-        # the numbers of classes, each named once; otherwise flags of which some are missing or wrong
+        # distinct class numbers; repeated numbers mean flags of which some are missing or wrong
         if dtype.startswith(("int", "uint")) and all(len(set(labels)) == len(labels) for labels in lists):
             return False
     raise DataError(
@@ -125,7 +125,7 @@ def _read_flags(rows: Dataset, column: str, split: str, length: int) -> np.ndarr
 
 
 def _named(rows: Dataset, column: str, split: str) -> list[list[Any]]:
-    """Give the classes of each image, by their names where there are some."""
+    """Return the classes of each image, by name if there are names."""
     lists, element = rows[column][:], rows.features[column].feature
     if not isinstance(element, ClassLabel):
         return lists
@@ -150,6 +150,6 @@ def _indicate(named: Sequence[Sequence[Any]], index: Mapping[Any, int], split: s
 
 
 def _with_flags(rows: Dataset, column: str, flags: np.ndarray) -> Dataset:
-    # Only the label column is rewritten; `map` and `cast` would copy the images too.
+    # Rewrite only the label column; `map` and `cast` would copy the images too.
     feature = List(Value("int8"), length=flags.shape[1])
     return rows.remove_columns(column).add_column(column, list(flags), feature=feature)

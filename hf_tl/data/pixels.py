@@ -1,4 +1,4 @@
-"""Batches of plain (not augmented) images as fast as the processor decodes them, for one pass over the data."""
+"""Batches of images without augmentation, decoded at full CPU speed for one pass over the data."""
 
 import math
 import os
@@ -28,25 +28,25 @@ def pixel_batches(
     reduced: int = 0,
     ahead: int = 0,
 ) -> Iterator[Tensor]:
-    """Decode and transform the images of `rows` in order, by threads: Pillow works outside Python's lock.
+    """Decode and transform the images of `rows` in order, in threads (Pillow releases the GIL).
 
-    Where the transform ends in a scaling to 0..1 and a normalisation, images are handed over as bytes, a quarter of the
-    size, and these two are done on the device, with the same result.
+    If the transform ends with a scaling to 0..1 and a normalization, images are transferred as bytes (a quarter of the
+    size), and these two steps run on the device, with the same result.
 
     Args:
-        images: a dataset without a format.
-        transform: deterministic.
-        rows: which images.
-        batch_size: images in a batch.
-        device: where the batches go.
-        reduced: as that of `decode`.
-        ahead: how many batches are decoded while the caller is busy with another, which pays where a GPU keeps it busy.
+        images: Dataset without a format.
+        transform: Deterministic transform.
+        rows: Rows to read.
+        batch_size: Number of images per batch.
+        device: Device of the batches.
+        reduced: As in `decode`.
+        ahead: Number of batches to decode ahead while the caller processes another; useful with a GPU.
 
     Yields:
-        `pixel_values` of (images, channels, height, width), channels last in memory.
+        `pixel_values` of shape (images, channels, height, width), channels last in memory.
 
     Raises:
-        DataError: an image cannot be decoded.
+        DataError: An image cannot be decoded.
     """
     transform, finish = _split_normalisation(transform)
 
@@ -70,7 +70,7 @@ def pixel_batches(
 
 
 def resized_side(transform: ImageTransform) -> int:
-    """Find the size in pixels to which a transform resizes the whole image; 0 where none of its steps tells.
+    """Return the size in pixels to which a transform resizes the whole image, or 0 if no step states it.
 
     >>> resized_side(ImageTransform(transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])))
     256
@@ -78,13 +78,13 @@ def resized_side(transform: ImageTransform) -> int:
     steps: Sequence[Any] = getattr(transform.pipeline, "transforms", ())
     for size in (step.size for step in steps if isinstance(step, RESIZE)):
         return max(size) if isinstance(size, Sequence) else int(size)
-    processor = getattr(transform.pipeline, "processor", None)  # of transformers
+    processor = getattr(transform.pipeline, "processor", None)  # transformers' image processor
     sides = [side for side in dict(getattr(processor, "size", None) or {}).values() if side]
     return math.ceil(max(sides, default=0) / (getattr(processor, "crop_pct", None) or 1))
 
 
 def _split_normalisation(transform: ImageTransform) -> tuple[ImageTransform, Callable[[Tensor], Tensor]]:
-    """Split a transform into one that ends in bytes, and the rest for a batch; the rest may be nothing."""
+    """Split a transform into one that outputs bytes, and the remaining steps for a batch (possibly none)."""
     steps: Sequence[Any] = getattr(transform.pipeline, "transforms", ())
     if (
         len(steps) < 2
@@ -97,7 +97,7 @@ def _split_normalisation(transform: ImageTransform) -> tuple[ImageTransform, Cal
     mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (normalise.mean, normalise.std))
 
     def finish(pixels: Tensor) -> Tensor:
-        # in the order of ToTensor and Normalize, so that rounding is the same
+        # same order of operations as ToTensor and Normalize, for the same rounding
         scaled = pixels.float().div_(255)
         return scaled.sub_(mean.to(pixels.device)).div_(std.to(pixels.device))
 

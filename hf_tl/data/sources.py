@@ -1,4 +1,4 @@
-"""Where a dataset comes from: its name -> the splits as they are stored, before anything is checked or split."""
+"""Loading of the stored splits of a dataset by name, before any check or split."""
 
 import glob
 import re
@@ -43,24 +43,24 @@ METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 @dataclass(frozen=True)
 class Source:
-    """Splits as they are stored, and what is known about them."""
+    """Stored splits, and their metadata."""
 
     splits: DatasetDict
     name: str
-    """Publishable: a Hub id, "digits", or a folder's or file's own name, never a path."""
+    """Publishable name: a Hub id, "digits", or the folder's or file's own name, never a path."""
     revision: str | None = None
     license: str | None = None
     notes: tuple[str, ...] = ()
     kind: DataSource = "folder"
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that suit a built-in dataset."""
+    """Recommended settings of a built-in dataset."""
 
 
 def open_source(name: str, *, config_name: str | None = None, revision: str | None = None) -> Source:
-    """Open `digits`, an image folder, parquet files (one, a pattern, several with commas) or a dataset of the Hub.
+    """Open `digits`, an image folder, parquet files (a file, a pattern, or several with commas) or a Hub dataset.
 
     Raises:
-        DataError: there is no such dataset, its layout is not one of the above, or the Hub cannot be reached.
+        DataError: There is no such dataset, its layout is none of the above, or the Hub cannot be reached.
     """
     if name == DIGITS:
         return _digits()
@@ -74,10 +74,10 @@ def open_source(name: str, *, config_name: str | None = None, revision: str | No
 
 
 def require_repo_id(name: str) -> None:
-    """Raise what is told of a name that is nothing local, and no name that the Hub could have.
+    """Check that a name that is no local path is a valid Hub id.
 
     Raises:
-        DataError: the name is so.
+        DataError: The name is not valid.
     """
     try:
         validate_repo_id(name)
@@ -89,18 +89,18 @@ def require_repo_id(name: str) -> None:
 
 
 def _digits() -> Source:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, with a test split that is the same in every run."""
+    """Load scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, with a fixed test split."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # Stored as PGM, which has no compression: the same bytes, hence the same fingerprint, with every version of Pillow.
+    # Stored as PGM, which is uncompressed: the same bytes, hence the same fingerprint, with every version of Pillow.
     pixels = (digits.images * (255 / 16)).round().astype("uint8")
     images = [{"bytes": b"P5 8 8 255\n" + image.tobytes(), "path": None} for image in pixels]
     features = Features({"image": Image(), "label": ClassLabel(names=[str(name) for name in digits.target_names])})
     rows = Dataset.from_dict({"image": images, "label": digits.target.tolist()}, features=features)
     splits = rows.train_test_split(test_size=0.2, stratify_by_column="label", seed=0)
     note = "test split of digits: 20%, stratified by class, the same in every run"
-    # 8 pixels wide, and a mirrored digit is another digit or none
+    # the images are 8 pixels wide, and a flipped digit is another digit or none
     defaults = {"image_size": 112, "horizontal_flip": False}
     return Source(splits, DIGITS, license="cc-by-4.0", notes=(note,), kind="built-in", defaults=defaults)
 
@@ -121,7 +121,7 @@ def _folder(root: Path) -> Source:
     elif splits.keys() != folders.keys() or not splits:
         splits = {"train": root}
     if any((folder / file).is_file() for folder in (root, *splits.values()) for file in METADATA_FILES):
-        # datasets reads the labels from the metadata files; it matches their paths by itself.
+        # datasets reads the labels from the metadata files and matches their paths itself
         loaded = call(f"the folder {root}", lambda: load_dataset("imagefolder", data_dir=glob.escape(str(root))))
         return Source(loaded, name, notes=tuple(notes))
     left_out: Counter[str] = Counter()
@@ -133,14 +133,14 @@ def _folder(root: Path) -> Source:
 
 
 def parquet_of(root: Path) -> list[str]:
-    """List the parquet files of a folder that holds no images."""
+    """List the parquet files of a folder that contains no images."""
     files = _visible_files(root)
     parquet = sorted(str(file) for file in files if file.suffix == ".parquet")
     return [] if any(_is_image(file) for file in files) else parquet
 
 
 def _is_split(folder: Path) -> bool:
-    """A folder of a split holds classes or metadata; a class may be called "train" too, but holds images."""
+    """Return whether a folder named like a split holds classes or metadata; a class "train" would hold images."""
     return bool(_visible_folders(folder)) or any((folder / file).is_file() for file in METADATA_FILES)
 
 
@@ -162,7 +162,7 @@ def _visible_files(root: Path) -> list[Path]:
 
 
 def _class_folders(root: Path, left_out: Counter[str]) -> dict[str, list[str]]:
-    """Map each class folder to its images, at whatever depth; count the other files."""
+    """Map each class folder to its images at any depth; count the other files."""
     if stray := [file.name for file in root.iterdir() if file.is_file() and _is_visible(file) and _is_image(file)]:
         raise DataError(f"images that are in no class folder of {root}: {name_some(sorted(stray))}; {LAYOUT}")
     classes: dict[str, list[str]] = {}
@@ -176,7 +176,7 @@ def _class_folders(root: Path, left_out: Counter[str]) -> dict[str, list[str]]:
 
 
 def _read_class_folders(splits: Mapping[str, Mapping[str, list[str]]]) -> DatasetDict:
-    """Refer to the files where they lie: nothing is copied or cached, so a replaced image is seen."""
+    """Build splits that refer to the files in place: nothing is copied or cached, so changed images are detected."""
     names = sorted({name for classes in splits.values() for name in classes})
     _check_names([*names, *(path for classes in splits.values() for paths in classes.values() for path in paths)])
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
@@ -189,7 +189,7 @@ def _read_class_folders(splits: Mapping[str, Mapping[str, list[str]]]) -> Datase
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """Refuse names of files that are no text, which neither a dataset nor a card can hold."""
+    """Reject file names that are not valid text, which neither a dataset nor a card can hold."""
     if escaped := [ascii(name) for name in names if any("\ud800" <= character <= "\udfff" for character in name)]:
         raise DataError(
             f"names of files that are not {sys.getfilesystemencoding().upper()} text: {name_some(escaped, 2)}; rename "
@@ -198,10 +198,10 @@ def _check_names(names: Iterable[str]) -> None:
 
 
 def expand(patterns: str) -> list[str]:
-    """Find the files that patterns with commas between them name.
+    """Find the files that match comma-separated patterns.
 
     Raises:
-        DataError: a pattern names none.
+        DataError: A pattern matches none.
     """
     files: list[str] = []
     for pattern in patterns.split(","):
@@ -223,13 +223,13 @@ def _parquet(files: list[str]) -> Source:
 
 
 def name_parquet(files: list[str]) -> tuple[str, dict[str, list[str]]]:
-    """Sort parquet files by split: those that are named train-00000.parquet or test/1.parquet belong to that one.
+    """Sort parquet files by split; train-00000.parquet and test/1.parquet name their split.
 
     Returns:
-        A name for the dataset, and the files of each split, as patterns.
+        Name for the dataset, and the files of each split, as patterns.
 
     Raises:
-        DataError: some files name their split and some do not.
+        DataError: Some files name their split and some do not.
     """
     by_split: dict[str, list[str]] = {}
     unnamed = []
@@ -259,15 +259,15 @@ def _hub(name: str, config_name: str | None, revision: str | None) -> Source:
 
 
 def commit_of(builder: DatasetBuilder) -> str | None:
-    """Tell the commit of the Hub repository that a builder reads."""
+    """Return the commit of the Hub repository that a builder reads."""
     return builder.hash if re.fullmatch("[0-9a-f]{40}", builder.hash or "") else None
 
 
 def card_license(name: str, revision: str | None) -> str | None:
-    """Tell the license in the card of a dataset of the Hub, if it names one."""
+    """Return the license in the card of a Hub dataset, if there is one."""
     try:
         path = hf_hub_download(name, "README.md", repo_type="dataset", revision=revision)
-    except EntryNotFoundError:  # also where it is not in the cache of a machine that is offline
+    except EntryNotFoundError:  # raised offline too, if the file is not in the cache
         return None
     licenses = DatasetCard.load(path).data.get("license")
     return ", ".join(_listed(licenses)) or None
@@ -278,7 +278,7 @@ def _listed(value: str | Iterable[str] | None) -> list[str]:
 
 
 def call(what: str, load: Callable[[], Any]) -> Any:
-    """Load, and turn what the libraries raise into an error that says what could not be loaded and why."""
+    """Call `load`, and convert library exceptions to an error that says what could not be loaded and why."""
     try:
         return load()
     except DatasetNotFoundError as error:

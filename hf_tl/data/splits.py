@@ -1,4 +1,4 @@
-"""From the splits that a dataset has to train, validation and test; each step is noted."""
+"""Mapping of a dataset's splits to train, validation and test; each step is noted."""
 
 from collections.abc import Collection, Mapping
 
@@ -10,7 +10,7 @@ from hf_tl.errors import ConfigError, DataError, name_some
 
 
 def name_splits(splits: Mapping[str, Dataset], notes: list[str]) -> dict[str, Dataset]:
-    """Give the splits their usual names; a single split becomes train, splits with other names are left out.
+    """Rename the splits to their usual names; a single split becomes train, splits with other names are dropped.
 
     Raises:
         DataError: There is no train split among several, or two splits have the same meaning.
@@ -36,10 +36,10 @@ def name_splits(splits: Mapping[str, Dataset], notes: list[str]) -> dict[str, Da
 
 
 def choose_test(splits: Mapping[str, Dataset], notes: list[str]) -> dict[str, Dataset]:
-    """Use a validation split as test where there is no test split; validation is drawn from train then.
+    """Use a validation split as test if there is no test split; validation is then drawn from train.
 
-    Model selection must not use the images that the model is judged by, and results on the split that the dataset's
-    authors held out compare with others'.
+    Model selection must not use the test images. Results on the split that the dataset's authors held out are
+    comparable with those of others.
     """
     splits = dict(splits)
     if "test" not in splits and "validation" in splits:
@@ -49,10 +49,10 @@ def choose_test(splits: Mapping[str, Dataset], notes: list[str]) -> dict[str, Da
 
 
 def missing_fractions(own: Collection[str], *, validation_fraction: float, test_fraction: float) -> dict[str, float]:
-    """Return the fractions of the splits that a dataset lacks, in the order in which they are drawn.
+    """Return the fractions of the splits that a dataset lacks, in drawing order.
 
     Raises:
-        ConfigError: One of them is not between 0 and 1.
+        ConfigError: A fraction is not between 0 and 1.
     """
     fractions = {"validation": validation_fraction, "test": test_fraction}
     missing = {split: fractions[split] for split in DRAWN if split not in own}
@@ -74,10 +74,10 @@ def draw_missing(
     """Draw the splits that a dataset lacks from train, and note what was drawn.
 
     Returns:
-        Rows of `pool` for each drawn split and for `train`, and how each was drawn.
+        Rows of `pool` for each drawn split and for `train`, and the parameters of each draw.
 
     Raises:
-        DataError: As `draw_splits`.
+        DataError: As in `draw_splits`.
     """
     if not fractions:
         return {"train": list(range(len(pool.digests)))}, {}

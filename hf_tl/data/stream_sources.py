@@ -1,4 +1,4 @@
-"""From a dataset's name to its streams, with the labels of all images: these are read, and the images are not."""
+"""Opening of a dataset as streams: all labels are read, the images are not."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,16 +28,16 @@ from hf_tl.errors import DataError
 from hf_tl.record.parts import DataSource
 
 BLOCK = 64 * 1024
-"""Bytes that are read at once of a remote file of which only the labels are wanted; the default is 5 MiB."""
+"""Bytes per read of a remote file of which only the labels are needed (datasets' default: 5 MiB)."""
 READERS = 8
-"""Shards whose labels are read at the same time: it is the network that is waited for."""
+"""Number of shards whose labels are read in parallel; the network is the bottleneck."""
 LABELS = 10_000
-"""Labels in a batch."""
+"""Number of labels per batch."""
 
 
 @dataclass(frozen=True)
 class StreamSource:
-    """The streams of a dataset, and for each a table of labels with a column of images in which nothing is."""
+    """Streams of a dataset, and for each a table of labels with an empty image column."""
 
     streams: Mapping[str, Stream]
     tables: Mapping[str, Dataset]
@@ -49,7 +49,7 @@ class StreamSource:
     kind: DataSource
 
     def images_of(self, rows: Dataset) -> StreamedImages:
-        """Tell where the images of rows of `tables` come; the rows are of one of them."""
+        """Return the streamed images of rows from one of `tables`."""
         first = rows[0][PLACE]
         [stream] = [one for one in self.streams.values() if one.start <= first < one.start + len(one)]
         return StreamedImages(stream, rows.remove_columns(IMAGE))
@@ -63,13 +63,13 @@ def open_streams(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> StreamSource:
-    """Open parquet files or a dataset of the Hub as streams, and read the labels.
+    """Open parquet files or a Hub dataset as streams, and read the labels.
 
-    In parquet files columns lie apart, so of the images nothing is read here.
+    Parquet files store columns separately, so no image data are read here.
 
     Raises:
-        DataError: there is no such dataset, it is not of parquet files, its columns cannot be told, or the Hub cannot
-            be reached.
+        DataError: There is no such dataset, it does not consist of parquet files, its columns are ambiguous, or the Hub
+            cannot be reached.
     """
     title, make = _builder_of(name, config_name, revision)
     what = f"the dataset {title!r}"
@@ -105,7 +105,7 @@ def open_streams(
 
 
 def _builder_of(name: str, config_name: str | None, revision: str | None) -> tuple[str, Callable[..., DatasetBuilder]]:
-    """Give a publishable name, and the function that makes the builder; it takes more of its arguments."""
+    """Return a publishable name, and a function that creates the builder and accepts further arguments."""
     path = Path(name).expanduser()
     files = parquet_of(path) if path.is_dir() else expand(name) if name.endswith(".parquet") else []
     if files:
@@ -137,7 +137,7 @@ def _read(labels: IterableDataset) -> tuple[Dataset, tuple[int, ...]]:
 
 
 def _identity(builder: DatasetBuilder, split: str) -> str:
-    """Identify the files of a split: local ones by what they hold, those of the Hub by name and commit."""
+    """Return a fingerprint of the files of a split: local files by content, Hub files by name and commit."""
     files = builder.config.data_files[split]
     parts = [
         digest_image({"path": file}, file).hex() if Path(file).is_file() else f"{file} {origin}"

@@ -1,7 +1,7 @@
-"""Images that are read once, in their own order, as they come over the network, and are not kept.
+"""Streamed images: read once over the network, in stream order, and not stored.
 
-What is kept of a stream is its labels, with the place of each image. So the splits are made, and the classes counted,
-as those of any dataset; only the images themselves cannot be had at random.
+Only the labels are stored, with the position of each image. Splits and class counts therefore work as for any dataset,
+but the images allow no random access.
 """
 
 import os
@@ -29,50 +29,50 @@ from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.reporting.console import progress_bar
 
 PLACE = "place in the stream"
-"""The column of a split that tells where its images come in the streams of the dataset, one after another."""
+"""Column with the position of each image in the concatenated streams of the dataset."""
 UNEVEN = 1.25
-"""How much longer than the mean the longest share may be: processes wait for the last, and only so long."""
+"""Maximum ratio of the longest share to the mean; all processes wait for the longest share."""
 BATCH = 64
-"""Images that are read before they are decoded by threads."""
+"""Number of images that are read before threads decode them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """A split of a dataset as it is stored, in one or more shards (files)."""
+    """Stored split of a dataset, in one or more shards (files)."""
 
     images: IterableDataset
-    """The column of images alone, not decoded."""
+    """Image column alone, not decoded."""
     name: str
-    """Of the split, as it is stored."""
+    """Name of the stored split."""
     shard_sizes: tuple[int, ...]
-    """Images in each shard."""
+    """Number of images in each shard."""
     source: str
-    """Identifies the files."""
+    """Fingerprint of the files."""
     start: int = 0
-    """Place of its first image where the splits of the dataset follow each other, as in `PLACE`."""
+    """Position of the first image in the concatenated streams of the dataset, as in `PLACE`."""
     unreadable: frozenset[int] = frozenset()
-    """Places of images that are left out."""
+    """Positions of images that are left out."""
 
     def __len__(self) -> int:
-        """Count all images, also those that are left out."""
+        """Count all images, including those that are left out."""
         return sum(self.shard_sizes)
 
     @property
     def fingerprint(self) -> str:
-        """Identify the images in their order."""
+        """Fingerprint of the images in their order."""
         return sha256(f"{self.source}/{sorted(self.unreadable)}".encode()).hexdigest()
 
     def read(self, process: int = 0, processes: int = 1) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-        """Read the share of one of several processes: each image comes to one of them.
+        """Read the share of one of several processes; each image is read by one of them.
 
-        A process gets every so many shards; where that would be far from equal shares, all read all shards and each
-        keeps every so many images (see `datasets.distributed.split_dataset_by_node`).
+        A process gets every n-th shard. If the shares would be too unequal, every process reads all shards and keeps
+        every n-th image (see `datasets.distributed.split_dataset_by_node`).
 
         Yields:
-            The place of an image in the stream, and the image as it is stored.
+            Position of an image in the stream, and the stored image.
 
         Raises:
-            DataError: the stream breaks off, or has another length than before.
+            DataError: The stream breaks off, or its length has changed.
         """
         if self._are_shares_alike(processes):
             share = split_dataset_by_node(self.images, process, processes, "shards")
@@ -82,7 +82,7 @@ class Stream:
             yield from self._at(share, range(process, len(self), processes))
 
     def read_shards(self, shards: Iterable[int]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-        """Read some shards in the given order; as `read`."""
+        """Read the given shards in order; see `read`."""
         for shard in shards:
             yield from self._with_places(self.images.shard(len(self.shard_sizes), shard), [shard])
 
@@ -124,16 +124,16 @@ class Stream:
 
     @cached_property
     def first(self) -> Mapping[str, Any] | None:
-        """The first image, as it is stored."""
+        """First stored image."""
         return next(iter(self.read()))[1]
 
 
 class StreamedImages:
-    """A split whose images come in a stream: all of its rows, or those that are chosen.
+    """Split with streamed images: all rows, or a selection.
 
     Args:
-        stream: where the images come.
-        rows: their labels, and their places in the stream under `PLACE`.
+        stream: Stream of the images.
+        rows: Labels of the images, and their positions in the stream (`PLACE`).
     """
 
     def __init__(self, stream: Stream, rows: Dataset) -> None:
@@ -147,28 +147,28 @@ class StreamedImages:
 
     @property
     def features(self) -> Features:
-        """The columns at hand: the labels, and the places."""
+        """Available columns: labels and positions."""
         return self.rows.features
 
     @cached_property
     def places(self) -> np.ndarray:
-        """The places of the images in the stream, (images,)."""
+        """Positions of the images in the stream, (images,)."""
         return np.asarray(self.rows[PLACE][:], dtype=np.int64) - self.stream.start
 
     def select(self, rows: Sequence[int], keep_in_memory: bool = True) -> "StreamedImages":
-        """Choose some of the images; they still come in the order of the stream."""
+        """Return a selection of the images; they still come in stream order."""
         return StreamedImages(self.stream, self.rows.select(rows, keep_in_memory=keep_in_memory))
 
     def without_unreadable(self, stream: Stream) -> "StreamedImages":
-        """Leave out what cannot be read; `stream` is the same one, which knows."""
+        """Return the split without unreadable images, as listed in `stream`, an updated copy of its stream."""
         kept = [row for row, place in enumerate(self.places.tolist()) if place not in stream.unreadable]
         return StreamedImages(stream, self.rows.select(kept, keep_in_memory=True))
 
     def with_transform(self, transform: Callable[[Any], Any]) -> NoReturn:
-        """Refuse: the images cannot be read one by one, in any order.
+        """Raise an error, because streamed images do not allow random access.
 
         Raises:
-            ConfigError: always.
+            ConfigError: Always.
         """
         raise ConfigError(
             "the images of a stream come in its order, and here they are needed one by one; leave out --streaming"
@@ -178,7 +178,7 @@ class StreamedImages:
 def map_stream(
     stream: Stream, function: Callable[[Any, str], Any], progress: tqdm | None = None
 ) -> Iterator[tuple[int, Any]]:
-    """Apply a function to each image as it is stored and to its name, by threads; give its place and the result."""
+    """Apply a function to each stored image and its name, in threads; yield its position and the result."""
     images = stream.read()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         while chunk := list(islice(images, BATCH)):
@@ -193,7 +193,7 @@ def decode_streamed(stored: Mapping[str, Any] | None, name: str) -> PIL.Image.Im
     """Decode an image that was not checked before.
 
     Raises:
-        DataError: it cannot be used.
+        DataError: The image cannot be decoded.
     """
     try:
         return decode(stored, name)
@@ -202,7 +202,7 @@ def decode_streamed(stored: Mapping[str, Any] | None, name: str) -> PIL.Image.Im
 
 
 def first_image(images: "Dataset | StreamedImages") -> PIL.Image.Image:
-    """Decode the first image of a split; of a stream, the first of all its splits."""
+    """Decode the first image of a split; for a stream, the first image of the whole stream."""
     if isinstance(images, StreamedImages):
         return decode(images.stream.first)
     return decode(as_stored(images)[0][IMAGE])
@@ -211,10 +211,10 @@ def first_image(images: "Dataset | StreamedImages") -> PIL.Image.Image:
 def leave_out(
     splits: Mapping[str, StreamedImages], is_bad: Callable[[Any, str], Any], verbose: bool
 ) -> tuple[dict[str, StreamedImages], list[str]]:
-    """Read the streams of some splits once, and leave out the images for which `is_bad` gives anything.
+    """Read the streams of the given splits once, and leave out the images for which `is_bad` returns a result.
 
     Returns:
-        The splits, and for each stream with such images a note.
+        Splits, and a note for each stream with such images.
     """
     streams, checked, notes = streams_of(splits), {}, []
     with progress_bar(total=sum(map(len, streams)), desc="Checking images", disable=not verbose) as progress:
@@ -228,7 +228,7 @@ def leave_out(
 
 
 def fingerprint_of_streams(splits: Mapping[str, StreamedImages], names: Sequence[str]) -> str:
-    """Identify streamed images by their files, labels and splits."""
+    """Return a fingerprint of streamed images: their files, labels and splits."""
     digest = sha256(str(tuple(names)).encode())
     for split, images in splits.items():
         digest.update(f"{split}/{images.stream.fingerprint}/{images[LABEL][:]}".encode())
@@ -237,6 +237,6 @@ def fingerprint_of_streams(splits: Mapping[str, StreamedImages], names: Sequence
 
 
 def streams_of(splits: Mapping[str, Any]) -> list[Stream]:
-    """List the streams of some splits, each once; splits that were set apart from train share its stream."""
+    """List the distinct streams of the given splits; splits drawn from train share its stream."""
     found = {id(rows.stream): rows.stream for rows in splits.values() if isinstance(rows, StreamedImages)}
     return list(found.values())
