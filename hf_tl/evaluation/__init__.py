@@ -1,1 +1,1 @@
-"""Metrics of a classifier: as functions of logits and as `evaluate.Metric` classes that need no network."""
+"""Metrics of a classifier, as functions of logits and as `evaluate.Metric` classes that need no network."""

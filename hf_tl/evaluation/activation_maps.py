@@ -1,9 +1,12 @@
-"""Where in an image a class was seen: Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391).
+"""Class activation maps: the image regions that support a class, by Grad-CAM.
 
-The feature maps of the last stage that has any are weighted by how much each raises the class's logit, added up, and
-cut below zero. Nothing needs to be known of the network: its stages are watched. A stage may give channels first or
-last, or tokens, of which those that form a grid of the image's proportions are taken. A transformer that reads its
-class token alone passes no gradient to the other tokens of its last block; then the stage before it is taken.
+Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391.
+
+The feature maps of the last stage that has any are weighted by the mean gradient of the class's logit, summed, and
+clipped at zero. This needs no knowledge of the architecture: hooks record the outputs of its stages. A stage may output
+channels first or last, or tokens, of which those that form a grid with the image's aspect ratio are used. In a
+transformer that reads only its class token, the other tokens of the last block get no gradient; the preceding stage is
+then used.
 """
 
 import contextlib
@@ -14,31 +17,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils import _pytree as pytree  # the registry that transformers' outputs are in; torch has no public one
+from torch.utils import _pytree as pytree  # transformers registers its outputs here; torch has no public registry
 
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ModelError
 
 OTHER_TOKENS = 8
-"""Class, distillation and register tokens that a network may have beside those of places."""
+"""Maximum number of class, distillation and register tokens beside the patch tokens."""
 
 
 def class_activation_maps(model: nn.Module, pixel_values: Tensor, classes: Sequence[int]) -> Tensor:
-    """Map where in each image its class was seen.
+    """Compute a map of the image regions that support a class, for each image.
 
     Args:
-        model: an image classifier; its weights, gradients and mode stay as they are.
-        pixel_values: (images, channels, height, width), on the model's device.
-        classes: the index of the class to look for in each image.
+        model: Image classifier. Its weights, gradients and mode are unchanged.
+        pixel_values: Images of shape (images, channels, height, width), on the model's device.
+        classes: Class index for each image.
 
     Returns:
-        Values from 0 to 1 of shape (images, height, width), on the CPU; all zero where nothing speaks for the class.
+        Values from 0 to 1 of shape (images, height, width), on the CPU; all zero where nothing supports the class.
 
     Raises:
-        ModelError: no stage of the model gives a map of the image, or it cannot be run backwards.
-
-    >>> from hf_tl import load_backbone
-    >>> model, _ = load_backbone("timm:test_resnet", ["cat", "dog"], pretrained=False)
+        ModelError: No stage of the model outputs a map of the image, or the backward pass fails.
     >>> class_activation_maps(model, torch.randn(2, 3, 64, 64), [0, 1]).shape
     torch.Size([2, 64, 64])
     """
@@ -47,11 +47,11 @@ def class_activation_maps(model: nn.Module, pixel_values: Tensor, classes: Seque
     model.eval()
     try:
         with torch.enable_grad(), _watched(model) as outputs:
-            # the input asks for a gradient, so that frozen stages are part of the graph too
+            # the input requires a gradient, so that frozen stages are part of the graph too
             logits = model(pixel_values=pixel_values.detach().clone().requires_grad_()).logits
             chosen = logits[torch.arange(len(classes)), torch.as_tensor(classes, device=logits.device)]
             maps = _last_that_counts(chosen.sum(), [one for one in outputs if len(one) == len(classes)], size)
-    except RuntimeError as error:  # networks of all kinds are run in a way that they were not written for
+    except RuntimeError as error:  # architectures of all kinds are run in a way that they were not written for
         raise ModelError(f"it cannot be told where the model looked: it cannot be run backwards ({error})") from error
     finally:
         model.train(was_training)
@@ -61,7 +61,7 @@ def class_activation_maps(model: nn.Module, pixel_values: Tensor, classes: Seque
 
 @contextlib.contextmanager
 def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Note every tensor that an outermost module of a stage returns, the head left out, in the order of the calls."""
+    """Record every tensor that an outermost module of a stage returns, except the head's, in call order."""
     outputs: list[Tensor] = []
 
     def note(module: nn.Module, arguments: Any, output: Any) -> None:
@@ -78,7 +78,7 @@ def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _last_that_counts(score: Tensor, outputs: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Compute the maps (images, rows, columns) from the last output on whose places the score depends."""
+    """Compute maps (images, rows, columns) from the last output whose spatial positions the score depends on."""
     for output in reversed(outputs):
         if (features := _as_grid(output, size)) is None:
             continue
@@ -91,12 +91,13 @@ def _last_that_counts(score: Tensor, outputs: Sequence[Tensor], size: tuple[int,
 
 
 def _as_grid(features: Tensor, size: tuple[int, int]) -> Tensor | None:
-    """View features as (images, channels, rows, columns); None where they have no two dimensions of an image.
+    """View features as (images, channels, rows, columns), or return None if they have no two image dimensions.
 
     Args:
-        features: (images, channels, rows, columns), (images, rows, columns, channels) or (images, tokens, channels),
-            the tokens of no place first.
-        size: height and width of the image.
+        features: Shape (images, channels, rows, columns), (images, rows, columns, channels) or (images, tokens,
+            channels) with non-patch tokens first.
+        size: Height and width of the image.
+        size: Height and width of the image.
 
     >>> [tuple(_as_grid(torch.zeros(shape), (64, 64)).shape) for shape in ((1, 8, 4, 4), (1, 4, 4, 8), (1, 17, 8))]
     [(1, 8, 4, 4), (1, 8, 4, 4), (1, 8, 4, 4)]
@@ -108,7 +109,7 @@ def _as_grid(features: Tensor, size: tuple[int, int]) -> Tensor | None:
     if features.ndim != 3:
         return None
     rows = round(math.sqrt(features.shape[1] * size[0] / size[1]))
-    for height in (rows, rows - 1):  # the other tokens may round it up
+    for height in (rows, rows - 1):  # non-patch tokens may have rounded it up
         width = round(height * size[1] / size[0])
         if _is_grid(height, width, size) and 0 <= features.shape[1] - height * width <= OTHER_TOKENS:
             return features[:, -height * width :].movedim(2, 1).unflatten(2, (height, width))
@@ -116,7 +117,7 @@ def _as_grid(features: Tensor, size: tuple[int, int]) -> Tensor | None:
 
 
 def _is_grid(rows: int, columns: int, size: tuple[int, int]) -> bool:
-    """Whether so many places cut the image into more than one part of about equal height and width."""
+    """Return whether a grid divides the image into more than one cell of about equal height and width."""
     return (
         rows * columns > 1 and abs(rows * size[1] - columns * size[0]) < max(size) and max(rows, columns) <= max(size)
     )

@@ -1,4 +1,4 @@
-"""Calibration: whether a model that is sure to 80 % is right in 80 of 100 cases.
+"""Calibration: whether predictions with 80% confidence are right in 80% of cases.
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599.
 """
@@ -12,38 +12,38 @@ from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType, cross_entropy
 from hf_tl.evaluation.multi_label import binary_cross_entropy
 
 BINS = 15
-"""Of equal width, as in the paper."""
+"""Number of bins of equal width, as in the paper."""
 LARGEST_TEMPERATURE = 100.0
 MIN_WRONG = 10
-"""Least number of wrong predictions to fit a temperature on. The loss of right ones falls down to temperature zero, so
-that with one or two wrong ones the fit states only how confident these were."""
+"""Minimum number of wrong predictions for temperature fitting. Right predictions always favor a lower temperature, so
+with one or two wrong ones the fit only reflects how confident those were."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How probabilities and outcomes agree, in bins of equal width from 0 to 1."""
+    """Agreement of predicted probabilities with outcomes, in bins of equal width from 0 to 1."""
 
     ece: float
-    """The expected calibration error: the mean over all cases of the difference between the two in their bin."""
+    """Expected calibration error: mean absolute gap between probability and outcome, weighted by bin size."""
     counts: tuple[int, ...]
-    """Cases in each bin."""
+    """Number of cases in each bin."""
     probabilities: tuple[float | None, ...]
-    """The mean probability in each bin; None in an empty one."""
+    """Mean probability in each bin; None if it is empty."""
     shares: tuple[float | None, ...]
-    """The share of the cases in each bin that came true."""
+    """Share of positive outcomes in each bin; None if it is empty."""
 
     def to_record(self) -> dict[str, Any]:
-        """Turn it into plain values, for `run.json`."""
+        """Return plain values for `run.json`."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def reliability(probabilities: np.ndarray, outcomes: np.ndarray, bins: int = BINS) -> Reliability:
-    """Compare probabilities with what came true.
+    """Compare predicted probabilities with outcomes.
 
     Args:
-        probabilities: of the cases, (cases,).
-        outcomes: whether each came true, (cases,).
-        bins: how many parts of equal width.
+        probabilities: Predicted probabilities, (cases,).
+        outcomes: Whether each case came true, (cases,).
+        bins: Number of bins of equal width.
 
     >>> reliability(np.array([0.9, 0.9, 0.9, 0.9]), np.array([1, 1, 1, 0])).ece.__round__(3)
     0.15
@@ -64,13 +64,13 @@ def reliability(probabilities: np.ndarray, outcomes: np.ndarray, bins: int = BIN
 
 
 def confidences(problem: ProblemType, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the probabilities that are to be calibrated, and whether each came true.
+    """Return the probabilities to calibrate, and whether each came true.
 
     Args:
-        problem: one class an image: the probability of the predicted class, and whether it is the true one; any number
-            of them: the probability of each class in each image, and whether it is there.
-        logits: (images, classes).
-        labels: (images,), or zeros and ones (images, classes).
+        problem: Problem type. Single-label: probability of the predicted class, and whether it is right. Multi-label:
+            probability of each class in each image, and whether it is present.
+        logits: Logits of shape (images, classes).
+        labels: Class indices (images,), or zeros and ones (images, classes).
     """
     import torch
 
@@ -81,17 +81,17 @@ def confidences(problem: ProblemType, logits: np.ndarray, labels: np.ndarray) ->
 
 
 def fit_temperature(problem: ProblemType, logits: np.ndarray, labels: np.ndarray) -> tuple[float | None, int]:
-    """Fit the temperature by which dividing logits gives probabilities of the smallest loss.
+    """Fit the temperature that minimizes the loss of the scaled logits.
 
     Temperature scaling changes no prediction.
 
     Args:
-        problem: Kind of labels.
-        logits: (images, classes), of images that the weights were not trained on.
-        labels: (images,), or zeros and ones (images, classes).
+        problem: Problem type.
+        logits: Logits of shape (images, classes), of images that the weights were not trained on.
+        labels: Class indices (images,), or zeros and ones (images, classes).
 
     Returns:
-        The temperature, None with fewer than `MIN_WRONG` wrong predictions, and the number of wrong ones.
+        Temperature (None with fewer than `MIN_WRONG` wrong predictions), and the number of wrong predictions.
 
     >>> fit_temperature(MULTI_LABEL, np.array([[5.0, -5.0]]), np.array([[1, 0]]))
     (None, 0)

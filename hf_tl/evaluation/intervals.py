@@ -1,6 +1,6 @@
-"""95 % confidence intervals: what other samples of this size, drawn in the same way, would show.
+"""95% confidence intervals: the sampling error for test sets of this size, drawn in the same way.
 
-They say nothing of a change of the data.
+They do not cover distribution shift.
 """
 
 import math
@@ -12,13 +12,15 @@ import numpy as np
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 DRAWN_AT_ONCE = 4_000_000
-"""Numbers of one part of the resamples, so that they fit into memory."""
+"""Maximum number of values drawn at once, to limit memory."""
 
 Interval = tuple[float, float]
 
 
 def wilson_interval(hits: int, trials: int) -> Interval | None:
-    """Give the interval of a share (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953), None of no trials.
+    """Compute the Wilson interval of a proportion; None without trials.
+
+    Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
 
     >>> low, high = wilson_interval(950, 1000)
     >>> round(low, 4), round(high, 4)
@@ -26,7 +28,7 @@ def wilson_interval(hits: int, trials: int) -> Interval | None:
     """
     if not trials:
         return None
-    # as scipy.stats.binomtest gives it, whose import would take longer than all of a card
+    # same result as scipy.stats.binomtest, whose import would take longer than writing a whole card
     share, z = hits / trials, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     centre, scale = share + z**2 / (2 * trials), 1 + z**2 / trials
     half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
@@ -34,24 +36,24 @@ def wilson_interval(hits: int, trials: int) -> Interval | None:
 
 
 def share_interval(share: float, trials: int) -> Interval | None:
-    """Give the Wilson interval of a share that was counted in so many trials."""
+    """Compute the Wilson interval of a proportion of `trials`."""
     return wilson_interval(min(trials, round(share * trials)), trials)
 
 
 def f1_intervals(predictions: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict[str, Interval]:
-    """Give the intervals of macro and micro F1 by the percentile bootstrap (Efron 1979).
+    """Compute the intervals of macro and micro F1 by the percentile bootstrap (Efron 1979).
 
-    Images are drawn again with replacement. F1 depends only on how often each pair of true and predicted class was
-    seen, so the counts of these pairs are drawn (a multinomial distribution), which is the same and much faster.
+    Images are resampled with replacement. F1 depends only on the counts of the pairs of true and predicted class, so
+    these counts are drawn from a multinomial distribution, which is equivalent and much faster.
 
     Args:
-        predictions: class indices (images,), or zeros and ones (images, classes).
-        labels: of the same shape.
-        seed: of the draws.
+        predictions: Class indices (images,), or zeros and ones (images, classes).
+        labels: Labels of the same shape.
+        seed: Random seed of the bootstrap.
 
     Returns:
-        `macro_f1`, over the classes that occur in a draw, and `micro_f1`. Nothing where all predictions are right:
-        drawing from them again would show no error either, and so an interval of no width, which is not true.
+        Intervals of `macro_f1`, over the classes that occur in a resample, and `micro_f1`. Empty if all predictions are
+        right: every resample would be right too, and the interval would wrongly have zero width.
 
     >>> predictions, labels = np.array([0, 1, 1, 0] * 25), np.array([0, 1, 0, 0] * 25)
     >>> low, high = f1_intervals(predictions, labels)["macro_f1"]
@@ -71,13 +73,13 @@ def f1_intervals(predictions: np.ndarray, labels: np.ndarray, *, seed: int = 0) 
         macro.extend(_mean_ratio(2 * right, all_told))
         micro.extend(_mean_ratio(2 * right.sum(axis=1, keepdims=True), all_told.sum(axis=1, keepdims=True)))
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    # a draw in which no class is true or predicted has no F1
+    # F1 is undefined in a resample without true or predicted classes
     bounds = {name: np.nanquantile(values, tails) for name, values in (("macro_f1", macro), ("micro_f1", micro))}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 
 
 def _mean_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-    """Average the ratios of each row whose whole is not zero, (draws, classes) to (draws,); NaN where there is none."""
+    """Average the ratios with nonzero denominators in each row, (draws, classes) to (draws,); NaN if there are none."""
     measured = wholes > 0
     ratios = np.divide(parts, wholes, out=np.zeros(parts.shape), where=measured)
     classes = measured.sum(axis=1)
@@ -85,19 +87,19 @@ def _mean_ratio(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
 
 
 def _pairs(predictions: np.ndarray, labels: np.ndarray) -> tuple[Any, Any, np.ndarray]:
-    """Describe each pair of true and predicted class: whether it is right, which classes it tells of, how often."""
+    """Return for each pair of true and predicted class: its hits and occurrences by class, and its count."""
     from scipy.sparse import csr_array
 
     pairs, counts = np.unique(np.stack([labels, predictions]), axis=1, return_counts=True)
     (true, predicted), rows = pairs, np.arange(pairs.shape[1])
     shape = (len(rows), int(pairs.max()) + 1)
     hits = csr_array((true == predicted, (rows, true)), shape=shape, dtype=np.float64)
-    # a pair of the same class tells of it twice, once in each role: entries of one place are summed
+    # a right prediction counts twice for its class, as true and as predicted: duplicate entries are summed
     told = csr_array((np.ones(2 * len(rows)), (np.tile(rows, 2), np.concatenate([true, predicted]))), shape=shape)
     return hits, told, counts
 
 
 def _decisions(predictions: np.ndarray, labels: np.ndarray) -> tuple[Any, Any, np.ndarray]:
-    """Describe the images of any number of classes in the same way, each by itself."""
+    """Return the same for multi-label images, each counted separately."""
     predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
     return predictions * labels, predictions + labels, np.ones(len(labels))

@@ -1,7 +1,7 @@
-"""Data leakage: the data of a training opened again, and the images that may be measured on.
+"""Data leakage: reloading a training dataset, and selecting the images that are valid for evaluation.
 
-Training, `evaluate`, `compare`, `export` and `recommend` ask one question here: how many of these images did the
-weights learn from?
+Training, `evaluate`, `compare`, `export` and `recommend` share this module, which finds how many of the images the
+weights were trained on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,19 +22,19 @@ def measurable(
     *,
     include_training_images: bool = False,
 ) -> tuple[ImageData, dict[str, Leakage]]:
-    """Leave training images of the models out of the splits that are measured on, and note it.
+    """Exclude training images of the models from the evaluation splits, and note it.
 
     Args:
-        data: The dataset.
-        learned: What each model learned from, by its name in messages: "the model", "the starting model", "A", ….
-        splits: Splits that are measured on.
-        include_training_images: Whether training images are only counted.
+        data: Dataset.
+        learned: Training images of each model, by its name in messages: "the model", "the starting model", "A", ….
+        splits: Evaluation splits.
+        include_training_images: Whether to count training images without excluding them.
 
     Returns:
-        The data, and the leakage of each split, whose `describe` is for the user.
+        Data, and the leakage of each split, whose `describe` is for the user.
 
     Raises:
-        DataError: There is no such split, or the images that are left cannot be measured on.
+        DataError: There is no such split, or the remaining images do not allow an evaluation.
     """
     for split in splits:
         if split not in data.splits:
@@ -51,7 +51,7 @@ def measurable(
 
 
 def _concerns(learned: LearnedFrom, data: ImageData, splits: Sequence[str]) -> bool:
-    """Return whether a model learned from images of the splits, or may have."""
+    """Return whether a model was trained on images of the splits, or may have been."""
     if not learned.splits:
         return False
     return not learned.is_complete or any(learned.mask(data.digests.get(split, ())).any() for split in splits)
@@ -64,17 +64,17 @@ def open_again(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> ImageData:
-    """Open a dataset in the splits of a model's training, where hf_tl drew them.
+    """Load a dataset with the splits of a model's training, where hf_tl drew them.
 
     Args:
-        record: Record of the training. None for a model that hf_tl did not train.
-        learned: What the model learned from: its training images stay in train, whatever was added since.
-        dataset: What `--dataset` takes; by default the dataset of the training.
+        record: Record of the training; None for a model that hf_tl did not train.
+        learned: Training images of the model. They stay in train, even if images were added since.
+        dataset: Value of `--dataset` (default: the dataset of the training).
         image_column: As in `load_data`.
         label_column: As in `load_data`.
 
     Raises:
-        ConfigError: No dataset is named, and that of the training cannot be opened by its name.
+        ConfigError: No dataset is named, and that of the training cannot be loaded by name.
         DataError: The dataset cannot be used.
     """
     source: dict[str, Any] | None = {"name": dataset} if dataset is not None else recorded_dataset(record)
@@ -98,11 +98,11 @@ def open_again(
 def split_again(load: Callable[[bool], ImageData], recorded: DataRecord | None) -> ImageData:
     """Split a dataset as it was split in a training.
 
-    Images that the model learned from stay in train, so the others are the held-out ones of the training, in its order.
-    Where these were fewer than both splits ask for, they were shared out.
+    Training images of the model stay in train, so the other images are the held-out ones, in the same order. If there
+    were fewer of these than both splits request, they were divided between the splits.
 
     Args:
-        load: Loads the data drawn as recorded; takes whether training images fill what is missing.
+        load: Function that loads the data with the recorded draws; its argument is whether training images fill gaps.
         recorded: Data of the training.
     """
     data = load(True)
@@ -122,7 +122,7 @@ def _are_test_images(data: ImageData, recorded: DataRecord) -> bool:
 
 
 def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:
-    """Return the dataset of a training as arguments of `load_data`; None where its name does not open it."""
+    """Return the dataset of a training as arguments of `load_data`; None if it cannot be loaded by name."""
     if record is None:
         return None
     data, settings = record.data, record.settings or {}
@@ -139,7 +139,7 @@ def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:
 
 
 def drawn_by(data: DataRecord | None) -> dict[str, Any]:
-    """Return by which seed and shares the splits of a training were drawn, as arguments of `load_data`."""
+    """Return the seed and fractions of the drawn splits of a training, as arguments of `load_data`."""
     splits = {} if data is None else data.splits
     drawn = {name: split for name, split in splits.items() if split.seed is not None and split.share is not None}
     shares = {f"{name}_fraction": split.share for name, split in drawn.items()}

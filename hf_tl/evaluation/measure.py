@@ -1,4 +1,4 @@
-"""Metrics of a model on images, each counted once on however many processes."""
+"""Evaluation of a model on images, each counted once regardless of the number of processes."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 def image_logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Run a model on a batch of `pixel_values`."""
+    """Compute the logits of a batch of `pixel_values`."""
     return model(pixel_values=batch["pixel_values"].contiguous(memory_format=torch.channels_last)).logits
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of images, in their order: all that metrics are computed from."""
+    """Logits and labels of images, in order: the input of all metrics."""
 
     logits: np.ndarray
-    """(images, classes)"""
+    """Logits of shape (images, classes)."""
     labels: np.ndarray
-    """(images,), or zeros and ones (images, classes)"""
+    """Class indices (images,), or zeros and ones (images, classes)."""
 
 
 def predict_split(
@@ -48,14 +48,14 @@ def predict_split(
     """Compute the logits of `model` on transformed images, in one pass.
 
     Args:
-        accelerator: gathers from all processes.
-        model: on the accelerator's device.
-        images: rows of `pixel_values` and `labels`, as `dataset.with_transform(transforms.eval)` gives them.
-        batch_size: images a step on each device.
-        num_workers: processes that decode images.
-        collate_fn: makes batches of what `images` holds.
-        logits_of: from the model and a batch to logits.
-        flip: whether to take the mean of the logits of each image and its mirror image (test-time augmentation).
+        accelerator: Accelerator that gathers from all processes.
+        model: Model on the accelerator's device.
+        images: Rows of `pixel_values` and `labels`, as returned by `dataset.with_transform(transforms.eval)`.
+        batch_size: Number of images per step and device.
+        num_workers: Number of processes that decode images.
+        collate_fn: Function that collates rows of `images` into a batch.
+        logits_of: Function of the model and a batch that returns logits.
+        flip: Whether to average the logits of each image and its horizontal flip (test-time augmentation).
 
     Returns:
         Logits and labels of all images, the same on all processes.
@@ -78,13 +78,13 @@ def predict_split(
 
 
 def measure(accelerator: "Accelerator", model: nn.Module, *arguments: Any, **options: Any) -> dict[str, float]:
-    """Compute the metrics of the model's problem type from what `predict_split` gives for the other arguments."""
+    """Compute the metrics of the model's problem type; the other arguments are those of `predict_split`."""
     predictions = predict_split(accelerator, model, *arguments, **options)
     return problem_type_of(model).compute(predictions.logits, predictions.labels)
 
 
 def seconds_of(run: Callable[[], Any], device: torch.device) -> float:
-    """Time the second of two runs: the first makes what is kept."""
+    """Return the duration of the second of two runs in seconds; the first one warms up caches."""
     for _ in range(2):
         start = time.perf_counter()
         run()

@@ -1,6 +1,6 @@
-"""Metrics of a classifier as functions of its logits, and which of them tells how good a model is.
+"""Metrics of a classifier as functions of its logits, and the primary metric for model selection.
 
-What depends on the kind of labels (one class an image, or any number of them) is told here once, by a `ProblemType`.
+`ProblemType` holds all differences between single-label and multi-label classification.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,12 @@ TOP_K = 5
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = TOP_K) -> float:
     """Compute the share of samples whose true class is among the `k` highest scores.
 
-    Of classes with equal scores the one of the lower index comes first, as in `argmax`, so `k=1` is the accuracy. A
-    score that is not a number ranks last.
+    Ties are broken by the lower class index, as in `argmax`, so `k=1` is the accuracy. NaN scores rank last.
 
     Args:
-        logits: scores of shape (samples, classes).
-        labels: class indices of shape (samples,).
-        k: limited to the number of classes.
+        logits: Scores of shape (samples, classes).
+        labels: Class indices of shape (samples,).
+        k: Number of classes; limited to the number of columns.
 
     >>> top_k_accuracy(np.array([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1]]), np.array([2, 2]), k=2)
     0.5
@@ -42,13 +41,14 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = TOP_K) -> fl
 def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Compute the unweighted mean of the F1 scores of all classes that occur in the predictions or in the labels.
 
-    A class that is predicted but never true scores 0 (https://scikit-learn.org/stable/modules/generated/sklearn.metrics.f1_score.html).
+    A class that is predicted but never true scores 0
+    (https://scikit-learn.org/stable/modules/generated/sklearn.metrics.f1_score.html).
 
     Args:
-        predictions: class indices of shape (samples,).
-        labels: class indices of shape (samples,).
+        predictions: Class indices of shape (samples,).
+        labels: Class indices of shape (samples,).
     """
-    # F1 is 2 hits / (true + predicted); importing scikit-learn for it would take longer than an epoch on features
+    # F1 = 2 hits / (true + predicted); importing scikit-learn would take longer than an epoch on cached features
     classes = 1 + max(labels.max(), predictions.max())
     told = np.bincount(labels, minlength=classes) + np.bincount(predictions, minlength=classes)
     hits = np.bincount(labels[predictions == labels], minlength=classes)
@@ -59,8 +59,8 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Compute the mean cross-entropy in nats, in double precision.
 
     Args:
-        logits: unnormalised scores of shape (samples, classes).
-        labels: class indices of shape (samples,).
+        logits: Unnormalized scores of shape (samples, classes).
+        labels: Class indices of shape (samples,).
     """
     import torch
     from torch.nn import functional
@@ -73,14 +73,14 @@ def compute_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Compute all metrics of a single-label classifier.
 
     Args:
-        logits: unnormalised scores of shape (samples, classes).
-        labels: class indices of shape (samples,).
+        logits: Unnormalized scores of shape (samples, classes).
+        labels: Class indices of shape (samples,).
 
     Returns:
-        `accuracy`, `top5_accuracy` (top k where there are fewer than five classes), `macro_f1` and `loss`.
+        `accuracy`, `top5_accuracy` (top k if there are fewer than five classes), `macro_f1` and `loss`.
 
     Raises:
-        DataError: the shapes do not fit each other, there is no sample, or a label is not the index of a class.
+        DataError: The shapes do not match, there are no samples, or a label is not a class index.
 
     >>> compute_metrics(np.array([[4.0, 0.0], [0.0, 4.0]]), np.array([0, 1]))["accuracy"]
     1.0
@@ -106,19 +106,19 @@ def compute_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric as readers see it."""
+    """Metric as shown to readers."""
 
     key: str
-    """In what `compute` of a `ProblemType` returns, and so in a record."""
+    """Key in the metrics that `ProblemType.compute` returns, and so in a record."""
     name: str
-    """In the middle of a sentence."""
+    """Name as used within a sentence."""
     hub_type: str
-    """The metric's id in the metadata of a card."""
+    """Metric id in the metadata of a card."""
     is_percentage: bool = False
 
     @property
     def title(self) -> str:
-        """The name at the head of a column.
+        """Name as used in a column header.
 
         >>> Figure("macro_f1", "macro F1", "f1").title
         'Macro F1'
@@ -128,20 +128,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class ProblemType:
-    """One kind of labels: how a model for it is measured, and what its logits say."""
+    """Problem type: the metrics of its models, and the interpretation of their logits."""
 
     name: str
-    """`problem_type` in a model's config, by which transformers chooses its loss and its pipeline the scores."""
+    """`problem_type` in a model's config, by which transformers selects the loss and the pipeline's scores."""
     compute: Callable[[np.ndarray, np.ndarray], dict[str, float]]
-    """From logits (samples, classes) and labels to all metrics, `loss` among them."""
+    """Function from logits (samples, classes) and labels to all metrics, including `loss`."""
     figures: tuple[Figure, ...]
-    """The metrics beside the loss; models are chosen by the first."""
+    """Metrics except the loss; the first is the primary metric."""
     accuracy: str
-    """The key of the share of images that a model gets right: it is a count, so it has an interval."""
+    """Key of the share of right images; it is a proportion, so it has a Wilson interval."""
 
     @property
     def primary(self) -> Figure:
-        """The metric by which models are chosen."""
+        """Metric for model selection."""
         return self.figures[0]
 
     def figures_for(self, classes: int) -> tuple[Figure, ...]:
@@ -149,20 +149,20 @@ class ProblemType:
         return tuple(figure for figure in self.figures if figure.key != f"top{TOP_K}_accuracy" or classes >= 2 * TOP_K)
 
     def quality(self, metrics: dict[str, float]) -> tuple[float, float]:
-        """Order models by the primary metric, and among equals by the loss: the greater, the better."""
+        """Return a sort key for model selection: the primary metric, then the negative loss; greater is better."""
         return metrics[self.primary.key], -metrics["loss"]
 
     def is_right(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Tell of each image whether its class, or all its labels, are told right (samples,)."""
+        """Return whether the class, or all labels, of each image are predicted correctly, (samples,)."""
         is_right = self.decide(logits) == labels
         return np.asarray(is_right.all(axis=1)) if self is MULTI_LABEL else is_right
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
-        """Tell what logits say: the class of each image (samples,), or zeros and ones (samples, classes)."""
+        """Return the predictions: class indices (samples,), or zeros and ones (samples, classes)."""
         return (logits > 0).astype(np.int64) if self is MULTI_LABEL else logits.argmax(axis=1)
 
     def probabilities(self, logits: "Tensor") -> "Tensor":
-        """Turn logits (…, classes) into the probability of each class."""
+        """Convert logits (…, classes) to the probability of each class."""
         return logits.sigmoid() if self is MULTI_LABEL else logits.softmax(-1)
 
 
@@ -176,7 +176,7 @@ SINGLE_LABEL = ProblemType(
     ),
     accuracy="accuracy",
 )
-"""Each image shows one class."""
+"""Problem type with one class per image."""
 MULTI_LABEL = ProblemType(
     "multi_label_classification",
     compute_multi_label_metrics,
@@ -188,15 +188,15 @@ MULTI_LABEL = ProblemType(
     ),
     accuracy="subset_accuracy",
 )
-"""Each image shows any number of classes, or none."""
+"""Problem type with any number of classes per image."""
 PROBLEM_TYPES = {problem.name: problem for problem in (SINGLE_LABEL, MULTI_LABEL)}
 
 
 def problem_type_of(model: Any) -> ProblemType:
-    """Tell what labels a model is for, by its config; one class an image where that says nothing.
+    """Return the problem type of a model's config (default: single-label).
 
     Raises:
-        ModelError: the model is no classifier.
+        ModelError: The model is not a classifier.
     """
     name = getattr(getattr(model, "config", None), "problem_type", None) or SINGLE_LABEL.name
     if name not in PROBLEM_TYPES:
@@ -207,11 +207,11 @@ def problem_type_of(model: Any) -> ProblemType:
 def trainer_metrics(prediction: "EvalPrediction") -> dict[str, float]:
     """Compute the metrics for transformers' `Trainer(compute_metrics=trainer_metrics)`.
 
-    Labels of shape (samples, classes) are those of a multi-label classifier. The loss is left out: Trainer reports its
-    own as `eval_loss`.
+    Labels of shape (samples, classes) are those of a multi-label classifier. The loss is omitted because Trainer
+    reports it as `eval_loss`.
     """
     outputs = prediction.predictions
-    # a model that also returns hidden states gives a tuple, the logits first
+    # a model that also returns hidden states outputs a tuple, logits first
     logits = outputs[0] if isinstance(outputs, tuple) else outputs
     problem = MULTI_LABEL if np.ndim(prediction.label_ids) == 2 else SINGLE_LABEL
     metrics = problem.compute(logits, prediction.label_ids)

@@ -1,4 +1,4 @@
-"""Metrics of a multi-label classifier: each class is in an image or not, whatever the others are."""
+"""Metrics of a multi-label classifier, which decides on each class independently."""
 
 import numpy as np
 
@@ -8,19 +8,19 @@ from hf_tl.errors import DataError
 def compute_multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Compute all metrics of a multi-label classifier.
 
-    A class is predicted where its probability is above one half, which is where its logit is above zero.
+    A class is predicted if its probability is above one half, that is, if its logit is positive.
 
     Args:
-        logits: unnormalised scores of shape (samples, classes).
-        labels: zeros and ones of shape (samples, classes).
+        logits: Unnormalized scores of shape (samples, classes).
+        labels: Zeros and ones of shape (samples, classes).
 
     Returns:
         `mean_average_precision`, `micro_f1` (of all decisions together), `macro_f1` (the mean over the classes that
-        occur in the predictions or in the labels), `subset_accuracy` (the share of samples of which all decisions are
-        right), `loss`, and `classes_without_positives`: how many are left out of `mean_average_precision`.
+        occur in the predictions or in the labels), `subset_accuracy` (the share of samples with only right decisions),
+        `loss`, and `classes_without_positives`: the number of classes excluded from `mean_average_precision`.
 
     Raises:
-        DataError: the shapes do not fit each other, a label is neither 0 nor 1, or no sample has a label.
+        DataError: The shapes do not match, a label is neither 0 nor 1, or no sample has a label.
 
     >>> logits = np.array([[4.0, 1.0], [-4.0, 1.0]])
     >>> metrics = compute_multi_label_metrics(logits, np.array([[1, 0], [0, 0]]))
@@ -31,7 +31,7 @@ def compute_multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[
     _check(logits, labels)
     labels = labels.astype(np.int64)
     predictions = (logits > 0).astype(np.int64)
-    # F1 is 2 hits / (positives + predictions); scikit-learn's would take a single class for a choice between two
+    # F1 = 2 hits / (positives + predictions); scikit-learn's would treat a single class as a binary problem
     hits, told = (labels & predictions).sum(axis=0), (labels + predictions).sum(axis=0)
     return {
         "mean_average_precision": mean_average_precision(logits, labels),
@@ -44,18 +44,18 @@ def compute_multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[
 
 
 def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Compute the mean over the classes of the average precision, which summarises the precision-recall curve.
+    """Compute the mean average precision over classes, which summarizes the precision-recall curve.
 
-    Each class is scikit-learn's `average_precision_score`
+    The score of each class is scikit-learn's `average_precision_score`
     (https://scikit-learn.org/stable/modules/generated/sklearn.metrics.average_precision_score.html). A class without a
-    positive sample has none, and is left out. A score that is not a number ranks last.
+    positive sample has no score and is excluded. NaN scores rank last.
 
     Args:
-        scores: of shape (samples, classes); only their order within a class matters.
-        labels: zeros and ones of shape (samples, classes).
+        scores: Scores of shape (samples, classes); only their order within a class matters.
+        labels: Zeros and ones of shape (samples, classes).
 
     Raises:
-        DataError: no class has a positive sample.
+        DataError: No class has a positive sample.
 
     >>> mean_average_precision(np.array([[0.9], [0.8], [0.1]]), np.array([[1], [0], [1]])).__round__(4)
     0.8333
@@ -74,8 +74,8 @@ def binary_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Compute the mean binary cross-entropy over samples and classes in nats, in double precision.
 
     Args:
-        logits: unnormalised scores of shape (samples, classes).
-        labels: zeros and ones of shape (samples, classes).
+        logits: Unnormalized scores of shape (samples, classes).
+        labels: Zeros and ones of shape (samples, classes).
     """
     import torch
     from torch.nn import functional

@@ -1,9 +1,9 @@
-"""The metrics as `evaluate.Metric` classes, without the network.
+"""Metrics as `evaluate.Metric` classes, without the network.
 
-`evaluate.load("accuracy")` fetches a script from the Hub; the classes here are the same thing as plain subclasses of
+`evaluate.load("accuracy")` downloads a script from the Hub. The classes here are equivalent subclasses of
 `evaluate.Metric`, so `add_batch`, `compute` and `evaluate.combine` work offline. In a distributed run, gather first
-(`accelerator.gather_for_metrics`) and compute on one process: evaluate's own `num_process` counts twice the samples
-that accelerate repeats to fill the last batch.
+(`accelerator.gather_for_metrics`) and compute on one process: evaluate's own `num_process` counts samples twice that
+accelerate repeats to fill the last batch.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _CITATION = "https://scikit-learn.org/stable/modules/model_evaluation.html"
 
 
 class OfflineMetric(evaluate.Metric):
-    """The base of the metrics here: kept in memory, so that nothing is written to a cache folder.
+    """Base class of the metrics, kept in memory so that nothing is written to a cache folder.
 
     Predictions are class indices, or scores of shape (samples, classes).
     """
@@ -32,7 +32,7 @@ class OfflineMetric(evaluate.Metric):
         super().__init__(keep_in_memory=keep_in_memory, **kwargs)
 
     def _build_data_dir(self) -> str:
-        # evaluate makes its cache folder even where it keeps all in memory, and fails where the home is read-only
+        # evaluate creates its cache folder even with keep_in_memory, and fails if the home directory is read-only
         return "" if self.keep_in_memory else super()._build_data_dir()
 
     def _info(self) -> evaluate.MetricInfo:
@@ -48,7 +48,7 @@ class OfflineMetric(evaluate.Metric):
 
 
 class Accuracy(OfflineMetric):
-    """The share of samples whose predicted class is the true one.
+    """Share of samples whose predicted class is the true class.
 
     >>> Accuracy().compute(predictions=[0, 1, 1], references=[0, 1, 0])["accuracy"].__round__(3)
     0.667
@@ -61,7 +61,7 @@ class Accuracy(OfflineMetric):
 
 
 class MacroF1(OfflineMetric):
-    """The unweighted mean of the classes' F1 scores; see `macro_f1`."""
+    """Unweighted mean of the F1 scores of the classes; see `macro_f1`."""
 
     description = "The unweighted mean of the classes' F1 scores."
 
@@ -70,7 +70,7 @@ class MacroF1(OfflineMetric):
 
 
 class TopKAccuracy(OfflineMetric):
-    """The share of samples whose true class is among the `k` highest scores; see `top_k_accuracy`.
+    """Share of samples whose true class is among the `k` highest scores; see `top_k_accuracy`.
 
     >>> TopKAccuracy(k=2).compute(predictions=[[0.1, 0.7, 0.2]], references=[2])
     {'top2_accuracy': 1.0}
@@ -89,7 +89,7 @@ class TopKAccuracy(OfflineMetric):
 
 
 class MeanAveragePrecision(OfflineMetric):
-    """The mean over the classes of the average precision; see `mean_average_precision`.
+    """Mean average precision over classes; see `mean_average_precision`.
 
     References are zeros and ones, one for each class.
 

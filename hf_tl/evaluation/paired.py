@@ -1,7 +1,7 @@
-"""How two models differ on the same images: the difference, its 95 % interval, and how probable it is by chance.
+"""Paired comparison of two models on the same images: difference, 95% interval and p-value.
 
-Both see the same images, so what is counted is where they part, image by image. It tells about these two models and
-other images drawn in the same way; that a training with another seed would have ended elsewhere is not in it.
+The statistics count the images on which the two models disagree. They apply to these two models and to other images
+drawn in the same way; they do not cover the variance between training seeds.
 """
 
 import math
@@ -26,49 +26,49 @@ from hf_tl.evaluation.resampling import (
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better the second of two models is than the first, by one measure on the same images."""
+    """Difference of two models by one metric on the same images."""
 
     first: float
     second: float
     interval: Interval | None
-    """Of `second - first`; None where no draw of the bootstrap shows a difference: no width would not be true."""
+    """Interval of `second - first`; None if no bootstrap draw differs, because zero width would be wrong."""
     p_value: float
-    """How probable a difference as large is by chance where there is none (two-sided)."""
+    """Two-sided p-value of the hypothesis that there is no difference."""
     first_interval: Interval | None = None
     second_interval: Interval | None = None
 
     @property
     def value(self) -> float:
-        """Above 0 where the second is better."""
+        """Difference `second - first`; positive if the second model is better."""
         return self.second - self.first
 
 
 def difference_p_value(first: np.ndarray, second: np.ndarray) -> float:
-    """Tell how probable the difference of two classifiers on the same images is by chance (McNemar 1947, exact).
+    """Compute the exact McNemar test (1947) of two classifiers on the same images.
 
     Args:
-        first: whether each image was classified right (images,).
-        second: the same of the other.
+        first: Whether the first classifier is right on each image, (images,).
+        second: Whether the second classifier is right on each image, (images,).
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return 1.0 if only_first == only_second else float(binomtest(only_first, only_first + only_second).pvalue)
 
 
 def paired_interval(only_first: int, only_second: int, images: int, together: int = 1) -> Interval:
-    """Give the interval of the difference of two shares of the same images (Tango 1998).
+    """Compute the interval of the difference of two paired proportions (Tango 1998).
 
-    It inverts the score test, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B, so it
-    stays within -1 and 1 and has a width also where both are right on the same images; Fagerland et al. (2014,
-    https://doi.org/10.1002/sim.6148) recommend it.
+    It inverts the score test (https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B), so it
+    stays within -1 and 1, and has a nonzero width even if both models are right on the same images. Fagerland et al.
+    (2014, https://doi.org/10.1002/sim.6148) recommend it.
 
     Args:
-        only_first: images that only the first is right on.
-        only_second: images that only the second is right on.
-        images: all of them, at least one.
-        together: how many such intervals are to hold at once with 95 % (Bonferroni).
+        only_first: Number of images that only the first model is right on.
+        only_second: Number of images that only the second model is right on.
+        images: Number of images, at least one.
+        together: Number of intervals with simultaneous 95% coverage (Bonferroni).
 
     Returns:
-        Bounds of the second's share less the first's.
+        Bounds of the second proportion minus the first.
 
     >>> low, high = paired_interval(10, 25, 200)
     >>> round(low, 4), round(high, 4)
@@ -79,34 +79,34 @@ def paired_interval(only_first: int, only_second: int, images: int, together: in
 
 
 def _tail(together: int) -> float:
-    """Tell how probable each side of one of so many intervals misses."""
+    """Return the error probability on each side of one of several simultaneous intervals."""
     return (1 - CONFIDENCE) / 2 / together
 
 
 def _lower_bound(only_first: int, only_second: int, images: int, z: float) -> float:
-    """Find where the score test of a smaller difference of second and first would just refuse it."""
+    """Find the smallest difference (second - first) that the score test does not reject."""
     found = (only_second - only_first) / images
     if found == -1:
         return found
 
     def excess(difference: float) -> float:
-        # the most probable share of images that only the first is right on, if this is the true difference
+        # maximum likelihood estimate of the share that only the first is right on, given this difference
         half = ((2 * images - only_second + only_first) * difference - only_first - only_second) / 2
         share = (math.sqrt(half**2 + 2 * images * only_first * difference * (1 - difference)) - half) / (2 * images)
         variance = max(0.0, 2 * share + difference * (1 - difference)) / images
         return found - difference - z * math.sqrt(variance)
 
-    # at the difference found itself the variance may be zero, and with it the excess
+    # at the observed difference the variance may be zero, and with it the excess
     return float(brentq(excess, -1, found - 1e-9))
 
 
 def share_difference(first: np.ndarray, second: np.ndarray, together: int = 1) -> Difference:
-    """Compare the shares of images that two models are right on.
+    """Compare the accuracies of two models on the same images.
 
     Args:
-        first: whether the first is right on each image (images,), at least one.
-        second: the same of the second.
-        together: as in `paired_interval`.
+        first: Whether the first model is right on each image, (images,), at least one.
+        second: Whether the second model is right on each image, (images,).
+        together: As in `paired_interval`.
     """
     images, hits = len(first), [int(one.sum()) for one in (first, second)]
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
@@ -124,18 +124,18 @@ def precision_differences(
 ) -> tuple[Difference, list[Difference | None]]:
     """Compare the mean average precision of two models, and the average precision of each class, by a paired bootstrap.
 
-    Intervals and probabilities are those of Student's t with the standard error over the draws. Of differences they
-    hold what they promise better than quantiles of the draws, which lean to one side where a class has few images.
+    Intervals and p-values are those of Student's t with the bootstrap standard error. For differences, their coverage
+    is better than that of bootstrap quantiles, which are skewed if a class has a small number of images.
 
     Args:
-        first: scores of the first (images, classes).
-        second: scores of the second.
-        labels: zeros and ones (images, classes).
-        seed: of the draws.
+        first: Scores of the first model, (images, classes).
+        second: Scores of the second model, (images, classes).
+        labels: Zeros and ones, (images, classes).
+        seed: Random seed of the bootstrap.
 
     Returns:
-        The difference of the means, and that of each class, None where fewer than two images show it. The intervals of
-        the classes hold together.
+        Difference of the means, and that of each class (None with fewer than two positive images). The intervals of the
+        classes are simultaneous.
     """
     values = [average_precisions(scores, labels) for scores in (first, second)]
     draws = draw_average_precisions((first, second), labels, seed=seed)
@@ -168,7 +168,7 @@ def _difference_of_draws(
 
 
 def corrected(p_values: Sequence[float | None]) -> list[float | None]:
-    """Correct p-values for their number, so that with 95 % none that is below 5 % is chance (Holm 1979).
+    """Correct p-values for multiple testing (Holm 1979): family-wise error rate of 5% at a threshold of 0.05.
 
     None stays None.
 

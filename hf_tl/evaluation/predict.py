@@ -1,4 +1,4 @@
-"""Predictions and measurements of a saved model."""
+"""Prediction and evaluation with a saved model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,17 +32,17 @@ def predict_images(
     """Classify image files.
 
     Args:
-        model_name: a saved model's folder, or a Hub id.
-        images: files of any format that Pillow reads.
-        top_k: classes to return for each image.
+        model_name: Folder of a saved model, or a Hub id.
+        images: Image files of any format that Pillow reads.
+        top_k: Number of classes to return for each image.
 
     Yields:
-        Each image's name with its most probable classes and their probabilities, the best first. Those of a
-        multi-label model do not add up to one.
+        Name of each image, and its most probable classes with their probabilities, highest first. Those of a
+        multi-label model do not sum to one.
 
     Raises:
-        DataError: a file is missing or no image; nothing is classified then.
-        ModelError: the model is no classifier.
+        DataError: A file is missing or not an image; nothing is classified in this case.
+        ModelError: The model is not a classifier.
     """
     missing = [str(image) for image in images if not Path(image).is_file()]
     if missing:
@@ -70,15 +70,15 @@ class Evaluation:
 
     metrics: dict[str, float]
     images: int
-    """Images that were measured on."""
+    """Number of evaluated images."""
     learned: int = 0
-    """Training images of the model among them; with any, the metrics are no estimate of generalization."""
+    """Number of training images of the model among them; if any, the metrics do not estimate generalization."""
     left_out: int = 0
-    """Images of the split that were left out because the model learned from them."""
+    """Number of images of the split that were excluded as training images of the model."""
     unknown: tuple[LearnedSplit, ...] = ()
-    """Training images of the model that hf_tl cannot compare with these, for want of digests."""
+    """Training splits of the model that cannot be compared with these images, because digests are missing."""
     notes: tuple[str, ...] = ()
-    """Sentences on data leakage, for the user."""
+    """Notes on data leakage, for the user."""
 
 
 def evaluate_model(
@@ -90,23 +90,23 @@ def evaluate_model(
     label_column: str | None = None,
     include_training_images: bool = False,
 ) -> Evaluation:
-    """Measure a saved model on a split of a dataset, whose classes are matched by name.
+    """Evaluate a saved model on a split of a dataset, whose classes are matched by name.
 
-    Splits that the dataset lacks are drawn as they were for the model's training. Images that the model learned from
-    are left out, whatever they are called now.
+    Missing splits are drawn as in the model's training. Training images of the model are excluded, even if they were
+    renamed.
 
     Args:
         model_name: Folder of a saved model, or a Hub id.
-        dataset: What `--dataset` takes.
+        dataset: Value of `--dataset`.
         split: `"train"`, `"validation"` or `"test"`.
-        batch_size: Images a step.
+        batch_size: Number of images per step.
         image_column: As in `load_data`.
         label_column: As in `load_data`.
-        include_training_images: Measure on images that the model learned from, too, and count them.
+        include_training_images: Whether to evaluate on training images of the model too, and count them.
 
     Raises:
-        DataError: The dataset has no such split, classes that the model does not know, or labels of the other kind; or
-            the model learned from the images.
+        DataError: The dataset has no such split, has classes that the model does not know, or has another problem type;
+            or not enough images remain after excluding training images.
         ModelError: There is no such model.
     """
     from accelerate import Accelerator
@@ -122,10 +122,10 @@ def evaluate_model(
 
 
 def images_for(model: "PreTrainedModel", data: ImageData, split: str) -> Dataset:
-    """Return a split of a dataset with its labels numbered as a model's classes, which are matched by name.
+    """Return a split of a dataset with its labels encoded by the model's classes, which are matched by name.
 
     Raises:
-        DataError: The dataset has classes that the model does not know, or labels of the other kind.
+        DataError: The dataset has classes that the model does not know, or another problem type.
     """
     if (kind := problem_type_of(model).name) != data.problem_type:
         raise DataError(

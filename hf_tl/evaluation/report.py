@@ -1,4 +1,4 @@
-"""Measurements of a model's predictions, as the run's record states them."""
+"""Evaluation results of a model's predictions, for the run's record."""
 
 import math
 from collections.abc import Mapping
@@ -15,18 +15,19 @@ from hf_tl.record import Measured, Temperature
 from hf_tl.record.codec import RecordError
 
 MISTAKES = 8
-"""How many of the most confident mistakes are named."""
+"""Number of most confident mistakes to list."""
 DIGITS = 6
 
 
 def fit_scaling(problem: ProblemType, predictions: Predictions, split: str, weights_digest: str) -> Temperature:
-    """Fit temperature scaling on images that the weights did not learn from.
+    """Fit temperature scaling on images that the weights were not trained on.
 
     Args:
-        problem: Kind of labels.
-        predictions: Of held-out images.
+        problem: Problem type.
+        predictions: Predictions for held-out images.
         split: Name of their split.
-        weights_digest: Digest of the weights that made the predictions; only their logits may be scaled by the result.
+        weights_digest: Digest of the weights that made the predictions; the temperature is valid for these weights
+            only.
     """
     value, wrong = fit_temperature(problem, predictions.logits, predictions.labels)
     images = len(predictions.labels)
@@ -49,20 +50,20 @@ def measure_split(
     learned: int = 0,
     left_out: int = 0,
 ) -> Measured:
-    """Compute everything that the record states of a model's predictions for a split.
+    """Compute all evaluation results of a split for the record.
 
     Args:
-        problem: Kind of labels.
+        problem: Problem type.
         predictions: Logits and labels of the split.
-        split: Its name.
+        split: Name of the split.
         weights_digest: Digest of the weights that made the predictions.
         split_digest: Digest of the images.
-        temperature: Fitted on the same weights.
-        learned: Images of the split that the weights learned from.
-        left_out: Images that were left out of the split because the weights learned from them.
+        temperature: Temperature fitted on the same weights.
+        learned: Number of training images of the weights in the split.
+        left_out: Number of training images of the weights that were excluded from the split.
 
     Returns:
-        Metrics and intervals that cannot be computed (average precision without positives) are None or missing.
+        Results; metrics and intervals that are undefined (average precision without positives) are None or missing.
 
     Raises:
         RecordError: The temperature was fitted on other weights.
@@ -97,7 +98,7 @@ def measure_split(
 def _intervals(
     problem: ProblemType, metrics: Mapping[str, float], logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray
 ) -> dict[str, Interval]:
-    """Compute the 95% intervals of shares, F1 and mean average precision, where they can be computed."""
+    """Compute the 95% intervals of proportions, F1 and mean average precision, where defined."""
     found: dict[str, Interval | None] = {
         figure.key: share_interval(metrics[figure.key], len(labels))
         for figure in problem.figures
@@ -111,7 +112,7 @@ def _intervals(
 
 
 def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, list[Any]]:
-    """Measure each class by itself; what has a zero below the line is None."""
+    """Compute the metrics of each class; a metric with a zero denominator is None."""
     if labels.ndim == 1:
         one_hot = np.eye(classes, dtype=bool)
         predictions, labels = one_hot[predictions], one_hot[labels]
@@ -166,7 +167,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _rounded(interval: Interval | None) -> Interval | None:
-    """Round the bounds; None for an interval that could not be computed."""
+    """Round the bounds; return None for an undefined interval."""
     if interval is None or not all(map(math.isfinite, interval)):
         return None
     return round(interval[0], DIGITS), round(interval[1], DIGITS)

@@ -1,6 +1,6 @@
-"""The average precision of images that are drawn again with replacement (the bootstrap; Efron 1979).
+"""Bootstrap of the average precision (Efron 1979): images are resampled with replacement.
 
-The same draws serve several models, so that they can be compared image by image.
+All models use the same resamples, so that they can be compared image by image.
 """
 
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ import numpy as np
 from hf_tl.evaluation.intervals import CONFIDENCE, DRAWN_AT_ONCE, RESAMPLES, Interval
 
 SAME = 1e-6
-"""Means that are nearer are the same: the draws are computed in single precision."""
+"""Tolerance for equal means, because the resamples are computed in single precision."""
 
 
 def draw_average_precisions(models: Sequence[np.ndarray], labels: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Compute the average precision of each class in draws of as many images, with replacement.
+    """Compute the average precision of each class in bootstrap resamples.
 
-    A draw is told by how often it holds each image, and these weights are added up along the ranking of all images,
-    which is sorted once: the same as sorting each draw, and much faster.
+    A resample is a count for each image. The counts are accumulated along the ranking of all images, which is sorted
+    once. This is equivalent to sorting each resample, and much faster.
 
     Args:
-        models: scores (images, classes) of one model or more.
-        labels: zeros and ones (images, classes).
-        seed: of the draws.
+        models: Scores (images, classes) of one or more models.
+        labels: Zeros and ones, (images, classes).
+        seed: Random seed of the bootstrap.
 
     Returns:
-        An array (models, draws, classes). Where a draw holds no image of a class, it has no average precision: NaN.
+        Array (models, draws, classes). NaN if a resample contains no positive image of the class.
     """
     images, classes = labels.shape
     rankings = [[_rank(scores[:, name], labels[:, name]) for name in range(classes)] for scores in models]
@@ -41,7 +41,7 @@ def draw_average_precisions(models: Sequence[np.ndarray], labels: np.ndarray, *,
 
 
 def average_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Compute the average precision of each class (classes,), NaN of one that no image shows.
+    """Compute the average precision of each class, (classes,); NaN for a class without positive images.
 
     >>> average_precisions(np.array([[0.9, 1.0], [0.8, 2.0], [0.1, 3.0]]), np.array([[1, 0], [0, 0], [1, 0]])).round(4)
     array([0.8333,    nan])
@@ -52,19 +52,19 @@ def average_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """All images by the score of a class, the highest first."""
+    """Ranking of all images by the score of a class, highest first."""
 
     order: np.ndarray
-    """Rows of the images, down to the last that ties with a positive one."""
+    """Rows of the images, down to the last that ties with a positive image."""
     positives: np.ndarray
-    """Places of the images that show the class."""
+    """Ranks of the positive images."""
     ends: np.ndarray
-    """The last places of the scores that positive images have: precision counts all images down to there."""
+    """Last ranks of the scores that positive images have; precision counts all images up to there."""
     end_of: np.ndarray
-    """Which of `ends` belongs to each positive image."""
+    """Index into `ends` for each positive image."""
 
     def average_precision(self, counts: np.ndarray) -> np.ndarray:
-        """Compute it of each draw (draws,), from how often each draw holds each image (images, draws)."""
+        """Compute the average precision of each resample, (draws,), from its counts of each image, (images, draws)."""
         if not len(self.positives):
             return np.full(counts.shape[1], np.nan)
         ranked = counts[self.order]
@@ -73,7 +73,7 @@ class _Ranking:
         found = ranked[self.positives]
         hits = found.cumsum(axis=0)[np.searchsorted(self.positives, self.ends[self.end_of], side="right") - 1]
         precisions = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
-        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: a draw without positives
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: a resample without positives
             return (found * precisions).sum(axis=0, dtype=np.float64) / hits[-1]
 
 
@@ -89,9 +89,9 @@ def _rank(scores: np.ndarray, labels: np.ndarray) -> _Ranking:
 
 
 def mean_of_classes(precisions: np.ndarray) -> np.ndarray:
-    """Average over the classes that have an average precision: (draws, classes) to (draws,).
+    """Average over the classes with a defined average precision: (draws, classes) to (draws,).
 
-    NaN of a draw in which no image shows a class.
+    NaN for a resample without positive images of any class.
     """
     is_measured = ~np.isnan(precisions)
     with np.errstate(invalid="ignore"):
@@ -99,19 +99,19 @@ def mean_of_classes(precisions: np.ndarray) -> np.ndarray:
 
 
 def mean_average_precision_interval(scores: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> Interval | None:
-    """Give the interval of the mean average precision by the bias-corrected percentile bootstrap (Efron 1981).
+    """Compute the interval of the mean average precision by the bias-corrected percentile bootstrap (Efron 1981).
 
-    A draw holds some images several times, one after another in the ranking, which makes it look better than it is;
-    the correction (https://doi.org/10.2307/3314608) shifts the quantiles back. Without it, intervals lie too high where
-    classes have few images. The acceleration of BCa, which is usual beside it, changes next to nothing here.
+    A resample contains some images several times, adjacent in the ranking, which inflates its average precision. The
+    bias correction (https://doi.org/10.2307/3314608) shifts the quantiles back. Without it, intervals are too high if
+    classes have a small number of images. The acceleration of BCa has almost no effect here.
 
     Args:
-        scores: (images, classes).
-        labels: zeros and ones (images, classes), at least one of them 1.
-        seed: of the draws.
+        scores: Scores of shape (images, classes).
+        labels: Zeros and ones of shape (images, classes), at least one of them 1.
+        seed: Random seed of the bootstrap.
 
     Returns:
-        None where all draws are alike, as where nothing is ranked wrongly: an interval of no width is not true.
+        Interval. None if all resamples are equal (a perfect ranking), because zero width would be wrong.
 
     >>> random = np.random.default_rng(0)
     >>> labels = random.integers(0, 2, (200, 3))
@@ -124,7 +124,7 @@ def mean_average_precision_interval(scores: np.ndarray, labels: np.ndarray, *, s
 
 
 def bias_corrected_interval(value: float, draws: np.ndarray) -> Interval | None:
-    """Give the quantiles of draws (draws,), shifted by how many of them lie below the value; see above."""
+    """Return the quantiles of draws (draws,), shifted by the share of draws below the value (bias correction)."""
     draws = draws[~np.isnan(draws)]
     if np.ptp(draws) < SAME:
         return None
