@@ -1,4 +1,4 @@
-"""The front door: two models and a dataset to a comparison."""
+"""Comparison of two models on a dataset."""
 
 import json
 import os
@@ -21,31 +21,31 @@ RECORD, REPORT, FIGURE = "comparison.json", "comparison.md", "comparison.png"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which of two models is better on the same images, and whether that may be chance."""
+    """Result of a comparison of two models on the same images."""
 
     record: dict[str, Any]
-    """All of it as plain values: what `comparison.json` holds."""
+    """All results as plain values: the content of `comparison.json`."""
 
     @property
     def conclusion(self) -> str:
-        """In one sentence."""
+        """Conclusion in one sentence."""
         return self.record["conclusion"]
 
     @property
     def difference(self) -> float:
-        """By how much B is better than A in accuracy, or in mean average precision of multi-label images."""
+        """Difference B - A of the accuracy, or of the mean average precision for multi-label images."""
         return next(iter(self.record["metrics"].values()))["difference"]
 
     @property
     def p_value(self) -> float:
-        """How probable a difference as large is by chance."""
+        """P-value of the difference."""
         return next(iter(self.record["metrics"].values()))["p_value"]
 
     def save(self, output_dir: str | os.PathLike[str]) -> None:
         """Write `comparison.json`, `comparison.md` and `comparison.png`.
 
         Raises:
-            ConfigError: the folder cannot be written to.
+            ConfigError: The folder is not writable.
         """
         from hf_tl.comparison.figure import plot_comparison
         from hf_tl.comparison.report import markdown
@@ -77,27 +77,28 @@ def compare(
     include_training_images: bool = False,
     output_dir: str | os.PathLike[str] | None = None,
 ) -> Comparison:
-    """Compare two models of the same classes on the same images.
+    """Compare two models with the same classes on the same images.
 
-    Both models predict each image once, as a pipeline would. The difference of accuracy has Tango's score interval
-    and McNemar's exact test, that of mean average precision a paired bootstrap; each class is tested too, corrected
-    for their number (see `hf_tl.evaluation.paired`). Images that either model learned from are left out.
+    Both models predict each image once, as a pipeline would. The difference in accuracy is tested with Tango's score
+    interval and McNemar's exact test, that in mean average precision with a paired bootstrap. Each class is tested too,
+    with a correction for multiple testing (see `hf_tl.evaluation.paired`). Training images of either model are
+    excluded.
 
     Args:
-        first: A: folder of a trained model, a `RunResult`, or a Hub id; any other image classifier of transformers too.
-        second: B: the same.
-        dataset: What `--dataset` takes, or what `hf_tl.load_data` returned; by default the dataset that both were
-            trained on, where it is one of the Hub or digits.
+        first: Model A: folder of a trained model, `RunResult`, Hub id, or any other transformers image classifier.
+        second: Model B, likewise.
+        dataset: Value of `--dataset`, or result of `hf_tl.load_data` (default: the dataset that both were trained on,
+            if it is a Hub dataset or digits).
         split: `"test"`, `"validation"` or `"train"`.
         image_column: As in `load_data`.
         label_column: As in `load_data`.
-        batch_size: Images a step.
-        include_training_images: Compare on images that a model learned from, too, and count them.
-        output_dir: Folder that the comparison is saved in.
+        batch_size: Number of images per step.
+        include_training_images: Whether to compare on training images of the models too, and count them.
+        output_dir: Folder to save the comparison in.
 
     Raises:
         ModelError: There is no such model, or the two do not have the same classes.
-        DataError: The images cannot be loaded or must be named, or a model learned from too many of them.
+        DataError: The images cannot be loaded, the dataset must be named, or too many images are training images.
 
     ```python
     found = hf_tl.compare("runs/transfer", "runs/finetune")
@@ -107,7 +108,7 @@ def compare(
     from accelerate import Accelerator
 
     if output_dir is not None:
-        make_folder(output_dir)  # that it cannot be is known before minutes are spent
+        make_folder(output_dir)  # fail early, before minutes of computation
     pair = (Contender.load("A", first), Contender.load("B", second))
     check_alike(*pair)
     data = open_images(pair, dataset, {"image_column": image_column, "label_column": label_column})

@@ -1,4 +1,4 @@
-"""The two models of a comparison, and the images that both can be measured on."""
+"""The two models of a comparison, and the images that both can be evaluated on."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from hf_tl.data.images import Transforms
 
 TIMED = 8
-"""Images in the batch that is timed."""
+"""Number of images in the timed batch."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the two models."""
+    """One of the two models of a comparison."""
 
     letter: str
-    """A or B."""
+    """Letter of the model: A or B."""
     name: str
-    """As it was given."""
+    """Name as given by the user."""
     model: "PreTrainedModel"
     transforms: "Transforms"
 
@@ -47,37 +47,37 @@ class Contender:
         """Load a model.
 
         Raises:
-            ModelError: there is no such model.
+            ModelError: There is no such model.
         """
         model, transforms = load(name)
         return cls(letter, os.fspath(name), model, transforms)
 
     @cached_property
     def record(self) -> RunRecord | None:
-        """Record of its training. None for a model that hf_tl did not train.
+        """Record of the training; None for a model that hf_tl did not train.
 
         Raises:
-            ModelError: It cannot be read, or fetched.
+            ModelError: The record cannot be read or downloaded.
         """
         return saved_record(self.name)
 
     @cached_property
     def learned(self) -> LearnedFrom:
-        """Images that it learned from."""
+        """Training images of the model."""
         return provenance_of(self.model).learned
 
     @property
     def labels(self) -> list[str]:
-        """In the order of the logits."""
+        """Class names, in the order of the logits."""
         return [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
 
     @property
     def problem(self) -> ProblemType:
-        """The kind of labels."""
+        """Problem type of the model."""
         return problem_type_of(self.model)
 
     def describe(self) -> dict[str, Any]:
-        """Tell what it is, as it may be published: without the path."""
+        """Describe the model without its path, so that the result can be published."""
         config = self.model.config
         return {
             "name": Path(self.name).resolve().name if Path(self.name).exists() else self.name,
@@ -88,10 +88,10 @@ class Contender:
 
 
 def check_alike(first: Contender, second: Contender) -> None:
-    """Check that two models tell the same classes apart.
+    """Check that two models have the same classes.
 
     Raises:
-        ModelError: they do not, or one gives an image one class and the other any number of them.
+        ModelError: They do not, or one is single-label and the other multi-label.
     """
     if first.problem is not second.problem:
         raise ModelError(
@@ -113,12 +113,12 @@ def check_alike(first: Contender, second: Contender) -> None:
 def open_images(
     pair: Sequence[Contender], dataset: "str | ImageData | None", columns: Mapping[str, str | None]
 ) -> ImageData:
-    """Open the images that both models are measured on, in the splits of their trainings where hf_tl drew them.
+    """Load the images that both models are evaluated on, with the splits of their trainings where hf_tl drew them.
 
     Args:
         pair: The two models.
-        dataset: What `--dataset` takes, or prepared data; by default the dataset that both were trained on.
-        columns: `image_column` and `label_column`, where they are not found by type or name.
+        dataset: Value of `--dataset`, or prepared data (default: the dataset that both were trained on).
+        columns: `image_column` and `label_column`, if they cannot be found by type or name.
 
     Raises:
         DataError: There is no such dataset, or it must be named.
@@ -143,7 +143,7 @@ def open_images(
 
 
 def _check_dataset(pair: Sequence[Contender]) -> None:
-    """Check that both models were trained on one dataset that can be opened by its name."""
+    """Check that both models were trained on one dataset that can be loaded by name."""
     advice = "name the images to compare on with --dataset"
     if silent := [one.letter for one in pair if one.record is None]:
         were = "were" if len(silent) > 1 else "was"
@@ -165,14 +165,14 @@ def predict(
     labels: Sequence[str],
     batch_size: int,
 ) -> Predictions:
-    """Let a model tell the classes of images.
+    """Compute the predictions of a model.
 
     Args:
-        accelerator: the device.
-        one: the model.
-        images: labelled in the order of `labels`.
-        labels: in whose order the logits are given, whatever the model's own.
-        batch_size: images a step.
+        accelerator: Accelerator with the device.
+        one: Model.
+        images: Images with labels in the order of `labels`.
+        labels: Class names that set the order of the returned logits, whatever the model's own order.
+        batch_size: Number of images per step.
     """
     model = one.model.to(accelerator.device)
     found = predict_split(accelerator, model, one.transforms.eval.over(images), batch_size)
@@ -182,7 +182,7 @@ def predict(
 
 
 def speed(one: Contender, data: ImageData, split: str, device: "torch.device") -> float:
-    """Tell how many images a second a model classifies on this machine; reading and resizing them is not in it."""
+    """Return the throughput of a model on this machine in images per second, without decoding and resizing."""
     row = data.splits[split][0][IMAGE]
     batch = {"pixel_values": one.transforms.eval(row)[None].repeat(TIMED, 1, 1, 1).to(device)}
     with inference(one.model):

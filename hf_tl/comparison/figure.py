@@ -1,4 +1,4 @@
-"""The picture of a comparison: both models by class, their differences with intervals, and where they part."""
+"""Figure of a comparison: both models by class, their differences with intervals, and their disagreements."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,18 +15,18 @@ from hf_tl.reporting.canvas import INK, MUTED, TRAINED, VALIDATION_LINE, WIDTH, 
 
 COLOURS = {"A": TRAINED, "B": VALIDATION_LINE}
 LEVEL = "#8d99a3"
-"""Of a difference that may be chance."""
+"""Color of a difference that is not significant."""
 CLASSES_DRAWN = 30
-"""Of more, those that differ most."""
+"""Maximum number of classes to draw; those that differ most are kept."""
 SENTENCE = 110
 
 
 def plot_comparison(record: Mapping[str, Any], path: str | Path) -> None:
-    """Draw both models by class, the differences with their intervals, and the images that each is right on.
+    """Plot both models by class, the differences with intervals, and the counts of right images.
 
     Args:
-        record: what `comparison.json` holds.
-        path: the PNG to write.
+        record: Content of `comparison.json`.
+        path: PNG file to write.
     """
     overall = next(iter(record["metrics"].values()))
     classes = [found for found in shown_classes(record, CLASSES_DRAWN) if "difference" in found]
@@ -46,7 +46,7 @@ def plot_comparison(record: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _places(rows: Sequence[Any]) -> list[float]:
-    """Give the height of each row, the first a little apart."""
+    """Return the vertical position of each row; the first is slightly separated."""
     return [0.0, *(index + 0.5 for index in range(1, len(rows)))]
 
 
@@ -54,7 +54,7 @@ def _draw_values(axes: Axes, rows: Sequence[Mapping[str, Any]], record: Mapping[
     places = _places(rows)
     for place, row in zip(places, rows, strict=True):
         axes.plot([100 * row["A"], 100 * row["B"]], [place, place], color="#cfd6dc", linewidth=2.5, zorder=1)
-    for one, size in (("A", 62), ("B", 24)):  # so that both are seen where they are alike
+    for one, size in (("A", 62), ("B", 24)):  # different sizes keep both visible where they coincide
         style: dict[str, Any] = {"s": size, "color": COLOURS[one], "zorder": 3, "clip_on": False}
         label = plain(f"{one}: {record['models'][one]['name']}", 30)
         axes.scatter([100 * row[one] for row in rows], places, label=label, **style)
@@ -105,7 +105,7 @@ def _style(axes: Axes, places: Sequence[float]) -> None:
 
 
 def _draw_right(axes: Axes, record: Mapping[str, Any]) -> None:
-    """Draw the images that both, one or neither is right on as a table of two by two."""
+    """Draw a 2 x 2 table of the images that both, one or neither model is right on."""
     counts = record["right"]
     fields = (
         (0, 0, "both", "#dfe7ee", INK), (1, 0, "only_A", COLOURS["A"], "white"),

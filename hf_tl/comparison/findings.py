@@ -1,4 +1,4 @@
-"""What the predictions of two models on the same images say about their difference."""
+"""Statistical comparison of the predictions of two models on the same images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,43 +10,42 @@ from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
 from hf_tl.evaluation.paired import Difference, corrected, precision_differences, share_difference
 
 SIGNIFICANT = 0.05
-"""A difference that is less probable by chance counts as one."""
+"""Significance level."""
 
 
 @dataclass(frozen=True)
 class ClassFinding:
-    """One class, as two models tell it."""
+    """Comparison of two models on one class."""
 
     label: str
     images: int
-    """That show it."""
+    """Number of images of the class."""
     difference: Difference | None
-    """Of the share of these images that are right; of multi-label images, of the average precision. None where there
-    are too few of them."""
+    """Difference in recall; for multi-label images, in average precision. None if there are not enough images."""
     p_value: float | None
-    """That of the difference, corrected for the number of classes."""
+    """P-value of the difference, corrected for the number of classes."""
 
     @property
     def is_significant(self) -> bool:
-        """Whether it differs by more than chance."""
+        """Whether the difference is significant."""
         return self.p_value is not None and self.p_value < SIGNIFICANT
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All that is found out of two models' predictions."""
+    """All results of the comparison of two models' predictions."""
 
     metrics: dict[str, Difference]
-    """By the metric's key; models are compared by the first."""
+    """Differences by metric key; the first is the primary metric."""
     is_right: np.ndarray
-    """Whether each model is right on each image (2, images); of multi-label images, on all classes."""
+    """Whether each model is right on each image, (2, images); for multi-label images, on all classes."""
     is_same: np.ndarray
-    """Whether both say the same of an image (images,)."""
+    """Whether both models make the same prediction for each image, (images,)."""
     classes: tuple[ClassFinding, ...]
-    """In the order of the labels, without those that no image shows."""
+    """Comparison by class, in label order, without classes that have no images."""
 
     def rows_right(self, first: bool, second: bool) -> np.ndarray:
-        """Give the rows of the images that the first is right on or not, and the second is right on or not."""
+        """Return the rows of the images on which the first and the second model are right or wrong as given."""
         return np.flatnonzero((self.is_right[0] == first) & (self.is_right[1] == second))
 
 
@@ -54,10 +53,10 @@ def find_differences(problem: ProblemType, labels: Sequence[str], first: Predict
     """Compare two models by their predictions.
 
     Args:
-        problem: the kind of labels.
-        labels: names of the classes, in the order of the logits of both.
-        first: what the first says of the images.
-        second: what the second says of the same images, in the same order.
+        problem: Problem type.
+        labels: Class names, in the order of the logits of both.
+        first: Predictions of the first model.
+        second: Predictions of the second model for the same images, in the same order.
     """
     truth = first.labels.astype(np.int64)
     is_right = np.stack([problem.is_right(one.logits, truth) for one in (first, second)])

@@ -1,4 +1,4 @@
-"""A comparison as plain values: what `comparison.json` holds, and the report and the figure are made from."""
+"""Comparison as plain values: the content of `comparison.json`, from which report and figure are made."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,15 +31,15 @@ def build_record(
     said: Sequence[Predictions],
     findings: Findings,
 ) -> dict[str, Any]:
-    """Gather a comparison into one dictionary of plain values, without paths.
+    """Build the record of a comparison: a dictionary of plain values, without paths.
 
     Args:
-        pair: the models.
-        speeds: images a second of each.
-        data: the images.
-        leakage: of the split that was measured on.
-        said: what each says of them, in the order of the first's classes.
-        findings: from what they say.
+        pair: The two models.
+        speeds: Throughput of each model in images per second.
+        data: Images.
+        leakage: Leakage of the evaluated split.
+        said: Predictions of each model, in the class order of the first.
+        findings: Comparison of the predictions.
     """
     labels, problem, split = pair[0].labels, pair[0].problem, leakage.split
     return {
@@ -65,7 +65,7 @@ def build_record(
 
 
 def conclude(findings: Findings, problem: ProblemType) -> str:
-    """Say in one sentence what was found."""
+    """Return the conclusion in one sentence."""
     found = findings.metrics.values()
     if findings.is_same.all() and not any(one.value for one in found):
         return "A and B say the same of all images."
@@ -89,7 +89,7 @@ def _tell(found: Difference, unit: str) -> str:
 
 
 def _results(findings: Findings) -> dict[str, Any]:
-    """Write the numbers as plain values."""
+    """Return the numbers as plain values."""
     counts = {
         name: len(findings.rows_right(*is_right))
         for name, is_right in (
@@ -139,7 +139,7 @@ def _parted(
     labels: list[str],
     said: Sequence[Predictions],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Name the images that only one model is right on, with what each says of them."""
+    """List the images that only one model is right on, with the predictions of both."""
     told = [said[0].labels.astype(np.int64), *(problem.decide(one.logits) for one in said)]
 
     def rows(*is_right: bool) -> Iterator[dict[str, Any]]:
@@ -151,7 +151,7 @@ def _parted(
 
 
 def _names(data: "ImageData", split: str, rows: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Name images by file and folder, not by the whole path, or by their place in the split."""
+    """Yield names of images: file and folder (not the whole path), or the row in the split."""
     from datasets import Image
 
     stored = data.splits[split].cast_column(IMAGE, Image(decode=False))
@@ -160,6 +160,6 @@ def _names(data: "ImageData", split: str, rows: Sequence[int]) -> Iterator[tuple
 
 
 def _classes(said: Any, labels: list[str]) -> list[str]:
-    """Name the class, or the classes."""
+    """Return the names of the predicted class or classes."""
     indices = [int(said)] if np.ndim(said) == 0 else np.flatnonzero(said).tolist()
     return [labels[index] for index in indices]

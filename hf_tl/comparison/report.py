@@ -1,4 +1,4 @@
-"""A comparison as text for the terminal and as Markdown; both show the same tables."""
+"""Comparison as text for the terminal and as Markdown, with the same tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,9 +8,9 @@ from hf_tl.reporting.markdown import escape, one_line
 from hf_tl.reporting.numbers import NOTHING, p_value, percent, points, range_of
 
 CLASSES_SHOWN = 30
-"""Of more, those that differ most."""
+"""Maximum number of classes to show; those that differ most are kept."""
 IMAGES_SHOWN = 5
-"""Of those that only one is right on."""
+"""Maximum number of images to show of those that only one model is right on."""
 MARK = "*"
 CAUTION = (
     "This tells about these two models on other images like these. Trained again with other seeds, they may come out "
@@ -21,7 +21,7 @@ Table = list[list[str]]
 
 
 def describe(record: Mapping[str, Any]) -> str:
-    """Write a comparison for the terminal: the numbers, and what follows from them."""
+    """Format a comparison for the terminal: numbers and conclusion."""
     return "\n".join(_lines(record))
 
 
@@ -46,11 +46,11 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def markdown(record: Mapping[str, Any], figure: str) -> str:
-    """Write a comparison as a page of Markdown.
+    """Format a comparison as a Markdown page.
 
     Args:
-        record: what `comparison.json` holds.
-        figure: the name of its picture.
+        record: Content of `comparison.json`.
+        figure: File name of the figure.
     """
     parted = "\n".join(
         f"- {title}" + "".join(f"\n  - {escape(line)}" for line in _listed(images)) for title, images in _parted(record)
@@ -77,13 +77,13 @@ def markdown(record: Mapping[str, Any], figure: str) -> str:
 
 
 def _leakage(record: Mapping[str, Any]) -> Sequence[str]:
-    """Return what the user must know of images that a model learned from."""
+    """Return the notes on data leakage for the user."""
     notes: Sequence[str] = record["data"].get("leakage", {}).get("notes", ())
     return notes
 
 
 def metric_table(record: Mapping[str, Any]) -> Table:
-    """Tell each metric of both, with intervals."""
+    """Return a table of each metric of both models, with intervals."""
     figures = {figure.key: figure for figure in PROBLEM_TYPES[record["problem_type"]].figures}
     rows = [
         [
@@ -98,7 +98,7 @@ def metric_table(record: Mapping[str, Any]) -> Table:
 
 
 def right_table(record: Mapping[str, Any]) -> Table:
-    """Count the images that both, one or neither is right on."""
+    """Return a table that counts the images that both, one or neither model is right on."""
     counts = {name: f"{count:,}" for name, count in record["right"].items()}
     return [
         ["images", "B right", "B wrong"],
@@ -108,7 +108,7 @@ def right_table(record: Mapping[str, Any]) -> Table:
 
 
 def class_table(record: Mapping[str, Any]) -> Table:
-    """Tell the difference of each class, those first that B is better at; of many, the ones that differ most."""
+    """Return a table of the classes, those where B is better first; of many, those that differ most."""
     rows = [
         [
             one_line(found["label"]),
@@ -124,7 +124,7 @@ def class_table(record: Mapping[str, Any]) -> Table:
 
 
 def shown_classes(record: Mapping[str, Any], limit: int) -> list[Mapping[str, Any]]:
-    """Choose the classes that differ most, and sort them: those that B is better at first."""
+    """Return the classes that differ most, sorted by difference: those where B is better first."""
     most = sorted(record["classes"], key=lambda found: -abs(found.get("difference", 0.0)))[:limit]
     return sorted(most, key=lambda found: -found.get("difference", 0.0))
 
@@ -193,7 +193,7 @@ def _listed(images: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _confused(image: Mapping[str, Any]) -> str:
-    """Tell what is true, and what the wrong one of the two says."""
+    """Format the true classes, and the prediction of the model that is wrong."""
     wrong = "B" if image["A"] == image["true"] else "A"
     true, said = ((" + ".join(map(one_line, image[who])) or "nothing") for who in ("true", wrong))
     return f"{true}; {wrong} says {said}"
