@@ -1,1 +1,1 @@
-"""A trained model as a file that runs without hf_tl, transformers and timm: ONNX, TorchScript, torch.export."""
+"""Export of a trained model to a file that runs without hf_tl, transformers and timm (ONNX, torch.export, …)."""

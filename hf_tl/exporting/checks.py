@@ -1,4 +1,4 @@
-"""What proves an export: its file, run by its own runtime on real images, says what the model says."""
+"""Verification of an export: its file, run by its own runtime on real images, reproduces the model's logits."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 BATCH_SIZES = (1, 3, BATCH)
 LEVELS = 1.0
-"""Mean difference, in levels of 0 to 255, that the resizing of an image by two libraries may have (seen: below 0.4, of
-noise; photos moved by one pixel are several levels apart)."""
+"""Maximum mean pixel difference, in levels of 0 to 255, between the resizing of two libraries (observed: below 0.4 on
+noise; shifting a photo by one pixel changes several levels)."""
 
 
 def model_logits(model: "PreTrainedModel", pixels: np.ndarray) -> np.ndarray:
-    """Compute what the model itself says, in batches."""
+    """Compute the logits of the model itself, in batches."""
     with inference(model):
         batches = [model(pixel_values=torch.from_numpy(batch)).logits for batch in cut(pixels, [BATCH])]
     return torch.cat(batches).float().numpy()
@@ -35,19 +35,19 @@ def verify(run: Runner, model: "PreTrainedModel", pixels: np.ndarray, name: str)
     """Compare an exported file with its model on real images, in batches of different sizes.
 
     Args:
-        run: the file in its own runtime.
-        model: on the CPU.
-        pixels: (images, channels, height, width).
-        name: of the format.
+        run: Exported file in its own runtime.
+        model: Model on the CPU.
+        pixels: Images of shape (images, channels, height, width).
+        name: Name of the format.
 
     Returns:
-        For `export.json`: `batch_sizes`, and the `differences`.
+        `batch_sizes` and `differences`, for `export.json`.
 
     Raises:
-        SaveError: the file takes no batches of other sizes, or says something else than rounding in float32 explains.
+        SaveError: The file rejects other batch sizes, or its logits differ by more than float32 rounding.
     """
     if len(pixels) < sum(BATCH_SIZES):
-        pixels = np.resize(pixels, (sum(BATCH_SIZES), *pixels.shape[1:]))  # repeats them
+        pixels = np.resize(pixels, (sum(BATCH_SIZES), *pixels.shape[1:]))  # repeats the images
     expected = model_logits(model, pixels)
     sizes = ", ".join(map(str, BATCH_SIZES))
     with explained(f"what was written as {name} does not run on batches of {sizes} images", "try another --format"):
@@ -64,7 +64,7 @@ def verify(run: Runner, model: "PreTrainedModel", pixels: np.ndarray, name: str)
 
 
 def compare(problem: ProblemType, found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """Tell the largest absolute differences of logits and probabilities, and how often the same is predicted."""
+    """Compute the largest absolute differences of logits and probabilities, and the share of equal predictions."""
     probabilities = [problem.probabilities(torch.from_numpy(logits)).numpy() for logits in (found, expected)]
     return {
         "logits": float(np.abs(found - expected).max()),
@@ -80,20 +80,20 @@ def verify_steps(
     run: Runner,
     model: "PreTrainedModel",
 ) -> dict[str, Any]:
-    """Go the whole way without hf_tl: the steps that are written, by Pillow and NumPy, then the exported file.
+    """Verify the whole path without hf_tl: the written steps with Pillow and NumPy, then the exported file.
 
     Args:
-        steps: see `hf_tl.exporting.preprocessing`.
-        images: some images.
-        pixels: what the model's own preprocessing makes of them.
-        run: the file in its own runtime.
-        model: on the CPU.
+        steps: Preprocessing steps; see `hf_tl.exporting.preprocessing`.
+        images: Sample images.
+        pixels: Output of the model's own preprocessing for these images.
+        run: Exported file in its own runtime.
+        model: Model on the CPU.
 
     Returns:
-        For `export.json`: how far the pixels are apart, in levels of 0 to 255, and the differences of what follows.
+        Pixel differences in levels of 0 to 255, and the differences of the model's outputs, for `export.json`.
 
     Raises:
-        ModelError: the steps make other pixels.
+        ModelError: The steps produce other pixels.
     """
     each = [apply(steps, image) for image in images]
     if other := {one.shape for one in each} - {pixels.shape[1:]}:

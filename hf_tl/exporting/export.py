@@ -1,4 +1,4 @@
-"""From a trained model to a folder that programs without hf_tl run: the model's file, its preprocessing, the proof."""
+"""Export of a trained model to a folder for programs without hf_tl: model file, preprocessing, verification."""
 
 import json
 import os
@@ -54,33 +54,33 @@ def export(
     include_training_images: bool = False,
     overwrite_output_dir: bool = False,
 ) -> Path:
-    """Write a trained model as a file that runs without hf_tl, transformers and timm.
+    """Write a trained model to a file that runs without hf_tl, transformers and timm.
 
-    Its one input is `pixel_values` (any number of images, channels, height, width), its output `logits`. The file is
-    run by its own runtime on real images before it is called exported, and nothing is left of one that says something
-    else than the model.
+    Its only input is `pixel_values` (any number of images, channels, height, width), its output `logits`. Before the
+    export is completed, its own runtime runs the file on real images. If its output differs from the model's, nothing
+    is kept.
 
     Args:
-        model_name: a saved model's folder, or a Hub id.
+        model_name: Folder of a saved model, or a Hub id.
         format: `"onnx"` (needs the extra `onnx`), `"torchscript"` or `"torch_export"`.
-        output_dir: a new folder; by default one called like the format in the model's own.
-        dataset: what `--dataset` takes, the images to verify on (those of its test split); by default the data that the
-            model was trained on, where it is of the Hub or `digits`.
-        int8: also write `model_int8.onnx`, calibrated on training images and measured on all images to test on.
-        image_column: as in `load_data`.
-        label_column: as in `load_data`.
-        include_training_images: measure int8 on images that the model learned from, too, and count them.
-        overwrite_output_dir: replace an export that the folder holds.
+        output_dir: New folder (default: a folder named after the format, in the model's own).
+        dataset: Value of `--dataset`, whose test split verifies the export (default: the data that the model was
+            trained on, if it is a Hub dataset or `digits`).
+        int8: Whether to also write `model_int8.onnx`, calibrated on training images and evaluated on the test images.
+        image_column: As in `load_data`.
+        label_column: As in `load_data`.
+        include_training_images: Whether to evaluate int8 on training images of the model too, and count them.
+        overwrite_output_dir: Whether to replace an existing export.
 
     Returns:
-        The folder, with the model's file, `preprocessing.json` (how its input is made, and its classes) and
-        `export.json` (what was verified and measured).
+        Folder with the model file, `preprocessing.json` (preprocessing steps and classes) and `export.json`
+        (verification and evaluation results).
 
     Raises:
-        ConfigError: a package is missing, the folder holds something, or there is no telling which images to take.
-        ModelError: there is no such model, or its preprocessing cannot be told.
-        DataError: the images cannot be used.
-        SaveError: the network cannot be written in this format, what was written does not say what the model says, or
+        ConfigError: A package is missing, the folder is not empty, or the dataset must be named.
+        ModelError: There is no such model, or its preprocessing cannot be expressed.
+        DataError: The images cannot be used.
+        SaveError: The network cannot be written in this format, the written file gives other outputs than the model, or
             the disk is full or read-only.
 
     ```python
@@ -124,7 +124,7 @@ def export(
 
 
 def _describe_model(model: "PreTrainedModel", source: str, data: "ImageData") -> dict[str, Any]:
-    """Tell which model and which images, without paths; the digest is that of the model's `run.json`."""
+    """Describe model and images without paths; the digest is that of the model's `run.json`."""
     weights = {name.removeprefix("timm_model."): tensor for name, tensor in model.state_dict().items()}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -179,7 +179,7 @@ def _quantize(
 
 
 def _size(folder: Path, name: str) -> int:
-    """Count the bytes of a model's file, with those of its weights where they are too large to be in it."""
+    """Return the size of a model file in bytes, including external weights."""
     return sum(file.stat().st_size for file in folder.glob(f"{name}*"))
 
 
@@ -195,7 +195,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     """Check, before any work, that an export may be written to a folder.
 
     Raises:
-        ConfigError: it holds something that is no export, or an export that is not to be overwritten.
+        ConfigError: The folder holds files of no export, or an export that must not be overwritten.
     """
     if folder.is_file():
         raise ConfigError(f"--output_dir {folder} is a file; name a folder")
@@ -213,7 +213,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to write to, and put it in the place of `folder` when all is there."""
+    """Yield a temporary folder, and move it to `folder` when it is complete."""
     try:
         with atomic_folder(folder, replace=True) as partial:
             yield partial

@@ -1,4 +1,4 @@
-"""The formats of an export: how a file of each is written, and how it is run by its own runtime."""
+"""Export formats: writing a file, and running it with its own runtime."""
 
 import warnings
 import zipfile
@@ -21,40 +21,40 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "pixel_values", "logits"
 Runner = Callable[[np.ndarray], np.ndarray]
-"""From `pixel_values` (batch, channels, height, width), float32, to `logits` (batch, classes)."""
+"""Function from `pixel_values` (batch, channels, height, width), float32, to `logits` (batch, classes)."""
 SOURCE_PLACES = ".debug_pkl"
-"""The end of the names of files in a TorchScript archive that tell from which line of which file an operation comes."""
+"""Suffix of the files in a TorchScript archive that record the source line of each operation."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One format."""
+    """Export format."""
 
     file: str
     write: Callable[[nn.Module, Tensor, Path], dict[str, Any]]
-    """Takes a network in inference mode, an example batch, and the file; gives facts for `export.json`."""
+    """Function of a network in inference mode, an example batch and a file path; returns facts for `export.json`."""
     open: Callable[[Path], Runner]
     packages: tuple[str, ...] = ()
-    """What it needs of the extra that is called like the format."""
+    """Required packages, from the extra named like the format."""
 
 
 class Logits(nn.Module):
-    """A classifier of transformers as a plain function of pixels."""
+    """transformers classifier as a function from pixels to logits."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Compute (batch, classes)."""
+        """Compute logits (batch, classes)."""
         return self.model(pixel_values=pixel_values).logits
 
 
 def check_format(name: str) -> Format:
-    """Find a format, once it is known that what it needs is installed.
+    """Return a format after checking that its packages are installed.
 
     Raises:
-        ConfigError: there is no such format, or a package is missing.
+        ConfigError: There is no such format, or a package is missing.
     """
     if name not in FORMATS:
         raise ConfigError(f"--format is one of {', '.join(FORMATS)}; found {name!r}")
@@ -65,36 +65,36 @@ def check_format(name: str) -> Format:
 
 
 def write_model(name: str, model: "PreTrainedModel", input_size: tuple[int, int, int], folder: Path) -> dict[str, Any]:
-    """Write a model in a format, for batches of any size, and give facts for `export.json`.
+    """Write a model in a format, for batches of any size, and return facts for `export.json`.
 
     Args:
-        name: of the format.
-        model: on the CPU, in inference mode.
-        input_size: channels, height and width.
-        folder: where the file goes.
+        name: Name of the format.
+        model: Model on the CPU, in inference mode.
+        input_size: Channels, height and width.
+        folder: Folder of the file.
 
     Raises:
-        SaveError: the format has no words for what the network does.
+        SaveError: The format cannot express the network.
     """
     network = Logits(model).eval().requires_grad_(False)
-    # two images, because torch takes a size of one for a constant; black, because they may stay in the file
+    # two images, because torch specializes a size of one; black, because the example may be stored in the file
     example = torch.zeros(2, *input_size)
     with (
         explained(f"{type(model).__name__} cannot be written as {name}", "try another --format"),
         torch.no_grad(),
         warnings.catch_warnings(),
     ):
-        # that TorchScript is deprecated is told by the command; what tracing warns of is what is verified
+        # the command reports that TorchScript is deprecated; the issues that tracing warns of are verified afterwards
         warnings.simplefilter("ignore")
         return FORMATS[name].write(network, example, folder / FORMATS[name].file)
 
 
 @contextmanager
 def explained(what: str, advice: str) -> Iterator[None]:
-    """Tell what a library could not do with a network as an error of the user's.
+    """Convert library errors about a network to an error message for the user.
 
     Raises:
-        SaveError: it raised one of the exceptions that exporters and runtimes do.
+        SaveError: The body raised one of the exceptions of exporters and runtimes.
     """
     try:
         yield
@@ -115,15 +115,15 @@ def _write_onnx(network: nn.Module, example: Tensor, file: Path) -> dict[str, An
         output_names=[OUTPUT],
         verbose=False,
     )
-    assert program is not None  # as it always is with dynamo
-    ClearMetadataAndDocStringPass()(program.model)  # among it are the paths of the source of each operation
+    assert program is not None  # always true with dynamo
+    ClearMetadataAndDocStringPass()(program.model)  # the metadata include source paths of each operation
     program.save(file)
     versions = {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
     return {"opset": program.model.opset_imports[""], "ir_version": program.model.ir_version, "versions": versions}
 
 
 def open_onnx(file: Path, threads: int = 0) -> Runner:
-    """Load a file with ONNX Runtime, for the CPU; `threads` of 0 are as many as it has cores.
+    """Load a file with ONNX Runtime on the CPU; `threads=0` uses all cores.
 
     Raises:
         RuntimeError: ONNX Runtime cannot load it, or later run it.
@@ -131,7 +131,7 @@ def open_onnx(file: Path, threads: int = 0) -> Runner:
     from onnxruntime import InferenceSession, SessionOptions
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    # no RuntimeErrors themselves
+    # these are not subclasses of RuntimeError
     failures = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
 
     options = SessionOptions()
@@ -171,7 +171,7 @@ def _write_torch_export(network: nn.Module, example: Tensor, file: Path) -> dict
     program = torch.export.export(network, (example,), dynamic_shapes=_any_batch())
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
-            node.meta.pop("stack_trace", None)  # the paths of its source
+            node.meta.pop("stack_trace", None)  # contains source paths
     torch.export.save(program, file)
     return {"versions": {"torch": version("torch")}}
 

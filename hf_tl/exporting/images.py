@@ -1,4 +1,4 @@
-"""The images that an export is verified, calibrated and measured on."""
+"""Images for the verification, calibration and evaluation of an export."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -17,18 +17,18 @@ BATCH = 16
 
 
 def evenly(images: "Dataset", count: int) -> "Dataset":
-    """Choose so many images, or all, evenly over the split, and so over its classes where it is sorted by them."""
+    """Select up to `count` images, evenly spaced over the split and so over its classes if it is sorted by class."""
     return images.select(np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)))
 
 
 def pixels_of(images: "Dataset", transform: "ImageTransform") -> Iterator[np.ndarray]:
-    """Give what the model takes of the images, in batches of (images, channels, height, width)."""
+    """Yield the network inputs of the images, in batches of shape (images, channels, height, width)."""
     for batch in pixel_batches(images, transform, range(len(images)), BATCH, torch.device("cpu")):
         yield batch.contiguous().numpy()
 
 
 def cut(pixels: np.ndarray, sizes: Sequence[int]) -> Iterator[np.ndarray]:
-    """Cut images into batches of the given sizes, the last of which is that of all that follow.
+    """Cut images into batches of the given sizes; the last size repeats for all further batches.
 
     >>> [len(batch) for batch in cut(np.zeros(10), [1, 3, 4])]
     [1, 3, 4, 2]

@@ -1,9 +1,9 @@
-"""How to make the input of an exported model, as plain values, for programs without hf_tl.
+"""Preprocessing of an exported model as plain values, for programs without hf_tl.
 
-The steps, in this order: apply the EXIF orientation, lay transparent pixels on `background`, scale gray of more than 8
+The steps, in order: apply the EXIF orientation, composite transparent pixels on `background`, scale gray of more than 8
 bits to 8, convert to `mode`; `resize`, `center_crop`, reorder the channels to `channel_order`, multiply by
-`rescale_factor`, subtract `mean`, divide by `std`, put the channels first. `apply` does them with Pillow and NumPy
-alone: an export is verified with it, and it shows how to read the file.
+`rescale_factor`, subtract `mean`, divide by `std`, move the channels first. `apply` implements them with Pillow and
+NumPy alone: it verifies an export, and shows how to read the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 FILE = "preprocessing.json"
 SCHEMA_VERSION = 1
 CONVNEXT_UNCROPPED = 384
-"""From this size on, ConvNeXt's image processor resizes to the very size and crops nothing."""
+"""Size in pixels from which ConvNeXt's image processor resizes to that size without cropping."""
 
 
 def describe(preprocessing: "Preprocessing") -> dict[str, Any]:
     """Describe the evaluation transform of a model as plain values.
 
     Raises:
-        ModelError: it does something that is not among the steps.
+        ModelError: The transform contains other steps.
     """
     channels, height, width = preprocessing.input_size
     if (scaling := preprocessing.scaling) is None:
@@ -54,7 +54,7 @@ def describe(preprocessing: "Preprocessing") -> dict[str, Any]:
 
 
 def apply(steps: Mapping[str, Any], image: Image.Image) -> np.ndarray:
-    """Do the steps with Pillow and NumPy: from an image to (channels, height, width), float32."""
+    """Apply the steps with Pillow and NumPy: an image to a float32 array (channels, height, width)."""
     image = to_rgb(image).convert(steps["mode"])
     image = _resize(image, steps["resize"], Image.Resampling[steps["interpolation"].upper()])
     if (crop := steps["center_crop"]) is not None:
@@ -101,7 +101,7 @@ def _timm_sizes(preprocessing: "Preprocessing") -> dict[str, Any]:
 
 
 def _transformers_sizes(preprocessing: "Preprocessing") -> dict[str, Any]:
-    """Read the sizes from a transformers image processor's settings; what a setting means differs by class."""
+    """Read the sizes from a transformers image processor's settings, whose meaning differs by class."""
     processor = preprocessing.processor
     settings: dict[str, Any] = processor.to_dict() if processor is not None else {}
     size = dict(settings["size"]) if settings.get("do_resize") else None
@@ -126,7 +126,7 @@ def _convnext_sizes(size: int, crop_pct: float) -> tuple[dict[str, int], dict[st
 
 
 def _check_told(steps: Mapping[str, Any], preprocessing: "Preprocessing") -> None:
-    """Check that the sizes are of the two kinds that the steps know."""
+    """Check that the steps can express the sizes."""
     known = {"resize": ({"shortest_edge"}, {"height", "width"}), "center_crop": ({"height", "width", "offset"},)}
     for name, kinds in known.items():
         if steps[name] is not None and set(steps[name]) not in kinds:

@@ -1,4 +1,4 @@
-"""An ONNX file with weights and activations of 8 bits, for CPUs, and what that costs in accuracy."""
+"""Quantization of an ONNX file to 8-bit weights and activations, for CPUs, and its cost in accuracy."""
 
 import logging
 import statistics
@@ -18,20 +18,21 @@ FILE = "model_int8.onnx"
 CALIBRATION_IMAGES = 256
 METHOD = "static, by ONNX Runtime: int8 weights by channel, uint8 activations by calibrated minimum and maximum"
 SPEED_RUNS = 30
-"""Single images whose times are taken, of which the median is told."""
+"""Number of timed runs on single images, of which the median is reported."""
 
 
 def write_int8(float_file: Path, pixels: Iterator[np.ndarray]) -> Path:
     """Quantize an ONNX file, and write the result beside it.
 
-    U8S8, which is fast on x86 (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
+    The format is U8S8, which is fast on x86
+    (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
 
     Args:
-        float_file: of the model in float32.
-        pixels: batches of images to calibrate the ranges of activations on.
+        float_file: File of the model in float32.
+        pixels: Batches of images that calibrate the ranges of activations.
 
     Raises:
-        SaveError: ONNX Runtime cannot quantize it.
+        SaveError: ONNX Runtime cannot quantize the model.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -44,7 +45,7 @@ def write_int8(float_file: Path, pixels: Iterator[np.ndarray]) -> Path:
     prepared, file = float_file.with_name(".prepared.onnx"), float_file.with_name(FILE)
     logger = logging.getLogger()
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it advises to prepare the file, which is done, and warns at each layer
+    logger.setLevel(logging.ERROR)  # hide advice to preprocess the file (done above) and a warning for each layer
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
     try:
         with explained("ONNX Runtime cannot quantize this network", "leave out --int8"):
@@ -59,19 +60,18 @@ def write_int8(float_file: Path, pixels: Iterator[np.ndarray]) -> Path:
 def measure_int8(
     float_file: Path, int8_file: Path, pixels: Iterator[np.ndarray], labels: np.ndarray, problem: ProblemType
 ) -> dict[str, Any]:
-    """Measure both files on the same labelled images.
+    """Evaluate both files on the same labeled images.
 
     Args:
-        float_file: of the model in float32.
-        int8_file: the same, quantized.
-        pixels: batches of all images.
-        labels: class indices (images,), or zeros and ones (images, classes).
-        problem: the kind of labels.
+        float_file: File of the model in float32.
+        int8_file: File of the quantized model.
+        pixels: Batches of all images.
+        labels: Class indices (images,), or zeros and ones (images, classes).
+        problem: Problem type.
 
     Returns:
-        For `export.json`: `metrics` of `float32` and `int8`; the share of images that each gets right, with its
-        interval, and the paired `difference` of the two with its own; how often both predict the same; and the time of
-        one image.
+        For `export.json`: `metrics` of `float32` and `int8`, the accuracy of each with its interval, their paired
+        `difference` with its interval, the share of equal predictions, and the time per image.
     """
     runs = {name: open_onnx(file) for name, file in (("float32", float_file), ("int8", int8_file))}
     first = next(pixels)
@@ -104,7 +104,7 @@ def _share(hits: int, images: int) -> dict[str, Any]:
 
 
 def _speed(float_file: Path, int8_file: Path, image: np.ndarray) -> dict[str, float]:
-    """Time both in turn, on one thread, so that what else the machine does slows both."""
+    """Time both alternately on one thread, so that other load on the machine slows both."""
     runs = {"float32": open_onnx(float_file, threads=1), "int8": open_onnx(int8_file, threads=1)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(SPEED_RUNS + 1):

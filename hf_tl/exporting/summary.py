@@ -1,4 +1,4 @@
-"""What an export says on the terminal when it is done."""
+"""Terminal summary of a finished export."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ DEPRECATED = "torch deprecates TorchScript and names torch.export as its success
 
 
 def summarise(folder: Path) -> str:
-    """Tell what was written, what was verified, and what int8 costs."""
+    """Summarize what was written, what was verified, and what int8 costs in accuracy."""
     report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     verified, int8 = report["verified"], report.get("int8")
     differences, whole = verified["differences"], verified["without_hf_tl"]
