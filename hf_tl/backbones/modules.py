@@ -11,7 +11,7 @@ from hf_tl.backbones.stages import Stage
 
 @contextlib.contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Put `model` into inference mode, without gradients, while the context is open."""
+    """Set `model` to inference mode, without gradients, while the context is open."""
     was_training = model.training
     model.eval()
     try:

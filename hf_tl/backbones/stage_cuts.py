@@ -15,7 +15,7 @@ from hf_tl.backbones.stage_tables import LISTS, Layout, parent_of, split_number
 
 
 class Cutter:
-    """Divide the modules of a layout into stages, in order of registration (their positions)."""
+    """Division of a layout's modules into stages, in order of registration (their positions)."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout

@@ -30,7 +30,7 @@ RUNS_WITH: Mapping[str, Mapping[str, str]] = {
 
 
 CLASSIFIERS: Mapping[str, tuple[str, ...]] = {"LevitDistilled": ("head.linear", "head_dist.linear")}
-"""By timm class: the classifier layers, where some `pretrained_cfg` of the class lists too few."""
+"""By timm class: the classifier layers, where some `pretrained_cfg` of the class is incomplete."""
 
 
 @dataclass(frozen=True)

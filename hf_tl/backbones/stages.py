@@ -34,7 +34,7 @@ def list_stages(model: "nn.Module") -> tuple[Stage, ...]:
     Every parameter and buffer is in exactly one stage. A shared one is listed once, as in `named_parameters()`.
 
     Args:
-        model: timm model, or image classifier of transformers (including `TimmWrapperForImageClassification`).
+        model: Model of timm, or image classifier of transformers (including `TimmWrapperForImageClassification`).
 
     Raises:
         StageError: The model has no classifier, or its stages cannot be determined. The message shows its structure.

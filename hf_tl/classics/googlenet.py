@@ -79,8 +79,10 @@ class GoogLeNet(SequentialBackbone):
     still returns one tensor, so that any training loop works. A loop that uses the auxiliary losses requests the logits
     with `return_aux=True`, which passes through DistributedDataParallel and transformers' wrapper:
 
-    >>> model = timm.create_model("googlenet", aux_logits=True)
-    >>> loss = auxiliary_loss(model(images, return_aux=True), labels)
+    ```python
+    model = timm.create_model("googlenet", aux_logits=True)
+    loss = auxiliary_loss(model(images, return_aux=True), labels)
+    ```
 
     The auxiliary heads are not saved: `state_dict()` omits them, and loading does not report them as missing (existing
     heads keep their values), so a checkpoint has the same tensors with and without them. Training resumed from a

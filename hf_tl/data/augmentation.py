@@ -58,7 +58,7 @@ def augmented_pipeline(
 
 
 class PairMixer:
-    """Mix two images and their labels by mixup or CutMix.
+    """Mixer of two images and their labels, by mixup or CutMix.
 
     The papers mix a whole batch with one draw. Pairs are mixed here so that the result does not depend on how a batch
     is divided among processes.

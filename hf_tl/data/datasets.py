@@ -303,7 +303,7 @@ def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: boo
         Data without the unreadable images.
 
     Raises:
-        DataError: Images are unreadable (at most five are named), or too few remain.
+        DataError: Images are unreadable (at most five are named), or not enough remain.
     """
     if streams_of(data.splits):
         if not skip_bad_images:

@@ -85,7 +85,7 @@ def draw_splits(
         Rows of each drawn split and of `train`, ascending. Every class keeps an image in train.
 
     Raises:
-        DataError: A class has too few distinct images, or nothing can be drawn.
+        DataError: A class does not have enough distinct images, or nothing can be drawn.
     """
     if not pool.is_multi_label:
         _require_images(pool, fractions)
