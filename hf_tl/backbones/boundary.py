@@ -225,7 +225,7 @@ def find_boundary(model: nn.Module, image: tuple[int, int, int]) -> Boundary:
     >>> model, _ = load_backbone("timm:test_resnet", ["a", "b"], Strategy.transfer(), pretrained=False)
     >>> boundary = find_boundary(model, (3, 160, 160))
     >>> boundary.modules, boundary.values
-    (['timm_model.global_pool'], 128)
+    (['timm_model.global_pool'], 96)
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training

@@ -39,6 +39,9 @@ def class_activation_maps(model: nn.Module, pixel_values: Tensor, classes: Seque
 
     Raises:
         ModelError: No stage of the model outputs a map of the image, or the backward pass fails.
+
+    >>> from hf_tl import load_backbone
+    >>> model, _ = load_backbone("timm:test_resnet", ["cat", "dog"], pretrained=False)
     >>> class_activation_maps(model, torch.randn(2, 3, 64, 64), [0, 1]).shape
     torch.Size([2, 64, 64])
     """

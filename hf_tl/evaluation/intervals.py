@@ -24,7 +24,7 @@ def wilson_interval(hits: int, trials: int) -> Interval | None:
 
     >>> low, high = wilson_interval(950, 1000)
     >>> round(low, 4), round(high, 4)
-    (0.9347, 0.9618)
+    (0.9347, 0.9619)
     """
     if not trials:
         return None
