@@ -18,7 +18,7 @@ Pipeline = Callable[[Image.Image], torch.Tensor]
 TOLERANCE = 1e-6
 """Largest float32 rounding difference, relative to the largest value."""
 ROUNDING = 3e-7
-"""The same tolerance for mean and standard deviation with fewer digits."""
+"""Relative float32 tolerance for a mean and standard deviation with fewer digits."""
 DECIMALS = range(1, 10)
 COLORS = ((200, 40, 120), (13, 250, 101), (91, 90, 233), (7, 64, 1), (254, 128, 33))
 """Probe colors, whose levels differ by channel."""

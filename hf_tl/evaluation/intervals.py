@@ -100,6 +100,6 @@ def _pairs(predictions: np.ndarray, labels: np.ndarray) -> tuple[Any, Any, np.nd
 
 
 def _decisions(predictions: np.ndarray, labels: np.ndarray) -> tuple[Any, Any, np.ndarray]:
-    """Return the same for multi-label images, each counted separately."""
+    """Return hits and occurrences by class for each multi-label image, with a count of one each."""
     predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
     return predictions * labels, predictions + labels, np.ones(len(labels))
