@@ -1,1 +1,1 @@
-"""Which strategy, which backbone: evidence is measured, and a few rules turn it into a recommendation."""
+"""Recommend a strategy and a backbone from measurements on the data."""

@@ -1,4 +1,4 @@
-"""What a run takes from the advisor: asked for by `--strategy auto`, or read from what `hf-tl recommend` wrote."""
+"""Recommendation for a run: computed by `--strategy auto`, or read from a folder of `hf-tl recommend`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Advice:
-    """None of it where a run names a strategy of its own."""
+    """Recommendation that a run follows; empty for a run with a strategy of its own."""
 
     record: dict[str, Any] | None = None
-    """The recommendation, for the card."""
+    """Recommendation in the form that the card shows."""
     candidate: "Backbone | None" = None
-    """The backbone that is recommended."""
+    """Recommended backbone."""
     climb: Mapping[str, Any] | None = None
-    """Rungs of `Strategy.auto`."""
+    """Stage depths of the climb, for `Strategy.auto`."""
     rung_seconds: Sequence[float] = ()
-    """That the rungs are expected to take."""
+    """Expected training time of each stage depth, in seconds."""
 
 
 def take_advice(
     accelerator: "Accelerator", data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig
 ) -> Advice:
-    """Ask the advisor, or read what it said, where a run wants it.
+    """Compute or read the recommendation, if the run asks for one.
 
     Args:
-        accelerator: the main process asks.
-        data: to train on.
-        backbones: to choose from.
-        config: of the run.
+        accelerator: Its main process computes the recommendation; the others receive it.
+        data: Training data.
+        backbones: Candidates.
+        config: Configuration of the run.
 
     Raises:
-        ConfigError: the recommendation that is named cannot be read, or is of other data or another model.
-        DataError: the advisor recommends no training.
+        ConfigError: The recommendation cannot be read, or belongs to other data or another model.
+        DataError: The advisor recommends no training.
     """
     if config.strategy.recommendation is not None:
         return _read(Path(config.strategy.recommendation), data, backbones)

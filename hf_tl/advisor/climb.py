@@ -1,4 +1,4 @@
-"""From evidence to the rungs of a climb (`--strategy auto`)."""
+"""Plan of a climb (`--strategy auto`) from the evidence."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,20 +8,20 @@ if TYPE_CHECKING:
 
 
 def plan_climb(backbone: "BackboneEvidence", settings: "StrategyConfig") -> dict[str, Any]:
-    """Choose how deep the rungs go, and which of them the evidence speaks for.
+    """Choose the stage depths of a climb and the one that the evidence favors.
 
-    Where the head is advised, the rungs after it feel their way: the last stage, the later half of the stages,
-    everything. Where everything is advised, it is the next rung: those between would cost as much again, and what they
-    learn by heart of few images stays (with five images a class of digits and of Fashion-MNIST, the climb by them ended
-    3 and 0.3 points below the one without). Where training from scratch is advised, it comes last: it must be surely
-    better than what starts from pretrained weights.
+    If training the head is recommended, the climb continues with the last stage, the later half of the stages, and all
+    stages. If fine-tuning all stages is recommended, that depth follows the head directly. The depths between cost as
+    much again, and overfit a small dataset (with five images per class of digits and of Fashion-MNIST, the climb through
+    them ended 3 and 0.3 points lower). If training from scratch is recommended, it comes last: its accuracy must exceed
+    that of the pretrained weights significantly.
 
     Args:
-        backbone: that climbs.
-        settings: what is recommended for it.
+        backbone: Evidence of the recommended backbone.
+        settings: Recommended strategy.
 
     Returns:
-        `climb` of `StrategyConfig.build`.
+        Keyword argument `climb` of `StrategyConfig.build`.
     """
     if settings.strategy != "transfer":
         return {"stages": ("all",), "expected_rung": 2, "ends_from_scratch": settings.strategy == "scratch"}

@@ -1,4 +1,4 @@
-"""What a strategy would cost on this machine: a step of each phase is run and timed, nothing is trained."""
+"""Cost estimate of a strategy on this machine: one step of each phase is timed, without training."""
 
 import time
 from dataclasses import dataclass
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from hf_tl.data.images import ImageTransform
 
 TIMED = 8
-"""Images in a step that is timed."""
+"""Batch size of the timed step."""
 BATCH = 32
-"""Images in a step of training, as `--per_device_train_batch_size`."""
+"""Batch size of training; the default of `--per_device_train_batch_size`."""
 MOMENTS = 2
-"""Numbers that AdamW keeps for each parameter that trains, beside the gradient."""
+"""AdamW moments for each trained parameter."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate for one run."""
+    """Estimated cost of one run."""
 
     seconds: float
-    """Of training and evaluation on this machine, with nothing else running."""
+    """Duration of training and evaluation on this machine, with nothing else running."""
     memory: int
-    """Bytes of weights, gradients, the optimizer's moments, and what is kept for the backward pass of a step of 32
-    images; without the libraries themselves."""
+    """Bytes of weights, gradients, optimizer moments and the activations of a step of 32 images, without the libraries
+    themselves."""
     parameters: int
     parameters_trained: int
-    """In the phase that trains the most."""
+    """Trained parameters of the phase that trains the most."""
     phase_seconds: tuple[float, ...]
-    """Of each phase, once."""
+    """Duration of each phase, run once."""
 
     def __str__(self) -> str:
         return (
@@ -54,14 +54,14 @@ class Cost:
 def estimate_cost(
     backbone: Backbone, data: "ImageData", strategy: Strategy, device: torch.device, *, caches_features: bool = True
 ) -> Cost:
-    """Time a step of each phase on a few images, and count what it keeps.
+    """Time a step of each phase on a few images, and count the memory that it needs.
 
     Args:
-        backbone: to train.
-        data: to train on.
-        strategy: its phases.
-        device: where it would train.
-        caches_features: whether training caches what the frozen part computes (`--feature_cache`).
+        backbone: Backbone to train.
+        data: Training data.
+        strategy: Strategy whose phases are timed.
+        device: Device of the training.
+        caches_features: Whether training uses cached features of the frozen part (`--feature_cache`).
     """
     model, preprocessing = backbone.load(data.labels, pretrained=not strategy.from_scratch)
     model.to(device)
@@ -78,7 +78,7 @@ def estimate_cost(
         step = seconds_of(partial(_step, model, pixel_values), device) / TIMED
         epochs = phase.epochs if phase.epochs is not None else (phase.steps or 1) * BATCH / train
         if caches_features and phase.augmentation == "none" and phase.trainable_stages != "all":
-            # the frozen part runs once; what trains is run on its features
+            # cached features: the frozen part runs once, each epoch runs the trained part alone
             seconds.append((train + validation) * (loading + forward) + epochs * train * max(0.0, step - forward))
         else:
             seconds.append(epochs * (train * (loading + step) + validation * (loading + forward)))
@@ -86,13 +86,13 @@ def estimate_cost(
         memory = max(memory, _weight_bytes(model) + 4 * (1 + MOMENTS) * numbers + _kept_bytes(model, pixel_values))
         trained = max(trained, numbers)
     passes = 1.0
-    if is_refitted(strategy, data) and not strategy.is_climb:  # nobody knows what becomes of a climb
+    if is_refitted(strategy, data) and not strategy.is_climb:  # the last depth of a climb is unknown
         passes += 1 + validation / train
     return Cost(passes * sum(seconds), memory, sum(p.numel() for p in model.parameters()), trained, tuple(seconds))
 
 
 def _loading_seconds(data: "ImageData", transform: "ImageTransform") -> float:
-    """Time the decoding and transforming of an image."""
+    """Return the seconds that decoding and transforming an image takes."""
     images = data.splits["train"]
     rows = transform.over(images.select(range(min(TIMED, len(images)))))
     start = time.perf_counter()
@@ -116,7 +116,7 @@ def _weight_bytes(model: "PreTrainedModel") -> int:
 
 
 def _kept_bytes(model: "PreTrainedModel", pixel_values: Tensor) -> int:
-    """Count the activations that a step of `BATCH` images keeps for its backward pass."""
+    """Return the bytes of activations that a step of `BATCH` images keeps for its backward pass."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -134,7 +134,7 @@ def _kept_bytes(model: "PreTrainedModel", pixel_values: Tensor) -> int:
 
 
 def describe_seconds(seconds: float) -> str:
-    """Write a duration as people say it.
+    """Format a duration, rounded, in seconds, minutes or hours.
 
     >>> describe_seconds(8.4), describe_seconds(372), describe_seconds(9000)
     ('8 s', '6 min', '2.5 h')

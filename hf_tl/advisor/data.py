@@ -1,4 +1,4 @@
-"""The data of a recommendation: split as a training would split them, without images that a backbone learned from."""
+"""Data of a recommendation: the splits of a training, without images that a backbone was trained on."""
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def known_images(choices: Sequence[Backbone]) -> tuple[dict[str, LearnedFrom], dict[str, str]]:
-    """Return what each backbone was trained on by hf_tl, by name, and why some records cannot be read."""
+    """Return the images that hf_tl trained each backbone on, and the errors of unreadable records, both by name."""
     learned: dict[str, LearnedFrom] = {}
     unreadable: dict[str, str] = {}
     for backbone in choices:
@@ -30,7 +30,7 @@ def known_images(choices: Sequence[Backbone]) -> tuple[dict[str, LearnedFrom], d
 def open_data(
     dataset: Any, learned: Mapping[str, LearnedFrom], include_training_images: bool, **settings: Any
 ) -> "tuple[ImageData, LearnedFrom]":
-    """Return the data as a training would split them, and which of their images backbones were trained on."""
+    """Return the data in the splits of a training, and those of their images that a backbone was trained on."""
     from hf_tl.data.datasets import ImageData, load_data, prepare_data
     from hf_tl.data.learned import resolve
     from hf_tl.evaluation.leakage import measurable
@@ -45,7 +45,7 @@ def open_data(
 
 
 def changed(split: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide the split, where they are not those of `hf-tl train`."""
+    """Return the settings of the split that differ from the defaults of `hf-tl train`."""
     defaults = {"validation_fraction": 0.1, "test_fraction": 0.2, "seed": 0}
     return {name: value for name, value in split.items() if value != defaults[name]}
 
@@ -53,14 +53,14 @@ def changed(split: Mapping[str, Any]) -> dict[str, Any]:
 def leaks(
     learned: Mapping[str, LearnedFrom], chosen: str, data: "ImageData", known: LearnedFrom, sample: Sample
 ) -> list[str]:
-    """Return what the user must know of images that backbones were trained on.
+    """Return warnings about images that backbones were trained on.
 
     Args:
-        learned: What each backbone was trained on, by name.
+        learned: Training images of each backbone, by name.
         chosen: Name of the recommended backbone.
-        data: The data, in the splits of a training.
-        known: What the backbones together were trained on.
-        sample: The images that were measured on.
+        data: Data in the splits of a training.
+        known: Training images of all backbones together.
+        sample: Images of the evidence.
     """
     found = [note for note in data.notes if "training images of" in note]
     if sample.learned:
@@ -78,7 +78,7 @@ def leaks(
 
 
 def describe_data(data: "ImageData", sample: Sample) -> dict[str, Any]:
-    """Return what a recommendation states about its data."""
+    """Return the facts about the data that a recommendation states."""
     counts = data.class_counts("train")
     return {
         "name": data.name,
@@ -98,5 +98,5 @@ def describe_data(data: "ImageData", sample: Sample) -> dict[str, Any]:
 
 
 def split_digests(data: "ImageData") -> dict[str, str]:
-    """Identify the images of each split, in whatever order."""
+    """Return a digest of the images of each split, independent of their order."""
     return {split: split_digest(digests) for split, digests in data.digests.items()}

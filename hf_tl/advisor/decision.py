@@ -1,4 +1,4 @@
-"""From evidence to a decision and its reason in two sentences."""
+"""Decision between backbones and strategies, with its reason in two sentences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,32 +11,33 @@ from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.head.head_solver import FOLDS
 
 SOLVED, SOLVED_AT_LEAST = 0.99, 0.97
-"""The accuracy of a head, and the low end of its interval, from which on there is nothing left to gain."""
+"""Accuracy of a head, and lower end of its interval, at which deeper training cannot gain much."""
 NOTHING = 0.15
-"""Where the accuracy is surely less than this above chance, nothing can be learned; else it cannot be told."""
+"""Accuracy above chance. Below it with 95% confidence, nothing can be learned; otherwise the sample is too small to
+decide."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, and why."""
+    """Recommended action and its reason."""
 
     name: str
-    """Of the rule."""
+    """Name of the rule."""
     backbone: BackboneEvidence
-    """The one that is recommended; where no training is, the one that did best."""
+    """Recommended backbone; the best one where no training is recommended."""
     settings: StrategyConfig | None
-    """None where no training is recommended."""
+    """Recommended strategy; None where no training is recommended."""
     advice: str
     reason: str
-    """Two sentences."""
+    """Reason in two sentences."""
 
 
 def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
-    """Choose backbone and strategy.
+    """Choose a backbone and a strategy.
 
     Args:
-        backbones: those that could be measured, at least one.
-        images: the median class has for training.
+        backbones: Evidence of each measured backbone, at least one.
+        images: Median number of training images per class.
     """
     p_value = len(backbones) * min(backbone.p_value for backbone in backbones)
     if p_value >= SIGNIFICANT:
@@ -57,17 +58,17 @@ def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
 
 
 def ranking(backbones: Sequence[BackboneEvidence]) -> list[BackboneEvidence]:
-    """Sort the backbones by a linear probe's accuracy, each at the depth that serves best."""
+    """Sort the backbones by the linear probe accuracy of their best depth, highest first."""
     return sorted(backbones, key=lambda backbone: -backbone.best.linear.accuracy.value)
 
 
 def choose_backbone(backbones: Sequence[BackboneEvidence]) -> BackboneEvidence:
-    """Take the smallest of the leading backbones."""
+    """Return the smallest of the leading backbones."""
     return min(leading(backbones), key=lambda backbone: backbone.parameters)
 
 
 def leading(backbones: Sequence[BackboneEvidence]) -> list[BackboneEvidence]:
-    """List the backbones that the first one does not beat by more than chance, at the depth that serves best."""
+    """Return the backbones whose best depth does not differ significantly from that of the first one."""
     leader = ranking(backbones)[0]
     level = SIGNIFICANT / max(1, len(backbones) - 1)
     return [one for one in backbones if _difference(leader, one) >= level]

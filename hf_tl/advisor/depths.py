@@ -1,4 +1,4 @@
-"""What each stage of a network gives for an image, pooled, from one forward pass."""
+"""Pooled features at the end of each stage of a network, from one forward pass."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,21 +13,21 @@ from hf_tl.backbones.stages import Stage, list_stages
 from hf_tl.errors import StageError
 
 HEAD = ""
-"""Under which the head's input is kept; no stage is called so."""
+"""Key of the head's input; no stage has this name."""
 
 
 @dataclass
 class Depths:
-    """The stages of a network as depths at which its features are read.
+    """Stages of a network as depths at which its features are read.
 
-    A stage's features are its output, averaged over positions or tokens; those of the last one before the head are what
-    the head is given, pooled as the network itself does.
+    The features of a stage are its output, averaged over positions or tokens. The features of the last stage before the
+    head are the head's input, pooled as the network itself pools it.
     """
 
     model: nn.Module
-    """A classifier of transformers, in inference mode."""
+    """Transformers classifier in inference mode."""
     stages: tuple[Stage, ...] = field(init=False)
-    """Of the backbone, in forward order."""
+    """Stages of the backbone, in forward order."""
 
     def __post_init__(self) -> None:
         *backbone, self._head = list_stages(self.model)
@@ -35,20 +35,20 @@ class Depths:
 
     @property
     def names(self) -> list[str]:
-        """Of the depths, in forward order."""
+        """Return the names of the depths, in forward order."""
         return [stage.name for stage in self.stages]
 
     def read(self, pixel_values: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Run the network.
+        """Run the network and return the features of each depth and the logits.
 
         Args:
-            pixel_values: (images, channels, height, width).
+            pixel_values: Batch of shape (images, channels, height, width).
 
         Returns:
-            For each depth its features (images, values), and the logits (images, classes).
+            Features of each depth, of shape (images, values), and logits, of shape (images, classes).
 
         Raises:
-            StageError: a stage gives nothing that could be pooled.
+            StageError: The output of a stage cannot be pooled.
         """
         modules = dict(self.model.named_modules())
         owners = {name: stage.name for stage in self.stages for name in _outermost(stage)}
@@ -80,21 +80,21 @@ class Depths:
 
 
 def pool(output: Tensor, images: int) -> Tensor:
-    """Average a stage's output over all but images and channels.
+    """Average a stage's output over all axes but images and channels.
 
     Args:
-        output: (images, channels), (images, tokens, channels), (images, channels, height, width) or (images, height,
-            width, channels), square; or several rows an image (windows).
-        images: how many.
+        output: Tensor of shape (images, channels), (images, tokens, channels), (images, channels, height, width) or
+            (images, height, width, channels) with height equal to width; or with several rows per image (windows).
+        images: Number of images.
 
     Returns:
-        (images, channels).
+        Tensor of shape (images, channels).
 
     >>> import torch
     >>> pool(torch.ones(2, 5, 4, 4), 2).shape, pool(torch.ones(2, 4, 4, 5), 2).shape, pool(torch.ones(6, 9, 5), 2).shape
     (torch.Size([2, 5]), torch.Size([2, 5]), torch.Size([2, 5]))
     """
-    # channels come first in feature maps, unless the other two are the equal ones
+    # feature maps are channels-first, unless only the other two sizes are equal
     is_first = output.ndim == 4 and not output.shape[1] == output.shape[2] != output.shape[3]
     rows = output.movedim(1, -1) if is_first else output
     return rows.reshape(images, -1, rows.shape[-1]).mean(1)
@@ -106,7 +106,7 @@ def _outermost(stage: Stage) -> list[str]:
 
 
 def _pooled(values: Any, images: int) -> Tensor | None:
-    """Pool the first tensor that may hold features, at once: the network may change it in place."""
+    """Pool the first tensor that may hold features, immediately: the network may change it in place."""
     for leaf in pytree.tree_leaves(values):
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim >= 2 and len(leaf) % images == 0:
             return pool(leaf, images)

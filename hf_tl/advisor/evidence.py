@@ -1,4 +1,4 @@
-"""What is measured of the data and of each backbone, before anything is recommended."""
+"""Evidence of a recommendation: measurements of each backbone on the sample."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from hf_tl.features.feature_store import FeatureStore
 
 SIGNIFICANT = 0.01
-"""Of the tests whether anything can be learned, and whether an earlier stage serves better, before the correction for
-their number (Bonferroni)."""
+"""Significance level, before the Bonferroni correction, of the tests whether anything can be learned and whether an
+earlier stage is better."""
 
 
 @dataclass(frozen=True)
 class DepthEvidence:
-    """How well the features at the end of a stage serve."""
+    """Quality of the features at the end of a stage."""
 
     stage: str
     values: int
-    """Of an image."""
+    """Dimension of the features."""
     linear: Probe
     strength: float
-    """Of the linear probe's L2 penalty."""
+    """L2 penalty of the linear probe."""
     neighbours: Probe
     logme: float
     h_score: float
 
     def to_record(self) -> dict[str, Any]:
-        """Write it as plain values."""
+        """Return the evidence as plain values."""
         return {
             "stage": self.stage,
             "values": self.values,
@@ -52,57 +52,57 @@ class DepthEvidence:
 
 @dataclass(frozen=True)
 class SourceHead:
-    """What the classes of the pretraining data tell about the images."""
+    """Predictions of the pretrained head on the images."""
 
     classes: int
     confidence: float
-    """The mean probability of the most probable class; high where the images look like those of the pretraining."""
+    """Mean probability of the most probable class; high for images like those of the pretraining."""
     entropy: float
-    """The mean entropy of the probabilities: 0 where they are sure, 1 where all classes are as probable."""
+    """Mean normalized entropy of the probabilities: 0 for certain predictions, 1 for uniform ones."""
     nce: float
     leep: float
     label_entropy: float
-    """-H(Y), in nats: what NCE and LEEP are when the source's classes tell nothing."""
+    """Entropy of the labels -H(Y), in nats: NCE and LEEP of an uninformative head."""
 
 
 @dataclass(frozen=True)
 class BackboneEvidence:
-    """What is measured of one backbone."""
+    """Measurements of one backbone."""
 
     name: str
     parameters: int
     input_size: tuple[int, int, int]
     depths: tuple[DepthEvidence, ...]
-    """In forward order; the last is what the head is given."""
+    """Evidence of each depth, in forward order; the last depth is the head's input."""
     similarity: Similarity
     source: SourceHead | None
-    """None where the weights have no head of their own."""
+    """Evidence of the pretrained head; None for weights without one."""
     curve: LearningCurve | None
-    """Of the linear probe at the last depth; None where there are too few images."""
+    """Learning curve of the linear probe at the last depth; None for too few images."""
 
     @property
     def head(self) -> DepthEvidence:
-        """The depth that a head is given."""
+        """Return the evidence of the head's input."""
         return self.depths[-1]
 
     @property
     def p_value(self) -> float:
-        """How probable results as good as the best depth's are by chance, corrected for the number of depths."""
+        """Return the p-value of the best depth against chance, with Bonferroni correction."""
         return min(1.0, len(self.depths) * min(depth.linear.p_value for depth in self.depths))
 
     @property
     def best(self) -> DepthEvidence:
-        """The depth whose probe is right most often; of equals, the last."""
+        """Return the depth with the highest linear probe accuracy; the last one of equals."""
         return max(reversed(self.depths), key=lambda depth: depth.linear.accuracy.value)
 
     @property
     def best_p_value(self) -> float:
-        """How probable it is by chance that the best depth is better than the last one, corrected for their number."""
+        """Return the p-value of the best depth against the last one, with Bonferroni correction."""
         p_value = difference_p_value(self.best.linear.is_right, self.head.linear.is_right)
         return min(1.0, p_value * max(1, len(self.depths) - 1))
 
     def to_record(self) -> dict[str, Any]:
-        """Write it as plain values."""
+        """Return the measurements as plain values."""
         return {
             "backbone": self.name,
             "parameters": self.parameters,
@@ -118,11 +118,11 @@ class BackboneEvidence:
 
 
 def ask_source_head(logits: np.ndarray, sample: Sample) -> SourceHead:
-    """See what the source head makes of the images.
+    """Compute confidence, entropy, NCE and LEEP of the pretrained head on the sample.
 
     Args:
-        logits: (images, classes of the source).
-        sample: the images.
+        logits: Logits of shape (images, classes of the pretrained head).
+        sample: Sample that the logits belong to.
     """
     log_p = torch.as_tensor(logits).double().log_softmax(1)
     p = log_p.exp()
@@ -145,19 +145,19 @@ def gather_evidence(
     seed: int,
     store: "FeatureStore | None" = None,
 ) -> BackboneEvidence:
-    """Measure one backbone: a pass over the sample, and one of the same architecture with random weights over a part.
+    """Measure one backbone on the sample, and the same architecture with random weights on a part of it.
 
     Args:
-        backbone: to load.
-        data: where the sample is from.
-        sample: the images.
-        device: to run on.
-        seed: of folds and random weights.
-        store: where features are cached, if they are.
+        backbone: Backbone to load.
+        data: Data that the sample was drawn from.
+        sample: Images and labels.
+        device: Device of the forward passes.
+        seed: Random seed of the folds and the random weights.
+        store: Feature cache; None for no caching.
 
     Raises:
-        ModelError: the backbone cannot be had.
-        TrainingError: it gives no numbers.
+        ModelError: The backbone cannot be loaded.
+        TrainingError: Its features or logits are not finite.
     """
     model, preprocessing = backbone.load()
     transform = preprocessing.transforms().eval

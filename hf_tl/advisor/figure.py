@@ -1,4 +1,4 @@
-"""The picture of a recommendation: where the data lie on the plane of the rules, and what was measured."""
+"""Figure of a recommendation: the data's place among the rules, and the measured accuracies."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,18 @@ from hf_tl.reporting.canvas import INK, MUTED, VALIDATION_LINE, WIDTH, new_figur
 
 SHADES = {"transfer": "#dbe7f3", "full": "#efc3a8", "scratch": "#e2d5ea"}
 SMALLEST, LARGEST = 1.0, 100_000.0
-"""Images a class at the ends of the axis."""
+"""Limits of the axis of images per class."""
 NAMED = 14
-"""Stages that are named on the axis."""
+"""Largest number of stages named on the axis."""
 COLOURS = (VALIDATION_LINE, "#7a5195", "#3b8f5a", "#a8872d", "#8c564b")
 
 
 def plot_recommendation(record: Mapping[str, Any], path: str | Path) -> None:
-    """Draw the plane of the rules with the data's place, and the accuracies by depth.
+    """Draw the regions of the rules with the data's place, and the accuracies by depth.
 
     Args:
-        record: what `Recommendation.to_record` gives.
-        path: the PNG to write.
+        record: Result of `Recommendation.to_record`.
+        path: The PNG to write.
     """
     figure = new_figure(4.2, WIDTH * 1.25)
     plane, accuracies = figure.subplots(1, 2, width_ratios=(1.15, 1))
@@ -79,7 +79,7 @@ def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
         axes.axhline(untrained, color=colour, lw=1, linestyle="--", alpha=0.6)
         axes.text(0, untrained, f"random weights, {found['images']:,} images", fontsize=7, color=colour, va="bottom")
     if is_alone:
-        every = math.ceil(len(depths) / NAMED)  # the last is always named
+        every = math.ceil(len(depths) / NAMED)  # the last stage is always named
         shown = list(range(len(depths)))[::-every]
         names = [plain(depths[index]["stage"], 16) for index in shown]
         ticks = [places[index] for index in shown]
@@ -98,7 +98,7 @@ def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
 
 
 def _draw_line(axes: Axes, places: Sequence[float], found: Sequence[Mapping[str, Any]], **style: Any) -> None:
-    """Draw accuracies with their intervals."""
+    """Draw accuracies with their confidence intervals."""
     values = [100 * each["accuracy"] for each in found]
     ends = [[100 * end for end in each["interval"]] for each in found]
     errors = [

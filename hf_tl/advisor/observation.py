@@ -1,4 +1,4 @@
-"""The one pass of a network over the sample, kept on the disk for the next time."""
+"""One forward pass of a network over the sample, cached on disk."""
 
 import contextlib
 import functools
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 BATCH = 64
 NOT_COMPUTED = ("_name_or_path", "hf_tl", "transformers_version")
-"""Settings of a network that its features do not depend on."""
+"""Config keys that do not change the features."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a network gives for images."""
+    """Features and logits of a network for a list of images."""
 
     depths: dict[str, np.ndarray]
-    """The features at the end of each stage of the backbone (images, values), in forward order."""
+    """Features at the end of each backbone stage, of shape (images, values), in forward order."""
     logits: np.ndarray
-    """(images, classes of the source)."""
+    """Logits of shape (images, classes of the pretrained head)."""
 
     @property
     def last(self) -> np.ndarray:
-        """What the head is given (images, values)."""
+        """Return the head's input, of shape (images, values)."""
         return list(self.depths.values())[-1]
 
 
@@ -53,17 +53,17 @@ def observe(
     device: torch.device,
     store: FeatureStore | None = None,
 ) -> Observation:
-    """Run a network once over images, or read what it gave the last time.
+    """Compute the features and logits of images, or read them from the cache.
 
     Args:
-        model: a classifier; frozen here, and put into inference mode.
-        images: to look at.
-        transform: deterministic.
-        device: to run on.
-        store: where features are cached; None keeps none, and one that cannot be written to keeps none either.
+        model: Classifier; it is frozen and put into inference mode.
+        images: Images to run the network on.
+        transform: Deterministic transform.
+        device: Device of the forward pass.
+        store: Feature cache; None for no caching. A cache that cannot be written to is ignored.
 
     Raises:
-        TrainingError: what the network gives for an image is no number.
+        TrainingError: Features or logits are not finite.
     """
     model.to(device).eval()
     depths = Depths(model)
@@ -75,7 +75,7 @@ def observe(
     else:
         tensors = _compute(model, depths, images, transform, device)
         if store is not None:
-            with contextlib.suppress(OSError):  # it is computed again the next time
+            with contextlib.suppress(OSError):  # without the cache entry, the next run computes the features again
                 _write(store, key, tensors, made_of)
     *features, logits = (tensor.numpy() for tensor in tensors)
     return Observation(dict(zip(depths.names, features, strict=True)), logits)
@@ -114,7 +114,7 @@ def _features(depths: Depths, pixel_values: Tensor) -> list[Tensor]:
 
 
 def _made_of(model: "PreTrainedModel", images: "Dataset", transform: ImageTransform) -> dict[str, Any]:
-    """Name all that the features depend on."""
+    """Return everything that the features depend on."""
     settings = json.loads(model.config.to_json_string(use_diff=False))
     return {
         "depths": 1,
@@ -128,10 +128,10 @@ def _made_of(model: "PreTrainedModel", images: "Dataset", transform: ImageTransf
 
 
 def _write(store: FeatureStore, key: str, tensors: list[Tensor], made_of: dict[str, Any]) -> None:
-    """Keep the features as an entry of the cache, which `hf-tl cache` lists.
+    """Write the features as a cache entry, which `hf-tl cache` lists.
 
     Raises:
-        OSError: the disk is full or read-only.
+        OSError: The disk is full or read-only.
     """
     layouts = [Layout(tuple(tensor.shape[1:]), tensor.dtype) for tensor in tensors]
     with store.lock(key):

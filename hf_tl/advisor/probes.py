@@ -1,4 +1,4 @@
-"""How well simple classifiers do on a network's features, judged on images that they did not see."""
+"""Cross-validated accuracy of simple classifiers on a network's features."""
 
 import math
 import warnings
@@ -15,36 +15,35 @@ from hf_tl.head.head_solver import FOLDS, cross_validate_head, draw_folds, solve
 CONFIDENCE = 0.95
 NEIGHBOURS = 5
 CURVE = (1 / 8, 1 / 4, 1 / 2)
-"""Shares of the training images at which the learning curve is measured, beside all of them."""
+"""Shares of the training images at which the learning curve is measured, besides all of them."""
 CURVE_FOLDS = 3
-"""Folds that are held out from them."""
+"""Number of held-out folds of the learning curve."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of images that were classified right, each by a classifier that had not seen it."""
+    """Cross-validated accuracy: each image is classified by a classifier that was not trained on it."""
 
     correct: int
     images: int
 
     @property
     def value(self) -> float:
-        """Between 0 and 1."""
+        """Return the accuracy, from 0 to 1."""
         return self.correct / self.images
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the accuracy lies with 95 % confidence (Wilson 1927).
+        """Return the 95% confidence interval of the accuracy (Wilson 1927).
 
-        It counts the chance of which images were looked at. That of which images were learned from is not in it: no
-        unbiased estimate of it can be had from cross-validation (Bengio and Grandvalet 2004,
-        https://www.jmlr.org/papers/v5/grandvalet04a.html).
+        It covers the sampling of test images, but not that of training images: cross-validation gives no unbiased
+        estimate of the latter (Bengio and Grandvalet 2004, https://www.jmlr.org/papers/v5/grandvalet04a.html).
         """
         found = binomtest(self.correct, self.images).proportion_ci(CONFIDENCE, method="wilson")
         return float(found.low), float(found.high)
 
     def to_record(self) -> dict[str, float | int | list[float]]:
-        """Write it as plain values."""
+        """Return the accuracy as plain values."""
         return {"accuracy": self.value, "interval": list(self.interval), "images": self.images}
 
     def __str__(self) -> str:
@@ -54,26 +53,26 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a classifier took each image for that it had not seen."""
+    """Cross-validated predictions of a classifier."""
 
     predictions: np.ndarray
-    """Class indices (images,); -1 where an image could not be held out, as the only one of its class."""
+    """Class indices (images,); -1 for the only image of a class, which cannot be held out."""
     labels: np.ndarray
-    """(images,)"""
+    """Class indices (images,)."""
 
     @property
     def is_right(self) -> np.ndarray:
-        """Of the images that were held out (images,)."""
+        """Return whether each held-out image is classified correctly, bool, (held-out images,)."""
         return (self.predictions == self.labels)[self.predictions >= 0]
 
     @property
     def accuracy(self) -> Accuracy:
-        """Over the images that were held out."""
+        """Return the accuracy on the held-out images."""
         return Accuracy(int(self.is_right.sum()), len(self.is_right))
 
     @property
     def chance(self) -> float:
-        """The accuracy of predictions as frequent as these that knew nothing of the image."""
+        """Return the expected accuracy of predictions with the same class frequencies that ignore the images."""
         seen = self.predictions >= 0
         shares = [
             np.bincount(each[seen], minlength=int(self.labels.max()) + 1) for each in (self.predictions, self.labels)
@@ -82,36 +81,36 @@ class Probe:
 
     @property
     def p_value(self) -> float:
-        """How probable so many right ones are by chance (binomial test, one-sided)."""
+        """Return the p-value of the accuracy against chance (one-sided binomial test)."""
         accuracy = self.accuracy
         return float(binomtest(accuracy.correct, accuracy.images, self.chance, alternative="greater").pvalue)
 
 
 def linear_probe(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0) -> tuple[Probe, float]:
-    """Hold out each image once from logistic regression, in stratified five-fold cross-validation.
+    """Classify each image by logistic regression in stratified five-fold cross-validation.
 
-    Its L2 strength is the one with the lowest held-out loss (`hf_tl.head.head_solver`).
+    The L2 penalty is the one with the lowest held-out loss (`hf_tl.head.head_solver`).
 
     Args:
-        features: (images, values).
-        labels: class indices (images,).
-        classes: how many there are.
-        seed: of the folds.
+        features: Features of shape (images, values).
+        labels: Class indices (images,).
+        classes: Number of classes.
+        seed: Random seed of the folds.
 
     Returns:
-        The probe, and the strength.
+        The probe and the L2 penalty.
     """
     found = cross_validate_head(torch.as_tensor(features), torch.as_tensor(labels), classes, seed=seed)
     return Probe(found.classes.numpy(), labels), found.strength
 
 
 def nearest_neighbours(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Probe:
-    """Hold out each image once from a vote of its nearest neighbours by the cosine of their features.
+    """Classify each image by its nearest neighbors (cosine distance) in stratified cross-validation.
 
     Args:
-        features: (images, values); each value is centred.
-        labels: class indices (images,).
-        seed: of the folds.
+        features: Features of shape (images, values); the function centers them.
+        labels: Class indices (images,).
+        seed: Random seed of the folds.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.neighbors import KNeighborsClassifier
@@ -123,7 +122,7 @@ def nearest_neighbours(features: np.ndarray, labels: np.ndarray, seed: int = 0) 
     classifier = KNeighborsClassifier(neighbours, metric="cosine", weights="distance", algorithm="brute")
     predictions = np.full(len(labels), -1)
     with warnings.catch_warnings():
-        # that a class has fewer images than folds; each of them is in another fold
+        # scikit-learn warns of classes with fewer images than folds; each of their images is in a fold of its own
         warnings.simplefilter("ignore", UserWarning)
         centred = features - features.mean(0)
         predictions[several] = cross_val_predict(classifier, centred[several], labels[several], cv=folds)
@@ -132,44 +131,43 @@ def nearest_neighbours(features: np.ndarray, labels: np.ndarray, seed: int = 0) 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """The error of a linear probe by the number of images that it learns from, and the power law through it.
+    """Learning curve: the error of a linear probe by the number of training images, with a fitted power law.
 
-    error(n) = floor + scale * n^-rate, with rate between 0 and 1: the law that errors of networks and of linear models
-    follow (Cortes et al. 1993, https://papers.nips.cc/paper/803; Hestness et al. 2017, https://arxiv.org/abs/1712.00409).
+    error(n) = floor + scale * n^-rate, with rate between 0 and 1. Errors of networks and of linear models follow this
+    law (Cortes et al. 1993, https://papers.nips.cc/paper/803; Hestness et al. 2017, https://arxiv.org/abs/1712.00409).
     """
 
     sizes: tuple[int, ...]
-    """Images learned from."""
+    """Numbers of training images."""
     errors: tuple[float, ...]
-    """Shares of the held-out images that were classified wrong, the same images at all sizes."""
+    """Error rates on the same held-out images at all sizes."""
     images: int
-    """That were held out."""
+    """Number of held-out images."""
     floor: float
     scale: float
     rate: float
 
     def error_at(self, images: float) -> float:
-        """Extrapolate the error to another number of images."""
+        """Extrapolate the error to another number of training images."""
         return min(1.0, self.floor + self.scale * images**-self.rate)
 
 
 def learning_curve(
     features: np.ndarray, probe: Probe, classes: int, strength: float, *, seed: int = 0
 ) -> LearningCurve | None:
-    """Measure the probe's error when it learns from an eighth, a quarter and half of the images, and fit the power law.
+    """Measure the error of the probe on an eighth, a quarter and half of the images, and fit a power law.
 
-    Three of the probe's five folds are held out, as they were from the probe itself: its errors on them are the last
-    point.
+    Three of the probe's five folds are held out. The probe's own errors on them are the last point.
 
     Args:
-        features: (images, values), in an order any part of whose start is a stratified sample.
-        probe: from `linear_probe` on these features.
-        classes: how many there are.
-        strength: of its penalty.
-        seed: of its folds.
+        features: Features of shape (images, values), in an order of which any first part is a stratified sample.
+        probe: Result of `linear_probe` on these features.
+        classes: Number of classes.
+        strength: L2 penalty of the probe.
+        seed: Random seed of the probe's folds.
 
     Returns:
-        None where there are too few images to take an eighth of.
+        The learning curve; None for too few images to take an eighth of.
     """
     labels = probe.labels
     fold_of = draw_folds(torch.as_tensor(labels), seed).numpy()
@@ -182,7 +180,7 @@ def learning_curve(
         learned, judged = np.flatnonzero(fold_of != fold), fold_of == fold
         for place, size in enumerate(sizes):
             rows = torch.as_tensor(learned[:size])
-            # the penalty weighs the same against the sum of the losses: it stands for what is known before
+            # a constant penalty relative to the sum of the losses, as for a prior
             solution = solve_head(
                 torch.as_tensor(features)[rows], torch.as_tensor(labels)[rows], classes,
                 strength=strength * kept / size, seed=seed,
@@ -196,15 +194,15 @@ def learning_curve(
 
 
 def fit_power_law(sizes: Sequence[int], errors: Sequence[float], images: int) -> tuple[float, float, float]:
-    """Fit error(n) = floor + scale * n^-rate, each point weighed by how sure it is.
+    """Fit error(n) = floor + scale * n^-rate, each point weighted by its standard error.
 
     Args:
-        sizes: images learned from.
-        errors: measured.
-        images: of which the errors are shares.
+        sizes: Numbers of training images.
+        errors: Measured error rates.
+        images: Number of held-out images of each error rate.
 
     Returns:
-        floor, scale and rate.
+        Floor, scale and rate.
 
     >>> sizes = [100, 200, 400, 800]
     >>> floor, scale, rate = fit_power_law(sizes, [0.05 + 2 * n**-0.5 for n in sizes], 10_000)

@@ -1,4 +1,4 @@
-"""The front door: a dataset and candidates to a recommendation."""
+"""Recommend a backbone and a strategy for a dataset."""
 
 import json
 import shlex
@@ -33,40 +33,40 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 RECORD, FIGURE = "recommendation.json", "recommendation.png"
 UNEQUAL = 10
-"""Times that the largest class is the smallest one, from which on a warning is given."""
+"""Ratio of the largest to the smallest class that triggers a warning."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to train, why, and at what cost."""
+    """Recommended training, with its reason and its cost."""
 
     backbone: str | None
-    """None where no training is recommended."""
+    """Name of the backbone; None where no training is recommended."""
     strategy: Strategy | None
-    """With its phases, ready for `hf_tl.train`; None where no training is recommended."""
+    """Strategy with its phases, ready for `hf_tl.train`; None where no training is recommended."""
     rule: str
-    """That decided."""
+    """Name of the rule that decided."""
     advice: str
-    """In a few words."""
+    """Short form of the recommendation."""
     reason: str
-    """In two sentences."""
+    """Reason in two sentences."""
     cost: Cost | None
     data: dict[str, Any]
-    """Name, classes and sizes."""
+    """Name, classes and sizes of the data."""
     evidence: tuple[BackboneEvidence, ...]
-    """Of each backbone that could be measured."""
+    """Evidence of each measured backbone."""
     warnings: tuple[str, ...]
     unavailable: Mapping[str, str] = field(default_factory=dict)
-    """Why a candidate could not be measured, by its name."""
+    """Reason why each other candidate could not be measured, by name."""
     command: str | None = None
-    """That trains as recommended; None for data that have no name."""
+    """Command of the recommended training; None for data without a name."""
     candidate: Backbone | None = None
-    """The backbone, and how it is loaded."""
+    """Recommended backbone, with the settings to load it."""
     climb: Mapping[str, Any] | None = None
-    """Rungs of a climb from it (`hf_tl.advisor.climb`); None where no training is recommended."""
+    """Stage depths of a climb from it (`hf_tl.advisor.climb`); None where no training is recommended."""
 
     def to_record(self) -> dict[str, Any]:
-        """Write all of it as plain values."""
+        """Return the recommendation as plain values."""
         return {
             "schema_version": SCHEMA_VERSION,
             "backbone": self.backbone,
@@ -85,10 +85,10 @@ class Recommendation:
         }
 
     def save(self, output_dir: str | Path) -> None:
-        """Write `recommendation.json`, `recommendation.png` and, for `hf-tl train --phases`, `strategy.json`.
+        """Write `recommendation.json`, `recommendation.png` and `strategy.json` (for `hf-tl train --phases`).
 
         Raises:
-            ConfigError: the folder cannot be written to.
+            ConfigError: The folder cannot be written to.
         """
         from hf_tl.advisor.figure import plot_recommendation
 
@@ -127,26 +127,27 @@ def recommend(
     feature_cache_gb: float = 20.0,
     **columns: str | None,
 ) -> Recommendation:
-    """Measure instead of guessing: which backbone, and how deep to train it.
+    """Recommend a backbone and a strategy from measurements on the data.
 
-    Each backbone looks once at a sample of train and validation; the test images are left alone. Nothing is trained.
+    Each backbone makes one forward pass over a sample of train and validation. Nothing is trained, and the test images
+    are not used.
 
     Args:
-        dataset: A loaded dataset, or what `--dataset` takes.
-        backbones: What `--model` takes, or `Backbone`s with weights of their own; the demo's where it is None.
-        image_size: Height and width in pixels, for backbones without one of their own.
-        max_images: Images that each backbone looks at; the more, the narrower the intervals.
+        dataset: A loaded dataset, or a value of `--dataset`.
+        backbones: Values of `--model`, or `Backbone`s with weights of their own; those of the demo by default.
+        image_size: Height and width in pixels, for backbones without a size of their own.
+        max_images: Number of images in the sample; more images narrow the intervals.
         validation_fraction: As in `load_data`.
         test_fraction: As in `load_data`.
         seed: Random seed of the splits, the sample, the folds and the random weights.
-        include_training_images: Measure on images that a backbone was trained on by hf_tl, too. By default they are
-            left out, since its features have seen their labels.
+        include_training_images: Whether to measure also on images that hf_tl trained a backbone on. They are left out
+            by default, because the backbone's features depend on their labels.
         output_dir: Folder that the recommendation is saved in.
-        feature_cache: `"off"` keeps no features on the disk, and the cost is that of a training with `--feature_cache
+        feature_cache: `"off"` caches no features on disk, and estimates the cost of a training with `--feature_cache
             off`.
-        feature_cache_dir: Folder of the features; in the cache of Hugging Face by default.
-        feature_cache_gb: Space on the disk that all cached features may take, in GB.
-        columns: `image_column` and `label_column`, where they are not found by type or name.
+        feature_cache_dir: Folder of the cached features; in the cache of Hugging Face by default.
+        feature_cache_gb: Limit of the disk space of all cached features, in GB.
+        columns: `image_column` and `label_column`, where they cannot be detected by type or name.
 
     Raises:
         DataError: The dataset cannot be trained on, or nothing can be measured on it.
@@ -162,7 +163,7 @@ def recommend(
     if max_images < 1:
         raise ConfigError(f"--max_images must be at least 1, found {max_images}")
     if output_dir is not None:
-        make_folder(output_dir)  # that it cannot be is known before minutes are spent
+        make_folder(output_dir)  # fail before minutes of computation
     choices = _choices(backbones, image_size)
     learned, unreadable = known_images(choices)
     split = {"validation_fraction": validation_fraction, "test_fraction": test_fraction, "seed": seed}
@@ -214,12 +215,12 @@ def recommend(
 
 
 def _settings(settings: StrategyConfig, rungs: Mapping[str, Any], data: "ImageData") -> StrategyConfig:
-    """Make of a strategy what the climb to it would end with: as many passes, and a last training on all images."""
+    """Return the settings that match the end of a climb to this strategy: its epochs, and its refit on all images."""
     climb = StrategyConfig(strategy="auto").build(images=len(data.splits["train"]), climb=rungs)
     if not climb.refit:
         return settings
     settings = replace(settings, refit=is_given_back(data) or None)
-    if settings.strategy != "full":  # a head is trained as on the first rung, and random weights as on the last
+    if settings.strategy != "full":  # a head is trained as in the first phase, and random weights as in the last
         return settings
     assert climb.expected_rung is not None
     [phase] = climb.done(climb.expected_rung).at_once().phases
@@ -235,15 +236,15 @@ def _measure(
     unreadable: Mapping[str, str],
     store: FeatureStore | None,
 ) -> tuple[dict[Backbone, BackboneEvidence], dict[str, str]]:
-    """Gather the evidence of all backbones that can be had, and tell why the others cannot, by their names.
+    """Gather the evidence of all backbones that load, and the errors of the others, by name.
 
     Raises:
-        ModelError: none can.
+        ModelError: No backbone loads.
     """
     evidence: dict[Backbone, BackboneEvidence] = {}
     unavailable = dict(unreadable)
     for backbone in choices:
-        torch.manual_seed(seed)  # of the random weights, whichever backbones come before
+        torch.manual_seed(seed)  # random weights independent of earlier backbones
         try:
             evidence[backbone] = gather_evidence(backbone, data, sample, device, seed, store)
         except (ModelError, TrainingError) as error:
@@ -266,7 +267,7 @@ def _choices(backbones: Any, image_size: int | None) -> list[Backbone]:
 
 
 def _warnings(sample: Sample, counts: Sequence[int]) -> list[str]:
-    """Tell what is wrong with the data, with names."""
+    """Return warnings about the data, with file and class names."""
     found = []
     conflicts = [group for group in sample.named if group.is_conflict]
     if sample.conflicts:
@@ -289,7 +290,7 @@ def _warnings(sample: Sample, counts: Sequence[int]) -> list[str]:
 
 
 def _doubts(decision: Decision, images: float) -> list[str]:
-    """Tell where the evidence leaves the decision open."""
+    """Return warnings where the interval of the similarity spans several recommendations."""
     similarity = decision.backbone.similarity
     advice = {find_rule(images, bound).advice: None for bound in (*similarity.interval, similarity.value)}
     if decision.settings is None or decision.name == "a head is enough" or len(advice) == 1:
@@ -306,7 +307,7 @@ def _command(
     settings: StrategyConfig | None,
     more: Mapping[str, Any],
 ) -> str | None:
-    """Write the command that trains as recommended."""
+    """Return the command of the recommended training."""
     if settings is None:
         return None
     flags = {

@@ -1,4 +1,4 @@
-"""A recommendation as text for the terminal."""
+"""Recommendation as text for the terminal."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ INDENT = " " * 10
 
 
 def describe(found: "Recommendation") -> str:
-    """Write the evidence, the advice and its reason."""
+    """Format the evidence, the recommendation and its reason."""
     return "\n".join(_lines(found))
 
 

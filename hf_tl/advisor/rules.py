@@ -1,17 +1,17 @@
-"""The rules that turn evidence into a strategy: a table over the size of the data and its similarity.
+"""Rules that map the size of the data and their similarity to the pretraining data to a strategy.
 
-| images a class | similar to the pretraining                 | different                              |
-|----------------|--------------------------------------------|----------------------------------------|
-| few            | train the head                             | tune everything                        |
-| more           | tune everything                            | tune everything                        |
-| very many      | tune everything                            | tune everything; very different: from scratch |
+| images/class   | similar to the pretraining data | different                                          |
+|----------------|---------------------------------|----------------------------------------------------|
+| below 15       | train the head                  | fine-tune all stages                               |
+| 15 to 1,000    | fine-tune all stages            | fine-tune all stages                               |
+| above 1,000    | fine-tune all stages            | fine-tune all stages; very different: from scratch |
 
-Tuning only the later stages, as the rule of thumb has it between the two, was nowhere better than both by more than
-noise in `scripts/benchmark_advisor.py`: rates that fall towards the early stages, and kept statistics, hold those in
-place too. Else it is the rule of thumb of the field (Stanford's CS231n, https://cs231n.github.io/transfer-learning;
-Yosinski et al. 2014, https://arxiv.org/abs/1411.1792), with sizes and similarity measured. Pretrained weights are given
-up only where they are worth nothing and there are images enough to do without (He et al. 2019,
-https://arxiv.org/abs/1811.08883: 10,000 images are, 1,000 are not).
+These are the field's rules of thumb (Stanford's CS231n, https://cs231n.github.io/transfer-learning; Yosinski et al.
+2014, https://arxiv.org/abs/1411.1792), with measured size and similarity, and one exception. Fine-tuning the later
+stages alone was nowhere significantly better than both alternatives in `scripts/benchmark_advisor.py`: learning rates
+that fall towards the early stages, and frozen batch statistics, protect the early stages too. Training from scratch is
+recommended only where pretraining does not help and there are enough images (He et al. 2019,
+https://arxiv.org/abs/1811.08883: 10,000 images are enough, 1,000 are not).
 """
 
 import math
@@ -20,37 +20,37 @@ from dataclasses import dataclass
 from hf_tl.config import StrategyConfig, StrategyName
 
 ENOUGH, VERY_MANY = 15, 1_000
-"""Images a class from which on it pays to tune everything for similar data, and to train very different ones from
-scratch. With 5 photos of clothes a class, all strategies were within three points, which is noise, and the head took
-1 s in place of 38; with 20, tuning everything was five points better (`scripts/benchmark_advisor.py`). The second is of
-He et al."""
+"""Images per class from which on to fine-tune all stages on similar data, and to train from scratch on very different
+data. With 5 photos of clothes a class, all strategies were within three points, which is noise, and the head took 1 s
+instead of 38 s. With 20, fine-tuning all stages was five points better (`scripts/benchmark_advisor.py`). The second
+number is from He et al."""
 SIMILAR, NOT_AT_ALL = 0.4, 0.1
-"""Similarity from which on data are similar, and below which pretraining is worth nothing. The first lies between
-Fashion-MNIST (0.06 to 0.38 with 5 to 100 images a class) and the clothes (0.42 to 0.58)."""
+"""Similarity from which on data are similar, and below which pretraining does not help. The first lies between
+Fashion-MNIST (0.06 to 0.38 with 5 to 100 images per class) and the clothes (0.42 to 0.58)."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A region of the plane of size and similarity, and what to do there."""
+    """Region in the plane of size and similarity, with the strategy for it."""
 
     name: str
     images: tuple[float, float]
-    """A class; the first included, the last not."""
+    """Images per class; the first number included, the second not."""
     similarity: tuple[float, float]
-    """The first included, the last not."""
+    """Similarity; the first number included, the second not."""
     strategy: StrategyName
     advice: str
-    """For the figure."""
+    """Label in the figure."""
     why: str
-    """A sentence for a newcomer."""
+    """Explanation in a sentence for newcomers."""
 
     def holds(self, images: float, similarity: float) -> bool:
-        """Whether data of so many images a class and this similarity lie in the region."""
+        """Return whether (images per class, similarity) lies in this region."""
         return self.images[0] <= images < self.images[1] and self.similarity[0] <= similarity < self.similarity[1]
 
     @property
     def settings(self) -> StrategyConfig:
-        """What to train by."""
+        """Return the recommended strategy."""
         return StrategyConfig(strategy=self.strategy)
 
 
@@ -89,9 +89,9 @@ RULES = (
         "What the network knows is worth no more than chance here, and there are images enough to do without it",
     ),
 )
-"""They cover the plane, and no two of them overlap."""
+"""Rules in order; their regions cover the plane and do not overlap."""
 
 
 def find_rule(images: float, similarity: float) -> Rule:
-    """Find the rule for data of so many images a class and this similarity."""
+    """Return the rule for a number of images per class and a similarity."""
     return next(rule for rule in RULES if rule.holds(images, similarity))

@@ -1,4 +1,4 @@
-"""Which images the evidence is measured on: a sample of fixed size, without copies of the same image."""
+"""Sample of images for the evidence: of limited size, without duplicates."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
 
 IMAGES = 2_000
-"""In the sample, at most."""
+"""Largest number of images in the sample."""
 EVEN = 5
-"""So many images of each class come first, before the classes are drawn by their size."""
+"""Images of each class that come first, before the classes are drawn in proportion to their size."""
 NAMED = 20
-"""Groups of copies whose names are kept, and conflicts as many."""
+"""Largest number of named groups of copies, and of named conflicts."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Copies:
 
     @property
     def is_conflict(self) -> bool:
-        """Whether they are in different classes."""
+        """Return whether the copies have different labels."""
         return len(set(self.labels)) > 1
 
     def __str__(self) -> str:
@@ -43,36 +43,38 @@ class Copies:
 
 @dataclass(frozen=True)
 class Sample:
-    """Images that the evidence is measured on."""
+    """Sample of images with their labels."""
 
     images: Dataset
-    """Any part from the start holds the classes as evenly or proportionally as the whole."""
+    """Images; any first part of them is as balanced or proportional as the whole."""
     labels: np.ndarray
     """Class indices (images,)."""
     classes: tuple[str, ...]
     available: int
-    """Images of train and validation."""
+    """Number of images in train and validation."""
     learned: int
-    """Those of them that are training images of a backbone, and are left out: its features have seen their labels."""
+    """Images left out because a backbone was trained on them: its features depend on their labels."""
     copies: int
-    """Images of which another copy is there in the same class; one of each is looked at."""
+    """Images left out as copies of another image of the same class."""
     conflicts: int
-    """Groups of copies in different classes; none of them is looked at."""
+    """Groups of copies with different labels; all of them are left out."""
     named: tuple[Copies, ...]
-    """Some of the groups, conflicts first."""
+    """Names of some of the groups, conflicts first."""
 
 
 def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0, learned: LearnedFrom | None = None) -> Sample:
-    """Draw images of train and validation; the test images will measure what is recommended, and stay unseen.
+    """Draw a stratified sample of train and validation, without duplicates.
+
+    The test images are not used, because they measure the recommended training later.
 
     Args:
-        data: Data with one label an image.
-        limit: Images in the sample.
+        data: Data with one label per image.
+        limit: Largest number of images in the sample.
         seed: Random seed of the order.
-        learned: Images that backbones were trained on; they are left out.
+        learned: Training images of the backbones; they are left out.
 
     Raises:
-        DataError: The data is multi-label, or fewer than two classes have two images.
+        DataError: The data are multi-label, or fewer than two classes have two images.
     """
     if data.problem_type != "single_label_classification":
         raise DataError(
@@ -123,12 +125,12 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0, learned: 
 
 
 def _name(stored: Any, row: int) -> str:
-    """Name an image by its file within the dataset, or by its row: a report holds no path of the machine."""
+    """Return the image's file within the dataset, or its row: reports contain no path of this machine."""
     return "/".join(Path(row_name(stored, row, "train and validation")).parts[-3:])
 
 
 def _copies(digests: Sequence[bytes]) -> list[list[int]]:
-    """Group rows whose stored images are the same, byte for byte."""
+    """Group the rows whose stored images are identical, byte for byte."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):
         groups[digest].append(row)
@@ -136,7 +138,9 @@ def _copies(digests: Sequence[bytes]) -> list[list[int]]:
 
 
 def stratified_order(labels: Sequence[int] | np.ndarray, seed: int) -> np.ndarray:
-    """Order images so that any first part is a stratified sample: some of each class, then each class by its size.
+    """Order images so that any first part is a stratified sample.
+
+    The first images of each class come first. The others follow in proportion to the size of their class.
 
     >>> labels = [0] * 90 + [1] * 10
     >>> [np.bincount(np.array(labels)[stratified_order(labels, 0)[:n]]).tolist() for n in (10, 40)]

@@ -1,4 +1,4 @@
-"""How near the data are to those of the pretraining: how many of an untrained network's errors pretraining removes."""
+"""Similarity of the data to the pretraining data, from the errors that pretraining removes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,31 +9,31 @@ from hf_tl.advisor.observation import Observation
 from hf_tl.advisor.probes import Accuracy, Probe, linear_probe
 
 COMPARED = 500
-"""Images that both networks are compared on."""
+"""Number of images on which both networks are compared."""
 RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """The share of an untrained network's errors that pretraining removes.
+    """Share of an untrained network's errors that pretraining removes.
 
-    1 - error / error of the untrained, of linear probes on the same images: 1 where the features of the pretraining
-    separate the classes, 0 where they are worth no more than those of random weights, which are no bad features at all
-    (Jarrett et al. 2009, https://doi.org/10.1109/ICCV.2009.5459469). It needs no image of the pretraining data and no
-    source head.
+    1 - error / error of the untrained network, of linear probes on the same images. It is 1 where the pretrained
+    features separate the classes, and 0 where they are no better than those of random weights, which are not bad
+    features (Jarrett et al. 2009, https://doi.org/10.1109/ICCV.2009.5459469). It needs no image of the pretraining data
+    and no pretrained head.
     """
 
     value: float
-    """Between 0, very different, and 1."""
+    """Similarity, from 0 (very different) to 1."""
     interval: tuple[float, float]
-    """Of 95 % of the draws of as many images (bootstrap)."""
+    """95% bootstrap confidence interval."""
     pretrained: Accuracy
-    """Of what the pretrained network gives its head."""
+    """Accuracy of the linear probe on the pretrained head's input."""
     untrained: Accuracy
-    """Of the best depth of the same architecture with random weights."""
+    """Accuracy of the linear probe at the best depth of the same architecture with random weights."""
 
     def to_record(self) -> dict[str, Any]:
-        """Write it as plain values."""
+        """Return the similarity as plain values."""
         return {
             "value": self.value,
             "interval": list(self.interval),
@@ -46,13 +46,13 @@ class Similarity:
 
 
 def compare_with_untrained(pretrained: Probe, untrained: Observation, classes: int, seed: int = 0) -> Similarity:
-    """Compare what a pretrained network gives its head with the best that random weights give.
+    """Compare the features of a pretrained network with the best features of random weights.
 
     Args:
-        pretrained: linear probe of the head's input.
-        untrained: of the same architecture, for the same images.
-        classes: how many there are.
-        seed: of folds and bootstrap.
+        pretrained: Linear probe of the head's input.
+        untrained: Features of the same architecture with random weights, for the same images.
+        classes: Number of classes.
+        seed: Random seed of the folds and the bootstrap.
     """
     others = [linear_probe(features, pretrained.labels, classes, seed)[0] for features in untrained.depths.values()]
     other = max(others, key=lambda probe: probe.accuracy.value)
@@ -60,7 +60,7 @@ def compare_with_untrained(pretrained: Probe, untrained: Observation, classes: i
 
 
 def similarity_of(pretrained: Probe, untrained: Probe, seed: int = 0) -> Similarity:
-    """Compute the similarity, and its interval, from two probes on the same images."""
+    """Compute the similarity and its confidence interval from two probes on the same images."""
     wrong = np.stack([~pretrained.is_right, ~untrained.is_right])
     images = wrong.shape[1]
     drawn = np.random.default_rng(seed).integers(0, images, (RESAMPLES, images))
@@ -71,6 +71,6 @@ def similarity_of(pretrained: Probe, untrained: Probe, seed: int = 0) -> Similar
 
 
 def _share(wrong: np.ndarray, images: int) -> np.ndarray:
-    """Give the share of the errors that is removed; one more wrong image on both sides keeps it finite."""
+    """Return the share of errors removed; one more error on both sides keeps it finite."""
     own, other = wrong + 1
     return np.clip(1 - own / other, 0, 1)

@@ -1,7 +1,7 @@
-"""Scores of how well a network's features, or its own classes, tell the classes of new images apart.
+"""Transferability scores: how well features, or pretrained classes, separate the classes of new images.
 
-Pure functions on arrays: no training, no choice to make. Each costs seconds where a probe costs more, and none is an
-accuracy: they rank networks on the same images.
+The functions are pure: arrays in, a number out, without training or hyperparameters. Each takes seconds where a probe
+takes longer. None is an accuracy: they rank networks on the same images.
 """
 
 import numpy as np
@@ -11,23 +11,25 @@ from scipy.special import logsumexp
 Array = NDArray[np.float64]
 
 TOLERANCE, STEPS = 1e-6, 1_000
-"""Of LogME's fixed point: relative change of alpha / beta, and how often it is moved at most."""
+"""Tolerance (relative change of alpha / beta) and largest number of steps of LogME's fixed-point iteration."""
 LEAST = 1e-10
-"""Of what is divided by: a class that is fitted exactly would raise the evidence for ever."""
+"""Smallest divisor: the evidence of a class that is fitted exactly is unbounded."""
 
 
 def logme(features: ArrayLike, labels: ArrayLike) -> float:
-    """Give the logarithm of the maximum evidence an image, averaged over classes (LogME; higher is better).
+    """Compute the log of the maximum evidence per image, averaged over classes (LogME; higher is better).
 
-    Each class's zeros and ones are a linear function of the features with weights of N(0, 1 / alpha) and noise of
-    N(0, 1 / beta); the evidence is the density of the labels with the weights integrated out, at the alpha and beta
-    where it is largest (You et al. 2021, https://arxiv.org/abs/2102.11005; the fixed point on singular values is that
-    of You et al. 2022, https://arxiv.org/abs/2110.10545, whose code gives another value with fewer images than values:
-    it leaves out the part of the determinant that no singular value belongs to).
+    The one-vs-rest targets of each class are a linear function of the features, with weights of N(0, 1 / alpha) and
+    noise
+    of N(0, 1 / beta). The evidence is the density of the targets with the weights integrated out, at the alpha and beta
+    that maximize it (You et al. 2021, https://arxiv.org/abs/2102.11005). The fixed-point iteration on singular values
+    is
+    that of You et al. 2022 (https://arxiv.org/abs/2110.10545). Their code returns another value with fewer images than
+    values, because it omits the part of the determinant outside the span of the singular vectors.
 
     Args:
-        features: (images, values).
-        labels: class indices (images,).
+        features: Features of shape (images, values).
+        labels: Class indices (images,).
 
     >>> features = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
     >>> logme(features, [0, 0, 1, 1]) > logme(features, [0, 1, 0, 1])
@@ -40,7 +42,7 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def _evidence(target: Array, left: Array, squares: Array) -> float:
-    """Give the log evidence an image of one target (images,), from the singular vectors and values of the features."""
+    """Compute the log evidence per image of one target (images,), from the SVD of the features."""
     images = len(target)
     projected = (left.T @ target) ** 2
     outside = max(0.0, float(target @ target - projected.sum()))
@@ -53,7 +55,7 @@ def _evidence(target: Array, left: Array, squares: Array) -> float:
         alpha, beta = max(used, LEAST) / max(weights, LEAST), max(images - used, LEAST) / max(residual, LEAST)
         if abs(alpha / beta - ratio) <= TOLERANCE * ratio:
             break
-    # prior and posterior differ only in the directions of the singular values
+    # prior and posterior differ only in the span of the singular vectors
     evidence = (
         images * np.log(beta)
         - float(np.log1p(beta / alpha * squares).sum())
@@ -65,16 +67,18 @@ def _evidence(target: Array, left: Array, squares: Array) -> float:
 
 
 def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: float | None = None) -> float:
-    """Give the part of the features' variance that the classes explain, tr(cov(f)^-1 cov(E[f | y])) (higher is better).
+    """Compute the H-score tr(cov(f)^-1 cov(E[f | y])), the feature variance that classes explain (higher is better).
 
-    Between 0 and the number of classes minus one (Bao et al. 2019, https://arxiv.org/abs/2212.10082). With fewer images
-    than values the covariance cannot be inverted, and any labels seem explained; so it is shrunk towards a multiple of
-    the identity (Ibrahim et al. 2021, https://arxiv.org/abs/2110.06893), by as much as Ledoit and Wolf find best.
+    It lies between 0 and the number of classes minus one (Bao et al. 2019, https://arxiv.org/abs/2212.10082). With
+    fewer
+    images than values the covariance is singular, and seems to explain any labels. It is therefore shrunk towards a
+    multiple of the identity (Ibrahim et al. 2021, https://arxiv.org/abs/2110.06893), by the estimate of Ledoit and
+    Wolf.
 
     Args:
-        features: (images, values).
-        labels: class indices (images,).
-        shrinkage: between 0, the score of Bao et al., and 1; that of Ledoit and Wolf where it is None.
+        features: Features of shape (images, values).
+        labels: Class indices (images,).
+        shrinkage: From 0, the score of Bao et al., to 1; the estimate of Ledoit and Wolf by default.
 
     >>> round(h_score([[0.0], [0.0], [1.0], [1.0]], [0, 0, 1, 1], shrinkage=0), 6)
     1.0
@@ -88,23 +92,23 @@ def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: float | None = No
     else:
         covariance = shrunk_covariance(centred.T @ centred / len(centred), shrinkage)
     if not covariance.any():
-        return 0.0  # what does not vary explains nothing
+        return 0.0  # constant features explain nothing
     names, counts = np.unique(classes, return_counts=True)
     means = np.stack([centred[classes == name].mean(0) for name in names])
-    # cov(E[f | y]) is of as low a rank as there are classes
+    # the rank of cov(E[f | y]) is below the number of classes
     inverted = np.linalg.solve(covariance, means.T) if shrinkage > 0 else np.linalg.pinv(covariance) @ means.T
     return float((1 - shrinkage) * (counts / counts.sum() * (means.T * inverted).sum(0)).sum())
 
 
 def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:
-    """Give the negative conditional entropy -H(Y | Z) of the labels when the source's are known (higher is better).
+    """Compute the negative conditional entropy -H(Y | Z) of the labels given the source labels (NCE; higher is better).
 
-    In nats, at most 0; 0 where each source class holds images of one class only (Tran et al. 2019,
+    In nats, at most 0. It is 0 where each source class holds images of one class only (Tran et al. 2019,
     https://arxiv.org/abs/1908.08142).
 
     Args:
-        source_labels: what the source head takes each image for (images,).
-        labels: class indices (images,).
+        source_labels: Predictions of the pretrained head, as class indices (images,).
+        labels: Class indices (images,).
 
     >>> nce([7, 7, 9, 9], [0, 0, 1, 1]) == 0, round(nce([7, 7, 7, 7], [0, 0, 1, 1]), 4)
     (True, -0.6931)
@@ -118,14 +122,15 @@ def nce(source_labels: ArrayLike, labels: ArrayLike) -> float:
 
 
 def leep(source_log_probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Give the mean log probability of the labels by the source head's classes (LEEP; higher is better).
+    """Compute the mean log probability of the labels under the pretrained head (LEEP; higher is better).
 
-    The empirical predictor: draw a source class by the head's probabilities, then a class by how often it goes with
-    that source class (Nguyen et al. 2020, https://arxiv.org/abs/2002.12462). In nats, at most 0.
+    The empirical predictor draws a source class from the head's probabilities, then a class from its frequency among
+    the
+    images of that source class (Nguyen et al. 2020, https://arxiv.org/abs/2002.12462). In nats, at most 0.
 
     Args:
-        source_log_probabilities: (images, source classes).
-        labels: class indices (images,).
+        source_log_probabilities: Log probabilities of shape (images, source classes).
+        labels: Class indices (images,).
 
     >>> round(leep(np.log([[0.5, 0.5]] * 4), [0, 0, 1, 1]), 4)
     -0.6931
@@ -133,7 +138,7 @@ def leep(source_log_probabilities: ArrayLike, labels: ArrayLike) -> float:
     log_p = np.asarray(source_log_probabilities, np.float64)
     _, classes = np.unique(np.asarray(labels), return_inverse=True)
     log_joint = np.stack([logsumexp(log_p[classes == label], axis=0) for label in range(classes.max() + 1)])
-    with np.errstate(invalid="ignore"):  # a source class that no image has
+    with np.errstate(invalid="ignore"):  # a source class without images
         log_conditional = log_joint - logsumexp(log_joint, axis=0)
     log_conditional = np.where(np.isnan(log_conditional), -np.inf, log_conditional)
     return float(logsumexp(log_p + log_conditional[classes], axis=1).mean())
