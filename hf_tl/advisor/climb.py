@@ -12,9 +12,9 @@ def plan_climb(backbone: "BackboneEvidence", settings: "StrategyConfig") -> dict
 
     If training the head is recommended, the climb continues with the last stage, the later half of the stages, and all
     stages. If fine-tuning all stages is recommended, that depth follows the head directly. The depths between cost as
-    much again, and overfit a small dataset (with five images per class of digits and of Fashion-MNIST, the climb through
-    them ended 3 and 0.3 points lower). If training from scratch is recommended, it comes last: its accuracy must exceed
-    that of the pretrained weights significantly.
+    much again, and overfit a small dataset (with five images per class of digits and of Fashion-MNIST, the climb
+    through them ended 3 and 0.3 points lower). If training from scratch is recommended, it comes last: its accuracy
+    must exceed that of the pretrained weights significantly.
 
     Args:
         backbone: Evidence of the recommended backbone.
