@@ -1,6 +1,6 @@
-"""The typed record of a run: where weights came from, which images they learned from, what was trained and measured.
+"""Typed record of a run: origin of the weights, their training images, the training and its results.
 
-A room at the bottom of the house: it imports only `errors`, `phase` and `strategy`, so that everything may read it.
+The package imports only `errors`, `phase` and `strategy`, so that every other package may import it.
 """
 
 from hf_tl.record.learned import LearnedFrom, LearnedSplit, split_digest

@@ -1,4 +1,4 @@
-"""Dataclasses to plain JSON values and back, by their type hints; every mismatch is an error that names the field."""
+"""Conversion of dataclasses to plain JSON values and back, by their type hints; errors name the field."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ class RecordError(ValueError):
 
 
 def encode(value: Any) -> Any:
-    """Turn a record into plain JSON values; numbers that are not finite become null.
+    """Turn a record into plain JSON values; non-finite numbers become null.
 
     >>> from hf_tl.record.parts import FrozenProof
     >>> encode(FrozenProof(tensors=2, before="a", after="b"))
@@ -48,7 +48,7 @@ def decode(kind: type[T], value: Any, where: str = "the record") -> T:
     Args:
         kind: The dataclass.
         value: A mapping of its fields. Fields with a default may be missing.
-        where: What to call the value in an error.
+        where: Name of the value in error messages.
 
     Raises:
         RecordError: A field is missing, unknown or of another type.

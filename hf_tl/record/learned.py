@@ -1,6 +1,6 @@
-"""Which images weights learned from, by content: across renamed and added files, other splits and chains of models.
+"""Training images of weights, identified by content: independent of file names, splits and chains of models.
 
-The digests stay beside the model on this machine. What is published holds one digest a split and a count.
+The digests stay beside the model on this machine. The published record holds one digest per split and a count.
 """
 
 import os
@@ -16,14 +16,14 @@ import numpy as np
 from hf_tl.errors import ModelError
 
 LEARNED_FILE = "learned_from.npz"
-"""Beside `run.json`; not published."""
+"""File of the digests, beside `run.json`; it is not published."""
 DIGEST_BYTES = 16
-"""Bytes kept of an image's SHA-256: two of 10 million images share them by chance with a probability of 1e-25."""
+"""Stored bytes of an image's SHA-256: the probability that any two of 10 million images collide is 1e-25."""
 
 
 @dataclass(frozen=True)
 class LearnedSplit:
-    """A split that weights learned from, in the short form that is published."""
+    """Split that weights were trained on, in the short form that is published."""
 
     data: str
     """Name of the dataset."""
@@ -32,27 +32,27 @@ class LearnedSplit:
     digest: str | None = None
     """`split_digest` of its images. None where their content was not read (streams, records of schema version 1)."""
     seed: int | None = None
-    """Seed of the splits that hf_tl drew, by which they can be drawn again."""
+    """Seed of the splits that hf_tl drew, from which they can be drawn again."""
     validation_fraction: float | None = None
-    """Share that the validation split was drawn by. None where it was the dataset's own."""
+    """Fraction by which the validation split was drawn. None for a split of the dataset itself."""
     test_fraction: float | None = None
-    """Share that the test split was drawn by. None where it was the dataset's own."""
+    """Fraction by which the test split was drawn. None for a split of the dataset itself."""
 
 
 @dataclass(frozen=True)
 class LearnedFrom:
-    """All images that weights learned from, those of the starting model included."""
+    """All images that weights were trained on, including those of the starting model."""
 
     splits: tuple[LearnedSplit, ...] = ()
-    """Oldest first."""
+    """Splits, oldest first."""
     digests: frozenset[bytes] = field(default=frozenset(), repr=False)
-    """First `DIGEST_BYTES` bytes of the SHA-256 of each image, where they are known."""
+    """First `DIGEST_BYTES` bytes of the SHA-256 of each image with a known digest."""
     unknown: tuple[LearnedSplit, ...] = ()
-    """Those of `splits` whose images are not among `digests`."""
+    """Splits whose images are missing from `digests`."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether `digests` holds every image that the weights learned from."""
+        """Return whether `digests` holds every image that the weights were trained on."""
         return not self.unknown
 
     def plus(
@@ -66,7 +66,7 @@ class LearnedFrom:
         validation_fraction: float | None = None,
         test_fraction: float | None = None,
     ) -> Self:
-        """Return this with one more split.
+        """Return a copy with one more split.
 
         Args:
             data: Name of the dataset.
@@ -74,8 +74,8 @@ class LearnedFrom:
             images: Number of images.
             digests: Digests of the images. None where their content was not read.
             seed: Seed of the splits that hf_tl drew.
-            validation_fraction: Share that the validation split was drawn by.
-            test_fraction: Share that the test split was drawn by.
+            validation_fraction: Fraction by which the validation split was drawn.
+            test_fraction: Fraction by which the test split was drawn.
         """
         found = None if digests is None else [digest[:DIGEST_BYTES] for digest in digests]
         digest = None if found is None else split_digest(found)
@@ -86,7 +86,7 @@ class LearnedFrom:
         return replace(self, splits=(*self.splits, learned), digests=self.digests.union(found), unknown=unknown)
 
     def union(self, other: "LearnedFrom") -> "LearnedFrom":
-        """Return what either learned from."""
+        """Return the union of both sets of training images."""
         known = {split.digest for each in (self, other) for split in each.splits if split not in each.unknown}
         unknown = [
             split for split in (*self.unknown, *other.unknown) if split.digest is None or split.digest not in known
@@ -95,11 +95,11 @@ class LearnedFrom:
         return LearnedFrom(tuple(splits), self.digests | other.digests, tuple(dict.fromkeys(unknown)))
 
     def mask(self, digests: Sequence[bytes]) -> np.ndarray:
-        """Return for each image whether the weights are known to have learned from it, (images,), bool."""
+        """Return whether each image is known to be a training image, bool, (images,)."""
         return np.fromiter((digest[:DIGEST_BYTES] in self.digests for digest in digests), bool, len(digests))
 
     def save(self, folder: Path) -> None:
-        """Write the digests, and which of the splits they hold, beside `run.json`.
+        """Write the digests, and the splits that they cover, beside `run.json`.
 
         Raises:
             OSError: The file cannot be written.
@@ -113,11 +113,11 @@ class LearnedFrom:
 
     @classmethod
     def read(cls, splits: tuple[LearnedSplit, ...], folder: Path | None) -> Self:
-        """Read what a saved model learned from.
+        """Read the training images of a saved model.
 
         Args:
-            splits: `learned_from` of its record.
-            folder: The model's folder. None for a model of the Hub, which comes without digests.
+            splits: Field `learned_from` of its record.
+            folder: Folder of the model. None for a model of the Hub, which comes without digests.
 
         Raises:
             ModelError: The file of digests is damaged.
@@ -143,7 +143,7 @@ class LearnedFrom:
 
 
 def split_digest(digests: Iterable[bytes]) -> str:
-    """Identify a set of images by content, in whatever order.
+    """Return the digest of a set of images, identified by content and independent of their order.
 
     >>> split_digest([b"a" * 16, b"b" * 16]) == split_digest([b"b" * 32, b"a" * 32])
     True

@@ -1,4 +1,4 @@
-"""Records of older schema versions, brought to the current one; what they did not state stays unknown."""
+"""Migration of records of older schema versions; facts that an old version did not record stay unknown."""
 
 import re
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ def migrate(content: dict[str, Any], version: int, where: str) -> dict[str, Any]
     """Return the values of a record in the current schema, without its version.
 
     Args:
-        content: What `run.json` holds.
-        version: The current schema version.
-        where: What to call the record in an error.
+        content: Content of `run.json`.
+        version: Current schema version.
+        where: Name of the record in error messages.
 
     Raises:
-        RecordError: The version is unknown, or the record lacks what its version has.
+        RecordError: The version is unknown, or the record lacks a field of its version.
     """
     found = content.pop("schema_version", None)
     if found == version:
@@ -33,7 +33,7 @@ def migrate(content: dict[str, Any], version: int, where: str) -> dict[str, Any]
 
 
 def _from_1(old: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 1 held metrics, evaluation and origin apart, and derived the origin from flags."""
+    """Migrate version 1, which held metrics, evaluation and origin separately, and derived the origin from flags."""
     model, data, strategy = old["model"], old["data"], dict(old["strategy"])
     refit = old.get("refit")
     is_refitted = bool(refit)
@@ -92,7 +92,7 @@ def _origin_from_1(model: Mapping[str, Any], strategy: Mapping[str, Any]) -> dic
 
 
 def _is_published(file: str, sha256: str) -> bool:
-    """Return whether a weights file is that of its authors: its name states its SHA-256, as torch.hub checks it."""
+    """Return whether a weights file is its authors' own: its name contains its SHA-256, as for torch.hub."""
     stated = re.search(r"-([0-9a-f]{8,})\.", file)
     return stated is not None and sha256.startswith(stated[1])
 
@@ -109,7 +109,7 @@ def _model_from_1(model: Mapping[str, Any], stages: Any, phases: Any, strategy: 
         "parameters_trained": max(model["parameters_trained"], min(counted, model["parameters"])),
         "head": {
             "layers": (model.get("head") or {}).get("layers") or [],
-            # the strategy of this name trained the head alone, also one of several fully connected layers
+            # this strategy trained the head alone, also a head of several fully connected layers
             "stages": phases[0]["trainable_stages"] if strategy["name"] == "transfer" else [stages[-1]["name"]],
         },
         "preprocessing": {
@@ -171,7 +171,7 @@ def _measured_from_1(
 
 
 def _temperature_from_1(old: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Leave the temperature out: version 1 does not say which weights and how many mistakes it was fitted on."""
+    """Return no temperature: version 1 does not record the weights and the number of mistakes of its fit."""
     if "evaluation" not in old:
         return None
     return {"value": None, "reason": "records of schema version 1 do not state which weights it was fitted on"}

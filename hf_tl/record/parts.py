@@ -1,4 +1,4 @@
-"""The parts of a run's record, each made where it happens."""
+"""Parts of a run's record; the module that produces a fact creates its part."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class HeadRecord:
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """How images become the input of the network."""
+    """Preprocessing of images into the input of the network."""
 
     input_size: tuple[int, int, int]
     """Channels, height and width."""
@@ -39,9 +39,9 @@ class Preprocessed:
     std: tuple[float, ...]
     interpolation: str
     channel_order: str | None = "RGB"
-    """`RGB`, `BGR`, `L`; None where the map from pixels to numbers is none that mean and standard deviation state."""
+    """`RGB`, `BGR` or `L`; None where mean and standard deviation do not describe the map from pixels to numbers."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
-    """How images are resized and cropped for evaluation."""
+    """Resizing and cropping for evaluation."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class ModelRecord:
     problem_type: str
     parameters: int
     parameters_trained: int
-    """Parameters that some phase trained."""
+    """Parameters trained in at least one phase."""
     head: HeadRecord
     preprocessing: Preprocessed
 
     @property
     def parameters_frozen(self) -> int:
-        """Parameters that no phase trained."""
+        """Return the number of parameters that no phase trained."""
         return self.parameters - self.parameters_trained
 
 
@@ -75,43 +75,43 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class FrozenProof:
-    """Evidence that frozen tensors did not move: two digests, both computed."""
+    """Evidence that frozen tensors did not change: two computed digests."""
 
     tensors: int
     before: str
-    """Digest of the frozen tensors when the phase began."""
+    """Digest of the frozen tensors at the start of the phase."""
     after: str
-    """Digest of the same tensors when it ended."""
+    """Digest of the same tensors at its end."""
 
     @property
     def holds(self) -> bool:
-        """Whether nothing moved."""
+        """Return whether the tensors are unchanged."""
         return self.before == self.after
 
 
 @dataclass(frozen=True)
 class PhaseRecord:
-    """A phase as it was carried out."""
+    """Phase as executed."""
 
     recipe: Phase
     trained_stages: tuple[str, ...]
     learning_rates: Mapping[str, float]
-    """Peak rate of each stage in which something trained. Empty for a head that was solved."""
+    """Peak learning rate of each stage with trained parameters. Empty for a solved head."""
     parameters_trained: int
     steps: int
-    """Optimizer steps that were taken; early stopping leaves out the rest of the recipe."""
+    """Optimizer steps taken; fewer than the recipe's after early stopping."""
     epochs: float
-    """Passes over the training images that these steps are."""
+    """Passes over the training images in these steps."""
     seconds: float
     proof: FrozenProof
     uses_features: bool = False
-    """Whether it trained on cached features."""
+    """Whether the phase trained on cached features."""
     solution: Mapping[str, Any] | None = None
-    """What the solver of the head found."""
+    """Result of the head solver."""
 
     @property
     def is_solved(self) -> bool:
-        """Whether the head was solved in one step."""
+        """Return whether the phase solved the head in one step."""
         return self.recipe.is_solved
 
 
@@ -129,21 +129,21 @@ class SplitRecord:
     seed: int | None = None
     """Seed of a drawn split."""
     share: float | None = None
-    """Share that was asked for, of a drawn split."""
+    """Requested fraction of a drawn split."""
     conversions: Mapping[str, int] = field(default_factory=dict)
-    """Images by the kind of conversion that a plain `pipeline()` does not make (transparency, 16-bit gray, …)."""
+    """Number of images per kind of conversion that a plain `pipeline()` does not do (transparency, 16-bit gray, …)."""
 
 
 @dataclass(frozen=True)
 class DataRecord:
-    """The labeled images of a run."""
+    """Labeled images of a run."""
 
     name: str
-    """Publishable: a Hub id, `digits`, the name of a folder or file, or the name that the user gave."""
+    """Publishable name: a Hub id, `digits`, the name of a folder or file, or a name that the user gave."""
     labels: tuple[str, ...]
     splits: Mapping[str, SplitRecord]
     fingerprint: str
-    """Identifies all labeled images by content, in whatever order and split."""
+    """Digest of all labeled images by content, independent of order and splits."""
     source: DataSource = "unknown"
     revision: str | None = None
     license: str | None = None
@@ -151,7 +151,7 @@ class DataRecord:
 
     @property
     def conversions(self) -> dict[str, int]:
-        """Images of all splits by the kind of conversion that a plain `pipeline()` does not make."""
+        """Return the number of images of all splits per kind of conversion that a plain `pipeline()` does not do."""
         total: dict[str, int] = {}
         for split in self.splits.values():
             for kind, images in split.conversions.items():
@@ -160,66 +160,66 @@ class DataRecord:
 
     @property
     def is_on_hub(self) -> bool:
-        """Whether `name` is the id of a dataset of the Hub."""
+        """Return whether `name` is the id of a dataset of the Hub."""
         return self.source == "hub"
 
 
 @dataclass(frozen=True)
 class PlainMeasured:
-    """Metrics by a plain `pipeline()`, where hf_tl converts some images otherwise."""
+    """Metrics of a plain `pipeline()`, for a split with images that hf_tl converts differently."""
 
     conversions: Mapping[str, int]
-    """Images by the kind of conversion."""
+    """Number of images per kind of conversion."""
     metrics: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, of which weights and on which images."""
+    """Metrics of a split, with the weights and images that they were measured on."""
 
     split: str
     split_digest: str | None
     images: int
     weights_digest: str
-    """Digest of the weights that were measured."""
+    """Digest of the evaluated weights."""
     metrics: Mapping[str, float | None]
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """95% confidence intervals of some of the metrics."""
+    """95% confidence intervals of some metrics."""
     classes: Mapping[str, Any] = field(default_factory=dict)
     """`images`, `precision`, `recall`, `recall_interval` and `f1`, each a list in the order of the labels."""
     confusion: tuple[tuple[int, ...], ...] = ()
-    """True class, predicted class, images: of each pair that occurs."""
+    """True class, predicted class and number of images, for each pair that occurs."""
     calibration: Mapping[str, Any] = field(default_factory=dict)
     """`before` and `after` temperature scaling: `ece`, `counts`, `probabilities`, `shares`; `after` may be None."""
     mistakes: tuple[Mapping[str, Any], ...] = ()
-    """The most confident ones."""
+    """Most confident mistakes."""
     learned: int = 0
-    """Images that the weights had learned from, and that were measured at the user's wish."""
+    """Evaluated images that the weights were trained on, included at the user's request."""
     left_out: int = 0
-    """Images of the split that were left out because the weights had learned from them."""
+    """Images of the split left out because the weights were trained on them."""
     plain: PlainMeasured | None = None
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """Temperature scaling, or why there is none."""
+    """Temperature scaling, or the reason for its absence."""
 
     value: float | None
     weights_digest: str | None = None
-    """Digest of the weights whose logits it was fitted on."""
+    """Digest of the weights whose logits were used for the fit."""
     split: str | None = None
     images: int = 0
     reason: str | None = None
-    """Why it was not fitted."""
+    """Reason why no temperature was fitted."""
 
 
 @dataclass(frozen=True)
 class RefitRecord:
-    """A second training from the start, after model selection."""
+    """Refit: a second training from the start, after model selection."""
 
     images: int
     splits: tuple[str, ...]
-    """Splits that it learned from."""
+    """Splits of its training images."""
     seconds: float
 
 
@@ -233,7 +233,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class CardTexts:
-    """What the user wrote for the card, and allowed it to show."""
+    """Texts that the user wrote for the card, and permissions to show images."""
 
     intended_use: str | None = None
     limits: str | None = None

@@ -1,4 +1,4 @@
-"""The record of a run, `run.json`: the one source of what cards, metadata, tags and later runs state."""
+"""Record of a run, `run.json`: the single source of cards, metadata, tags and later runs."""
 
 import json
 import os
@@ -32,39 +32,40 @@ Status = Literal["training", "trained", "complete"]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run did. It is published with the model, so it holds no path, token, user or host name."""
+    """Record of a run. It is published with the model, so it contains no path, token, user or host name."""
 
     status: Status
-    """`training`: the weights so far, before the last step. `trained`: the final weights, not yet measured.
-    `complete`: measured and saved."""
+    """`training`: intermediate weights, before the last step. `trained`: final weights, not yet evaluated. `complete`:
+    evaluated and saved."""
     created: str
     origin: Origin
-    """Of the weights that the phases below began with; random where a phase drew new ones."""
+    """Origin of the weights before the first phase below; random where a phase initialized new ones."""
     model: ModelRecord
     strategy: Strategy
-    """As it was carried out."""
+    """Strategy as executed."""
     stages: tuple[StageRecord, ...]
     phases: tuple[PhaseRecord, ...]
-    """Those that the weights come from: not a stage depth that a climb took back, nor a training before a refit."""
+    """Phases that led to the weights: without stage depths that a climb undid, and without the training before a
+    refit."""
     data: DataRecord
     learned_from: tuple[LearnedSplit, ...]
-    """All splits that the weights learned from, those of the starting model included."""
+    """All splits that the weights were trained on, including those of the starting model."""
     weights_digest: str | None = None
     """Digest of the saved tensors."""
     measured: Mapping[str, Measured] = field(default_factory=dict)
-    """By split."""
+    """Results by split."""
     temperature: Temperature | None = None
     rungs: tuple[Mapping[str, Any], ...] = ()
     """All stage depths that a climb tried."""
     stopped: str | None = None
-    """Why a climb ended before its last stage depth."""
+    """Reason why a climb ended before its last stage depth."""
     recommendation: Mapping[str, Any] | None = None
     transforms: Mapping[str, str] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
-    """An entry for each evaluation of the training that model selection was made in."""
+    """One entry for each evaluation of the training that model selection used."""
     best: Mapping[str, Any] | None = None
-    """The evaluation whose weights were kept."""
+    """Evaluation of the selected checkpoint."""
     refit: RefitRecord | None = None
     seconds: Seconds = field(default_factory=Seconds)
     energy: Mapping[str, Any] | None = None
@@ -92,22 +93,22 @@ class RunRecord:
         return [index for index, phase in enumerate(self.phases) if stage in phase.trained_stages]
 
     def is_frozen(self, stage: str) -> bool:
-        """Return whether the last phase left a stage frozen."""
+        """Return whether a stage is frozen in the last phase."""
         return bool(self.phases) and stage not in self.phases[-1].trained_stages
 
     @property
     def start(self) -> Origin:
-        """Origin of the weights that the saved ones descend from: random where a phase drew new ones."""
+        """Return the origin that the saved weights descend from; random where a phase initialized new weights."""
         draws = any(phase.recipe.from_random_weights for phase in self.phases)
         return Origin.random() if draws and self.origin.kind != "random" else self.origin
 
     def is_of_saved_weights(self, split: str) -> bool:
-        """Return whether a split was measured with the saved weights, and not with those before a refit."""
+        """Return whether the results of a split are from the saved weights, and not from those before a refit."""
         return self.weights_digest in (None, self.measured[split].weights_digest)
 
     @property
     def trains_head_alone(self) -> bool:
-        """Whether nothing but the head was trained since the starting weights."""
+        """Return whether only the head was trained since the starting weights."""
         head = set(self.model.head.stages)
         return all(set(phase.trained_stages) <= head and phase.recipe.norm == "frozen" for phase in self.phases)
 
@@ -120,7 +121,7 @@ class RunRecord:
         """Read a record of this schema version or an older one.
 
         Raises:
-            RecordError: It is of a newer version, or a field is missing, unknown or of another type.
+            RecordError: The version is newer, or a field is missing, unknown or of another type.
         """
         if not isinstance(content, Mapping):
             raise RecordError(f"{where} must map names to values, found {type(content).__name__}")
@@ -134,7 +135,7 @@ def read_record(folder: str | os.PathLike[str]) -> RunRecord:
     """Read the record of a saved model.
 
     Raises:
-        PublishError: There is none, or it is damaged.
+        PublishError: The record is missing or damaged.
     """
     file = Path(folder) / RECORD_FILE
     if not file.is_file():
@@ -143,14 +144,14 @@ def read_record(folder: str | os.PathLike[str]) -> RunRecord:
 
 
 def read_record_file(file: Path, where: str) -> RunRecord:
-    """Read a record from wherever its file is, for example in the cache of the Hub.
+    """Read a record from a file, for example in the cache of the Hub.
 
     Args:
         file: The file.
-        where: What to call it in an error.
+        where: Name of the record in error messages.
 
     Raises:
-        PublishError: It is damaged.
+        PublishError: The record is damaged.
     """
     try:
         return RunRecord.from_json(json.loads(file.read_text(encoding="utf-8")), where)
@@ -159,7 +160,7 @@ def read_record_file(file: Path, where: str) -> RunRecord:
 
 
 def write_record(record: RunRecord, folder: Path) -> None:
-    """Write `run.json`, whole or not at all.
+    """Write `run.json` atomically.
 
     Raises:
         OSError: The file cannot be written.
