@@ -1,1 +1,1 @@
-"""Files and folders: written whole or not at all, on every operating system."""
+"""Atomic writes of files and folders on every operating system."""

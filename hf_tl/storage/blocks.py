@@ -13,13 +13,13 @@ _CANNOT_ALLOCATE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class BlockFile:
-    """A file whose parts are read and written at given positions.
+    """File whose parts are read and written at given positions.
 
     Nothing of the file is kept in memory. Several threads may share one `BlockFile`; each process opens its own.
     """
 
     def __init__(self, file: Path, *, writable: bool = False) -> None:
-        """Open a file that exists.
+        """Open an existing file.
 
         Args:
             file: The file.
@@ -33,9 +33,9 @@ class BlockFile:
         """Fill `memory` from position `offset` on.
 
         Raises:
-            EOFError: The file ends before.
+            EOFError: The file ends earlier.
         """
-        while len(memory):  # one call of the system returns 2 GB at most
+        while len(memory):  # one system call returns 2 GB at most
             read = self._read(memory, offset)
             if not read:
                 raise EOFError(f"{self.file} ends at byte {offset:,}")
@@ -47,7 +47,7 @@ class BlockFile:
         Raises:
             OSError: The disk is full or read-only.
         """
-        while len(memory):  # the system may take less than it is given
+        while len(memory):  # a system call may write only a part
             written = self._write(memory, offset)
             memory, offset = memory[written:], offset + written
 
@@ -77,9 +77,9 @@ class BlockFile:
 
 
 def allocate(file: Path, size: int) -> None:
-    """Make a file of `size` bytes, so that a full disk is found before a long computation and not at its end.
+    """Create a file of `size` bytes, so that a full disk fails before a long computation and not at its end.
 
-    Where the system cannot reserve space, a disk that fills up later is reported by `BlockFile.write`.
+    Where the system cannot reserve space, `BlockFile.write` reports a disk that fills up later.
 
     Raises:
         OSError: The disk is full or read-only.

@@ -1,11 +1,11 @@
-"""Wait until what was written is on the disk, as far as the operating system allows it."""
+"""Flushing of files and folders to the disk, as far as the operating system allows."""
 
 import errno
 import os
 from pathlib import Path
 
 _UNSUPPORTED = {errno.EACCES, errno.EPERM, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOTSUP}
-"""Errors of systems (Windows, some network file systems) that cannot flush a folder; a disk's own is EIO or ENOSPC."""
+"""Errors of systems (Windows, some network file systems) that cannot flush a folder; disk errors are EIO or ENOSPC."""
 
 
 def flush_file(file: Path) -> None:
@@ -18,7 +18,7 @@ def flush_file(file: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system can do that."""
+    """Wait until the directory entries of a folder are on the disk, where the system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -31,7 +31,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Wait until a folder is on the disk, with all that is in it."""
+    """Wait until a folder with all its content is on the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             flush_file(path)

@@ -1,7 +1,7 @@
-"""Folders that appear whole or not at all.
+"""Folders that are written atomically.
 
-The files are written into a partial folder beside the final place, flushed, and moved there by a rename. A process that
-is killed at any moment leaves the old folder, the new one, or both under names that the next call puts in order.
+The files are written into a partial folder beside the final one, flushed, and moved there by a rename. A process killed
+at any moment leaves the old folder, the new one, or both under names from which the next call recovers.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from hf_tl.errors import ConfigError
 from hf_tl.storage.flush import flush_folder, flush_tree
 
 PARTIAL = ".partial-"
-"""Begins the name of a folder that is being written."""
+"""Prefix of the name of a folder that is being written."""
 REPLACED = ".replaced-"
-"""Begins the name of a folder that is being replaced."""
+"""Prefix of the name of a folder that is being replaced."""
 
 
 def partial_of(final: Path) -> Path:
@@ -31,9 +31,9 @@ def partial_of(final: Path) -> Path:
 
 @contextlib.contextmanager
 def partial_folder(final: Path) -> Iterator[Path]:
-    """Make an empty folder beside `final`, and remove it when the context ends, with whatever is still in it.
+    """Create an empty folder beside `final`, and remove it with its remaining content when the context ends.
 
-    What a killed process left is removed first; a folder that it was replacing is put back.
+    Leftovers of a killed process are removed first; a folder that it was replacing is restored.
 
     Raises:
         OSError: The disk is full or read-only.
@@ -51,11 +51,11 @@ def partial_folder(final: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give an empty folder to write to, and put it at `final` when the context ends without an exception.
+    """Create an empty folder to write to, and move it to `final` when the context ends without an exception.
 
     Args:
-        final: Where the folder goes. It must not exist, or be empty, unless `replace` is true.
-        replace: Whether a folder that exists is replaced; until the new one is complete, it stays as it is.
+        final: Final path of the folder. It must not exist, or be empty, unless `replace` is true.
+        replace: Whether an existing folder is replaced; it stays unchanged until the new one is complete.
 
     Raises:
         OSError: The disk is full or read-only, or `final` exists; nothing was changed.
@@ -70,7 +70,7 @@ def put(partial: Path, final: Path, *, replace: bool = False) -> None:
     flush_tree(partial)
     aside = final.with_name(f"{REPLACED}{final.name}")
     if final.is_dir() and not any(final.iterdir()):
-        final.rmdir()  # Windows renames no folder onto another, not even onto an empty one
+        final.rmdir()  # Windows cannot rename a folder onto another, not even onto an empty one
     elif final.exists():
         if not replace:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
@@ -90,14 +90,13 @@ def replace_files(
 ) -> None:
     """Flush the files of `partial` to the disk and move them into `folder`, one by one.
 
-    An old file stays until the new one of its name takes its place, so that at every moment each name has a complete
-    file.
+    An old file stays until the new one of its name replaces it, so that each name has a complete file at every moment.
 
     Args:
-        partial: A folder on the same disk; its files may lie in folders of their own.
-        folder: Where the files go; made where it does not exist.
-        last: Names of files that are moved after all others, in this order: those that say that all is there.
-        obsolete: Names of old files that are removed afterwards, where `partial` has no file of that name.
+        partial: Folder on the same disk, possibly with subfolders.
+        folder: Destination; created if it does not exist.
+        last: Names of files that are moved after all others, in this order: their presence marks a complete folder.
+        obsolete: Names of old files that are removed afterwards, unless `partial` has a file of that name.
 
     Raises:
         OSError: The disk is full or read-only.
@@ -110,28 +109,28 @@ def replace_files(
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial / file, folder / file)
     for name in {*obsolete} - {file.as_posix() for file in files}:
-        with contextlib.suppress(OSError):  # what took the place of an old file is not ours to remove
+        with contextlib.suppress(OSError):  # a folder under this name is not removed
             (folder / name).unlink(missing_ok=True)
     flush_folder(folder)
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder, as far as the system allows it: Windows keeps files that another process has open."""
+    """Remove a folder, as far as the system allows: Windows keeps files that another process has open."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written, or half-replaced, in `folder`."""
+    """Remove half-written and half-replaced folders of killed processes from `folder`."""
     for path in list(folder.iterdir()):
         if path.name.startswith((PARTIAL, REPLACED)):
             remove(path)
 
 
 def make_folder(output_dir: str | os.PathLike[str]) -> Path:
-    """Make the folder of `--output_dir`, if it is not there.
+    """Create the folder of `--output_dir`, if it does not exist.
 
     Raises:
-        ConfigError: It cannot be made.
+        ConfigError: The folder cannot be created.
     """
     folder = Path(output_dir)
     try:
@@ -142,7 +141,7 @@ def make_folder(output_dir: str | os.PathLike[str]) -> Path:
 
 
 def _recover(final: Path) -> None:
-    """Put back a folder that a killed process was replacing, if its successor is not there."""
+    """Restore a folder that a killed process was replacing, unless its replacement is complete."""
     aside = final.with_name(f"{REPLACED}{final.name}")
     if aside.exists() and not final.exists():
         os.replace(aside, final)
