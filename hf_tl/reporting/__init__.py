@@ -1,1 +1,1 @@
-"""Text, numbers and drawing that cards and reports share."""
+"""Text, numbers and drawing shared by cards and reports."""

@@ -1,6 +1,6 @@
 """Shared parts of all figures: color-blind safe colors, a canvas, and safe text.
 
-Figures are drawn on Agg canvases, without pyplot's global state, so that any thread and backend setting works.
+Figures are drawn on Agg canvases, without pyplot's global state, so that they work in any thread and with any backend.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ TRAIN_LINE, VALIDATION_LINE = "#e8743b", "#2b6ca3"
 BEFORE, AFTER = "#e8743b", "#2b6ca3"
 DPI = 160
 WIDTH = 8.0
-"""Inches; 1,280 pixels, shown at about 800."""
+"""Width in inches; 1,280 pixels, shown at about 800."""
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
@@ -31,6 +31,6 @@ def write(figure: Figure, path: str | Path) -> None:
 
 
 def plain(text: object, limit: int) -> str:
-    """Cut text to one line of limited width; draw it with `parse_math=False`, so that `$` stays text."""
+    """Truncate text to one line of `limit` characters; draw it with `parse_math=False`, so that `$` stays text."""
     line = one_line(text)
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,7 +1,7 @@
-"""Text for the user: nothing that happens to the terminal may end a training.
+"""Console output that never ends a training, whatever happens to the terminal.
 
 A stream may not be able to encode a character (`PYTHONIOENCODING=latin-1`, Windows), its reader may be gone
-(`hf-tl train | head`), its disk may be full, or there may be none.
+(`hf-tl train | head`), its disk may be full, or there may be no stream.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ _PLAIN = str.maketrans({"…": "...", "→": "->", "–": "-", "—": "-", "−"
 
 
 def say(accelerator: "Accelerator | None", text: str) -> None:
-    """Print a line, above progress bars that are open.
+    """Print a line, above open progress bars.
 
     Args:
-        accelerator: Only its main process prints; without one, this process does.
-        text: What to print.
+        accelerator: Only its main process prints; without one, this process prints.
+        text: Text to print.
     """
     from tqdm.auto import tqdm
 
@@ -34,7 +34,7 @@ def say(accelerator: "Accelerator | None", text: str) -> None:
 
 
 def progress_bar(**settings: Any) -> "tqdm":
-    """Make a progress bar on the standard error stream, with the settings of `tqdm`."""
+    """Return a progress bar on the standard error stream, with the settings of `tqdm`."""
     from tqdm.auto import tqdm
 
     return tqdm(file=TolerantStream(sys.stderr), **settings)
@@ -44,7 +44,7 @@ class TolerantStream:
     """A text stream whose `write` and `flush` never raise."""
 
     def __init__(self, stream: "TextIO | TolerantStream | None") -> None:
-        """Wrap a stream; None, which programs without a terminal have, shows nothing."""
+        """Wrap a stream; None, as in programs without a terminal, discards all text."""
         stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
         self._stream: TextIO = stream._stream if isinstance(stream, TolerantStream) else stream
 
@@ -64,7 +64,7 @@ class TolerantStream:
         try:
             yield
         except BrokenPipeError:
-            # nobody reads any more: what is still in Python's buffer, and all that follows, goes nowhere
+            # the reader is gone: discard Python's buffer and all later output
             # (https://docs.python.org/3/library/signal.html#note-on-sigpipe)
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
@@ -84,7 +84,7 @@ class TolerantStream:
 
 @contextlib.contextmanager
 def tolerant_streams() -> Iterator[None]:
-    """Make all that this process prints tolerant, also by other libraries, while the context is open."""
+    """Make all output of this process tolerant, including that of other libraries, while the context is open."""
     out, err = TolerantStream(sys.stdout), TolerantStream(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
         try:
@@ -95,7 +95,7 @@ def tolerant_streams() -> Iterator[None]:
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    r"""Replace what an encoding lacks: typographic characters by plain ones, others by their code points.
+    r"""Replace characters that an encoding lacks: typographic ones by plain ones, others by their code points.
 
     >>> encodable("Saving … 猫", "ascii")
     'Saving ... \\u732b'

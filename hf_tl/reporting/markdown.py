@@ -1,9 +1,9 @@
-"""Values of any origin as Markdown that can only be read as text.
+"""Markdown that shows values of any origin as plain text.
 
-Labels, dataset names and notes come from strangers. In a card they must not add a heading, a link, a table cell or
-HTML, whichever renderer shows it, so characters with a meaning become character references: by CommonMark these never
-form structure (https://spec.commonmark.org/0.31.2/#entity-and-numeric-character-references), and unlike a backslash
-they also hold inside HTML and before a renderer's mathematics.
+Labels, dataset names and notes come from untrusted sources. In a card they must not add a heading, a link, a table cell
+or HTML in any renderer. Special characters therefore become character references, which never form structure in
+CommonMark (https://spec.commonmark.org/0.31.2/#entity-and-numeric-character-references). Unlike backslash escapes they
+also work inside HTML and before a renderer's mathematics.
 """
 
 import re
@@ -13,15 +13,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 _SYNTAX = {ord(character): f"&#{ord(character)};" for character in '\\`*[]<>&|~$^{}#="'}
-# GFM turns bare addresses into links after the escapes are gone; an invisible space inside them prevents it.
+# GFM turns bare addresses into links after escapes are resolved; an invisible space inside them prevents it.
 _BARE_LINK = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)|(?<=mailto)(?=:)|(?<=xmpp)(?=:)", re.IGNORECASE)
-_EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word has no meaning
-_BLOCK_START = re.compile(r"^(\d*)([-+.)])(?=\s|$|\2)")  # of a list item, a rule or an underlined heading
+_EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # underscores within words have no meaning
+_BLOCK_START = re.compile(r"^(\d*)([-+.)])(?=\s|$|\2)")  # a list item, a rule or an underlined heading
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def one_line(value: object) -> str:
-    """Make a single line of printable text, never empty: no control characters, no reordering of what follows.
+    """Return a single non-empty line of printable text, without control characters and text reordering.
 
     >>> one_line("a\\n# b\\x00")
     'a # b'
@@ -30,7 +30,7 @@ def one_line(value: object) -> str:
 
 
 def _printable(text: str) -> str:
-    """Replace control characters by spaces, and leave out what reorders text."""
+    """Replace control characters by spaces, and remove characters that reorder text."""
     text = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written to a file
     return "".join(" " if unicodedata.category(c) == "Cc" else c for c in text if c not in _BIDI_CONTROLS)
 
@@ -49,9 +49,9 @@ def escape(value: object) -> Markup:
 
 
 def code(value: object) -> Markup:
-    """Show a value as a code span, for names that a reader may copy.
+    """Format a value as a code span, for names that a reader may copy.
 
-    Where a code span cannot hold it (a pipe splits a table's cell even inside one) it is escaped text.
+    A value that a code span cannot hold (a pipe splits a table's cell even inside one) becomes escaped text.
 
     >>> str(code("layer4")), str(code("a|b"))
     ('`layer4`', 'a&#124;b')
@@ -61,7 +61,7 @@ def code(value: object) -> Markup:
 
 
 def code_block(value: object, language: str = "") -> Markup:
-    """Show a value as a fenced code block; lines are those that a newline ends.
+    """Format a value as a fenced code block; only newlines end lines.
 
     >>> print(code_block("ls", "bash"))
     ```bash
@@ -75,9 +75,9 @@ def code_block(value: object, language: str = "") -> Markup:
 
 
 def environment() -> Environment:
-    """Build the environment of a card's template: every value is escaped, unless a filter made it safe.
+    """Return the environment of a card's template: every value is escaped, unless a filter made it safe.
 
-    `finalize` sees each `{{ … }}`, so that no place of the template can forget the escape.
+    `finalize` sees each `{{ … }}`, so that the template cannot miss an escape.
     """
     env = Environment(
         finalize=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True

@@ -1,4 +1,4 @@
-"""Numbers for readers of cards and reports; a dash stands for a missing one."""
+"""Number formats of cards and reports; a dash stands for a missing value."""
 
 import math
 from collections.abc import Sequence
