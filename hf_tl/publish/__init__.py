@@ -1,1 +1,1 @@
-"""What leaves the machine: the record's card and pictures, and the push to the Hub."""
+"""Saving of models with their record and card, and checks before publication."""

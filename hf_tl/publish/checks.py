@@ -1,4 +1,4 @@
-"""Checks of a folder before it is published, or after it was fetched: one complete saved model."""
+"""Checks that a folder holds one complete saved model, before a push or after a pull."""
 
 import json
 import re
@@ -32,11 +32,10 @@ def is_among(name: str, patterns: Iterable[str]) -> bool:
 def check_folder(folder: Path) -> list[Path]:
     """Check that a folder is one complete saved model, and return the files to publish.
 
-    A model that was trained but not measured may be published: its card says so. Weights of a training that has not
-    ended may not.
+    A trained model without results may be published: its card says so. Weights of an unfinished training may not.
 
     Raises:
-        PublishError: A file is missing, damaged, or of another run; or the training has not ended.
+        PublishError: A file is missing, damaged, or of another run; or the training is unfinished.
     """
     if not folder.is_dir():
         raise PublishError(f"{folder} is no folder; name the --output_dir of a finished training")
@@ -65,23 +64,23 @@ def check_folder(folder: Path) -> list[Path]:
 
 
 def weights_digest(folder: Path, names: Iterable[str] = ("model.safetensors",)) -> str:
-    """Compute the SHA-256 of all saved tensors: their names, types, shapes and every byte.
+    """Compute the SHA-256 of all saved tensors: their names, types, shapes and bytes.
 
     Raises:
-        PublishError: a file is damaged.
+        PublishError: A file is damaged.
     """
     tensors: dict[str, Tensor] = {}
     for name in names:
         try:
             with safe_open(folder / name, framework="pt") as file:
-                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no mapping
+                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
         except SafetensorError as error:
             raise PublishError(f"{folder / name} is damaged ({error}); train or save again") from error
     return digest(tensors)
 
 
 def weight_files(folder: Path) -> set[str]:
-    """Return the names of the weights files of a folder: one, or those of the index."""
+    """Return the names of the weights files of a folder: one file, or those of the index."""
     return _weight_names(folder, {path.name for path in folder.iterdir()})
 
 
@@ -120,7 +119,7 @@ def _check_card(card: Path) -> None:
 
 
 def _check_match(folder: Path, record: RunRecord, config: Mapping[str, Any], weights: set[str]) -> None:
-    """Check that config and weights are those of the record."""
+    """Check that config and weights belong to the record."""
     expected = list(record.data.labels)
     found = config.get("label_names") or [label for _, label in _in_order(config.get("id2label") or {})]
     if found != expected:

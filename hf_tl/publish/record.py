@@ -1,4 +1,4 @@
-"""Gather the record of a run from what made it: loaders, data room, training and evaluation."""
+"""Collection of the record of a run from its model, data, training and evaluation."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -40,8 +40,8 @@ def describe_model(
 
     Args:
         model: The classifier.
-        preprocessing: Of `model`.
-        phases: That trained it.
+        preprocessing: Preprocessing of `model`.
+        phases: Phases that trained it.
         head_stages: Number of trailing stages that count as the head.
     """
     is_timm = model.config.model_type == "timm_wrapper"
@@ -99,7 +99,7 @@ def hyperparameters(
 
 
 def environment(accelerator: "Accelerator") -> dict[str, Any]:
-    """Return the fields of a record that state when, on what and with which versions it was made."""
+    """Return the fields of a record for date, hardware and library versions."""
     return {
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "hardware": describe_hardware(accelerator),
@@ -108,12 +108,12 @@ def environment(accelerator: "Accelerator") -> dict[str, Any]:
 
 
 def card_texts(hub: HubConfig) -> CardTexts:
-    """Return what the user wrote for the card, and allowed it to show."""
+    """Return the texts that the user wrote for the card, and the permissions to show images."""
     return CardTexts(hub.card_intended_use, hub.card_limits, hub.card_images)
 
 
 def config_record(record: RunRecord) -> dict[str, Any]:
-    """Choose what `config.json` carries under the key `hf_tl`: enough to freeze again and to know what was done."""
+    """Return the entry `hf_tl` of `config.json`: enough to freeze the model again and to describe its training."""
     data = record.data
     return {
         "schema_version": SCHEMA_VERSION,
@@ -134,7 +134,10 @@ def _optimization(strategy: Strategy, config: TrainingConfig) -> Mapping[str, An
 
 
 def _count_trained(model: "PreTrainedModel", phases: Sequence[PhaseRecord]) -> int:
-    """Count the parameters that some phase trained; a phase itself counts norms, and what the network never trains."""
+    """Count the parameters trained in at least one phase.
+
+    The count of a single phase allows for norms and for parameters that never train, so it is a lower bound.
+    """
     stages, names = list_stages(model), set[str]()
     for phase in phases:
         names |= trainable_parameters(stages, phase.recipe.trainable_stages)

@@ -1,6 +1,6 @@
-"""Saving: the trained weights are committed the moment training ends; everything else comes after, and may fail.
+"""Saving of a model: trained weights are written as soon as training ends, because later steps may fail.
 
-What transformers writes for a timm model loses new label names, keeps `model_args: null`, on which timm dies, and
+The timm config that transformers writes loses new label names, keeps `model_args: null`, which crashes timm, and
 prefixes keys that timm cannot load; see `_timm_config`.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 LOCAL_KEYS = ("_name_or_path", "_commit_hash")
 LOCAL_PRETRAINED_KEYS = ("file", "source")
-"""Where a timm checkpoint was read from on this machine; not to be published."""
+"""Config keys with the path of a timm checkpoint on this machine; they are not published."""
 TOLERANCE = 1e-4
 """Largest difference between logits before saving and after loading, relative to the largest logit."""
 
@@ -48,24 +48,24 @@ def commit_model(
     output_dir: str | Path,
     tensors: "Mapping[str, Tensor] | None" = None,
 ) -> RunRecord:
-    """Write the weights with all that is needed to load them, and their record.
+    """Write the weights with all files needed to load them, and their record.
 
-    Every file takes the place of an older one by a rename, the record last: a process that is killed at any moment
-    leaves a model that loads.
+    Each file replaces an older one by a rename, the record last: a process killed at any moment leaves a model that
+    loads.
 
     Args:
-        model: On any device.
-        preprocessing: Of `model`.
-        record: Of the run so far.
-        learned: Which images the weights learned from; kept beside the record, and not published.
-        output_dir: Made where it does not exist.
+        model: Model on any device.
+        preprocessing: Preprocessing of `model`.
+        record: Record of the run so far.
+        learned: Training images of the weights; stored beside the record, and not published.
+        output_dir: Folder to save in; created if it does not exist.
         tensors: Tensors of `model` to write in place of its own.
 
     Returns:
         The record with the digest of the weights.
 
     Raises:
-        SaveError: The disk is full or read-only; what the folder held is untouched.
+        SaveError: The disk is full or read-only; the folder is unchanged.
     """
     folder = Path(output_dir)
     model.config.hf_tl = config_record(record)
@@ -80,18 +80,18 @@ def commit_model(
 
 
 def complete_run(record: RunRecord, output_dir: str | Path, examples: Sequence[Example] = ()) -> RunRecord:
-    """Write card, figures and the complete record of a committed model, and remove its checkpoints.
+    """Write card, figures and the complete record of a saved model, and remove its checkpoints.
 
     Args:
-        record: Measured.
-        output_dir: Holds the model.
-        examples: Images for the card, which the user allowed.
+        record: Record with the results.
+        output_dir: Folder of the model.
+        examples: Images for the card, with the user's permission.
 
     Returns:
-        The record, which is complete.
+        The complete record.
 
     Raises:
-        SaveError: The disk is full or read-only; the model is untouched.
+        SaveError: The disk is full or read-only; the model is unchanged.
     """
     folder, record = Path(output_dir), replace(record, status="complete")
     with _explained(folder, "the card"), partial_folder(folder / "card") as partial:
@@ -107,16 +107,16 @@ def complete_run(record: RunRecord, output_dir: str | Path, examples: Sequence[E
 def rewrite_card(output_dir: str | Path) -> Path:
     """Write the card and the figures of a saved model again, from its record.
 
-    A card that says anything else is kept beside it, as `README.old.md` (`README.old-2.md`, …).
+    A card with other content is kept beside it, as `README.old.md` (`README.old-2.md`, …).
 
     Args:
-        output_dir: A folder that hf_tl saved a model in.
+        output_dir: Folder of a model that hf_tl saved.
 
     Returns:
-        The file of the card.
+        Path of the card.
 
     Raises:
-        PublishError: The folder holds no record, or one that a card cannot be written from; nothing is changed then.
+        PublishError: The folder holds no record, or a damaged one; nothing is changed.
         SaveError: The disk is full or read-only.
     """
     folder = Path(output_dir)
@@ -147,12 +147,12 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume:
     """Check, before any work, that a run may be saved in `output_dir`.
 
     Args:
-        output_dir: It need not exist.
-        overwrite: Whether a run that it holds may be replaced.
-        resume: Whether a run that it holds is to be finished.
+        output_dir: Folder; it need not exist.
+        overwrite: Whether a run in the folder may be replaced.
+        resume: Whether a run in the folder is resumed.
 
     Raises:
-        ConfigError: It holds another run or model, is a file, or cannot be written to.
+        ConfigError: The folder holds another run or model, is a file, or cannot be written to.
     """
     folder = Path(output_dir)
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -178,7 +178,7 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume:
 
 
 def _status(folder: Path) -> str | None:
-    """Return the status of the run in a folder; None where it holds none that can be read."""
+    """Return the status of the run in a folder; None without a readable run."""
     try:
         return read_record(folder).status
     except PublishError:
@@ -226,7 +226,7 @@ def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder:
 
 
 def _runs_own_code(model: "nn.Module") -> bool:
-    """Return whether the user allowed the code of the model's repository to run: its class comes from there."""
+    """Return whether the model's class is code of its repository, which the user allowed to run."""
     return type(model).__module__.startswith("transformers_modules.")
 
 
@@ -256,7 +256,7 @@ def _write_checkpoint(
     if is_timm:
         from safetensors.torch import save_file
 
-        # copies, because a safetensors file cannot hold what modules share (CoaT), and both libraries read every name
+        # copies: a safetensors file cannot hold shared tensors (CoaT), and both libraries read every name
         named = {
             name.removeprefix("timm_model."): tensor.detach().cpu().clone().contiguous()
             for name, tensor in state.items()
@@ -273,10 +273,10 @@ def _write_checkpoint(
 
 
 def _timm_config(model: "PreTrainedModel") -> dict[str, Any]:
-    """Write what both transformers and timm read.
+    """Return a config that both transformers and timm read.
 
-    timm takes the whole file for its `pretrained_cfg` unless that is there as a sub-dictionary, and fails on
-    `model_args: null`; transformers takes the names of the classes from `label_names`, in the order of the logits.
+    timm takes the whole file for its `pretrained_cfg` unless it contains one, and fails on `model_args: null`.
+    transformers takes the class names from `label_names`, in the order of the logits.
     """
     config = model.config.to_dict()
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
@@ -297,7 +297,7 @@ def _timm_config(model: "PreTrainedModel") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _explained(folder: Path, what: str) -> Iterator[None]:
-    """Name the folder and the cause where the disk does not take something."""
+    """Name the folder and the cause in errors of the disk."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -307,7 +307,7 @@ def _explained(folder: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and warnings out of a check that the user did not ask for; its errors are raised."""
+    """Silence progress bars and warnings of transformers; its errors are still raised."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -322,7 +322,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _noise(input_size: tuple[int, int, int]) -> Any:
-    """Draw an image of random pixels, larger than the input, so that resizing and cropping are compared too."""
+    """Draw an image of random pixels, larger than the input, so that the check covers resizing and cropping."""
     import numpy as np
     from PIL import Image
 
@@ -349,7 +349,7 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Turn sets and tuples into lists; a config holds nothing else that JSON does not know."""
+    """Turn sets and tuples into lists, the only values of a config that JSON lacks."""
     if isinstance(value, set | frozenset | tuple):
         return sorted(value)
     raise TypeError(f"a record holds plain values only, found {type(value).__name__}")
