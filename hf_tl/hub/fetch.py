@@ -18,23 +18,23 @@ from hf_tl.storage.folders import atomic_folder
 def pull(
     repo_id: str, output_dir: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
 ) -> Path:
-    """Fetch a model that hf_tl published, with its card, figures and record, into a new folder.
+    """Download a model that hf_tl published, with its card, figures and record, into a new folder.
 
-    The model is checked as before a push, and only then moved into the folder. An interrupted download is resumed.
-    Digests of training images are not published, so they are not fetched.
+    The model passes the checks of a push before it is moved into the folder. An interrupted download is resumed.
+    Digests of training images are not published, so they are not downloaded.
 
     Args:
-        repo_id: `USER/NAME`.
-        output_dir: a folder that does not exist, or is empty.
-        revision: branch, tag or commit; `main` by default.
-        token: as in `push`.
+        repo_id: Repository `USER/NAME`.
+        output_dir: Folder that does not exist, or is empty.
+        revision: Branch, tag or commit; `main` by default.
+        token: As in `push`.
 
     Returns:
         The folder.
 
     Raises:
-        PublishError: there is no such model, it is not complete, or the folder holds something.
-        ModelError: the repository holds what no model needs, such as names that lead out of the folder.
+        PublishError: The model does not exist or is incomplete, or the folder is not empty.
+        ModelError: The repository holds unexpected files, such as names that lead out of the folder.
 
     ```python
     folder = hf_tl.pull("user/flowers", "flowers")
@@ -78,6 +78,6 @@ def _download(api: HfApi, repo_id: str, name: str, revision: str | None) -> Path
     try:
         return Path(api.hf_hub_download(repo_id, name, revision=revision))
     except LocalEntryNotFoundError as error:
-        if isinstance(error.__cause__, HTTPError):  # why it is not there but in the cache either
+        if isinstance(error.__cause__, HTTPError):  # the error that made the lookup fall back to the cache
             raise error.__cause__ from error
         raise

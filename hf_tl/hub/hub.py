@@ -1,4 +1,4 @@
-"""The push to the Hub: a saved model, its card, figures and record in one commit."""
+"""Push to the Hub: a saved model, its card, figures and record in one commit."""
 
 import os
 import shlex
@@ -18,7 +18,8 @@ from hf_tl.hub.hub_requests import explained, messages_of, retried
 from hf_tl.publish.checks import CARD_FILE, WEIGHTS, check_folder, is_among
 
 REPLACED = (*WEIGHTS, "preprocessor_config.json")
-"""What a push removes from the repository where the new model has no such file: it would be loaded with the new one."""
+"""Files that a push removes from the repository unless the new model has them: they would be loaded with the new
+model."""
 COMMIT_MESSAGE = "Upload the model with its card and its record"
 
 
@@ -33,24 +34,25 @@ def push(
 ) -> str:
     """Publish a saved model: weights, config, card, figures and record in one commit.
 
-    The folder is checked before anything is sent, and is not changed. Pushing it again makes no commit, and goes on
-    with an upload that was interrupted. Requests that fail for a passing reason are made again, up to 5 times; one
-    without an answer for 20 s (`HF_TL_HUB_TIMEOUT`) counts as failed.
+    The folder is checked before anything is sent, and is not changed. A second push of the same folder makes no commit,
+    and resumes an interrupted upload. Requests with a transient error are retried, up to 5 attempts in total. A request
+    without an answer within 20 s (`HF_TL_HUB_TIMEOUT`) counts as failed.
 
     Args:
-        output_dir: a folder that hf_tl saved a model in.
-        repo_id: `USER/NAME`; the repository is made where it does not exist.
-        private: whether a new repository is private; an existing public one is refused if this is true.
-        revision: the branch to commit to, made from `main` where it does not exist.
-        create_pr: whether to propose the commit in a pull request, to a repository of anybody's that exists. Your own
-            open pull request of an earlier push is brought up to date.
-        token: a Hub token; the one of `hf auth login` or `HF_TOKEN` if it is None.
+        output_dir: Folder of a model that hf_tl saved.
+        repo_id: Repository `USER/NAME`; it is created if it does not exist.
+        private: Whether a new repository is private. If true, a push to an existing public repository is refused.
+        revision: Branch to commit to; it is created from `main` if it does not exist.
+        create_pr: Whether to propose the commit in a pull request, to any existing repository. Your own open pull
+            request of an earlier push is updated.
+        token: Hub token; that of `hf auth login` or `HF_TOKEN` by default.
 
     Returns:
-        The address of the commit, or of the pull request.
+        URL of the commit or of the pull request.
 
     Raises:
-        PublishError: the folder is not a complete saved model, or the Hub refused; the message says what to do.
+        PublishError: The folder is not a complete saved model, or the Hub refused the push; the message says what to
+            do.
 
     ```python
     url = hf_tl.push("out", "user/flowers")
@@ -71,15 +73,15 @@ def push(
 
 
 def check_push_access(repo_id: str, token: str | None = None, *, create_pr: bool = False) -> None:
-    """Check that a push to a repository would be allowed; call it before training.
+    """Check that a push to a repository is allowed; call it before training.
 
     Args:
-        repo_id: `USER/NAME`.
-        token: as in `push`.
-        create_pr: whether only a pull request is to be made, which needs no rights over the namespace.
+        repo_id: Repository `USER/NAME`.
+        token: As in `push`.
+        create_pr: Whether the push opens a pull request, which needs no rights over the namespace.
 
     Raises:
-        PublishError: the name is not valid, there is no valid token, or it may not write to the namespace.
+        PublishError: The name is invalid, there is no valid token, or the token may not write to the namespace.
     """
     try:
         validate_repo_id(repo_id)
@@ -110,7 +112,7 @@ def check_push_access(repo_id: str, token: str | None = None, *, create_pr: bool
 
 
 def _grants(permissions: dict[str, Any] | None, wanted: str, namespace: str, repo_id: str) -> bool:
-    """Whether a fine-grained token may do something, as far as the Hub tells; other tokens are not told of here."""
+    """Return whether a fine-grained token grants a permission; other tokens are not restricted by scopes."""
     if not permissions or "scoped" not in permissions:
         return True
     scopes = [entry for entry in permissions["scoped"] if entry["entity"].get("name") in (namespace, repo_id)]
@@ -135,16 +137,16 @@ def _push(
     proposal = retried(lambda: _own_pull_request(api, repo_id))
     proposed = replace(branch, revision=proposal.git_reference)
     proposed.commit(additions, proposed.head())
-    if proposal.status == "draft":  # as the Hub makes it
+    if proposal.status == "draft":  # the Hub creates drafts
         retried(lambda: api.change_discussion_status(repo_id, proposal.num, new_status="open"))
     return proposal.url
 
 
 def check_card(card: RepoCard) -> None:
-    """Ask the Hub whether it would take a card, before anything is made there.
+    """Validate a card with the Hub, before anything is created there.
 
     Raises:
-        PublishError: it would not.
+        PublishError: The Hub refuses the card.
     """
     try:
         retried(card.validate)
@@ -155,7 +157,7 @@ def check_card(card: RepoCard) -> None:
 
 
 def _own_pull_request(api: HfApi, repo_id: str) -> Discussion:
-    """Find the open pull request of an earlier push, or open one; the second of two tries finds that of the first."""
+    """Return the open pull request of an earlier push, or open one; a retry finds the one of the failed attempt."""
     user = api.whoami(cache=True)["name"]
     for found in api.get_repo_discussions(repo_id, author=user, discussion_type="pull_request"):
         if found.title == COMMIT_MESSAGE and found.author == user and found.status in ("open", "draft"):

@@ -1,4 +1,4 @@
-"""One commit on a branch of a repository: what differs is uploaded, all of it is applied or nothing."""
+"""Atomic commit of the changed files to a branch of a repository."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ Head = ModelInfo | SpaceInfo
 
 @dataclass(frozen=True)
 class Branch:
-    """A branch of a model's repository or of a Space, to which one kind of commit is made."""
+    """Branch of a model repository or a Space, for one kind of commit."""
 
     api: HfApi
     repo_id: str
     message: str
-    """Of the commit."""
+    """Commit message."""
     is_ours: Callable[[str], bool]
-    """Which files are removed where a new commit has no such file."""
+    """Predicate of the files to remove when a new commit does not contain them."""
     revision: str | None = None
-    """`main` where it is None."""
+    """Name of the branch; `main` by default."""
     repo_type: Literal["model", "space"] = "model"
 
     @property
     def url(self) -> str:
-        """The address of the repository."""
+        """Return the URL of the repository."""
         return f"{self.api.endpoint}/{'spaces/' if self.repo_type == 'space' else ''}{self.repo_id}"
 
     def create(self, private: bool | None) -> None:
-        """Make the repository, private or not, and the branch where they do not exist."""
+        """Create the repository, private or not, and the branch, if they do not exist."""
         sdk = "gradio" if self.repo_type == "space" else None
         retried(
             lambda: self.api.create_repo(
@@ -46,10 +46,10 @@ class Branch:
             retried(lambda: self.api.create_branch(self.repo_id, branch=str(self.revision), exist_ok=True))
 
     def check_private(self, private: bool | None, head: Head) -> None:
-        """Check that what is to be private does not go to a public repository.
+        """Check that a private push does not go to a public repository.
 
         Raises:
-            PublishError: it would.
+            PublishError: The repository is public.
         """
         if private and not head.private:
             raise PublishError(
@@ -57,20 +57,20 @@ class Branch:
             )
 
     def head(self) -> Head:
-        """Ask for the state of the branch."""
+        """Return the state of the branch."""
         return retried(self._head)
 
     def commit(self, additions: Sequence[CommitOperationAdd], head: Head) -> str:
-        """Upload what differs from `head` and commit it on top of `head`, or on nothing.
+        """Upload the files that differ from `head` and commit them on top of `head`, or fail.
 
         Returns:
-            The address of the commit.
+            URL of the commit.
 
         Raises:
-            PublishError: the branch has moved since `head`.
+            PublishError: The branch has moved since `head`.
         """
         changed = [change for change in self.changes(additions, head) if isinstance(change, CommitOperationAdd)]
-        with time_limit():  # tried again by huggingface_hub itself
+        with time_limit():  # huggingface_hub retries the upload itself
             self.api.preupload_lfs_files(
                 self.repo_id, changed, repo_type=self.repo_type, revision=self.revision, free_memory=False
             )
@@ -79,20 +79,20 @@ class Branch:
                 f"the repository's .gitignore keeps out {name_some(ignored)}, without which the {self.repo_type} would "
                 "not be whole; take them out of it"
             )
-        # overtaken (412): the next attempt sees by whom
+        # a conflicting commit (412): the next attempt finds out whose
         return retried(lambda: self._commit(additions, head), also=(412,))
 
     def _commit(self, additions: Sequence[CommitOperationAdd], head: Head) -> str:
         now = self._head()
         changes = self.changes(additions, now)
-        if not changes:  # pushed before; or just now, and the answer was lost
+        if not changes:  # pushed before, or just now by a request whose answer was lost
             return f"{self.url}/commit/{now.sha}"
         if now.sha != head.sha:
             raise PublishError(
                 f"{self.repo_id} was changed by somebody else during the push, of which nothing was applied; "
                 "look at the change, then push again"
             )
-        # With the parent named, the Hub refuses a commit that another one has overtaken: files are never mixed.
+        # With its parent stated, the Hub refuses a commit on a branch that has moved: versions are never mixed.
         return self.api.create_commit(
             self.repo_id,
             changes,
@@ -103,7 +103,7 @@ class Branch:
         ).commit_url
 
     def changes(self, additions: Sequence[CommitOperationAdd], head: Head) -> list[Change]:
-        """List what is to be added or replaced, and what an earlier commit left behind is to be removed."""
+        """Return the files to add or replace, and the files of an earlier commit to remove."""
         there = {sibling.rfilename: sibling for sibling in head.siblings or ()}
         stale = sorted(set(there) - {addition.path_in_repo for addition in additions})
         return [

@@ -1,7 +1,7 @@
-"""Requests to the Hub: made again where that may help, explained where it does not.
+"""Requests to the Hub with retries, time limits and explained errors.
 
-huggingface_hub makes the requests of an upload again by itself (`huggingface_hub.utils.http_backoff`), but not those
-for the account, the repository, the check of the card and the commit; and it waits for an answer without end.
+huggingface_hub itself retries the requests of an upload (`huggingface_hub.utils.http_backoff`), but not those for the
+account, the repository, the validation of the card and the commit. It also waits for answers without a time limit.
 """
 
 import json
@@ -26,13 +26,14 @@ from hf_tl.errors import ConfigError, PublishError
 
 TRIES = 5
 PASSING = (408, 429, 500, 502, 503, 504)
-"""Answers that may be others the next time: those that `http_backoff` knows."""
+"""HTTP status codes of transient errors, as in `http_backoff`."""
 LONGEST_WAIT = 300
-"""Seconds; the Hub counts requests in windows of five minutes (https://huggingface.co/docs/hub/rate-limits)."""
+"""Longest pause in seconds; the Hub's rate limits use windows of five minutes
+(https://huggingface.co/docs/hub/rate-limits)."""
 TIMEOUT = 20.0
-"""Seconds without a byte after which a request is given up and made again."""
+"""Seconds without data after which a request is canceled and retried."""
 TIMEOUT_VARIABLE = "HF_TL_HUB_TIMEOUT"
-"""The environment variable that sets another timeout."""
+"""Environment variable that overrides the timeout."""
 ADVICE = {
     400: "the name or the content is not allowed",
     401: "the token was not accepted; log in with `hf auth login`, or set HF_TOKEN to a valid token",
@@ -47,23 +48,23 @@ ADVICE = {
 }
 QUOTA_ADVICE = "the storage of the account is used up; free some of it, see https://huggingface.co/settings/billing"
 QUOTA_WORDS = ("storage", "quota")
-"""The Hub refuses what exceeds a quota with 403 as it refuses a token; what it says tells which of the two."""
+"""Words of a quota error: the Hub answers 403 both to an exceeded quota and to an insufficient token."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 def retried(request: Callable[[], T], *, also: tuple[int, ...] = ()) -> T:
-    """Make a request, and again after a pause where it failed for a passing reason; up to 5 times in all.
+    """Make a request, and retry it after a pause on transient errors; up to 5 attempts in total.
 
-    The pauses are those of `http_backoff`: 1, 2, 4 and 8 seconds, or what the Hub asks for (`Retry-After`).
+    The pauses are those of `http_backoff`: 1, 2, 4 and 8 seconds, or the Hub's `Retry-After`.
 
     Args:
-        request: may have been carried out though it failed, so it must lead to the same when it is made twice.
-        also: further statuses that may pass.
+        request: Idempotent request: a failed attempt may have been carried out.
+        also: Additional status codes of transient errors.
 
     Raises:
-        HTTPError: it failed for another reason, or for the fifth time.
+        HTTPError: The error is permanent, or the fifth attempt failed.
     """
     for number in range(1, TRIES):
         try:
@@ -81,10 +82,10 @@ def retried(request: Callable[[], T], *, also: tuple[int, ...] = ()) -> T:
 
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Give up requests of huggingface_hub that bring no byte for some seconds.
+    """Cancel requests of huggingface_hub that receive no data for some seconds.
 
-    `HF_TL_HUB_TIMEOUT` sets the seconds. The limit is set on the client that huggingface_hub shares between all its
-    requests, whatever factory made it, so that proxies and certificates stay as they are.
+    `HF_TL_HUB_TIMEOUT` sets the seconds. The limit is set on the client that all requests of huggingface_hub share, so
+    that proxies and certificates of a custom client factory stay in place.
     """
     client = get_session()
     before = client.timeout
@@ -96,10 +97,10 @@ def time_limit() -> Iterator[None]:
 
 
 def timeout() -> float:
-    """Give the seconds of `time_limit`, for requests that take a limit as an argument and no other.
+    """Return the seconds of `time_limit`, for requests that need the limit as an argument.
 
     Raises:
-        ConfigError: `HF_TL_HUB_TIMEOUT` is no number of seconds.
+        ConfigError: `HF_TL_HUB_TIMEOUT` is not a number of seconds.
     """
     text = os.environ.get(TIMEOUT_VARIABLE, "")
     try:
@@ -112,9 +113,9 @@ def timeout() -> float:
 
 
 def _pause(error: HTTPError, number: int, also: tuple[int, ...]) -> float | None:
-    """Give the seconds until the next try, or None where there is to be none."""
+    """Return the seconds until the next attempt; None for no further attempt."""
     pause = float(2 ** (number - 1))
-    if not isinstance(error, HfHubHTTPError):  # no answer, or a part of one
+    if not isinstance(error, HfHubHTTPError):  # no answer, or an incomplete one
         return pause
     response = error.response
     if response.status_code not in PASSING + also:
@@ -134,16 +135,16 @@ def _short(error: HTTPError) -> str:
 
 @contextmanager
 def explained(action: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into a `PublishError` that says what to do.
+    """Turn errors of huggingface_hub into a `PublishError` that says what to do.
 
     Args:
-        action: what is being done, for example `push to user/flowers`.
+        action: Action in progress, for example `push to user/flowers`.
     """
     try:
         yield
     except (LocalTokenNotFoundError, HTTPError, ValueError, ConnectionError, PermissionError) as error:
         raise PublishError(f"cannot {action}: {_what_to_do(error)}") from error
-    except RuntimeError as error:  # the upload of a large file wraps its cause in it
+    except RuntimeError as error:  # the upload of a large file wraps the cause in this error
         raise PublishError(f"cannot {action}: {_what_to_do(error.__cause__ or error)}") from error
 
 
@@ -155,9 +156,9 @@ def _what_to_do(error: BaseException) -> str:
     if isinstance(error, HfHubHTTPError):
         status, said = error.response.status_code, error.server_message or error.response.reason_phrase
         return f"{_advice(status, said)} (the Hub said {status}: {said})"
-    if isinstance(error, HTTPError):  # its text may quote the request's headers, and with them the token
+    if isinstance(error, HTTPError):  # not quoted: its text may contain the request's headers, and with them the token
         return f"the Hub could not be reached ({type(error).__name__}); check the network and HF_ENDPOINT"
-    if answer := re.search(r"\((\d{3}) ", str(error)):  # xet tells what it was answered in its text
+    if answer := re.search(r"\((\d{3}) ", str(error)):  # xet states the status code in its text
         return f"{_advice(int(answer[1]), str(error))} ({error})"
     if isinstance(error, ConnectionError):
         return f"the Hub could not be reached ({error}); check the network"
@@ -171,7 +172,7 @@ def _advice(status: int, said: str) -> str:
 
 
 def messages_of(text: str) -> str:
-    """Give the messages of an answer in JSON, or the text itself."""
+    """Return the messages of an answer in JSON, or the text itself."""
     try:
         return "; ".join(entry["message"] for entry in json.loads(text)["errors"])
     except (ValueError, TypeError, KeyError):
