@@ -1,7 +1,6 @@
-"""The model card, rendered from the record of a run alone.
+"""Model card, rendered from the record of a run alone.
 
-huggingface_hub quotes the metadata; the body is a Jinja template (`model_cards/template.md`) in which every value is
-escaped.
+huggingface_hub quotes the metadata. The body is a Jinja template (`model_cards/template.md`) that escapes every value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from hf_tl.reporting.markdown import environment
 from hf_tl.reporting.numbers import duration, percent
 
 FOLDED_FROM = 21
-"""Tables with at least this many rows are folded."""
+"""Number of rows from which on tables are folded."""
 CLASSES_SHOWN = 200
 MODEL_LINE = 'MODEL = "{}"'
 PLACEHOLDER = MODEL_LINE.format("USER/NAME")
@@ -52,7 +51,7 @@ def render_card(record: RunRecord, repo_id: str | None = None) -> str:
 
 
 def with_repo_id(card: str, repo_id: str) -> str:
-    """Name the repository in the usage snippets of a card; all else stays, the user's own text included."""
+    """Set the repository in the usage snippets of a card; other text stays, including the user's own."""
     return card.replace(PLACEHOLDER, MODEL_LINE.format(repo_id))
 
 
@@ -62,7 +61,7 @@ def _template() -> Template:
 
 
 def _template_file() -> Path:
-    """Find the template: inside the package where it was installed, beside it in a checkout."""
+    """Return the path of the template: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     candidates = [package / "model_cards" / "template.md", package.parent / "model_cards" / "template.md"]
     for candidate in candidates:
@@ -72,7 +71,7 @@ def _template_file() -> Path:
 
 
 def _view(record: RunRecord) -> dict[str, Any]:
-    """Prepare what the template shows, as plain values and rows of tables."""
+    """Return the values of the template, as plain values and table rows."""
     model, data, preprocessing = record.model, record.data, record.model.preprocessing
     return {
         "record": record,
@@ -140,7 +139,7 @@ def _class_rows(data: DataRecord) -> list[tuple[str, Sequence[str]]]:
 
 
 def _conversions(data: DataRecord) -> list[str]:
-    """Count the images of each split that a plain pipeline does not convert as training did."""
+    """Return the number of images of each split that a plain pipeline converts differently from training."""
     return [
         f"{name}: {', '.join(f'{kind} {count:,}' for kind, count in split.conversions.items())}"
         for name, split in data.splits.items()
@@ -153,6 +152,6 @@ def _energy(measured: Mapping[str, Any] | None) -> str:
 
 
 def _settings(record: RunRecord) -> str:
-    """Write the settings as a file for `--config`: ASCII, each value on a line of its own."""
+    """Return the settings as a file for `--config`: ASCII, one value per line."""
     given = {name: value for name, value in (record.settings or {}).items() if value is not None}
     return yaml.safe_dump(given, sort_keys=False, width=float("inf")) if given else ""

@@ -1,4 +1,4 @@
-"""Test images in a card, shown only where the user allows it: the most confident mistakes, with activation maps."""
+"""Test images in a card, with the user's permission: the most confident mistakes, with activation maps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,23 +24,23 @@ PANEL_HEIGHT = 1.5
 
 @dataclass(frozen=True)
 class Example:
-    """An image as the model sees it, with activation maps of the predicted and the true class."""
+    """Input image of the model, with activation maps of the predicted and the true class."""
 
     pixels: np.ndarray
-    """(height, width, 3), from 0 to 1."""
+    """Pixels of shape (height, width, 3), from 0 to 1."""
     maps: Mapping[str, np.ndarray]
-    """By `predicted` and `true`: the activation map of that class, (height, width), from 0 to 1; empty if unknown."""
+    """Activation map of the `predicted` and the `true` class, (height, width), from 0 to 1; without unknown classes."""
 
 
 def collect_examples(
     model: "PreTrainedModel", transform: "ImageTransform", data: "ImageData", record: RunRecord
 ) -> list[Example]:
-    """Collect the images of the recorded mistakes from the test split, with activation maps where there are any.
+    """Collect the images of the recorded mistakes from the test split, with activation maps where available.
 
     Args:
-        model: The trained model.
-        transform: Its evaluation transform, for the data's columns.
-        data: The data that it was measured on.
+        model: Trained model.
+        transform: Evaluation transform, for the data's columns.
+        data: Data of the evaluation.
         record: Record of the run.
     """
     import torch
@@ -54,14 +54,14 @@ def collect_examples(
     if not mistakes:
         return []
     images, places = viewed(data.splits["test"], transform), [mistake["image"] for mistake in mistakes]
-    seen = {place: images[place]["pixel_values"] for place in sorted(places)}  # a stream is read in its order
+    seen = {place: images[place]["pixel_values"] for place in sorted(places)}  # streams are read in order
     pixel_values = torch.stack([seen[place] for place in places]).to(model.device)
     size = pixel_values.shape
     pixels = colors_of(measure_scaling(transform.pipeline, (size[1], size[2], size[3])), pixel_values.cpu().numpy())
     maps: dict[str, np.ndarray] = {}
     try:
         for role, other in (("predicted", "true"), ("true", "predicted")):
-            # where one is missing (any number of classes an image), the other stands in, and is left out below
+            # the other class replaces a missing one (multi-label data), and is dropped below
             classes = [mistake[other] if mistake[role] is None else mistake[role] for mistake in mistakes]
             maps[role] = class_activation_maps(model, pixel_values, classes).numpy()
     except ModelError as error:

@@ -1,4 +1,4 @@
-"""The figures of a card."""
+"""Figures of a card."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ FIGURES = (STAGES_FIGURE, HISTORY_FIGURE, CONFUSION_FIGURE, RELIABILITY_FIGURE, 
 
 
 def figures_of(record: RunRecord) -> dict[str, str]:
-    """Return the files of the figures that the card of this record shows, by what they show."""
+    """Return the file names of the figures on the card of this record, by kind."""
     test = record.measured.get("test")
     can_be_read = len(record.data.labels) <= CLASSES_DRAWN
     shown = {
@@ -35,14 +35,14 @@ def draw_figures(record: RunRecord, folder: str | Path, examples: Sequence[Examp
 
     Args:
         record: Record of the run.
-        folder: Where the PNG files go.
-        examples: The images of the recorded mistakes, in their order; without them no mistakes are drawn.
+        folder: Folder of the PNG files.
+        examples: Images of the recorded mistakes, in their order; without them no mistakes are drawn.
 
     Returns:
-        The files.
+        Paths of the files.
 
     Raises:
-        PublishError: The record lacks something that is drawn.
+        PublishError: The record lacks a value that a figure needs.
     """
     draw: dict[str, Callable[[RunRecord, Path], None]] = {
         "stages": plot_stages,

@@ -1,10 +1,10 @@
-"""What a card states of the images that the weights learned from, those of the starting model included."""
+"""Statements of a card about the training images of the weights, including those of the starting model."""
 
 from hf_tl.record import RunRecord
 
 
 def learned_rows(record: RunRecord) -> list[dict[str, str | None]]:
-    """Return the dataset, split, number of images and digest of each split that the weights learned from."""
+    """Return the dataset, split, number of images and digest of each training split."""
     return [
         {
             "data": learned.data,
@@ -17,9 +17,9 @@ def learned_rows(record: RunRecord) -> list[dict[str, str | None]]:
 
 
 def learned_total(record: RunRecord) -> str:
-    """Return the number of images that the weights learned from, in words.
+    """Return the number of training images, in words.
 
-    A chain of trainings may have learned from the same images more than once.
+    A chain of trainings may use the same images more than once.
     """
     counts = [learned.images for learned in record.learned_from]
     if not all(counts):

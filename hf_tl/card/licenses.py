@@ -1,4 +1,4 @@
-"""Licences as the Hub's metadata names them (https://huggingface.co/docs/hub/repositories-licenses)."""
+"""License names of the Hub's metadata (https://huggingface.co/docs/hub/repositories-licenses)."""
 
 from typing import Any
 
@@ -18,10 +18,9 @@ HUB_LICENSES = frozenset(
 
 
 def hub_license(name: str | None) -> dict[str, Any]:
-    """Give the metadata of a licence: its identifier, or `other` with its name; nothing for free text.
+    """Return the metadata of a license: its identifier, or `other` with its name; nothing for free text.
 
-    The Hub refuses a card with an identifier that it does not know, and base models have some (timm's
-    `dinov3-license`).
+    The Hub refuses cards with unknown identifiers, which some base models have (timm's `dinov3-license`).
 
     >>> hub_license("mit"), hub_license("dinov3-license"), hub_license("see LICENSE")
     ({'license': 'mit'}, {'license': 'other', 'license_name': 'dinov3-license'}, {})

@@ -1,4 +1,4 @@
-"""The metadata of a card, which the Hub checks and finds models by (https://huggingface.co/docs/hub/model-cards)."""
+"""Metadata of a card, which the Hub validates and indexes (https://huggingface.co/docs/hub/model-cards)."""
 
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
@@ -13,14 +13,14 @@ from hf_tl.reporting.markdown import one_line
 from hf_tl.reporting.numbers import is_number
 
 HUB_METRICS = {"accuracy", "f1"}
-"""Metrics by which the Hub finds models; others are in a model's results alone."""
+"""Metrics that the Hub indexes; the other ones appear only in a model's results."""
 
 
 def problem_of(record: RunRecord) -> ProblemType:
     """Return the problem type of a recorded model.
 
     Raises:
-        PublishError: The record names another kind.
+        PublishError: The problem type is unknown.
     """
     name = record.model.problem_type
     if name not in PROBLEM_TYPES:
@@ -29,7 +29,7 @@ def problem_of(record: RunRecord) -> ProblemType:
 
 
 def card_metadata(record: RunRecord) -> ModelCardData:
-    """Collect the metadata that the Hub reads; what is not known is left out.
+    """Return the metadata that the Hub reads, without unknown values.
 
     Names are single lines: YAML loses some rare line separators in quoted text.
     """
@@ -53,7 +53,7 @@ def card_metadata(record: RunRecord) -> ModelCardData:
 
 
 def _results(record: RunRecord, problem: ProblemType) -> list[EvalResult]:
-    """Return the results on the test split, by which the Hub ranks models; none on images that were learned from."""
+    """Return the test results that the Hub ranks models by; none if they include training images."""
     data, measured = record.data, record.measured.get("test")
     if measured is None or measured.learned or not record.is_of_saved_weights("test"):
         return []

@@ -1,4 +1,4 @@
-"""Where the weights of a model came from, in the words of its card; derived from `Origin` and the phases alone."""
+"""Origin of a model's weights in the words of its card, derived from `Origin` and the phases alone."""
 
 from markupsafe import Markup
 
@@ -6,7 +6,7 @@ from hf_tl.record import Origin, RunRecord
 from hf_tl.reporting.markdown import code, escape
 
 LINKS_SHOWN = 3
-"""Earlier trainings that a card names; the rest of a chain is counted."""
+"""Number of earlier trainings that a card names; the rest of a chain is counted."""
 STARTS = {
     "random": "trained from random weights",
     "hub": "pretrained, then trained",
@@ -18,14 +18,14 @@ STARTS = {
 
 
 def strategy_tag(record: RunRecord) -> str:
-    """Return the tag that names what was trained since the starting weights."""
+    """Return the tag for the stages trained since the starting weights."""
     if record.start.is_random and record.start.base_model is None:
         return "from-scratch"
     return "transfer-learning" if record.trains_head_alone else "fine-tuning"
 
 
 def describe_start(origin: Origin) -> Markup:
-    """Describe starting weights and the trainings before, as a phrase of Markdown.
+    """Describe starting weights and earlier trainings, as a phrase of Markdown.
 
     >>> str(describe_start(Origin("trained", strategy="scratch", data="pets", earlier=Origin.random())))
     'a model that hf_tl trained on `pets` with the strategy `scratch`, which started from random weights'
@@ -42,7 +42,7 @@ def describe_start(origin: Origin) -> Markup:
 
 
 def origin_lines(origin: Origin) -> list[Markup]:
-    """State the starting weights and their license, a line of Markdown each."""
+    """Return the starting weights and their license, one line of Markdown each."""
     if origin.kind == "random":
         seed = "" if origin.seed is None else f" (seed {origin.seed})"
         return [Markup(f"Nothing was transferred: all weights were random at the start{seed}.")]

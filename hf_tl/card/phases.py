@@ -9,7 +9,7 @@ from hf_tl.record import PhaseRecord, RunRecord
 from hf_tl.reporting.numbers import NOTHING, percent, rate
 
 IN_TABLE = {"trainable_stages", "epochs", "steps", "learning_rate", "backbone_learning_rate", "norm", "solver"}
-"""Fields of a recipe that the table of phases shows; the rest is listed below it."""
+"""Fields of a recipe in the table of phases; the other ones are listed below it."""
 NORM_POLICIES = {"frozen": "frozen", "affine": "scale and shift train", "adapt": "train and adapt"}
 BATCH_NORM = {
     "keep": "BatchNorm of trained stages keeps its statistics",
@@ -19,7 +19,7 @@ HEAD_STATES = {"new": "randomly initialized", "kept": "kept from the starting we
 
 
 def stage_rows(record: RunRecord) -> list[dict[str, Any]]:
-    """Return a row for each stage: its modules, its share of the parameters, and what each phase did with it."""
+    """Return one row per stage: its modules, its share of the parameters, and its state in each phase."""
     total = max(record.model.parameters, 1)
     return [
         {
@@ -34,7 +34,7 @@ def stage_rows(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def _state(stage: str, phase: PhaseRecord) -> str:
-    """Return what a phase did with a stage: the rate at which it trained, or frozen and what its norms did."""
+    """Return the state of a stage in a phase: its learning rate, or frozen with the mode of its norms."""
     learning_rate = phase.learning_rates.get(stage)
     at = "" if learning_rate is None else f" at {rate(learning_rate)}"
     if stage in phase.trained_stages:
@@ -45,7 +45,7 @@ def _state(stage: str, phase: PhaseRecord) -> str:
 
 
 def trained_stages(record: RunRecord) -> str:
-    """Name what was trained, in a few words."""
+    """Return a short name of the trained stages."""
     names = [stage.name for stage in record.stages]
     trained = [name for name in names if record.trained_in(name)]
     if not trained:
@@ -63,7 +63,7 @@ def trained_stages(record: RunRecord) -> str:
 
 
 def phase_row(phase: PhaseRecord) -> dict[str, Any]:
-    """Return what a phase trained, and how."""
+    """Return the trained stages and the recipe of a phase."""
     recipe, names = phase.recipe, phase.trained_stages
     backbone = "as the head" if recipe.backbone_learning_rate is None else rate(recipe.backbone_learning_rate)
     hidden = IN_TABLE.union(OF_ADAMW) if phase.is_solved else IN_TABLE
@@ -92,7 +92,7 @@ def phase_row(phase: PhaseRecord) -> dict[str, Any]:
 
 
 def _length(phase: PhaseRecord) -> str:
-    """Return how long a phase lasted; early stopping leaves out the rest of the recipe."""
+    """Return the length of a phase; shorter than the recipe's after early stopping."""
     recipe = phase.recipe
     if phase.is_solved:
         return "solved"
@@ -106,7 +106,7 @@ def _length(phase: PhaseRecord) -> str:
 
 
 def speeds(record: RunRecord) -> list[tuple[int, str]]:
-    """Return the number and the speed of each phase that took steps, in training images a second."""
+    """Return the number and the speed of each phase with steps, in training images per second."""
     names = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
     if not set(names) <= record.hyperparameters.keys():
         return []
@@ -121,7 +121,7 @@ def speeds(record: RunRecord) -> list[tuple[int, str]]:
 
 
 def best_after(record: RunRecord) -> str:
-    """Name the evaluation whose weights were kept; empty where another training followed, or none was made."""
+    """Return the name of the selected evaluation; empty if another training followed, or without evaluations."""
     best = record.best
     if best is None or record.refit is not None or not 0 <= best["phase"] < len(record.phases):
         return ""
@@ -135,7 +135,7 @@ def best_after(record: RunRecord) -> str:
 
 
 def head_of(record: RunRecord) -> str:
-    """Describe the head and how it began; empty where its layers are not recorded."""
+    """Describe the head and its initialization; empty if its layers are not recorded."""
     layers = " and ".join(f"{layer.name} ({' × '.join(map(str, layer.shape))})" for layer in record.model.head.layers)
     state = HEAD_STATES.get(record.start.head or "")
     return layers if not layers or state is None else f"{layers}, {state}"
@@ -149,7 +149,7 @@ def _solution(found: Mapping[str, Any]) -> str:
 
 
 def _field(name: str, value: Any) -> str:
-    """Write a field of a recipe that is switched on."""
+    """Format a field of a recipe that is switched on."""
     if name == "batch_norm":
         return BATCH_NORM[value]
     title = name.replace("_", " ")

@@ -176,7 +176,7 @@ def _shade_phases(axes: Axes, history: Sequence[Mapping[str, Any]], rungs: Seque
         )
         start = end
     bottom, top = axes.get_ylim()
-    axes.set(xlim=(0, start), ylim=(bottom, top + 0.1 * (top - bottom)))  # room for the phases' names
+    axes.set(xlim=(0, start), ylim=(bottom, top + 0.1 * (top - bottom)))  # room for the names of the phases
     axes.tick_params(labelsize=9, colors=MUTED)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="white", linewidth=0.8)

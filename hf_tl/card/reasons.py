@@ -1,4 +1,4 @@
-"""Rows of a card's tables on why the strategy was chosen: the advisor's evidence, and the stage depths of a climb."""
+"""Rows of a card's tables about the choice of the strategy: the advisor's evidence, and the stage depths of a climb."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,19 +15,19 @@ PUBLISHED_OF_DATA = (
     *("name", "fingerprint", "classes", "training_images", "class_counts", "median_class"),
     *("measured_on", "available", "copies", "conflicts", "notes"),
 )
-"""Parts of a recommendation that a run's record holds; the others contain paths."""
+"""Entries of a recommendation that a run's record contains; the other ones contain paths."""
 
 
 def published_advice(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a recommendation that a run's record holds, with the last name of each path.
+    """Return the entries of a recommendation that a run's record contains, with the last name of each path.
 
     Args:
-        found: `Recommendation.to_record()`.
+        found: Result of `Recommendation.to_record()`.
 
     Raises:
-        LookupError, TypeError, ValueError, AttributeError: It is no such record.
+        LookupError, TypeError, ValueError, AttributeError: The record is malformed.
     """
-    evidence_rows(found)  # the card can show it
+    evidence_rows(found)  # raises if the card cannot show it
     names = {backbone["backbone"]: published_name(backbone["backbone"]) for backbone in found["evidence"]}
     names |= {name: Path(name).name for group in found["data"]["groups_of_copies"] for name in group["names"]}
     told = {name: found[name] for name in PUBLISHED}
@@ -49,7 +49,7 @@ def _renamed(value: Any, names: list[tuple[str, str]]) -> Any:
 
 
 def evidence_rows(recommendation: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    """Return what the advisor measured of each backbone; empty without a recommendation."""
+    """Return the advisor's measurements of each backbone; empty without a recommendation."""
     return [] if recommendation is None else [_evidence_row(backbone) for backbone in recommendation["evidence"]]
 
 

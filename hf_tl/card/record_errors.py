@@ -1,4 +1,4 @@
-"""One error for what a damaged record does to those who render it."""
+"""Single error type for damaged records in the code that renders them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ from hf_tl.errors import PublishError
 
 @contextmanager
 def record_errors(failure: str) -> Iterator[None]:
-    """Turn a value of a record that is missing, or of another type than its readers expect, into a `PublishError`.
+    """Turn errors of a missing value of a record, or one of an unexpected type, into a `PublishError`.
 
     `RunRecord` checks the types of its own fields. Metrics by name, curves, stage depths and recommendations are plain
     values inside them.
 
     Args:
-        failure: What cannot be done, for example `the card cannot be written`.
+        failure: Failed action, for example `the card cannot be written`.
     """
     try:
         yield

@@ -12,7 +12,7 @@ from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import AFTER, BEFORE, INK, MUTED, new_figure, plain, write
 
 CLASSES_DRAWN = 50
-"""Largest number of classes whose confusion matrix can be read; the card names the most frequent pairs anyway."""
+"""Largest number of classes with a legible confusion matrix; the card lists the most frequent pairs in any case."""
 NUMBERS_UNTIL = 20
 """Largest number of classes whose counts fit into the cells."""
 
@@ -21,7 +21,7 @@ def plot_confusion(record: RunRecord, path: str | Path) -> None:
     """Draw the confusion matrix: a row for each true class, colored by the share of the row, with the counts.
 
     Args:
-        record: Record of a model for one class an image.
+        record: Record of a single-label model.
         path: The PNG to write.
     """
     labels = record.data.labels
@@ -62,9 +62,9 @@ def _name_classes(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def plot_reliability(record: RunRecord, path: str | Path) -> None:
-    """Draw the reliability diagram, before and after temperature scaling where a temperature was fitted.
+    """Draw the reliability diagram, before and (where a temperature was fitted) after temperature scaling.
 
-    Below each is the share of the cases in each bin.
+    Below each diagram is the share of the cases in each bin.
 
     Args:
         record: Record of the run.

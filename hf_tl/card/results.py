@@ -1,4 +1,4 @@
-"""Rows of a card's tables about a model's results, and the notes that belong to them."""
+"""Rows of a card's tables about a model's results, and their notes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ CONFUSIONS_SHOWN = 5
 
 
 def result_columns(figures: Sequence[Figure]) -> list[str]:
-    """Return the titles of the columns of metrics, each followed by its interval."""
+    """Return the column titles of the metrics, each followed by its interval."""
     return [title for figure in figures for title in (figure.title, "95% CI")] + ["Loss"]
 
 
@@ -37,14 +37,14 @@ def result_row(measured: Measured, problem: ProblemType, figures: Sequence[Figur
 
 
 def training_images(measured: Measured) -> str | None:
-    """State how many of the measured images the weights had learned from; None where there are none."""
+    """Return the number of training images among the evaluated images, in words; None without any."""
     if not measured.learned:
         return None
     return f"{measured.learned:,} of the {measured.images:,} {measured.split} images were training images"
 
 
 def result_notes(record: RunRecord, problem: ProblemType) -> list[str]:
-    """State what a reader must know to read the results."""
+    """Return the notes that qualify the results."""
     notes = []
     for split, measured in record.measured.items():
         if training := training_images(measured):
@@ -69,7 +69,7 @@ def _of_other_weights(record: RunRecord, split: str) -> str:
 
 
 def _plain(measured: Measured, problem: ProblemType) -> str:
-    """State both accuracies of a split of which a plain pipeline treats some images differently."""
+    """Return a note with both accuracies of a split that a plain pipeline preprocesses differently."""
     assert measured.plain is not None
     kinds = ", ".join(f"{kind}: {count:,}" for kind, count in measured.plain.conversions.items())
     accuracy = next(figure for figure in problem.figures if figure.key == problem.accuracy)
@@ -81,7 +81,7 @@ def _plain(measured: Measured, problem: ProblemType) -> str:
 
 
 def class_results(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Return a row for each class: test images, precision, recall with its interval, and F1."""
+    """Return one row per class: test images, precision, recall with its interval, and F1."""
     if not (found := _test(record).get("classes")):
         return []
     columns = zip(*(found[key] for key in ("images", "precision", "recall", "recall_interval", "f1")), strict=True)
@@ -101,16 +101,16 @@ def class_results(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, l
 
 
 def confusions(record: RunRecord) -> list[dict[str, Any]]:
-    """Return the pairs of classes of the test split that were confused most often."""
+    """Return the most frequent confusions between classes of the test split."""
     labels = record.data.labels
     wrong = [entry for entry in _test(record).get("confusion", ()) if entry[0] != entry[1]]
-    often = [entry for entry in wrong if entry[2] > 1] or wrong  # what happened once says little beside what did not
+    often = [entry for entry in wrong if entry[2] > 1] or wrong  # drop single confusions beside repeated ones
     most = sorted(often, key=lambda entry: -entry[2])[:CONFUSIONS_SHOWN]
     return [{"true": labels[true], "predicted": labels[predicted], "images": count} for true, predicted, count in most]
 
 
 def calibration_of(record: RunRecord, problem: ProblemType) -> dict[str, Any] | None:
-    """Return the calibration errors, with temperature scaling where a temperature was fitted; None if not measured."""
+    """Return the calibration errors, with temperature scaling where a temperature was fitted; None without any."""
     if not (found := _test(record).get("calibration")):
         return None
     temperature, after = record.temperature, calibrated(record)
@@ -125,7 +125,7 @@ def calibration_of(record: RunRecord, problem: ProblemType) -> dict[str, Any] | 
 
 
 def calibrated(record: RunRecord) -> Mapping[str, Any] | None:
-    """Return the calibration of the test split with temperature scaling; None where no temperature was fitted."""
+    """Return the calibration of the test split after temperature scaling; None without a fitted temperature."""
     if record.temperature is None or record.temperature.value is None:
         return None
     after: Mapping[str, Any] | None = _test(record).get("calibration", {}).get("after")
@@ -140,6 +140,6 @@ def _fitted_on(record: RunRecord) -> str:
 
 
 def _test(record: RunRecord) -> Mapping[str, Any]:
-    """Return what was measured on the test split; empty where nothing was."""
+    """Return the results on the test split; empty without any."""
     measured = record.measured.get("test")
     return {} if measured is None else vars(measured)

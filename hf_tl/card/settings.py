@@ -1,4 +1,4 @@
-"""Command and settings of a run as they may be published: without paths and accounts."""
+"""Command and settings of a run in publishable form: without paths and accounts."""
 
 import dataclasses
 import os
@@ -15,11 +15,11 @@ PRIVATE = (
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "feature_cache_dir"),
     *("push_to_hub", "hub_private"),
 )
-"""Flags of a machine or an account, which say nothing of the model."""
+"""Flags that concern a machine or an account, and not the model."""
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """Return all settings of a run by the names of their flags, with file names in place of paths."""
+    """Return all settings of a run by flag name, with file names in place of paths."""
     return {
         field.name: _publishable(field, getattr(group, field.name))
         for group in (config.model, config.data, config.strategy, config.training, config.hub)
@@ -29,7 +29,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
 
 
 def describe_command(config: RunConfig) -> str:
-    """Return the command of a run: the flags that differ from their defaults."""
+    """Return the command of a run, with the flags that differ from their defaults."""
     defaults = settings_of(RunConfig())
     given = {name: value for name, value in settings_of(config).items() if value != defaults[name]}
     words = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
@@ -40,7 +40,7 @@ def _publishable(field: "dataclasses.Field[Any]", value: Any) -> Any:
     """Reduce a path to the name of its file or folder; `--dataset` takes several, `--phases` also a list itself."""
     name = field.name
     if value is None and field.default is not None:
-        return "none"  # in a file for --config, null leaves a setting at its default
+        return "none"  # in a file for --config, null means the default
     if name not in PATHS or not isinstance(value, str) or value.lstrip().startswith("["):
         return value
     parts = value.split(",") if name in (*HUB_IDS, "weights") and not os.path.exists(value) else [value]
@@ -50,7 +50,7 @@ def _publishable(field: "dataclasses.Field[Any]", value: Any) -> Any:
 
 
 def published_name(text: str) -> str:
-    """Return a Hub id or an architecture as it is, and of a path the name of its file or folder."""
+    """Return a Hub id or an architecture unchanged, and a path reduced to the name of its file or folder."""
     return _last_name(text) if _is_local(text) else text
 
 

@@ -1,4 +1,4 @@
-"""The lines of a card's snippets that read an image, so that they give the pixels that the model was measured on."""
+"""Code in a card's snippets that reads an image into the same pixels as the evaluation."""
 
 from collections.abc import Collection
 
@@ -43,20 +43,19 @@ STEPS = {
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 """,
 }
-"""What `hf_tl.data.colors.to_rgb` does, by kind of conversion."""
+"""Steps of `hf_tl.data.colors.to_rgb`, by kind of conversion."""
 
 
 def reading_code(conversions: Collection[str], channels: int) -> dict[str, Markup]:
-    """Write the code that reads `image.jpg`.
+    """Return the code that reads `image.jpg`.
 
     Args:
-        conversions: kinds that images of the run needed, as `hf_tl.data.conversions` counts them.
-        channels: of the model's input.
+        conversions: Kinds of conversion that images of the run needed, as counted by `hf_tl.data.conversions`.
+        channels: Number of channels of the model's input.
 
     Returns:
-        `numpy`: the import of NumPy, or nothing; `pillow`: the names that are imported from PIL; `function`: the
-        definition of `to_rgb`, or an empty line; `rgb`: an expression for the RGB image; `image`: the same with the
-        model's channels.
+        `numpy`: import of NumPy, or nothing; `pillow`: names imported from PIL; `function`: definition of `to_rgb`, or
+            an empty line; `rgb`: expression of the RGB image; `image`: the same with the model's channels.
     """
     turn = TURN_IF_READABLE if "unreadable EXIF" in conversions else TURN
     body = turn + "".join(step for kind, step in STEPS.items() if kind in conversions)

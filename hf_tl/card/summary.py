@@ -1,4 +1,4 @@
-"""Summaries of a run for the terminal, before and after it."""
+"""Summaries of a run for the terminal, before and after training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,12 +39,12 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
 
 
 def summarise(record: RunRecord, folder: Path, commit_url: str | None = None) -> str:
-    """Summarize a finished run: test result, time, parameters, where the model is and how to use it.
+    """Summarize a finished run: test result, time, parameters, path of the model and how to use it.
 
     Args:
         record: Record of the run.
         folder: Folder of the model.
-        commit_url: Address of the model on the Hub, if it was pushed.
+        commit_url: URL of the model on the Hub, if it was pushed.
     """
     model, seconds = record.model, record.seconds
     return "\n".join(
