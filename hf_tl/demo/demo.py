@@ -1,4 +1,4 @@
-"""The start of a model's page (`hf_tl.demo.demo_page`), by `hf-tl demo` and in a Space alike."""
+"""Launch of a model's web page (`hf_tl.demo.demo_page`), for `hf-tl demo` and for Spaces."""
 
 import os
 import socket
@@ -15,25 +15,25 @@ STYLE = Path(__file__).with_name("demo.css")
 def launch(
     name: str, revision: str | None = None, *, server_name: str | None = None, server_port: int | None = None
 ) -> None:
-    """Start the page of a model, and serve it until the process is told to end.
+    """Launch the web page of a model, and serve it until the process is stopped.
 
-    Nothing is sent to anybody: no telemetry, no fonts from elsewhere, no public address.
+    No data leave the machine: no telemetry, no remote fonts, no public URL.
 
     Args:
-        name: a saved model's folder, or a Hub id.
-        revision: branch, tag or commit on the Hub.
-        server_name: the address to listen on; that of this machine alone by default, or `GRADIO_SERVER_NAME`.
-        server_port: the first free one from 7860 by default, or `GRADIO_SERVER_PORT`.
+        name: Folder of a saved model, or a Hub id.
+        revision: Branch, tag or commit on the Hub.
+        server_name: Address to listen on; `GRADIO_SERVER_NAME`, or this machine alone, by default.
+        server_port: Port to listen on; `GRADIO_SERVER_PORT`, or the first free one from 7860, by default.
 
     Raises:
-        ConfigError: gradio is not installed, or the address cannot be listened on.
-        ModelError: there is no such model.
-        PublishError: its record is not whole.
+        ConfigError: gradio is not installed, or the address is not available.
+        ModelError: The model does not exist.
+        PublishError: The record of the model is damaged.
     """
     check_gradio()
     if server_name is not None:
         _check_address(server_name, server_port)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it on import
     from transformers.utils import logging
 
     from hf_tl.demo.demo_page import THEME, build_page
@@ -61,7 +61,7 @@ def launch(
 
 
 def _check_address(server_name: str, server_port: int | None) -> None:
-    """Check that the address can be listened on; gradio would try a hundred ports of one that cannot."""
+    """Check that the address is available; gradio would try a hundred ports of an unavailable one."""
     family = socket.AF_INET6 if ":" in server_name else socket.AF_INET
     try:
         socket.create_server((server_name, server_port or 0), family=family).close()
@@ -76,7 +76,7 @@ def check_gradio() -> None:
     """Check that gradio is installed.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: It is not installed.
     """
     if find_spec("gradio") is None:
         raise ConfigError('a page needs gradio: pip install "hf-tl[app]"')

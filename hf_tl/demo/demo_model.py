@@ -1,6 +1,6 @@
-"""A model behind a page: what it says of an image, and where in the image it saw that.
+"""Model of a web page: predictions for an image, with activation maps.
 
-Plain transformers loads it, as anyone would, so the page needs neither hf_tl's training nor the data.
+The model is loaded by plain transformers, so the page needs neither hf_tl's training code nor the data.
 """
 
 from collections import Counter
@@ -22,27 +22,27 @@ from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.reporting.markdown import one_line
 
 SMALLEST_MAP = 448
-"""Pixels of the shorter side; the network's own input may be too small to be looked at."""
+"""Smallest shorter side of a map in pixels; the network's own input may be too small to view."""
 MAP_OPACITY = 0.6
 MAGMA = ((0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191))
-"""Colours from cold to hot: five of matplotlib's magma, which tell high from low in print and to the colour-blind."""
+"""Colors from cold to hot: five of matplotlib's magma, which are distinct in print and for color-blind readers."""
 
 
 class DemoModel:
-    """An image classifier that answers one request at a time.
+    """Image classifier that handles one request at a time.
 
     Args:
-        name: a saved model's folder, or a Hub id.
-        revision: branch, tag or commit on the Hub.
+        name: Folder of a saved model, or a Hub id.
+        revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ModelError: there is no such classifier, or it cannot be loaded without running its own code.
+        ModelError: The classifier does not exist, or needs code of its repository to load.
     """
 
     def __init__(self, name: str, revision: str | None = None) -> None:
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-        import hf_tl.classics  # noqa: F401  a checkpoint of theirs needs them registered with timm
+        import hf_tl.classics  # noqa: F401  registers the classic architectures with timm
 
         try:
             self.processor = AutoImageProcessor.from_pretrained(name, revision=revision)
@@ -57,17 +57,17 @@ class DemoModel:
         self._one_at_a_time = Lock()
 
     def rank(self, image: Image.Image) -> list[tuple[int, float]]:
-        """Give the index and the probability of each class, the most probable first."""
+        """Return the index and the probability of each class, the most probable first."""
         with self._one_at_a_time, torch.inference_mode():
             logits = self.model(pixel_values=self._pixel_values(image)).logits
         probabilities = self.problem.probabilities(logits)[0]
         return [(index, probabilities[index].item()) for index in probabilities.argsort(descending=True).tolist()]
 
     def look(self, image: Image.Image, index: int) -> Image.Image | None:
-        """Show what the network was given of the image, hot where it saw a class; None where nothing speaks for it.
+        """Draw the activation map of a class over the input image; None where no region supports the class.
 
         Raises:
-            ModelError: it cannot be told where a network of this kind looks.
+            ModelError: There are no activation maps for this kind of network.
         """
         pixel_values = self._pixel_values(image)
         with self._one_at_a_time:
@@ -75,7 +75,7 @@ class DemoModel:
         return blend(self._colors(pixel_values[0].cpu().numpy()), found) if found.any() else None
 
     def why_it_cannot_look(self) -> str | None:
-        """Tell why it cannot be told where this network looks; None where it can."""
+        """Return the reason why this network has no activation maps; None where it has them."""
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         try:
             self.look(Image.fromarray(noise), 0)
@@ -92,7 +92,7 @@ class DemoModel:
 
     @property
     def _channels(self) -> int:
-        """The input's channels, which only timm's processor states."""
+        """Return the number of input channels, which only timm's processor states."""
         return (getattr(self.processor, "data_config", None) or {"input_size": (3,)})["input_size"][0]
 
     @cached_property
@@ -101,21 +101,21 @@ class DemoModel:
         return measure_scaling(self._transform, (channels, height, width))
 
     def _colors(self, pixels: np.ndarray) -> np.ndarray:
-        """Turn a model's numbers (channels, height, width) back into colors (height, width, 3) from 0 to 1."""
+        """Turn pixel values (channels, height, width) back into colors (height, width, 3) from 0 to 1."""
         return colors_of(self._scaling, pixels)
 
 
 def read_image(file: str | Path) -> Image.Image:
-    """Read an image that somebody uploaded, as training reads its own.
+    """Read an uploaded image with the same conversions as training.
 
     Raises:
-        DataError: it is none, is damaged, or is too large; the message does not tell where it lies.
+        DataError: The file is not an image, is damaged or is too large; the message contains no path.
     """
     return to_rgb(decode(Path(file).read_bytes(), "the file"))
 
 
 def distinct(labels: Sequence[str]) -> list[str]:
-    """Number the labels that several classes have (ImageNet has two cranes).
+    """Number the labels that several classes share (ImageNet has two cranes).
 
     >>> distinct(["crane", "owl", "crane"])
     ['crane (class 0)', 'owl', 'crane (class 2)']
@@ -125,11 +125,11 @@ def distinct(labels: Sequence[str]) -> list[str]:
 
 
 def blend(colours: np.ndarray, heat: np.ndarray) -> Image.Image:
-    """Lay a map over an image in gray, as the card's figures do.
+    """Draw a heat map over the image in gray, like the card's figures.
 
     Args:
-        colours: (height, width, 3), from 0 to 1.
-        heat: (height, width), from 0 to 1.
+        colours: Image of shape (height, width, 3), from 0 to 1.
+        heat: Heat map of shape (height, width), from 0 to 1.
     """
     places = np.linspace(0, 1, len(MAGMA))
     hot = np.stack([np.interp(heat, places, [colour[channel] for colour in MAGMA]) for channel in range(3)], axis=2)

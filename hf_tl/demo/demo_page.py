@@ -1,7 +1,7 @@
-"""The page of a model: an image goes in; the most probable classes and where the model saw them come out.
+"""Web page of a model: shows the most probable classes of an image with their activation maps.
 
-What is not hf_tl's own (labels, names of data, notes) reaches the page as text alone: gradio's labels and captions are
-text, and the story escapes what it tells.
+Values from elsewhere (labels, dataset names, notes) appear on the page as plain text: gradio's labels and captions are
+text, and the section about the training escapes its values.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from hf_tl.reporting.markdown import one_line
 BARS = 5
 IN_A_ROW = {"height": 360, "min_width": 300}
 KEPT = 3_600
-"""Seconds after which an uploaded image is removed from the disk."""
+"""Seconds until an uploaded image is deleted from the disk."""
 LOOKED, SEEN, UNSEEN = "Where it looked", "Where it saw “{}”", "Nothing in the image speaks for “{}”"
 ONE, MANY = (
     "It tells {:,} classes of images apart.",
@@ -38,21 +38,21 @@ STAGES_FIGURE = "stages.png"
 THEME = gr.themes.Default(
     primary_hue="orange", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 )
-"""With the fonts that a visitor has: nothing is fetched from elsewhere."""
+"""Theme with system fonts: nothing is fetched from other servers."""
 Upload = Mapping[str, Any]
-"""What gradio tells of an uploaded file that it is not asked to read."""
+"""Description of an uploaded file that gradio does not read itself."""
 
 
 class Page:
-    """What a page does when somebody uses it."""
+    """Event handlers of a page."""
 
     def __init__(self, model: DemoModel) -> None:
         self.model = model
         self.blind = model.why_it_cannot_look()
-        """Why it cannot be told where the model looks; None where it can."""
+        """Reason why the model has no activation maps; None where it has them."""
 
     def classify(self, file: Upload | None) -> tuple[dict[str, float] | None, list[int], Any]:
-        """Give the best classes with their probabilities, their indices, and where the first one was seen."""
+        """Return the best classes with their probabilities, their indices, and the activation map of the first one."""
         if file is None:
             return None, [], self._picture(None)
         image = _read(file)
@@ -61,7 +61,7 @@ class Page:
         return bars, indices, self._picture(image, indices[0])
 
     def look(self, file: Upload | None, indices: list[int], chosen: gr.SelectData) -> Any:
-        """Show where the class of the bar that was chosen was seen."""
+        """Return the activation map of the class whose bar was selected."""
         return self._picture(None) if file is None else self._picture(_read(file), indices[chosen.index])
 
     def _picture(self, image: Image.Image | None, index: int = 0) -> Any:
@@ -72,15 +72,15 @@ class Page:
 
 
 def build_page(name: str, revision: str | None = None) -> gr.Blocks:
-    """Build the page of a model.
+    """Build the web page of a model.
 
     Args:
-        name: a saved model's folder, or a Hub id.
-        revision: branch, tag or commit on the Hub.
+        name: Folder of a saved model, or a Hub id.
+        revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ModelError: there is no such model.
-        PublishError: its record is not whole.
+        ModelError: The model does not exist.
+        PublishError: The record of the model is damaged.
     """
     page, record = Page(DemoModel(name, revision)), _read_record(name, revision)
     title = one_line(Path(name).name) if record is None else title_of(record)
@@ -90,7 +90,7 @@ def build_page(name: str, revision: str | None = None) -> gr.Blocks:
         with gr.Row():
             upload = gr.Image(label="Image", sources=["upload", "webcam", "clipboard"], **IN_A_ROW)
             with gr.Column(min_width=IN_A_ROW["min_width"]):
-                # the best of several classes is no answer where each is in the image or not
+                # a multi-label prediction has no single best class
                 bars = gr.Label(
                     label="Classes", num_top_classes=BARS, show_heading=not is_multi_label, elem_classes="hf-tl"
                 )
@@ -109,21 +109,21 @@ def _html(text: Markup) -> None:
 
 
 def _read(file: Upload) -> Image.Image:
-    """Read an uploaded image as training reads its own, and nothing else.
+    """Read an uploaded image with the same conversions as training, and no other file.
 
-    gradio checks that a file lies among the uploads only where its caller says that it is one.
+    gradio checks that a path is an upload only for callers that declare it as one.
     """
     try:
         if not Path(file["path"] or "").resolve().is_relative_to(Path(get_upload_folder()).resolve()):
             raise DataError("there is no such upload; upload an image")
         return read_image(file["path"])
     except DataError as error:
-        # gradio shows a message as HTML
+        # gradio renders messages as HTML
         raise gr.Error(str(escape(error)), title="It cannot be classified", print_exception=False) from error
 
 
 def _read_record(name: str, revision: str | None) -> RunRecord | None:
-    """Read the record of a model; None for a classifier that hf_tl did not train."""
+    """Return the record of a model; None for a classifier that hf_tl did not train."""
     file = _file_of(name, revision, RECORD_FILE)
     return None if file is None else read_record_file(file, f"{RECORD_FILE} of {name}")
 

@@ -1,4 +1,4 @@
-"""How a model was made, as a section of its page: the record of the run in HTML, in which every value is only text."""
+"""Section of a model's web page about its training: the run record in HTML, with every value escaped."""
 
 import base64
 from pathlib import Path
@@ -28,14 +28,14 @@ STARTS = {
 
 
 def tell_story(record: RunRecord, stages_figure: Path | None) -> Markup:
-    """Render how a model was made.
+    """Render the section about a model's training.
 
     Args:
         record: Record of the run.
         stages_figure: Figure of the stages, embedded in the HTML.
 
     Raises:
-        PublishError: The record lacks something that is shown, or is damaged.
+        PublishError: The record lacks a value of the section, or is damaged.
     """
     figure = None if stages_figure is None else _embedded(stages_figure)
     with record_errors("the model's page cannot be written"):
@@ -43,7 +43,7 @@ def tell_story(record: RunRecord, stages_figure: Path | None) -> Markup:
 
 
 def title_of(record: RunRecord) -> str:
-    """Name a model by its network and its data."""
+    """Return the title of a model: its architecture and its data."""
     return one_line(f"{record.model.architecture} on {record.data.name}")
 
 
@@ -71,7 +71,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
 
 
 def _start(origin: Origin) -> str:
-    """Name the starting weights: the model of the Hub that they descend from, or their kind."""
+    """Return the name of the starting weights: the model of the Hub that they descend from, or their kind."""
     kind = STARTS[origin.kind]
     if origin.kind == "trained" and origin.is_random:
         kind += ", from random weights"
@@ -85,7 +85,7 @@ def _embedded(picture: Path) -> str:
 
 
 def _text(value: object) -> Markup:
-    """Escape a value as text of one line; jinja calls this for each `{{ … }}`, so that no place can forget it."""
+    """Escape a value as text of one line; jinja calls this for each `{{ … }}`, so that the template cannot miss one."""
     return value if isinstance(value, Markup) else escape(one_line(value))
 
 

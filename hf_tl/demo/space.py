@@ -1,7 +1,7 @@
-"""A Space beside a published model: the page of `hf-tl demo`, run by the Hub (https://huggingface.co/docs/hub/spaces).
+"""Space beside a published model: the page of `hf-tl demo`, hosted by the Hub (https://huggingface.co/docs/hub/spaces).
 
-hf_tl is not needed there: the Space holds the files of it that the page is made of, and plain transformers loads the
-model. It shows the very model that was pushed with it, whatever is pushed to the model's repository later.
+The Space does not need hf_tl installed: it holds the required files of hf_tl, and plain transformers loads the model.
+It shows the revision of the model that was pushed with it, even after later pushes to the model's repository.
 """
 
 import ast
@@ -24,9 +24,9 @@ from hf_tl.publish.checks import CARD_FILE
 
 PACKAGE = Path(__file__).parents[1]
 ROOTS = ("hf_tl.demo.demo", "hf_tl.demo.demo_page", "hf_tl.classics")
-"""What a Space imports of hf_tl."""
+"""Modules of hf_tl that a Space imports."""
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "pillow", "numpy", "gradio")
-"""What these modules import."""
+"""Libraries that these modules import."""
 APP_FILE, TAG = "app.py", "hf_tl"
 COMMIT_MESSAGE = "Show the model on a page"
 APP = '''"""The page of a model that hf_tl trained; what it is made of lies in hf_tl/."""
@@ -57,19 +57,19 @@ def push_with_space(
     """Publish a saved model as `push` does, then a Space that shows it, each in one commit.
 
     Args:
-        output_dir: a folder that hf_tl saved a model in.
-        repo_id: `USER/NAME` of the model.
-        space_id: `USER/NAME` of the Space; that of the model by default. It is made where it does not exist.
-        private: as in `push`, of both. A private Space needs a secret `HF_TOKEN` to read a private model.
-        revision: the model's branch, as in `push`.
-        token: as in `push`.
+        output_dir: Folder of a model that hf_tl saved.
+        repo_id: Repository `USER/NAME` of the model.
+        space_id: `USER/NAME` of the Space; that of the model by default. It is created if it does not exist.
+        private: As in `push`, for model and Space. A private Space needs a secret `HF_TOKEN` to read a private model.
+        revision: Branch of the model, as in `push`.
+        token: As in `push`.
 
     Returns:
-        The addresses of the model's commit and of the Space.
+        URL of the model's commit and URL of the Space.
 
     Raises:
-        ConfigError: gradio is not installed, with whose version the Space is to run.
-        PublishError: as `push`; or there is a Space of this name that hf_tl did not make.
+        ConfigError: gradio is not installed; its version determines that of the Space.
+        PublishError: As in `push`; or a Space of this name exists that hf_tl did not create.
     """
     check_gradio()
     space_id = space_id or repo_id
@@ -92,12 +92,12 @@ def push_with_space(
 
 
 def space_files(space_id: str, model: str, revision: str) -> dict[str, bytes]:
-    """Write the files of a Space.
+    """Return the files of a Space.
 
     Args:
         space_id: `USER/NAME` of the Space.
         model: `USER/NAME` of the model.
-        revision: the commit of the model that is shown.
+        revision: Commit of the model that the Space shows.
     """
     title = space_id.rpartition("/")[2]
     data = SpaceCardData(
@@ -115,7 +115,7 @@ def space_files(space_id: str, model: str, revision: str) -> dict[str, bytes]:
         short_description="Classifies an image and shows where the model looked",
     )
     card = f"---\n{data.to_yaml()}\n---\n{TEXT.format(title=title, model=model, revision=revision)}"
-    # the "+cpu" of a build is not known to the index
+    # package indexes do not know the "+cpu" of a build
     pins = "".join(f"{name}=={version(name).partition('+')[0]}\n" for name in LIBRARIES)
     written = {CARD_FILE: card, APP_FILE: APP.format(model=model, revision=revision), "requirements.txt": pins}
     return {name: text.encode() for name, text in written.items()} | {
@@ -124,7 +124,7 @@ def space_files(space_id: str, model: str, revision: str) -> dict[str, bytes]:
 
 
 def _modules() -> list[Path]:
-    """Find the modules of hf_tl that a Space imports, and those that they import when they are imported."""
+    """Return the paths of all modules of hf_tl that a Space imports, directly or indirectly at import time."""
     found: set[Path] = set()
     left = [_path(name) for name in ROOTS]
     while left:
@@ -154,7 +154,7 @@ def _push_space(branch: Branch, model: str, revision: str, private: bool | None)
 
 
 def _check_space(branch: Branch, private: bool | None) -> None:
-    """Check, before the model is pushed, that a Space of this name is ours to replace."""
+    """Check, before the model is pushed, that hf_tl created the Space of this name, if there is one."""
     try:
         head = branch.head()
     except RepositoryNotFoundError:
