@@ -1,12 +1,12 @@
-"""Speed beside what people use: `python scripts/benchmark.py [--dataset FOLDER] [flags]`.
+"""Speed benchmark against other libraries: `python scripts/benchmark.py [--dataset FOLDER] [flags]`.
 
-Every figure is that of a process measured from outside, from its start to its end, with empty caches; the sides take
-turns, and the table gives the median of the repeats with the smallest and the largest, and the median of the ratios of
-each turn. The same images, weights and number of epochs for all; what each side is stands in benchmark_peers/. Without
-`--dataset`, scikit-learn's digits. Flags that are not listed here go to `hf-tl train`. Measure on a machine that does
-nothing else: the whole table takes many hours on two cores, `--peer_epochs 0.25` a fraction of that.
+Each figure is the wall-clock time of a process from start to end, with empty caches. The commands take turns. The table
+shows the median of the repeats with minimum and maximum, and the median of the ratios of each turn. All commands use
+the same images, weights and number of epochs; benchmark_peers/ defines them. The default dataset is scikit-learn's
+digits. Flags that are not listed here are passed to `hf-tl train`. Use an otherwise idle machine. The whole table takes
+many hours on two cores, `--peer_epochs 0.25` a fraction of that.
 
-The results are written after each run; rows that the file holds and that are not run again stay in it.
+Results are written after each run. Rows in the file that are not run again are kept.
 """
 
 import argparse
@@ -38,7 +38,7 @@ LOG_LINES = 20
 
 def main() -> None:
     """Measure, print the table and write the results."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the process that is being measured ends with this one
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # terminate the measured process with this one
     options, hf_tl_flags = parse_flags()
     rows = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def parse_flags() -> tuple[argparse.Namespace, list[str]]:
-    """Read the flags, and leave those of `hf-tl train`."""
+    """Parse the flags, and return the remaining ones for `hf-tl train`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -88,7 +88,7 @@ def parse_flags() -> tuple[argparse.Namespace, list[str]]:
 
 
 def prepare(options: argparse.Namespace, hf_tl_flags: tuple[str, ...], folder: Path) -> Setting:
-    """Write what all sides start from, each in a process of its own, so that this one stays small."""
+    """Write the inputs that all commands share, each in a process of its own, to keep this process small."""
     images = ["--dataset", str(folder / "images"), "--image_size", str(options.image_size)]
     peer_epochs = options.peer_epochs or options.epochs
     call_prepare("images", folder / "images", "--dataset", options.dataset)
@@ -123,7 +123,7 @@ def call_prepare(*words: str | Path) -> None:
 
 
 def new_row(work: str, setting: Setting, dataset: str) -> dict[str, Any]:
-    """Start a row: what is measured, with what, where and when."""
+    """Return a new row: subject, settings, machine and date of the measurement."""
     kinds = {"head_again": "again", "scaling": "scaling", "decode": "decode"}
     kind = kinds.get(work, work.split("_")[0] if "_" in work else "training")
     images = setting.about["images"]
@@ -148,9 +148,9 @@ def new_row(work: str, setting: Setting, dataset: str) -> dict[str, Any]:
 
 
 def measure_all(row: dict[str, Any], sides: Sequence[Side], repeats: int, folder: Path) -> Iterator[str]:
-    """Measure all sides in turn into `row`, and yield a line about each run.
+    """Measure all commands in turn into `row`, and yield a line about each run.
 
-    A side that fails is not run again; the row says so.
+    A command that fails is not run again; the row states it.
     """
     row["missing"] = {side.name: side.missing for side in sides if side.missing}
     active = [side for side in sides if not side.missing]
@@ -167,7 +167,7 @@ def measure_all(row: dict[str, Any], sides: Sequence[Side], repeats: int, folder
 
 
 def measure_side(side: Side, work: str, repeat: int, folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Run a side once (turn 0: its earlier command); return what was measured, and the end of its output."""
+    """Run a command once (turn 0: its preparatory command); return the measurements and the end of its output."""
     place = folder / "runs" / re.sub(r"\W+", "-", f"{work}-{side.name}")
     caches = place / ("caches" if side.earlier else f"caches-{repeat}")
     output, log = place / f"output-{repeat}", place / "log"
@@ -197,27 +197,20 @@ def measure_side(side: Side, work: str, repeat: int, folder: Path) -> tuple[dict
 
 
 def seconds_left_out(train: Sequence[float], evaluate: Sequence[float], epochs: int, share: float) -> float:
-    """Compute how much longer all epochs over all images take, each further one like the last that was run.
-
-    Args:
-        train: seconds of each epoch that was run, over `share` of the images.
-        evaluate: seconds after each of them, over all images that are measured on.
-        epochs: how many there would be.
-        share: 1 for all images.
-    """
+    """Compute the additional seconds of all epochs over all images, from the last measured epoch."""
     further = epochs - len(train)
     return sum(train) * (1 / share - 1) + further * (train[-1] / share + evaluate[-1])
 
 
 def write(rows: dict[str, Any], file: Path) -> None:
-    """Write the results, whole or not at all."""
+    """Write the results atomically."""
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     partial.replace(file)
 
 
 def say(message: str) -> None:
-    """Tell how it goes, beside the table."""
+    """Print progress on stderr, separate from the table."""
     print(message, file=sys.stderr, flush=True)
 
 

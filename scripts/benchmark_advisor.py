@@ -1,12 +1,13 @@
-"""The advisor against what training shows: `python scripts/benchmark_advisor.py WORK [flags]`.
+"""Benchmark of the advisor against training results: `python scripts/benchmark_advisor.py WORK [flags]`.
 
-A grid: three sets of images at four sizes, two backbones with their ImageNet weights and one with random ones, every
-strategy with the defaults of its recipe. `train` fills it, `recommend` asks the advisor, `auto` trains by `--strategy
-auto`, on the same images; `cost` times advice and training one after the other, since the rest may be run on several
-machines; `table` prints how far the advice is from the best of the grid. Results are kept in
-`advisor_grid/`, one file a data set, and what a file holds is not run again: cheap and important runs come first, so it
-can be stopped at any time. Processes on different `--data` may run side by side: costs are seconds of a processor, not
-of the clock.
+The grid has three datasets at four sizes, two backbones with ImageNet weights and one with random weights, and every
+strategy with the defaults of its recipe. `train` fills it. `recommend` computes the recommendations, and `auto` trains
+by `--strategy auto`, on the same images. `cost` times recommendation and training sequentially, because the other runs
+may be spread over several machines. `table` prints the difference between the recommendations and the best of the grid.
+
+Results are saved in `advisor_grid/`, one file per dataset, and are not computed again. Cheap and important runs come
+first, so the benchmark can be stopped at any time. Processes on different `--data` may run in parallel: costs are CPU
+seconds, not wall-clock seconds.
 """
 
 import argparse
@@ -26,7 +27,7 @@ WORK: dict[str, Callable[[Cell, Task], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Run what is missing, or print the table."""
+    """Run the missing tasks, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=[*WORK, "table"])
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA), help="sets of images (default: all)")
@@ -54,13 +55,13 @@ def main() -> None:
 
 
 def read(data: str) -> dict[str, Any]:
-    """Read the results of a data set."""
+    """Read the results of a dataset."""
     file = RESULTS / f"{data}.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def write(data: str, name: str, result: dict[str, Any]) -> None:
-    """Add a result."""
+    """Add a result to the file of a dataset."""
     file = RESULTS / f"{data}.json"
     lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted({**read(data), name: result}.items()))
     partial = file.with_suffix(".partial")

@@ -1,8 +1,8 @@
-"""Measure how many images a second the backbones of the presets take: `python scripts/benchmark_presets.py`.
+"""Throughput of the preset backbones in images per second: `python scripts/benchmark_presets.py`.
 
-Forward is a pass as `hf-tl recommend` and the cached features do it (batch normalisation folded, channels last), step a
-step of training with everything trained; at 224 px, with random weights, which are as fast as others. The median of
-three, each after one that is not counted.
+Forward is a pass as in `hf-tl recommend` and for cached features (folded batch normalization, channels last). Step is a
+training step of all stages. Images have 224 px; random weights are as fast as pretrained ones. Each figure is the
+median of three runs, each after a warm-up.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from hf_tl.evaluation.measure import seconds_of
 from hf_tl.processes.memory import keep_freed_memory
 
 FORWARD, STEP, SIDE, TURNS = 64, 16, 224, 3
-"""Images in a pass and in a step, their height and width, and how often each is timed."""
+"""Images in a pass and in a step, height and width in pixels, and number of runs."""
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def measure(model: torch.nn.Module) -> tuple[float, float]:
-    """Give images a second of the forward pass and of a step."""
+    """Return the images per second of the forward pass and of a training step."""
     images = torch.randn(FORWARD, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
 
     def look() -> None:
@@ -56,7 +56,7 @@ def measure(model: torch.nn.Module) -> tuple[float, float]:
 
 
 def median_of(work: Callable[[], None]) -> float:
-    """Time some work several times, each after a time that is not counted."""
+    """Return the median duration of a function, each run after a warm-up."""
     return statistics.median(seconds_of(work, torch.device("cpu")) for _ in range(TURNS))
 
 

@@ -1,10 +1,10 @@
-"""Train every strategy on the same data and print their results on the test images as a table.
+"""Train every strategy on the same data and print their test results as a table.
 
 `python scripts/benchmark_strategies.py --output_dir FOLDER [--dataset digits] [--trainer] [--image_size 128 …]`
 
-Each run is a process of its own, with the defaults of its strategy (from random weights for 30 epochs in place of 100)
-and all further flags that are given here. Runs that `FOLDER` holds are not repeated, so the script goes on where it was
-stopped. The table in the README was made by it.
+Each run is a process of its own, with the defaults of its strategy (30 epochs instead of 100 from random weights) and
+all additional flags. Finished runs in `FOLDER` are not repeated, so an interrupted benchmark resumes. The table in the
+README is its output.
 """
 
 import argparse
@@ -30,7 +30,7 @@ TRAINER = Path(__file__).with_name("train_with_trainer.py")
 
 
 def main() -> None:
-    """Run what is missing, and print the table."""
+    """Run the missing strategies, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--dataset", default="digits", help="as in hf-tl train")
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def run_accelerate(arguments: list[str], folder: Path) -> tuple[str, float, float]:
-    """Train through Accelerate; return the name of the metric that models are chosen by, its value and the seconds."""
+    """Train with Accelerate; return the name of the model selection metric, its value and the seconds."""
     if not (folder / RECORD_FILE).exists() or read_record(folder).status != "complete":
         command = [sys.executable, "-m", "hf_tl", "train", *arguments, "--resume_from_checkpoint", "auto"]
         subprocess.run([*command, "--report_to", "none"], check=True, stdout=sys.stderr)
@@ -57,7 +57,7 @@ def run_accelerate(arguments: list[str], folder: Path) -> tuple[str, float, floa
 
 
 def run_trainer(arguments: list[str], folder: Path) -> tuple[str, float, float]:
-    """Train under transformers' Trainer; return what `run_accelerate` does."""
+    """Train with transformers' Trainer; return the same values as `run_accelerate`."""
     result = folder / "result.json"
     if not result.exists():
         done = subprocess.run([sys.executable, str(TRAINER), *arguments], check=True, stdout=subprocess.PIPE, text=True)

@@ -1,7 +1,7 @@
 """Train an image classifier: `accelerate launch scripts/train.py [flags]`, the same as `hf-tl train [flags]`.
 
 Without flags: transfer learning of an ImageNet EfficientNet-Lite0 on scikit-learn's digits, about a minute on two
-cores, to at least 94 % on the test images. `--help` lists the flags.
+cores, with a test accuracy of at least 94%. `--help` lists the flags.
 """
 
 import sys

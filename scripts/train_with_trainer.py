@@ -1,4 +1,4 @@
-"""Train by a strategy under transformers' Trainer; without flags the demo of `hf-tl train`, with its `demo` extra."""
+"""Train by a strategy with transformers' Trainer; without flags the demo of `hf-tl train`, with its `demo` extra."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of, trainer_metri
 
 @dataclass
 class Flags:
-    """The flags of this script; `hf-tl train` has them all."""
+    """Flags of this script, a subset of those of `hf-tl train`."""
 
     model: str | None = field(default=None, metadata={"help": "Hub id, local directory or timm:ARCH[.TAG]"})
     dataset: str = field(default=DEMO_DATASET, metadata={"help": "Hub id, image folder, parquet files or digits"})
@@ -31,9 +31,9 @@ def main() -> None:
     data = load_data(flags.dataset, label_column=flags.label_column)
     strategy = StrategyConfig(
         flags.strategy, trainable_stages=flags.trainable_stages, num_train_epochs=flags.num_train_epochs,
-        # one for all phases, as Trainer has it; the presets mirror images, and a mirrored digit is none any more
+        # one augmentation for all phases, as Trainer requires; the presets mirror images, which changes digits
         augmentation="none" if data.name == DEMO_DATASET else "light",
-        label_smoothing=0.0 if data.problem_type == MULTI_LABEL.name else None,  # Trainer has none for it
+        label_smoothing=0.0 if data.problem_type == MULTI_LABEL.name else None,  # not in Trainer
     ).build(images=len(data.splits["train"]))  # fmt: skip
     size = flags.image_size or data.defaults.get("image_size")
     [backbone] = candidates(ModelConfig(flags.model), size)

@@ -1,4 +1,4 @@
-"""The cells of the grid: which images, how many of them, which runs."""
+"""Cells of the grid: dataset, number of images, seed and runs."""
 
 import functools
 import gzip
@@ -14,19 +14,19 @@ from hf_tl.config import StrategyConfig
 from hf_tl.data.datasets import ImageData, load_data, prepare_data
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts them."""
+"""Folder of Debian's package dataset-fashion-mnist."""
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
 )  # fmt: skip
 TEST = {"digits": 360, "fashion": 2_000, "clothes": 372}
-"""Test images; those of Fashion-MNIST are the first of 10,000."""
+"""Number of test images; those of Fashion-MNIST are the first of 10,000."""
 DATA = {"digits": 64, "fashion": 64, "clothes": 96}
-"""Height and width in pixels: images of 8, 28 and 160 need no more."""
+"""Height and width of the input in pixels, for images of 8, 28 and 160 pixels."""
 SEEDS = {5: 3, 20: 3, 100: 2, 2_000: 2}
-"""How many seeds, by the images a class; the last are images in all."""
+"""Number of seeds, by images per class; the last key is a total number of images."""
 IN_ALL = 2_000
 SHUFFLED = "labels shuffled"
-"""A question to the advisor, whose answer is that nothing can be learned."""
+"""Name of the control with shuffled labels, for which the advisor should answer that nothing can be learned."""
 STRATEGIES = {
     "transfer": StrategyConfig(strategy="transfer"),
     "finetune 1": StrategyConfig(strategy="finetune", trainable_stages=2),
@@ -35,8 +35,8 @@ STRATEGIES = {
     "scratch": StrategyConfig(strategy="scratch"),
 }
 BACKBONES = {"lite0": 1.0, "lite1": 1.4, "random": 1.0}
-"""EfficientNet-Lite0 and -Lite1 with ImageNet weights, and -Lite0 with random ones; and how long a step of each takes,
-as measured, beside the first."""
+"""Relative step time, as measured, of EfficientNet-Lite0 and -Lite1 with ImageNet weights, and -Lite0 with random
+ones."""
 SHARE = {
     "transfer": 0.1,
     "finetune 1": 0.5,
@@ -47,39 +47,39 @@ SHARE = {
     "auto": 40.0,
     "cost": 200.0,
 }
-"""Of the time of a pass of `full`, as measured."""
+"""Duration relative to that of `full`, as measured."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A run of the grid."""
+    """Run of the grid."""
 
     name: str
-    """Under which its result is kept."""
+    """Name of its result."""
     backbone: str
     strategy: str
     passes: float
-    """Images times passes, as many as take the time of the run with everything trained: about how long it takes."""
+    """Estimated cost: number of images times epochs of `full` with the same duration."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A data set at a size, drawn with a seed."""
+    """Dataset of a given size, drawn with a seed."""
 
     data: str
     size: int
-    """Images a class, or `IN_ALL`."""
+    """Images per class, or `IN_ALL`."""
     seed: int = 0
     folder: Path | None = None
-    """Of the clothes."""
+    """Folder of the clothes."""
 
     @property
     def name(self) -> str:
-        """For the results."""
+        """Return the name of the cell in the results."""
         return f"{self.size} {'in all' if self.size == IN_ALL else 'a class'}, seed {self.seed}"
 
     def tasks(self, work: str) -> Iterator[Task]:
-        """List the runs."""
+        """Yield the runs of the cell."""
         images = self.size if self.size == IN_ALL else 10 * self.size
         if work != "train":
             if work != "cost" or self.seed == 0:
@@ -89,21 +89,21 @@ class Cell:
             return
         for backbone, factor in BACKBONES.items():
             for strategy, settings in STRATEGIES.items():
-                if (backbone, strategy) != ("random", "scratch"):  # the same as scratch of lite0
+                if (backbone, strategy) != ("random", "scratch"):  # equal to scratch of lite0
                     epochs = sum(phase.epochs or 0 for phase in settings.build(1, images).phases)
                     passes = images * epochs * factor * SHARE[strategy]
                     yield Task(f"{self.name}, {backbone}, {strategy}", backbone, strategy, passes)
 
     def weight(self, task: Task) -> float:
-        """Tell how much later than its cost asks a run should come."""
+        """Return the factor on a run's cost that postpones less important runs."""
         late = 1 if task.backbone in ("", "lite0") else 4
         return (1 + self.seed) * (4 if task.strategy == "scratch" else late)
 
     def images(self, *, shuffled: bool = False) -> ImageData:
-        """Draw them from the training images; validation is set apart from them as for any user.
+        """Draw the cell's images from the training split, and split off the validation images as in any run.
 
         Args:
-            shuffled: whether the labels are those of other images.
+            shuffled: Whether to shuffle the labels.
         """
         splits = source(self.data, self.folder)
         train, labels = splits["train"], np.array(splits["train"]["label"][:])
@@ -121,16 +121,16 @@ class Cell:
 
 
 def cells(data: str, folder: Path | None) -> Iterator[Cell]:
-    """List the cells of a data set."""
+    """Yield the cells of a dataset."""
     yield from (Cell(data, size, seed, folder) for size, seeds in SEEDS.items() for seed in range(seeds))
 
 
 @functools.cache
 def source(data: str, folder: Path | None) -> DatasetDict:
-    """Load all images of a data set, as train and test.
+    """Load all images of a dataset, as train and test.
 
     Raises:
-        SystemExit: they are not there.
+        SystemExit: The images are missing.
     """
     if data == "fashion":
         if not FASHION.exists():

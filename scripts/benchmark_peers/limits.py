@@ -1,7 +1,7 @@
-"""What the machine can do: a frozen forward beside its GEMM peak, a training step on synthetic images, decoding.
+"""Limits of the machine: a frozen forward pass beside its GEMM peak, a training step on synthetic images, decoding.
 
-`python limits.py forward|train|decode --output_dir FOLDER [flags]` writes `result.json`; each figure is the median over
-batches, in a process of its own. FLOPs are counted by torch (`FlopCounterMode`: two for a multiplication and addition).
+`python limits.py forward|train|decode --output_dir FOLDER [flags]` writes `result.json`. Each figure is the median over
+batches, in a process of its own. FLOPs are counted by torch (`FlopCounterMode`: two per multiply-add).
 """
 
 import argparse
@@ -31,12 +31,12 @@ from hf_tl.processes.accelerator import cpu_cores
 from hf_tl.processes.memory import keep_freed_memory
 
 GEMM_SIZE = 2048
-"""Rows and columns: large enough for the peak, small enough to be many."""
+"""Rows and columns of the matrices: large enough for the peak, small enough for many repetitions."""
 WARM_UP_BATCHES = 3
 
 
 def main() -> None:
-    """Measure one thing."""
+    """Run one measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("forward", "train", "decode"))
     parser.add_argument("--output_dir", type=Path, required=True)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def forward(options: argparse.Namespace) -> dict[str, float]:
-    """Run a frozen network, its head cut off, and compare it with the largest matrix product of the same type."""
+    """Time the forward pass of a frozen network without head, and compare it with the GEMM peak of the same dtype."""
     network, images = make_network(options)
     network.eval()
     flops = count_flops(network, images[:1])
@@ -76,14 +76,14 @@ def forward(options: argparse.Namespace) -> dict[str, float]:
 
 @contextlib.contextmanager
 def plain_pass(network: nn.Module, images: Tensor) -> Iterator[tuple[Callable[[], object], int]]:
-    """Give what runs the network on images, and how many they are."""
+    """Yield a function that runs the network on images, and the number of images."""
     with torch.inference_mode():
         yield lambda: network(images), len(images)
 
 
 @contextlib.contextmanager
 def feature_pass(options: argparse.Namespace) -> Iterator[tuple[Callable[[], object], int]]:
-    """Give what runs hf_tl's own pass on images, in batches of the size that it finds, and how many they are."""
+    """Yield a function that runs hf_tl's feature pass in batches of its own choice, and the number of images."""
     shape = (3, options.image_size, options.image_size)
     config = TrainingConfig(feature_dtype=options.dtype)
     accelerator = Accelerator(cpu=options.device == "cpu")
@@ -107,7 +107,7 @@ def feature_pass(options: argparse.Namespace) -> Iterator[tuple[Callable[[], obj
 
 
 def train(options: argparse.Namespace) -> dict[str, float]:
-    """Run optimizer steps of the whole network on one synthetic batch."""
+    """Time optimizer steps of the whole network on one synthetic batch."""
     network, images = make_network(options, classes=10, dtype=torch.float32)
     labels = torch.randint(10, (options.batch_size,), device=options.device)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
@@ -124,7 +124,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
 
 
 def decode(options: argparse.Namespace) -> dict[str, float]:
-    """Read the training images: to batches as hf_tl does, or plainly decoded by Pillow in as many threads as cores."""
+    """Time reading the training images: to batches as in hf_tl, or decoded by Pillow in one thread per core."""
     if options.plain:
         files = [file for file in (Path(options.dataset) / "train").rglob("*") if file.is_file()]
         with ThreadPoolExecutor(cpu_cores()) as threads:
@@ -148,7 +148,7 @@ def decode(options: argparse.Namespace) -> dict[str, float]:
 def make_network(
     options: argparse.Namespace, classes: int = 0, dtype: torch.dtype | None = None
 ) -> tuple[nn.Module, Tensor]:
-    """Make a network and a batch, in the memory format that hf_tl uses, or as timm gives them."""
+    """Return a network and a batch, in the memory format of hf_tl or in timm's."""
     dtype = dtype or getattr(torch, options.dtype)
     memory_format = torch.contiguous_format if options.plain else torch.channels_last
     network = timm.create_model(options.architecture, num_classes=classes)
@@ -158,21 +158,21 @@ def make_network(
 
 
 def count_flops(network: nn.Module, images: Tensor) -> int:
-    """Count the floating-point operations of a forward pass."""
+    """Return the floating-point operations of a forward pass."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(images)
     return counter.get_total_flops()
 
 
 def gemm_flops(options: argparse.Namespace) -> float:
-    """Measure the fastest product of two square matrices, in operations a second."""
+    """Return the highest rate of a product of two square matrices, in operations per second."""
     a, b = torch.rand(2, GEMM_SIZE, GEMM_SIZE).to(options.device, getattr(torch, options.dtype))
     product = torch.empty_like(a)
     return 2 * GEMM_SIZE**3 / min(_times(lambda: torch.mm(a, b, out=product), options))
 
 
 def median_seconds(call: Callable[[], object], options: argparse.Namespace) -> float:
-    """Repeat a call, and give the median of its times."""
+    """Return the median duration of repeated calls."""
     return statistics.median(_times(call, options))
 
 

@@ -1,4 +1,4 @@
-"""Make what both sides start from: images in folders, and the same weights as a folder that every library loads.
+"""Preparation of the shared inputs: images in folders, and weights in a folder that every library loads.
 
 `python prepare.py images|model|digits FOLDER [flags]`, in a process of its own: see `processes.measure`.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TRAINED_STAGES = {"head": 1, "finetune": 3}
-"""Trailing stages, the head included."""
+"""Trailing stages, including the head."""
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def write_model(folder: Path, name: str | None, dataset: str, image_size: int) -> None:
-    """Save a backbone with a new head, in timm's format, and the parameters that each piece of work trains."""
+    """Save a backbone with a new head in timm's format, and the number of parameters that each strategy trains."""
     import torch
 
     torch.manual_seed(0)
@@ -68,7 +68,7 @@ def write_model(folder: Path, name: str | None, dataset: str, image_size: int) -
 
 
 def save_for_timm(model: "PreTrainedModel", folder: Path) -> None:
-    """Write `config.json` and `model.safetensors` as timm does for the Hub; transformers loads them too."""
+    """Write `config.json` and `model.safetensors` in timm's format for the Hub, which transformers loads, too."""
     from timm.models import save_for_hf
 
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
@@ -76,14 +76,14 @@ def save_for_timm(model: "PreTrainedModel", folder: Path) -> None:
     save_for_hf(model.timm_model, str(folder), model_config=settings, safe_serialization=True)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    del config["model_args"]  # num_classes stands beside them, and transformers fails on the second one
+    del config["model_args"]  # num_classes is a key beside them, and transformers fails on a second one
     file.write_text(json.dumps(config), encoding="utf-8")
 
 
 def write_images(folder: Path, dataset: str, share: float) -> None:
-    """Write a dataset as an image folder with three splits, which all sides read; files are copied as they are."""
+    """Write a dataset as an image folder with three splits, for all commands; files are copied unchanged."""
     data = load_data(dataset)
-    if share < 1:  # of each class
+    if share < 1:  # the same share of each class
         train = data.splits["train"]
         data.splits["train"] = train.train_test_split(train_size=share, stratify_by_column="label", seed=0)["train"]
     for split, rows in data.splits.items():
@@ -98,7 +98,7 @@ def write_images(folder: Path, dataset: str, share: float) -> None:
 
 
 def write_digits(folder: Path, images: int) -> None:
-    """Write digits as parquet files: the training images repeated up to a number, the other splits as they are."""
+    """Write digits as parquet files: the training images repeated up to a number, the other splits unchanged."""
     for split, rows in load_data("digits").splits.items():
         wanted = images if split == "train" else len(rows)
         repeated: Dataset = concatenate_datasets([rows] * -(-wanted // len(rows)))

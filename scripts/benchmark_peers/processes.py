@@ -1,4 +1,4 @@
-"""One process, measured from outside: time, CPU, memory."""
+"""Measurement of a process from outside: wall-clock time, CPU time, memory."""
 
 import os
 import subprocess
@@ -10,38 +10,38 @@ from pathlib import Path
 POLL_SECONDS = 0.1
 KIB_PER_GIB = 2**20
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-"""What `hf_tl.processes.memory` sets by itself, for a peer that does not."""
+"""Settings of `hf_tl.processes.memory`, for the other libraries."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A process that has ended."""
+    """Measurements of a finished process."""
 
     status: int
-    """0 is success."""
+    """Exit status; 0 is success."""
     started: float
-    """Seconds since the epoch."""
+    """Start time in seconds since the epoch."""
     seconds: float
-    """From before the process starts until it has ended."""
+    """Wall-clock seconds from before the start of the process to its end."""
     cpu_seconds: float
-    """User and system time, of its children too."""
+    """User and system time, including its children."""
     peak_gib: float
-    """Resident memory of its largest process, with the file pages that it maps."""
+    """Peak resident memory of its largest process, including mapped file pages."""
     own_gib: float
-    """Resident memory of all its processes without file pages, which the kernel can take back; a page that a loader
-    worker shares with its parent counts for both."""
+    """Peak resident memory of all its processes without file pages, which the kernel can reclaim; a page that a loader
+    worker shares with its parent counts twice."""
 
 
 def measure(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Measured:
-    """Run a command to its end, its output into `log`, and measure it.
+    """Run a command with its output in `log`, and measure it.
 
-    The kernel starts a process's `ru_maxrss` at that of the process which starts it, so whoever calls this stays small:
-    no torch.
+    The kernel initializes the `ru_maxrss` of a process with that of its parent, so the caller must stay small: no
+    torch.
 
     Args:
-        command: program and arguments.
-        log: file for stdout and stderr.
-        environment: variables beside those of this process.
+        command: Program and arguments.
+        log: File for stdout and stderr.
+        environment: Variables in addition to those of this process.
     """
     started, start, own = time.time(), time.perf_counter(), 0
     with log.open("w", encoding="utf-8") as stream:
@@ -70,7 +70,7 @@ def measure(command: Sequence[str], log: Path, environment: Mapping[str, str]) -
 
 
 def _own_memory(pid: int) -> int:
-    """Add up the memory of a process and its descendants, in KiB; nothing where they have just ended."""
+    """Return the memory of a process and its descendants in KiB, without processes that have just ended."""
     total = 0
     try:
         for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
@@ -83,7 +83,7 @@ def _own_memory(pid: int) -> int:
 
 
 def machine() -> str:
-    """Name the kind of machine, never the machine itself."""
+    """Return the kind of machine, without its name."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

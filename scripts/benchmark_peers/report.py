@@ -1,4 +1,4 @@
-"""The table: what was measured, beside the figure to reach."""
+"""Tables of the benchmark: measurements beside their goals."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,13 +23,13 @@ PROCESSES = (
 SECONDS_AGAIN = 10
 SHARE_OF_PEAK = 0.9
 IMAGES_PER_GFLOP = 90 / 150
-"""Of lite0: images a second for each GFLOP/s of the GEMM peak."""
+"""Goal for lite0: images per second for each GFLOP/s of the GEMM peak."""
 SPREAD = 0.10
 
 
 @dataclass(frozen=True)
 class Goal:
-    """How many times faster than a side, and whether accuracy counts."""
+    """Required speedup over another command, optionally without loss of accuracy."""
 
     ratio: float
     accuracy: bool = False
@@ -48,7 +48,7 @@ GOALS = {
 
 
 def tables(rows: Mapping[str, Row]) -> str:
-    """Write the rows as two Markdown tables, and the machines and versions below."""
+    """Return the rows as two Markdown tables, followed by machines and versions."""
     lines = [line for row in rows.values() for line in LINES[row["kind"]](row)]
     processes = [line for row in rows.values() for line in _processes(row)]
     contexts = dict.fromkeys(_context(row) for row in rows.values())
@@ -69,7 +69,7 @@ def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def _training(row: Row) -> list[list[str]]:
-    """One line for each peer: the ratio of its time to hf_tl's, pair by pair."""
+    """Return one line per peer, with the pairwise ratios of its time to hf_tl's."""
     work, runs = row["work"], row["sides"]
     own = runs.get(HF_TL, [])
     title = f"{work}, {own[0]['epochs']} epochs" if own else work
@@ -92,7 +92,7 @@ def _reached(goal: Goal, ratios: Sequence[float], own: Runs, other: Runs) -> str
     if statistics.median(ratios) < goal.ratio:
         return "no"
     if goal.accuracy and other[0]["epochs_run"] < other[0]["epochs"]:
-        return "in time"  # the accuracy of a shorter training says nothing
+        return "in time"  # the accuracy of a shorter training is not comparable
     return _yes(not goal.accuracy or _median(own, "accuracy") >= _median(other, "accuracy"))
 
 
@@ -106,7 +106,7 @@ def _again(row: Row) -> list[list[str]]:
 
 
 def _forward(row: Row) -> list[list[str]]:
-    """The rate, and its share of the machine's peak."""
+    """Return the lines of a forward pass: its rate, and the share of the machine's peak."""
     own = row["sides"].get(HF_TL, [])
     if not own:
         return _failed(row)
@@ -122,7 +122,7 @@ def _forward(row: Row) -> list[list[str]]:
 
 
 def _rate_lines(row: Row, mine: str) -> list[list[str]]:
-    """One line for each other side: the ratio of hf_tl's images a second to its own, pair by pair."""
+    """Return one line per other command, with the pairwise ratios of hf_tl's images per second to its own."""
     own = row["sides"].get(mine, [])
     lines = []
     for side, runs in row["sides"].items():
@@ -138,7 +138,7 @@ def _decode(row: Row) -> list[list[str]]:
 
 
 def _scaling(row: Row) -> list[list[str]]:
-    """Time for each thousand further images from one size to the next, without what is the same for all sizes."""
+    """Return the seconds per thousand additional images between consecutive sizes, which excludes constant costs."""
     sizes = {int(side.split()[0].replace(",", "")): runs for side, runs in row["sides"].items() if runs}
     if len(sizes) < len(row["sides"]) or not sizes:
         return _failed(row)
@@ -196,7 +196,7 @@ def _median(runs: Runs, name: str) -> float:
 
 
 def _range(values: Sequence[float], unit: str = "") -> str:
-    """The median, with the smallest and the largest where there are several."""
+    """Format the median, with minimum and maximum if there are several values."""
     if not values:
         return ""
     form = ",.0f" if max(values) >= 100 else ".1f" if max(values) >= 10 else ".2f"

@@ -1,4 +1,4 @@
-"""Which commands are compared: all pieces of work, and both sides of each."""
+"""Commands that the benchmark compares, by piece of work."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ PYTHON = sys.executable
 HF_TL, TRAINER, TRAINER_KEPT = "hf_tl", "Trainer recipe", "Trainer recipe, same memory setting"
 FASTAI, TIMM = "fastai vision_learner", "timm train.py"
 
-# All commands of hf_tl stand in these two tables.
+# These two tables contain all commands of hf_tl.
 TRAIN: dict[str, str] = {
     "head": "--strategy transfer --num_train_epochs {epochs}",
     "head_again": "--strategy transfer --num_train_epochs {epochs} --learning_rate 1e-3 --seed {repeat}",
@@ -24,17 +24,17 @@ TRAIN: dict[str, str] = {
     "full": "--strategy full --num_train_epochs 1",
 }
 WHERE_KNOWN = {"--feature_cache_dir": "{caches}/features"}
-"""Flags that are given where `hf-tl train` has them."""
+"""Flags that are passed if `hf-tl train` has them."""
 
 PEER_RATES = {"head": 1e-3, "finetune": 3e-4, "full": 3e-4}
-"""Peak learning rates of peers whose own default is made for other networks; see transformers_recipe.py."""
+"""Peak learning rates of peers whose default suits other networks; see transformers_recipe.py."""
 SCALING_IMAGE_SIZE = 112
-"""hf_tl's own for digits."""
+"""Image size of hf_tl's demo on digits."""
 GPU_MODELS = ("resnet50", "vit_base_patch16_224")
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Read what the scripts beside this one leave."""
+    """Read the results of the scripts in this folder."""
     result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     return result
 
@@ -58,67 +58,67 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Side:
-    """One command. `{output}`, `{caches}` and `{repeat}` in its words are filled in for each run."""
+    """Compared command. `{output}`, `{caches}` and `{repeat}` in its words are filled in for each run."""
 
     name: str
     command: tuple[str, ...]
     read: Callable[[Path], dict[str, Any]] = read_result
-    """What the run left in its output folder."""
+    """Function that reads the results from the output folder."""
     environment: Mapping[str, str] = field(default_factory=dict)
     epochs: int = 1
-    """That the figure is for."""
+    """Number of epochs that the figure stands for."""
     epochs_run: int = 1
-    """That are run; the others are taken to last as long as the last of them."""
+    """Number of epochs run; each further epoch is taken to last as long as the last of them."""
     share: float = 1
-    """Of the training images that these see."""
+    """Share of the training images in these epochs."""
     earlier: tuple[str, ...] = ()
-    """A command that is run once before, not counted, and whose caches all runs share."""
+    """Preparatory command, run once without measurement, whose caches all runs share."""
     missing: str = ""
-    """Why it cannot be run."""
+    """Reason why the command cannot be run."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the command line asks for, and what was prepared."""
+    """Settings of the command line, and prepared inputs."""
 
     folder: Path
-    """Holds `images`, `images-of-peers` if they see a share, `model`, `digits-N` of each size and, with a GPU, each of
-    `GPU_MODELS`."""
+    """Folder with `images`, `images-of-peers` for a share below 1, `model`, `digits-N` of each size and, with a GPU,
+    each of `GPU_MODELS`."""
     about: dict[str, Any]
-    """See prepare.py."""
+    """Facts about the model, from prepare.py."""
     image_size: int
     epochs: int
     peer_epochs: float
-    """Below 1: once over that share of the training images."""
+    """Number of epochs of the peers; a number below 1 means one epoch over that share of the training images."""
     sizes: tuple[int, ...]
     seconds: float
     fastai_python: str | None
     timm_train: Path | None
     known_flags: frozenset[str]
-    """That `hf-tl train` has."""
+    """Flags of `hf-tl train`."""
     hf_tl_flags: tuple[str, ...]
-    """Further ones of the user."""
+    """Additional flags of the user."""
 
     def hf_tl(self, flags: str, dataset: Path, image_size: int) -> tuple[str, ...]:
-        """Give a command of hf_tl."""
+        """Return a command of hf_tl."""
         optional = [word for flag, value in WHERE_KNOWN.items() if flag in self.known_flags for word in (flag, value)]
         words = (f"--dataset {dataset} --image_size {image_size} --output_dir {{output}}").split()
         return (PYTHON, "-m", "hf_tl", "train", *words, *flags.split(), *optional, *self.hf_tl_flags)
 
     @property
     def share(self) -> float:
-        """Of the training images that peers see."""
+        """Return the share of the training images that peers use."""
         return min(1, self.peer_epochs)
 
     def peer(self, script: str, layers: str, epochs: int, model: str = "model") -> tuple[str, ...]:
-        """Give the command of a peer's recipe, but for its program."""
+        """Return the command of a peer's recipe, without its program."""
         images = self.folder / ("images" if self.share == 1 else "images-of-peers")
         paths = f"--model {self.folder / model} --dataset {images} --output_dir {{output}}"
         return (str(HERE / script), *paths.split(), "--layers", layers, "--epochs", str(epochs))
 
 
 def training(work: str) -> Callable[[Setting], list[Side]]:
-    """Give the sides of a piece of work that trains."""
+    """Return a function that lists the commands of a training."""
 
     def sides(setting: Setting) -> list[Side]:
         epochs = 1 if work == "full" else setting.epochs
@@ -137,7 +137,7 @@ def training(work: str) -> Callable[[Setting], list[Side]]:
 
 
 def fastai(setting: Setting, work: str, epochs: int) -> Side:
-    """Give fastai's side. It has no schedule to stop in, so fewer epochs are a shorter schedule."""
+    """Return fastai's command. Its schedule cannot be stopped early, so fewer epochs mean a shorter schedule."""
     run = min(epochs, max(round(setting.peer_epochs), 2 if work == "finetune" else 1))
     size = ("--image_size", str(setting.image_size))
     command = (setting.fastai_python or "", *setting.peer("fastai_recipe.py", work, run), *size)
@@ -146,7 +146,10 @@ def fastai(setting: Setting, work: str, epochs: int) -> Side:
 
 
 def timm(setting: Setting, work: str) -> Side:
-    """Give timm's side: its training script freezes nothing. Batches of 128 and four loader workers are its own."""
+    """Return timm's command: its training script, which freezes nothing.
+
+    The batch size of 128 and the four loader workers are its defaults.
+    """
     missing = "" if setting.timm_train else "no --timm_train given"
     if work != "full":
         missing = "its script cannot freeze"
@@ -159,7 +162,7 @@ def timm(setting: Setting, work: str) -> Side:
 
 
 def head_again(setting: Setting) -> list[Side]:
-    """Give the second run on the same data: only hf_tl keeps something of the first."""
+    """Return the command of a second run on the same data, for which only hf_tl has caches."""
     first, again = (
         setting.hf_tl(
             TRAIN[work].replace("{epochs}", str(setting.epochs)), setting.folder / "images", setting.image_size
@@ -170,13 +173,13 @@ def head_again(setting: Setting) -> list[Side]:
 
 
 def limit(what: str, setting: Setting, flags: str = "") -> tuple[str, ...]:
-    """Give a command of limits.py."""
+    """Return a command of limits.py."""
     words = f"{what} --output_dir {{output}} --image_size {setting.image_size} --seconds {setting.seconds} {flags}"
     return (PYTHON, str(HERE / "limits.py"), *words.split())
 
 
 def forward(architecture: str) -> Callable[[Setting], list[Side]]:
-    """Give the frozen forward as hf_tl runs it, and as a plain call of the network."""
+    """Return a function that lists the commands of a frozen forward pass: hf_tl's, and a plain call of the network."""
     flags = f"--architecture {architecture}"
     return lambda setting: [
         Side(HF_TL, limit("forward", setting, flags)),
@@ -185,7 +188,7 @@ def forward(architecture: str) -> Callable[[Setting], list[Side]]:
 
 
 def decode(setting: Setting) -> list[Side]:
-    """Give the reading of images to batches, and Pillow alone."""
+    """Return the commands that read images to batches: hf_tl's, and Pillow alone."""
     flags = f"--dataset {setting.folder / 'images'}"
     return [
         Side(HF_TL, limit("decode", setting, flags)),
@@ -194,7 +197,7 @@ def decode(setting: Setting) -> list[Side]:
 
 
 def scaling(setting: Setting) -> list[Side]:
-    """Give a head's first epoch on more and more images; the sides are the sizes."""
+    """Return commands for the head's first epoch on increasing numbers of images, one per size."""
     flags = "--strategy transfer --num_train_epochs 1"
     size = min(setting.image_size, SCALING_IMAGE_SIZE)
     return [
@@ -204,7 +207,7 @@ def scaling(setting: Setting) -> list[Side]:
 
 
 def gpu(work: str, strategy: str, synthetic: str) -> Callable[[Setting], list[Side]]:
-    """Give training on a GPU in bf16 beside a loop on synthetic images and the Trainer recipe, by images a second."""
+    """Return a function that lists GPU trainings in bf16: hf_tl, a loop on synthetic images, and Trainer."""
 
     def sides(setting: Setting) -> list[Side]:
         missing = "" if setting.about["gpu"] else "not run: no GPU here"

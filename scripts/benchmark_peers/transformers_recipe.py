@@ -1,11 +1,11 @@
-"""Peer 1: the Trainer recipe of transformers' image-classification example, written anew from its documentation.
+"""Peer 1: the Trainer recipe of transformers' image-classification example, reimplemented from its documentation.
 
-As `run_image_classification.py` does it (https://github.com/huggingface/transformers, examples/pytorch/
-image-classification) with the flags of its README: batches of 8, evaluated and saved after each epoch, the best one
-loaded at the end, everything else Trainer's default (fused AdamW, linear decay, images decoded by the
-training process); a timm checkpoint brings its own transforms. The example freezes nothing, so the frozen parts are
-frozen as its users do it, by `requires_grad`. Only the peak rate is not the README's 2e-5, which is for all of a ViT: a
-new head would not get anywhere with it, and the accuracy would be compared with that.
+It follows `run_image_classification.py` (https://github.com/huggingface/transformers, examples/pytorch/
+image-classification) with the flags of its README: batches of 8, evaluation and checkpoint after each epoch, the best
+checkpoint loaded at the end, and Trainer's defaults otherwise (fused AdamW, linear decay, images decoded by the
+training process). A timm checkpoint brings its own transforms. The example freezes nothing, so frozen parts are frozen
+by `requires_grad`, as its users do. Only the peak learning rate differs from the README's 2e-5, which suits training
+all of a ViT: a new head would not converge with it, and the accuracies would not be comparable.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from transformers import (
 
 
 class Marks(TrainerCallback):
-    """Notes when training begins, and of each epoch when it is trained, and when it is evaluated and saved too.
+    """Callback that records the start of training, and of each epoch the end of training and of evaluation with saving.
 
-    Stops after some epochs.
+    It stops after a number of epochs.
     """
 
     def __init__(self, last_epoch: int) -> None:
@@ -43,23 +43,23 @@ class Marks(TrainerCallback):
         self.epochs_ended: list[float] = []
 
     def on_train_begin(self, *arguments: Any, **kwargs: Any) -> None:
-        """Start-up ends here."""
+        """Record the end of start-up."""
         self.training_began = time.time()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Before evaluation; the schedule stays that of all epochs."""
+        """Record the end of training in an epoch; the learning rate schedule stays that of all epochs."""
         self.epochs_trained.append(time.time())
         control.should_training_stop = len(self.epochs_trained) >= self.last_epoch
 
     def on_save(self, *arguments: Any, **kwargs: Any) -> None:
-        """An epoch's last act."""
+        """Record the end of an epoch."""
         self.epochs_ended.append(time.time())
 
 
 def main() -> None:
-    """Train, measure on the test images, save."""
+    """Train, evaluate on the test images and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder that prepare.py made")
     parser.add_argument("--dataset", type=Path, required=True, help="image folder with train, validation and test")
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def build_trainer(options: argparse.Namespace, marks: Marks) -> tuple[Trainer, Any]:
-    """Set the recipe up; return it and the test images."""
+    """Build the recipe's Trainer; return it and the test images."""
     args = TrainingArguments(
         str(options.output_dir),
         num_train_epochs=options.epochs,
@@ -138,7 +138,7 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def accuracy_of(prediction: EvalPrediction) -> dict[str, float]:
-    """Count the right ones."""
+    """Compute the accuracy."""
     return {"accuracy": float((np.argmax(prediction.predictions, axis=1) == prediction.label_ids).mean())}
 
 
