@@ -1,4 +1,4 @@
-"""One thread a test process, a cache of features of the tests' own, and a Hub on loopback for those that publish."""
+"""One thread per test process, a feature cache for the tests, and a Hub on loopback for tests that publish."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from hub.client import OTHER_TOKEN, READ_TOKEN, TOKEN
 from hub.server import HubServer
 from huggingface_hub import constants
 
-# the networks are tiny, and two test processes share the cores; processes that tests start inherit the setting
+# the networks are tiny, and two test processes share the cores; child processes inherit the setting
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
@@ -23,7 +23,7 @@ ACCOUNTS = {
 
 @pytest.fixture(scope="session", autouse=True)
 def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where tests, and the processes that they start, cache features: never in the user's own cache."""
+    """Set the feature cache of tests and their child processes, instead of the user's own cache."""
     folder = tmp_path_factory.mktemp("features")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TL_CACHE", str(folder))
@@ -32,20 +32,20 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """A run that a test made in this process may have taken all cores, and more threads give other last bits."""
+    """Reset the thread count: a run in this process may have used all cores, and more threads change the last bits."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture
 def xet_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    """The same, with large files going through xet, as they do by default."""
+    """Yield a Hub with large files through xet, the default of the clients."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     return hub
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub of its own for a test, which huggingface_hub in this process uses with a write token."""
+    """Yield a Hub for one test, which huggingface_hub in this process uses with a write token."""
     with HubServer(tmp_path / "hub", tokens=ACCOUNTS) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(
@@ -53,7 +53,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         )
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))  # else of another Hub's models
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))  # otherwise models of another Hub
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
         monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)

@@ -1,4 +1,4 @@
-"""What training would take, counted and timed without training."""
+"""Estimated cost of a training, counted and timed without training."""
 
 import numpy as np
 import pytest
@@ -48,11 +48,11 @@ def test_memory_holds_weights_gradients_moments_and_activations(estimates: dict[
 
 
 def test_more_epochs_take_longer(estimates: dict[str, Cost]) -> None:
-    """A hundred times as many; the machine may be busy."""
+    """A hundred times the epochs, with a wide tolerance for a busy machine."""
     assert estimates["long"].seconds > 10 * estimates["full"].seconds > 0
     assert estimates["transfer"].seconds > 0
 
 
 def test_without_cached_features_each_epoch_passes_through_the_network(estimates: dict[str, Cost]) -> None:
-    """A hundred passes over the images in place of one, and a hundred times nearly nothing."""
+    """A hundred passes over the images, against one pass and a hundred cheap epochs on features."""
     assert estimates["transfer, 100 epochs, not cached"].seconds > 10 * estimates["transfer"].seconds

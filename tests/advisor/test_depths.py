@@ -1,4 +1,4 @@
-"""Features at each stage from one forward pass, of real small networks of both libraries."""
+"""Features at each stage from one forward pass, of small real networks of both libraries."""
 
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def test_the_pass_is_folded_and_kept(tmp_path: Path) -> None:
     [entry] = store.entries()
     assert entry.title == "evidence, 6 images at 5 depths"
     observe(model, images(seed=1), PLAIN, torch.device("cpu"), store)
-    assert len(store.entries()) == 2  # other images are not found
+    assert len(store.entries()) == 2  # other images have an entry of their own
 
 
 def test_a_cache_that_cannot_be_written_to_is_done_without(tmp_path: Path) -> None:

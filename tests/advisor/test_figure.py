@@ -1,4 +1,4 @@
-"""The picture of a recommendation: of one network or several, of any depth and name."""
+"""Figure of a recommendation: for one or several networks, of any depth and name."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Probes: what they know, what they cannot know, and how sure they are."""
+"""Probes: accuracy on learnable and random labels, and their confidence intervals."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_the_interval_is_wilsons(counts: tuple[int, int]) -> None:
 
 
 def test_the_linear_probe_holds_out_what_it_judges() -> None:
-    """As scikit-learn's logistic regression of the same strength in the same folds."""
+    """Compare with scikit-learn's logistic regression of the same strength in the same folds."""
     features, labels = clusters(200)
     probe, strength = linear_probe(features, labels, 4, seed=3)
     model = LogisticRegression(C=1 / (strength * len(labels) * (1 - 1 / FOLDS)), tol=1e-8, max_iter=10_000)
@@ -46,7 +46,7 @@ def test_the_linear_probe_holds_out_what_it_judges() -> None:
 
 @pytest.mark.parametrize("probe_of", [lambda *a: linear_probe(*a, 4)[0], nearest_neighbours])
 def test_what_cannot_be_learned_is_not(probe_of: Any) -> None:
-    """More values than images: the training images are fitted exactly, and held-out ones as by chance."""
+    """More values than images: training images are fitted exactly, and held-out accuracy is at chance."""
     features, labels = clusters(160, values=300)
     shuffled = np.random.default_rng(1).permutation(labels)
     assert probe_of(features, labels).p_value < 1e-6
@@ -67,7 +67,7 @@ def test_the_only_image_of_a_class_is_not_judged(probe_of: Any) -> None:
 
 
 def test_chance_is_what_the_shares_give() -> None:
-    """Always the larger class, of nine in ten: as many right as it has images, and no knowledge."""
+    """A constant prediction of the larger class (90% of the images): its accuracy equals chance."""
     labels = np.array([0] * 90 + [1] * 10)
     probe = Probe(np.zeros(100, int), labels)
     assert probe.accuracy.value == probe.chance == 0.9
@@ -76,7 +76,7 @@ def test_chance_is_what_the_shares_give() -> None:
 
 
 def test_the_curve_falls_and_foretells() -> None:
-    """Measured on 400 images, the error with 1,600 is foretold better than by the error with 400."""
+    """The power law fitted on 400 images predicts the error with 1,600 better than the error with 400 does."""
     features, labels = clusters(2000, values=40, classes=4, spread=3.0)
     probe, strength = linear_probe(features[:400], labels[:400], 4)
     curve = learning_curve(features[:400], probe, 4, strength)
@@ -110,7 +110,7 @@ def test_similarity_is_the_share_of_errors_that_pretraining_removes() -> None:
 
     assert similarity_of(probe(19), probe(79)).value == pytest.approx(1 - 20 / 80)
     assert similarity_of(probe(50), probe(50)).value == 0
-    assert similarity_of(probe(60), probe(40)).value == 0  # worse than nothing is nothing
+    assert similarity_of(probe(60), probe(40)).value == 0  # worse than random weights is clipped to 0
     found = similarity_of(probe(19), probe(79))
     assert found.interval[0] < found.value < found.interval[1]
-    assert similarity_of(probe(0), probe(0)).value == 0  # nothing was wrong: nothing is removed
+    assert similarity_of(probe(0), probe(0)).value == 0  # no errors, so none are removed

@@ -39,7 +39,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def coloured(labels: Any, spread: float = 30, shown: Any = None, seed: int = 0) -> Dataset:
-    """Images of the colour of their class, or of the classes that are shown instead, in noise."""
+    """Return noisy images in the color of their class, or of the classes in `shown`."""
     random = np.random.default_rng(seed)
     colours = np.array([[160, 110, 110], [110, 160, 110], [110, 110, 160]])[labels if shown is None else shown]
     offsets = random.normal(0, spread, (len(labels), 1, 1, 3))
@@ -111,7 +111,7 @@ def test_the_strategy_is_what_a_climb_would_end_with(backbone: str, spread: floa
     assert climb.expected_rung is not None
     assert found.strategy.name == name
     [phase], [expected] = found.strategy.phases, climb.done(climb.expected_rung).at_once().phases
-    if name == "transfer":  # the climb has them for its later rungs; a head has neither earlier stages nor statistics
+    if name == "transfer":  # only the climb has these; a head has neither earlier stages nor statistics
         expected = replace(expected, layer_decay=1.0, batch_norm="update")
     assert phase == expected
     assert found.strategy.refit
@@ -152,7 +152,7 @@ def test_shuffled_labels_cannot_be_learned(backbone: str, tmp_path: Path) -> Non
 
 
 def test_noise_cannot_be_learned(backbone: str) -> None:
-    """With unequal classes too, where always guessing the largest one looks good."""
+    """Also with unequal classes, where a constant prediction of the largest one has a high accuracy."""
     labels = np.array([0] * 200 + [1] * 60 + [2] * 40)
     found = hf_tl.recommend(coloured(labels, shown=np.zeros(300, int)), backbone)
     assert found.strategy is None
@@ -185,7 +185,7 @@ def test_any_first_part_is_stratified(labels: list[int], seed: int) -> None:
         seen = np.bincount(np.array(labels)[order[:size]], minlength=5)
         missing = counts - seen
         if (short := seen[(seen < 5) & (missing > 0)]).size:
-            assert seen.max() <= short.min() + 1  # nobody has more before all have five
+            assert seen.max() <= short.min() + 1  # no class has more images before all have five
         elif seen.max() > 5:
             expected = size * counts / len(labels)
             assert (seen >= np.minimum(counts, np.floor(expected) - 6)).all()
@@ -233,7 +233,7 @@ def test_a_candidate_that_is_missing_is_told(backbone: str) -> None:
 
 
 def test_backbones_are_ranked(backbone: str, tmp_path: Path) -> None:
-    """One that gives the same for all images is surely worse; of two alike the first is taken, as none is smaller."""
+    """A backbone with constant features is significantly worse; of two equal ones the first is chosen."""
     blind = hf_tl.load_backbone(backbone, None)[0]
     for parameter in blind.parameters():
         parameter.detach().zero_()
@@ -282,7 +282,7 @@ def test_data_that_nothing_can_be_said_of(backbone: str, make: Callable[[], Data
 def test_one_image_a_class_beside_test_images(backbone: str, tmp_path: Path) -> None:
     write(tmp_path / "colours" / "train", dict.fromkeys(NAMES, 1))
     write(tmp_path / "colours" / "validation", dict.fromkeys(NAMES, 1))
-    for name in NAMES:  # the same picture twice is one picture
+    for name in NAMES:  # the same file twice is one image
         image = (tmp_path / "colours" / "train" / name / "0.png").read_bytes()
         (tmp_path / "colours" / "validation" / name / "0.png").write_bytes(image)
     write(tmp_path / "colours" / "test", dict.fromkeys(NAMES, 3), spread=5)
@@ -309,7 +309,7 @@ def test_the_command_line_prints_a_command_that_trains(
 def test_the_command_names_what_decides_the_splits(
     backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The advisor must not have seen the test images of the training that it recommends."""
+    """The advisor must not use the test images of the training that it recommends."""
     folder, out = write(tmp_path / "colours", dict.fromkeys(NAMES, 25)), tmp_path / "out"
     flags = ["--seed", "3", "--test_fraction", "0.3", "--output_dir", str(out)]
     main(["recommend", "--dataset", str(folder), "--model", backbone, *flags])
@@ -333,7 +333,7 @@ def test_the_command_names_what_decides_the_splits(
 
 
 def test_images_that_a_backbone_was_trained_on_are_left_out(backbone: str, tmp_path: Path) -> None:
-    """Its features have seen their labels, which they would predict as well on labels drawn by chance."""
+    """The backbone's features depend on their labels, and would predict even random labels."""
     first, more = coloured(np.arange(60) % 3), coloured(np.arange(90) % 3, seed=1)
     strategy = hf_tl.Strategy.full(epochs=1)
     model, transforms = hf_tl.load_backbone(backbone, NAMES, strategy)

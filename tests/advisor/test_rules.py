@@ -1,4 +1,4 @@
-"""The rules cover the plane, and decide as the rule of thumb says."""
+"""Rules of the advisor: they cover the plane, and decide like the rule of thumb."""
 
 from typing import Any
 
@@ -106,7 +106,7 @@ def test_too_few_images_are_told_from_noise() -> None:
 def test_the_rungs_of_a_climb_reach_what_is_advised(
     depths: int, best: int, is_better: bool, similarity: float, images: float
 ) -> None:
-    """The last rung trains everything, and the expected one what the rule advises; from scratch comes after that."""
+    """The last stage depth trains everything, the expected one what the rule recommends; then follows scratch."""
     accuracies = [0.95 if is_better and number == best else 0.6 for number in range(depths)]
     decision = decide([backbone(*accuracies, similarity=similarity)], images)
     assert decision.settings is not None

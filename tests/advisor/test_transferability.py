@@ -1,4 +1,4 @@
-"""Scores of transferability, against closed forms and the definitions of their papers."""
+"""Transferability scores, against closed forms and the definitions of their papers."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def clusters(images: int, values: int, classes: int = 3, spread: float = 1.0, se
 @pytest.mark.parametrize(("images", "values"), [(60, 5), (20, 30)])
 @pytest.mark.parametrize("spread", [0.5, 2.0])
 def test_logme_is_the_largest_density_of_the_labels(images: int, values: int, spread: float) -> None:
-    """Found by a general optimiser on the density itself: y is normal with covariance F F' / alpha + I / beta."""
+    """Maximize the density itself with a general optimizer: y is normal with covariance F F' / alpha + I / beta."""
     features, labels = clusters(images, values, spread=spread)
     expected = []
     for label in range(3):
@@ -50,7 +50,7 @@ def test_logme_ranks_informative_features_first() -> None:
 def test_scores_stay_finite_at_the_ends() -> None:
     labels = np.arange(12) % 3
     assert np.isfinite(logme(np.eye(3)[labels], labels))  # fitted exactly
-    assert np.isfinite(logme(np.zeros((12, 4)), labels))  # nothing to fit with
+    assert np.isfinite(logme(np.zeros((12, 4)), labels))  # no information in the features
     assert h_score(np.zeros((12, 4)), labels) == 0
 
 
@@ -65,7 +65,7 @@ def test_scores_follow_neither_the_order_of_images_nor_the_numbers_of_classes(se
 
 
 def test_h_score_of_one_value_is_the_correlation_ratio() -> None:
-    """The share of the variance between classes, which the F statistic of an analysis of variance holds too."""
+    """The correlation ratio, the share of the variance between classes, follows from the F statistic of ANOVA."""
     features, labels = clusters(60, 1)
     statistic = f_oneway(*(features[labels == label, 0] for label in range(3))).statistic
     ratio = statistic * 2 / (statistic * 2 + 57)
@@ -112,7 +112,7 @@ def test_nce_is_mutual_information_less_the_labels_entropy(case: tuple[Any, Any]
 
 @given(sources)
 def test_leep_is_that_of_its_paper(case: tuple[Any, Any]) -> None:
-    """Word by word: the joint distribution, the conditional one, the mean log of the expected empirical prediction."""
+    """The paper's definition: joint distribution, conditional one, mean log of the empirical prediction."""
     logits, labels = case
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
@@ -121,7 +121,7 @@ def test_leep_is_that_of_its_paper(case: tuple[Any, Any]) -> None:
     expected = np.mean([np.log((conditional[label] * row).sum()) for row, label in zip(p, labels, strict=True)])
     found = leep(np.log(p), labels)
     assert found == pytest.approx(expected, abs=1e-9)
-    # property 2 of the paper: at least NCE plus the mean log probability of the source's own classes
+    # property 2 of the paper: at least NCE plus the mean log probability of the source classes
     assert found >= nce(p.argmax(1), labels) + np.log(p.max(1)).mean() - 1e-9
 
 
@@ -129,5 +129,5 @@ def test_leep_of_a_sure_source_is_nce() -> None:
     random = np.random.default_rng(0)
     source, labels = random.integers(0, 5, 100), random.integers(0, 3, 100)
     with np.errstate(divide="ignore"):
-        sure = np.log(np.eye(7)[source])  # two classes that no image has
+        sure = np.log(np.eye(7)[source])  # two classes without images
     assert leep(sure, labels) == pytest.approx(nce(source, labels))

@@ -1,4 +1,4 @@
-"""Small real checkpoints on disk, in each form in which they are found."""
+"""Small real checkpoints on disk, in each form in which they occur."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def timm_network(architecture: str = "test_resnet", labels: tuple[str, ...] = LA
 
 
 def save_timm(network: nn.Module, folder: Path, labels: tuple[str, ...] = LABELS, **config: Any) -> Path:
-    """As timm's own push writes it: `num_classes` in `model_args`, which transformers passes twice."""
+    """Save like timm's own push: `num_classes` in `model_args`, which transformers passes twice."""
     folder.mkdir(parents=True, exist_ok=True)
     model_config = {"label_names": list(labels), **config}
     model_args = {"num_classes": len(labels)}
@@ -69,7 +69,7 @@ def save_timm(network: nn.Module, folder: Path, labels: tuple[str, ...] = LABELS
 
 
 def save_wrapper(network: nn.Module, folder: Path, id2label: dict[int, str]) -> Path:
-    """As transformers' wrapper writes it: `model_args: null`, prefixed keys, names in the order of the dictionary."""
+    """Save like transformers' wrapper: `model_args: null`, prefixed keys, names in the order of the dictionary."""
     config = TimmWrapperConfig(
         architecture=network.pretrained_cfg["architecture"],
         pretrained_cfg={k: v for k, v in network.pretrained_cfg.items() if k != "num_classes"},

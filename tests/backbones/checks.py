@@ -1,4 +1,4 @@
-"""What must hold for every backbone: frozen tensors keep their bits, and a saved model loads anywhere."""
+"""Checks for every backbone: frozen tensors keep their bits, and a saved model loads in both libraries."""
 
 import shutil
 from pathlib import Path
@@ -30,10 +30,10 @@ def check_frozen(model: nn.Module, trainable_stages: int) -> None:
 def check_step(
     model: nn.Module, inputs: dict[str, Tensor], trainable_stages: int, untrained: tuple[str, ...] = ()
 ) -> None:
-    """Take one step: every frozen tensor keeps its bits, and every trained one moves but the `untrained`.
+    """Take one step: every frozen tensor keeps its bits, and every trained one changes except the `untrained`.
 
-    What a batch norm removes again, as a shift of all its inputs, has a gradient of rounding errors, which may add up
-    to zero: it moves where the norm takes the statistics that it has kept.
+    A shift of all inputs of a batch norm has no effect. Its gradient consists of rounding errors, which may sum to
+    zero. It changes where the norm uses its stored statistics.
     """
     check_frozen(model, trainable_stages)
     stages = list_stages(model)
@@ -50,7 +50,7 @@ def moved_by_step(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[set[str]
     """Take one step and undo it.
 
     Returns:
-        The tensors that it moved, and those that a gradient reached, be it zero.
+        Names of the tensors that changed, and of those with a gradient, even a zero one.
     """
     before = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
     train_step(model, inputs)
@@ -68,7 +68,7 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def train_step(model: nn.Module, inputs: dict[str, Tensor]) -> None:
-    """Take one step at a rate at which the smallest gradient moves its parameter."""
+    """Take one step at a learning rate at which the smallest gradient changes its parameter."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     logits = model(**inputs)[0]
     nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[1]).backward()
@@ -94,7 +94,7 @@ def check_saved(
     found, logits = reloader.load(folder, inputs)
     shutil.rmtree(folder)  # pytest would keep gigabytes
     with torch.no_grad():
-        # as the loaded ones: torch's kernels for a frozen linear layer may differ in the last bit (CaiT)
+        # like the loaded ones: torch's kernels for a frozen linear layer may differ in the last bit (CaiT)
         expected = model.requires_grad_(True).eval()(**inputs)[0]
     assert expected.shape == (len(expected), len(labels))
     assert expected.isfinite().all()

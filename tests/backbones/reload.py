@@ -1,4 +1,4 @@
-"""A process that loads saved folders, one after another, as anyone would who has transformers and timm alone."""
+"""A process that loads saved folders one after another, with transformers and timm alone."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ for line in sys.stdin:
 
 
 class Reloader:
-    """Loads checkpoints in a process of its own, in which hf_tl is not installed, or only the classics are imported."""
+    """Process that loads checkpoints without hf_tl installed, or with only the classics imported."""
 
     def __init__(self, folder: Path, *, has_classics: bool = False) -> None:
         self.has_classics = has_classics
@@ -62,7 +62,7 @@ class Reloader:
         self.process.communicate()
 
     def load(self, folder: Path, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Load `folder`, and give what was found there and each library's logits for `inputs`."""
+        """Load `folder`, and return its contents and each library's logits for `inputs`."""
         torch.save(inputs, folder / "inputs.pt")
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -1,4 +1,4 @@
-"""The two parts of a frozen network give what the whole gives: logits, gradients, statistics."""
+"""Equality of a network and its two parts, frozen and trained: logits, gradients, statistics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ from hf_tl.backbones.timm import create_timm_backbone
 from hf_tl.errors import StageError
 
 SMALL_NASNET = {"num_features": 96, "stem_size": 8}
-"""Each cell reads the outputs of the two cells before it, so that two outputs are kept."""
+"""Each cell reads the outputs of the two cells before it, so that two outputs are stored."""
 ALWAYS: dict[str, dict[str, Any]] = {
     "test_resnet": {},
     "test_vit": {"drop_path_rate": 0.3, "proj_drop_rate": 0.2},
@@ -55,7 +55,7 @@ def close(found: Tensor, expected: Tensor, rtol: float = 1e-4) -> bool:
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
-    """All that finding a boundary must leave as it is."""
+    """Return all state that finding a boundary must not change."""
     return {
         "tensors": {name: tensor.clone() for name, tensor in model.state_dict().items()},
         "buffers": {name: buffer.clone() for name, buffer in model.named_buffers()},
@@ -90,14 +90,14 @@ def features_of(boundary: Boundary, model: PreTrainedModel, pixel_values: Tensor
     with torch.inference_mode():
         features = boundary.features(model.eval(), pixel_values)
     model.train(mode)
-    # what comes from the disk is no tensor of the inference mode
+    # tensors from disk are not inference tensors
     return [rows.clone() for rows in features]
 
 
 def trained_step(
     model: PreTrainedModel, logits_of: Callable[[], Tensor]
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Run forward and backward in training mode; return logits, gradients and buffers, and put all back."""
+    """Run forward and backward in training mode; return logits, gradients and buffers, and restore all state."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
     model.zero_grad()
@@ -115,7 +115,7 @@ def trained_step(
 
 
 def check(model: PreTrainedModel, image: tuple[int, int, int]) -> Boundary:
-    """Compare the parts with the whole, of a network that is frozen already."""
+    """Compare the parts with the whole of a frozen network."""
     boundary = find(model, image)
     pixel_values = draw(image)
     features = features_of(boundary, model, pixel_values)
@@ -166,7 +166,7 @@ def test_several_outputs_are_kept_where_the_suffix_reads_them() -> None:
 
 
 def test_a_branch_multiplied_by_zero_is_read_all_the_same() -> None:
-    """timm begins the last norm of a residual block with a gain of zero, which moves as soon as it trains."""
+    """timm initializes the last norm of a residual block with a gain of zero, which changes as soon as it trains."""
     model = build_timm("test_resnet", shaken=False)
     gains = [module.weight for name, module in model.named_modules() if name.endswith("layer4.0.bn2")]
     assert len(gains) == 1
@@ -222,7 +222,7 @@ def test_the_prefix_is_not_run_with_the_suffix() -> None:
 
 
 def test_the_networks_own_forward_stays_an_attribute() -> None:
-    """Mixed precision puts a `forward` on the model itself."""
+    """Mixed precision sets a `forward` on the model object."""
     model = build_timm("test_resnet")
     freeze(model, 1)
     layer = model.timm_model.layer3
@@ -232,7 +232,7 @@ def test_the_networks_own_forward_stays_an_attribute() -> None:
 
 
 def test_evaluation_first_and_training_after() -> None:
-    """Scratch memory that the inference mode made must not reach the graph."""
+    """Buffers created in inference mode must not enter the graph."""
     model = build_timm("test_resnet")
     freeze(model, 2)
     boundary = find(model, IMAGE)
@@ -258,14 +258,14 @@ def test_the_mode_of_the_network_comes_back(mode: bool) -> None:
 
 
 class Noise(nn.Module):
-    """Draws random numbers whatever its mode."""
+    """Module that draws random numbers in any mode."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.randn_like(x)
 
 
 class Changeable(nn.Module):
-    """Computes something else where the network trains, though it is frozen itself."""
+    """Frozen module whose output depends on whether the network trains."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -320,11 +320,12 @@ CANNOT = {
     "PPLCNetForImageClassification": "no attribute 'logits'",
     "Siglip2ForImageClassification": "shapes cannot be multiplied",
 }
-"""By model of the zoo: why it is not cut at its head. These take no images or give no logits: see `zoo.NOT_LOADED`."""
+"""Reason why each of these models of the zoo is not cut at its head. Models without images or logits: see
+`zoo.NOT_LOADED`."""
 
 
 def try_all_depths(name: str) -> dict[str, str]:
-    """Try to cut a model of the zoo before each stage, and to run what was cut; return what failed, by depth."""
+    """Try to cut a model of the zoo before each stage, and to run both parts; return the errors by depth."""
     model, preprocessing = zoo.build_timm(name) if name in zoo.TIMM else zoo.build_transformers(name)
     image = preprocessing.input_size
     pixel_values = draw(image, 3)

@@ -1,4 +1,4 @@
-"""Weights of other namings, sizes and channels become the model's, and norms of every kind do as they are told."""
+"""Conversion of weights with other names, sizes and channels, and modes of all kinds of norms."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_torchvision_s_checkpoints(name: str, tmp_path: Path) -> None:
 
 
 def original_swin(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Swin's authors have the downsampling at the end of the stage before, and save its masks."""
+    """Convert to the authors' Swin, with the downsampling at the end of the previous stage, and saved masks."""
     names = {}
     for name in weights:
         *before, number = name.split(".downsample")[0].rsplit(".", 1)
@@ -107,7 +107,7 @@ def test_checkpoints_of_the_authors(name: str, rename: Callable[..., dict[str, T
 
 
 def test_deit_with_a_distillation_token(tmp_path: Path) -> None:
-    """Its authors wrote it for timm; the weights are two heads and two tokens."""
+    """The authors wrote it for timm; the weights have two heads and two tokens."""
     source = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=7)
     torch.save({"model": source.state_dict()}, tmp_path / "w.pth")
     model, _ = load_backbone("timm:deit_tiny_distilled_patch16_224", LABELS, weights=str(tmp_path / "w.pth"))
@@ -149,7 +149,7 @@ ONE_SIZE = ("cait_xxs24_224", "gmlp_ti16_224", "levit_128s", "pit_ti_224")
 @pytest.mark.parametrize("name", always(INTERPOLATED, "test_vit"))
 @pytest.mark.parametrize("path", ["checkpoint", "weights"])
 def test_weights_of_another_size_are_interpolated(name: str, path: str, plain: Reloader, tmp_path: Path) -> None:
-    """As timm does when it loads a checkpoint with `img_size`; and the saved model keeps the size."""
+    """Like timm when it loads a checkpoint with `img_size`; the saved model keeps the size."""
     torch.manual_seed(0)
     arguments = {} if path == "weights" else zoo.TIMM[name]
     source = zoo.shake(timm.create_model(name, num_classes=3, **arguments))
@@ -261,7 +261,7 @@ def test_transformers_classes_of_one_size(name: str, changes: dict[str, bool], t
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
 @pytest.mark.parametrize("kind", ["timm", "transformers"])
 def test_the_problem_type_is_kept(problem_type: str, kind: str, tmp_path: Path) -> None:
-    """`regression` is no classification; the two others change the loss of whoever loads the model."""
+    """`regression` is not classification; the two others set the loss of later users of the model."""
     folder = tmp_path / "checkpoint"
     if kind == "timm":
         save_timm(timm.create_model("test_resnet", num_classes=3), folder)
@@ -288,7 +288,7 @@ NORMS = {
     "RegNetForImageClassification": BATCH,
     "ViTForImageClassification": LAYER,
 }
-"""By architecture: the classes of its norms."""
+"""Classes of the norms, by architecture."""
 
 
 @pytest.mark.parametrize("norm", ["frozen", "affine", "adapt"])

@@ -30,7 +30,7 @@ RESNET18 = """\
 
 
 def test_the_table_of_a_resnet() -> None:
-    """Sums by hand: layer4 is 2 blocks of 512 channels; torchvision counts 11,689,512 parameters too."""
+    """Sums computed by hand: layer4 has 2 blocks of 512 channels; torchvision counts 11,689,512 parameters, too."""
     assert describe_stages("timm:resnet18", 2) == RESNET18
 
 

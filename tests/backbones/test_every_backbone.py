@@ -1,4 +1,4 @@
-"""Every kind of backbone: a step moves what trains and no bit of the rest, and what is saved loads anywhere."""
+"""Every kind of backbone: a step changes only trained tensors, and a saved model loads in both libraries."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ ALWAYS = (
     *("LevitForImageClassificationWithTeacher", "ResNetForImageClassification", "SiglipForImageClassification"),
     *("SwinForImageClassification", "ViTForImageClassification"),
 )
-"""A tenth, of all kinds of heads, stages and norms."""
+"""A tenth of the backbones, with all kinds of heads, stages and norms."""
 CLASSICS = ("alexnet", "googlenet", "zfnet")
 UNTRAINED = {
     "CLIPForImageClassification": ("vision_model.post_layernorm.",),
@@ -37,10 +37,10 @@ UNTRAINED = {
     "SiglipForImageClassification": ("vision_model.head.",),
     "SwiftFormerForImageClassification": ("attn.w_g",),
 }
-"""By class: parts of the names of parameters that get no gradient, whatever is frozen, because the logits do not depend
-on them. The classifiers of CLIP and SigLIP average the patches, before the norm and the pooling head of the
-class token; mask tokens are for pretraining; of CvT's last layer only the class token is read, whose query is not
-convolved; SwiftFormer normalises `query @ w_g` over an axis of length one."""
+"""Parts of the names of parameters without a gradient at any depth, because the logits do not depend on them, by class.
+The classifiers of CLIP and SigLIP average the patches, before the norm and the pooling head of the class token. Mask
+tokens are for pretraining. CvT's last layer uses only the class token, whose query is not convolved. SwiftFormer
+normalizes `query @ w_g` over an axis of length one."""
 KINDS = tuple(
     pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in (*zoo.TIMM, *zoo.TRANSFORMERS)
 )
@@ -67,7 +67,7 @@ def test_a_step_at_every_depth(name: str) -> None:
 
 @pytest.mark.parametrize("name", [kind for kind in KINDS if kind.values[0] not in zoo.NOT_LOADED])
 def test_what_gets_no_gradient_is_found_before_training(name: str) -> None:
-    """What DistributedDataParallel would wait for, and no more."""
+    """Exactly the parameters that DistributedDataParallel would wait for."""
     model, preprocessing = build(name)
     inputs = zoo.batch(model, preprocessing)
     freeze(model, 1)
@@ -91,7 +91,7 @@ def test_what_gets_no_gradient_is_found_before_training(name: str) -> None:
 def test_saved_models_load_anywhere(name: str, plain: Reloader, with_classics: Reloader, tmp_path: Path) -> None:
     model, preprocessing = build(name)
     inputs = zoo.batch(model, preprocessing)
-    model.train()(**inputs)  # so that the norms have statistics of their own
+    model.train()(**inputs)  # gives the norms statistics of their own
     freeze(model.eval(), 1)
     reloader = with_classics if name in CLASSICS else plain
     check_saved(model, preprocessing, inputs, reloader, tmp_path, takes_images=name not in zoo.NOT_LOADED)

@@ -1,4 +1,4 @@
-"""BatchNorm folded into convolutions: the same outputs but for rounding, and weights that come back."""
+"""BatchNorm folded into convolutions: equal outputs up to rounding, and restored weights."""
 
 import pytest
 import torch
@@ -10,14 +10,14 @@ from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.timm import create_timm_backbone
 
 FOLDED = {"test_resnet": 9, "test_efficientnet": 1, "lcnet_035": 1, "vgg11": 0, "test_vit": 0}
-"""By architecture: how many norms are folded at least when only the head trains."""
+"""Minimum number of folded norms when only the head trains, by architecture."""
 
 
 def build(architecture: str) -> nn.Module:
     torch.manual_seed(0)
     model, _ = create_timm_backbone(architecture, zoo.LABELS, pretrained=False, model_args=zoo.TIMM.get(architecture))
     zoo.shake(model)
-    with torch.no_grad():  # statistics and gains as training leaves them
+    with torch.no_grad():  # statistics and gains as after training
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_()

@@ -1,4 +1,4 @@
-"""Freezing holds: no gradient, inference mode, and bits that do not move, whatever is called."""
+"""Freezing: no gradients, inference mode, and unchanged bits, whatever is called."""
 
 import copy
 import io
@@ -26,7 +26,7 @@ SIZE = 64
 
 
 def build(architecture: str = "test_resnet", **arguments: object) -> nn.Module:
-    """A model in which every parameter gets a gradient: fresh ones have gains of zero that pass nothing back."""
+    """Build a model in which every parameter gets a gradient: initial gains of zero block gradients."""
     torch.manual_seed(0)
     model = timm.create_model(architecture, num_classes=3, **arguments)
     with torch.no_grad():
@@ -40,7 +40,7 @@ def images(count: int = 4, size: int = SIZE) -> torch.Tensor:
 
 
 def train_step(model: nn.Module, pixels: torch.Tensor) -> None:
-    """One step of SGD at a rate at which every parameter with a gradient moves."""
+    """Take one step of SGD at a learning rate at which every parameter with a gradient changes."""
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     model.train()
     logits = model(pixels)
@@ -74,7 +74,7 @@ def test_a_step_moves_what_trains_and_no_bit_of_the_rest(architecture: str, dept
 
 
 def test_the_control_without_freezing_drifts() -> None:
-    """What the lock is for: a BatchNorm with no gradient alone moves its statistics."""
+    """Control: a BatchNorm without gradients alone still updates its statistics."""
     model = build()
     model.requires_grad_(False).fc.requires_grad_(True)
     before = snapshot(model)
@@ -286,7 +286,7 @@ def test_names_and_expressions_freeze_by_stage_and_by_parameter() -> None:
     assert trained == {"layer4.0.conv2.weight", "fc.weight", "fc.bias"}
     frozen = digest(frozen_tensors(model))
     train_step(model, images())
-    assert not model.layer4[0].bn1.training  # a norm without a trained part, in a stage that trains in part
+    assert not model.layer4[0].bn1.training  # a norm without trained parameters, in a partly trained stage
     assert digest(frozen_tensors(model)) == frozen
 
 
@@ -399,7 +399,7 @@ def _frozen_resnet() -> nn.Module:
 
 
 def test_a_user_s_own_train_attribute_is_left_alone() -> None:
-    """Only the lock of this module is taken off again."""
+    """Only the lock of this module is removed."""
     model = build()
     own = partial(nn.Module.train, model.layer1)
     model.layer1.__dict__["train"] = own

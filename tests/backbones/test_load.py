@@ -1,4 +1,4 @@
-"""Checkpoints in every form in which they are found become a plain model, its head for the labels, and transforms."""
+"""Loading of checkpoints in every form: a plain model, a head for the labels, and transforms."""
 
 import hashlib
 import json
@@ -55,7 +55,7 @@ def labels_of(model: PreTrainedModel) -> tuple[str, ...]:
 
 @pytest.fixture(params=["timm", "wrapper", "vit", "resnet"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A folder, and its weights under the names that the loaded model gives them."""
+    """Return a folder, and its weights under the names of the loaded model."""
     folder = tmp_path / "checkpoint"
     if request.param in ("timm", "wrapper"):
         network = timm_network()
@@ -108,7 +108,7 @@ def test_the_new_head_follows_the_seed(checkpoint: tuple[Path, dict[str, torch.T
 
 
 def test_names_are_in_the_order_of_the_logits_however_the_file_has_them(tmp_path: Path) -> None:
-    """A config whose `id2label` is not sorted still names the logits in their order, and its head is kept."""
+    """A config with an unsorted `id2label` still names the logits in their order, and its head is kept."""
     model = tiny_vit()
     folder = save_transformers(model, tmp_path)
     edit_config(folder, id2label={"2": LABELS[2], "0": LABELS[0], "1": LABELS[1]})
@@ -149,7 +149,7 @@ def test_scratch_keeps_a_timm_checkpoint_s_own_preprocessing(tmp_path: Path) -> 
     "architecture", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_mambaout"]
 )
 def test_random_weights_are_timm_s_own(architecture: str) -> None:
-    """Not the wrapper's normal distribution for every layer, nor another head than timm's."""
+    """Neither the wrapper's normal distribution for every layer, nor a head other than timm's."""
     torch.manual_seed(3)
     expected = timm.create_model(architecture, num_classes=3).state_dict()
     torch.manual_seed(3)
@@ -244,7 +244,7 @@ def test_problem_type_is_noted_and_changes_the_loss() -> None:
 
 
 def test_weights_are_float32_whatever_the_file_holds(tmp_path: Path) -> None:
-    """AdamW's small updates are lost in half precision; mixed precision is for accelerate to set."""
+    """AdamW's small updates vanish in half precision; mixed precision is set by accelerate."""
     folder = save_transformers(tiny_vit().to(torch.bfloat16), tmp_path)
     for model in (load_backbone(str(folder), PETS)[0], load(folder)[0]):
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -274,7 +274,7 @@ def test_timm_weights_from_a_file(tmp_path: Path) -> None:
 
 
 def test_the_head_of_a_weights_file_is_never_kept(tmp_path: Path) -> None:
-    """A file does not name its classes: as many of them are not the same ones."""
+    """A file does not name its classes: an equal number of classes does not mean the same ones."""
     network = timm_network()
     model, _ = load_backbone("timm:test_resnet", PETS, weights=str(save_weights(network, tmp_path / "w.safetensors")))
     assert not torch.equal(model.timm_model.fc.weight, network.fc.weight)
@@ -288,7 +288,7 @@ def test_weights_and_channels_belong_to_timm_names(tmp_path: Path) -> None:
             load_backbone(str(folder), PETS, **arguments)
 
 
-# --- what cannot be loaded
+# --- checkpoints that cannot be loaded
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_wrong_hub_names(hub: HubServer, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_timm_weights_without_a_network_say_so(tmp_path: Path) -> None:
-    """Nothing listens at the address, as on a machine without a network; huggingface_hub tries for a minute."""
+    """The address refuses connections, as on a machine without a network; huggingface_hub retries for a minute."""
     message = run_python(REPORT.format(names=["timm:test_resnet"]), "http://127.0.0.1:9", tmp_path, has_hf_tl=True)
     assert "timm cannot create 'test_resnet'" in message
     assert "check the network, or give --weights FILE" in message
@@ -399,7 +399,7 @@ def test_a_pickle_that_holds_code_is_refused_and_nothing_runs(
         load_backbone(str(folder), PETS)
     assert not marker.exists()
     pickle.loads(pickle.dumps(Payload(marker)))
-    assert marker.exists()  # the payload is a real one
+    assert marker.exists()  # the payload works
 
 
 @pytest.mark.parametrize(
@@ -417,11 +417,11 @@ def test_labels_that_cannot_be_used(labels: list[str], text: str) -> None:
         load_backbone("timm:test_resnet", labels, pretrained=False)
 
 
-# --- as saved
+# --- saved models
 
 
 def test_load_keeps_names_that_are_given_twice(checkpoint: tuple[Path, dict[str, torch.Tensor]]) -> None:
-    """ImageNet's own names hold two cranes."""
+    """ImageNet's own names contain "crane" twice."""
     folder, weights = checkpoint
     names = ["crane", "heron", "crane"]
     config = json.loads((folder / "config.json").read_text())

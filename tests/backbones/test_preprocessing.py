@@ -1,4 +1,4 @@
-"""Training sees the pixels of evaluation, whatever an image processor does, and whichever transforms a user gives."""
+"""Training uses the pixels of evaluation, for any image processor and any user transforms."""
 
 import copy
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from hf_tl.strategy import Strategy
 
 COLORS = ((0, 0, 0), (255, 255, 255), (255, 0, 10), (31, 200, 77))
 TAKES_NO_PLAIN_IMAGES = {"ImageGPT", "Gemma3", "Siglip2"}
-"""Processors that give more than pixels, or need settings of a checkpoint; `processor_preprocessing` refuses them."""
+"""Processors that return more than pixels, or need settings of a checkpoint; `processor_preprocessing` refuses them."""
 
 
 def classifier_processors() -> Iterator[str]:
@@ -60,7 +60,7 @@ def center(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def check_training_sees_the_pixels_of_evaluation(preprocessing: Preprocessing) -> None:
-    """On images of one color, by the augmentation; on a photo of the input size, where geometry changes nothing."""
+    """Compare images of one color with augmentation, and a photo of the input size, where geometry changes nothing."""
     channels, height, width = preprocessing.input_size
     made = preprocessing.transforms("light")
     for color in COLORS:
@@ -114,13 +114,13 @@ def test_settings_of_timm(settings: dict[str, Any], interpolation: str) -> None:
     photo = photo.convert("L") if size[0] == 1 else photo
     expected = v2.Compose(evaluation.transforms[-2:])(photo)
     torch.testing.assert_close(preprocessing.finishing(photo), expected, rtol=1e-6, atol=0)
-    if settings.get("std") != (1 / 255,) * 3:  # the others are short decimals
+    if settings.get("std") != (1 / 255,) * 3:  # the other ones are short decimals
         assert torch.equal(preprocessing.finishing(photo), expected), "the very bits of timm's own normalization"
 
 
 @pytest.fixture
 def mobile(tmp_path: Path) -> Path:
-    """A tiny transformers model whose processor flips the channels, scales otherwise and does not normalize."""
+    """Build a tiny transformers model whose processor flips the channels, scales differently and does not normalize."""
     save_transformers(tiny_resnet(), tmp_path)
     processor = transformers.MobileViTImageProcessor(
         size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, rescale_factor=1 / 127.5
@@ -159,7 +159,7 @@ def test_the_record_tells_what_was_measured(mobile: Path) -> None:
 
 
 class Stretching(transformers.ViTImageProcessorPil):
-    """A processor that is no linear map: what may come as a repository's own code."""
+    """Nonlinear processor, as a repository's own code may define."""
 
     def _preprocess(self, images: Any, **settings: Any) -> Any:
         features = super()._preprocess(images, **settings)

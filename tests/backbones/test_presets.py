@@ -1,4 +1,4 @@
-"""The lists of backbones for a budget: they exist, with weights under the licences and of the sizes that are told."""
+"""Backbone presets for a budget: they exist, with weights under the stated licenses and of the stated sizes."""
 
 import pytest
 import timm

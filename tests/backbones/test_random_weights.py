@@ -1,4 +1,4 @@
-"""Weights that are drawn anew for a model that is there."""
+"""Random reinitialization of an existing model."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from hf_tl.backbones.transformers import random_weights
     [("timm:tf_efficientnet_lite0", 64), ("timm:test_vit", 96), ("timm:zfnet", 64), ("timm:test_resnet", 32)],
 )
 def test_they_are_those_of_a_network_that_is_not_pretrained(name: str, image_size: int) -> None:
-    """As wide as its own, for transformers would draw all of timm's alike; the same for a seed, others for another."""
+    """With the architecture's own distributions instead of transformers' one for all; deterministic in the seed."""
     model, _ = load_model(name, ["a", "b", "c"], pretrained=False, image_size=image_size)
     own = model.state_dict()
     drawn, again, other = (random_weights(type(model), model.config, seed) for seed in (1, 1, 2))

@@ -1,4 +1,4 @@
-"""The systems of the README's table go through everything: load, stages, freezing, a step, saving and loading."""
+"""The systems of the README's table end to end: load, stages, freezing, a step, saving and loading."""
 
 import re
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_a_step_and_a_reload(name: str, plain: Reloader, with_classics: Reloader
 
 
 def convolutions(model: nn.Module) -> set[str]:
-    """The names of all convolutions, by their class; timm's VGG runs its fully connected part as convolutions."""
+    """Return the names of all convolutions, without those that implement the fully connected part of timm's VGG."""
     names = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     return {name for name in names if "pre_logits" not in name}
 

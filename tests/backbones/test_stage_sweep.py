@@ -1,6 +1,6 @@
 """Every architecture of timm and every image classifier of transformers: coverage, head and order of execution.
 
-All are built on the meta device: the order in which modules are called depends on shapes, not on values.
+All are built on the meta device, because the order of module calls depends on shapes, not on values.
 """
 
 import warnings
@@ -19,7 +19,7 @@ import hf_tl.classics
 from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError
 
-assert hf_tl.classics  # timm lists AlexNet, ZFNet and GoogLeNet too
+assert hf_tl.classics  # registers AlexNet, ZFNet and GoogLeNet with timm
 
 ENCODERS = (
     "deepseek_vit_412m_enc",
@@ -30,7 +30,7 @@ ENCODERS = (
     "qwen3_vit_306m_enc",
     "qwen3_vit_416m_enc",
 )
-"""What timm lists although it has no classifier, whatever `num_classes` is."""
+"""Architectures without a classifier in timm's list, whatever `num_classes` is."""
 TIMM = [name for name in timm.list_models() if name not in ENCODERS]
 SHAPES = [
     "alexnet",
@@ -58,7 +58,7 @@ SHAPES = [
     "xcit_nano_12_p8_224",
     "xception41p",
 ]
-"""One small architecture of each shape that the rule has to tell."""
+"""One small architecture of each shape that the rule must distinguish."""
 
 CLASSIFIERS = [
     name
@@ -106,7 +106,7 @@ def assert_partition(model: nn.Module, stages: tuple[Stage, ...]) -> None:
 
 
 def assert_modules_whole(model: nn.Module, stages: tuple[Stage, ...]) -> None:
-    """Each module whose tensors are all of one stage is in exactly that stage, and none is in two."""
+    """Check that a module with tensors of one stage alone is in exactly that stage, and none is in two."""
     listed = {name: stage for stage in stages for name in stage.module_names}
     assert len(listed) == sum(len(stage.module_names) for stage in stages)
     owner = {name: i for i, stage in enumerate(stages) for name in (*stage.parameter_names, *stage.buffer_names)}
@@ -133,7 +133,7 @@ def assert_freezable(stages: tuple[Stage, ...]) -> None:
 
 
 def first_calls(model: nn.Module, stages: tuple[Stage, ...], inputs: dict[str, torch.Tensor]) -> Iterator[int]:
-    """Yield the stages of the modules with parameters, in the order in which a forward pass first calls them."""
+    """Yield the stages of the modules with parameters, in the order of their first call in a forward pass."""
     owners: dict[str, set[int]] = {}
     for i, stage in enumerate(stages):
         for name in stage.parameter_names:
@@ -158,7 +158,7 @@ def assert_order(model: nn.Module, stages: tuple[Stage, ...], inputs: dict[str, 
     backbone = [index for index in calls if index != head]
     assert backbone == sorted(backbone)
     assert set(calls) == set(range(len(stages)))
-    # of two heads beside each other the second one's norm, which is the backbone's, follows the first one's classifier
+    # with two parallel heads, the norm of the second (part of the backbone) is called after the classifier of the first
     assert all(calls.index(index) < calls.index(head) for index in range(head))
 
 
@@ -235,7 +235,7 @@ def inputs_of(name: str, model: Any, device: str) -> dict[str, torch.Tensor]:
 
 
 def check_transformers_order(name: str) -> None:
-    device = "cpu" if name in CONFIGS else "meta"  # some read values of tensors on their way
+    device = "cpu" if name in CONFIGS else "meta"  # some networks read tensor values in their forward pass
     model = build_transformers(name, device=device)
     assert_order(model, list_stages(model), inputs_of(name, model, device))
 

@@ -1,4 +1,4 @@
-"""Stages of well-known networks as the field names them, and the arithmetic on them."""
+"""Stages of well-known networks under the field's names, and their arithmetic."""
 
 import re
 from typing import Any
@@ -162,7 +162,7 @@ def test_shared_tensors_are_named_once() -> None:
     stages = list_stages(model)
     assert stage_of(stages, "blocks.0.mlp.fc1.weight") == "blocks.0"
     assert "blocks.1.mlp.fc1.weight" not in {name for stage in stages for name in stage.parameter_names}
-    # it trains with the first block, so it is not wholly of the second
+    # it trains with the first block, so it is not part of the second alone
     assert "blocks.1.mlp.fc1" not in {name for stage in stages for name in stage.module_names}
 
 
@@ -219,7 +219,7 @@ def test_fully_connected_part_of_transformers_is_the_head(name: str) -> None:
     assert head_stages(list_stages(classifier(name))) == 1
 
 
-# --- classes that no table knows
+# --- classes missing from every table
 
 
 class Block(nn.Module):
@@ -229,7 +229,7 @@ class Block(nn.Module):
 
 
 class NewClassifier(transformers.PreTrainedModel):
-    """An image classifier of the usual structure."""
+    """Image classifier of the usual structure."""
 
     config_class = transformers.ResNetConfig
     base_model_prefix = "new"
@@ -254,7 +254,7 @@ class TwoTowers(NewClassifier):
 
 
 class NoList(NewClassifier):
-    """Blocks that are in no list."""
+    """Blocks outside of any list."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""Weights from files: real ones of another naming, and files that must be refused before anything is changed."""
+"""Weights from files: real ones with other names, and files that are refused before any change."""
 
 import hashlib
 import pickle
@@ -27,7 +27,7 @@ def network(num_classes: int = 3, seed: int = 0) -> nn.Module:
     return timm.create_model("test_resnet", num_classes=num_classes).eval()
 
 
-# --- EfficientNet-Lite0 as the package ships it
+# --- EfficientNet-Lite0 as shipped with the package
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_lite0_fits_timm_with_every_key_used(lite0_file: Path) -> None:
 
 
 def test_lite0_classifies_as_it_always_did(lite0_file: Path) -> None:
-    """A colour ramp looks like a spotlight, a screen, an hourglass, a matchstick or a tripod."""
+    """A color ramp is classified as spotlight, screen, hourglass, matchstick or tripod."""
     model = timm.create_model("tf_efficientnet_lite0").eval()
     load_weights(model, lite0_file, frozenset({"classifier.weight", "classifier.bias"}))
     with torch.inference_mode():
@@ -78,7 +78,7 @@ def test_lite0_is_the_backbone_of_other_classes(lite0_file: Path) -> None:
 
 
 def efficientnet_names(blocks: list[int]) -> dict[str, str]:
-    """The keys of EfficientNet-PyTorch for stages of so many blocks, and timm's, written out apart from the code."""
+    """Return the keys of EfficientNet-PyTorch for stages of given sizes, and timm's, independent of the code."""
     names = {"_conv_stem.weight": "conv_stem.weight", "_conv_head.weight": "conv_head.weight"}
     for leaf in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         names |= {f"_bn0.{leaf}": f"bn1.{leaf}", f"_bn1.{leaf}": f"bn2.{leaf}"}
@@ -115,7 +115,7 @@ def test_other_names_are_left_alone(names: set[str]) -> None:
     assert _with_timm_names(weights, {}) == weights
 
 
-# --- forms of files
+# --- file formats
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_ema", "state_dict_ema"])
@@ -153,7 +153,7 @@ def test_a_file_without_a_head_fits(tmp_path: Path) -> None:
     load_weights(network(seed=5), tmp_path / "w.safetensors", HEAD)
 
 
-# --- files that do not fit
+# --- files that do not match
 
 
 def changed(kind: str) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""One small model, with random weights, of every kind: each class of each timm module, each class of transformers."""
+"""One small model with random weights of every kind: each class of each timm module, each class of transformers."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ NAMES = (
     "vit_tiny_patch16_dinov3_qkvb", "vit_tiny_r_s16_p8_224", "vitamin_small_224", "volo_d1_224", "xception41p",
     "xcit_nano_12_p8_224", "zfnet",
 )  # fmt: skip
-"""The smallest timm architecture of each module and class."""
+"""Smallest timm architecture of each module and class."""
 TIMM: dict[str, dict[str, Any]] = {name: {} for name in NAMES} | {
     "beit_base_patch16_224": TINY,
     "deepseek_vit_412m": TINY,
@@ -49,7 +49,7 @@ TIMM: dict[str, dict[str, Any]] = {name: {} for name in NAMES} | {
     "samvit_base_patch16_224": TINY,
     "vgg11": {"mlp_ratio": 0.02},
 }
-"""By architecture: arguments that make it smaller still."""
+"""Arguments that reduce the size further, by architecture."""
 TIMM_SIZES = {
     "crossvit_tiny_240": 240,
     "deepseek_vit_412m": 112,
@@ -64,7 +64,7 @@ TIMM_SIZES = {
     "levit_128s": 128,
     "levit_256d": 128,
 }
-"""Where 64 pixels are too few, or end as one pixel, which attention has nothing to choose from."""
+"""Input sizes where 64 pixels are too small, or are reduced to one pixel, which leaves attention no choice."""
 
 CLASSES = tuple(
     name
@@ -81,7 +81,7 @@ NOT_LOADED = {
     "PPLCNetForImageClassification": "returns last_hidden_state and no logits",
     "Siglip2ForImageClassification": "Siglip2ImageProcessor, which gives pixel_values, pixel_attention_mask",
 }
-"""Classifiers whose models can be frozen and saved, but that take more than images or return no logits."""
+"""Classifiers that can be frozen and saved, but need more inputs than images or return no logits."""
 VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
 SHALLOW = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}
 PYRAMID = {**SHALLOW, "num_attention_heads": [1, 2, 2, 4]}
@@ -134,7 +134,7 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "ViTForImageClassification": {**VIT, "intermediate_size": 48},
     "ViTMSNForImageClassification": {**VIT, "intermediate_size": 48},
 }
-"""By transformers class: a small config."""
+"""Small config, by transformers class."""
 
 
 def build_timm(architecture: str, size: int | None = None) -> tuple[PreTrainedModel, Preprocessing]:
@@ -149,7 +149,7 @@ def build_timm(architecture: str, size: int | None = None) -> tuple[PreTrainedMo
     set_labels(model.config, LABELS)
     preprocessing = timm_preprocessing(model.config)
     with torch.no_grad():
-        shake(model)(**batch(model, preprocessing))  # as every model is run at loading; ConViT then fills a table
+        shake(model)(**batch(model, preprocessing))  # the loader runs every model once; ConViT then fills a table
     return model, preprocessing
 
 
@@ -164,7 +164,7 @@ def build_transformers(name: str) -> tuple[PreTrainedModel, Preprocessing]:
 
 
 def processor_for(name: str) -> Any:
-    """Build the image processor that goes with a class of `NOT_LOADED`."""
+    """Build the image processor of a class of `NOT_LOADED`."""
     if name == "Siglip2ForImageClassification":
         return transformers.Siglip2ImageProcessor(patch_size=16, max_num_patches=16)
     if name == "ImageGPTForImageClassification":
@@ -174,7 +174,7 @@ def processor_for(name: str) -> Any:
 
 
 def shake(model: PreTrainedModel) -> PreTrainedModel:
-    """Move every parameter a little: fresh networks have gains of zero, which let no gradient pass."""
+    """Change every parameter a little: initial gains of zero block gradients."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -183,7 +183,7 @@ def shake(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def batch(model: PreTrainedModel, preprocessing: Preprocessing, count: int = 4) -> dict[str, torch.Tensor]:
-    """Draw what `model` takes: noise of the size of its images, or of their patches or colours."""
+    """Draw inputs of `model`: noise of the size of its images, or of their patches or colors."""
     generator = torch.Generator().manual_seed(1)
     name = type(model).__name__
     if name == "ImageGPTForImageClassification":

@@ -16,7 +16,7 @@ NAMES = ("alexnet", "zfnet", "googlenet")
 
 @pytest.fixture(scope="module", params=NAMES)
 def model(request: pytest.FixtureRequest) -> nn.Module:
-    """A model for one-channel images and ten classes; tests leave it as it was."""
+    """Return a model for one-channel images and ten classes; tests do not change it."""
     torch.manual_seed(0)
     return timm.create_model(request.param, num_classes=10, in_chans=1).eval()
 
@@ -194,7 +194,7 @@ def test_compilation_needs_no_graph_break(model: nn.Module) -> None:
 
 
 class TestAuxiliaryHeads:
-    """GoogLeNet's: used in training, left out of what is saved."""
+    """GoogLeNet's auxiliary heads: used in training, excluded from saved models."""
 
     def test_forward_returns_the_main_logits_alone(self) -> None:
         model = on_meta("googlenet", num_classes=3, aux_logits=True).train()

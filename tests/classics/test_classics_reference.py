@@ -1,4 +1,4 @@
-"""The classics against their references: torchvision's networks, and the figures of ZFNet's paper."""
+"""The classics against their references: torchvision's networks, and the numbers of ZFNet's paper."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from hf_tl.errors import ModelError
 
 
 def with_lively_weights(model: nn.Module) -> nn.Module:
-    """Random weights and statistics that give logits of order 1 (GoogLeNet's initial ones give 1e-10)."""
+    """Draw weights and statistics that give logits of order 1 (GoogLeNet's initial ones give 1e-10)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)

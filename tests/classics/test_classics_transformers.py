@@ -66,7 +66,7 @@ def test_auxiliary_heads_train_but_are_not_saved(tmp_path: Path) -> None:
     reloaded = AutoModelForImageClassification.from_pretrained(tmp_path)
     with torch.no_grad():
         assert torch.equal(reloaded(images).logits, model(images).logits)
-    # The heads are there, with fresh weights, so that training can go on.
+    # The heads have new weights, so that training can continue.
     for parameter in reloaded.timm_model.aux1.parameters():
         assert parameter.device.type == "cpu"
         assert parameter.isfinite().all()

@@ -1,4 +1,4 @@
-"""`hf-tl compare` on small models that were trained here: what it finds, writes and refuses."""
+"""`hf-tl compare` on small trained models: findings, files and errors."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One that learned next to nothing, and one that learned the colours, its classes in another order."""
+    """Train one model that learned almost nothing, and one that learned the colors, with reordered classes."""
     folder = tmp_path_factory.mktemp("runs")
     train(folder / "short", colours, "--num_train_epochs", "1", "--learning_rate", "1e-5")
     rates = ["--learning_rate", "0.03", "--backbone_learning_rate", "0.003"]
@@ -50,7 +50,7 @@ def runs(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def edited(folder: Path, copy: Path, file: str, change: Callable[[dict[str, Any]], None]) -> Path:
-    """Copy a model, with one of its JSON files changed."""
+    """Copy a model and change one of its JSON files."""
     shutil.copytree(folder, copy)
     content = json.loads((copy / file).read_text())
     change(content)
@@ -59,7 +59,7 @@ def edited(folder: Path, copy: Path, file: str, change: Callable[[dict[str, Any]
 
 
 def turned(folder: Path, copy: Path) -> Path:
-    """Save a model again with its classes in the opposite order, and what belongs to each."""
+    """Save a model again with its classes, and everything that depends on them, in reverse order."""
     edited(folder, copy, "config.json", lambda config: config.update(label_names=config["label_names"][::-1]))
     weights = load_file(copy / "model.safetensors")
     for name in weights:
@@ -136,7 +136,7 @@ def test_the_data_must_be_named_where_they_cannot_be_had_again(
 
 
 def test_models_of_digits_need_no_dataset(tmp_path: Path) -> None:
-    """The test split of digits is the same with every seed."""
+    """The test split of digits does not depend on the seed."""
     first = train(tmp_path / "0", "digits", "--num_train_epochs", "0.1")
     second = edited(first, tmp_path / "1", "run.json", lambda record: record["settings"].update(seed=1))
     found = hf_tl.compare(first, second)
@@ -151,7 +151,7 @@ def test_models_of_digits_need_no_dataset(tmp_path: Path) -> None:
 
 
 def test_images_that_either_model_learned_from_are_left_out(tmp_path: Path) -> None:
-    """Without a split of their own, another seed draws other images, also in data that the user has loaded."""
+    """Without splits in the dataset, another seed draws other images, also from data that the user has loaded."""
     images = str(write_images(tmp_path / "images", 12))
     data = {seed: hf_tl.load_data(images, seed=seed) for seed in (0, 3)}
     first, second = (
@@ -164,7 +164,7 @@ def test_images_that_either_model_learned_from_are_left_out(tmp_path: Path) -> N
         assert found["images"] == len(clean[seed]) < 8
         [note] = found["leakage"]["notes"]
         assert note.startswith(f"{8 - len(clean[seed])} of 8 test images are training images of ")
-    again = hf_tl.compare(first, second, images).record["data"]  # of the folder, what neither learned from comes first
+    again = hf_tl.compare(first, second, images).record["data"]  # training images of neither model come first
     assert again["images"] == min(8, len(held_out[0] & held_out[3]))
     told = hf_tl.compare(first, second, data[0], split="train", include_training_images=True)
     assert told.record["data"]["leakage"]["learned"] == 25
@@ -174,7 +174,7 @@ def test_images_that_either_model_learned_from_are_left_out(tmp_path: Path) -> N
 
 
 def test_images_that_one_of_the_two_learned_from_are_left_out(tmp_path: Path) -> None:
-    """A training that ends with all images (`--refit`) learns from those of validation, too."""
+    """A training with `--refit` learns from the validation images, too."""
     images = str(write_images(tmp_path / "images", 12))
     first = train(tmp_path / "first", images, "--num_train_epochs", "1")
     again = train(tmp_path / "again", images, "--num_train_epochs", "1", "--refit", "true")

@@ -1,4 +1,4 @@
-"""What two models' predictions say about their difference, whatever the predictions are."""
+"""Statements about the difference of two models, for any predictions."""
 
 import re
 
@@ -18,7 +18,7 @@ PROBLEMS = st.sampled_from([SINGLE_LABEL, MULTI_LABEL])
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[ProblemType, Predictions, Predictions]:
-    """Two models that are right more or less often, on images of classes that some of are rare or missing."""
+    """Draw predictions of two models with any accuracies, on images of classes some of which are rare or missing."""
     problem, seed, images = draw(PROBLEMS), draw(st.integers(0, 99)), draw(st.integers(2, 60))
     random = np.random.default_rng(seed)
     truth = random.choice(4, images, p=[0.6, 0.3, 0.1, 0.0])
@@ -116,7 +116,7 @@ def test_what_may_be_chance_is_said_to_be() -> None:
 
 
 def test_multi_label_models_are_told_by_ranking_and_by_decisions() -> None:
-    """The ranking of both is the same, but one puts all its scores below the threshold."""
+    """Both models rank alike, but all scores of one are below the threshold."""
     random = np.random.default_rng(0)
     labels = (random.random((100, 3)) < 0.4).astype(np.float32)
     logits = 3 * (2 * labels - 1) + random.normal(size=labels.shape)

@@ -1,4 +1,4 @@
-"""Real image files in the layouts that datasets come in."""
+"""Real image files in common dataset layouts."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ WriteFolder = Callable[[Mapping[str, int]], Path]
 
 
 def picture(number: int, size: tuple[int, int] = (12, 10)) -> Image.Image:
-    """An image that differs from that of every other number."""
+    """Return an image that is distinct for each number."""
     rng = np.random.default_rng(number)
     return Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
 
@@ -24,7 +24,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def write_folder(tmp_path: Path) -> WriteFolder:
-    """Write a folder `pets`: a mapping such as {"train/cat": 3} gives the number of images of each subfolder."""
+    """Write a folder `pets`: a mapping such as {"train/cat": 3} sets the number of images of each subfolder."""
 
     def write(counts: Mapping[str, int]) -> Path:
         number = 0
@@ -40,7 +40,7 @@ def write_folder(tmp_path: Path) -> WriteFolder:
 
 @pytest.fixture
 def rows() -> Callable[..., datasets.Dataset]:
-    """A dataset in memory: labels, and any other columns; every image is another one."""
+    """Return a function that builds a dataset in memory from labels and other columns; all images are distinct."""
 
     def build(labels: list, feature: object = None, first: int = 0, **columns: list) -> datasets.Dataset:
         images = [picture(first + number) for number in range(len(labels))]

@@ -83,7 +83,7 @@ def test_crops_are_no_smaller_than_said(preset: Augmentation, smallest: float) -
 
 
 def test_a_light_crop_holds_a_quarter_of_the_image() -> None:
-    """Pixels are coded by their position: the span of the codes in a crop tells its area."""
+    """Pixels encode their position: the range of the codes in a crop gives its area."""
     width, height = 200, 200
     across, down = np.meshgrid(np.arange(width), np.arange(height))
     image = Image.fromarray(np.stack([across, down, across * 0], -1).astype(np.uint8))
@@ -118,7 +118,7 @@ def test_light_leaves_colours_and_medium_does_not() -> None:
 
 
 def test_strong_erases_in_a_quarter_of_the_images() -> None:
-    """Erased pixels are zero after normalising; a white image has no other zeros, but for what is moved out of it."""
+    """Erased pixels are zero after normalization; a white image has no other zeros, except where it is shifted out."""
     pipeline = augmented_pipeline("strong", size=(32, 32), **PLAIN)
     erasing = pipeline.transforms[-1]
     torch.manual_seed(0)
@@ -151,7 +151,7 @@ def test_mixed_labels_are_probabilities_of_both_images(
     mixed, labels = PairMixer(mixup, cutmix, classes)(images, torch.tensor([0, 1]))
     assert (mixed.shape, labels.shape) == (images.shape, (2, classes))
     torch.testing.assert_close(labels.sum(1), torch.ones(2))
-    # the images are 0 and 1: their mixture's mean is the part of the second
+    # the images are 0 and 1: the mean of their mixture is the share of the second
     torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), labels[:, 1], rtol=0, atol=1e-4)
     torch.testing.assert_close(labels[0, 1], labels[1, 0])
 

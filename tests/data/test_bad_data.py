@@ -1,4 +1,4 @@
-"""What cannot be trained on is refused before any training, by name and with advice."""
+"""Data that cannot be trained on are refused before training, with names and advice."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ AB = ClassLabel(names=["a", "b"])
 
 @pytest.fixture
 def refuse(rows: Rows) -> Callable[..., str]:
-    """Prepare a dataset, or splits of it, and give the message of the error."""
+    """Return a function that prepares a dataset, or its splits, and returns the error message."""
 
     def check(error: type[HfTlError] = DataError, **options: object) -> Callable[[object], str]:
         def message(dataset: object) -> str:

@@ -1,4 +1,4 @@
-"""The pixel rule: where it says that a plain pipeline reads the same pixels, it does, bit by bit."""
+"""Pixel rule: images that it calls unconverted are read by a plain pipeline bit for bit alike."""
 
 import io
 from typing import Any
@@ -29,7 +29,7 @@ CASES = [(kind, mode) for kind, modes in FORMATS.items() for mode in modes]
 
 
 def random_image(mode: str, width: int, height: int, seed: int, alpha: int | None = None) -> Image.Image:
-    """Make an image of random pixels, with one alpha for all where it is given."""
+    """Return an image of random pixels, optionally with a constant alpha."""
     random = np.random.default_rng(seed)
     if mode in ("I", "F"):
         scale = (255, 65535, 100_000)[seed % 3]
@@ -134,7 +134,7 @@ def test_an_intact_image_with_broken_exif_is_used(kind: str, exif: bytes, reduce
     assert to_rgb(decode(data)).tobytes() == intact
     try:
         is_readable = plain_rgb(opened(data)).tobytes() == intact
-    except Exception:  # noqa: BLE001  whatever Pillow raises, a pipeline raises it too
+    except Exception:  # noqa: BLE001  any exception of Pillow is also one of a pipeline
         is_readable = False
     assert (conversion_of(opened(data)) is None) == is_readable
 

@@ -1,4 +1,4 @@
-"""How many images of a split are not used as a plain pipeline uses them."""
+"""Count of the images of a split that a plain pipeline converts differently."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def test_the_conversions_of_chosen_rows_are_numbered_anew(images: Dataset) -> No
 
 
 def test_the_plain_transform_reads_as_a_pipeline_does(images: Dataset) -> None:
-    """Other images than those that are counted are the same with and without conversion."""
+    """Images that are not counted are the same with and without conversion."""
     ours = ImageTransform(pil_to_tensor)
     plain = ImageTransform(pil_to_tensor, plain=True)
     found = count_conversions(images)

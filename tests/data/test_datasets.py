@@ -25,7 +25,7 @@ Rows = Callable[..., Dataset]
 
 
 def contents(data: ImageData) -> dict[str, set[bytes]]:
-    """What each split shows, as a set of pixels."""
+    """Return the images of each split, as a set of pixels."""
     return {split: {np.asarray(row["image"]).tobytes() for row in data.splits[split]} for split in SPLITS}
 
 

@@ -1,4 +1,4 @@
-"""Draws of hold-out splits: by content, stratified, with every class in train."""
+"""Random hold-out splits: by content, stratified, with every class in train."""
 
 import random
 from collections import Counter
@@ -19,7 +19,7 @@ def digest(number: int) -> bytes:
 
 
 def pool_of(images: list[tuple[int, int]]) -> Pool:
-    """Make a pool of (content, class)."""
+    """Return a pool of (content, class)."""
     classes = tuple(f"class {label}" for label in range(1 + max(label for _, label in images)))
     return Pool([digest(content) for content, _ in images], np.array([label for _, label in images]), classes)
 
@@ -38,7 +38,7 @@ IMAGES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 4)), min_size=10,
 def test_every_class_is_in_train_and_in_what_is_drawn(
     images: list[tuple[int, int]], fractions: dict[str, float], seed: int
 ) -> None:
-    """With copies, copies under other labels, tiny classes and large shares; or the draw is refused."""
+    """With copies, copies under other labels, tiny classes and large shares; or the split is refused."""
     pool = pool_of(images)
     different = Counter(label for _, label in set(images))
     if min(different.values()) < 3:
@@ -71,7 +71,7 @@ def test_the_order_of_the_images_does_not_matter(
 
 
 def test_added_images_move_few_others() -> None:
-    """At most one image of a class for each added one and each boundary; a draw by row moves nearly all."""
+    """At most one image of a class moves per added image and boundary; a split by row would move nearly all."""
     images = [(number, number % 5) for number in range(400)]
     fractions, moved = {"test": 0.2, "validation": 0.1}, []
     for seed in range(20):
@@ -91,7 +91,7 @@ def test_shares_are_those_that_were_asked_for() -> None:
 
 
 def test_notes_state_the_share_that_was_taken(rows) -> None:  # type: ignore[no-untyped-def]
-    """Of many small classes one image each is a third, whatever was asked for."""
+    """One image of each of many small classes is a third of them, whatever share was requested."""
     data = prepare_data(rows([number // 3 for number in range(30)]))
     assert data.notes == (
         "no test split: 10 of 30 training images (33%) were held out, stratified by class, seed 0",
@@ -135,7 +135,7 @@ def test_images_of_several_classes() -> None:
 
 
 def test_few_images_are_shared_out() -> None:
-    """After a refit the images of the test split alone are free: validation gets its part of them."""
+    """After a refit only the images of the test split are unused: validation gets a part of them."""
     pool = pool_of([(number, number % 2) for number in range(60)])
     fractions = {"test": 0.2, "validation": 0.1}
     first = draw_splits(pool, fractions, 0)

@@ -34,7 +34,7 @@ def pixels(image: Image.Image) -> list:
     return np.asarray(image).tolist()
 
 
-# What a camera stored, so that a viewer which obeys the tag shows COLOURS.
+# Pixels as stored by a camera, so that viewers that apply the tag show COLOURS.
 @pytest.mark.parametrize(
     ("orientation", "stored_as"),
     [(1, None), (2, Transpose.FLIP_LEFT_RIGHT), (3, Transpose.ROTATE_180), (4, Transpose.FLIP_TOP_BOTTOM),
@@ -220,7 +220,7 @@ def test_damaged_exif_is_an_image_or_a_data_error(rotated_jpeg: bytes, changes: 
 def test_a_rotation_is_applied_though_another_tag_is_unknown(rotated_jpeg: bytes) -> None:
     """Pillow writes all tags again when it applies the orientation, and fails; the image is intact."""
     data = bytearray(rotated_jpeg)
-    data[data.index(b"Exif") + 17] = 0  # the tag after the byte order, its offset and the count: now an unknown one
+    data[data.index(b"Exif") + 17] = 0  # after byte order, offset and count: an unknown tag
     with pytest.raises(struct.error):
         plain_rgb(Image.open(io.BytesIO(data)))
     assert conversion_of(Image.open(io.BytesIO(data))) == "unreadable EXIF"

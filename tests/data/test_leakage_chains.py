@@ -1,4 +1,4 @@
-"""Chains of trainings on a changing dataset: no image is measured on unannounced that the weights learned from."""
+"""Chains of trainings on a changing dataset: no training image is evaluated without a warning."""
 
 import random
 from collections import Counter
@@ -28,7 +28,7 @@ def encoded(content: int) -> bytes:
 
 
 def table(rows: list[Row]) -> Dataset:
-    rows = sorted(rows, key=lambda row: (row[1], row[2]))  # as files come: by folder, then by name
+    rows = sorted(rows, key=lambda row: (row[1], row[2]))  # in the order of files: by folder, then by name
     images = [{"bytes": encoded(content), "path": None} for content, _, _ in rows]
     columns = {"image": images, "label": [label for _, label, _ in rows]}
     return Dataset(pa.Table.from_pydict(columns, FEATURES.arrow_schema), info=DatasetInfo(features=FEATURES))
@@ -36,11 +36,11 @@ def table(rows: list[Row]) -> Dataset:
 
 @dataclass
 class Chain:
-    """A dataset that changes, and weights that learn from it, again and again."""
+    """Dataset that changes, and weights that are trained on it repeatedly."""
 
     choose: random.Random
     folder: Path
-    """Of the saved model."""
+    """Folder of the saved model."""
     rows: list[Row] = field(default_factory=list)
     own: dict[str, list[Row]] = field(default_factory=dict)
     truth: set[bytes] = field(default_factory=set)
@@ -58,7 +58,7 @@ class Chain:
         return DatasetDict({"train": table(self.rows), **{split: table(rows) for split, rows in self.own.items()}})
 
     def change(self) -> None:
-        """Rename, add, copy or remove files, or make a split of the dataset's own."""
+        """Rename, add, copy or remove files, or create splits in the dataset."""
         self.is_changed = True
         kind = self.choose.choice(["rename", "add", "copy", "remove", "own", "merge"])
         if kind == "rename":
@@ -79,7 +79,7 @@ class Chain:
             self.rows += rows
 
     def pull(self) -> None:
-        """Publish and pull the model: one digest a split is left."""
+        """Publish and pull the model: one digest per split remains."""
         self.learned = LearnedFrom.read(self.learned.splits, None)
         self.is_pulled = bool(self.learned.splits)
 
@@ -91,7 +91,7 @@ class Chain:
         }
 
     def train(self) -> int:
-        """Train on the dataset from the weights as they are, perhaps with a refit; return violations."""
+        """Train on the dataset from the current weights, possibly with a refit; return violations."""
         included = self.choose.random() < 0.15
         data = prepare_data(self.dataset(), **self.settings(), learned=self.learned, include_training_images=included)
         self.learned = resolve(self.learned, data)
@@ -108,7 +108,7 @@ class Chain:
                                                         include_training_images=True)[1]["test"])  # fmt: skip
 
     def evaluate(self) -> int:
-        """Measure as `hf-tl evaluate` does, or on data that the user has split otherwise; return violations."""
+        """Evaluate like `hf-tl evaluate`, or on data with another split; return violations."""
         split, included = self.choose.choice(["test", "test", "validation", "train"]), self.choose.random() < 0.2
         is_own = self.choose.random() < 0.3
         if is_own:
@@ -126,7 +126,7 @@ class Chain:
         return self.check(data, leakage[split])
 
     def check(self, data: ImageData, leakage: Leakage) -> int:
-        """Count images of a split that the weights learned from, and that nobody is told of."""
+        """Count training images in a split without a warning."""
         inside = sum(digest in self.truth for digest in data.digests[leakage.split])
         assert len(data.splits[leakage.split]) == len(data.digests[leakage.split]) == leakage.measured
         told = " ".join(leakage.describe())
@@ -143,7 +143,7 @@ class Chain:
 
 
 def walk(seed: int, folder: Path, seen: Counter[str]) -> int:
-    """Follow a chain; return the images that were measured on unannounced."""
+    """Run a chain; return the number of training images evaluated without a warning."""
     chain = Chain(random.Random(seed), folder, seen=seen)
     chain.rows = chain.new(chain.choose.randint(18, 40))
     violations = 0
@@ -152,7 +152,7 @@ def walk(seed: int, folder: Path, seen: Counter[str]) -> int:
         try:
             violations += step() or 0
         except DataError:
-            seen["refused"] += 1  # before anything is trained or measured
+            seen["refused"] += 1  # before any training or evaluation
     return violations
 
 

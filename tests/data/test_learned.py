@@ -1,4 +1,4 @@
-"""What weights learned from, found again in a dataset, and left out of what is measured."""
+"""Training images of weights: found in a dataset again, and left out of evaluations."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,11 +45,11 @@ def test_sources(rows: Rows, tmp_path: Path, kind: str) -> None:
     if kind in found:
         record = found[kind]().to_record()
         assert record.source == kind
-        assert not record.is_on_hub  # whatever slash its name has
+        assert not record.is_on_hub  # even with a slash in its name
 
 
 def test_streams_have_no_digests(rows: Rows, tmp_path: Path) -> None:
-    """What a stream taught is unknown, and so is what is in one; both are told."""
+    """The training images of a stream are unknown, and so is any overlap with one; both are stated."""
     rows(LABELS).to_parquet(tmp_path / "pets.parquet")
     name = str(tmp_path / "pets.parquet")
     streamed, whole = load_data(name, streaming=True), load_data(name)
@@ -104,7 +104,7 @@ def test_drawn_splits_keep_it_in_train(rows: Rows) -> None:
 
 
 def test_a_published_split_is_drawn_again(rows: Rows) -> None:
-    """By its digest alone, in a chain of models, each of which kept in train what was learned before."""
+    """By its digest alone, in a chain of models, each of which kept earlier training images in train."""
     first = prepare_data(rows(LABELS), seed=5, test_fraction=0.4)
     learned = learn(LearnedFrom(), first, "train")
     second = prepare_data(rows(LABELS), seed=2, learned=learned)
@@ -120,7 +120,7 @@ def test_a_published_split_is_drawn_again(rows: Rows) -> None:
 
 
 def test_what_is_unknown_stays_so_through_saving(rows: Rows, tmp_path: Path) -> None:
-    """A model that was trained from a published one has digests of its own images, and none of the other's."""
+    """A model trained from a published one has digests of its own images, and none of the other's."""
     first, second = prepare_data(rows(LABELS)), prepare_data(rows(LABELS, first=50))
     published = LearnedFrom.read(learn(LearnedFrom(), first, "train").splits, None)
     learned = learn(published, second, "train")
@@ -129,7 +129,7 @@ def test_what_is_unknown_stays_so_through_saving(rows: Rows, tmp_path: Path) -> 
     assert again == learned
     assert again.unknown == published.splits
     [found] = measurable(first, {"it": again}, ["test"])[1].values()
-    assert not found.describe()  # they were found by the digest of the split
+    assert not found.describe()  # the digest of the split identified them
     [found] = measurable(second, {"it": again}, ["test"])[1].values()
     assert "hf_tl cannot tell whether the test images were among the 28 training images" in found.describe()[0]
     (tmp_path / LEARNED_FILE).write_bytes(b"PK damaged")

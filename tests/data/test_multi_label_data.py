@@ -1,4 +1,4 @@
-"""Labels of any number an image: every form that they come in, and what cannot be used."""
+"""Multi-label data: every supported form, and refused ones."""
 
 import json
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from hf_tl.errors import DataError
 Rows = Callable[..., Dataset]
 NAMES = ["cat", "dog", "owl"]
 SEEN = [[0], [], [2, 1], [0, 2], [1], [0, 1, 2], [2], [1, 0]] * 5
-"""The classes of each image."""
+"""Classes of each image."""
 FLAGS = [[int(number in seen) for number in range(3)] for seen in SEEN]
 SPLITS = ("train", "validation", "test")
 
 
 def by_image(data: ImageData) -> dict[bytes, tuple[str, ...]]:
-    """The names of each image's classes, by its pixels."""
+    """Return the class names of each image, by its pixels."""
     return {
         np.asarray(row["image"]).tobytes(): tuple(
             name for name, flag in zip(data.labels, row["label"], strict=True) if flag
@@ -45,7 +45,7 @@ def in_columns(rows: Rows, kind: type, names: list[str] = NAMES, flags: list[lis
 
 @pytest.fixture
 def forms(rows: Rows) -> dict[str, tuple[Dataset, str | None]]:
-    """The same labelled images in every form, with what `--label_column` is given."""
+    """Return the same labeled images in every form, with the value of `--label_column`."""
     names = [[NAMES[number] for number in seen] for seen in SEEN]
     return {
         "indices": (rows(SEEN, List(ClassLabel(names=NAMES))), None),
@@ -115,7 +115,7 @@ def test_rows_that_load_data_did_not_write_are_refused(rows: Rows) -> None:
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.sets(st.integers(0, 5)), min_size=12, max_size=60), st.integers(0, 9))
 def test_every_class_stays_in_train(seen: list[set[int]], seed: int) -> None:
-    """Classes of one image too; and each image is in one split."""
+    """Including classes with a single image; each image is in one split."""
     seen = [*seen, {0, 1}, {2, 3}, {4, 5}, {0, 3}, {0}, {0}, {0}]
     images = [{"bytes": b"P5 1 1 255\n" + bytes([number]), "path": None} for number in range(len(seen))]
     features = {"image": images, "label": [sorted(classes) for classes in seen]}

@@ -1,4 +1,4 @@
-"""Batches decoded by threads are, number by number, the transform of each image."""
+"""Batches decoded by threads equal the transform of each image, number by number."""
 
 import io
 from collections.abc import Callable
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 def encoded(mode: str, number: int, kind: str = "PNG", orientation: int | None = None) -> bytes:
-    """Encode noise of a size of its own."""
+    """Encode noise of a size that depends on the number."""
     width, height = 30 + number, 20 + 3 * number
     values = {"L": 1, "RGB": 3, "RGBA": 4, "LA": 2, "CMYK": 4, "I;16": 2}[mode] * width * height
     image = Pillow.frombytes(mode, (width, height), np.random.default_rng(number).bytes(values))
@@ -109,7 +109,7 @@ def test_no_size_is_read_from_a_transform_that_tells_none() -> None:
 
 @pytest.fixture(scope="module")
 def large() -> Dataset:
-    """Smooth images, as photos are, the last turned by its EXIF data."""
+    """Return smooth images like photos, the last one rotated by its EXIF data."""
     noise = Pillow.frombytes("RGB", (15, 10), np.random.default_rng(0).bytes(450))
     files = []
     for side, kind, orientation in ((600, "JPEG", 1), (150, "JPEG", 1), (600, "PNG", 1), (600, "JPEG", 6)):
@@ -122,7 +122,7 @@ def large() -> Dataset:
 
 
 def test_reduced_images_are_nearly_the_same(large: Dataset) -> None:
-    """Only JPEGs much larger than asked for change, and by less than a step of 256 in the mean."""
+    """Only JPEGs much larger than the input change, by less than one of 256 levels on average."""
     transform = ImageTransform(v2.Compose([v2.Resize(64), v2.CenterCrop(56), v2.PILToTensor()]), image_column="photo")
     (whole,) = pixel_batches(large, transform, range(4), 4, CPU)
     (reduced,) = pixel_batches(large, transform, range(4), 4, CPU, 2 * 64)

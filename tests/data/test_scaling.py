@@ -1,4 +1,4 @@
-"""The map from pixels to numbers is measured as it is, or found to be none."""
+"""The map from pixels to inputs: measured exactly, or found not to be linear."""
 
 from collections.abc import Callable
 

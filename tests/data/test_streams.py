@@ -1,4 +1,4 @@
-"""A stream gives the splits that the whole dataset gives, and each of its images to one process."""
+"""A stream has the splits of the downloaded dataset, and each of its images reaches one process."""
 
 import io
 from collections.abc import Callable
@@ -21,7 +21,7 @@ SHARDS = {"train-0": 17, "train-1": 4, "train-2": 21}
 
 @pytest.fixture
 def shards(rows: Rows, tmp_path: Path) -> Path:
-    """Three files of a few row groups each; every image is another one."""
+    """Write three files with several row groups each; all images are distinct."""
     folder, first = tmp_path / "pets", 0
     folder.mkdir()
     for name, count in SHARDS.items():
@@ -32,7 +32,7 @@ def shards(rows: Rows, tmp_path: Path) -> Path:
 
 
 def content(data: ImageData) -> dict[str, list[tuple[bytes, object]]]:
-    """The encoded images and labels of each split, in order."""
+    """Return the encoded images and labels of each split, in order."""
     found = {}
     for split, images in data.splits.items():
         if isinstance(images, StreamedImages):
@@ -46,10 +46,9 @@ def content(data: ImageData) -> dict[str, list[tuple[bytes, object]]]:
 
 
 def check_alike(streamed: ImageData, whole: ImageData) -> None:
-    """Check that splits of the dataset's own are the same, and that all images have the same labels.
+    """Check that splits of the dataset itself are equal, and that all images have the same labels.
 
-    Those that are drawn may differ: images are drawn by their content, and those of a stream, which is not read, by
-    their places.
+    Drawn splits may differ: images of a dataset are drawn by content, those of an unread stream by position.
     """
     one, other = content(streamed), content(whole)
     assert one.keys() == other.keys()
@@ -85,7 +84,7 @@ def test_the_images_are_those_of_the_whole_dataset(shards: Path) -> None:
 
 
 def test_splits_of_several_streams(rows: Rows, tmp_path: Path) -> None:
-    """Validation becomes test, hidden labels leave a split out, and classes that are texts are found."""
+    """Validation becomes test, a split with hidden labels is left out, and text classes are found."""
     texts = ["cat", "dog"] * 10
     rows(texts).to_parquet(tmp_path / "train-0.parquet")
     rows(texts, first=20).to_parquet(tmp_path / "validation-0.parquet")
@@ -118,7 +117,7 @@ def test_columns_of_zeros_and_ones_and_encoded_images(rows: Rows, tmp_path: Path
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 def test_each_image_comes_to_one_process(shards: Path, processes: int) -> None:
-    """Image by image where the shards cannot be shared out; in the place that its label has."""
+    """Image by image where the shards cannot be distributed evenly; at the position of its label."""
     stream = only_stream(load_data(str(shards), streaming=True))
     parts = [list(stream.read(process, processes)) for process in range(processes)]
     assert sorted(place for part in parts for place, _ in part) == list(range(42))

@@ -1,4 +1,4 @@
-"""Where a class was seen: against what can be computed by hand, and on every kind of network."""
+"""Activation maps: against closed forms, and on every kind of network."""
 
 import copy
 
@@ -23,7 +23,7 @@ def scaled(maps: Tensor, size: int) -> Tensor:
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_with_pooling_and_one_layer_it_is_the_weighted_sum_of_the_last_maps(frozen: bool) -> None:
-    """CAM (Zhou et al. 2016), of which Grad-CAM is the generalisation; frozen stages do not hide the gradient."""
+    """CAM (Zhou et al. 2016) is the special case of Grad-CAM; frozen stages do not block the gradient."""
     model, images = tiny_resnet(), torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     if frozen:
         freeze(model, 1)
@@ -87,7 +87,7 @@ SOME = (
     "tnt_s_legacy_patch16_224",
     "SwinForImageClassification",
 )
-"""Of all kinds of outputs: maps, tokens with and without others, windows within patches, channels last."""
+"""Models with all kinds of outputs: maps, tokens with and without extra ones, windows within patches, channels last."""
 
 
 @pytest.mark.parametrize(

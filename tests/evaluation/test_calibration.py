@@ -1,4 +1,4 @@
-"""Calibration: on worlds of which it is known how much too sure a model is."""
+"""Calibration on synthetic data with known overconfidence."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hf_tl.evaluation.multi_label import binary_cross_entropy
 
 
 def true_to_their_word(images: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits whose softmax is the distribution that the labels are drawn from."""
+    """Draw logits whose softmax is the distribution of the labels."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(images, classes)) * 2
     return logits, (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
@@ -59,7 +59,7 @@ def test_few_wrong_predictions_have_no_temperature(wrong: int) -> None:
 
 
 def test_the_error_is_the_mean_difference_weighted_by_cases() -> None:
-    """Two bins: of three cases at 0.9 one is right, the case at 0.3 is right; by hand 3/4 * 0.567 + 1/4 * 0.7."""
+    """Two bins: of three cases at 0.9 one is correct, the case at 0.3 is correct; by hand 3/4 * 0.567 + 1/4 * 0.7."""
     found = reliability(np.array([0.9, 0.9, 0.9, 0.3]), np.array([1, 0, 0, 1]), bins=10)
     assert found.ece == pytest.approx(0.75 * (0.9 - 1 / 3) + 0.25 * 0.7)
     assert found.counts == (0, 0, 1, 0, 0, 0, 0, 0, 3, 0)

@@ -1,4 +1,4 @@
-"""Confidence intervals: against scipy's and scikit-learn's own, and that they hold what they promise."""
+"""Confidence intervals: against scipy and scikit-learn, and their coverage."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def noisy(images: int, classes: int, wrong: float, seed: int) -> tuple[np.ndarra
 
 
 def test_the_bootstrap_of_pairs_is_that_of_images() -> None:
-    """scipy draws the images themselves, and scikit-learn computes F1 of each draw."""
+    """scipy resamples the images themselves, and scikit-learn computes F1 of each resample."""
     predictions, labels = noisy(200, 4, 0.3, seed=1)
 
     def macro_f1(predicted: np.ndarray, true: np.ndarray) -> float:
@@ -56,7 +56,7 @@ def test_any_number_of_classes_is_drawn_by_images() -> None:
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """Of samples of 200 from a known world, 95 % of the intervals contain its macro F1."""
+    """For samples of 200 from a known distribution, 95% of the intervals contain its macro F1."""
     predictions, labels = noisy(200_000, 4, 0.3, seed=3)
     truth = f1_score(labels, predictions, average="macro")
     held = 0

@@ -1,4 +1,4 @@
-"""Measuring with the mirror image too."""
+"""Evaluation with horizontal flip."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from hf_tl.evaluation.measure import measure
 
 
 class Half(nn.Module):
-    """The logits are the mean brightness of the left and the right half."""
+    """Model whose logits are the mean brightness of the left and the right half."""
 
     def forward(self, pixel_values: torch.Tensor) -> object:
         left, right = pixel_values.mean((1, 2)).chunk(2, dim=1)
@@ -18,7 +18,7 @@ class Half(nn.Module):
 
 @pytest.mark.parametrize(("flip", "expected"), [(False, 1.0), (True, 0.5)])
 def test_the_mirror_image_counts_as_much_as_the_image(flip: bool, expected: float) -> None:
-    """Which half is brighter cannot be told from an image and its mirror image together."""
+    """The average over an image and its mirror image does not reveal the brighter half."""
     images = torch.zeros(4, 3, 2, 4)
     for index in range(4):
         images[index, :, :, slice(0, 2) if index % 2 == 0 else slice(2, 4)] = 1.0

@@ -19,7 +19,7 @@ from hf_tl.evaluation.offline import Accuracy, MacroF1, TopKAccuracy
 def logits_and_labels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     samples, classes = draw(st.integers(1, 40)), draw(st.integers(2, 12))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    # a permutation of the classes in each row: no ties, about which libraries differ
+    # a permutation of the classes in each row: no ties, on which libraries differ
     logits = rng.permuted(np.tile(np.arange(classes), (samples, 1)), axis=1) * draw(st.floats(0.01, 10))
     return logits.astype(np.float32), rng.integers(0, classes, samples)
 
@@ -34,8 +34,8 @@ def test_metrics_equal_those_of_sklearn_and_torch(data: tuple[np.ndarray, np.nda
     assert metrics["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro", zero_division=0))
     expected = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels)).item()
     assert metrics["loss"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    if classes > 2:  # sklearn takes two classes for binary and wants one column
-        with warnings.catch_warnings(action="ignore"):  # sklearn says that k reaches all classes
+    if classes > 2:  # sklearn treats two classes as binary and expects one column
+        with warnings.catch_warnings(action="ignore"):  # sklearn warns that k reaches all classes
             expected = top_k_accuracy_score(labels, logits, k=5, labels=range(classes))
         assert metrics["top5_accuracy"] == pytest.approx(expected)
 
@@ -51,7 +51,7 @@ def test_batches_add_up_to_one_call(data: tuple[np.ndarray, np.ndarray], batch_s
         part = slice(start, start + batch_size)
         combined.add_batch(predictions=torch.tensor(logits[part]), references=torch.tensor(labels[part]))
     assert combined.compute() == pytest.approx(expected)
-    assert combined.compute(predictions=logits, references=labels) == pytest.approx(expected)  # nothing is left over
+    assert combined.compute(predictions=logits, references=labels) == pytest.approx(expected)  # no state is kept
 
 
 def test_class_indices_serve_as_predictions() -> None:
@@ -118,7 +118,7 @@ def test_nothing_is_fetched_and_nothing_is_written(
     cache = tmp_path_factory.mktemp("cache") / "metrics"
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(cache))
     with pytest.raises((OSError, FileNotFoundError)):
-        evaluate.load("accuracy")  # the control: evaluate's own metric does connect
+        evaluate.load("accuracy")  # control: evaluate's own metric connects to the network
     assert attempts
     attempts.clear()
     metrics = [Accuracy(), TopKAccuracy(), MacroF1()]

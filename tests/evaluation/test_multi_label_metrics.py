@@ -1,4 +1,4 @@
-"""Multi-label metrics against scikit-learn's and against what is counted by hand."""
+"""Multi-label metrics against scikit-learn's and against counts by hand."""
 
 import warnings
 
@@ -17,14 +17,14 @@ from hf_tl.evaluation.offline import Accuracy, MeanAveragePrecision
 
 LOGITS = np.array([[3.0, -1.0, -2.0], [2.0, 1.0, -3.0], [1.0, -2.0, -1.0], [-1.0, 2.0, -4.0]])
 LABELS = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]])
-"""Of the third class there is no image."""
+"""No image has the third class."""
 
 
 def test_a_case_counted_by_hand() -> None:
     metrics = compute_multi_label_metrics(LOGITS, LABELS)
-    # ranked by score, class 1 has hits at places 1 and 3, class 2 at place 2
+    # ranked by score, class 1 has hits at ranks 1 and 3, class 2 at rank 2
     assert metrics["mean_average_precision"] == pytest.approx(((1 / 1 + 2 / 3) / 2 + 1 / 2) / 2)
-    # predicted: class 1 in images 1, 2, 3 (right: 1, 3), class 2 in images 2, 4 (right: 2)
+    # predicted: class 1 in images 1, 2, 3 (correct: 1, 3), class 2 in images 2, 4 (correct: 2)
     assert metrics["micro_f1"] == pytest.approx(2 * 3 / (2 * 3 + 2 + 0))
     assert metrics["macro_f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
     assert metrics["subset_accuracy"] == 0.5
@@ -40,7 +40,7 @@ def test_metrics_are_those_of_scikit_learn(samples: int, classes: int, seed: int
     labels = random.integers(0, 2, (samples, classes))
     labels[0, 0] = 1
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # scikit-learn warns of what it cannot define
+        warnings.simplefilter("error")  # scikit-learn warns of undefined metrics
         metrics = compute_multi_label_metrics(logits, labels)
     shown = [number for number in range(classes) if labels[:, number].any()]
     precisions = [average_precision_score(labels[:, number], logits[:, number]) for number in shown]

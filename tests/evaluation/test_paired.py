@@ -1,4 +1,4 @@
-"""Paired differences: against published numbers, the likelihood, brute force, and that they hold what they promise."""
+"""Paired differences: against published numbers, the likelihood and brute force, and their coverage."""
 
 from itertools import combinations
 
@@ -21,13 +21,13 @@ from hf_tl.evaluation.resampling import average_precisions
 
 @st.composite
 def counts(draw: st.DrawFn) -> tuple[int, int, int]:
-    """Images that only the first, only the second is right on, and all of them."""
+    """Draw the numbers of images on which only the first, only the second model is correct, and of all images."""
     only_first, only_second, others = (draw(st.integers(0, 60)) for _ in range(3))
     return only_first, only_second, max(1, only_first + only_second + others)
 
 
 def test_two_classifiers_differ_by_the_images_on_which_they_do() -> None:
-    """McNemar: 9 images that only one gets right against 1 of the other, whatever they agree on."""
+    """McNemar: 9 images that only one model classifies correctly against 1 of the other, whatever they agree on."""
     first, second = np.ones(1000, bool), np.ones(1000, bool)
     second[:9], first[9] = False, False
     assert difference_p_value(first, second) == pytest.approx(2 * 11 / 2**10)
@@ -43,7 +43,7 @@ def test_the_interval_is_the_published_one() -> None:
 @given(counts())
 @settings(max_examples=60, deadline=None)
 def test_the_bounds_are_where_the_score_test_turns(found: tuple[int, int, int]) -> None:
-    """The score statistic, with the most probable shares under the bound found by a search, not in closed form."""
+    """Score statistic with the most likely shares under the bound, found by a search instead of the closed form."""
     only_first, only_second, images = found
     for bound, expected in zip(paired_interval(*found), (1.96, -1.96), strict=True):
         if abs(bound) > 1 - 1e-9:
@@ -78,7 +78,7 @@ def test_the_interval_holds_the_difference_and_swaps_with_the_models(
 
 @pytest.mark.parametrize("shares", [(0.05, 0.15), (0.1, 0.1), (0.02, 0.3)])
 def test_the_interval_holds_the_truth_as_often_as_it_says(shares: tuple[float, float]) -> None:
-    """Over all that 40 images can show, weighted by how probable each is."""
+    """Over all outcomes of 40 images, weighted by their probability."""
     truth, images, held = shares[1] - shares[0], 40, 0.0
     for only_first in range(images + 1):
         for only_second in range(images + 1 - only_first):
@@ -100,7 +100,7 @@ def test_shares_have_their_own_intervals_too() -> None:
 @given(st.lists(st.none() | st.floats(0, 1), max_size=6))
 @settings(deadline=None)
 def test_the_correction_is_that_of_closed_testing(p_values: list[float | None]) -> None:
-    """One is refused where Bonferroni refuses every set of them that it is in."""
+    """A hypothesis is rejected if Bonferroni rejects every set of hypotheses that contains it."""
     told = [index for index, p_value in enumerate(p_values) if p_value is not None]
     for index, found in enumerate(corrected(p_values)):
         if p_values[index] is None:
@@ -114,7 +114,7 @@ def test_the_correction_is_that_of_closed_testing(p_values: list[float | None]) 
 def scores(
     images: int, share: float, quality: tuple[float, float], random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of two models, which err on the same images, and the labels of four classes."""
+    """Return scores of two models with errors on the same images, and the labels of four classes."""
     labels = (random.random((images, 4)) < share).astype(int)
     shared, *own = random.normal(size=(3, images, 4))
     first, second = (one * labels + 0.8 * shared + 0.6 * noise for one, noise in zip(quality, own, strict=True))
@@ -142,7 +142,7 @@ def test_a_class_of_one_image_tells_nothing_by_itself() -> None:
 
 
 def test_precision_differences_hold_the_truth_as_often_as_they_say() -> None:
-    """Of samples of 60 images, a dozen a class, from a known world."""
+    """For samples of 60 images, a dozen per class, from a known distribution."""
     random, quality = np.random.default_rng(2), (1.2, 1.6)
     first, second, labels = scores(100_000, 0.2, quality, random)
     truth = average_precisions(second, labels) - average_precisions(first, labels)

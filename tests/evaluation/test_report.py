@@ -1,4 +1,4 @@
-"""What a record tells of predictions: by class, by pairs of classes, and which mistakes are the most confident."""
+"""Predictions in a record: by class, by pairs of classes, and the most confident mistakes."""
 
 import json
 from dataclasses import replace
@@ -82,7 +82,7 @@ def test_few_mistakes_are_all_named(wrong: int) -> None:
 def test_any_number_of_classes() -> None:
     labels = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], dtype=np.float32)
     logits = np.where(labels > 0, 2.0, -2.0)
-    logits[2, 0], logits[3, 1] = 5.0, -4.0  # seen and not there, there and overlooked
+    logits[2, 0], logits[3, 1] = 5.0, -4.0  # a false positive and a false negative
     found = measured(Predictions(logits, labels), MULTI_LABEL)
     assert found.classes["images"] == [2, 2, 0]
     assert found.classes["precision"] == [pytest.approx(2 / 3, abs=1e-6), 1.0, None]

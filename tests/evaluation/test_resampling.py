@@ -1,4 +1,4 @@
-"""The bootstrap of average precision: against scikit-learn's on the very images drawn, scipy's BCa, and the truth."""
+"""Bootstrap of average precision: against scikit-learn on the same resamples, scipy's BCa, and the known truth."""
 
 import warnings
 
@@ -78,7 +78,7 @@ def test_the_interval_is_near_scipys_bca() -> None:
 
 
 def test_intervals_hold_the_truth_more_often_than_plain_quantiles() -> None:
-    """Of samples of 200 images, ten a class: draws of so few look better than what they are drawn from."""
+    """Samples of 200 images, ten per class: average precision on so few images is biased upwards."""
     scores, labels = noisy(16_000, 0.05, 1.5, seed=4, classes=6)
     truth = mean_average_precision(scores, labels)
     held, plain = [], []
@@ -101,7 +101,7 @@ def test_a_class_that_is_rare_is_left_out_of_the_draws_without_it() -> None:
         low, high = mean_average_precision_interval(scores, labels)
     without = np.isnan(draws).mean(axis=0)
     assert without[0] == 1
-    assert 0.3 < without[1] < 0.45  # one image of 40 is in none of 40 draws
+    assert 0.3 < without[1] < 0.45  # one image of 40 is missing from all of 40 resamples
     assert 0 < low < high <= 1
 
 

@@ -30,7 +30,7 @@ def vit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The folder of a finished run, of the test's own."""
+    """Return a copy of the folder of a finished run, for one test."""
     torch.manual_seed(0)
     model, transforms = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False)
     return save_model(model, transforms, make_record(), tmp_path / "out")

@@ -10,7 +10,7 @@ SIZES = ((40, 52), (64, 33), (57, 57), (90, 41))
 
 
 def write_images(folder: Path, train: int = 8, test: int = 6) -> Path:
-    """Write noisy images of three colours, of different sizes, in `train` and `test` folders of the labels."""
+    """Write noisy images of three colors and different sizes, in `train` and `test` folders of the labels."""
     random = np.random.default_rng(0)
     for split, count in (("train", train), ("test", test)):
         for place, label in enumerate(LABELS):

@@ -1,4 +1,4 @@
-"""An export is a folder that runs without hf_tl and says what the model says, or nothing."""
+"""An export is a folder that runs without hf_tl with the predictions of the model, or it is refused."""
 
 import json
 import os
@@ -42,7 +42,7 @@ RUNNERS = {
     "torch_export": "import torch\nmodel = torch.export.load(file).module()\n"
     "run = lambda x: model(torch.from_numpy(x)).detach().numpy()",
 }
-"""How each file is run by a program that has its runtime alone."""
+"""Program that runs each file with its runtime alone."""
 FOREIGN = {"hf_tl", "transformers", "timm", "torchvision"}
 
 
@@ -50,7 +50,7 @@ FOREIGN = {"hf_tl", "transformers", "timm", "torchvision"}
 def exported(
     request: pytest.FixtureRequest, timm_folder: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
-    """An export in each format."""
+    """Return an export in each format."""
     if request.param == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
@@ -109,7 +109,7 @@ def test_the_report_tells_what_was_verified(exported: tuple[str, Path], timm_fol
 
 
 def test_nothing_of_the_machine_is_told(exported: tuple[str, Path], timm_folder: Path, colours: Path) -> None:
-    """Exporters write the path of the source of each operation into their files."""
+    """Exporters write the source path of each operation into their files."""
     _, folder = exported
     private = {str(Path(torch.__file__).parents[1]), str(REPOSITORY), str(Path.home()), "canary", str(colours.parent)}
     packed = dict(contents(folder))
@@ -122,7 +122,7 @@ def test_nothing_of_the_machine_is_told(exported: tuple[str, Path], timm_folder:
 
 
 def test_the_model_stays_as_it_is_and_can_be_published(copy: Path, colours: Path) -> None:
-    """By default the export lies in a folder of the model's own, which is no part of what is pushed."""
+    """By default the export is a subfolder of the model, which a push does not include."""
     published, before = check_folder(copy), contents(copy)
     folder = hf_tl.export(copy, "torch_export", dataset=str(colours))
     assert folder == copy / "torch_export"
@@ -157,7 +157,7 @@ def test_what_is_no_export_is_never_replaced(timm_folder: Path, colours: Path, t
 
 
 class BranchesOnPixels(ResNet):
-    """Does something else for the black images that exporters are shown."""
+    """Network with another output for the black images of exporters."""
 
     def forward(self, x: Tensor) -> Tensor:
         logits = super().forward(x)
@@ -165,7 +165,7 @@ class BranchesOnPixels(ResNet):
 
 
 class CountsImages(ResNet):
-    """Makes the number of images a number of Python's, which tracing takes for a constant."""
+    """Network that turns the number of images into a Python integer, which tracing makes a constant."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).reshape(int(x.shape[0]), -1)
@@ -173,7 +173,7 @@ class CountsImages(ResNet):
 
 @cache
 def register(cls: type[ResNet]) -> str:
-    """Make a timm architecture of a class, and give its name."""
+    """Register a class as a timm architecture, and return its name."""
 
     def create(pretrained: bool = False, **arguments: Any) -> ResNet:
         network = timm.create_model("test_resnet", **arguments)
@@ -197,7 +197,7 @@ def register(cls: type[ResNet]) -> str:
 def test_a_file_that_says_something_else_is_no_export(
     cls: type[ResNet], name: str, message: str, timm_folder: Path, colours: Path, tmp_path: Path
 ) -> None:
-    """Nothing is left of it, and an export that it was to replace stays."""
+    """It is removed, and an older export that it would replace stays."""
     broken, folder = save_timm(timm_network(register(cls)), tmp_path / "model"), tmp_path / "export"
     with pytest.raises(SaveError, match=message):
         hf_tl.export(broken, name, folder, dataset=str(colours))
@@ -257,7 +257,7 @@ def test_wrong_words_are_told_before_any_work(timm_folder: Path, tmp_path: Path)
 
 
 def test_images_are_by_default_those_of_the_training_in_its_splits() -> None:
-    """Images of the training must not be measured on, whatever its seed and fractions."""
+    """The evaluated images must not be training images, whatever the seed and fractions of the training."""
     expected = load_data("digits", seed=3, validation_fraction=0.3)
     record = replace(make_record(), data=expected.to_record())
     for dataset in (None, "digits"):

@@ -1,4 +1,4 @@
-"""What `preprocessing.json` tells makes the same pixels as the model's own preprocessing."""
+"""`preprocessing.json` describes the same pixels as the model's own preprocessing."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "SiglipImageProcessor": {},
     "ViTImageProcessor": {"do_normalize": False},
 }
-"""Those of image classifiers, with settings of each kind."""
+"""Processors of image classifiers, with settings of each kind."""
 
 
 def noise(height: int, width: int) -> Image.Image:
@@ -68,7 +68,7 @@ def test_the_pixels_are_those_of_timm(
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_the_pixels_are_those_of_transformers(name: str) -> None:
-    """Exactly those of the classes that use Pillow; the others resize by torchvision, which rounds otherwise."""
+    """Exactly for the classes that use Pillow; the other ones resize with torchvision, which rounds differently."""
     for suffix, levels in (("Pil", 1e-3), ("", 0.5)):
         preprocessing = processor_preprocessing(getattr(transformers, name + suffix)(**PROCESSORS[name]))
         steps = describe(preprocessing)

@@ -1,4 +1,4 @@
-"""Every format takes networks of both libraries, and batches of any size."""
+"""Every format supports networks of both libraries, and batches of any size."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ MORE = ("alexnet", "zfnet", "vgg11", "pnasnet5large", "swin_tiny_patch4_window7_
 
 
 def check_logits(network: str, name: str, folder: Path) -> None:
-    """Compare an exported file's logits with those of its model, on batches of other sizes than it was made with."""
+    """Compare an exported file's logits with those of its model, on batch sizes other than that of the export."""
     model, preprocessing = build_timm(network) if network in TIMM else build_transformers(network)
     write_model(name, model, preprocessing.input_size, folder)
     run = FORMATS[name].open(folder / FORMATS[name].file)

@@ -1,4 +1,4 @@
-"""What ONNX alone has: 8 bits with their measured cost, and the README's program without any library of the model's."""
+"""Features of ONNX alone: 8 bits with their measured loss, and the README's program without the model's libraries."""
 
 import json
 import re
@@ -107,7 +107,7 @@ def test_images_of_several_classes_are_right_when_all_are(quantized: Path) -> No
 
 
 def program(folder: Path, image: Path) -> str:
-    """The program of the README, for an export and an image."""
+    """Return the program of the README, for an export and an image."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     (code,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "onnxruntime" in code]
     assert code.count('"DIR/onnx"') == code.count('"IMAGE"') == 1
@@ -115,7 +115,7 @@ def program(folder: Path, image: Path) -> str:
 
 
 def check_program(folder: Path, model: Path, images: list[Path]) -> None:
-    """Compare what the program of the README prints with what hf_tl predicts."""
+    """Compare the output of the README's program with predictions of hf_tl."""
     for image, (_, ranking) in zip(images, predict_images(str(model), images), strict=True):
         alone = "import sys\nassert not {'torch', 'timm', 'transformers', 'hf_tl'} & set(sys.modules)\n"
         done = subprocess.run(
@@ -132,7 +132,7 @@ def test_the_program_of_the_readme_predicts_as_the_model(quantized: Path, timm_f
 
 
 def test_the_program_of_the_readme_takes_several_classes(colours: Path, tmp_path: Path) -> None:
-    """And images that are resized to a square, and not cropped."""
+    """Including images that are resized to a square, and not cropped."""
     model = save_transformers(tiny_vit(), tmp_path / "vit", fast=False)
     edit_config(model, problem_type="multi_label_classification")
     images = [Image.open(path) for path in sorted(colours.glob("test/*/0.png"))]
