@@ -1,4 +1,4 @@
-"""Rooms (folders of hf_tl) import one another without circles, and the lowest ones import little."""
+"""Rooms (folders of hf_tl) import each other without circles, and the lowest ones import little."""
 
 import ast
 from collections import defaultdict
@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hf_tl"
 FOUNDATION = {"errors", "phase", "strategy", "ranges"}
 LOW_ROOMS = {"record": FOUNDATION, "storage": {"errors"}}
-"""What the rooms at the bottom of the house may import of hf_tl."""
+"""Modules of hf_tl that the lowest rooms may import."""
 
 
 def modules() -> Iterator[Path]:
@@ -19,12 +19,12 @@ def modules() -> Iterator[Path]:
 
 
 def room_of(name: str) -> str:
-    """The folder of a module of hf_tl, or its own name where it lies in none."""
+    """Return the folder of a module of hf_tl, or the module's own name outside of folders."""
     return name.split(".")[1]
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The modules of hf_tl that a module imports when it runs, also inside of functions."""
+    """Yield the modules of hf_tl that a module imports at run time, including imports in functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     of_types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
     unseen = {id(inner) for node in of_types for inner in ast.walk(node)}

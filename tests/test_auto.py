@@ -35,7 +35,7 @@ AUTO = ["--strategy", "auto", *RECIPE, *SMALL]
 
 @dataclass(frozen=True)
 class Place:
-    """What a user has: two backbones, and images."""
+    """Inputs of a user: two backbones, and images."""
 
     root: Path
 
@@ -69,7 +69,7 @@ def printed_by(arguments: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def auto(somebody: Place) -> tuple[Path, str]:
-    """A run, and what it printed."""
+    """Return the folder and the output of a run."""
     folder = somebody.root / "out"
     return folder, printed_by(["train", *somebody.flags(), *AUTO, "--output_dir", str(folder)])
 
@@ -86,7 +86,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def nothing_of(place: Place, folder: Path) -> None:
-    """No path of the machine is in what is published."""
+    """Check that published files contain no path of the machine."""
     for file in folder.iterdir():
         if file.suffix in (".json", ".md"):
             text = file.read_text()
@@ -145,7 +145,7 @@ def test_the_model_loads_again(auto: tuple[Path, str]) -> None:
 
 @pytest.mark.slow
 def test_one_backbone_in_no_time(somebody: Place, auto: tuple[Path, str], tmp_path: Path) -> None:
-    """It is measured as beside others; its head is trained whatever it takes, and no rung after it is begun."""
+    """A single backbone is measured, too; its head is trained despite the time budget, but no later stage depth."""
     out = tmp_path / "out"
     flags = ["--model", somebody.models[0], "--dataset", somebody.images, "--time_budget", "0.001"]
     printed = printed_by(["train", *flags, *AUTO, "--output_dir", str(out)])
@@ -159,7 +159,7 @@ def test_one_backbone_in_no_time(somebody: Place, auto: tuple[Path, str], tmp_pa
 
 
 def shuffled(folder: Path) -> Path:
-    """Images whose colour tells nothing of their class."""
+    """Write images whose color is independent of their class."""
     random = np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 10)):
         for name in COLOURS:
@@ -216,7 +216,7 @@ def test_flags_that_do_not_go_together(
 
 
 def coloured(several: bool) -> Dataset:
-    """Images of one colour, or of none, with a column of 0 and 1 for each of two colours, or with their class."""
+    """Return images of one color or none, with a 0/1 column for each of two colors, or with their class."""
     kinds = [(1, 0), (0, 1), (0, 0)] * 20
     random = np.random.default_rng(0)
     pixels = [
@@ -239,7 +239,7 @@ def test_several_labels_an_image(somebody: Place, tmp_path: Path, capsys: pytest
 
 
 def test_a_recommendation_is_trained_and_told(somebody: Place, recommended: Path, tmp_path: Path) -> None:
-    """The model is that which was recommended, of those that are named; its strategy may be shortened."""
+    """The model is the recommended one of the named ones; its strategy may be shortened."""
     advice, out = tmp_path / "advice", tmp_path / "out"
     shutil.copytree(recommended, advice)
     strategy = json.loads((advice / RECOMMENDED_STRATEGY).read_text())
@@ -293,7 +293,7 @@ def test_recommendations_that_cannot_be_told(
     spoil: Callable[[dict[str, Any]], object],
     said: str,
 ) -> None:
-    """All of them before anything is trained."""
+    """All before anything is trained."""
     advice = tmp_path / "advice"
     shutil.copytree(recommended, advice)
     record = json.loads((advice / RECORD).read_text())
@@ -332,7 +332,7 @@ def test_other_images_and_another_model_are_refused(
 def test_a_path_may_be_written_in_several_ways(
     somebody: Place, recommended: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It gets as far as what is checked when the model is loaded."""
+    """The run gets as far as the checks at the loading of the model."""
     chosen = Path(json.loads((recommended / RECORD).read_text())["backbone"])
     indirect = str(chosen.parent / "colours" / ".." / chosen.name)
     flags = ["--recommendation", str(recommended), *SMALL, "--output_dir", str(tmp_path / "out")]
@@ -342,7 +342,7 @@ def test_a_path_may_be_written_in_several_ways(
 
 
 def test_a_climb_that_ends_with_random_weights(somebody: Place, tmp_path: Path) -> None:
-    """Where they are kept, nothing of the pretrained ones is left, and the card says so."""
+    """If they are selected, nothing of the pretrained weights remains, and the card says so."""
     anew = hf_tl.Phase("all", 8, 0.01, augmentation="none")
     short = {"epochs": 1, "learning_rate": 1e-5, "backbone_learning_rate": 1e-5, "augmentation": "none"}
     strategy = hf_tl.Strategy.auto(stages=("all",), scratch=anew, expected_rung=3, **short)
@@ -404,7 +404,7 @@ def test_a_validation_split_of_the_users_own_is_left_alone(
 
 
 def test_after_a_climb_it_is_not_learned_from_but_measured(somebody: Place, tmp_path: Path) -> None:
-    """The last training starts anew all the same, and what is told of the split is of the weights that are saved."""
+    """The refit starts from scratch all the same, and the results of the split are from the saved weights."""
     data = write_images(tmp_path / "data" / "train", 9).parent
     write_images(data / "validation", 3)
     write_images(data / "test", 3)
@@ -436,7 +436,7 @@ def test_any_strategy_is_trained_again_where_it_is_asked_for(somebody: Place, tm
 
 
 def two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    # where torchrun looked more often, it would end the second process before that ends by itself
+    # with more frequent checks, torchrun would end the second process before it ends by itself
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--monitor_interval=5"]
     launcher += ["-m", "hf_tl", "train"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "ACCELERATE_USE_CPU": "true"}

@@ -1,4 +1,4 @@
-"""scripts/benchmark.py: what it measures, what its table says, and one small run of it."""
+"""scripts/benchmark.py: its measurements, its table, and one small run."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ def test_a_failing_process_has_its_status_and_its_output(tmp_path: Path) -> None
 
 
 def test_the_measuring_process_stays_small() -> None:
-    # the kernel would count its memory as that of the processes which it starts
+    # the kernel would count its memory as that of its child processes
     program = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import benchmark; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
@@ -92,7 +92,7 @@ def test_a_computed_time_and_a_missing_peer_say_so() -> None:
 
 @pytest.mark.parametrize(("seconds", "memory", "reached"), [(40, 1.0, ["yes", "yes"]), (60, 1.2, ["no", "no"])])
 def test_scaling_compares_the_sizes_without_what_is_fixed(seconds: float, memory: float, reached: list[str]) -> None:
-    # 10 s of start-up, then 10 s a thousand images, or more for the last thousand
+    # 10 s of start-up, then 10 s per thousand images, or more for the last thousand
     sides = {f"{n},000 images": [run_of(10 + 10 * n)] for n in (1, 2)}
     sides["3,000 images"] = [run_of(seconds, peak_gib=memory)]
     lines = tables({"scaling": row_of("scaling", "scaling", sides)}).split("\n\n")[0].splitlines()[2:]
@@ -113,9 +113,9 @@ def test_an_accuracy_after_less_training_is_not_compared() -> None:
 
 
 def test_the_time_of_epochs_that_were_not_run_is_computed() -> None:
-    # an epoch of 10 s over a quarter of the images and 3 s of evaluation, for 5 epochs: 5 x 40 + 5 x 3 in all
+    # an epoch of 10 s over a quarter of the images and 3 s of evaluation, for 5 epochs: 5 x 40 + 5 x 3 in total
     assert seconds_left_out([10], [3], 5, 0.25) == 5 * 40 + 5 * 3 - 13
-    # the first of two is another kind (the head), the second stands for the rest
+    # the first of two is of another kind (the head), the second represents the rest
     assert seconds_left_out([4, 8], [1, 1], 3, 0.5) == (8 + 1) + 2 * (16 + 1) - 14
     assert seconds_left_out([7, 8], [1, 1], 2, 1) == 0
 

@@ -1,4 +1,4 @@
-"""scripts/benchmark_advisor.py: what its table makes of the results that are kept beside it, and of some made here."""
+"""scripts/benchmark_advisor.py: its table of the committed results, and of synthetic ones."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ def test_regret_is_the_distance_from_the_best() -> None:
 
 
 def test_leading_backbones_count_by_themselves() -> None:
-    """Of the two that lead the evidence has the order wrong; of both it says that they beat the third."""
+    """The evidence ranks the two leading backbones in the wrong order, and both correctly above the third."""
     accuracies = {"lite0": (0.6, 0.9), "lite1": (0.7, 0.8), "random": (0.3, 0.4)}
     results = {f"5 a class, seed 0, {name}, full": run(trained) for name, (_, trained) in accuracies.items()}
     results["5 a class, seed 0, lite0, transfer"] = run(0.5)
@@ -65,7 +65,7 @@ def test_leading_backbones_count_by_themselves() -> None:
 
 
 def test_backbones_within_the_error_of_the_test_images_are_ties() -> None:
-    """The difference of 90 and 88 % of 360 images has a standard error of 2.3 points."""
+    """The difference of 90% and 88% on 360 images has a standard error of 2.3 points."""
     trained = {"lite0": 0.9, "lite1": 0.88, "random": 0.4}
     results = {f"5 a class, seed 0, {name}, full": run(accuracy) for name, accuracy in trained.items()}
     results["5 a class, seed 0, lite0, transfer"] = run(0.5)
@@ -80,7 +80,7 @@ def test_backbones_within_the_error_of_the_test_images_are_ties() -> None:
 
 
 def test_draws_are_compared_with_one_another() -> None:
-    """The evidence is the same in both draws, and right in the first; the order after training changes by a pair."""
+    """The evidence is the same in both draws, and right in the first; the ranking after training changes by a pair."""
     trained = ({"lite0": 0.9, "lite1": 0.8, "random": 0.4}, {"lite0": 0.8, "lite1": 0.9, "random": 0.4})
     evidence = {
         name: {"depths": [{"linear_probe": {"accuracy": seen}}], "similarity": {"value": 0.6}}

@@ -1,4 +1,4 @@
-"""`hf-tl cache`: what it lists and what it removes."""
+"""`hf-tl cache`: listing and removal."""
 
 import os
 import re

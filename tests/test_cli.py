@@ -1,4 +1,4 @@
-"""The command line end to end, on small networks and images: what it trains, saves, prints, publishes and refuses."""
+"""The command line end to end, on small networks and images: training, files, output, publication and errors."""
 
 import json
 import os
@@ -25,13 +25,13 @@ from hf_tl.record import read_record
 
 COLOURS = {"green": (40, 200, 40), "blue": (40, 40, 200), "red": (200, 40, 40)}
 REPOSITORY = Path(__file__).parents[1]
-# one thread: on a machine that does something else too, two wait for each other
+# one thread: on a busy machine two threads wait for each other
 SMALL = ["--report_to", "none", "--cpu_threads", "1"]
 TINY = ["--model", "timm:test_resnet", "--no_pretrained", "--image_size", "32", *SMALL]
 
 
 def write_images(folder: Path, count: int, colours: dict[str, tuple[int, int, int]] = COLOURS) -> Path:
-    """Write noisy images of one colour a class."""
+    """Write noisy images in the color of their class."""
     random = np.random.default_rng(count)
     for name, colour in colours.items():
         (folder / name).mkdir(parents=True)
@@ -51,7 +51,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that `hf-tl train` made: head first, then the last stage too."""
+    """Return a model of `hf-tl train`: head first, then the last stage, too."""
     folder = tmp_path_factory.mktemp("run") / "out"
     recipe = ["--strategy", "finetune", "--trainable_stages", "2", "--num_train_epochs", "6", "--learning_rate", "0.03"]
     batch = ["--per_device_train_batch_size", "8", "--augmentation", "none", "--backbone_learning_rate", "0.003"]
@@ -60,7 +60,7 @@ def trained(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a command that must fail, and return what it says."""
+    """Run a command that must fail, and return its error message."""
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == ERROR_STATUS
@@ -75,7 +75,7 @@ def test_a_run_leaves_a_model_with_its_record_card_and_figures(trained: Path) ->
     assert record.measured["test"].metrics["accuracy"] >= 0.9
     assert [phase.trained_stages for phase in record.phases] == [("head",), ("layer4", "head")]
     assert all(phase.proof.holds for phase in record.phases)
-    assert record.phases[0].proof.before != record.phases[1].proof.before  # layer4 is in the first alone
+    assert record.phases[0].proof.before != record.phases[1].proof.before  # layer4 is only in the first
     assert record.data.labels == ("blue", "green", "red")
     assert {name: split.images for name, split in record.data.splits.items()} == {
         "train": 64,
@@ -115,7 +115,7 @@ def test_evaluate_matches_classes_by_name(trained: Path, tmp_path: Path, capsys:
 
 
 def test_evaluate_leaves_out_what_a_model_learned_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Splits of a folder without any are drawn as they were for the training, by its seed."""
+    """Splits of a folder without splits are drawn as for the training, by its seed."""
     images, folder = tmp_path / "images", tmp_path / "out"
     write_images(images, 12)
     rest = ["--num_train_epochs", "1", "--seed", "3", "--refit", "true", "--output_dir", str(folder)]
@@ -195,7 +195,7 @@ def test_two_processes_give_the_metrics_of_one(colours: Path, tmp_path: Path) ->
     assert two.measured["test"].metrics["accuracy"] == one.measured["test"].metrics["accuracy"]
     judged = [record.measured["test"] for record in (one, two)]
     assert judged[0].confusion == judged[1].confusion
-    # the order of the images is that of the split, however many processes share them
+    # images keep the order of the split, for any number of processes
     assert [m["image"] for m in judged[0].mistakes] == [m["image"] for m in judged[1].mistakes]
     assert two.measured["test"].metrics["loss"] == pytest.approx(one.measured["test"].metrics["loss"], rel=1e-4)
     assert [entry["train_loss"] for entry in two.history] == [
@@ -403,7 +403,7 @@ command()
     ("words", "status", "ends"), [(["--help"], 0, ["closed"]), (["trian"], ERROR_STATUS, ["closed", "taken apart"])]
 )
 def test_the_process_ends_without_being_taken_apart(words: list[str], status: int, ends: list[str]) -> None:
-    """What libraries registered meanwhile is called, and what was written is out; an error has its status."""
+    """Exit handlers of libraries run, and output is flushed; an error has its status."""
     done = subprocess.run([sys.executable, "-c", LEAVING, *words], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     assert done.stdout.splitlines()[-len(ends) :] == ends

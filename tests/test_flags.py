@@ -1,4 +1,4 @@
-"""The flags of all commands: their ranges and types, written out in full, from the command line, YAML and Python."""
+"""Flags of all commands: their ranges and types, written out in full, from the command line, YAML and Python."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a command that must be refused in one line."""
+    """Run a command that must fail with a one-line error."""
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == ERROR_STATUS
@@ -216,7 +216,7 @@ def test_paths_are_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("owner", [*GROUPS, Phase])
 def test_every_field_declares_what_it_takes(owner: type) -> None:
-    """A number without a range, or a type that a flag cannot give, would be checked by nobody."""
+    """A number without a range, or a type that no flag can express, would not be checked."""
     for field in dataclasses.fields(owner):
         domain = domains(owner)[field.name]
         assert set(domain.kinds) <= {int, float, str, bool, tuple}
@@ -227,7 +227,7 @@ def test_every_field_declares_what_it_takes(owner: type) -> None:
 
 
 def test_flags_and_phases_have_one_range() -> None:
-    own = {"ema_decay"}  # 0 is none, as a flag
+    own = {"ema_decay"}  # 0 means none, for the flag
     for name in domains(StrategyConfig).keys() & domains(Phase).keys() - own:
         flag, phase = domains(StrategyConfig)[name], domains(Phase)[name]
         assert dataclasses.replace(flag, is_optional=phase.is_optional) == phase

@@ -1,4 +1,4 @@
-"""Data leakage end to end, through the command line and from Python: what a model learned from is not measured on."""
+"""Data leakage end to end, through the command line and from Python: training images are not evaluated."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ QUICK = ["--num_train_epochs", "1", "--augmentation", "none", *SMALL]
 
 
 def write_noise(folder: Path, count: int, seed: int = 0) -> Path:
-    """Write images of noise: their labels are chance, so an accuracy above it comes from training images."""
+    """Write images of noise: their labels are random, so an accuracy above chance comes from training images."""
     random = np.random.default_rng(seed)
     for name in NAMES:
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made_in_python(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ImageData]:
-    """A model that was trained on splits of another seed and share than those of the command line."""
+    """Train a model on splits with another seed and fraction than those of the command line."""
     data = load_data(str(images), seed=5, test_fraction=0.3)
     strategy = hf_tl.Strategy.transfer(epochs=1)
     model, transforms = hf_tl.load_backbone("timm:test_resnet", NAMES, strategy, pretrained=False, image_size=32)
@@ -99,7 +99,7 @@ def test_renamed_and_added_files_change_nothing(
 def test_training_images_under_other_names_are_refused(
     made_in_python: tuple[Path, ImageData], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder of nothing but training images, as its test split."""
+    """A folder of training images alone, as its test split."""
     folder, data = made_in_python
     for split in ("train", "test"):
         for number, row in enumerate(data.splits["train"]):
@@ -118,7 +118,7 @@ def test_training_images_under_other_names_are_refused(
 
 
 def test_training_on_with_another_seed_measures_on_no_training_image(images: Path, tmp_path: Path) -> None:
-    """A first training that knows its images by heart; more of it with another seed stays at chance."""
+    """The first training memorizes its images; further training with another seed stays at chance."""
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     learn = ["--strategy", "full", "--num_train_epochs", "30", "--learning_rate", "0.01", "--augmentation", "none"]
     batch = ["--per_device_train_batch_size", "8", "--label_smoothing", "0"]
@@ -177,7 +177,7 @@ def test_a_model_of_the_hub_is_found_by_one_digest_a_split(
     opened = load_data(str(images), learned=LearnedFrom.read(read_record(folder).learned_from, folder))
     assert held_out == {split_digest(opened.digests[split]) for split in ("validation", "test")}
     assert cut(data, "train") < LearnedFrom.read(record.learned_from, tmp_path / "more").digests
-    other = write_noise(tmp_path / "other", 8, seed=3)  # images that no digest of a split is known of
+    other = write_noise(tmp_path / "other", 8, seed=3)  # images of no known split digest
     main(["evaluate", str(pulled), "--dataset", str(other)])
     count = len(data.splits["train"])
     assert (
@@ -187,7 +187,7 @@ def test_a_model_of_the_hub_is_found_by_one_digest_a_split(
 
 
 def test_a_folder_that_is_called_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no settings of the built-in digits, and nothing takes scikit-learn's images for its own."""
+    """It has no settings of the built-in digits, and is not confused with scikit-learn's images."""
     write_noise(tmp_path / "digits", 8)
     monkeypatch.chdir(tmp_path)
     main(["train", *TINY, "--dataset", "./digits", *QUICK, "--output_dir", "out"])

@@ -1,4 +1,4 @@
-"""Images of any number of classes, from the data to a saved model that plain transformers reads."""
+"""Multi-label images, from the data to a saved model that plain transformers reads."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ RECIPE = ["--strategy", "full", "--learning_rate", "0.01", "--backbone_learning_
 
 
 def make_images(count: int, seed: int) -> tuple[list[Image.Image], np.ndarray]:
-    """Draw noise with a stripe of the colour of each class that the image shows."""
+    """Draw noise with a stripe in the color of each class of the image."""
     random = np.random.default_rng(seed)
     flags = random.integers(0, 2, (count, 3))
     images = []
@@ -49,7 +49,7 @@ def make_images(count: int, seed: int) -> tuple[list[Image.Image], np.ndarray]:
 
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Parquet files with a column of zeros and ones for each class."""
+    """Write parquet files with a column of zeros and ones for each class."""
     folder = tmp_path_factory.mktemp("data") / "stripes"
     folder.mkdir()
     for split, count in (("train", 96), ("test", 24)):
@@ -79,7 +79,7 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_run_learns_and_keeps_the_best_epoch(trained: Path) -> None:
     record = read_record(trained)
     test = record.measured["test"].metrics
-    assert test["mean_average_precision"] > 0.9  # of chance: the share of positives, one half
+    assert test["mean_average_precision"] > 0.9  # chance is the share of positives, one half
     assert test["micro_f1"] > 0.8
     best = max(entry["validation"]["mean_average_precision"] for entry in record.history)
     assert record.best is not None
@@ -152,7 +152,7 @@ def test_what_needs_one_class_an_image_is_refused(
 def test_a_single_label_run_of_a_multi_label_model_is_single_label(
     trained: Path, stripes: Path, tmp_path: Path
 ) -> None:
-    """The data tell the kind, whatever the checkpoint was for; the sweep of rates runs for both."""
+    """The data set the problem type, for any checkpoint; the learning rate sweep runs for both."""
     few = ["--num_train_epochs", "1", "--find_learning_rate", "--report_to", "none", "--cpu_threads", "1"]
     for column, kind in (("red", "single_label"), ("red,blue", "multi_label")):
         folder = tmp_path / kind
@@ -202,7 +202,7 @@ def test_trainer_may_not_smooth_labels_as_if_they_were_of_one_class(tmp_path: Pa
 
 
 def test_accumulated_batches_have_the_loss_of_one(tmp_path: Path) -> None:
-    """transformers' own models take keyword arguments of the loss, which its binary loss then leaves unused."""
+    """transformers' own models accept keyword arguments of the loss, which its binary loss ignores."""
     losses = []
     for batch, accumulated in ((4, 1), (2, 2)):
         model = tiny_vit()

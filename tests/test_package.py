@@ -1,4 +1,4 @@
-"""The package as a user gets it: what an import costs, what is exported, what a wheel holds."""
+"""The package as installed: cost of the import, exports, content of the wheel."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Systems other than Linux with UTF-8: what they lack is taken away, and real commands must run all the same."""
+"""Systems other than Linux with UTF-8, simulated by removing features: real commands must still run."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def run(words: Sequence[str | Path], folder: Path, code: str = "", **environment
 
 
 def succeeds(done: Done, folder: Path) -> str:
-    """Check that a run saved its model, and return what it printed."""
+    """Check that a run saved its model, and return its output."""
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
     assert b"Traceback" not in done.stderr
     assert b"Test accuracy" in done.stdout
@@ -143,7 +143,7 @@ def test_phases_checkpoints_and_resuming_on_windows(tmp_path: Path, colours: Pat
 
 @pytest.mark.parametrize("encoding", [pytest.param("cp1252", marks=SLOW), pytest.param("latin-1", marks=SLOW), "ascii"])
 def test_the_first_command_of_the_readme_in_other_encodings(tmp_path: Path, encoding: str) -> None:
-    """It names its folder when the model is trained."""
+    """The output names the folder of the trained model."""
     done = run(["train", "--num_train_epochs", "1", "--output_dir", "猫"], tmp_path, PYTHONIOENCODING=encoding)
     assert r"Model and card    \u732b" in succeeds(done, tmp_path / "猫")
 
@@ -163,7 +163,7 @@ def test_classes_of_other_scripts(tmp_path: Path) -> None:
     told = run(["predict", "out", str(image)], tmp_path, PYTHONIOENCODING="ascii")
     assert told.returncode == 0, told.stderr.decode()[-3000:]
     assert rb"\u732b" in told.stdout
-    # in the C locale, told not to use UTF-8, Python escapes what is not ASCII in the names of files
+    # in the C locale without UTF-8 mode, Python escapes non-ASCII characters in file names
     refused = run([*words, "--output_dir", "other"], tmp_path, LC_ALL="C", PYTHONUTF8="0")
     assert refused.returncode == ERROR_STATUS, refused.stderr.decode()[-3000:]
     assert b"set PYTHONUTF8=1" in refused.stderr.splitlines()[-1]
@@ -180,7 +180,7 @@ def test_the_first_command_of_the_readme_in_the_c_locale(tmp_path: Path) -> None
     [(signal.SIGINT, 130, "hf-tl train: interrupted"), pytest.param(signal.SIGTERM, -signal.SIGTERM, "", marks=SLOW)],
 )
 def test_a_signal_ends_a_command(tmp_path: Path, number: int, status: int, message: str) -> None:
-    """Ctrl-C in one line; SIGTERM, outside of the steps of a training, as by default: 143 in a shell."""
+    """Ctrl-C ends in one line; SIGTERM, outside of training steps, like the default: status 143 in a shell."""
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, "train"],
         cwd=tmp_path,
@@ -210,7 +210,7 @@ def test_every_text_file_names_its_encoding() -> None:
 
 
 def test_all_printing_goes_through_the_console() -> None:
-    """Anything else may raise for a terminal that cannot show it."""
+    """Any other output may raise for a terminal that cannot show it."""
     bare = re.compile(r"accelerator\.print\(|tqdm\.write\(|(?<!\w)tqdm\(")
     files = {file.name: bare.findall(file.read_text(encoding="utf-8")) for file in (REPOSITORY / "hf_tl").rglob("*.py")}
     assert {name for name, found in files.items() if found} == {"console.py"}

@@ -156,7 +156,7 @@ def test_a_missing_file_is_named() -> None:
 
 
 def test_rates_may_be_written_as_yaml_reads_text() -> None:
-    """YAML 1.1 takes `3e-4` for text."""
+    """YAML 1.1 reads `3e-4` as text."""
     assert Strategy.from_yaml("[{trainable_stages: 1, steps: 1, learning_rate: 3e-4}]").phases[0].learning_rate == 3e-4
 
 
@@ -411,7 +411,7 @@ def test_runs_that_are_refused(
 
 @pytest.mark.slow
 def test_two_processes_mix_average_and_weigh_as_one(colours: Path, tmp_path: Path) -> None:
-    """The same global batch: with kept statistics, nothing depends on how it is divided."""
+    """The same global batch: with frozen batch statistics, nothing depends on how it is split."""
     flags = [*TINY, "--dataset", str(colours), "--strategy", "full", "--batch_norm", "keep", "--num_train_epochs", "2"]
     flags += ["--mixup", "0.4", "--cutmix", "1", "--ema_decay", "0.9", "--class_weights", "balanced"]
     flags += ["--balanced_sampling", "--test_time_flip"]

@@ -1,4 +1,4 @@
-"""Processes that use the test Hub as anyone would: a fresh cache and the official clients, with or without hf_tl."""
+"""Processes that use the test Hub with the official clients and an empty cache, with or without hf_tl."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ sys.meta_path.insert(0, Blocker())
 
 
 def environment(url: str, home: Path, token: str | None = TOKEN, *, xet: bool = False) -> dict[str, str]:
-    """The environment in which huggingface_hub uses the Hub at `url`, with its cache in `home`, by LFS or by xet."""
+    """Return the environment of huggingface_hub for the Hub at `url`, with its cache in `home`, by LFS or xet."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     hub = {
         "HF_ENDPOINT": url,
@@ -36,12 +36,12 @@ def environment(url: str, home: Path, token: str | None = TOKEN, *, xet: bool = 
 def run_python(
     code: str, url: str, folder: Path, *, token: str | None = TOKEN, has_hf_tl: bool = False, xet: bool = False
 ) -> str:
-    """Run a program in `folder` and give what it printed.
+    """Run a program in `folder` and return its output.
 
     Raises:
-        AssertionError: it failed; the message holds what it wrote.
+        AssertionError: The program failed; the message contains its output.
     """
-    # the hf_tl of this checkout, whatever is installed
+    # the hf_tl of this checkout, not an installed one
     program = (WITH_HF_TL if has_hf_tl else WITHOUT_HF_TL) + code
     done = subprocess.run(
         [sys.executable, "-I", "-c", program],

@@ -1,4 +1,4 @@
-"""The endpoints of the Hub that huggingface_hub 2.4 calls to push a model and to load one."""
+"""Endpoints of the Hub that huggingface_hub 2.4 calls to push a model and to load one."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ from hub.store import Entry, HubError, Repo, Store, front_matter, now
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-LFS_NAMES = (  # the real Hub tells by .gitattributes; these are its defaults that matter to models and data
+LFS_NAMES = (  # the real Hub uses .gitattributes; these are its defaults for models and data
     "safetensors|bin|pt|pth|onnx|npy|npz|pkl|h5|parquet|arrow|zip|gz|tar|zst|jpg|jpeg|png|webp|msgpack|model|ckpt|joblib"
 )
 LICENSES = {"apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "other", "unknown"}
@@ -46,7 +46,7 @@ ROUTES = [
 
 
 def space_mistakes(metadata: dict[str, Any]) -> list[str]:
-    """What the Hub refuses in a Space's card (https://huggingface.co/docs/hub/spaces-config-reference)."""
+    """Return the errors that the Hub finds in a Space's card (https://huggingface.co/docs/hub/spaces-config-reference)."""
     mistakes = [] if metadata.get("sdk") in SDKS else [f'"sdk" must be one of {sorted(SDKS)}']
     mistakes += [
         f'"{key}" must be one of {sorted(COLORS)}'
@@ -61,7 +61,7 @@ def is_true(request: Request, key: str) -> bool:
 
 
 class Endpoints(Store):
-    """One method for each route."""
+    """One method per route."""
 
     cdn_url = ""
 
@@ -158,7 +158,7 @@ class Endpoints(Store):
     async def branch_or_tag(self, request: Request, kind: str, repo_id: str, what: str, name: str) -> Response:
         repo, body = self.repo(request, kind, repo_id, write=True), json.loads(await request.body() or b"{}")
         known = repo["refs" if what == "branch" else "tags"]
-        new = body.get("tag", name)  # the address of a tag holds the revision to tag
+        new = body.get("tag", name)  # the URL of a tag contains the revision to tag
         if (request.method == "DELETE") != (new in known):
             status = 404 if request.method == "DELETE" else 409
             raise HubError(status, f"Reference exists already or does not exist: {new}")
@@ -177,7 +177,7 @@ class Endpoints(Store):
             path = file["path"]
             is_lfs = file["size"] > self.lfs_threshold or bool(re.search(rf"\.({LFS_NAMES})$|tfevents", path))
             entry = files.get(path, {})
-            oid = entry.get("lfs", entry).get("oid")  # by it the client drops files that have not changed
+            oid = entry.get("lfs", entry).get("oid")  # the client uses it to skip unchanged files
             mode = "lfs" if is_lfs else "regular"
             is_ignored = any(fnmatch(path, pattern) for pattern in ignored)
             out.append({"path": path, "uploadMode": mode, "shouldIgnore": is_ignored, "oid": oid})
@@ -191,7 +191,7 @@ class Endpoints(Store):
             oid = wanted["oid"]
             upload = {"upload": {"href": f"{self.cdn_url}/cdn/{oid}"}}
             verify = {"verify": {"href": f"{request.base_url}lfs-verify/{oid}"}}
-            # Without "actions" the client knows that there is nothing to upload.
+            # Without "actions" the client uploads nothing.
             actions = {} if self.blob(oid).exists() else {"actions": {**upload, **verify}}
             objects.append({"oid": oid, "size": wanted["size"], "authenticated": True, **actions})
         return JSONResponse({"transfer": "basic", "objects": objects})
@@ -284,4 +284,4 @@ class Endpoints(Store):
     async def cdn_get(self, request: Request, sha: str) -> Response:
         if "authorization" in request.headers or not self.blob(sha).exists():
             raise HubError(400, "no such object, or a Hub token sent to the CDN")
-        return FileResponse(self.blob(sha), headers={"ETag": f'"{sha}"'})  # answers HEAD and Range too
+        return FileResponse(self.blob(sha), headers={"ETag": f'"{sha}"'})  # answers HEAD and Range, too

@@ -1,4 +1,4 @@
-"""Pull requests of the test Hub: opened as drafts with a branch of their own, as `create_pull_request` makes them."""
+"""Pull requests of the test Hub: drafts with a branch of their own, as created by `create_pull_request`."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ PROPOSAL_ROUTES = [
 
 
 class Proposals(Endpoints):
-    """One method for each route."""
+    """One method per route."""
 
     async def discussions(self, request: Request, kind: str, repo_id: str, number: str | None = None) -> Response:
         repo = self.repo(request, kind, repo_id)

@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub for tests, over real HTTP on loopback: the official clients push to it and load from it.
+"""A small Hugging Face Hub for tests, over real HTTP on loopback, for the official clients.
 
 ```python
 with HubServer(folder) as server:
@@ -6,7 +6,7 @@ with HubServer(folder) as server:
 ```
 
 Clients send large files through xet, or with `HF_HUB_DISABLE_XET=1` as plain LFS. Both stores answer on a second port,
-another origin as the real ones are.
+another origin like the real ones.
 """
 
 import asyncio
@@ -34,25 +34,25 @@ from starlette.types import Message, Receive, Scope, Send
 
 @dataclass
 class Fault:
-    """What goes wrong with the next requests to an endpoint.
+    """Fault of the next requests to an endpoint.
 
     >>> Fault("/preupload/", status=429, headers={"Retry-After": "1"}, times=2)
     >>> Fault("/commit/", is_cut=True, is_done=True)  # the commit is accepted and the answer lost
     """
 
     path: str
-    """A regular expression that is searched in the path."""
+    """Regular expression that is searched in the path."""
     status: int | None = None
-    """The answer's status."""
+    """Status of the answer."""
     headers: dict[str, str] = field(default_factory=dict)
     message: str = "a fault of the test"
-    """What the answer says."""
+    """Message of the answer."""
     is_cut: bool = False
     """Whether the connection is cut in the middle of the answer."""
     stall: float = 0.0
-    """Seconds before anything happens."""
+    """Seconds before the request is handled."""
     until: Callable[[], bool] = field(default=lambda: True)
-    """Nothing happens before this is true."""
+    """Condition that must hold before the request is handled."""
     is_done: bool = False
     """Whether the request is carried out before it fails."""
     method: str = ".*"
@@ -60,18 +60,18 @@ class Fault:
 
 
 class Hub(XetStore):
-    """The ASGI application."""
+    """ASGI application."""
 
     def __init__(self, root: str | Path, **accounts: Any) -> None:
         super().__init__(root, **accounts)
         self.log: list[tuple[str, str, str, int]] = []
         """Method, path, query and status of every request."""
         self.sent: Counter[str] = Counter()
-        """Bytes of the bodies that were sent, by path."""
+        """Bytes of the request bodies, by path."""
         self.faults: list[Fault] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, path = Request(scope, receive), scope["raw_path"].decode().split("?")[0]  # raw: revisions hold %2F
+        request, path = Request(scope, receive), scope["raw_path"].decode().split("?")[0]  # raw: revisions contain %2F
         fault = self.next_fault(request.method, path)
         if fault:
             await asyncio.sleep(fault.stall)
@@ -85,7 +85,7 @@ class Hub(XetStore):
             response = JSONResponse({"error": fault.message}, fault.status, fault.headers)
         is_cut = fault is not None and fault.is_cut
         self.log.append((request.method, path, str(request.query_params), 0 if is_cut else response.status_code))
-        if is_cut:  # less than was announced: uvicorn closes the connection
+        if is_cut:  # less than announced: uvicorn closes the connection
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
             await send({"type": "http.response.body", "body": b"{"})
         else:
@@ -116,13 +116,13 @@ class Hub(XetStore):
 
 
 class HubServer:
-    """The Hub in a thread of its own, on ports of loopback that the system chooses."""
+    """Hub in a thread of its own, on free ports of loopback."""
 
     def __init__(self, root: str | Path, tokens: dict[str, User] | None = None) -> None:
         self.hub = Hub(root, tokens=tokens)
         self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         self.url, self.hub.cdn_url = (f"http://127.0.0.1:{sock.getsockname()[1]}" for sock in self.sockets)
-        # kept open as long as the Hub does: one that is closed while a client uses it again would fail a request
+        # connections stay open as long as the Hub: closing one while a client reuses it would fail a request
         config = uvicorn.Config(self.hub, log_level="critical", lifespan="off", timeout_keep_alive=60)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=(self.sockets,), daemon=True)

@@ -1,4 +1,4 @@
-"""What the test Hub keeps: accounts, repositories and commits in memory, blobs on disk by their sha256."""
+"""Storage of the test Hub: accounts, repositories and commits in memory, blobs on disk by SHA-256."""
 
 import datetime
 import hashlib
@@ -17,7 +17,7 @@ WRITER: User = {"name": "user", "role": "write"}
 
 
 class HubError(Exception):
-    """An answer that is no success, with the headers from which huggingface_hub builds its exceptions."""
+    """Error answer, with the headers from which huggingface_hub builds its exceptions."""
 
     def __init__(self, status: int, message: str, code: str | None = None, commit: str | None = None) -> None:
         self.status, self.message = status, message
@@ -38,9 +38,9 @@ class Store:
     """Accounts, repositories and blobs.
 
     Args:
-        root: the folder of the blobs.
-        tokens: for each token its account: `{"name": user, "role": "write" or "read", "orgs": [...]}`.
-        lfs_threshold: files above this many bytes go through LFS, whatever their name.
+        root: Folder of the blobs.
+        tokens: Account of each token: `{"name": user, "role": "write" or "read", "orgs": [...]}`.
+        lfs_threshold: Size in bytes above which files go through LFS, whatever their name.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Store:
         self.lfs_threshold = lfs_threshold
         self.repos: dict[tuple[str, str], Repo] = {}
 
-    # -- who may do what
+    # -- permissions
     def user(self, request: Request, need: bool = False) -> User | None:
         header = request.headers.get("authorization", "")
         user = self.tokens.get(header.removeprefix("Bearer "))
@@ -123,7 +123,7 @@ class Store:
 
     @staticmethod
     def history(repo: Repo, revision: str = "main") -> list[dict[str, Any]]:
-        """The commits of a branch, newest first."""
+        """Return the commits of a branch, newest first."""
         commits, oid = [], Store.revision(repo, revision)
         while commit := repo["commits"].get(oid):
             commits.append(commit)

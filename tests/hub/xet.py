@@ -1,4 +1,4 @@
-"""The xet store of the test Hub, content-addressed, through which clients send large files by default."""
+"""The xet store of the test Hub, content-addressed, the default way for large files."""
 
 import hashlib
 import re
@@ -23,9 +23,9 @@ XET_ROUTES = [
     ("GET", "/xorb/([0-9a-f]{64})", "get_xorb"),
 ]
 BYTE_GROUPS = 2
-"""The kind of compression that sorts each fourth byte together first, as suits floats."""
+"""Compression that groups every fourth byte first, which suits floats."""
 Term = tuple[str, int, int, int]
-"""A xorb, its first chunk, the one after its last, and the bytes that they unpack to."""
+"""Xorb, its first chunk, the end of its chunks, and the unpacked size."""
 
 
 def hex_hash(data: bytes) -> str:
@@ -33,7 +33,7 @@ def hex_hash(data: bytes) -> str:
 
 
 def shard_files(shard: bytes) -> Iterator[tuple[str, str | None, list[Term]]]:
-    """Read each file of a shard: its hash, its SHA-256 and its terms."""
+    """Yield each file of a shard: its hash, its SHA-256 and its terms."""
     start = 48
     while shard[start : start + 32] != b"\xff" * 32:
         name, (flags, count) = hex_hash(shard[start : start + 32]), struct.unpack("<II", shard[start + 32 : start + 40])
@@ -48,7 +48,7 @@ def shard_files(shard: bytes) -> Iterator[tuple[str, str | None, list[Term]]]:
 
 
 def xorb_chunks(xorb: bytes) -> list[tuple[int, int]]:
-    """Read where each chunk of a xorb begins and what it unpacks to, and the end."""
+    """Return the start and the unpacked size of each chunk of a xorb, and the end."""
     chunks, start = [], 0
     while start < len(xorb) and xorb[start] == 0 and xorb[start : start + 7] != b"XETBLOB":
         packed, unpacked = (int.from_bytes(xorb[start + i : start + i + 3], "little") for i in (1, 5))
@@ -65,7 +65,7 @@ def unpack(chunk: bytes) -> bytes:
     if kind != BYTE_GROUPS:
         return content
     grouped, start = bytearray(size), 0
-    for group in range(4):  # each fourth byte, from the first, the second, the third, the fourth on
+    for group in range(4):  # every fourth byte, starting at the first, second, third and fourth
         length = len(range(group, size, 4))
         grouped[group::4] = content[start : start + length]
         start += length
@@ -73,7 +73,7 @@ def unpack(chunk: bytes) -> bytes:
 
 
 class XetStore(Proposals):
-    """One method for each route; what came by xet is put together for plain HTTP when it is committed."""
+    """One method per route; files from xet are assembled for plain HTTP at the commit."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -114,7 +114,7 @@ class XetStore(Proposals):
         return JSONResponse(self.plan(name, int(asked[1]), min(int(asked[2] or size), size - 1)))
 
     def plan(self, name: str, first: int, last: int) -> dict[str, Any]:
-        """Tell which chunks of which xorbs hold the bytes of a file."""
+        """Return the chunks of the xorbs that hold the bytes of a file."""
         position, skip, terms = 0, 0, []
         spans: dict[str, list[int]] = {}
         for xorb, begin, end, _ in self.terms[name]:

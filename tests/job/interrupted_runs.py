@@ -1,10 +1,10 @@
 """Kill runs, or raise in them, at random moments between the last optimizer step and the end.
 
-Run as a script, in a process of its own that imports everything once and forks a child for each run:
+It is a script that imports everything once and forks a child process for each run:
 
     python tests/job/interrupted_runs.py FOLDER --kills 5 --exceptions 5 --seed 0
 
-It prints a line for each run that leaves no loadable model with a record, and exits with their number.
+It prints a line for each run without a loadable model and a record, and exits with their number.
 """
 
 import argparse
@@ -43,7 +43,7 @@ RUNS = {
 
 
 class InjectedError(Exception):
-    """Raised in a run from outside."""
+    """Exception injected into a run."""
 
 
 def make_dataset() -> Dataset:
@@ -67,7 +67,7 @@ def train(name: str, folder: Path) -> None:
 
 
 def forked(work: Callable[[], None]) -> int:
-    """Run `work` in a child whose output goes nowhere; return its process id."""
+    """Run `work` in a child without output; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -78,7 +78,7 @@ def forked(work: Callable[[], None]) -> int:
         status = 0
     except InjectedError:
         pass
-    except BaseException:  # noqa: BLE001  the status says so
+    except BaseException:  # noqa: BLE001  the status reports it
         traceback.print_exc()
     finally:
         os._exit(status)
@@ -88,9 +88,9 @@ def run(name: str, folder: Path, last: int | None, signal_to: int, delay: float 
     """Start a run in a child that writes a byte after each optimizer step, or after step `last` alone.
 
     Args:
-        name: Of the run.
-        folder: Its output folder.
-        last: Number of its optimizer steps, where it is known.
+        name: Name of the run.
+        folder: Output folder.
+        last: Number of optimizer steps, if known.
         signal_to: File descriptor of the pipe.
         delay: Seconds after the last step at which an exception is raised in the run.
     """

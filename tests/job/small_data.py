@@ -14,7 +14,7 @@ QUICK: dict[str, Any] = {"report_to": "none", "per_device_train_batch_size": 8, 
 
 
 def make_dataset(images: int = 40, *, noise: int = 0, seed: int = 0) -> Dataset:
-    """Dark and light images of 32 px; `noise` of the labels are wrong."""
+    """Return dark and light images of 32 px; `noise` of the labels are wrong."""
     values = np.random.default_rng(seed)
     pictures, labels = [], []
     for number in range(images):
@@ -27,7 +27,7 @@ def make_dataset(images: int = 40, *, noise: int = 0, seed: int = 0) -> Dataset:
 
 
 def make_tags(images: int, seed: int) -> Dataset:
-    """Images with any number of three tags, often none of a kind."""
+    """Return images with any number of three tags, often without one of them."""
     values = np.random.default_rng(seed)
     pictures = [Pillow.fromarray(values.integers(0, 255, (32, 32, 3)).astype(np.uint8)) for _ in range(images)]
     tags = [[name for name in "abc" if values.random() < 0.3] for _ in range(images)]

@@ -1,4 +1,4 @@
-"""What may fail after training does not lose the model, and says how to go on."""
+"""A failure after training keeps the model, and the message says how to continue."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ class OwnViT(ViTForImageClassification):
 
 
 def test_a_failure_after_training_leaves_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A full disk where the card goes: a folder of its name cannot be replaced by a file."""
+    """Fail to write the card, as on a full disk: a file cannot replace a folder of its name."""
     folder = tmp_path / "out"
     (folder / "README.md" / "in the way").mkdir(parents=True)
     with pytest.raises((HfTlError, OSError)):
@@ -38,7 +38,7 @@ def test_a_failure_after_training_leaves_the_model(tmp_path: Path, capsys: pytes
 
 
 def test_measuring_is_resumed(tmp_path: Path) -> None:
-    """The run ends as one that was not interrupted, without a step of training."""
+    """The run ends like an uninterrupted one, without a training step."""
     settings = {**QUICK, "seed": 3}
     torch.manual_seed(0)
     whole = hf_tl.train(backbone()[0], make_dataset(), HEAD, output_dir=str(tmp_path / "whole"), **settings)
@@ -105,7 +105,7 @@ def test_what_reloads_otherwise_is_named_and_stays(tmp_path: Path, monkeypatch: 
 
 
 def test_the_temperature_is_that_of_the_published_weights(tmp_path: Path) -> None:
-    """After a refit on the validation images, no held-out image is left to fit one on, and the record says so."""
+    """After a refit on the validation images, no image remains to fit a temperature, and the record says so."""
     from dataclasses import replace
 
     noisy: Any = make_dataset(400, noise=160)

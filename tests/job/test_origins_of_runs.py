@@ -1,4 +1,4 @@
-"""The record states where the weights of a run really came from, whatever flags, names and strategies say."""
+"""The record states the true origin of a run's weights, for any flags, names and strategies."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_a_users_own_file_of_the_demos_network_has_no_license(tmp_path: Path) ->
     ids=["scratch", "a phase from random weights"],
 )
 def test_a_strategy_from_scratch_draws_its_own_weights(tmp_path: Path, strategy: Strategy) -> None:
-    """Nothing of the loaded weights is left, so neither is their license; and none are called random that are not."""
+    """Neither the loaded weights nor their license remain; and no other weights are called random."""
     network = timm_network()
     for parameter in network.parameters():
         parameter.data.mul_(2.0)
@@ -140,7 +140,7 @@ def test_the_tag_is_what_was_trained(tmp_path: Path, strategy: Strategy, tag: st
 
 
 def test_phases_after_the_kept_weights_are_not_in_the_record(tmp_path: Path) -> None:
-    """A second phase that ruins the model: the kept weights are those of the first, and so is the record."""
+    """A second phase that ruins the model: the selected weights, and the record, are those of the first phase."""
     folder = save_transformers(tiny_vit(("a", "b")), tmp_path / "vit")
     model, transforms = hf_tl.load_backbone(str(folder), LABELS)
     ruin = Phase("all", 1, learning_rate=50.0, backbone_learning_rate=50.0, warmup_ratio=0.0)

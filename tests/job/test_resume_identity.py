@@ -20,7 +20,7 @@ STRATEGY = Strategy.full(epochs=2)
 
 @pytest.fixture
 def interrupted(tmp_path: Path) -> Callable[..., None]:
-    """Start a run that gets SIGTERM after its second step."""
+    """Return a function that starts a run with SIGTERM after its second step."""
 
     def run(folder: Path, **settings: Any) -> None:
         count = [0]

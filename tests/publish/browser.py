@@ -22,14 +22,14 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--window-size=1280,1300"),
 )
 PATIENCE = 900
-"""Seconds, as many as a test never takes; a loaded machine is slow."""
+"""Timeout in seconds, far above the duration of a test; a loaded machine is slow."""
 T = TypeVar("T")
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs Chromium and its driver")
 
 
 def wait_for(look: Callable[[], T]) -> T:
-    """Look again and again, and give what was found at last."""
+    """Poll a function, and return its first true result."""
     end = time.monotonic() + PATIENCE
     while not (found := look()):
         assert time.monotonic() < end, "it did not come"
@@ -39,7 +39,7 @@ def wait_for(look: Callable[[], T]) -> T:
 
 @contextmanager
 def served(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Iterator[str]:
-    """Run a process that serves a page, and give the page's address."""
+    """Run a process that serves a page, and yield the page's URL."""
     log = folder / "served.log"
     with (
         log.open("w") as out,
@@ -60,7 +60,7 @@ def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
 
 
 class Browser:
-    """A browser that has opened a page."""
+    """Browser with an open page."""
 
     def __init__(self, url: str, profile: Path) -> None:
         options = webdriver.ChromeOptions()
@@ -75,18 +75,18 @@ class Browser:
 
     @property
     def text(self) -> str:
-        """All that can be read."""
+        """Return the visible text."""
         return self.driver.find_element(By.TAG_NAME, "body").text
 
     def upload(self, image: Path) -> None:
-        """Give the page an image, in the place of one that it may have."""
+        """Upload an image, in place of an earlier one."""
         if clear := self.driver.find_elements(By.CSS_SELECTOR, "[aria-label='Clear']"):
             clear[0].click()
         wait_for(lambda: self.driver.find_elements(By.CSS_SELECTOR, "input[type=file]"))[0].send_keys(str(image))
 
     def bars(self) -> dict[str, int]:
-        """The classes that are shown, with their percentages."""
-        # in one step: the page may draw them anew meanwhile
+        """Return the classes on the page, with their percentages."""
+        # in one step: the page may redraw them meanwhile
         told = self.driver.execute_script(
             "return [...document.querySelectorAll('.confidence-set')].map("
             "row => [row.querySelector('.text').innerText, row.querySelector('.confidence').innerText])"
@@ -94,24 +94,24 @@ class Browser:
         return {label: int(share.rstrip("%")) for label, share in told}
 
     def click_bar(self, index: int) -> None:
-        """Choose one of the classes that are shown."""
+        """Click the bar of a class."""
         self.driver.find_elements(By.CSS_SELECTOR, ".confidence-set")[index].click()
 
     def elements(self, tag: str) -> int:
-        """Count the elements of a tag in the page's body."""
+        """Return the number of elements of a tag in the page's body."""
         return len(self.driver.find_elements(By.CSS_SELECTOR, f"body {tag}"))
 
     def requests(self) -> list[str]:
-        """The addresses that the page has asked for."""
+        """Return the URLs that the page has requested."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
-        # a new browser's own first page asks for chrome:// and the like
+        # a new browser's own first page requests chrome:// and the like
         return [url for url in (one["request"]["url"] for one in sent) if url.startswith(("http", "ws"))]
 
 
 @contextmanager
 def opened(url: str, profile: Path) -> Iterator[Browser]:
-    """Open a page in a browser of its own."""
+    """Yield a page in a browser of its own."""
     browser = Browser(url, profile)
     try:
         yield browser

@@ -20,7 +20,7 @@ def record() -> RunRecord:
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of a tiny timm model, with what else training leaves there."""
+    """Return the folder of a finished run of a tiny timm model, with other leftovers of training."""
     torch.manual_seed(0)
     strategy = Strategy.transfer()
     model, transforms = load_backbone("timm:test_resnet", LABELS, strategy, pretrained=False)

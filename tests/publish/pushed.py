@@ -1,4 +1,4 @@
-"""What lies in folders and repositories."""
+"""Content of folders and repositories."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def commits(hub: HubServer, branch: str = "main", repo_id: str = REPO, kind: str = "models") -> list[dict[str, Any]]:
-    """The commits of the repository, without the one that made it."""
+    """Return the commits of the repository, without the initial one."""
     repo = hub.hub.repos[kind, repo_id]
     return hub.hub.history(repo, branch)[:-1]
 
 
 def published(hub: HubServer, branch: str = "main", repo_id: str = REPO, kind: str = "models") -> dict[str, bytes]:
-    """The files of a branch, without what the Hub put there."""
+    """Return the files of a branch, without those that the Hub added."""
     files = hub.hub.files(hub.hub.repos[kind, repo_id], branch)
     return {name: hub.hub.read(entry) for name, entry in files.items() if name != ".gitattributes"}

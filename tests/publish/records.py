@@ -31,14 +31,14 @@ from hf_tl.strategy import Strategy
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
 LABELS = ("cat", "dog", "owl")
 WEIGHTS, EARLIER_WEIGHTS = "d1" * 32, "e0" * 32
-"""Digests of the saved weights, and of others."""
+"""Digest of the saved weights, and of earlier ones."""
 HUB = Origin("hub", name="timm/test_resnet.r160_in1k", license="apache-2.0", head="new")
 BINS = 15
 T = TypeVar("T")
 
 
 def put(value: T, **changes: Any) -> T:
-    """Return a record with other values, named by their paths: `put(record, data__name="pets", phases__0__steps=1)`."""
+    """Return a record with values changed by path: `put(record, data__name="pets", phases__0__steps=1)`."""
     for path, new in changes.items():
         value = _put(value, path.split("__"), new)
     return value
@@ -57,7 +57,7 @@ def _put(value: Any, path: list[str], new: Any) -> Any:
 
 
 def of_weights(record: RunRecord, digest: str) -> RunRecord:
-    """The record of a run whose saved weights have this digest."""
+    """Return the record of a run whose saved weights have this digest."""
     old, temperature = record.weights_digest, record.temperature
     if temperature is not None and temperature.weights_digest == old:
         temperature = dataclasses.replace(temperature, weights_digest=digest)
@@ -69,7 +69,7 @@ def of_weights(record: RunRecord, digest: str) -> RunRecord:
 
 
 def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABELS, epochs: int = 9) -> RunRecord:
-    """A fine-tuning: the head for three epochs, then the head and the last stage of the backbone for six."""
+    """Return the record of a fine-tuning: the head for three epochs, then head and last backbone stage for six."""
     parameters = [1000 * (index + 1) ** 2 for index in range(len(stages) - 1)] + [771]
     trained = sum(parameters[-2:])
     phases = (
@@ -139,7 +139,7 @@ def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABE
 def make_phase(
     recipe: Phase, trained: tuple[str, ...], parameters: int = 771, rates: Mapping[str, float] | None = None
 ) -> PhaseRecord:
-    """A phase that took half a minute."""
+    """Return the record of a phase of half a minute."""
     proof = FrozenProof(20, "57934424" * 8, "57934424" * 8)
     return PhaseRecord(recipe, trained, rates or {}, parameters, 0, recipe.epochs or 0.0, 30.0, proof)
 
@@ -150,7 +150,7 @@ def _metrics(epoch: int) -> dict[str, float]:
 
 
 def make_multi_label_record(labels: tuple[str, ...] = LABELS, **options: Any) -> RunRecord:
-    """The same run on images of any number of classes, one of which no test image shows."""
+    """Return the same record for multi-label images, with one class missing from the test split."""
     record = make_record(labels=labels, **options)
 
     def metrics(quality: float, without: int = 0) -> dict[str, float]:
@@ -171,7 +171,7 @@ def make_multi_label_record(labels: tuple[str, ...] = LABELS, **options: Any) ->
 
 
 def evaluated(record: RunRecord, *, images: bool = False) -> RunRecord:
-    """The record with more than metrics: a model that is more sure than right, and wrong on every eighth image."""
+    """Return the record with full results: an overconfident model with an error in every eighth image."""
     for split in ("validation", "test"):
         found = _evaluate(record, record.measured[split].images)
         record = put(record, **{f"measured__{split}__{name}": value for name, value in found.items()})
@@ -185,7 +185,7 @@ def evaluated(record: RunRecord, *, images: bool = False) -> RunRecord:
 
 
 def without_temperature(record: RunRecord, reason: str) -> RunRecord:
-    """The evaluated record where no temperature could be fitted."""
+    """Return the evaluated record where no temperature could be fitted."""
     measured = {split: put(one, calibration__after=None) for split, one in record.measured.items()}
     return dataclasses.replace(record, measured=measured, temperature=Temperature(None, reason=reason))
 
@@ -230,7 +230,7 @@ def _evaluate(record: RunRecord, count: int) -> dict[str, Any]:
 
 
 def climbed(record: RunRecord, backbones: tuple[str, ...] = ("vit", "resnet")) -> RunRecord:
-    """The record with the advisor's evidence, and a third stage depth that was tried and taken back."""
+    """Return the record with the advisor's evidence, and a third stage depth that the climb undid."""
     share = {"accuracy": 0.8, "interval": [0.7, 0.88]}
 
     def evidence(name: str, stage: str) -> dict[str, Any]:

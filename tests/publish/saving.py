@@ -1,4 +1,4 @@
-"""Saved models for tests: the one place that knows how a run saves its model."""
+"""Saved models for tests: the single place that knows how a run saves its model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ LEARNED = LearnedFrom().plus("pets", "train", 2, [b"a" * 32, b"b" * 32])
 def save_model(
     model: PreTrainedModel, preprocessing: Preprocessing | Transforms, record: RunRecord, folder: Path
 ) -> Path:
-    """Save a model as a run does: committed, loaded again to compare, and completed with its card and figures."""
+    """Save a model like a run: write, reload to compare, and complete with card and figures."""
     if isinstance(preprocessing, Transforms):
         preprocessing = preprocessing_of(model, preprocessing)
     trained = replace(record, status="trained", measured={}, temperature=None)

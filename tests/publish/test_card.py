@@ -1,4 +1,4 @@
-"""Cards: what they tell, and that no value in them can be more than text."""
+"""Cards: their statements, and that every value appears as plain text."""
 
 import re
 import shutil
@@ -66,7 +66,7 @@ def body_of(card: str) -> str:
 
 
 def structure(card: str) -> tuple[list[tuple[str, str, int]], Counter[str], list[str]]:
-    """The blocks in order, the inline elements other than text and code, and what a renderer would make links of."""
+    """Return the blocks in order, the inline elements other than text and code, and the autolinks of renderers."""
     tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(body_of(card))
     inline = [child for token in tokens for child in token.children or ()]
     links = [child.content for child in inline if child.type == "text" and AUTOLINK.search(child.content)]
@@ -75,7 +75,7 @@ def structure(card: str) -> tuple[list[tuple[str, str, int]], Counter[str], list
 
 
 def with_text(texts: list[str]) -> RunRecord:
-    """A record that has these texts wherever a text of the user's or of a dataset's can stand."""
+    """Return a record with these texts in every place for a text of the user or of a dataset."""
     first, second, third, *labels = texts
     record = evaluated(make_record(stages=("stem", first, second, "head"), labels=tuple(labels)), images=True)
     record = without_temperature(climbed(record, (first, second)), third)
@@ -113,7 +113,7 @@ def with_text(texts: list[str]) -> RunRecord:
         hardware=first,
         command=second,
         created=third,
-        # the names are those of flags, which are ours; `first` is one of the texts that a record's values can be
+        # the names are those of flags; `first` is one of the texts that a record's values can be
         settings={"dataset": first, "phases": f"[{second}]", "card_limits": third, "seed": 0, "label_column": None},
         energy={"kwh": 0.1, "method": first},
     )
@@ -123,7 +123,7 @@ HARMLESS = structure(render_card(with_text(["harmless"] * 5)))
 
 
 def settings_in(card: str) -> Any:
-    """What the block of settings holds, for those who train again by it."""
+    """Return the settings of the card for a repeated training."""
     tokens = MarkdownIt("commonmark").parse(body_of(card))
     (block,) = [token.content for token in tokens if token.type == "fence" and token.info == "yaml"]
     return yaml.safe_load(block)
@@ -145,11 +145,11 @@ def test_no_text_changes_the_shape_of_a_card(texts: list[str]) -> None:
     assert yaml.safe_load(block)["model-index"][0]["results"][0]["dataset"]["name"] == one_line(texts[0])
     assert card_metadata(record).base_model in (texts[1], None)
     told = {name: value for name, value in (record.settings or {}).items() if value is not None}
-    assert settings_in(card) == told or any("\ud800" in text for text in texts)  # no YAML can hold half a character
+    assert settings_in(card) == told or any("\ud800" in text for text in texts)  # YAML cannot hold half a character
 
 
 def test_structure_sees_what_must_not_be_there() -> None:
-    """The judge of the property test itself: each of these would be noticed in a card."""
+    """Control of the property test: each of these would be noticed in a card."""
     card = render_card(make_record())
     additions = [
         "\n# x\n",
@@ -259,7 +259,7 @@ def test_card_states_that_the_model_was_retrained(record: RunRecord) -> None:
 
 
 def test_validation_results_of_the_saved_weights_are_not_called_older(record: RunRecord) -> None:
-    """The refit that did not learn the validation split, which was measured again."""
+    """After a refit without the validation split, whose evaluation was repeated."""
     card = body_of(render_card(put(record, refit=RefitRecord(360, ("train",), 1.0))))
     assert ", on train: 360 images." in card
     assert "results are from" not in card
@@ -475,7 +475,7 @@ def test_a_damaged_record_is_one_clear_error(record: RunRecord, damage: dict[str
 
 
 def test_what_a_record_does_not_say_is_not_told(record: RunRecord) -> None:
-    """A record without intervals, calibration and settings."""
+    """Record without intervals, calibration and settings."""
     body = body_of(render_card(put(record, model__head__layers=())))
     assert "Test accuracy: 92.5% (120 images).\n" in body
     assert "| test | 120 | 92.5% | – | 0.936 | – | 0.054 |" in body
@@ -503,7 +503,7 @@ def test_a_missing_temperature_is_given_a_reason(record: RunRecord) -> None:
 
 
 def test_a_calibration_without_its_temperature_is_not_shown(record: RunRecord) -> None:
-    """A result `after` a temperature that no record vouches for."""
+    """Result `after` a temperature that no record confirms."""
     card = render_card(put(evaluated(record), temperature=None))
     assert "2.1%" not in card
     assert "Temperature scaling: none (no temperature was fitted)." in card
@@ -560,7 +560,7 @@ def test_the_selected_checkpoint_is_a_whole_epoch_of_its_phase(record: RunRecord
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_installed_package_brings_its_template(tmp_path: Path, is_there: bool) -> None:
-    """As in a wheel, where the template lies inside the package."""
+    """Like in a wheel, where the template lies inside the package."""
     package = tmp_path / "hf_tl"
     shutil.copytree(Path(hf_tl.__path__[0]), package, ignore=shutil.ignore_patterns("__pycache__"))
     if is_there:

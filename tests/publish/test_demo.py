@@ -1,4 +1,4 @@
-"""What a page is made of: the model behind it, and the story of its run."""
+"""Parts of the demo page: the model, and the section about its training."""
 
 import re
 import shutil
@@ -29,7 +29,7 @@ HOSTILE = ("<img src=x onerror=alert(1)>", '"><script>alert(2)</script>', "a & b
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """In colour, gray of 16 bits, and with transparent pixels, under which another colour is stored."""
+    """Return images in color, 16-bit gray, and with transparent pixels that hide another color."""
     folder = tmp_path_factory.mktemp("images")
     colour = Image.effect_mandelbrot((120, 90), (-3, -2.5, 2, 2.5), 100).convert("RGB")
     deep = Image.fromarray(np.asarray(colour.convert("L")).astype(np.uint16) * 257)
@@ -109,7 +109,7 @@ def test_an_upload_that_is_no_image_is_told_without_its_path(tmp_path: Path) -> 
 
 
 class Reader(HTMLParser):
-    """Gathers the elements and the text of a page."""
+    """Parser that collects the elements and the text of a page."""
 
     def __init__(self, page: object) -> None:
         super().__init__()

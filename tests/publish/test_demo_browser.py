@@ -1,4 +1,4 @@
-"""The page of a model in a real browser: from `hf-tl demo`, and from a Space fetched off a Hub."""
+"""The demo page in a real browser: from `hf-tl demo`, and from a Space fetched from a Hub."""
 
 import json
 import os
@@ -38,11 +38,11 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved model whose labels, data and notes are hostile."""
+    """Return a saved model with hostile labels, data name and notes."""
     torch.manual_seed(0)
     model, transforms = load_backbone("timm:test_resnet", HOSTILE, Strategy.transfer(), pretrained=False)
     with torch.no_grad():
-        model.get_parameter("timm_model.fc.bias")[5] += 3  # an answer that is more than chance
+        model.get_parameter("timm_model.fc.bias")[5] += 3  # a prediction above chance
     record = put(
         evaluated(make_record(labels=HOSTILE)),
         data__name="<b>birds</b><script>document.title='hit'</script>",
@@ -131,7 +131,7 @@ def test_a_bad_upload_is_told_and_the_page_goes_on(
 
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["plain", "as a file"])
 def test_nothing_but_uploads_is_read(address: str, meta: dict[str, object]) -> None:
-    """Whoever knows a path on the machine cannot have it read, not even that of an image."""
+    """A path on the machine cannot be read by its name, not even an image."""
     body = json.dumps({"data": [{"path": str(REPOSITORY / "model_cards/digits-transfer/stages.png")} | meta]}).encode()
     headers = {"Content-Type": "application/json"}
     call = urllib.request.Request(f"{address}/gradio_api/call/classify", body, headers)

@@ -1,4 +1,4 @@
-"""The way back from the Hub: into a folder, and into memory with the freezing as recorded."""
+"""Loading from the Hub: into a folder, and into memory with the recorded freezing."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ from hf_tl.record.learned import LEARNED_FILE
 
 @pytest.fixture(autouse=True)
 def own_cache(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Downloads go into a cache of the test's own."""
+    """Set a download cache for this test."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
@@ -43,7 +43,7 @@ def test_a_pulled_folder_is_the_pushed_one(hub: HubServer, saved: Path, tmp_path
 
 
 def test_digests_of_training_images_are_not_fetched(hub: HubServer, saved: Path, tmp_path: Path) -> None:
-    """Not even from a repository into which somebody put some: they would be taken for those of this machine."""
+    """Not even digests in the repository, which would be taken for those of this machine."""
     push(saved, REPO)
     HfApi().upload_file(path_or_fileobj=saved / LEARNED_FILE, path_in_repo=LEARNED_FILE, repo_id=REPO)
     folder = pull(REPO, tmp_path / "pets")
@@ -143,7 +143,7 @@ def test_a_pushed_model_loads_offline_from_the_cache(
 @pytest.mark.slow
 def test_evaluate_measures_a_pushed_model(hub: HubServer, saved: Path, tmp_path: Path) -> None:
     push(saved, REPO)
-    # with a Pipeline object evaluate 0.4.6 asks transformers for TFPreTrainedModel, which is gone
+    # with a Pipeline object evaluate 0.4.6 asks transformers for TFPreTrainedModel, which was removed
     code = """
 import json
 import datasets, evaluate, numpy as np
@@ -170,7 +170,7 @@ print(json.dumps(found))
 
 
 class Payload:
-    """Unpickled, it would write a file."""
+    """Object that writes a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -180,7 +180,7 @@ class Payload:
 
 
 def publish_files(hub: HubServer, files: dict[str, bytes]) -> None:
-    """Put files of any name and content into a repository, as somebody else's."""
+    """Commit files of any name and content to a repository."""
     repo = {"type": "models", "id": "evil/pets", "refs": {}, "tags": {}, "commits": {}, "created": now()}
     repo["private"] = False
     hub.hub.repos["models", "evil/pets"] = repo
@@ -197,7 +197,7 @@ AUTO_MAP = {"AutoConfig": "code.Config", "AutoModelForImageClassification": "cod
 
 
 def hostile(case: str, saved: Path, marker: Path) -> dict[str, bytes]:
-    """The files of a repository that would do harm."""
+    """Return the files of a malicious repository."""
     files = {name: content for name, content in contents(saved).items() if "/" not in name}
     config = json.loads(files["config.json"])
     code = CODE.replace(b"{marker!r}", repr(str(marker)).encode())

@@ -1,4 +1,4 @@
-"""A whole run by the command line: what its card shows, what it keeps to itself, and how training goes on from it."""
+"""A whole run by the command line: its card, privacy, and further training."""
 
 import os
 import re
@@ -38,7 +38,7 @@ TINY = ["--model", "timm:test_resnet", "--no_pretrained", "--image_size", "32", 
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Write noisy images, in colours that are not always those of the class."""
+    """Write noisy images, in colors that do not always match the class."""
     random = np.random.default_rng(count)
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True)
@@ -88,7 +88,7 @@ def test_the_card_shows_what_the_record_holds(trained: Path) -> None:
 def test_the_split_is_read_once_whatever_is_computed_from_it(
     trained: Path, feature_cache: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The features of training are what the results come from: one entry for each of the three splits."""
+    """The results use the features of training: one entry for each of the three splits."""
     cache = tmp_path / "features"
     flags = ["--feature_cache", "on", "--feature_cache_dir", str(cache), "--report_to", "none"]
     flags += ["--num_train_epochs", "2", "--output_dir", str(tmp_path / "out")]
@@ -102,7 +102,7 @@ def test_the_split_is_read_once_whatever_is_computed_from_it(
 
 
 def test_the_images_of_a_stream_are_shown_as_others(data: Path, tmp_path: Path) -> None:
-    """The same mistakes, with the images that belong to them."""
+    """The same mistakes, with their images."""
     parquet = tmp_path / "pets"
     parquet.mkdir()
     for split, rows in load_dataset("imagefolder", data_dir=str(data), cache_dir=str(tmp_path / "cache")).items():
@@ -138,7 +138,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def leaks(folder: Path, words: set[str]) -> list[tuple[str, str]]:
-    """The files in whose name or content one of the words stands."""
+    """Return the files with one of the words in their name or content."""
     found = contents(folder)
     return [
         (name, word) for name, content in found.items() for word in words if word.encode() in name.encode() + content
@@ -146,14 +146,14 @@ def leaks(folder: Path, words: set[str]) -> list[tuple[str, str]]:
 
 
 def test_nothing_of_the_machine_is_told(data: Path, tmp_path: Path) -> None:
-    """In the card, record, config and figures, the checkpoints of a run that was stopped, and the trackers' logs."""
+    """In card, record, config and figures, checkpoints of an interrupted run, and the trackers' logs."""
     pytest.importorskip("tensorboard")
     home, out = tmp_path / CANARIES["HOME"], tmp_path / "out"
     home.mkdir()
     weights = home / "canary-folder"
     weights.mkdir()
     private = {*CANARIES.values(), str(tmp_path), str(data.parent), "canary", str(Path.home())} - {"/"}
-    if len(socket.gethostname()) > 6:  # a shorter name stands in random bytes by chance
+    if len(socket.gethostname()) > 6:  # a shorter name occurs in random bytes by chance
         private.add(socket.gethostname())
     flags = [*TINY, "--dataset", str(data), "--output_dir", str(out), "--report_to", "tensorboard", "--card_images"]
     command = [sys.executable, "-m", "hf_tl", "train", *flags, "--feature_cache_dir", str(weights)]
@@ -182,7 +182,7 @@ def test_nothing_of_the_machine_is_told(data: Path, tmp_path: Path) -> None:
 
 
 def test_training_goes_on_by_the_snippet_of_the_card(hub: HubServer, trained: Path, data: Path, tmp_path: Path) -> None:
-    """The snippet of hf_tl, as a reader copies it, from the repository that the model was pushed to."""
+    """The snippet of hf_tl, as copied by a reader, from the repository that the model was pushed to."""
     push(trained, "user/colours")
     card = render_card(read_record(trained), "user/colours")
     (snippet,) = [code for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "import hf_tl" in code]

@@ -1,4 +1,4 @@
-"""A push to a real Hub server over HTTP, and what others then load from it with the official clients."""
+"""A push to a real Hub server over HTTP, and loading with the official clients."""
 
 import ast
 import json
@@ -246,7 +246,7 @@ def test_card_that_the_hub_refuses(hub: HubServer, copy: Path) -> None:
 
 
 def scoped(*permissions: str, name: str = "user") -> dict[str, Any]:
-    """What the Hub tells of a fine-grained token."""
+    """Return the Hub's description of a fine-grained token."""
     entity = {"_id": "1", "type": "user", "name": name}
     return {"global": [], "scoped": [{"entity": entity, "permissions": ["repo.content.read", *permissions]}]}
 
@@ -256,7 +256,7 @@ def scoped(*permissions: str, name: str = "user") -> dict[str, Any]:
     [
         (scoped("repo.write"), True),
         (scoped("repo.write", name=REPO), True),
-        ({"canReadGatedRepos": True}, True),  # what the Hub does not tell is seen at the push
+        ({"canReadGatedRepos": True}, True),  # unknown permissions are checked by the push itself
         (scoped(), False),
         (scoped("repo.write", name="team"), False),
     ],
@@ -284,7 +284,7 @@ def test_pull_request_to_a_repository_of_somebody_else(
     assert len(commits(hub, "refs/pr/1")) == 2
     assert published(hub, "refs/pr/1")["README.md"].endswith(b"Proposed.\n")
     assert hub.hub.repos["models", REPO]["discussions"][0]["status"] == "open"
-    # a model that is there already needs no pull request
+    # an existing model needs no pull request
     assert push(saved, REPO, create_pr=True).startswith(f"{hub.url}/{REPO}/commit/")
     assert len(hub.hub.repos["models", REPO]["discussions"]) == 1
 

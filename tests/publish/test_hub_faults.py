@@ -1,4 +1,4 @@
-"""A push under faults of each endpoint: it gets through as one commit, or says at once what to do."""
+"""A push under faults of each endpoint: it succeeds as one commit, or fails at once with advice."""
 
 import json
 import re
@@ -44,15 +44,15 @@ FINAL = {
     "quota": ({"status": 403, "message": "Private repository storage limit reached"}, "used up; free some of it"),
 }
 CELLS = [
-    # plain pytest takes one fault of each endpoint, and each fault at least once
+    # plain pytest tests one fault of each endpoint, and each fault at least once
     *((endpoint, [*PASSING][number % 5], 1) for number, endpoint in enumerate(ENDPOINTS, 1)),
     *(pytest.param(endpoint, fault, 4, marks=pytest.mark.slow) for endpoint in ENDPOINTS for fault in PASSING),
 ]
-"""Endpoint, fault, and how often in a row."""
+"""Endpoint, fault, and number of consecutive failures."""
 
 
 def tries(hub: HubServer, endpoint: str) -> int:
-    """How often the endpoint was asked the same; PUT and verification have an address for each file."""
+    """Return the number of equal requests to the endpoint; PUT and verification have a URL per file."""
     fault = ENDPOINTS[endpoint]
     asked = [call[1] for call in hub.hub.log if re.fullmatch(fault.method, call[0]) and re.search(fault.path, call[1])]
     return max(Counter(asked).values(), default=0)
@@ -82,13 +82,13 @@ def test_faults_that_pass(
     url = push(saved, REPO)
     assert not is_over.is_set(), "the push went on while its request was held"
     assert not hub.hub.faults[0].times, "the fault was met"
-    # without a fault, a push asks twice for the check of the card, and for the state
+    # without a fault, a push requests the card check and the state twice
     assert tries(hub, endpoint) <= times + 2
     check_published_once(hub, url, saved)
     assert contents(saved) == before
     rescue.cancel()
     is_over.set()
-    time.sleep(0.1 if held else 0)  # what was held is carried out now, and must change nothing
+    time.sleep(0.1 if held else 0)  # the delayed request is carried out now, without effect
     check_published_once(hub, url, saved)
 
 
@@ -100,7 +100,7 @@ def test_an_answer_that_takes_30_s(hub: HubServer, saved: Path, endpoint: str) -
     url = push(saved, REPO)
     assert 20 < time.monotonic() - start < 30
     check_published_once(hub, url, saved)
-    time.sleep(12)  # the late request is carried out now, and must change nothing
+    time.sleep(12)  # the late request is carried out now, without effect
     check_published_once(hub, url, saved)
 
 
@@ -162,7 +162,7 @@ def test_a_timeout_that_is_no_number(hub: HubServer, saved: Path, monkeypatch: p
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_two_pushes_that_meet(hub: HubServer, saved: Path, copy: Path, endpoint: str) -> None:
-    """Wherever the second push comes in: one of them wins whole, or the one is published after the other."""
+    """At any moment of the second push: one of them wins completely, or both succeed one after the other."""
     (copy / "run.json").write_text(json.dumps(json.loads((copy / "run.json").read_text()) | {"hardware": "another"}))
     with (copy / "README.md").open("a") as card:
         card.write("The other.\n")
@@ -177,7 +177,7 @@ def test_two_pushes_that_meet(hub: HubServer, saved: Path, copy: Path, endpoint:
     files = published(hub)
     is_other = json.loads(files["run.json"])["hardware"] == "another"
     assert is_other == files["README.md"].endswith(b"The other.\n")
-    if conflict is None:  # it had not looked at the repository yet
+    if conflict is None:  # it had not read the repository yet
         assert endpoint in ("account", "card", "creation", "state")
         assert len(commits(hub)) == 2
     else:

@@ -1,4 +1,4 @@
-"""A push through xet, the way of large files to the real Hub unless HF_HUB_DISABLE_XET is set."""
+"""A push through xet, the default for large files on the real Hub unless HF_HUB_DISABLE_XET is set."""
 
 import json
 import time
@@ -64,7 +64,7 @@ def test_a_refusal_is_told_at_once(xet_hub: HubServer, saved: Path, endpoint: st
 @pytest.mark.slow
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_an_answer_that_takes_30_s(xet_hub: HubServer, saved: Path, endpoint: str) -> None:
-    """xet has limits of its own, which are longer: it waits."""
+    """xet has longer time limits of its own: it waits."""
     xet_hub.hub.faults.append(replace(ENDPOINTS[endpoint], stall=30))
     start = time.monotonic()
     push(saved, REPO)

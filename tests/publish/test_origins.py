@@ -1,4 +1,4 @@
-"""What is published of where weights came from and what was trained: all true, for every origin and every strategy."""
+"""Published statements about origin and training: true for every origin and every strategy."""
 
 import itertools
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ AT_COMMIT = Origin("hub", name=NAME, revision=COMMIT, license="apache-2.0", head
 
 @dataclass(frozen=True)
 class Start:
-    """An origin, and what is true of it."""
+    """Origin, and the true statements about it."""
 
     origin: Origin
     base_model: str | None
     license: str | None
     lines: tuple[str, ...]
-    """Of the section on what was transferred."""
+    """Lines of the section about the starting weights."""
     intro: str
     story: str
     is_from_scratch: bool = False
@@ -174,13 +174,13 @@ STARTS = {
 
 @dataclass(frozen=True)
 class Training:
-    """The phases that were carried out, and what is true of them."""
+    """Executed phases, and the true statements about them."""
 
     phases: tuple[tuple[Phase, tuple[str, ...]], ...]
     tag: str
     what: str
     name: str = "custom"
-    """Of the strategy; nothing follows from it."""
+    """Name of the strategy; nothing is derived from it."""
     head: tuple[str, ...] = ("head",)
     draws_random_weights: bool = False
 
@@ -262,7 +262,7 @@ def test_all_that_is_published_of_origin_and_training_is_true(origin: str, train
 
 
 def test_the_figure_of_the_stages_counts_what_was_trained(tmp_path: Path) -> None:
-    """The same for every origin: nothing in it tells where the weights came from."""
+    """The same for every origin: the figure does not depend on it."""
     pictures = set()
     for number, start in enumerate((STARTS["hub"], STARTS["random"], STARTS["memory"])):
         (tmp_path / str(number)).mkdir()

@@ -1,4 +1,4 @@
-"""The same pixels wherever a model is used: image modes x uses. Only a plain `pipeline` may differ, as is counted."""
+"""Equal pixels in all uses of a model: image modes x uses. Only a plain `pipeline` may differ, as counted."""
 
 import json
 import re
@@ -80,13 +80,13 @@ MODELS: dict[str, Callable[[Path], tuple[str, dict[str, Any]]]] = {
 
 
 class Published:
-    """A saved model, with a card that says which of all the images were converted."""
+    """Saved model, with a card that states which images were converted."""
 
     def __init__(self, name: str, folder: Path) -> None:
         torch.manual_seed(0)
         source, options = MODELS[name](folder / "source")
         model, transforms = load_backbone(source, LABELS, **options)
-        with torch.no_grad():  # so that predictions depend on the pixels
+        with torch.no_grad():  # makes predictions depend on the pixels
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         self.folder, self.preprocessing = folder / "out", preprocessing_of(model, transforms)
@@ -106,7 +106,7 @@ class Published:
         )
 
     def snippets(self, word: str) -> list[str]:
-        """The blocks of code in the card that contain a word, to be run on the saved model."""
+        """Return the card's code blocks that contain a word, to be run on the saved model."""
         blocks = re.findall(r"```python\n(.*?)```", self.card, re.DOTALL)
         return [
             block.replace("USER/NAME", str(self.folder)).replace("hf-hub:", "local-dir:")
@@ -126,7 +126,7 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The image that the snippets read."""
+    """Return the path of the image that the snippets read."""
     monkeypatch.chdir(tmp_path)
     return tmp_path / "image.jpg"
 
@@ -163,9 +163,9 @@ def test_every_use_sees_the_same_pixels(published: Published, mode: str, file: P
     assert by_label(ranked) == pytest.approx(shares, abs=1e-6)
     demo = DemoModel(str(published.folder))
     assert torch.equal(demo._pixel_values(read_image(file))[0].cpu(), expected)
-    # the file that an export is used by
+    # file of an export
     steps = describe(published.preprocessing)
-    # torchvision, by which transformers resizes, rounds otherwise than Pillow: by one level of 255
+    # torchvision, with which transformers resizes, rounds differently from Pillow: by one level of 255
     tolerance = 1.01 * steps["rescale_factor"] / min(steps["std"]) if published.preprocessing.processor else 1e-5
     np.testing.assert_allclose(apply(steps, Pillow.open(file)), expected.numpy(), atol=tolerance)
     # the card
@@ -185,7 +185,7 @@ def test_every_use_sees_the_same_pixels(published: Published, mode: str, file: P
 def test_a_pipeline_is_as_the_card_says(
     published: Published, mode: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the card's snippet it is equal; with a file name, equal but for the images that are counted."""
+    """With the card's snippet it is equal; with a file name, equal except for the counted images."""
     if published.channels == 1:
         assert "A pipeline of transformers cannot be used" in published.card
         assert published.snippets("pipeline(") == []

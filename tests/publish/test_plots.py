@@ -1,4 +1,4 @@
-"""The pictures of a card: what is drawn, whatever the names and the number of stages."""
+"""Figures of a card: their content, for any names and any number of stages."""
 
 import warnings
 from itertools import pairwise
@@ -21,7 +21,7 @@ from hf_tl.record import RunRecord
 
 
 def share_of(path: Path, color: str) -> float:
-    """The share of the picture's pixels that have this colour."""
+    """Return the share of the image's pixels in this color."""
     pixels = np.asarray(Image.open(path).convert("RGB"), dtype=float) / 255
     return float((np.abs(pixels - np.asarray(to_rgb(color))).max(axis=-1) < 0.02).mean())
 
@@ -67,7 +67,7 @@ def test_history_shades_each_phase(tmp_path: Path, record: RunRecord) -> None:
 
 
 def test_history_names_the_rungs_of_a_climb(tmp_path: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the one that was taken back, which is no phase of the strategy any more."""
+    """Including a stage depth that the climb undid, which is no longer a phase of the strategy."""
     told: list[str] = []
     draw = Axes.text
 
@@ -88,7 +88,7 @@ def test_history_of_any_length(tmp_path: Path, epochs: int) -> None:
 
 
 def test_history_shows_what_the_model_was_chosen_by(tmp_path: Path) -> None:
-    """The right half has a curve: of the mean average precision, not of an accuracy that a record does not have."""
+    """The right half shows a curve of the mean average precision, not of an accuracy missing from the record."""
     record = make_multi_label_record()
     plot_history(record, tmp_path / "shown.png")
     plot_history(

@@ -1,4 +1,4 @@
-"""Records: read back as they were written, brought over from version 1, and refused where they are damaged."""
+"""Records: round trip, migration from version 1, and errors for damaged ones."""
 
 import copy
 import json
@@ -74,7 +74,7 @@ origins = st.recursive(
 
 @st.composite
 def records(draw: st.DrawFn) -> RunRecord:
-    """Records of every kind of run, with any values."""
+    """Draw records of every kind of run, with any values."""
     make = draw(st.sampled_from([make_record, make_multi_label_record]))
     record = draw(st.sampled_from([lambda record: record, evaluated, climbed]))(make())
     split = st.builds(
@@ -135,7 +135,7 @@ def test_a_record_is_written_whole(tmp_path: Path) -> None:
 
 
 def render_all(record: RunRecord, folder: Path) -> str:
-    """Give a record to everything that publishes it, and return its card."""
+    """Pass a record to everything that publishes it, and return its card."""
     folder.mkdir(exist_ok=True)
     files = draw_figures(record, folder)
     assert {file.name for file in files} == set(figures_of(record).values()) - {"mistakes.png"}
@@ -221,7 +221,7 @@ JUNK = (
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all values inside a record."""
+    """Yield the paths of all values inside a record."""
     children: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
         children = list(value.items())
@@ -253,7 +253,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_damaged_record_is_read_or_refused_by_name(kind: str) -> None:
-    """A value dropped or replaced, anywhere: `RecordError`, else its readers raise `PublishError` or nothing."""
+    """A value dropped or replaced anywhere: `RecordError`, or its readers raise `PublishError` or nothing."""
     choose = random.Random(0)
     refused = 0
     cases = [(place, choose.choice(JUNK), choose.random() < 0.3) for place in places(WHOLE[kind])]

@@ -1,4 +1,4 @@
-"""The pictures of results: what is drawn, for any number of classes and whatever their names."""
+"""Figures of results: their content, for any number of classes and any names."""
 
 import warnings
 from pathlib import Path
@@ -18,7 +18,7 @@ from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import AFTER, BEFORE
 
 DARK = "#08306b"
-"""The end of the colours of the confusion matrix: all images of the class."""
+"""Darkest color of the confusion matrix: all images of the class."""
 
 
 def names(count: int) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def test_a_record_shows_the_figures_that_it_has(tmp_path: Path) -> None:
     assert "confusion" not in figures_of(evaluated(make_record(labels=names(CLASSES_DRAWN + 1))))
     allowed = evaluated(make_record(), images=True)
     assert set(figures_of(allowed)) == {"stages", "history", "confusion", "reliability", "mistakes"}
-    assert "mistakes.png" not in [file.name for file in draw_figures(allowed, tmp_path)]  # their images are not there
+    assert "mistakes.png" not in [file.name for file in draw_figures(allowed, tmp_path)]  # their images are missing
 
 
 def test_the_same_record_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is saved loads in plain transformers, in timm and in hf_tl with the same logits, or is not called saved."""
+"""A saved model loads in plain transformers, timm and hf_tl with the same logits, or saving fails."""
 
 import getpass
 import itertools
@@ -44,7 +44,7 @@ FILES = {"config.json", "model.safetensors", "README.md", "run.json", LEARNED_FI
 def build(
     kind: str, folder: Path, labels: tuple[str, ...] = LABELS["unsorted"]
 ) -> tuple[PreTrainedModel, Preprocessing]:
-    """A model for `labels`, as load_backbone gives it; transformers' ones come from a folder with a telling name."""
+    """Return a model for `labels`, like load_backbone; transformers models come from a folder with a known name."""
     torch.manual_seed(0)
     home = folder / CANARY
     match kind:
@@ -69,7 +69,7 @@ def build(
 
 
 def record_of(model: PreTrainedModel, labels: tuple[str, ...]) -> RunRecord:
-    """The record of a fine-tuning of the last stage and the head."""
+    """Return the record of a fine-tuning of the last stage and the head."""
     return make_record(tuple(stage.name for stage in list_stages(model)), labels)
 
 
@@ -199,7 +199,7 @@ def test_labels_of_every_look_come_back_in_order(kind: str, labels: tuple[str, .
 
 @pytest.mark.parametrize("kind", ["timm folder", "vit"])
 def test_labels_that_are_changed_after_loading_are_saved(kind: str, tmp_path: Path) -> None:
-    """In no order, and against the names that the checkpoint came with."""
+    """In any order, and different from the names of the checkpoint."""
     model, preprocessing = build(kind, tmp_path)
     model.config.id2label = {2: "third", 0: "first", 1: "second"}
     names = ("first", "second", "third")
@@ -210,7 +210,7 @@ def test_labels_that_are_changed_after_loading_are_saved(kind: str, tmp_path: Pa
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_twice_is_the_same(kind: str, tmp_path: Path) -> None:
-    """A model that was loaded from a save is saved as the same bytes again."""
+    """A model loaded from a save is saved as the same bytes again."""
     folder, _ = saved(kind, tmp_path)
     model, transforms = load(folder)
     save_model(model, transforms, read_record(folder), tmp_path / "second")
@@ -232,7 +232,7 @@ def test_the_files_tell_nothing_of_the_machine(kind: str, tmp_path: Path, monkey
     found = {path.name for path in folder.iterdir()}
     assert found == FILES | (set() if "timm" in kind else {"preprocessor_config.json"})
     private = {str(tmp_path), CANARY, str(Path.home()), str(Path.cwd()), getpass.getuser()} - {"/"}
-    if len(platform.node()) > 6:  # a shorter name of the machine stands in random bytes by chance
+    if len(platform.node()) > 6:  # a shorter name of the machine occurs in random bytes by chance
         private.add(platform.node())
     for file in folder.iterdir():
         content = file.read_bytes()
@@ -278,7 +278,7 @@ def test_folders_of_any_name(name: str, tmp_path: Path) -> None:
 
 
 def test_another_run_s_files_do_not_stay(tmp_path: Path) -> None:
-    """The image processor of a transformers model would be taken for that of the timm model saved over it."""
+    """The image processor of a transformers model would be used for the timm model saved over it."""
     folder, _ = saved("vit", tmp_path)
     (folder / "notes.txt").write_text("mine")
     shutil.rmtree(tmp_path / CANARY)
@@ -287,7 +287,7 @@ def test_another_run_s_files_do_not_stay(tmp_path: Path) -> None:
     assert type(AutoImageProcessor.from_pretrained(folder)).__name__ == "TimmWrapperImageProcessor"
 
 
-# --- what must not be called saved
+# --- failed checks
 
 
 @pytest.mark.parametrize("kind", ["timm", "vit"])
@@ -340,7 +340,7 @@ for kind, limit in (("timm", 100_000), ("vit", 20_000), ("timm", 4_000), ("resne
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
-    """The kernel refuses to let a file grow, as a full disk does: in the weights, the config or the first byte."""
+    """The kernel limits file sizes, like a full disk: in the weights, the config or the first byte."""
     code = FULL_DISK.format(tests=str(Path(__file__).parents[1]))
     lines = run_python(code, "http://127.0.0.1:9", tmp_path, has_hf_tl=True).splitlines()
     assert len(lines) == 4
@@ -355,7 +355,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
 
 def test_a_new_or_empty_folder_is_free(tmp_path: Path) -> None:
     check_output_dir(tmp_path / "a" / "b")
-    assert list(tmp_path.iterdir()) == []  # nothing is made before the run begins
+    assert list(tmp_path.iterdir()) == []  # nothing is created before the run begins
     check_output_dir(tmp_path)
     (tmp_path / "notes.txt").touch()
     check_output_dir(tmp_path)

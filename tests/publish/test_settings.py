@@ -1,4 +1,4 @@
-"""How a run was started, as it may be published."""
+"""Settings of a run in publishable form."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def test_the_command_holds_no_path_and_no_account(flags: list[str], told: str, t
 
 
 def test_the_settings_are_a_file_for_config(tmp_path: Path) -> None:
-    """A run of the same settings is one of the same settings, but for what belongs to the machine."""
+    """A run with the published settings has the same settings, except for those of the machine."""
     flags = ["--dataset", "user/pets", "--strategy", "finetune", "--learning_rate", "2e-3", "--card_images"]
     flags += ["--max_grad_norm", "none", "--trainable_stages", "layer2,layer3"]
     config = parse_run_config([*flags, "--card_limits", "a: b\n# c", "--output_dir", str(tmp_path)])

@@ -1,4 +1,4 @@
-"""A Space beside a pushed model, over HTTP: one commit of an app that needs no hf_tl but what the Space holds."""
+"""A Space beside a pushed model, over HTTP: one commit of an app that needs only the hf_tl files of the Space."""
 
 import importlib.util
 import json

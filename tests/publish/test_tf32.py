@@ -1,4 +1,4 @@
-"""The reload check compares both models on one device in one precision, also where training used TF32."""
+"""The reload check compares both models on one device in one precision, even if training used TF32."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -98,7 +98,7 @@ open(sys.argv[2], "w").write("done")
 
 @pytest.mark.parametrize("way", ["command", "library"])
 def test_a_reader_that_goes_away_ends_nothing(tmp_path: Path, way: str) -> None:
-    """As in `hf-tl train 2>&1 | head`."""
+    """Like `hf-tl train 2>&1 | head`."""
     reader, writer = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-c", PRINTING, way, str(tmp_path / "done")],

@@ -12,7 +12,7 @@ SIZE, PARTS = 1000, 64
 
 @pytest.fixture(params=["positions", "no positions"], autouse=True)
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that reads and writes at positions, and one (Windows) that does not, and cannot reserve space."""
+    """Simulate systems with and without (Windows) positional reads and writes and reservation of space."""
     if request.param == "no positions":
         for name in ("preadv", "pwrite", "posix_fallocate"):
             monkeypatch.delattr(os, name)
@@ -56,7 +56,7 @@ def test_the_end_of_a_file_is_an_error(tmp_path: Path) -> None:
 
 def test_more_than_the_disk_holds_is_refused_before_the_disk_is_full(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
-        allocate(tmp_path / "file", 2**62)  # of which no system reserves a part
+        allocate(tmp_path / "file", 2**62)  # no system reserves a part of it
     assert not (tmp_path / "file").exists()
 
 

@@ -49,7 +49,7 @@ def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_an_existing_folder_is_replaced_only_when_asked(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    write(tmp_path / "folder", "first")  # an empty one is in nobody's way
+    write(tmp_path / "folder", "first")  # an empty folder is replaced
     with pytest.raises(FileExistsError):
         write(tmp_path / "folder", "second")
     assert content(tmp_path / "folder") == "first"
@@ -63,7 +63,7 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    """Let the process end before the `call`-th rename."""
+    """End the process before the `call`-th rename."""
     replace, calls = os.replace, iter(range(1000))
 
     def counted(*paths: Path) -> None:
@@ -72,7 +72,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
         replace(*paths)
 
     monkeypatch.setattr(os, "replace", counted)
-    monkeypatch.setattr(folders, "remove", lambda folder: None)  # nor does a killed process clean up
+    monkeypatch.setattr(folders, "remove", lambda folder: None)  # a killed process does not clean up
 
 
 @pytest.mark.parametrize("call", [0, 1])
