@@ -1,4 +1,4 @@
-"""A training of seconds, for the tests and for the processes that they start and kill."""
+"""A training of seconds, for tests in this process and in processes that they start and kill."""
 
 import copy
 import gc
@@ -44,7 +44,7 @@ from hf_tl.training.loop import Training
 from hf_tl.training.refit import Refit
 from hf_tl.views.views import TrainingViews
 
-gc.freeze()  # accelerate collects garbage after each phase; what the imports made need not be looked at again
+gc.freeze()  # accelerate collects garbage after each phase; exclude the objects of the imports
 
 LABELS = ["cat", "dog", "owl"]
 AUTO = {"resume_from_checkpoint": "auto"}
@@ -54,9 +54,9 @@ PLAIN = replace(HEAD, augmentation="none")
 KEPT = replace(PLAIN, learning_rate=0.01, batch_norm="keep")
 LONG = replace(PLAIN, epochs=2, batch_norm="keep")
 PHASES = {
-    # at 4 images a step: steps 1 to 4, 5 to 11 and 12 to 14; epochs end within batches and within phases
+    # with 4 images per step: steps 1 to 4, 5 to 11 and 12 to 14; epochs end within batches and within phases
     "gradual": (HEAD, Phase(2, 2, 0.02, layer_decay=0.5), Phase(1, 1, 0.02, norm="adapt")),
-    # nothing depends on how a batch is split: all norms keep their statistics
+    # independent of how a batch is split: all norms freeze their statistics
     "norms frozen": (HEAD, Phase(1, 2, 0.02, norm="affine"), HEAD),
     "averaged": (replace(HEAD, mixup=0.2, cutmix=1.0), Phase(2, 2, 0.02, ema_decay=0.9, balanced_sampling=True)),
     "patient": (Phase(1, 6, 0.05, patience=3),),
@@ -69,7 +69,7 @@ PHASES = {
     "balanced": (replace(PLAIN, epochs=3, balanced_sampling=True),),
     "views": (replace(HEAD, epochs=2), Phase(2, 1, 0.02)),
     "full": (HEAD, Phase("all", 1, 0.01)),
-    # of climbs: steps 1 to 7, 8 to 14 and 15 to 21
+    # stage depths of climbs: steps 1 to 7, 8 to 14 and 15 to 21
     "climb": (LONG, *(replace(LONG, trainable_stages=stages, learning_rate=0.005) for stages in (2, "all"))),
     "climb to random weights": (
         LONG,
@@ -77,11 +77,11 @@ PHASES = {
         replace(LONG, trainable_stages="all", learning_rate=0.005, from_random_weights=True),
     ),
     "first rung": (LONG,),
-    # at rates at which rounding does not grow
+    # at learning rates at which rounding errors do not grow
     "gentle climb": (replace(LONG, learning_rate=1e-3), Phase("all", 1, 1e-4, augmentation="none", batch_norm="keep")),
     "averaged climb": (PLAIN, Phase(2, 2, 0.01, batch_norm="keep", ema_decay=0.9), Phase(3, 4, 1e-5, patience=1)),
     "solved": (Phase(1, steps=1, solver="lbfgs"), Phase(2, 1, 0.02, batch_norm="keep")),
-    # all that a run does, with statistics that stay
+    # all features of a run, with frozen statistics
     "all kept": (
         replace(HEAD, mixup=0.2),
         Phase(2, 1.5, 0.02, batch_norm="keep", layer_decay=0.5, ema_decay=0.9, class_weights="balanced"),
@@ -103,28 +103,29 @@ TINY = {
 
 @dataclass
 class Run:
-    """What a process is asked to do; travels as JSON."""
+    """Task of a process; it is passed as JSON."""
 
     output: str
     phases: str = "gradual"
     config: dict[str, Any] = field(default_factory=dict)
-    """Of `TrainingConfig` or `TrainingArguments`."""
+    """Arguments of `TrainingConfig` or `TrainingArguments`."""
     seed: int = 0
-    """Of the random numbers before the run: what does not depend on it came from a checkpoint."""
+    """Seed of the random state before the run: a result that does not depend on it came from a checkpoint."""
     model: str = "resnet"
-    """Or `siglip`: a part of it never gets a gradient."""
+    """Network: `resnet`, or `siglip`, a part of which never gets a gradient."""
     dropout: float = 0.2
     fault: str = ""
-    """`image`: image 5 is of one colour, so that it becomes NaN when it is divided by its own deviation; `loss`: its
-    class has the logit minus infinity, and all gradients are finite; `gradient`: one is NaN in the last process."""
+    """Injected fault. `image`: image 5 has one color, so that it becomes NaN when divided by its own standard
+    deviation. `loss`: its class has the logit minus infinity, with finite gradients. `gradient`: one is NaN in the last
+    process."""
     way: str = "loop"
-    """Or `trainer`."""
+    """Loop: `loop`, or `trainer`."""
     expected_rung: int | None = None
-    """Where it is given, the phases are the rungs of a climb."""
+    """Expected stage depth of a climb, whose stage depths are the phases; None for no climb."""
     refit: bool = False
-    """Whether another training follows, on the validation images too; the weights are its, the rest is not."""
+    """Whether a refit on the validation images follows; the weights are from it, the other results are not."""
     signal_at: tuple[int, int, int] | None = None
-    """A step, a rank and a signal that it sends to itself after that step."""
+    """Step, rank and signal: the rank sends itself the signal after the step."""
     accelerator: dict[str, Any] = field(default_factory=dict)
     """Arguments of `Accelerator`."""
 
@@ -181,7 +182,7 @@ def _make_the_loss_infinite(model: nn.Module, _: Any, arguments: dict[str, Tenso
     if model.training:
         is_class = torch.arange(len(LABELS)) == FLAT % len(LABELS)
         output.logits = output.logits.masked_fill(is_flat[:, None] & is_class, -torch.inf)
-        if output.loss is not None:  # under Trainer the model computes it
+        if output.loss is not None:  # with Trainer the model computes it
             output.loss = nn.functional.cross_entropy(output.logits, arguments["labels"])
     return output
 
@@ -190,15 +191,15 @@ Recorded = TypeVar("Recorded", bound="RecordedTraining")
 
 
 def tell() -> None:
-    """A step or a checkpoint begins; a test that kills processes hears of it."""
+    """Report the start of a step or a checkpoint to the test that kills the process."""
 
 
 class StoppedError(Exception):
-    """Stands for a kill, within the process."""
+    """Exception in place of a kill, within the process."""
 
 
 class RecordedTraining(Training):
-    """Keeps what a run did, and can stop as if it were killed."""
+    """Training that records its course, and can stop as if it were killed."""
 
     run_of: Run
     stop: int | None = None
@@ -234,7 +235,7 @@ class RecordedTraining(Training):
         super()._checkpoint(*arguments)
 
     def _interrupt(self, step: int) -> None:
-        """Between two steps, when a checkpoint that was due has been written."""
+        """Stop between two steps, after a checkpoint that was due."""
         if self.stop == step:
             raise StoppedError
         if self.run_of.signal_at is not None:
@@ -256,7 +257,7 @@ def make_training(run: Run, stop: int | None = None, kind: type[Recorded] = Reco
     config = TrainingConfig(output_dir=run.output, **settings)
     steps = config.gradient_accumulation_steps
     if AcceleratorState._shared_state.get("_mixed_precision") != run.accelerator.get("mixed_precision", "no"):
-        AcceleratorState._reset_state()  # one process here stands for several, and accelerate keeps one setting
+        AcceleratorState._reset_state()  # accelerate keeps one setting per process, and this one replaces several
     if launcher_asks():
         accelerator = make_accelerator(config)
     else:
@@ -295,13 +296,13 @@ def stopped_at(run: Run, stop: int) -> RecordedTraining:
 
 
 def resumed(run: Run, **config: Any) -> Run:
-    """The same run going on: with a checkpoint, from another random state."""
+    """Return the resumed run: with a checkpoint, from another random state."""
     has_checkpoint = any(Path(run.output).glob("*/step-*"))
     return replace(run, seed=run.seed + has_checkpoint, config={**run.config, **AUTO, **config})
 
 
 def result_of(training: RecordedTraining) -> dict[str, Any]:
-    """Give all that must not depend on an interruption."""
+    """Return all results that must not depend on an interruption."""
     log = training.state.log
     last = max(training.weights)
     return {
@@ -319,7 +320,7 @@ def result_of(training: RecordedTraining) -> dict[str, Any]:
 
 
 def _timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    # the mean loss of the log's last entry counts from the resume on, Trainer's way
+    # the mean loss of the log's last entry counts from the resume on, like Trainer's
     times = (
         "seconds",
         "train_loss" if entries and "train_runtime" in entries[-1] else "",
@@ -352,13 +353,13 @@ def train_with_trainer(run: Run) -> dict[str, Any]:
         "weights": snapshot(trainer.model),
         "log": _timeless(trainer.state.log_history),
         "optimizer": trainer.optimizer.state_dict(),
-        # of the last checkpoint: a run that finds nothing left to do draws no number
+        # random state of the last checkpoint: a run without remaining steps draws no number
         "random state": torch.load(Path(run.output, f"checkpoint-{last}", "rng_state.pth"), weights_only=False)["cpu"],
     }
 
 
 class Interruption(TrainerCallback):
-    """Sends the signal of a `Run` under Trainer."""
+    """Callback that sends the signal of a `Run` with Trainer."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -373,7 +374,7 @@ class Interruption(TrainerCallback):
 
 
 def differences(a: Any, b: Any, name: str = "") -> list[str]:
-    """Name where two nested results differ in a single bit."""
+    """Return the names of all entries in which two nested results differ in a single bit."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         is_same = a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
         return [] if is_same else [name]
@@ -406,13 +407,13 @@ def result_path(run: Run, rank: int = 0) -> Path:
 
 
 def read_result(run: Run, rank: int = 0) -> dict[str, Any]:
-    """Read what must not depend on an interruption."""
+    """Read the results that must not depend on an interruption."""
     result = torch.load(result_path(run, rank))
     return {name: value for name, value in result.items() if name != "by step"}
 
 
 def main(run: Run, processes: int) -> None:
-    """Run as one process of a launch, and end as the command line does."""
+    """Run as one process of a launch, and exit like the command line."""
     try:
         if run.way == "trainer":
             result = train_with_trainer(run)

@@ -1,4 +1,4 @@
-"""The average of weights: its closed form, what it leaves alone, and a run with it that goes on after a stop."""
+"""Weight averaging: closed form, excluded tensors, and resume."""
 
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def test_a_run_without_the_restored_average_differs(
 
 
 def test_evaluations_and_the_next_phase_use_the_average(averaged: str, tmp_path: Path) -> None:
-    """The kept weights are the average, computed here from the weights after each step."""
+    """The selected weights are the average, computed here from the weights after each step."""
     training = train(Run(str(tmp_path), averaged))
     name, first_phase = "timm_model.fc.weight", 4
     best = training.state.log.best

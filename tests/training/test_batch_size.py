@@ -1,4 +1,4 @@
-"""The batches of a pass: every image once, in order, and most of them in the size that was fastest."""
+"""Batches of a pass: every image once, in order, and most of them in the fastest size."""
 
 import time
 
@@ -11,7 +11,7 @@ TRIED = 4 * ROUNDS * LARGEST
 
 
 def run(images: int, *, slow: dict[int, float]) -> tuple[list[int], BatchSize]:
-    """Run a pass whose batches take longer in some sizes; return the size of each batch, and the chooser."""
+    """Run a pass with slower batches of some sizes; return the size of each batch, and the chooser."""
     pixels = torch.arange(images).view(-1, 1)
     batch_size = BatchSize(LARGEST, images)
     seen, sizes = [], []
@@ -39,7 +39,7 @@ def test_a_short_pass_tries_nothing() -> None:
 
 
 def test_one_slow_moment_does_not_rule_a_size_out() -> None:
-    """The first batches of a size prepare what later ones use."""
+    """The first batches of a size include its warm-up."""
     pixels = torch.zeros(LARGEST, 1)
     batch_size, seen = BatchSize(LARGEST, PAYS * TRIED), set()
     for _ in range(4 * ROUNDS):

@@ -166,7 +166,7 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
 
 @pytest.fixture
 def ordinary_user() -> Iterator[Path]:
-    """A folder of a user who may not write everywhere, as root may."""
+    """Yield a folder of a user without write access elsewhere, unlike root."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if os.geteuid() != 0:
@@ -212,7 +212,7 @@ while True:
 
 @pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
 def test_one_is_whole_whenever_the_writer_is_killed(tmp_path: Path, kills: int) -> None:
-    """The writer does nothing but write and remove, so that every kill falls into one of the two."""
+    """The writer only writes and removes, so that every kill hits one of the two."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     steps = [0]
     for kill in range(kills):

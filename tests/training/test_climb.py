@@ -1,4 +1,4 @@
-"""A climb in the Accelerate loop: rungs that are kept, taken back, interrupted, or not begun for want of time."""
+"""A climb in the Accelerate loop: stage depths that are kept, undone, interrupted, or skipped for lack of time."""
 
 import signal
 from collections.abc import Callable
@@ -29,7 +29,7 @@ ENDS = [7, 14, 21]
 
 
 class RecordedClimb(RecordedTraining):
-    """Keeps the weights that each rung begins with, and those that are kept after it."""
+    """Training that records the weights at the start of each stage depth, and those selected after it."""
 
     def record(self, run: Run, stop: int | None) -> None:
         super().record(run, stop)
@@ -48,7 +48,7 @@ class RecordedClimb(RecordedTraining):
 
 @pytest.fixture(scope="module")
 def climbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], RecordedClimb]:
-    """Climbs left alone, by the rung that is expected to serve best."""
+    """Return a function that runs uninterrupted climbs, by the expected stage depth."""
     done: dict[int, RecordedClimb] = {}
 
     def climb(expected_rung: int) -> RecordedClimb:
@@ -62,7 +62,7 @@ def climbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Recorde
 
 
 def test_a_rung_that_is_taken_back_leaves_no_trace(climbed: Callable[[int], RecordedClimb], tmp_path: Path) -> None:
-    """The model is, bit by bit, that of a training of the rungs before."""
+    """The model equals, bit by bit, that of a training of the stage depths before."""
     climb, alone = climbed(1), train(Run(str(tmp_path), "first rung"))
     log = climb.state.log
     assert [rung["is_kept"] for rung in log.rungs] == [True, False]
@@ -83,7 +83,7 @@ def test_a_rung_that_is_taken_back_leaves_no_trace(climbed: Callable[[int], Reco
 def test_the_last_rung_can_be_taken_back_too(climbed: Callable[[int], RecordedClimb]) -> None:
     climb = climbed(2)
     assert [rung["is_kept"] for rung in climb.state.log.rungs] == [True, True, False]
-    assert climb.state.log.stopped is None  # there was no rung after it
+    assert climb.state.log.stopped is None  # there was no later stage depth
     assert climb.state.log.best is not None
     assert climb.state.log.best["phase"] == 1
     model = snapshot(climb.model)
@@ -96,7 +96,7 @@ def test_the_last_rung_can_be_taken_back_too(climbed: Callable[[int], RecordedCl
 def test_each_rung_begins_with_the_best_weights_of_the_one_before(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # with so few validation images the last weights are within a standard error of the best in any rung
+    # with this number of validation images the last weights are within a standard error of the best at any depth
     monkeypatch.setattr("hf_tl.training.selection.standard_error", lambda *_: -1e-9)
     climb = train(Run(str(tmp_path), "climb", expected_rung=3), kind=RecordedClimb)
     log = climb.state.log
@@ -122,7 +122,7 @@ def test_a_strategy_knows_what_is_left_of_it() -> None:
 
 @pytest.mark.parametrize("expected_rung", [2, 3], ids=["taken back", "kept"])
 def test_a_last_rung_from_random_weights(tmp_path: Path, expected_rung: int) -> None:
-    """It begins with nothing of the rungs before, which are put back bit by bit where it is not kept."""
+    """It starts from random weights; if it is not kept, the weights of earlier stage depths are restored bit by bit."""
     run = Run(
         str(tmp_path / "climb"), "climb to random weights", {"save_steps": 1, "seed": 7}, expected_rung=expected_rung
     )
@@ -161,7 +161,7 @@ def test_what_is_left_of_a_climb_to_random_weights() -> None:
 def test_a_climb_stopped_often_ends_the_same(
     climbed: Callable[[int], RecordedClimb], tmp_path: Path, expected_rung: int
 ) -> None:
-    """In the middle of rungs, after their last step but before they are judged, and after the first of the next."""
+    """During stage depths, after their last step but before the decision, and after the first step of the next."""
     expected = climbed(expected_rung).result
     run = Run(str(tmp_path), "climb", {"save_steps": 1}, expected_rung=expected_rung)
     stopped_at(run, 3)
@@ -173,7 +173,7 @@ def test_a_climb_stopped_often_ends_the_same(
 
 @pytest.mark.parametrize(("at", "written"), [(7, 7), (9, 10), (14, 14)], ids=["between", "within", "at the end"])
 def test_sigterm_in_a_climb(climbed: Callable[[int], RecordedClimb], tmp_path: Path, at: int, written: int) -> None:
-    """The second rung is taken back: what is kept then came from the checkpoint."""
+    """The second stage depth is undone: the weights from before it came from the checkpoint."""
     expected = climbed(1).result
     run = Run(str(tmp_path), "climb", {"save_total_limit": 0}, expected_rung=1, signal_at=(at, 0, signal.SIGTERM))
     with pytest.raises(SystemExit) as ended:
@@ -186,7 +186,7 @@ def test_sigterm_in_a_climb(climbed: Callable[[int], RecordedClimb], tmp_path: P
     assert training.state.step == ENDS[1]
     if written < ENDS[1]:
         assert differences(expected, result_of(training)) == []
-    else:  # it had been judged
+    else:  # it had been decided
         assert training.weights == {}
         assert differences(expected["best weights"], snapshot(training.model)) == []
         assert training.state.log.rungs[-1]["is_kept"] is False
@@ -195,7 +195,7 @@ def test_sigterm_in_a_climb(climbed: Callable[[int], RecordedClimb], tmp_path: P
 
 
 class Forgetful(RecordedTraining):
-    """Restores a checkpoint without what was kept of the rungs before."""
+    """Training that restores a checkpoint without the selected weights of earlier stage depths."""
 
     def restore(self, source: str) -> None:
         super().restore(source)
@@ -204,7 +204,7 @@ class Forgetful(RecordedTraining):
 
 
 def test_what_is_kept_comes_from_the_checkpoint(climbed: Callable[[int], RecordedClimb], tmp_path: Path) -> None:
-    """The control of the test above."""
+    """Control of the test above."""
     run = Run(str(tmp_path), "climb", {"save_steps": 1}, expected_rung=1)
     stopped_at(run, 11)
     found = result_of(train(resumed(run), kind=Forgetful))
@@ -212,7 +212,7 @@ def test_what_is_kept_comes_from_the_checkpoint(climbed: Callable[[int], Recorde
 
 
 def timed(run: Run, seconds: tuple[float, ...], budget: float) -> RecordedTraining:
-    """Train a climb whose rungs are expected to take so long, within so many seconds."""
+    """Train a climb with given expected seconds of its stage depths, within a time budget in seconds."""
     training = make_training(run)
     training._climb = Climb(Escalation(3, 3, seconds, budget))
     if training.config.resume_from_checkpoint is not None:
@@ -224,9 +224,9 @@ def timed(run: Run, seconds: tuple[float, ...], budget: float) -> RecordedTraini
 @pytest.mark.parametrize(
     ("seconds", "budget", "rungs"),
     [
-        ((0, 1e6, 0), 1e5, 1),  # what is expected of the second does not fit
+        ((0, 1e6, 0), 1e5, 1),  # the expected time of the second exceeds the budget
         ((0, 0, 1e6), 1e5, 2),
-        ((1e6, 0, 0), 1e-9, 1),  # what was spent is too much already; the first rung is always done
+        ((1e6, 0, 0), 1e-9, 1),  # the time spent exceeds the budget; the first stage depth always runs
         ((0, 0, 0), 1e5, 3),
     ],
 )
@@ -242,7 +242,7 @@ def test_a_rung_that_does_not_fit_into_the_time_is_not_begun(
 
 
 def test_a_rung_that_was_begun_is_finished(climbed: Callable[[int], RecordedClimb], tmp_path: Path) -> None:
-    """Also where its time is estimated anew, and higher, when the run goes on."""
+    """Even if the resumed run estimates a higher duration."""
     run = Run(str(tmp_path), "climb", {"save_steps": 1}, expected_rung=3)
     stopped_at(run, 10)
     training = timed(resumed(run), (0, 1e6, 1e6), 1e5)
@@ -261,14 +261,14 @@ def test_time_that_was_spent_before_an_interruption_counts(tmp_path: Path) -> No
     training.restore("auto")
     spent = training.state.log.seconds
     assert spent >= training.state.log.rungs[0]["seconds"]
-    training._climb = Climb(Escalation(3, 3, (), 0.99 * spent))  # the first rung took all of it
+    training._climb = Climb(Escalation(3, 3, (), 0.99 * spent))  # the first stage depth took all of it
     training.run()
     assert len(training.state.log.rungs) == 1
     assert training.state.log.stopped == "the time budget leaves no room for the next rung"
 
 
 def test_averages_and_patience_in_a_climb(tmp_path: Path) -> None:
-    """What is judged are the averaged weights; the third rung cannot move, so that its patience ends it early."""
+    """The averaged weights are compared; the third stage depth cannot change, so early stopping ends it."""
     run = Run(str(tmp_path / "a"), "averaged climb", {"save_steps": 1}, expected_rung=3)
     training = train(run, kind=RecordedClimb)
     expected = result_of(training)
@@ -278,7 +278,7 @@ def test_averages_and_patience_in_a_climb(tmp_path: Path) -> None:
     assert log.phases[2].steps < ends[2] - ends[1], "the third rung was not ended by its patience"
     first = next(entry["validation"] for entry in log.history if entry["phase"] == 2)
     assert log.best is not None
-    assert log.best["phase"] == 2  # patience counts from the rung's own first evaluation, not from the best of all
+    assert log.best["phase"] == 2  # patience counts from the stage depth's first evaluation
     assert log.best["validation"]["accuracy"] >= first["accuracy"]
     second = [entry for entry in log.history if entry["phase"] == 1]
     best = max(second, key=lambda entry: (entry["validation"]["accuracy"], -entry["validation"]["loss"]))

@@ -1,4 +1,4 @@
-"""A climb in two processes (torchrun, gloo), each launch some ten seconds: all decide alike, sharded or not."""
+"""A climb in two processes (torchrun, gloo), ten seconds per launch: all decide alike, sharded or not."""
 
 import signal
 import subprocess
@@ -15,12 +15,12 @@ pytestmark = pytest.mark.slow
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> None:
-    _, errors = process.communicate(timeout=1800)  # on a machine that does much else too
+    _, errors = process.communicate(timeout=1800)  # generous, for a busy machine
     assert process.returncode == status, errors[-3000:]
 
 
 def climb(folder: Path, processes: int, environment: dict[str, str] | None = None, **changes: Any) -> Run:
-    """Climb in processes of their own; two of 2 images make the 4 of one."""
+    """Run a climb in processes of its own; two processes with 2 images each have the batches of one with 4."""
     config = {"per_device_train_batch_size": 4 // processes, "save_steps": 1}
     run = replace(Run(str(folder), "climb", config, dropout=0, expected_rung=1), **changes)
     folder.mkdir(exist_ok=True)
@@ -57,7 +57,7 @@ def test_two_processes_climb_as_one(
 
 @pytest.mark.parametrize("environment", [{}, FSDP], ids=["replicated", "sharded"])
 def test_two_processes_train_again_as_one(tmp_path: Path, environment: dict[str, str]) -> None:
-    """After a climb whose rungs are all kept: from the weights of the beginning, on all images."""
+    """After a climb with all stage depths kept: from the initial weights, on all images."""
     changes = {"phases": "gentle climb", "expected_rung": 2}
     two = climb(tmp_path / "two", 2, environment, refit=True, **changes)
     one, before = climb(tmp_path / "one", 1, refit=True, **changes), climb(tmp_path / "before", 1, **changes)
@@ -71,7 +71,7 @@ def test_two_processes_train_again_as_one(tmp_path: Path, environment: dict[str,
 
 @pytest.mark.parametrize("environment", [{}, FSDP], ids=["replicated", "sharded"])
 def test_two_processes_resume_a_climb_bit_by_bit(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Stopped within the second rung, which is taken back: what is kept then came from the checkpoint."""
+    """Interrupted within the second stage depth, which is undone: earlier weights came from the checkpoint."""
     alone = climb(tmp_path / "a", 2, environment, dropout=0.2)
     killed = climb(tmp_path / "b", 2, environment, dropout=0.2, signal_at=(10, 1, signal.SIGTERM))
     last = replace(resumed(killed), signal_at=None)

@@ -1,4 +1,4 @@
-"""Several processes (torchrun, gloo), each launch some ten seconds: all slow."""
+"""Several processes (torchrun, gloo), ten seconds per launch: all slow."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ from hf_tl.checkpoints.checkpoint import newest_checkpoint
 pytestmark = pytest.mark.slow
 
 SPLIT = {"per_device_train_batch_size": 2, "save_steps": 1}
-"""Two processes of 2 images make the 4 of one process."""
+"""Two processes with 2 images each have the batches of one process with 4."""
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:
@@ -55,7 +55,7 @@ def test_two_processes_do_as_one(tmp_path: Path, two: tuple[Run, dict[str, Any],
 @pytest.mark.parametrize("backend", ["no", "eager", "aot_eager"])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_frozen_tensors_stand_still_in_every_phase(tmp_path: Path, processes: int, backend: str) -> None:
-    """Compiled or not; the frozen tensors are found here anew."""
+    """Compiled or not; the test determines the frozen tensors itself."""
     run = Run(str(tmp_path), config={**SPLIT, "per_device_train_batch_size": 4 // processes})
     finish(launch(run, processes, {"ACCELERATE_DYNAMO_BACKEND": backend}))
     ends = [0, 4, 11, 14]
@@ -72,7 +72,7 @@ def test_frozen_tensors_stand_still_in_every_phase(tmp_path: Path, processes: in
 
 
 def test_two_processes_resume_bit_by_bit(tmp_path: Path) -> None:
-    """BatchNorm trains and each process draws its own dropout."""
+    """BatchNorm trains, and each process draws its own dropout."""
     run = Run(str(tmp_path / "a"), config=SPLIT)
     finish(launch(run, 2))
     killed = replace(run, output=str(tmp_path / "b"), signal_at=(6, 1, signal.SIGKILL))
@@ -103,7 +103,7 @@ def test_a_killed_process_ends_all(tmp_path: Path) -> None:
 
 
 def test_sigterm_writes_one_checkpoint(tmp_path: Path) -> None:
-    """Sent to one process, as a cluster may: all stop after the same step."""
+    """The signal goes to one process, as on a cluster: all stop after the same step."""
     run = Run(str(tmp_path), config={**SPLIT, "save_steps": None}, signal_at=(5, 1, signal.SIGTERM))
     output = finish(launch(run, 2), status=1)  # torchrun's own status
     assert output.count("SIGTERM: stopped after step 6") == 1
@@ -114,7 +114,7 @@ def test_sigterm_writes_one_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_network_with_parts_that_get_no_gradient(tmp_path: Path) -> None:
-    """SigLIP's pooling head: DistributedDataParallel would end with an error in the second step."""
+    """SigLIP's pooling head: DistributedDataParallel would raise an error in the second step."""
     run = Run(str(tmp_path), "full", SPLIT, model="siglip")
     finish(launch(run, 2))
     result = torch.load(result_path(run))

@@ -1,4 +1,4 @@
-"""Which rungs of a climb are kept, and when it ends: from any two sets of answers to the same images."""
+"""Decisions of a climb: which stage depths are kept, and when it ends, for any two sets of predictions."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from hf_tl.training.escalation import SIGNIFICANT, Escalation
 
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Which images a rung, and the one before it, get right; many differ, or few."""
+    """Draw the correctly classified images of a stage depth and its predecessor, with any difference."""
     both, new, old, neither = (draw(st.integers(0, 60)) for _ in range(4))
     counts = (both, new, old, neither + (both + new + old == 0))
     pairs = np.repeat([(True, True), (True, False), (False, True), (False, False)], counts, axis=0)
@@ -24,7 +24,7 @@ def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 @st.composite
 def climbs(draw: st.DrawFn) -> tuple[Escalation, int]:
-    """A climb, and the number of a rung after the first."""
+    """Draw a climb, and the number of a stage depth after the first."""
     rungs = draw(st.integers(2, 6))
     return Escalation(rungs, draw(st.integers(1, rungs))), draw(st.integers(2, rungs))
 
@@ -49,7 +49,7 @@ def test_what_is_sure_decides_and_the_evidence_where_it_is_not(
 @settings(deadline=None)
 @given(climbs(), answers())
 def test_the_two_sets_swapped(climb: tuple[Escalation, int], pair: tuple[np.ndarray, np.ndarray]) -> None:
-    """What is surely better one way is surely worse the other way; what is noise is noise both ways."""
+    """A significant gain becomes a significant loss; noise is noise both ways."""
     (escalation, rung), (right, before) = climb, pair
     one, other = escalation.judge(rung, right, before), escalation.judge(rung, before, right)
     assert one.p_value == other.p_value
@@ -78,7 +78,7 @@ def test_the_first_rung_is_kept(pair: tuple[np.ndarray, np.ndarray], rungs: int)
 
 
 def test_a_climb_of_many_seldom_mistakes_chance_for_a_gain() -> None:
-    """Rungs that are as good as one another: at most one climb in twenty calls one of them sure."""
+    """Equally good stage depths: at most one climb in twenty finds a significant gain."""
     random = np.random.default_rng(0)
     escalation, mistaken, climbs = Escalation(4, 1), 0, 1_000
     for _ in range(climbs):

@@ -69,7 +69,7 @@ def test_what_is_no_number_stops_before_the_optimizer_step(tmp_path: Path, fault
 
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
-    """The rows of each step under Trainer."""
+    """Return the rows of each step with Trainer."""
     trainer = make_trainer(Run(str(tmp_path_factory.mktemp("good")), config={"save_strategy": "no"}))
     seen: list[list[int]] = []
 
@@ -118,7 +118,7 @@ def test_without_views_trainer_says_that_the_images_are_not_known(tmp_path: Path
 
 
 def test_after_training_the_views_can_be_evaluated(tmp_path: Path) -> None:
-    """The rows are told while the model is watched, and no longer."""
+    """The rows are reported while the model is monitored, and not afterwards."""
     trainer = make_trainer(Run(str(tmp_path), config={"save_strategy": "no"}))
     trainer.train()
     assert math.isfinite(trainer.evaluate(trainer.train_dataset)["eval_loss"])
@@ -127,7 +127,7 @@ def test_after_training_the_views_can_be_evaluated(tmp_path: Path) -> None:
 
 
 def test_trainer_alone_goes_on(tmp_path: Path) -> None:
-    """The control: what the callback is for."""
+    """Control: the fault that the callback detects."""
     trainer = make_trainer(Run(str(tmp_path), config={"save_strategy": "no"}, fault="gradient"))
     guard = trainer.callback_handler.callbacks[1]
     guard.on_pre_optimizer_step = lambda *arguments, **kwargs: None
@@ -145,7 +145,7 @@ def test_a_process_ends_with_an_error(tmp_path: Path) -> None:
 
 @pytest.fixture
 def full_disk() -> Iterator[None]:
-    """No file grows beyond 20 kB, which for the writer is as if the disk were full."""
+    """Limit file sizes to 20 kB, which the writer sees as a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     yield

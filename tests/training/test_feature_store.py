@@ -1,4 +1,4 @@
-"""Features on the disk: what is read is what was written, and only what was written whole is found."""
+"""Features on disk: read back as written, and found only if written completely."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def draw(layout: Layout, images: int) -> Tensor:
 
 
 def write(store: FeatureStore, key: str, layouts: Sequence[Layout] = LAYOUTS, images: int = IMAGES) -> list[Tensor]:
-    """Write an entry as training does."""
+    """Write an entry like training."""
     tensors = [draw(layout, images) for layout in layouts]
     rows = FeatureRows(store.begin(key, layouts, images), layouts, images, writable=True)
     rows.write(0, [tensor[:1] for tensor in tensors])
@@ -162,7 +162,7 @@ def test_what_was_not_used_for_longest_goes_first(store: FeatureStore) -> None:
         write(store, key)
         os.utime(store.folder / key, (1000 + age, 1000 + age))
     size = store.entries()[0].bytes
-    found(store, KEYS["a"])  # so it was used last
+    found(store, KEYS["a"])  # most recently used
     assert [NAMES[entry.key] for entry in store.entries()] == ["a", "c", "b"]
     rows = found(store, KEYS["c"])
     os.utime(store.folder / KEYS["c"], (1002, 1002))
@@ -259,7 +259,7 @@ def test_a_kill_leaves_nothing_that_is_found(store: FeatureStore, moment: str) -
     process.stdout.close()
     assert store.find(KEYS["a"]) == (None, None)
     assert store.entries() == []
-    # the lock went with its process, and what it left is in nobody's way
+    # the lock ended with its process, and its leftovers do not interfere
     with store.lock(KEYS["a"]).acquire(timeout=1):
         write(store, KEYS["a"])
     found(store, KEYS["a"])
@@ -278,13 +278,13 @@ def test_of_two_processes_one_computes_and_the_other_waits(tmp_path: Path) -> No
 
 
 def left(folder: Path) -> list[str]:
-    """What is there, without locks."""
+    """Return the names of the files, without locks."""
     return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")]
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+    """Yield a file system of 256 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder]).returncode:
@@ -301,7 +301,7 @@ def test_a_full_disk_is_found_at_the_beginning(small_disk: Path) -> None:
 
 
 def test_a_disk_that_is_full_at_the_end_leaves_the_rest(small_disk: Path) -> None:
-    """The description and the manifest find no room."""
+    """There is no space for description and manifest."""
     store = FeatureStore(small_disk / "features", LARGE)
     layouts = [Layout((1000,), torch.float32)]
     write(store, KEYS["a"])
@@ -358,7 +358,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
 
 
 def test_clearing_leaves_other_files_and_what_is_being_computed(store: FeatureStore) -> None:
-    """The folder may be any folder that a user named."""
+    """The user may have named any folder."""
     write(store, KEYS["a"])
     for key in ("old", "new"):
         store.begin(KEYS[key], LAYOUTS, IMAGES)

@@ -1,4 +1,4 @@
-"""Training on cached features gives what training on images gives, and nothing stale or damaged is ever used."""
+"""Training on cached features equals training on images, and never uses a stale or damaged entry."""
 
 import io
 import os
@@ -46,7 +46,7 @@ ACCUMULATED = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 
 
 
 def cached(run: Run, folder: Path, **config: Any) -> Run:
-    """The same run with features, kept in `folder`."""
+    """Return the same run with features cached in `folder`."""
     return replace(run, config={**run.config, "feature_cache": "on", "feature_cache_dir": str(folder), **config})
 
 
@@ -66,8 +66,8 @@ def losses(training: RecordedTraining) -> list[float]:
 def assert_close(a: RecordedTraining, b: RecordedTraining, tolerance: float = 1e-3) -> None:
     """Compare losses, and the weights after each step by the norm of their difference.
 
-    AdamW turns the rounding of a gradient next to zero into a whole step, and BatchNorm divides by the deviation of
-    four images: where it trains, the tolerance must be larger.
+    AdamW turns the rounding error of a gradient close to zero into a whole step, and BatchNorm divides by the standard
+    deviation of four images: where it trains, the tolerance must be larger.
     """
     assert losses(a) == pytest.approx(losses(b), rel=tolerance)
     assert a.seen == b.seen
@@ -79,7 +79,7 @@ def assert_close(a: RecordedTraining, b: RecordedTraining, tolerance: float = 1e
 
 
 def entries(folder: Path) -> dict[str, tuple[int, int]]:
-    """Name the whole entries, with what changes when one is written again."""
+    """Return the names of the complete entries, with values that change when one is written again."""
     files = folder.glob("*/0.bin")
     return {file.parent.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
@@ -180,7 +180,7 @@ def other_transforms(training: RecordedTraining) -> None:
 
 
 def other_pooling(training: RecordedTraining) -> None:
-    """The same weights in a network of other settings."""
+    """Change the settings of the network, and keep its weights."""
     training.model.timm_model.reset_classifier(3, "max")
     training.model.config.model_args = {"global_pool": "max"}
 
@@ -210,7 +210,7 @@ def test_whatever_features_depend_on_makes_other_entries(
 
 
 def large_jpegs(training: RecordedTraining) -> None:
-    """Eight times as large as the network takes them."""
+    """Use images eight times as large as the input."""
     files = []
     for image in training.data.train_images["image"]:
         image.resize((8 * SIDE, 8 * SIDE)).save(stream := io.BytesIO(), "JPEG", quality=95)
@@ -232,7 +232,7 @@ def large_jpegs(training: RecordedTraining) -> None:
 
 
 def test_only_training_images_are_decoded_at_a_reduced_size(tmp_path: Path) -> None:
-    """What is measured has the features of whole images, with the flag as without."""
+    """Evaluated images have the features of whole images, with or without the flag."""
     run = Run(str(tmp_path), "transfer", {"save_total_limit": 0})
     found, results = [], []
     for flags in ({}, {"decode_reduced": True}):
@@ -264,7 +264,7 @@ def test_damage_is_told_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_run_stopped_among_features_ends_bit_by_bit_the_same(tmp_path: Path) -> None:
-    """The second time `auto` would not compute them: one epoch costs a pass, and the cache was emptied."""
+    """The second time `auto` would not compute them: one epoch costs one pass, and the cache was emptied."""
     run = cached(Run(str(tmp_path / "a"), "short", {"save_steps": 1}), tmp_path / "features")
     expected = train(run)
     assert uses_features(expected) == [True, True]
@@ -292,7 +292,7 @@ def test_a_run_that_was_decided_against_features_stays_with_images(tmp_path: Pat
 
 @pytest.fixture(params=["no folder", "full", "read-only"])
 def unwritable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder that takes no features."""
+    """Return a folder that features cannot be written to."""
     folder = tmp_path / "disk"
     if request.param == "no folder":
         folder.write_text("a file")
@@ -321,7 +321,7 @@ def test_a_disk_that_takes_nothing_is_told_and_the_run_goes_on(
 
 
 def test_more_features_than_the_limit_are_not_computed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each set alone would fit: the second would throw out the first."""
+    """Each set alone would fit: the second would evict the first."""
     run = Run(str(tmp_path / "run"), "transfer", {"save_total_limit": 0})
     one = IMAGES * 96 * 4
     training = train(cached(run, tmp_path / "features", feature_cache_gb=1.5 * one / 1e9))
@@ -385,7 +385,7 @@ def test_phases_that_need_images_say_why(
 
 @pytest.mark.slow
 def test_two_processes_share_the_work_and_do_as_one(tmp_path: Path) -> None:
-    """Nothing depends on how a batch is split: the norms keep their statistics."""
+    """Nothing depends on how a batch is split: the norms freeze their statistics."""
     config = {"save_steps": 1}
     alone = cached(Run(str(tmp_path / "one"), "kept", config, dropout=0), tmp_path / "features-one")
     split = {**config, "per_device_train_batch_size": 2}
@@ -478,9 +478,9 @@ def check_kept(run: Run, training: RecordedTraining, inputs: Any) -> None:
 def test_a_pass_that_tries_batch_sizes_keeps_what_the_network_computes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every image is kept at its place, whatever the size of the batch it was in."""
+    """Every image keeps its place, whatever the size of its batch."""
     run = cached(Run(str(tmp_path), "finetune", {"per_device_eval_batch_size": 2}), tmp_path / "features")
-    monkeypatch.setattr("hf_tl.features.batch_size.PAYS", 1)  # tried on these few images too
+    monkeypatch.setattr("hf_tl.features.batch_size.PAYS", 1)  # tries sizes even for this number of images
     training, inputs = inputs_of(run)
     assert re.search(r"batches of=[12]\b", capsys.readouterr().err)
     check_kept(run, training, inputs)
@@ -495,7 +495,7 @@ def test_a_long_pass_is_compiled_where_it_can_be(
         pytest.skip("no C++ compiler")
     run = cached(Run(str(tmp_path), "finetune", {"per_device_eval_batch_size": 2}), tmp_path / "features")
     monkeypatch.setattr("hf_tl.features.batch_size.PAYS", 1)
-    monkeypatch.setattr("hf_tl.features.feature_pass.COMPILE_SECONDS", 0)  # these few images pay too
+    monkeypatch.setattr("hf_tl.features.feature_pass.COMPILE_SECONDS", 0)  # compiles even for this number of images
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
@@ -508,7 +508,7 @@ def test_a_long_pass_is_compiled_where_it_can_be(
 
 
 def test_what_is_kept_is_what_the_network_computes(tmp_path: Path) -> None:
-    """Not only on the first images: folding and batches change nothing but the rounding."""
+    """Not only for the first images: folding and batches change nothing but rounding."""
     run = cached(Run(str(tmp_path), "finetune", {"per_device_eval_batch_size": 4}), tmp_path / "features")
     training, inputs = inputs_of(run)
     check_kept(run, training, inputs)
@@ -544,7 +544,7 @@ def test_the_command_line_finds_its_features_again(tmp_path: Path) -> None:
     ]
     assert histories[1] == histories[2]
     assert histories[1] == [pytest.approx(pair, rel=1e-3) for pair in histories[0]]
-    # images whose features are kept are not decoded to check them; a changed one is
+    # images with cached features are not decoded to check them; a changed one is
     next((tmp_path / "colours").rglob("*.png")).write_bytes(b"no image")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([*command, "--output_dir", str(tmp_path / "last")], env=environment, capture_output=True)

@@ -1,4 +1,4 @@
-"""The head solved as logistic regression, against scikit-learn's and against the loss that training uses."""
+"""The head solved as logistic regression, against scikit-learn's and against the loss of training."""
 
 import math
 
@@ -18,7 +18,7 @@ CLASSES = 4
 
 
 def clusters(images: int = 240, values: int = 12, spread: float = 2.0, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features that are correlated, of very different scales, of classes that overlap and differ in size."""
+    """Return correlated features of very different scales, of overlapping classes of different sizes."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.multinomial(torch.tensor([0.5, 0.25, 0.15, 0.1]), images, replacement=True, generator=generator)
     labels[: 2 * CLASSES] = torch.arange(CLASSES).repeat(2)[:images]
@@ -63,7 +63,7 @@ def test_with_more_features_than_images_it_is_that_of_scikit_learn() -> None:
 
 @pytest.mark.parametrize("balanced", [False, True])
 def test_at_the_solution_the_loss_of_training_cannot_fall(balanced: bool) -> None:
-    """With label smoothing, which scikit-learn does not have."""
+    """With label smoothing, which scikit-learn lacks."""
     features, labels = clusters()
     features = features.double()
     phase = Phase(1, 1, label_smoothing=0.2)
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 
 
 def test_separable_data_stay_finite() -> None:
-    """Without a penalty the weights would grow for ever; with more features than images anything is separable."""
+    """Without a penalty the weights diverge; with more features than images any data are separable."""
     features, labels = clusters(40, 200, spread=0.01)
     features = torch.cat([features, features[:, :3], torch.full((40, 1), 0.1)], dim=1)  # copies and a constant
     solution = solve_head(features, labels, CLASSES)
@@ -127,7 +127,7 @@ def test_separable_data_stay_finite() -> None:
 
 
 def test_views_of_an_image_are_held_out_together() -> None:
-    """So a copy of each image teaches nothing about the image itself."""
+    """A copy of each image in the training folds would be data leakage."""
     features, labels = clusters(60)
     one = solve_head(features, labels, CLASSES)
     two = solve_head(features.repeat(2, 1), labels, CLASSES, views=2)
@@ -140,7 +140,7 @@ def test_rare_classes_are_kept() -> None:
     features, labels = clusters(100)
     labels = labels % 2
     labels[0], labels[[1, 2]] = 2, 3  # one image of a class, two of another
-    solution = solve_head(features, labels, 6)  # and none of two
+    solution = solve_head(features, labels, 6)  # no image of two classes
     assert solution.folds == FOLDS
     assert solution.weight.isfinite().all()
     assert torch.equal(solution.weight[4:], torch.zeros(2, features.shape[1]))

@@ -69,7 +69,7 @@ def test_balanced_weights_are_those_of_scikit_learn(labels: list[int]) -> None:
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_a_weighted_loss_does_not_depend_on_batches(soft: bool) -> None:
-    """The mean over two halves is that over the whole: torch's own weighted mean of indices is not."""
+    """The mean over two halves is the mean over the whole; torch's own weighted mean of class indices is not."""
     logits, labels = made()
     weights = torch.tensor([0.1, 1.0, 3.0, 7.0])
     expected = (weights[labels] * functional.cross_entropy(logits, labels, reduction="none")).mean()
@@ -112,7 +112,7 @@ def test_mixed_multi_label_images_give_the_mixed_loss(part: float, smoothing: fl
 
 
 def test_balanced_weights_of_multi_label_images_are_negatives_by_positives() -> None:
-    """With them, positives and negatives of a class weigh alike; a class that is in every image still counts."""
+    """Positives and negatives of a class get equal total weights; a class of all images still counts."""
     _, labels = made_multi_label()
     weights = balanced_weights(labels.int().tolist(), CLASSES)
     torch.testing.assert_close(weights, torch.tensor([1.0, 2.0, 2.0, 2.0]))

@@ -1,4 +1,4 @@
-"""Mixing and balance are functions of seed, epoch and index, like the stream of images and its views."""
+"""Mixing and balancing are functions of seed, epoch and index, like the order of images and their views."""
 
 from collections import Counter
 
@@ -86,7 +86,7 @@ def test_mixing_does_not_depend_on_batches_or_workers(views: TrainingViews, batc
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
 def test_labels_of_any_number_are_mixed_in_the_parts_of_the_images(mixup: float, cutmix: float) -> None:
-    """A black image with no label and a white one with two: the share of white is that of the white one's labels."""
+    """A black image without labels and a white one with two: the share of white is the target of both labels."""
     pixels = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
     flags = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
     shares = set()

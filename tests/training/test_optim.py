@@ -26,7 +26,7 @@ def test_each_stage_has_its_rate() -> None:
     groups = parameter_groups(model, list_stages(model), phase)
     rates = {group["name"].split("/")[0]: group["lr"] for group in groups}
     assert rates == {"head": 0.1, "layer4": 0.01, "layer3": 0.005, "layer2": 0.0025}
-    assert groups[0]["name"] == "head/decay"  # Trainer logs the rate of the first group
+    assert groups[0]["name"] == "head/decay"  # Trainer logs the learning rate of the first group
 
 
 def test_the_backbone_learns_at_the_heads_rate_unless_told() -> None:

@@ -1,4 +1,4 @@
-"""Mixed precision through the loop: the network computes in bf16 or fp16, and its weights stay float32."""
+"""Mixed precision in the loop: the network computes in bf16 or fp16, and its weights stay float32."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +17,13 @@ BF16 = {"mixed_precision": "bf16"}
 
 @pytest.fixture(autouse=True)
 def _one_setting_a_test() -> Iterator[None]:
-    """Accelerate keeps its precision and device for a process."""
+    """Reset accelerate's state: it keeps precision and device for the lifetime of a process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def computed_in(training: RecordedTraining) -> set[torch.dtype]:
-    """Note in what the last stage of the backbone computes, in training and in evaluations."""
+    """Record the dtypes that the last backbone stage computes in, in training and evaluation."""
     found: set[torch.dtype] = set()
     training.model.timm_model.layer4.register_forward_hook(lambda _, __, output: found.add(output.dtype))
     return found
@@ -31,7 +31,7 @@ def computed_in(training: RecordedTraining) -> set[torch.dtype]:
 
 def assert_float32(tensors: dict[str, Tensor]) -> None:
     kinds = {tensor.dtype for tensor in tensors.values()}
-    assert kinds <= {torch.float32, torch.int64}, kinds  # int64: the batches that BatchNorm counted
+    assert kinds <= {torch.float32, torch.int64}, kinds  # int64: BatchNorm's number of batches
 
 
 @pytest.mark.parametrize("phases", ["gradual", "all kept"])
@@ -40,7 +40,7 @@ def test_bf16_trains_and_the_weights_stay_float32(tmp_path: Path, phases: str) -
     training = make_training(run)
     before, computed = snapshot(training.model), computed_in(training)
     training.run()
-    # float32: the pass before the first phase, of a copy
+    # float32: the pass before the first phase, on a copy
     assert computed == {torch.float32, torch.bfloat16}
     assert moved(before, training.weights[max(training.weights)])
     newest = max((tmp_path / "checkpoints").iterdir())
@@ -52,7 +52,7 @@ def test_bf16_trains_and_the_weights_stay_float32(tmp_path: Path, phases: str) -
 
 
 def test_bf16_is_not_float32_but_close_to_it(tmp_path: Path) -> None:
-    """The first evaluation, all else being equal."""
+    """The first evaluation, all else equal."""
     runs = [Run(str(tmp_path / str(i)), "norms frozen", dropout=0, accelerator=a) for i, a in enumerate(({}, BF16))]
     exact, rounded = (train(run).state.log.history[0]["validation"]["loss"] for run in runs)
     assert exact != rounded
@@ -60,7 +60,7 @@ def test_bf16_is_not_float32_but_close_to_it(tmp_path: Path) -> None:
 
 
 def test_what_the_model_is_given_back_computes_in_float32(tmp_path: Path) -> None:
-    """Accelerate's autocast is taken off the model with the last phase."""
+    """Accelerate's autocast is removed from the model after the last phase."""
     training = train(Run(str(tmp_path), "norms frozen", accelerator=BF16))
     computed = computed_in(training)
     training.model.eval()(pixel_values=torch.zeros(1, 3, 32, 32))

@@ -1,4 +1,4 @@
-"""A whole training sees the pixels that its model is evaluated and saved with."""
+"""A whole training uses the pixels that its model is evaluated and saved with."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ LABELS = tuple(COLORS)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Red and blue images, one of which has broken EXIF data."""
+    """Write red and blue images, one of them with broken EXIF data."""
     folder, random = tmp_path_factory.mktemp("colors"), np.random.default_rng(0)
     for split, count in (("train", 24), ("test", 10)):
         for name, color in COLORS.items():
@@ -45,7 +45,7 @@ def settings(tmp_path: Path) -> dict[str, object]:
 
 
 def test_a_processor_that_flips_channels_is_trained_for(folder: Path, tmp_path: Path) -> None:
-    """Training that saw RGB where evaluation sees BGR would take each red image for a blue one."""
+    """A training on RGB with an evaluation on BGR would confuse red and blue images."""
     source = save_transformers(tiny_resnet(), tmp_path / "source")
     transformers.MobileViTImageProcessor(
         size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}, rescale_factor=1 / 127.5
@@ -109,7 +109,7 @@ def test_transforms_that_would_be_ignored_are_refused(folder: Path, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of one color, half of them with transparent pixels, under which another color is stored."""
+    """Write images of one color, half of them with transparent pixels that hide another color."""
     folder = tmp_path_factory.mktemp("icons")
     for split, count in (("train", 24), ("test", 16)):
         for name, color in COLORS.items():
@@ -119,7 +119,7 @@ def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if number % 2:
                     hidden = COLORS["red" if name == "blue" else "blue"]
                     image.paste((*hidden, 0), (0, 0, 40, 30))
-                image.putpixel((0, 0), (number, 0, 0, 255))  # so that no two are equal
+                image.putpixel((0, 0), (number, 0, 0, 255))  # makes all images distinct
                 image.save(folder / split / name / f"{number}.png")
     return folder
 

@@ -1,4 +1,4 @@
-"""Training again on the validation images too: from the start, as what was kept says, and the same after a kill."""
+"""Refit on train and validation: from the start, with the selected length, and unchanged by a kill."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from hf_tl.training.refit import Refit, is_refitted
 
 
 def refitted(run: Run, stop: int | None = None) -> tuple[Training, Training]:
-    """Train twice as a job does; give both trainings, of one model. The first stops after a step, if one is named."""
+    """Train and refit like a job; return both trainings of one model. The first stops after a step, if one is given."""
     first = make_training(run, stop)
     refit = Refit.of(first)
     if first.config.resume_from_checkpoint is not None:
@@ -40,7 +40,7 @@ def refitted(run: Run, stop: int | None = None) -> tuple[Training, Training]:
 
 
 def alone(run: Run) -> Training:
-    """Train once, on as many images, with nothing before it; of a climb, its first rung alone."""
+    """Train once on all images, without a first training; for a climb, its first stage depth alone."""
     made = make_training(run)
     images = concatenate_datasets([make_images(run), make_images(run)])
     set_seed(made.config.seed)
@@ -79,7 +79,7 @@ def test_it_learns_anew_from_all_images_by_what_was_kept(run: Run, kept: str, tm
 
 
 def test_after_a_climb_it_goes_to_the_depth_of_the_last_rung_at_once(tmp_path: Path) -> None:
-    """Twice as many images as the climb had, for the two passes of each of its two rungs."""
+    """Twice as many images as in the climb, for the two passes of each of its two stage depths."""
     first, again = refitted(Run(str(tmp_path), "climb", expected_rung=2))
     assert [rung["is_kept"] for rung in first.state.log.rungs] == [True, True, False]
     [phase] = again.strategy.phases
@@ -125,7 +125,7 @@ def test_it_takes_the_passes_after_which_early_stopping_kept_the_weights(
 
 @pytest.mark.parametrize(("number", "stop"), [(1, 3), (1, 6), (2, 2), (2, 5), (2, 14)])
 def test_it_goes_on_bit_by_bit(number: int, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed in the first training or in the second: what comes out is what an undisturbed run gives."""
+    """Killed in the first training or in the refit: the result is that of an undisturbed run."""
     run = Run(str(tmp_path / "left alone"), "full", {"save_steps": 2})
     whole = refitted(run)
     expected = [snapshot(whole[1].model), whole[0].state.log.best, whole[1].state.log.best]
@@ -172,7 +172,7 @@ def test_the_head_is_not_trained_twice_on_the_same_images(
 
 
 def test_a_run_that_goes_on_has_the_time_that_it_had(tmp_path: Path) -> None:
-    """What is asked for the time after a resume is what was written down before."""
+    """After a resume, the time estimate is the recorded one."""
     run = Run(str(tmp_path), "climb", expected_rung=1)
     first = make_training(run)
     first.run()

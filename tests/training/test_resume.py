@@ -47,7 +47,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_run_stopped_after_each_step_ends_the_same(
     tmp_path: Path, uninterrupted: dict[str, Any], save_steps: int | None
 ) -> None:
-    """Every step is one after which some process was stopped; those that wrote nothing since are done again."""
+    """Some process stops after each step; steps since the last checkpoint are repeated."""
     run = Run(str(tmp_path), config={"save_steps": save_steps})
     stopped_at(run, 1)
     for stop in range(2, STEPS):
@@ -97,7 +97,7 @@ class WithoutOptimizer(RecordedTraining):
 
 
 class WithoutPlace(RecordedTraining):
-    """Begins each phase at its first image."""
+    """Training that begins each phase at its first image."""
 
     def _loader(self, *arguments: Any) -> Any:
         loader = super()._loader(*arguments)
@@ -107,7 +107,7 @@ class WithoutPlace(RecordedTraining):
 
 
 class WithAll(RecordedTraining):
-    """The control of the controls."""
+    """Control of the controls."""
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_fifty_kills_change_nothing(tmp_path: Path, way: str) -> None:
 
 
 def kill_often(way: str, output: Path, kills: int) -> None:
-    """Kill runs at random moments until `kills` were killed, and compare each that ends with one left alone."""
+    """Kill runs at random moments until `kills` were killed, and compare each finished one with an undisturbed one."""
     draw = random.Random(0)
     config = {"save_steps": 1, "save_total_limit": 2}
     alone = Run(str(output / "alone"), config=dict(config), way=way)
@@ -263,7 +263,7 @@ def kill_often(way: str, output: Path, kills: int) -> None:
 
 
 def run_and_kill(run: Run, moment: tuple[int, float] | None) -> int:
-    """Run in a new process, and kill it some seconds after so many steps and checkpoints have begun."""
+    """Run in a new process, and kill it some seconds after a number of steps and checkpoints have begun."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(run, there))

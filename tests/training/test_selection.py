@@ -1,4 +1,4 @@
-"""Which weights a training keeps."""
+"""Model selection: the checkpoint that a training keeps."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ from hf_tl.training.selection import count_without_gain, judge_evaluation, stand
 
 
 def judged(right: list[int], images: int) -> TrainingLog:
-    """Judge evaluations, one an epoch, with so many images right."""
+    """Evaluate once per epoch, with given numbers of correct images."""
     log = TrainingLog()
     for epoch, count in enumerate(right, 1):
         entry = {"phase": 0, "epoch": epoch, "validation": {"accuracy": count / images, "loss": 1.0}}

@@ -1,4 +1,4 @@
-"""FSDP2 in the loop: two processes (torchrun, gloo), each of which keeps its part, train as DistributedDataParallel."""
+"""FSDP2 in the loop: two sharded processes (torchrun, gloo) train like DistributedDataParallel."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> str:
         ({"gradient_checkpointing": True}, {}, 1e-5, None),
         ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}, {}, 1e-5, None),
         ({}, {"ACCELERATE_DYNAMO_BACKEND": "aot_eager"}, 1e-5, None),
-        # AdamW makes a step of the sign of a gradient, which bf16's rounding changes where it is small
+        # AdamW turns the sign of a small gradient, which bf16 rounding changes, into a step
         ({}, {"ACCELERATE_MIXED_PRECISION": "bf16"}, 1e-3, 10),
     ],
     ids=["plain", "checkpointed", "accumulated", "compiled", "bf16"],
@@ -67,7 +67,7 @@ def test_sharded_processes_do_as_replicated_ones(
     assert [phase["parameters_trained"] for phase in sharded["log"]["phases"]] == [
         phase["parameters_trained"] for phase in replicated["log"]["phases"]
     ]
-    # each process holds about half, in the optimizer too
+    # each process holds about half, including the optimizer state
     parameters = replicated["by step"]["held"]
     assert all(0.4 * parameters < result["by step"]["held"] < 0.6 * parameters for result in (sharded, second))
 
@@ -75,7 +75,7 @@ def test_sharded_processes_do_as_replicated_ones(
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, {"ACCELERATE_MIXED_PRECISION": "bf16"}], ids=["float32", "bf16"])
 def test_sharded_processes_resume_bit_by_bit(tmp_path: Path, environment: dict[str, str]) -> None:
-    """With dropout, an average of the weights, and phases that freeze more or less than the one before."""
+    """With dropout, weight averaging, and phases with different numbers of frozen stages."""
     environment = {**FSDP, **environment}
     run = Run(str(tmp_path / "a"), "all kept", SPLIT)
     Path(run.output).mkdir()
@@ -102,7 +102,7 @@ def test_sharded_processes_stop_where_one_has_no_number(tmp_path: Path, fault: s
 
 @pytest.mark.slow
 def test_accelerate_launch_shards_a_whole_run(tmp_path: Path) -> None:
-    """On a machine without GPUs too, where accelerate alone would leave FSDP out."""
+    """Also on a machine without GPUs, where accelerate alone would ignore FSDP."""
     launcher = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"]
     model = ["--model", "timm:test_vit", "--no_pretrained", "--image_size", "32", "--dataset", "digits"]
     recipe = ["--strategy", "finetune", "--trainable_stages", "3", "--num_train_epochs", "1", "--report_to", "none"]
@@ -132,7 +132,7 @@ def test_accelerate_launch_shards_a_whole_run(tmp_path: Path) -> None:
 def test_what_would_be_left_out_is_refused(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
 ) -> None:
-    """The variables are those that accelerate launch sets."""
+    """The variables are those of accelerate launch."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=message):

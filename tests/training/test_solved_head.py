@@ -1,4 +1,4 @@
-"""A phase that is solved, in the loop: on images and on cached features, in several processes, and after a stop."""
+"""A phase with a solved head, in the loop: on images and cached features, in several processes, and after a resume."""
 
 import json
 from dataclasses import replace
@@ -45,7 +45,7 @@ SOLVED = replace(PHASES["solved"][0], augmentation="none")
 
 
 class PlainTraining(RecordedTraining):
-    """Sees the training images as they are, in the solved phase alone."""
+    """Training without augmentation in the solved phase alone."""
 
     def record(self, run: Run, stop: int | None) -> None:
         super().record(run, stop)
@@ -110,7 +110,7 @@ def test_two_processes_have_the_weights_of_one(tmp_path: Path) -> None:
     assert differences(first["weights"], second["weights"]) == []
     assert first["log"]["phases"][0]["solution"] == second["log"]["phases"][0]["solution"]
     assert first["log"]["phases"][0]["solution"] == pytest.approx(one["log"]["phases"][0]["solution"], rel=1e-4)
-    # after the solution: later DistributedDataParallel shares the weights of the main process
+    # after the solution: DistributedDataParallel shares the weights of the main process later
     places = (result_path(runs[0]), result_path(runs[1]), result_path(runs[1], 1))
     alone, main, other = (torch.load(place)["by step"]["weights"][1] for place in places)
     assert differences(main, other) == []

@@ -1,4 +1,4 @@
-"""Images of a stream come once an epoch, in an order and in views that seed and epoch alone decide."""
+"""Images of a stream come once per epoch, in an order and in views that depend on seed and epoch alone."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SHARDS = (9, 7, 12)
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> StreamedImages:
-    """Train without the images that were set apart from it, in three files of several row groups."""
+    """Return the training images without hold-out images, in three files of several row groups."""
     folder = tmp_path_factory.mktemp("parquet")
     for number, count in enumerate(SHARDS):
         coloured(count, first=number).to_parquet(folder / f"train-{number}.parquet", batch_size=4)
@@ -61,7 +61,7 @@ def test_views_are_those_of_the_images(images: StreamedImages, tmp_path: Path, s
 
 
 def test_a_part_of_the_order_is_read_once(images: StreamedImages) -> None:
-    """A process of several gets every other batch; it opens no shard again, and holds one block."""
+    """Each of two processes gets every second batch, opens no shard again, and holds one block."""
     views, opened = views_of(images), []
     read = type(images.stream).read_shards
 
@@ -79,7 +79,7 @@ def test_a_part_of_the_order_is_read_once(images: StreamedImages) -> None:
 
 
 def test_measuring_holds_a_small_split(images: StreamedImages) -> None:
-    """In the stream's order; what fits into a block is read once for all epochs."""
+    """In the stream's order; a split that fits into a block is read once for all epochs."""
     views = StreamedViews(images, make_transforms(Run("")).eval)
     first, second = (list(DataLoader(views, batch_size=4, collate_fn=Collate())) for _ in range(2))
     assert torch.cat([batch["index"] for batch in first]).tolist() == list(range(len(images)))

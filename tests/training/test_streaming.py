@@ -1,4 +1,4 @@
-"""Training on a dataset that is streamed from the Hub gives what training on the downloaded one gives."""
+"""Training on a dataset streamed from the Hub equals training on the downloaded one."""
 
 import os
 import re
@@ -34,7 +34,7 @@ load_dataset("parquet", data_files=sys.argv[1], split="train").push_to_hub("user
 
 
 def coloured(images: int, first: int = 0) -> Dataset:
-    """Noise about one colour a class; every image is another one."""
+    """Return noisy images in the color of their class; all images are distinct."""
     random = np.random.default_rng(first)
     colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
     noise = random.integers(-40, 40, (images, SIDE, SIDE, 3))
@@ -57,7 +57,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """A Hub with the dataset in three files."""
+    """Yield a Hub with the dataset in three files."""
     folder = tmp_path_factory.mktemp("hub")
     with HubServer(folder, tokens={TOKEN: {"name": "user", "role": "write"}}) as server:
         command = [sys.executable, "-c", PUSH, str(shards / "*.parquet"), str(SHARDS)]
@@ -76,7 +76,7 @@ def run(command: list[str], env: dict[str, str], status: int = 0) -> str:
 def train(
     server: HubServer, folder: Path, *flags: str, processes: int = 0, home: str = "home"
 ) -> tuple[RunRecord, str, int]:
-    """Train on the Hub's dataset; give the record, what was said, and how many bytes of its files were sent."""
+    """Train on the Hub's dataset; return the record, the output, and the bytes of its files that were sent."""
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes else []
     out, before = folder / f"out-{len(list(folder.iterdir()))}", server.hub.sent.copy()
     words = ["train", *TINY, *BATCH, "--dataset", "user/colours", "--output_dir", str(out), *flags]
@@ -107,13 +107,13 @@ def same(a: RunRecord, b: RunRecord) -> None:
 
 
 def sizes_of(server: HubServer) -> list[int]:
-    """Sizes of the dataset's files."""
+    """Return the sizes of the dataset's files."""
     sizes = [path.stat().st_size for path in server.hub.blob("any").parent.iterdir()]
     return [size for size in sizes if size > 2**18]
 
 
 LABELS = SHARDS * 3 * 2**16
-"""Bytes that are read for the labels at most."""
+"""Upper limit of the bytes read for the labels."""
 
 
 def test_streamed_from_the_hub(served: HubServer, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_streamed_from_the_hub(served: HubServer, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_streamed_run_is_that_of_the_downloaded_dataset(served: HubServer, tmp_path: Path) -> None:
-    """And another run on the stream reads nothing but labels, and the first image."""
+    """A second run on the stream reads only labels and the first image."""
     streamed, _, _ = train(served, tmp_path, "--streaming")
     again, _, sent = train(served, tmp_path, "--streaming")
     assert sent < max(sizes_of(served)) + LABELS
@@ -143,7 +143,7 @@ def test_a_streamed_run_is_that_of_the_downloaded_dataset(served: HubServer, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_share_a_stream(served: HubServer, tmp_path: Path, processes: int) -> None:
-    """By images, or by files where that is fair: each feature is that of one process."""
+    """By images, or by files where they can be distributed evenly: one process computes each feature."""
     batch = ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
     alone, _, _ = train(served, tmp_path, "--streaming", home="alone")
     several, said, _ = train(served, tmp_path, "--streaming", *batch, processes=processes)
@@ -176,7 +176,7 @@ Stream = Callable[..., list[str]]
 
 @pytest.fixture
 def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stream:
-    """Flags of a run on a folder of parquet files, with a cache of its own."""
+    """Return the flags of a run on a folder of parquet files, with a cache of its own."""
     monkeypatch.setenv("HF_TL_CACHE", str(tmp_path / "features"))
 
     def flags(folder: Path, *more: str) -> list[str]:
@@ -211,7 +211,7 @@ def test_what_a_stream_cannot_give_is_refused_before_training(
 
 @pytest.mark.parametrize("strategy", ["finetune", "full"])
 def test_training_on_the_images_themselves(shards: Path, stream: Stream, tmp_path: Path, strategy: str) -> None:
-    """The head of finetune on features, and what is augmented on the images."""
+    """The head of finetune on features, and augmented phases on the images."""
     main(stream(shards, "--strategy", strategy, "--test_time_flip", "--num_train_epochs", "6"))
     record = read_record(tmp_path / "out")
     assert [phase.uses_features for phase in record.phases] == [False] * len(record.phases)
@@ -219,7 +219,7 @@ def test_training_on_the_images_themselves(shards: Path, stream: Stream, tmp_pat
 
 
 def test_phases_with_views_and_half_precision(shards: Path, stream: Stream, tmp_path: Path) -> None:
-    """Two depths, augmented views of the images, in bfloat16, with a head that is solved."""
+    """Two depths, augmented views of the images, in bfloat16, with a solved head."""
     views = ["--strategy", "finetune", "--cached_views", "2", "--feature_dtype", "bfloat16", "--head_solver", "lbfgs"]
     main(stream(shards, *views))
     record = read_record(tmp_path / "out")
@@ -246,7 +246,7 @@ def test_a_bad_image_in_the_stream(
 
 @pytest.fixture
 def few(tmp_path: Path) -> StreamedImages:
-    """The images of `small_runs` as a stream of two files."""
+    """Return the images of `small_runs` as a stream of two files."""
     images = small_runs.make_images(Run(""))
     for number, part in enumerate((range(9), range(9, small_runs.IMAGES))):
         images.select(part).to_parquet(tmp_path / f"train-{number}.parquet")
@@ -261,7 +261,7 @@ def few(tmp_path: Path) -> StreamedImages:
 def test_a_stream_trains_as_the_images_do_and_resumes(
     few: StreamedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: str
 ) -> None:
-    """Bit by bit; also where the features are gone when the run goes on."""
+    """Bit by bit, even if the features are missing at the resume."""
     settings = {"cached_views": 2, "save_steps": 1, "feature_cache": "on"}
     run = Run(str(tmp_path / "whole"), phases, settings | {"feature_cache_dir": str(tmp_path / "of images")})
     whole = result_of(small_runs.train(run))
@@ -303,7 +303,7 @@ print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--strategy", "full", "--feature_cache", "off"]], ids=["features", "images"])
 def test_memory_does_not_grow_with_the_number_of_images(stream: Stream, tmp_path: Path, flags: list[str]) -> None:
-    """With blocks of 100 images: of 1,000, those of the smaller dataset would not be full."""
+    """With blocks of 100 images: blocks of 1,000 would not be full for the smaller dataset."""
     peaks = []
     for images in (500, 4000):
         folder = write_shards(tmp_path / f"colours-{images}", images // 250, 250)

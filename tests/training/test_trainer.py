@@ -63,7 +63,7 @@ def _quiet() -> Iterator[None]:
 
 
 class Recorder(TrainerCallback):
-    """Keeps what a run did: the weights and the frozen tensors after each step, and the rates of that step."""
+    """Callback that records the weights and frozen tensors after each step, and the learning rates of the step."""
 
     def __init__(self) -> None:
         self.weights: list[dict[str, Tensor]] = []
@@ -116,7 +116,7 @@ def test_frozen_tensors_stand_still_and_unfrozen_ones_move(tmp_path: Path, image
     assert len(steps) == 10
     for step in steps[:4]:
         assert {module_of(name) for name in moved(start, step)} <= {"fc"}
-    # at its last step the head has learned, and then layer3 and layer4: every tensor, BatchNorm's statistics too
+    # at the last step the head has changed, then layer3 and layer4: every tensor, including BatchNorm's statistics
     assert moved(start, steps[3]) == {name for name in start if module_of(name) == "fc"}
     trained = {name for name in start if module_of(name) in ("layer3", "layer4", "fc")}
     for step in steps[4:]:
@@ -178,7 +178,7 @@ def test_the_optimizer_holds_no_state_of_frozen_parameters(tmp_path: Path, image
 
 
 def test_without_the_callback_frozen_batchnorm_drifts(tmp_path: Path, images: Dataset) -> None:
-    """The control: gradients off and eval() alone do not hold under Trainer."""
+    """Control: disabled gradients and eval() alone are not sufficient with Trainer."""
     trainer = make_trainer(tmp_path, images, [], remove_unused_columns=False, num_train_epochs=1)
     network = trainer.model
     for module in network.modules():
@@ -192,7 +192,7 @@ def test_without_the_callback_frozen_batchnorm_drifts(tmp_path: Path, images: Da
 
 
 def test_without_the_callback_trainer_drops_the_image(tmp_path: Path, images: Dataset) -> None:
-    """The control: the other tests pass `remove_unused_columns` at its default."""
+    """Control: the other tests pass `remove_unused_columns` at its default."""
     with pytest.raises(KeyError, match="image"):
         make_trainer(tmp_path, images, []).train()
 
@@ -206,7 +206,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, images: Dataset) -> 
 
 
 def resume(output: Path, images: Dataset, checkpoint: Path) -> dict[str, Tensor]:
-    # another seed: what is equal in the end came from the checkpoint
+    # another seed: equal results came from the checkpoint
     trainer = make_trainer(output, images, [StrategyCallback(TWO_PHASES)], seed=1)
     trainer.train(resume_from_checkpoint=str(checkpoint))
     return snapshot(trainer.model)
@@ -227,7 +227,7 @@ def test_resume_continues_bit_by_bit(tmp_path: Path, images: Dataset, uninterrup
 
 
 def test_resume_without_the_optimizers_state_differs(tmp_path: Path, images: Dataset, uninterrupted: Path) -> None:
-    """The control of the test above."""
+    """Control of the test above."""
     checkpoint = tmp_path / "checkpoint-7"
     checkpoint.mkdir()
     for file in (uninterrupted / "checkpoint-7").iterdir():
@@ -255,7 +255,7 @@ def test_the_phases_give_the_epochs(tmp_path: Path, images: Dataset, caplog: pyt
     transformers_logging.enable_propagation()
     trainer = make_trainer(tmp_path, images, [StrategyCallback(TWO_PHASES)])
     assert trainer.args.num_train_epochs == 2.5
-    assert "num_train_epochs" not in caplog.text  # the default is nobody's wish
+    assert "num_train_epochs" not in caplog.text  # the default is not a user's choice
     make_trainer(tmp_path, images, [StrategyCallback(TWO_PHASES)], num_train_epochs=7)
     assert "num_train_epochs=7 becomes 2.5" in caplog.text
 
@@ -287,7 +287,8 @@ def test_label_smoothing_goes_with_trainers_own(tmp_path: Path, images: Dataset)
     assert trainer.label_smoother.epsilon == 0.1
 
 
-# accumulated with norms frozen alone: the two ways draw different orders, and BatchNorm sees one part of a batch
+# gradient accumulation with frozen norms alone: the two loops draw different orders, and BatchNorm sees parts of
+# batches
 @pytest.mark.parametrize(("smoothing", "second", "accumulation"), [(0.0, DEEP, 1), (0.2, DEEP, 1), (0.0, HEAD, 4)])
 def test_both_ways_to_train_agree(
     tmp_path: Path, images: Dataset, smoothing: float, second: Phase, accumulation: int
@@ -352,7 +353,7 @@ def test_the_script_trains_the_demo(tmp_path: Path) -> None:
     done = subprocess.run(command, check=True, env=environment, cwd=tmp_path, capture_output=True, text=True)
     accuracy = re.search(r"test accuracy ([\d.]+)%", done.stdout)
     assert accuracy is not None
-    assert float(accuracy[1]) > 20  # twice that of chance, after a fifth of a pass
+    assert float(accuracy[1]) > 20  # twice that of chance, after a fifth of an epoch
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hf_tl"]["strategy"]["name"] == "transfer"
 
 
@@ -366,7 +367,7 @@ def test_two_processes_walk_the_same_phases(tmp_path: Path, images: Dataset) -> 
     one, first, second = recorder.weights, *(torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     statistics = {name for name in one[0] if "running" in name}
     for step, (a, b) in enumerate(zip(first, second, strict=True)):
-        assert moved(a, b) <= statistics, step  # ranks differ in the statistics of their own images alone
+        assert moved(a, b) <= statistics, step  # ranks differ only in the statistics of their own images
         if step <= 4:  # all norms are frozen: one process with the same global batch computes the same
             assert all(torch.allclose(a[name], one[step][name], atol=1e-6) for name in a), step
         assert moved(first[0], a) == moved(one[0], one[step]), step

@@ -1,4 +1,4 @@
-"""The sweep over learning rates, and batches that fit."""
+"""The sweep over learning rates, and batch sizes that fit into memory."""
 
 import copy
 from dataclasses import replace
@@ -32,7 +32,7 @@ PHASE = Phase(1, 5, 1e-3, weight_decay=0.0)
 
 
 def clusters(count: int = 200, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of three clusters that overlap."""
+    """Return features of three overlapping clusters."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(3, (count,), generator=generator)
     centres = torch.randn(3, size, generator=generator)
@@ -46,16 +46,16 @@ def loss_at(rate: float, steps: int = 50) -> float:
 
 
 def test_rates_that_are_too_low_or_too_high_lose() -> None:
-    """Fifty steps are too few for a low rate; one far too high overshoots."""
+    """Fifty steps are too few for a low learning rate; a far too high one overshoots."""
     assert loss_at(0.03) < loss_at(1e-4)
     assert loss_at(0.03) < loss_at(1e3)
     assert loss_at(0.03) == loss_at(0.03)
 
 
 def test_multi_label_rates_are_judged_by_the_binary_loss() -> None:
-    """A head that is not trained decides by chance: ln 2 for each class, where the loss over classes would be ln 3."""
+    """An untrained head has the loss of chance: ln 2 per class, where the loss over classes would be ln 3."""
     features, _ = clusters()
-    flags = (features[:, :3] > 0).float()  # any number of them
+    flags = (features[:, :3] > 0).float()  # any number of labels
     head = nn.Linear(16, 3)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -65,7 +65,7 @@ def test_multi_label_rates_are_judged_by_the_binary_loss() -> None:
     trained = held_out_loss(head, features, flags, replace(PHASE, learning_rate=0.03, label_smoothing=0.1), **options)
     assert trained < 0.6 * untrained
     plain = nn.functional.binary_cross_entropy_with_logits(head(features[:40]), flags[:40])
-    assert trained == pytest.approx(plain.item())  # of the labels as they are, not smoothed
+    assert trained == pytest.approx(plain.item())  # without label smoothing
 
 
 def test_the_lowest_loss_wins_and_a_loss_that_is_no_number_loses() -> None:
