@@ -1,4 +1,4 @@
-"""Measure a trained model, each split with the weights that predicted it, as the published model will be used."""
+"""Evaluation of a trained model for its record: each split with the weights that made its predictions."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -49,12 +49,12 @@ def predict_plain(
     """Predict the test images as a plain `pipeline()` does. All processes must call it.
 
     Args:
-        accelerator: Gathers from all processes.
-        model: On the accelerator's device.
+        accelerator: Accelerator that gathers from all processes.
+        model: Model on the accelerator's device.
         data: Data of the run.
         transform: Evaluation transform.
         config: Batch size, and whether `test` was averaged with mirror images.
-        test: Predictions of the test split by hf_tl's rule; those that do not differ are taken over.
+        test: Predictions of the test split by hf_tl's rule; they are reused for images that do not differ.
 
     Returns:
         The predictions. Images that a plain pipeline cannot decode get no predicted class.
@@ -80,14 +80,14 @@ def measure_run(
     test: Predictions,
     leakage: "Mapping[str, Leakage]",
 ) -> RunRecord:
-    """Return the record with what was measured on both splits, and with temperature scaling.
+    """Return the record with the results on both splits and temperature scaling.
 
     Args:
         record: Record of the saved weights.
-        problem: Kind of labels.
+        problem: Problem type.
         validation: Predictions of the validation split, and the digest of the weights that made them.
         test: Predictions of the test split by the saved weights.
-        leakage: Images of each split that the starting weights learned from.
+        leakage: Images of each split that the starting weights were trained on.
     """
     predicted, digest = validation
     saved = str(record.weights_digest)
@@ -115,10 +115,10 @@ def with_plain(record: RunRecord, problem: ProblemType, plain: Predictions, kind
     """Return the record with the accuracy of a plain `pipeline()` on the test split.
 
     Args:
-        record: Record with its measurements.
-        problem: Kind of labels.
-        plain: What `predict_plain` returned.
-        kinds: What `plain_kinds` returned.
+        record: Record with the test results.
+        problem: Problem type.
+        plain: Result of `predict_plain`.
+        kinds: Result of `plain_kinds`.
     """
     accuracy = problem.compute(plain.logits, plain.labels)[problem.accuracy]
     test = dataclasses.replace(record.measured["test"], plain=PlainMeasured(kinds, {problem.accuracy: accuracy}))

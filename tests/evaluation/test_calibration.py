@@ -47,7 +47,7 @@ def test_the_temperature_of_any_number_of_classes() -> None:
 
 @pytest.mark.parametrize("wrong", [0, 1, MIN_WRONG - 1, MIN_WRONG])
 def test_few_wrong_predictions_have_no_temperature(wrong: int) -> None:
-    """Decisions count where an image shows any number of classes: of each wrong image one here."""
+    """Multi-label mistakes are counted by decision: one in each wrong image here."""
     labels = np.arange(30) % 3
     logits, flags = np.eye(3)[labels] * 4, np.eye(3)[labels]
     labels[:wrong] = (labels[:wrong] + 1) % 3

@@ -70,7 +70,7 @@ def test_int8_is_measured_on_all_test_images(quantized: Path, timm_folder: Path,
 
 
 def test_int8_is_not_measured_on_training_images(colours: Path, tmp_path: Path) -> None:
-    """Three of the images that the model learned from lie in the test split, under other names."""
+    """The test split contains three training images under other names."""
     strategy = hf_tl.Strategy.transfer(epochs=1, augmentation="none")
     data = load_data(str(colours))
     model, transforms = hf_tl.load_backbone("timm:test_resnet", data.labels, strategy, pretrained=False, image_size=64)

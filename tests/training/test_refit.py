@@ -110,7 +110,7 @@ def test_a_climb_as_one_training(phases: tuple[Phase, ...], expected: Phase) -> 
 def test_it_takes_the_passes_after_which_early_stopping_kept_the_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is measured that could stop it; of twice as many images, a pass is twice as many steps."""
+    """No evaluation can stop the refit; an epoch of twice as many images has twice as many steps."""
     # with so few validation images the last weights are within a standard error of the best
     monkeypatch.setattr("hf_tl.training.selection.standard_error", lambda *_: -1e-9)
     first, again = refitted(Run(str(tmp_path), "patient"))
