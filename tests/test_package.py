@@ -32,11 +32,11 @@ def test_starting_imports_no_heavy_library(code: str) -> None:
 
 
 def test_every_exported_name_resolves_and_is_documented() -> None:
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    readme = (REPOSITORY / "hf_tl" / "README.md").read_text(encoding="utf-8")
     assert hf_tl.__all__ == sorted(hf_tl.__all__)
     for name in hf_tl.__all__:
         assert getattr(hf_tl, name).__doc__, name
-        assert re.search(rf"\b{name}\b", readme), f"{name} is not in the README"
+        assert re.search(rf"\b{name}\b", readme), f"{name} is not in hf_tl/README.md"
 
 
 def test_a_wheel_holds_the_card_template_and_works_elsewhere(tmp_path: Path) -> None:

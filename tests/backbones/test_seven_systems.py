@@ -1,4 +1,4 @@
-"""The systems of the README's table end to end: load, stages, freezing, a step, saving and loading."""
+"""The systems of the ImageNet challenge end to end: load, stages, freezing, a step, saving and loading."""
 
 import re
 from pathlib import Path
@@ -19,9 +19,10 @@ from hf_tl.backbones.stages import head_stages, list_stages
 from hf_tl.config import StrategyConfig
 from hf_tl.record import read_record
 
+PAGE = Path(hf_tl.__file__).parent / "backbones" / "README.md"
 README = Path(hf_tl.__file__).parents[1] / "README.md"
 ROW = re.compile(r"^\| \[(.+?)\]\(.*\) \| \d{4} \| ([\d,]+) \| (\d+): (.*?) \| .* \| `(timm:.+?)` \|$", re.MULTILINE)
-SYSTEMS = {match[5]: match for match in ROW.finditer(README.read_text(encoding="utf-8"))}
+SYSTEMS = {match[5]: match for match in ROW.finditer(PAGE.read_text(encoding="utf-8"))}
 LARGE = ("alexnet", "pnasnet5large", "vgg16", "zfnet")
 SIZES = {"pnasnet5large": 96}
 LABELS = ("cat", "dog", "owl")
@@ -38,6 +39,11 @@ def by_size(name: str) -> object:
 def test_all_seven_are_in_the_table() -> None:
     names = ["alexnet", "zfnet", "googlenet", "vgg16", "resnet50", "resnext50_32x4d", "pnasnet5large"]
     assert [architecture(name) for name in SYSTEMS] == names
+
+
+def test_the_readme_has_the_same_seven() -> None:
+    short = re.findall(r"^\| .+ \| \d{4} \| ([\d,]+) \| .* \| `(timm:.+?)` \|$", README.read_text(), re.MULTILINE)
+    assert {name: parameters for parameters, name in short} == {name: match[2] for name, match in SYSTEMS.items()}
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

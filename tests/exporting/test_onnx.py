@@ -1,4 +1,4 @@
-"""Features of ONNX alone: 8 bits with their measured loss, and the README's program without the model's libraries."""
+"""Features of ONNX alone: 8 bits with their measured loss, and the page's program without the model's libraries."""
 
 import json
 import re
@@ -107,15 +107,15 @@ def test_images_of_several_classes_are_right_when_all_are(quantized: Path) -> No
 
 
 def program(folder: Path, image: Path) -> str:
-    """Return the program of the README, for an export and an image."""
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    """Return the program of `hf_tl/exporting/README.md`, for an export and an image."""
+    readme = (REPOSITORY / "hf_tl" / "exporting" / "README.md").read_text(encoding="utf-8")
     (code,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "onnxruntime" in code]
     assert code.count('"DIR/onnx"') == code.count('"IMAGE"') == 1
     return code.replace('"DIR/onnx"', repr(str(folder))).replace('"IMAGE"', repr(str(image)))
 
 
 def check_program(folder: Path, model: Path, images: list[Path]) -> None:
-    """Compare the output of the README's program with predictions of hf_tl."""
+    """Compare the output of the page's program with predictions of hf_tl."""
     for image, (_, ranking) in zip(images, predict_images(str(model), images), strict=True):
         alone = "import sys\nassert not {'torch', 'timm', 'transformers', 'hf_tl'} & set(sys.modules)\n"
         done = subprocess.run(
