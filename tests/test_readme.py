@@ -44,7 +44,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                         yield title(page), words
 
 
-class Parsed(Exception):
+class Parsed(Exception):  # noqa: N818 - it is no error
     """A command whose words the real parser took."""
 
 
