@@ -13,6 +13,8 @@ def command() -> None:
 
     Freeing the objects of torch and transformers one by one would take a tenth of the time of a run on cached features.
     """
+    if not TolerantStream(sys.stderr).isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # bars of carriage returns are not for files
     is_done: list[bool] = []
     atexit.register(_leave, is_done)  # the first function registered is called last
     main()

@@ -34,20 +34,23 @@ class ModelConfig(Settings):
 
     model: str | None = setting(
         None,
-        "Hub id, local directory, or timm:ARCH[.TAG]; without it, the demo's EfficientNet-Lite0. Several with commas, "
-        "or mobile, small or base, which are lists of some: --strategy auto chooses one",
+        "Hub id, local directory, or timm:ARCH[.TAG] (default: the demo's EfficientNet-Lite0); with --strategy auto "
+        "also several with commas, or a preset: mobile, small, base",
+        metavar="MODEL",
     )
-    model_revision: str | None = setting(None, "branch, tag or commit of the model on the Hub")
+    model_revision: str | None = setting(None, "branch, tag or commit of the model on the Hub", metavar="REVISION")
     weights: str | None = setting(
-        None, "local file with the weights (.safetensors or torch), for timm:ARCH; one for each of several"
+        None,
+        "local weights for timm:ARCH (.safetensors or a PyTorch file); for several models, as many files with commas",
+        metavar="FILE",
     )
-    pretrained: bool = setting(True, "load the pretrained weights")
+    pretrained: bool = setting(True, "start from random weights")
     image_size: int | None = setting(
-        None, "height and width of the input in pixels; the checkpoint's by default", at_least=1
+        None, "input height and width in pixels (default: the checkpoint's)", metavar="PIXELS", at_least=1
     )
-    in_chans: int | None = setting(None, "channels of the input, for timm:ARCH", at_least=1)
+    in_chans: int | None = setting(None, "input channels, for timm:ARCH (default: the checkpoint's)", at_least=1)
     head: Literal["last_layer", "fully_connected"] = setting(
-        "last_layer", "what counts as the head: the last layer, or the whole fully connected part (VGG, AlexNet)"
+        "last_layer", "what counts as the head: the last layer, or all fully connected layers (VGG, AlexNet)"
     )
     trust_remote_code: bool = setting(False, "allow code from the model's repository to run")
 
@@ -57,35 +60,38 @@ class DataConfig(Settings):
     """Dataset and its splits."""
 
     dataset: str | None = setting(
-        None, "Hub id, image folder (with or without split folders), parquet files, or digits; digits by default"
+        None,
+        "Hub id, image folder, parquet files, or digits (default: digits)",
+        metavar="DATASET",
     )
-    dataset_config: str | None = setting(None, "configuration of a Hub dataset")
-    dataset_revision: str | None = setting(None, "branch, tag or commit of the dataset on the Hub")
-    image_column: str | None = setting(None, "column with the images; found by its type by default")
+    dataset_config: str | None = setting(None, "configuration of a Hub dataset", metavar="NAME")
+    dataset_revision: str | None = setting(None, "branch, tag or commit of the dataset on the Hub", metavar="REVISION")
+    image_column: str | None = setting(None, "image column (default: detected by type)", metavar="NAME")
     label_column: str | None = setting(
         None,
-        "column with the labels; found by its type or name by default. Lists of labels, or several columns of 0 and 1 "
-        "with commas (cat,dog,owl), make it multi-label",
+        "label column (default: detected by type or name); lists of labels, or several 0/1 columns with commas "
+        "(cat,dog,owl), make the task multi-label",
+        metavar="NAME",
     )
     validation_fraction: float = setting(
-        0.1, "part of the training images set apart if there is no validation split", above=0, below=1
+        0.1, "fraction of the training images to hold out if there is no validation split", above=0, below=1
     )
     test_fraction: float = setting(
-        0.2, "part of the training images set apart if there is no test split", above=0, below=1
+        0.2, "fraction of the training images to hold out if there is no test split", above=0, below=1
     )
     streaming: bool = setting(
         False,
-        "read the images of a Hub dataset, or of parquet files, as they are needed, without downloading the dataset: "
-        "once for features of the frozen part, else once an epoch",
+        "read a Hub dataset or parquet files without downloading them first: one pass to cache frozen features, "
+        "otherwise one pass per epoch",
     )
     include_training_images: bool = setting(
         False,
-        "measure on images that the starting model learned from, too; the card states how many. By default they are "
-        "kept out of validation and test",
+        "also evaluate on images that the starting model was trained on, and count them in the card (default: excluded "
+        "from validation and test)",
     )
-    skip_bad_images: bool = setting(False, "leave out unreadable images instead of stopping")
+    skip_bad_images: bool = setting(False, "skip unreadable images instead of stopping")
     horizontal_flip: bool | None = setting(
-        None, "whether augmentation may mirror images; true by default, false for digits"
+        None, "allow or forbid horizontal flips in augmentation (default: allowed, except for digits)"
     )
 
 
@@ -93,64 +99,69 @@ class DataConfig(Settings):
 class TrainingConfig(Settings):
     """Training loop and its outputs."""
 
-    output_dir: str | None = setting(None, "folder for the model and its record; a new one under runs/ by default")
-    overwrite_output_dir: bool = setting(False, "replace a run that the folder holds")
+    output_dir: str | None = setting(None, "folder for the results (default: a new one under runs/)", metavar="DIR")
+    overwrite_output_dir: bool = setting(False, "replace an earlier run in the output folder")
     seed: int = setting(
         0, "random seed (head initialization, data order, augmentation)", at_least=0, at_most=LARGEST_SEED
     )
-    per_device_train_batch_size: int = setting(32, "images a step on each device", at_least=1)
+    per_device_train_batch_size: int = setting(32, "training batch size per device", at_least=1)
     per_device_eval_batch_size: int = setting(
-        64, "images a step in evaluation, and at most in the pass over a frozen part", at_least=1
+        64, "evaluation batch size per device, and the largest batch for computing frozen features", at_least=1
     )
-    gradient_accumulation_steps: int = setting(1, "steps whose gradients are added up before an update", at_least=1)
+    gradient_accumulation_steps: int = setting(1, "batches per optimizer step", at_least=1)
     auto_find_batch_size: bool = setting(
-        False, "halve the batches, and accumulate twice as many, until a step fits into the memory of a GPU"
+        False, "on a GPU, halve the batch size and double the gradient accumulation until a step fits into memory"
     )
-    test_time_flip: bool = setting(False, "measure with the mean of the logits of each image and its mirror image")
+    test_time_flip: bool = setting(False, "evaluate the mean logits of each image and its mirror image")
     max_grad_norm: float | None = setting(1.0, "clip gradients to this L2 norm; none: no clipping", above=0)
-    save_steps: int | None = setting(
-        None, "optimizer steps between checkpoints; one after each epoch by default", at_least=1
-    )
-    save_total_limit: int = setting(2, "checkpoints to keep; 0 writes none until SIGTERM", at_least=0)
+    save_steps: int | None = setting(None, "optimizer steps between checkpoints (default: one epoch)", at_least=1)
+    save_total_limit: int = setting(2, "checkpoints to keep; 0: write one on SIGTERM only", at_least=0)
     resume_from_checkpoint: str | None = setting(
-        None, "go on from a checkpoint's folder, or from the newest whole one of --output_dir: auto"
+        None, "resume from a checkpoint's folder; auto: from the latest complete one in --output_dir", metavar="DIR"
     )
     gradient_checkpointing: bool = setting(
-        False, "compute the activations of trained stages again in the backward pass: less memory, more time"
+        False, "recompute the activations of trained stages in the backward pass: less memory, more time"
     )
-    dataloader_num_workers: int = setting(0, "processes that decode images beside each training process", at_least=0)
-    report_to: str = setting("auto", "tracker: tensorboard, wandb, trackio, none; auto is tensorboard where installed")
-    cpu_threads: int | None = setting(
-        None, "threads of each process on a CPU; all cores shared equally by default", at_least=1
+    dataloader_num_workers: int = setting(0, "image decoding processes per training process", at_least=0)
+    report_to: str = setting(
+        "auto",
+        "experiment tracker: tensorboard, wandb, trackio or none; auto: tensorboard if installed",
+        metavar="TRACKER",
     )
+    cpu_threads: int | None = setting(None, "CPU threads per process (default: all cores, shared equally)", at_least=1)
     feature_cache: Literal["auto", "on", "off"] = setting(
-        "auto", "keep what the frozen part computes for each image instead of computing it in every epoch: if it pays"
+        "auto", "cache the features of frozen stages on disk; auto: when that is faster"
     )
-    feature_cache_dir: str | None = setting(None, "folder for it; in the cache of Hugging Face by default")
+    feature_cache_dir: str | None = setting(
+        None, "folder of the feature cache (default: in the Hugging Face cache)", metavar="DIR"
+    )
     feature_cache_gb: float = setting(
-        20.0, "how much of the disk it may take; what was not used for longest goes first", above=0
+        20.0, "size limit of the feature cache in GB; the least recently used features are removed first", above=0
     )
     feature_dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", "bfloat16: compute and keep features in half the precision, faster on hardware that has it"
+        "float32", "precision of computed and cached features; bfloat16 is faster on hardware that supports it"
     )
     cached_views: int | None = setting(
         None,
-        "augmented versions of each image to keep, which the epochs take in turn; without it, only phases "
-        "without augmentation use the cache",
+        "augmented views of each image to cache, used in turn by the epochs (default: cache only phases without "
+        "augmentation)",
         at_least=1,
     )
     decode_reduced: bool = setting(
         False,
-        "decode large JPEGs at a half, a quarter or an eighth of their size where the cache keeps features of training "
-        "images without augmentation: faster, and nearly the same pixels; what is measured is decoded in full",
+        "decode large training JPEGs at 1/2, 1/4 or 1/8 size for cached features without augmentation: faster, nearly "
+        "the same pixels; evaluation images are decoded in full",
     )
     time_budget: float | None = setting(
-        None, "minutes that --strategy auto may train: a rung that would not fit into them is not begun", above=0
+        None,
+        "minutes of training for --strategy auto: a stage depth that would not fit is not started",
+        metavar="MINUTES",
+        above=0,
     )
     measure_energy: bool = setting(
-        False, 'tell in the card what energy training took; needs pip install "hf-tl[energy]"'
+        False, 'report the energy of the training in the card; needs pip install "hf-tl[energy]"'
     )
-    keep_memory: bool = setting(True, "let the C library keep freed memory: two to four times as fast on a CPU")
+    keep_memory: bool = setting(True, "let glibc return freed memory to the system (slower on CPUs)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,12 +175,14 @@ class TrainingConfig(Settings):
 class HubConfig(Settings):
     """Publishing of the model, and contents of its card."""
 
-    push_to_hub: str | None = setting(None, "USER/NAME to push the model to when it is trained")
-    hub_private: bool = setting(False, "make a new repository private")
-    card_intended_use: str | None = setting(None, "what the model is meant for, in a sentence of its card")
-    card_limits: str | None = setting(None, "what it must not be used for, or cannot do, in a sentence of its card")
+    push_to_hub: str | None = setting(
+        None, "push the model with its card to this Hub repository after training", metavar="USER/NAME"
+    )
+    hub_private: bool = setting(False, "create the repository as private")
+    card_intended_use: str | None = setting(None, "intended use of the model, as a sentence for its card")
+    card_limits: str | None = setting(None, "out-of-scope use and limitations of the model, as a sentence for its card")
     card_images: bool = setting(
-        False, "show images of the test split in the card: the most confident mistakes, and where the model looked"
+        False, "show test images in the card: the most confident mistakes, with activation maps"
     )
 
 

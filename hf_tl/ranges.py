@@ -120,9 +120,16 @@ class Domain:
         return f"{'0 or ' if self.or_zero else ''}{kind} {limits}".rstrip() + (" or none" if self.has_none else "")
 
 
-def setting(default: Any = dataclasses.MISSING, text: str = "", **limits: Any) -> Any:
-    """Declare a field with its default, its help text and its range (the limits of `Domain`)."""
-    return field(default=default, metadata={"help": text, "limits": limits})
+def setting(default: Any = dataclasses.MISSING, text: str = "", *, metavar: str | None = None, **limits: Any) -> Any:
+    """Declare a field with its help text and its range.
+
+    Args:
+        default: The default.
+        text: The help text; of a bool that is true by default, that of the flag which turns it off.
+        metavar: Stands for the value in `--help`; by default its type.
+        limits: Limits of the `Domain`.
+    """
+    return field(default=default, metadata={"help": text, "metavar": metavar, "limits": limits})
 
 
 def like(owner: type, name: str) -> dict[str, Any]:

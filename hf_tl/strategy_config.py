@@ -23,66 +23,88 @@ class StrategyConfig(Settings):
 
     strategy: StrategyName = setting(
         "transfer",
-        "transfer: the head; finetune: head first, then the last stages too; gradual: one stage after another from the "
-        "top; full: everything; scratch: random weights; auto: measures the data, then the head, and deeper as long as "
-        "it pays",
+        "transfer: train the head; finetune: the head first, then also the last stages; gradual: unfreeze one stage at "
+        "a time; full: train all stages; scratch: random weights; auto: choose how deep to train by validation",
     )
     phases: str | None = setting(
-        None, "YAML file with phases of your own, instead of a strategy's; or their list itself"
+        None, "YAML file with a list of phases (or the list itself), instead of --strategy", metavar="FILE"
     )
     recommendation: str | None = setting(
-        None, "folder that hf-tl recommend wrote: its strategy is trained, and the card tells its evidence"
+        None, "output folder of hf-tl recommend: train its strategy and report its evidence in the card", metavar="DIR"
     )
     trainable_stages: TrainableStages | None = setting(
         None,
-        "stages to train: how many, the head included (finetune: 2 by default; gradual: 4, then all); of finetune also "
-        "all, a stage's name (from it to the head), several with commas, or re:PATTERN (see hf-tl stages)",
+        "trailing stages to train, head included (default: finetune 2; gradual 4, then all); finetune also takes all, "
+        "a stage's name, several with commas, or re:PATTERN (see hf-tl stages)",
+        metavar="STAGES",
         **like(Phase, "trainable_stages"),
     )
     head_solver: Solver = setting(
         "adamw",
-        "adamw trains the head; lbfgs solves it to convergence as logistic regression on features of the frozen "
-        "network, its L2 strength chosen by cross-validation (transfer, finetune, gradual)",
+        "adamw: train the head by gradient descent; lbfgs: fit it to convergence on frozen features (logistic "
+        "regression, L2 strength by cross-validation; transfer, finetune, gradual)",
     )
     num_train_epochs: float | None = setting(
-        None, "passes over the training images, over all phases; of auto, in each rung", **like(Phase, "epochs")
+        None,
+        "epochs over all phases; with --strategy auto, per stage depth (default: from the dataset size)",
+        **like(Phase, "epochs"),
     )
-    learning_rate: float | None = setting(None, "peak rate of the head", **like(Phase, "learning_rate"))
-    find_learning_rate: bool = setting(
-        False, "choose the head's rate by a short sweep on features of the frozen network"
+    learning_rate: float | None = setting(
+        None, "peak learning rate of the head (default: from the strategy)", **like(Phase, "learning_rate")
     )
+    find_learning_rate: bool = setting(False, "choose the head's learning rate by a short sweep on frozen features")
     backbone_learning_rate: float | None = setting(
-        None, "peak rate of the last trained stage of the backbone", **like(Phase, "backbone_learning_rate")
+        None,
+        "peak learning rate of the last trained backbone stage (default: from the strategy)",
+        **like(Phase, "backbone_learning_rate"),
     )
     layer_decay: float | None = setting(
-        None, "each earlier trained stage gets this fraction of the rate of the next", **like(Phase, "layer_decay")
+        None,
+        "factor from each trained stage's learning rate to that of the stage before (default: from the strategy)",
+        **like(Phase, "layer_decay"),
     )
     norm: Norm | None = setting(
-        None, "norms of frozen stages: frozen, affine (train scale and shift), adapt (statistics)"
+        None,
+        "normalization layers of frozen stages: frozen, affine (train scale and shift), adapt (update statistics) "
+        "(default: frozen)",
     )
-    batch_norm: BatchNorm | None = setting(None, "statistics of BatchNorm in trained stages: update or keep")
-    weight_decay: float | None = setting(None, "decoupled weight decay", **like(Phase, "weight_decay"))
+    batch_norm: BatchNorm | None = setting(
+        None, "BatchNorm statistics of trained stages: update or keep (default: update)"
+    )
+    weight_decay: float | None = setting(
+        None, "decoupled weight decay (default: from the strategy)", **like(Phase, "weight_decay")
+    )
     warmup_ratio: float | None = setting(
-        None, "part of each phase over which the rate rises from zero", **like(Phase, "warmup_ratio")
+        None, "fraction of each phase for linear warmup (default: from the strategy)", **like(Phase, "warmup_ratio")
     )
-    augmentation: Augmentation | None = setting(None, "none, light, medium or strong")
-    mixup: float | None = setting(None, "alpha of mixup; 0 is none", **like(Phase, "mixup"))
-    cutmix: float | None = setting(None, "alpha of CutMix; 0 is none", **like(Phase, "cutmix"))
+    augmentation: Augmentation | None = setting(None, "training augmentation preset (default: from the dataset size)")
+    mixup: float | None = setting(None, "mixup alpha; 0: no mixup (default: from the strategy)", **like(Phase, "mixup"))
+    cutmix: float | None = setting(
+        None, "CutMix alpha; 0: no CutMix (default: from the strategy)", **like(Phase, "cutmix")
+    )
     label_smoothing: float | None = setting(
-        None, "part of each label spread over all classes", **like(Phase, "label_smoothing")
+        None, "label smoothing (default: from the strategy)", **like(Phase, "label_smoothing")
     )
     ema_decay: float | None = setting(
-        None, "evaluate and keep an exponential moving average of the weights; 0 is none", at_least=0, below=1
+        None,
+        "decay of an exponential moving average of the weights, which is evaluated and saved; 0: no averaging "
+        "(default: from the strategy)",
+        at_least=0,
+        below=1,
     )
-    class_weights: ClassWeights | None = setting(None, "balanced: rare classes count for more in the loss")
-    balanced_sampling: bool = setting(False, "draw every class equally often")
+    class_weights: ClassWeights | None = setting(
+        None, "balanced: weight the loss by inverse class frequency (default: none)"
+    )
+    balanced_sampling: bool = setting(False, "sample all classes equally often")
     patience: int | None = setting(
-        None, "end a phase after so many evaluations without a new best", **like(Phase, "patience")
+        None,
+        "early stopping: end a phase after this many evaluations without a new best (default: no early stopping)",
+        **like(Phase, "patience"),
     )
     refit: bool | None = setting(
         None,
-        "when validation images have chosen, train once more from the start, on them too where they were set apart "
-        "from train; by default after auto, of fewer than 20,000 images",
+        "after model selection, retrain from scratch on train + validation (default: after auto with fewer than 20,000 "
+        "images)",
     )
 
     def build(

@@ -101,7 +101,7 @@ def prepare(options: argparse.Namespace, hf_tl_flags: tuple[str, ...], folder: P
         call_prepare("digits", folder / f"digits-{size}", "--images", str(size))
     for model in GPU_MODELS if about["gpu"] else []:
         call_prepare("model", folder / model, *images, "--model", f"timm:{model}")
-    listing = subprocess.run([PYTHON, "-m", "hf_tl", "train", "--help"], check=True, capture_output=True, text=True)
+    listing = subprocess.run([PYTHON, "-m", "hf_tl", "train", "--help-all"], check=True, capture_output=True, text=True)
     return Setting(
         folder=folder,
         about=about,

@@ -18,6 +18,7 @@ from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ModelError, name_some
 from hf_tl.record import LearnedFrom, Origin
 from hf_tl.record.origin import HeadState, Kind
+from hf_tl.reporting.console import no_transformers_bars
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
@@ -117,15 +118,16 @@ def _load_weights(
     from transformers import AutoModelForImageClassification
 
     try:
-        model, report = AutoModelForImageClassification.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with no_transformers_bars():
+            model, report = AutoModelForImageClassification.from_pretrained(
+                name,
+                config=config,
+                dtype=torch.float32,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except UnpicklingError as error:
         raise ModelError(
             f"the weights of {name!r} are a pickle that cannot be read as tensors alone: it would run code, or is "

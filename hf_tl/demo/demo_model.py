@@ -19,6 +19,7 @@ from hf_tl.data.scaling import PixelScaling, colors_of, measure_scaling
 from hf_tl.errors import ModelError
 from hf_tl.evaluation.activation_maps import class_activation_maps
 from hf_tl.evaluation.metrics import problem_type_of
+from hf_tl.reporting.console import no_transformers_bars
 from hf_tl.reporting.markdown import one_line
 
 SMALLEST_MAP = 448
@@ -46,7 +47,8 @@ class DemoModel:
 
         try:
             self.processor = AutoImageProcessor.from_pretrained(name, revision=revision)
-            model = AutoModelForImageClassification.from_pretrained(name, revision=revision, use_safetensors=True)
+            with no_transformers_bars():
+                model = AutoModelForImageClassification.from_pretrained(name, revision=revision, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"no image classifier {name!r}: {error}\nname a trained model's folder, or a Hub id"

@@ -1,10 +1,11 @@
 """Prediction and evaluation with a saved model."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from datasets import Dataset
 
@@ -17,9 +18,11 @@ from hf_tl.data.images import decode
 from hf_tl.data.labels import encode_labels
 from hf_tl.data.multi_label import match_classes
 from hf_tl.errors import DataError, name_some
+from hf_tl.evaluation.intervals import Interval
 from hf_tl.evaluation.leakage import measurable, open_again
-from hf_tl.evaluation.measure import measure
+from hf_tl.evaluation.measure import predict_split
 from hf_tl.evaluation.metrics import problem_type_of
+from hf_tl.evaluation.report import metric_intervals
 from hf_tl.record import LearnedSplit
 
 if TYPE_CHECKING:
@@ -71,6 +74,10 @@ class Evaluation:
     metrics: dict[str, float]
     images: int
     """Number of evaluated images."""
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """95% confidence intervals of the metrics that have one."""
+    percentages: frozenset[str] = frozenset()
+    """Metrics that are shown as percentages."""
     learned: int = 0
     """Number of training images of the model among them; if any, the metrics do not estimate generalization."""
     left_out: int = 0
@@ -117,8 +124,19 @@ def evaluate_model(
     data, leakage = measurable(data, {"the model": learned}, [split], include_training_images=include_training_images)
     images, found = images_for(model, data, split), leakage[split]
     accelerator = Accelerator()
-    metrics = measure(accelerator, model.to(accelerator.device), transforms.eval.over(images), batch_size)
-    return Evaluation(metrics, len(images), found.learned, found.left_out, found.unknown, tuple(found.describe()))
+    predictions = predict_split(accelerator, model.to(accelerator.device), transforms.eval.over(images), batch_size)
+    problem, logits, labels = problem_type_of(model), predictions.logits, predictions.labels
+    metrics = problem.compute(logits, labels)
+    return Evaluation(
+        metrics=metrics,
+        images=len(images),
+        intervals=metric_intervals(problem, metrics, logits, labels.astype(np.int64), problem.decide(logits)),
+        percentages=frozenset(figure.key for figure in problem.figures if figure.is_percentage),
+        learned=found.learned,
+        left_out=found.left_out,
+        unknown=found.unknown,
+        notes=tuple(found.describe()),
+    )
 
 
 def images_for(model: "PreTrainedModel", data: ImageData, split: str) -> Dataset:

@@ -85,7 +85,7 @@ def measure_split(
         images=len(labels),
         weights_digest=weights_digest,
         metrics={key: value if math.isfinite(value) else None for key, value in metrics.items()},
-        intervals=_intervals(problem, metrics, logits, labels, predicted),
+        intervals=metric_intervals(problem, metrics, logits, labels, predicted),
         classes=_classes(predicted, labels, logits.shape[1]),
         confusion=() if is_multi_label else _confusion(predicted, labels),
         calibration=calibration,
@@ -95,7 +95,7 @@ def measure_split(
     )
 
 
-def _intervals(
+def metric_intervals(
     problem: ProblemType, metrics: Mapping[str, float], logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray
 ) -> dict[str, Interval]:
     """Compute the 95% intervals of proportions, F1 and mean average precision, where defined."""

@@ -1,10 +1,21 @@
-"""Console output that never ends a training, whatever happens to the terminal.
+"""Messages and progress for the user; nothing that happens to the terminal may end a training.
 
-A stream may not be able to encode a character (`PYTHONIOENCODING=latin-1`, Windows), its reader may be gone
-(`hf-tl train | head`), its disk may be full, or there may be no stream.
+Messages go through Python's logging under the name `hf_tl`, whose handler prints them: information to the standard
+output stream, warnings and errors to the standard error stream. To change that from Python:
+
+```python
+logging.getLogger("hf_tl").setLevel(logging.WARNING)  # no messages, and no progress bars
+logging.getLogger("hf_tl").propagate = True  # also to the handlers of the application
+```
+
+A progress bar vanishes when it is done; where the standard error stream is no terminal, it is a line every 10%. No
+colors are used. A stream may not be able to encode a character (`PYTHONIOENCODING=latin-1`, Windows), its reader may be
+gone (`hf-tl train | head`), its disk may be full, or there may be none.
 """
 
 import contextlib
+import functools
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -16,28 +27,117 @@ if TYPE_CHECKING:
 
 _PLAIN = str.maketrans({"…": "...", "→": "->", "–": "-", "—": "-", "−": "-", "×": "x", "≥": ">=", "≤": "<="})
 
+logger = logging.getLogger("hf_tl")
 
-def say(accelerator: "Accelerator | None", text: str) -> None:
-    """Print a line, above open progress bars.
 
-    Args:
-        accelerator: Only its main process prints; without one, this process prints.
-        text: Text to print.
-    """
-    from tqdm.auto import tqdm
+class _Printer(logging.Handler):
+    """Print messages, above progress bars that are open."""
 
-    if accelerator is None or accelerator.is_main_process:
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm.auto import tqdm
+
         with tqdm.external_write_mode():
-            out = TolerantStream(sys.stdout)
-            out.write(f"{text}\n")
+            out = TolerantStream(sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
+            out.write(f"{self.format(record)}\n")
             out.flush()
 
 
-def progress_bar(**settings: Any) -> "tqdm":
-    """Return a progress bar on the standard error stream, with the settings of `tqdm`."""
-    from tqdm.auto import tqdm
+def _configure_logging() -> None:
+    """Let the library's logger print, as those of transformers and datasets do; a level that is set stays."""
+    if not any(isinstance(handler, _Printer) for handler in logger.handlers):
+        logger.addHandler(_Printer())
+        logger.propagate = False
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
 
-    return tqdm(file=TolerantStream(sys.stderr), **settings)
+
+_configure_logging()
+
+
+@contextlib.contextmanager
+def log_level(name: str) -> Iterator[None]:
+    """Show messages from a level on (`debug`, `info`, `warning`, `error`) while the context is open."""
+    before = logger.level
+    logger.setLevel(name.upper())
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def say(accelerator: "Accelerator | None", text: str) -> None:
+    """Log a message at the level `INFO`.
+
+    Args:
+        accelerator: Only its main process logs; without an accelerator, this process does.
+        text: The message.
+    """
+    if accelerator is None or accelerator.is_main_process:
+        logger.info("%s", text)
+
+
+def progress_bar(**settings: Any) -> "tqdm":
+    """Make a progress bar on the standard error stream, with the settings of `tqdm`.
+
+    On a terminal and in a notebook, the bar vanishes when it is done. In a file, a line is written every 10%.
+    """
+    from tqdm.auto import tqdm
+    from tqdm.autonotebook import tqdm as chosen
+    from tqdm.std import tqdm as plain
+
+    err = TolerantStream(sys.stderr)
+    disable = settings.pop("disable", False) or not logger.isEnabledFor(logging.INFO)
+    kind = tqdm if chosen is not plain or err.isatty() else _progress_lines()
+    return kind(**{"leave": False, "file": err, "disable": disable, **settings})
+
+
+@functools.cache
+def _progress_lines() -> type["tqdm"]:
+    from tqdm.std import tqdm
+
+    class ProgressLines(tqdm):
+        """A progress bar for files: a line every 10%, and no carriage returns."""
+
+        tenths = 0
+        disable: bool
+
+        def __init__(self, **settings: Any) -> None:
+            self.tenths = 10 * settings.get("initial", 0) // (settings.get("total") or 1)
+            super().__init__(**{**settings, "mininterval": 0, "miniters": 1})
+
+        def display(self, *_: Any, **__: Any) -> bool:
+            """Write a line where another tenth is done."""
+            tenths = int(10 * self.n // (self.total or 1))
+            if tenths > self.tenths:
+                self.tenths = tenths
+                unit = "" if self.unit == "it" else f" {self.unit}s"
+                elapsed = self.format_interval(self.format_dict["elapsed"])
+                notes = "".join(f", {note}" for note in (elapsed, self.postfix) if note)
+                title = (self.desc or "Progress").removesuffix(": ")
+                self.fp.write(f"{title}: {self.n / self.total:.0%} ({self.n:,} of {self.total:,}{unit}{notes})\n")
+            return True
+
+        def clear(self, *_: Any, **__: Any) -> None:
+            """Leave the lines where they are."""
+
+        def close(self) -> None:
+            if not self.disable:
+                self.disable = True
+                self._decr_instances(self)
+
+    return ProgressLines
+
+
+@contextlib.contextmanager
+def no_transformers_bars() -> Iterator[None]:
+    """Hide transformers' own progress bars while the context is open, but not those of downloads from the Hub."""
+    from transformers.utils.logging import EmptyTqdm, set_tqdm_hook
+
+    before = set_tqdm_hook(lambda _, arguments, options: EmptyTqdm(*arguments, **options))
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)
 
 
 class TolerantStream:

@@ -126,7 +126,7 @@ class Climb:
             log.stopped = "the time budget leaves no room for the next rung"
         log.stopped = agree(accelerator, log.stopped)  # clocks of the processes differ
         if log.stopped is not None:
-            say(accelerator, f"\nThe climb ends: {log.stopped}")
+            say(accelerator, f"The climb ends: {log.stopped}")
         return log.stopped is None
 
     def begin(self, state: TrainingState, best: dict[str, Tensor]) -> None:

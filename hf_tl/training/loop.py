@@ -44,6 +44,7 @@ from hf_tl.optimization.steps import train_steps
 from hf_tl.processes.sharding import load_whole, shard
 from hf_tl.record import FrozenProof, PhaseRecord
 from hf_tl.reporting.console import progress_bar, say
+from hf_tl.reporting.numbers import duration
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.phase_data import PhaseData
@@ -259,6 +260,8 @@ class Training:
             self._average.apply()
             self._average = None
         self._write_down(span, trained, frozen)
+        title = f"Phase {span.index + 1}/{len(self.strategy.phases)} {_short(trained)}"
+        say(self.accelerator, f"{title}: {progress.postfix} ({duration(self.state.phase_seconds)})")
         # early stopping skips the rest of the span
         progress.update(span.end - self.state.step)
         self.state.step, self.state.frozen_digest, self.state.phase_seconds = span.end, None, 0.0
@@ -357,7 +360,7 @@ class Training:
             self.state, self._best_weights, self.problem.is_right(found.logits, found.labels)
         )
         rungs = self.state.log.rungs
-        say(self.accelerator, f"\n{describe_rung(rungs[-1], len(rungs), climb.escalation.rungs)}")
+        say(self.accelerator, f"{describe_rung(rungs[-1], len(rungs), climb.escalation.rungs)}")
 
     def _rates(self, phase: Phase) -> dict[str, float]:
         """Return the peak learning rate of each stage with trainable parameters; it is empty for a solved head."""
@@ -479,7 +482,7 @@ class Training:
         if is_interrupted:
             say(
                 self.accelerator,
-                f"\nSIGTERM: stopped after step {self.state.step}; go on with --resume_from_checkpoint auto",
+                f"SIGTERM: stopped after step {self.state.step}; go on with --resume_from_checkpoint auto",
             )
             raise SystemExit(INTERRUPTED_STATUS)
 

@@ -121,7 +121,7 @@ class Refit:
 
         first, images = self.training, self.images
         among = ", those of validation among them" if self.learns_validation else ""
-        say(first.accelerator, f"\nTraining again from the start on {len(images):,} images{among}")
+        say(first.accelerator, f"Training again from the start on {len(images):,} images{among}")
         first.model.load_state_dict(self.weights, strict=False)
         set_seed(first.config.seed)
         again = Training(

@@ -1,0 +1,71 @@
+"""Commands about this machine: the feature cache, a report for bug reports, and shell completion."""
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from hf_tl.cli.completion import completion_script
+from hf_tl.config import TrainingConfig
+from hf_tl.errors import ConfigError
+from hf_tl.parser import Parser
+
+
+def cache_parser() -> Parser:
+    """Make the parser of `hf-tl cache`."""
+    parser = Parser("cache", "List or clear the cached features.")
+    choices, text = ["list", "clear"], "list (default) or clear"
+    parser.add_argument("action", nargs="?", choices=choices, default="list", help=text)
+    parser.add_setting(TrainingConfig, "feature_cache_dir")
+    return parser
+
+
+def cache(options: Namespace) -> None:
+    """List or clear the cached features."""
+    from hf_tl.features.feature_store import open_store
+
+    store = open_store(options.feature_cache_dir, 0)
+    folder = store.folder
+    if options.action == "clear":
+        try:
+            print(f"{_megabytes(store.clear())} freed in {folder}")
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be cleared: {error.strerror or error} ({error.filename})") from error
+        return
+    entries = store.entries()
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        print(f"{_megabytes(entry.bytes):>12}  last used {used}  {entry.title}")
+    total = _megabytes(sum(entry.bytes for entry in entries))
+    print(f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {total} in {folder}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def doctor_parser() -> Parser:
+    """Make the parser of `hf-tl doctor`."""
+    return Parser("doctor", "Report versions, devices, caches and Hub access, to paste into a bug report.")
+
+
+def doctor(options: Namespace) -> None:
+    """Print the report."""
+    from hf_tl.cli.doctor import report
+
+    print(report())
+
+
+def completion_parser() -> Parser:
+    """Make the parser of `hf-tl completion`."""
+    parser = Parser(
+        "completion",
+        "Print a completion script for a shell.",
+        ['eval "$(hf-tl completion bash)"    # in ~/.bashrc', 'eval "$(hf-tl completion zsh)"     # in ~/.zshrc'],
+    )
+    parser.add_argument("shell", choices=["bash", "zsh"], help="the shell")
+    return parser
+
+
+def completion(options: Namespace, parsers: Mapping[str, Callable[[], Parser]]) -> None:
+    """Print the completion script."""
+    print(completion_script(options.shell, {name: parser() for name, parser in parsers.items()}), end="")

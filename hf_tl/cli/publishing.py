@@ -1,0 +1,120 @@
+"""Commands that show, publish and export a trained model."""
+
+from argparse import Namespace
+
+from hf_tl.config import DataConfig
+from hf_tl.errors import ConfigError
+from hf_tl.parser import FORMAT, MODEL, PORT, Parser, own_values
+
+
+def demo_parser() -> Parser:
+    """Make the parser of `hf-tl demo`."""
+    parser = Parser("demo", "Serve a web page that classifies images and shows activation maps.")
+    parser.add_argument("name", metavar="MODEL", help=MODEL)
+    parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit on the Hub (default: main)")
+    parser.add_argument("--server_name", metavar="ADDRESS", default="127.0.0.1", help="address to listen on")
+    parser.add_flag("server_port", "port to listen on (default: the first free one from 7860)", PORT)
+    return parser
+
+
+def demo(options: Namespace) -> None:
+    """Serve the demo until Ctrl-C."""
+    from hf_tl.demo.demo import launch
+
+    launch(**own_values(options))
+
+
+def push_parser() -> Parser:
+    """Make the parser of `hf-tl push`."""
+    parser = Parser("push", "Push a trained model with its card to the Hub, in one commit.")
+    parser.add_argument("folder", metavar="DIR", help="folder of a trained model")
+    parser.add_argument("repository", metavar="USER/NAME", help="repository on the Hub")
+    parser.add_argument("--private", action="store_true", help="create the repository as private")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to (default: main)")
+    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
+    parser.add_argument("--space", action="store_true", help="also create a Space that runs the demo of the model")
+    text = "name of the Space (default: that of the model)"
+    parser.add_argument("--space_name", metavar="USER/NAME", help=text)
+    return parser
+
+
+def push(options: Namespace) -> None:
+    """Push a model, with its Space if asked, and print the addresses."""
+    if options.space or options.space_name:
+        _push_with_space(options)
+        return
+    from hf_tl.hub.hub import push as push_folder
+
+    url = push_folder(
+        options.folder,
+        options.repository,
+        private=options.private or None,
+        revision=options.revision,
+        create_pr=options.create_pr,
+    )
+    print(url)
+
+
+def _push_with_space(options: Namespace) -> None:
+    if options.create_pr:
+        raise ConfigError("--space shows a model that is published, and --create_pr only proposes one: leave one out")
+    from hf_tl.demo.space import push_with_space
+
+    names = options.folder, options.repository, options.space_name
+    print(*push_with_space(*names, private=options.private or None, revision=options.revision), sep="\n")
+    if options.private:
+        print("To read a private model, the Space needs a secret HF_TOKEN (in its settings).")
+
+
+def pull_parser() -> Parser:
+    """Make the parser of `hf-tl pull`."""
+    parser = Parser("pull", "Download a published model with its card and record.")
+    parser.add_argument("repository", metavar="USER/NAME", help="repository on the Hub")
+    parser.add_argument("folder", metavar="DIR", help="new folder")
+    parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit (default: main)")
+    return parser
+
+
+def pull(options: Namespace) -> None:
+    """Download a model and print its folder."""
+    from hf_tl.hub.fetch import pull as pull_folder
+
+    print(pull_folder(options.repository, options.folder, revision=options.revision))
+
+
+def card_parser() -> Parser:
+    """Make the parser of `hf-tl card`."""
+    parser = Parser("card", "Write the card of a trained model again from its record.")
+    parser.add_argument("folder", metavar="DIR", help="folder of a trained model")
+    return parser
+
+
+def card(options: Namespace) -> None:
+    """Write the card and print its path."""
+    from hf_tl.publish.save import rewrite_card
+
+    print(rewrite_card(options.folder))
+
+
+def export_parser() -> Parser:
+    """Make the parser of `hf-tl export`."""
+    parser = Parser("export", "Export a trained model to ONNX, TorchScript or torch.export, verified on real images.")
+    parser.add_argument("model_name", metavar="MODEL", help=MODEL)
+    parser.add_flag("format", "file format", FORMAT, "onnx")
+    text = "new folder (default: one named after the format, in the model's folder)"
+    parser.add_argument("--output_dir", metavar="DIR", help=text)
+    text = "images to verify on (default: the training dataset, if known)"
+    parser.add_argument("--dataset", metavar="DATASET", help=text)
+    parser.add_argument("--int8", action="store_true", help="also quantize, and measure the accuracy (onnx only)")
+    for name in ("image_column", "label_column", "include_training_images"):
+        parser.add_setting(DataConfig, name)
+    parser.add_argument("--overwrite_output_dir", action="store_true", help="replace an earlier export in the folder")
+    return parser
+
+
+def export(options: Namespace) -> None:
+    """Export a model and print a summary."""
+    from hf_tl.exporting.export import export as export_model
+    from hf_tl.exporting.summary import summarise
+
+    print(summarise(export_model(**own_values(options))))

@@ -1,0 +1,83 @@
+"""Commands that train a model, or say how."""
+
+from argparse import Namespace
+
+from hf_tl.config import DataConfig, ModelConfig, StrategyConfig, TrainingConfig
+from hf_tl.errors import ConfigError
+from hf_tl.flags import build_run_config
+from hf_tl.parser import COUNT, DATASET, Parser, own_values
+
+
+def train(options: Namespace) -> None:
+    """Train a head, fine-tune, or train from scratch; save the model with its card."""
+    from hf_tl.processes.memory import keep_freed_memory, paused_collection, uncollected
+
+    config = build_run_config(vars(options))
+    with paused_collection():
+        from accelerate import PartialState
+
+        from hf_tl.run import import_libraries, run
+
+        import_libraries()
+    if config.training.keep_memory:
+        keep_freed_memory()
+    with uncollected():
+        run(config)
+    PartialState().destroy_process_group()
+
+
+def stages_parser() -> Parser:
+    """Make the parser of `hf-tl stages`."""
+    parser = Parser("stages", "List the stages of a backbone: names, parameters, and what a strategy freezes.")
+    parser.add_argument("model", help="Hub id, local directory, or timm:ARCH")
+    parser.add_setting(StrategyConfig, "trainable_stages", "trailing stages to train: a number, all, or names", 1)
+    return parser
+
+
+def stages(options: Namespace) -> None:
+    """Print the stages of a backbone."""
+    from hf_tl.backbones.describe import describe_stages
+
+    print(describe_stages(options.model, options.trainable_stages))
+
+
+def recommend_parser() -> Parser:
+    """Make the parser of `hf-tl recommend`."""
+    parser = Parser("recommend", "Recommend a backbone and a strategy for a dataset, with the cost of training.")
+    parser.add_argument("--dataset", required=True, metavar="DATASET", help=DATASET)
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        metavar="MODEL",
+        help="backbones to compare, or a preset: mobile, small, base (default: the demo's backbone)",
+    )
+    text = "local weights files, one for each --model of timm:ARCH"
+    parser.add_argument("--weights", nargs="+", metavar="FILE", help=text)
+    parser.add_setting(ModelConfig, "image_size")
+    for name in ("image_column", "label_column", "validation_fraction", "test_fraction", "include_training_images"):
+        parser.add_setting(DataConfig, name)
+    parser.add_flag("max_images", "largest number of images to measure", COUNT, 2_000)
+    parser.add_setting(TrainingConfig, "seed", "random seed (splits, sample, folds)")
+    for name in ("feature_cache", "feature_cache_dir", "feature_cache_gb"):
+        parser.add_setting(TrainingConfig, name)
+    text = "folder for recommendation.json, its figure, and strategy.json"
+    parser.add_argument("--output_dir", metavar="DIR", help=text)
+    return parser
+
+
+def recommend(options: Namespace) -> None:
+    """Print a recommendation for a dataset."""
+    values = own_values(options)
+    names, weights = values.pop("model"), values.pop("weights")
+    from hf_tl.advisor.recommend import recommend as find
+    from hf_tl.backbones.candidates import Backbone, named
+    from hf_tl.processes.memory import keep_freed_memory
+
+    names = None if names is None else named(names)
+    if weights is not None and len(weights) != len(names or ()):
+        raise ConfigError(f"--weights needs a file for each --model: found {len(weights)} for {len(names or ())}")
+    keep_freed_memory()
+    pairs = (
+        None if names is None else [Backbone(*pair) for pair in zip(names, weights or [None] * len(names), strict=True)]
+    )
+    print(find(values.pop("dataset"), pairs, **values))
