@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,11 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
+def as_printed(metrics: Mapping[str, float | None]) -> dict[str, str]:
+    """Metrics of a record as `hf-tl evaluate` prints them."""
+    return {name: f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}" for name, value in metrics.items()}
+
+
 def test_a_run_leaves_a_model_with_its_record_card_and_figures(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     figures = {"stages.png", "history.png", "confusion.png", "reliability.png"}
@@ -102,7 +107,7 @@ def test_evaluate_finds_the_recorded_accuracy(trained: Path, colours: Path, caps
     lines = capsys.readouterr().out.splitlines()
     recorded = read_record(trained).measured["test"].metrics
     assert lines[0] == "test: 18 images"
-    assert {line.split()[0]: line.split()[1] for line in lines[1:]} == {k: f"{v:.4f}" for k, v in recorded.items()}
+    assert {line.split()[0]: line.split()[1] for line in lines[1:]} == as_printed(recorded)
 
 
 def test_evaluate_matches_classes_by_name(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +116,7 @@ def test_evaluate_matches_classes_by_name(trained: Path, tmp_path: Path, capsys:
     write_images(tmp_path / "two" / "train", 5, two)
     write_images(tmp_path / "two" / "test", 5, two)
     main(["evaluate", str(trained), "--dataset", str(tmp_path / "two")])
-    assert "accuracy       1.0000" in capsys.readouterr().out
+    assert "accuracy       100.0% (95% CI " in capsys.readouterr().out
 
 
 def test_evaluate_leaves_out_what_a_model_learned_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,9 +130,7 @@ def test_evaluate_leaves_out_what_a_model_learned_from(tmp_path: Path, capsys: p
     main(["evaluate", str(folder), "--dataset", str(images)])
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "test: 8 images"
-    assert {line.split()[0]: line.split()[1] for line in lines} == {
-        name: f"{value:.4f}" for name, value in recorded.items()
-    }
+    assert {line.split()[0]: line.split()[1] for line in lines} == as_printed(recorded)
     for split, count in (("train", 25), ("validation", 3)):
         told = fails(["evaluate", str(folder), "--dataset", str(images), "--split", split], capsys)
         assert f"{count} of {count} {split} images are training images of the model, and no other is there" in told
@@ -375,7 +378,7 @@ def test_unknown_yaml_keys_are_named(tmp_path: Path) -> None:
 def test_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     assert "hf-tl COMMAND" in capsys.readouterr().out
-    assert "there is no command 'trian'" in fails(["trian"], capsys)
+    assert "there is no command 'trian'; did you mean train?" in fails(["trian"], capsys)
 
 
 LEAVING = """

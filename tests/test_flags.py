@@ -91,7 +91,7 @@ def test_a_value_out_of_range_is_named_with_the_range(
         (["stages", "timm:resnet18", "--trainable_stages", "0"], "--trainable_stages takes a number of stages"),
         (["evaluate", "model"], "the following arguments are required: --dataset"),
         (["cache", "lsit"], "action invalid choice: 'lsit'"),
-        (["push", "folder"], "the following arguments are required: repository"),
+        (["push", "folder"], "the following arguments are required: USER/NAME"),
         (["card", "folder", "other"], "there is no place for 'other'"),
         (["train", "other"], "there is no place for 'other'"),
         (["train", "--seed"], "--seed expected one argument"),
@@ -105,7 +105,7 @@ def test_other_commands_have_ranges_too(words: list[str], message: str, capsys: 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_takes_an_unknown_or_a_shortened_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main([command, "--help-all" if command == "train" else "--help"])
     flags = set(re.findall(r"--\w+", capsys.readouterr().out)) - {"--help"}
     assert refused([command, "--nonsense"], capsys) == (
         f"hf-tl {command}: unknown flag --nonsense; see hf-tl {command} --help"

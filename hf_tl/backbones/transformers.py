@@ -18,7 +18,7 @@ from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ModelError, name_some
 from hf_tl.record import LearnedFrom, Origin
 from hf_tl.record.origin import HeadState, Kind
-from hf_tl.reporting.console import no_transformers_bars
+from hf_tl.reporting.console import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
@@ -118,7 +118,7 @@ def _load_weights(
     from transformers import AutoModelForImageClassification
 
     try:
-        with no_transformers_bars():
+        with quiet_transformers():
             model, report = AutoModelForImageClassification.from_pretrained(
                 name,
                 config=config,

@@ -19,7 +19,7 @@ from hf_tl.data.scaling import PixelScaling, colors_of, measure_scaling
 from hf_tl.errors import ModelError
 from hf_tl.evaluation.activation_maps import class_activation_maps
 from hf_tl.evaluation.metrics import problem_type_of
-from hf_tl.reporting.console import no_transformers_bars
+from hf_tl.reporting.console import quiet_transformers
 from hf_tl.reporting.markdown import one_line
 
 SMALLEST_MAP = 448
@@ -47,7 +47,7 @@ class DemoModel:
 
         try:
             self.processor = AutoImageProcessor.from_pretrained(name, revision=revision)
-            with no_transformers_bars():
+            with quiet_transformers():
                 model = AutoModelForImageClassification.from_pretrained(name, revision=revision, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise ModelError(

@@ -26,6 +26,7 @@ from hf_tl.errors import ConfigError, PublishError, SaveError, name_some
 from hf_tl.publish.checks import CARD_FILE, weight_files, weights_digest
 from hf_tl.publish.record import config_record
 from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord, read_record, write_record
+from hf_tl.reporting.console import quiet_transformers
 from hf_tl.storage.folders import partial_folder, replace_files
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     code: dict[str, Any] = {"trust_remote_code": True} if _runs_own_code(model) else {}
-    with _quiet():
+    with quiet_transformers():
         loaded, report = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True, **code)
         processor = AutoImageProcessor.from_pretrained(folder, **code)
     saved, expected = loaded.state_dict(), model.state_dict()
@@ -264,7 +265,8 @@ def _write_checkpoint(
         save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
         config = _timm_config(model)
     else:
-        model.save_pretrained(folder, **({"state_dict": state} if tensors else {}))
+        with quiet_transformers():
+            model.save_pretrained(folder, **({"state_dict": state} if tensors else {}))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if preprocessing.processor is not None:
             preprocessing.processor.save_pretrained(folder)
@@ -303,22 +305,6 @@ def _explained(folder: Path, what: str) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         cause = getattr(error, "strerror", None) or error
         raise SaveError(f"{what} in {folder} could not be written: {cause}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence progress bars and warnings of transformers; its errors are still raised."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _noise(input_size: tuple[int, int, int]) -> Any:

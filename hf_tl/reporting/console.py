@@ -129,15 +129,21 @@ def _progress_lines() -> type["tqdm"]:
 
 
 @contextlib.contextmanager
-def no_transformers_bars() -> Iterator[None]:
-    """Hide transformers' own progress bars while the context is open, but not those of downloads from the Hub."""
-    from transformers.utils.logging import EmptyTqdm, set_tqdm_hook
+def quiet_transformers() -> Iterator[None]:
+    """Hide the bars and warnings of transformers while the context is open, but not the bars of downloads.
 
-    before = set_tqdm_hook(lambda _, arguments, options: EmptyTqdm(*arguments, **options))
+    For loading and saving, whose report the caller checks; errors are raised as ever.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    hook = transformers_logging.set_tqdm_hook(lambda *call: transformers_logging.EmptyTqdm(*call[1]))
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        set_tqdm_hook(before)
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.set_tqdm_hook(hook)
 
 
 class TolerantStream:
@@ -158,6 +164,12 @@ class TolerantStream:
         """Flush the stream."""
         with self._forgiving():
             self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Return whether the stream is a terminal."""
+        with self._forgiving():
+            return self._stream.isatty()
+        return False
 
     @contextlib.contextmanager
     def _forgiving(self) -> Iterator[None]:

@@ -1,4 +1,5 @@
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -7,14 +8,19 @@ from pathlib import Path
 import pytest
 from tqdm.auto import tqdm
 
-from hf_tl.reporting.console import TolerantStream, encodable, progress_bar, say, tolerant_streams
+from hf_tl.reporting.console import TolerantStream, encodable, log_level, progress_bar, say, tolerant_streams
 
 REPOSITORY = Path(__file__).parents[2]
 TEXT = "Saving … café 猫 → \udcff"
 
 
-def stream(encoding: str) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def stream(encoding: str, kind: type[io.TextIOWrapper] = io.TextIOWrapper) -> io.TextIOWrapper:
+    return kind(io.BytesIO(), encoding=encoding, newline="\n")
 
 
 def written(stream: io.TextIOWrapper) -> bytes:
@@ -58,7 +64,7 @@ def test_no_stream_and_a_closed_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_line_goes_above_an_open_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    both = stream("utf-8")
+    both = stream("utf-8", Terminal)
     monkeypatch.setattr(sys, "stdout", both)
     monkeypatch.setattr(sys, "stderr", both)
     for make in (progress_bar, tqdm):
@@ -66,6 +72,72 @@ def test_a_line_goes_above_an_open_bar(monkeypatch: pytest.MonkeyPatch) -> None:
             bar.update()
             say(None, "a line")
     assert written(both).decode().count("\ra line\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("total", "step", "initial", "expected"),
+    [
+        (40, 1, 0, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]),
+        (40, 1, 30, [80, 90, 100]),
+        (3, 1, 0, [33, 67, 100]),
+        (100, 33, 0, [33, 66, 99]),
+        (0, 1, 0, []),
+    ],
+)
+def test_progress_in_a_file_is_a_line_every_tenth(
+    total: int, step: int, initial: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    err = stream("utf-8")
+    monkeypatch.setattr(sys, "stderr", err)
+    with progress_bar(total=total, initial=initial, desc="Work", unit="step") as bar:
+        bar.set_postfix_str("loss 1")
+        for _ in range((total - initial) // step):
+            bar.update(step)
+            say(None, "between the lines")
+    lines = written(err).decode().splitlines()
+    assert [int(line.split()[1].removesuffix("%")) for line in lines] == expected
+    assert all(line.startswith("Work: ") and line.endswith(", loss 1)") for line in lines)
+    assert b"\r" not in written(err)
+
+
+def test_a_bar_vanishes_from_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    err = stream("utf-8", Terminal)
+    monkeypatch.setattr(sys, "stderr", err)
+    with progress_bar(total=2, mininterval=0) as bar:
+        bar.update(2)
+    text = written(err).decode()
+    assert "100%" in text
+    assert text.split("\r")[-2].isspace()
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(("level", "is_shown"), [("info", True), ("warning", False), ("error", False)])
+def test_the_logger_decides_what_is_shown(
+    level: str, is_shown: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("hf_tl")
+    before = logger.level
+    with log_level(level):
+        say(None, "a message")
+        logging.getLogger("hf_tl.some.module").error("an error")
+        with progress_bar(total=1) as bar:
+            bar.update()
+    assert logger.level == before
+    out, err = capsys.readouterr()
+    assert out == ("a message\n" if is_shown else "")
+    assert err.startswith("an error\n")
+    assert ("100%" in err) == is_shown
+
+
+def test_an_application_can_take_the_messages(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("hf_tl")
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])
+    say(None, "a message of 5%")
+    assert [record.getMessage() for record in caplog.records] == ["a message of 5%"]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_one_stream_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

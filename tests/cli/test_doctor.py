@@ -1,0 +1,57 @@
+"""`hf-tl doctor`: what it reports, and what it keeps to itself."""
+
+import getpass
+from pathlib import Path
+
+import pytest
+import torch
+from hub.client import TOKEN
+from hub.server import HubServer
+from huggingface_hub import constants
+
+import hf_tl
+from hf_tl.cli import main
+from hf_tl.cli.doctor import _shown
+
+
+def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    main(["doctor"])
+    return {line[:15].strip(): line[15:] for line in capsys.readouterr().out.splitlines()}
+
+
+def test_versions_devices_and_caches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_TL_CACHE", str(Path.home() / "features of a test"))
+    found = rows(capsys)
+    assert found["hf-tl"] == hf_tl.__version__
+    assert f"torch {torch.__version__.partition('+')[0]}" in found["packages"]
+    assert "not installed" not in found["packages"]
+    assert found["devices"].startswith("CPU with ")
+    assert "bfloat16" in found["matmul speed"]
+    assert found["feature cache"] == "~/features of a test (0 entries, 0.0 MB)"
+    assert found["Hub"] == "offline mode (HF_HUB_OFFLINE)"
+    assert "installed" in found["demo weights"]
+
+
+def test_the_hub_is_asked(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys)
+    assert found["Hub"].startswith("the endpoint of HF_ENDPOINT answers (status ")
+    assert found["Hub"].endswith("a token is set")
+    assert TOKEN not in str(found)
+    assert hub.url not in str(found)
+
+
+def test_a_hub_that_does_not_answer_is_reported(
+    hub: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", "")
+    assert rows(capsys)["Hub"] == "the endpoint of HF_ENDPOINT cannot be reached (ConnectError); no token"
+
+
+def test_paths_hide_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setattr(getpass, "getuser", lambda: "lovelace")
+    assert _shown(Path("/home/ada/.cache/x")) == "~/.cache/x"
+    assert _shown(Path("/scratch/ada/x")) == _shown(Path("/scratch/lovelace/x")) == "/scratch/USER/x"
+    assert _shown(Path("/adapters/x")) == "/adapters/x"
