@@ -420,7 +420,7 @@ def test_after_a_climb_it_is_not_learned_from_but_measured(somebody: Place, tmp_
     assert record["refit"]["splits"] == ["train"]
     assert f", on train: {images} images. The published weights are those at the end of the retraining." in card
     measured = printed_by(["evaluate", str(out), "--dataset", str(data), "--split", "validation"])
-    assert f"{record['measured']['validation']['metrics']['accuracy']:.4f}" in measured
+    assert f"{record['measured']['validation']['metrics']['accuracy']:.1%}" in measured
 
 
 def test_any_strategy_is_trained_again_where_it_is_asked_for(somebody: Place, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from backbones.checkpoints import save_transformers, tiny_resnet, tiny_vit
+from cli.printed import as_printed, metrics_of
 from hub.client import environment, run_python
 from hub.server import Fault, HubServer
 from PIL import Image
@@ -67,11 +68,6 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-def as_printed(metrics: Mapping[str, float | None]) -> dict[str, str]:
-    """Metrics of a record as `hf-tl evaluate` prints them."""
-    return {name: f"{value:.1%}" if name.endswith("accuracy") else f"{value:.4f}" for name, value in metrics.items()}
-
-
 def test_a_run_leaves_a_model_with_its_record_card_and_figures(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     figures = {"stages.png", "history.png", "confusion.png", "reliability.png"}
@@ -107,7 +103,7 @@ def test_evaluate_finds_the_recorded_accuracy(trained: Path, colours: Path, caps
     lines = capsys.readouterr().out.splitlines()
     recorded = read_record(trained).measured["test"].metrics
     assert lines[0] == "test: 18 images"
-    assert {line.split()[0]: line.split()[1] for line in lines[1:]} == as_printed(recorded)
+    assert metrics_of(lines[1:]) == as_printed(recorded)
 
 
 def test_evaluate_matches_classes_by_name(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +126,7 @@ def test_evaluate_leaves_out_what_a_model_learned_from(tmp_path: Path, capsys: p
     main(["evaluate", str(folder), "--dataset", str(images)])
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "test: 8 images"
-    assert {line.split()[0]: line.split()[1] for line in lines} == as_printed(recorded)
+    assert metrics_of(lines) == as_printed(recorded)
     for split, count in (("train", 25), ("validation", 3)):
         told = fails(["evaluate", str(folder), "--dataset", str(images), "--split", split], capsys)
         assert f"{count} of {count} {split} images are training images of the model, and no other is there" in told

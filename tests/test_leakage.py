@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli.printed import as_printed, metrics_of
 from hub.server import HubServer
 from PIL import Image
 from test_cli import SMALL, TINY, fails
@@ -74,7 +75,7 @@ def test_splits_that_were_made_in_python_are_found_again(
     first, *values = capsys.readouterr().out.splitlines()
     assert first == f"test: {len(data.splits['test'])} images"
     recorded = record.measured["test"].metrics
-    assert {line.split()[0]: line.split()[1] for line in values} == {name: f"{v:.4f}" for name, v in recorded.items()}
+    assert metrics_of(values) == as_printed(recorded)
     again = open_again(record, LearnedFrom.read(record.learned_from, folder), str(images))
     assert {split: split_digest(digests) for split, digests in again.digests.items()} == {
         name: split.digest for name, split in record.data.splits.items()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from backbones.checkpoints import tiny_vit
+from cli.printed import as_printed, metrics_of
 from datasets import Dataset, List, Value
 from datasets import Image as ImageFeature
 from hub.client import run_python
@@ -134,8 +135,7 @@ def test_evaluate_finds_what_was_recorded(trained: Path, stripes: Path, capsys: 
     main([*evaluation, "--label_column", "blue,red,green"])  # matched by name
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "test: 24 images"
-    found = {line.split()[0]: float(line.split()[1]) for line in lines}
-    assert found == {name: pytest.approx(value, abs=1e-4) for name, value in recorded.items()}
+    assert metrics_of(lines) == as_printed(recorded)
     assert "the model is for multi_label_classification" in fails([*evaluation, "--label_column", "red"], capsys)
 
 

@@ -1,11 +1,9 @@
 """What commands write while they work: to files, to terminals, and when they are quiet."""
 
 import os
-import pty
 import re
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
@@ -53,6 +51,7 @@ def test_messages_in_a_file_are_lines_in_the_order_of_what_happens(written: tupl
 
 
 def test_bars_vanish_from_a_terminal(tmp_path: Path) -> None:
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     reader, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (40, 120))
     process = start([*TRAIN, "-o", "model"], tmp_path, terminal, terminal)

@@ -1,6 +1,5 @@
 import itertools
 import json
-import logging
 import math
 import os
 import re
@@ -251,10 +250,7 @@ def test_the_saved_model_tells_its_strategy(uninterrupted: Path) -> None:
     assert Strategy.from_record(config["hf_tl"]["strategy"]) == TWO_PHASES
 
 
-def test_the_phases_give_the_epochs(
-    tmp_path: Path, images: Dataset, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("hf_tl"), "propagate", True)
+def test_the_phases_give_the_epochs(tmp_path: Path, images: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     transformers_logging.set_verbosity_warning()
     transformers_logging.enable_propagation()
     trainer = make_trainer(tmp_path, images, [StrategyCallback(TWO_PHASES)])

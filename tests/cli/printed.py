@@ -1,0 +1,17 @@
+"""What commands print."""
+
+from collections.abc import Iterable, Mapping
+
+from hf_tl.evaluation.metrics import PROBLEM_TYPES
+
+PERCENTAGES = {figure.key for problem in PROBLEM_TYPES.values() for figure in problem.figures if figure.is_percentage}
+
+
+def as_printed(metrics: Mapping[str, float | None]) -> dict[str, str]:
+    """Metrics of a record as `hf-tl evaluate` prints them."""
+    return {name: f"{value:.1%}" if name in PERCENTAGES else f"{value:.4f}" for name, value in metrics.items()}
+
+
+def metrics_of(lines: Iterable[str]) -> dict[str, str]:
+    """Metrics in the lines that `hf-tl evaluate` prints, without their intervals."""
+    return {line.split()[0]: line.split()[1] for line in lines}
