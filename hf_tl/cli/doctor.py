@@ -74,8 +74,14 @@ def _precisions() -> Iterator[str]:
     import torch
 
     for device, size in [("cpu", 512), *([(kind, 4096)] if (kind := _accelerator()) else [])]:
-        slow, *fast = (_seconds(device, size, kind) for kind in (torch.float32, torch.bfloat16, torch.float16))
-        ratios = [f"{name} {slow / seconds:.2g}x" for name, seconds in zip(("bfloat16", "float16"), fast, strict=True)]
+        slow = _seconds(device, size, torch.float32)
+        ratios = []
+        for dtype in (torch.bfloat16, torch.float16):
+            try:
+                ratio = f"{slow / _seconds(device, size, dtype):.2g}x"
+            except (RuntimeError, TypeError):  # what backends raise for precisions that they lack
+                ratio = "not supported"
+            ratios.append(f"{str(dtype).removeprefix('torch.')} {ratio}")
         yield f"{device} {', '.join(ratios)} of float32"
 
 
@@ -95,7 +101,10 @@ def _feature_cache() -> str:
     from hf_tl.features.feature_store import open_store
 
     store = open_store(None, 0)
-    entries = store.entries()
+    try:
+        entries = store.entries()
+    except OSError as error:
+        return f"{_shown(store.folder)} cannot be read ({error.strerror})"
     return f"{_shown(store.folder)} ({len(entries)} entries, {sum(entry.bytes for entry in entries) / 1e6:,.1f} MB)"
 
 

@@ -67,18 +67,27 @@ def test_bars_vanish_from_a_terminal(tmp_path: Path) -> None:
         text += chunk
     os.close(reader)
     assert process.wait(60) == 0
-    screen = [visible(line) for line in text.decode().replace("\r\n", "\n").split("\n")]
+    screen = shown(text.decode())
     assert "step/s" in text.decode()
     assert not [line for line in screen if "step/s" in line or "image/s" in line or "it/s" in line]
     assert any(line.startswith("Phase 1/1 ") for line in screen)
 
 
-def visible(line: str) -> str:
-    """What a terminal shows of a line that carriage returns write over."""
-    shown = ""
-    for part in line.split("\r"):
-        shown = part + shown[len(part) :]
-    return shown.rstrip()
+def shown(text: str) -> list[str]:
+    """What a terminal shows: carriage returns go to the start of a line, `ESC [A` one line up."""
+    screen, row, column = [""], 0, 0
+    for part in re.findall(r"\r|\n|\x1b\[A|[^\r\n\x1b]+", text):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row += 1
+            screen += [""] * (row == len(screen))
+        elif part == "\x1b[A":
+            row -= 1
+        else:
+            line = screen[row].ljust(column)
+            screen[row], column = line[:column] + part + line[column + len(part) :], column + len(part)
+    return [line.rstrip() for line in screen]
 
 
 def test_quiet_is_quiet_and_evaluate_shows_percentages_with_intervals(
