@@ -94,10 +94,12 @@ def test_quiet_is_quiet_and_evaluate_shows_percentages_with_intervals(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of a transformers model, whose loading and saving would show bars and a report."""
-    vit, out = save_transformers(tiny_vit(), tmp_path / "vit"), str(tmp_path / "model")
+    vit, out, log = save_transformers(tiny_vit(), tmp_path / "vit"), str(tmp_path / "model"), tmp_path / "log"
+    with log.open("wb") as file:
+        words = ["train", "--model", str(vit), *TRAIN[6:], "--quiet", "-o", out]
+        assert start(words, tmp_path, file.fileno(), file.fileno()).wait(300) == 0
+    assert log.read_text() == ""
     capfd.readouterr()
-    main(["train", "--model", str(vit), *TRAIN[6:], "--quiet", "-o", out])
-    assert capfd.readouterr() == ("", "")
     main(["evaluate", out, "--dataset", "digits"])
     text, err = capfd.readouterr()
     assert "it/s" not in err
