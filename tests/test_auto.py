@@ -338,7 +338,7 @@ def test_a_path_may_be_written_in_several_ways(
     flags = ["--recommendation", str(recommended), *SMALL, "--output_dir", str(tmp_path / "out")]
     flags += ["--test_time_flip", "--horizontal_flip", "false"]
     said = fails(["train", "--model", indirect, "--dataset", somebody.images, *flags], capsys)
-    assert "--test_time_flip takes a mirrored image for one of the same class" in said
+    assert "--test_time_flip averages the logits of an image and its mirror image" in said
 
 
 def test_a_climb_that_ends_with_random_weights(somebody: Place, tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_a_validation_split_of_the_users_own_is_left_alone(
     flags = ["--model", somebody.models[0], "--dataset", str(data), "--refit", "true", *RECIPE, *SMALL]
     main(["train", *flags, "--output_dir", str(tmp_path / "out")])
     record = read(tmp_path / "out")
-    assert "Refit     none: the validation split was not set apart from train" in capsys.readouterr().out
+    assert "Refit     none: the validation split was not drawn from train" in capsys.readouterr().out
     assert record["refit"] is None
     assert "refit" not in record["strategy"]
 
