@@ -23,7 +23,7 @@ _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u20
 def one_line(value: object) -> str:
     r"""Return a single non-empty line of printable text, without control characters and text reordering.
 
-    >>> one_line("a\\n# b\\x00")
+    >>> one_line("a\n# b\x00")
     'a # b'
     """
     return " ".join(_printable(str(value)).split()) or "(empty)"
