@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.freezing import digest
+from hf_tl.backbones.saved_weights import weight_files, weights_digest
 from hf_tl.errors import ModelError
 from hf_tl.record import RECORD_FILE, LearnedFrom, LearnedSplit, Origin, RunRecord
 from hf_tl.record.codec import RecordError, decode
@@ -43,10 +44,39 @@ def provenance_of(model: "nn.Module") -> Provenance:
     """
     known: Provenance | None = model.__dict__.get(_PROVENANCE)
     if known is None:
-        return Provenance(Origin("memory"))
+        return _provenance_by_config(model)
     if digest(model.state_dict()) != known.weights_digest:
         return Provenance(known.origin.changed_in_memory(), known.learned)
     return known
+
+
+def _provenance_by_config(model: "nn.Module") -> Provenance:
+    """Return what the config of a model states that other code loaded: hf_tl may have trained it."""
+    config = getattr(model, "config", None)
+    saved = getattr(config, "hf_tl", None)
+    if not saved:
+        return Provenance(Origin("memory"))
+    name = str(getattr(config, "name_or_path", "") or "")
+    learned = learned_from(name) if Path(name, RECORD_FILE).is_file() else UNRECORDED
+    return Provenance(Origin("memory", earlier=Origin("trained", earlier=config_origin(saved))), learned)
+
+
+def saved_origin(record: RunRecord, folder: Path | None, **place: Any) -> tuple[Origin, LearnedFrom]:
+    """Return the origin and the training images of a saved model.
+
+    Args:
+        record: Record of its training.
+        folder: Folder of the model. None for a Hub model.
+        place: `name` and `revision` of a Hub model, and the state of its `head`.
+
+    Returns:
+        Where the weights in the folder are not those of the record, the origin is `memory`, and further training images
+        are unknown.
+    """
+    origin, learned = trained_origin(record, **place), LearnedFrom.read(record.learned_from, folder)
+    if folder is None or record.weights_digest in (None, weights_digest(folder, weight_files(folder))):
+        return origin, learned
+    return origin.changed_in_memory(), learned.union(UNRECORDED)
 
 
 def trained_origin(record: RunRecord, **place: Any) -> Origin:
@@ -78,7 +108,7 @@ def file_origin(origin: Origin, weights: str) -> tuple[Origin, LearnedFrom]:
         return origin, LearnedFrom()
     record = saved_record(str(folder))
     assert record is not None, "the file was seen"
-    return trained_origin(record, head=origin.head), LearnedFrom.read(record.learned_from, folder)
+    return saved_origin(record, folder, head=origin.head)
 
 
 def config_origin(saved: Mapping[str, Any]) -> Origin | None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.provenance import UNRECORDED, config_origin, saved_record, trained_origin
+from hf_tl.backbones.provenance import UNRECORDED, config_origin, saved_origin, saved_record
 from hf_tl.backbones.repository import check_checkpoint, check_config, check_needs_no_code
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ModelError, name_some
@@ -91,9 +91,7 @@ def _trained_origin(
     shared: dict[str, Any] = {"name": hub_name, "revision": commit, "head": head}
     if record is None:
         return Origin("trained", **shared, earlier=config_origin(config.hf_tl)), UNRECORDED
-    return trained_origin(record, **shared), LearnedFrom.read(
-        record.learned_from, Path(name) if hub_name is None else None
-    )
+    return saved_origin(record, Path(name) if hub_name is None else None, **shared)
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:

@@ -1,6 +1,5 @@
 """Checks that a folder holds one complete saved model, before a push or after a pull."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
@@ -8,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from yaml import YAMLError
 
-from hf_tl.backbones.freezing import digest
+from hf_tl.backbones.saved_weights import INDEX_FILE, read_json, weight_names, weights_digest
 from hf_tl.errors import PublishError, name_some
 from hf_tl.record import RECORD_FILE, RunRecord, read_record
 
 CARD_FILE = "README.md"
 REQUIRED = ("config.json", CARD_FILE, RECORD_FILE)
-INDEX_FILE = "model.safetensors.index.json"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", INDEX_FILE)
 PUBLISHED = (*REQUIRED, *WEIGHTS, "preprocessor_config.json", "*.png")
 """Published files. Checkpoints, logs, and digests of training images (`hf_tl.record.learned`) stay on the machine."""
@@ -46,7 +42,7 @@ def check_folder(folder: Path) -> list[Path]:
             f"{folder} holds the weights of a training that has not ended: finish it, by the same command with "
             f"--output_dir {folder} --resume_from_checkpoint auto"
         )
-    weights = _weight_names(folder, names)
+    weights = weight_names(folder, names)
     of_card = {CARD_FILE, *_figures_of_card(folder / CARD_FILE)}
     missing = {*REQUIRED, *weights, *of_card} - names
     if record is None or missing:
@@ -59,53 +55,13 @@ def check_folder(folder: Path) -> list[Path]:
             )
         )
     _check_card(folder / CARD_FILE)
-    _check_match(folder, record, _read_json(folder / "config.json"), weights)
+    _check_match(folder, record, read_json(folder / "config.json"), weights)
     return [folder / name for name in sorted(names) if is_among(name, PUBLISHED)]
-
-
-def weights_digest(folder: Path, names: Iterable[str] = ("model.safetensors",)) -> str:
-    """Compute the SHA-256 of all saved tensors: their names, types, shapes and bytes.
-
-    Raises:
-        PublishError: A file is damaged.
-    """
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        try:
-            with safe_open(folder / name, framework="pt") as file:
-                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
-        except SafetensorError as error:
-            raise PublishError(f"{folder / name} is damaged ({error}); train or save again") from error
-    return digest(tensors)
-
-
-def weight_files(folder: Path) -> set[str]:
-    """Return the names of the weights files of a folder: one file, or those of the index."""
-    return _weight_names(folder, {path.name for path in folder.iterdir()})
-
-
-def _weight_names(folder: Path, names: set[str]) -> set[str]:
-    if INDEX_FILE not in names:
-        return {"model.safetensors"}
-    shards = _read_json(folder / INDEX_FILE).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise PublishError(f"{folder / INDEX_FILE} has no weight_map of names of files; train or save again")
-    return set(shards.values())
 
 
 def _figures_of_card(card: Path) -> set[str]:
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     return set(re.findall(r"!\[[^]]*\]\(([^)/]+\.png)\)", text))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PublishError(f"{path} is no valid JSON ({error}); train or save again") from error
-    if not isinstance(content, dict):
-        raise PublishError(f"{path} must map names to values, found {type(content).__name__}; train or save again")
-    return content
 
 
 def _check_card(card: Path) -> None:

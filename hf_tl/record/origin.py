@@ -17,8 +17,8 @@ class Origin:
 
     kind: Kind
     """`hub`: a repository of the Hub. `file`: a local weights file. `folder`: a local checkpoint that hf_tl did not
-    train. `random`: drawn at random. `trained`: a model that hf_tl trained. `memory`: a model object whose weights
-    were set, or changed after loading, by other means than hf_tl's loaders."""
+    train. `random`: drawn at random. `trained`: a model that hf_tl trained. `memory`: weights that were set, or
+    changed since they were loaded or saved, by other means than hf_tl's."""
     name: str | None = None
     """Hub id. None for weights that are not on the Hub."""
     revision: str | None = None

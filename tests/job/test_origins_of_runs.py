@@ -8,12 +8,13 @@ import pytest
 import torch
 from backbones.checkpoints import save_transformers, save_weights, timm_network, tiny_vit
 from job.small_data import LABELS, QUICK, backbone, make_dataset, write_folder
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageClassification
 
 import hf_tl
 from hf_tl.card.metadata import card_metadata
 from hf_tl.cli import main
-from hf_tl.record import RunRecord, read_record
+from hf_tl.record import LearnedFrom, RunRecord, read_record
 from hf_tl.strategy import Phase, Strategy
 
 HEAD = Strategy.transfer(epochs=1)
@@ -110,6 +111,27 @@ def test_a_chain_through_a_weights_file(tmp_path: Path) -> None:
     record = train(model, HEAD, tmp_path / "second")
     assert record.origin.kind == "trained"
     assert len(record.learned_from) == 2
+
+
+def test_a_trained_model_that_plain_transformers_loaded(tmp_path: Path) -> None:
+    """Its origin cannot be proven, but its training images are still left out of what is measured."""
+    first = train(backbone()[0], HEAD, tmp_path / "first")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "first")
+    record = train(model, HEAD, tmp_path / "second", seed=1)
+    assert record.origin.kind == "memory"
+    assert record.learned_from[0] == first.learned_from[0]
+    assert set(LearnedFrom.read(first.learned_from, tmp_path / "first").digests) <= set(
+        LearnedFrom.read(record.learned_from, tmp_path / "second").digests
+    )
+
+
+def test_saved_weights_that_were_replaced(tmp_path: Path) -> None:
+    train(backbone()[0], HEAD, tmp_path / "first")
+    file = tmp_path / "first" / "model.safetensors"
+    save_file({name: tensor * 2 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    record = train(hf_tl.load(tmp_path / "first")[0], HEAD, tmp_path / "second")
+    assert (record.origin.kind, record.origin.earlier.kind) == ("memory", "trained")
+    assert any("cannot tell whether" in note for note in record.data.notes)
 
 
 def test_weights_that_were_changed_in_memory(tmp_path: Path) -> None:
