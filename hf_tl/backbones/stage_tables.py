@@ -21,16 +21,16 @@ RENAMED_FEATURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "TResNet": {"": ("body.conv1",)},
     "Twins": {"block": ("blocks",)},
 }
-"""By timm class: start of a module path in `feature_info` that does not exist, and its correct values."""
+"""Starts of module paths in `feature_info` that do not exist, and the correct ones, by timm class."""
 
 RUNS_WITH: Mapping[str, Mapping[str, str]] = {
     "EfficientViM": {"norm.0": "stages.0", "norm.1": "stages.1", "norm": "stages.2", "weights": "stages.2"},
 }
-"""By timm class: a module or root parameter that is registered elsewhere, and the anchor that it runs with."""
+"""Modules and root parameters that are registered elsewhere, and the anchors they run with, by timm class."""
 
 
 CLASSIFIERS: Mapping[str, tuple[str, ...]] = {"LevitDistilled": ("head.linear", "head_dist.linear")}
-"""By timm class: the classifier layers, where some `pretrained_cfg` of the class is incomplete."""
+"""Classifier layers of timm classes of which some `pretrained_cfg` is incomplete."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ WHAT: Mapping[Conversion, tuple[str, str, str]] = {
     ),
     "unreadable EXIF": ("have unreadable EXIF data", "hf_tl ignores these", "a plain pipeline() fails"),
 }
-"""For each conversion: the property of the images, what hf_tl does, and what `pipeline` does."""
+"""Property of the images, treatment by hf_tl, and treatment by a plain `pipeline()`, by conversion."""
 
 
 @dataclass(frozen=True)
