@@ -313,7 +313,7 @@ class Job:
 
     def _finish(self, measure: Callable[[], RunRecord], energy: dict[str, Any] | None) -> RunResult:
         """Verify that the committed model loads, measure it, write its card and push it (main process only)."""
-        from hf_tl.card.summary import summarise
+        from hf_tl.card.summary import summarize
         from hf_tl.hub.hub import push
         from hf_tl.publish.save import check_reload, complete_run
 
@@ -330,7 +330,7 @@ class Job:
                 url = push(result.output_dir, self.hub.push_to_hub, private=self.hub.hub_private or None)
                 result = dataclasses.replace(result, commit_url=url)
         finally:  # print the accuracy and the folder of the model even if the push failed
-            say(None, summarise(result.record, result.output_dir, result.commit_url))
+            say(None, summarize(result.record, result.output_dir, result.commit_url))
         return result
 
     def _examples(self, record: RunRecord) -> "tuple[RunRecord, list[Example]]":

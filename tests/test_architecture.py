@@ -71,3 +71,35 @@ def test_the_record_needs_no_torch() -> None:
             alias.name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) for alias in aliases(node)
         }
         assert not {name for name in named if name.split(".")[0] in ("torch", "transformers", "timm", "datasets")}
+
+
+def sized(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("folder", ["hf_tl", "scripts", "tests"])
+def test_files_have_at_most_350_lines(folder: str) -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in sized(PACKAGE.parent / folder)}
+    assert not {str(path): count for path, count in lines.items() if count > 350}
+
+
+def test_folders_have_at_most_twelve_modules() -> None:
+    folders = [path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__"]
+    modules = {folder: sum(path.name != "__init__.py" for path in folder.glob("*.py")) for folder in folders}
+    assert not {str(folder): count for folder, count in modules.items() if count > 12}
+
+
+def test_functions_have_at_most_50_lines() -> None:
+    functions = {
+        f"{path.relative_to(PACKAGE)}:{node.lineno} {node.name}": body_lines(node)
+        for path in sized(PACKAGE)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert not {name: count for name, count in functions.items() if count > 50}
+
+
+def body_lines(function: ast.FunctionDef) -> int:
+    """Return the number of lines of a function without its docstring."""
+    first = function.body[1] if ast.get_docstring(function) and len(function.body) > 1 else function.body[0]
+    return (function.end_lineno or 0) - first.lineno + 1

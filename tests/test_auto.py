@@ -18,7 +18,7 @@ import torch
 from backbones.checkpoints import save_transformers, tiny_resnet, tiny_vit
 from datasets import Dataset, Image, Value
 from PIL import Image as Pillow
-from test_cli import COLOURS, REPOSITORY, SMALL, fails, write_images
+from test_cli import COLORS, REPOSITORY, SMALL, fails, write_images
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
 import hf_tl
@@ -45,7 +45,7 @@ class Place:
 
     @property
     def images(self) -> str:
-        return str(self.root / "colours")
+        return str(self.root / "colors")
 
     def flags(self) -> list[str]:
         return ["--model", ",".join(self.models), "--dataset", self.images]
@@ -56,8 +56,8 @@ def somebody(tmp_path_factory: pytest.TempPathFactory) -> Place:
     root = tmp_path_factory.mktemp("somebody")
     save_transformers(tiny_resnet(), root / "resnet")
     save_transformers(tiny_vit(), root / "vit")
-    write_images(root / "colours" / "train", 24)
-    write_images(root / "colours" / "test", 6)
+    write_images(root / "colors" / "train", 24)
+    write_images(root / "colors" / "test", 6)
     return Place(root)
 
 
@@ -97,7 +97,7 @@ def nothing_of(place: Place, folder: Path) -> None:
 def test_auto_measures_climbs_and_tells_why(somebody: Place, auto: tuple[Path, str]) -> None:
     folder, printed = auto
     record, card = read(folder), (folder / "README.md").read_text()
-    for told in ("Measuring 2 backbones on colours", "linear probe", "Reason", "Rung 1/", "validation images in"):
+    for told in ("Measuring 2 backbones on colors", "linear probe", "Reason", "Rung 1/", "validation images in"):
         assert told in printed
     advice, rungs = record["recommendation"], record["rungs"]
     assert {one["backbone"] for one in advice["evidence"]} == {"resnet", "vit"}
@@ -121,7 +121,7 @@ def test_auto_measures_climbs_and_tells_why(somebody: Place, auto: tuple[Path, s
     for rung in rungs:
         assert f"{'kept' if rung['is_kept'] else 'taken back'}: {rung['why']} |" in card
     nothing_of(somebody, folder)
-    assert record["command"].startswith("hf-tl train --model resnet,vit --dataset colours --strategy auto")
+    assert record["command"].startswith("hf-tl train --model resnet,vit --dataset colors --strategy auto")
 
 
 def test_the_card_is_written_again_the_same(auto: tuple[Path, str], tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_the_card_is_written_again_the_same(auto: tuple[Path, str], tmp_path: Pa
 def test_the_model_loads_again(auto: tuple[Path, str]) -> None:
     model, transforms = hf_tl.load(str(auto[0]))
     plain = AutoModelForImageClassification.from_pretrained(auto[0]).eval()
-    assert list(plain.config.id2label.values()) == sorted(COLOURS)
-    pixels = transforms.eval({"image": [Pillow.new("RGB", (30, 30), COLOURS["red"])]})["pixel_values"][0][None]
+    assert list(plain.config.id2label.values()) == sorted(COLORS)
+    pixels = transforms.eval({"image": [Pillow.new("RGB", (30, 30), COLORS["red"])]})["pixel_values"][0][None]
     with torch.inference_mode():
         assert torch.equal(model.eval()(pixel_values=pixels).logits, plain(pixel_values=pixels).logits)
     record = read_record(auto[0])
@@ -162,7 +162,7 @@ def shuffled(folder: Path) -> Path:
     """Write images whose color is independent of their class."""
     random = np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 10)):
-        for name in COLOURS:
+        for name in COLORS:
             (folder / split / name).mkdir(parents=True)
             for number in range(count):
                 pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
@@ -215,7 +215,7 @@ def test_flags_that_do_not_go_together(
     assert list(tmp_path.iterdir()) == []
 
 
-def coloured(several: bool) -> Dataset:
+def colored(several: bool) -> Dataset:
     """Return images of one color or none, with a 0/1 column for each of two colors, or with their class."""
     kinds = [(1, 0), (0, 1), (0, 0)] * 20
     random = np.random.default_rng(0)
@@ -231,7 +231,7 @@ def coloured(several: bool) -> Dataset:
 
 
 def test_several_labels_an_image(somebody: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    coloured(several=True).to_parquet(str(tmp_path / "several.parquet"))
+    colored(several=True).to_parquet(str(tmp_path / "several.parquet"))
     flags = ["--dataset", str(tmp_path / "several.parquet"), "--label_column", "red,blue"]
     said = fails(["train", "--model", somebody.models[0], *flags, *AUTO, "--output_dir", str(tmp_path / "out")], capsys)
     assert "takes data with one label an image" in said
@@ -282,7 +282,7 @@ def without(*names: str) -> Callable[[dict[str, Any]], object]:
         (lambda record: record.update(schema_version=99), "its schema version is 99, expected 2"),
         (lambda record: record.update(backbone=None), "cannot be read (TypeError"),
         (lambda record: record.update(backbone="timm/other"), "is for another model than"),
-        (lambda record: record["data"].update(fingerprint="0"), "is of other images (colours) than --dataset"),
+        (lambda record: record["data"].update(fingerprint="0"), "is of other images (colors) than --dataset"),
     ],
 )
 def test_recommendations_that_cannot_be_told(
@@ -323,7 +323,7 @@ def test_other_images_and_another_model_are_refused(
     other = write_images(tmp_path / "other", 9)
     flags = ["--recommendation", str(recommended), *SMALL, "--output_dir", str(tmp_path / "out")]
     said = fails(["train", "--model", somebody.models[0], "--dataset", str(other), *flags], capsys)
-    assert "is of other images (colours)" in said
+    assert "is of other images (colors)" in said
     said = fails(["train", "--model", "timm:test_vit", "--dataset", somebody.images, *flags], capsys)
     assert "is for another model than timm:test_vit: give --model" in said
     assert not (tmp_path / "out").exists()
@@ -334,7 +334,7 @@ def test_a_path_may_be_written_in_several_ways(
 ) -> None:
     """The run gets as far as the checks at the loading of the model."""
     chosen = Path(json.loads((recommended / RECORD).read_text())["backbone"])
-    indirect = str(chosen.parent / "colours" / ".." / chosen.name)
+    indirect = str(chosen.parent / "colors" / ".." / chosen.name)
     flags = ["--recommendation", str(recommended), *SMALL, "--output_dir", str(tmp_path / "out")]
     flags += ["--test_time_flip", "--horizontal_flip", "false"]
     said = fails(["train", "--model", indirect, "--dataset", somebody.images, *flags], capsys)
@@ -346,7 +346,7 @@ def test_a_climb_that_ends_with_random_weights(somebody: Place, tmp_path: Path) 
     anew = hf_tl.Phase("all", 8, 0.01, augmentation="none")
     short = {"epochs": 1, "learning_rate": 1e-5, "backbone_learning_rate": 1e-5, "augmentation": "none"}
     strategy = hf_tl.Strategy.auto(stages=("all",), scratch=anew, expected_rung=3, **short)
-    data = prepare_data(coloured(several=False))
+    data = prepare_data(colored(several=False))
     model, transforms = hf_tl.load_backbone(somebody.models[0], data.labels, strategy)
     settings = {"output_dir": str(tmp_path / "out"), "report_to": "none", "per_device_train_batch_size": 8}
     record = hf_tl.train(model, data, strategy, transforms=transforms, **settings).record
@@ -360,7 +360,7 @@ def test_a_climb_that_ends_with_random_weights(somebody: Place, tmp_path: Path) 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one label", "several labels"])
 def test_a_climb_from_python_without_evidence(somebody: Place, tmp_path: Path, several: bool) -> None:
-    rows = coloured(several)
+    rows = colored(several)
     data = prepare_data(rows, label_column="red,blue" if several else None)
     strategy = hf_tl.Strategy.auto(stages=(1, "all"), epochs=1, learning_rate=0.03, augmentation="none")
     model, transforms = hf_tl.load_backbone(somebody.models[0], data.labels, strategy)
@@ -375,7 +375,7 @@ def test_a_climb_from_python_without_evidence(somebody: Place, tmp_path: Path, s
 
 def test_trainer_has_no_place_for_a_climb(somebody: Place, tmp_path: Path) -> None:
     strategy = hf_tl.Strategy.auto()
-    model, _ = hf_tl.load_backbone(somebody.models[0], list(COLOURS), strategy)
+    model, _ = hf_tl.load_backbone(somebody.models[0], list(COLORS), strategy)
     args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
     with pytest.raises(ConfigError, match="StrategyCallback cannot climb"):
         Trainer(model, args, callbacks=[hf_tl.StrategyCallback(strategy)])
@@ -383,7 +383,7 @@ def test_trainer_has_no_place_for_a_climb(somebody: Place, tmp_path: Path) -> No
 
 def test_trainer_trains_once(somebody: Place, tmp_path: Path) -> None:
     strategy = replace(hf_tl.Strategy.full(), refit=True)
-    model, _ = hf_tl.load_backbone(somebody.models[0], list(COLOURS), strategy)
+    model, _ = hf_tl.load_backbone(somebody.models[0], list(COLORS), strategy)
     args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
     with pytest.raises(ConfigError, match=r"give Trainer dataclasses.replace\(strategy, refit=False\)"):
         Trainer(model, args, callbacks=[hf_tl.StrategyCallback(strategy)])

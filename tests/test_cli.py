@@ -24,39 +24,39 @@ from hf_tl.errors import ConfigError, HfTlError
 from hf_tl.flags import parse_run_config
 from hf_tl.record import read_record
 
-COLOURS = {"green": (40, 200, 40), "blue": (40, 40, 200), "red": (200, 40, 40)}
+COLORS = {"green": (40, 200, 40), "blue": (40, 40, 200), "red": (200, 40, 40)}
 REPOSITORY = Path(__file__).parents[1]
 # one thread: on a busy machine two threads wait for each other
 SMALL = ["--report_to", "none", "--cpu_threads", "1"]
 TINY = ["--model", "timm:test_resnet", "--no_pretrained", "--image_size", "32", *SMALL]
 
 
-def write_images(folder: Path, count: int, colours: dict[str, tuple[int, int, int]] = COLOURS) -> Path:
+def write_images(folder: Path, count: int, colors: dict[str, tuple[int, int, int]] = COLORS) -> Path:
     """Write noisy images in the color of their class."""
     random = np.random.default_rng(count)
-    for name, colour in colours.items():
+    for name, color in colors.items():
         (folder / name).mkdir(parents=True)
         for number in range(count):
-            pixels = np.clip(np.array(colour) + random.integers(-40, 40, (24, 30, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(np.array(color) + random.integers(-40, 40, (24, 30, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
     return folder
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "colours"
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "colors"
     write_images(folder / "train", 24)
     write_images(folder / "test", 6)
     return folder
 
 
 @pytest.fixture(scope="module")
-def trained(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model of `hf-tl train`: head first, then the last stage, too."""
     folder = tmp_path_factory.mktemp("run") / "out"
     recipe = ["--strategy", "finetune", "--trainable_stages", "2", "--num_train_epochs", "6", "--learning_rate", "0.03"]
     batch = ["--per_device_train_batch_size", "8", "--augmentation", "none", "--backbone_learning_rate", "0.003"]
-    main(["train", *TINY, "--dataset", str(colours), *recipe, *batch, "--output_dir", str(folder)])
+    main(["train", *TINY, "--dataset", str(colors), *recipe, *batch, "--output_dir", str(folder)])
     return folder
 
 
@@ -88,18 +88,16 @@ def test_a_run_leaves_a_model_with_its_record_card_and_figures(trained: Path) ->
     assert str(trained.parent) not in (trained / "run.json").read_text() + (trained / "README.md").read_text()
 
 
-def test_predict_names_the_class_of_each_image(
-    trained: Path, colours: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    images = [str(colours / "test" / name / "0.png") for name in COLOURS]
+def test_predict_names_the_class_of_each_image(trained: Path, colors: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [str(colors / "test" / name / "0.png") for name in COLORS]
     main(["predict", str(trained), *images, "--top_k", "1"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[::2] == images
-    assert [line.split()[-1] for line in lines[1::2]] == list(COLOURS)
+    assert [line.split()[-1] for line in lines[1::2]] == list(COLORS)
 
 
-def test_evaluate_finds_the_recorded_accuracy(trained: Path, colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["evaluate", str(trained), "--dataset", str(colours)])
+def test_evaluate_finds_the_recorded_accuracy(trained: Path, colors: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", str(trained), "--dataset", str(colors)])
     lines = capsys.readouterr().out.splitlines()
     recorded = read_record(trained).measured["test"].metrics
     assert lines[0] == "test: 18 images"
@@ -108,7 +106,7 @@ def test_evaluate_finds_the_recorded_accuracy(trained: Path, colours: Path, caps
 
 def test_evaluate_matches_classes_by_name(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two of the classes, which have other indices in this dataset."""
-    two = {name: COLOURS[name] for name in ("red", "green")}
+    two = {name: COLORS[name] for name in ("red", "green")}
     write_images(tmp_path / "two" / "train", 5, two)
     write_images(tmp_path / "two" / "test", 5, two)
     main(["evaluate", str(trained), "--dataset", str(tmp_path / "two")])
@@ -137,10 +135,10 @@ def test_evaluate_leaves_out_what_a_model_learned_from(tmp_path: Path, capsys: p
         assert note.endswith("are training images of the model: not an estimate of generalization")
 
 
-def test_a_trained_model_can_be_trained_on(trained: Path, colours: Path, tmp_path: Path) -> None:
+def test_a_trained_model_can_be_trained_on(trained: Path, colors: Path, tmp_path: Path) -> None:
     """The same labels keep the head: further training starts where the first ended."""
     rest = ["--num_train_epochs", "1", "--learning_rate", "1e-6", "--output_dir", str(tmp_path / "more")]
-    main(["train", "--model", str(trained), "--dataset", str(colours), *SMALL, *rest])
+    main(["train", "--model", str(trained), "--dataset", str(colors), *SMALL, *rest])
     record = read_record(tmp_path / "more")
     assert record.measured["test"].metrics["accuracy"] >= 0.9
     assert record.origin.base_model is None
@@ -149,32 +147,32 @@ def test_a_trained_model_can_be_trained_on(trained: Path, colours: Path, tmp_pat
 
 @pytest.mark.parametrize("make", [tiny_vit, tiny_resnet])
 def test_a_transformers_backbone_is_trained_and_loads_in_plain_transformers(
-    make: Callable[[], PreTrainedModel], colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make: Callable[[], PreTrainedModel], colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = save_transformers(make(), tmp_path / "base")
     flags = ["--strategy", "finetune", "--num_train_epochs", "8", "--augmentation", "none", *SMALL]
     rates = ["--learning_rate", "0.1", "--backbone_learning_rate", "0.01", "--per_device_train_batch_size", "8"]
     folder = tmp_path / "out"
-    main(["train", "--model", str(base), "--dataset", str(colours), *flags, *rates, "--output_dir", str(folder)])
+    main(["train", "--model", str(base), "--dataset", str(colors), *flags, *rates, "--output_dir", str(folder)])
     record = read_record(folder)
     assert record.model.library == "transformers"
     assert record.measured["test"].metrics["accuracy"] >= 0.9
-    images = [str(colours / "test" / name / "0.png") for name in COLOURS]
+    images = [str(colors / "test" / name / "0.png") for name in COLORS]
     code = f"""
 import json
 from transformers import pipeline
 classify = pipeline("image-classification", model={str(folder)!r})
 print(json.dumps([ranking[0]["label"] for ranking in classify({images!r})]))
 """
-    assert json.loads(run_python(code, "http://127.0.0.1:9", tmp_path).splitlines()[-1]) == list(COLOURS)
+    assert json.loads(run_python(code, "http://127.0.0.1:9", tmp_path).splitlines()[-1]) == list(COLORS)
 
 
-def test_two_processes_give_the_metrics_of_one(colours: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_metrics_of_one(colors: Path, tmp_path: Path) -> None:
     """The same global batch on two processes (gloo): the test images are counted once, the weights agree."""
     records = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes)
-        flags = [*TINY, "--dataset", str(colours), "--num_train_epochs", "2", "--augmentation", "light"]
+        flags = [*TINY, "--dataset", str(colors), "--num_train_epochs", "2", "--augmentation", "light"]
         flags += ["--per_device_train_batch_size", str(10 // processes)]
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
         command = [*launcher, "--master_port", str(29600 + os.getpid() % 300), str(REPOSITORY / "scripts" / "train.py")]
@@ -206,11 +204,11 @@ def test_two_processes_give_the_metrics_of_one(colours: Path, tmp_path: Path) ->
 
 
 def test_a_pushed_model_loads_where_hf_tl_is_not(
-    hub: HubServer, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: HubServer, colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"
-    flags = ["--num_train_epochs", "2", "--output_dir", str(folder), "--push_to_hub", "user/colours"]
-    main(["train", *TINY, "--dataset", str(colours), *flags])
+    flags = ["--num_train_epochs", "2", "--output_dir", str(folder), "--push_to_hub", "user/colors"]
+    main(["train", *TINY, "--dataset", str(colors), *flags])
     assert "Published" in capsys.readouterr().out
     from hf_tl import load
 
@@ -218,75 +216,73 @@ def test_a_pushed_model_loads_where_hf_tl_is_not(
     pixels = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
     with torch.inference_mode():
         expected = model(pixel_values=pixels).logits[0].tolist()
-    image = colours / "test" / "red" / "0.png"
+    image = colors / "test" / "red" / "0.png"
     code = f"""
 import json, timm, torch
 from transformers import AutoModelForImageClassification, pipeline
 pixels = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
-model = AutoModelForImageClassification.from_pretrained("user/colours").eval()
-network = timm.create_model("hf-hub:user/colours", pretrained=True).eval()
+model = AutoModelForImageClassification.from_pretrained("user/colors").eval()
+network = timm.create_model("hf-hub:user/colors", pretrained=True).eval()
 with torch.inference_mode():
     logits = [model(pixel_values=pixels).logits[0].tolist(), network(pixels)[0].tolist()]
-ranking = pipeline("image-classification", model="user/colours")({str(image)!r})
+ranking = pipeline("image-classification", model="user/colors")({str(image)!r})
 print(json.dumps([logits, model.config.id2label[0], network.pretrained_cfg["label_names"], ranking]))
 """
     logits, first, names, ranking = json.loads(run_python(code, hub.url, tmp_path).splitlines()[-1])
     assert logits == [pytest.approx(expected, abs=1e-6)] * 2
     assert first == "blue"
     assert names == ["blue", "green", "red"]
-    assert {entry["label"] for entry in ranking} == set(COLOURS)
+    assert {entry["label"] for entry in ranking} == set(COLORS)
     commits = [call for call in hub.hub.log if "/commit/" in call[1]]
     assert len(commits) == 1
 
 
 def test_a_push_that_is_not_allowed_is_refused_before_training(
-    hub: HubServer, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: HubServer, colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--output_dir", str(tmp_path / "out"), "--push_to_hub", "somebody-else/colours"]
-    message = fails(["train", *TINY, "--dataset", str(colours), *flags], capsys)
+    flags = ["--output_dir", str(tmp_path / "out"), "--push_to_hub", "somebody-else/colors"]
+    message = fails(["train", *TINY, "--dataset", str(colors), *flags], capsys)
     assert "may not write to 'somebody-else'" in message
     assert not (tmp_path / "out").exists()
 
 
 def test_a_push_that_fails_leaves_the_model_and_the_command_to_push_it_later(
-    hub: HubServer, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: HubServer, colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"
     refused = Fault("/repos/create", status=403, times=99)
     hub.hub.faults.append(refused)
-    flags = ["--num_train_epochs", "1", "--output_dir", str(folder), "--push_to_hub", "user/colours"]
+    flags = ["--num_train_epochs", "1", "--output_dir", str(folder), "--push_to_hub", "user/colors"]
     with pytest.raises(SystemExit) as end:
-        main(["train", *TINY, "--dataset", str(colours), *flags, "--hub_private"])
+        main(["train", *TINY, "--dataset", str(colors), *flags, "--hub_private"])
     assert end.value.code == ERROR_STATUS
     said = capsys.readouterr()
     assert "Test accuracy" in said.out
     assert "use one with write permission" in said.err
     command = said.err.strip().rpartition("push it later: ")[2]
-    assert command == f"hf-tl push {folder} user/colours --private"
+    assert command == f"hf-tl push {folder} user/colors --private"
     refused.times = 0
     main(command.split()[1:])
-    main(["pull", "user/colours", str(tmp_path / "pulled")])
+    main(["pull", "user/colors", str(tmp_path / "pulled")])
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "pulled")
-    assert hub.hub.repos["models", "user/colours"]["private"]
+    assert hub.hub.repos["models", "user/colors"]["private"]
     assert (tmp_path / "pulled" / "run.json").read_bytes() == (folder / "run.json").read_bytes()
 
 
-def test_training_from_python_checks_a_push_before_training(hub: HubServer, colours: Path, tmp_path: Path) -> None:
+def test_training_from_python_checks_a_push_before_training(hub: HubServer, colors: Path, tmp_path: Path) -> None:
     strategy = hf_tl.Strategy.transfer(epochs=1)
-    model, _ = hf_tl.load_backbone("timm:test_resnet", sorted(COLOURS), strategy, pretrained=False, image_size=32)
+    model, _ = hf_tl.load_backbone("timm:test_resnet", sorted(COLORS), strategy, pretrained=False, image_size=32)
     with pytest.raises(HfTlError, match="may not write to 'somebody-else'"):
-        hf_tl.train(
-            model, str(colours), strategy, push_to_hub="somebody-else/colours", output_dir=str(tmp_path / "out")
-        )
+        hf_tl.train(model, str(colors), strategy, push_to_hub="somebody-else/colors", output_dir=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_each_process_ends_where_a_push_is_not_allowed(hub: HubServer, colours: Path, tmp_path: Path) -> None:
+def test_each_process_ends_where_a_push_is_not_allowed(hub: HubServer, colors: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    flags = ["--output_dir", str(tmp_path / "out"), "--push_to_hub", "somebody-else/colours"]
+    flags = ["--output_dir", str(tmp_path / "out"), "--push_to_hub", "somebody-else/colors"]
     done = subprocess.run(
-        [*launcher, "-m", "hf_tl", "train", *TINY, "--dataset", str(colours), *flags],
+        [*launcher, "-m", "hf_tl", "train", *TINY, "--dataset", str(colors), *flags],
         env={**environment(hub.url, tmp_path / "home"), "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
@@ -325,26 +321,26 @@ def test_the_card_is_written_again(trained: Path, capsys: pytest.CaptureFixture[
     ],
 )
 def test_bad_flags_are_told_and_leave_nothing(
-    flags: list[str], message: str, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], message: str, colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    told = fails(["train", *TINY, "--dataset", str(colours), "--output_dir", str(out), *flags], capsys)
+    told = fails(["train", *TINY, "--dataset", str(colors), "--output_dir", str(out), *flags], capsys)
     assert message in told
     assert len(told.splitlines()) <= 8
     assert not out.exists()
 
 
 def test_a_folder_with_a_run_is_not_overwritten(
-    trained: Path, colours: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, colors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (trained / "model.safetensors").read_bytes()
-    told = fails(["train", *TINY, "--dataset", str(colours), "--output_dir", str(trained)], capsys)
+    told = fails(["train", *TINY, "--dataset", str(colors), "--output_dir", str(trained)], capsys)
     assert "holds another run" in told
     assert "--overwrite_output_dir" in told
     assert (trained / "model.safetensors").read_bytes() == before
 
 
-def test_bad_images_are_told_before_training(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_images_are_told_before_training(colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_images(tmp_path / "bad" / "train", 12).parent
     write_images(folder / "test", 3)
     good = (folder / "train" / "red" / "0.png").read_bytes()

@@ -42,8 +42,8 @@ def make_images(count: int, seed: int) -> tuple[list[Image.Image], np.ndarray]:
     images = []
     for seen in flags:
         pixels = random.integers(0, 60, (SIDE, SIDE, 3))
-        for colour in np.flatnonzero(seen):
-            pixels[:, colour * 10 + 1 : colour * 10 + 9, colour] += 170
+        for color in np.flatnonzero(seen):
+            pixels[:, color * 10 + 1 : color * 10 + 9, color] += 170
         images.append(Image.fromarray(pixels.astype(np.uint8)))
     return images, flags
 

@@ -108,8 +108,8 @@ def test_the_first_command_of_the_readme_on_windows(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "colours"
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "colors"
     write_images(folder / "train", 12)
     write_images(folder / "test", 4)
     return folder
@@ -127,8 +127,8 @@ saving.write_checkpoint = stop
 """
 
 
-def test_phases_checkpoints_and_resuming_on_windows(tmp_path: Path, colours: Path) -> None:
-    flags = [*TINY, "--dataset", str(colours), "--strategy", "finetune", "--num_train_epochs", "4", "--save_steps", "1"]
+def test_phases_checkpoints_and_resuming_on_windows(tmp_path: Path, colors: Path) -> None:
+    flags = [*TINY, "--dataset", str(colors), "--strategy", "finetune", "--num_train_epochs", "4", "--save_steps", "1"]
     words = ["train", *flags, "--per_device_train_batch_size", "8", "--output_dir", "out"]
     stopped = run(words, tmp_path, WINDOWS + STOP)
     assert stopped.returncode == 3, stopped.stderr.decode()[-3000:]
@@ -136,7 +136,7 @@ def test_phases_checkpoints_and_resuming_on_windows(tmp_path: Path, colours: Pat
     done = run([*words, "--resume_from_checkpoint", "auto"], tmp_path, WINDOWS)
     assert "Going on from step 4" in succeeds(done, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoints").exists()
-    for words in (["card", "out"], ["evaluate", "out", "--dataset", str(colours)]):
+    for words in (["card", "out"], ["evaluate", "out", "--dataset", str(colors)]):
         other = run(words, tmp_path, WINDOWS)
         assert other.returncode == 0, other.stderr.decode()[-3000:]
 
@@ -150,9 +150,9 @@ def test_the_first_command_of_the_readme_in_other_encodings(tmp_path: Path, enco
 
 def test_classes_of_other_scripts(tmp_path: Path) -> None:
     names = ["café", "猫"]
-    colours = dict(zip(names, [(200, 40, 40), (40, 40, 200)], strict=True))
-    write_images(tmp_path / "data" / "train", 8, colours)
-    write_images(tmp_path / "data" / "test", 4, colours)
+    colors = dict(zip(names, [(200, 40, 40), (40, 40, 200)], strict=True))
+    write_images(tmp_path / "data" / "train", 8, colors)
+    write_images(tmp_path / "data" / "test", 4, colors)
     words = ["train", *TINY, "--dataset", "data", "--num_train_epochs", "1", "--output_dir", "out", "--card_images"]
     done = run(words, tmp_path, PYTHONIOENCODING="ascii")
     succeeds(done, tmp_path / "out")

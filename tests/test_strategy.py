@@ -336,8 +336,8 @@ def test_trainer_refuses_what_it_cannot_follow(field: dict[str, Any], tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "colours"
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "colors"
     write_images(folder / "train", 8)
     write_images(folder / "test", 2)
     return folder
@@ -355,9 +355,9 @@ BATCH = ["--per_device_train_batch_size", "8", "--save_total_limit", "0"]
         (["--strategy", "transfer", "--balanced_sampling", "--find_learning_rate"], [1]),
     ],
 )
-def test_a_run_of_each_strategy(flags: list[str], trained: list[int], colours: Path, tmp_path: Path) -> None:
+def test_a_run_of_each_strategy(flags: list[str], trained: list[int], colors: Path, tmp_path: Path) -> None:
     epochs = [] if "--num_train_epochs" in flags else ["--num_train_epochs", "1"]
-    main(["train", *TINY, "--dataset", str(colours), *BATCH, *epochs, *flags, "--output_dir", str(tmp_path / "out")])
+    main(["train", *TINY, "--dataset", str(colors), *BATCH, *epochs, *flags, "--output_dir", str(tmp_path / "out")])
     record, card = read_record(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
     assert {entry["phase"] for entry in record.history} == set(range(len(trained)))
     assert record.best is not None
@@ -372,13 +372,13 @@ def test_a_run_of_each_strategy(flags: list[str], trained: list[int], colours: P
         assert (told in card) == (flag in flags), flag
 
 
-def test_a_run_of_phases_from_a_yaml_config(colours: Path, tmp_path: Path) -> None:
+def test_a_run_of_phases_from_a_yaml_config(colors: Path, tmp_path: Path) -> None:
     config = {
         "phases": [
             {"trainable_stages": 1, "steps": 2, "augmentation": "none"},
             {"trainable_stages": ["layer4"], "epochs": 0.5, "batch_norm": "keep"},
         ],
-        "dataset": str(colours),
+        "dataset": str(colors),
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     main(["train", *TINY, *BATCH, "--config", str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "out")])
@@ -401,18 +401,18 @@ def test_a_run_of_phases_from_a_yaml_config(colours: Path, tmp_path: Path) -> No
     ],
 )
 def test_runs_that_are_refused(
-    flags: list[str], message: str, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], message: str, colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["train", *TINY, "--dataset", str(colours), *flags, "--output_dir", str(tmp_path / "out")])
+        main(["train", *TINY, "--dataset", str(colors), *flags, "--output_dir", str(tmp_path / "out")])
     assert stop.value.code == ERROR_STATUS
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_two_processes_mix_average_and_weigh_as_one(colours: Path, tmp_path: Path) -> None:
+def test_two_processes_mix_average_and_weigh_as_one(colors: Path, tmp_path: Path) -> None:
     """The same global batch: with frozen batch statistics, nothing depends on how it is split."""
-    flags = [*TINY, "--dataset", str(colours), "--strategy", "full", "--batch_norm", "keep", "--num_train_epochs", "2"]
+    flags = [*TINY, "--dataset", str(colors), "--strategy", "full", "--batch_norm", "keep", "--num_train_epochs", "2"]
     flags += ["--mixup", "0.4", "--cutmix", "1", "--ema_decay", "0.9", "--class_weights", "balanced"]
     flags += ["--balanced_sampling", "--test_time_flip"]
     weights, records = [], []

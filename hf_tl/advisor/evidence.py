@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from hf_tl.advisor.observation import observe
-from hf_tl.advisor.probes import LearningCurve, Probe, learning_curve, linear_probe, nearest_neighbours
+from hf_tl.advisor.probes import LearningCurve, Probe, learning_curve, linear_probe, nearest_neighbors
 from hf_tl.advisor.sample import Sample
 from hf_tl.advisor.similarity import COMPARED, Similarity, compare_with_untrained
 from hf_tl.advisor.transferability import h_score, leep, logme, nce
@@ -34,7 +34,7 @@ class DepthEvidence:
     linear: Probe
     strength: float
     """L2 penalty of the linear probe."""
-    neighbours: Probe
+    neighbors: Probe
     logme: float
     h_score: float
 
@@ -44,7 +44,7 @@ class DepthEvidence:
             "stage": self.stage,
             "values": self.values,
             "linear_probe": self.linear.accuracy.to_record(),
-            "nearest_neighbours": self.neighbours.accuracy.to_record(),
+            "nearest_neighbors": self.neighbors.accuracy.to_record(),
             "logme": self.logme,
             "h_score": self.h_score,
         }
@@ -170,7 +170,7 @@ def gather_evidence(
             stage,
             features.shape[1],
             *linear_probe(features, labels, classes, seed),
-            nearest_neighbours(features, labels, seed),
+            nearest_neighbors(features, labels, seed),
             logme(features, labels),
             h_score(features, labels),
         )

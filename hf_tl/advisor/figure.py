@@ -16,7 +16,7 @@ SMALLEST, LARGEST = 1.0, 100_000.0
 """Limits of the axis of images per class."""
 NAMED = 14
 """Largest number of stages named on the axis."""
-COLOURS = (VALIDATION_LINE, "#7a5195", "#3b8f5a", "#a8872d", "#8c564b")
+COLORS = (VALIDATION_LINE, "#7a5195", "#3b8f5a", "#a8872d", "#8c564b")
 
 
 def plot_recommendation(record: Mapping[str, Any], path: str | Path) -> None:
@@ -57,7 +57,7 @@ def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
         value = similarity["value"]
         errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
         edge = INK if is_chosen else "none"
-        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "mec": edge, "mew": 1.6}
+        style: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "mec": edge, "mew": 1.6}
         axes.errorbar(size, value, yerr=errors, fmt="o", ms=9, capsize=3, clip_on=False, zorder=3, **style)
     axes.set(xscale="log", xlim=(SMALLEST, LARGEST), ylim=(0, 1))
     axes.set_xlabel("training images a class (median)", color=MUTED, fontsize=9)
@@ -69,15 +69,15 @@ def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
 def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
     is_alone = len(record["evidence"]) == 1
     for number, backbone in enumerate(record["evidence"]):
-        colour, depths = COLOURS[number % len(COLOURS)], backbone["depths"]
+        color, depths = COLORS[number % len(COLORS)], backbone["depths"]
         places = [index / max(1, len(depths) - 1) for index in range(len(depths))]
-        for key, style, name in (("linear_probe", "-", "linear probe"), ("nearest_neighbours", ":", "neighbours")):
+        for key, style, name in (("linear_probe", "-", "linear probe"), ("nearest_neighbors", ":", "neighbors")):
             label = plain(name if is_alone else f"{backbone['backbone']}, {name}", 40)
-            _draw_line(axes, places, [depth[key] for depth in depths], color=colour, linestyle=style, label=label)
+            _draw_line(axes, places, [depth[key] for depth in depths], color=color, linestyle=style, label=label)
         found = backbone["similarity"]["untrained"]
         untrained = 100 * found["accuracy"]
-        axes.axhline(untrained, color=colour, lw=1, linestyle="--", alpha=0.6)
-        axes.text(0, untrained, f"random weights, {found['images']:,} images", fontsize=7, color=colour, va="bottom")
+        axes.axhline(untrained, color=color, lw=1, linestyle="--", alpha=0.6)
+        axes.text(0, untrained, f"random weights, {found['images']:,} images", fontsize=7, color=color, va="bottom")
     if is_alone:
         every = math.ceil(len(depths) / NAMED)  # the last stage is always named
         shown = list(range(len(depths)))[::-every]

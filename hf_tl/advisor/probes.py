@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from hf_tl.head.head_solver import FOLDS, cross_validate_head, draw_folds, solve_head
 
 CONFIDENCE = 0.95
-NEIGHBOURS = 5
+NEIGHBORS = 5
 CURVE = (1 / 8, 1 / 4, 1 / 2)
 """Shares of the training images at which the learning curve is measured, besides all of them."""
 CURVE_FOLDS = 3
@@ -104,7 +104,7 @@ def linear_probe(features: np.ndarray, labels: np.ndarray, classes: int, seed: i
     return Probe(found.classes.numpy(), labels), found.strength
 
 
-def nearest_neighbours(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Probe:
+def nearest_neighbors(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Probe:
     """Classify each image by its nearest neighbors (cosine distance) in stratified cross-validation.
 
     Args:
@@ -117,15 +117,15 @@ def nearest_neighbours(features: np.ndarray, labels: np.ndarray, seed: int = 0) 
 
     counts = np.bincount(labels)
     several = np.flatnonzero(counts[labels] > 1)
-    neighbours = max(1, min(NEIGHBOURS, int(np.median(counts[counts > 1])) - 1))
+    neighbors = max(1, min(NEIGHBORS, int(np.median(counts[counts > 1])) - 1))
     folds = StratifiedKFold(min(FOLDS, int(counts.max())), shuffle=True, random_state=seed)
-    classifier = KNeighborsClassifier(neighbours, metric="cosine", weights="distance", algorithm="brute")
+    classifier = KNeighborsClassifier(neighbors, metric="cosine", weights="distance", algorithm="brute")
     predictions = np.full(len(labels), -1)
     with warnings.catch_warnings():
         # scikit-learn warns of classes with fewer images than folds; each of their images is in a fold of its own
         warnings.simplefilter("ignore", UserWarning)
-        centred = features - features.mean(0)
-        predictions[several] = cross_val_predict(classifier, centred[several], labels[several], cv=folds)
+        centered = features - features.mean(0)
+        predictions[several] = cross_val_predict(classifier, centered[several], labels[several], cv=folds)
     return Probe(predictions, labels)
 
 

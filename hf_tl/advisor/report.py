@@ -59,12 +59,12 @@ def _evidence(backbone: BackboneEvidence, training_images: int) -> Iterator[str]
     width = max(5, *(len(depth.stage) for depth in backbone.depths))
     side = backbone.input_size[-1]
     yield f"Backbone  {backbone.name}, {backbone.parameters:,} parameters, {side} px"
-    yield f"{INDENT}{'stage':<{width}}  {'linear probe':<24} {'neighbours':>10} {'LogME':>8} {'H-score':>8}"
+    yield f"{INDENT}{'stage':<{width}}  {'linear probe':<24} {'neighbors':>10} {'LogME':>8} {'H-score':>8}"
     for depth in backbone.depths:
         is_early = depth is not backbone.head
         mark = f"  <- serves best{f' (p {backbone.best_p_value:.2g})' * is_early}" if depth is backbone.best else ""
         yield (
-            f"{INDENT}{depth.stage:<{width}}  {depth.linear.accuracy!s:<24} {depth.neighbours.accuracy.value:>10.1%} "
+            f"{INDENT}{depth.stage:<{width}}  {depth.linear.accuracy!s:<24} {depth.neighbors.accuracy.value:>10.1%} "
             f"{depth.logme:>8.3f} {depth.h_score:>8.2f}{mark}"
         )
     similarity = backbone.similarity

@@ -86,15 +86,15 @@ def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: float | None = No
     from sklearn.covariance import ledoit_wolf, shrunk_covariance
 
     values, classes = np.asarray(features, np.float64), np.asarray(labels)
-    centred = values - values.mean(0)
+    centered = values - values.mean(0)
     if shrinkage is None:
-        covariance, shrinkage = ledoit_wolf(centred, assume_centered=True)
+        covariance, shrinkage = ledoit_wolf(centered, assume_centered=True)
     else:
-        covariance = shrunk_covariance(centred.T @ centred / len(centred), shrinkage)
+        covariance = shrunk_covariance(centered.T @ centered / len(centered), shrinkage)
     if not covariance.any():
         return 0.0  # constant features explain nothing
     names, counts = np.unique(classes, return_counts=True)
-    means = np.stack([centred[classes == name].mean(0) for name in names])
+    means = np.stack([centered[classes == name].mean(0) for name in names])
     # the rank of cov(E[f | y]) is below the number of classes
     inverted = np.linalg.solve(covariance, means.T) if shrinkage > 0 else np.linalg.pinv(covariance) @ means.T
     return float((1 - shrinkage) * (counts / counts.sum() * (means.T * inverted).sum(0)).sum())

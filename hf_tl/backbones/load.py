@@ -110,7 +110,7 @@ def load_model(
     if labels is not None:
         check_labels(labels)
     if in_chans not in (None, 1, 3):
-        raise ConfigError(f"--in_chans is 3 for colour or 1 for gray images, found {in_chans}")
+        raise ConfigError(f"--in_chans is 3 for color or 1 for gray images, found {in_chans}")
     if image_size is not None and image_size < 1:
         raise ConfigError(f"--image_size is a number of pixels, found {image_size}")
     model, preprocessing = _load_model(

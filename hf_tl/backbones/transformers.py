@@ -60,7 +60,7 @@ def load_checkpoint(
         model, has_head = _load_weights(name, config, revision, trust_remote_code)
         keeps_head = has_head and known_labels == list(labels)
     else:
-        model = _initialise(config, labels, image_size, trust_remote_code)
+        model = _initialize(config, labels, image_size, trust_remote_code)
     if pretrained and known_labels != list(labels):
         reset_head(model)
     if pretrained and image_size is not None:
@@ -151,11 +151,11 @@ def random_weights(kind: type["PreTrainedModel"], config: "PreTrainedConfig", se
         torch.manual_seed(seed)
         if config.model_type == "timm_wrapper":
             labels = [config.id2label[index] for index in range(config.num_labels)]
-            return _initialise(config, labels, None, False).state_dict()
+            return _initialize(config, labels, None, False).state_dict()
         return kind(copy.deepcopy(config)).state_dict()
 
 
-def _initialise(
+def _initialize(
     config: "PreTrainedConfig", labels: Sequence[str], image_size: int | None, trust_remote_code: bool
 ) -> "PreTrainedModel":
     """Draw random weights with the initialization of the library that the architecture comes from."""

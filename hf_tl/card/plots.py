@@ -110,13 +110,13 @@ def _visible_widths(parameters: Sequence[int]) -> list[float]:
 
 def _label_stages(axes: Axes, stages: Sequence[StageRecord], widths: Sequence[float]) -> None:
     """Write names and parameter counts below the bar, slanted; of many narrow stages only some."""
-    spacing, labelled_until, left = 0.033, -1.0, 0.0
+    spacing, labeled_until, left = 0.033, -1.0, 0.0
     for index, (stage, width) in enumerate(zip(stages, widths, strict=True)):
         middle, is_last = left + width / 2, index == len(stages) - 1
         left += width
-        if not is_last and (middle - labelled_until < spacing or 1 - widths[-1] / 2 - middle < spacing):
+        if not is_last and (middle - labeled_until < spacing or 1 - widths[-1] / 2 - middle < spacing):
             continue
-        labelled_until = middle
+        labeled_until = middle
         axes.text(
             middle,
             -0.06,

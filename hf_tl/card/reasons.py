@@ -60,7 +60,7 @@ def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
         "parameters": f"{backbone['parameters']:,}",
         "head": _with_interval(head["linear_probe"]["accuracy"], head["linear_probe"]["interval"]),
         "best": backbone["best_depth"],
-        "neighbours": percent(head["nearest_neighbours"]["accuracy"]),
+        "neighbors": percent(head["nearest_neighbors"]["accuracy"]),
         "logme": f"{head['logme']:.3f}",
         "similarity": "{:.2f} ({:.2f}–{:.2f})".format(similarity["value"], *similarity["interval"]),
     }

@@ -38,7 +38,7 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
     )
 
 
-def summarise(record: RunRecord, folder: Path, commit_url: str | None = None) -> str:
+def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) -> str:
     """Summarize a finished run: test result, time, parameters, path of the model and how to use it.
 
     Args:

@@ -115,6 +115,6 @@ def export_parser() -> Parser:
 def export(options: Namespace) -> None:
     """Export a model and print a summary."""
     from hf_tl.exporting.export import export as export_model
-    from hf_tl.exporting.summary import summarise
+    from hf_tl.exporting.summary import summarize
 
-    print(summarise(export_model(**own_values(options))))
+    print(summarize(export_model(**own_values(options))))

@@ -13,7 +13,7 @@ from hf_tl.comparison.report import shown_classes
 from hf_tl.evaluation.metrics import SINGLE_LABEL
 from hf_tl.reporting.canvas import INK, MUTED, TRAINED, VALIDATION_LINE, WIDTH, new_figure, plain, write
 
-COLOURS = {"A": TRAINED, "B": VALIDATION_LINE}
+COLORS = {"A": TRAINED, "B": VALIDATION_LINE}
 LEVEL = "#8d99a3"
 """Color of a difference that is not significant."""
 CLASSES_DRAWN = 30
@@ -55,7 +55,7 @@ def _draw_values(axes: Axes, rows: Sequence[Mapping[str, Any]], record: Mapping[
     for place, row in zip(places, rows, strict=True):
         axes.plot([100 * row["A"], 100 * row["B"]], [place, place], color="#cfd6dc", linewidth=2.5, zorder=1)
     for one, size in (("A", 62), ("B", 24)):  # different sizes keep both visible where they coincide
-        style: dict[str, Any] = {"s": size, "color": COLOURS[one], "zorder": 3, "clip_on": False}
+        style: dict[str, Any] = {"s": size, "color": COLORS[one], "zorder": 3, "clip_on": False}
         label = plain(f"{one}: {record['models'][one]['name']}", 30)
         axes.scatter([100 * row[one] for row in rows], places, label=label, **style)
     names = [plain(row["label"], 20) for row in rows]
@@ -80,11 +80,9 @@ def _draw_differences(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     places = _places(rows)
     for place, row in zip(places, rows, strict=True):
         value, (low, high) = row["difference"], row["interval"] or (row["difference"],) * 2
-        colour = LEVEL if not row["is_significant"] else COLOURS["B" if value > 0 else "A"]
-        axes.plot(
-            [100 * low, 100 * high], [place, place], color=colour, linewidth=2.2, solid_capstyle="round", zorder=2
-        )
-        axes.scatter([100 * value], [place], s=30, color=colour, zorder=3)
+        color = LEVEL if not row["is_significant"] else COLORS["B" if value > 0 else "A"]
+        axes.plot([100 * low, 100 * high], [place, place], color=color, linewidth=2.2, solid_capstyle="round", zorder=2)
+        axes.scatter([100 * value], [place], s=30, color=color, zorder=3)
     axes.axvline(0, color=INK, linewidth=1)
     reach = 1.06 * max(100 * abs(bound) for row in rows for bound in row["interval"] or (0.0,)) or 1.0
     axes.set_xlim(-reach, reach)
@@ -108,11 +106,11 @@ def _draw_right(axes: Axes, record: Mapping[str, Any]) -> None:
     """Draw a 2 x 2 table of the images that both, one or neither model is right on."""
     counts = record["right"]
     fields = (
-        (0, 0, "both", "#dfe7ee", INK), (1, 0, "only_A", COLOURS["A"], "white"),
-        (0, 1, "only_B", COLOURS["B"], "white"), (1, 1, "neither", "#eef1f3", INK),
+        (0, 0, "both", "#dfe7ee", INK), (1, 0, "only_A", COLORS["A"], "white"),
+        (0, 1, "only_B", COLORS["B"], "white"), (1, 1, "neither", "#eef1f3", INK),
     )  # fmt: skip
-    for column, row, name, colour, ink in fields:
-        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white", linewidth=2))
+    for column, row, name, color, ink in fields:
+        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=color, edgecolor="white", linewidth=2))
         axes.text(column + 0.5, row + 0.5, f"{counts[name]:,}", ha="center", va="center", color=ink, fontsize=12)
     axes.set(xlim=(0, 2), ylim=(2, 0), aspect="equal", anchor="N")
     axes.xaxis.tick_top()

@@ -48,7 +48,7 @@ def pixel_batches(
     Raises:
         DataError: An image cannot be decoded.
     """
-    transform, finish = _split_normalisation(transform)
+    transform, finish = _split_normalization(transform)
 
     def transformed(value: Any) -> Tensor:
         return transform(decode(value, reduced=reduced))
@@ -83,7 +83,7 @@ def resized_side(transform: ImageTransform) -> int:
     return math.ceil(max(sides, default=0) / (getattr(processor, "crop_pct", None) or 1))
 
 
-def _split_normalisation(transform: ImageTransform) -> tuple[ImageTransform, Callable[[Tensor], Tensor]]:
+def _split_normalization(transform: ImageTransform) -> tuple[ImageTransform, Callable[[Tensor], Tensor]]:
     """Split a transform into one that outputs bytes, and the remaining steps for a batch (possibly none)."""
     steps: Sequence[Any] = getattr(transform.pipeline, "transforms", ())
     if (
@@ -92,9 +92,9 @@ def _split_normalisation(transform: ImageTransform) -> tuple[ImageTransform, Cal
         or not isinstance(steps[-1], transforms.Normalize)
     ):
         return transform, lambda pixels: pixels
-    *geometry, _, normalise = steps
+    *geometry, _, normalize = steps
     bytes_only = transforms.Compose([*geometry, transforms.PILToTensor()])
-    mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (normalise.mean, normalise.std))
+    mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (normalize.mean, normalize.std))
 
     def finish(pixels: Tensor) -> Tensor:
         # same order of operations as ToTensor and Normalize, for the same rounding

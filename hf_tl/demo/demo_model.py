@@ -126,16 +126,16 @@ def distinct(labels: Sequence[str]) -> list[str]:
     return [f"{label} (class {index})" if counts[label] > 1 else label for index, label in enumerate(labels)]
 
 
-def blend(colours: np.ndarray, heat: np.ndarray) -> Image.Image:
+def blend(colors: np.ndarray, heat: np.ndarray) -> Image.Image:
     """Draw a heat map over the image in gray, like the card's figures.
 
     Args:
-        colours: Image of shape (height, width, 3), from 0 to 1.
+        colors: Image of shape (height, width, 3), from 0 to 1.
         heat: Heat map of shape (height, width), from 0 to 1.
     """
     places = np.linspace(0, 1, len(MAGMA))
-    hot = np.stack([np.interp(heat, places, [colour[channel] for colour in MAGMA]) for channel in range(3)], axis=2)
-    gray = 255 * colours.mean(axis=2, keepdims=True)
+    hot = np.stack([np.interp(heat, places, [color[channel] for color in MAGMA]) for channel in range(3)], axis=2)
+    gray = 255 * colors.mean(axis=2, keepdims=True)
     image = Image.fromarray(np.rint(MAP_OPACITY * hot + (1 - MAP_OPACITY) * gray).astype(np.uint8))
     scale = max(1.0, SMALLEST_MAP / min(image.size))
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)

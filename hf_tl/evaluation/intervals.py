@@ -30,9 +30,9 @@ def wilson_interval(hits: int, trials: int) -> Interval | None:
         return None
     # same result as scipy.stats.binomtest, whose import would take longer than writing a whole card
     share, z = hits / trials, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    centre, scale = share + z**2 / (2 * trials), 1 + z**2 / trials
+    center, scale = share + z**2 / (2 * trials), 1 + z**2 / trials
     half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
 def share_interval(share: float, trials: int) -> Interval | None:

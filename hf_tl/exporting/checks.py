@@ -108,5 +108,5 @@ def verify_steps(
     return {"pixel_levels": {"mean": float(levels.mean()), "largest": float(levels.max())}, "differences": differences}
 
 
-_OTHER_PIXELS = "the steps that resize, crop, scale and normalise make other pixels than the model's own preprocessing"
+_OTHER_PIXELS = "the steps that resize, crop, scale and normalize make other pixels than the model's own preprocessing"
 _ADVICE = "it does something more, which programs without transformers cannot be told; choose another backbone"

@@ -100,12 +100,12 @@ def export(
     steps = describe(preprocessing)
     learned = provenance_of(model).learned
     data = open_again(saved_record(source), learned, dataset, image_column, label_column)
-    labelled, leakage = None, None
+    labeled, leakage = None, None
     if int8:
         left, found = measurable(
             data, {"the model": learned}, ["test"], include_training_images=include_training_images
         )
-        labelled, leakage = images_for(model, left, "test"), found["test"]
+        labeled, leakage = images_for(model, left, "test"), found["test"]
     transform = transforms.eval
     with _new_folder(folder) as partial:
         report = _describe_model(model, source, data)
@@ -113,8 +113,8 @@ def export(
         report |= write_model(format, model, preprocessing.input_size, partial)
         report["bytes"] = _size(partial, chosen.file)
         report["verified"] = _verify(chosen, format, partial, model, data, transform, steps)
-        if labelled is not None and leakage is not None:
-            report["int8"] = _quantize(partial, model, data, labelled, transform)
+        if labeled is not None and leakage is not None:
+            report["int8"] = _quantize(partial, model, data, labeled, transform)
             report["int8"]["leakage"] = leakage.to_record()
         scores = "sigmoid" if problem_type_of(model) is MULTI_LABEL else "softmax"
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]

@@ -136,6 +136,6 @@ def _check_told(steps: Mapping[str, Any], preprocessing: "Preprocessing") -> Non
 def _untold(preprocessing: "Preprocessing", found: str) -> ModelError:
     name = type(preprocessing.processor or preprocessing.evaluation).__name__
     return ModelError(
-        "expected a preprocessing that resizes (to the shortest edge, or to height and width), crops the centre, "
-        f"scales and normalises; {name} has {found}, which programs without it cannot be told; choose another backbone"
+        "expected a preprocessing that resizes (to the shortest edge, or to height and width), crops the center, "
+        f"scales and normalizes; {name} has {found}, which programs without it cannot be told; choose another backbone"
     )

@@ -13,7 +13,7 @@ from hf_tl.reporting.numbers import percent, range_of
 DEPRECATED = "torch deprecates TorchScript and names torch.export as its successor: --format torch_export"
 
 
-def summarise(folder: Path) -> str:
+def summarize(folder: Path) -> str:
     """Summarize what was written, what was verified, and what int8 costs in accuracy."""
     report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     verified, int8 = report["verified"], report.get("int8")

@@ -122,7 +122,7 @@ def solve_head(
         strength, start = chosen.strength, chosen.mean
     strength = 1 / len(own) if strength is None else strength
     all_images = features.new_ones(1, len(features))
-    solution = problem.minimise(all_images, strength, start, EXACT)
+    solution = problem.minimize(all_images, strength, start, EXACT)
     head = features.new_zeros(classes, solution.shape[2])
     head[:, -1] = solution[0, :, -1].min() - math.log(len(own))
     head[problem.solved] = solution[0]
@@ -184,7 +184,7 @@ def _cross_validate(problem: "_Problem", fold_of: Tensor) -> CrossValidation:
     solutions, losses, limits = problem.zeros(folds), {}, {}
     found: dict[float, tuple[Tensor, Tensor]] = {}
     for strength in STRENGTHS:
-        solutions = problem.minimise(kept, strength, solutions, ROUGH)
+        solutions = problem.minimize(kept, strength, solutions, ROUGH)
         losses[strength], error, classes = problem.held_out(solutions, fold_of)
         limits[strength] = losses[strength] + error
         found[strength] = classes, solutions.mean(0, keepdim=True)
@@ -215,16 +215,16 @@ class _Space:
     def fit(cls, features: Tensor) -> tuple["_Space", Tensor]:
         """Fit the coordinates, and return the features in them, with a column of ones for the bias."""
         mean = features.mean(0)
-        centred = features - mean
-        deviation = centred.square().mean(0).sqrt()
+        centered = features - mean
+        deviation = centered.square().mean(0).sqrt()
         # the deviation of a constant feature is rounding error
         rounding = 4 * torch.finfo(features.dtype).eps * features.abs().amax(0)
         deviation = torch.where(deviation > rounding, deviation, torch.inf)
-        centred /= deviation
-        variances, rotation = _principal_axes(centred)
+        centered /= deviation
+        variances, rotation = _principal_axes(centered)
         ones = features.new_ones(len(features), 1)
         space = cls(mean, deviation, rotation, torch.cat([variances.clamp(min=0), ones[0]]))
-        return space, torch.cat([centred @ rotation, ones], dim=1)
+        return space, torch.cat([centered @ rotation, ones], dim=1)
 
     def fold_back(self, head: Tensor) -> tuple[Tensor, Tensor]:
         """Convert weights and bias (classes, values + 1) into those of the original features."""
@@ -234,14 +234,14 @@ class _Space:
         return weight.to(self.mean.dtype), bias.to(self.mean.dtype)
 
 
-def _principal_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
+def _principal_axes(centered: Tensor) -> tuple[Tensor, Tensor]:
     """Return the variances (components,) and the axes (values, components) of the principal components."""
-    images, values = centred.shape
+    images, values = centered.shape
     if images >= values:
-        variances, axes = torch.linalg.eigh(centred.T @ centred / images)
+        variances, axes = torch.linalg.eigh(centered.T @ centered / images)
         return variances, axes
-    basis = torch.linalg.qr(centred.T).Q  # of the space that the images span
-    seen = centred @ basis
+    basis = torch.linalg.qr(centered.T).Q  # of the space that the images span
+    seen = centered @ basis
     variances, axes = torch.linalg.eigh(seen.T @ seen / images)
     return variances, basis @ axes
 
@@ -283,7 +283,7 @@ class _Problem:
     def zeros(self, choices: int) -> Tensor:
         return self.features.new_zeros(choices, len(self.weights), self.features.shape[1])
 
-    def minimise(self, chosen: Tensor, strength: float, start: Tensor, tolerance: float) -> Tensor:
+    def minimize(self, chosen: Tensor, strength: float, start: Tensor, tolerance: float) -> Tensor:
         """Minimize by L-BFGS, in coordinates in which the curvature is about equal in all directions.
 
         Args:

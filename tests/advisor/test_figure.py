@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from hf_tl.advisor.figure import COLOURS, SHADES, plot_recommendation
+from hf_tl.advisor.figure import COLORS, SHADES, plot_recommendation
 
 SIZE = (1600, 672)
 
@@ -19,7 +19,7 @@ def accuracy(value: float) -> dict[str, Any]:
 
 def record(stages: int, names: list[str], similarity: float = 0.5, images: float = 30) -> dict[str, Any]:
     depths = [
-        {"stage": f"blocks.{number}", "linear_probe": accuracy(number / stages), "nearest_neighbours": accuracy(0.2)}
+        {"stage": f"blocks.{number}", "linear_probe": accuracy(number / stages), "nearest_neighbors": accuracy(0.2)}
         for number in range(1, stages + 1)
     ]
     place = {"value": similarity, "interval": [similarity, similarity], "untrained": accuracy(0.3)}
@@ -31,9 +31,9 @@ def record(stages: int, names: list[str], similarity: float = 0.5, images: float
     }
 
 
-def share_of(path: Path, colour: str) -> float:
+def share_of(path: Path, color: str) -> float:
     pixels = np.asarray(Image.open(path).convert("RGB"), dtype=float) / 255
-    return float((np.abs(pixels - np.asarray(to_rgb(colour))).max(axis=-1) < 0.02).mean())
+    return float((np.abs(pixels - np.asarray(to_rgb(color))).max(axis=-1) < 0.02).mean())
 
 
 @pytest.mark.parametrize("stages", [1, 2, 7, 50])
@@ -43,11 +43,11 @@ def test_networks_of_any_depth(tmp_path: Path, stages: int) -> None:
     assert all(share_of(tmp_path / "figure.png", shade) > 0.01 for shade in SHADES.values())
 
 
-def test_each_backbone_has_a_colour(tmp_path: Path) -> None:
+def test_each_backbone_has_a_color(tmp_path: Path) -> None:
     plot_recommendation(record(4, ["one", "two"]), tmp_path / "two.png")
     plot_recommendation(record(4, ["one"]), tmp_path / "one.png")
-    assert share_of(tmp_path / "two.png", COLOURS[1]) > 1e-4
-    assert share_of(tmp_path / "one.png", COLOURS[1]) == 0
+    assert share_of(tmp_path / "two.png", COLORS[1]) > 1e-4
+    assert share_of(tmp_path / "one.png", COLORS[1]) == 0
 
 
 @pytest.mark.parametrize(("similarity", "images"), [(0, 1), (1, 1e9)])

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
-from hf_tl.advisor.probes import Accuracy, Probe, fit_power_law, learning_curve, linear_probe, nearest_neighbours
+from hf_tl.advisor.probes import Accuracy, Probe, fit_power_law, learning_curve, linear_probe, nearest_neighbors
 from hf_tl.advisor.similarity import similarity_of
 from hf_tl.head.head_solver import FOLDS
 
@@ -26,10 +26,10 @@ def clusters(images: int, values: int = 12, classes: int = 4, spread: float = 1.
 def test_the_interval_is_wilsons(counts: tuple[int, int]) -> None:
     correct, images = counts
     p, z = correct / images, 1.959963984540054
-    centre = (p + z**2 / (2 * images)) / (1 + z**2 / images)
+    center = (p + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z * np.sqrt(p * (1 - p) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
     low, high = Accuracy(correct, images).interval
-    assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-9)
+    assert (low, high) == pytest.approx((center - half, center + half), abs=1e-9)
     assert -1e-12 <= low <= p <= high <= 1 + 1e-12
 
 
@@ -44,7 +44,7 @@ def test_the_linear_probe_holds_out_what_it_judges() -> None:
     assert 0.6 < probe.accuracy.value < 0.98
 
 
-@pytest.mark.parametrize("probe_of", [lambda *a: linear_probe(*a, 4)[0], nearest_neighbours])
+@pytest.mark.parametrize("probe_of", [lambda *a: linear_probe(*a, 4)[0], nearest_neighbors])
 def test_what_cannot_be_learned_is_not(probe_of: Any) -> None:
     """More values than images: training images are fitted exactly, and held-out accuracy is at chance."""
     features, labels = clusters(160, values=300)
@@ -55,7 +55,7 @@ def test_what_cannot_be_learned_is_not(probe_of: Any) -> None:
     assert chance.accuracy.interval[0] < 0.25 < chance.accuracy.interval[1]
 
 
-@pytest.mark.parametrize("probe_of", [lambda *a: linear_probe(*a, 4)[0], nearest_neighbours])
+@pytest.mark.parametrize("probe_of", [lambda *a: linear_probe(*a, 4)[0], nearest_neighbors])
 def test_the_only_image_of_a_class_is_not_judged(probe_of: Any) -> None:
     features, labels = clusters(40)
     labels = np.where(labels == 3, 2, labels)

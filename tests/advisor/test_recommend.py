@@ -38,19 +38,19 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_transformers(tiny_resnet(), tmp_path_factory.mktemp("resnet")))
 
 
-def coloured(labels: Any, spread: float = 30, shown: Any = None, seed: int = 0) -> Dataset:
+def colored(labels: Any, spread: float = 30, shown: Any = None, seed: int = 0) -> Dataset:
     """Return noisy images in the color of their class, or of the classes in `shown`."""
     random = np.random.default_rng(seed)
-    colours = np.array([[160, 110, 110], [110, 160, 110], [110, 110, 160]])[labels if shown is None else shown]
+    colors = np.array([[160, 110, 110], [110, 160, 110], [110, 110, 160]])[labels if shown is None else shown]
     offsets = random.normal(0, spread, (len(labels), 1, 1, 3))
-    pixels = colours[:, None, None] + offsets + random.normal(0, 10, (len(labels), 24, 24, 3))
+    pixels = colors[:, None, None] + offsets + random.normal(0, 10, (len(labels), 24, 24, 3))
     features = Features(image=Image(), label=ClassLabel(names=NAMES))
     pixels = np.clip(pixels, 0, 255).astype(np.uint8)
     return Dataset.from_dict({"image": list(pixels), "label": list(map(int, labels))}, features=features)
 
 
 def test_a_recommendation_holds_what_it_promises(backbone: str, tmp_path: Path) -> None:
-    found = hf_tl.recommend(coloured(np.arange(240) % 3), backbone, output_dir=tmp_path)
+    found = hf_tl.recommend(colored(np.arange(240) % 3), backbone, output_dir=tmp_path)
     assert found.backbone == backbone
     assert found.strategy is not None
     assert found.cost is not None
@@ -75,7 +75,7 @@ def test_the_advisor_follows_the_flags_of_the_feature_cache(
 ) -> None:
     usual, named = tmp_path / "usual", tmp_path / "named"
     monkeypatch.setenv("HF_TL_CACHE", str(usual))
-    data = prepare_data(coloured(np.arange(240) % 3, spread=1))
+    data = prepare_data(colored(np.arange(240) % 3, spread=1))
     few = {"max_images": 60}
     hf_tl.recommend(data, backbone, **few, feature_cache="off")
     assert not usual.exists()
@@ -93,7 +93,7 @@ def test_a_run_of_auto_follows_them_too(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], folder: str | None
 ) -> None:
     monkeypatch.setenv("HF_TL_CACHE", str(tmp_path / "usual"))
-    data = prepare_data(coloured(np.arange(90) % 3, spread=1))
+    data = prepare_data(colored(np.arange(90) % 3, spread=1))
     training = TrainingConfig(feature_cache_dir=tmp_path / "named", **flags)
     config = RunConfig(strategy=StrategyConfig(strategy="auto"), training=training)
     take_advice(Accelerator(cpu=True), data, [Backbone(backbone)], config)
@@ -102,7 +102,7 @@ def test_a_run_of_auto_follows_them_too(
 
 @pytest.mark.parametrize(("spread", "name"), [(1, "transfer"), (30, "full")])
 def test_the_strategy_is_what_a_climb_would_end_with(backbone: str, spread: float, name: str) -> None:
-    data = prepare_data(coloured(np.arange(450) % 3, spread))
+    data = prepare_data(colored(np.arange(450) % 3, spread))
     found = hf_tl.recommend(data, backbone)
     images = {split: len(rows) for split, rows in data.splits.items()}
     climb = StrategyConfig(strategy="auto").build(images=images["train"], climb=found.climb)
@@ -121,7 +121,7 @@ def test_the_strategy_is_what_a_climb_would_end_with(backbone: str, spread: floa
 
 
 def test_a_validation_split_of_the_data_stays_one(backbone: str) -> None:
-    rows = coloured(np.arange(150) % 3)
+    rows = colored(np.arange(150) % 3)
     found = hf_tl.recommend(DatasetDict(train=rows, validation=rows.select(range(60)), test=rows), backbone)
     assert found.strategy is not None
     assert found.cost is not None
@@ -131,7 +131,7 @@ def test_a_validation_split_of_the_data_stays_one(backbone: str) -> None:
 
 @pytest.mark.slow
 def test_the_recommended_strategy_trains(backbone: str, tmp_path: Path) -> None:
-    data = coloured(np.arange(60) % 3)
+    data = colored(np.arange(60) % 3)
     found = hf_tl.recommend(data, backbone)
     assert found.backbone is not None
     assert found.strategy is not None
@@ -143,7 +143,7 @@ def test_the_recommended_strategy_trains(backbone: str, tmp_path: Path) -> None:
 def test_shuffled_labels_cannot_be_learned(backbone: str, tmp_path: Path) -> None:
     labels = np.arange(300) % 3
     shuffled = np.random.default_rng(0).permutation(labels)
-    found = hf_tl.recommend(coloured(labels, shown=shuffled), backbone, output_dir=tmp_path)
+    found = hf_tl.recommend(colored(labels, shown=shuffled), backbone, output_dir=tmp_path)
     assert found.rule == "nothing can be learned"
     assert (found.backbone, found.strategy, found.cost, found.command) == (None, None, None, None)
     assert "nothing can be learned" in str(found)
@@ -154,13 +154,13 @@ def test_shuffled_labels_cannot_be_learned(backbone: str, tmp_path: Path) -> Non
 def test_noise_cannot_be_learned(backbone: str) -> None:
     """Also with unequal classes, where a constant prediction of the largest one has a high accuracy."""
     labels = np.array([0] * 200 + [1] * 60 + [2] * 40)
-    found = hf_tl.recommend(coloured(labels, shown=np.zeros(300, int)), backbone)
+    found = hf_tl.recommend(colored(labels, shown=np.zeros(300, int)), backbone)
     assert found.strategy is None
     assert found.rule == "nothing can be learned"
 
 
 def test_five_images_a_class_are_cross_validated(backbone: str) -> None:
-    found = hf_tl.recommend(coloured(np.arange(15) % 3, spread=5), backbone)
+    found = hf_tl.recommend(colored(np.arange(15) % 3, spread=5), backbone)
     [evidence] = found.evidence
     assert found.data["measured_on"] == 12  # all but the test images
     assert evidence.head.linear.accuracy.images == 12
@@ -171,7 +171,7 @@ def test_five_images_a_class_are_cross_validated(backbone: str) -> None:
 
 
 def test_of_large_data_a_sample_is_looked_at(backbone: str) -> None:
-    found = hf_tl.recommend(coloured(np.arange(900) % 3), backbone, max_images=150)
+    found = hf_tl.recommend(colored(np.arange(900) % 3), backbone, max_images=150)
     assert (found.data["measured_on"], found.data["available"]) == (150, 720)
     assert found.evidence[0].head.linear.accuracy.images == 150
 
@@ -192,7 +192,7 @@ def test_any_first_part_is_stratified(labels: list[int], seed: int) -> None:
 
 
 def write(folder: Path, counts: dict[str, int], spread: float = 30) -> Path:
-    rows = coloured(np.repeat(np.arange(len(counts)), list(counts.values())), spread)
+    rows = colored(np.repeat(np.arange(len(counts)), list(counts.values())), spread)
     number = 0
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
@@ -203,11 +203,11 @@ def write(folder: Path, counts: dict[str, int], spread: float = 30) -> Path:
 
 
 def test_copies_and_conflicts_are_named(backbone: str, tmp_path: Path) -> None:
-    folder = write(tmp_path / "colours" / "train", dict.fromkeys(NAMES, 20))
+    folder = write(tmp_path / "colors" / "train", dict.fromkeys(NAMES, 20))
     (folder / "red" / "twin.png").write_bytes((folder / "red" / "3.png").read_bytes())
     (folder / "blue" / "wrong.png").write_bytes((folder / "green" / "7.png").read_bytes())
-    write(tmp_path / "colours" / "test", dict.fromkeys(NAMES, 5))
-    found = hf_tl.recommend(str(tmp_path / "colours"), backbone)
+    write(tmp_path / "colors" / "test", dict.fromkeys(NAMES, 5))
+    found = hf_tl.recommend(str(tmp_path / "colors"), backbone)
     conflict, copy = found.warnings
     for text in ("1 images are there under different labels", "7.png (green)", "wrong.png (blue)"):
         assert text in conflict
@@ -217,13 +217,13 @@ def test_copies_and_conflicts_are_named(backbone: str, tmp_path: Path) -> None:
 
 
 def test_unequal_classes_are_told(backbone: str) -> None:
-    found = hf_tl.recommend(coloured(np.array([0] * 150 + [1] * 150 + [2] * 6)), backbone)
+    found = hf_tl.recommend(colored(np.array([0] * 150 + [1] * 150 + [2] * 6)), backbone)
     assert "and blue 3;" in " ".join(found.warnings)
     assert "balanced" in " ".join(found.warnings)
 
 
 def test_a_candidate_that_is_missing_is_told(backbone: str) -> None:
-    data = coloured(np.arange(60) % 3)
+    data = colored(np.arange(60) % 3)
     found = hf_tl.recommend(data, ["timm:resnet999", backbone])
     assert found.backbone == backbone
     assert "no architecture" in found.unavailable["timm:resnet999"]
@@ -241,7 +241,7 @@ def test_backbones_are_ranked(backbone: str, tmp_path: Path) -> None:
     shutil.copy(Path(backbone, "preprocessor_config.json"), tmp_path / "blind")
     shutil.copytree(backbone, tmp_path / "twin")
     names = [str(tmp_path / "blind"), backbone, str(tmp_path / "twin")]
-    found = hf_tl.recommend(coloured(np.arange(90) % 3), names)
+    found = hf_tl.recommend(colored(np.arange(90) % 3), names)
     assert found.backbone == backbone
     record = found.to_record()
     assert record["ranking"] == [*names[1:], names[0]]
@@ -268,10 +268,10 @@ def with_lists(rows: Dataset) -> Dataset:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: coloured(np.array([0, 1, 2])), "fewer than 3 different images"),
-        (lambda: coloured(np.zeros(30, int)), "classes missing from training: green, blue"),
-        (lambda: with_unlabeled(coloured(np.arange(30) % 3)), "have no label"),
-        (lambda: with_lists(coloured(np.arange(30) % 3)), "one label an image"),
+        (lambda: colored(np.array([0, 1, 2])), "fewer than 3 different images"),
+        (lambda: colored(np.zeros(30, int)), "classes missing from training: green, blue"),
+        (lambda: with_unlabeled(colored(np.arange(30) % 3)), "have no label"),
+        (lambda: with_lists(colored(np.arange(30) % 3)), "one label an image"),
     ],
 )
 def test_data_that_nothing_can_be_said_of(backbone: str, make: Callable[[], Dataset], message: str) -> None:
@@ -280,20 +280,20 @@ def test_data_that_nothing_can_be_said_of(backbone: str, make: Callable[[], Data
 
 
 def test_one_image_a_class_beside_test_images(backbone: str, tmp_path: Path) -> None:
-    write(tmp_path / "colours" / "train", dict.fromkeys(NAMES, 1))
-    write(tmp_path / "colours" / "validation", dict.fromkeys(NAMES, 1))
+    write(tmp_path / "colors" / "train", dict.fromkeys(NAMES, 1))
+    write(tmp_path / "colors" / "validation", dict.fromkeys(NAMES, 1))
     for name in NAMES:  # the same file twice is one image
-        image = (tmp_path / "colours" / "train" / name / "0.png").read_bytes()
-        (tmp_path / "colours" / "validation" / name / "0.png").write_bytes(image)
-    write(tmp_path / "colours" / "test", dict.fromkeys(NAMES, 3), spread=5)
+        image = (tmp_path / "colors" / "train" / name / "0.png").read_bytes()
+        (tmp_path / "colors" / "validation" / name / "0.png").write_bytes(image)
+    write(tmp_path / "colors" / "test", dict.fromkeys(NAMES, 3), spread=5)
     with pytest.raises(DataError, match="nothing can be measured"):
-        hf_tl.recommend(str(tmp_path / "colours"), backbone)
+        hf_tl.recommend(str(tmp_path / "colors"), backbone)
 
 
 def test_the_command_line_prints_a_command_that_trains(
     backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write(tmp_path / "colours", dict.fromkeys(NAMES, 25))
+    folder = write(tmp_path / "colors", dict.fromkeys(NAMES, 25))
     out = tmp_path / "out"
     main(["recommend", "--dataset", str(folder), "--model", backbone, "--output_dir", str(out)])
     printed = capsys.readouterr().out
@@ -310,7 +310,7 @@ def test_the_command_names_what_decides_the_splits(
     backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The advisor must not use the test images of the training that it recommends."""
-    folder, out = write(tmp_path / "colours", dict.fromkeys(NAMES, 25)), tmp_path / "out"
+    folder, out = write(tmp_path / "colors", dict.fromkeys(NAMES, 25)), tmp_path / "out"
     flags = ["--seed", "3", "--test_fraction", "0.3", "--output_dir", str(out)]
     main(["recommend", "--dataset", str(folder), "--model", backbone, *flags])
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Train")]
@@ -327,14 +327,14 @@ def test_the_command_names_what_decides_the_splits(
         wrong = ["train", "--model", backbone, "--dataset", str(folder), "--recommendation", str(out), *split]
         with pytest.raises(SystemExit):
             main([*wrong, "--output_dir", str(tmp_path / "wrong")])
-        assert "is of another split of colours, so it has seen test images of this one" in capsys.readouterr().err
+        assert "is of another split of colors, so it has seen test images of this one" in capsys.readouterr().err
     right = ["--seed", "3", "--test_fraction", "0.3", "--report_to", "none", "--output_dir", str(tmp_path / "right")]
     main(["train", "--model", backbone, "--dataset", str(folder), "--recommendation", str(out), *right])
 
 
 def test_images_that_a_backbone_was_trained_on_are_left_out(backbone: str, tmp_path: Path) -> None:
     """The backbone's features depend on their labels, and would predict even random labels."""
-    first, more = coloured(np.arange(60) % 3), coloured(np.arange(90) % 3, seed=1)
+    first, more = colored(np.arange(60) % 3), colored(np.arange(90) % 3, seed=1)
     strategy = hf_tl.Strategy.full(epochs=1)
     model, transforms = hf_tl.load_backbone(backbone, NAMES, strategy)
     settings = {"output_dir": str(tmp_path / "out"), "report_to": "none"}
@@ -367,6 +367,6 @@ def test_random_numbers_of_the_user_stay(backbone: str) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    one, again = (hf_tl.recommend(coloured(np.arange(30) % 3, spread=5), backbone) for _ in range(2))
+    one, again = (hf_tl.recommend(colored(np.arange(30) % 3, spread=5), backbone) for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
     assert again.to_record()["evidence"] == one.to_record()["evidence"]

@@ -125,7 +125,7 @@ def test_weights_of_another_architecture_are_told_whatever_timm_s_function_raise
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "googlenet", "lcnet_035"])
-def test_colour_weights_for_gray_images(name: str, tmp_path: Path) -> None:
+def test_color_weights_for_gray_images(name: str, tmp_path: Path) -> None:
     source = timm.create_model(name, num_classes=7)
     file = save(source.state_dict(), tmp_path / "w.safetensors")
     model, _ = load_backbone(f"timm:{name}", LABELS, weights=file, in_chans=1)

@@ -173,7 +173,7 @@ def test_gray_images_for_one_channel(name: str, in_chans: int) -> None:
 
 @pytest.mark.parametrize("in_chans", [0, 2, 4])
 def test_images_have_one_or_three_channels(in_chans: int) -> None:
-    with pytest.raises(ConfigError, match="--in_chans is 3 for colour or 1 for gray images"):
+    with pytest.raises(ConfigError, match="--in_chans is 3 for color or 1 for gray images"):
         load_backbone("timm:test_resnet", PETS, in_chans=in_chans, pretrained=False)
 
 

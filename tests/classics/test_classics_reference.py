@@ -148,7 +148,7 @@ def test_zfnets_maps_have_the_published_sizes() -> None:
     assert shapes == [(channels, width, width) for channels, width in widths]
 
 
-def test_zfnet_normalises_contrast_as_krizhevsky_et_al_write_it() -> None:
+def test_zfnet_normalizes_contrast_as_krizhevsky_et_al_write_it() -> None:
     norm = timm.create_model("zfnet", num_classes=1).features[3]
     maps = torch.randn(1, 96, 2, 2)
     squares = maps.square()

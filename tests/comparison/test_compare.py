@@ -15,7 +15,7 @@ from hub.server import HubServer
 from PIL import Image
 from publish.test_plots import share_of
 from safetensors.torch import load_file, save_file
-from test_cli import COLOURS, TINY, fails, write_images
+from test_cli import COLORS, TINY, fails, write_images
 
 import hf_tl
 from hf_tl.cli import main
@@ -32,20 +32,20 @@ def train(folder: Path, dataset: Path | str, *more: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "colours"
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "colors"
     write_images(folder / "train", 16)
     write_images(folder / "test", 8)
     return folder
 
 
 @pytest.fixture(scope="module")
-def runs(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train one model that learned almost nothing, and one that learned the colors, with reordered classes."""
     folder = tmp_path_factory.mktemp("runs")
-    train(folder / "short", colours, "--num_train_epochs", "1", "--learning_rate", "1e-5")
+    train(folder / "short", colors, "--num_train_epochs", "1", "--learning_rate", "1e-5")
     rates = ["--learning_rate", "0.03", "--backbone_learning_rate", "0.003"]
-    train(folder / "long", colours, "--strategy", "full", "--num_train_epochs", "6", *rates)
+    train(folder / "long", colors, "--strategy", "full", "--num_train_epochs", "6", *rates)
     return folder
 
 
@@ -70,10 +70,10 @@ def turned(folder: Path, copy: Path) -> Path:
 
 
 def test_the_better_one_is_told_with_the_numbers_of_both(
-    runs: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pair = [str(runs / "short"), str(runs / "long")]
-    main(["compare", *pair, "--dataset", str(colours), "--output_dir", str(tmp_path / "out")])
+    main(["compare", *pair, "--dataset", str(colors), "--output_dir", str(tmp_path / "out")])
     text = capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "comparison.json").read_text())
     for name, letter in (("short", "A"), ("long", "B")):
@@ -95,8 +95,8 @@ def test_the_better_one_is_told_with_the_numbers_of_both(
     assert f"{one['name']}: {one['true'][0]}; A says {one['A'][0]}" in text
 
 
-def test_what_is_written_holds_the_same_and_no_path(runs: Path, colours: Path, tmp_path: Path) -> None:
-    found = hf_tl.compare(runs / "short", runs / "long", str(colours), output_dir=tmp_path)
+def test_what_is_written_holds_the_same_and_no_path(runs: Path, colors: Path, tmp_path: Path) -> None:
+    found = hf_tl.compare(runs / "short", runs / "long", str(colors), output_dir=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"comparison.json", "comparison.md", "comparison.png"}
     page = (tmp_path / "comparison.md").read_text()
     assert "![What A and B get right, by class, and the difference](comparison.png)" in page
@@ -104,17 +104,17 @@ def test_what_is_written_holds_the_same_and_no_path(runs: Path, colours: Path, t
     assert found.difference == found.record["metrics"]["accuracy"]["difference"] > 0.3
     assert found.p_value < 0.05
     assert str(runs.parent) not in page + (tmp_path / "comparison.json").read_text() + str(found)
-    for colour in ("#e8743b", "#2b6ca3"):
-        assert share_of(tmp_path / "comparison.png", colour) > 0.01
+    for color in ("#e8743b", "#2b6ca3"):
+        assert share_of(tmp_path / "comparison.png", color) > 0.01
 
 
-def test_classes_are_matched_by_name(runs: Path, colours: Path, tmp_path: Path) -> None:
+def test_classes_are_matched_by_name(runs: Path, colors: Path, tmp_path: Path) -> None:
     backwards = turned(runs / "long", tmp_path / "backwards")
     assert hf_tl.load(backwards)[0].config.id2label == {0: "red", 1: "green", 2: "blue"}
-    there = hf_tl.compare(runs / "long", backwards, str(colours))
+    there = hf_tl.compare(runs / "long", backwards, str(colors))
     assert there.conclusion == "A and B say the same of all images."
-    back = hf_tl.compare(backwards, runs / "short", str(colours))
-    straight = hf_tl.compare(runs / "long", runs / "short", str(colours))
+    back = hf_tl.compare(backwards, runs / "short", str(colors))
+    straight = hf_tl.compare(runs / "long", runs / "short", str(colors))
     assert back.record["metrics"] == straight.record["metrics"]
     assert {json.dumps(one) for one in back.record["classes"]} == {
         json.dumps(one) for one in straight.record["classes"]
@@ -126,12 +126,12 @@ def test_the_data_must_be_named_where_they_cannot_be_had_again(
 ) -> None:
     pair = [str(runs / "short"), str(runs / "long")]
     told = fails(["compare", *pair, "--output_dir", str(tmp_path / "out")], capsys)
-    assert "A and B were trained on colours, which cannot be opened by its name; name the images to compare on" in told
+    assert "A and B were trained on colors, which cannot be opened by its name; name the images to compare on" in told
     assert not list((tmp_path / "out").iterdir())
     data = {"name": "others", "revision": None, "fingerprint": "0123456789abcdef"}
     other = edited(runs / "long", tmp_path / "other", "run.json", lambda record: record["data"].update(data))
     told = fails(["compare", pair[0], str(other)], capsys)
-    assert "A was trained on colours (fingerprint " in told
+    assert "A was trained on colors (fingerprint " in told
     assert "and B on others (fingerprint 0123456789ab), which are not the same images" in told
 
 
@@ -186,26 +186,26 @@ def test_images_that_one_of_the_two_learned_from_are_left_out(tmp_path: Path) ->
 
 
 def test_a_plain_checkpoint_of_transformers_is_compared_too(
-    runs: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = save_transformers(tiny_vit(labels=list(COLOURS)), tmp_path / "plain")
-    found = hf_tl.compare(runs / "long", plain, str(colours))
+    plain = save_transformers(tiny_vit(labels=list(COLORS)), tmp_path / "plain")
+    found = hf_tl.compare(runs / "long", plain, str(colors))
     assert found.record["models"]["B"]["strategy"] is None
     assert "B is " not in found.conclusion
     told = fails(["compare", str(runs / "long"), str(plain)], capsys)
     assert "no record states what B was trained on; name the images to compare on with --dataset" in told
 
 
-def test_models_of_other_classes_are_refused(runs: Path, colours: Path, tmp_path: Path) -> None:
+def test_models_of_other_classes_are_refused(runs: Path, colors: Path, tmp_path: Path) -> None:
     other = save_transformers(tiny_vit(labels=["blue", "green", "pink"]), tmp_path / "other")
     with pytest.raises(ModelError, match="only A knows red; only B knows pink"):
-        hf_tl.compare(runs / "long", other, str(colours))
+        hf_tl.compare(runs / "long", other, str(colors))
     with pytest.raises(DataError, match="--split val: the dataset has the splits train, validation, test"):
-        hf_tl.compare(runs / "long", runs / "short", str(colours), split="val")
+        hf_tl.compare(runs / "long", runs / "short", str(colors), split="val")
 
 
 def test_streamed_images_are_refused(runs: Path, tmp_path: Path) -> None:
-    images = [Image.new("RGB", (8, 8), COLOURS[name]) for name in ("red", "green", "blue")] * 9
+    images = [Image.new("RGB", (8, 8), COLORS[name]) for name in ("red", "green", "blue")] * 9
     rows = Dataset.from_dict({"image": images, "label": ["red", "green", "blue"] * 9}).cast_column(
         "image", ImageFeature()
     )
@@ -282,10 +282,10 @@ def test_a_folder_that_cannot_be_written_to(runs: Path, tmp_path: Path, capsys: 
     assert "cannot be written to" in told
 
 
-def test_models_of_the_hub(hub: HubServer, runs: Path, colours: Path) -> None:
+def test_models_of_the_hub(hub: HubServer, runs: Path, colors: Path) -> None:
     hf_tl.push(runs / "short", "user/short")
     hf_tl.push(runs / "long", "user/long")
-    found = hf_tl.compare("user/short", "user/long", str(colours))
-    local = hf_tl.compare(runs / "short", runs / "long", str(colours))
+    found = hf_tl.compare("user/short", "user/long", str(colors))
+    local = hf_tl.compare(runs / "short", runs / "long", str(colors))
     assert found.record["models"]["B"]["name"] == "user/long"
     assert found.record["metrics"] == local.record["metrics"]

@@ -97,7 +97,7 @@ def test_a_light_crop_holds_a_quarter_of_the_image() -> None:
     assert max(areas) > 0.8
 
 
-def test_pixels_are_normalised_by_channel() -> None:
+def test_pixels_are_normalized_by_channel() -> None:
     image = Image.new("RGB", (20, 20), (255, 0, 51))
     finishing = PixelScaling((0, 1, 2), (0.5, 0.5, 0.2), (0.5, 0.25, 0.1))
     result = augmented_pipeline("light", size=(8, 8), finishing=finishing)(image)
@@ -106,7 +106,7 @@ def test_pixels_are_normalised_by_channel() -> None:
     torch.testing.assert_close(result.amax(dim=(1, 2)), expected, rtol=0, atol=1e-5)
 
 
-def test_light_leaves_colours_and_medium_does_not() -> None:
+def test_light_leaves_colors_and_medium_does_not() -> None:
     image = Image.new("RGB", (40, 40), (200, 100, 50))
     torch.manual_seed(0)
     found = {}

@@ -16,7 +16,7 @@ from hf_tl.data.images import ImageTransform, Transforms, collate, decode
 from hf_tl.errors import DataError
 
 Transpose = Image.Transpose
-COLOURS = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 14
+COLORS = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 14
 MODES = (
     "1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "RGBX", "RGBa", "La", "I;16",
     "I;16L", "I;16B",
@@ -34,7 +34,7 @@ def pixels(image: Image.Image) -> list:
     return np.asarray(image).tolist()
 
 
-# Pixels as stored by a camera, so that viewers that apply the tag show COLOURS.
+# Pixels as stored by a camera, so that viewers that apply the tag show COLORS.
 @pytest.mark.parametrize(
     ("orientation", "stored_as"),
     [(1, None), (2, Transpose.FLIP_LEFT_RIGHT), (3, Transpose.ROTATE_180), (4, Transpose.FLIP_TOP_BOTTOM),
@@ -42,12 +42,12 @@ def pixels(image: Image.Image) -> list:
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_exif_rotation_is_applied(orientation: int, stored_as: Transpose | None, kind: str) -> None:
-    upright = Image.fromarray(COLOURS)
+    upright = Image.fromarray(COLORS)
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(upright if stored_as is None else upright.transpose(stored_as), kind, exif=exif, **options)
-    assert pixels(to_rgb(decode(data))) == COLOURS.tolist()
+    assert pixels(to_rgb(decode(data))) == COLORS.tolist()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
@@ -87,7 +87,7 @@ def test_floats_up_to_one_and_missing_values() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_cmyk_is_converted_as_pillow_does(kind: str) -> None:
-    cmyk = decode(encoded(Image.fromarray(COLOURS).convert("CMYK"), kind))
+    cmyk = decode(encoded(Image.fromarray(COLORS).convert("CMYK"), kind))
     assert cmyk.mode == "CMYK"
     assert pixels(to_rgb(cmyk)) == pixels(cmyk.convert("RGB"))
 
@@ -126,8 +126,8 @@ def test_alpha_is_laid_on_white(image: Image.Image, expected: tuple[int, int, in
     np.testing.assert_allclose(to_rgb(image).getpixel((0, 0)), expected, atol=1)
 
 
-def test_transparent_colour_of_a_png_is_laid_on_white() -> None:
-    data = encoded(Image.fromarray(COLOURS), "PNG", transparency=(0, 14, 28))
+def test_transparent_color_of_a_png_is_laid_on_white() -> None:
+    data = encoded(Image.fromarray(COLORS), "PNG", transparency=(0, 14, 28))
     assert to_rgb(decode(data)).getpixel((0, 0)) == (255, 255, 255)
 
 
@@ -149,10 +149,10 @@ def test_every_mode_and_size_becomes_rgb(mode: str, width: int, height: int, tur
 
 def test_decode_takes_every_stored_form(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    Image.fromarray(COLOURS).save(path)
+    Image.fromarray(COLORS).save(path)
     data = path.read_bytes()
     forms = [path, str(path), data, Image.open(path), {"bytes": data, "path": None}, {"bytes": None, "path": str(path)}]
-    assert all(pixels(decode(form)) == COLOURS.tolist() for form in forms)
+    assert all(pixels(decode(form)) == COLORS.tolist() for form in forms)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
@@ -173,7 +173,7 @@ def test_truncated_file_is_named(tmp_path: Path, kind: str, reduced: bool) -> No
     changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=8),
 )
 def test_damaged_file_is_an_image_or_a_data_error(kind: str, cut: float, changes: list[tuple[float, int]]) -> None:
-    data = bytearray(encoded(Image.fromarray(np.tile(COLOURS, (8, 8, 1))), kind))
+    data = bytearray(encoded(Image.fromarray(np.tile(COLORS, (8, 8, 1))), kind))
     for position, value in changes:
         data[int(position * len(data))] = value
     try:
@@ -201,7 +201,7 @@ def rotated_jpeg() -> bytes:
     exif[ExifTags.Base.Make] = "maker"
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2020:01:01 00:00:00"
     exif.get_ifd(ExifTags.IFD.GPSInfo)[1] = "N"
-    return encoded(Image.fromarray(COLOURS), "JPEG", exif=exif)
+    return encoded(Image.fromarray(COLORS), "JPEG", exif=exif)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -243,7 +243,7 @@ def test_unreadable_image(value: object) -> None:
 
 def test_transform_of_one_image_and_of_a_batch() -> None:
     transform = ImageTransform(TO_TENSOR, image_column="img", label_column="fine_label")
-    image = Image.fromarray(COLOURS)
+    image = Image.fromarray(COLORS)
     one = transform(image)
     assert one.shape == (3, 8, 8)
     batch = transform({"img": [image, image.convert("CMYK")], "fine_label": [1, 0], "id": ["a", "b"]})

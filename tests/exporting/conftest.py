@@ -14,8 +14,8 @@ from hf_tl.strategy import Strategy
 
 
 @pytest.fixture(scope="session")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data") / "colours")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "colors")
 
 
 @pytest.fixture(scope="session")

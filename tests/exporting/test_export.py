@@ -48,14 +48,14 @@ FOREIGN = {"hf_tl", "transformers", "timm", "torchvision"}
 
 @pytest.fixture(scope="session", params=list(FORMATS))
 def exported(
-    request: pytest.FixtureRequest, timm_folder: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, timm_folder: Path, colors: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
     """Return an export in each format."""
     if request.param == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
     folder = tmp_path_factory.mktemp("exports") / request.param
-    assert hf_tl.export(timm_folder, request.param, folder, dataset=str(colours)) == folder
+    assert hf_tl.export(timm_folder, request.param, folder, dataset=str(colors)) == folder
     return request.param, folder
 
 
@@ -108,10 +108,10 @@ def test_the_report_tells_what_was_verified(exported: tuple[str, Path], timm_fol
     assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
-def test_nothing_of_the_machine_is_told(exported: tuple[str, Path], timm_folder: Path, colours: Path) -> None:
+def test_nothing_of_the_machine_is_told(exported: tuple[str, Path], timm_folder: Path, colors: Path) -> None:
     """Exporters write the source path of each operation into their files."""
     _, folder = exported
-    private = {str(Path(torch.__file__).parents[1]), str(REPOSITORY), str(Path.home()), "canary", str(colours.parent)}
+    private = {str(Path(torch.__file__).parents[1]), str(REPOSITORY), str(Path.home()), "canary", str(colors.parent)}
     packed = dict(contents(folder))
     for file in folder.iterdir():
         if zipfile.is_zipfile(file):
@@ -121,10 +121,10 @@ def test_nothing_of_the_machine_is_told(exported: tuple[str, Path], timm_folder:
     assert found == set()
 
 
-def test_the_model_stays_as_it_is_and_can_be_published(copy: Path, colours: Path) -> None:
+def test_the_model_stays_as_it_is_and_can_be_published(copy: Path, colors: Path) -> None:
     """By default the export is a subfolder of the model, which a push does not include."""
     published, before = check_folder(copy), contents(copy)
-    folder = hf_tl.export(copy, "torch_export", dataset=str(colours))
+    folder = hf_tl.export(copy, "torch_export", dataset=str(colors))
     assert folder == copy / "torch_export"
     assert check_folder(copy) == published
     after = contents(copy)
@@ -133,27 +133,27 @@ def test_the_model_stays_as_it_is_and_can_be_published(copy: Path, colours: Path
     assert read(folder)["model"]["weights_digest"] == read_record(copy).weights_digest
 
 
-def test_an_export_is_replaced_only_when_asked(timm_folder: Path, colours: Path, tmp_path: Path) -> None:
+def test_an_export_is_replaced_only_when_asked(timm_folder: Path, colors: Path, tmp_path: Path) -> None:
     folder = tmp_path / "export"
-    hf_tl.export(timm_folder, "torchscript", folder, dataset=str(colours))
+    hf_tl.export(timm_folder, "torchscript", folder, dataset=str(colors))
     before = contents(folder)
     with pytest.raises(ConfigError, match=r"holds an export already.*--overwrite_output_dir"):
-        hf_tl.export(timm_folder, "torch_export", folder, dataset=str(colours))
+        hf_tl.export(timm_folder, "torch_export", folder, dataset=str(colors))
     assert contents(folder) == before
-    hf_tl.export(timm_folder, "torch_export", folder, dataset=str(colours), overwrite_output_dir=True)
+    hf_tl.export(timm_folder, "torch_export", folder, dataset=str(colors), overwrite_output_dir=True)
     assert {path.name for path in folder.iterdir()} == {"model.pt2", "preprocessing.json", "export.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
-def test_what_is_no_export_is_never_replaced(timm_folder: Path, colours: Path, tmp_path: Path) -> None:
+def test_what_is_no_export_is_never_replaced(timm_folder: Path, colors: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"holds what is no export \(notes.txt\)"):
-        hf_tl.export(timm_folder, "torchscript", tmp_path, dataset=str(colours), overwrite_output_dir=True)
+        hf_tl.export(timm_folder, "torchscript", tmp_path, dataset=str(colors), overwrite_output_dir=True)
     assert contents(tmp_path) == {"notes.txt": b"mine"}
     with pytest.raises(ConfigError, match="is a file"):
-        hf_tl.export(timm_folder, "torchscript", tmp_path / "notes.txt", dataset=str(colours))
+        hf_tl.export(timm_folder, "torchscript", tmp_path / "notes.txt", dataset=str(colors))
     with pytest.raises(SaveError, match="could not be written: File exists"):
-        hf_tl.export(timm_folder, "torchscript", tmp_path / "notes.txt" / "deeper", dataset=str(colours))
+        hf_tl.export(timm_folder, "torchscript", tmp_path / "notes.txt" / "deeper", dataset=str(colors))
 
 
 class BranchesOnPixels(ResNet):
@@ -195,37 +195,37 @@ def register(cls: type[ResNet]) -> str:
     ],
 )
 def test_a_file_that_says_something_else_is_no_export(
-    cls: type[ResNet], name: str, message: str, timm_folder: Path, colours: Path, tmp_path: Path
+    cls: type[ResNet], name: str, message: str, timm_folder: Path, colors: Path, tmp_path: Path
 ) -> None:
     """It is removed, and an older export that it would replace stays."""
     broken, folder = save_timm(timm_network(register(cls)), tmp_path / "model"), tmp_path / "export"
     with pytest.raises(SaveError, match=message):
-        hf_tl.export(broken, name, folder, dataset=str(colours))
+        hf_tl.export(broken, name, folder, dataset=str(colors))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    hf_tl.export(timm_folder, "torch_export", folder, dataset=str(colours))
+    hf_tl.export(timm_folder, "torch_export", folder, dataset=str(colors))
     before = contents(folder)
     with pytest.raises(SaveError, match=message):
-        hf_tl.export(broken, name, folder, dataset=str(colours), overwrite_output_dir=True)
+        hf_tl.export(broken, name, folder, dataset=str(colors), overwrite_output_dir=True)
     assert contents(folder) == before
     assert {path.name for path in tmp_path.iterdir()} == {"model", "export"}
 
 
-def test_a_model_of_the_hub_is_exported(hub: HubServer, copy: Path, colours: Path, tmp_path: Path) -> None:
-    push(copy, "user/colours")
-    code = f"import hf_tl; hf_tl.export('user/colours', 'torch_export', 'export', dataset={str(colours)!r})"
+def test_a_model_of_the_hub_is_exported(hub: HubServer, copy: Path, colors: Path, tmp_path: Path) -> None:
+    push(copy, "user/colors")
+    code = f"import hf_tl; hf_tl.export('user/colors', 'torch_export', 'export', dataset={str(colors)!r})"
     run_python(code, hub.url, tmp_path, has_hf_tl=True)
     told = read(tmp_path / "export")["model"]
-    assert (told["name"], len(told["revision"])) == ("user/colours", 40)
+    assert (told["name"], len(told["revision"])) == ("user/colors", 40)
     assert told["weights_digest"] == read_record(copy).weights_digest
 
 
-def test_the_command_says_what_it_did(vit_folder: Path, colours: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hf_tl", "export", str(vit_folder), "--dataset", str(colours)]
+def test_the_command_says_what_it_did(vit_folder: Path, colors: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hf_tl", "export", str(vit_folder), "--dataset", str(colors)]
     command += ["--format", "torchscript", "--output_dir", str(tmp_path / "out")]
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"Verified  on 18 images of colours \(test\), in batches of 1, 3 and 16\n", done.stdout)
+    assert re.search(r"Verified  on 18 images of colors \(test\), in batches of 1, 3 and 16\n", done.stdout)
     assert "predictions agree on 100.0%" in done.stdout
     assert "torch deprecates TorchScript" in done.stdout
     assert "Warning" not in done.stderr
@@ -272,12 +272,12 @@ def test_images_are_by_default_those_of_the_training_in_its_splits() -> None:
             open_again(other, LearnedFrom(), None)
 
 
-def test_gray_images_have_one_channel(colours: Path, tmp_path: Path) -> None:
+def test_gray_images_have_one_channel(colors: Path, tmp_path: Path) -> None:
     network = timm_network("test_resnet", in_chans=1)
     model = save_timm(network, tmp_path / "gray")
     config = json.loads((model / "config.json").read_text())
     config["model_args"] = {"in_chans": 1}
     config["pretrained_cfg"] |= {"input_size": [1, 64, 64], "mean": [0.4], "std": [0.3]}
     (model / "config.json").write_text(json.dumps(config))
-    steps = read(hf_tl.export(model, "torch_export", dataset=str(colours)), "preprocessing.json")
+    steps = read(hf_tl.export(model, "torch_export", dataset=str(colors)), "preprocessing.json")
     assert (steps["mode"], steps["channel_order"], steps["mean"]) == ("L", "L", [0.4])

@@ -24,7 +24,7 @@ from hf_tl.evaluation.paired import paired_interval
 from hf_tl.evaluation.predict import predict_images
 from hf_tl.exporting.formats import open_onnx
 from hf_tl.exporting.quantize import measure_int8
-from hf_tl.exporting.summary import summarise
+from hf_tl.exporting.summary import summarize
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -32,20 +32,20 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def quantized(timm_folder: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quantized(timm_folder: Path, colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int8") / "onnx"
-    return hf_tl.export(timm_folder, "onnx", folder, dataset=str(colours), int8=True)
+    return hf_tl.export(timm_folder, "onnx", folder, dataset=str(colors), int8=True)
 
 
 def read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "export.json").read_text(encoding="utf-8"))
 
 
-def test_int8_is_measured_on_all_test_images(quantized: Path, timm_folder: Path, colours: Path) -> None:
+def test_int8_is_measured_on_all_test_images(quantized: Path, timm_folder: Path, colors: Path) -> None:
     names = {"model.onnx", "model_int8.onnx", "preprocessing.json", "export.json"}
     assert {path.name for path in quantized.iterdir()} == names
     model, transforms = hf_tl.load(timm_folder)
-    splits = load_data(str(colours)).splits
+    splits = load_data(str(colors)).splits
     images = splits["test"]
     pixels = np.stack([transforms.eval(row["image"]).numpy() for row in images])
     classes = images.features["label"].names
@@ -66,16 +66,16 @@ def test_int8_is_measured_on_all_test_images(quantized: Path, timm_folder: Path,
     assert int8["calibration"] == {"split": "train", "images": len(splits["train"])}
     assert int8["bytes"] == (quantized / "model_int8.onnx").stat().st_size < read(quantized)["bytes"] / 2
     assert int8["milliseconds_per_image"].keys() == {"float32", "int8", "batch_size", "threads"}
-    assert re.search(r"int8      accuracy \d.* on 18 images, [\d.]+ ms an image", summarise(quantized))
+    assert re.search(r"int8      accuracy \d.* on 18 images, [\d.]+ ms an image", summarize(quantized))
 
 
-def test_int8_is_not_measured_on_training_images(colours: Path, tmp_path: Path) -> None:
+def test_int8_is_not_measured_on_training_images(colors: Path, tmp_path: Path) -> None:
     """The test split contains three training images under other names."""
     strategy = hf_tl.Strategy.transfer(epochs=1, augmentation="none")
-    data = load_data(str(colours))
+    data = load_data(str(colors))
     model, transforms = hf_tl.load_backbone("timm:test_resnet", data.labels, strategy, pretrained=False, image_size=64)
     hf_tl.train(model, data, strategy, transforms=transforms, output_dir=str(tmp_path / "out"), report_to="none")
-    shutil.copytree(colours, tmp_path / "mixed")
+    shutil.copytree(colors, tmp_path / "mixed")
     for number, row in enumerate(data.splits["train"].select(range(3))):
         label = data.labels[row["label"]]
         shutil.copyfile(row["image"].filename, tmp_path / "mixed" / "test" / label / f"other-{number}.png")
@@ -84,7 +84,7 @@ def test_int8_is_not_measured_on_training_images(colours: Path, tmp_path: Path) 
     int8 = read(folder)["int8"]
     assert (int8["images"], int8["leakage"]["left_out"], int8["leakage"]["learned"]) == (18, 3, 0)
     note = "3 of 21 test images are training images of the model"
-    assert f"Leakage   {note}: left out" in summarise(folder)
+    assert f"Leakage   {note}: left out" in summarize(folder)
     flags |= {"include_training_images": True, "overwrite_output_dir": True}
     int8 = read(hf_tl.export(tmp_path / "out", "onnx", **flags))["int8"]
     assert (int8["images"], int8["leakage"]["left_out"], int8["leakage"]["learned"]) == (21, 0, 3)
@@ -127,15 +127,15 @@ def check_program(folder: Path, model: Path, images: list[Path]) -> None:
         assert [value for _, value in printed] == pytest.approx([100 * value for _, value in ranking], abs=0.02)
 
 
-def test_the_program_of_the_readme_predicts_as_the_model(quantized: Path, timm_folder: Path, colours: Path) -> None:
-    check_program(quantized, timm_folder, sorted(colours.glob("test/*/[01].png"))[:3])
+def test_the_program_of_the_readme_predicts_as_the_model(quantized: Path, timm_folder: Path, colors: Path) -> None:
+    check_program(quantized, timm_folder, sorted(colors.glob("test/*/[01].png"))[:3])
 
 
-def test_the_program_of_the_readme_takes_several_classes(colours: Path, tmp_path: Path) -> None:
+def test_the_program_of_the_readme_takes_several_classes(colors: Path, tmp_path: Path) -> None:
     """Including images that are resized to a square, and not cropped."""
     model = save_transformers(tiny_vit(), tmp_path / "vit", fast=False)
     edit_config(model, problem_type="multi_label_classification")
-    images = [Image.open(path) for path in sorted(colours.glob("test/*/0.png"))]
+    images = [Image.open(path) for path in sorted(colors.glob("test/*/0.png"))]
     columns = {"image": images, "ant": [1, 0, 1], "zebra": [0, 1, 1]}
     (tmp_path / "data").mkdir()
     for split in ("train", "test"):
@@ -144,4 +144,4 @@ def test_the_program_of_the_readme_takes_several_classes(colours: Path, tmp_path
     flags = {"dataset": str(tmp_path / "data"), "label_column": "ant,zebra"}
     folder = hf_tl.export(model, "onnx", tmp_path / "onnx", **flags)
     assert json.loads((folder / "preprocessing.json").read_text())["scores"] == "sigmoid"
-    check_program(folder, model, sorted(colours.glob("test/*/0.png"))[:2])
+    check_program(folder, model, sorted(colors.glob("test/*/0.png"))[:2])

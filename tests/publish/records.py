@@ -234,7 +234,7 @@ def climbed(record: RunRecord, backbones: tuple[str, ...] = ("vit", "resnet")) -
     share = {"accuracy": 0.8, "interval": [0.7, 0.88]}
 
     def evidence(name: str, stage: str) -> dict[str, Any]:
-        depth = {"stage": stage, "linear_probe": share, "nearest_neighbours": share, "logme": -0.123}
+        depth = {"stage": stage, "linear_probe": share, "nearest_neighbors": share, "logme": -0.123}
         similarity = {"value": 0.58, "interval": [0.5, 0.66]}
         return {"backbone": name, "parameters": 1234, "depths": [depth], "best_depth": stage, "similarity": similarity}
 

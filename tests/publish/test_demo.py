@@ -31,10 +31,10 @@ HOSTILE = ("<img src=x onerror=alert(1)>", '"><script>alert(2)</script>', "a & b
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Return images in color, 16-bit gray, and with transparent pixels that hide another color."""
     folder = tmp_path_factory.mktemp("images")
-    colour = Image.effect_mandelbrot((120, 90), (-3, -2.5, 2, 2.5), 100).convert("RGB")
-    deep = Image.fromarray(np.asarray(colour.convert("L")).astype(np.uint16) * 257)
-    seen_through = Image.merge("RGBA", [*colour.split(), colour.convert("L").point(lambda value: 255 * (value > 99))])
-    files = {"colour.jpg": colour, "deep.png": deep, "seen_through.png": seen_through}
+    color = Image.effect_mandelbrot((120, 90), (-3, -2.5, 2, 2.5), 100).convert("RGB")
+    deep = Image.fromarray(np.asarray(color.convert("L")).astype(np.uint16) * 257)
+    seen_through = Image.merge("RGBA", [*color.split(), color.convert("L").point(lambda value: 255 * (value > 99))])
+    files = {"color.jpg": color, "deep.png": deep, "seen_through.png": seen_through}
     for name, image in files.items():
         image.save(folder / name)
     return [folder / name for name in files]
@@ -52,7 +52,7 @@ def save(folder: Path, name: str = "timm:test_resnet", **options: object) -> str
 @pytest.mark.parametrize(
     "options",
     [{}, {"in_chans": 1}, {"problem_type": "multi_label_classification"}],
-    ids=["colour", "gray", "multi-label"],
+    ids=["color", "gray", "multi-label"],
 )
 def test_the_page_says_what_predict_says(tmp_path: Path, images: list[Path], options: dict[str, object]) -> None:
     folder = save(tmp_path / "out", **options)

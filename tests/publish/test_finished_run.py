@@ -33,17 +33,17 @@ CANARIES = {
     "HF_TOKEN": "hf_canarytoken",
     "WANDB_API_KEY": "canary-key",
 }
-COLOURS = {"green": (40, 200, 40), "blue": (40, 40, 200), "<b>": (200, 40, 40)}
+COLORS = {"green": (40, 200, 40), "blue": (40, 40, 200), "<b>": (200, 40, 40)}
 TINY = ["--model", "timm:test_resnet", "--no_pretrained", "--image_size", "32", "--cpu_threads", "1"]
 
 
 def write_images(folder: Path, count: int) -> None:
     """Write noisy images, in colors that do not always match the class."""
     random = np.random.default_rng(count)
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         (folder / name).mkdir(parents=True)
         for number in range(count):
-            shown = colour if number % 5 else (120, 120, 120)
+            shown = color if number % 5 else (120, 120, 120)
             pixels = np.clip(np.array(shown) + random.integers(-60, 60, (24, 30, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
 
@@ -183,8 +183,8 @@ def test_nothing_of_the_machine_is_told(data: Path, tmp_path: Path) -> None:
 
 def test_training_goes_on_by_the_snippet_of_the_card(hub: HubServer, trained: Path, data: Path, tmp_path: Path) -> None:
     """The snippet of hf_tl, as copied by a reader, from the repository that the model was pushed to."""
-    push(trained, "user/colours")
-    card = render_card(read_record(trained), "user/colours")
+    push(trained, "user/colors")
+    card = render_card(read_record(trained), "user/colors")
     (snippet,) = [code for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "import hf_tl" in code]
     shutil.copytree(data, tmp_path / "FOLDER")
     environ = environment(hub.url, tmp_path / "hf_home") | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -193,14 +193,14 @@ def test_training_goes_on_by_the_snippet_of_the_card(hub: HubServer, trained: Pa
     )
     assert done.returncode == 0, done.stderr[-3000:]
     record = read_record(tmp_path / "trained-on")
-    (commit, *_) = hub.hub.history(hub.hub.repos["models", "user/colours"], "main")
-    assert (record.origin.kind, record.origin.name, record.origin.revision) == ("trained", "user/colours", commit["id"])
+    (commit, *_) = hub.hub.history(hub.hub.repos["models", "user/colors"], "main")
+    assert (record.origin.kind, record.origin.name, record.origin.revision) == ("trained", "user/colors", commit["id"])
     assert record.origin.head == "kept"
     assert record.origin.is_random
     assert record.strategy.name == "finetune"
     card = (tmp_path / "trained-on" / "README.md").read_text()
-    assert "base_model: user/colours" in card
-    assert "a model `user/colours` that hf_tl trained on `pets`" in card
+    assert "base_model: user/colors" in card
+    assert "a model `user/colors` that hf_tl trained on `pets`" in card
 
 
 def test_energy_needs_codecarbon_and_is_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from publish.records import (
 from hf_tl.card.card import render_card
 from hf_tl.card.figures import draw_figures, figures_of
 from hf_tl.card.metadata import card_metadata
-from hf_tl.card.summary import summarise
+from hf_tl.card.summary import summarize
 from hf_tl.demo.demo_story import tell_story
 from hf_tl.errors import PublishError
 from hf_tl.record import (
@@ -140,7 +140,7 @@ def render_all(record: RunRecord, folder: Path) -> str:
     files = draw_figures(record, folder)
     assert {file.name for file in files} == set(figures_of(record).values()) - {"mistakes.png"}
     tell_story(record, None)
-    summarise(record, folder)
+    summarize(record, folder)
     card = render_card(record)
     assert ModelCard(card).data.to_dict() == card_metadata(record).to_dict()
     return card

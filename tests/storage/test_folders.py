@@ -157,5 +157,5 @@ def test_a_broken_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         flush_file(tmp_path / "file")
 
 
-def test_the_partial_folder_is_a_neighbour(tmp_path: Path) -> None:
+def test_the_partial_folder_is_a_neighbor(tmp_path: Path) -> None:
     assert partial_of(tmp_path / "a").parent == tmp_path

@@ -147,8 +147,8 @@ def make_images(run: Run) -> Dataset:
 
 def make_transforms(run: Run, augmentation: str = "light") -> Transforms:
     def standardize(image: Tensor) -> Tensor:
-        centred = image - image.mean()
-        return centred if run.fault == "loss" else centred / centred.std()
+        centered = image - image.mean()
+        return centered if run.fault == "loss" else centered / centered.std()
 
     plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), standardize]
     random = [v2.RandomResizedCrop(SIDE, scale=(0.5, 1)), v2.RandomHorizontalFlip()]

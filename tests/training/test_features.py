@@ -516,8 +516,8 @@ def test_what_is_kept_is_what_the_network_computes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_line_finds_its_features_again(tmp_path: Path) -> None:
-    write_images(tmp_path / "colours" / "train", 24)
-    command = [sys.executable, "-m", "hf_tl", "train", *TINY, "--dataset", str(tmp_path / "colours")]
+    write_images(tmp_path / "colors" / "train", 24)
+    command = [sys.executable, "-m", "hf_tl", "train", *TINY, "--dataset", str(tmp_path / "colors")]
     command += ["--strategy", "transfer", "--num_train_epochs", "4", "--learning_rate", "0.03"]
     command += ["--feature_cache_dir", str(tmp_path / "features")]
     outputs, records, made = {}, {}, {}
@@ -545,7 +545,7 @@ def test_the_command_line_finds_its_features_again(tmp_path: Path) -> None:
     assert histories[1] == histories[2]
     assert histories[1] == [pytest.approx(pair, rel=1e-3) for pair in histories[0]]
     # images with cached features are not decoded to check them; a changed one is
-    next((tmp_path / "colours").rglob("*.png")).write_bytes(b"no image")
+    next((tmp_path / "colors").rglob("*.png")).write_bytes(b"no image")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([*command, "--output_dir", str(tmp_path / "last")], env=environment, capture_output=True)
     assert done.returncode == 2

@@ -22,9 +22,9 @@ def clusters(images: int = 240, values: int = 12, spread: float = 2.0, seed: int
     generator = torch.Generator().manual_seed(seed)
     labels = torch.multinomial(torch.tensor([0.5, 0.25, 0.15, 0.1]), images, replacement=True, generator=generator)
     labels[: 2 * CLASSES] = torch.arange(CLASSES).repeat(2)[:images]
-    centres, mixing = torch.randn(2, values, values, generator=generator)
+    centers, mixing = torch.randn(2, values, values, generator=generator)
     noise = torch.randn(images, values, generator=generator) @ mixing
-    return (centres[labels] + spread * noise) * torch.logspace(-2, 2, values) + 3, labels
+    return (centers[labels] + spread * noise) * torch.logspace(-2, 2, values) + 3, labels
 
 
 def logits_of(solution: HeadSolution, features: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from small_runs import Run, make_transforms
-from test_streaming import coloured
+from test_streaming import colored
 from torch.utils.data import BatchSampler, DataLoader
 
 from hf_tl.data.datasets import load_data
@@ -22,7 +22,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> StreamedImages:
     """Return the training images without hold-out images, in three files of several row groups."""
     folder = tmp_path_factory.mktemp("parquet")
     for number, count in enumerate(SHARDS):
-        coloured(count, first=number).to_parquet(folder / f"train-{number}.parquet", batch_size=4)
+        colored(count, first=number).to_parquet(folder / f"train-{number}.parquet", batch_size=4)
     return load_data(str(folder), streaming=True).splits["train"]
 
 
@@ -44,13 +44,11 @@ def test_the_order_of_an_epoch(images: StreamedImages, block: int) -> None:
 def test_views_are_those_of_the_images(images: StreamedImages, tmp_path: Path, start: int, batch: int) -> None:
     """From any step on, across blocks and epochs."""
     stored = dict(images.stream.read())
-    rows = coloured(0).to_dict() | {
+    rows = colored(0).to_dict() | {
         "image": [stored[place] for place in images.places.tolist()],
         "label": images["label"][:],
     }
-    expected = TrainingViews(
-        type(coloured(0)).from_dict(rows, features=coloured(0).features), views_of(images).transform
-    )
+    expected = TrainingViews(type(colored(0)).from_dict(rows, features=colored(0).features), views_of(images).transform)
     views = views_of(images)
     order = ImageStream(len(images), 0, start, start + 6 * batch, None, views.order)
     loader = DataLoader(views, batch_size=batch, sampler=order, collate_fn=Collate())

@@ -29,16 +29,16 @@ BATCH = ["--per_device_train_batch_size", "8", "--learning_rate", "0.03", "--num
 PUSH = """
 import json, sys
 from datasets import load_dataset
-load_dataset("parquet", data_files=sys.argv[1], split="train").push_to_hub("user/colours", num_shards=int(sys.argv[2]))
+load_dataset("parquet", data_files=sys.argv[1], split="train").push_to_hub("user/colors", num_shards=int(sys.argv[2]))
 """
 
 
-def coloured(images: int, first: int = 0) -> Dataset:
+def colored(images: int, first: int = 0) -> Dataset:
     """Return noisy images in the color of their class; all images are distinct."""
     random = np.random.default_rng(first)
-    colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
+    colors = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
     noise = random.integers(-40, 40, (images, SIDE, SIDE, 3))
-    pixels = [np.clip(np.array(colours[i % 3]) + noise[i], 0, 255).astype(np.uint8) for i in range(images)]
+    pixels = [np.clip(np.array(colors[i % 3]) + noise[i], 0, 255).astype(np.uint8) for i in range(images)]
     features = Features(image=Image(), label=ClassLabel(names=["red", "green", "blue"]))
     return Dataset.from_dict({"image": pixels, "label": [i % 3 for i in range(images)]}, features=features)
 
@@ -46,13 +46,13 @@ def coloured(images: int, first: int = 0) -> Dataset:
 def write_shards(folder: Path, shards: int = SHARDS, images: int = IMAGES) -> Path:
     folder.mkdir()
     for number in range(shards):
-        coloured(images, first=number).to_parquet(folder / f"train-{number}.parquet", batch_size=16)
+        colored(images, first=number).to_parquet(folder / f"train-{number}.parquet", batch_size=16)
     return folder
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("parquet") / "colours")
+    return write_shards(tmp_path_factory.mktemp("parquet") / "colors")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def train(
     """Train on the Hub's dataset; return the record, the output, and the bytes of its files that were sent."""
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes else []
     out, before = folder / f"out-{len(list(folder.iterdir()))}", server.hub.sent.copy()
-    words = ["train", *TINY, *BATCH, "--dataset", "user/colours", "--output_dir", str(out), *flags]
+    words = ["train", *TINY, *BATCH, "--dataset", "user/colors", "--output_dir", str(out), *flags]
     env = environment(server.url, folder / home) | {"HF_TL_CACHE": str(folder / home / "features")}
     said = run([sys.executable, *launcher, "-m", "hf_tl", *words], env)
     sent = sum(count for path, count in (server.hub.sent - before).items() if path.startswith("/cdn/"))
@@ -230,8 +230,8 @@ def test_phases_with_views_and_half_precision(shards: Path, stream: Stream, tmp_
 def test_a_bad_image_in_the_stream(
     shards: Path, stream: Stream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write_shards(tmp_path / "colours", 2)
-    table = coloured(IMAGES, first=1).cast_column("image", Image(decode=False))
+    folder = write_shards(tmp_path / "colors", 2)
+    table = colored(IMAGES, first=1).cast_column("image", Image(decode=False))
     stored = [*table["image"][:-1], {"bytes": table[0]["image"]["bytes"][:500], "path": None}]
     table.remove_columns("image").add_column("image", stored, feature=Image()).to_parquet(folder / "train-1.parquet")
     said = fails(stream(folder), capsys)
@@ -306,7 +306,7 @@ def test_memory_does_not_grow_with_the_number_of_images(stream: Stream, tmp_path
     """With blocks of 100 images: blocks of 1,000 would not be full for the smaller dataset."""
     peaks = []
     for images in (500, 4000):
-        folder = write_shards(tmp_path / f"colours-{images}", images // 250, 250)
+        folder = write_shards(tmp_path / f"colors-{images}", images // 250, 250)
         words = [*stream(folder, *flags), "--overwrite_output_dir", "--num_train_epochs", "1"]
         said = run([sys.executable, "-c", PEAK, *words], {**os.environ, "HF_TL_CACHE": str(tmp_path / "features")})
         peaks.append(int(said.split("PEAK ")[1].split()[0]))

@@ -35,8 +35,8 @@ def clusters(count: int = 200, size: int = 16) -> tuple[torch.Tensor, torch.Tens
     """Return features of three overlapping clusters."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(3, (count,), generator=generator)
-    centres = torch.randn(3, size, generator=generator)
-    return centres[labels] + 2 * torch.randn(count, size, generator=generator), labels
+    centers = torch.randn(3, size, generator=generator)
+    return centers[labels] + 2 * torch.randn(count, size, generator=generator), labels
 
 
 def loss_at(rate: float, steps: int = 50) -> float:
