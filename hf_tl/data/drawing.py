@@ -136,12 +136,10 @@ def _draw(
 ) -> list[int]:
     """Draw groups of copies by rank until each stratum has its quota; keep `spare` different images of each class."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
-    different: Counter[int] = Counter()
     for row, digest in enumerate(pool.digests):
         if include_learned or not is_learned[row]:
             groups[digest].append(row)
-    for _, label in {(digest, label) for row, digest in enumerate(pool.digests) for label in pool.classes_of(row)}:
-        different[label] += 1
+    different = _count_different(pool)
     prefix = f"{seed}/".encode()
     ranked = sorted(groups.items(), key=lambda item: (is_learned[item[1][0]], sha256(prefix + item[0]).digest()))
     strata = pool.strata().tolist()
@@ -172,6 +170,14 @@ def _draw(
             own.sort(key=lambda rows: (is_learned[rows[0]], len(rows)))
             any(take(rows, is_over=True) for rows in own)
     return sorted(drawn)
+
+
+def _count_different(pool: Pool) -> Counter[int]:
+    """Count the images of each class, copies once."""
+    return Counter(
+        label
+        for _, label in {(digest, label) for row, digest in enumerate(pool.digests) for label in pool.classes_of(row)}
+    )
 
 
 def _stratum_counts(pool: Pool) -> np.ndarray:
