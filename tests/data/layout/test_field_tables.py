@@ -306,7 +306,8 @@ def test_two_configurations_of_a_dataset(tmp_path: Path) -> None:
 
     def load() -> None:
         raise ValueError(
-            "Config name is missing.\nPlease pick one among the available configs: ['a', 'b']\nExample of usage:\n\t`load_dataset('x', 'a')`"
+            "Config name is missing.\nPlease pick one among the available configs: ['a', 'b']\n"
+            "Example of usage:\n\t`load_dataset('x', 'a')`"
         )
 
     with pytest.raises(DataError, match=r"\['a', 'b'\]; name one with --dataset_config"):
