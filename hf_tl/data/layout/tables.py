@@ -205,9 +205,14 @@ def find_split_column(columns: Mapping[str, Sequence[object]], reading: Reading)
     if reading.split_folders == {}:
         return None
     for name, values in columns.items():
-        if name.lower() in SPLIT_COLUMNS and all(split_of(str(value)) for value in set(map(str, values))):
+        if name.lower() in SPLIT_COLUMNS and values and _are_splits(values):
             return name
     return None
+
+
+def _are_splits(values: Sequence[object]) -> bool:
+    texts = {str(value) for value in values}
+    return split_meanings(texts).keys() == texts
 
 
 def meanings_of(values: Sequence[object], column: str, reading: Reading) -> dict[str, str]:
@@ -220,7 +225,7 @@ def meanings_of(values: Sequence[object], column: str, reading: Reading) -> dict
     if reading.split_folders:
         meanings = {name: split for split, names in reading.split_folders.items() for name in names}
     else:
-        meanings = {text: split for text in texts if (split := split_of(text))}
+        meanings = split_meanings(texts)
         if twice := [split for split, count in Counter(meanings.values()).items() if count > 1]:
             same = [text for text in meanings if meanings[text] == twice[0]]
             raise DataError(
