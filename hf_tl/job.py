@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_tl.backbones.preprocessing import Preprocessing
-    from hf_tl.card.examples import Example
+    from hf_tl.card.figures.mistakes import Example
     from hf_tl.checkpoints.state import TrainingLog
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
@@ -335,7 +335,7 @@ class Job:
 
     def _examples(self, record: RunRecord) -> "tuple[RunRecord, list[Example]]":
         """Collect the example images of the card; there are none unless the user allowed them."""
-        from hf_tl.card.examples import collect_examples
+        from hf_tl.card.figures.mistakes import collect_examples
 
         if not self.hub.card_images:
             return record, []

@@ -99,6 +99,7 @@ def open_data(
     config: DataConfig,
     training: TrainingConfig,
     learned: LearnedFrom,
+    name: str | None = None,
 ) -> "tuple[ImageData, dict[str, Leakage]]":
     """Load, split and check the images of a run, from Python and from the command line alike.
 
@@ -108,6 +109,7 @@ def open_data(
         config: Columns and splits.
         training: Training settings; their seed draws the splits.
         learned: Images that the starting weights learned from.
+        name: Name of a loaded dataset.
 
     Returns:
         The data, and for each split how many of its images the starting weights learned from.
@@ -131,7 +133,7 @@ def open_data(
             source: dict[str, Any] = {"config_name": config.dataset_config, "revision": config.dataset_revision}
             data = load_data(dataset, **source, **shared, streaming=config.streaming)
         else:
-            data = prepare_data(dataset, **shared)
+            data = prepare_data(dataset, name=name, **shared)
         data = check_images(
             data,
             skip_bad_images=config.skip_bad_images,
@@ -179,6 +181,7 @@ def train(
     strategy: Strategy,
     *,
     transforms: "Transforms | None" = None,
+    dataset_name: str | None = None,
     push_to_hub: str | None = None,
     **settings: Any,
 ) -> RunResult:
@@ -191,6 +194,7 @@ def train(
         strategy: Strategy; its phases are trained in order.
         transforms: Transforms that `load_backbone` returned with `model`. Defaults to those of the model. A different
             `train` transform replaces the augmentation presets; phases with augmentation `"none"` train on `eval`.
+        dataset_name: Name of a loaded dataset in log, record and card. Defaults to the name in its `info`.
         push_to_hub: `USER/NAME` to push the result to. Defaults to no push.
         settings: Fields of `hf_tl.config.DataConfig`, `TrainingConfig` and `HubConfig`, which are the flags of
             `hf-tl train`: for example `output_dir`, `seed`, `horizontal_flip`, `test_fraction` and `card_images`.
@@ -218,10 +222,12 @@ def train(
         raise ConfigError("hf_tl.train takes its dataset as the second argument: leave out dataset=")
     if isinstance(dataset, ImageData):
         _check_unsplit(data_config)
+    if dataset_name is not None and isinstance(dataset, str | ImageData):
+        raise ConfigError("dataset_name names a loaded dataset, and this one has a name: leave out dataset_name=")
     accelerator = make_accelerator(training)
     check_push(accelerator, push_to_hub)
     learned = LearnedFrom() if strategy.from_scratch else provenance_of(model).learned
-    data, leakage = open_data(accelerator, dataset, data_config, training, learned)
+    data, leakage = open_data(accelerator, dataset, data_config, training, learned, dataset_name)
     _check_labels(model, data)
     set_problem_type(model, data.problem_type)
     preprocessing = preprocessing_of(model, transforms)

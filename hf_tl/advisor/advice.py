@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.advisor.data import split_digests
 from hf_tl.advisor.recommend import RECORD, SCHEMA_VERSION, recommend
-from hf_tl.card.reasons import published_advice
+from hf_tl.card.sections.reasons import published_advice
 from hf_tl.config import RunConfig
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.processes.together import on_main_process

@@ -12,15 +12,22 @@ import yaml
 from huggingface_hub import ModelCard
 from jinja2 import Template
 
-from hf_tl.card.figures import NAMES, figures_of
-from hf_tl.card.learned import learned_rows, learned_total
+from hf_tl.card.figures.draw import NAMES, figures_of
 from hf_tl.card.metadata import card_metadata, problem_of
-from hf_tl.card.origins import STARTS, origin_lines
-from hf_tl.card.phases import best_after, head_of, phase_row, speeds, stage_rows
-from hf_tl.card.reasons import evidence_rows, rung_rows
 from hf_tl.card.record_errors import record_errors
-from hf_tl.card.results import calibration_of, class_results, confusions, result_columns, result_notes, result_row
-from hf_tl.card.snippets import reading_code
+from hf_tl.card.sections.origins import STARTS, origin_lines
+from hf_tl.card.sections.phases import best_after, head_of, phase_row, speeds, stage_rows
+from hf_tl.card.sections.reasons import evidence_rows, rung_rows
+from hf_tl.card.sections.results import (
+    calibration_of,
+    class_results,
+    confusions,
+    result_columns,
+    result_notes,
+    result_row,
+)
+from hf_tl.card.sections.snippets import reading_code
+from hf_tl.card.sections.training_images import learned_rows, learned_total
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.record import DataRecord, RunRecord

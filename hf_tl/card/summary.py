@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_tl.card.results import training_images
+from hf_tl.card.sections.results import training_images
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
 from hf_tl.record import RunRecord
 from hf_tl.reporting.numbers import duration, percent

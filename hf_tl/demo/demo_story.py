@@ -7,10 +7,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from hf_tl.card.learned import learned_total
-from hf_tl.card.phases import phase_row, stage_rows, trained_stages
 from hf_tl.card.record_errors import record_errors
-from hf_tl.card.results import result_row
+from hf_tl.card.sections.phases import phase_row, stage_rows, trained_stages
+from hf_tl.card.sections.results import result_row
+from hf_tl.card.sections.training_images import learned_total
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
 from hf_tl.record import Origin, RunRecord
 from hf_tl.reporting.markdown import one_line

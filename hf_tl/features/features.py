@@ -56,6 +56,7 @@ class Features:
         self.store = open_store(config.feature_cache_dir, config.feature_cache_gb)
         self._orders = dict(orders or {})
         self._current: FeaturePass | None = None
+        self._computes = False
 
     def require(self, phases: Sequence[Phase]) -> None:
         """Reject phases that train on a stream without features and need random access to its images.
@@ -97,7 +98,7 @@ class Features:
         Returns:
             The inputs of the phase; None if it trains on images.
         """
-        self._current = None
+        self._current, self._computes = None, False
         if self.config.feature_cache == "off" or decided is False:
             return None
         if reason := self._obstacle(phase):
@@ -133,6 +134,7 @@ class Features:
             validation_collate=as_read,
             logits_of=feature_logits(feature_pass.boundary),
             are_features=True,
+            are_reused=not self._computes,
         )
 
     def of_images(
@@ -239,6 +241,7 @@ class Features:
         if problem == "found":
             return self.store.open(key)
         if problem is None:
+            self._computes = True
             problem = self._compute(feature_pass, one, key)
         if problem is not None:
             self._say(f"not cached: {problem}; the phase trains on the images")

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.saved_weights import weight_files, weights_digest
 from hf_tl.card.card import render_card
-from hf_tl.card.examples import Example
-from hf_tl.card.figures import FIGURES, draw_figures
+from hf_tl.card.figures.draw import FIGURES, draw_figures
+from hf_tl.card.figures.mistakes import Example
 from hf_tl.checkpoints.checkpoint import FOLDER as CHECKPOINTS
 from hf_tl.errors import ConfigError, PublishError, SaveError, name_some
 from hf_tl.publish.checks import CARD_FILE

@@ -259,7 +259,7 @@ class Training:
         if self._average is not None:
             self._average.apply()
             self._average = None
-        self._write_down(span, trained, frozen)
+        self._write_down(span, trained, frozen, inputs)
         title = f"Phase {span.index + 1}/{len(self.strategy.phases)} {_short(trained)}"
         say(self.accelerator, f"{title}: {progress.postfix} ({duration(self.state.phase_seconds)})")
         # early stopping skips the rest of the span
@@ -323,7 +323,7 @@ class Training:
         self._restore_phase(optimizer, schedule)
         return inputs, (wrapped, optimizer, schedule, loader)
 
-    def _write_down(self, span: _Span, trained: list[str], frozen: str) -> None:
+    def _write_down(self, span: _Span, trained: list[str], frozen: str, inputs: PhaseInputs) -> None:
         """Append the finished phase to the log.
 
         Raises:
@@ -340,7 +340,8 @@ class Training:
                 epochs=round(self.passes(steps), 4),
                 seconds=self.state.phase_seconds,
                 proof=self._prove_frozen(span.index, frozen),
-                uses_features=bool(self.state.uses_features),
+                uses_features=inputs.are_features,
+                reuses_features=inputs.are_reused,
                 solution=self._solution,
             )
         )

@@ -20,7 +20,7 @@ from publish.records import put
 
 import hf_tl
 from hf_tl.card.card import render_card
-from hf_tl.card.examples import collect_examples
+from hf_tl.card.figures.mistakes import collect_examples
 from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.hub.hub import push
 from hf_tl.record import LayerRecord, read_record

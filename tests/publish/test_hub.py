@@ -20,7 +20,7 @@ from publish.records import LABELS, make_record, put
 from safetensors.torch import load_file, save_file
 
 from hf_tl.card.card import render_card
-from hf_tl.card.plots import HISTORY_FIGURE, STAGES_FIGURE
+from hf_tl.card.figures.training import HISTORY_FIGURE, STAGES_FIGURE
 from hf_tl.errors import PublishError
 from hf_tl.hub.hub import check_push_access, push
 from hf_tl.publish.save import rewrite_card

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from publish.records import HUB, make_phase, make_record, put
 
 from hf_tl.card.card import render_card
-from hf_tl.card.figures import draw_figures
+from hf_tl.card.figures.draw import draw_figures
 from hf_tl.card.metadata import card_metadata
 from hf_tl.demo.demo_story import tell_story
 from hf_tl.phase import Phase

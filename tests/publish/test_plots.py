@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from publish.records import make_multi_label_record, make_record, put
 
-from hf_tl.card.plots import FROZEN, PHASE_SHADES, TRAINED, _visible_widths, plot_history, plot_stages
+from hf_tl.card.figures.training import FROZEN, PHASE_SHADES, TRAINED, _visible_widths, plot_history, plot_stages
 from hf_tl.errors import PublishError
 from hf_tl.record import RunRecord
 

@@ -21,7 +21,7 @@ from publish.records import (
 )
 
 from hf_tl.card.card import render_card
-from hf_tl.card.figures import draw_figures, figures_of
+from hf_tl.card.figures.draw import draw_figures, figures_of
 from hf_tl.card.metadata import card_metadata
 from hf_tl.card.summary import summarize
 from hf_tl.demo.demo_story import tell_story

@@ -23,7 +23,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from hf_tl.backbones.load import load, load_backbone, preprocessing_of
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.stages import list_stages
-from hf_tl.card.plots import HISTORY_FIGURE, STAGES_FIGURE
+from hf_tl.card.figures.training import HISTORY_FIGURE, STAGES_FIGURE
 from hf_tl.errors import ConfigError, PublishError, SaveError
 from hf_tl.publish.save import check_output_dir, check_reload, commit_model, rewrite_card
 from hf_tl.record import RunRecord, read_record, write_record

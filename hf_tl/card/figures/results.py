@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from hf_tl.card.results import calibrated
+from hf_tl.card.sections.results import calibrated
 from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import AFTER, BEFORE, INK, MUTED, new_figure, plain, write
 
