@@ -102,12 +102,12 @@ _TEMPLATE = _ENVIRONMENT.from_string("""
 <dl>
 {% if result %}
 {% if is_multi_label %}
-<div><dt>Test {{ primary.name }}</dt><dd>{{ result.primary }}<small>{{ result.images }} images; all labels right on \
+<div><dt>Test {{ primary.name }}</dt><dd>{{ result.primary }}<small>{{ result.images }}; all labels right on \
 {{ result.accuracy }}{% if result.interval %} (95% CI {{ result.interval }}){% endif %}\
 {% if result.learned %}; {{ result.learned }}{% endif %}</small></dd></div>
 {% else %}
 <div><dt>Test accuracy</dt><dd>{{ result.accuracy }}<small>\
-{% if result.interval %}95% CI {{ result.interval }}, {% endif %}{{ result.images }} images\
+{% if result.interval %}95% CI {{ result.interval }}, {% endif %}{{ result.images }}\
 {% if result.learned %}; {{ result.learned }}{% endif %}</small></dd></div>
 {% endif %}
 {% else %}
@@ -126,7 +126,7 @@ _TEMPLATE = _ENVIRONMENT.from_string("""
 <ol>
 {% for phase in phases %}
 <li>{% if phase.is_solved %}Solved{% else %}Trained{% endif %} <code>{{ phase.first_stage }}</code>\
-{% if phase.stages > 1 %} to <code>{{ phase.last_stage }}</code>{% endif %}: {{ phase.parameters }} parameters\
+{% if phase.has_several %} to <code>{{ phase.last_stage }}</code>{% endif %}: {{ phase.parameters }} parameters\
 {% if not phase.is_solved %}, {{ phase.length }} at a peak learning rate of {{ phase.learning_rate }}{% endif %}.</li>
 {% endfor %}
 </ol>

@@ -77,10 +77,10 @@ def _check_card(card: Path) -> None:
 def _check_match(folder: Path, record: RunRecord, config: Mapping[str, Any], weights: set[str]) -> None:
     """Check that config and weights belong to the record."""
     expected = list(record.data.labels)
-    found = config.get("label_names") or [label for _, label in _in_order(config.get("id2label") or {})]
-    if found != expected:
+    labels = config.get("label_names") or [label for _, label in _in_order(config.get("id2label") or {})]
+    if labels != expected:
         raise PublishError(
-            f"{folder} mixes two runs: config.json has the classes {name_some(found)}, and the record "
+            f"{folder} mixes two runs: config.json has the classes {name_some(labels)}, and the record "
             f"{name_some(expected)}; train or save again"
         )
     if record.weights_digest not in (None, weights_digest(folder, weights)):

@@ -325,8 +325,8 @@ def _logits(model: "PreTrainedModel", pixels: torch.Tensor) -> torch.Tensor:
         return model(pixel_values=pixels.to(model.device)).logits.float().cpu()
 
 
-def _check_logits(found: torch.Tensor, expected: torch.Tensor, library: str) -> None:
-    difference = (found.float() - expected).abs().max().item()
+def _check_logits(logits: torch.Tensor, expected: torch.Tensor, library: str) -> None:
+    difference = (logits.float() - expected).abs().max().item()
     if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
         raise SaveError(f"the saved model gives other logits when {library} loads it (difference {difference:.2g})")
 

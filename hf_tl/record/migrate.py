@@ -6,6 +6,9 @@ from typing import Any
 
 from hf_tl.record.codec import RecordError
 
+RENAMED = {"nearest_neighbo" + "urs": "nearest_neighbors"}
+"""Keys of recommendations that had another spelling."""
+
 
 def migrate(content: dict[str, Any], version: int, where: str) -> dict[str, Any]:
     """Return the values of a record in the current schema, without its version.
@@ -18,18 +21,27 @@ def migrate(content: dict[str, Any], version: int, where: str) -> dict[str, Any]
     Raises:
         RecordError: The version is unknown, or the record lacks a field of its version.
     """
-    found = content.pop("schema_version", None)
-    if found == version:
-        return content
-    if found != 1:
+    recorded = content.pop("schema_version", None)
+    if recorded == version:
+        return {**content, "recommendation": migrate_recommendation(content.get("recommendation"))}
+    if recorded != 1:
         raise RecordError(
-            f"{where} has schema version {found!r}, and this hf_tl reads 1 to {version}: use the version of hf_tl that "
-            "wrote it"
+            f"{where} has schema version {recorded!r}, and this hf_tl reads 1 to {version}: use the version "
+            "of hf_tl that wrote it"
         )
     try:
         return _from_1(content)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RecordError(f"{where} of schema version 1 lacks or mixes up {error}") from error
+
+
+def migrate_recommendation(recommendation: Any) -> Any:
+    """Return the recommendation of a record, or of the advisor's file, with the key of an older spelling renamed."""
+    if isinstance(recommendation, Mapping):
+        return {RENAMED.get(key, key): migrate_recommendation(value) for key, value in recommendation.items()}
+    if isinstance(recommendation, list | tuple):
+        return [migrate_recommendation(value) for value in recommendation]
+    return recommendation
 
 
 def _from_1(old: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +80,8 @@ def _from_1(old: Mapping[str, Any]) -> dict[str, Any]:
         "refit": None if not is_refitted else _refit_from_1(refit, learned, data),
         "seconds": old["seconds"],
         "card": {name: value for name, value in (old.get("card") or {}).items() if value is not None},
-        **{name: old.get(name) for name in ("stopped", "recommendation", "best", "energy", "command", "settings")},
+        **{name: old.get(name) for name in ("stopped", "best", "energy", "command", "settings")},
+        "recommendation": migrate_recommendation(old.get("recommendation")),
         **{name: old.get(name) or [] for name in ("rungs", "history")},
         **{name: old.get(name) or {} for name in ("transforms", "hyperparameters", "versions")},
         "hardware": old.get("hardware") or "",
@@ -153,20 +166,20 @@ def _data_from_1(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measured_from_1(
-    split: str, images: int, digest: str, metrics: Mapping[str, Any], found: Mapping[str, Any]
+    split: str, images: int, digest: str, metrics: Mapping[str, Any], results: Mapping[str, Any]
 ) -> dict[str, Any]:
-    calibration = dict(found.get("calibration") or {})
+    calibration = dict(results.get("calibration") or {})
     return {
         "split": split,
         "split_digest": None,
         "images": images,
         "weights_digest": digest,
         "metrics": metrics,
-        "intervals": found.get("intervals") or {},
-        "classes": found.get("classes") or {},
-        "confusion": found.get("confusion") or [],
+        "intervals": results.get("intervals") or {},
+        "classes": results.get("classes") or {},
+        "confusion": results.get("confusion") or [],
         "calibration": {**calibration, "after": None} if calibration else {},
-        "mistakes": found.get("mistakes") or [],
+        "mistakes": results.get("mistakes") or [],
     }
 
 

@@ -23,6 +23,16 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.2g}%" if 0 < share < 0.01 else f"{100 * share:.1f}%"
 
 
+def counted(count: int, noun: str) -> str:
+    """Format a count with its noun.
+
+    >>> counted(1, "image"), counted(3068, "image"), counted(0, "class")
+    ('1 image', '3,068 images', '0 classes')
+    """
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
 def decimal(value: float | None) -> str:
     """Format a number with three decimals.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_tl.card.settings import published_name
+from hf_tl.record.migrate import migrate_recommendation
 from hf_tl.reporting.numbers import NOTHING, duration, p_value, percent, points, range_of
 
 PUBLISHED = (
@@ -18,30 +19,31 @@ PUBLISHED_OF_DATA = (
 """Entries of a recommendation that a run's record contains; the other ones contain paths."""
 
 
-def published_advice(found: Mapping[str, Any]) -> dict[str, Any]:
+def published_advice(recommendation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a recommendation that a run's record contains, with the last name of each path.
 
     Args:
-        found: Result of `Recommendation.to_record()`.
+        recommendation: Result of `Recommendation.to_record()`.
 
     Raises:
         LookupError, TypeError, ValueError, AttributeError: The record is malformed.
     """
-    evidence_rows(found)  # raises if the card cannot show it
-    names = {backbone["backbone"]: published_name(backbone["backbone"]) for backbone in found["evidence"]}
-    names |= {name: Path(name).name for group in found["data"]["groups_of_copies"] for name in group["names"]}
-    told = {name: found[name] for name in PUBLISHED}
-    told["data"] = {name: found["data"][name] for name in PUBLISHED_OF_DATA}
-    published: dict[str, Any] = _renamed(told, sorted(names.items(), key=lambda pair: -len(pair[0])))
+    recommendation = migrate_recommendation(recommendation)
+    evidence_rows(recommendation)  # raises if the card cannot show it
+    names = {backbone["backbone"]: published_name(backbone["backbone"]) for backbone in recommendation["evidence"]}
+    names |= {name: Path(name).name for group in recommendation["data"]["groups_of_copies"] for name in group["names"]}
+    entries = {name: recommendation[name] for name in PUBLISHED}
+    entries["data"] = {name: recommendation["data"][name] for name in PUBLISHED_OF_DATA}
+    published: dict[str, Any] = _renamed(entries, sorted(names.items(), key=lambda pair: -len(pair[0])))
     return published
 
 
 def _renamed(value: Any, names: list[tuple[str, str]]) -> Any:
     """Replace names in all texts of a record, the longest first."""
     if isinstance(value, Mapping):
-        return {key: _renamed(one, names) for key, one in value.items()}
+        return {key: _renamed(item, names) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_renamed(one, names) for one in value]
+        return [_renamed(item, names) for item in value]
     if isinstance(value, str):
         for name, new in names:
             value = value.replace(name, new) if name != new else value
@@ -82,7 +84,7 @@ def _rung_row(rung: Mapping[str, Any]) -> dict[str, Any]:
         "gain": NOTHING if rung["gain"] is None else points(rung["gain"]),
         "p_value": p_value(rung["p_value"]),
         "time": duration(rung["seconds"]),
-        "verdict": f"{'kept' if rung['is_kept'] else 'taken back'}: {rung['why']}",
+        "verdict": f"{'kept' if rung['is_kept'] else 'reverted'}: {rung['why']}",
     }
 
 
