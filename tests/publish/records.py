@@ -108,7 +108,7 @@ def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABE
             },
             fingerprint="0f1e2d3c",
             source="folder",
-            notes=("no validation split: 10% of train was set apart, stratified by class, seed 0",),
+            notes=("no validation split: 10% of train was held out, stratified by class, seed 0",),
         ),
         learned_from=(LearnedSplit("pets", "train", 120 * len(labels), "tr" * 32),),
         weights_digest=WEIGHTS,

@@ -91,13 +91,12 @@ def plot_history(record: RunRecord, path: str | Path) -> None:
         chosen.plot(best["epoch"], 100 * share, "o", ms=9, mfc="none", mec=INK, mew=1.2, label="best", clip_on=False)
     for axes, title in ((loss, "Loss"), (chosen, f"Validation {primary.name} (%)")):
         _shade_phases(axes, history, record.rungs)
-        if axes is chosen:
-            axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 100], minor=False)
         axes.set_title(title, loc="left", color=INK, fontsize=11)
         axes.set_xlabel("epoch", color=MUTED, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    chosen.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value <= 100 else "")  # room above 100%
     write(figure, path)
 
 

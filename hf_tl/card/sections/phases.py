@@ -130,7 +130,7 @@ def _work(phase: PhaseRecord, hyperparameters: Mapping[str, Any]) -> str:
     if not (phase.steps and phase.seconds > 0 and set(names) <= hyperparameters.keys()):
         return ""
     images = phase.steps * math.prod(hyperparameters[name] for name in names)
-    return f", {images / phase.seconds:,.3g} training images per second (evaluation included)"
+    return f", {max(1, round(images / phase.seconds)):,} training images per second (evaluation included)"
 
 
 def best_after(record: RunRecord) -> str:
