@@ -98,7 +98,7 @@ _ENVIRONMENT = Environment(finalize=_text, undefined=StrictUndefined, trim_block
 _ENVIRONMENT.filters["breakable"] = _breakable
 _TEMPLATE = _ENVIRONMENT.from_string("""
 <section class="hf-tl">
-<h2>How it was made</h2>
+<h2>How the model was trained</h2>
 <dl>
 {% if result %}
 {% if is_multi_label %}
@@ -111,13 +111,14 @@ _TEMPLATE = _ENVIRONMENT.from_string("""
 {% if result.learned %}; {{ result.learned }}{% endif %}</small></dd></div>
 {% endif %}
 {% else %}
-<div><dt>Test {{ primary.name }}</dt><dd>–<small>not measured</small></dd></div>
+<div><dt>Test {{ primary.name }}</dt><dd>–<small>not evaluated</small></dd></div>
 {% endif %}
 <div><dt>Strategy</dt><dd>{{ strategy }}<small>{{ what_trained }}</small></dd></div>
 <div><dt>Trained</dt><dd>{{ trained_share }}<small>{{ "{:,}".format(model.parameters_trained) }} of \
 {{ "{:,}".format(model.parameters) }} parameters, in {{ time }}</small></dd></div>
-<div><dt>Network</dt><dd>{{ model.architecture | breakable }}<small>start: {{ start | breakable }}</small></dd></div>
-<div><dt>Data</dt><dd>{{ data.name | breakable }}<small>learned from {{ learned }}, \
+<div><dt>Network</dt><dd>{{ model.architecture | breakable }}\
+<small>starting weights: {{ start | breakable }}</small></dd></div>
+<div><dt>Data</dt><dd>{{ data.name | breakable }}<small>trained on {{ learned }}, \
 {{ data.labels | length }} classes</small></dd></div>
 </dl>
 {% if figure %}
@@ -151,11 +152,11 @@ _TEMPLATE = _ENVIRONMENT.from_string("""
 {% endfor %}
 <p>
 {% if is_multi_label %}
-It gives each label a probability of its own (they do not add up to one) and predicts those above 0.5.
+The model gives each label a probability of its own (they do not add up to one) and predicts those above 0.5.
 {% else %}
-It predicts one of its classes for every image, also for images of none of them.
+The model predicts one of its classes for every image, including images that show none of them.
 {% endif %}
-Accuracy on images unlike those of its data was not measured.
+Accuracy on images unlike those of its data was not evaluated.
 </p>
 </section>
 """)

@@ -195,7 +195,7 @@ def test_a_damaged_record_is_one_clear_error(record: RunRecord, damage: dict[str
         render_card(put(record, **damage))
 
 
-def test_missing_values_of_a_record_are_left_out(record: RunRecord) -> None:
+def test_missing_values_of_a_record_are_omitted(record: RunRecord) -> None:
     """Record without intervals, calibration and settings."""
     body = body_of(render_card(put(record, model__head__layers=())))
     assert "**Test accuracy: 92.5%** (120 images).\n" in body

@@ -63,7 +63,7 @@ def test_pull_of_an_earlier_revision(hub: HubServer, saved: Path, copy: Path, tm
     assert b"More." not in (pull(REPO, tmp_path / "old", revision=commit) / "README.md").read_bytes()
 
 
-def test_a_folder_that_holds_something_is_left_alone(hub: HubServer, saved: Path, copy: Path) -> None:
+def test_a_folder_with_files_stays_as_it_was(hub: HubServer, saved: Path, copy: Path) -> None:
     push(saved, REPO)
     before = contents(copy)
     with pytest.raises(PublishError, match=r"holds something already.*name a new folder"):
@@ -161,12 +161,12 @@ for how in ({"model_or_pipeline": "user/pets"}, {"model_or_pipeline": model, "fe
     measured = evaluate.evaluator("image-classification").compute(
         data=images, metric=Accuracy(), label_mapping=model.config.label2id, **how
     )
-    found.append(measured["accuracy"])
-print(json.dumps(found))
+    accuracies.append(measured["accuracy"])
+print(json.dumps(accuracies))
 """
-    found = json.loads(run_python(code, hub.url, tmp_path, has_hf_tl=True).splitlines()[-1])
-    assert found[0] == found[1]
-    assert 0 <= found[0] <= 1
+    accuracies = json.loads(run_python(code, hub.url, tmp_path, has_hf_tl=True).splitlines()[-1])
+    assert accuracies[0] == accuracies[1]
+    assert 0 <= accuracies[0] <= 1
 
 
 class Payload:

@@ -257,7 +257,7 @@ def test_all_that_is_published_of_origin_and_training_is_true(origin: str, train
         assert (f"- {kind}" in strategy) == stated or origin == "trained on twice from hub"
 
     story = " ".join(str(tell_story(record, None).striptags()).split()).replace("\u200b", "")
-    assert f"start: {start.story}" in story
+    assert f"starting weights: {start.story}" in story
     assert done.what in story
 
 
