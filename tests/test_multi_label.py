@@ -88,7 +88,7 @@ def test_a_run_learns_and_keeps_the_best_epoch(trained: Path) -> None:
     assert list(record.data.labels) == NAMES
     assert json.loads((trained / "config.json").read_text())["problem_type"] == "multi_label_classification"
     card = (trained / "README.md").read_text()
-    assert "An image classifier for 3 labels, any number of them in an image" in card
+    assert "An image classification model for 3 labels, any number of them per image" in card
     assert f"{100 * test['mean_average_precision']:.1f}%" in card
     assert hf_tl.RunResult(trained, record).test_accuracy == test["subset_accuracy"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from hf_tl.card.sections.results import training_images
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
 from hf_tl.record import RunRecord
-from hf_tl.reporting.numbers import duration, percent
+from hf_tl.reporting.numbers import counted, duration, percent, range_of
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
     """Describe the data, the model and the strategy before training."""
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     architecture = getattr(model.config, "architecture", model.config.model_type)
-    several = ", any number of them in an image" if data.problem_type == MULTI_LABEL.name else ""
+    several = ", any number of them per image" if data.problem_type == MULTI_LABEL.name else ""
     spans = []
     for phase in strategy.phases:
         stages = phase.trainable_stages
@@ -67,6 +67,11 @@ def _test_result(record: RunRecord) -> str:
     primary = PROBLEM_TYPES[record.model.problem_type].primary
     title = f"{'Test ' + primary.name:<17}"
     if (measured := record.measured.get("test")) is None:
-        return f"{title} not measured"
+        return f"{title} not evaluated"
+    interval = measured.intervals.get(primary.key)
+    details = [
+        counted(measured.images, "image"),
+        *([] if interval is None else [f"95% CI {range_of(interval, is_percentage=primary.is_percentage)}"]),
+    ]
     note = "" if (training := training_images(measured)) is None else f"; {training}"
-    return f"{title} {percent(measured.metrics.get(primary.key))} on {measured.images:,} images{note}"
+    return f"{title} {percent(measured.metrics.get(primary.key))} ({', '.join(details)}){note}"

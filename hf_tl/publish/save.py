@@ -159,17 +159,17 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume:
     folder = Path(output_dir)
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
-        raise ConfigError(f"--output_dir {folder} cannot be made: {nearest} is a file; name a folder")
+        raise ConfigError(f"--output_dir {folder} cannot be created: {nearest} is a file; name a folder")
     held = [name for name in (RECORD_FILE, "config.json", "model.safetensors") if (folder / name).exists()]
     is_unfinished = (folder / CHECKPOINTS).exists() or _status(folder) in ("training", "trained")
     if is_unfinished and not (overwrite or resume):
         raise ConfigError(
-            f"--output_dir {folder} holds a run that is not finished: resume it with --resume_from_checkpoint auto, "
+            f"--output_dir {folder} holds an unfinished run: resume it with --resume_from_checkpoint auto, "
             "name another folder, or start again with --overwrite_output_dir"
         )
     if held and not is_unfinished and not overwrite:
         raise ConfigError(
-            f"--output_dir {folder} holds another run, which is finished ({name_some(held)}): name another folder, or "
+            f"--output_dir {folder} holds another run ({name_some(held)}): name another folder, or "
             "replace it with --overwrite_output_dir"
         )
     try:

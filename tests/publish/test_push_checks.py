@@ -20,7 +20,7 @@ def test_weights_of_a_training_that_has_not_ended_are_not_pushed(hub: HubServer,
     for is_written in (True, False):
         if not is_written:
             (copy / "README.md").unlink()
-        with pytest.raises(PublishError, match=r"has not ended: finish it.*--resume_from_checkpoint auto"):
+        with pytest.raises(PublishError, match=r"an unfinished training: finish it.*--resume_from_checkpoint auto"):
             push(copy, REPO)
     assert not hub.hub.log
 

@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_written_to(folder: str) -> None:
 @pytest.mark.parametrize("status", ["training", "trained"])
 def test_a_run_that_is_not_finished_is_resumed(status: str, tmp_path: Path) -> None:
     write_record(put(make_record(), status=status, measured={}), tmp_path)
-    with pytest.raises(ConfigError, match=r"not finished: resume it with --resume_from_checkpoint auto"):
+    with pytest.raises(ConfigError, match=r"an unfinished run: resume it with --resume_from_checkpoint auto"):
         check_output_dir(tmp_path)
     check_output_dir(tmp_path, resume=True)
     check_output_dir(tmp_path, overwrite=True)

@@ -1,4 +1,4 @@
-"""Rows of a card's tables about the choice of the strategy: the advisor's evidence, and the stage depths of a climb."""
+"""Rows of a card's tables about the choice of the strategy: the advisor's evidence and the tried stage depths."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,7 +69,7 @@ def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
 
 
 def rung_rows(rungs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the result of each stage depth that a climb tried."""
+    """Return the result of each stage depth that was tried."""
     return [_rung_row(rung) for rung in rungs]
 
 
