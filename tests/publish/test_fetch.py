@@ -36,7 +36,7 @@ def test_a_pulled_folder_is_the_pushed_one(hub: HubServer, saved: Path, tmp_path
     local, fetched = contents(saved), contents(folder)
     assert set(fetched) == {"config.json", "model.safetensors", "README.md", "run.json", "stages.png", "history.png"}
     assert all(fetched[name] == local[name] for name in set(fetched) - {"README.md"})
-    assert f'MODEL = "{REPO}"' in fetched["README.md"].decode()
+    assert f'model="{REPO}"' in fetched["README.md"].decode()
     before = len([call for call in hub.hub.log if "/commit/" in call[1]])
     push(folder, REPO)
     assert len([call for call in hub.hub.log if "/commit/" in call[1]]) == before
