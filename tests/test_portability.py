@@ -145,7 +145,7 @@ def test_phases_checkpoints_and_resuming_on_windows(tmp_path: Path, colors: Path
 def test_the_first_command_of_the_readme_in_other_encodings(tmp_path: Path, encoding: str) -> None:
     """The output names the folder of the trained model."""
     done = run(["train", "--num_train_epochs", "1", "--output_dir", "猫"], tmp_path, PYTHONIOENCODING=encoding)
-    assert r"Model and card    \u732b" in succeeds(done, tmp_path / "猫")
+    assert r"Saved in             \u732b" in succeeds(done, tmp_path / "猫")
 
 
 def test_classes_of_other_scripts(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_progress_in_a_file_is_a_line_every_tenth(written: tuple[str, str]) -> N
 
 def test_messages_in_a_file_are_lines_in_the_order_of_what_happens(written: tuple[str, str]) -> None:
     out, _ = written
-    starts = ["Data ", "Model ", "Strategy ", "Phase 1/1 ", "Loading the saved model", "Test accuracy", "Use it"]
+    starts = ["Data ", "Model ", "Strategy ", "Phase 1/1 ", "Loading the saved model", "Test accuracy", "Load it"]
     places = [[line.startswith(start) for line in out.splitlines()].index(True) for start in starts]
     assert places == sorted(places)
     assert "\r" not in out
