@@ -131,7 +131,7 @@ _TEMPLATE = _ENVIRONMENT.from_string("""
 {% if not phase.is_solved %}, {{ phase.length }} at a peak learning rate of {{ phase.learning_rate }}{% endif %}.</li>
 {% endfor %}
 </ol>
-<details><summary>Stage by stage</summary>
+<details><summary>Stages</summary>
 <table><thead><tr><th>Stage</th><th>Parameters</th>{% for phase in phases %}<th>Phase {{ loop.index }}</th>{% endfor %}\
 </tr></thead><tbody>
 {% for stage in stages %}
