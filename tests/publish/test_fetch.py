@@ -156,7 +156,7 @@ features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(n
 images = datasets.Dataset.from_dict({"image": [Image.fromarray(row) for row in rows], "label": [0, 1, 2] * 2}, features)
 model = AutoModelForImageClassification.from_pretrained("user/pets")
 processor = AutoImageProcessor.from_pretrained("user/pets")
-found = []
+accuracies = []
 for how in ({"model_or_pipeline": "user/pets"}, {"model_or_pipeline": model, "feature_extractor": processor}):
     measured = evaluate.evaluator("image-classification").compute(
         data=images, metric=Accuracy(), label_mapping=model.config.label2id, **how
