@@ -4,10 +4,10 @@ import time
 
 import torch
 
-from hf_tl.features.batch_size import PAYS, ROUNDS, BatchSize
+from hf_tl.features.batch_size import MIN_IMAGES_PER_TRIED_IMAGE, TRIALS_PER_SIZE, BatchSize
 
 LARGEST = 16
-TRIED = 4 * ROUNDS * LARGEST
+TRIED = 4 * TRIALS_PER_SIZE * LARGEST
 
 
 def run(images: int, *, slow: dict[int, float]) -> tuple[list[int], BatchSize]:
@@ -25,7 +25,7 @@ def run(images: int, *, slow: dict[int, float]) -> tuple[list[int], BatchSize]:
 
 
 def test_the_fastest_size_is_taken_after_the_trials() -> None:
-    sizes, batch_size = run(PAYS * TRIED, slow={4: 1e-5})
+    sizes, batch_size = run(MIN_IMAGES_PER_TRIED_IMAGE * TRIED, slow={4: 1e-5})
     assert set(sizes) == {16, 8, 4, 2}
     assert batch_size.is_measured
     assert batch_size.size == 4
@@ -33,7 +33,7 @@ def test_the_fastest_size_is_taken_after_the_trials() -> None:
 
 
 def test_a_short_pass_tries_nothing() -> None:
-    sizes, batch_size = run(PAYS * TRIED - 1, slow={4: 1e-5})
+    sizes, batch_size = run(MIN_IMAGES_PER_TRIED_IMAGE * TRIED - 1, slow={4: 1e-5})
     assert not batch_size.is_measured
     assert set(sizes[:-1]) == {LARGEST}
 
@@ -41,8 +41,8 @@ def test_a_short_pass_tries_nothing() -> None:
 def test_one_slow_moment_does_not_rule_a_size_out() -> None:
     """The first batches of a size include its warm-up."""
     pixels = torch.zeros(LARGEST, 1)
-    batch_size, seen = BatchSize(LARGEST, PAYS * TRIED), set()
-    for _ in range(4 * ROUNDS):
+    batch_size, seen = BatchSize(LARGEST, MIN_IMAGES_PER_TRIED_IMAGE * TRIED), set()
+    for _ in range(4 * TRIALS_PER_SIZE):
         for number, batch in enumerate(batch_size.batches(pixels)):
             is_first = number == 0 and len(batch) not in seen
             seen.add(len(batch))

@@ -72,16 +72,16 @@ def batches(views: TrainingViews, batch_size: int, workers: int = 0, seed: int =
         num_workers=workers,
     )
     torch.manual_seed(workers + batch_size)
-    found = list(loader)
-    return {name: torch.cat([batch[name] for batch in found]) for name in ("pixel_values", "labels", "index")}
+    loaded = list(loader)
+    return {name: torch.cat([batch[name] for batch in loaded]) for name in ("pixel_values", "labels", "index")}
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(2, 0), (4, 0), (24, 0), (4, 2)])
 def test_mixing_does_not_depend_on_batches_or_workers(views: TrainingViews, batch_size: int, workers: int) -> None:
     expected = batches(views, 12)
-    found = batches(views, batch_size, workers)
+    mixed = batches(views, batch_size, workers)
     for name, tensor in expected.items():
-        assert torch.equal(tensor, found[name]), name
+        assert torch.equal(tensor, mixed[name]), name
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])

@@ -29,7 +29,7 @@ def test_each_stage_has_its_rate() -> None:
     assert groups[0]["name"] == "head/decay"  # Trainer logs the learning rate of the first group
 
 
-def test_the_backbone_learns_at_the_heads_rate_unless_told() -> None:
+def test_the_backbone_learns_at_the_heads_rate_by_default() -> None:
     phase = Phase("all", 1, learning_rate=0.1)
     model = frozen_for("test_resnet", phase)
     assert {group["lr"] for group in parameter_groups(model, list_stages(model), phase)} == {0.1}
