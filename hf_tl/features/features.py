@@ -111,15 +111,15 @@ class Features:
         sets = list_feature_sets(self.config, phase, transforms, train, validation)
         is_streamed = isinstance(train, StreamedImages)
         # splits of one stream share its features
-        distinct = {(part.stored if is_streamed else part.split, str(part.transform), part.view): part for part in sets}
-        size = sum(len(part.stored) for part in distinct.values()) * feature_pass.bytes_per_image
+        passed = {(part.stored if is_streamed else part.split, str(part.transform), part.view): part for part in sets}
+        size = sum(len(part.stored) for part in passed.values()) * feature_pass.bytes_per_image
         if size > self.store.limit:  # together: one set must not evict the other
             limit = self.config.feature_cache_gb
             self._say(f"{TRAINING_ON_IMAGES}: features of {size / 1e9:,.1f} GB exceed --feature_cache_gb {limit:g}")
             return None
         # without features, each epoch would read the stream again
         is_decided = decided is not None or is_streamed
-        if not self._decide(feature_pass, sets, None if is_decided else passes):
+        if not self._decide(feature_pass, list(passed.values()), None if is_decided else passes):
             return None
         rows = []
         for feature_set in sets:
@@ -195,20 +195,18 @@ class Features:
     def _are_worthwhile(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float | None) -> bool:
         """Estimate the time that cached features save, and return whether it exceeds that of their pass."""
         stage = _first_trained(self.model)
-        per_epoch = sum(len(part.images) for part in {part.split: part for part in sets}.values())
-        entries = {self._key(feature_pass, part): part for part in sets}
-        missing = [part for key, part in entries.items() if not (self.store.folder / key).is_dir()]
+        missing = [part for part in sets if not (self.store.folder / self._key(feature_pass, part)).is_dir()]
+        images = sum(len(part.stored) for part in missing or sets)
         if not missing:
-            self._say(f"Using features from the cache ({per_epoch:,} images before {stage})")
+            self._say(f"Using features of {images:,} images before {stage} from the cache")
             return True
-        images = sum(len(part.stored) for part in missing)
         caching = f"Caching features of {images:,} images before {stage}"
         size = images * feature_pass.bytes_per_image / 1e6
         if passes is None:
             self._say(f"{caching} ({size:,.1f} MB)")
             return True
         seconds = feature_pass.seconds_per_image(missing[0]) / self.accelerator.num_processes
-        trained = passes * per_epoch
+        trained = passes * sum(len(part.images) for part in {part.split: part for part in sets}.values())
         reading = feature_pass.bytes_per_image / DISK_BYTES_PER_SECOND / self.accelerator.num_processes
         cost, saved = images * seconds, trained * (seconds - reading)
         if self.config.feature_cache == "on" or cost < saved:

@@ -28,7 +28,7 @@ def test_a_second_run_uses_the_cache(tmp_path: Path, capsys: pytest.CaptureFixtu
     for again in (run, replace(run, config={**run.config, "feature_cache": "auto"})):
         second = train(again)
         printed = capsys.readouterr().out
-        assert printed.count("Using features from the cache (28 images before") == 2
+        assert printed.count("Using features of 28 images before") == 2
         assert "Caching features" not in printed
         assert not differences(first.weights, second.weights)
     assert {key: value for key, value in entries(tmp_path / "features").items() if key in before} == before
@@ -224,7 +224,7 @@ def test_the_command_line_finds_its_features_again(tmp_path: Path) -> None:
     assert made["first"] == made["second"]
     assert "Features of" in outputs["first"]
     assert "Features of" not in outputs["second"]
-    assert "Using features from the cache" in outputs["second"]
+    assert "from the cache" in outputs["second"]
     histories = [
         [(entry["train_loss"], entry["validation"]["loss"]) for entry in record.history] for record in records.values()
     ]
