@@ -287,7 +287,7 @@ def _build_strategy(
     sweep = sweep_learning_rates(
         accelerator, model.to(accelerator.device), plain.over(images), strategy.phases[0], config.training
     )
-    say(accelerator, f"Rate      {sweep}")
+    say(accelerator, f"Selected the learning rate of the head: {sweep}")
     found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
     strategy = found.build(head, len(images), pretrained=pretrained, climb=advice.climb)
     return strategy, {"learning rate of the head": str(sweep)}
