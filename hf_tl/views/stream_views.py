@@ -47,7 +47,7 @@ class StreamedViews(Dataset[dict[str, Any]]):
     ) -> None:
         self.images, self.transform, self.seed, self.shuffled, self.block = images, transform, seed, shuffled, block
         self.labels = images[LABEL][:]
-        self.tells_rows = False
+        self.includes_rows = False
         self._epoch: int | None = None
         self._held: dict[int, Mapping[str, Any] | None] = {}
         self._number = -1
@@ -100,7 +100,7 @@ class StreamedViews(Dataset[dict[str, Any]]):
         with contextlib.nullcontext() if self.seed is None else seeded_view(self.seed, epoch, index, *repeat):
             batch = self.transform(columns)
         view = {"pixel_values": batch["pixel_values"][0], "labels": batch["labels"][0], "index": index, "seed": seed}
-        return {**view, "row": index} if self.tells_rows else view
+        return {**view, "row": index} if self.includes_rows else view
 
     def _stored(self, epoch: int, index: int) -> Mapping[str, Any] | None:
         """Return an image of the current block, or read on to its block."""

@@ -27,7 +27,7 @@ NAMES = {key: name for name, key in KEYS.items()}
     ),
     data=st.data(),
 )
-def test_any_rows_in_any_order_come_back(
+def test_rows_are_read_back_in_any_order(
     tmp_path_factory: pytest.TempPathFactory, images: int, layouts: list[Layout], data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("rows")
@@ -61,7 +61,7 @@ def test_a_committed_entry_is_found_again(store: FeatureStore) -> None:
     assert list(store.folder.iterdir()) == []
 
 
-def test_what_is_written_is_stored_in_its_type(store: FeatureStore) -> None:
+def test_rows_are_stored_in_the_dtype_of_the_layout(store: FeatureStore) -> None:
     layout = (Layout((4,), torch.bfloat16),)
     values = torch.linspace(0, 1, 8).view(2, 4)
     rows = FeatureRows(store.begin(KEYS["a"], layout, 2), layout, 2, writable=True)

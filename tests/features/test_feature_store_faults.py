@@ -132,7 +132,7 @@ def test_a_disk_full_at_the_commit_keeps_other_entries(small_disk: Path) -> None
     open_entry(store, KEYS["a"])
 
 
-def test_a_read_only_disk(small_disk: Path) -> None:
+def test_a_read_only_store_can_be_read(small_disk: Path) -> None:
     store = FeatureStore(small_disk, LARGE)
     write(store, KEYS["a"])
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
@@ -158,7 +158,7 @@ except OSError as error:
 """
 
 
-def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_reported(tmp_path: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},

@@ -41,7 +41,7 @@ ACCUMULATED = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 
     ],
     ids=["transfer", "finetune", "unfreezing", "balanced", "accumulated", "checkpointed"],
 )
-def test_losses_and_weights_are_those_of_images(
+def test_losses_and_weights_equal_training_on_images(
     tmp_path: Path, phases: str, config: dict[str, Any], accelerator: dict[str, Any], expected: list[bool]
 ) -> None:
     run = Run(str(tmp_path), phases, {**config, "save_total_limit": 0}, accelerator=accelerator)

@@ -99,7 +99,7 @@ LABELS = SHARDS * 3 * 2**16
 """Upper limit of the bytes read for the labels."""
 
 
-def test_streamed_from_the_hub(served: HubServer, tmp_path: Path) -> None:
+def test_training_streams_each_image_once_from_the_hub(served: HubServer, tmp_path: Path) -> None:
     """One pass for train, validation and test together."""
     sizes = sizes_of(served)
     streamed, output, sent = train(served, tmp_path, "--streaming")
@@ -188,7 +188,7 @@ BALANCED = "--balanced_sampling draws images at random, which a stream supports 
         (["--find_learning_rate"], "--find_learning_rate draws images at random"),
     ],
 )
-def test_what_a_stream_cannot_give_is_refused_before_training(
+def test_random_access_to_a_stream_is_refused_before_training(
     shards: Path, stream: Stream, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], reason: str
 ) -> None:
     words = stream(shards, *flags)
@@ -199,7 +199,9 @@ def test_what_a_stream_cannot_give_is_refused_before_training(
 
 
 @pytest.mark.parametrize("strategy", ["finetune", "full"])
-def test_training_on_the_images_themselves(shards: Path, stream: Stream, tmp_path: Path, strategy: str) -> None:
+def test_a_stream_trains_on_images_where_features_cannot_be_cached(
+    shards: Path, stream: Stream, tmp_path: Path, strategy: str
+) -> None:
     """The head of finetune on features, and augmented phases on the images."""
     main(stream(shards, "--strategy", strategy, "--test_time_flip", "--num_train_epochs", "6"))
     record = read_record(tmp_path / "out")
@@ -207,7 +209,7 @@ def test_training_on_the_images_themselves(shards: Path, stream: Stream, tmp_pat
     assert accuracy(record) > 0.9
 
 
-def test_phases_with_views_and_half_precision(shards: Path, stream: Stream, tmp_path: Path) -> None:
+def test_a_stream_supports_views_half_precision_and_a_solved_head(shards: Path, stream: Stream, tmp_path: Path) -> None:
     """Two depths, augmented views of the images, in bfloat16, with a solved head."""
     views = ["--strategy", "finetune", "--cached_views", "2", "--feature_dtype", "bfloat16", "--head_solver", "lbfgs"]
     main(stream(shards, *views))
@@ -216,7 +218,7 @@ def test_phases_with_views_and_half_precision(shards: Path, stream: Stream, tmp_
     assert accuracy(record) > 0.9
 
 
-def test_a_bad_image_in_the_stream(
+def test_a_bad_image_in_a_stream_is_an_error_or_skipped(
     shards: Path, stream: Stream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_shards(tmp_path / "colors", 2)

@@ -62,7 +62,7 @@ def test_with_more_features_than_images_it_is_that_of_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_at_the_solution_the_loss_of_training_cannot_fall(balanced: bool) -> None:
+def test_the_gradient_of_the_training_loss_is_zero_at_the_solution(balanced: bool) -> None:
     """Label smoothing is what scikit-learn lacks."""
     features, labels = clusters()
     features = features.double()
@@ -162,7 +162,7 @@ def test_there_are_no_more_folds_than_images_of_a_class(images_of_a_class: int, 
         assert logits_of(solution, features).argmax(1).tolist() == labels.tolist()
 
 
-def test_one_class_alone_is_no_problem() -> None:
+def test_one_class_alone_is_predicted() -> None:
     solution = solve_head(torch.randn(10, 3), torch.ones(10, dtype=torch.long), 2)
     assert logits_of(solution, torch.randn(5, 3)).argmax(1).tolist() == [1] * 5
 

@@ -57,7 +57,7 @@ class PlainTraining(RecordedTraining):
 
 
 @pytest.mark.parametrize("cache", ["off", "on"])
-def test_the_head_is_the_solution_on_what_it_gets(cache: str, tmp_path: Path) -> None:
+def test_the_head_is_the_solution_on_its_inputs(cache: str, tmp_path: Path) -> None:
     training = train(Run(str(tmp_path), "solved", {"feature_cache": cache}), kind=PlainTraining)
     log, head = training.state.log, training.model.timm_model.fc
     assert (log.phases[0].uses_features, log.phases[0].steps) == (cache == "on", 1)
@@ -118,7 +118,7 @@ def test_two_processes_have_the_weights_of_one(tmp_path: Path) -> None:
     torch.testing.assert_close(main, alone, atol=1e-4, rtol=1e-3)
 
 
-def test_an_image_of_which_the_head_gets_no_number_is_named(tmp_path: Path) -> None:
+def test_images_with_features_that_are_not_finite_are_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="rows of the training split: 5"):
         train(Run(str(tmp_path), "solved", fault="image"), kind=PlainTraining)
 
@@ -144,7 +144,7 @@ def test_the_flag_solves_the_head_and_changes_no_other_phase(strategy: str, phas
     assert solved[1:] == trained[1:]
 
 
-def test_flags_of_the_other_phases_go_with_it() -> None:
+def test_other_phases_follow_their_flags() -> None:
     flags = {"num_train_epochs": 6, "learning_rate": 0.01, "patience": 2, "mixup": 0.1, "class_weights": "balanced"}
     head, rest = StrategyConfig("finetune", head_solver="lbfgs", **flags).build().phases
     assert (head.class_weights, head.patience, head.mixup) == ("balanced", None, 0)
@@ -163,7 +163,7 @@ def test_flags_of_the_other_phases_go_with_it() -> None:
         ({"head_solver": "newton"}, "--head_solver takes one of adamw, lbfgs, found"),
     ],
 )
-def test_flags_that_mean_nothing_are_refused(flags: dict[str, Any], message: str) -> None:
+def test_flags_without_effect_are_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         StrategyConfig(**{"head_solver": "lbfgs", **flags}).build()
 

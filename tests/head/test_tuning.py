@@ -45,7 +45,7 @@ def loss_at(rate: float, steps: int = 50) -> float:
     return held_out_loss(nn.Linear(16, 3), *clusters(), phase, steps=steps, batch=32, seed=0)
 
 
-def test_rates_that_are_too_low_or_too_high_lose() -> None:
+def test_rates_that_are_too_low_or_too_high_have_a_higher_loss() -> None:
     """Fifty steps are too few for a low learning rate; a far too high one overshoots."""
     assert loss_at(0.03) < loss_at(1e-4)
     assert loss_at(0.03) < loss_at(1e3)
@@ -68,7 +68,7 @@ def test_multi_label_rates_are_judged_by_the_binary_loss() -> None:
     assert trained == pytest.approx(plain.item())  # without label smoothing
 
 
-def test_the_lowest_loss_wins_and_a_loss_that_is_no_number_loses() -> None:
+def test_the_rate_with_the_lowest_finite_loss_is_selected() -> None:
     assert RateSweep({1e-3: 0.5, 1e-2: 0.4, 1e-1: float("inf")}).best == 1e-2
     assert RateSweep({1e-3: 0.4, 1e-2: 0.4}).best == 1e-3
     assert str(RateSweep({1e-3: 0.5, 1e-2: 0.412})) == "0.01 (held-out loss 0.5 at 0.001, 0.412 at 0.01)"
@@ -77,7 +77,7 @@ def test_the_lowest_loss_wins_and_a_loss_that_is_no_number_loses() -> None:
     assert loss == float("inf")
 
 
-def test_features_are_what_the_head_gets(tmp_path: Path) -> None:
+def test_features_are_the_inputs_of_the_head(tmp_path: Path) -> None:
     run = Run(str(tmp_path))
     model, images = make_model(run), make_images(run).with_transform(make_transforms(run).eval)
     head = head_module(model, list_stages(model)[-1])

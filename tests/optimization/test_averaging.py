@@ -45,7 +45,7 @@ def test_only_what_is_not_frozen_is_averaged() -> None:
     assert not any("running" in name for name in WeightAverage(model, 0.9).state_dict())
 
 
-def test_the_average_is_kept_in_its_state() -> None:
+def test_the_average_is_restored_from_its_state() -> None:
     model = nn.Linear(2, 2)
     average = WeightAverage(model, 0.5)
     nn.init.ones_(model.weight)

@@ -85,7 +85,7 @@ def made_multi_label() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_multi_label_loss_is_torchs(weighted: bool) -> None:
+def test_the_multi_label_loss_is_that_of_torch(weighted: bool) -> None:
     logits, labels = made_multi_label()
     weights = torch.tensor([0.5, 1.0, 2.0, 4.0]) if weighted else None
     loss = training_loss(logits, labels, phase(), weights, MULTI_LABEL)

@@ -55,7 +55,7 @@ def test_every_trainable_parameter_is_in_one_group_and_no_frozen_one(architectur
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])
-def test_norms_biases_and_what_the_architecture_names_are_not_decayed(architecture: str) -> None:
+def test_norms_biases_and_exempt_parameters_are_not_decayed(architecture: str) -> None:
     phase = Phase("all", 1, 0.1, weight_decay=0.3)
     model = frozen_for(architecture, phase)
     decay = {
