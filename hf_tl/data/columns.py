@@ -9,7 +9,7 @@ from hf_tl.errors import DataError, name_some
 
 IMAGE, LABEL = "image", "label"
 """Names of the two columns in every split that hf_tl has prepared."""
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "y")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "y", "cls")
 
 
 def rename_columns(splits: Mapping[str, Dataset], image_column: str, label_column: str) -> dict[str, Dataset]:

@@ -36,6 +36,10 @@ class ImageData:
     """Changes to the data: splits drawn or renamed, images left out."""
     source: DataSource = "memory"
     """Kind of source; `built-in` is scikit-learn's digits only."""
+    layout: str = ""
+    """Format in words: class folders, table, parquet files."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where each split that was not drawn came from: a folder, a table, a value of a column."""
     draws: Mapping[str, Draw] = field(default_factory=dict)
     """Parameters of the drawn splits; the other splits are the dataset's own."""
     digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict, repr=False)

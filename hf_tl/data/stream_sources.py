@@ -22,7 +22,17 @@ from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from hf_tl.data.columns import IMAGE, find_image_column, find_label_column, split_names
 from hf_tl.data.fingerprint import digest_image
-from hf_tl.data.sources import DIGITS, call, card_license, commit_of, expand, name_parquet, parquet_of, require_repo_id
+from hf_tl.data.sources import (
+    DIGITS,
+    call,
+    card_license,
+    commit_of,
+    escaped,
+    expand,
+    files_of,
+    name_files,
+    require_repo_id,
+)
 from hf_tl.data.streams import PLACE, Stream, StreamedImages
 from hf_tl.errors import DataError
 from hf_tl.record.parts import DataSource
@@ -107,11 +117,11 @@ def open_streams(
 def _builder_of(name: str, config_name: str | None, revision: str | None) -> tuple[str, Callable[..., DatasetBuilder]]:
     """Return a publishable name, and a function that creates the builder and accepts further arguments."""
     path = Path(name).expanduser()
-    files = parquet_of(path) if path.is_dir() else expand(name) if name.endswith(".parquet") else []
+    files = files_of(path, ".parquet") if path.is_dir() else expand(name) if name.endswith(".parquet") else []
     if files:
-        title, by_split = name_parquet(files)
+        title, by_split = name_files(files)
         return path.resolve().name if path.is_dir() else title, partial(
-            load_dataset_builder, "parquet", data_files=by_split
+            load_dataset_builder, "parquet", data_files=escaped(by_split)
         )
     if path.is_dir() or name == DIGITS:
         raise DataError(
