@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.config import DEMO_DATASET, DEMO_MODEL, DataConfig, HubConfig, RunConfig, TrainingConfig
+from hf_tl.config import DEMO_DATASET, DEMO_MODEL, READING, DataConfig, HubConfig, RunConfig, TrainingConfig
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.job import Job, RunResult, check_push, choose_output_dir
 from hf_tl.record import LearnedFrom
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hf_tl.data.images import Transforms
     from hf_tl.data.learned import Leakage
 
-SPLIT_SETTINGS = ("image_column", "label_column", "validation_fraction", "test_fraction")
+SPLIT_SETTINGS = (*READING, "validation_fraction", "test_fraction")
 """Fields of `DataConfig` that `load_data` and `prepare_data` take."""
 
 
@@ -287,7 +287,7 @@ def _build_strategy(
     sweep = sweep_learning_rates(
         accelerator, model.to(accelerator.device), plain.over(images), strategy.phases[0], config.training
     )
-    say(accelerator, f"Selected the learning rate of the head: {sweep}")
+    say(accelerator, f"Rate      {sweep}")
     found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
     strategy = found.build(head, len(images), pretrained=pretrained, climb=advice.climb)
     return strategy, {"learning rate of the head": str(sweep)}

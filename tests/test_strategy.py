@@ -367,7 +367,7 @@ def test_a_run_of_each_strategy(flags: list[str], trained: list[int], colors: Pa
         "--mixup": "mixup 0.2", "--ema_decay": "ema decay 0.9", "--cutmix": "cutmix 1.0",
         "--class_weights": "class weights balanced",
         "--balanced_sampling": "balanced sampling", "--test_time_flip": "test time augmentation: horizontal flip",
-        "--find_learning_rate": "(held-out loss ",
+        "--find_learning_rate": "of held-out losses",
     }.items():  # fmt: skip
         assert (told in card) == (flag in flags), flag
 

@@ -49,7 +49,7 @@ class RateSweep:
 
     def __str__(self) -> str:
         losses = ", ".join(f"{loss:.3g} at {rate:g}" for rate, loss in self.losses.items())
-        return f"{self.best:g} (held-out loss {losses})"
+        return f"{self.best:g} (lowest of held-out losses {losses})"
 
 
 def sweep_learning_rates(

@@ -71,7 +71,7 @@ def test_multi_label_rates_are_judged_by_the_binary_loss() -> None:
 def test_the_rate_with_the_lowest_finite_loss_is_selected() -> None:
     assert RateSweep({1e-3: 0.5, 1e-2: 0.4, 1e-1: float("inf")}).best == 1e-2
     assert RateSweep({1e-3: 0.4, 1e-2: 0.4}).best == 1e-3
-    assert str(RateSweep({1e-3: 0.5, 1e-2: 0.412})) == "0.01 (held-out loss 0.5 at 0.001, 0.412 at 0.01)"
+    assert str(RateSweep({1e-3: 0.5, 1e-2: 0.412})) == "0.01 (lowest of held-out losses 0.5 at 0.001, 0.412 at 0.01)"
     features, labels = clusters()
     loss = held_out_loss(nn.Linear(16, 3), features * torch.nan, labels, PHASE, steps=1, batch=8, seed=0)
     assert loss == float("inf")
