@@ -123,9 +123,7 @@ def identity_of(
         "sharded": isinstance(accelerator, ShardedAccelerator),
         "mixed_precision": accelerator.mixed_precision,
         **{
-            field.name: getattr(config, field.name)
-            for field in fields(config)
-            if field.name not in CHANGEABLE_SETTINGS
+            field.name: getattr(config, field.name) for field in fields(config) if field.name not in CHANGEABLE_SETTINGS
         },
     }
 

@@ -42,6 +42,7 @@ def save(weights: dict[str, Tensor], file: Path) -> str:
 # --- weights of torchvision and of the architectures' authors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [
