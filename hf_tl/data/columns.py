@@ -78,5 +78,7 @@ def _require(features: Features, column: str, flag: str) -> str:
 def _only(candidates: Sequence[str], features: Features, what: str, flag: str) -> str:
     if len(candidates) == 1:
         return candidates[0]
-    found = f"{len(candidates)}: {name_some(candidates)}" if candidates else f"none among {name_some(features, 20)}"
-    raise DataError(f"expected one column of {what}, found {found}; name it with {flag}")
+    description = (
+        f"{len(candidates)}: {name_some(candidates)}" if candidates else f"none among {name_some(features, 20)}"
+    )
+    raise DataError(f"expected one column of {what}, found {description}; name it with {flag}")

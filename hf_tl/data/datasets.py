@@ -140,8 +140,7 @@ def prepare_data(
         seed: As in `load_data`.
         learned: As in `load_data`.
         include_training_images: As in `load_data`.
-        reading: `image_column`, `label_column`, `split_column`, `split_folders`, `label_separator`,
-            `uncertain_labels` and `keep_empty_classes` of `load_data`.
+        reading: Arguments of `load_data` about columns, splits and labels; those about folders have no effect.
 
     Raises:
         DataError: The dataset cannot be trained on. The message says why.

@@ -54,7 +54,8 @@ def tidy_notes(names: Iterable[str]) -> list[str]:
 
 
 def tidy_labels(splits: Mapping[str, Dataset], column: str, notes: list[str]) -> dict[str, Dataset]:
-    """Tidy the labels of a column of texts; see `tidy`."""
+    """Tidy the labels of a column of texts, or the names of a `ClassLabel`; see `tidy`."""
+    splits = {split: _tidy_classes(rows, column, notes) for split, rows in splits.items()}
     values = {split: _texts(rows, column) for split, rows in splits.items()}
     names = {name for texts in values.values() for text in texts for name in _listed(text)}
     notes += tidy_notes(names)
@@ -67,6 +68,18 @@ def tidy_labels(splits: Mapping[str, Dataset], column: str, notes: list[str]) ->
         ]
         changed[split] = replace_column(rows, column, tidied, rows.features[column]) if values[split] else rows
     return changed
+
+
+def _tidy_classes(rows: Dataset, column: str, notes: list[str]) -> Dataset:
+    """Tidy the names of a `ClassLabel`; names that become equal are one class."""
+    feature = rows.features.get(column)
+    if not isinstance(feature, ClassLabel) or all(tidy(name) == name for name in feature.names):
+        return rows
+    notes += tidy_notes(feature.names)
+    names = list(dict.fromkeys(map(tidy, feature.names)))
+    index = [names.index(tidy(name)) for name in feature.names]
+    values = [value if is_unlabeled(value) else index[value] for value in rows[column][:]]
+    return replace_column(rows, column, values, ClassLabel(names=names))
 
 
 def _texts(rows: Dataset, column: str) -> list[Any]:

@@ -51,7 +51,7 @@ class Source:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Recommended settings of a built-in dataset."""
     origins: Mapping[str, str] = field(default_factory=dict)
-    """Where each split came from, for example a folder."""
+    """Origin of each split, for example a folder."""
     layout: str = ""
     """Format in words: class folders, table, parquet files."""
     image_column: str | None = None
@@ -193,10 +193,10 @@ def expand(patterns: str) -> list[str]:
     files: list[str] = []
     for pattern in patterns.split(","):
         path = str(Path(pattern.strip()).expanduser())
-        found = [path] if Path(path).is_file() else sorted(glob.glob(path, recursive=True))
-        if not found:
+        matching = [path] if Path(path).is_file() else sorted(glob.glob(path, recursive=True))
+        if not matching:
             raise DataError(f"no file {pattern.strip()!r}: expected an existing file or pattern; check --dataset")
-        files += found
+        files += matching
     return files
 
 

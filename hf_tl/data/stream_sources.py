@@ -61,7 +61,11 @@ class StreamSource:
     def images_of(self, rows: Dataset) -> StreamedImages:
         """Return the streamed images of rows from one of `tables`."""
         first = rows[0][PLACE]
-        [stream] = [one for one in self.streams.values() if one.start <= first < one.start + len(one)]
+        [stream] = [
+            candidate
+            for candidate in self.streams.values()
+            if candidate.start <= first < candidate.start + len(candidate)
+        ]
         return StreamedImages(stream, rows.remove_columns(IMAGE))
 
 
@@ -99,19 +103,19 @@ def open_streams(
     pinned: dict[str, Any] = {} if commit is None else {"revision": commit}
     narrow = call(what, lambda: make(columns=columns, storage_options={"hf": {"block_size": BLOCK}}, **pinned))
     labels: IterableDatasetDict = call(what, narrow.as_streaming_dataset)
-    found: dict[str, Stream] = {}
+    opened: dict[str, Stream] = {}
     tables: dict[str, Dataset] = {}
     for split, rows in streams.items():
         table, sizes = call(f"the labels of {title}", partial(_read, labels[split].select_columns(columns)))
-        start = sum(map(len, found.values()))
+        start = sum(map(len, opened.values()))
         table = table.add_column(PLACE, list(range(start, start + len(table))))
         tables[split] = table.add_column(image_column, [None] * len(table), feature=Image())
         images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
         images = images if image_column == IMAGE else images.rename_column(image_column, IMAGE)
-        found[split] = Stream(images, split, sizes, _identity(builder, split), start)
+        opened[split] = Stream(images, split, sizes, _identity(builder, split), start)
     license_name = builder.info.license or (None if commit is None else call(what, partial(card_license, name, commit)))
     kind: DataSource = "hub" if commit is not None else "folder" if Path(name).expanduser().is_dir() else "files"
-    return StreamSource(found, tables, image_column, label_column, title, commit, license_name or None, kind)
+    return StreamSource(opened, tables, image_column, label_column, title, commit, license_name or None, kind)
 
 
 def _builder_of(name: str, config_name: str | None, revision: str | None) -> tuple[str, Callable[..., DatasetBuilder]]:

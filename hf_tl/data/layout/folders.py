@@ -172,7 +172,8 @@ def _splits_inside_classes(node: Tree, notes: list[str]) -> dict[str, list[Folde
     if others:
         notes.append(f"left out, beside the splits of each class: {name_some(f'{name}/' for name in sorted(others))}")
     spellings = {
-        split: sorted({part for found in inside.values() for part in found if found[part] == split}) for split in splits
+        split: sorted({part for spelled in inside.values() for part in spelled if spelled[part] == split})
+        for split in splits
     }
     return {
         split: [Folder(tree, f"folder {name_some(spellings[split])} in each class")] for split, tree in splits.items()
@@ -304,11 +305,11 @@ def _are_numbered(stems: Iterable[str]) -> bool:
     """Return whether file names are a common text and consecutive numbers, as in every class of many datasets."""
     numbers, texts = set(), set()
     for stem in stems:
-        found = re.search(r"\d+(?=\D*$)", stem)
-        if not found:
+        digits = re.search(r"\d+(?=\D*$)", stem)
+        if not digits:
             return False
-        numbers.add(int(found.group()))
-        texts.add(stem[: found.start()] + stem[found.end() :])
+        numbers.add(int(digits.group()))
+        texts.add(stem[: digits.start()] + stem[digits.end() :])
     return len(texts) == 1 and max(numbers) - min(numbers) < 2 * len(numbers)
 
 

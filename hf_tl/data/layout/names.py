@@ -124,7 +124,7 @@ def folder_splits(files: Iterable[str]) -> dict[str, str]:
     siblings: defaultdict[str, list[str]] = defaultdict(list)
     for folder in folders:
         siblings[folder.rpartition("/")[0]].append(folder.rpartition("/")[2])
-    found = {}
+    splits = {}
     for parent, names in siblings.items():
         meanings = split_meanings(names)
         own = {name: split for name, split in meanings.items() if is_plain(name)}
@@ -133,8 +133,8 @@ def folder_splits(files: Iterable[str]) -> dict[str, str]:
             forms[remainder_of(name)].add(split)
         for name, split in meanings.items():
             if name in own or len(forms[remainder_of(name)]) > 1:
-                found[f"{parent}/{name}" if parent else name] = split
-    return found
+                splits[f"{parent}/{name}" if parent else name] = split
+    return splits
 
 
 def remainder_of(name: str) -> str:

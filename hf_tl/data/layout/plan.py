@@ -33,12 +33,12 @@ class PlannedSplit:
     columns: Mapping[str, tuple[object, ...]]
     """Columns of labels: the class folder of each image (`label`), or the columns of a table."""
     origin: str
-    """Where the split came from: a folder, a table, or a value of a column."""
+    """Origin of the split: a folder, a table, or a value of a column."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a folder or table is read."""
+    """Reading of a folder or table: images, labels and splits."""
 
     layout: Literal["class folders", "table"]
     splits: Mapping[str, PlannedSplit]

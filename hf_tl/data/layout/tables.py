@@ -205,9 +205,14 @@ def find_split_column(columns: Mapping[str, Sequence[object]], reading: Reading)
     if reading.split_folders == {}:
         return None
     for name, values in columns.items():
-        if name.lower() in SPLIT_COLUMNS and all(split_of(str(value)) for value in set(map(str, values))):
+        if name.lower() in SPLIT_COLUMNS and values and _are_splits(values):
             return name
     return None
+
+
+def _are_splits(values: Sequence[object]) -> bool:
+    texts = {str(value) for value in values}
+    return split_meanings(texts).keys() == texts
 
 
 def meanings_of(values: Sequence[object], column: str, reading: Reading) -> dict[str, str]:
@@ -220,7 +225,7 @@ def meanings_of(values: Sequence[object], column: str, reading: Reading) -> dict
     if reading.split_folders:
         meanings = {name: split for split, names in reading.split_folders.items() for name in names}
     else:
-        meanings = {text: split for text in texts if (split := split_of(text))}
+        meanings = split_meanings(texts)
         if twice := [split for split, count in Counter(meanings.values()).items() if count > 1]:
             same = [text for text in meanings if meanings[text] == twice[0]]
             raise DataError(
@@ -258,22 +263,22 @@ def _splits_of_tables(tables: Sequence[Table], reading: Reading, folders: Mappin
         named = {name: split for split, names in reading.split_folders.items() for name in names}
         return {table.path: named[key] for table in tables for key in (table.path, table.folder) if key in named}
     stems = split_meanings([PurePosixPath(table.name).stem for table in tables])
-    found = {}
+    splits = {}
     for table in tables:
         split = stems.get(PurePosixPath(table.name).stem) or (split_above(table.path, folders) or (None,))[0]
         if split:
-            found[table.path] = split
+            splits[table.path] = split
     if len(tables) > 1:
-        unclear = [table.path for table in tables if table.path not in found]
+        unclear = [table.path for table in tables if table.path not in splits]
         if unclear:
             raise DataError(
                 f"{len(tables)} tables name images ({name_some(table.path for table in tables)}), and of "
                 f"{name_some(unclear)} the name means no split; give the table itself: --dataset FOLDER/{unclear[0]}"
             )
-        if twice := [split for split, count in Counter(found.values()).items() if count > 1]:
-            same = [path for path, split in found.items() if split == twice[0]]
+        if twice := [split for split, count in Counter(splits.values()).items() if count > 1]:
+            same = [path for path, split in splits.items() if split == twice[0]]
             raise DataError(f"several tables mean {twice[0]}: {name_some(same)}; give one table: --dataset {same[0]}")
-    return found
+    return splits
 
 
 def _one_row_each(rows: Sequence[_Row], labels: Sequence[str], notes: list[str]) -> list[_Row]:

@@ -107,6 +107,12 @@ def test_unicode_forms_in_memory_are_one_class_across_splits(rows: Callable[...,
     assert any("were merged" in note for note in data.notes)
 
 
+def test_class_names_of_features_are_tidied(rows: Callable[..., Dataset]) -> None:
+    train = rows([0, 1, 2] * 4, ClassLabel(names=["cafe\u0301", "tea", "tea "]))
+    data = prepare_data(DatasetDict(train=train, test=rows([1, 0], ClassLabel(names=["tea", "caf\u00e9"]), first=12)))
+    assert total(data) == {"caf\u00e9": 5, "tea": 9}
+
+
 @pytest.mark.parametrize("separator", ["|", ",", ";"])
 def test_several_labels_in_one_text(write: Write, separator: str) -> None:
     labels = ["scab", "rust", f"scab{separator}rust", "rust", "scab"] * 4
@@ -306,7 +312,8 @@ def test_two_configurations_of_a_dataset(tmp_path: Path) -> None:
 
     def load() -> None:
         raise ValueError(
-            "Config name is missing.\nPlease pick one among the available configs: ['a', 'b']\nExample of usage:\n\t`load_dataset('x', 'a')`"
+            "Config name is missing.\nPlease pick one among the available configs: ['a', 'b']\n"
+            "Example of usage:\n\t`load_dataset('x', 'a')`"
         )
 
     with pytest.raises(DataError, match=r"\['a', 'b'\]; name one with --dataset_config"):
