@@ -92,6 +92,7 @@ def original_convnext(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {original(name): tensor for name, tensor in weights.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "rename"),
     [("swin_tiny_patch4_window7_224", original_swin), ("convnext_atto", original_convnext)],
@@ -199,6 +200,7 @@ def config_of(name: str, **changes: object) -> transformers.PreTrainedModel:
     return zoo.shake(cls(cls.config_class(**(zoo.TRANSFORMERS[name] | changes), id2label=dict(enumerate(LABELS)))))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [

@@ -166,6 +166,7 @@ def test_a_training_step_moves_every_parameter_and_lowers_the_loss(name: str) ->
         assert nn.functional.cross_entropy(model(images), labels) < loss
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["alexnet", "googlenet"])
 def test_checkpointed_gradients_are_the_plain_ones(name: str) -> None:
     torch.manual_seed(0)
