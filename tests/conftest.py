@@ -21,7 +21,17 @@ ACCOUNTS = {
     OTHER_TOKEN: {"name": "other", "role": "write"},
 }
 
-LONG_TOPICS = {"subprocess", "hub", "job", "small_runs", "training", "trainer", "hf_tl.cli", "test_cli"}
+LONG_TOPICS = {
+    "subprocess",
+    "backbones.reload",
+    "hub",
+    "job",
+    "small_runs",
+    "training",
+    "trainer",
+    "hf_tl.cli",
+    "test_cli",
+}
 """Modules and folders that start processes, servers or trainings: test files that import them take long."""
 
 

@@ -110,7 +110,7 @@ def head_module(
     owners = [name for name in head.module_names if any(True for _ in modules[name].parameters())]
     outermost = [name for name in owners if parent_of(name) not in owners]
     if len(outermost) != 1:
-        raise ConfigError(f"{flag} needs a head that is one module, found {', '.join(outermost)}: {instead}")
+        raise ConfigError(f"{flag} needs a head of one module, found {', '.join(outermost)}: {instead}")
     return modules[outermost[0]]
 
 

@@ -146,7 +146,6 @@ def check(model: PreTrainedModel, image: tuple[int, int, int]) -> Boundary:
     return boundary
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", [*ALWAYS, *CLASSES])
 def test_the_parts_do_as_the_whole_at_every_stage(name: str) -> None:
     build = (lambda: build_timm(name, **ALWAYS[name])) if name in ALWAYS else (lambda: build_transformers(name))

@@ -42,7 +42,6 @@ def save(weights: dict[str, Tensor], file: Path) -> str:
 # --- weights of torchvision and of the architectures' authors
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [
@@ -92,7 +91,6 @@ def original_convnext(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {original(name): tensor for name, tensor in weights.items()}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "rename"),
     [("swin_tiny_patch4_window7_224", original_swin), ("convnext_atto", original_convnext)],
@@ -200,7 +198,6 @@ def config_of(name: str, **changes: object) -> transformers.PreTrainedModel:
     return zoo.shake(cls(cls.config_class(**(zoo.TRANSFORMERS[name] | changes), id2label=dict(enumerate(LABELS)))))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [

@@ -51,14 +51,12 @@ def build(name: str) -> tuple[PreTrainedModel, Preprocessing]:
     return zoo.build_timm(name) if name in zoo.TIMM else zoo.build_transformers(name)
 
 
-@pytest.mark.long
 def test_every_module_and_class_is_there() -> None:
     modules = {model_entrypoint(name).__module__.rpartition(".")[2] for name in zoo.TIMM}
     assert modules == set(timm.list_modules())
     assert {*zoo.TRANSFORMERS, *zoo.REFUSED} == set(zoo.CLASSES)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_a_step_at_every_depth(name: str) -> None:
     model, preprocessing = build(name)
@@ -67,7 +65,6 @@ def test_a_step_at_every_depth(name: str) -> None:
         check_step(model, inputs, trainable_stages, UNTRAINED.get(name, ()))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", [kind for kind in KINDS if kind.values[0] not in zoo.NOT_LOADED])
 def test_what_gets_no_gradient_is_found_before_training(name: str) -> None:
     """Exactly the parameters that DistributedDataParallel would wait for."""
@@ -90,7 +87,6 @@ def test_what_gets_no_gradient_is_found_before_training(name: str) -> None:
     assert {name for name in unused if model.get_parameter(name).grad is not None} == set()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_saved_models_load_anywhere(name: str, plain: Reloader, with_classics: Reloader, tmp_path: Path) -> None:
     model, preprocessing = build(name)
@@ -101,7 +97,6 @@ def test_saved_models_load_anywhere(name: str, plain: Reloader, with_classics: R
     check_saved(model, preprocessing, inputs, reloader, tmp_path, takes_images=name not in zoo.NOT_LOADED)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", zoo.NOT_LOADED)
 def test_what_cannot_be_trained_on_plain_images_is_told_at_loading(name: str, tmp_path: Path) -> None:
     model, _ = zoo.build_transformers(name)
@@ -111,7 +106,6 @@ def test_what_cannot_be_trained_on_plain_images_is_told_at_loading(name: str, tm
         load_backbone(str(tmp_path), zoo.LABELS)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", zoo.REFUSED)
 def test_classes_without_stages_are_refused_with_the_reason(name: str, tmp_path: Path) -> None:
     cls = getattr(transformers, name)
