@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hf_tl.backbones.load import TIMM_PREFIX, load_model
 from hf_tl.backbones.presets import PRESETS
-from hf_tl.backbones.provenance import file_origin, learned_from
+from hf_tl.backbones.weights.provenance import file_origin, learned_from
 from hf_tl.config import DEMO_LICENSE, DEMO_MODEL, ModelConfig
 from hf_tl.errors import ConfigError
 from hf_tl.record import LearnedFrom, Origin
@@ -16,7 +16,7 @@ from hf_tl.record import LearnedFrom, Origin
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

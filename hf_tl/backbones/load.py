@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hf_tl.backbones.provenance import file_origin, set_provenance
+from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.data.images import Transforms
 from hf_tl.errors import ConfigError, ModelError, name_some
 from hf_tl.record import LearnedFrom
@@ -14,7 +14,7 @@ from hf_tl.strategy import Strategy
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
 SCHEMA_VERSION = 2
 """Version of the `hf_tl` entry in `config.json`."""
@@ -64,7 +64,7 @@ def load_backbone(
     >>> type(model).__name__, [name for name, p in model.named_parameters() if p.requires_grad]
     ('TimmWrapperForImageClassification', ['timm_model.fc.weight', 'timm_model.fc.bias'])
     """
-    from hf_tl.backbones.freezing import freeze
+    from hf_tl.backbones.stages.freezing import freeze
 
     model, preprocessing = load_model(
         name,
@@ -100,9 +100,9 @@ def load_model(
     """Load a model and its preprocessing; the arguments are those of `load_backbone`.
 
     Without `labels`, the model keeps the labels of the checkpoint, and its head if there is one.
-    `hf_tl.backbones.provenance.provenance_of(model)` returns the origin of the weights. `weights_license` is the
-    license of the file `weights`, if its source states one. A black image is run through the model, so that a model
-    that does not accept images of this size is rejected before training.
+    `hf_tl.backbones.weights.provenance.provenance_of(model)` returns the origin of the weights. `weights_license` is
+    the license of the file `weights`, if its source states one. A black image is run through the model, so that a
+    model that does not accept images of this size is rejected before training.
 
     Raises:
         ModelError: As in `load_backbone`.
@@ -153,7 +153,7 @@ def _load_model(
     model_args = {} if in_chans is None else {"in_chans": in_chans}
     learned = LearnedFrom()
     if name.startswith(TIMM_PREFIX):
-        from hf_tl.backbones.timm import create_timm_backbone
+        from hf_tl.backbones.libraries.timm import create_timm_backbone
 
         architecture = name.removeprefix(TIMM_PREFIX)
         model, origin = create_timm_backbone(
@@ -170,7 +170,7 @@ def _load_model(
     elif weights is not None or model_args:
         raise ConfigError(f"--weights and --in_chans go with --model timm:ARCHITECTURE, and --model is {name!r}")
     else:
-        from hf_tl.backbones.transformers import load_checkpoint
+        from hf_tl.backbones.libraries.transformers import load_checkpoint
 
         model, origin, learned = load_checkpoint(
             name,
@@ -212,10 +212,10 @@ def _preprocessing(
     model: "PreTrainedModel", name: str, image_size: int | None, revision: str | None, trust_remote_code: bool
 ) -> "Preprocessing":
     if model.config.model_type == "timm_wrapper":
-        from hf_tl.backbones.timm import timm_preprocessing
+        from hf_tl.backbones.libraries.timm import timm_preprocessing
 
         return timm_preprocessing(model.config)
-    from hf_tl.backbones.transformers import load_processor, processor_preprocessing
+    from hf_tl.backbones.libraries.processors import load_processor, processor_preprocessing
 
     return processor_preprocessing(load_processor(name, image_size, revision, trust_remote_code))
 
@@ -255,8 +255,8 @@ def load(
     model, transforms = hf_tl.load("user/flowers")
     ```
     """
-    from hf_tl.backbones.freezing import freeze
-    from hf_tl.backbones.transformers import load_config
+    from hf_tl.backbones.libraries.configs import load_config
+    from hf_tl.backbones.stages.freezing import freeze
 
     source = os.fspath(name)
     config = load_config(source, revision, trust_remote_code)
@@ -292,8 +292,8 @@ def preprocessing_of(model: "PreTrainedModel", transforms: Transforms | None = N
 
 
 def _own_preprocessing(model: "PreTrainedModel", transforms: Transforms | None) -> "Preprocessing":
-    from hf_tl.backbones.preprocessing import Preprocessing
-    from hf_tl.backbones.transformers import ProcessorPipeline, processor_preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.processors import ProcessorPipeline, processor_preprocessing
 
     if model.config.model_type == "timm_wrapper":
         return _preprocessing(model, model.config.name_or_path, None, None, False)  # from the config, as it is saved

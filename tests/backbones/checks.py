@@ -8,9 +8,9 @@ from backbones.reload import Reloader
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_tl.backbones.freezing import freeze
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.publish.save import _write_checkpoint, check_reload
 
 

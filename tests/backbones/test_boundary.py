@@ -10,10 +10,11 @@ from backbones import zoo
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_tl.backbones.boundary import Boundary, find_boundary
-from hf_tl.backbones.freezing import freeze
-from hf_tl.backbones.stages import list_stages, select_stages
-from hf_tl.backbones.timm import create_timm_backbone
+from hf_tl.backbones.libraries.timm import create_timm_backbone
+from hf_tl.backbones.prefix.boundary import Boundary
+from hf_tl.backbones.prefix.search import find_boundary
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.errors import StageError
 
 SMALL_NASNET = {"num_features": 96, "stem_size": 8}
@@ -331,18 +332,17 @@ def try_all_depths(name: str) -> dict[str, str]:
     pixel_values = draw(image, 3)
     outcomes = {}
     for depth in range(1, len(list_stages(model))):
-        freeze(model, depth)
+        frozen = freeze(model, depth)
         try:
             boundary = find_boundary(model, image)
         except StageError as error:
             outcomes[str(depth)] = str(error)
             continue
-        trained = {stage.name for stage in select_stages(list_stages(model), depth)}
         features = features_of(boundary, model, pixel_values)
         with torch.no_grad():
             expected = model(pixel_values=pixel_values).logits
             same = close(boundary.logits(model, [rows.clone() for rows in features]), expected, 1e-3)
-        outcomes[str(depth)] = "" if same and len(trained) == depth else "other logits"
+        outcomes[str(depth)] = "" if same and len(frozen) == len(list_stages(model)) - depth else "other logits"
     return outcomes
 
 

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.load import load_backbone, load_model
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.errors import ModelError
 from hf_tl.strategy import Norm
 

@@ -13,10 +13,10 @@ from timm.models import model_entrypoint
 from transformers import PreTrainedModel
 
 from hf_tl.backbones.describe import describe_stages
-from hf_tl.backbones.freezing import fix_unused, freeze
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.load import load_backbone
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.freezing import fix_unused, freeze
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.errors import ModelError
 
 ALWAYS = (

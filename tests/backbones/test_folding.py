@@ -5,9 +5,9 @@ import torch
 from backbones import zoo
 from torch import nn
 
-from hf_tl.backbones.folding import folded_batch_norms
-from hf_tl.backbones.freezing import freeze
-from hf_tl.backbones.timm import create_timm_backbone
+from hf_tl.backbones.libraries.timm import create_timm_backbone
+from hf_tl.backbones.prefix.folding import folded_batch_norms
+from hf_tl.backbones.stages.freezing import freeze
 
 FOLDED = {"test_resnet": 9, "test_efficientnet": 1, "lcnet_035": 1, "vgg11": 0, "test_vit": 0}
 """Minimum number of folded norms when only the head trains, by architecture."""

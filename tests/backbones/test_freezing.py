@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
-from hf_tl.backbones.freezing import digest, freeze, frozen_tensors, is_norm
 from hf_tl.backbones.load import load_backbone
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.freezing import freeze, frozen_tensors, is_norm
+from hf_tl.backbones.stages.stage import list_stages
+from hf_tl.backbones.weights.digest import digest
 from hf_tl.errors import StageError
 from hf_tl.strategy import BatchNorm, Norm
 

@@ -30,7 +30,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from hf_tl.backbones.load import load, load_backbone, preprocessing_of
-from hf_tl.backbones.provenance import provenance_of
+from hf_tl.backbones.weights.provenance import provenance_of
 from hf_tl.errors import ConfigError, ModelError
 from hf_tl.strategy import Strategy
 

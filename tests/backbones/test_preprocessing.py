@@ -17,9 +17,9 @@ from torchvision.transforms import v2
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.libraries.processors import ProcessorPipeline, processor_preprocessing
 from hf_tl.backbones.load import load_backbone, preprocessing_of
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.transformers import ProcessorPipeline, processor_preprocessing
 from hf_tl.data.augmentation import augmented_pipeline
 from hf_tl.data.images import ImageTransform, Transforms
 from hf_tl.data.scaling import colors_of

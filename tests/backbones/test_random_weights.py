@@ -2,8 +2,8 @@
 
 import pytest
 
+from hf_tl.backbones.libraries.transformers import random_weights
 from hf_tl.backbones.load import load_model
-from hf_tl.backbones.transformers import random_weights
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from torch import nn
 
 import hf_tl
 from hf_tl.backbones.describe import build_skeleton
-from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.load import load_model
-from hf_tl.backbones.stages import head_stages, list_stages
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.head import head_stages
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.config import StrategyConfig
 from hf_tl.record import read_record
 

@@ -16,7 +16,7 @@ from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 import hf_tl.classics
-from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
+from hf_tl.backbones.stages.stage import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError
 
 assert hf_tl.classics  # registers AlexNet, ZFNet and GoogLeNet with timm

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hf_tl.classics
-from hf_tl.backbones.stages import Stage, head_stages, list_stages, select_stages, trainable_parameters
+from hf_tl.backbones.stages.head import head_stages
+from hf_tl.backbones.stages.stage import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError
 
 assert hf_tl.classics  # registers AlexNet, ZFNet and GoogLeNet with timm
@@ -319,8 +320,9 @@ STAGES = tuple(
         (r"re:^layer[12]\.bn", ["layer1", "layer2", "head"]),
     ],
 )
-def test_select_stages(trainable_stages: Any, expected: list[str]) -> None:
-    assert names(select_stages(STAGES, trainable_stages)) == expected
+def test_stages_with_trained_parameters(trainable_stages: Any, expected: list[str]) -> None:
+    trained = trainable_parameters(STAGES, trainable_stages)
+    assert [stage.name for stage in STAGES if not trained.isdisjoint(stage.parameter_names)] == expected
 
 
 def test_pattern_selects_parameters() -> None:
@@ -349,6 +351,5 @@ def test_unknown_stages_are_errors(trainable_stages: Any, message: str) -> None:
 @given(k=st.integers(1, 5), chosen=st.sets(st.sampled_from(names(STAGES)), min_size=1))
 def test_every_selection_is_of_whole_stages_with_the_head(k: int, chosen: set[str]) -> None:
     assert trainable_parameters(STAGES, k) == trainable_parameters(STAGES, STAGES[-k].name)
-    assert names(select_stages(STAGES, tuple(chosen))) == [name for name in names(STAGES) if name in {*chosen, "head"}]
-    for stage in select_stages(STAGES, tuple(chosen)):
-        assert set(stage.parameter_names) <= trainable_parameters(STAGES, tuple(chosen))
+    trained = {name for stage in STAGES if stage.name in {*chosen, "head"} for name in stage.parameter_names}
+    assert trainable_parameters(STAGES, tuple(chosen)) == trained

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hf_tl.backbones.load import load_backbone
-from hf_tl.backbones.provenance import provenance_of
-from hf_tl.backbones.weights import _with_timm_names, load_weights, read_weights
+from hf_tl.backbones.weights.local_file import _with_timm_names, load_weights, read_weights
+from hf_tl.backbones.weights.provenance import provenance_of
 from hf_tl.errors import ModelError
 from hf_tl.record.codec import encode
 

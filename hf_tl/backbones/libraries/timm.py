@@ -12,10 +12,11 @@ from timm.models import get_model_input_config, get_pretrained_cfg
 from torch import nn
 
 import hf_tl.classics  # noqa: F401  registers AlexNet, ZFNet and GoogLeNet with timm
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.stages import list_stages
-from hf_tl.backbones.transformers import commit_of, reset_head
-from hf_tl.backbones.weights import convert_weights, load_weights, sha256_of
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.stages.head import reset_head
+from hf_tl.backbones.stages.stage import list_stages
+from hf_tl.backbones.weights.local_file import convert_weights, load_weights, sha256_of
+from hf_tl.backbones.weights.provenance import commit_of
 from hf_tl.errors import ModelError, name_some
 from hf_tl.record import Origin
 from hf_tl.record.origin import HeadState

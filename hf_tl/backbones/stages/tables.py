@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_tl.backbones.stages.paths import parent_of, split_number
 from hf_tl.errors import StageError, name_some
 
 LISTS = (nn.ModuleList, nn.Sequential)
@@ -128,25 +129,6 @@ def _sibling_lists(model: nn.Module, anchors: tuple[str, ...]) -> dict[str, str]
         if isinstance(sibling, nn.ModuleList) and sibling is not blocks and len(sibling) == len(anchors)
         for i, anchor in enumerate(anchors)
     }
-
-
-def parent_of(path: str) -> str:
-    """Return the path of the module that contains a module or tensor.
-
-    >>> parent_of("layer4.0.conv1"), parent_of("fc")
-    ('layer4.0', '')
-    """
-    return path.rpartition(".")[0]
-
-
-def split_number(path: str) -> tuple[str, str]:
-    """Split a path into its prefix and its number.
-
-    >>> split_number("features.10")
-    ('features.', '10')
-    """
-    family = path.rstrip("0123456789")
-    return family, path[len(family) :]
 
 
 def _numbered_siblings(model: nn.Module, anchors: tuple[str, ...]) -> dict[str, str]:

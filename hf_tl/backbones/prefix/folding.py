@@ -10,7 +10,8 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from hf_tl.backbones.freezing import is_frozen
+from hf_tl.backbones.stages.freezing import is_frozen
+from hf_tl.backbones.stages.modules import replaced_forwards
 
 
 @contextlib.contextmanager
@@ -36,13 +37,11 @@ def folded_batch_norms(model: nn.Module, run: Callable[[], Any]) -> Iterator[int
             )
             conv._parameters["weight"] = nn.Parameter(weight.to(memory_format=torch.channels_last), False)
             conv._parameters["bias"] = nn.Parameter(bias, False)
-            norm.__dict__["forward"] = _activation(norm)
-        yield len(pairs)
+        with replaced_forwards({norm: _activation(norm) for _, norm in pairs}):
+            yield len(pairs)
     finally:
         for conv, weight, bias in own:
             conv._parameters["weight"], conv._parameters["bias"] = weight, bias
-        for _, norm in pairs:
-            norm.__dict__.pop("forward", None)
 
 
 @contextlib.contextmanager

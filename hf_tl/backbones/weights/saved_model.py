@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hf_tl.backbones.freezing import digest
+from hf_tl.backbones.weights.digest import digest
 from hf_tl.errors import PublishError
 
 INDEX_FILE = "model.safetensors.index.json"
