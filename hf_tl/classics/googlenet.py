@@ -9,7 +9,7 @@ from timm.layers import create_classifier, get_device_dtype
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from hf_tl.classics.interface import SequentialBackbone, with_input_channels
+from hf_tl.classics.interface import IMAGENET_CFG, SequentialBackbone, with_input_channels
 
 __all__ = ["GoogLeNet"]
 
@@ -45,19 +45,15 @@ FEATURE_INFO = (
 AUXILIARY_HEADS = ("aux1.", "aux2.")
 """Starts of the names of the auxiliary heads' weights in torchvision's files."""
 
-PRETRAINED_CFG = {
+PRETRAINED_CFG = IMAGENET_CFG | {
     "url": torchvision.models.GoogLeNet_Weights.IMAGENET1K_V1.url,
-    "input_size": (3, 224, 224),
     "min_input_size": (3, 15, 15),
     "pool_size": (7, 7),
-    "crop_pct": 0.875,
-    "interpolation": "bilinear",
     # torchvision normalizes by ImageNet's mean and standard deviation; `transform_input` in the network then converts
     # that to (image - 0.5) / 0.5. Here both are one step of the preprocessing, so the network accepts any number of
     # channels.
     "mean": IMAGENET_INCEPTION_MEAN,
     "std": IMAGENET_INCEPTION_STD,
-    "num_classes": 1000,
     "first_conv": "conv1.conv",
     "classifier": "fc",
     "license": "bsd-3-clause",
