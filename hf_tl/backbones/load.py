@@ -110,9 +110,9 @@ def load_model(
     if labels is not None:
         check_labels(labels)
     if in_chans not in (None, 1, 3):
-        raise ConfigError(f"--in_chans is 3 for color or 1 for gray images, found {in_chans}")
+        raise ConfigError(f"expected --in_chans 3 (color images) or 1 (gray images), found {in_chans}")
     if image_size is not None and image_size < 1:
-        raise ConfigError(f"--image_size is a number of pixels, found {image_size}")
+        raise ConfigError(f"expected --image_size of at least 1 pixel, found {image_size}")
     model, preprocessing = _load_model(
         name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license
     )
@@ -130,12 +130,12 @@ def _check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> N
             output = model(pixel_values=torch.zeros(1, *input_size))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
         raise ModelError(
-            f"{type(model).__name__} cannot be run on an image of {takes}: {error}; --image_size sets the size"
+            f"{type(model).__name__} cannot be run on an image of {takes}: {error}; choose another --image_size"
         ) from error
     if getattr(output, "logits", None) is None:
         raise ModelError(
-            f"{type(model).__name__} returns {name_some(output)} and no logits, so no loss can be computed and no "
-            "pipeline can use it; choose another model"
+            f"expected a model that returns logits, found {type(model).__name__}, which returns {name_some(output)} "
+            "and no logits: no loss can be computed and no pipeline can use it; choose another model"
         )
 
 
@@ -168,7 +168,7 @@ def _load_model(
         if origin.kind == "file" and weights is not None:
             origin, learned = file_origin(origin, weights)
     elif weights is not None or model_args:
-        raise ConfigError(f"--weights and --in_chans go with --model timm:ARCHITECTURE, and --model is {name!r}")
+        raise ConfigError(f"expected --model timm:ARCHITECTURE with --weights or --in_chans, found --model {name!r}")
     else:
         from hf_tl.backbones.libraries.transformers import load_checkpoint
 
@@ -227,11 +227,11 @@ def check_labels(labels: Sequence[str]) -> None:
         ConfigError: The names are not a list of at least two distinct strings.
     """
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        raise ConfigError(f"labels must be a list of names, found {labels!r:.80}")
+        raise ConfigError(f"expected labels as a list of strings, found {labels!r:.80}")
     if len(labels) < 2:
-        raise ConfigError(f"a classifier needs at least two classes, found {len(labels)}: {name_some(labels)}")
-    if doubles := sorted({label for label in labels if list(labels).count(label) > 1}):
-        raise ConfigError(f"each class needs a name of its own; given twice: {name_some(doubles)}")
+        raise ConfigError(f"expected at least two classes, found {len(labels)}: {name_some(labels)}")
+    if duplicates := sorted({label for label in labels if list(labels).count(label) > 1}):
+        raise ConfigError(f"expected distinct class names, found duplicates: {name_some(duplicates)}")
 
 
 def load(

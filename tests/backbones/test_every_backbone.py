@@ -98,7 +98,7 @@ def test_saved_models_load_anywhere(name: str, plain: Reloader, with_classics: R
 
 
 @pytest.mark.parametrize("name", zoo.NOT_LOADED)
-def test_what_cannot_be_trained_on_plain_images_is_told_at_loading(name: str, tmp_path: Path) -> None:
+def test_models_that_need_more_than_images_are_refused_at_loading(name: str, tmp_path: Path) -> None:
     model, _ = zoo.build_transformers(name)
     model.save_pretrained(tmp_path)
     zoo.processor_for(name).save_pretrained(tmp_path)

@@ -61,7 +61,7 @@ def test_an_exception_puts_the_weights_back_too() -> None:
     assert not [name for name, module in model.named_modules() if "forward" in module.__dict__]
 
 
-def test_norms_that_train_are_left_alone() -> None:
+def test_norms_that_train_are_not_folded() -> None:
     model = build("test_resnet")
     freeze(model, "all")
     pixels = torch.randn(2, 3, 64, 64)

@@ -52,9 +52,9 @@ def test_the_table_says_what_the_code_says(name: str) -> None:
     _, parameters, count, stages, _ = SYSTEMS[name].groups()
     model = build_skeleton(name)
     assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" == parameters
-    found = [stage.name for stage in list_stages(model)]
-    assert ", ".join(f"`{stage}`" for stage in found) == stages
-    assert len(found) == int(count)
+    names = [stage.name for stage in list_stages(model)]
+    assert ", ".join(f"`{stage}`" for stage in names) == stages
+    assert len(names) == int(count)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -68,7 +68,7 @@ CLASSIFIERS = [
 ]
 REFUSED = {
     "DinatForImageClassification": (ImportError, "natten"),
-    "ShieldGemma2ForImageClassification": (StageError, "no layer .* is shaped by the number of labels"),
+    "ShieldGemma2ForImageClassification": (StageError, "whose shape follows the number of labels"),
 }
 # their input has 261 and 322 channels, which the default eight attention heads do not divide
 PERCEIVER = {"num_cross_attention_heads": 1, "num_labels": 7, "num_latents": 8, "d_latents": 32, "num_blocks": 1}
@@ -112,10 +112,10 @@ def assert_modules_whole(model: nn.Module, stages: tuple[Stage, ...]) -> None:
     owner = {name: i for i, stage in enumerate(stages) for name in (*stage.parameter_names, *stage.buffer_names)}
     first = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
     for path, module in model.named_modules():
-        found = {owner[first[id(t)]] for t in (*module.parameters(), *module.buffers())}
-        if len(found) == 1:
-            assert listed[path] is stages[min(found)]
-        elif found:
+        indices = {owner[first[id(t)]] for t in (*module.parameters(), *module.buffers())}
+        if len(indices) == 1:
+            assert listed[path] is stages[min(indices)]
+        elif indices:
             assert path not in listed
         elif not any(True for _ in module.children()):
             assert path in listed

@@ -74,7 +74,7 @@ CLASSES = tuple(
 )
 REFUSED = {
     "DinatForImageClassification": "requires .*natten",
-    "ShieldGemma2ForImageClassification": "by the words of a language model, so there is no head to train",
+    "ShieldGemma2ForImageClassification": "by the tokens of a language model, and has no head to train",
 }
 NOT_LOADED = {
     "ImageGPTForImageClassification": "found ImageGPTImageProcessor, which gives input_ids; ",

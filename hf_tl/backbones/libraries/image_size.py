@@ -59,7 +59,7 @@ def _interpolate(model: "PreTrainedModel", name: str, expected: torch.Tensor, im
             result = modules[path].interpolate_pos_encoding(tokens, image_size, image_size)
     if result.numel() != expected.numel() or not result.isfinite().all():
         raise ModelError(
-            f"{type(model).__name__} cannot take --image_size {image_size}: the shape of {name} depends on the size; "
-            "leave it out, or name another model"
+            f"{type(model).__name__} does not support --image_size {image_size}: the shape of {name} depends on the "
+            "size; omit it, or choose another model"
         )
     return result.detach().reshape(expected.shape)

@@ -116,8 +116,8 @@ def _load_weights(
             )
     except UnpicklingError as error:
         raise ModelError(
-            f"the weights of {name!r} are a pickle that cannot be read as tensors alone: it would run code, or is "
-            "damaged; do not trust it, or ask its author for model.safetensors"
+            f"expected tensors only in the weights of {name!r}, found a pickle that would run code or is damaged; do "
+            "not load it, or ask its author for model.safetensors"
         ) from error
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"the weights of {name!r} cannot be loaded: {error}") from error

@@ -55,9 +55,9 @@ def folded_where_equal(model: nn.Module, run: Callable[[], Sequence[Tensor]]) ->
         yield
 
 
-def are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+def are_close(features: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Return whether features differ by no more than the rounding error of a whole network in their precision."""
-    return all(_is_close(a, b) for a, b in zip(found, expected, strict=True))
+    return all(_is_close(a, b) for a, b in zip(features, expected, strict=True))
 
 
 def _is_close(a: Tensor, b: Tensor) -> bool:
@@ -75,7 +75,7 @@ def _activation(norm: nn.Module) -> Callable[[Tensor], Tensor]:
 def _pairs(model: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
     """Find consecutive pairs of a convolution and a norm that are each called once."""
     made: dict[int, tuple[nn.Module, Tensor]] = {}
-    found: list[tuple[nn.Module, nn.Module]] = []
+    pairs: list[tuple[nn.Module, nn.Module]] = []
     calls: Counter[nn.Module] = Counter()
 
     def note_output(conv: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -85,7 +85,7 @@ def _pairs(model: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
     def note_input(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls[norm] += 1
         if id(inputs[0]) in made:
-            found.append((made[id(inputs[0])][0], norm))
+            pairs.append((made[id(inputs[0])][0], norm))
 
     hooks = []
     for module in filter(is_frozen, model.modules()):
@@ -98,4 +98,4 @@ def _pairs(model: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
     finally:
         for hook in hooks:
             hook.remove()
-    return [(conv, norm) for conv, norm in found if calls[conv] == calls[norm] == 1]
+    return [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1]

@@ -73,17 +73,17 @@ def _cut(
     """Cut after the last calls of the watched modules, and check that prefix and suffix reproduce the whole network."""
     two, three = (_record(model.eval(), watched, pixel_values) for pixel_values in batches)
     if [recorded.module for recorded in two.calls] != [recorded.module for recorded in three.calls]:
-        raise StageError("the network calls other modules for another number of images")
+        raise StageError("the network calls other modules for another batch size")
     calls = [_describe(*pair) for pair in zip(two.calls, three.calls, strict=True)]
     if not any(isinstance(leaf, Leaf) for call in calls for leaf in call.leaves):
-        raise StageError("no frozen module comes before all that trains")
+        raise StageError("no frozen module precedes all trained modules")
     boundary = Boundary(model, calls, _read_by_the_suffix(model, calls, watched, batches[0]), image)
     with torch.no_grad():
         computed = boundary.features(model, batches[0])
         recorded_rows = [rows for index in boundary.needed for rows in three.rows(calls, index)]
         for recorded, features in ((two, computed), (three, recorded_rows)):
             if not _agree(boundary.logits(model, features), recorded.logits):
-                raise StageError("the part that trains reads more of the network than the outputs of frozen modules")
+                raise StageError("the trained part reads values that are not outputs of frozen modules")
     # Features are computed in inference mode and used in training, so they must not depend on the mode or on
     # randomness. This check is last because it updates BatchNorm statistics.
     in_training = _record(model.train(), watched, batches[0])
@@ -92,7 +92,7 @@ def _cut(
         for index in boundary.needed
         for a, b in zip(in_training.rows(calls, index), two.rows(calls, index), strict=True)
     ):
-        raise StageError("the frozen part computes something else in training, or something random")
+        raise StageError("the output of the frozen part is random or depends on the training mode")
     return boundary
 
 

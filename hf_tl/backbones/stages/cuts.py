@@ -112,14 +112,14 @@ class Cutter:
 
         Modules after the last layer of the backbone, such as dropout before the classifier, belong to the head.
         """
-        found = self._stages_of_tensors()
+        stages = self._stages_of_tensors()
         last = max(self.position[parent_of(name)] for name in self.weighted)
         spread = {path for name in self.layout.runs_with for path in lineage(parent_of(name))}
         result: dict[str, int] = {}
         for path, position in self.position.items():
-            if path in found:
-                if len(found[path]) == 1:
-                    result[path] = min(found[path])
+            if path in stages:
+                if len(stages[path]) == 1:
+                    result[path] = min(stages[path])
             elif self._is_placed(path):
                 result[path] = self._stage_of(path)
             elif parent_of(path) in result:
@@ -131,13 +131,13 @@ class Cutter:
     def _stages_of_tensors(self) -> dict[str, set[int]]:
         """Find the stages of the tensors in each module; a shared tensor belongs to the stage of its first name."""
         model = self.layout.model
-        stages = {id(t): self._stage_of(name) for name, t in chain(model.named_parameters(), model.named_buffers())}
+        owner = {id(t): self._stage_of(name) for name, t in chain(model.named_parameters(), model.named_buffers())}
         everywhere = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
-        found: defaultdict[str, set[int]] = defaultdict(set)
+        stages: defaultdict[str, set[int]] = defaultdict(set)
         for name, tensor in chain(*everywhere):
             for path in lineage(parent_of(name)):
-                found[path].add(stages[id(tensor)])
-        return dict(found)
+                stages[path].add(owner[id(tensor)])
+        return dict(stages)
 
     def _name(self, names: list[str], index: int) -> str:
         """Name a stage by its outermost modules ("layer4", "blocks.3-4"); the first may be "stem", the last is "head".

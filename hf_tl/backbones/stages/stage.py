@@ -50,7 +50,9 @@ def list_stages(model: "nn.Module") -> tuple[Stage, ...]:
     )
     names = [stage.name for stage in stages]
     if len(set(names)) < len(names) or len(names) < 3:
-        raise StageError(f"the stages of {describe(model)} cannot be told: found {', '.join(names)}")
+        raise StageError(
+            f"expected at least three stages of different names, found {', '.join(names)} in {describe(model)}"
+        )
     return stages
 
 
@@ -102,8 +104,8 @@ def _matching_parameters(stages: Sequence[Stage], pattern: str) -> frozenset[str
         raise StageError(f"{pattern!r} (--trainable_stages) is not a regular expression: {error}") from error
     *backbone, head = stages
     names = [name for stage in backbone for name in stage.parameter_names]
-    if not (found := [name for name in names if expression.search(name)]):
+    if not (matching := [name for name in names if expression.search(name)]):
         raise StageError(
             f"no parameter of the backbone matches {pattern!r} (--trainable_stages); its names are {name_some(names)}"
         )
-    return frozenset((*found, *head.parameter_names))
+    return frozenset((*matching, *head.parameter_names))

@@ -89,7 +89,7 @@ def _read_timm(model: nn.Module, prefix: str = "") -> Layout:
     if missing or not anchors:
         raise StageError(
             f"feature_info of {describe(model)} names modules that it lacks: {name_some(missing) or 'none at all'}; "
-            "its stages cannot be told, choose another architecture"
+            "its stages cannot be determined; choose another architecture"
         )
     return Layout(
         model=model,
@@ -154,8 +154,8 @@ def _read_transformers(model: Any) -> Layout:
     heads = _shaped_by_labels(model)
     if not heads:
         raise StageError(
-            f"no layer of {describe(model)} is shaped by the number of labels: it classifies in another way, such as "
-            "by the words of a language model, so there is no head to train; choose an image classifier"
+            f"expected a layer whose shape follows the number of labels, found none in {describe(model)}: it may "
+            "classify by the tokens of a language model, and has no head to train; choose an image classifier"
         )
     lists = {name: module for name, module in _outermost_lists(model) if _is_trunk(name, module, heads)}
     main = max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()), default="")
@@ -164,7 +164,7 @@ def _read_transformers(model: Any) -> Layout:
     if not lists or rivals:
         raise StageError(
             f"expected one list of blocks or stages, found {name_some(lists) or 'none'} in {describe(model)}; "
-            "its stages cannot be told, choose another architecture"
+            "its stages cannot be determined; choose another architecture"
         )
     anchors, isotropic = _anchors_of_list(main, lists[main])
     return Layout(
