@@ -27,7 +27,7 @@ CLASSES = (
 
 
 @pytest.mark.parametrize("name", [*ALWAYS, *CLASSES])
-def test_the_parts_do_as_the_whole_at_every_stage(name: str) -> None:
+def test_the_parts_equal_the_whole_at_every_stage(name: str) -> None:
     build = (lambda: build_timm(name, **ALWAYS[name])) if name in ALWAYS else (lambda: build_transformers(name))
     model = build()
     values = []
@@ -38,14 +38,14 @@ def test_the_parts_do_as_the_whole_at_every_stage(name: str) -> None:
     assert len(set(values)) > 1 or "ViT" in name or "vit" in name, "the boundary does not move with the stages"
 
 
-def test_several_outputs_are_kept_where_the_suffix_reads_them() -> None:
+def test_several_outputs_are_stored_when_the_suffix_reads_them() -> None:
     model = build_timm("nasnetalarge", **SMALL_NASNET)
     freeze(model, 2)
     boundary = check(model, IMAGE)
     assert len(boundary.modules) == len(boundary.leaves) == 2
 
 
-def test_a_branch_multiplied_by_zero_is_read_all_the_same() -> None:
+def test_a_branch_multiplied_by_zero_counts_as_read() -> None:
     """timm initializes the last norm of a residual block with a gain of zero, which changes as soon as it trains."""
     model = build_timm("test_resnet", shaken=False)
     gains = [module.weight for name, module in model.named_modules() if name.endswith("layer4.0.bn2")]
@@ -65,7 +65,7 @@ def test_a_branch_multiplied_by_zero_is_read_all_the_same() -> None:
 @pytest.mark.parametrize(
     "options", [{"norm": "affine"}, {"norm": "adapt"}, {"batch_norm": "keep"}], ids=lambda options: str(options)
 )
-def test_norms_that_train_or_stay(name: str, options: dict[str, Any]) -> None:
+def test_trained_norms_move_the_boundary(name: str, options: dict[str, Any]) -> None:
     model = build_timm(name) if name.startswith("test_") else build_transformers(name)
     freeze(model, 2)
     whole = find(model, IMAGE).modules
@@ -74,7 +74,7 @@ def test_norms_that_train_or_stay(name: str, options: dict[str, Any]) -> None:
     assert (boundary.modules == whole) == ("batch_norm" in options), "a norm that trains lies before the boundary"
 
 
-def test_stages_that_do_not_follow_each_other() -> None:
+def test_boundary_of_stages_that_are_not_adjacent() -> None:
     model = build_timm("test_resnet")
     freeze(model, ("layer2",))
     assert check(model, IMAGE).modules == ["timm_model.layer1"]
@@ -101,7 +101,7 @@ def test_the_prefix_is_not_run_with_the_suffix() -> None:
     assert not [name for name in called if "layer4" in name or ".fc" in name]
 
 
-def test_the_networks_own_forward_stays_an_attribute() -> None:
+def test_a_forward_attribute_of_a_module_is_restored() -> None:
     """Mixed precision sets a `forward` on the model object."""
     model = build_timm("test_resnet")
     freeze(model, 1)
@@ -111,7 +111,7 @@ def test_the_networks_own_forward_stays_an_attribute() -> None:
     assert layer.__dict__["forward"] is forward
 
 
-def test_evaluation_first_and_training_after() -> None:
+def test_training_works_after_evaluation() -> None:
     """Buffers created in inference mode must not enter the graph."""
     model = build_timm("test_resnet")
     freeze(model, 2)

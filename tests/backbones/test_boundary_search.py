@@ -23,7 +23,7 @@ from hf_tl.errors import StageError
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_the_mode_of_the_network_comes_back(mode: bool) -> None:
+def test_the_search_restores_the_mode_of_the_network(mode: bool) -> None:
     model = build_timm("test_resnet")
     freeze(model, 2)
     find(model.train(mode), IMAGE)
@@ -49,7 +49,7 @@ class Changeable(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [Noise, Changeable])
-def test_what_is_random_or_depends_on_the_mode_is_refused(kind: type[nn.Module]) -> None:
+def test_frozen_parts_that_are_random_or_depend_on_the_mode_are_refused(kind: type[nn.Module]) -> None:
     model = build_timm("test_resnet")
     block = model.timm_model.layer2[0]
     block.act2 = nn.Sequential(block.act2, kind() if kind is Noise else kind(model))
@@ -60,7 +60,7 @@ def test_what_is_random_or_depends_on_the_mode_is_refused(kind: type[nn.Module])
     assert_unchanged(model, before)
 
 
-def test_all_trained_leaves_nothing_to_cut() -> None:
+def test_a_network_without_frozen_stages_is_not_cut() -> None:
     model = build_timm("test_resnet")
     freeze(model, "all")
     with pytest.raises(StageError, match="no frozen module precedes all trained modules"):

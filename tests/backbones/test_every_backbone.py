@@ -51,7 +51,7 @@ def build(name: str) -> tuple[PreTrainedModel, Preprocessing]:
     return zoo.build_timm(name) if name in zoo.TIMM else zoo.build_transformers(name)
 
 
-def test_every_module_and_class_is_there() -> None:
+def test_the_zoo_has_every_module_and_class() -> None:
     modules = {model_entrypoint(name).__module__.rpartition(".")[2] for name in zoo.TIMM}
     assert modules == set(timm.list_modules())
     assert {*zoo.TRANSFORMERS, *zoo.REFUSED} == set(zoo.CLASSES)
@@ -66,7 +66,7 @@ def test_a_step_at_every_depth(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [kind for kind in KINDS if kind.values[0] not in zoo.NOT_LOADED])
-def test_what_gets_no_gradient_is_found_before_training(name: str) -> None:
+def test_parameters_without_gradients_are_detected_before_training(name: str) -> None:
     """Exactly the parameters that DistributedDataParallel would wait for."""
     model, preprocessing = build(name)
     inputs = zoo.batch(model, preprocessing)

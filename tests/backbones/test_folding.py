@@ -31,7 +31,7 @@ def identities(model: nn.Module) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("architecture", FOLDED)
-def test_the_output_stays_and_the_weights_come_back(architecture: str) -> None:
+def test_folding_keeps_the_output_and_restores_the_weights(architecture: str) -> None:
     model = build(architecture)
     pixels = torch.randn(2, 3, 64 if architecture != "test_vit" else 160, 64 if architecture != "test_vit" else 160)
     before, own = identities(model), {name: set(module.__dict__) for name, module in model.named_modules()}
@@ -46,7 +46,7 @@ def test_the_output_stays_and_the_weights_come_back(architecture: str) -> None:
     assert {name: set(module.__dict__) for name, module in model.named_modules()} == own
 
 
-def test_an_exception_puts_the_weights_back_too() -> None:
+def test_an_exception_restores_the_weights() -> None:
     model = build("test_resnet")
     pixels, before = torch.randn(2, 3, 64, 64), identities(model)
 

@@ -52,7 +52,7 @@ def test_images_have_one_or_three_channels(in_chans: int) -> None:
         "swin_tiny_patch4_window7_224",
     ],
 )
-def test_another_image_size(name: str) -> None:
+def test_timm_models_are_built_for_another_image_size(name: str) -> None:
     model, transforms = load_backbone(f"timm:{name}", PETS, image_size=64, pretrained=False)
     pixels = transforms.eval(photo())
     assert pixels.shape == transforms.train(photo()).shape == (3, 64, 64)

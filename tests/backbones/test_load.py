@@ -87,7 +87,7 @@ def test_names_are_in_the_order_of_the_logits_however_the_file_has_them(tmp_path
 
 
 @pytest.mark.parametrize("strategy", [None, Strategy.scratch()], ids=["pretrained=False", "scratch"])
-def test_no_weights_are_loaded_where_none_are_wanted(
+def test_weights_are_not_read_without_pretraining(
     checkpoint: tuple[Path, dict[str, torch.Tensor]], strategy: Strategy | None
 ) -> None:
     folder, weights = checkpoint
@@ -114,7 +114,7 @@ def test_random_weights_are_timm_s_own(architecture: str) -> None:
     assert [name for name in expected if not torch.equal(loaded[name], expected[name])] == []
 
 
-def test_problem_type_is_noted_and_changes_the_loss() -> None:
+def test_problem_type_is_saved_and_changes_the_loss() -> None:
     model, _ = load_backbone("timm:test_resnet", PETS, pretrained=False, problem_type="multi_label_classification")
     assert model.config.problem_type == "multi_label_classification"
     pixels, labels = torch.randn(2, 3, 64, 64), torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
@@ -123,7 +123,7 @@ def test_problem_type_is_noted_and_changes_the_loss() -> None:
     torch.testing.assert_close(output.loss, expected)
 
 
-def test_weights_are_float32_whatever_the_file_holds(tmp_path: Path) -> None:
+def test_weights_are_loaded_as_float32(tmp_path: Path) -> None:
     """AdamW's small updates vanish in half precision; mixed precision is set by accelerate."""
     folder = save_transformers(tiny_vit().to(torch.bfloat16), tmp_path)
     for model in (load_backbone(str(folder), PETS)[0], load(folder)[0]):

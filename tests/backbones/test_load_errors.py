@@ -58,7 +58,7 @@ def test_wrong_hub_names(hub: HubServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_timm_weights_without_a_network_say_so(tmp_path: Path) -> None:
+def test_timm_weights_without_a_network_are_an_error_that_names_the_flag(tmp_path: Path) -> None:
     """The address refuses connections, as on a machine without a network; huggingface_hub retries for a minute."""
     message = run_python(REPORT.format(names=["timm:test_resnet"]), "http://127.0.0.1:9", tmp_path, has_hf_tl=True)
     assert "timm cannot create 'test_resnet'" in message
@@ -142,6 +142,6 @@ def test_a_pickle_that_holds_code_is_refused_and_nothing_runs(
         ([1, 2], "expected labels as a list of strings"),
     ],
 )
-def test_labels_that_cannot_be_used(labels: list[str], text: str) -> None:
+def test_invalid_labels_are_errors(labels: list[str], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         load_backbone("timm:test_resnet", labels, pretrained=False)

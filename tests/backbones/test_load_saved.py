@@ -12,7 +12,7 @@ from hf_tl.backbones.load import load
 from hf_tl.strategy import Strategy
 
 
-def test_load_keeps_names_that_are_given_twice(checkpoint: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_load_keeps_duplicate_class_names(checkpoint: tuple[Path, dict[str, torch.Tensor]]) -> None:
     """ImageNet's own names contain "crane" twice."""
     folder, weights = checkpoint
     names = ["crane", "heron", "crane"]
@@ -27,7 +27,7 @@ def test_load_keeps_names_that_are_given_twice(checkpoint: tuple[Path, dict[str,
     assert [name for name in weights if not torch.equal(weights[name], state[name])] == []
 
 
-def test_load_gives_any_model_as_it_is(checkpoint: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_load_changes_nothing_in_other_models(checkpoint: tuple[Path, dict[str, torch.Tensor]]) -> None:
     model, transforms = load(checkpoint[0])
     assert labels_of(model) == LABELS
     assert not model.training

@@ -177,7 +177,7 @@ def test_a_map_that_is_not_linear_is_done_by_the_processor_itself() -> None:
     assert preprocessing.to_record()["mean"] == []
 
 
-def test_what_no_augmented_image_can_be_given_is_refused() -> None:
+def test_preprocessing_that_augmented_images_cannot_have_is_refused() -> None:
     def evaluation(image: Image.Image) -> torch.Tensor:
         pixels = v2.functional.to_dtype(v2.functional.to_image(image.resize((32, 32))), scale=True)
         return pixels.as_subclass(torch.Tensor) - pixels.mean()

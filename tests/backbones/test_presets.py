@@ -25,7 +25,7 @@ def test_a_preset_stands_for_its_backbones() -> None:
     assert [backbone.name for backbone in backbones] == [*PRESETS["mobile"], "google/vit-base-patch16-224"]
 
 
-def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_takes_precedence_over_a_preset(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "small").mkdir()
     monkeypatch.chdir(tmp_path)
     assert [backbone.name for backbone in candidates(ModelConfig(model="small"))] == ["small"]

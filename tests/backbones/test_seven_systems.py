@@ -48,7 +48,7 @@ def test_the_readme_has_the_same_seven() -> None:
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_the_table_says_what_the_code_says(name: str) -> None:
+def test_the_table_matches_the_code(name: str) -> None:
     _, parameters, count, stages, _ = SYSTEMS[name].groups()
     model = build_skeleton(name)
     assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" == parameters

@@ -183,19 +183,19 @@ def check_timm_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TIMM[::10])
-def test_timm_tenth(name: str) -> None:
+def test_stages_of_a_tenth_of_timm(name: str) -> None:
     check_timm(name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM)
-def test_timm_all(name: str) -> None:
+def test_stages_of_all_of_timm(name: str) -> None:
     check_timm(name)
     check_timm_order(name)
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_timm_order(name: str) -> None:
+def test_timm_stages_are_in_forward_order(name: str) -> None:
     check_timm_order(name)
 
 
@@ -206,7 +206,7 @@ def test_timm_encoder_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_transformers(name: str) -> None:
+def test_stages_of_every_transformers_class(name: str) -> None:
     if name in REFUSED:
         error, message = REFUSED[name]
         with pytest.raises(error, match=message):
@@ -244,11 +244,11 @@ RUNNABLE = [name for name in CLASSIFIERS if name not in REFUSED]
 
 
 @pytest.mark.parametrize("name", RUNNABLE[::5])
-def test_transformers_order(name: str) -> None:
+def test_transformers_stages_are_in_forward_order(name: str) -> None:
     check_transformers_order(name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_transformers_order_of_every_class(name: str) -> None:
+def test_stages_of_every_transformers_class_are_in_forward_order(name: str) -> None:
     check_transformers_order(name)

@@ -131,12 +131,12 @@ def test_stages_of_transformers(name: str) -> None:
         ("levit_384_s8", {"head.bn": "stages.2", "head_dist.bn": "stages.2", "head_dist.linear": "head"}),
     ],
 )
-def test_each_thing_is_in_the_stage_where_it_runs(model: str, places: dict[str, str]) -> None:
+def test_modules_and_tensors_are_in_the_stage_where_they_run(model: str, places: dict[str, str]) -> None:
     stages = list_stages(on_meta(model))
     assert {thing: stage_of(stages, thing) for thing in places} == places
 
 
-def test_what_spans_stages_is_in_none() -> None:
+def test_modules_that_span_stages_are_in_none() -> None:
     listed = {name for stage in list_stages(on_meta("convnext_tiny")) for name in stage.module_names}
     assert listed.isdisjoint({"", "stages", "head"})
     assert {"stem", "stages.0", "head.fc"} <= listed

@@ -43,7 +43,7 @@ def test_lite0_fits_timm_with_every_key_used(lite0_file: Path) -> None:
     assert len(renamed) == len(read_weights(lite0_file))
 
 
-def test_lite0_classifies_as_it_always_did(lite0_file: Path) -> None:
+def test_lite0_predictions_are_unchanged(lite0_file: Path) -> None:
     """A color ramp is classified as spotlight, screen, hourglass, matchstick or tripod."""
     model = timm.create_model("tf_efficientnet_lite0").eval()
     load_weights(model, lite0_file, frozenset({"classifier.weight", "classifier.bias"}))
@@ -132,7 +132,7 @@ def test_checkpoints_of_training_scripts(wrapper: str | None, prefix: str, tmp_p
     )
 
 
-def test_averaged_weights_go_first(tmp_path: Path) -> None:
+def test_averaged_weights_are_preferred(tmp_path: Path) -> None:
     averaged, last = network(seed=1).state_dict(), network(seed=2).state_dict()
     torch.save({"state_dict": last, "state_dict_ema": averaged}, tmp_path / "checkpoint.pth")
     assert torch.equal(read_weights(tmp_path / "checkpoint.pth")["fc.weight"], averaged["fc.weight"])

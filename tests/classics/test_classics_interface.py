@@ -113,7 +113,7 @@ def test_intermediates_are_those_of_features_only(model: nn.Module) -> None:
     assert torch.equal(second, intermediates[1])
 
 
-def test_intermediates_come_in_no_other_format(model: nn.Module) -> None:
+def test_another_format_of_intermediates_is_an_error(model: nn.Module) -> None:
     with pytest.raises(ModelError, match="NCHW"):
         model.forward_intermediates(torch.randn(1, 1, 64, 64), output_fmt="NLC")
 

@@ -161,7 +161,7 @@ def test_zfnet_normalizes_contrast_as_krizhevsky_et_al_write_it() -> None:
     torch.testing.assert_close(norm(maps), expected)
 
 
-def test_zfnet_has_no_public_weights_and_says_so() -> None:
+def test_zfnet_without_public_weights_is_an_error() -> None:
     with pytest.raises(ModelError, match=r"zfnet.*published none.*pretrained=False.*pretrained_cfg_overlay"):
         timm.create_model("zfnet", pretrained=True)
 

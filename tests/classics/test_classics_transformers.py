@@ -52,7 +52,7 @@ def test_hidden_states_and_gradient_checkpointing_are_supported() -> None:
     assert model.supports_gradient_checkpointing
 
 
-def test_zfnet_loads_weights_of_ones_own_through_timm(tmp_path: Path) -> None:
+def test_zfnet_loads_local_weights_through_timm(tmp_path: Path) -> None:
     model = timm.create_model("zfnet", num_classes=3).eval()
     save_for_hf(model, tmp_path, safe_serialization=True)
     reloaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
