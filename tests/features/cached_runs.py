@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from training.small_runs import SIDE, RecordedTraining, Run, make_training
 
-from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
+from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
+from hf_tl.backbones.weights.digest import digest
 from hf_tl.features.inputs import PhaseInputs
 
 IMAGE = (3, SIDE, SIDE)

@@ -14,7 +14,7 @@ from features.cached_runs import IMAGE, cached, inputs_of
 from torch import Tensor
 from training.small_runs import IMAGES, RecordedTraining, Run, make_images, make_transforms
 
-from hf_tl.backbones.boundary import find_boundary
+from hf_tl.backbones.prefix.boundary import find_boundary
 
 TESTS = Path(__file__).parents[1]
 
@@ -93,7 +93,8 @@ config = {"feature_cache": "on", "feature_cache_dir": str(folder / "features"), 
 run = small_runs.Run(str(folder), "finetune", {**config, "save_total_limit": 0, "cached_views": 1})
 training = small_runs.make_training(run)
 phase = replace(run.strategy.phases[1])
-from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
+from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
+from hf_tl.backbones.weights.digest import digest
 freeze(training.model, phase.trainable_stages)
 inputs = training.data.inputs(phase, digest(frozen_tensors(training.model)), 2)
 for first in range(0, count, 32):
