@@ -14,7 +14,7 @@ from features.cached_runs import IMAGE, cached, inputs_of
 from torch import Tensor
 from training.small_runs import IMAGES, RecordedTraining, Run, make_images, make_transforms
 
-from hf_tl.backbones.prefix.boundary import find_boundary
+from hf_tl.backbones.prefix.search import find_boundary
 
 TESTS = Path(__file__).parents[1]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from features.stored_entries import IMAGES, KEYS, LARGE, LAYOUTS, draw, files_of, open_entry, write
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_tl.features.feature_store import DESCRIPTION_FILE, FeatureRows, FeatureStore, Layout, key_of
@@ -18,6 +18,7 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)
 NAMES = {key: name for name, key in KEYS.items()}
 
 
+@settings(deadline=None)  # a disk may be slow
 @given(
     images=st.integers(1, 9),
     layouts=st.lists(

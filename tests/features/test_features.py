@@ -23,7 +23,7 @@ from training.small_runs import (
     train,
 )
 
-from hf_tl.backbones.prefix.boundary import find_boundary
+from hf_tl.backbones.prefix.search import find_boundary
 from hf_tl.views.views import TrainingViews
 
 ACCUMULATED = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
