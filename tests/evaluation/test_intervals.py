@@ -41,7 +41,6 @@ def test_the_bootstrap_of_pairs_is_that_of_images() -> None:
     assert found["micro_f1"] == pytest.approx(share_interval(accuracy, 200), abs=0.015)
 
 
-@pytest.mark.long
 def test_any_number_of_classes_is_drawn_by_images() -> None:
     random = np.random.default_rng(2)
     labels = random.integers(0, 2, (150, 3))
