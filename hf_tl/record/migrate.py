@@ -6,8 +6,20 @@ from typing import Any
 
 from hf_tl.record.codec import RecordError
 
-RENAMED = {"nearest_neighbo" + "urs": "nearest_neighbors"}
-"""Keys of recommendations that had another spelling."""
+BRITISH = "nearest_neighb" + "ours"
+RENAMED = {BRITISH: "nearest_neighbors"}
+"""Keys of the advice that earlier versions spelled in another way."""
+
+
+def rename_keys(value: Any) -> Any:
+    """Return a value read from JSON with the present names of its keys; see `RENAMED`.
+
+    >>> rename_keys({"depths": [{BRITISH: 1}]})
+    {'depths': [{'nearest_neighbors': 1}]}
+    """
+    if isinstance(value, dict):
+        return {RENAMED.get(key, key): rename_keys(item) for key, item in value.items()}
+    return [rename_keys(item) for item in value] if isinstance(value, list) else value
 
 
 def migrate(content: dict[str, Any], version: int, where: str) -> dict[str, Any]:
@@ -21,27 +33,19 @@ def migrate(content: dict[str, Any], version: int, where: str) -> dict[str, Any]
     Raises:
         RecordError: The version is unknown, or the record lacks a field of its version.
     """
-    recorded = content.pop("schema_version", None)
-    if recorded == version:
-        return {**content, "recommendation": migrate_recommendation(content.get("recommendation"))}
-    if recorded != 1:
+    written = content.pop("schema_version", None)
+    content = rename_keys(content)
+    if written == version:
+        return content
+    if written != 1:
         raise RecordError(
-            f"{where} has schema version {recorded!r}, and this hf_tl reads 1 to {version}: use the version "
-            "of hf_tl that wrote it"
+            f"{where} has schema version {written!r}, and this hf_tl reads 1 to {version}: use the version of hf_tl "
+            "that wrote it"
         )
     try:
         return _from_1(content)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RecordError(f"{where} of schema version 1 lacks or mixes up {error}") from error
-
-
-def migrate_recommendation(recommendation: Any) -> Any:
-    """Return the recommendation of a record, or of the advisor's file, with the key of an older spelling renamed."""
-    if isinstance(recommendation, Mapping):
-        return {RENAMED.get(key, key): migrate_recommendation(value) for key, value in recommendation.items()}
-    if isinstance(recommendation, list | tuple):
-        return [migrate_recommendation(value) for value in recommendation]
-    return recommendation
 
 
 def _from_1(old: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,8 +84,7 @@ def _from_1(old: Mapping[str, Any]) -> dict[str, Any]:
         "refit": None if not is_refitted else _refit_from_1(refit, learned, data),
         "seconds": old["seconds"],
         "card": {name: value for name, value in (old.get("card") or {}).items() if value is not None},
-        **{name: old.get(name) for name in ("stopped", "best", "energy", "command", "settings")},
-        "recommendation": migrate_recommendation(old.get("recommendation")),
+        **{name: old.get(name) for name in ("stopped", "recommendation", "best", "energy", "command", "settings")},
         **{name: old.get(name) or [] for name in ("rungs", "history")},
         **{name: old.get(name) or {} for name in ("transforms", "hyperparameters", "versions")},
         "hardware": old.get("hardware") or "",

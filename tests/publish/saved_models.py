@@ -9,9 +9,9 @@ from publish.saving import save_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.load import load_backbone, preprocessing_of
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.card.figures.training import HISTORY_FIGURE, STAGES_FIGURE
 from hf_tl.record import RunRecord
 from hf_tl.record.learned import LEARNED_FILE

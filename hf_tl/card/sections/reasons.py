@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_tl.card.settings import published_name
-from hf_tl.record.migrate import migrate_recommendation
 from hf_tl.reporting.numbers import NOTHING, duration, p_value, percent, points, range_of
 
 PUBLISHED = (
@@ -28,7 +27,6 @@ def published_advice(recommendation: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         LookupError, TypeError, ValueError, AttributeError: The record is malformed.
     """
-    recommendation = migrate_recommendation(recommendation)
     evidence_rows(recommendation)  # raises if the card cannot show it
     names = {backbone["backbone"]: published_name(backbone["backbone"]) for backbone in recommendation["evidence"]}
     names |= {name: Path(name).name for group in recommendation["data"]["groups_of_copies"] for name in group["names"]}
