@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.advisor.data import split_digests
+from hf_tl.advisor.measuring.data import split_digests
 from hf_tl.advisor.recommend import RECORD, SCHEMA_VERSION, recommend
 from hf_tl.card.reasons import published_advice
 from hf_tl.config import RunConfig
@@ -92,7 +92,7 @@ def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> A
 def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig) -> Advice:
     from accelerate import PartialState
 
-    from hf_tl.advisor.cost import estimate_cost
+    from hf_tl.advisor.deciding.cost import estimate_cost
 
     say(None, f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name}")
     training = config.training

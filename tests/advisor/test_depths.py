@@ -9,8 +9,8 @@ from backbones.checkpoints import save_timm, save_transformers, save_weights, ti
 from datasets import ClassLabel, Dataset, Features, Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from hf_tl.advisor.depths import Depths
-from hf_tl.advisor.observation import observe
+from hf_tl.advisor.measuring.depths import Depths
+from hf_tl.advisor.measuring.observation import observe
 from hf_tl.backbones.load import load_model
 from hf_tl.backbones.stages import list_stages
 from hf_tl.data.images import ImageTransform

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
-from hf_tl.advisor.probes import Accuracy, Probe, fit_power_law, learning_curve, linear_probe, nearest_neighbors
-from hf_tl.advisor.similarity import similarity_of
+from hf_tl.advisor.measuring.probes import Accuracy, Probe, fit_power_law, learning_curve, linear_probe, nearest_neighbors
+from hf_tl.advisor.measuring.similarity import similarity_of
 from hf_tl.head.head_solver import FOLDS
 
 

@@ -19,8 +19,8 @@ from PIL import Image as Pillow
 import hf_tl
 from hf_tl.advisor.advice import take_advice
 from hf_tl.advisor.recommend import FIGURE, RECORD
-from hf_tl.advisor.rules import find_rule
-from hf_tl.advisor.sample import stratified_order
+from hf_tl.advisor.deciding.rules import find_rule
+from hf_tl.advisor.measuring.sample import stratified_order
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.cli import main
 from hf_tl.config import RECOMMENDED_STRATEGY as STRATEGY

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_tl.advisor.climb import plan_climb
-from hf_tl.advisor.decision import choose_backbone, decide
-from hf_tl.advisor.evidence import BackboneEvidence, DepthEvidence
-from hf_tl.advisor.probes import Accuracy, Probe
-from hf_tl.advisor.rules import RULES, find_rule
-from hf_tl.advisor.similarity import Similarity
+from hf_tl.advisor.deciding.climb import plan_climb
+from hf_tl.advisor.deciding.decision import choose_backbone, decide
+from hf_tl.advisor.measuring.evidence import BackboneEvidence, DepthEvidence
+from hf_tl.advisor.measuring.probes import Accuracy, Probe
+from hf_tl.advisor.deciding.rules import RULES, find_rule
+from hf_tl.advisor.measuring.similarity import Similarity
 from hf_tl.config import StrategyConfig
 
 LABELS = np.arange(400) % 4

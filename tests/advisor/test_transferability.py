@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.stats import f_oneway, multivariate_normal
 from sklearn.metrics import mutual_info_score
 
-from hf_tl.advisor.transferability import h_score, leep, logme, nce
+from hf_tl.advisor.measuring.transferability import h_score, leep, logme, nce
 
 
 def clusters(images: int, values: int, classes: int = 3, spread: float = 1.0, seed: int = 0) -> tuple[Any, Any]:

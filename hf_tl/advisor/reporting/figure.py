@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from hf_tl.advisor.rules import RULES
+from hf_tl.advisor.deciding.rules import RULES
 from hf_tl.reporting.canvas import INK, MUTED, VALIDATION_LINE, WIDTH, new_figure, plain, write
 
 SHADES = {"transfer": "#dbe7f3", "full": "#efc3a8", "scratch": "#e2d5ea"}

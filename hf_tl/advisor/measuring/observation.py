@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_tl.advisor.depths import Depths
+from hf_tl.advisor.measuring.depths import Depths
 from hf_tl.backbones.folding import folded_where_equal
 from hf_tl.backbones.freezing import digest, freeze
 from hf_tl.backbones.modules import inference

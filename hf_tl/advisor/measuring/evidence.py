@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hf_tl.advisor.observation import observe
-from hf_tl.advisor.probes import LearningCurve, Probe, learning_curve, linear_probe, nearest_neighbors
-from hf_tl.advisor.sample import Sample
-from hf_tl.advisor.similarity import COMPARED, Similarity, compare_with_untrained
-from hf_tl.advisor.transferability import h_score, leep, logme, nce
+from hf_tl.advisor.measuring.observation import observe
+from hf_tl.advisor.measuring.probes import LearningCurve, Probe, learning_curve, linear_probe, nearest_neighbors
+from hf_tl.advisor.measuring.sample import Sample
+from hf_tl.advisor.measuring.similarity import COMPARED, Similarity, compare_with_untrained
+from hf_tl.advisor.measuring.transferability import h_score, leep, logme, nce
 from hf_tl.backbones.provenance import provenance_of
 from hf_tl.evaluation.paired import difference_p_value
 

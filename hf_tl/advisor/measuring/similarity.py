@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_tl.advisor.observation import Observation
-from hf_tl.advisor.probes import Accuracy, Probe, linear_probe
+from hf_tl.advisor.measuring.observation import Observation
+from hf_tl.advisor.measuring.probes import Accuracy, Probe, linear_probe
 
 COMPARED = 500
 """Number of images on which both networks are compared."""

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_tl.advisor.evidence import BackboneEvidence
+    from hf_tl.advisor.measuring.evidence import BackboneEvidence
     from hf_tl.config import StrategyConfig
 
 

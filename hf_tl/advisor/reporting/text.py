@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hf_tl.advisor.decision import leading, ranking
-from hf_tl.advisor.evidence import BackboneEvidence
+from hf_tl.advisor.deciding.decision import leading, ranking
+from hf_tl.advisor.measuring.evidence import BackboneEvidence
 
 if TYPE_CHECKING:
     from hf_tl.advisor.recommend import Recommendation

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_tl.advisor.sample import Sample
+from hf_tl.advisor.measuring.sample import Sample
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.errors import ModelError, name_some
 from hf_tl.record import LearnedFrom, split_digest

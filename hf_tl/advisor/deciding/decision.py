@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_tl.advisor.evidence import SIGNIFICANT, BackboneEvidence
-from hf_tl.advisor.probes import Probe
-from hf_tl.advisor.rules import NOT_AT_ALL, SIMILAR, find_rule
+from hf_tl.advisor.measuring.evidence import SIGNIFICANT, BackboneEvidence
+from hf_tl.advisor.measuring.probes import Probe
+from hf_tl.advisor.deciding.rules import NOT_AT_ALL, SIMILAR, find_rule
 from hf_tl.config import StrategyConfig
 from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.head.head_solver import FOLDS
