@@ -41,8 +41,13 @@ class Similarity:
             "untrained": self.untrained.to_record(),
         }
 
+    @property
+    def shown_interval(self) -> str:
+        """Format the interval."""
+        return f"{self.interval[0]:.2f}–{self.interval[1]:.2f}"
+
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.interval[0]:.2f} to {self.interval[1]:.2f})"
+        return f"{self.value:.2f} (95% CI {self.shown_interval})"
 
 
 def compare_with_untrained(pretrained: Probe, untrained: Observation, classes: int, seed: int = 0) -> Similarity:
