@@ -37,7 +37,8 @@ def test_the_interval_is_wilsons(counts: tuple[int, int]) -> None:
     half = z * np.sqrt(p * (1 - p) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
     low, high = Accuracy(correct, images).interval
     assert (low, high) == pytest.approx((center - half, center + half), abs=1e-9)
-    assert -1e-12 <= low <= p <= high <= 1 + 1e-12
+    assert 0 <= low <= p + 1e-12
+    assert p - 1e-12 <= high <= 1
 
 
 def test_the_linear_probe_holds_out_what_it_judges() -> None:
