@@ -44,7 +44,7 @@ def test_regret_is_the_distance_from_the_best() -> None:
         assert row in text
     passes = {(task.backbone, task.strategy): task.passes for task in Cell("digits", 5).tasks("train")}
     whole = 40 * sum(passes.values()) / sum(passes["lite0", name] for name in strategies)
-    assert f"| digits, 5 a class | {whole:,.0f} | 2 ({2 / whole:.0%}) | 10 ({10 / whole:.0%}) |" in text
+    assert f"| digits, 5 per class | {whole:,.0f} | 2 ({2 / whole:.0%}) | 10 ({10 / whole:.0%}) |" in text
 
 
 def test_leading_backbones_count_by_themselves() -> None:
@@ -112,7 +112,7 @@ def test_costs_of_a_single_machine_have_a_table_of_their_own() -> None:
     passes = {(task.backbone, task.strategy): task.passes for task in Cell("digits", 5).tasks("train")}
     whole = 10 * sum(passes.values()) / (passes["lite0", "transfer"] + passes["lite0", "full"])
     results = {"5 a class, seed 0, lite0, full": run(0.8), "5 a class, seed 0, cost": timed}
-    row = f"| digits, 5 a class | {whole:,.0f} | 3 ({3 / whole:.1%}) |"
+    row = f"| digits, 5 per class | {whole:,.0f} | 3 ({3 / whole:.1%}) |"
     assert row in tables({"digits": results})
 
 
@@ -129,5 +129,5 @@ def test_every_run_has_a_name_of_its_own() -> None:
 def test_the_results_that_are_kept_make_a_table() -> None:
     command = [sys.executable, str(SCRIPTS / "benchmark_advisor.py"), "table"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "| digits, 5 a class |" in printed
+    assert "| digits, 5 per class |" in printed
     assert "| recommended strategy, with its usual recipe |" in printed

@@ -36,7 +36,7 @@ class Results:
     @property
     def name(self) -> str:
         """Return the name of the cell in the tables."""
-        return f"{self.data}, {self.size:,} {'in all' if self.size == IN_ALL else 'a class'}"
+        return f"{self.data}, {self.size:,} {'in all' if self.size == IN_ALL else 'per class'}"
 
     @property
     def seeds(self) -> list[str]:

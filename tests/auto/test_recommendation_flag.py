@@ -10,7 +10,7 @@ import pytest
 from auto.inputs import Inputs, check_no_path, read
 from test_cli import SMALL, fails, write_images
 
-from hf_tl.advisor.recommend import RECORD
+from hf_tl.advisor.recommendation import RECORD
 from hf_tl.cli import main
 from hf_tl.config import RECOMMENDED_STRATEGY
 
