@@ -83,7 +83,7 @@ def test_the_recommended_strategy_trains(backbone: str, tmp_path: Path) -> None:
     assert recommendation.backbone is not None
     assert recommendation.strategy is not None
     model, transforms = hf_tl.load_backbone(recommendation.backbone, NAMES, recommendation.strategy)
-    settings = {"output_dir": str(tmp_path / "out"), "report_to": "none"}
+    settings = {"output_dir": str(tmp_path / "out"), "report_to": "none", "cpu_threads": 1}
     assert hf_tl.train(model, data, recommendation.strategy, transforms=transforms, **settings).test_accuracy > 0.4
 
 

@@ -110,7 +110,7 @@ def test_training_images_of_a_backbone_are_excluded(backbone: str, tmp_path: Pat
     first, more = colored(np.arange(60) % 3), colored(np.arange(90) % 3, seed=1)
     strategy = hf_tl.Strategy.full(epochs=1)
     model, transforms = hf_tl.load_backbone(backbone, NAMES, strategy)
-    settings = {"output_dir": str(tmp_path / "out"), "report_to": "none"}
+    settings = {"output_dir": str(tmp_path / "out"), "report_to": "none", "cpu_threads": 1}
     hf_tl.train(model, first, strategy, transforms=transforms, **settings)
     trained = str(tmp_path / "out")
     learned = LearnedFrom.read(read_record(trained).learned_from, tmp_path / "out")
