@@ -84,7 +84,7 @@ def with_lists(rows: Dataset) -> Dataset:
     ("make", "message"),
     [
         (lambda: colored(np.array([0, 1, 2])), "fewer than 3 different images"),
-        (lambda: colored(np.zeros(30, int)), "classes missing from training: green, blue"),
+        (lambda: colored(np.zeros(30, int)), "expected at least two classes, found 1: red"),
         (lambda: with_unlabeled(colored(np.arange(30) % 3)), "have no label"),
         (lambda: with_lists(colored(np.arange(30) % 3)), "expected one label per image"),
     ],

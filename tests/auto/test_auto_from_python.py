@@ -20,7 +20,12 @@ def test_a_climb_that_ends_with_random_weights(inputs: Inputs, tmp_path: Path) -
     strategy = hf_tl.Strategy.auto(stages=("all",), scratch=anew, expected_rung=3, **short)
     data = prepare_data(colored(several=False))
     model, transforms = hf_tl.load_backbone(inputs.models[0], data.labels, strategy)
-    settings = {"output_dir": str(tmp_path / "out"), "report_to": "none", "per_device_train_batch_size": 8}
+    settings = {
+        "output_dir": str(tmp_path / "out"),
+        "report_to": "none",
+        "cpu_threads": 1,
+        "per_device_train_batch_size": 8,
+    }
     record = hf_tl.train(model, data, strategy, transforms=transforms, **settings).record
     assert [rung["is_kept"] for rung in record.rungs] == [True, True, True]
     assert record.start.kind == "random"
@@ -36,7 +41,12 @@ def test_a_climb_from_python_without_evidence(inputs: Inputs, tmp_path: Path, se
     data = prepare_data(rows, label_column="red,blue" if several else None)
     strategy = hf_tl.Strategy.auto(stages=(1, "all"), epochs=1, learning_rate=0.03, augmentation="none")
     model, transforms = hf_tl.load_backbone(inputs.models[0], data.labels, strategy)
-    settings = {"output_dir": str(tmp_path / "out"), "report_to": "none", "per_device_train_batch_size": 8}
+    settings = {
+        "output_dir": str(tmp_path / "out"),
+        "report_to": "none",
+        "cpu_threads": 1,
+        "per_device_train_batch_size": 8,
+    }
     result = hf_tl.train(model, data, strategy, transforms=transforms, **settings)
     assert result.record.recommendation is None
     assert 2 <= len(result.record.rungs) <= 3
