@@ -12,7 +12,7 @@ from hf_tl.advisor.measuring.probes import LearningCurve, Probe, learning_curve,
 from hf_tl.advisor.measuring.sample import Sample
 from hf_tl.advisor.measuring.similarity import COMPARED, Similarity, compare_with_untrained
 from hf_tl.advisor.measuring.transferability import h_score, leep, logme, nce
-from hf_tl.backbones.provenance import provenance_of
+from hf_tl.backbones.weights.provenance import provenance_of
 from hf_tl.errors import ModelError, TrainingError
 from hf_tl.evaluation.paired import difference_p_value
 
