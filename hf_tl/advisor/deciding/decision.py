@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_tl.advisor.evidence import SIGNIFICANT, BackboneEvidence
-from hf_tl.advisor.probes import Probe
-from hf_tl.advisor.rules import NOT_AT_ALL, SIMILAR, find_rule
+from hf_tl.advisor.deciding.rules import NOT_AT_ALL, SIMILAR, find_rule
+from hf_tl.advisor.measuring.evidence import SIGNIFICANT, BackboneEvidence
+from hf_tl.advisor.measuring.probes import Probe
 from hf_tl.config import StrategyConfig
 from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.head.head_solver import FOLDS
 
-SOLVED, SOLVED_AT_LEAST = 0.99, 0.97
-"""Accuracy of a head, and lower end of its interval, at which deeper training cannot gain much."""
+SOLVED_RULE, SOLVED, SOLVED_AT_LEAST = "a head is enough", 0.99, 0.97
+"""Name of the rule, accuracy of a head, and lower end of its interval, at which deeper training cannot gain much."""
 NOTHING = 0.15
 """Accuracy above chance. Below it with 95% confidence, nothing can be learned; otherwise the sample is too small to
 decide."""
@@ -45,15 +45,15 @@ def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
     backbone = choose_backbone(backbones)
     accuracy = backbone.head.linear.accuracy
     learned = round(accuracy.images * (1 - 1 / FOLDS))
-    found = (
-        f"A head alone, on what {backbone.name} already knows, gets {accuracy} of the images right when it learns from "
-        f"{learned:,}"
+    result = (
+        f"A linear classifier on frozen features of {backbone.name}, trained on {learned:,} images, has an accuracy of "
+        f"{accuracy}"
     )
     if accuracy.value >= SOLVED and accuracy.interval[0] >= SOLVED_AT_LEAST:
-        reason = f"{found}. There is next to nothing left to gain by training more than that."
-        return Decision("a head is enough", backbone, StrategyConfig(strategy="transfer"), "train the head", reason)
+        reason = f"{result}. Training more than the head could gain almost nothing."
+        return Decision(SOLVED_RULE, backbone, StrategyConfig(strategy="transfer"), "train the head", reason)
     rule = find_rule(images, backbone.similarity.value)
-    reason = f"{found}, and {_describe_similarity(backbone)}. {rule.why}."
+    reason = f"{result}, and {_describe_similarity(backbone)}. {rule.why}."
     return Decision(rule.name, backbone, rule.settings, rule.advice, reason)
 
 
@@ -71,35 +71,38 @@ def leading(backbones: Sequence[BackboneEvidence]) -> list[BackboneEvidence]:
     """Return the backbones whose best depth does not differ significantly from that of the first one."""
     leader = ranking(backbones)[0]
     level = SIGNIFICANT / max(1, len(backbones) - 1)
-    return [one for one in backbones if _difference(leader, one) >= level]
+    return [backbone for backbone in backbones if _difference_p_value(leader, backbone) >= level]
 
 
-def _difference(first: BackboneEvidence, second: BackboneEvidence) -> float:
+def _difference_p_value(first: BackboneEvidence, second: BackboneEvidence) -> float:
     return difference_p_value(first.best.linear.is_right, second.best.linear.is_right)
 
 
 def _no_training(backbone: BackboneEvidence) -> Decision:
     probe: Probe = min((depth.linear for depth in backbone.depths), key=lambda probe: probe.p_value)
     accuracy = probe.accuracy
-    found = (
-        f"The best that a classifier on the features of {backbone.name} gets right is {accuracy} of {accuracy.images} "
-        f"images, and guessing gets {probe.chance:.1%}"
+    result = (
+        f"The best linear classifier on frozen features of {backbone.name} has an accuracy of {accuracy} on "
+        f"{accuracy.images:,} images, with {probe.chance:.1%} by chance"
     )
     if accuracy.interval[1] - probe.chance < NOTHING:
         reason = (
-            f"{found}: nothing can be learned here, the labels do not follow from the images. Look at the labels "
-            "before any training; they may be shuffled, or tell of something that the images do not show."
+            f"{result}: nothing can be learned, because the labels do not depend on the images. Check the labels "
+            "before training: they may be shuffled, or describe something that the images do not show."
         )
         return Decision("nothing can be learned", backbone, None, "no training", reason)
-    reason = f"{found}, which may be chance. Whether anything can be learned cannot be said from so few: add images."
+    reason = (
+        f"{result}: the difference is not significant. The images are too few to decide whether the labels can be "
+        "learned: add images."
+    )
     return Decision("too few images to tell", backbone, None, "no training yet", reason)
 
 
 def _describe_similarity(backbone: BackboneEvidence) -> str:
     similarity = backbone.similarity
-    removed = f"its pretraining removes {similarity.value:.0%} of the errors that random weights make"
+    removed = f"pretraining removes {similarity.value:.0%} of the errors of random weights"
     if similarity.value >= SIMILAR:
-        return f"{removed}: these images are like those that it learned from"
+        return f"{removed}: the images are similar to the pretraining data"
     if similarity.value >= NOT_AT_ALL:
-        return f"{removed}: these images are rather unlike those that it learned from"
-    return f"{removed}: these images are nothing like those that it learned from"
+        return f"{removed}: the images differ from the pretraining data"
+    return f"{removed}: the images are very different from the pretraining data"

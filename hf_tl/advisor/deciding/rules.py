@@ -21,7 +21,7 @@ from hf_tl.config import StrategyConfig, StrategyName
 
 ENOUGH, VERY_MANY = 15, 1_000
 """Images per class from which on to fine-tune all stages on similar data, and to train from scratch on very different
-data. With 5 photos of clothes a class, all strategies were within three points, which is noise, and the head took 1 s
+data. With 5 photos of clothes per class, all strategies were within three points, which is noise, and the head took 1 s
 instead of 38 s. With 20, fine-tuning all stages was five points better (`scripts/benchmark_advisor.py`). The second
 number is from He et al."""
 SIMILAR, NOT_AT_ALL = 0.4, 0.1
@@ -55,8 +55,8 @@ class Rule:
 
 
 UNLIKE = (
-    "What the network knows fits them little, so all of it is changed, more slowly than the head, starting from the "
-    "pretrained weights"
+    "The pretrained features suit these images little, so all stages are fine-tuned from the pretrained weights, at "
+    "lower learning rates than the head"
 )
 RULES = (
     Rule(
@@ -65,20 +65,25 @@ RULES = (
         (SIMILAR, math.inf),
         "transfer",
         "train the head",
-        "With so few images a class, training more than the head easily learns them by heart (overfitting), and what "
-        "it may add is small and uncertain",
+        "With so few images per class, training more than the head easily overfits, and its gain is small and "
+        "uncertain",
     ),
     Rule(
         "many images, similar",
         (ENOUGH, math.inf),
         (SIMILAR, math.inf),
         "full",
-        "tune everything",
-        "There are images enough to fit all stages to them, starting from pretrained weights that know much of them",
+        "fine-tune all stages",
+        "There are enough images to fine-tune all stages, from pretrained weights that suit them",
     ),
-    Rule("different", (0, VERY_MANY), (-math.inf, SIMILAR), "full", "tune everything", UNLIKE),
+    Rule("different", (0, VERY_MANY), (-math.inf, SIMILAR), "full", "fine-tune all stages", UNLIKE),
     Rule(
-        "very many images, different", (VERY_MANY, math.inf), (NOT_AT_ALL, SIMILAR), "full", "tune everything", UNLIKE
+        "very many images, different",
+        (VERY_MANY, math.inf),
+        (NOT_AT_ALL, SIMILAR),
+        "full",
+        "fine-tune all stages",
+        UNLIKE,
     ),
     Rule(
         "very many images, very different",
@@ -86,7 +91,8 @@ RULES = (
         (-math.inf, NOT_AT_ALL),
         "scratch",
         "train from scratch",
-        "What the network knows is worth no more than chance here, and there are images enough to do without it",
+        "The pretrained features are no better than those of random weights, and there are enough images to train "
+        "without pretraining",
     ),
 )
 """Rules in order; their regions cover the plane and do not overlap."""

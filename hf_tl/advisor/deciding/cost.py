@@ -46,8 +46,8 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"about {describe_seconds(self.seconds)} on this machine, {self.memory / 1e6:,.0f} MB of memory at {BATCH} "
-            f"images a step, {self.parameters_trained:,} of {self.parameters:,} parameters trained"
+            f"about {describe_seconds(self.seconds)} on this machine, {self.memory / 1e6:,.0f} MB of memory (batch "
+            f"size {BATCH}), {self.parameters_trained:,} of {self.parameters:,} parameters trained"
         )
 
 
@@ -74,8 +74,8 @@ def estimate_cost(
         loading = _loading_seconds(data, transforms.train)
         pixel_values = torch.randn(TIMED, *preprocessing.input_size, device=device)
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        forward = seconds_of(partial(_look, model, pixel_values), device) / TIMED
-        step = seconds_of(partial(_step, model, pixel_values), device) / TIMED
+        forward = seconds_of(partial(_forward, model, pixel_values), device) / TIMED
+        step = seconds_of(partial(_train_step, model, pixel_values), device) / TIMED
         epochs = phase.epochs if phase.epochs is not None else (phase.steps or 1) * BATCH / train
         if caches_features and phase.augmentation == "none" and phase.trainable_stages != "all":
             # cached features: the frozen part runs once, each epoch runs the trained part alone
@@ -100,12 +100,12 @@ def _loading_seconds(data: "ImageData", transform: "ImageTransform") -> float:
     return (time.perf_counter() - start) / len(rows)
 
 
-def _look(model: "PreTrainedModel", pixel_values: Tensor) -> None:
+def _forward(model: "PreTrainedModel", pixel_values: Tensor) -> None:
     with inference(model):
         model(pixel_values=pixel_values)
 
 
-def _step(model: "PreTrainedModel", pixel_values: Tensor) -> None:
+def _train_step(model: "PreTrainedModel", pixel_values: Tensor) -> None:
     model.train()
     model(pixel_values=pixel_values).logits.float().logsumexp(1).sum().backward()
     model.zero_grad()

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_tl.advisor.sample import Sample
+from hf_tl.advisor.measuring.sample import Sample
 from hf_tl.backbones.candidates import Backbone
-from hf_tl.errors import ModelError, name_some
+from hf_tl.errors import ModelError
 from hf_tl.record import LearnedFrom, split_digest
 
 if TYPE_CHECKING:
@@ -42,39 +42,6 @@ def open_data(
         data = load(dataset, **settings, learned=known, include_training_images=include_training_images)
     data, _ = measurable(data, learned, include_training_images=include_training_images)
     return data, resolve(known, data)
-
-
-def changed(split: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the split that differ from the defaults of `hf-tl train`."""
-    defaults = {"validation_fraction": 0.1, "test_fraction": 0.2, "seed": 0}
-    return {name: value for name, value in split.items() if value != defaults[name]}
-
-
-def leaks(
-    learned: Mapping[str, LearnedFrom], chosen: str, data: "ImageData", known: LearnedFrom, sample: Sample
-) -> list[str]:
-    """Return warnings about images that backbones were trained on.
-
-    Args:
-        learned: Training images of each backbone, by name.
-        chosen: Name of the recommended backbone.
-        data: Data in the splits of a training.
-        known: Training images of all backbones together.
-        sample: Images of the evidence.
-    """
-    found = [note for note in data.notes if "training images of" in note]
-    if sample.learned:
-        names = name_some(name for name, each in learned.items() if each.splits)
-        found.append(
-            f"{sample.learned:,} of {sample.available:,} images of train and validation are training images of "
-            f"{names}: left out of the sample"
-        )
-        if known.digests - learned[chosen].digests:
-            found.append(
-                "the splits depend on what the starting model was trained on: run hf-tl recommend with --model "
-                f"{chosen} alone before training it"
-            )
-    return found
 
 
 def describe_data(data: "ImageData", sample: Sample) -> dict[str, Any]:

@@ -72,11 +72,14 @@ class Depths:
         finally:
             for hook in hooks:
                 hook.remove()
-        read = [seen.get(stage.name) for stage in self.stages]
-        read[-1] = seen.get(HEAD, read[-1])
-        if missing := [name for name, tensor in zip(self.names, read, strict=True) if tensor is None]:
-            raise StageError(f"{type(self.model).__name__} gives no features at {', '.join(missing)}")
-        return [tensor for tensor in read if tensor is not None], logits
+        features = [seen.get(stage.name) for stage in self.stages]
+        features[-1] = seen.get(HEAD, features[-1])
+        if missing := [name for name, tensor in zip(self.names, features, strict=True) if tensor is None]:
+            raise StageError(
+                f"expected features at the end of each stage of {type(self.model).__name__}, found none at "
+                f"{', '.join(missing)}; choose another backbone"
+            )
+        return [tensor for tensor in features if tensor is not None], logits
 
 
 def pool(output: Tensor, images: int) -> Tensor:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_tl.advisor.observation import Observation
-from hf_tl.advisor.probes import Accuracy, Probe, linear_probe
+from hf_tl.advisor.measuring.observation import Observation
+from hf_tl.advisor.measuring.probes import Accuracy, Probe, linear_probe
 
 COMPARED = 500
 """Number of images on which both networks are compared."""
@@ -41,8 +41,13 @@ class Similarity:
             "untrained": self.untrained.to_record(),
         }
 
+    @property
+    def shown_interval(self) -> str:
+        """Format the interval."""
+        return f"{self.interval[0]:.2f}–{self.interval[1]:.2f}"
+
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.interval[0]:.2f} to {self.interval[1]:.2f})"
+        return f"{self.value:.2f} (95% CI {self.shown_interval})"
 
 
 def compare_with_untrained(pretrained: Probe, untrained: Observation, classes: int, seed: int = 0) -> Similarity:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_tl.advisor.depths import Depths
+from hf_tl.advisor.measuring.depths import Depths
 from hf_tl.backbones.prefix.folding import folded_where_equal
 from hf_tl.backbones.stages.freezing import freeze
 from hf_tl.backbones.stages.modules import inference
@@ -70,9 +70,9 @@ def observe(
     depths = Depths(model)
     made_of = {} if store is None else _made_of(model, images, transform)
     key = key_of(made_of)
-    found = None if store is None else store.find(key)[0]
-    if found is not None:
-        tensors = found.read(range(len(images)))
+    cached = None if store is None else store.find(key)[0]
+    if cached is not None:
+        tensors = cached.read(range(len(images)))
     else:
         tensors = _compute(model, depths, images, transform, device)
         if store is not None:
@@ -90,22 +90,22 @@ def _compute(
     with (
         inference(model),
         contextlib.ExitStack() as stack,
-        progress_bar(total=len(images), desc="Evidence", unit="image") as bar,
+        progress_bar(total=len(images), desc="Computing features", unit="image") as bar,
     ):
         for pixel_values in pixel_batches(images, transform, range(len(images)), BATCH, device):
             if not batches:
-                few = pixel_values[:2]
-                stack.enter_context(folded_where_equal(model, functools.partial(_features, depths, few)))
+                check = functools.partial(_features, depths, pixel_values[:2])
+                stack.enter_context(folded_where_equal(model, check))
             features, logits = depths.read(pixel_values)
             batches.append([tensor.float().cpu() for tensor in (*features, logits)])
             bar.update(len(pixel_values))
     tensors = [torch.cat(parts) for parts in zip(*batches, strict=True)]
     is_finite = torch.stack([tensor.isfinite().all(1) for tensor in tensors]).all(0)
     if not is_finite.all():
-        wrong = (~is_finite).nonzero()[:, 0].tolist()
+        rows = (~is_finite).nonzero()[:, 0].tolist()
         raise TrainingError(
-            f"what {type(model).__name__} gives for {len(wrong)} of {len(images)} images is not finite (rows of the "
-            f"sample: {name_some(wrong)}); choose other weights"
+            f"expected finite features and logits of {type(model).__name__}, found NaN or infinity for {len(rows)} of "
+            f"{len(images)} images (rows of the sample: {name_some(rows)}); choose other weights"
         )
     return tensors
 

@@ -78,8 +78,8 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0, learned: 
     """
     if data.problem_type != "single_label_classification":
         raise DataError(
-            "recommend takes data with one label an image, and an image of this data may have several: name a column "
-            "of single labels with --label_column, or train at once: hf-tl train --strategy finetune"
+            "expected one label per image (hf-tl recommend, --strategy auto), found multi-label data; name a column "
+            "of single labels with --label_column, or choose a strategy yourself: hf-tl train --strategy finetune"
         )
     rows = concatenate_datasets([data.splits[split] for split in ("train", "validation")])
     labels = np.asarray(rows[LABEL][:])
@@ -93,16 +93,16 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0, learned: 
     kept = np.array([row for row in range(len(labels)) if row not in left_out], dtype=int)
     counts = np.bincount(labels[kept], minlength=len(data.labels))
     if int((counts >= 2).sum()) < 2:
-        found = [f"{name} ({count})" for name, count in zip(data.labels, counts, strict=True)]
         if is_learned.any():
             raise DataError(
                 f"nothing can be measured: {int(is_learned.sum()):,} of {len(digests):,} images of train and "
-                "validation are training images of a backbone, whose features have seen their labels; add images, or "
-                "measure on them with --include_training_images"
+                "validation are training images of a backbone, so that its features depend on their labels; add "
+                "images, or include them with --include_training_images"
             )
+        images = name_some(f"{name} ({count})" for name, count in zip(data.labels, counts, strict=True))
         raise DataError(
-            "nothing can be measured: at least two classes need two different images each for train and validation, "
-            f"found {name_some(found)}; add images"
+            "nothing can be measured: expected at least two classes with two different images each in train and "
+            f"validation, found {images}; add images"
         )
     chosen = kept[stratified_order(labels[kept], seed)[:limit]]
     stored = rows.cast_column(IMAGE, Image(decode=False))

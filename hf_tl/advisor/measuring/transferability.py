@@ -20,12 +20,10 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
     """Compute the log of the maximum evidence per image, averaged over classes (LogME; higher is better).
 
     The one-vs-rest targets of each class are a linear function of the features, with weights of N(0, 1 / alpha) and
-    noise
-    of N(0, 1 / beta). The evidence is the density of the targets with the weights integrated out, at the alpha and beta
-    that maximize it (You et al. 2021, https://arxiv.org/abs/2102.11005). The fixed-point iteration on singular values
-    is
-    that of You et al. 2022 (https://arxiv.org/abs/2110.10545). Their code returns another value with fewer images than
-    values, because it omits the part of the determinant outside the span of the singular vectors.
+    noise of N(0, 1 / beta). The evidence is the density of the targets with the weights integrated out, at the alpha
+    and beta that maximize it (You et al. 2021, https://arxiv.org/abs/2102.11005). The fixed-point iteration on singular
+    values is that of You et al. 2022 (https://arxiv.org/abs/2110.10545). Their code returns another value with fewer
+    images than values, because it omits the part of the determinant outside the span of the singular vectors.
 
     Args:
         features: Features of shape (images, values).
@@ -36,15 +34,15 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
     True
     """
     values, classes = np.asarray(features, np.float64), np.asarray(labels)
-    left, singular, _ = np.linalg.svd(values, full_matrices=False)
+    vectors, singular, _ = np.linalg.svd(values, full_matrices=False)
     targets = [(classes == label).astype(np.float64) for label in np.unique(classes)]
-    return float(np.mean([_evidence(target, left, singular**2) for target in targets]))
+    return float(np.mean([_evidence(target, vectors, singular**2) for target in targets]))
 
 
-def _evidence(target: Array, left: Array, squares: Array) -> float:
-    """Compute the log evidence per image of one target (images,), from the SVD of the features."""
+def _evidence(target: Array, vectors: Array, squares: Array) -> float:
+    """Compute the log evidence per image of a target (images,), from the SVD of the features."""
     images = len(target)
-    projected = (left.T @ target) ** 2
+    projected = (vectors.T @ target) ** 2
     outside = max(0.0, float(target @ target - projected.sum()))
     alpha = beta = 1.0
     for _ in range(STEPS):
@@ -70,9 +68,8 @@ def h_score(features: ArrayLike, labels: ArrayLike, shrinkage: float | None = No
     """Compute the H-score tr(cov(f)^-1 cov(E[f | y])), the feature variance that classes explain (higher is better).
 
     It lies between 0 and the number of classes minus one (Bao et al. 2019, https://arxiv.org/abs/2212.10082). With
-    fewer
-    images than values the covariance is singular, and seems to explain any labels. It is therefore shrunk towards a
-    multiple of the identity (Ibrahim et al. 2021, https://arxiv.org/abs/2110.06893), by the estimate of Ledoit and
+    fewer images than values the covariance is singular, and seems to explain any labels. It is therefore shrunk towards
+    a multiple of the identity (Ibrahim et al. 2021, https://arxiv.org/abs/2110.06893), by the estimate of Ledoit and
     Wolf.
 
     Args:
@@ -125,8 +122,7 @@ def leep(source_log_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Compute the mean log probability of the labels under the pretrained head (LEEP; higher is better).
 
     The empirical predictor draws a source class from the head's probabilities, then a class from its frequency among
-    the
-    images of that source class (Nguyen et al. 2020, https://arxiv.org/abs/2002.12462). In nats, at most 0.
+    the images of that source class (Nguyen et al. 2020, https://arxiv.org/abs/2002.12462). In nats, at most 0.
 
     Args:
         source_log_probabilities: Log probabilities of shape (images, source classes).

@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from hf_tl.advisor.rules import RULES
+from hf_tl.advisor.deciding.rules import RULES
+from hf_tl.card.settings import published_name
 from hf_tl.reporting.canvas import INK, MUTED, VALIDATION_LINE, WIDTH, new_figure, plain, write
 
 SHADES = {"transfer": "#dbe7f3", "full": "#efc3a8", "scratch": "#e2d5ea"}
@@ -39,15 +40,20 @@ def plot_recommendation(record: Mapping[str, Any], path: str | Path) -> None:
 
 def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
     for rule in RULES:
-        left, right = (min(max(x, SMALLEST), LARGEST) for x in rule.images)
+        fewest, most = (min(max(x, SMALLEST), LARGEST) for x in rule.images)
         bottom, top = (min(max(y, 0.0), 1.0) for y in rule.similarity)
         axes.add_patch(
             Rectangle(
-                (left, bottom), right - left, top - bottom, facecolor=SHADES[rule.strategy], edgecolor="white", lw=1.5
+                (fewest, bottom),
+                most - fewest,
+                top - bottom,
+                facecolor=SHADES[rule.strategy],
+                edgecolor="white",
+                lw=1.5,
             )
         )
         advice = rule.advice.replace(" ", "\n", 1) if top - bottom > 0.15 else rule.advice
-        middle = ((left * right) ** 0.5, (bottom + top) / 2)
+        middle = ((fewest * most) ** 0.5, (bottom + top) / 2)
         axes.text(*middle, advice, ha="center", va="center", fontsize=8, color=MUTED)
     for number, backbone in enumerate(record["evidence"]):
         similarity = backbone["similarity"]
@@ -60,7 +66,7 @@ def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
         style: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "mec": edge, "mew": 1.6}
         axes.errorbar(size, value, yerr=errors, fmt="o", ms=9, capsize=3, clip_on=False, zorder=3, **style)
     axes.set(xscale="log", xlim=(SMALLEST, LARGEST), ylim=(0, 1))
-    axes.set_xlabel("training images a class (median)", color=MUTED, fontsize=9)
+    axes.set_xlabel("training images per class (median)", color=MUTED, fontsize=9)
     axes.set_ylabel("similarity to the pretraining data", color=MUTED, fontsize=9)
     axes.tick_params(labelsize=9, colors=MUTED)
     axes.spines[:].set_visible(False)
@@ -71,13 +77,14 @@ def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
     for number, backbone in enumerate(record["evidence"]):
         color, depths = COLORS[number % len(COLORS)], backbone["depths"]
         places = [index / max(1, len(depths) - 1) for index in range(len(depths))]
-        for key, style, name in (("linear_probe", "-", "linear probe"), ("nearest_neighbors", ":", "neighbors")):
-            label = plain(name if is_alone else f"{backbone['backbone']}, {name}", 40)
+        for key, style in (("linear_probe", "-"), ("nearest_neighbors", ":")):
+            name = key.replace("_", " ")
+            label = plain(name if is_alone else f"{published_name(backbone['backbone'])}, {name}", 40)
             _draw_line(axes, places, [depth[key] for depth in depths], color=color, linestyle=style, label=label)
-        found = backbone["similarity"]["untrained"]
-        untrained = 100 * found["accuracy"]
-        axes.axhline(untrained, color=color, lw=1, linestyle="--", alpha=0.6)
-        axes.text(0, untrained, f"random weights, {found['images']:,} images", fontsize=7, color=color, va="bottom")
+        untrained = backbone["similarity"]["untrained"]
+        height = 100 * untrained["accuracy"]
+        axes.axhline(height, color=color, lw=1, linestyle="--", alpha=0.6)
+        axes.text(0, height, f"random weights, {untrained['images']:,} images", fontsize=7, color=color, va="bottom")
     if is_alone:
         every = math.ceil(len(depths) / NAMED)  # the last stage is always named
         shown = list(range(len(depths)))[::-every]
@@ -86,7 +93,7 @@ def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
         axes.set_xticks(ticks, names, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)
     else:
         axes.set_xticks([0, 1], ["first stage", "last stage"])
-    axes.set_title("Accuracy on held-out images (%)", loc="left", color=INK, fontsize=10)
+    axes.set_title("Cross-validated accuracy (%, 95% CI)", loc="left", color=INK, fontsize=10)
     axes.set_ylim(0, 103)
     axes.tick_params(labelsize=8, colors=MUTED)
     axes.spines[["top", "right"]].set_visible(False)
@@ -97,10 +104,10 @@ def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
         text.set_parse_math(False)
 
 
-def _draw_line(axes: Axes, places: Sequence[float], found: Sequence[Mapping[str, Any]], **style: Any) -> None:
+def _draw_line(axes: Axes, places: Sequence[float], probes: Sequence[Mapping[str, Any]], **style: Any) -> None:
     """Draw accuracies with their confidence intervals."""
-    values = [100 * each["accuracy"] for each in found]
-    ends = [[100 * end for end in each["interval"]] for each in found]
+    values = [100 * probe["accuracy"] for probe in probes]
+    ends = [[100 * end for end in probe["interval"]] for probe in probes]
     errors = [
         [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)],
         [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],

@@ -1,17 +1,19 @@
 """Evidence of a recommendation: measurements of each backbone on the sample."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from hf_tl.advisor.observation import observe
-from hf_tl.advisor.probes import LearningCurve, Probe, learning_curve, linear_probe, nearest_neighbors
-from hf_tl.advisor.sample import Sample
-from hf_tl.advisor.similarity import COMPARED, Similarity, compare_with_untrained
-from hf_tl.advisor.transferability import h_score, leep, logme, nce
+from hf_tl.advisor.measuring.observation import observe
+from hf_tl.advisor.measuring.probes import LearningCurve, Probe, learning_curve, linear_probe, nearest_neighbors
+from hf_tl.advisor.measuring.sample import Sample
+from hf_tl.advisor.measuring.similarity import COMPARED, Similarity, compare_with_untrained
+from hf_tl.advisor.measuring.transferability import h_score, leep, logme, nce
 from hf_tl.backbones.weights.provenance import provenance_of
+from hf_tl.errors import ModelError, TrainingError
 from hf_tl.evaluation.paired import difference_p_value
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ class BackboneEvidence:
         }
 
 
-def ask_source_head(logits: np.ndarray, sample: Sample) -> SourceHead:
+def measure_source_head(logits: np.ndarray, sample: Sample) -> SourceHead:
     """Compute confidence, entropy, NCE and LEEP of the pretrained head on the sample.
 
     Args:
@@ -161,9 +163,10 @@ def gather_evidence(
     """
     model, preprocessing = backbone.load()
     transform = preprocessing.transforms().eval
-    seen = observe(model, sample.images, transform, device, store)
-    few = min(COMPARED, len(sample.images))
-    untrained = observe(backbone.load(pretrained=False)[0], sample.images.select(range(few)), transform, device)
+    pretrained = observe(model, sample.images, transform, device, store)
+    compared_images = min(COMPARED, len(sample.images))
+    first_images = sample.images.select(range(compared_images))
+    untrained = observe(backbone.load(pretrained=False)[0], first_images, transform, device)
     labels, classes = sample.labels, len(sample.classes)
     depths = tuple(
         DepthEvidence(
@@ -174,17 +177,53 @@ def gather_evidence(
             logme(features, labels),
             h_score(features, labels),
         )
-        for stage, features in seen.depths.items()
+        for stage, features in pretrained.depths.items()
     )
     compared = depths[-1].linear
-    if few < len(labels):
-        compared, _ = linear_probe(seen.last[:few], labels[:few], classes, seed)
+    if compared_images < len(labels):
+        compared, _ = linear_probe(pretrained.last[:compared_images], labels[:compared_images], classes, seed)
     return BackboneEvidence(
         name=backbone.name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         input_size=preprocessing.input_size,
         depths=depths,
         similarity=compare_with_untrained(compared, untrained, classes, seed),
-        source=ask_source_head(seen.logits, sample) if provenance_of(model).origin.head == "kept" else None,
-        curve=learning_curve(seen.last, depths[-1].linear, classes, depths[-1].strength, seed=seed),
+        source=measure_source_head(pretrained.logits, sample) if provenance_of(model).origin.head == "kept" else None,
+        curve=learning_curve(pretrained.last, depths[-1].linear, classes, depths[-1].strength, seed=seed),
     )
+
+
+def measure_backbones(
+    backbones: "Sequence[Backbone]",
+    data: "ImageData",
+    sample: Sample,
+    device: torch.device,
+    seed: int,
+    unreadable: Mapping[str, str],
+    store: "FeatureStore | None",
+) -> "tuple[dict[Backbone, BackboneEvidence], dict[str, str]]":
+    """Gather the evidence of all backbones that load, and the errors of the others, by name.
+
+    Args:
+        backbones: Backbones to load.
+        data: Data that the sample was drawn from.
+        sample: Images and labels.
+        device: Device of the forward passes.
+        seed: Random seed of the folds and the random weights.
+        unreadable: Errors of further backbones, by name.
+        store: Feature cache; None for no caching.
+
+    Raises:
+        ModelError: No backbone loads.
+    """
+    evidence: dict[Backbone, BackboneEvidence] = {}
+    unavailable = dict(unreadable)
+    for backbone in backbones:
+        torch.manual_seed(seed)  # random weights independent of earlier backbones
+        try:
+            evidence[backbone] = gather_evidence(backbone, data, sample, device, seed, store)
+        except (ModelError, TrainingError) as error:
+            unavailable[backbone.name] = str(error)
+    if not evidence:
+        raise ModelError("no backbone can be measured:\n  " + "\n  ".join(unavailable.values()))
+    return evidence, unavailable

@@ -10,9 +10,10 @@ import torch
 from scipy.optimize import curve_fit
 from scipy.stats import binomtest
 
+from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.head.head_solver import FOLDS, cross_validate_head, draw_folds, solve_head
+from hf_tl.reporting.numbers import range_of
 
-CONFIDENCE = 0.95
 NEIGHBORS = 5
 CURVE = (1 / 8, 1 / 4, 1 / 2)
 """Shares of the training images at which the learning curve is measured, besides all of them."""
@@ -39,16 +40,16 @@ class Accuracy:
         It covers the sampling of test images, but not that of training images: cross-validation gives no unbiased
         estimate of the latter (Bengio and Grandvalet 2004, https://www.jmlr.org/papers/v5/grandvalet04a.html).
         """
-        found = binomtest(self.correct, self.images).proportion_ci(CONFIDENCE, method="wilson")
-        return float(found.low), float(found.high)
+        interval = wilson_interval(self.correct, self.images)
+        assert interval is not None
+        return interval
 
     def to_record(self) -> dict[str, float | int | list[float]]:
         """Return the accuracy as plain values."""
         return {"accuracy": self.value, "interval": list(self.interval), "images": self.images}
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.value:.1%} ({low:.1%} to {high:.1%})"
+        return f"{self.value:.1%} (95% CI {range_of(self.interval, is_percentage=True)})"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Probe:
         """Return the expected accuracy of predictions with the same class frequencies that ignore the images."""
         seen = self.predictions >= 0
         shares = [
-            np.bincount(each[seen], minlength=int(self.labels.max()) + 1) for each in (self.predictions, self.labels)
+            np.bincount(classes[seen], minlength=int(self.labels.max()) + 1)
+            for classes in (self.predictions, self.labels)
         ]
         return float(shares[0] @ shares[1] / seen.sum() ** 2)
 
@@ -89,7 +91,7 @@ class Probe:
 def linear_probe(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0) -> tuple[Probe, float]:
     """Classify each image by logistic regression in stratified five-fold cross-validation.
 
-    The L2 penalty is the one with the lowest held-out loss (`hf_tl.head.head_solver`).
+    The L2 penalty is that with the lowest held-out loss (`hf_tl.head.head_solver`).
 
     Args:
         features: Features of shape (images, values).
@@ -100,8 +102,8 @@ def linear_probe(features: np.ndarray, labels: np.ndarray, classes: int, seed: i
     Returns:
         The probe and the L2 penalty.
     """
-    found = cross_validate_head(torch.as_tensor(features), torch.as_tensor(labels), classes, seed=seed)
-    return Probe(found.classes.numpy(), labels), found.strength
+    result = cross_validate_head(torch.as_tensor(features), torch.as_tensor(labels), classes, seed=seed)
+    return Probe(result.classes.numpy(), labels), result.strength
 
 
 def nearest_neighbors(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Probe:
@@ -209,14 +211,14 @@ def fit_power_law(sizes: Sequence[int], errors: Sequence[float], images: int) ->
     >>> round(floor, 3), round(scale, 2), round(rate, 2)
     (0.05, 2.0, 0.5)
     """
-    found = np.asarray(errors, float)
-    sigma = np.sqrt(np.maximum(found * (1 - found), 1 / images) / images)
+    measured = np.asarray(errors, float)
+    sigma = np.sqrt(np.maximum(measured * (1 - measured), 1 / images) / images)
 
     def law(n: np.ndarray, floor: float, scale: float, rate: float) -> np.ndarray:
         return floor + scale * n**-rate
 
-    start = (found[-1] / 2, max(1e-6, found[0]) * math.sqrt(sizes[0]) / 2, 0.5)
+    start = (measured[-1] / 2, max(1e-6, measured[0]) * math.sqrt(sizes[0]) / 2, 0.5)
     (floor, scale, rate), _ = curve_fit(
-        law, np.asarray(sizes, float), found, start, sigma, bounds=([0, 0, 0.1], [1, np.inf, 1]), max_nfev=10_000
+        law, np.asarray(sizes, float), measured, start, sigma, bounds=([0, 0, 0.1], [1, np.inf, 1]), max_nfev=10_000
     )
     return float(floor), float(scale), float(rate)
