@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Formatter,
         )
         self.choices: dict[str, tuple[str, ...]] = {}
-        """Values of the flags that take one of a few."""
+        """Values of the flags with choices."""
         self._positionals.title, self._optionals.title = "arguments", "flags"
         self.output = self.add_argument_group("output")
         self.output.add_argument("-h", "--help", action="help", help="show this help")
@@ -152,7 +152,7 @@ def own_values(options: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Show each flag once, by its name with underscores, and a default where there is one to tell."""
+    """Show each flag once, by its name with underscores, and its default, if any."""
 
     def __init__(self, prog: str) -> None:
         width = min(WIDTH, shutil.get_terminal_size((WIDTH, 50)).columns)

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 from backbones.checkpoints import save_transformers, tiny_resnet, tiny_vit
+from cli.runs import COLORS, REPOSITORY, SMALL, fails, write_images
 from datasets import Dataset, Image, Value
 from PIL import Image as Pillow
-from test_cli import COLORS, REPOSITORY, SMALL, fails, write_images
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
 import hf_tl

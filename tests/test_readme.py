@@ -1,4 +1,4 @@
-"""What the README and the pages of the rooms show: commands that parse, flags and links that exist, code that runs."""
+"""The README and the pages of the rooms: commands parse, flags and links exist, code runs."""
 
 import ast
 import re
@@ -59,8 +59,8 @@ def check_script(words: list[str]) -> None:
 def check_launch(words: list[str]) -> None:
     """Check the flags of a launcher, and parse those of the script."""
     place = words.index("scripts/train.py")
-    given = {word for word in words[1:place] if word.startswith("--")}
-    assert given <= LAUNCHERS[words[0]], given
+    flags = {word for word in words[1:place] if word.startswith("--")}
+    assert flags <= LAUNCHERS[words[0]], flags
     parse(["train", *words[place + 1 :]])
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cli.runs import TINY, write_images
 from small_runs import (
     IMAGES,
     SIDE,
@@ -31,7 +32,6 @@ from small_runs import (
     stopped_at,
     train,
 )
-from test_cli import TINY, write_images
 from torch import Tensor
 from torchvision.transforms import v2
 

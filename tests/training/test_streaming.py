@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_runs
+from cli.runs import TINY, fails
 from datasets import ClassLabel, Dataset, Features, Image
 from hub.client import TOKEN, environment
 from hub.server import HubServer
 from small_runs import Run, differences, result_of, resumed, stopped_at
-from test_cli import TINY, fails
 
 from hf_tl.cli import main
 from hf_tl.data.datasets import load_data
