@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from backbones.checkpoints import save_timm, timm_network
 from exporting.models import write_images
+from pages import blocks
 
 import hf_tl
 from hf_tl.cli import PARSERS
@@ -28,10 +29,6 @@ LAUNCHERS = {
 
 def title(page: Path) -> str:
     return page.relative_to(REPOSITORY).as_posix()
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
