@@ -38,7 +38,13 @@ UNEQUAL = 10
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Recommended training, with its reason and its cost."""
+    """Recommended training, with its reason and its cost.
+
+    >>> import hf_tl
+    >>> recommendation = hf_tl.recommend("photos", "backbone", max_images=20)
+    >>> [backbone.name for backbone in recommendation.evidence]
+    ['backbone']
+    """
 
     backbone: str | None
     """Name of the backbone; None where no training is recommended."""
@@ -153,10 +159,10 @@ def recommend(
         DataError: The dataset cannot be trained on, or nothing can be measured on it.
         ModelError: None of the backbones can be loaded.
 
-    ```python
-    found = hf_tl.recommend("pets", ["timm/resnet50.a1_in1k", "google/vit-base-patch16-224"])
-    model, transforms = hf_tl.load_backbone(found.backbone, labels, found.strategy)
-    ```
+    >>> import hf_tl
+    >>> recommendation = hf_tl.recommend("photos", ["backbone"], max_images=20)
+    >>> recommendation.data["classes"]
+    ['dress', 'hat']
     """
     from accelerate import PartialState
 

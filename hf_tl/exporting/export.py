@@ -83,9 +83,10 @@ def export(
         SaveError: The network cannot be written in this format, the written file gives other outputs than the model, or
             the disk is full or read-only.
 
-    ```python
-    folder = hf_tl.export("out", "onnx", dataset="FOLDER", int8=True)
-    ```
+    >>> import hf_tl
+    >>> folder = hf_tl.export("photos-model", "torch_export", "exported", dataset="photos")
+    >>> sorted(file.name for file in folder.iterdir())
+    ['export.json', 'model.pt2', 'preprocessing.json']
     """
     chosen, source = check_format(format), os.fspath(model_name)
     if int8 and format != "onnx":

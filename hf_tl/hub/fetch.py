@@ -36,9 +36,10 @@ def pull(
         PublishError: The model does not exist or is incomplete, or the folder is not empty.
         ModelError: The repository holds unexpected files, such as names that lead out of the folder.
 
-    ```python
-    folder = hf_tl.pull("user/flowers", "flowers")
-    ```
+    >>> import hf_tl
+    >>> url = hf_tl.push("photos-model", "user/photos-model")
+    >>> hf_tl.pull("user/photos-model", "downloaded").name
+    'downloaded'
     """
     folder = Path(output_dir)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):

@@ -54,9 +54,9 @@ def push(
         PublishError: The folder is not a complete saved model, or the Hub refused the push; the message says what to
             do.
 
-    ```python
-    url = hf_tl.push("out", "user/flowers")
-    ```
+    >>> url = push("photos-model", "user/photos-model")
+    >>> "user/photos-model/commit/" in url
+    True
     """
     folder = Path(output_dir)
     if create_pr and (private or revision):
