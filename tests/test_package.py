@@ -5,8 +5,8 @@ import inspect
 import re
 import subprocess
 import sys
-import tomllib
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
@@ -66,13 +66,11 @@ def test_the_examples_are_run_on_each_commit() -> None:
     assert "pytest --doctest-modules hf_tl\n" in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_the_version_is_that_of_the_project() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert hf_tl.__version__ == project["version"]
+def test_the_citation_names_the_version() -> None:
     assert f"version = {{{hf_tl.__version__}}}" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_wheel_holds_the_card_template_and_works_elsewhere(tmp_path: Path) -> None:
+def test_a_wheel_has_the_card_template_and_a_description_without_links_to_files(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path)]
     subprocess.run([*build, str(REPOSITORY)], check=True, capture_output=True)
@@ -80,6 +78,12 @@ def test_a_wheel_holds_the_card_template_and_works_elsewhere(tmp_path: Path) -> 
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
+    (file,) = (tmp_path / "site").glob("*.dist-info/METADATA")
+    metadata = Parser().parsestr(file.read_text(encoding="utf-8"))
+    assert metadata["Version"] == hf_tl.__version__
+    links = re.findall(r"\]\(([^)]+)\)", metadata.get_payload())
+    assert links == [link for link in links if link.startswith("https://")], "they lead nowhere outside the repository"
+    assert metadata.get_payload().startswith("# hf_tl\n")
     assert "hf_tl/model_cards/template.md" in names
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
     code = (
