@@ -1,4 +1,4 @@
-"""The exceptions that hf_tl raises for problems that the user can fix.
+"""Exceptions for problems that the user can fix.
 
 ```
 HfTlError

@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         self.output = self.add_argument_group("output")
         self.output.add_argument("-h", "--help", action="help", help="show this help")
         self.output.add_argument("--quiet", action="store_true", help="show results, warnings and errors only")
-        text = f"lowest level of messages to show: {', '.join(LOG_LEVEL.choices)}"
+        text = f"log level: {', '.join(LOG_LEVEL.choices)}"
         self.add_flag("log_level", text, LOG_LEVEL, "info", metavar="LEVEL", group=self.output)
 
     def add_setting(self, owner: type, name: str, text: str | None = None, default: Any = ..., **options: Any) -> None:
@@ -156,7 +156,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         width = min(WIDTH, shutil.get_terminal_size((WIDTH, 50)).columns)
-        super().__init__(prog, max_help_position=32, width=width)
+        super().__init__(prog, max_help_position=34, width=width)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:

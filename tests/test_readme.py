@@ -68,6 +68,8 @@ def test_commands_parse(page: str, words: list[str]) -> None:
             parse(rest)
         case ["accelerate" | "torchrun", *_]:
             check_launch(words)
+        case ["python", "-m", "build"] | ["twine", "check", *_]:
+            pass
         case ["python", *rest]:
             check_script(rest)
         case ["pip", "install", "-e", wanted]:
@@ -110,6 +112,20 @@ def test_files_of_the_repository_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
+def test_modules_and_constants_exist(page: Path) -> None:
+    """A page names modules by their place in its own folder or in `hf_tl`, and tests by their names."""
+    text = page.read_text(encoding="utf-8")
+    folders = (page.parent, REPOSITORY, REPOSITORY / "hf_tl", REPOSITORY / "tests")
+    tests = {file.name for file in (REPOSITORY / "tests").rglob("test_*.py")}
+    modules = set(re.findall(r"`([a-z_/]+\.py)`", text)) - tests
+    assert not [name for name in modules if not any((folder / name).exists() for folder in folders)]
+    constants = set(re.findall(r"`(_?[A-Z]+_[A-Z_]+)`", text))
+    files = [file for folder in FOLDERS for file in (REPOSITORY / folder).rglob("*.py")]
+    code = "".join(file.read_text(encoding="utf-8") for file in files)
+    assert not [name for name in constants if not re.search(rf"\b{name}\b", code)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_python_compiles_and_its_names_are_public(page: Path) -> None:
     for code in blocks(page, "python"):
         for node in ast.walk(ast.parse(code)):
@@ -122,6 +138,12 @@ def test_every_room_has_a_page() -> None:
     assert not [room.name for room in rooms if not (room / "README.md").exists()]
     readme = README.read_text(encoding="utf-8")
     assert not [room.name for room in rooms if f"(hf_tl/{room.name}/README.md)" not in readme]
+
+
+def test_the_readme_lists_the_extras() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    table = README.read_text(encoding="utf-8").partition("| extra |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(project["optional-dependencies"])
 
 
 def test_the_readme_is_short() -> None:
