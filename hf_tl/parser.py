@@ -100,7 +100,7 @@ class Parser(argparse.ArgumentParser):
                 raise ConfigError(f"unknown flag {name}; {self._advice(name)}")
         options, rest = self.parse_known_args(words)
         if rest:
-            raise ConfigError(f"there is no place for {name_some(map(repr, rest))}; see {self.prog} --help")
+            raise ConfigError(f"unexpected argument {name_some(map(repr, rest))}; see {self.prog} --help")
         return options
 
     def error(self, message: str) -> NoReturn:

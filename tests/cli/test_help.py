@@ -115,7 +115,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_nearest_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evalute"])
-    assert capsys.readouterr().err == "hf-tl evalute: there is no command 'evalute'; did you mean evaluate?\n"
+    assert capsys.readouterr().err == "hf-tl evalute: unknown command 'evalute'; did you mean evaluate?\n"
 
 
 def test_all_commands_can_be_quiet() -> None:

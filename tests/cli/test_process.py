@@ -12,7 +12,7 @@ from hf_tl.cli import ERROR_STATUS, main
 def test_the_overview_and_the_nearest_command_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
     assert "hf-tl COMMAND" in capsys.readouterr().out
-    assert "there is no command 'trian'; did you mean train?" in fails(["trian"], capsys)
+    assert "unknown command 'trian'; did you mean train?" in fails(["trian"], capsys)
 
 
 LEAVING = """
