@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import WriteFolder
+from data.pictures import WriteFolder
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
