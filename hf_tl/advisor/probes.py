@@ -10,9 +10,9 @@ import torch
 from scipy.optimize import curve_fit
 from scipy.stats import binomtest
 
-from hf_tl.evaluation.intervals import Interval, wilson_interval
 from hf_tl.head.head_solver import FOLDS, cross_validate_head, draw_folds, solve_head
 
+CONFIDENCE = 0.95
 NEIGHBORS = 5
 CURVE = (1 / 8, 1 / 4, 1 / 2)
 """Shares of the training images at which the learning curve is measured, besides all of them."""
@@ -33,13 +33,14 @@ class Accuracy:
         return self.correct / self.images
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> tuple[float, float]:
         """Return the 95% confidence interval of the accuracy (Wilson 1927).
 
         It covers the sampling of test images, but not that of training images: cross-validation gives no unbiased
         estimate of the latter (Bengio and Grandvalet 2004, https://www.jmlr.org/papers/v5/grandvalet04a.html).
         """
-        return wilson_interval(self.correct, self.images)
+        found = binomtest(self.correct, self.images).proportion_ci(CONFIDENCE, method="wilson")
+        return float(found.low), float(found.high)
 
     def to_record(self) -> dict[str, float | int | list[float]]:
         """Return the accuracy as plain values."""

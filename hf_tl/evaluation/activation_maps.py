@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import _pytree as pytree  # transformers registers its outputs here; torch has no public registry
 
-from hf_tl.backbones.modules import outermost
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ModelError
 
@@ -68,12 +67,12 @@ def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
     """Record every tensor that an outermost module of a stage returns, except the head's, in call order."""
     outputs: list[Tensor] = []
 
-    def record(module: nn.Module, arguments: Any, output: Any) -> None:
+    def note(module: nn.Module, arguments: Any, output: Any) -> None:
         outputs.extend(leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad)
 
     modules = dict(model.named_modules())
-    names = outermost(name for stage in list_stages(model)[:-1] for name in stage.module_names)
-    hooks = [modules[name].register_forward_hook(record) for name in names]
+    names = [name for stage in list_stages(model)[:-1] for name in stage.module_names]
+    hooks = [modules[name].register_forward_hook(note) for name in names if name.rpartition(".")[0] not in names]
     try:
         yield outputs
     finally:

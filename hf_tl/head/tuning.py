@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hf_tl.backbones.freezing import freeze
-from hf_tl.backbones.modules import inference, outermost
+from hf_tl.backbones.modules import inference
+from hf_tl.backbones.stage_tables import parent_of
 from hf_tl.backbones.stages import Stage, list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
@@ -104,10 +105,11 @@ def head_module(
         ConfigError: The head has several modules.
     """
     modules = dict(model.named_modules())
-    names = outermost(name for name in head.module_names if any(True for _ in modules[name].parameters()))
-    if len(names) != 1:
-        raise ConfigError(f"{flag} needs a head of one module, found {', '.join(names)}: {instead}")
-    return modules[names[0]]
+    owners = [name for name in head.module_names if any(True for _ in modules[name].parameters())]
+    outermost = [name for name in owners if parent_of(name) not in owners]
+    if len(outermost) != 1:
+        raise ConfigError(f"{flag} needs a head of one module, found {', '.join(outermost)}: {instead}")
+    return modules[outermost[0]]
 
 
 def head_inputs(model: nn.Module, head: nn.Module, images: "Dataset", batch_size: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Small distinct images, and the type of the fixture that writes them into folders."""
+"""Small pictures, and the type of the fixture that writes folders of them."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
