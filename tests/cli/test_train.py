@@ -113,7 +113,7 @@ def test_two_processes_give_the_metrics_of_one_process(colors: Path, tmp_path: P
     ("flags", "message"),
     [
         (["--model", "timm:resnet51"], "did you mean resnet"),
-        (["--model", "timm:resnet50.nothing"], "it has the tags a1_in1k"),
+        (["--model", "timm:resnet50.nothing"], "available tags: a1_in1k"),
         (["--model", "no/such-model-here"], "--model takes a Hub id"),
         (["--weights", "nowhere.safetensors", "--model", "timm:test_resnet", "--pretrained", "true"], "no such file"),
         (["--dataset", "./nowhere"], "nowhere"),
