@@ -113,11 +113,11 @@ def test_files_of_the_repository_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
 def test_modules_and_constants_exist(page: Path) -> None:
-    """A page names modules by their place in its own folder or in `hf_tl`, and tests by their names."""
+    """A page names tests and the modules of its room by their names, other modules by their place in `hf_tl`."""
     text = page.read_text(encoding="utf-8")
     folders = (page.parent, REPOSITORY, REPOSITORY / "hf_tl", REPOSITORY / "tests")
-    tests = {file.name for file in (REPOSITORY / "tests").rglob("test_*.py")}
-    modules = set(re.findall(r"`([a-z_/]+\.py)`", text)) - tests
+    known = {file.name for file in (*page.parent.rglob("*.py"), *(REPOSITORY / "tests").rglob("test_*.py"))}
+    modules = set(re.findall(r"`([a-z_/]+\.py)`", text)) - known
     assert not [name for name in modules if not any((folder / name).exists() for folder in folders)]
     constants = set(re.findall(r"`(_?[A-Z]+_[A-Z_]+)`", text))
     files = [file for folder in FOLDERS for file in (REPOSITORY / folder).rglob("*.py")]
