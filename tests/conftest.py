@@ -1,5 +1,6 @@
-"""One thread per test process, and a feature cache for the tests; `hub/fixtures.py` has a Hub on loopback."""
+"""One thread per test process, a feature cache, and the fast loop (`pytest --fast`); see also `hub/fixtures.py`."""
 
+import ast
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,49 @@ import torch
 # the networks are tiny, and two test processes share the cores; child processes inherit the setting
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+LONG_TOPICS = {
+    "subprocess",
+    "backbones.reload",
+    "hub",
+    "job",
+    "small_runs",
+    "training",
+    "trainer",
+    "hf_tl.cli",
+    "cli.runs",
+}
+"""Modules and folders that start processes, servers or trainings: test files that import them take long."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast", action="store_true", help="leave out files that start processes, servers or trainings, and long tests"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files out before they are imported, which takes seconds too."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if config.getoption("fast") and is_test and LONG_TOPICS & imported(collection_path) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("fast"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+def imported(file: Path) -> set[str]:
+    """Return the modules that a file imports, and the folders that they are in."""
+    modules = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+    return modules | {module.rpartition(".")[0] for module in modules} | {module.split(".")[0] for module in modules}
 
 
 @pytest.fixture(scope="session", autouse=True)

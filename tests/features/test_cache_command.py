@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "features"
 
 
-def test_entries_are_listed_the_last_used_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_entries_are_listed_from_the_most_recently_used(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["cache", "--feature_cache_dir", str(folder)])
     first, second, total = capsys.readouterr().out.splitlines()
     day = r"last used \d{4}-\d\d-\d\d \d\d:\d\d"
@@ -41,14 +41,14 @@ def test_entries_are_listed_the_last_used_first(folder: Path, capsys: pytest.Cap
     assert total == f"2 entries, 1.2 MB in {folder}"
 
 
-def test_clear_removes_them_and_tells_how_much_was_freed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clear_removes_entries_and_prints_the_freed_bytes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["cache", "clear", "--feature_cache_dir", str(folder)])
     assert capsys.readouterr().out == f"1.2 MB freed in {folder}\n"
     main(["cache", "list", "--feature_cache_dir", str(folder)])
     assert capsys.readouterr().out == f"0 entries, 0.0 MB in {folder}\n"
 
 
-def test_the_folder_is_that_of_the_environment(
+def test_the_environment_names_the_folder(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_TL_CACHE", str(folder))
@@ -56,9 +56,7 @@ def test_the_folder_is_that_of_the_environment(
     assert capsys.readouterr().out.endswith(f"2 entries, 1.2 MB in {folder}\n")
 
 
-def test_a_folder_that_is_not_there_is_empty_and_is_not_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_folder_is_empty_and_is_not_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for action in ("list", "clear"):
         main(["cache", action, "--feature_cache_dir", str(tmp_path / "none")])
         assert "0.0 MB" in capsys.readouterr().out

@@ -47,7 +47,7 @@ def test_a_step_is_the_same_with_and_without(name: str, trainable_stages: int | 
         assert torch.equal(tensor, other), key
 
 
-def test_segments_are_run_again_in_the_backward_pass_and_the_frozen_ones_are_not() -> None:
+def test_only_trained_segments_are_recomputed_in_the_backward_pass() -> None:
     model = timm.create_model("test_resnet", num_classes=3)
     trained = freeze_all_but(model, 2)
     calls = {"layer3": 0, "layer4": 0}

@@ -40,7 +40,7 @@ def test_mixed_labels_give_the_mixed_loss(part: float, smoothing: float) -> None
     logits, labels = made()
     first, second = functional.one_hot(labels, CLASSES), functional.one_hot(labels.roll(1), CLASSES)
     mixed = training_loss(logits, part * first + (1 - part) * second, phase(smoothing))
-    losses = [training_loss(logits, one, phase(smoothing)) for one in (labels, labels.roll(1))]
+    losses = [training_loss(logits, target, phase(smoothing)) for target in (labels, labels.roll(1))]
     torch.testing.assert_close(mixed, part * losses[0] + (1 - part) * losses[1], rtol=1e-4, atol=1e-5)
 
 
@@ -85,11 +85,11 @@ def made_multi_label() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_multi_label_loss_is_torchs(weighted: bool) -> None:
+def test_the_multi_label_loss_is_that_of_torch(weighted: bool) -> None:
     logits, labels = made_multi_label()
     weights = torch.tensor([0.5, 1.0, 2.0, 4.0]) if weighted else None
-    found = training_loss(logits, labels, phase(), weights, MULTI_LABEL)
-    torch.testing.assert_close(found, torch.nn.BCEWithLogitsLoss(pos_weight=weights)(logits, labels))
+    loss = training_loss(logits, labels, phase(), weights, MULTI_LABEL)
+    torch.testing.assert_close(loss, torch.nn.BCEWithLogitsLoss(pos_weight=weights)(logits, labels))
     half = logits.bfloat16()
     assert training_loss(half, labels, phase(), weights, MULTI_LABEL) == (
         training_loss(half.float(), labels, phase(), weights, MULTI_LABEL)
@@ -99,8 +99,8 @@ def test_the_multi_label_loss_is_torchs(weighted: bool) -> None:
 def test_multi_label_smoothing_is_towards_one_half() -> None:
     logits, labels = made_multi_label()
     hard, undecided = (training_loss(logits, y, phase(), None, MULTI_LABEL) for y in (labels, labels * 0 + 0.5))
-    found = training_loss(logits, labels, phase(0.2), None, MULTI_LABEL)
-    torch.testing.assert_close(found, 0.8 * hard + 0.2 * undecided)
+    smoothed = training_loss(logits, labels, phase(0.2), None, MULTI_LABEL)
+    torch.testing.assert_close(smoothed, 0.8 * hard + 0.2 * undecided)
 
 
 @given(st.floats(0, 1), st.floats(0, 0.9))
@@ -119,7 +119,7 @@ def test_balanced_weights_of_multi_label_images_are_negatives_by_positives() -> 
     assert balanced_weights([[1, 0], [1, 0]], 2).tolist() == [0.5, 1.0]
 
 
-def test_balanced_sampling_needs_one_class_an_image() -> None:
+def test_balanced_sampling_needs_single_label_images() -> None:
     phases = [phase(), Phase(1, 1, balanced_sampling=True)]
     check_phases(phases, SINGLE_LABEL)
     check_phases(phases[:1], MULTI_LABEL)

@@ -29,7 +29,7 @@ def test_each_stage_has_its_rate() -> None:
     assert groups[0]["name"] == "head/decay"  # Trainer logs the learning rate of the first group
 
 
-def test_the_backbone_learns_at_the_heads_rate_unless_told() -> None:
+def test_the_backbone_learns_at_the_heads_rate_by_default() -> None:
     phase = Phase("all", 1, learning_rate=0.1)
     model = frozen_for("test_resnet", phase)
     assert {group["lr"] for group in parameter_groups(model, list_stages(model), phase)} == {0.1}
@@ -55,7 +55,7 @@ def test_every_trainable_parameter_is_in_one_group_and_no_frozen_one(architectur
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])
-def test_norms_biases_and_what_the_architecture_names_are_not_decayed(architecture: str) -> None:
+def test_norms_biases_and_exempt_parameters_are_not_decayed(architecture: str) -> None:
     phase = Phase("all", 1, 0.1, weight_decay=0.3)
     model = frozen_for(architecture, phase)
     decay = {

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_runs
 from cli.runs import TINY, fails
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import Image
+from features.colored_images import IMAGES, SHARDS, colored, write_shards
 from hub.client import TOKEN, environment
 from hub.server import HubServer
-from small_runs import Run, differences, result_of, resumed, stopped_at
+from training import small_runs
+from training.small_runs import Run, differences, result_of, resumed, stopped_at
 
 from hf_tl.cli import main
 from hf_tl.data.datasets import load_data
@@ -24,30 +25,12 @@ from hf_tl.record import RunRecord, read_record
 from hf_tl.views import stream_views
 
 ROOT = Path(__file__).parents[2]
-SHARDS, IMAGES, SIDE = 3, 30, 96
 BATCH = ["--per_device_train_batch_size", "8", "--learning_rate", "0.03", "--num_train_epochs", "3"]
 PUSH = """
 import json, sys
 from datasets import load_dataset
 load_dataset("parquet", data_files=sys.argv[1], split="train").push_to_hub("user/colors", num_shards=int(sys.argv[2]))
 """
-
-
-def colored(images: int, first: int = 0) -> Dataset:
-    """Return noisy images in the color of their class; all images are distinct."""
-    random = np.random.default_rng(first)
-    colors = [(200, 40, 40), (40, 200, 40), (40, 40, 200)]
-    noise = random.integers(-40, 40, (images, SIDE, SIDE, 3))
-    pixels = [np.clip(np.array(colors[i % 3]) + noise[i], 0, 255).astype(np.uint8) for i in range(images)]
-    features = Features(image=Image(), label=ClassLabel(names=["red", "green", "blue"]))
-    return Dataset.from_dict({"image": pixels, "label": [i % 3 for i in range(images)]}, features=features)
-
-
-def write_shards(folder: Path, shards: int = SHARDS, images: int = IMAGES) -> Path:
-    folder.mkdir()
-    for number in range(shards):
-        colored(images, first=number).to_parquet(folder / f"train-{number}.parquet", batch_size=16)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +49,11 @@ def served(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
 
 
 def run(command: list[str], env: dict[str, str], status: int = 0) -> str:
-    done = subprocess.run(
+    process = subprocess.run(
         command, env=env | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=300
     )
-    assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
+    assert process.returncode == status, f"{process.stdout}\n{process.stderr}"
+    return process.stdout + process.stderr
 
 
 def train(
@@ -81,20 +64,20 @@ def train(
     out, before = folder / f"out-{len(list(folder.iterdir()))}", server.hub.sent.copy()
     words = ["train", *TINY, *BATCH, "--dataset", "user/colors", "--output_dir", str(out), *flags]
     env = environment(server.url, folder / home) | {"HF_TL_CACHE": str(folder / home / "features")}
-    said = run([sys.executable, *launcher, "-m", "hf_tl", *words], env)
+    output = run([sys.executable, *launcher, "-m", "hf_tl", *words], env)
     sent = sum(count for path, count in (server.hub.sent - before).items() if path.startswith("/cdn/"))
-    return read_record(out), said, sent
+    return read_record(out), output, sent
 
 
 def accuracy(record: RunRecord) -> float:
     return record.measured["test"].metrics["accuracy"] or 0.0
 
 
-def size_of(folder: Path) -> int:
+def bytes_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def same(a: RunRecord, b: RunRecord) -> None:
+def assert_same(a: RunRecord, b: RunRecord) -> None:
     """Compare two records of training; features are computed in other batches, so the last digits may differ."""
     assert [entry["validation"] for entry in a.history] == [
         pytest.approx(entry["validation"], rel=1e-4) for entry in b.history
@@ -116,14 +99,14 @@ LABELS = SHARDS * 3 * 2**16
 """Upper limit of the bytes read for the labels."""
 
 
-def test_streamed_from_the_hub(served: HubServer, tmp_path: Path) -> None:
+def test_training_streams_each_image_once_from_the_hub(served: HubServer, tmp_path: Path) -> None:
     """One pass for train, validation and test together."""
     sizes = sizes_of(served)
-    streamed, said, sent = train(served, tmp_path, "--streaming")
-    assert [split for split in ("train", "validation", "test") if f"Features of {split}" in said] == ["train"]
+    streamed, output, sent = train(served, tmp_path, "--streaming")
+    assert [split for split in ("train", "validation", "test") if f"Features of {split}" in output] == ["train"]
     assert sum(sizes) < sent < sum(sizes) + max(sizes) + LABELS, "each image is sent once, those with the first twice"
     home = tmp_path / "home"
-    assert size_of(home) - size_of(home / "features") < 0.1 * sum(sizes), "nothing is downloaded"
+    assert bytes_of(home) - bytes_of(home / "features") < 0.1 * sum(sizes), "nothing is downloaded"
     assert all(phase.uses_features for phase in streamed.phases)
     assert "images were streamed, not downloaded" in streamed.data.notes
     assert accuracy(streamed) > 0.9
@@ -137,18 +120,18 @@ def test_a_streamed_run_is_that_of_the_downloaded_dataset(served: HubServer, tmp
     assert sent < max(sizes_of(served)) + LABELS
     assert list(again.history) == [{**entry, "seconds": pytest.approx(0, abs=60)} for entry in streamed.history]
     whole, _, _ = train(served, tmp_path, "--feature_cache", "on", home="other home")
-    same(streamed, whole)
+    assert_same(streamed, whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_share_a_stream(served: HubServer, tmp_path: Path, processes: int) -> None:
-    """By images, or by files where they can be distributed evenly: one process computes each feature."""
+    """Images, or whole files where they can be distributed evenly: one process computes each feature."""
     batch = ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
     alone, _, _ = train(served, tmp_path, "--streaming", home="alone")
-    several, said, _ = train(served, tmp_path, "--streaming", *batch, processes=processes)
-    assert f"{processes} processes" in said
-    same_features(tmp_path / "alone" / "features", tmp_path / "home" / "features")
+    several, output, _ = train(served, tmp_path, "--streaming", *batch, processes=processes)
+    assert f"{processes} processes" in output
+    assert_same_features(tmp_path / "alone" / "features", tmp_path / "home" / "features")
     assert several.data.fingerprint == alone.data.fingerprint
     assert accuracy(several) > 0.9
 
@@ -163,7 +146,7 @@ def test_two_processes_train_on_the_images_as_one(served: HubServer, tmp_path: P
     assert accuracy(two) == pytest.approx(accuracy(alone), abs=0.06)
 
 
-def same_features(a: Path, b: Path) -> None:
+def assert_same_features(a: Path, b: Path) -> None:
     [first], [second] = (list(folder.glob("*/0.bin")) for folder in (a, b))
     assert first.parent.name == second.parent.name
     numbers = [np.fromfile(file, dtype=np.float32).reshape(SHARDS * IMAGES, -1) for file in (first, second)]
@@ -186,20 +169,26 @@ def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stream:
     return flags
 
 
-BALANCED = "--balanced_sampling draws images at random"
+BALANCED = "--balanced_sampling draws images at random, which a stream supports only with cached features"
 
 
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--balanced_sampling", "--strategy", "full"], f"{BALANCED}.*phase 1 .* and everything trains"),
-        (["--balanced_sampling", "--strategy", "finetune"], f"{BALANCED}.*phase 2 .* and light augmentation"),
-        (["--balanced_sampling", "--feature_cache", "off"], f"{BALANCED}.*phase 1 .* and --feature_cache is off"),
+        (["--balanced_sampling", "--strategy", "full"], f"{BALANCED}.*phase 1 cannot cache them: everything trains"),
+        (
+            ["--balanced_sampling", "--strategy", "finetune"],
+            f"{BALANCED}.*phase 2 cannot cache them: light augmentation",
+        ),
+        (
+            ["--balanced_sampling", "--feature_cache", "off"],
+            f"{BALANCED}.*phase 1 cannot cache them: --feature_cache is off",
+        ),
         (["--balanced_sampling", "--feature_cache_gb", "0.00001"], "--balanced_sampling needs features here"),
         (["--find_learning_rate"], "--find_learning_rate draws images at random"),
     ],
 )
-def test_what_a_stream_cannot_give_is_refused_before_training(
+def test_random_access_to_a_stream_is_refused_before_training(
     shards: Path, stream: Stream, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], reason: str
 ) -> None:
     words = stream(shards, *flags)
@@ -210,7 +199,9 @@ def test_what_a_stream_cannot_give_is_refused_before_training(
 
 
 @pytest.mark.parametrize("strategy", ["finetune", "full"])
-def test_training_on_the_images_themselves(shards: Path, stream: Stream, tmp_path: Path, strategy: str) -> None:
+def test_a_stream_trains_on_images_where_features_cannot_be_cached(
+    shards: Path, stream: Stream, tmp_path: Path, strategy: str
+) -> None:
     """The head of finetune on features, and augmented phases on the images."""
     main(stream(shards, "--strategy", strategy, "--test_time_flip", "--num_train_epochs", "6"))
     record = read_record(tmp_path / "out")
@@ -218,7 +209,7 @@ def test_training_on_the_images_themselves(shards: Path, stream: Stream, tmp_pat
     assert accuracy(record) > 0.9
 
 
-def test_phases_with_views_and_half_precision(shards: Path, stream: Stream, tmp_path: Path) -> None:
+def test_a_stream_supports_views_half_precision_and_a_solved_head(shards: Path, stream: Stream, tmp_path: Path) -> None:
     """Two depths, augmented views of the images, in bfloat16, with a solved head."""
     views = ["--strategy", "finetune", "--cached_views", "2", "--feature_dtype", "bfloat16", "--head_solver", "lbfgs"]
     main(stream(shards, *views))
@@ -227,16 +218,16 @@ def test_phases_with_views_and_half_precision(shards: Path, stream: Stream, tmp_
     assert accuracy(record) > 0.9
 
 
-def test_a_bad_image_in_the_stream(
+def test_a_bad_image_in_a_stream_is_an_error_or_skipped(
     shards: Path, stream: Stream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_shards(tmp_path / "colors", 2)
     table = colored(IMAGES, first=1).cast_column("image", Image(decode=False))
     stored = [*table["image"][:-1], {"bytes": table[0]["image"]["bytes"][:500], "path": None}]
     table.remove_columns("image").add_column("image", stored, feature=Image()).to_parquet(folder / "train-1.parquet")
-    said = fails(stream(folder), capsys)
-    assert "row 59 of train: the image is truncated" in said
-    assert "--skip_bad_images" in said
+    output = fails(stream(folder), capsys)
+    assert "row 59 of train: the image is truncated" in output
+    assert "--skip_bad_images" in output
     assert not list((tmp_path / "features").glob("[0-9a-f]*/")), "no features of a pass that failed"
     main(stream(folder, "--skip_bad_images"))
     record = read_record(tmp_path / "out")
@@ -245,7 +236,7 @@ def test_a_bad_image_in_the_stream(
 
 
 @pytest.fixture
-def few(tmp_path: Path) -> StreamedImages:
+def small_stream(tmp_path: Path) -> StreamedImages:
     """Return the images of `small_runs` as a stream of two files."""
     images = small_runs.make_images(Run(""))
     for number, part in enumerate((range(9), range(9, small_runs.IMAGES))):
@@ -259,13 +250,13 @@ def few(tmp_path: Path) -> StreamedImages:
     "phases", ["finetune", *(pytest.param(name, marks=pytest.mark.slow) for name in ("views", "solved", "balanced"))]
 )
 def test_a_stream_trains_as_the_images_do_and_resumes(
-    few: StreamedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: str
+    small_stream: StreamedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: str
 ) -> None:
     """Bit by bit, even if the features are missing at the resume."""
     settings = {"cached_views": 2, "save_steps": 1, "feature_cache": "on"}
     run = Run(str(tmp_path / "whole"), phases, settings | {"feature_cache_dir": str(tmp_path / "of images")})
     whole = result_of(small_runs.train(run))
-    monkeypatch.setattr(small_runs, "make_images", lambda run: few)
+    monkeypatch.setattr(small_runs, "make_images", lambda run: small_stream)
     run = Run(str(tmp_path / "stream"), phases, settings | {"feature_cache_dir": str(tmp_path / "of stream")})
     stopped = stopped_at(run, 3)
     assert stopped.state.uses_features
@@ -275,10 +266,10 @@ def test_a_stream_trains_as_the_images_do_and_resumes(
 
 @pytest.mark.parametrize("phases", ["all kept", pytest.param("gradual", marks=pytest.mark.slow)])
 def test_images_of_a_stream_resume_bit_by_bit(
-    few: StreamedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: str
+    small_stream: StreamedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: str
 ) -> None:
-    """From within a block, an epoch and a phase."""
-    monkeypatch.setattr(small_runs, "make_images", lambda run: few)
+    """The run stops within a block, an epoch and a phase."""
+    monkeypatch.setattr(small_runs, "make_images", lambda run: small_stream)
     monkeypatch.setattr(stream_views.StreamedViews.__init__, "__kwdefaults__", {"shuffled": False, "block": 5})
     settings = {"save_steps": 1, "feature_cache": "off"}
     whole = small_runs.train(Run(str(tmp_path / "whole"), phases, settings))
@@ -303,12 +294,12 @@ print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--strategy", "full", "--feature_cache", "off"]], ids=["features", "images"])
 def test_memory_does_not_grow_with_the_number_of_images(stream: Stream, tmp_path: Path, flags: list[str]) -> None:
-    """With blocks of 100 images: blocks of 1,000 would not be full for the smaller dataset."""
+    """Blocks hold 100 images here: blocks of 1,000 would not be full for the smaller dataset."""
     peaks = []
     for images in (500, 4000):
         folder = write_shards(tmp_path / f"colors-{images}", images // 250, 250)
         words = [*stream(folder, *flags), "--overwrite_output_dir", "--num_train_epochs", "1"]
-        said = run([sys.executable, "-c", PEAK, *words], {**os.environ, "HF_TL_CACHE": str(tmp_path / "features")})
-        peaks.append(int(said.split("PEAK ")[1].split()[0]))
+        output = run([sys.executable, "-c", PEAK, *words], {**os.environ, "HF_TL_CACHE": str(tmp_path / "features")})
+        peaks.append(int(output.split("PEAK ")[1].split()[0]))
     print(peaks)
     assert peaks[1] < 1.1 * peaks[0], peaks

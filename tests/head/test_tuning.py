@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from small_runs import LABELS, Run, make_images, make_model, make_transforms, snapshot
 from torch import nn
+from training.small_runs import LABELS, Run, make_images, make_model, make_transforms, snapshot
 
 from hf_tl.backbones.load import load_backbone
 from hf_tl.backbones.stages.stage import list_stages
@@ -17,7 +17,7 @@ from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.head.tuning import (
-    RATES,
+    LEARNING_RATES,
     RateSweep,
     fit_batch_size,
     head_inputs,
@@ -45,7 +45,7 @@ def loss_at(rate: float, steps: int = 50) -> float:
     return held_out_loss(nn.Linear(16, 3), *clusters(), phase, steps=steps, batch=32, seed=0)
 
 
-def test_rates_that_are_too_low_or_too_high_lose() -> None:
+def test_rates_that_are_too_low_or_too_high_have_a_higher_loss() -> None:
     """Fifty steps are too few for a low learning rate; a far too high one overshoots."""
     assert loss_at(0.03) < loss_at(1e-4)
     assert loss_at(0.03) < loss_at(1e3)
@@ -68,16 +68,16 @@ def test_multi_label_rates_are_judged_by_the_binary_loss() -> None:
     assert trained == pytest.approx(plain.item())  # without label smoothing
 
 
-def test_the_lowest_loss_wins_and_a_loss_that_is_no_number_loses() -> None:
+def test_the_rate_with_the_lowest_finite_loss_is_selected() -> None:
     assert RateSweep({1e-3: 0.5, 1e-2: 0.4, 1e-1: float("inf")}).best == 1e-2
     assert RateSweep({1e-3: 0.4, 1e-2: 0.4}).best == 1e-3
-    assert str(RateSweep({1e-3: 0.5, 1e-2: 0.412})) == "0.01, of held-out losses 0.001: 0.5, 0.01: 0.412"
+    assert str(RateSweep({1e-3: 0.5, 1e-2: 0.412})) == "0.01 (lowest of held-out losses 0.5 at 0.001, 0.412 at 0.01)"
     features, labels = clusters()
     loss = held_out_loss(nn.Linear(16, 3), features * torch.nan, labels, PHASE, steps=1, batch=8, seed=0)
     assert loss == float("inf")
 
 
-def test_features_are_what_the_head_gets(tmp_path: Path) -> None:
+def test_features_are_the_inputs_of_the_head(tmp_path: Path) -> None:
     run = Run(str(tmp_path))
     model, images = make_model(run), make_images(run).with_transform(make_transforms(run).eval)
     head = head_module(model, list_stages(model)[-1])
@@ -97,7 +97,7 @@ def test_a_sweep_changes_nothing_and_repeats(tmp_path: Path) -> None:
     accelerator = Accelerator(cpu=True)
     sweeps = [sweep_learning_rates(accelerator, model, images, PHASE, TrainingConfig()) for _ in range(2)]
     assert sweeps[0] == sweeps[1]
-    assert tuple(sweeps[0].losses) == RATES
+    assert tuple(sweeps[0].losses) == LEARNING_RATES
     assert all(torch.equal(before[name], tensor) for name, tensor in snapshot(model).items())
     assert torch.equal(state, torch.get_rng_state())
     assert model.training == training
@@ -107,7 +107,7 @@ def test_a_sweep_changes_nothing_and_repeats(tmp_path: Path) -> None:
 
 def test_a_model_with_two_heads_needs_a_rate() -> None:
     model, _ = load_backbone("timm:levit_128s", LABELS, Strategy.transfer(), pretrained=False)
-    with pytest.raises(ConfigError, match=r"a head of one module, found .*head.*: give --learning_rate"):
+    with pytest.raises(ConfigError, match=r"a head of one module, found .*head.*: set --learning_rate"):
         head_module(model, list_stages(model)[-1])
 
 
@@ -117,7 +117,7 @@ def test_batches_are_halved_until_they_fit(batch: int, limit: int, expected: int
 
 
 @pytest.mark.parametrize(("batch", "odd"), [(12, 3), (7, 7), (8, 1)])
-def test_a_batch_that_cannot_be_halved_is_told(batch: int, odd: int) -> None:
+def test_a_batch_that_cannot_be_halved_is_an_error(batch: int, odd: int) -> None:
     with pytest.raises(ConfigError, match=f"a batch of {odd} images does not fit"):
         largest_fitting(batch, lambda size: False)
 

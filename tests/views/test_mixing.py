@@ -57,7 +57,7 @@ def test_an_image_drawn_again_looks_different(views: TrainingViews) -> None:
     assert not torch.equal(again, later)
 
 
-def test_views_leave_the_random_state_alone(views: TrainingViews) -> None:
+def test_views_do_not_change_the_random_state(views: TrainingViews) -> None:
     state = torch.get_rng_state()
     Collate(PairMixer(0.4, 1.0, CLASSES))([views[0, index] for index in range(4)])
     assert torch.equal(state, torch.get_rng_state())
@@ -72,20 +72,20 @@ def batches(views: TrainingViews, batch_size: int, workers: int = 0, seed: int =
         num_workers=workers,
     )
     torch.manual_seed(workers + batch_size)
-    found = list(loader)
-    return {name: torch.cat([batch[name] for batch in found]) for name in ("pixel_values", "labels", "index")}
+    loaded = list(loader)
+    return {name: torch.cat([batch[name] for batch in loaded]) for name in ("pixel_values", "labels", "index")}
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(2, 0), (4, 0), (24, 0), (4, 2)])
 def test_mixing_does_not_depend_on_batches_or_workers(views: TrainingViews, batch_size: int, workers: int) -> None:
     expected = batches(views, 12)
-    found = batches(views, batch_size, workers)
+    mixed = batches(views, batch_size, workers)
     for name, tensor in expected.items():
-        assert torch.equal(tensor, found[name]), name
+        assert torch.equal(tensor, mixed[name]), name
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
-def test_labels_of_any_number_are_mixed_in_the_parts_of_the_images(mixup: float, cutmix: float) -> None:
+def test_multi_label_targets_are_mixed_like_the_images(mixup: float, cutmix: float) -> None:
     """A black image without labels and a white one with two: the share of white is the target of both labels."""
     pixels = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
     flags = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
@@ -100,7 +100,7 @@ def test_labels_of_any_number_are_mixed_in_the_parts_of_the_images(mixup: float,
     assert flags.tolist() == [[0, 0, 0], [1, 0, 1]]
 
 
-def test_pairs_are_mixed_each_in_its_own_way(views: TrainingViews) -> None:
+def test_each_pair_is_mixed_with_its_own_share(views: TrainingViews) -> None:
     labels = batches(views, 12)["labels"]
     assert labels.shape == (2 * SIZE, CLASSES)
     torch.testing.assert_close(labels.sum(1), torch.ones(2 * SIZE))

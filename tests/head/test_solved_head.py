@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from small_runs import (
+from training.small_runs import (
     LABELS,
     PHASES,
     RecordedTraining,
@@ -25,7 +25,6 @@ from small_runs import (
     stopped_at,
     train,
 )
-from test_distributed import finish
 from transformers import Trainer, TrainingArguments
 
 from hf_tl.backbones.load import load_backbone
@@ -58,7 +57,7 @@ class PlainTraining(RecordedTraining):
 
 
 @pytest.mark.parametrize("cache", ["off", "on"])
-def test_the_head_is_the_solution_on_what_it_gets(cache: str, tmp_path: Path) -> None:
+def test_the_head_is_the_solution_on_its_inputs(cache: str, tmp_path: Path) -> None:
     training = train(Run(str(tmp_path), "solved", {"feature_cache": cache}), kind=PlainTraining)
     log, head = training.state.log, training.model.timm_model.fc
     assert (log.phases[0].uses_features, log.phases[0].steps) == (cache == "on", 1)
@@ -70,9 +69,9 @@ def test_the_head_is_the_solution_on_what_it_gets(cache: str, tmp_path: Path) ->
     expected = LogisticRegression(C=1 / (solution["l2_strength"] * len(labels)), tol=1e-9, max_iter=10_000)
     expected.fit(scaled, labels)
     with torch.inference_mode():
-        found = head(features).softmax(1)
-    torch.testing.assert_close(found, torch.tensor(expected.predict_proba(scaled)).float(), atol=5e-3, rtol=0)
-    loss = -float(found.log()[range(len(labels)), labels].mean())
+        probabilities = head(features).softmax(1)
+    torch.testing.assert_close(probabilities, torch.tensor(expected.predict_proba(scaled)).float(), atol=5e-3, rtol=0)
+    loss = -float(probabilities.log()[range(len(labels)), labels].mean())
     assert log.history[0]["train_loss"] == pytest.approx(loss, rel=1e-2)
     assert log.history[0]["learning_rate"] == 0
 
@@ -93,7 +92,7 @@ def test_all_views_of_the_images_are_used(tmp_path: Path) -> None:
     assert not torch.allclose(weights[0], weights[2], atol=2e-3, rtol=0.02)
 
 
-def test_a_run_stopped_after_the_solution_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_run_resumed_after_the_solution_is_bit_identical(tmp_path: Path) -> None:
     whole = train(Run(str(tmp_path / "whole"), "solved"))
     run = Run(str(tmp_path / "stopped"), "solved")
     stopped_at(run, 3)
@@ -105,11 +104,13 @@ def test_two_processes_have_the_weights_of_one(tmp_path: Path) -> None:
     runs = [Run(str(tmp_path / str(n)), "solved", {"per_device_train_batch_size": 4 // n}, dropout=0) for n in (1, 2)]
     for run, processes in zip(runs, (1, 2), strict=True):
         Path(run.output).mkdir()
-        finish(launch(run, processes))
-    one, first, second = read_result(runs[0]), read_result(runs[1]), read_result(runs[1], 1)
+        process = launch(run, processes)
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors[-3000:]
+    single, first, second = read_result(runs[0]), read_result(runs[1]), read_result(runs[1], 1)
     assert differences(first["weights"], second["weights"]) == []
     assert first["log"]["phases"][0]["solution"] == second["log"]["phases"][0]["solution"]
-    assert first["log"]["phases"][0]["solution"] == pytest.approx(one["log"]["phases"][0]["solution"], rel=1e-4)
+    assert first["log"]["phases"][0]["solution"] == pytest.approx(single["log"]["phases"][0]["solution"], rel=1e-4)
     # after the solution: DistributedDataParallel shares the weights of the main process later
     places = (result_path(runs[0]), result_path(runs[1]), result_path(runs[1], 1))
     alone, main, other = (torch.load(place)["by step"]["weights"][1] for place in places)
@@ -117,13 +118,13 @@ def test_two_processes_have_the_weights_of_one(tmp_path: Path) -> None:
     torch.testing.assert_close(main, alone, atol=1e-4, rtol=1e-3)
 
 
-def test_an_image_of_which_the_head_gets_no_number_is_named(tmp_path: Path) -> None:
+def test_images_with_features_that_are_not_finite_are_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="rows of the training split: 5"):
         train(Run(str(tmp_path), "solved", fault="image"), kind=PlainTraining)
 
 
 @pytest.mark.parametrize("name", ["timm:levit_128s", "timm:test_convnext"])
-def test_a_head_that_is_not_one_linear_layer_is_told(name: str) -> None:
+def test_a_head_that_is_not_one_linear_layer_is_refused(name: str) -> None:
     model, _ = load_backbone(name, LABELS, Strategy.transfer(), pretrained=False)
     if name == "timm:test_convnext":
         model.timm_model.head.fc = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Linear(8, 3))
@@ -134,7 +135,7 @@ def test_a_head_that_is_not_one_linear_layer_is_told(name: str) -> None:
 @pytest.mark.parametrize(
     ("strategy", "phases"), [("transfer", [1]), ("finetune", [1, 2]), ("gradual", [1, 2, 3, 4, "all"])]
 )
-def test_the_flag_solves_the_head_and_leaves_the_rest(strategy: str, phases: list[Any]) -> None:
+def test_the_flag_solves_the_head_and_changes_no_other_phase(strategy: str, phases: list[Any]) -> None:
     solved, trained = (
         StrategyConfig(strategy=strategy, head_solver=solver).build(images=500).phases for solver in ("lbfgs", "adamw")
     )
@@ -143,7 +144,7 @@ def test_the_flag_solves_the_head_and_leaves_the_rest(strategy: str, phases: lis
     assert solved[1:] == trained[1:]
 
 
-def test_flags_of_the_other_phases_go_with_it() -> None:
+def test_other_phases_follow_their_flags() -> None:
     flags = {"num_train_epochs": 6, "learning_rate": 0.01, "patience": 2, "mixup": 0.1, "class_weights": "balanced"}
     head, rest = StrategyConfig("finetune", head_solver="lbfgs", **flags).build().phases
     assert (head.class_weights, head.patience, head.mixup) == ("balanced", None, 0)
@@ -162,7 +163,7 @@ def test_flags_of_the_other_phases_go_with_it() -> None:
         ({"head_solver": "newton"}, "--head_solver takes one of adamw, lbfgs, found"),
     ],
 )
-def test_flags_that_mean_nothing_are_refused(flags: dict[str, Any], message: str) -> None:
+def test_flags_without_effect_are_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         StrategyConfig(**{"head_solver": "lbfgs", **flags}).build()
 
@@ -183,7 +184,7 @@ def test_a_phase_that_cannot_be_solved_is_refused(fields: dict[str, Any], messag
 
 
 def test_multi_label_problems_and_trainer_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="one class an image"):
+    with pytest.raises(ConfigError, match="needs a single-label dataset"):
         check_phases([SOLVED], MULTI_LABEL)
     model, _ = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False)
     arguments = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)

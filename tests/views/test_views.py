@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import IMAGES, Run, make_images, make_transforms, resumed, stopped_at, train
 from torch.utils.data import DataLoader
+from training.small_runs import IMAGES, Run, make_images, make_transforms, resumed, stopped_at, train
 
 from hf_tl.views.views import Collate, ImageStream, TrainingViews
 
@@ -66,8 +66,8 @@ def test_workers_change_nothing(views: TrainingViews, workers: int) -> None:
         stream = ImageStream(IMAGES, 0, 3, 3 + 2 * IMAGES)
         return list(DataLoader(views, 4, sampler=stream, collate_fn=Collate(), num_workers=number))
 
-    for one, other in zip(batches(0), batches(workers), strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in ("index", "labels", "pixel_values"))
+    for expected, batch in zip(batches(0), batches(workers), strict=True):
+        assert all(torch.equal(expected[name], batch[name]) for name in ("index", "labels", "pixel_values"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -80,8 +80,8 @@ def test_resumed_twice_in_an_epoch_the_images_and_their_views_are_the_same(tmp_p
         for step, indices in part.seen.items():
             assert step not in seen, "a step was done twice"
             seen[step] = indices
-            for one, other in zip(part.pixels[step], whole.pixels[step], strict=True):
-                assert torch.equal(one, other), step
+            for pixels, expected in zip(part.pixels[step], whole.pixels[step], strict=True):
+                assert torch.equal(pixels, expected), step
     assert seen == whole.seen
     epochs = [index for indices in seen.values() for index in indices]
     assert sorted(epochs[:IMAGES]) == sorted(epochs[IMAGES : 2 * IMAGES]) == list(range(IMAGES))

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-import small_runs
 import timm
 import torch
-from small_runs import Run, StoppedError, differences, result_of, train
 from torch import nn
+from training import small_runs
+from training.small_runs import Run, StoppedError, differences, result_of, train
 
 from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
 from hf_tl.optimization.averaging import WeightAverage
@@ -45,7 +45,7 @@ def test_only_what_is_not_frozen_is_averaged() -> None:
     assert not any("running" in name for name in WeightAverage(model, 0.9).state_dict())
 
 
-def test_the_average_is_kept_in_its_state() -> None:
+def test_the_average_is_restored_from_its_state() -> None:
     model = nn.Linear(2, 2)
     average = WeightAverage(model, 0.5)
     nn.init.ones_(model.weight)
@@ -68,7 +68,7 @@ def averaged(monkeypatch: pytest.MonkeyPatch) -> str:
     return "averaged"
 
 
-def test_a_run_with_average_and_mixing_goes_on_bit_by_bit(averaged: str, tmp_path: Path) -> None:
+def test_a_resumed_run_with_average_and_mixing_is_bit_identical(averaged: str, tmp_path: Path) -> None:
     whole = result_of(train(Run(str(tmp_path / "whole"), averaged)))
     run = Run(str(tmp_path / "stopped"), averaged, config={"save_steps": 1})
     for stop in (2, 4, 6, 7):  # the first phase ends after step 4

@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from hf_tl.head.head_solver import FOLDS, STRENGTHS, HeadSolution, solve_head
+from hf_tl.head.head_solver import FOLDS, L2_STRENGTHS, HeadSolution, solve_head
 from hf_tl.optimization.loss import balanced_weights, training_loss
 from hf_tl.phase import Phase
 
@@ -48,8 +48,8 @@ def test_the_solution_is_that_of_scikit_learn(
     solution = solve_head(features.to(dtype), labels, CLASSES, strength=strength, balanced=balanced)
     weight = solution.weight.double().numpy() * scaler.scale_
     np.testing.assert_allclose(weight, expected.coef_, atol=tolerance * abs(expected.coef_).max())
-    found = logits_of(solution, features.to(dtype)).softmax(1)
-    np.testing.assert_allclose(found, expected.predict_proba(scaler.transform(features)), atol=tolerance)
+    probabilities = logits_of(solution, features.to(dtype)).softmax(1)
+    np.testing.assert_allclose(probabilities, expected.predict_proba(scaler.transform(features)), atol=tolerance)
 
 
 def test_with_more_features_than_images_it_is_that_of_scikit_learn() -> None:
@@ -62,8 +62,8 @@ def test_with_more_features_than_images_it_is_that_of_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_at_the_solution_the_loss_of_training_cannot_fall(balanced: bool) -> None:
-    """With label smoothing, which scikit-learn lacks."""
+def test_the_gradient_of_the_training_loss_is_zero_at_the_solution(balanced: bool) -> None:
+    """Label smoothing is what scikit-learn lacks."""
     features, labels = clusters()
     features = features.double()
     phase = Phase(1, 1, label_smoothing=0.2)
@@ -82,8 +82,8 @@ def test_the_strength_is_the_strongest_within_one_standard_error_of_the_best() -
     features, labels = clusters()
     solution = solve_head(features.double(), labels, CLASSES, seed=3)
     tried = solution.held_out_losses
-    assert tuple(tried) == STRENGTHS[: len(tried)]
-    assert STRENGTHS[0] > solution.strength > STRENGTHS[-1]
+    assert tuple(tried) == L2_STRENGTHS[: len(tried)]
+    assert L2_STRENGTHS[0] > solution.strength > L2_STRENGTHS[-1]
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=3)
     scaled = StandardScaler().fit_transform(features)
     expected = {}
@@ -100,18 +100,18 @@ def test_the_strength_is_the_strongest_within_one_standard_error_of_the_best() -
 def test_shift_and_scale_of_the_features_do_not_change_predictions() -> None:
     features, labels = clusters()
     moved = features * torch.logspace(2, -2, features.shape[1]) + torch.linspace(-5, 5, features.shape[1])
-    one, other = (solve_head(each, labels, CLASSES) for each in (features, moved))
-    assert one.strength == other.strength
-    torch.testing.assert_close(logits_of(one, features), logits_of(other, moved), atol=0.02, rtol=0.01)
+    solution, transformed = (solve_head(each, labels, CLASSES) for each in (features, moved))
+    assert solution.strength == transformed.strength
+    torch.testing.assert_close(logits_of(solution, features), logits_of(transformed, moved), atol=0.02, rtol=0.01)
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
     features, labels = clusters()
-    one, again, other = (solve_head(features, labels, CLASSES, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(one.weight, again.weight)
-    assert torch.equal(one.bias, again.bias)
-    assert one.held_out_losses == again.held_out_losses
-    assert one.held_out_losses != other.held_out_losses
+    first, again, other = (solve_head(features, labels, CLASSES, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.weight, again.weight)
+    assert torch.equal(first.bias, again.bias)
+    assert first.held_out_losses == again.held_out_losses
+    assert first.held_out_losses != other.held_out_losses
 
 
 def test_separable_data_stay_finite() -> None:
@@ -129,11 +129,11 @@ def test_separable_data_stay_finite() -> None:
 def test_views_of_an_image_are_held_out_together() -> None:
     """A copy of each image in the training folds would be data leakage."""
     features, labels = clusters(60)
-    one = solve_head(features, labels, CLASSES)
-    two = solve_head(features.repeat(2, 1), labels, CLASSES, views=2)
-    assert two.strength == one.strength
-    assert list(two.held_out_losses.values()) == pytest.approx(list(one.held_out_losses.values()), rel=1e-2)
-    torch.testing.assert_close(logits_of(two, features), logits_of(one, features), atol=0.02, rtol=0.02)
+    single = solve_head(features, labels, CLASSES)
+    double = solve_head(features.repeat(2, 1), labels, CLASSES, views=2)
+    assert double.strength == single.strength
+    assert list(double.held_out_losses.values()) == pytest.approx(list(single.held_out_losses.values()), rel=1e-2)
+    torch.testing.assert_close(logits_of(double, features), logits_of(single, features), atol=0.02, rtol=0.02)
 
 
 def test_rare_classes_are_kept() -> None:
@@ -147,7 +147,7 @@ def test_rare_classes_are_kept() -> None:
     logits = logits_of(solution, features)
     assert not set(logits.argmax(1).tolist()) & {4, 5}
     assert float(logits.softmax(1)[:, 4:].mean()) < 0.02
-    assert "folds" in str(solution)
+    assert f"{FOLDS}-fold cross-validation" in str(solution)
 
 
 @pytest.mark.parametrize(("images_of_a_class", "folds"), [(1, 0), (2, 2), (3, 3), (9, FOLDS)])
@@ -162,7 +162,7 @@ def test_there_are_no_more_folds_than_images_of_a_class(images_of_a_class: int, 
         assert logits_of(solution, features).argmax(1).tolist() == labels.tolist()
 
 
-def test_one_class_alone_is_no_problem() -> None:
+def test_one_class_alone_is_predicted() -> None:
     solution = solve_head(torch.randn(10, 3), torch.ones(10, dtype=torch.long), 2)
     assert logits_of(solution, torch.randn(5, 3)).argmax(1).tolist() == [1] * 5
 
@@ -170,5 +170,7 @@ def test_one_class_alone_is_no_problem() -> None:
 @pytest.mark.gpu
 def test_on_a_gpu_the_solution_is_the_same() -> None:
     features, labels = clusters()
-    one, other = solve_head(features, labels, CLASSES), solve_head(features.cuda(), labels, CLASSES)
-    torch.testing.assert_close(logits_of(other, features.cuda()).cpu(), logits_of(one, features), atol=0.02, rtol=0.01)
+    on_cpu, on_gpu = solve_head(features, labels, CLASSES), solve_head(features.cuda(), labels, CLASSES)
+    torch.testing.assert_close(
+        logits_of(on_gpu, features.cuda()).cpu(), logits_of(on_cpu, features), atol=0.02, rtol=0.01
+    )

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from small_runs import Run, make_transforms
-from test_streaming import colored
+from features.colored_images import colored
 from torch.utils.data import BatchSampler, DataLoader
+from training.small_runs import Run, make_transforms
 
 from hf_tl.data.datasets import load_data
 from hf_tl.data.streams import StreamedImages
@@ -42,7 +42,7 @@ def test_the_order_of_an_epoch(images: StreamedImages, block: int) -> None:
 
 @pytest.mark.parametrize(("start", "batch"), [(0, 4), (7, 3), (25, 6), (60, 5)])
 def test_views_are_those_of_the_images(images: StreamedImages, tmp_path: Path, start: int, batch: int) -> None:
-    """From any step on, across blocks and epochs."""
+    """Training may start at any step, and passes block and epoch ends."""
     stored = dict(images.stream.read())
     rows = colored(0).to_dict() | {
         "image": [stored[place] for place in images.places.tolist()],
@@ -53,9 +53,9 @@ def test_views_are_those_of_the_images(images: StreamedImages, tmp_path: Path, s
     order = ImageStream(len(images), 0, start, start + 6 * batch, None, views.order)
     loader = DataLoader(views, batch_size=batch, sampler=order, collate_fn=Collate())
     wanted = DataLoader(expected, batch_size=batch, sampler=order, collate_fn=Collate())
-    for found, same in zip(loader, wanted, strict=True):
-        assert found.keys() == same.keys()
-        assert all(torch.equal(found[name], same[name]) for name in found)
+    for actual, same in zip(loader, wanted, strict=True):
+        assert actual.keys() == same.keys()
+        assert all(torch.equal(actual[name], same[name]) for name in actual)
 
 
 def test_a_part_of_the_order_is_read_once(images: StreamedImages) -> None:
@@ -76,8 +76,8 @@ def test_a_part_of_the_order_is_read_once(images: StreamedImages) -> None:
     assert len(opened) == 1
 
 
-def test_measuring_holds_a_small_split(images: StreamedImages) -> None:
-    """In the stream's order; a split that fits into a block is read once for all epochs."""
+def test_evaluation_keeps_a_small_split_in_memory(images: StreamedImages) -> None:
+    """Evaluation follows the stream; a split that fits into a block is read once for all epochs."""
     views = StreamedViews(images, make_transforms(Run("")).eval)
     first, second = (list(DataLoader(views, batch_size=4, collate_fn=Collate())) for _ in range(2))
     assert torch.cat([batch["index"] for batch in first]).tolist() == list(range(len(images)))
