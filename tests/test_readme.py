@@ -23,8 +23,9 @@ PAGES = [README, *sorted(page for folder in FOLDERS for page in (REPOSITORY / fo
 LAUNCHERS = {
     "accelerate": {"--multi_gpu", "--use_fsdp", "--fsdp_version", "--dynamo_backend", "--mixed_precision"},
     "torchrun": {"--nproc_per_node"},
+    "pytest": {"--durations", "--fast"},
 }
-"""Flags of launchers that the pages show; hf_tl is tested under both in tests/training."""
+"""Flags of other programs that the pages show; hf_tl is tested under both launchers in tests/training."""
 
 
 def title(page: Path) -> str:
