@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hf_tl.exporting.export import export
     from hf_tl.hub.fetch import pull
     from hf_tl.hub.hub import push
-    from hf_tl.job import RunResult
+    from hf_tl.job.job import RunResult
     from hf_tl.run import train
     from hf_tl.strategy import Phase, Strategy
     from hf_tl.trainer.safeguards import newest_checkpoint
@@ -34,7 +34,7 @@ _HOMES = {
     "HfTlError": "hf_tl.errors",
     "Phase": "hf_tl.strategy",
     "Recommendation": "hf_tl.advisor.recommend",
-    "RunResult": "hf_tl.job",
+    "RunResult": "hf_tl.job.job",
     "Stage": "hf_tl.backbones.stages",
     "Strategy": "hf_tl.strategy",
     "StrategyCallback": "hf_tl.trainer.trainer",

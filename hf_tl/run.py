@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.config import DEMO_DATASET, DEMO_MODEL, READING, DataConfig, HubConfig, RunConfig, TrainingConfig
 from hf_tl.errors import ConfigError, name_some
-from hf_tl.job import Job, RunResult, check_push, choose_output_dir
+from hf_tl.job.job import Job, RunNotes, RunResult
+from hf_tl.job.output import check_push, choose_output_dir
+from hf_tl.job.run_job import run_job
 from hf_tl.record import LearnedFrom
 from hf_tl.reporting.console import say
 from hf_tl.strategy import Strategy
@@ -35,7 +37,7 @@ def import_libraries() -> None:
     from transformers import PreTrainedModel  # noqa: F401
 
     import hf_tl.backbones.timm
-    import hf_tl.job
+    import hf_tl.job.run_job
     import hf_tl.publish.save
     import hf_tl.training.loop  # noqa: F401
 
@@ -73,7 +75,7 @@ def run(config: RunConfig) -> RunResult:
     set_problem_type(model, data.problem_type)
     head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
     strategy, choices = _build_strategy(accelerator, model, preprocessing, data, config, advice, head)
-    return Job(
+    job = Job(
         accelerator,
         model,
         preprocessing,
@@ -84,13 +86,11 @@ def run(config: RunConfig) -> RunResult:
         horizontal_flip=flips(config.data, data),
         leakage=leakage,
         head_stages=head,
-        command=describe_command(config),
-        settings=settings_of(config),
-        choices=choices,
-        recommendation=advice.record,
+        notes=RunNotes(describe_command(config), settings_of(config), choices, advice.record),
         rung_seconds=advice.rung_seconds,
         start=start,
-    ).run()
+    )
+    return run_job(job)
 
 
 def open_data(
@@ -228,7 +228,7 @@ def train(
     preprocessing.check_training_is_used(phase.augmentation for phase in strategy.phases)
     output_dir = choose_output_dir(accelerator, training, f"{data.name}-{strategy.name}")
     set_seed(training.seed)
-    return Job(
+    job = Job(
         accelerator,
         model,
         preprocessing,
@@ -239,7 +239,8 @@ def train(
         horizontal_flip=flips(data_config, data),
         leakage=leakage,
         start=start,
-    ).run()
+    )
+    return run_job(job)
 
 
 def _groups(settings: dict[str, Any]) -> tuple[HubConfig, DataConfig, TrainingConfig]:

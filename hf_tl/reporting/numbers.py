@@ -44,6 +44,16 @@ def range_of(interval: Sequence[float] | None, *, is_percentage: bool) -> str:
     return f"{100 * low:.1f}–{100 * high:.1f}%" if is_percentage else f"{low:.3f}–{high:.3f}"
 
 
+def measured_on(images: int, interval: Sequence[float] | None) -> str:
+    """Format the size of a sample and the interval of a share that was measured on it.
+
+    >>> measured_on(1797, [0.9347, 0.9618]), measured_on(360, None)
+    ('1,797 images, 95% CI 93.5–96.2%', '360 images')
+    """
+    count = f"{images:,} {'image' if images == 1 else 'images'}"
+    return count if interval is None else f"{count}, 95% CI {range_of(interval, is_percentage=True)}"
+
+
 def points(share: float) -> str:
     """Format a difference of shares in percentage points, with its sign.
 

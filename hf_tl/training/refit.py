@@ -128,12 +128,8 @@ class Refit:
             first.accelerator,
             first.model,
             self.strategy,
-            first.data.transforms_of,
-            images,
-            None,
+            replace(first.images, train=images, validation=None),
             first.config,
-            first.fingerprint,
-            first.orders,
             identity=first.identity,
         )
         if first.config.resume_from_checkpoint is not None:

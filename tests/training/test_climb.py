@@ -1,14 +1,15 @@
 """A climb in the Accelerate loop: stage depths that are kept, undone, interrupted, or skipped for lack of time."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import (
+from torch import Tensor
+from training.small_runs import (
     RecordedTraining,
     Run,
     differences,
@@ -19,11 +20,11 @@ from small_runs import (
     stopped_at,
     train,
 )
-from torch import Tensor, nn
 
 from hf_tl.backbones.transformers import random_weights
 from hf_tl.strategy import Strategy
 from hf_tl.training.escalation import Climb, Escalation
+from hf_tl.training.phase_run import PhaseRun
 
 ENDS = [7, 14, 21]
 
@@ -37,9 +38,9 @@ class RecordedClimb(RecordedTraining):
         self.kept: list[dict[str, Tensor]] = []
         self.result: dict[str, Any] = {}
 
-    def _steps(self, model: nn.Module, *rest: Any) -> Any:
+    def _steps(self, run: PhaseRun) -> Iterator[float]:
         self.started.append(snapshot(self.model))
-        return super()._steps(model, *rest)
+        return super()._steps(run)
 
     def _judge(self, *arguments: Any) -> None:
         super()._judge(*arguments)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Run, differences, launch, moved, read_result, result_path, resumed
 from test_sharding import FSDP
+from training.small_runs import Run, differences, launch, moved, read_result, result_path, resumed
 
 pytestmark = pytest.mark.slow
 

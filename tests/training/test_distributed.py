@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import FLAT, Run, differences, launch, make_model, moved, read_result, result_path, resumed
+from training.small_runs import FLAT, Run, differences, launch, make_model, moved, read_result, result_path, resumed
 
 from hf_tl.backbones.freezing import freeze, frozen_tensors
 from hf_tl.checkpoints.checkpoint import newest_checkpoint

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import (
+from torch import Tensor
+from training.small_runs import (
     FLAT,
     Run,
     launch,
     make_images,
     make_model,
-    make_trainer,
     make_training,
     make_transforms,
     resumed,
     stopped_at,
     train,
 )
-from torch import Tensor
+from training.trainer_runs import make_trainer
 from transformers import Trainer, TrainingArguments
 
 from hf_tl.checkpoints.checkpoint import find_damage, newest_checkpoint

@@ -7,8 +7,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from small_runs import RecordedTraining, Run, make_training, moved, snapshot, train
 from torch import Tensor
+from training.small_runs import RecordedTraining, Run, make_training, moved, snapshot, train
 
 from hf_tl.checkpoints.state import BEST, WEIGHTS
 

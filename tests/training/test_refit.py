@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from accelerate.utils import set_seed
 from datasets import DatasetDict, concatenate_datasets
-from small_runs import (
+from training.small_phases import PLAIN
+from training.small_runs import (
     IMAGES,
-    PLAIN,
     RecordedTraining,
     Run,
     StoppedError,
@@ -42,10 +42,10 @@ def refitted(run: Run, stop: int | None = None) -> tuple[Training, Training]:
 def alone(run: Run) -> Training:
     """Train once on all images, without a first training; for a climb, its first stage depth alone."""
     made = make_training(run)
-    images = concatenate_datasets([make_images(run), make_images(run)])
+    both = concatenate_datasets([make_images(run), make_images(run)])
     set_seed(made.config.seed)
-    made.config = replace(made.config, output_dir=None)
-    training = Training(made.accelerator, made.model, run.strategy, made.data.transforms_of, images, None, made.config)
+    images, config = replace(made.images, train=both, validation=None), replace(made.config, output_dir=None)
+    training = Training(made.accelerator, made.model, run.strategy, images, config)
     training.run()
     return training
 

@@ -12,28 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_runs
 import torch
-from small_runs import (
+from training import small_runs
+from training.small_runs import (
     AUTO,
     RecordedTraining,
     Run,
     differences,
     main,
-    make_trainer,
     make_training,
     read_result,
     result_of,
     resumed,
     stopped_at,
     train,
-    train_with_trainer,
 )
+from training.trainer_runs import make_trainer, train_with_trainer
 
 import hf_tl
 from hf_tl.checkpoints.checkpoint import newest_checkpoint
 from hf_tl.checkpoints.state import RANDOM, STATE
 from hf_tl.errors import CheckpointError
+from hf_tl.training.phase_run import PhaseRun
 
 STEPS = 14
 
@@ -83,17 +83,17 @@ def test_other_settings_resume_too(
 
 
 class WithoutRandomState(RecordedTraining):
-    def _restore_phase(self, *arguments: Any) -> None:
+    def _restore_phase(self, run: PhaseRun) -> None:
         state = torch.get_rng_state()
-        super()._restore_phase(*arguments)
+        super()._restore_phase(run)
         torch.set_rng_state(state)
 
 
 class WithoutOptimizer(RecordedTraining):
-    def _restore_phase(self, optimizer: Any, *arguments: Any) -> None:
-        state = optimizer.state_dict()
-        super()._restore_phase(optimizer, *arguments)
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state["state"]})
+    def _restore_phase(self, run: PhaseRun) -> None:
+        state = run.optimizer.state_dict()
+        super()._restore_phase(run)
+        run.optimizer.load_state_dict({**run.optimizer.state_dict(), "state": state["state"]})
 
 
 class WithoutPlace(RecordedTraining):
@@ -232,7 +232,8 @@ def test_trainer_keeps_the_limit_of_checkpoints_for_later(tmp_path: Path) -> Non
 @pytest.mark.parametrize("way", ["loop", "trainer"])
 def test_fifty_kills_change_nothing(tmp_path: Path, way: str) -> None:
     """Processes are forked from one that has computed nothing, so that 50 of them take minutes."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    paths = f"{Path(__file__).parents[2]}{os.pathsep}{Path(__file__).parents[1]}"
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, way, str(tmp_path), "50"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Run, differences, launch, moved, read_result, result_path, resumed
+from training.small_runs import Run, differences, launch, moved, read_result, result_path, resumed
 
 from hf_tl.backbones.load import load
 from hf_tl.config import TrainingConfig

@@ -27,6 +27,7 @@ from hf_tl.errors import ConfigError
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.trainer.trainer import StrategyCallback
 from hf_tl.training.loop import Training
+from hf_tl.training.phase_data import TrainingImages
 
 LABELS = ["cat", "dog", "owl"]
 SIDE, IMAGES, BATCH = 32, 16, 4
@@ -304,9 +305,7 @@ def test_both_ways_to_train_agree(
         Accelerator(cpu=True, gradient_accumulation_steps=accumulation),
         model,
         strategy,
-        lambda phase: transforms,
-        images,
-        images,
+        TrainingImages(images, images, lambda phase: transforms),
         TrainingConfig(**sizes),
     )
     losses = [entry["train_loss"] for entry in loop.run().history]
