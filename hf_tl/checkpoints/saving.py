@@ -68,15 +68,15 @@ class Checkpoints:
         if source == "auto":
             folder, problems = newest_checkpoint(self.folder) if self.folder else (None, [])
             for problem in problems:
-                say(self.accelerator, f"Left out the checkpoint {problem}")
+                say(self.accelerator, f"Skipping the checkpoint {problem}")
         else:
             folder = Path(source)
             check_whole(folder)
         if folder is None:
-            say(self.accelerator, "No checkpoint to go on from: starting at the beginning")
+            say(self.accelerator, "Starting at the first step: --output_dir holds no complete checkpoint")
             return None
         contents = read_state(folder, self.identity)
-        say(self.accelerator, f"Going on from step {contents.state.step} ({folder.name})")
+        say(self.accelerator, f"Resuming after step {contents.state.step} ({folder.name})")
         return contents
 
     def write_if_due(self, step: int, is_epoch_end: bool, gather: Callable[[], Contents]) -> None:

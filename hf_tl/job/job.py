@@ -48,7 +48,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class RunNotes:
-    """What the record of a run says about its settings and how they were chosen."""
+    """Settings of a run, and how they were chosen, for its record."""
 
     command: str | None = None
     """Command of the run."""

@@ -54,6 +54,15 @@ def measured_on(images: int, interval: Sequence[float] | None) -> str:
     return count if interval is None else f"{count}, 95% CI {range_of(interval, is_percentage=True)}"
 
 
+def first_to_last(names: Sequence[str]) -> str:
+    """Name the first and the last of some stages in forward order.
+
+    >>> first_to_last(["head"]), first_to_last(["layer3", "layer4", "head"])
+    ('head', 'layer3 to head')
+    """
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+
 def points(share: float) -> str:
     """Format a difference of shares in percentage points, with its sign.
 

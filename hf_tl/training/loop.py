@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_tl.backbones.freezing import fix_unused, freeze, whole
-from hf_tl.backbones.stages import Stage, list_stages
+from hf_tl.backbones.stages import list_stages
 from hf_tl.backbones.transformers import random_weights
 from hf_tl.checkpoints.checkpoint import FOLDER, REFIT_FOLDER
 from hf_tl.checkpoints.saving import Checkpoints, gather_random_states, identity_of, names_trained_by
@@ -26,7 +26,7 @@ from hf_tl.features.inputs import PhaseInputs
 from hf_tl.optimization.optim import phase_ends
 from hf_tl.processes.sharding import load_whole, shard
 from hf_tl.reporting.console import progress_bar, say
-from hf_tl.reporting.numbers import duration
+from hf_tl.reporting.numbers import duration, first_to_last
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.evaluation import Evaluator
@@ -179,7 +179,7 @@ class Training:
         """Freeze, train to the end of the span with a new optimizer, and verify that frozen tensors did not change."""
         start, before = time.perf_counter(), self.state.phase_seconds
         run = self._prepare(span, self._begin(span))
-        title = f"phase {span.index + 1}/{len(self.strategy.phases)} ({_first_to_last(run.trained)})"
+        title = f"phase {span.index + 1}/{len(self.strategy.phases)} ({first_to_last(run.trained)})"
         progress.set_description(title)
         progress.set_postfix_str("")
         evaluations_without_gain = count_without_gain(self.state.log, span.index)
@@ -203,7 +203,7 @@ class Training:
         run.end()
         self.state.log.phases.append(run.record(self.state, self.passes(self.state.step - span.first)))
         result = self._evaluator.describe(self.state.log.history[-1], with_interval=True)
-        say(self.accelerator, f"Trained {title}: {result} ({duration(self.state.phase_seconds)})")
+        say(self.accelerator, f"Trained {title}: {result} in {duration(self.state.phase_seconds)}")
         # early stopping skips the rest of the span
         progress.update(span.end - self.state.step)
         self.state.step, self.state.frozen_digest, self.state.phase_seconds = span.end, None, 0.0
@@ -338,9 +338,3 @@ class Training:
         """Return whether a pass over the training images ends with a step."""
         images = len(self.data.train_images)
         return step * self.images_per_step // images > (step - 1) * self.images_per_step // images
-
-
-def _first_to_last(stages: Sequence[Stage]) -> str:
-    """Name the first and the last of some stages in forward order."""
-    first, last = stages[0].name, stages[-1].name
-    return first if first == last else f"{first} to {last}"

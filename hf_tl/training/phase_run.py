@@ -122,9 +122,9 @@ class PhaseRun:
         """Search results of a solved head, for the record."""
 
     @property
-    def trained(self) -> list[Stage]:
-        """Stages that the phase trains."""
-        return [stage for stage in self.stages if stage not in self.frozen.stages]
+    def trained(self) -> list[str]:
+        """Names of the stages that the phase trains, in forward order."""
+        return [stage.name for stage in self.stages if stage not in self.frozen.stages]
 
     @property
     def learning_rate(self) -> float:
@@ -133,7 +133,8 @@ class PhaseRun:
 
     def recomputed(self) -> contextlib.AbstractContextManager[Any]:
         """Recompute the activations of trained stages in the backward pass while the context is open."""
-        return recomputed_activations(self.model, self.trained)
+        trained = [stage for stage in self.stages if stage not in self.frozen.stages]
+        return recomputed_activations(self.model, trained)
 
     def steps(self, data: PhaseData, config: TrainingConfig, steps_done: int) -> Iterator[float]:
         """Train to the end of the phase, and yield the loss after each optimizer step.
@@ -221,7 +222,7 @@ class PhaseRun:
         phase = self.span.phase
         return PhaseRecord(
             recipe=phase,
-            trained_stages=tuple(stage.name for stage in self.trained),
+            trained_stages=tuple(self.trained),
             learning_rates={} if phase.is_solved else stage_rates(self.stages, phase, trainable),
             parameters_trained=sum(tensor.numel() for tensor in trainable.values()),
             steps=state.step - self.span.first,

@@ -115,7 +115,7 @@ class WithAll(RecordedTraining):
     [(WithAll, True), (WithoutRandomState, False), (WithoutOptimizer, False), (WithoutPlace, False)],
 )
 @pytest.mark.parametrize("stop", [2, 7])
-def test_what_is_left_out_of_the_restore_shows(
+def test_an_incomplete_restore_changes_the_weights(
     tmp_path: Path, uninterrupted: dict[str, Any], kind: type[RecordedTraining], is_same: bool, stop: int
 ) -> None:
     run = Run(str(tmp_path), config={"save_steps": 1})
@@ -139,16 +139,16 @@ def test_what_is_left_out_of_the_restore_shows(
 def test_another_run_is_refused_before_the_first_step(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     stopped_at(Run(str(tmp_path), config={"save_steps": 1}), 2)
     other = Run(str(tmp_path), **{**change, "config": {**AUTO, **change.get("config", {})}})
-    with pytest.raises(CheckpointError, match=f"of another run: .*{message}"):
+    with pytest.raises(CheckpointError, match=f"from another run: .*{message}"):
         make_training(other).restore("auto")
 
 
-@pytest.mark.parametrize(("name", "found"), [("data", "other data"), ("processes", 7)])
-def test_other_data_and_another_number_of_processes_are_refused(tmp_path: Path, name: str, found: Any) -> None:
+@pytest.mark.parametrize(("name", "value"), [("data", "other data"), ("processes", 7)])
+def test_other_data_and_another_number_of_processes_are_refused(tmp_path: Path, name: str, value: Any) -> None:
     stopped_at(Run(str(tmp_path), config={"save_steps": 1}), 2)
     training = make_training(Run(str(tmp_path)))
-    training.checkpoints.identity[name] = found
-    with pytest.raises(CheckpointError, match=f"of another run: {name} was .*, now {found!r}"):
+    training.checkpoints.identity[name] = value
+    with pytest.raises(CheckpointError, match=f"from another run: {name} was .*, now {value!r}"):
         training.restore("auto")
 
 
@@ -163,7 +163,7 @@ def test_a_checkpoint_of_other_frozen_weights_is_refused(tmp_path: Path) -> None
         training.run()
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+def test_a_damaged_checkpoint_is_skipped_for_the_previous(
     tmp_path: Path, uninterrupted: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(str(tmp_path), config={"save_steps": 1})
@@ -172,8 +172,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     (damaged / RANDOM).write_bytes(b"")
     result = result_of(train(resumed(run)))
     printed = capsys.readouterr().out
-    assert "Left out the checkpoint step-00000007: damaged: random.pt" in printed
-    assert "Going on from step 6" in printed
+    assert "Skipping the checkpoint step-00000007: damaged: random.pt" in printed
+    assert "Resuming after step 6" in printed
     assert differences(uninterrupted, result) == []
     damaged = tmp_path / "checkpoints" / "step-00000013"
     (damaged / STATE).unlink()
@@ -185,7 +185,7 @@ def test_without_a_checkpoint_training_starts_at_the_beginning(
     tmp_path: Path, uninterrupted: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = result_of(train(Run(str(tmp_path), config=AUTO)))
-    assert "No checkpoint to go on from" in capsys.readouterr().out
+    assert "Starting at the first step: " in capsys.readouterr().out
     assert differences(uninterrupted, result) == []
 
 
