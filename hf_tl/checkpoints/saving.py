@@ -93,7 +93,7 @@ class Checkpoints:
             CheckpointError: The disk is full or read-only (raised on all processes).
             SystemExit: The process received SIGTERM.
         """
-        save_steps, is_interrupted = self.config.save_steps, self.sigterm.came()
+        save_steps, is_interrupted = self.config.save_steps, self.sigterm.is_received()
         is_time = is_epoch_end if save_steps is None else step % save_steps == 0
         if self.folder is not None and (is_interrupted or (is_time and self.are_wanted)):
             self.write(gather())

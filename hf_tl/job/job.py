@@ -137,7 +137,7 @@ class Job:
         check_phases(self.strategy.phases, self.problem)
 
     def identity(self) -> dict[str, Any]:
-        """Return what a checkpoint and the run that resumes from it must share, besides strategy, data and settings."""
+        """Return the origin and preprocessing that a checkpoint and the run that resumes from it must share."""
         from hf_tl.backbones.freezing import digest
         from hf_tl.backbones.stages import list_stages
         from hf_tl.record.codec import encode

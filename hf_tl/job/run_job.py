@@ -125,7 +125,7 @@ def _commit(job: Job, training: "Training", log: "TrainingLog") -> RunRecord:
     """Commit the trained weights, and a checkpoint from which the evaluation can resume."""
     say(job.accelerator, f"Saving the trained weights in {job.folder}")
     record = _write(job, training, log, "trained")
-    training.keep_end()
+    training.write_final_checkpoint()
     return record
 
 

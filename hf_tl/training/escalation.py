@@ -112,7 +112,7 @@ class Climb:
         self.weights: dict[str, Tensor] = {}
         """Weights of the best finished rung while another one is trained."""
 
-    def goes_on(self, accelerator: "Accelerator", state: TrainingState, index: int) -> bool:
+    def continues(self, accelerator: "Accelerator", state: TrainingState, index: int) -> bool:
         """Return whether to train a rung, the same on all processes; otherwise the log says why not.
 
         Args:

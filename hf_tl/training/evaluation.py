@@ -39,7 +39,7 @@ class Evaluation:
         return {"phase": self.phase, "epoch": self.epoch, **rates, "validation": self.validation, "seconds": seconds}
 
     def candidate(self) -> dict[str, Any]:
-        """Return what model selection compares and the log keeps."""
+        """Return the entry that model selection compares and the log keeps."""
         return {"phase": self.phase, "epoch": self.epoch, "validation": self.validation}
 
     def curves(self) -> dict[str, float]:

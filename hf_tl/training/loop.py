@@ -136,13 +136,13 @@ class Training:
         fix_unused(self.model, images)
         self._whole, self.model = self.model, shard(self.accelerator, self.model, self.stages, images)
         with (
-            self.checkpoints.sigterm.noted(),
+            self.checkpoints.sigterm.recorded(),
             progress_bar(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
         ):
             for index, (phase, end) in enumerate(zip(self.strategy.phases, ends, strict=True)):
                 if self.state.step >= end:
                     continue
-                if self._climb is not None and not self._climb.goes_on(self.accelerator, self.state, index):
+                if self._climb is not None and not self._climb.continues(self.accelerator, self.state, index):
                     break
                 self._run_phase(Span(index, phase, ends[index - 1] if index else 0, end), progress)
                 self._count_seconds()
@@ -166,7 +166,7 @@ class Training:
         """
         return self.data.predictions(self.model, self.carried_out.phases[-1], images, split)
 
-    def keep_end(self) -> None:
+    def write_final_checkpoint(self) -> None:
         """Write a final checkpoint, from which the evaluation can resume, if checkpoints are enabled.
 
         Raises:
@@ -215,7 +215,7 @@ class Training:
             self._checkpoint_if_due(True, None)
 
     def _begin(self, span: Span) -> Frozen:
-        """Freeze what the phase does not train.
+        """Start or resume a phase: weights, and frozen stages.
 
         Raises:
             CheckpointError: The frozen tensors differ from those of the checkpoint.
@@ -241,7 +241,7 @@ class Training:
         return self.strategy.phases[: done + (self.state.frozen_digest is not None)]
 
     def _prepare(self, span: Span, frozen: Frozen) -> PhaseRun:
-        """Choose the inputs of a phase, and build what trains it, restored from the checkpoint if there is one."""
+        """Choose the inputs of a phase and build its optimizer, restored from the checkpoint if there is one."""
         phase = span.phase
         passes = 1.0 if phase.is_solved else self.passes(span.end - span.first)
         inputs = self.data.inputs(phase, frozen.digest, passes, self.state.uses_features)
@@ -310,7 +310,7 @@ class Training:
         self.state.log.seconds = time.perf_counter() - self._start
 
     def _contents(self, run: PhaseRun | None) -> Contents:
-        """Gather what a checkpoint holds, within a phase or between phases. All processes must call this."""
+        """Gather the contents of a checkpoint, within a phase or between phases. All processes must call this."""
         return Contents(
             state=self.state,
             weights=self._trained_tensors(),

@@ -1,4 +1,4 @@
-"""One phase in progress: its steps, and what it writes into the log."""
+"""One phase: its frozen part, its optimizer, its steps, and its record."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ class Frozen:
 
     @classmethod
     def of(cls, model: nn.Module, phase: Phase, expected: str | None = None) -> Self:
-        """Freeze what a phase does not train.
+        """Freeze the stages that a phase does not train.
 
         Args:
             model: Model to freeze, in place.
@@ -202,7 +202,7 @@ class PhaseRun:
             self.average = None
 
     def release(self) -> None:
-        """Release what was prepared for the devices."""
+        """Release the wrapped model, the optimizer and the loader."""
         # mixed precision wraps `forward` on the model itself; accelerate's unwrapping also strips its own decorators
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
             self.model.__dict__.pop(name, None)

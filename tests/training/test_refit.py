@@ -35,7 +35,7 @@ def refitted(run: Run, stop: int | None = None) -> tuple[Training, Training]:
     if first.config.resume_from_checkpoint is not None:
         first.restore(first.config.resume_from_checkpoint)
     first.run()
-    first.keep_end()
+    first.write_final_checkpoint()
     return first, refit.run()
 
 
@@ -177,7 +177,7 @@ def test_a_resumed_run_keeps_its_recorded_time(tmp_path: Path) -> None:
     first = make_training(run)
     first.run()
     spent = first.state.log.seconds
-    first.keep_end()
+    first.write_final_checkpoint()
     assert first.state.log.seconds == spent
     again = make_training(resumed(run))
     again.restore("auto")
