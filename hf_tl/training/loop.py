@@ -179,8 +179,8 @@ class Training:
         """Freeze, train to the end of the span with a new optimizer, and verify that frozen tensors did not change."""
         start, before = time.perf_counter(), self.state.phase_seconds
         run = self._prepare(span, self._begin(span))
-        title = f"phase {span.index + 1}/{len(self.strategy.phases)} ({first_to_last(run.trained)})"
-        progress.set_description(title)
+        title = f"{span.index + 1}/{len(self.strategy.phases)} ({first_to_last(run.trained)})"
+        progress.set_description(f"Phase {title}")
         progress.set_postfix_str("")
         evaluations_without_gain = count_without_gain(self.state.log, span.index)
         self._hold_if_last(span)
@@ -203,7 +203,7 @@ class Training:
         run.end()
         self.state.log.phases.append(run.record(self.state, self.passes(self.state.step - span.first)))
         result = self._evaluator.describe(self.state.log.history[-1], with_interval=True)
-        say(self.accelerator, f"Trained {title}: {result} in {duration(self.state.phase_seconds)}")
+        say(self.accelerator, f"Trained phase {title}: {result} in {duration(self.state.phase_seconds)}")
         # early stopping skips the rest of the span
         progress.update(span.end - self.state.step)
         self.state.step, self.state.frozen_digest, self.state.phase_seconds = span.end, None, 0.0

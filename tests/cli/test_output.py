@@ -35,7 +35,7 @@ def test_progress_in_a_file_is_a_line_every_tenth(written: tuple[str, str]) -> N
     _, err = written
     assert "\r" not in err
     assert "\x1b" not in err
-    steps = [int(number) for number in re.findall(r"^phase 1/1 \(.+\): (\d+)% \(", err, re.MULTILINE)]
+    steps = [int(number) for number in re.findall(r"^Phase 1/1 \(.+\): (\d+)% \(", err, re.MULTILINE)]
     assert [number // 10 for number in steps] == list(range(1, 11))
     assert all(re.fullmatch(r".+: \d+% \([\d,]+ of [\d,]+.*\)", line) for line in err.splitlines())
 

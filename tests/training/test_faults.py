@@ -92,7 +92,7 @@ def test_trainer_stops_before_the_weights_go_bad(
     with pytest.raises(TrainingError, match=MESSAGES[fault]) as error:
         trainer.train()
     step = trainer.state.global_step + 1
-    named = re.search(rf"in step {step};.* rows of the train_dataset: ([\d, ]+)\)", str(error.value))
+    named = re.search(rf"in step {step};.*\(rows of the train_dataset: ([\d, ]+)\)", str(error.value))
     assert named is not None, error.value
     rows = [int(row) for row in named[1].split(", ")]
     first = (step - 1) * accumulation
