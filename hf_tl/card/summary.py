@@ -23,10 +23,10 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
     spans = []
     for phase in strategy.phases:
         stages = phase.trainable_stages
-        which = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {stages}"
-        which = "all stages" if stages == "all" else which
+        scope = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {stages}"
+        scope = {1: "the head", "all": "all stages"}.get(stages, scope)
         length = "solution" if phase.is_solved else phase.length
-        spans.append(f"{length} of {'the head' if stages == 1 else which}")
+        spans.append(f"{length} of {scope}")
     return "\n".join(
         [
             f"Data      {data.name}: {sizes} images, {len(data.labels)} classes{several}",

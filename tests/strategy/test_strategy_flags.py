@@ -21,7 +21,7 @@ def test_finetune_takes_every_form_of_stages(stages: Any) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--learning_rate", "1"], "leave out --learning_rate, or write"),
+        (["--learning_rate", "1"], "leave out --learning_rate, or put"),
         (["--strategy", "full", "--trainable_stages", "2"], "leave out --trainable_stages, --strategy"),
         (["--find_learning_rate"], "leave out --find_learning_rate"),
         (["--balanced_sampling"], "leave out --balanced_sampling"),
