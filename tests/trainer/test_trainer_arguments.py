@@ -43,7 +43,7 @@ def test_arguments_against_the_strategy_are_refused(
 
 def test_phases_with_two_augmentations_are_refused(tmp_path: Path, images: Dataset) -> None:
     strategy = Strategy("two views", (HEAD, replace(DEEP, augmentation="none")))
-    with pytest.raises(ConfigError, match="one augmentation for all phases .* found light, none"):
+    with pytest.raises(ConfigError, match=r"one augmentation for all phases .* found light, none"):
         make_trainer(tmp_path, images, [StrategyCallback(strategy)])
 
 
