@@ -120,7 +120,7 @@ def make_model(run: Run) -> nn.Module:
 Recorded = TypeVar("Recorded", bound="RecordedTraining")
 
 
-def tell() -> None:
+def report_progress() -> None:
     """Report the start of a step or a checkpoint to the test that kills the process."""
 
 
@@ -156,13 +156,13 @@ class RecordedTraining(Training):
 
     def _watched(self, loader: Any) -> Iterator[dict[str, Tensor]]:
         for batch in loader:
-            tell()
+            report_progress()
             self.seen.setdefault(self.state.step + 1, []).extend(batch["index"].tolist())
             self.pixels.setdefault(self.state.step + 1, []).extend(batch.get("pixel_values", batch["index"]))
             yield batch
 
     def _contents(self, *arguments: Any) -> Contents:
-        tell()
+        report_progress()
         return super()._contents(*arguments)
 
     def _interrupt(self, step: int) -> None:

@@ -285,7 +285,7 @@ def child(run: Run, connection: Connection) -> None:
     Path(run.output).mkdir(parents=True, exist_ok=True)
     with open(Path(run.output, "log"), "a", encoding="utf-8") as log:
         sys.stdout = sys.stderr = log
-        small_runs.tell = functools.partial(connection.send, "begun")
+        small_runs.report_progress = functools.partial(connection.send, "begun")
         main(run, 1)
 
 

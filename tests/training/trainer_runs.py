@@ -48,9 +48,9 @@ class Interruption(TrainerCallback):
         self.run = run
 
     def on_step_begin(self, *arguments: Any, **kwargs: Any) -> None:
-        small_runs.tell()
+        small_runs.report_progress()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        small_runs.tell()
+        small_runs.report_progress()
         if self.run.signal_at is not None and state.global_step == self.run.signal_at[0]:
             os.kill(os.getpid(), self.run.signal_at[2])
