@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.stages import Stage, trainable_parameters
 from hf_tl.checkpoints.checkpoint import FOLDER, check_whole, newest_checkpoint, write_checkpoint
-from hf_tl.checkpoints.sigterm import Sigterm
+from hf_tl.checkpoints.sigterm import TERMINATED_STATUS, Sigterm
 from hf_tl.checkpoints.state import Contents, random_state, read_state, write_state
 from hf_tl.config import TrainingConfig
 from hf_tl.processes.sharding import ShardedAccelerator
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-INTERRUPTED_STATUS = 143
-"""Exit status after SIGTERM, once a checkpoint has been written: 128 + 15, as shells report it."""
 FREE = frozenset(
     (
         "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "report_to",
@@ -100,7 +98,7 @@ class Checkpoints:
         if is_interrupted:
             resume = "" if self.folder is None else "; resume with --resume_from_checkpoint auto"
             say(self.accelerator, f"Stopping on SIGTERM after step {step}{resume}")
-            raise SystemExit(INTERRUPTED_STATUS)
+            raise SystemExit(TERMINATED_STATUS)
 
     @property
     def are_wanted(self) -> bool:

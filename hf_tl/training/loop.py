@@ -31,7 +31,7 @@ from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.evaluation import Evaluator
 from hf_tl.training.phase_data import PhaseData, TrainingImages
-from hf_tl.training.phase_run import Frozen, PhaseRun, Span, check_phases
+from hf_tl.training.phase_run import Frozen, PhaseRun, Span, check_recipes
 from hf_tl.training.selection import count_without_gain
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Training:
         self.ever_trained = names_trained_by(strategy.phases, self.stages)
         features = Features(accelerator, model, config, images.orders)
         self.data = PhaseData(features, images.transforms_of, images.train, images.validation)
-        check_phases(accelerator, self.model, self.stages[-1], strategy.phases, config)
+        check_recipes(accelerator, self.model, self.stages[-1], strategy.phases, config)
         self.data.require(strategy.phases)
         self._evaluator = Evaluator(accelerator, self.data, config, self.problem)
         shared = identity_of(accelerator, strategy, config, images.fingerprint, len(images.train))

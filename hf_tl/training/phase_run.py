@@ -234,7 +234,7 @@ class PhaseRun:
         )
 
 
-def check_phases(
+def check_recipes(
     accelerator: "Accelerator", model: nn.Module, head: Stage, phases: Sequence[Phase], config: TrainingConfig
 ) -> None:
     """Reject phases that cannot be trained, before the training.

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_cli import ERROR_STATUS, REPOSITORY, TINY, write_images
+from test_cli import REPOSITORY, TINY, write_images
 
-from hf_tl.cli import main
+from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.record import read_record
 from hf_tl.strategy import Strategy
 
