@@ -12,6 +12,7 @@ from hf_tl.card.reasons import published_advice
 from hf_tl.config import RunConfig
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.processes.together import on_main_process
+from hf_tl.record.migrate import rename_keys
 from hf_tl.reporting.console import say
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def take_advice(
 
 def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> Advice:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = rename_keys(json.loads((folder / RECORD).read_text(encoding="utf-8")))
         if record["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"its schema version is {record['schema_version']!r:.80}, expected {SCHEMA_VERSION}")
         published, name, found_in = published_advice(record), Path(record["backbone"]), record["data"]

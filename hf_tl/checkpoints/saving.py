@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.stages import Stage, trainable_parameters
+from hf_tl.backbones.stages.stage import Stage, trainable_parameters
 from hf_tl.checkpoints.checkpoint import FOLDER, check_whole, newest_checkpoint, write_checkpoint
 from hf_tl.checkpoints.sigterm import TERMINATED_STATUS, Sigterm
 from hf_tl.checkpoints.state import Contents, random_state, read_state, write_state

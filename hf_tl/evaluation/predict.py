@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 
 from hf_tl.backbones.load import load
-from hf_tl.backbones.modules import inference
-from hf_tl.backbones.provenance import provenance_of, saved_record
+from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.weights.provenance import provenance_of, saved_record
 from hf_tl.data.columns import LABEL, holds_lists
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.images import decode

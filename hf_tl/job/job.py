@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.provenance import Provenance, provenance_of
+from hf_tl.backbones.weights.provenance import Provenance, provenance_of
 from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
-    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
     from hf_tl.data.learned import Leakage
@@ -138,8 +138,8 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """Return the origin and preprocessing that a checkpoint and the run that resumes from it must share."""
-        from hf_tl.backbones.freezing import digest
-        from hf_tl.backbones.stages import list_stages
+        from hf_tl.backbones.stages.stage import list_stages
+        from hf_tl.backbones.weights.digest import digest
         from hf_tl.record.codec import encode
 
         stages = list_stages(self.model)[-self.head_stages :]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.provenance import set_provenance, trained_origin
+from hf_tl.backbones.weights.provenance import set_provenance, trained_origin
 from hf_tl.errors import SaveError
 from hf_tl.job.job import Job, RunResult
 from hf_tl.job.records import build_record, learned_images

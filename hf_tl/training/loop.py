@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_tl.backbones.freezing import fix_unused, freeze, whole
-from hf_tl.backbones.stages import list_stages
-from hf_tl.backbones.transformers import random_weights
+from hf_tl.backbones.libraries.transformers import random_weights
+from hf_tl.backbones.stages.freezing import fix_unused, freeze
+from hf_tl.backbones.stages.stage import list_stages
+from hf_tl.backbones.weights.digest import whole
 from hf_tl.checkpoints.checkpoint import FOLDER, REFIT_FOLDER
 from hf_tl.checkpoints.saving import Checkpoints, gather_random_states, identity_of, names_trained_by
 from hf_tl.checkpoints.state import Contents, TrainingLog, TrainingState, set_random_state

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
-from hf_tl.backbones.stages import Stage
+from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
+from hf_tl.backbones.stages.stage import Stage
+from hf_tl.backbones.weights.digest import digest
 from hf_tl.checkpoints.state import TrainingState
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import CheckpointError, ConfigError, TrainingError

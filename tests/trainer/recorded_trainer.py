@@ -9,8 +9,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_tl.backbones.freezing import frozen_tensors
 from hf_tl.backbones.load import load_backbone
+from hf_tl.backbones.stages.freezing import frozen_tensors
 from hf_tl.data.images import collate
 from hf_tl.strategy import Phase, Strategy
 

@@ -24,8 +24,8 @@ from training.faulty_models import FLAT, inject_fault
 from training.small_phases import PHASES
 from transformers import SiglipConfig, SiglipForImageClassification, set_seed
 
-from hf_tl.backbones.freezing import frozen_tensors
 from hf_tl.backbones.load import load_backbone
+from hf_tl.backbones.stages.freezing import frozen_tensors
 from hf_tl.checkpoints.state import Contents
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, Transforms

@@ -21,7 +21,7 @@ from training.small_runs import (
     train,
 )
 
-from hf_tl.backbones.transformers import random_weights
+from hf_tl.backbones.libraries.transformers import random_weights
 from hf_tl.strategy import Strategy
 from hf_tl.training.escalation import Climb, Escalation
 from hf_tl.training.phase_run import PhaseRun
