@@ -39,8 +39,8 @@ def migrate(content: dict[str, Any], version: int, where: str) -> dict[str, Any]
         return content
     if written != 1:
         raise RecordError(
-            f"{where} has schema version {written!r}, and this hf_tl reads 1 to {version}: use the version of hf_tl that "
-            "wrote it"
+            f"{where} has schema version {written!r}, and this hf_tl reads 1 to {version}: use the version of hf_tl "
+            "that wrote it"
         )
     try:
         return _from_1(content)
