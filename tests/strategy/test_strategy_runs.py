@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from cli.runs import REPOSITORY, TINY, write_images
 from safetensors.torch import load_file
-from test_cli import REPOSITORY, TINY, write_images
 
 from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.record import read_record
