@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hf_tl.exporting.export import export
     from hf_tl.hub.fetch import pull
     from hf_tl.hub.hub import push
-    from hf_tl.job import RunResult
+    from hf_tl.job.job import RunResult
     from hf_tl.run import train
     from hf_tl.strategy import Phase, Strategy
     from hf_tl.trainer.safeguards import newest_checkpoint
@@ -35,7 +35,7 @@ _HOMES = {
     "HfTlError": "hf_tl.errors",
     "Phase": "hf_tl.strategy",
     "Recommendation": "hf_tl.advisor.recommendation",
-    "RunResult": "hf_tl.job",
+    "RunResult": "hf_tl.job.job",
     "Stage": "hf_tl.backbones.stages.stage",
     "Strategy": "hf_tl.strategy",
     "StrategyCallback": "hf_tl.trainer.trainer",

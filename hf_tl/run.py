@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.config import DEMO_DATASET, DEMO_MODEL, READING, DataConfig, HubConfig, RunConfig, TrainingConfig
 from hf_tl.errors import ConfigError, name_some
-from hf_tl.job import Job, RunResult, check_push, choose_output_dir
+from hf_tl.job.job import Job, RunNotes, RunResult
+from hf_tl.job.output import check_push, choose_output_dir
+from hf_tl.job.run_job import run_job
 from hf_tl.record import LearnedFrom
 from hf_tl.reporting.console import say
 from hf_tl.strategy import Strategy
@@ -35,7 +37,7 @@ def import_libraries() -> None:
     from transformers import PreTrainedModel  # noqa: F401
 
     import hf_tl.backbones.libraries.timm
-    import hf_tl.job
+    import hf_tl.job.run_job
     import hf_tl.publish.save
     import hf_tl.training.loop  # noqa: F401
 
@@ -74,7 +76,7 @@ def run(config: RunConfig) -> RunResult:
     set_problem_type(model, data.problem_type)
     head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
     strategy, choices = _build_strategy(accelerator, model, preprocessing, data, config, advice, head)
-    return Job(
+    job = Job(
         accelerator,
         model,
         preprocessing,
@@ -85,13 +87,11 @@ def run(config: RunConfig) -> RunResult:
         horizontal_flip=flips(config.data, data),
         leakage=leakage,
         head_stages=head,
-        command=describe_command(config),
-        settings=settings_of(config),
-        choices=choices,
-        recommendation=advice.record,
+        notes=RunNotes(describe_command(config), settings_of(config), choices, advice.record),
         rung_seconds=advice.rung_seconds,
         start=start,
-    ).run()
+    )
+    return run_job(job)
 
 
 def open_data(
@@ -160,20 +160,22 @@ def _check_together(config: RunConfig, strategy: Strategy, backbones: "Sequence[
     """Reject flags of different groups that exclude each other, before anything is loaded."""
     is_auto = config.strategy.strategy == "auto"
     if config.data.streaming and config.strategy.find_learning_rate:
-        raise ConfigError("--find_learning_rate draws images at random, which --streaming cannot: give --learning_rate")
+        raise ConfigError("--find_learning_rate needs random access to images, not --streaming: set --learning_rate")
     if config.data.streaming and config.strategy.refit:
-        raise ConfigError("--refit trains on two splits in one random order, which --streaming cannot: leave one out")
+        raise ConfigError("--refit needs random access to two splits, not --streaming: leave out one of the two flags")
     if config.data.streaming and is_auto:
-        raise ConfigError("--strategy auto measures images drawn at random, which --streaming cannot: name a strategy")
+        raise ConfigError("--strategy auto needs random access to images, not --streaming: choose another strategy")
     if is_auto and not config.model.pretrained:
-        raise ConfigError("--strategy auto climbs from pretrained weights: leave out --no_pretrained")
+        raise ConfigError("--strategy auto needs pretrained weights: leave out --no_pretrained")
     if config.training.time_budget is not None and not strategy.is_climb:
         raise ConfigError(
-            "--time_budget goes with --strategy auto, or --phases with an expected_rung: others have no rungs to leave "
-            f"out, and the strategy is {strategy.name}"
+            "--time_budget needs --strategy auto, or --phases with an expected_rung, found the strategy "
+            f"{strategy.name}, which has no stage depths to skip: leave out --time_budget"
         )
     if len(backbones) > 1 and not is_auto and config.strategy.recommendation is None:
-        raise ConfigError(f"--model names {len(backbones)} models, and --strategy auto alone chooses one: name one")
+        raise ConfigError(
+            f"expected one --model, found {len(backbones)}: name one, or let --strategy auto choose among them"
+        )
 
 
 def train(
@@ -221,7 +223,7 @@ def train(
     start = time.perf_counter()
     hub, data_config, training = _groups({"push_to_hub": push_to_hub, **settings})
     if data_config.dataset is not None:
-        raise ConfigError("hf_tl.train takes its dataset as the second argument: leave out dataset=")
+        raise ConfigError("hf_tl.train takes the dataset as its second argument: leave out dataset=")
     if isinstance(dataset, ImageData):
         _check_unsplit(data_config)
     if dataset_name is not None and isinstance(dataset, str | ImageData):
@@ -236,7 +238,7 @@ def train(
     preprocessing.check_training_is_used(phase.augmentation for phase in strategy.phases)
     output_dir = choose_output_dir(accelerator, training, f"{data.name}-{strategy.name}")
     set_seed(training.seed)
-    return Job(
+    job = Job(
         accelerator,
         model,
         preprocessing,
@@ -247,7 +249,8 @@ def train(
         horizontal_flip=flips(data_config, data),
         leakage=leakage,
         start=start,
-    ).run()
+    )
+    return run_job(job)
 
 
 def _groups(settings: dict[str, Any]) -> tuple[HubConfig, DataConfig, TrainingConfig]:
@@ -260,7 +263,7 @@ def _groups(settings: dict[str, Any]) -> tuple[HubConfig, DataConfig, TrainingCo
     fields = {field.name: kind for kind in kinds for field in dataclasses.fields(kind)}
     if unknown := [name for name in settings if name not in fields]:
         near = [near for name in unknown for near in difflib.get_close_matches(name, fields, n=1)]
-        hint = f"did you mean {name_some(near)}?" if near else "see hf_tl.config for what there is"
+        hint = f"did you mean {name_some(near)}?" if near else "hf_tl.config lists all settings"
         raise ConfigError(f"hf_tl.train has no setting {name_some(unknown)}; {hint}")
     hub, data, training = (
         kind(**{name: value for name, value in settings.items() if fields[name] is kind}) for kind in kinds
@@ -271,8 +274,8 @@ def _groups(settings: dict[str, Any]) -> tuple[HubConfig, DataConfig, TrainingCo
 def _check_unsplit(config: DataConfig) -> None:
     """Reject settings of splits and columns for data that are already split."""
     default = DataConfig()
-    if given := [name for name in SPLIT_SETTINGS if getattr(config, name) != getattr(default, name)]:
-        raise ConfigError(f"the dataset is split already by hf_tl.load_data: give {name_some(given)} to load_data")
+    if changed := [name for name in SPLIT_SETTINGS if getattr(config, name) != getattr(default, name)]:
+        raise ConfigError(f"the dataset is already split by hf_tl.load_data: pass {name_some(changed)} to load_data")
 
 
 def _build_strategy(
@@ -295,9 +298,9 @@ def _build_strategy(
     sweep = sweep_learning_rates(
         accelerator, model.to(accelerator.device), plain.over(images), strategy.phases[0], config.training
     )
-    say(accelerator, f"Rate      {sweep}")
-    found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
-    strategy = found.build(head, len(images), pretrained=pretrained, climb=advice.climb)
+    say(accelerator, f"Choosing the learning rate of the head: {sweep}")
+    chosen = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
+    strategy = chosen.build(head, len(images), pretrained=pretrained, climb=advice.climb)
     return strategy, {"learning rate of the head": str(sweep)}
 
 
@@ -312,6 +315,6 @@ def _check_labels(model: "PreTrainedModel", data: "ImageData") -> None:
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if labels != list(data.labels):
         raise ConfigError(
-            f"the model has the classes {labels[:5]} and the dataset {list(data.labels[:5])}: "
-            "give load_backbone the dataset's labels, in its order"
+            f"expected a model with the classes of the dataset, {list(data.labels[:5])}, found {labels[:5]}: pass the "
+            "labels of the dataset to load_backbone, in their order"
         )

@@ -197,7 +197,7 @@ def test_trainer_uses_the_binary_loss_and_the_same_metrics(tmp_path: Path) -> No
 
 @pytest.mark.filterwarnings("ignore:Label smoothing is not compatible")
 def test_trainer_may_not_smooth_labels_as_if_they_were_of_one_class(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Trainer smooths labels of one class an image only"):
+    with pytest.raises(ConfigError, match="Trainer smooths single-label classes only"):
         trainer_of(make_model(), tmp_path, (Phase(1, 1, label_smoothing=0.1),), label_smoothing_factor=0.1)
 
 
