@@ -135,12 +135,21 @@ def open_data(
             data = load_data(dataset, **source, **shared, streaming=config.streaming)
         else:
             data = prepare_data(dataset, name=name, **shared)
+        say(accelerator, _lines("Data", [*data.describe(), *data.notes]))
+        shown = data.notes
         data = check_images(
             data,
             skip_bad_images=config.skip_bad_images,
             verbose=accelerator.is_main_process,
         )
-    return leave_out_learned(data, resolve(learned, data), keep=config.include_training_images)
+    data, leakage = leave_out_learned(data, resolve(learned, data), keep=config.include_training_images)
+    if later := [note for note in data.notes if note not in shown]:
+        say(accelerator, _lines("Images", later))
+    return data, leakage
+
+
+def _lines(title: str, lines: Sequence[str]) -> str:
+    return f"{title:<10}" + ("\n" + " " * 10).join(lines)
 
 
 def learned_by(backbones: "Sequence[Backbone]") -> LearnedFrom:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_tl.card.sections.results import training_images
-from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
+from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.record import RunRecord
 from hf_tl.reporting.numbers import duration, measured_on, percent
 from hf_tl.strategy import Strategy
@@ -12,14 +12,10 @@ from hf_tl.strategy import Strategy
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hf_tl.data.datasets import ImageData
 
-
-def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, processes: int) -> str:
-    """Describe the data, the model and the strategy before training."""
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+def announce(model: "PreTrainedModel", strategy: Strategy, processes: int) -> str:
+    """Describe the model and the strategy before training."""
     architecture = getattr(model.config, "architecture", model.config.model_type)
-    several = ", any number of them in an image" if data.problem_type == MULTI_LABEL.name else ""
     spans = []
     for phase in strategy.phases:
         stages = phase.trainable_stages
@@ -29,8 +25,6 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
         spans.append(f"{length} of {scope}")
     return "\n".join(
         [
-            f"Data      {data.name}: {sizes} images, {len(data.labels)} classes{several}",
-            *(f"          {note}" for note in data.notes),
             f"Model     {architecture}: {sum(p.numel() for p in model.parameters()):,} parameters",
             f"Strategy  {strategy.name}: {', then '.join(spans)}"
             + (f"; {processes} processes" if processes > 1 else ""),
