@@ -4,25 +4,39 @@ from argparse import Namespace
 
 from hf_tl.config import DataConfig
 from hf_tl.parser import COUNT, DATASET, MODEL, SPLIT, Parser, own_values
+from hf_tl.ranges import Domain
+
+OPTIONAL_COUNT = Domain((int,), is_optional=True, at_least=1)
+SHARE = Domain((float,), is_optional=True, at_least=0, at_most=1)
 
 
 def predict_parser() -> Parser:
     """Make the parser of `hf-tl predict`."""
-    parser = Parser("predict", "Classify images with a trained model.")
+    examples = (
+        "hf-tl predict out cat.jpg",
+        "hf-tl predict out photos 'more/**/*.jpg' --output predictions.csv",
+        "hf-tl predict out @list.txt --output predictions.parquet",
+    )
+    parser = Parser("predict", "Classify images with a trained model.", examples)
     parser.add_argument("model", help=MODEL)
-    parser.add_argument("images", nargs="+", metavar="IMAGE...", help="image files")
-    parser.add_flag("top_k", "classes to show for each image", COUNT, 5)
+    text = "image files, folders (all images in them), patterns, or @FILE (a text file with a path on each line)"
+    parser.add_argument("images", nargs="+", metavar="PATH...", help=text)
+    text = "table to write: .csv, .jsonl or .parquet (default: print the classes of each image)"
+    parser.add_flag("output", text, Domain((str,), is_optional=True), metavar="FILE")
+    parser.add_flag("top_k", "classes for each image (default: 5; with --threshold: all)", OPTIONAL_COUNT)
+    text = "smallest probability of a class, for multi-label models (default: no limit)"
+    parser.add_flag("threshold", text, SHARE)
+    parser.add_flag("batch_size", "images per step", COUNT, 16)
     return parser
 
 
 def predict(options: Namespace) -> None:
-    """Print the most probable classes of images."""
-    from hf_tl.evaluation.predict import predict_images
+    """Print or write the most probable classes of images."""
+    from hf_tl.predicting.command import predict_paths
+    from hf_tl.processes.memory import keep_freed_memory
 
-    for image, ranking in predict_images(options.model, options.images, options.top_k):
-        print(image)
-        for label, probability in ranking:
-            print(f"  {probability:7.2%}  {label}")
+    keep_freed_memory()
+    predict_paths(**own_values(options))
 
 
 def evaluate_parser() -> Parser:
@@ -36,7 +50,7 @@ def evaluate_parser() -> Parser:
 
 def evaluate(options: Namespace) -> None:
     """Print the metrics of a model, shares as percentages, each with its 95% confidence interval."""
-    from hf_tl.evaluation.predict import evaluate_model
+    from hf_tl.predicting.evaluate import evaluate_model
     from hf_tl.reporting.numbers import range_of
 
     found = evaluate_model(**own_values(options))

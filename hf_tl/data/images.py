@@ -1,5 +1,6 @@
 """Decoding of stored images, and the transforms of a dataset's rows."""
 
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,26 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 T = TypeVar("T")
+HEIF_SUFFIXES = frozenset({".heic", ".heif"})
+"""File names of HEIC images, which Pillow reads with the package pillow-heif only."""
+VIDEO_SUFFIXES = frozenset({".mpg", ".mpeg"})
+"""File names that Pillow registers for formats that hold no single image."""
+
+
+def is_image_file(name: str | Path) -> bool:
+    """Return whether a file is an image by its name: Pillow has a reader for its suffix, or could have.
+
+    >>> is_image_file("a.JPG"), is_image_file("a.avif"), is_image_file("a.heic"), is_image_file("a.txt")
+    (True, True, True, False)
+    """
+    suffix = Path(name).suffix.lower()
+    return suffix in HEIF_SUFFIXES or (suffix in readable_suffixes() and suffix not in VIDEO_SUFFIXES)
+
+
+@functools.cache
+def readable_suffixes() -> frozenset[str]:
+    """Return the suffixes of all formats that the installed Pillow reads, such as `.png`."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
@@ -122,7 +143,7 @@ class ImageTransform:
             DataError: An image cannot be decoded, the batch has no image column, or a list of labels is not multi-hot.
         """
         if not isinstance(batch, Mapping):
-            return self._transform(batch, "the image")
+            return self.apply(batch, "the image")
         if self.image_column not in batch:
             raise DataError(
                 f"expected images in the column {self.image_column!r}, found the columns {name_some(batch)}; "
@@ -130,7 +151,7 @@ class ImageTransform:
             )
         images = enumerate(batch[self.image_column])
         columns: dict[str, list[Any]] = {
-            "pixel_values": [self._transform(image, f"image {row} of the batch") for row, image in images]
+            "pixel_values": [self.apply(image, f"image {row} of the batch") for row, image in images]
         }
         if self.label_column in batch:
             columns["labels"] = [self._label(label) for label in batch[self.label_column]]
@@ -147,7 +168,12 @@ class ImageTransform:
             )
         return [float(flag) for flag in label]
 
-    def _transform(self, value: Any, name: str) -> torch.Tensor:
+    def apply(self, value: Any, name: str) -> torch.Tensor:
+        """Transform a stored image, which errors name, to a tensor of shape (channels, height, width).
+
+        Raises:
+            DataError: As in `decode`.
+        """
         image = with_image(value, name, plain_rgb) if self.plain else to_rgb(decode(value, name))
         return self.pipeline(image.convert("L") if self.channels == 1 else image)
 

@@ -1,23 +1,14 @@
 """Prediction and evaluation with a saved model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from datasets import Dataset
 
 from hf_tl.backbones.load import load
-from hf_tl.backbones.modules import inference
 from hf_tl.backbones.provenance import provenance_of, saved_record
-from hf_tl.data.columns import LABEL, holds_lists
-from hf_tl.data.datasets import ImageData
-from hf_tl.data.images import decode
-from hf_tl.data.labels import encode_labels
-from hf_tl.data.multi_label import match_classes
-from hf_tl.errors import DataError, name_some
+from hf_tl.evaluation.classes import images_for
 from hf_tl.evaluation.intervals import Interval
 from hf_tl.evaluation.leakage import measurable, open_again
 from hf_tl.evaluation.measure import predict_split
@@ -26,45 +17,7 @@ from hf_tl.evaluation.report import metric_intervals
 from hf_tl.record import LearnedSplit
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-def predict_images(
-    model_name: str, images: Sequence[str | Path], top_k: int = 5
-) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """Classify image files.
-
-    Args:
-        model_name: Folder of a saved model, or a Hub id.
-        images: Image files of any format that Pillow reads.
-        top_k: Number of classes to return for each image.
-
-    Yields:
-        Name of each image, and its most probable classes with their probabilities, highest first. Those of a
-        multi-label model do not sum to one.
-
-    Raises:
-        DataError: A file is missing or not an image; nothing is classified in this case.
-        ModelError: The model is not a classifier.
-    """
-    missing = [str(image) for image in images if not Path(image).is_file()]
-    if missing:
-        raise DataError(f"no such image: {name_some(missing)}")
-    decoded = [decode(str(image)) for image in images]
-    model, transforms = load(model_name)
-    top_k = min(top_k, model.config.num_labels)
-    for name, image in zip(images, decoded, strict=True):
-        with inference(model):
-            logits = model(pixel_values=transforms.eval(image)[None]).logits
-        probabilities = problem_type_of(model).probabilities(logits)[0]
-        best = torch.topk(probabilities, top_k)
-        yield (
-            str(name),
-            [
-                (model.config.id2label[int(index)], float(value))
-                for value, index in zip(best.values, best.indices, strict=True)
-            ],
-        )
+    pass
 
 
 @dataclass(frozen=True)
@@ -137,24 +90,3 @@ def evaluate_model(
         unknown=found.unknown,
         notes=tuple(found.describe()),
     )
-
-
-def images_for(model: "PreTrainedModel", data: ImageData, split: str) -> Dataset:
-    """Return a split of a dataset with its labels encoded by the model's classes, which are matched by name.
-
-    Raises:
-        DataError: The dataset has classes that the model does not know, or another problem type.
-    """
-    if (kind := problem_type_of(model).name) != data.problem_type:
-        raise DataError(
-            f"the model is for {kind}, and the labels of the dataset are for {data.problem_type}; "
-            "name others with --label_column"
-        )
-    known = model.config.label2id
-    if unknown := [label for label in data.labels if label not in known]:
-        raise DataError(f"the model knows no class {name_some(unknown)}; it knows {name_some(known)}")
-    names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    images = data.splits[split]
-    if holds_lists(images.features[LABEL]):
-        return match_classes(images, data.labels, names)
-    return encode_labels({split: images}, names)[split]
