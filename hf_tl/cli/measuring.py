@@ -26,7 +26,7 @@ def predict_parser() -> Parser:
     parser.add_flag("top_k", "classes for each image (default: 5; with --threshold: all)", OPTIONAL_COUNT)
     text = "smallest probability of a class, for multi-label models (default: no limit)"
     parser.add_flag("threshold", text, SHARE)
-    parser.add_flag("batch_size", "images per step", COUNT, 16)
+    parser.add_flag("batch_size", "images per step", COUNT, 8)
     return parser
 
 
@@ -41,29 +41,24 @@ def predict(options: Namespace) -> None:
 
 def evaluate_parser() -> Parser:
     """Make the parser of `hf-tl evaluate`."""
-    parser = Parser("evaluate", "Evaluate a trained model on a split of a dataset.")
+    parser = Parser("evaluate", "Evaluate a trained model on labeled images.")
     parser.add_argument("model_name", metavar="MODEL", help=MODEL)
     parser.add_argument("--dataset", required=True, metavar="DATASET", help=DATASET)
-    _add_evaluation_flags(parser)
+    text = "split of a dataset that has splits (default: test, or validation); of others, all images are evaluated"
+    _add_evaluation_flags(parser, text, Domain(SPLIT.kinds, SPLIT.choices, is_optional=True), None)
+    parser.add_setting(DataConfig, "skip_bad_images")
+    text = "folder for evaluation.json, evaluation.md, confusion.png and reliability.png"
+    parser.add_argument("--output_dir", metavar="DIR", help=text)
     return parser
 
 
 def evaluate(options: Namespace) -> None:
     """Print the metrics of a model, shares as percentages, each with its 95% confidence interval."""
     from hf_tl.predicting.evaluate import evaluate_model
-    from hf_tl.reporting.numbers import range_of
+    from hf_tl.predicting.report import describe
 
-    found = evaluate_model(**own_values(options))
-    learned = f" ({found.learned:,} of them training images)" if found.learned else ""
-    print(f"{options.split}: {found.images:,} images{learned}")
-    for note in found.notes:
-        print(f"leakage: {note}")
-    width = max(14, *map(len, found.metrics))
-    for name, value in found.metrics.items():
-        is_share = name in found.percentages
-        interval = range_of(found.intervals.get(name), is_percentage=is_share)
-        shown = f"{value:.1%}" if is_share else f"{value:.4f}"
-        print(f"  {name:<{width}} {shown}{f' (95% CI {interval})' if name in found.intervals else ''}")
+    for line in describe(evaluate_model(**own_values(options))):
+        print(line)
 
 
 def compare_parser() -> Parser:
@@ -72,7 +67,7 @@ def compare_parser() -> Parser:
     parser.add_argument("first", metavar="A", help=MODEL)
     parser.add_argument("second", metavar="B", help="the other model")
     parser.add_argument("--dataset", metavar="DATASET", help=f"{DATASET} (default: the training dataset of both)")
-    _add_evaluation_flags(parser)
+    _add_evaluation_flags(parser, "split to evaluate on", SPLIT, "test")
     text = "folder for comparison.json, comparison.md and comparison.png"
     parser.add_argument("--output_dir", metavar="DIR", help=text)
     return parser
@@ -87,8 +82,8 @@ def compare(options: Namespace) -> None:
     print(find(**own_values(options)))
 
 
-def _add_evaluation_flags(parser: Parser) -> None:
-    parser.add_flag("split", "split to evaluate on", SPLIT, "test")
+def _add_evaluation_flags(parser: Parser, text: str, split: Domain, default: str | None) -> None:
+    parser.add_flag("split", text, split, default)
     for name in ("image_column", "label_column"):
         parser.add_setting(DataConfig, name)
     text = "also evaluate on images that a model was trained on, and count them (default: excluded)"

@@ -27,7 +27,7 @@ from hf_tl.reporting.console import logger, progress_bar
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOP_K, BATCH_SIZE = 5, 16
+TOP_K, BATCH_SIZE = 5, 8
 THREADS = 4
 """Largest number of images to decode at once. A photo of 12 megapixels takes 48 MB, or twice that if it is rotated."""
 _LOCK = threading.Lock()
