@@ -14,6 +14,7 @@ from PIL import Image
 from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.provenance import UNRECORDED, config_origin, saved_origin, saved_record
 from hf_tl.backbones.repository import check_checkpoint, check_config, check_needs_no_code
+from hf_tl.backbones.saved_weights import damaged_download
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ModelError, name_some
 from hf_tl.record import LearnedFrom, Origin
@@ -132,6 +133,10 @@ def _load_weights(
             "damaged; do not trust it, or ask its author for model.safetensors"
         ) from error
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        if not Path(name).exists() and (damaged := damaged_download(name)) is not None:
+            raise ModelError(
+                f"the cached file {damaged} is damaged ({error}): delete it, and it is downloaded again"
+            ) from error
         raise ModelError(f"the weights of {name!r} cannot be loaded: {error}") from error
     return model, _has_head(model, report, name)
 

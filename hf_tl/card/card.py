@@ -24,6 +24,7 @@ from hf_tl.card.snippets import reading_code
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.record import DataRecord, RunRecord
+from hf_tl.reporting.fonts import drawn_names
 from hf_tl.reporting.markdown import environment
 from hf_tl.reporting.numbers import duration, percent
 
@@ -78,6 +79,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "model": model,
         "data": data,
         "labels": data.labels,
+        "numbered": [] if (names := drawn_names(data.labels)) == list(data.labels) else names,
         "folded_from": FOLDED_FROM,
         "classes_cut": max(0, len(data.labels) - CLASSES_SHOWN),
         "figures": dict.fromkeys(NAMES) | figures_of(record),

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from hf_tl.reporting.canvas import AFTER, BEFORE, INK, MUTED, new_figure, plain, write
+from hf_tl.reporting.fonts import drawn_names
 
 CLASSES_DRAWN = 50
 """Largest number of classes with a legible confusion matrix; the card lists the most frequent pairs in any case."""
@@ -49,7 +50,7 @@ def plot_confusion(labels: Sequence[str], confusion: Iterable[Sequence[int]], pa
 
 def _name_classes(axes: Axes, labels: Sequence[str]) -> None:
     places, size = range(len(labels)), 8 if len(labels) <= 30 else 6
-    names = [plain(label, 18) for label in labels]
+    names = [plain(label, 18) for label in drawn_names(labels)]
     axes.set_xticks(places, names, rotation=45 if max(map(len, names)) > 2 else 0, ha="right", rotation_mode="anchor")
     if max(map(len, names)) <= 2:
         axes.set_xticks(places, names, rotation=0, ha="center")

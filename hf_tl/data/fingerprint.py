@@ -1,5 +1,6 @@
 """Content hashes of images and datasets, and iteration over stored images."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +27,9 @@ def digest_image(stored: Mapping[str, Any] | None, name: str) -> bytes:
     An unreadable file counts as empty; `check_images` reports it.
     """
     data, path = (stored or {}).get("bytes"), (stored or {}).get("path")
-    if data is None and path is not None and Path(path).is_file():
-        data = Path(path).read_bytes()
+    if data is None and path is not None:
+        with contextlib.suppress(OSError):  # it is missing, or must not or cannot be read
+            data = Path(path).read_bytes()
     digest = sha256(b"%d:" % len(data or b""))
     digest.update(data or b"")
     return digest.digest()

@@ -4,6 +4,7 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 """File names of HEIC images, which Pillow reads with the package pillow-heif only."""
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"})
+HEAD = 12
 VIDEO_SUFFIXES = frozenset({".mpg", ".mpeg"})
 """File names that Pillow registers for formats that hold no single image."""
 
@@ -87,9 +90,33 @@ def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
         with Image.open(io.BytesIO(data) if data is not None else str(path)) as image:
             return _checked(image, name, use)
     except UnidentifiedImageError as error:
+        if _is_heic(data, path):
+            if _register_heic():
+                return with_image(value, name, use)
+            raise DataError(
+                f"{name}: HEIC images need a package: pip install pillow-heif; or convert the image to JPEG"
+            ) from error
         raise DataError(f"{name}: no image that Pillow can read; replace or remove it") from error
     except DAMAGED as error:
         raise DataError(f"{name}: the image cannot be read ({error}); replace or remove it") from error
+
+
+def _register_heic() -> bool:
+    """Let Pillow read HEIC with pillow-heif, if it is installed; return whether this call did it."""
+    if ".heic" in Image.registered_extensions() or find_spec("pillow_heif") is None:
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _is_heic(data: bytes | None, path: str | None) -> bool:
+    """Return whether a file starts as HEIC images do: the file type box of the ISO base media format."""
+    if data is None:
+        with open(str(path), "rb") as file:
+            data = file.read(HEAD)
+    return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
 
 
 def _checked(image: Image.Image, name: str, use: Callable[[Image.Image], T]) -> T:
