@@ -21,12 +21,12 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub import DatasetCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from hf_tl.data.images import is_image_file
 from hf_tl.errors import DataError, name_some
 from hf_tl.record.parts import DataSource
 
@@ -149,7 +149,7 @@ def _is_visible(path: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in ImageFolder.EXTENSIONS
+    return is_image_file(path)
 
 
 def _visible_folders(root: Path) -> list[Path]:

@@ -10,6 +10,8 @@ from matplotlib.text import Text
 
 DEFAULT = "DejaVu Sans"
 """Font of all figures; it comes with matplotlib."""
+LAST_RESORT = "Last Resort High-Efficiency"
+"""Font of matplotlib whose glyphs show the script of a character, not the character."""
 
 
 def use_fonts(figure: Figure) -> None:
@@ -42,7 +44,8 @@ def _missing(text: str) -> frozenset[str]:
 
 @functools.cache
 def _font_with(characters: frozenset[str]) -> str | None:
-    fonts = sorted(font_manager.fontManager.ttflist, key=lambda font: (font.style != "normal", font.name))
+    fonts = [font for font in font_manager.fontManager.ttflist if font.name != LAST_RESORT]
+    fonts.sort(key=lambda font: (font.style != "normal", font.name))
     wanted = {ord(character) for character in characters}
     return next((font.name for font in fonts if wanted <= _characters(font.fname)), None)
 

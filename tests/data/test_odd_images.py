@@ -2,11 +2,11 @@
 
 import io
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WriteFolder
 from datasets import ClassLabel, Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
@@ -15,14 +15,11 @@ from hf_tl.data.datasets import check_images, load_data, prepare_data
 from hf_tl.data.images import decode
 from hf_tl.errors import DataError
 
+WriteFolder = Callable[[Mapping[str, int]], Path]
 BAD_DISK = Path("/proc/self/mem")
 """File that opens and whose first bytes cannot be read: EIO, as on a failing disk."""
-BROKEN_EXIF = (
-    b"Exif\0\0garbage",
-    b"Exif\0\0II*\0\xff\xff\xff\xff",
-    b"\0" * 40,
-    b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03",
-)
+CUT = b"MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03"
+BROKEN_EXIF = (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\0" * 40, b"Exif\0\0" + CUT)
 
 
 def picture(number: int = 0) -> Image.Image:
