@@ -132,6 +132,7 @@ class Job:
         if self.config.auto_find_batch_size:
             size = self.preprocessing.input_size
             self.config = fit_batch_size(self.accelerator, self.model, self.strategy, self.config, size)
+        self._note_views()
         say(self.accelerator, announce(self.model, self.data, self.strategy, self.accelerator.num_processes))
         training, refit = self._training()
         start_trackers(self.accelerator, self.config, self.strategy)
@@ -168,6 +169,15 @@ class Job:
     def transforms_of(self, phase: Phase) -> "Transforms":
         """Return the transforms of a phase."""
         return self.preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
+
+    def _note_views(self) -> None:
+        """Add notes on what the model sees of the images."""
+        from hf_tl.views.notes import crop_notes, flip_notes
+
+        notes = crop_notes(self.data, self.preprocessing.evaluation, self.preprocessing.input_size)
+        if self.horizontal_flip and any(phase.augmentation != "none" for phase in self.strategy.phases):
+            notes += flip_notes(self.data.labels)
+        self.data = dataclasses.replace(self.data, notes=(*self.data.notes, *notes))
 
     def _check_flip(self) -> None:
         if self.config.test_time_flip and not self.horizontal_flip:

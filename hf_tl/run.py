@@ -47,6 +47,13 @@ def run(config: RunConfig) -> RunResult:
         HfTlError: An input cannot be used; or, after training, something could not be evaluated or written, and the
             trained model is in the output folder.
     """
+    from hf_tl.data.images import image_pixel_limit
+
+    with image_pixel_limit(config.data.max_image_pixels):
+        return _run(config)
+
+
+def _run(config: RunConfig) -> RunResult:
     from accelerate.utils import set_seed
 
     from hf_tl.advisor.advice import take_advice
@@ -205,6 +212,22 @@ def train(
     result = hf_tl.train(model, "pets", strategy, transforms=transforms, output_dir="out")
     ```
     """
+    from hf_tl.data.images import image_pixel_limit
+
+    groups = _groups({"push_to_hub": push_to_hub, **settings})
+    with image_pixel_limit(groups[1].max_image_pixels):
+        return _train(model, dataset, strategy, transforms, *groups)
+
+
+def _train(
+    model: "PreTrainedModel",
+    dataset: "Dataset | DatasetDict | ImageData | str",
+    strategy: Strategy,
+    transforms: "Transforms | None",
+    hub: HubConfig,
+    data_config: DataConfig,
+    training: TrainingConfig,
+) -> RunResult:
     from accelerate.utils import set_seed
 
     from hf_tl.backbones.load import preprocessing_of, set_problem_type
@@ -213,13 +236,12 @@ def train(
     from hf_tl.processes.accelerator import make_accelerator
 
     start = time.perf_counter()
-    hub, data_config, training = _groups({"push_to_hub": push_to_hub, **settings})
     if data_config.dataset is not None:
         raise ConfigError("hf_tl.train takes its dataset as the second argument: leave out dataset=")
     if isinstance(dataset, ImageData):
         _check_unsplit(data_config)
     accelerator = make_accelerator(training)
-    check_push(accelerator, push_to_hub)
+    check_push(accelerator, hub.push_to_hub)
     learned = LearnedFrom() if strategy.from_scratch else provenance_of(model).learned
     data, leakage = open_data(accelerator, dataset, data_config, training, learned)
     _check_labels(model, data)

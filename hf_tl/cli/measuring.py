@@ -27,16 +27,20 @@ def predict_parser() -> Parser:
     text = "smallest probability of a class, for multi-label models (default: no limit)"
     parser.add_flag("threshold", text, SHARE)
     parser.add_flag("batch_size", "images per step", COUNT, 8)
+    parser.add_setting(DataConfig, "max_image_pixels")
     return parser
 
 
 def predict(options: Namespace) -> None:
     """Print or write the most probable classes of images."""
+    from hf_tl.data.images import image_pixel_limit
     from hf_tl.predicting.command import predict_paths
     from hf_tl.processes.memory import keep_freed_memory
 
     keep_freed_memory()
-    predict_paths(**own_values(options))
+    values = own_values(options)
+    with image_pixel_limit(values.pop("max_image_pixels")):
+        predict_paths(**values)
 
 
 def evaluate_parser() -> Parser:
@@ -46,7 +50,8 @@ def evaluate_parser() -> Parser:
     parser.add_argument("--dataset", required=True, metavar="DATASET", help=DATASET)
     text = "split of a dataset that has splits (default: test, or validation); of others, all images are evaluated"
     _add_evaluation_flags(parser, text, Domain(SPLIT.kinds, SPLIT.choices, is_optional=True), None)
-    parser.add_setting(DataConfig, "skip_bad_images")
+    for name in ("skip_bad_images", "max_image_pixels"):
+        parser.add_setting(DataConfig, name)
     text = "folder for evaluation.json, evaluation.md, confusion.png and reliability.png"
     parser.add_argument("--output_dir", metavar="DIR", help=text)
     return parser
@@ -54,10 +59,14 @@ def evaluate_parser() -> Parser:
 
 def evaluate(options: Namespace) -> None:
     """Print the metrics of a model, shares as percentages, each with its 95% confidence interval."""
+    from hf_tl.data.images import image_pixel_limit
     from hf_tl.predicting.evaluate import evaluate_model
     from hf_tl.predicting.report import describe
 
-    for line in describe(evaluate_model(**own_values(options))):
+    values = own_values(options)
+    with image_pixel_limit(values.pop("max_image_pixels")):
+        evaluation = evaluate_model(**values)
+    for line in describe(evaluation):
         print(line)
 
 

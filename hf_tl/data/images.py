@@ -1,8 +1,9 @@
 """Decoding of stored images, and the transforms of a dataset's rows."""
 
+import contextlib
 import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,6 +90,11 @@ def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
     try:
         with Image.open(io.BytesIO(data) if data is not None else str(path)) as image:
             return _checked(image, name, use)
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{name}: {error}; shrink the image, or allow it with --max_image_pixels (in Python: "
+            "PIL.Image.MAX_IMAGE_PIXELS) if you trust it"
+        ) from error
     except UnidentifiedImageError as error:
         if _is_heic(data, path):
             if _register_heic():
@@ -124,12 +130,24 @@ def _checked(image: Image.Image, name: str, use: Callable[[Image.Image], T]) -> 
     if limit is not None and image.width * image.height > limit:
         raise DataError(
             f"{name}: {image.width} x {image.height} pixels are more than the limit of {limit}; "
-            "shrink the image, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            "shrink the image, or allow it with --max_image_pixels (in Python: PIL.Image.MAX_IMAGE_PIXELS) if you "
+            "trust it"
         )
     try:
         return use(image)
     except DAMAGED as error:
         raise DataError(f"{name}: the image is truncated or damaged ({error}); replace or remove it") from error
+
+
+@contextlib.contextmanager
+def image_pixel_limit(pixels: int | None) -> Iterator[None]:
+    """Set the largest number of pixels of an image that is decoded, while the context is open; None changes nothing."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = before if pixels is None else pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def as_stored(images: "Dataset", image_column: str = "image") -> "Dataset":
