@@ -44,8 +44,9 @@ def test_a_resize_mode_is_recorded_saved_and_exported(tmp_path: Path) -> None:
     words = ["--resize_mode", "squash", "--augmentation", "light", "--output_dir", str(out)]
     main(["train", *TINY, "--dataset", str(images), *words])
     record = json.loads((out / "run.json").read_text("utf-8"))
-    assert record["model"]["preprocessing"]["resize_mode"] == "squash"
+    assert record["model"]["preprocessing"]["evaluation"]["resize_mode"] == "squash"
     assert not [note for note in record["data"]["notes"] if "median training image" in note or "flips" in note]
+    assert ", images squashed to the input" in (out / "README.md").read_text("utf-8")
     assert json.loads((out / "config.json").read_text("utf-8"))["pretrained_cfg"]["crop_mode"] == "squash"
     main(["export", str(out), "--dataset", str(images), "--format", "torchscript"])
 
@@ -58,9 +59,7 @@ def test_a_large_image_is_decoded_with_the_flag_and_refused_without(
     train = ["train", *TINY, "--dataset", str(images), "--output_dir", str(out)]
     with pytest.warns(Image.DecompressionBombWarning):
         text = fails(train, capsys)
-    assert (
-        "80 x 20 pixels are more than the limit of 1000; shrink the image, or allow it with --max_image_pixels" in text
-    )
+    assert "80 x 20 pixels are more than the limit of 1000; shrink the image, or allow it with --max_image" in text
     main([*train, "--max_image_pixels", "2000"])
     assert Image.MAX_IMAGE_PIXELS == 1_000
     scan = tmp_path / "scan.png"
@@ -68,6 +67,7 @@ def test_a_large_image_is_decoded_with_the_flag_and_refused_without(
     assert "--max_image_pixels" in fails(["predict", str(out), str(scan)], capsys)
     main(["predict", str(out), str(scan), "--max_image_pixels", "3000"])
     strategy = hf_tl.Strategy.transfer(epochs=1)
-    model, transforms = hf_tl.load_backbone("timm:test_resnet", ["cat", "dog"], strategy, pretrained=False)
+    options = {"pretrained": False, "image_size": 32}
+    model, transforms = hf_tl.load_backbone("timm:test_resnet", ["cat", "dog"], strategy, **options)
     again = {"output_dir": str(tmp_path / "python"), "report_to": "none", "max_image_pixels": 2_000}
     hf_tl.train(model, str(images), strategy, transforms=transforms, **again)

@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, CLIPImageProcessor
 
 import hf_tl
 from hf_tl.backbones.load import load_backbone, preprocessing_of
+from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.backbones.transformers import processor_preprocessing
 from hf_tl.errors import ConfigError
 from hf_tl.phase import ResizeMode
@@ -65,6 +66,10 @@ def test_the_edges_of_a_wide_image_are_seen_unless_it_is_cropped(name: str, mode
     is_seen = not torch.equal(transforms.eval(wide), transforms.eval(marked))
     assert is_seen == (mode != "crop")
     if mode != "crop":
+        preprocessing = transforms.preprocessing
+        assert isinstance(preprocessing, Preprocessing)
+        share = visible_share(preprocessing.evaluation, preprocessing.input_size, wide.size)
+        assert share == pytest.approx(1, abs=0.05)
         torch.manual_seed(0)
         views = [transforms.train(marked).unique().numel() > 2 for _ in range(20)]
         assert sum(views) > 10
