@@ -69,5 +69,5 @@ def test_a_large_image_is_decoded_with_the_flag_and_refused_without(
     strategy = hf_tl.Strategy.transfer(epochs=1)
     options = {"pretrained": False, "image_size": 32}
     model, transforms = hf_tl.load_backbone("timm:test_resnet", ["cat", "dog"], strategy, **options)
-    again = {"output_dir": str(tmp_path / "python"), "report_to": "none", "max_image_pixels": 2_000}
+    again = {"output_dir": str(tmp_path / "python"), "report_to": "none", "max_image_pixels": 100_000}
     hf_tl.train(model, str(images), strategy, transforms=transforms, **again)
