@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from hf_tl.config import DataConfig
+from hf_tl.config import READING, DataConfig
 from hf_tl.parser import COUNT, DATASET, MODEL, SPLIT, Parser, own_values
 from hf_tl.ranges import Domain
 
@@ -50,7 +50,7 @@ def evaluate_parser() -> Parser:
     parser.add_argument("--dataset", required=True, metavar="DATASET", help=DATASET)
     text = "split of a dataset that has splits (default: test, or validation); of others, all images are evaluated"
     _add_evaluation_flags(parser, text, Domain(SPLIT.kinds, SPLIT.choices, is_optional=True), None)
-    for name in ("skip_bad_images", "max_image_pixels"):
+    for name in (*READING, "skip_bad_images", "max_image_pixels"):
         parser.add_setting(DataConfig, name)
     text = "folder for evaluation.json, evaluation.md, confusion.png and reliability.png"
     parser.add_argument("--output_dir", metavar="DIR", help=text)
@@ -77,6 +77,8 @@ def compare_parser() -> Parser:
     parser.add_argument("second", metavar="B", help="the other model")
     parser.add_argument("--dataset", metavar="DATASET", help=f"{DATASET} (default: the training dataset of both)")
     _add_evaluation_flags(parser, "split to evaluate on", SPLIT, "test")
+    for name in ("image_column", "label_column"):
+        parser.add_setting(DataConfig, name)
     text = "folder for comparison.json, comparison.md and comparison.png"
     parser.add_argument("--output_dir", metavar="DIR", help=text)
     return parser
@@ -93,8 +95,6 @@ def compare(options: Namespace) -> None:
 
 def _add_evaluation_flags(parser: Parser, text: str, split: Domain, default: str | None) -> None:
     parser.add_flag("split", text, split, default)
-    for name in ("image_column", "label_column"):
-        parser.add_setting(DataConfig, name)
     text = "also evaluate on images that a model was trained on, and count them (default: excluded)"
     parser.add_setting(DataConfig, "include_training_images", text)
     parser.add_flag("batch_size", "batch size", COUNT, 64)

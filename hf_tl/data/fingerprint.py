@@ -1,17 +1,16 @@
 """Content hashes of images and datasets, and iteration over stored images."""
 
-import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Image
 from tqdm import tqdm
 
 from hf_tl.data.columns import IMAGE
+from hf_tl.data.stored import stored_bytes
 
 BATCH = 256
 
@@ -26,10 +25,10 @@ def digest_image(stored: Mapping[str, Any] | None, name: str) -> bytes:
 
     An unreadable file counts as empty; `check_images` reports it.
     """
-    data, path = (stored or {}).get("bytes"), (stored or {}).get("path")
-    if data is None and path is not None:
-        with contextlib.suppress(OSError):  # it is missing, or must not or cannot be read
-            data = Path(path).read_bytes()
+    try:
+        data = stored_bytes(stored or {})
+    except OSError:
+        data = None
     digest = sha256(b"%d:" % len(data or b""))
     digest.update(data or b"")
     return digest.digest()

@@ -1,7 +1,6 @@
 """Decoding of stored images, and the transforms of a dataset's rows."""
 
 import contextlib
-import functools
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,34 +13,15 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from hf_tl.data.colors import DAMAGED, plain_rgb, to_rgb, upright
+from hf_tl.data.stored import local_path, stored_bytes
 from hf_tl.errors import DataError, name_some
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 T = TypeVar("T")
-HEIF_SUFFIXES = frozenset({".heic", ".heif"})
-"""File names of HEIC images, which Pillow reads with the package pillow-heif only."""
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"})
 HEAD = 12
-VIDEO_SUFFIXES = frozenset({".mpg", ".mpeg"})
-"""File names that Pillow registers for formats that hold no single image."""
-
-
-def is_image_file(name: str | Path) -> bool:
-    """Return whether a file is an image by its name: Pillow has a reader for its suffix, or could have.
-
-    >>> is_image_file("a.JPG"), is_image_file("a.avif"), is_image_file("a.heic"), is_image_file("a.txt")
-    (True, True, True, False)
-    """
-    suffix = Path(name).suffix.lower()
-    return suffix in HEIF_SUFFIXES or (suffix in readable_suffixes() and suffix not in VIDEO_SUFFIXES)
-
-
-@functools.cache
-def readable_suffixes() -> frozenset[str]:
-    """Return the suffixes of all formats that the installed Pillow reads, such as `.png`."""
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
@@ -87,6 +67,8 @@ def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
     if data is None and path is None:
         raise DataError(f"{name}: expected an image, found none; remove the row")
     name = str(path or name)
+    if data is None and local_path(stored) is None:
+        data = stored_bytes(stored)
     try:
         with Image.open(io.BytesIO(data) if data is not None else str(path)) as image:
             return _checked(image, name, use)

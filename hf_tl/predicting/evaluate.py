@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.freezing import digest
 from hf_tl.backbones.load import load
@@ -99,11 +99,10 @@ def evaluate_model(
     dataset: str,
     split: str | None = None,
     batch_size: int = 64,
-    image_column: str | None = None,
-    label_column: str | None = None,
     include_training_images: bool = False,
     skip_bad_images: bool = False,
     output_dir: str | os.PathLike[str] | None = None,
+    **reading: Any,
 ) -> Evaluation:
     """Evaluate a saved model on labeled images, whose classes are matched by name.
 
@@ -115,11 +114,10 @@ def evaluate_model(
         dataset: Value of `--dataset`.
         split: `"train"`, `"validation"` or `"test"` of a dataset with splits (default: test, or validation).
         batch_size: Number of images per step.
-        image_column: As in `load_data`.
-        label_column: As in `load_data`.
         include_training_images: Whether to evaluate on training images of the model too, and count them.
         skip_bad_images: Whether to leave out unreadable images, with a note, instead of raising an error.
         output_dir: Folder to save the evaluation in.
+        reading: Arguments of `load_data` about how to read the dataset, such as `label_column`.
 
     Raises:
         ConfigError: The dataset has no splits, and `split` names one.
@@ -134,9 +132,8 @@ def evaluate_model(
     model, transforms = load(model_name)
     record, problem, provenance = saved_record(model_name), problem_type_of(model), provenance_of(model)
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    columns = {"image_column": image_column, "label_column": label_column}
     holdout = open_holdout(
-        dataset, split, labels, problem, provenance.learned, record, columns, skip_bad_images=skip_bad_images
+        dataset, split, labels, problem, provenance.learned, record, reading, skip_bad_images=skip_bad_images
     )
     data, leakage = measurable(
         holdout.data,

@@ -1,7 +1,7 @@
 """Images to evaluate a model on: a split of a dataset, or all images of a dataset without splits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,16 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value
 
 from hf_tl.data.columns import LABEL, find_image_column, find_label_column, holds_lists, rename_columns, split_names
 from hf_tl.data.conversions import examine
+from hf_tl.data.datasets import make_reading
 from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.image_data import ImageData, class_counts_of
-from hf_tl.data.labels import class_names, encode_labels, is_unlabeled
+from hf_tl.data.labels import class_names, encode_labels, missing_labels, split_labels, tidy_labels
+from hf_tl.data.layout.names import split_meanings
+from hf_tl.data.layout.plan import Reading
 from hf_tl.data.learned import resolve
 from hf_tl.data.multi_label import encode_lists, flags_of, join_columns, match_classes
-from hf_tl.data.sources import SPLIT_NAMES, Source, open_source
+from hf_tl.data.sources import Source, open_source
+from hf_tl.data.splits import name_splits
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.evaluation.leakage import open_again
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL, ProblemType
@@ -44,7 +48,7 @@ def open_holdout(
     problem: ProblemType,
     learned: LearnedFrom,
     record: RunRecord | None,
-    columns: Mapping[str, str | None],
+    reading: Mapping[str, Any],
     *,
     skip_bad_images: bool = False,
 ) -> Holdout:
@@ -60,26 +64,29 @@ def open_holdout(
         problem: Problem type of the model.
         learned: Training images of the model.
         record: Record of its training; None for a model that hf_tl did not train.
-        columns: `image_column` and `label_column` of `load_data`.
+        reading: Arguments of `load_data` about how to read the dataset.
         skip_bad_images: Whether to leave out unreadable images, with a note, instead of raising an error.
 
     Raises:
         ConfigError: `split` is given for a dataset without splits.
         DataError: The images cannot be opened, or none remains.
     """
-    source = open_source(dataset)
-    is_split = len(source.splits) > 1
-    splits = {SPLIT_NAMES[name.lower()]: rows for name, rows in source.splits.items() if name.lower() in SPLIT_NAMES}
+    choices = make_reading(**reading)
+    source = open_source(dataset, choices)
+    splits = _own_splits(source, choices)
     wanted = split or "test"
-    has_split = is_split and wanted in splits
+    has_split = wanted in splits
     training = None
     if record is not None and not (has_split and learned.is_complete):
-        training = _as_in_training(dataset, learned, record, columns)
+        training = _as_in_training(dataset, learned, record, reading)
         learned = learned if training is None else resolve(learned, training)
     if not has_split and training is not None and _is_of_training(training, learned, record):
-        rows = training.splits[wanted]
-        columns = {}
-    elif not is_split:
+        rows, choices, source = (
+            training.splits[wanted],
+            Reading(),
+            replace(source, image_column=None, label_column=None),
+        )
+    elif not splits:
         if split is not None:
             raise ConfigError(
                 f"--split {split}: {source.name} has no splits; leave --split out to evaluate on all of its images"
@@ -88,19 +95,30 @@ def open_holdout(
     elif split is None and not has_split and "validation" in splits:
         rows, wanted = splits["validation"], "validation"
     elif not has_split:
-        raise DataError(f"--split {wanted}: the dataset has the splits {name_some(source.splits)}")
+        raise DataError(f"--split {wanted}: the dataset has the splits {name_some(splits)}")
     else:
         rows = splits[wanted]
-    data = _prepare(rows, source, wanted, labels, problem, columns, skip_bad_images=skip_bad_images)
+    data = _prepare(rows, source, wanted, labels, problem, choices, skip_bad_images=skip_bad_images)
     return Holdout(data, wanted, learned)
 
 
+def _own_splits(source: Source, reading: Reading) -> dict[str, Dataset]:
+    """Return the splits train, validation and test of a dataset; none if it is not split."""
+    if len(source.splits) == 1:
+        splits, _ = name_splits(source.splits, reading, [])
+        return splits if len(splits) > 1 else {}
+    meanings = dict(split_meanings(source.splits))
+    if reading.split_folders:
+        meanings |= {name: split for split, names in reading.split_folders.items() for name in names}
+    return {meanings[name]: rows for name, rows in source.splits.items() if name in meanings}
+
+
 def _as_in_training(
-    dataset: str, learned: LearnedFrom, record: RunRecord, columns: Mapping[str, str | None]
+    dataset: str, learned: LearnedFrom, record: RunRecord, reading: Mapping[str, Any]
 ) -> ImageData | None:
     """Open a dataset with the splits that the training drew; None if it could not be trained on."""
     try:
-        return open_again(record, learned, dataset, **columns)
+        return open_again(record, learned, dataset, **reading)
     except DataError:
         return None
 
@@ -120,12 +138,17 @@ def _prepare(
     split: str,
     labels: tuple[str, ...],
     problem: ProblemType,
-    columns: Mapping[str, str | None],
+    reading: Reading,
     *,
     skip_bad_images: bool,
 ) -> ImageData:
     notes = list(source.notes)
-    rows = _labeled(rows.with_format(None), split, columns, notes)
+    reading = replace(
+        reading,
+        image_column=source.image_column or reading.image_column,
+        label_column=reading.label_column or source.label_column,
+    )
+    rows = _labeled(rows.with_format(None), split, reading, notes)
     kind = MULTI_LABEL if holds_lists(rows.features[LABEL]) else SINGLE_LABEL
     if kind is not problem:
         raise DataError(
@@ -151,18 +174,22 @@ def _prepare(
     )
 
 
-def _labeled(rows: Dataset, split: str, columns: Mapping[str, str | None], notes: list[str]) -> Dataset:
+def _labeled(rows: Dataset, split: str, reading: Reading, notes: list[str]) -> Dataset:
     """Keep the labeled images, in the columns `image` and `label`."""
-    image_column = find_image_column(rows.features, columns.get("image_column"))
-    label_column = find_label_column(rows.features, columns.get("label_column"))
+    image_column = find_image_column(rows.features, reading.image_column)
+    label_column = find_label_column(rows.features, reading.label_column)
     if len(names := split_names(rows.features, label_column)) > 1:
-        rows = join_columns({split: rows}, names)[split]
-    is_labeled = [not is_unlabeled(value) for value in rows[label_column][:]]
-    if not any(is_labeled):
+        rows = join_columns({split: rows}, names, reading.uncertain_labels, notes)[split]
+    else:
+        rows = tidy_labels({split: rows}, label_column, notes)[split]
+        if reading.label_separator:
+            rows = split_labels({split: rows}, label_column, reading.label_separator)[split]
+    unlabeled = missing_labels(rows[label_column][:])
+    if len(unlabeled) == len(rows):
         raise DataError(f"no image of {split} has a label in the column {label_column!r}; name it with --label_column")
-    if not all(is_labeled):
-        notes.append(f"{is_labeled.count(False):,} of {len(rows):,} images of {split} have no label: left out")
-        rows = rows.select(np.flatnonzero(is_labeled), keep_in_memory=True)
+    if unlabeled:
+        notes.append(f"{len(unlabeled):,} of {len(rows):,} images of {split} have no label: left out")
+        rows = rows.select(sorted({*range(len(rows))} - {*unlabeled}), keep_in_memory=True)
     rows = rows.select_columns([image_column, label_column]).cast_column(image_column, Image())
     return rename_columns({split: rows}, image_column, label_column)[split]
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from hf_tl.data.columns import find_image_column
 from hf_tl.data.fingerprint import row_name
-from hf_tl.data.images import as_stored, is_image_file
+from hf_tl.data.images import as_stored
+from hf_tl.data.layout.listing import is_image
 from hf_tl.errors import DataError
 
 LIST = "@"
@@ -92,7 +93,7 @@ def _images_in(folder: str) -> Iterator[str]:
         folders[:] = [
             name for name in folders if _is_visible(name) and os.path.realpath(os.path.join(parent, name)) not in seen
         ]
-        yield from (os.path.join(parent, name) for name in files if _is_visible(name) and is_image_file(name))
+        yield from (os.path.join(parent, name) for name in files if _is_visible(name) and is_image(name))
 
 
 def _is_visible(name: str) -> bool:
