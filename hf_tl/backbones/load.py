@@ -126,6 +126,8 @@ def load_model(
         name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license
     )
     if resize_mode is not None:
+        from hf_tl.backbones.resize_mode import with_resize_mode
+
         preprocessing = with_resize_mode(model, preprocessing, resize_mode)
         model.__dict__[REMEMBERED] = preprocessing
     _check_runs(model, preprocessing.input_size)
@@ -230,32 +232,6 @@ def _preprocessing(
     from hf_tl.backbones.transformers import load_processor, processor_preprocessing
 
     return processor_preprocessing(load_processor(name, image_size, revision, trust_remote_code))
-
-
-def with_resize_mode(model: "PreTrainedModel", preprocessing: "Preprocessing", mode: ResizeMode) -> "Preprocessing":
-    """Return the preprocessing with another resize mode, and set it where the model is saved with it.
-
-    Raises:
-        ModelError: The image processor cannot express it, so no plain pipeline would do the same.
-    """
-    from hf_tl.views.framing import resize_mode_of
-
-    if model.config.model_type == "timm_wrapper":
-        from hf_tl.backbones.timm import set_timm_resize_mode, timm_preprocessing
-
-        set_timm_resize_mode(model.config, mode)
-        changed = timm_preprocessing(model.config)
-    else:
-        from hf_tl.backbones.transformers import processor_preprocessing, resizing_processor
-
-        changed = processor_preprocessing(resizing_processor(preprocessing, mode))
-    if changed.input_size != preprocessing.input_size or resize_mode_of(changed.evaluation, changed.input_size) != mode:
-        name = type(preprocessing.processor or preprocessing.evaluation).__name__
-        raise ModelError(
-            f"--resize_mode {mode}: {name}, the image processor of the checkpoint, cannot do it, and a plain pipeline "
-            "would see other images than the training; choose another mode or another model"
-        )
-    return replace(changed, resize_mode=mode)
 
 
 def check_labels(labels: Sequence[str]) -> None:

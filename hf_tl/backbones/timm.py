@@ -19,15 +19,11 @@ from hf_tl.backbones.stages import list_stages
 from hf_tl.backbones.transformers import commit_of, reset_head
 from hf_tl.backbones.weights import convert_weights, load_weights, sha256_of
 from hf_tl.errors import ModelError, name_some
-from hf_tl.phase import ResizeMode
 from hf_tl.record import Origin
 from hf_tl.record.origin import HeadState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TimmWrapperConfig
-
-CROP_MODES: dict[ResizeMode, str] = {"crop": "center", "squash": "squash", "pad": "border"}
-"""Names of timm for the resize modes."""
 
 
 def create_timm_backbone(
@@ -191,12 +187,6 @@ def timm_preprocessing(config: "TimmWrapperConfig") -> Preprocessing:
         evaluation=create_transform(**data, is_training=False),
         evaluation_settings={"crop_pct": data["crop_pct"], "crop_mode": data["crop_mode"]},
     )
-
-
-def set_timm_resize_mode(config: "TimmWrapperConfig", mode: ResizeMode) -> None:
-    """Write a resize mode into a config, where timm and transformers' `TimmWrapperImageProcessor` read it."""
-    whole = {} if mode == "crop" else {"crop_pct": 1.0}
-    config.pretrained_cfg = {**config.pretrained_cfg, "crop_mode": CROP_MODES[mode], **whole}
 
 
 def check_architecture(architecture: str) -> None:

@@ -17,7 +17,6 @@ from hf_tl.backbones.repository import check_checkpoint, check_config, check_nee
 from hf_tl.backbones.saved_weights import damaged_download
 from hf_tl.backbones.stages import list_stages
 from hf_tl.errors import ModelError, name_some
-from hf_tl.phase import ResizeMode
 from hf_tl.record import LearnedFrom, Origin
 from hf_tl.record.origin import HeadState, Kind
 from hf_tl.reporting.console import quiet_transformers
@@ -330,25 +329,6 @@ def load_processor(
         if getattr(processor, "crop_size", None):
             processor.crop_size = square
     return processor
-
-
-def resizing_processor(preprocessing: Preprocessing, mode: ResizeMode) -> "BaseImageProcessor":
-    """Return a copy of a checkpoint's image processor that crops, squashes or pads; not every class can."""
-    processor = copy.deepcopy(preprocessing.processor)
-    assert processor is not None, "a checkpoint of transformers has one"
-    _, height, width = preprocessing.input_size
-    whole = {"height": height, "width": width}
-    settings: dict[str, dict[str, Any]] = {
-        "crop": {"size": {"shortest_edge": min(height, width)}, "do_center_crop": True, "crop_size": whole},
-        "squash": {"size": whole, "do_center_crop": False},
-        "pad": {
-            "size": {"max_height": height, "max_width": width},
-            "do_center_crop": False,
-            "do_pad": True,
-            "pad_size": whole,
-        },
-    }
-    return type(processor).from_dict({**processor.to_dict(), "do_resize": True, **settings[mode]})
 
 
 def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "PreTrainedConfig":

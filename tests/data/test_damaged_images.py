@@ -41,7 +41,7 @@ def test_damaged_images_are_read_or_named(count: int, seed: int) -> None:
 @pytest.mark.skipif(not os.access(REFERENCES, os.W_OK), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("mode", ["1", "P", pytest.param("RGBA", marks=pytest.mark.slow), "I;16", "bomb"])
 def test_small_files_of_large_images_need_little_memory(mode: str) -> None:
-    """Of 80 megapixels, which Pillow allows by default, or of 10 gigapixels, which it does not."""
+    """Read images of 80 megapixels, which Pillow allows by default, and refuse one of 10 gigapixels."""
     result = run("large", mode, seconds=120)
     assert result["outcomes"] == ({"named": 1} if mode == "bomb" else {"read": 1})
     assert int(str(result["memory_mb"])) < MOST_MB

@@ -99,7 +99,7 @@ def test_small_and_empty_classes_are_measured(model: Path, holdout: Path) -> Non
     evaluation = evaluate_model(str(model), str(holdout))
     assert evaluation.images == 7
     assert evaluation.measured.classes["images"] == [0, 5, 2]
-    assert evaluation.data_notes == ("1 of 3 classes have no image in all: blue",)
+    assert evaluation.data_notes[-1] == "1 of 3 classes have no image in all: blue"
     assert evaluation.metric_notes == {}
 
 
@@ -108,7 +108,7 @@ def test_unknown_classes_are_named_and_left_out(model: Path, holdout: Path) -> N
     (holdout / "empty").mkdir()
     evaluation = evaluate_model(str(model), str(holdout))
     assert evaluation.images == 14
-    assert evaluation.data_notes[0] == (
+    assert evaluation.data_notes[1] == (
         "7 of 21 images of all are of classes that the model does not know: left out (yellow)"
     )
     for name in ("green", "blue"):
