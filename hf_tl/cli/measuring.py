@@ -6,8 +6,7 @@ from hf_tl.config import READING, DataConfig
 from hf_tl.parser import COUNT, DATASET, MODEL, SPLIT, Parser, own_values
 from hf_tl.ranges import Domain
 
-OPTIONAL_COUNT = Domain((int,), is_optional=True, at_least=1)
-SHARE = Domain((float,), is_optional=True, at_least=0, at_most=1)
+SHARE = Domain((float,), at_least=0, at_most=1)
 
 
 def predict_parser() -> Parser:
@@ -22,8 +21,8 @@ def predict_parser() -> Parser:
     text = "image files, folders (all images in them), patterns, or @FILE (a text file with a path on each line)"
     parser.add_argument("images", nargs="+", metavar="PATH...", help=text)
     text = "table to write: .csv, .jsonl or .parquet (default: print the classes of each image)"
-    parser.add_flag("output", text, Domain((str,), is_optional=True), metavar="FILE")
-    parser.add_flag("top_k", "classes for each image (default: 5; with --threshold: all)", OPTIONAL_COUNT)
+    parser.add_flag("output", text, Domain((str,)), metavar="FILE")
+    parser.add_flag("top_k", "classes for each image (default: 5; with --threshold: all)", COUNT)
     text = "smallest probability of a class, for multi-label models (default: no limit)"
     parser.add_flag("threshold", text, SHARE)
     parser.add_flag("batch_size", "images per step", COUNT, 8)
@@ -49,7 +48,7 @@ def evaluate_parser() -> Parser:
     parser.add_argument("model_name", metavar="MODEL", help=MODEL)
     parser.add_argument("--dataset", required=True, metavar="DATASET", help=DATASET)
     text = "split of a dataset that has splits (default: test, or validation); of others, all images are evaluated"
-    _add_evaluation_flags(parser, text, Domain(SPLIT.kinds, SPLIT.choices, is_optional=True), None)
+    _add_evaluation_flags(parser, text, SPLIT, None)
     for name in (*READING, "skip_bad_images", "max_image_pixels"):
         parser.add_setting(DataConfig, name)
     text = "folder for evaluation.json, evaluation.md, confusion.png and reliability.png"
