@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_tl.advisor.recommend import Recommendation, recommend
     from hf_tl.backbones.candidates import Backbone
-    from hf_tl.backbones.freezing import freeze
     from hf_tl.backbones.load import load, load_backbone
-    from hf_tl.backbones.stages import Stage, list_stages
+    from hf_tl.backbones.stages.freezing import freeze
+    from hf_tl.backbones.stages.stage import Stage, list_stages
     from hf_tl.comparison.compare import Comparison, compare
     from hf_tl.data.datasets import load_data
     from hf_tl.data.images import collate
@@ -38,13 +38,13 @@ _HOMES = {
     "PredictionResult": "hf_tl.predicting.result",
     "Recommendation": "hf_tl.advisor.recommend",
     "RunResult": "hf_tl.job",
-    "Stage": "hf_tl.backbones.stages",
+    "Stage": "hf_tl.backbones.stages.stage",
     "Strategy": "hf_tl.strategy",
     "StrategyCallback": "hf_tl.trainer.trainer",
     "TrainingViews": "hf_tl.views.views",
     "export": "hf_tl.exporting.export",
-    "freeze": "hf_tl.backbones.freezing",
-    "list_stages": "hf_tl.backbones.stages",
+    "freeze": "hf_tl.backbones.stages.freezing",
+    "list_stages": "hf_tl.backbones.stages.stage",
     "load": "hf_tl.backbones.load",
     "load_backbone": "hf_tl.backbones.load",
     "collate": "hf_tl.data.images",

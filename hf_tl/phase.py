@@ -34,7 +34,7 @@ class Phase:
     """
 
     trainable_stages: TrainableStages = setting(at_least=1)
-    """Number of trailing stages to train (1 is the head), `"all"`, or names of stages (see `stages.select_stages`)."""
+    """Number of trailing stages to train (1 is the head), `"all"`, or names of stages (see `trainable_parameters`)."""
     epochs: float | None = setting(None, above=0)
     """Passes over the training data; fractions are allowed. None if `steps` sets the length."""
     learning_rate: float = setting(3e-3, above=0)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hf_tl.backbones.candidates import Backbone
-from hf_tl.backbones.freezing import freeze
-from hf_tl.backbones.modules import inference
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.modules import inference
 from hf_tl.evaluation.measure import seconds_of
 from hf_tl.strategy import Strategy
 from hf_tl.training.refit import is_refitted

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # the registry that transformers' outputs are in; torch has no public one
 
-from hf_tl.backbones.boundary import intercepted_calls
-from hf_tl.backbones.stage_tables import parent_of
-from hf_tl.backbones.stages import Stage, list_stages
+from hf_tl.backbones.prefix.calls import intercepted_calls
+from hf_tl.backbones.stages.paths import outermost
+from hf_tl.backbones.stages.stage import Stage, list_stages
 from hf_tl.errors import StageError
 
 HEAD = ""
@@ -51,8 +51,8 @@ class Depths:
             StageError: The output of a stage cannot be pooled.
         """
         modules = dict(self.model.named_modules())
-        owners = {name: stage.name for stage in self.stages for name in _outermost(stage)}
-        heads = [name for name in _outermost(self._head) if any(True for _ in modules[name].parameters())]
+        owners = {name: stage.name for stage in self.stages for name in outermost(stage.module_names)}
+        heads = [name for name in outermost(self._head.module_names) if any(True for _ in modules[name].parameters())]
         seen: dict[str, Tensor] = {}
 
         def keep(place: int, name: str, run: Callable[[], Any]) -> Any:
@@ -98,11 +98,6 @@ def pool(output: Tensor, images: int) -> Tensor:
     is_first = output.ndim == 4 and not output.shape[1] == output.shape[2] != output.shape[3]
     rows = output.movedim(1, -1) if is_first else output
     return rows.reshape(images, -1, rows.shape[-1]).mean(1)
-
-
-def _outermost(stage: Stage) -> list[str]:
-    inside = set(stage.module_names)
-    return [name for name in stage.module_names if parent_of(name) not in inside]
 
 
 def _pooled(values: Any, images: int) -> Tensor | None:

@@ -11,7 +11,7 @@ from hf_tl.advisor.probes import LearningCurve, Probe, learning_curve, linear_pr
 from hf_tl.advisor.sample import Sample
 from hf_tl.advisor.similarity import COMPARED, Similarity, compare_with_untrained
 from hf_tl.advisor.transferability import h_score, leep, logme, nce
-from hf_tl.backbones.provenance import provenance_of
+from hf_tl.backbones.weights.provenance import provenance_of
 from hf_tl.evaluation.paired import difference_p_value
 
 if TYPE_CHECKING:

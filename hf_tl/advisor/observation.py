@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from hf_tl.advisor.depths import Depths
-from hf_tl.backbones.folding import folded_where_equal
-from hf_tl.backbones.freezing import digest, freeze
-from hf_tl.backbones.modules import inference
+from hf_tl.backbones.prefix.folding import folded_where_equal
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.weights.digest import digest
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
 from hf_tl.data.images import ImageTransform
 from hf_tl.data.pixels import pixel_batches

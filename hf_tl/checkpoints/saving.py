@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hf_tl.backbones.stages import Stage, trainable_parameters
+from hf_tl.backbones.stages.stage import Stage, trainable_parameters
 from hf_tl.checkpoints.checkpoint import FOLDER, check_whole, newest_checkpoint, write_checkpoint
 from hf_tl.checkpoints.state import Contents, random_state, read_state, write_state
 from hf_tl.config import TrainingConfig

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.load import load
-from hf_tl.backbones.modules import inference
-from hf_tl.backbones.provenance import provenance_of, saved_record
+from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.weights.provenance import provenance_of, saved_record
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.streams import streams_of

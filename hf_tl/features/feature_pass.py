@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hf_tl.backbones.boundary import Boundary
-from hf_tl.backbones.compiling import compile_prefix
-from hf_tl.backbones.folding import are_close, folded_where_equal
-from hf_tl.backbones.modules import inference
+from hf_tl.backbones.prefix.boundary import Boundary
+from hf_tl.backbones.prefix.compiling import compile_prefix
+from hf_tl.backbones.prefix.folding import are_close, folded_where_equal
+from hf_tl.backbones.stages.modules import inference
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, Transforms, collate
 from hf_tl.data.pixels import pixel_batches, resized_side

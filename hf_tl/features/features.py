@@ -9,8 +9,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hf_tl.backbones.boundary import find_boundary
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.prefix.search import find_boundary
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.columns import LABEL
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hf_tl.backbones.modules import inference
-from hf_tl.backbones.stages import Stage
+from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.stages.stage import Stage
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError, TrainingError, name_some
 from hf_tl.features.inputs import PhaseInputs

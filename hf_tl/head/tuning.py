@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hf_tl.backbones.freezing import freeze
-from hf_tl.backbones.modules import inference
-from hf_tl.backbones.stage_tables import parent_of
-from hf_tl.backbones.stages import Stage, list_stages
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.stages.paths import outermost
+from hf_tl.backbones.stages.stage import Stage, list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
 from hf_tl.errors import ConfigError
@@ -106,10 +106,10 @@ def head_module(
     """
     modules = dict(model.named_modules())
     owners = [name for name in head.module_names if any(True for _ in modules[name].parameters())]
-    outermost = [name for name in owners if parent_of(name) not in owners]
-    if len(outermost) != 1:
-        raise ConfigError(f"{flag} needs a head of one module, found {', '.join(outermost)}: {instead}")
-    return modules[outermost[0]]
+    roots = outermost(owners)
+    if len(roots) != 1:
+        raise ConfigError(f"{flag} needs a head of one module, found {', '.join(roots)}: {instead}")
+    return modules[roots[0]]
 
 
 def head_inputs(model: nn.Module, head: nn.Module, images: "Dataset", batch_size: int) -> tuple[Tensor, Tensor]:

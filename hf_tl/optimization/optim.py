@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from hf_tl.backbones.stages import Stage
+from hf_tl.backbones.stages.stage import Stage
 from hf_tl.errors import ConfigError, StageError, name_some
 from hf_tl.strategy import Phase
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.freezing import digest
 from hf_tl.backbones.load import load
-from hf_tl.backbones.provenance import provenance_of, saved_record
+from hf_tl.backbones.weights.digest import digest
+from hf_tl.backbones.weights.provenance import provenance_of, saved_record
 from hf_tl.evaluation.classes import images_for
 from hf_tl.evaluation.intervals import Interval
 from hf_tl.evaluation.leakage import measurable

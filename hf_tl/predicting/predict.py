@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from hf_tl.backbones.load import load, preprocessing_of
-from hf_tl.backbones.modules import inference
+from hf_tl.backbones.stages.modules import inference
 from hf_tl.data.images import ImageTransform
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.evaluation.measure import image_logits

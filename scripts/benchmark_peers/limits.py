@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_tl import Strategy, load_backbone, load_data
-from hf_tl.backbones.boundary import find_boundary
+from hf_tl.backbones.prefix.search import find_boundary
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
 from hf_tl.features.batch_size import BatchSize

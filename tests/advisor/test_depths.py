@@ -12,7 +12,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from hf_tl.advisor.depths import Depths
 from hf_tl.advisor.observation import observe
 from hf_tl.backbones.load import load_model
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.data.images import ImageTransform
 from hf_tl.features.feature_store import open_store
 

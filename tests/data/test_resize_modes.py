@@ -14,9 +14,9 @@ from timm.data import create_transform, resolve_data_config
 from transformers import AutoImageProcessor, CLIPImageProcessor
 
 import hf_tl
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.libraries.processors import processor_preprocessing
 from hf_tl.backbones.load import load_backbone, preprocessing_of
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.transformers import processor_preprocessing
 from hf_tl.errors import ConfigError
 from hf_tl.exporting.preprocessing import apply, describe
 from hf_tl.phase import ResizeMode

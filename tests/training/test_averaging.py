@@ -9,7 +9,7 @@ import torch
 from small_runs import Run, StoppedError, differences, result_of, train
 from torch import nn
 
-from hf_tl.backbones.freezing import freeze, frozen_tensors
+from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
 from hf_tl.optimization.averaging import WeightAverage
 from hf_tl.strategy import Phase
 

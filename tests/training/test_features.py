@@ -35,8 +35,9 @@ from test_cli import TINY, write_images
 from torch import Tensor
 from torchvision.transforms import v2
 
-from hf_tl.backbones.boundary import find_boundary
-from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
+from hf_tl.backbones.prefix.search import find_boundary
+from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
+from hf_tl.backbones.weights.digest import digest
 from hf_tl.features.inputs import PhaseInputs
 from hf_tl.record import read_record
 from hf_tl.views.views import TrainingViews
@@ -437,7 +438,8 @@ config = {"feature_cache": "on", "feature_cache_dir": str(folder / "features"), 
 run = small_runs.Run(str(folder), "finetune", {**config, "save_total_limit": 0, "cached_views": 1})
 training = small_runs.make_training(run)
 phase = replace(run.strategy.phases[1])
-from hf_tl.backbones.freezing import digest, freeze, frozen_tensors
+from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
+from hf_tl.backbones.weights.digest import digest
 freeze(training.model, phase.trainable_stages)
 inputs = training.data.inputs(phase, digest(frozen_tensors(training.model)), 2)
 for first in range(0, count, 32):

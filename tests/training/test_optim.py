@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hf_tl.backbones.freezing import freeze
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.errors import ConfigError, StageError
 from hf_tl.optimization.optim import build_optimizer, build_schedule, no_decay_names, parameter_groups, phase_ends
 from hf_tl.strategy import Phase

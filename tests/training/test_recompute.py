@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from hf_tl.backbones.freezing import freeze
-from hf_tl.backbones.stages import list_stages, select_stages
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.stage import Stage, list_stages
 from hf_tl.optimization.recompute import recomputed_activations
 
 
@@ -20,17 +20,22 @@ def train_step(model: nn.Module, pixels: torch.Tensor) -> float:
     return loss.item()
 
 
+def freeze_all_but(model: nn.Module, trainable_stages: int | str) -> list[Stage]:
+    """Freeze the other stages of a model, and return those that train."""
+    frozen = freeze(model, trainable_stages)
+    return [stage for stage in list_stages(model) if stage not in frozen]
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "test_vit3"])
 @pytest.mark.parametrize("trainable_stages", [2, "all"])
 def test_a_step_is_the_same_with_and_without(name: str, trainable_stages: int | str) -> None:
     torch.manual_seed(0)
     plain = timm.create_model(name, num_classes=3, drop_rate=0.2, drop_path_rate=0.2)
-    freeze(plain, trainable_stages)
-    stages = list_stages(plain)
+    trained = freeze_all_but(plain, trainable_stages)
     recomputed = copy.deepcopy(plain)
     pixels = torch.randn(4, 3, 160, 160)
     loss = train_step(plain, pixels)
-    with recomputed_activations(recomputed, select_stages(stages, trainable_stages)) as names:
+    with recomputed_activations(recomputed, trained) as names:
         assert names
         assert train_step(recomputed, pixels) == loss
     for (key, expected), parameter in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
@@ -44,13 +49,13 @@ def test_a_step_is_the_same_with_and_without(name: str, trainable_stages: int | 
 
 def test_segments_are_run_again_in_the_backward_pass_and_the_frozen_ones_are_not() -> None:
     model = timm.create_model("test_resnet", num_classes=3)
-    freeze(model, 2)
+    trained = freeze_all_but(model, 2)
     calls = {"layer3": 0, "layer4": 0}
     for layer in calls:
         model.get_submodule(layer)[0].conv1.register_forward_hook(
             lambda *_, layer=layer: calls.__setitem__(layer, calls[layer] + 1)
         )
-    with recomputed_activations(model, select_stages(list_stages(model), 2)):
+    with recomputed_activations(model, trained):
         train_step(model, torch.randn(2, 3, 64, 64))
     assert calls == {"layer3": 1, "layer4": 2}
     assert "forward" not in model.layer4.__dict__

@@ -29,7 +29,7 @@ from test_distributed import finish
 from transformers import Trainer, TrainingArguments
 
 from hf_tl.backbones.load import load_backbone
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.config import StrategyConfig
 from hf_tl.data.images import Transforms
 from hf_tl.errors import ConfigError, TrainingError

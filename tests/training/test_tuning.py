@@ -12,7 +12,7 @@ from small_runs import LABELS, Run, make_images, make_model, make_transforms, sn
 from torch import nn
 
 from hf_tl.backbones.load import load_backbone
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import MULTI_LABEL

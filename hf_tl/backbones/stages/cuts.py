@@ -11,7 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import chain
 
-from hf_tl.backbones.stage_tables import LISTS, Layout, parent_of, split_number
+from hf_tl.backbones.stages.paths import lineage, outermost, parent_of, span, split_number
+from hf_tl.backbones.stages.tables import LISTS, Layout
 
 
 class Cutter:
@@ -21,11 +22,11 @@ class Cutter:
         self.layout = layout
         self.modules = dict(layout.model.named_modules())
         self.position = {path: i for i, path in enumerate(self.modules)}
-        self.size = Counter(parent for path in self.modules for parent in _lineage(path))
+        self.size = Counter(parent for path in self.modules for parent in lineage(path))
         self.parameters: Counter[str] = Counter()
         self.matrices: Counter[str] = Counter()
         for name, parameter in layout.model.named_parameters():
-            for path in _lineage(parent_of(name)):
+            for path in lineage(parent_of(name)):
                 self.parameters[path] += 1
                 self.matrices[path] += sum(size > 1 for size in parameter.shape) > 1
         self.weighted = [name for name, _ in layout.model.named_parameters() if not self._is_placed(name)]
@@ -45,16 +46,16 @@ class Cutter:
 
     def _is_placed(self, path: str) -> bool:
         """Return whether a module or tensor belongs to the head or to an anchor, wherever it is registered."""
-        return any(parent in self.layout.heads or parent in self.layout.runs_with for parent in _lineage(path))
+        return any(parent in self.layout.heads or parent in self.layout.runs_with for parent in lineage(path))
 
     def _stage_of(self, path: str) -> int:
         """Return the stage of a module or tensor: that of the head, of its anchor, or of its position."""
-        for parent in _lineage(path):
+        for parent in lineage(path):
             if parent in self.layout.heads:
                 return len(self.starts)
             if parent in self.layout.runs_with:
                 return self._stage_of(self.layout.runs_with[parent])
-        owner = next(parent for parent in _lineage(path) if parent in self.position)
+        owner = next(parent for parent in lineage(path) if parent in self.position)
         return bisect_right(self.starts, self.position[owner]) - 1
 
     def _end(self, path: str) -> int:
@@ -91,8 +92,8 @@ class Cutter:
 
     def _block_of(self, anchor: str) -> str:
         """Return the outermost module that contains this anchor alone and is not a mere list of modules."""
-        shared = Counter(path for other in self.layout.anchors for path in _lineage(other))
-        alone = [path for path in _lineage(anchor) if shared[path] == 1 and not isinstance(self.modules[path], LISTS)]
+        shared = Counter(path for other in self.layout.anchors for path in lineage(other))
+        alone = [path for path in lineage(anchor) if shared[path] == 1 and not isinstance(self.modules[path], LISTS)]
         return alone[-1] if alone else anchor
 
     def _next_siblings(self, path: str) -> list[str]:
@@ -111,14 +112,14 @@ class Cutter:
 
         Modules after the last layer of the backbone, such as dropout before the classifier, belong to the head.
         """
-        found = self._stages_of_tensors()
+        stages = self._stages_of_tensors()
         last = max(self.position[parent_of(name)] for name in self.weighted)
-        spread = {path for name in self.layout.runs_with for path in _lineage(parent_of(name))}
+        spread = {path for name in self.layout.runs_with for path in lineage(parent_of(name))}
         result: dict[str, int] = {}
         for path, position in self.position.items():
-            if path in found:
-                if len(found[path]) == 1:
-                    result[path] = min(found[path])
+            if path in stages:
+                if len(stages[path]) == 1:
+                    result[path] = min(stages[path])
             elif self._is_placed(path):
                 result[path] = self._stage_of(path)
             elif parent_of(path) in result:
@@ -130,13 +131,13 @@ class Cutter:
     def _stages_of_tensors(self) -> dict[str, set[int]]:
         """Find the stages of the tensors in each module; a shared tensor belongs to the stage of its first name."""
         model = self.layout.model
-        stages = {id(t): self._stage_of(name) for name, t in chain(model.named_parameters(), model.named_buffers())}
+        owner = {id(t): self._stage_of(name) for name, t in chain(model.named_parameters(), model.named_buffers())}
         everywhere = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
-        found: defaultdict[str, set[int]] = defaultdict(set)
+        stages: defaultdict[str, set[int]] = defaultdict(set)
         for name, tensor in chain(*everywhere):
-            for path in _lineage(parent_of(name)):
-                found[path].add(stages[id(tensor)])
-        return dict(found)
+            for path in lineage(parent_of(name)):
+                stages[path].add(owner[id(tensor)])
+        return dict(stages)
 
     def _name(self, names: list[str], index: int) -> str:
         """Name a stage by its outermost modules ("layer4", "blocks.3-4"); the first may be "stem", the last is "head".
@@ -156,33 +157,10 @@ class Cutter:
         main = [path for path in main if parent_of(path) in map(parent_of, own)] or main
         last = next((anchor for anchor in own if split_number(anchor)[0] == split_number(main[-1])[0]), main[-1])
         base = f"{getattr(self.layout.model, 'base_model_prefix', '')}."
-        return _span(main[0].removeprefix(base), last.removeprefix(base))
+        return span(main[0].removeprefix(base), last.removeprefix(base))
 
     def _roots(self, names: list[str]) -> list[str]:
         """Find the outermost modules whose own parameters all lie in `names`."""
-        counts = Counter(path for name in names for path in _lineage(parent_of(name)))
+        counts = Counter(path for name in names for path in lineage(parent_of(name)))
         whole = {path for path in counts if counts[path] == self.parameters[path]}
-        return [path for path in self.modules if path in whole and parent_of(path) not in whole]
-
-
-def _span(first: str, last: str) -> str:
-    """Name the range from one module to another.
-
-    >>> _span("blocks.3", "blocks.4"), _span("features.transition1", "features.denseblock2")
-    ('blocks.3-4', 'features.transition1-denseblock2')
-    """
-    if first == last:
-        return first
-    family, number = split_number(last)
-    if split_number(first)[0] == family:
-        return f"{first}-{number}"
-    common = next(parent for parent in _lineage(parent_of(first)) if not parent or last.startswith(f"{parent}."))
-    return f"{first}-{last[len(common) :].lstrip('.')}"
-
-
-def _lineage(path: str) -> Iterator[str]:
-    """Yield a path and its parents, nearest first, ending with the root (an empty path)."""
-    while path:
-        yield path
-        path = parent_of(path)
-    yield path
+        return outermost(path for path in self.modules if path in whole)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.freezing import digest
-from hf_tl.backbones.saved_weights import weight_files, weights_digest
+from hf_tl.backbones.weights.digest import digest
+from hf_tl.backbones.weights.saved_model import weight_files, weights_digest
 from hf_tl.errors import ModelError
 from hf_tl.record import RECORD_FILE, LearnedFrom, LearnedSplit, Origin, RunRecord
 from hf_tl.record.codec import RecordError, decode
@@ -158,3 +158,13 @@ def _is_trained(name: str, revision: str | None) -> bool:
         return file is not None and bool(json.loads(Path(file).read_text(encoding="utf-8")).get("hf_tl"))
     except (OSError, ValueError, AttributeError):
         return False  # the loader reports what is wrong with the config
+
+
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """Return the commit of a Hub repository in the local cache; None for a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).exists():
+        return None
+    files = (try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "model.safetensors"))
+    return next((Path(file).parent.name for file in files if isinstance(file, str)), None)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_tl.backbones.stages.paths import parent_of, split_number
 from hf_tl.errors import StageError, name_some
 
 LISTS = (nn.ModuleList, nn.Sequential)
@@ -88,7 +89,7 @@ def _read_timm(model: nn.Module, prefix: str = "") -> Layout:
     if missing or not anchors:
         raise StageError(
             f"feature_info of {describe(model)} names modules that it lacks: {name_some(missing) or 'none at all'}; "
-            "its stages cannot be told, choose another architecture"
+            "its stages cannot be determined; choose another architecture"
         )
     return Layout(
         model=model,
@@ -130,25 +131,6 @@ def _sibling_lists(model: nn.Module, anchors: tuple[str, ...]) -> dict[str, str]
     }
 
 
-def parent_of(path: str) -> str:
-    """Return the path of the module that contains a module or tensor.
-
-    >>> parent_of("layer4.0.conv1"), parent_of("fc")
-    ('layer4.0', '')
-    """
-    return path.rpartition(".")[0]
-
-
-def split_number(path: str) -> tuple[str, str]:
-    """Split a path into its prefix and its number.
-
-    >>> split_number("features.10")
-    ('features.', '10')
-    """
-    family = path.rstrip("0123456789")
-    return family, path[len(family) :]
-
-
 def _numbered_siblings(model: nn.Module, anchors: tuple[str, ...]) -> dict[str, str]:
     """Pair children and parameters of the model with the anchor of the same number (CoaT: cpe2, serial_blocks2)."""
     by_number = {number: anchor for anchor in anchors for number in [split_number(anchor)[1]] if "." not in anchor}
@@ -172,8 +154,8 @@ def _read_transformers(model: Any) -> Layout:
     heads = _shaped_by_labels(model)
     if not heads:
         raise StageError(
-            f"no layer of {describe(model)} is shaped by the number of labels: it classifies in another way, such as "
-            "by the words of a language model, so there is no head to train; choose an image classifier"
+            f"expected a layer whose shape follows the number of labels, found none in {describe(model)}: it may "
+            "classify by the tokens of a language model, and has no head to train; choose an image classifier"
         )
     lists = {name: module for name, module in _outermost_lists(model) if _is_trunk(name, module, heads)}
     main = max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()), default="")
@@ -182,7 +164,7 @@ def _read_transformers(model: Any) -> Layout:
     if not lists or rivals:
         raise StageError(
             f"expected one list of blocks or stages, found {name_some(lists) or 'none'} in {describe(model)}; "
-            "its stages cannot be told, choose another architecture"
+            "its stages cannot be determined; choose another architecture"
         )
     anchors, isotropic = _anchors_of_list(main, lists[main])
     return Layout(

@@ -11,7 +11,7 @@ from hf_tl.views.framing import resize_mode_of
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, TimmWrapperConfig
 
-    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
 CROP_MODES: dict[ResizeMode, str] = {"crop": "center", "squash": "squash", "pad": "border"}
 """Names of timm for the resize modes."""
@@ -24,12 +24,12 @@ def with_resize_mode(model: "PreTrainedModel", preprocessing: "Preprocessing", m
         ModelError: The image processor cannot express it, so no plain pipeline would do the same.
     """
     if model.config.model_type == "timm_wrapper":
-        from hf_tl.backbones.timm import timm_preprocessing
+        from hf_tl.backbones.libraries.timm import timm_preprocessing
 
         _set_timm_mode(model.config, mode)
         changed = timm_preprocessing(model.config)
     else:
-        from hf_tl.backbones.transformers import processor_preprocessing
+        from hf_tl.backbones.libraries.processors import processor_preprocessing
 
         changed = processor_preprocessing(_resizing_processor(preprocessing, mode))
     if changed.input_size != preprocessing.input_size or resize_mode_of(changed.evaluation, changed.input_size) != mode:

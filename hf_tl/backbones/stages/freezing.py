@@ -9,15 +9,13 @@ as DistributedDataParallel, and changes neither classes nor state dicts.
 
 import copy
 import functools
-import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
-from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
+from hf_tl.backbones.stages.stage import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError, name_some
 from hf_tl.strategy import BatchNorm, Norm, Phase, TrainableStages
 
@@ -39,7 +37,7 @@ def freeze(
     Args:
         model: Image classifier of transformers, or a timm model.
         trainable_stages: Number of trailing stages to train (1 is the head), `"all"`, or stage names; see
-            `hf_tl.backbones.stages.trainable_parameters`. Alternatively a phase, which also sets `norm` and
+            `hf_tl.backbones.stages.stage.trainable_parameters`. Alternatively a phase, which also sets `norm` and
             `batch_norm`.
         norm: Normalization layers of frozen stages: `"frozen"` keeps them fixed, `"affine"` trains their scale and
             shift, `"adapt"` also updates their running statistics.
@@ -128,31 +126,6 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
             for name, buffer in module.named_buffers(recurse=False):
                 tensors[f"{prefix}.{name}" if prefix else name] = buffer
     return tensors
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Compute the SHA-256 of named tensors: names, dtypes, shapes and every byte.
-
-    >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(2)}) != digest({"a": torch.ones(2)})
-    True
-    """
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = whole(tensors[name].detach())
-        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        # uint8, because numpy has no bfloat16
-        sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
-
-
-def whole(tensor: Any) -> Tensor:
-    """Gather a tensor that is sharded over processes (a collective call); return other tensors unchanged."""
-    return tensor.full_tensor() if is_part(tensor) else tensor
-
-
-def is_part(tensor: Tensor) -> bool:
-    """Return whether a tensor is a DTensor, without importing that class (almost a second in every run)."""
-    return hasattr(tensor, "full_tensor")
 
 
 def is_norm(module: nn.Module) -> bool:

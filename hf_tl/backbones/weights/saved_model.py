@@ -9,7 +9,7 @@ from zipfile import is_zipfile
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hf_tl.backbones.freezing import digest
+from hf_tl.backbones.weights.digest import digest
 from hf_tl.errors import PublishError
 
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -83,7 +83,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise PublishError(f"{path} is no valid JSON ({error}); train or save again") from error
+        raise PublishError(f"{path} is not valid JSON ({error}); train or save again") from error
     if not isinstance(content, dict):
         raise PublishError(f"{path} must map names to values, found {type(content).__name__}; train or save again")
     return content

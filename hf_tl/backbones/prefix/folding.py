@@ -10,7 +10,8 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from hf_tl.backbones.freezing import is_frozen
+from hf_tl.backbones.stages.freezing import is_frozen
+from hf_tl.backbones.stages.modules import replaced_forwards
 
 
 @contextlib.contextmanager
@@ -36,13 +37,11 @@ def folded_batch_norms(model: nn.Module, run: Callable[[], Any]) -> Iterator[int
             )
             conv._parameters["weight"] = nn.Parameter(weight.to(memory_format=torch.channels_last), False)
             conv._parameters["bias"] = nn.Parameter(bias, False)
-            norm.__dict__["forward"] = _activation(norm)
-        yield len(pairs)
+        with replaced_forwards({norm: _activation(norm) for _, norm in pairs}):
+            yield len(pairs)
     finally:
         for conv, weight, bias in own:
             conv._parameters["weight"], conv._parameters["bias"] = weight, bias
-        for _, norm in pairs:
-            norm.__dict__.pop("forward", None)
 
 
 @contextlib.contextmanager
@@ -56,9 +55,9 @@ def folded_where_equal(model: nn.Module, run: Callable[[], Sequence[Tensor]]) ->
         yield
 
 
-def are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+def are_close(features: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Return whether features differ by no more than the rounding error of a whole network in their precision."""
-    return all(_is_close(a, b) for a, b in zip(found, expected, strict=True))
+    return all(_is_close(a, b) for a, b in zip(features, expected, strict=True))
 
 
 def _is_close(a: Tensor, b: Tensor) -> bool:
@@ -76,7 +75,7 @@ def _activation(norm: nn.Module) -> Callable[[Tensor], Tensor]:
 def _pairs(model: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
     """Find consecutive pairs of a convolution and a norm that are each called once."""
     made: dict[int, tuple[nn.Module, Tensor]] = {}
-    found: list[tuple[nn.Module, nn.Module]] = []
+    pairs: list[tuple[nn.Module, nn.Module]] = []
     calls: Counter[nn.Module] = Counter()
 
     def note_output(conv: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -86,7 +85,7 @@ def _pairs(model: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
     def note_input(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls[norm] += 1
         if id(inputs[0]) in made:
-            found.append((made[id(inputs[0])][0], norm))
+            pairs.append((made[id(inputs[0])][0], norm))
 
     hooks = []
     for module in filter(is_frozen, model.modules()):
@@ -99,4 +98,4 @@ def _pairs(model: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
     finally:
         for hook in hooks:
             hook.remove()
-    return [(conv, norm) for conv, norm in found if calls[conv] == calls[norm] == 1]
+    return [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1]

@@ -13,11 +13,12 @@ from timm.models import get_model_input_config, get_pretrained_cfg
 from torch import nn
 
 import hf_tl.classics  # noqa: F401  registers AlexNet, ZFNet and GoogLeNet with timm
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.saved_weights import damaged_download
-from hf_tl.backbones.stages import list_stages
-from hf_tl.backbones.transformers import commit_of, reset_head
-from hf_tl.backbones.weights import convert_weights, load_weights, sha256_of
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.stages.head import reset_head
+from hf_tl.backbones.stages.stage import list_stages
+from hf_tl.backbones.weights.local_file import convert_weights, load_weights, sha256_of
+from hf_tl.backbones.weights.provenance import commit_of
+from hf_tl.backbones.weights.saved_model import damaged_download
 from hf_tl.errors import ModelError, name_some
 from hf_tl.record import Origin
 from hf_tl.record.origin import HeadState
@@ -72,7 +73,7 @@ def create_timm_backbone(
         except ModelError as error:
             if image_size is None:
                 raise
-            raise ModelError(f"{error} (and --image_size is {image_size}, which not all weights can be for)") from error
+            raise ModelError(f"{error}; --image_size {image_size} may not fit these weights") from error
     model = wrap(network, names, model_args)
     if pretrained and has_new_head:
         reset_head(model)
@@ -130,9 +131,9 @@ def _create_network(architecture: str, download: bool, num_classes: int, model_a
             raise ModelError(
                 f"the cached file {damaged} is damaged ({_first_line(error)}): delete it, and it is downloaded again"
             ) from error
-        hint = "Its weights come from the Hub: check the network, or give --weights FILE. " if download else ""
+        hint = "Its weights come from the Hub: check the network, or pass --weights FILE. " if download else ""
         if "img_size" in model_args:
-            hint += "It may be that it does not take this --image_size: leave it out, or name another model."
+            hint += "It may not support this --image_size: omit it, or choose another model."
         raise ModelError(
             f"timm cannot create {architecture!r} with {model_args}: {_first_line(error)}. {hint}".rstrip()
         ) from error
@@ -161,8 +162,8 @@ def set_image_size(model: "PreTrainedModel", image_size: int) -> None:
         weights, expected = convert_weights(network.state_dict(), resized), resized.state_dict()
         if unfit := [name for name, tensor in expected.items() if weights[name].shape != tensor.shape]:
             raise ModelError(
-                f"{config.architecture} takes images of {current[0]} x {current[1]} pixels only, and --image_size is "
-                f"{image_size}: timm cannot turn {name_some(unfit, 2)}; leave it out, or name another model"
+                f"{config.architecture} supports images of {current[0]} x {current[1]} pixels only, found --image_size "
+                f"{image_size}: timm cannot convert {name_some(unfit, 2)}; omit it, or choose another model"
             )
         resized.load_state_dict(weights)
         model.timm_model, config.model_args = resized.eval(), model_args
@@ -202,7 +203,7 @@ def check_architecture(architecture: str) -> None:
         raise ModelError(f"timm has no architecture {name!r}; {hint}")
     tags = [known.partition(".")[2] for known in timm.list_models(f"{name}.*", pretrained=True)]
     if tag and tag not in tags:
-        raise ModelError(f"timm has no weights {architecture!r}; it has the tags {', '.join(tags) or 'none'}")
+        raise ModelError(f"timm has no weights {architecture!r}; available tags: {', '.join(tags) or 'none'}")
 
 
 def _settings(network: nn.Module) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Stages of a backbone in forward order, and all stage arithmetic.
 
-`stage_tables` reads where the library says that stages end; `stage_cuts` divides the model there.
+`tables` reads where the library says that stages end; `cuts` divides the model there.
 """
 
 import re
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hf_tl.backbones.stage_cuts import Cutter
-from hf_tl.backbones.stage_tables import describe, parent_of, read_layout
+from hf_tl.backbones.stages.cuts import Cutter
+from hf_tl.backbones.stages.tables import describe, read_layout
 from hf_tl.errors import StageError, name_some
 from hf_tl.strategy import TrainableStages
 
@@ -50,7 +50,9 @@ def list_stages(model: "nn.Module") -> tuple[Stage, ...]:
     )
     names = [stage.name for stage in stages]
     if len(set(names)) < len(names) or len(names) < 3:
-        raise StageError(f"the stages of {describe(model)} cannot be told: found {', '.join(names)}")
+        raise StageError(
+            f"expected at least three stages of different names, found {', '.join(names)} in {describe(model)}"
+        )
     return stages
 
 
@@ -102,35 +104,8 @@ def _matching_parameters(stages: Sequence[Stage], pattern: str) -> frozenset[str
         raise StageError(f"{pattern!r} (--trainable_stages) is not a regular expression: {error}") from error
     *backbone, head = stages
     names = [name for stage in backbone for name in stage.parameter_names]
-    if not (found := [name for name in names if expression.search(name)]):
+    if not (matching := [name for name in names if expression.search(name)]):
         raise StageError(
             f"no parameter of the backbone matches {pattern!r} (--trainable_stages); its names are {name_some(names)}"
         )
-    return frozenset((*found, *head.parameter_names))
-
-
-def select_stages(stages: tuple[Stage, ...], trainable_stages: TrainableStages) -> tuple[Stage, ...]:
-    """Return the stages with at least one trained parameter; the others are frozen.
-
-    Raises:
-        StageError: There is no such stage or parameter.
-    """
-    trainable = trainable_parameters(stages, trainable_stages)
-    return tuple(stage for stage in stages if not trainable.isdisjoint(stage.parameter_names))
-
-
-def head_stages(stages: tuple[Stage, ...]) -> int:
-    """Count the trailing fully connected stages: 2 in VGG and AlexNet, 1 where only the head is fully connected.
-
-    Hidden fully connected layers lie between the last stage of the backbone and the classifier, either in timm's
-    `pre_logits` or in one module with the classifier.
-    """
-    first, *_, hidden, head = stages
-    beside = parent_of(parent_of(head.parameter_names[0]))
-    # exclude the whole model and a wrapper's inner model, which contain the stem too
-    around = {
-        path for path in (beside, parent_of(beside)) if path and not first.parameter_names[0].startswith(f"{path}.")
-    }
-    owners = {parent_of(name) for name in hidden.parameter_names}
-    is_hidden = all("pre_logits" in owner.split(".") or parent_of(owner) in around for owner in owners)
-    return 2 if is_hidden else 1
+    return frozenset((*matching, *head.parameter_names))

@@ -51,11 +51,12 @@ def check_files(sizes: Mapping[str, int | None], name: str) -> None:
         ModelError: As in `check_checkpoint`.
     """
     if outside := [file for file in sizes if _leads_out(file)]:
-        raise ModelError(f"{name} has files whose names lead out of its folder ({name_some(outside)}); do not trust it")
+        raise ModelError(f"expected files inside the folder of {name}, found {name_some(outside)}; do not load it")
     read = {file: sizes.get(file) or 0 for file in READ_WHOLE}
     if large := [f"{file} of {size / 1e6:,.0f} MB" for file, size in read.items() if size > MOST_BYTES]:
         raise ModelError(
-            f"{name} holds {name_some(large)}; no model has such a file of more than {MOST_BYTES / 1e6:.0f} MB"
+            f"expected at most {MOST_BYTES / 1e6:.0f} MB for each metadata file of {name}, found {name_some(large)}; "
+            "do not load it"
         )
 
 
@@ -67,14 +68,20 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
     """
     if any(key == "trust_remote_code" and value for key, value in _items(config)):
         raise ModelError(
-            f"the config of {name} sets trust_remote_code, which is yours to give and not its own; do not trust it"
+            f"expected a config without trust_remote_code, found it set in {name}: only you may allow code; do not "
+            "load it"
         )
     if config.get("model_type") != "timm_wrapper":
         return
     if ":" in str(config.get("architecture")):
-        raise ModelError(f"the config of {name} names no architecture of timm but a place: {config['architecture']!r}")
-    if asked := sorted(set(config.get("model_args") or ()) & set(MODEL_ARGUMENTS_REFUSED)):
-        raise ModelError(f"the config of {name} would have other files loaded: model_args has {name_some(asked)}")
+        raise ModelError(
+            f"expected an architecture of timm in the config of {name}, found the location {config['architecture']!r}; "
+            "do not load it"
+        )
+    if refused := sorted(set(config.get("model_args") or ()) & set(MODEL_ARGUMENTS_REFUSED)):
+        raise ModelError(
+            f"expected model_args without files in the config of {name}, found {name_some(refused)}; do not load it"
+        )
 
 
 def check_needs_no_code(name: str, error: Exception) -> None:
@@ -85,7 +92,7 @@ def check_needs_no_code(name: str, error: Exception) -> None:
     """
     if "trust_remote_code" in str(error):
         raise ModelError(
-            f"{name!r} needs code of its own repository, which would run on this machine: read it, and allow it with "
+            f"{name!r} needs code from its repository, which would run on this machine: read the code, and pass "
             "--trust_remote_code (trust_remote_code=True) if you trust it"
         ) from error
 
@@ -102,9 +109,11 @@ def _check_indices(folder: Path) -> None:
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{index} is no index of weights: {error}") from error
+            raise ModelError(f"expected an index of weights in {index}, found invalid content: {error}") from error
         if outside := sorted(shard for shard in shards if _leads_out(str(shard))):
-            raise ModelError(f"{index} names weights outside of its folder ({name_some(outside)}); do not trust it")
+            raise ModelError(
+                f"expected weights inside the folder of {index}, found {name_some(outside)}; do not load it"
+            )
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:

@@ -53,7 +53,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     """
     path = Path(file)
     if not path.is_file():
-        raise ModelError(f"--weights {path.name}: no such file; give a .safetensors file or a torch checkpoint")
+        raise ModelError(f"--weights {path.name}: no such file; pass a .safetensors file or a torch checkpoint")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -66,13 +66,13 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything from KeyError to UnpicklingError on a bad file
         raise ModelError(
-            f"--weights {path.name} cannot be read as tensors alone ({type(error).__name__}); "
-            "convert it to safetensors where you trust it"
+            f"expected tensors only in --weights {path.name}, found a file that cannot be read as such "
+            f"({type(error).__name__}); convert it to safetensors if you trust it"
         ) from error
     while isinstance(content, Mapping) and (wrapper := next((key for key in _WRAPPERS if key in content), None)):
         content = content[wrapper]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"--weights {path.name} holds no state dict; expected a mapping of names to tensors")
+        raise ModelError(f"expected a mapping of names to tensors in --weights {path.name}, found no state dict")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
@@ -105,13 +105,13 @@ def load_weights(model: nn.Module, file: str | Path, head_parameters: frozenset[
         "of another shape": set(wrong_shape),
     }
     head_modules = {name.rpartition(".")[0] for name in head_parameters}
-    found = [
+    mismatches = [
         f"{kind}: {name_some(sorted(names))}"
         for kind, all_names in problems.items()
         if (names := {name for name in all_names if name.rpartition(".")[0] not in head_modules})
     ]
-    if found:
-        raise ModelError(f"--weights {Path(file).name} does not fit {type(model).__name__}; {'; '.join(found)}")
+    if mismatches:
+        raise ModelError(f"--weights {Path(file).name} does not fit {type(model).__name__}; {'; '.join(mismatches)}")
     model.load_state_dict(fitting, strict=False)
     return head_parameters <= fitting.keys()
 

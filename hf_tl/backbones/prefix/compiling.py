@@ -1,13 +1,12 @@
 """Compilation of a frozen prefix, for a pass over many images."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from hf_tl.backbones.boundary import Boundary
+from hf_tl.backbones.prefix.boundary import Boundary
+from hf_tl.backbones.stages.modules import replaced_forwards
 from hf_tl.errors import StageError
 
 
@@ -30,11 +29,13 @@ def compile_prefix(boundary: Boundary, model: nn.Module, pixel_values: Tensor) -
     Raises:
         StageError: Compilation fails on this machine, for example because there is no C++ compiler.
     """
-    modules = boundary.prefix_modules
-    forwards = [torch.compile(module.forward, dynamic=False, options={"freezing": True}) for module in modules]
+    forwards = {
+        module: torch.compile(module.forward, dynamic=False, options={"freezing": True})
+        for module in boundary.prefix_modules
+    }
 
     def features(pixel_values: Tensor) -> list[Tensor]:
-        with _replaced(modules, forwards):
+        with replaced_forwards(forwards):
             return boundary.features(model, pixel_values)
 
     try:
@@ -42,18 +43,3 @@ def compile_prefix(boundary: Boundary, model: nn.Module, pixel_values: Tensor) -
     except torch._dynamo.exc.TorchDynamoException as error:  # errors of the backend compilers are subclasses
         raise StageError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     return features
-
-
-@contextlib.contextmanager
-def _replaced(modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    own = [module.__dict__.get("forward") for module in modules]
-    for module, forward in zip(modules, forwards, strict=True):
-        module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        for module, before in zip(modules, own, strict=True):
-            if before is None:
-                del module.__dict__["forward"]
-            else:
-                module.__dict__["forward"] = before
