@@ -40,7 +40,7 @@ class Evaluation:
     """Temperature scaling of the model, if its weights have one."""
     unknown: tuple[LearnedSplit, ...] = ()
     """Training splits of the model that cannot be compared with these images, because digests are missing."""
-    leakage_notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """Notes on training images of the model among the images."""
     data_notes: tuple[str, ...] = ()
     """Notes on images and classes that were left out."""
@@ -179,7 +179,7 @@ def _evaluation(
         fingerprint=data.fingerprint,
         temperature=temperature,
         unknown=overlap.unknown,
-        leakage_notes=tuple(overlap.describe()),
+        notes=tuple(overlap.describe()),
         data_notes=notes,
         metric_notes=_undefined(problem, measured),
     )

@@ -24,7 +24,7 @@ def describe(evaluation: "Evaluation") -> Iterator[str]:
     learned = f" ({evaluation.learned:,} of them training images)" if evaluation.learned else ""
     yield f"{evaluation.split}: {evaluation.images:,} images{learned}"
     yield from (f"data: {note}" for note in evaluation.data_notes)
-    yield from (f"leakage: {note}" for note in evaluation.leakage_notes)
+    yield from (f"leakage: {note}" for note in evaluation.notes)
     width = max(14, *map(len, evaluation.metrics))
     for name, value in evaluation.metrics.items():
         is_share, interval = name in evaluation.percentages, evaluation.intervals.get(name)
@@ -63,7 +63,7 @@ def _to_record(evaluation: "Evaluation") -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "data": {"name": evaluation.data, "fingerprint": evaluation.fingerprint, "labels": list(evaluation.labels)},
-        "notes": [*evaluation.data_notes, *evaluation.leakage_notes],
+        "notes": [*evaluation.data_notes, *evaluation.notes],
         "metrics_left_out": dict(evaluation.metric_notes),
         "temperature": None if evaluation.temperature is None else encode(evaluation.temperature),
         **{**measured, "metrics": {name: measured["metrics"].get(name) for name in evaluation.metrics}},
@@ -76,7 +76,7 @@ def _markdown(evaluation: "Evaluation") -> str:
     images = f"{evaluation.images:,} images of the split {escape(evaluation.split)}."
     if evaluation.split == "all":
         images = f"All {evaluation.images:,} labeled images."
-    notes = [*evaluation.data_notes, *evaluation.leakage_notes]
+    notes = [*evaluation.data_notes, *evaluation.notes]
     notes += [f"{name} is left out: {reason}" for name, reason in evaluation.metric_notes.items()]
     parts = [title, images, "\n".join(f"- {escape(note)}" for note in notes)]
     parts += [_table(["Metric", "Value", "95% CI"], _metric_rows(evaluation))]
