@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_tl.advisor.recommend import Recommendation, recommend
+    from hf_tl.advisor.recommend import recommend
+    from hf_tl.advisor.recommendation import Recommendation
     from hf_tl.backbones.candidates import Backbone
     from hf_tl.backbones.load import load, load_backbone
     from hf_tl.backbones.stages.freezing import freeze
@@ -36,7 +37,7 @@ _HOMES = {
     "HfTlError": "hf_tl.errors",
     "Phase": "hf_tl.strategy",
     "PredictionResult": "hf_tl.predicting.result",
-    "Recommendation": "hf_tl.advisor.recommend",
+    "Recommendation": "hf_tl.advisor.recommendation",
     "RunResult": "hf_tl.job",
     "Stage": "hf_tl.backbones.stages.stage",
     "Strategy": "hf_tl.strategy",

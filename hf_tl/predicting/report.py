@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.card.result_plots import CLASSES_DRAWN, plot_confusion, plot_reliability
-from hf_tl.errors import ConfigError
 from hf_tl.record.codec import encode
 from hf_tl.reporting.markdown import escape
 from hf_tl.reporting.numbers import decimal, percent, range_of
-from hf_tl.storage.folders import make_folder
+from hf_tl.storage.folders import report_folder
 
 if TYPE_CHECKING:
     from hf_tl.predicting.evaluate import Evaluation
@@ -40,18 +39,15 @@ def write_report(evaluation: "Evaluation", output_dir: str | os.PathLike[str]) -
     Raises:
         ConfigError: The folder is not writable.
     """
-    folder = make_folder(output_dir)
-    try:
-        text = json.dumps(_to_record(evaluation), indent=2, allow_nan=False, ensure_ascii=False)
-        (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    with report_folder(output_dir, last=RECORD, obsolete=(CONFUSION,)) as folder:
         calibration, temperature = evaluation.measured.calibration, evaluation.temperature
         value = None if temperature is None else temperature.value
         plot_reliability(calibration["before"], calibration["after"], value, folder / RELIABILITY)
         if _has_confusion_figure(evaluation):
             plot_confusion(evaluation.labels, evaluation.measured.confusion, folder / CONFUSION)
         (folder / REPORT).write_text(_markdown(evaluation), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+        text = json.dumps(_to_record(evaluation), indent=2, allow_nan=False, ensure_ascii=False)
+        (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
 def _has_confusion_figure(evaluation: "Evaluation") -> bool:

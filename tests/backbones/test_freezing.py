@@ -122,6 +122,7 @@ def test_state_dict_class_and_repr_are_unchanged() -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_model_trains_its_suffix_alone(backend: str) -> None:
     torch.compiler.reset()

@@ -182,6 +182,7 @@ def check_timm_order(name: str) -> None:
     assert_order(model, list_stages(model), inputs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TIMM[::10])
 def test_stages_of_a_tenth_of_timm(name: str) -> None:
     check_timm(name)
@@ -194,17 +195,20 @@ def test_stages_of_all_of_timm(name: str) -> None:
     check_timm_order(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SHAPES)
 def test_timm_stages_are_in_forward_order(name: str) -> None:
     check_timm_order(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ENCODERS)
 def test_timm_encoder_is_refused(name: str) -> None:
     with pytest.raises(StageError, match=r"expected a classifier, found .*Encoder with"):
         list_stages(build_timm(name))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_stages_of_every_transformers_class(name: str) -> None:
     if name in REFUSED:
@@ -243,6 +247,7 @@ def check_transformers_order(name: str) -> None:
 RUNNABLE = [name for name in CLASSIFIERS if name not in REFUSED]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNNABLE[::5])
 def test_transformers_stages_are_in_forward_order(name: str) -> None:
     check_transformers_order(name)

@@ -149,6 +149,7 @@ def test_googlenets_pooling_can_be_changed() -> None:
     assert model(images).shape == (2, 1024, 3, 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_training_step_moves_every_parameter_and_lowers_the_loss(name: str) -> None:
     torch.manual_seed(0)
@@ -164,6 +165,7 @@ def test_a_training_step_moves_every_parameter_and_lowers_the_loss(name: str) ->
         assert nn.functional.cross_entropy(model(images), labels) < loss
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["alexnet", "googlenet"])
 def test_checkpointed_gradients_are_the_plain_ones(name: str) -> None:
     torch.manual_seed(0)
@@ -185,6 +187,7 @@ def test_checkpointed_gradients_are_the_plain_ones(name: str) -> None:
         torch.testing.assert_close(plain, checkpointed)
 
 
+@pytest.mark.long
 def test_compilation_needs_no_graph_break(model: nn.Module) -> None:
     images = torch.randn(2, 1, 64, 64)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
