@@ -39,7 +39,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Result of a finished run."""
+    """Result of a finished run; usable as the path of its folder.
+
+    >>> import hf_tl
+    >>> strategy = hf_tl.Strategy.transfer(epochs=1)
+    >>> model, transforms = hf_tl.load_backbone("backbone", ["dress", "hat"], strategy)
+    >>> result = hf_tl.train(model, "photos", strategy, transforms=transforms, output_dir="run")
+    >>> result.output_dir.name, 0 <= result.test_accuracy <= 1, result.record.data.labels
+    ('run', True, ('dress', 'hat'))
+    """
 
     output_dir: Path
     """Folder with the model, its card and its record."""

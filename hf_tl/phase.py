@@ -31,6 +31,11 @@ class Phase:
 
     Raises:
         ConfigError: A value is outside its range.
+
+    >>> import hf_tl
+    >>> head, last_stages = Phase(1, epochs=2), Phase(3, epochs=8, learning_rate=1e-3, layer_decay=0.8)
+    >>> len(hf_tl.Strategy("two phases", (head, last_stages)).phases)
+    2
     """
 
     trainable_stages: TrainableStages = setting(at_least=1)

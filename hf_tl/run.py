@@ -207,11 +207,12 @@ def train(
         HfTlError: An input cannot be used; or, after training, something could not be evaluated or written, and the
             trained model is in `output_dir`.
 
-    ```python
-    strategy = hf_tl.Strategy.finetune(stages=1)
-    model, transforms = hf_tl.load_backbone("timm/resnet50.a1_in1k", labels=["cat", "dog"], strategy=strategy)
-    result = hf_tl.train(model, "pets", strategy, transforms=transforms, output_dir="out")
-    ```
+    >>> import hf_tl
+    >>> strategy = hf_tl.Strategy.finetune(stages=1, epochs=6)
+    >>> model, transforms = hf_tl.load_backbone("backbone", ["dress", "hat"], strategy)
+    >>> result = hf_tl.train(model, "photos", strategy, transforms=transforms, output_dir="run")
+    >>> [phase.trained_stages for phase in result.record.phases]
+    [('head',), ('layer4', 'head')]
     """
     from hf_tl.data.images import image_pixel_limit
 

@@ -14,13 +14,13 @@ from typing import Any, get_args
 import pytest
 import torch
 import yaml
+from cli.runs import REPOSITORY, TINY, write_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_cli import ERROR_STATUS, REPOSITORY, TINY, write_images
 
 from hf_tl.card.settings import describe_command
-from hf_tl.cli import main
+from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.config import StrategyConfig, StrategyName
 from hf_tl.errors import ConfigError
 from hf_tl.flags import parse_run_config

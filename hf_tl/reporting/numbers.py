@@ -88,6 +88,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def megabytes(size: int) -> str:
+    """Format a number of bytes.
+
+    >>> megabytes(13_520_000)
+    '13.5 MB'
+    """
+    return f"{size / 1e6:,.1f} MB"
+
+
 def rate(value: float) -> str:
     """Format a learning rate.
 

@@ -37,9 +37,8 @@ def newest_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     Returns:
         The checkpoint, or None if no complete one exists. A warning names broken ones.
 
-    ```python
-    trainer.train(resume_from_checkpoint=hf_tl.newest_checkpoint(args.output_dir))
-    ```
+    >>> newest_checkpoint("trainer") is None  # nothing was trained there yet: Trainer then starts from the beginning
+    True
     """
     found, problems = checkpoint.newest_checkpoint(Path(output_dir), PREFIX)
     for problem in problems:

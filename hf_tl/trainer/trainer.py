@@ -48,10 +48,19 @@ _OF_OUR_LOOP = (
 class StrategyCallback(Safeguards):
     """Carry out the phases of a strategy under transformers' `Trainer`.
 
-    ```python
-    trainer = Trainer(model, args, train_dataset=train, callbacks=[StrategyCallback(Strategy.finetune(stages=2))])
-    trainer.train()
-    ```
+    >>> import hf_tl
+    >>> from transformers import Trainer, TrainingArguments
+    >>> data, strategy = hf_tl.load_data("photos"), hf_tl.Strategy.transfer(epochs=1)
+    >>> model, transforms = hf_tl.load_backbone("backbone", data.labels, strategy)
+    >>> trainer = Trainer(
+    ...     model,
+    ...     TrainingArguments("trainer", report_to="none", disable_tqdm=True),
+    ...     train_dataset=data.splits["train"].with_transform(transforms.train),
+    ...     data_collator=hf_tl.collate,
+    ...     callbacks=[hf_tl.StrategyCallback(strategy)],
+    ... )
+    >>> trainer.args.num_train_epochs
+    1
 
     The phases set the trainable stages, learning rates, weight decay, warm-up and number of epochs. The corresponding
     `TrainingArguments` have no effect (`num_train_epochs` is set to the sum over the phases, with a warning if it

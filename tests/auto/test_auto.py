@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from auto.inputs import AUTO, Inputs, check_no_path, colored, printed_by, read, shuffled
+from cli.runs import COLORS, fails, write_images
 from PIL import Image as Pillow
-from test_cli import COLORS, fails, write_images
 from transformers import AutoModelForImageClassification
 
 import hf_tl

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from auto.inputs import Inputs, colored
-from test_cli import COLORS
+from cli.runs import COLORS
 from transformers import Trainer, TrainingArguments
 
 import hf_tl

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from auto.inputs import AUTO, RECIPE, Inputs, printed_by, read
-from test_cli import SMALL, write_images
+from cli.runs import SMALL, write_images
 
 from hf_tl.cli import main
 

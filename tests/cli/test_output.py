@@ -1,4 +1,4 @@
-"""What commands write while they work: to files, to terminals, and when they are quiet."""
+"""Output of running commands: to files, to terminals, and with `--quiet`."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def start(words: list[str], folder: Path, out: int, err: int) -> "subprocess.Pop
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """What a training writes to the files of its two streams."""
+    """Return the output and the messages of a training, whose streams are files."""
     folder = tmp_path_factory.mktemp("files")
     with (folder / "out.txt").open("wb") as out, (folder / "err.txt").open("wb") as err:
         assert start([*TRAIN, "-o", "model"], folder, out.fileno(), err.fileno()).wait(300) == 0
@@ -74,7 +74,7 @@ def test_bars_vanish_from_a_terminal(tmp_path: Path) -> None:
 
 
 def shown(text: str) -> list[str]:
-    """What a terminal shows: carriage returns go to the start of a line, `ESC [A` one line up."""
+    """Return the lines that a terminal shows: carriage returns go to the start of a line, `ESC [A` one line up."""
     screen, row, column = [""], 0, 0
     for part in re.findall(r"\r|\n|\x1b\[A|[^\r\n\x1b]+", text):
         if part == "\r":
@@ -93,7 +93,7 @@ def shown(text: str) -> list[str]:
 def test_quiet_is_quiet_and_evaluate_shows_percentages_with_intervals(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a transformers model, whose loading and saving would show bars and a report."""
+    """Use a transformers model, whose loading and saving would show bars and a report."""
     vit, out, log = save_transformers(tiny_vit(), tmp_path / "vit"), str(tmp_path / "model"), tmp_path / "log"
     with log.open("wb") as file:
         words = ["train", "--model", str(vit), *TRAIN[6:], "--quiet", "-o", out]

@@ -164,7 +164,7 @@ def test_a_change_by_somebody_else_during_the_push_is_told(hub: HubServer, saved
         huggingface_hub.HfApi().upload_file(
             path_or_fileobj=b"1", path_in_repo="notes.md", repo_id=SPACE, repo_type="space"
         )
-        with pytest.raises(PublishError, match=r"changed by somebody else during the push.*push again"):
+        with pytest.raises(PublishError, match=r"another commit changed .* during the push.*push again"):
             first.result()
     assert space_commits(hub) == 1
     assert "app.py" not in space(hub)
