@@ -44,7 +44,7 @@ class Backbone:
     weights_license: str | None = None
     """License of `weights`, if their source states one."""
     resize_mode: ResizeMode | None = None
-    """How images fit the input (default: as for the checkpoint)."""
+    """Fit of images to the input (default: as for the checkpoint)."""
 
     def learned(self) -> LearnedFrom:
         """Return the images that the weights are known to have been trained on."""

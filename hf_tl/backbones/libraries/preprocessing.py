@@ -38,7 +38,7 @@ class Preprocessing:
     evaluation_settings: Mapping[str, Any] = field(default_factory=dict)
     """Resizing and cropping settings of `evaluation`, for the record."""
     resize_mode: ResizeMode | None = None
-    """How images fit the input, if it was set; augmentation then shows the same part of them."""
+    """Fit of images to the input, if it was set; augmentation then shows the same part of them."""
     training: ImageTransform | None = None
     """User's own training transform, which replaces the augmentation presets."""
 
