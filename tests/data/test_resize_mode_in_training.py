@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli.runs import SMALL, fails
 from PIL import Image
-from test_cli import SMALL, fails
 
 import hf_tl
 from hf_tl.cli import main

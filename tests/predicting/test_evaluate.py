@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli.runs import COLORS, TINY, fails, write_images
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
-from test_cli import COLORS, TINY, fails, write_images
 
 from hf_tl.cli import main
 from hf_tl.errors import DataError

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_cli import TINY, fails, write_images
+from cli.runs import TINY, fails, write_images
 
 
 def test_a_batch_of_one_names_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
