@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hf_tl.exporting.export import export
     from hf_tl.hub.fetch import pull
     from hf_tl.hub.hub import push
-    from hf_tl.job import RunResult
+    from hf_tl.job.job import RunResult
     from hf_tl.predicting.predict import predict
     from hf_tl.predicting.result import PredictionResult
     from hf_tl.run import train
@@ -38,7 +38,7 @@ _HOMES = {
     "Phase": "hf_tl.strategy",
     "PredictionResult": "hf_tl.predicting.result",
     "Recommendation": "hf_tl.advisor.recommendation",
-    "RunResult": "hf_tl.job",
+    "RunResult": "hf_tl.job.job",
     "Stage": "hf_tl.backbones.stages.stage",
     "Strategy": "hf_tl.strategy",
     "StrategyCallback": "hf_tl.trainer.trainer",

@@ -208,7 +208,7 @@ class TrainingConfig(Settings):
         if self.measure_energy and find_spec("codecarbon") is None:
             raise ConfigError('--measure_energy needs codecarbon: pip install "hf-tl[energy]"')
         if self.resume_from_checkpoint is not None and self.output_dir is None:
-            raise ConfigError("--resume_from_checkpoint needs the --output_dir of the run that it goes on with")
+            raise ConfigError("--resume_from_checkpoint needs the --output_dir of the run to resume: add --output_dir")
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def test_phases_checkpoints_and_resuming_on_windows(tmp_path: Path, colors: Path
     assert stopped.returncode == 3, stopped.stderr.decode()[-3000:]
     assert {path.name for path in (tmp_path / "out" / "checkpoints").iterdir()} == {"step-00000003", "step-00000004"}
     done = run([*words, "--resume_from_checkpoint", "auto"], tmp_path, WINDOWS)
-    assert "Going on from step 4" in succeeds(done, tmp_path / "out")
+    assert "Resuming after step 4" in succeeds(done, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoints").exists()
     for words in (["card", "out"], ["evaluate", "out", "--dataset", str(colors)]):
         other = run(words, tmp_path, WINDOWS)
@@ -147,7 +147,7 @@ def test_phases_checkpoints_and_resuming_on_windows(tmp_path: Path, colors: Path
 def test_the_first_command_of_the_readme_in_other_encodings(tmp_path: Path, encoding: str) -> None:
     """The output names the folder of the trained model."""
     done = run(["train", "--num_train_epochs", "1", "--output_dir", "猫"], tmp_path, PYTHONIOENCODING=encoding)
-    assert r"Model and card    \u732b" in succeeds(done, tmp_path / "猫")
+    assert r"Saved in             \u732b" in succeeds(done, tmp_path / "猫")
 
 
 def test_classes_of_other_scripts(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.card.result_plots import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
 from hf_tl.record.codec import encode
 from hf_tl.reporting.markdown import escape
 from hf_tl.reporting.numbers import decimal, percent, range_of

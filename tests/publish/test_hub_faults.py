@@ -111,7 +111,7 @@ def test_a_fault_that_stays_is_given_up_after_five_tries(hub: HubServer, saved: 
     assert tries(hub, "account") == 5
 
 
-def test_a_long_pause_is_left_to_the_user(hub: HubServer, saved: Path) -> None:
+def test_a_long_pause_ends_the_push(hub: HubServer, saved: Path) -> None:
     hub.hub.faults.append(replace(ENDPOINTS["account"], status=429, headers={"Retry-After": "3600"}))
     with pytest.raises(PublishError, match="too many requests"):
         push(saved, REPO)
@@ -130,7 +130,7 @@ def test_what_was_done_though_the_answer_was_lost_is_not_done_again(
 
 @pytest.mark.parametrize("reason", FINAL)
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_a_refusal_is_told_at_once(hub: HubServer, copy: Path, endpoint: str, reason: str) -> None:
+def test_a_refusal_is_reported_at_once(hub: HubServer, copy: Path, endpoint: str, reason: str) -> None:
     answer, advice = FINAL[reason]
     before = contents(copy)
     hub.hub.faults.append(replace(ENDPOINTS[endpoint], **answer, times=99))
@@ -162,7 +162,7 @@ def test_a_timeout_that_is_no_number(hub: HubServer, saved: Path, monkeypatch: p
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_two_pushes_that_meet(hub: HubServer, saved: Path, copy: Path, endpoint: str) -> None:
-    """At any moment of the second push: one of them wins completely, or both succeed one after the other."""
+    """Whenever the second push happens, one of them wins completely, or both succeed one after the other."""
     (copy / "run.json").write_text(json.dumps(json.loads((copy / "run.json").read_text()) | {"hardware": "another"}))
     with (copy / "README.md").open("a") as card:
         card.write("The other.\n")
@@ -187,7 +187,7 @@ def test_two_pushes_that_meet(hub: HubServer, saved: Path, copy: Path, endpoint:
         assert len(commits(hub)) == 1
 
 
-def test_a_push_that_is_killed_goes_on(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+def test_a_push_after_a_killed_push_completes_it(hub: HubServer, saved: Path, tmp_path: Path) -> None:
     is_killed = Event()
     waiting = replace(ENDPOINTS["commit"], until=is_killed.is_set, status=503)
     hub.hub.faults.append(waiting)

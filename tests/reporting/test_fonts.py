@@ -11,7 +11,7 @@ from PIL import Image
 from publish.records import evaluated, make_record
 
 from hf_tl.card.card import render_card
-from hf_tl.card.result_plots import plot_confusion
+from hf_tl.card.figures.results import plot_confusion
 from hf_tl.reporting import fonts
 from hf_tl.reporting.canvas import INK
 from hf_tl.reporting.fonts import drawn_names
