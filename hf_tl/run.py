@@ -12,6 +12,7 @@ from hf_tl.errors import ConfigError, name_some
 from hf_tl.job.job import Job, RunNotes, RunResult
 from hf_tl.job.output import check_push, choose_output_dir
 from hf_tl.job.run_job import run_job
+from hf_tl.processes.memory import image_pixel_limit
 from hf_tl.record import LearnedFrom
 from hf_tl.reporting.console import say
 from hf_tl.strategy import Strategy
@@ -49,8 +50,6 @@ def run(config: RunConfig) -> RunResult:
         HfTlError: An input cannot be used; or, after training, something could not be evaluated or written, and the
             trained model is in the output folder.
     """
-    from hf_tl.data.images import image_pixel_limit
-
     with image_pixel_limit(config.data.max_image_pixels):
         return _run(config)
 
@@ -229,8 +228,6 @@ def train(
     >>> [phase.trained_stages for phase in result.record.phases]
     [('head',), ('layer4', 'head')]
     """
-    from hf_tl.data.images import image_pixel_limit
-
     groups = _groups({"push_to_hub": push_to_hub, **settings})
     with image_pixel_limit(groups[1].max_image_pixels):
         return _train(model, dataset, strategy, transforms, dataset_name, *groups)

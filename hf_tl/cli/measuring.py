@@ -32,9 +32,8 @@ def predict_parser() -> Parser:
 
 def predict(options: Namespace) -> None:
     """Print or write the most probable classes of images."""
-    from hf_tl.data.images import image_pixel_limit
     from hf_tl.predicting.command import predict_paths
-    from hf_tl.processes.memory import keep_freed_memory
+    from hf_tl.processes.memory import image_pixel_limit, keep_freed_memory
 
     keep_freed_memory()
     values = own_values(options)
@@ -58,9 +57,9 @@ def evaluate_parser() -> Parser:
 
 def evaluate(options: Namespace) -> None:
     """Print the metrics of a model, shares as percentages, each with its 95% confidence interval."""
-    from hf_tl.data.images import image_pixel_limit
     from hf_tl.predicting.evaluate import evaluate_model
     from hf_tl.predicting.report import describe
+    from hf_tl.processes.memory import image_pixel_limit
 
     values = own_values(options)
     with image_pixel_limit(values.pop("max_image_pixels")):

@@ -1,8 +1,7 @@
 """Decoding of stored images, and the transforms of a dataset's rows."""
 
-import contextlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,17 +118,6 @@ def _checked(image: Image.Image, name: str, use: Callable[[Image.Image], T]) -> 
         return use(image)
     except DAMAGED as error:
         raise DataError(f"{name}: the image is truncated or damaged ({error}); replace or remove it") from error
-
-
-@contextlib.contextmanager
-def image_pixel_limit(pixels: int | None) -> Iterator[None]:
-    """Set the largest number of pixels of an image that is decoded, while the context is open; None changes nothing."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = before if pixels is None else pixels
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 def as_stored(images: "Dataset", image_column: str = "image") -> "Dataset":
