@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hf_tl.hub.fetch import pull
     from hf_tl.hub.hub import push
     from hf_tl.job.job import RunResult
+    from hf_tl.predicting.predict import predict
+    from hf_tl.predicting.result import PredictionResult
     from hf_tl.run import train
     from hf_tl.strategy import Phase, Strategy
     from hf_tl.trainer.safeguards import newest_checkpoint
@@ -34,6 +36,7 @@ _HOMES = {
     "Comparison": "hf_tl.comparison.compare",
     "HfTlError": "hf_tl.errors",
     "Phase": "hf_tl.strategy",
+    "PredictionResult": "hf_tl.predicting.result",
     "Recommendation": "hf_tl.advisor.recommendation",
     "RunResult": "hf_tl.job.job",
     "Stage": "hf_tl.backbones.stages.stage",
@@ -50,6 +53,7 @@ _HOMES = {
     "load_data": "hf_tl.data.datasets",
     "newest_checkpoint": "hf_tl.trainer.safeguards",
     "pull": "hf_tl.hub.fetch",
+    "predict": "hf_tl.predicting.predict",
     "push": "hf_tl.hub.hub",
     "recommend": "hf_tl.advisor.recommend",
     "train": "hf_tl.run",
@@ -60,6 +64,7 @@ __all__ = [
     "Comparison",
     "HfTlError",
     "Phase",
+    "PredictionResult",
     "Recommendation",
     "RunResult",
     "Stage",
@@ -75,6 +80,7 @@ __all__ = [
     "load_backbone",
     "load_data",
     "newest_checkpoint",
+    "predict",
     "pull",
     "push",
     "recommend",

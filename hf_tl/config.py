@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from hf_tl.errors import ConfigError
+from hf_tl.phase import ResizeMode
 from hf_tl.ranges import Settings, setting
 from hf_tl.strategy_config import RECOMMENDED_STRATEGY, StrategyConfig, StrategyName
 
@@ -47,6 +48,11 @@ class ModelConfig(Settings):
     pretrained: bool = setting(True, "start from random weights")
     image_size: int | None = setting(
         None, "input height and width in pixels (default: the checkpoint's)", metavar="PIXELS", at_least=1
+    )
+    resize_mode: ResizeMode | None = setting(
+        None,
+        "how an image fits the input: crop its center, squash it, or pad it (default: the checkpoint's); the saved "
+        "model does the same",
     )
     in_chans: int | None = setting(None, "input channels, for timm:ARCH (default: the checkpoint's)", at_least=1)
     head: Literal["last_layer", "fully_connected"] = setting(
@@ -121,6 +127,9 @@ class DataConfig(Settings):
         "from validation and test)",
     )
     skip_bad_images: bool = setting(False, "skip unreadable images instead of stopping")
+    max_image_pixels: int | None = setting(
+        None, "largest image to decode, in pixels (default: Pillow's 89,478,485)", metavar="PIXELS", at_least=1
+    )
     horizontal_flip: bool | None = setting(
         None, "allow or forbid horizontal flips in augmentation (default: allowed, except for digits)"
     )

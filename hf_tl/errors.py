@@ -8,12 +8,13 @@ HfTlError
 ├── DataError        a dataset, an image or a label that cannot be used
 ├── TrainingError    training that must stop (a loss that is not finite)
 ├── CheckpointError  a checkpoint that is incomplete, damaged or from another run
+├── IncompleteError  inputs that had to be left out; the others were handled
 ├── SaveError        a model that could not be saved, or differs after reloading
 └── PublishError     a push that the Hub refused
 ```
 
 Each message says what was expected, what was found and what to do. The command line prints the message alone, without a
-traceback, and exits with status 2.
+traceback, and exits with status 2 (`IncompleteError`: 3).
 """
 
 from collections.abc import Iterable
@@ -29,6 +30,9 @@ class HfTlError(Exception):
     ...     print(type(error).__name__)
     ConfigError
     """
+
+    exit_status = 2
+    """Exit status of the command line."""
 
 
 class ConfigError(HfTlError):
@@ -53,6 +57,12 @@ class TrainingError(HfTlError):
 
 class CheckpointError(HfTlError):
     """Error of a checkpoint that is incomplete, damaged or from another run."""
+
+
+class IncompleteError(HfTlError):
+    """Error of a command that has handled all inputs but some, which it names."""
+
+    exit_status = 3
 
 
 class SaveError(HfTlError):

@@ -12,6 +12,7 @@ BatchNorm = Literal["update", "keep"]
 ClassWeights = Literal["none", "balanced"]
 TrainableStages = int | str | tuple[str, ...]
 Augmentation = Literal["none", "light", "medium", "strong"]
+ResizeMode = Literal["crop", "squash", "pad"]
 Solver = Literal["adamw", "lbfgs"]
 
 

@@ -12,6 +12,7 @@ from hf_tl.errors import ConfigError, name_some
 from hf_tl.job.job import Job, RunNotes, RunResult
 from hf_tl.job.output import check_push, choose_output_dir
 from hf_tl.job.run_job import run_job
+from hf_tl.processes.memory import image_pixel_limit
 from hf_tl.record import LearnedFrom
 from hf_tl.reporting.console import say
 from hf_tl.strategy import Strategy
@@ -49,6 +50,11 @@ def run(config: RunConfig) -> RunResult:
         HfTlError: An input cannot be used; or, after training, something could not be evaluated or written, and the
             trained model is in the output folder.
     """
+    with image_pixel_limit(config.data.max_image_pixels):
+        return _run(config)
+
+
+def _run(config: RunConfig) -> RunResult:
     from accelerate.utils import set_seed
 
     from hf_tl.advisor.advice import take_advice
@@ -222,6 +228,21 @@ def train(
     >>> [phase.trained_stages for phase in result.record.phases]
     [('head',), ('layer4', 'head')]
     """
+    groups = _groups({"push_to_hub": push_to_hub, **settings})
+    with image_pixel_limit(groups[1].max_image_pixels):
+        return _train(model, dataset, strategy, transforms, dataset_name, *groups)
+
+
+def _train(
+    model: "PreTrainedModel",
+    dataset: "Dataset | DatasetDict | ImageData | str",
+    strategy: Strategy,
+    transforms: "Transforms | None",
+    dataset_name: str | None,
+    hub: HubConfig,
+    data_config: DataConfig,
+    training: TrainingConfig,
+) -> RunResult:
     from accelerate.utils import set_seed
 
     from hf_tl.backbones.load import preprocessing_of, set_problem_type
@@ -230,7 +251,6 @@ def train(
     from hf_tl.processes.accelerator import make_accelerator
 
     start = time.perf_counter()
-    hub, data_config, training = _groups({"push_to_hub": push_to_hub, **settings})
     if data_config.dataset is not None:
         raise ConfigError("hf_tl.train takes the dataset as its second argument: leave out dataset=")
     if isinstance(dataset, ImageData):
@@ -238,7 +258,7 @@ def train(
     if dataset_name is not None and isinstance(dataset, str | ImageData):
         raise ConfigError("dataset_name names a loaded dataset, and this one has a name: leave out dataset_name=")
     accelerator = make_accelerator(training)
-    check_push(accelerator, push_to_hub)
+    check_push(accelerator, hub.push_to_hub)
     learned = LearnedFrom() if strategy.from_scratch else provenance_of(model).learned
     data, leakage = open_data(accelerator, dataset, data_config, training, learned, dataset_name)
     _check_labels(model, data)

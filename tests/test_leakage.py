@@ -14,7 +14,7 @@ import hf_tl
 from hf_tl.cli import main
 from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.evaluation.leakage import open_again
-from hf_tl.evaluation.predict import evaluate_model
+from hf_tl.predicting.evaluate import evaluate_model
 from hf_tl.record import LearnedFrom, read_record, split_digest
 from hf_tl.record.learned import DIGEST_BYTES, LEARNED_FILE
 

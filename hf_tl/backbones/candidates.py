@@ -11,6 +11,7 @@ from hf_tl.backbones.presets import PRESETS
 from hf_tl.backbones.weights.provenance import file_origin, learned_from
 from hf_tl.config import DEMO_LICENSE, DEMO_MODEL, ModelConfig
 from hf_tl.errors import ConfigError
+from hf_tl.phase import ResizeMode
 from hf_tl.record import LearnedFrom, Origin
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Backbone:
     """Whether code from the repository may run."""
     weights_license: str | None = None
     """License of `weights`, if their source states one."""
+    resize_mode: ResizeMode | None = None
+    """Fit of images to the input (default: as for the checkpoint)."""
 
     def learned(self) -> LearnedFrom:
         """Return the images that the weights are known to have been trained on."""
@@ -67,6 +70,7 @@ class Backbone:
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
             weights_license=self.weights_license,
+            resize_mode=self.resize_mode,
         )
 
 
@@ -98,6 +102,7 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
             config.model_revision,
             config.trust_remote_code,
             license_name,
+            config.resize_mode,
         )
         for name, file in itertools.zip_longest(names, files)
     ]

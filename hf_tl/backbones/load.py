@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, get_args
 
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.data.images import Transforms
 from hf_tl.errors import ConfigError, ModelError, name_some
+from hf_tl.phase import ResizeMode
 from hf_tl.record import LearnedFrom
 from hf_tl.record.codec import encode
 from hf_tl.strategy import Strategy
@@ -31,6 +33,7 @@ def load_backbone(
     pretrained: bool = True,
     *,
     image_size: int | None = None,
+    resize_mode: ResizeMode | None = None,
     in_chans: int | None = None,
     problem_type: str | None = None,
     revision: str | None = None,
@@ -46,6 +49,8 @@ def load_backbone(
         weights: Local weights file (`timm:` names only).
         pretrained: Whether to load pretrained weights.
         image_size: Height and width in pixels (default: those of the checkpoint).
+        resize_mode: `"crop"` shows the center of an image, `"squash"` and `"pad"` all of it (default: as for the
+            checkpoint). It is saved with the model.
         in_chans: Number of input channels (timm backbones only; default: that of the checkpoint).
         problem_type: `"single_label_classification"` or `"multi_label_classification"` (`problem_type` of the result of
             `load_data`). transformers selects the loss and the pipeline's scores by it.
@@ -72,6 +77,7 @@ def load_backbone(
         weights=weights,
         pretrained=pretrained and not (strategy is not None and strategy.from_scratch),
         image_size=image_size,
+        resize_mode=resize_mode,
         in_chans=in_chans,
         revision=revision,
         trust_remote_code=trust_remote_code,
@@ -92,6 +98,7 @@ def load_model(
     weights: str | None = None,
     pretrained: bool = True,
     image_size: int | None = None,
+    resize_mode: ResizeMode | None = None,
     in_chans: int | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -113,9 +120,16 @@ def load_model(
         raise ConfigError(f"expected --in_chans 3 (color images) or 1 (gray images), found {in_chans}")
     if image_size is not None and image_size < 1:
         raise ConfigError(f"expected --image_size of at least 1 pixel, found {image_size}")
+    if resize_mode not in (None, *get_args(ResizeMode)):
+        raise ConfigError(f"--resize_mode is one of {', '.join(get_args(ResizeMode))}, found {resize_mode!r}")
     model, preprocessing = _load_model(
         name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license
     )
+    if resize_mode is not None:
+        from hf_tl.backbones.libraries.resize_mode import with_resize_mode
+
+        preprocessing = with_resize_mode(model, preprocessing, resize_mode)
+        model.__dict__[REMEMBERED] = preprocessing
     _check_runs(model, preprocessing.input_size)
     return model, preprocessing
 
@@ -295,9 +309,10 @@ def _own_preprocessing(model: "PreTrainedModel", transforms: Transforms | None) 
     from hf_tl.backbones.libraries.preprocessing import Preprocessing
     from hf_tl.backbones.libraries.processors import ProcessorPipeline, processor_preprocessing
 
-    if model.config.model_type == "timm_wrapper":
-        return _preprocessing(model, model.config.name_or_path, None, None, False)  # from the config, as it is saved
     remembered = model.__dict__.get(REMEMBERED)
+    if model.config.model_type == "timm_wrapper":
+        saved = _preprocessing(model, model.config.name_or_path, None, None, False)  # from the config, as it is saved
+        return replace(saved, resize_mode=None if remembered is None else remembered.resize_mode)
     if transforms is not None:
         pipeline = transforms.eval.pipeline
         for known in (transforms.preprocessing, remembered):

@@ -34,6 +34,7 @@ from hf_tl.card.sections.training_images import has_earlier_training, learned_ro
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.record import DataRecord, RunRecord
+from hf_tl.reporting.fonts import drawn_names
 from hf_tl.reporting.markdown import environment
 from hf_tl.reporting.numbers import counted, duration, percent
 
@@ -92,6 +93,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "labels": data.labels,
         "labels_named": data.labels[:named],
         "labels_unnamed": len(data.labels) - named,
+        "numbered": [] if (names := drawn_names(data.labels)) == list(data.labels) else names,
         "classes_cut": max(0, len(data.labels) - CLASSES_SHOWN),
         "figures": dict.fromkeys(NAMES) | figures_of(record),
         "texts": record.card,

@@ -11,6 +11,7 @@ Exit codes:
 | 0 | success |
 | 1 | unexpected error, with Python's traceback: a bug |
 | 2 | mistake in the input, in one line on the standard error stream |
+| 3 | done, except for inputs that cannot be read, which are named (`hf-tl predict`) |
 | 130 | Ctrl-C |
 | 143 | SIGTERM, after a checkpoint was written |
 """
@@ -29,7 +30,7 @@ from hf_tl.flags import TrainParser
 from hf_tl.parser import Parser
 from hf_tl.reporting.console import log_level, tolerant_streams
 
-ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
+ERROR_STATUS, INTERRUPTED_STATUS = HfTlError.exit_status, 130
 
 
 class Command(NamedTuple):
@@ -75,8 +76,8 @@ examples:
   hf-tl train --dataset ./flowers -o out         # a folder of images for each class
   hf-tl predict out image.jpg
 
-exit codes: 0 success, 1 unexpected error (a bug), 2 mistake in the input, 130 interrupted with
-Ctrl-C, 143 terminated after writing a checkpoint (SIGTERM)
+exit codes: 0 success, 1 unexpected error (a bug), 2 mistake in the input, 3 done except for
+unreadable inputs, 130 interrupted with Ctrl-C, 143 terminated after a checkpoint (SIGTERM)
 
 hf-tl COMMAND --help shows the flags of a command, hf-tl --version the version."""
 
@@ -103,7 +104,7 @@ def _run(words: list[str]) -> None:
         with log_level("warning" if options.quiet else options.log_level):
             command.run(options)
     except HfTlError as error:
-        _leave(name, str(error), ERROR_STATUS)
+        _leave(name, str(error), error.exit_status)
     except KeyboardInterrupt:
         _leave(name, "interrupted", INTERRUPTED_STATUS)
 

@@ -2,54 +2,70 @@
 
 from argparse import Namespace
 
-from hf_tl.config import DataConfig
+from hf_tl.config import READING, DataConfig
 from hf_tl.parser import COUNT, DATASET, MODEL, SPLIT, Parser, own_values
+from hf_tl.ranges import Domain
+
+SHARE = Domain((float,), at_least=0, at_most=1)
 
 
 def predict_parser() -> Parser:
     """Make the parser of `hf-tl predict`."""
-    parser = Parser("predict", "Classify images with a trained model.")
+    examples = (
+        "hf-tl predict out cat.jpg",
+        "hf-tl predict out photos 'more/**/*.jpg' --output predictions.csv",
+        "hf-tl predict out @list.txt --output predictions.parquet",
+    )
+    parser = Parser("predict", "Classify images with a trained model.", examples)
     parser.add_argument("model", help=MODEL)
-    parser.add_argument("images", nargs="+", metavar="IMAGE...", help="image files")
-    parser.add_flag("top_k", "classes to show for each image", COUNT, 5)
+    text = "image files, folders (all images in them), patterns, or @FILE (a text file with a path on each line)"
+    parser.add_argument("images", nargs="+", metavar="PATH...", help=text)
+    text = "table to write: .csv, .jsonl or .parquet (default: print the classes of each image)"
+    parser.add_flag("output", text, Domain((str,)), metavar="FILE")
+    parser.add_flag("top_k", "classes for each image (default: 5; with --threshold: all)", COUNT)
+    text = "smallest probability of a class, for multi-label models (default: no limit)"
+    parser.add_flag("threshold", text, SHARE)
+    parser.add_flag("batch_size", "images per step", COUNT, 8)
+    parser.add_setting(DataConfig, "max_image_pixels")
     return parser
 
 
 def predict(options: Namespace) -> None:
-    """Print the most probable classes of images."""
-    from hf_tl.evaluation.predict import predict_images
+    """Print or write the most probable classes of images."""
+    from hf_tl.predicting.command import predict_paths
+    from hf_tl.processes.memory import image_pixel_limit, keep_freed_memory
 
-    for image, ranking in predict_images(options.model, options.images, options.top_k):
-        print(image)
-        for label, probability in ranking:
-            print(f"  {probability:7.2%}  {label}")
+    keep_freed_memory()
+    values = own_values(options)
+    with image_pixel_limit(values.pop("max_image_pixels")):
+        predict_paths(**values)
 
 
 def evaluate_parser() -> Parser:
     """Make the parser of `hf-tl evaluate`."""
-    parser = Parser("evaluate", "Evaluate a trained model on a split of a dataset.")
+    parser = Parser("evaluate", "Evaluate a trained model on labeled images.")
     parser.add_argument("model_name", metavar="MODEL", help=MODEL)
     parser.add_argument("--dataset", required=True, metavar="DATASET", help=DATASET)
-    _add_evaluation_flags(parser)
+    text = "split of a dataset that has splits (default: test, or validation); of others, all images are evaluated"
+    _add_evaluation_flags(parser, text, SPLIT, None)
+    for name in (*READING, "skip_bad_images", "max_image_pixels"):
+        parser.add_setting(DataConfig, name)
+    text = "folder for evaluation.json, evaluation.md, confusion.png and reliability.png"
+    parser.add_argument("--output_dir", metavar="DIR", help=text)
     return parser
 
 
 def evaluate(options: Namespace) -> None:
     """Print the metrics of a model, shares as percentages, each with its 95% confidence interval."""
-    from hf_tl.evaluation.predict import evaluate_model
-    from hf_tl.reporting.numbers import range_of
+    from hf_tl.predicting.evaluate import evaluate_model
+    from hf_tl.predicting.report import describe
+    from hf_tl.processes.memory import image_pixel_limit
 
-    evaluation = evaluate_model(**own_values(options))
-    learned = f" ({evaluation.learned:,} of them training images)" if evaluation.learned else ""
-    print(f"{options.split}: {evaluation.images:,} images{learned}")
-    for note in evaluation.notes:
-        print(f"leakage: {note}")
-    width = max(14, *map(len, evaluation.metrics))
-    for name, value in evaluation.metrics.items():
-        is_share = name in evaluation.percentages
-        interval = range_of(evaluation.intervals.get(name), is_percentage=is_share)
-        shown = f"{value:.1%}" if is_share else f"{value:.4f}"
-        print(f"  {name:<{width}} {shown}{f' (95% CI {interval})' if name in evaluation.intervals else ''}")
+    values = own_values(options)
+    with image_pixel_limit(values.pop("max_image_pixels")):
+        evaluation = evaluate_model(**values)
+    for line in describe(evaluation):
+        print(line)
 
 
 def compare_parser() -> Parser:
@@ -58,7 +74,9 @@ def compare_parser() -> Parser:
     parser.add_argument("first", metavar="A", help=MODEL)
     parser.add_argument("second", metavar="B", help="the other model")
     parser.add_argument("--dataset", metavar="DATASET", help=f"{DATASET} (default: the training dataset of both)")
-    _add_evaluation_flags(parser)
+    _add_evaluation_flags(parser, "split to evaluate on", SPLIT, "test")
+    for name in ("image_column", "label_column"):
+        parser.add_setting(DataConfig, name)
     text = "folder for comparison.json, comparison.md and comparison.png"
     parser.add_argument("--output_dir", metavar="DIR", help=text)
     return parser
@@ -73,10 +91,8 @@ def compare(options: Namespace) -> None:
     print(find(**own_values(options)))
 
 
-def _add_evaluation_flags(parser: Parser) -> None:
-    parser.add_flag("split", "split to evaluate on", SPLIT, "test")
-    for name in ("image_column", "label_column"):
-        parser.add_setting(DataConfig, name)
+def _add_evaluation_flags(parser: Parser, text: str, split: Domain, default: str | None) -> None:
+    parser.add_flag("split", text, split, default)
     text = "also evaluate on images that a model was trained on, and count them (default: excluded)"
     parser.add_setting(DataConfig, "include_training_images", text)
     parser.add_flag("batch_size", "batch size", COUNT, 64)

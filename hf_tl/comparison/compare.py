@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.comparison.contenders import Contender, check_alike, measure_speed, open_images, predict
 from hf_tl.comparison.findings import find_differences
 from hf_tl.comparison.record import build_record
+from hf_tl.evaluation.classes import images_for
 from hf_tl.evaluation.leakage import measurable
-from hf_tl.evaluation.predict import images_for
 from hf_tl.storage.folders import make_folder, report_folder
 
 if TYPE_CHECKING:

@@ -1,8 +1,10 @@
 """Augmentation of training images with torchvision's v2 transforms: presets, and mixing of pairs."""
 
-from typing import get_args
+from collections.abc import Callable
+from typing import Any, get_args
 
 import torch
+from PIL import Image
 from torchvision.transforms import v2
 
 from hf_tl.data.scaling import Pipeline
@@ -21,6 +23,7 @@ def augmented_pipeline(
     finishing: Pipeline,
     interpolation: str = "bicubic",
     horizontal_flip: bool = True,
+    first: Callable[[Image.Image], Image.Image] | None = None,
 ) -> AugmentedPipeline:
     """Build the training transform of a preset.
 
@@ -35,6 +38,7 @@ def augmented_pipeline(
         finishing: Transform of the augmented image to network inputs, with the same mapping as in evaluation.
         interpolation: One of torchvision's `InterpolationMode` values.
         horizontal_flip: Whether a flipped image keeps its label (a flipped digit does not).
+        first: Step before the random crop.
 
     Returns:
         Transform of an image to a tensor of shape (channels, height, width).
@@ -46,7 +50,8 @@ def augmented_pipeline(
         raise ConfigError(f"unknown augmentation {augmentation!r}; --augmentation takes {get_args(Augmentation)}")
     smallest_crop = 0.08 if augmentation == "strong" else 0.25
     mode = v2.InterpolationMode(interpolation)
-    steps: list[Pipeline] = [v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0), interpolation=mode)]
+    steps: list[Callable[..., Any]] = [] if first is None else [first]
+    steps += [v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0), interpolation=mode)]
     if horizontal_flip:
         steps.append(v2.RandomHorizontalFlip())
     if augmentation in ("medium", "strong"):

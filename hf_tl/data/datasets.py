@@ -92,7 +92,7 @@ def load_data(
     >>> {split: len(rows) for split, rows in data.splits.items()}
     {'train': 1293, 'validation': 144, 'test': 360}
     """
-    reading = _reading(
+    reading = make_reading(
         split_folders=split_folders,
         exclude_folders=exclude_folders,
         class_folder=class_folder,
@@ -156,7 +156,7 @@ def prepare_data(
     )
     return _prepare(
         source,
-        _reading(**reading),
+        make_reading(**reading),
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         seed=seed,
@@ -165,7 +165,7 @@ def prepare_data(
     )
 
 
-def _reading(
+def make_reading(
     *,
     split_folders: str | Mapping[str, Sequence[str]] | None = None,
     exclude_folders: str | Sequence[str] | None = None,

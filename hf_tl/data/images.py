@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 T = TypeVar("T")
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"})
+HEAD = 12
 
 
 def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
@@ -68,10 +71,39 @@ def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
     try:
         with Image.open(io.BytesIO(data) if data is not None else str(path)) as image:
             return _checked(image, name, use)
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{name}: {error}; shrink the image, or allow it with --max_image_pixels (in Python: "
+            "PIL.Image.MAX_IMAGE_PIXELS) if you trust it"
+        ) from error
     except UnidentifiedImageError as error:
+        if _is_heic(data, path):
+            if _register_heic():
+                return with_image(value, name, use)
+            raise DataError(
+                f"{name}: HEIC images need a package: pip install pillow-heif; or convert the image to JPEG"
+            ) from error
         raise DataError(f"{name}: no image that Pillow can read; replace or remove it") from error
     except DAMAGED as error:
         raise DataError(f"{name}: the image cannot be read ({error}); replace or remove it") from error
+
+
+def _register_heic() -> bool:
+    """Let Pillow read HEIC with pillow-heif, if it is installed; return whether this call did it."""
+    if ".heic" in Image.registered_extensions() or find_spec("pillow_heif") is None:
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _is_heic(data: bytes | None, path: str | None) -> bool:
+    """Return whether a file starts as HEIC images do: the file type box of the ISO base media format."""
+    if data is None:
+        with open(str(path), "rb") as file:
+            data = file.read(HEAD)
+    return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
 
 
 def _checked(image: Image.Image, name: str, use: Callable[[Image.Image], T]) -> T:
@@ -79,7 +111,8 @@ def _checked(image: Image.Image, name: str, use: Callable[[Image.Image], T]) -> 
     if limit is not None and image.width * image.height > limit:
         raise DataError(
             f"{name}: {image.width} x {image.height} pixels are more than the limit of {limit}; "
-            "shrink the image, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            "shrink the image, or allow it with --max_image_pixels (in Python: PIL.Image.MAX_IMAGE_PIXELS) if you "
+            "trust it"
         )
     try:
         return use(image)
@@ -125,7 +158,7 @@ class ImageTransform:
             DataError: An image cannot be decoded, the batch has no image column, or a list of labels is not multi-hot.
         """
         if not isinstance(batch, Mapping):
-            return self._transform(batch, "the image")
+            return self.apply(batch, "the image")
         if self.image_column not in batch:
             raise DataError(
                 f"expected images in the column {self.image_column!r}, found the columns {name_some(batch)}; "
@@ -133,7 +166,7 @@ class ImageTransform:
             )
         images = enumerate(batch[self.image_column])
         columns: dict[str, list[Any]] = {
-            "pixel_values": [self._transform(image, f"image {row} of the batch") for row, image in images]
+            "pixel_values": [self.apply(image, f"image {row} of the batch") for row, image in images]
         }
         if self.label_column in batch:
             columns["labels"] = [self._label(label) for label in batch[self.label_column]]
@@ -150,7 +183,12 @@ class ImageTransform:
             )
         return [float(flag) for flag in label]
 
-    def _transform(self, value: Any, name: str) -> torch.Tensor:
+    def apply(self, value: Any, name: str) -> torch.Tensor:
+        """Transform a stored image, which errors name, to a tensor of shape (channels, height, width).
+
+        Raises:
+            DataError: As in `decode`.
+        """
         image = with_image(value, name, plain_rgb) if self.plain else to_rgb(decode(value, name))
         return self.pipeline(image.convert("L") if self.channels == 1 else image)
 

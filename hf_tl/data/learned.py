@@ -88,8 +88,10 @@ def resolve(learned: LearnedFrom, data: "ImageData") -> LearnedFrom:
     if learned.is_complete or not data.digests:
         return learned
     own = {split: digests for split, digests in data.digests.items() if split not in data.draws}
-    pool = data.pool(["train", *data.draws])
-    return resolve_in(learned, {**own, "train": data.digests["train"]}, pool)
+    if "train" in data.digests:
+        own["train"] = data.digests["train"]
+    # of a dataset without splits, any image may be one that was drawn
+    return resolve_in(learned, own, data.pool(["train", *data.draws] if "train" in own else list(own)))
 
 
 def resolve_in(learned: LearnedFrom, splits: Mapping[str, Sequence[bytes]], pool: Pool) -> LearnedFrom:

@@ -16,9 +16,9 @@ from hf_tl.backbones.weights.provenance import commit_of, provenance_of, saved_r
 from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.images import as_stored, decode
 from hf_tl.errors import ConfigError, SaveError, name_some
+from hf_tl.evaluation.classes import images_for
 from hf_tl.evaluation.leakage import measurable, open_again
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
-from hf_tl.evaluation.predict import images_for
 from hf_tl.exporting.checks import verify, verify_steps
 from hf_tl.exporting.formats import FORMATS, INPUT, OUTPUT, Format, check_format, explained, write_model
 from hf_tl.exporting.images import evenly, pixels_of

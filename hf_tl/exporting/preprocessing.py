@@ -2,8 +2,8 @@
 
 The steps, in order: apply the EXIF orientation, composite transparent pixels on `background`, scale gray of more than 8
 bits to 8, convert to `mode`; `resize`, `center_crop`, reorder the channels to `channel_order`, multiply by
-`rescale_factor`, subtract `mean`, divide by `std`, move the channels first. `apply` implements them with Pillow and
-NumPy alone: it verifies an export, and shows how to read the file.
+`rescale_factor`, subtract `mean`, divide by `std`, `pad`, move the channels first. `apply` implements them with Pillow
+and NumPy alone: it verifies an export, and shows how to read the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,12 +63,18 @@ def apply(steps: Mapping[str, Any], image: Image.Image) -> np.ndarray:
     pixels = pixels[..., [steps["mode"].index(channel) for channel in steps["channel_order"]]]
     pixels = pixels * np.float32(steps["rescale_factor"])
     pixels = (pixels - np.array(steps["mean"], np.float32)) / np.array(steps["std"], np.float32)
+    if (pad := steps.get("pad")) is not None:
+        pixels = _pad(pixels, pad)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _resize(image: Image.Image, size: Mapping[str, int] | None, interpolation: Image.Resampling) -> Image.Image:
+def _resize(image: Image.Image, size: Mapping[str, Any] | None, interpolation: Image.Resampling) -> Image.Image:
     if size is None:
         return image
+    if "max_width" in size:
+        rounded = round if size["rounding"] == "round" else int
+        scale = min(size["max_width"] / image.width, size["max_height"] / image.height)
+        return image.resize((rounded(image.width * scale), rounded(image.height * scale)), interpolation)
     if "shortest_edge" not in size:
         return image.resize((size["width"], size["height"]), interpolation)
     width, height = (size["shortest_edge"] * side // min(image.size) for side in image.size)
@@ -82,12 +88,26 @@ def _center_crop(image: Image.Image, crop: Mapping[str, Any]) -> Image.Image:
     return image.crop((left, top, left + crop["width"], top + crop["height"]))
 
 
+def _pad(pixels: np.ndarray, pad: Mapping[str, Any]) -> np.ndarray:
+    """Place an image (height, width, channels) at the top left or in the center of a larger one."""
+    height, width, channels = pixels.shape
+    padded = np.empty((pad["height"], pad["width"], channels), np.float32)
+    padded[:] = np.array(pad["value"], np.float32)
+    is_centered = pad["position"] == "center"
+    top, left = ((pad["height"] - height) // 2, (pad["width"] - width) // 2) if is_centered else (0, 0)
+    padded[top : top + height, left : left + width] = pixels
+    return padded
+
+
 def _timm_sizes(preprocessing: "Preprocessing") -> dict[str, Any]:
     """Read the sizes from timm's evaluation transform (`timm.data.create_transform`)."""
-    from timm.data.transforms import MaybeToTensor
+    from timm.data.transforms import CenterCropOrPad, MaybeToTensor, ResizeKeepRatio
     from torchvision import transforms
 
     steps: Sequence[Any] = getattr(preprocessing.evaluation, "transforms", ())
+    is_padded = tuple(map(type, steps)) == (ResizeKeepRatio, CenterCropOrPad, MaybeToTensor, transforms.Normalize)
+    if is_padded and tuple(steps[0].size) == tuple(steps[1].size):
+        return _timm_padding(*steps)
     expected = (transforms.Resize, transforms.CenterCrop, MaybeToTensor, transforms.Normalize)
     if tuple(map(type, steps)) != expected:
         raise _unsupported(preprocessing, f"the steps {name_some(type(step).__name__ for step in steps)}")
@@ -97,6 +117,22 @@ def _timm_sizes(preprocessing: "Preprocessing") -> dict[str, Any]:
         "resize": {"shortest_edge": size} if isinstance(size, int) else {"height": size[0], "width": size[1]},
         "interpolation": resize.interpolation.value,
         "center_crop": {"height": crop.size[0], "width": crop.size[1], "offset": "round"},
+    }
+
+
+def _timm_padding(resize: Any, pad: Any, _: Any, normalize: Any) -> dict[str, Any]:
+    fill, mean, std = (np.asarray(values, dtype=np.float64) for values in (pad.fill, normalize.mean, normalize.std))
+    height, width = resize.size
+    return {
+        "resize": {"max_height": height, "max_width": width, "rounding": "round"},
+        "interpolation": resize.interpolation.value,
+        "center_crop": None,
+        "pad": {
+            "height": pad.size[0],
+            "width": pad.size[1],
+            "position": "center",
+            "value": ((fill / 255 - mean) / std).tolist(),
+        },
     }
 
 
@@ -113,10 +149,15 @@ def _transformers_sizes(preprocessing: "Preprocessing") -> dict[str, Any]:
             size = {"shortest_edge": int(256 / 224 * size["shortest_edge"])} if size else None
         case "PoolFormerImageProcessor":
             size = {"shortest_edge": int(next(iter(size.values())) / settings["crop_pct"])} if size else None
+    pad = None
+    if size is not None and settings.get("do_pad") and set(size) == {"max_height", "max_width"}:
+        size["rounding"] = "truncate"
+        pad = {**settings["pad_size"], "position": "top left", "value": [0.0] * preprocessing.input_size[0]}
     return {
         "resize": size,
         "interpolation": preprocessing.interpolation,
         "center_crop": None if crop is None else {**crop, "offset": "truncate"},
+        **({} if pad is None else {"pad": pad}),
     }
 
 
@@ -127,7 +168,10 @@ def _convnext_sizes(size: int, crop_pct: float) -> tuple[dict[str, int], dict[st
 
 def _check_sizes(steps: Mapping[str, Any], preprocessing: "Preprocessing") -> None:
     """Check that the steps can express the sizes."""
-    known = {"resize": ({"shortest_edge"}, {"height", "width"}), "center_crop": ({"height", "width", "offset"},)}
+    known = {
+        "resize": ({"shortest_edge"}, {"height", "width"}, {"max_height", "max_width", "rounding"}),
+        "center_crop": ({"height", "width", "offset"},),
+    }
     for name, kinds in known.items():
         if steps[name] is not None and set(steps[name]) not in kinds:
             raise _unsupported(preprocessing, f"a {name} of {name_some(sorted(steps[name]))}")

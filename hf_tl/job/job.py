@@ -1,5 +1,6 @@
 """Inputs of a run, loaded and checked, and its result."""
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,6 +129,18 @@ class Job:
     def transforms_of(self, phase: Phase) -> "Transforms":
         """Return the transforms of a phase."""
         return self.preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
+
+    def note_views(self) -> None:
+        """Add notes on what the model sees of the images to those of the data, and print them."""
+        from hf_tl.reporting.console import say
+        from hf_tl.views.notes import crop_notes, flip_notes
+
+        notes = crop_notes(self.data, self.preprocessing.evaluation, self.preprocessing.input_size)
+        if self.horizontal_flip and any(phase.augmentation != "none" for phase in self.strategy.phases):
+            notes += flip_notes(self.data.labels)
+        for note in notes:
+            say(self.accelerator, f"Images    {note}")
+        self.data = dataclasses.replace(self.data, notes=(*self.data.notes, *notes))
 
     def check(self) -> None:
         """Reject settings that contradict the data.

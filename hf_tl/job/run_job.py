@@ -55,6 +55,7 @@ def run_job(job: Job) -> RunResult:
     if job.config.auto_find_batch_size:
         size = job.preprocessing.input_size
         job.config = fit_batch_size(job.accelerator, job.model, job.strategy, job.config, size)
+    job.note_views()
     say(job.accelerator, announce(job.model, job.strategy, job.accelerator.num_processes))
     trained = _train(job)
     with _saved(job):

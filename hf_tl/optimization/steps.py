@@ -1,5 +1,6 @@
 """Optimizer steps of a phase."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from hf_tl.errors import TrainingError, name_some
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+BATCH_OF_ONE = "Expected more than 1 value per channel"
+"""Start of torch's message for BatchNorm in training mode."""
 
 
 def train_steps(
@@ -47,7 +51,9 @@ def train_steps(
     indices: list[int] = []
     for batch in loader:
         with accelerator.accumulate(model):
-            loss = loss_of(logits_of(model, batch), batch["labels"])
+            with _named_batch_of_one():
+                logits = logits_of(model, batch)
+            loss = loss_of(logits, batch["labels"])
             losses.append(loss.detach())
             indices += batch["index"].tolist()
             accelerator.backward(loss)
@@ -62,6 +68,20 @@ def train_steps(
         if accelerator.sync_gradients:
             yield mean_loss
             losses, indices = [], []
+
+
+@contextlib.contextmanager
+def _named_batch_of_one() -> Iterator[None]:
+    """Turn the error of a BatchNorm that sees a single value per channel into one that names the flags."""
+    try:
+        yield
+    except ValueError as error:
+        if BATCH_OF_ONE not in str(error):
+            raise
+        raise TrainingError(
+            "BatchNorm cannot normalize a batch of one image: set --per_device_train_batch_size to at least 2, or keep "
+            "the statistics of the pretrained weights with --batch_norm keep"
+        ) from error
 
 
 def _finite_mean(accelerator: "Accelerator", loss: Tensor, norm: Tensor | None, indices: list[int], step: int) -> float:

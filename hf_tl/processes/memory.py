@@ -1,4 +1,4 @@
-"""Memory settings: memory kept by the C library, and imports without garbage collection."""
+"""Memory settings: memory kept by the C library, imports without garbage collection, the largest image to decode."""
 
 import contextlib
 import ctypes
@@ -54,3 +54,16 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+@contextlib.contextmanager
+def image_pixel_limit(pixels: int | None) -> Iterator[None]:
+    """Set the largest number of pixels of an image that is decoded, while the context is open; None changes nothing."""
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = before if pixels is None else pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before

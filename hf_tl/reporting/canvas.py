@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from hf_tl.reporting.fonts import use_fonts
 from hf_tl.reporting.markdown import one_line
 
 FROZEN, TRAINED, INK, MUTED = "#a9c4de", "#e8743b", "#22303c", "#6b7780"
@@ -27,6 +28,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 def write(figure: Figure, path: str | Path) -> None:
     """Write a PNG; equal figures give equal bytes."""
+    use_fonts(figure)
     figure.savefig(path, format="png", metadata={"Software": None})
 
 

@@ -106,7 +106,7 @@ def test_a_preprocessing_that_does_more_is_refused(processor: Any, message: str)
 
 def test_steps_that_the_file_cannot_describe_are_refused() -> None:
     with pytest.raises(ModelError, match="found the steps ResizeKeepRatio, CenterCropOrPad"):
-        describe(timm_like(24, 1.0, "border"))
+        describe(timm_like(24, 0.875, "border"))
     sizes = {"shortest_edge": 64, "longest_edge": 96}
     processor = transformers.ViTImageProcessor(size=sizes)
     with pytest.raises(ModelError, match="a resize of longest_edge, shortest_edge"):

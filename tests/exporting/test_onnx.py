@@ -21,10 +21,10 @@ from hf_tl.errors import DataError
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.evaluation.paired import paired_interval
-from hf_tl.evaluation.predict import predict_images
 from hf_tl.exporting.formats import open_onnx
 from hf_tl.exporting.quantize import measure_int8
 from hf_tl.exporting.summary import summarize
+from hf_tl.predicting.predict import predict
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -116,15 +116,16 @@ def program(folder: Path, image: Path) -> str:
 
 def check_program(folder: Path, model: Path, images: list[Path]) -> None:
     """Compare the output of the page's program with predictions of hf_tl."""
-    for image, (_, ranking) in zip(images, predict_images(str(model), images), strict=True):
+    for image, prediction in zip(images, predict(model, images), strict=True):
         alone = "import sys\nassert not {'torch', 'timm', 'transformers', 'hf_tl'} & set(sys.modules)\n"
         done = subprocess.run(
             [sys.executable, "-I", "-c", program(folder, image) + alone], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         printed = [(line.split(maxsplit=1)[1], float(line.split("%")[0])) for line in done.stdout.splitlines()]
-        assert [label for label, _ in printed] == [label for label, _ in ranking]
-        assert [value for _, value in printed] == pytest.approx([100 * value for _, value in ranking], abs=0.02)
+        assert [label for label, _ in printed] == list(prediction.labels)
+        percentages = [100 * value for value in prediction.probabilities]
+        assert [value for _, value in printed] == pytest.approx(percentages, abs=0.02)
 
 
 def test_the_program_of_the_readme_predicts_as_the_model(quantized: Path, timm_folder: Path, colors: Path) -> None:

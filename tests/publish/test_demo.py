@@ -20,7 +20,7 @@ from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.demo.demo_model import DemoModel, blend, distinct, read_image
 from hf_tl.demo.demo_story import tell_story
 from hf_tl.errors import DataError, ModelError, PublishError
-from hf_tl.evaluation.predict import predict_images
+from hf_tl.predicting.predict import predict
 from hf_tl.record import CardTexts, LearnedSplit, Origin, RunRecord, read_record
 from hf_tl.strategy import Phase, Strategy
 
@@ -57,7 +57,8 @@ def save(folder: Path, name: str = "timm:test_resnet", **options: object) -> str
 def test_the_page_predicts_as_hf_tl_predict(tmp_path: Path, images: list[Path], options: dict[str, object]) -> None:
     folder = save(tmp_path / "out", **options)
     model = DemoModel(folder)
-    for (_, expected), file in zip(predict_images(folder, images), images, strict=True):
+    for prediction, file in zip(predict(folder, images), images, strict=True):
+        expected = prediction.ranking
         ranking = [(model.labels[index], share) for index, share in model.rank(read_image(file))]
         assert [label for label, _ in ranking] == [label for label, _ in expected]
         assert [share for _, share in ranking] == pytest.approx([share for _, share in expected], abs=1e-5)

@@ -20,7 +20,7 @@ from publish.saving import save_model
 
 from hf_tl.backbones.load import load_backbone
 from hf_tl.demo.space import push_with_space
-from hf_tl.evaluation.predict import predict_images
+from hf_tl.predicting.predict import predict
 from hf_tl.strategy import Strategy
 
 pytestmark = [pytest.mark.slow, needs_chromium]
@@ -73,8 +73,8 @@ def browser(address: str, tmp_path: Path) -> Iterator[Browser]:
 
 
 def expected(folder: Path, image: Path) -> dict[str, int]:
-    ((_, ranking),) = predict_images(str(folder), [image])
-    return {label: round(100 * share) for label, share in ranking}
+    (prediction,) = predict(folder, image)
+    return {label: round(100 * share) for label, share in prediction.ranking}
 
 
 def check_answer(browser: Browser, folder: Path, image: Path) -> None:

@@ -24,9 +24,9 @@ from hf_tl.data.images import decode
 from hf_tl.data.pixels import pixel_batches
 from hf_tl.demo.demo_model import DemoModel, read_image
 from hf_tl.evaluation.measure import inference
-from hf_tl.evaluation.predict import predict_images
 from hf_tl.exporting.export import export
 from hf_tl.exporting.preprocessing import apply, describe
+from hf_tl.predicting.predict import predict
 from hf_tl.publish.save import commit_model
 from hf_tl.record import LearnedFrom
 
@@ -160,8 +160,8 @@ def test_every_use_sees_the_same_pixels(published: Published, mode: str, file: P
     (batch,) = pixel_batches(published.images, made.eval, range(row, row + 1), 1, torch.device("cpu"))
     assert torch.equal(batch[0], expected)
     # hf-tl predict and the demo
-    ((_, ranked),) = predict_images(str(published.folder), [file])
-    assert by_label(ranked) == pytest.approx(shares, abs=1e-6)
+    (prediction,) = predict(published.folder, file)
+    assert by_label(prediction.ranking) == pytest.approx(shares, abs=1e-6)
     demo = DemoModel(str(published.folder))
     assert torch.equal(demo._pixel_values(read_image(file))[0].cpu(), expected)
     # file of an export

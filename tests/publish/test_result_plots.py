@@ -12,7 +12,7 @@ from publish.test_plots import share_of
 
 from hf_tl.card.figures.draw import FIGURES, draw_figures, figures_of
 from hf_tl.card.figures.mistakes import Example, plot_examples
-from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion
 from hf_tl.errors import PublishError
 from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import AFTER, BEFORE
@@ -30,8 +30,8 @@ def test_a_confusion_matrix_is_as_dark_as_the_model_is_right(classes: int, tmp_p
     record = evaluated(make_record(labels=names(classes)))
     right = tuple((index, index, 9) for index in range(classes))
     spread = tuple((index, (index + shift) % classes, 1) for index in range(classes) for shift in range(classes))
-    plot_confusion(put(record, measured__test__confusion=right), tmp_path / "right.png")
-    plot_confusion(put(record, measured__test__confusion=spread), tmp_path / "spread.png")
+    plot_confusion(record.data.labels, right, tmp_path / "right.png")
+    plot_confusion(record.data.labels, spread, tmp_path / "spread.png")
     assert share_of(tmp_path / "right.png", DARK) > 0.3 / classes
     assert share_of(tmp_path / "spread.png", DARK) < 0.1 * share_of(tmp_path / "right.png", DARK) + 0.02
     assert max(Image.open(tmp_path / "right.png").size) <= 1280
@@ -39,10 +39,12 @@ def test_a_confusion_matrix_is_as_dark_as_the_model_is_right(classes: int, tmp_p
 
 def test_the_reliability_diagram_shows_both_and_one_where_there_is_one(tmp_path: Path) -> None:
     record = evaluated(make_record())
-    plot_reliability(record, tmp_path / "both.png")
+    draw_figures(record, tmp_path)
+    (tmp_path / "reliability.png").rename(tmp_path / "both.png")
     assert share_of(tmp_path / "both.png", BEFORE) > 0.005
     assert share_of(tmp_path / "both.png", AFTER) > 0.005
-    plot_reliability(without_temperature(record, "no validation image is wrong"), tmp_path / "one.png")
+    draw_figures(without_temperature(record, "no validation image is wrong"), tmp_path)
+    (tmp_path / "reliability.png").rename(tmp_path / "one.png")
     assert share_of(tmp_path / "one.png", BEFORE) > 0.005
     assert share_of(tmp_path / "one.png", AFTER) < 0.001
 

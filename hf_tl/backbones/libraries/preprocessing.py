@@ -12,7 +12,8 @@ from hf_tl.data.augmentation import AugmentedPipeline, augmented_pipeline
 from hf_tl.data.images import ImageTransform, Transforms
 from hf_tl.data.scaling import Pipeline, PixelScaling, is_close, map_alike, measure_scaling
 from hf_tl.errors import ConfigError, ModelError
-from hf_tl.strategy import Augmentation
+from hf_tl.phase import Augmentation, ResizeMode
+from hf_tl.views.framing import WholeImage
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor
@@ -36,6 +37,8 @@ class Preprocessing:
     """`evaluation` without resizing, cropping and padding, where the library supports that."""
     evaluation_settings: Mapping[str, Any] = field(default_factory=dict)
     """Resizing and cropping settings of `evaluation`, for the record."""
+    resize_mode: ResizeMode | None = None
+    """Fit of images to the input, if it was set; augmentation then shows the same part of them."""
     training: ImageTransform | None = None
     """User's own training transform, which replaces the augmentation presets."""
 
@@ -84,8 +87,20 @@ class Preprocessing:
             finishing=self.finishing,
             interpolation=self.interpolation,
             horizontal_flip=horizontal_flip,
+            first=self._whole_image(),
         )
         return Transforms(ImageTransform(augmented, channels=channels), evaluation, self)
+
+    def _whole_image(self) -> WholeImage | None:
+        """Return the first step of augmentation for a resize mode that shows whole images."""
+        if self.resize_mode in (None, "crop"):
+            return None
+        channels = range(self.input_size[0])
+        levels = [0.0 for _ in channels]
+        if (scaling := self.scaling) is not None:
+            levels = [scaling.mean[scaling.order.index(channel)] for channel in channels]
+        fill = tuple(round(255 * min(1.0, max(0.0, level))) for level in levels)
+        return WholeImage(self.resize_mode, self.input_size[1:], fill)
 
     def with_user_transforms(self, transforms: Transforms) -> "Preprocessing":
         """Return a copy that trains on a user's `transforms.train`; `transforms.eval` must equal this preprocessing.
@@ -137,5 +152,6 @@ class Preprocessing:
             "std": [] if scaling is None else list(scaling.std),
             "channel_order": None if scaling is None else scaling.channel_order,
             "interpolation": self.interpolation,
+            **({} if self.resize_mode is None else {"resize_mode": self.resize_mode}),
             **self.evaluation_settings,
         }

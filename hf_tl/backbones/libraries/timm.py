@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.data import create_transform, resolve_data_config
 from timm.models import get_model_input_config, get_pretrained_cfg
 from torch import nn
@@ -17,6 +18,7 @@ from hf_tl.backbones.stages.head import reset_head
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.local_file import convert_weights, load_weights, sha256_of
 from hf_tl.backbones.weights.provenance import commit_of
+from hf_tl.backbones.weights.saved_model import damaged_download
 from hf_tl.errors import ModelError, name_some
 from hf_tl.record import Origin
 from hf_tl.record.origin import HeadState
@@ -124,13 +126,24 @@ def wrap(network: nn.Module, labels: Sequence[str], model_args: dict[str, Any] |
 def _create_network(architecture: str, download: bool, num_classes: int, model_args: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(architecture, pretrained=download, num_classes=num_classes, **model_args)
-    except (RuntimeError, OSError, TypeError, ValueError, AssertionError) as error:
+    except (RuntimeError, OSError, TypeError, ValueError, AssertionError, SafetensorError) as error:
+        if download and (damaged := _damaged_download(architecture)) is not None:
+            raise ModelError(
+                f"the cached file {damaged} is damaged ({_first_line(error)}): delete it, and it is downloaded again"
+            ) from error
         hint = "Its weights come from the Hub: check the network, or pass --weights FILE. " if download else ""
         if "img_size" in model_args:
             hint += "It may not support this --image_size: omit it, or choose another model."
         raise ModelError(
             f"timm cannot create {architecture!r} with {model_args}: {_first_line(error)}. {hint}".rstrip()
         ) from error
+
+
+def _damaged_download(architecture: str) -> Path | None:
+    settings = get_pretrained_cfg(architecture)
+    if settings is None or not settings.hf_hub_id:
+        return None
+    return damaged_download(settings.hf_hub_id, settings.hf_hub_filename)
 
 
 def set_image_size(model: "PreTrainedModel", image_size: int) -> None:

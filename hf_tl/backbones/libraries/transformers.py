@@ -13,6 +13,7 @@ from hf_tl.backbones.libraries.image_size import with_image_size, write_image_si
 from hf_tl.backbones.stages.head import reset_head
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.provenance import UNRECORDED, commit_of, config_origin, saved_origin, saved_record
+from hf_tl.backbones.weights.saved_model import damaged_download
 from hf_tl.errors import ModelError, name_some
 from hf_tl.record import LearnedFrom, Origin
 from hf_tl.record.origin import HeadState, Kind
@@ -120,6 +121,10 @@ def _load_weights(
             "not load it, or ask its author for model.safetensors"
         ) from error
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        if not Path(name).exists() and (damaged := damaged_download(name)) is not None:
+            raise ModelError(
+                f"the cached file {damaged} is damaged ({error}): delete it, and it is downloaded again"
+            ) from error
         raise ModelError(f"the weights of {name!r} cannot be loaded: {error}") from error
     return model, _has_head(model, report, name)
 

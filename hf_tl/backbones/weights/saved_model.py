@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from hf_tl.backbones.weights.digest import digest
 from hf_tl.errors import PublishError
 
+HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILE = "model.safetensors.index.json"
 
 
@@ -43,6 +45,33 @@ def weight_names(folder: Path, names: set[str]) -> set[str]:
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise PublishError(f"{folder / INDEX_FILE} has no weight_map of names of files; train or save again")
     return set(shards.values())
+
+
+def damaged_download(repository: str, file_name: str | None = None) -> Path | None:
+    """Return the weights file of a Hub repository in the local cache that is damaged, such as one that is cut off.
+
+    Args:
+        repository: Hub id.
+        file_name: Name of the weights file (default: the usual names).
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in [file_name] if file_name else HUB_WEIGHTS:
+        file = try_to_load_from_cache(repository, name)
+        if isinstance(file, str) and not _is_readable(Path(file)):
+            return Path(file).resolve()  # deleting a link to it would not download it again
+    return None
+
+
+def _is_readable(file: Path) -> bool:
+    """Return whether a weights file is complete: safetensors, or PyTorch's zip archive."""
+    if file.suffix != ".safetensors":
+        return is_zipfile(file)
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from hf_tl.card.figures.mistakes import Example, plot_examples
 from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
 from hf_tl.card.figures.training import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
 from hf_tl.card.record_errors import record_errors
+from hf_tl.card.sections.results import calibrated
 from hf_tl.record import RunRecord
 
 CONFUSION_FIGURE = "confusion.png"
@@ -47,8 +48,8 @@ def draw_figures(record: RunRecord, folder: str | Path, examples: Sequence[Examp
     draw: dict[str, Callable[[RunRecord, Path], None]] = {
         "stages": plot_stages,
         "history": plot_history,
-        "confusion": plot_confusion,
-        "reliability": plot_reliability,
+        "confusion": lambda record, path: plot_confusion(record.data.labels, record.measured["test"].confusion, path),
+        "reliability": _draw_reliability,
     }
     if examples:
         draw["mistakes"] = lambda record, path: plot_examples(record, examples, path)
@@ -57,3 +58,9 @@ def draw_figures(record: RunRecord, folder: str | Path, examples: Sequence[Examp
         with record_errors(f"{path.name} cannot be drawn"):
             draw[name](record, path)
     return list(files.values())
+
+
+def _draw_reliability(record: RunRecord, path: Path) -> None:
+    after, temperature = calibrated(record), record.temperature
+    value = None if temperature is None else temperature.value
+    plot_reliability(record.measured["test"].calibration["before"], None if value is None else after, value, path)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from hf_tl.errors import ModelError
 from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import INK, MUTED, new_figure, plain, write
+from hf_tl.reporting.fonts import drawn_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,7 +81,7 @@ def plot_examples(record: RunRecord, examples: Sequence[Example], path: str | Pa
         examples: The images of its mistakes.
         path: The PNG to write.
     """
-    mistakes, labels = record.measured["test"].mistakes, record.data.labels
+    mistakes, labels = record.measured["test"].mistakes, drawn_names(record.data.labels)
     rows = -(-len(examples) // IN_A_ROW)
     figure = new_figure(PANEL_HEIGHT * rows + 0.2)
     groups = np.ravel(figure.subfigures(rows, IN_A_ROW, wspace=0.03, squeeze=False))

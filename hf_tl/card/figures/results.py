@@ -1,15 +1,14 @@
 """Figures of the results on the test split: the confusion matrix and the reliability diagram."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from hf_tl.card.sections.results import calibrated
-from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import AFTER, BEFORE, INK, MUTED, new_figure, plain, write
+from hf_tl.reporting.fonts import drawn_names
 
 CLASSES_DRAWN = 50
 """Largest number of classes with a legible confusion matrix; the card lists the most frequent pairs in any case."""
@@ -17,16 +16,16 @@ NUMBERS_UNTIL = 20
 """Largest number of classes whose counts fit into the cells."""
 
 
-def plot_confusion(record: RunRecord, path: str | Path) -> None:
+def plot_confusion(labels: Sequence[str], confusion: Iterable[Sequence[int]], path: str | Path) -> None:
     """Draw the confusion matrix: a row for each true class, colored by the share of the row, with the counts.
 
     Args:
-        record: Record of a single-label model.
+        labels: Class names.
+        confusion: True class, predicted class and number of images, for each pair that occurs.
         path: The PNG to write.
     """
-    labels = record.data.labels
     counts = np.zeros((len(labels), len(labels)), dtype=int)
-    for true, predicted, images in record.measured["test"].confusion:
+    for true, predicted, images in confusion:
         counts[true, predicted] = images
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     height = min(7.0, max(3.0, 1.0 + 0.36 * len(labels)))
@@ -51,7 +50,7 @@ def plot_confusion(record: RunRecord, path: str | Path) -> None:
 
 def _name_classes(axes: Axes, labels: Sequence[str]) -> None:
     places, size = range(len(labels)), 8 if len(labels) <= 30 else 6
-    names = [plain(label, 18) for label in labels]
+    names = [plain(label, 18) for label in drawn_names(labels)]
     axes.set_xticks(places, names, rotation=45 if max(map(len, names)) > 2 else 0, ha="right", rotation_mode="anchor")
     if max(map(len, names)) <= 2:
         axes.set_xticks(places, names, rotation=0, ha="center")
@@ -61,18 +60,22 @@ def _name_classes(axes: Axes, labels: Sequence[str]) -> None:
         text.set_parse_math(False)
 
 
-def plot_reliability(record: RunRecord, path: str | Path) -> None:
+def plot_reliability(
+    before: Mapping[str, Any], after: Mapping[str, Any] | None, temperature: float | None, path: str | Path
+) -> None:
     """Draw the reliability diagram, before and (where a temperature was fitted) after temperature scaling.
 
     Below each diagram is the share of the cases in each bin.
 
     Args:
-        record: Record of the run.
+        before: Calibration of the model, as in a record.
+        after: Calibration with temperature scaling.
+        temperature: The temperature.
         path: The PNG to write.
     """
-    panels = [("as trained", record.measured["test"].calibration["before"], BEFORE)]
-    if record.temperature is not None and (after := calibrated(record)) is not None:
-        panels.append((f"with temperature {record.temperature.value:.3g}", after, AFTER))
+    panels = [("as trained", before, BEFORE)]
+    if after is not None:
+        panels.append((f"with temperature {temperature:.3g}", after, AFTER))
     figure = new_figure(3.9)
     grid = figure.subplots(2, 2, sharex=True, gridspec_kw={"height_ratios": [3, 1]}, squeeze=False)
     for column, (title, bins, color) in enumerate(panels):

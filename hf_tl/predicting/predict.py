@@ -1,0 +1,207 @@
+"""Prediction of images by a saved model, in batches, with bounded memory."""
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hf_tl.backbones.load import load, preprocessing_of
+from hf_tl.backbones.stages.modules import inference
+from hf_tl.data.images import ImageTransform
+from hf_tl.errors import ConfigError, DataError, name_some
+from hf_tl.evaluation.measure import image_logits
+from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType, problem_type_of
+from hf_tl.predicting.inputs import NamedImage, collect_images
+from hf_tl.predicting.result import Prediction, PredictionResult, TableFormat
+from hf_tl.processes.accelerator import cpu_cores
+from hf_tl.reporting.console import logger, progress_bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TOP_K, BATCH_SIZE = 5, 8
+THREADS = 4
+"""Largest number of images to decode at once. A photo of 12 megapixels takes 48 MB, or twice that if it is rotated."""
+_LOCK = threading.Lock()
+
+
+def predict(
+    model: "str | os.PathLike[str] | PreTrainedModel",
+    images: Any,
+    *,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> PredictionResult:
+    """Classify images, in batches, on a GPU where there is one.
+
+    Args:
+        model: Folder of a saved model, Hub id, or a model of `load_backbone` or `load`, which stays on its device.
+        images: Path, PIL image, array, `datasets.Dataset`, or a sequence of paths, PIL images and arrays. A path is a
+            file, a folder (all images in it, at any depth), a pattern (`photos/**/*.jpg`), or `@FILE`: a text file with
+            a path on each line. Arrays are uint8 of the shape (height, width) or (height, width, 3 or 4).
+        top_k: Largest number of classes for each image (default: 5; with `threshold` all).
+        threshold: Smallest probability of a class, for multi-label models (default: no limit).
+        batch_size: Number of images per step.
+
+    Returns:
+        One prediction for each image, in order. An image that cannot be read has an `error` in place of classes.
+
+    Raises:
+        DataError: There are no images, or none can be read.
+        ModelError: There is no such model.
+        ConfigError: `threshold` is given for a model with one class per image.
+
+    >>> import numpy as np, hf_tl
+    >>> model, _ = hf_tl.load_backbone("timm:test_resnet", ["cat", "dog"], pretrained=False)
+    >>> result = predict(model, [np.zeros((20, 30, 3), np.uint8)])
+    >>> len(result), sorted(result[0].labels), result[0].error
+    (1, ['cat', 'dog'], None)
+    """
+    predictor = Predictor.load(model, top_k=top_k, threshold=threshold, batch_size=batch_size)
+    collected = collect_images(images)
+    predictions: list[Prediction] = []
+    with progress_bar(total=len(collected), desc="Predicting", unit="image") as progress:
+        for batch in predictor.batches(collected):
+            predictions += batch
+            progress.update(len(batch))
+    result = PredictionResult(tuple(predictions), predictor.table)
+    if bad := result.unreadable:
+        check_any_readable(len(bad), len(result), str(bad[0].error))
+        logger.warning("%s", describe_unreadable(len(bad), len(result)) + f": {name_some(each.image for each in bad)}")
+    return result
+
+
+def check_any_readable(unreadable: int, images: int, error: str) -> None:
+    """Check that at least one image could be read.
+
+    Raises:
+        DataError: None could; the message holds the first error.
+    """
+    if unreadable == images:
+        raise DataError(error if images == 1 else f"none of {images:,} images can be read; the first: {error}")
+
+
+def describe_unreadable(unreadable: int, images: int) -> str:
+    """Say how many images could not be read."""
+    return f"{unreadable:,} of {images:,} images cannot be read"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Model with its transform, and what to return of its predictions."""
+
+    model: "PreTrainedModel"
+    transform: ImageTransform
+    problem: ProblemType
+    top_k: int
+    threshold: float | None
+    batch_size: int
+
+    @classmethod
+    def load(
+        cls,
+        model: "str | os.PathLike[str] | PreTrainedModel",
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> "Predictor":
+        """Load the model; the arguments are those of `predict`."""
+        if isinstance(model, str | os.PathLike):
+            loaded, transforms = load(model)
+            if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
+                loaded.to(device)
+        else:
+            loaded, transforms = model, preprocessing_of(model).transforms()
+        problem, classes = problem_type_of(loaded), loaded.config.num_labels
+        if threshold is not None and problem is not MULTI_LABEL:
+            raise ConfigError(
+                "--threshold is for multi-label models, and this model gives each image one class: leave it out"
+            )
+        limit = top_k or (TOP_K if threshold is None else classes)
+        return cls(loaded, transforms.eval, problem, min(limit, classes), threshold, batch_size)
+
+    @property
+    def table(self) -> TableFormat:
+        """Columns of a table of the predictions."""
+        return TableFormat(self.top_k if self.threshold is None else None)
+
+    def batches(self, images: Iterable[NamedImage]) -> Iterator[list[Prediction]]:
+        """Predict images in order; each list holds at most `batch_size` readable images."""
+        names: list[str] = []
+        pixels: list[Tensor | DataError] = []
+        for name, values in read_ahead(images, self.transform, self.batch_size):
+            names.append(name)
+            pixels.append(values)
+            if sum(isinstance(each, Tensor) for each in pixels) == self.batch_size:
+                yield self._predict(names, pixels)
+                names, pixels = [], []
+        if names:
+            yield self._predict(names, pixels)
+
+    def _predict(self, names: Sequence[str], pixels: Sequence[Tensor | DataError]) -> list[Prediction]:
+        readable = [values for values in pixels if isinstance(values, Tensor)]
+        rankings = iter(self._rank(torch.stack(readable)) if readable else ())
+        predictions = []
+        for name, values in zip(names, pixels, strict=True):
+            if isinstance(values, DataError):
+                predictions.append(Prediction(name, error=str(values)))
+            else:
+                predictions.append(Prediction(name, *next(rankings)))
+        return predictions
+
+    def _rank(self, pixels: Tensor) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
+        with inference(self.model):
+            logits = image_logits(self.model, {"pixel_values": pixels.to(self.model.device)})
+        best = torch.topk(self.problem.probabilities(logits.float()).cpu(), self.top_k)
+        rankings = []
+        for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            kept = [
+                (self.model.config.id2label[index], value)
+                for index, value in zip(indices, values, strict=True)
+                if self.threshold is None or value >= self.threshold
+            ]
+            rankings.append((tuple(label for label, _ in kept), tuple(value for _, value in kept)))
+        return rankings
+
+
+def read_ahead(
+    images: Iterable[NamedImage], transform: ImageTransform, ahead: int
+) -> Iterator[tuple[str, Tensor | DataError]]:
+    """Decode and transform images in threads, in order, at most `ahead` of them before they are needed.
+
+    Only as many images as there are threads are in memory at full size.
+
+    Yields:
+        Name of each image, and its pixels (channels, height, width), or the reason why it cannot be read.
+    """
+    threads = min(THREADS, cpu_cores())
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[str, Future[Tensor | DataError]]] = deque()
+        for image in images:
+            waiting.append((image.name, pool.submit(_read, image, transform)))
+            if len(waiting) > ahead + threads:
+                name, future = waiting.popleft()
+                yield name, future.result()
+        while waiting:
+            name, future = waiting.popleft()
+            yield name, future.result()
+
+
+def _read(image: NamedImage, transform: ImageTransform) -> Tensor | DataError:
+    # Pillow's images are not safe in several threads, and the same image may be given twice
+    is_shared = isinstance(image.stored, Image.Image)
+    try:
+        with _LOCK if is_shared else contextlib.nullcontext():
+            return transform.apply(image.stored, image.name)
+    except DataError as error:
+        return error

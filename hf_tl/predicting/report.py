@@ -1,0 +1,104 @@
+"""Evaluation as text for the terminal, and as a folder: record, page and figures."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.record.codec import encode
+from hf_tl.reporting.markdown import escape
+from hf_tl.reporting.numbers import decimal, percent, range_of
+from hf_tl.storage.folders import report_folder
+
+if TYPE_CHECKING:
+    from hf_tl.predicting.evaluate import Evaluation
+
+SCHEMA_VERSION = 1
+RECORD, REPORT, CONFUSION, RELIABILITY = "evaluation.json", "evaluation.md", "confusion.png", "reliability.png"
+
+
+def describe(evaluation: "Evaluation") -> Iterator[str]:
+    """Yield the lines for the terminal: images, notes, and each metric with its 95% confidence interval."""
+    learned = f" ({evaluation.learned:,} of them training images)" if evaluation.learned else ""
+    yield f"{evaluation.split}: {evaluation.images:,} images{learned}"
+    yield from (f"data: {note}" for note in evaluation.data_notes)
+    yield from (f"leakage: {note}" for note in evaluation.notes)
+    width = max(14, *map(len, evaluation.metrics))
+    for name, value in evaluation.metrics.items():
+        is_share, interval = name in evaluation.percentages, evaluation.intervals.get(name)
+        shown = f"{value:.1%}" if is_share else f"{value:.4f}"
+        range_text = "" if interval is None else f" (95% CI {range_of(interval, is_percentage=is_share)})"
+        yield f"  {name:<{width}} {shown}{range_text}"
+    yield from (f"  {name:<{width}} left out: {reason}" for name, reason in evaluation.metric_notes.items())
+
+
+def write_report(evaluation: "Evaluation", output_dir: str | os.PathLike[str]) -> None:
+    """Write the record, the page and the figures of an evaluation.
+
+    Raises:
+        ConfigError: The folder is not writable.
+    """
+    with report_folder(output_dir, last=RECORD, obsolete=(CONFUSION,)) as folder:
+        calibration, temperature = evaluation.measured.calibration, evaluation.temperature
+        value = None if temperature is None else temperature.value
+        plot_reliability(calibration["before"], calibration["after"], value, folder / RELIABILITY)
+        if _has_confusion_figure(evaluation):
+            plot_confusion(evaluation.labels, evaluation.measured.confusion, folder / CONFUSION)
+        (folder / REPORT).write_text(_markdown(evaluation), encoding="utf-8")
+        text = json.dumps(_to_record(evaluation), indent=2, allow_nan=False, ensure_ascii=False)
+        (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def _has_confusion_figure(evaluation: "Evaluation") -> bool:
+    return bool(evaluation.measured.confusion) and len(evaluation.labels) <= CLASSES_DRAWN
+
+
+def _to_record(evaluation: "Evaluation") -> dict[str, Any]:
+    measured = encode(evaluation.measured)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "data": {"name": evaluation.data, "fingerprint": evaluation.fingerprint, "labels": list(evaluation.labels)},
+        "notes": [*evaluation.data_notes, *evaluation.notes],
+        "metrics_left_out": dict(evaluation.metric_notes),
+        "temperature": None if evaluation.temperature is None else encode(evaluation.temperature),
+        **{**measured, "metrics": {name: measured["metrics"].get(name) for name in evaluation.metrics}},
+    }
+
+
+def _markdown(evaluation: "Evaluation") -> str:
+    """Format an evaluation as a Markdown page."""
+    title = f"# Evaluation on {escape(evaluation.data)}"
+    images = f"{evaluation.images:,} images of the split {escape(evaluation.split)}."
+    if evaluation.split == "all":
+        images = f"All {evaluation.images:,} labeled images."
+    notes = [*evaluation.data_notes, *evaluation.notes]
+    notes += [f"{name} is left out: {reason}" for name, reason in evaluation.metric_notes.items()]
+    parts = [title, images, "\n".join(f"- {escape(note)}" for note in notes)]
+    parts += [_table(["Metric", "Value", "95% CI"], _metric_rows(evaluation))]
+    parts += ["## Classes", _table(["Class", "Images", "Precision", "Recall", "95% CI", "F1"], _class_rows(evaluation))]
+    if _has_confusion_figure(evaluation):
+        parts += ["## Confusion matrix", f"![Confusion matrix]({CONFUSION})"]
+    ece = evaluation.measured.calibration["before"]["ece"]
+    parts += ["## Calibration", f"Expected calibration error: {percent(ece)}.", f"![Calibration]({RELIABILITY})"]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _metric_rows(evaluation: "Evaluation") -> Iterator[list[str]]:
+    for name, value in evaluation.metrics.items():
+        is_share, interval = name in evaluation.percentages, evaluation.intervals.get(name)
+        yield [name, percent(value) if is_share else decimal(value), range_of(interval, is_percentage=is_share)]
+
+
+def _class_rows(evaluation: "Evaluation") -> Iterator[list[str]]:
+    classes = evaluation.measured.classes
+    columns = (classes[key] for key in ("images", "precision", "recall", "recall_interval", "f1"))
+    for label, images, precision, recall, interval, f1 in zip(evaluation.labels, *columns, strict=True):
+        if images:
+            shares = [percent(precision), percent(recall), range_of(interval, is_percentage=True), decimal(f1)]
+            yield [label, f"{images:,}", *shares]
+
+
+def _table(titles: list[str], rows: Iterator[list[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *([str(escape(cell)) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,128 @@
+"""Predictions of a model for images, and their table."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    import pandas
+
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted classes of an image."""
+
+    image: str
+    """Path of the image, or its number: `image 0`, `row 0 of the dataset`."""
+    labels: tuple[str, ...] = ()
+    """Classes, most probable first."""
+    probabilities: tuple[float, ...] = ()
+    """Probability of each of `labels`; those of a multi-label model do not sum to one."""
+    error: str | None = None
+    """Reason why the image could not be read, if it could not."""
+
+    @property
+    def label(self) -> str | None:
+        """Most probable class; None for an unreadable image, and where no class reaches the threshold."""
+        return self.labels[0] if self.labels else None
+
+    @property
+    def ranking(self) -> list[tuple[str, float]]:
+        """Classes with their probabilities."""
+        return list(zip(self.labels, self.probabilities, strict=True))
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """Columns of a table of predictions: a row for each image."""
+
+    ranks: int | None
+    """Number of classes that have columns: `label`, `probability`, `label_2`, `probability_2`, …. None: all classes of
+    an image in `labels` and `probabilities`, two columns of lists."""
+
+    @property
+    def columns(self) -> dict[str, type]:
+        """Type of each column; `list` holds labels or probabilities."""
+        if self.ranks is None:
+            return {"image": str, "labels": list, "probabilities": list, "error": str}
+        places = ["", *(f"_{rank}" for rank in range(2, self.ranks + 1))]
+        ranked = {f"{name}{place}": kind for place in places for name, kind in (("label", str), ("probability", float))}
+        return {"image": str, **ranked, "error": str}
+
+    def row(self, prediction: Prediction) -> dict[str, Any]:
+        """Return the values of a prediction, by column; missing ones are None."""
+        rounded = [round(value, DIGITS) for value in prediction.probabilities]
+        # a file name that is no valid text cannot be written as UTF-8
+        row: dict[str, Any] = {"image": prediction.image.encode("utf-8", "backslashreplace").decode("utf-8")}
+        if self.ranks is None:
+            has_classes = prediction.error is None
+            row |= {"labels": list(prediction.labels) if has_classes else None}
+            row |= {"probabilities": rounded if has_classes else None}
+        else:
+            names = [name for name in self.columns if name not in ("image", "error")]
+            pairs = zip(prediction.labels, rounded, strict=True)
+            row |= dict.fromkeys(names) | dict(zip(names, (value for pair in pairs for value in pair), strict=False))
+        return {**row, "error": prediction.error}
+
+
+@dataclass(frozen=True, repr=False)
+class PredictionResult(Sequence[Prediction]):
+    """Predictions in the order of the images: `result[i]` is that of image `i`, also where images are unreadable.
+
+    >>> PredictionResult((Prediction("a.jpg", ("cat",), (0.9,)), Prediction("b.jpg", error="truncated")))
+    PredictionResult(2 images: cat 1, unreadable 1)
+    """
+
+    predictions: tuple[Prediction, ...]
+    table: TableFormat = field(default_factory=lambda: TableFormat(1))
+    """Columns of `to_pandas` and `save`."""
+
+    @property
+    def unreadable(self) -> tuple[Prediction, ...]:
+        """Images that could not be read; their `error` says why."""
+        return tuple(prediction for prediction in self.predictions if prediction.error is not None)
+
+    @overload
+    def __getitem__(self, index: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> "PredictionResult": ...
+    def __getitem__(self, index: int | slice) -> "Prediction | PredictionResult":
+        if isinstance(index, slice):
+            return PredictionResult(self.predictions[index], self.table)
+        return self.predictions[index]
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.predictions)
+
+    def __repr__(self) -> str:
+        labels = Counter(prediction.label or "no class" for prediction in self if prediction.error is None)
+        counts = [f"{label} {count:,}" for label, count in labels.most_common(3)]
+        others = sum(labels.values()) - sum(count for _, count in labels.most_common(3))
+        counts += [f"others {others:,}"] if others else []
+        counts += [f"unreadable {len(self.unreadable):,}"] if self.unreadable else []
+        return f"PredictionResult({len(self):,} {'image' if len(self) == 1 else 'images'}: {', '.join(counts)})"
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a table with a row for each image, with the columns of `save`; needs pandas."""
+        import pandas
+
+        columns = list(self.table.columns)
+        return pandas.DataFrame([self.table.row(prediction) for prediction in self], columns=columns)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a table with a row for each image to `path`: `.csv`, `.jsonl` or `.parquet`.
+
+        Raises:
+            ConfigError: The name has another ending, or the file cannot be written.
+        """
+        from hf_tl.predicting.table import open_table
+
+        with open_table(path, self.table) as write:
+            write(self.predictions)
