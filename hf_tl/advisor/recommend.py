@@ -43,7 +43,7 @@ def recommend(
     feature_cache: str = "auto",
     feature_cache_dir: str | Path | None = None,
     feature_cache_gb: float = 20.0,
-    **columns: str | None,
+    **reading: Any,
 ) -> Recommendation:
     """Recommend a backbone and a strategy from measurements on the data.
 
@@ -65,7 +65,7 @@ def recommend(
             off`.
         feature_cache_dir: Folder of the cached features; in the cache of Hugging Face by default.
         feature_cache_gb: Limit of the disk space of all cached features, in GB.
-        columns: `image_column` and `label_column`, where they cannot be detected by type or name.
+        reading: Other arguments of `load_data` about how to read the dataset, for example `label_column`.
 
     Raises:
         DataError: The dataset cannot be trained on, or nothing can be measured on it.
@@ -85,7 +85,7 @@ def recommend(
     choices = _list_backbones(backbones, image_size)
     learned, unreadable = known_images(choices)
     split = {"validation_fraction": validation_fraction, "test_fraction": test_fraction, "seed": seed}
-    data, known = open_data(dataset, learned, include_training_images, **split, **columns)
+    data, known = open_data(dataset, learned, include_training_images, **split, **reading)
     choices = _sized((choice for choice in choices if choice.name in learned), data.defaults.get("image_size"))
     sample = draw_sample(data, max_images, seed, None if include_training_images else known)
     device, counts = PartialState().device, data.class_counts("train")
@@ -99,7 +99,7 @@ def recommend(
         if plan is not None:
             cost = estimate_cost(chosen, data, plan.strategy, device, caches_features=store is not None)
     if plan is not None and isinstance(dataset, str):
-        flags = {"image_size": image_size, **columns, **split}
+        flags = {"image_size": image_size, **reading, **split}
         command = training_command(dataset, None if backbones is None else chosen, plan.settings, flags)
     recommendation = Recommendation(
         backbone=None if plan is None else chosen.name,

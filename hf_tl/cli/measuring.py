@@ -75,7 +75,7 @@ def compare_parser() -> Parser:
     parser.add_argument("second", metavar="B", help="the other model")
     parser.add_argument("--dataset", metavar="DATASET", help=f"{DATASET} (default: the training dataset of both)")
     _add_evaluation_flags(parser, "split to evaluate on", SPLIT, "test")
-    for name in ("image_column", "label_column"):
+    for name in READING:
         parser.add_setting(DataConfig, name)
     text = "folder for comparison.json, comparison.md and comparison.png"
     parser.add_argument("--output_dir", metavar="DIR", help=text)

@@ -76,11 +76,10 @@ def compare(
     dataset: "str | ImageData | None" = None,
     *,
     split: str = "test",
-    image_column: str | None = None,
-    label_column: str | None = None,
     batch_size: int = 64,
     include_training_images: bool = False,
     output_dir: str | os.PathLike[str] | None = None,
+    **reading: Any,
 ) -> Comparison:
     """Compare two models with the same classes on the same images.
 
@@ -95,11 +94,10 @@ def compare(
         dataset: Value of `--dataset`, or result of `hf_tl.load_data` (default: the dataset that both were trained on,
             if it is a Hub dataset or digits).
         split: `"test"`, `"validation"` or `"train"`.
-        image_column: As in `load_data`.
-        label_column: As in `load_data`.
         batch_size: Number of images per step.
         include_training_images: Whether to compare on training images of the models too, and count them.
         output_dir: Folder to save the comparison in.
+        reading: Other arguments of `load_data` about how to read the dataset, for example `label_column`.
 
     Raises:
         ModelError: There is no such model, or the two do not have the same classes.
@@ -116,7 +114,7 @@ def compare(
         make_folder(output_dir)  # fail early, before minutes of computation
     pair = (Contender.load("A", first), Contender.load("B", second))
     check_alike(*pair)
-    data = open_images(pair, dataset, {"image_column": image_column, "label_column": label_column})
+    data = open_images(pair, dataset, reading)
     data, leakage = measurable(
         data,
         {contender.letter: contender.learned for contender in pair},

@@ -116,15 +116,13 @@ def check_alike(first: Contender, second: Contender) -> None:
         )
 
 
-def open_images(
-    pair: Sequence[Contender], dataset: "str | ImageData | None", columns: Mapping[str, str | None]
-) -> ImageData:
+def open_images(pair: Sequence[Contender], dataset: "str | ImageData | None", reading: Mapping[str, Any]) -> ImageData:
     """Load the images that both models are evaluated on, with the splits of their trainings where hf_tl drew them.
 
     Args:
         pair: The two models.
         dataset: Value of `--dataset`, or prepared data (default: the dataset that both were trained on).
-        columns: `image_column` and `label_column`, if they cannot be found by type or name.
+        reading: Other arguments of `load_data` about how to read the dataset.
 
     Raises:
         DataError: There is no such dataset, or it must be named.
@@ -139,7 +137,7 @@ def open_images(
     if dataset is None:
         _check_dataset(pair)
     record = next((contender.record for contender in pair if contender.record is not None), None)
-    data = open_again(record, pair[0].learned.union(pair[1].learned), dataset, **columns)
+    data = open_again(record, pair[0].learned.union(pair[1].learned), dataset, **reading)
     if dataset is None and record is not None and data.fingerprint != record.data.fingerprint:
         raise DataError(
             f"expected the dataset {data.name} that A and B were trained on (fingerprint "

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
+from hf_tl.config import READING
 from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.data.learned import Leakage, leave_out_learned, resolve
 from hf_tl.data.sources import DIGITS
@@ -61,8 +62,6 @@ def open_again(
     record: RunRecord | None,
     learned: LearnedFrom,
     dataset: str | None,
-    image_column: str | None = None,
-    label_column: str | None = None,
     **reading: Any,
 ) -> ImageData:
     """Load a dataset with the splits of a model's training, where hf_tl drew them.
@@ -71,8 +70,6 @@ def open_again(
         record: Record of the training; None for a model that hf_tl did not train.
         learned: Training images of the model. They stay in train, even if images were added since.
         dataset: Value of `--dataset` (default: the dataset of the training).
-        image_column: As in `load_data`.
-        label_column: As in `load_data`.
         reading: Other arguments of `load_data` about how to read the dataset.
 
     Raises:
@@ -86,8 +83,7 @@ def open_again(
             f"the dataset of the training{was} cannot be opened by its name: name images with --dataset, best those "
             "that the model was trained on"
         )
-    columns = {"image_column": image_column, "label_column": label_column, **reading}
-    source |= {name: column for name, column in columns.items() if column is not None}
+    source |= {name: value for name, value in reading.items() if value is not None}
     recorded = None if record is None else record.data
     draws = drawn_by(recorded)
 
@@ -132,11 +128,11 @@ def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:
         return {"name": DIGITS}
     if not data.is_on_hub or data.revision is None or settings.get("streaming"):
         return None
-    arguments = {"config_name": "dataset_config", "image_column": "image_column", "label_column": "label_column"}
+    arguments = {"config_name": "dataset_config", **{name: name for name in READING}}
     return {
         "name": data.name,
         "revision": data.revision,
-        **{argument: settings.get(setting) for argument, setting in arguments.items()},
+        **{argument: settings[setting] for argument, setting in arguments.items() if setting in settings},
     }
 
 

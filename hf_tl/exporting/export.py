@@ -48,10 +48,9 @@ def export(
     *,
     dataset: str | None = None,
     int8: bool = False,
-    image_column: str | None = None,
-    label_column: str | None = None,
     include_training_images: bool = False,
     overwrite_output_dir: bool = False,
+    **reading: Any,
 ) -> Path:
     """Write a trained model to a file that runs without hf_tl, transformers and timm.
 
@@ -66,10 +65,9 @@ def export(
         dataset: Value of `--dataset`, whose test split verifies the export (default: the data that the model was
             trained on, if it is a Hub dataset or `digits`).
         int8: Whether to also write `model_int8.onnx`, calibrated on training images and evaluated on the test images.
-        image_column: As in `load_data`.
-        label_column: As in `load_data`.
         include_training_images: Whether to evaluate int8 on training images of the model too, and count them.
         overwrite_output_dir: Whether to replace an existing export.
+        reading: Other arguments of `load_data` about how to read the dataset, for example `label_column`.
 
     Returns:
         Folder with the model file, `preprocessing.json` (preprocessing steps and classes) and `export.json`
@@ -99,7 +97,7 @@ def export(
     preprocessing = preprocessing_of(model, transforms)
     steps = describe(preprocessing)
     learned = provenance_of(model).learned
-    data = open_again(saved_record(source), learned, dataset, image_column, label_column)
+    data = open_again(saved_record(source), learned, dataset, **reading)
     labeled, leakage = None, None
     if int8:
         held_out, leakages = measurable(

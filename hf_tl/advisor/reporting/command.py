@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_tl.backbones.candidates import Backbone
-from hf_tl.config import StrategyConfig
+from hf_tl.config import DataConfig, StrategyConfig, TrainingConfig
 
-SPLIT_DEFAULTS = {"validation_fraction": 0.1, "test_fraction": 0.2, "seed": 0}
-"""Defaults of the `hf-tl train` flags that determine the splits."""
+DEFAULTS = {**vars(DataConfig()), "seed": TrainingConfig().seed}
+"""Defaults of the `hf-tl train` flags that the measured images depend on."""
 
 
 def training_command(
@@ -27,7 +27,7 @@ def training_command(
         "model": None if backbone is None else backbone.name,
         "weights": None if backbone is None else backbone.weights,
         "dataset": dataset,
-        **{name: value for name, value in data_flags.items() if value != SPLIT_DEFAULTS.get(name)},
+        **{name: value for name, value in data_flags.items() if value not in (DEFAULTS.get(name), None)},
         "strategy": settings.strategy,
         "num_train_epochs": settings.num_train_epochs,
         "refit": settings.refit,
