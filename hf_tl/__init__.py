@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hf_tl.exporting.export import export
     from hf_tl.hub.fetch import pull
     from hf_tl.hub.hub import push
+    from hf_tl.inspection.inspect import inspect
+    from hf_tl.inspection.result import Inspection
     from hf_tl.job import RunResult
     from hf_tl.run import train
     from hf_tl.strategy import Phase, Strategy
@@ -32,6 +34,7 @@ _HOMES = {
     "Backbone": "hf_tl.backbones.candidates",
     "Comparison": "hf_tl.comparison.compare",
     "HfTlError": "hf_tl.errors",
+    "Inspection": "hf_tl.inspection.result",
     "Phase": "hf_tl.strategy",
     "Recommendation": "hf_tl.advisor.recommend",
     "RunResult": "hf_tl.job",
@@ -40,6 +43,7 @@ _HOMES = {
     "StrategyCallback": "hf_tl.trainer.trainer",
     "TrainingViews": "hf_tl.views.views",
     "export": "hf_tl.exporting.export",
+    "inspect": "hf_tl.inspection.inspect",
     "freeze": "hf_tl.backbones.freezing",
     "list_stages": "hf_tl.backbones.stages",
     "load": "hf_tl.backbones.load",
@@ -58,6 +62,7 @@ __all__ = [
     "Backbone",
     "Comparison",
     "HfTlError",
+    "Inspection",
     "Phase",
     "Recommendation",
     "RunResult",
@@ -69,6 +74,7 @@ __all__ = [
     "compare",
     "export",
     "freeze",
+    "inspect",
     "list_stages",
     "load",
     "load_backbone",

@@ -89,6 +89,9 @@ class DataConfig(Settings):
         "also evaluate on images that the starting model was trained on, and count them in the card (default: excluded "
         "from validation and test)",
     )
+    exclude_list: str | None = setting(
+        None, "CSV file of images to leave out, as hf-tl inspect writes it", metavar="FILE"
+    )
     skip_bad_images: bool = setting(False, "skip unreadable images instead of stopping")
     horizontal_flip: bool | None = setting(
         None, "allow or forbid horizontal flips in augmentation (default: allowed, except for digits)"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hf_tl.data.images import Transforms
     from hf_tl.data.learned import Leakage
 
-SPLIT_SETTINGS = ("image_column", "label_column", "validation_fraction", "test_fraction")
+SPLIT_SETTINGS = ("image_column", "label_column", "validation_fraction", "test_fraction", "exclude_list")
 """Fields of `DataConfig` that `load_data` and `prepare_data` take."""
 
 

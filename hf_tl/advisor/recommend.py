@@ -147,7 +147,8 @@ def recommend(
             off`.
         feature_cache_dir: Folder of the cached features; in the cache of Hugging Face by default.
         feature_cache_gb: Limit of the disk space of all cached features, in GB.
-        columns: `image_column` and `label_column`, where they cannot be detected by type or name.
+        columns: `image_column` and `label_column`, where they cannot be detected by type or name; `exclude_list`, as in
+            `load_data`.
 
     Raises:
         DataError: The dataset cannot be trained on, or nothing can be measured on it.

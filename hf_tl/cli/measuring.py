@@ -31,6 +31,7 @@ def evaluate_parser() -> Parser:
     parser.add_argument("model_name", metavar="MODEL", help=MODEL)
     parser.add_argument("--dataset", required=True, metavar="DATASET", help=DATASET)
     _add_evaluation_flags(parser)
+    parser.add_setting(DataConfig, "exclude_list")
     return parser
 
 

@@ -54,7 +54,8 @@ def recommend_parser() -> Parser:
     text = "local weights files, one for each --model of timm:ARCH"
     parser.add_argument("--weights", nargs="+", metavar="FILE", help=text)
     parser.add_setting(ModelConfig, "image_size")
-    for name in ("image_column", "label_column", "validation_fraction", "test_fraction", "include_training_images"):
+    names = "image_column", "label_column", "validation_fraction", "test_fraction", "include_training_images"
+    for name in (*names, "exclude_list"):
         parser.add_setting(DataConfig, name)
     parser.add_flag("max_images", "largest number of images to measure", COUNT, 2_000)
     parser.add_setting(TrainingConfig, "seed", "random seed (splits, sample, folds)")

@@ -20,6 +20,7 @@ from hf_tl.data.columns import (
 )
 from hf_tl.data.conversions import examine, gather
 from hf_tl.data.drawing import Pool
+from hf_tl.data.exclusions import leave_out_listed
 from hf_tl.data.fingerprint import digest_image, map_images, row_name
 from hf_tl.data.image_data import ImageData, class_counts_of
 from hf_tl.data.labels import (
@@ -56,6 +57,7 @@ def load_data(
     streaming: bool = False,
     learned: LearnedFrom | None = None,
     include_training_images: bool = False,
+    exclude_list: str | None = None,
 ) -> ImageData:
     """Load and check a dataset. No code of the dataset is run.
 
@@ -78,6 +80,7 @@ def load_data(
         learned: Training images of the starting weights. These are never drawn into validation or test. For the
             dataset's own splits, see `hf_tl.data.learned.leave_out_learned`.
         include_training_images: Whether to draw such images nevertheless if there are not enough others.
+        exclude_list: CSV file of images to leave out; see `hf_tl.data.exclusions`.
 
     Raises:
         DataError: The dataset cannot be found, streamed or trained on. The message says why.
@@ -92,6 +95,7 @@ def load_data(
         "seed": seed,
         "learned": learned or LearnedFrom(),
         "include_learned": include_training_images,
+        "exclude_list": exclude_list,
     }
     if streaming:
         streams = open_streams(
@@ -121,6 +125,7 @@ def prepare_data(
     seed: int = 0,
     learned: LearnedFrom | None = None,
     include_training_images: bool = False,
+    exclude_list: str | None = None,
 ) -> ImageData:
     """Check a dataset in memory and draw its missing splits; see `load_data`.
 
@@ -137,6 +142,7 @@ def prepare_data(
         seed=seed,
         learned=learned or LearnedFrom(),
         include_learned=include_training_images,
+        exclude_list=exclude_list,
     )
 
 
@@ -166,10 +172,12 @@ def _prepare(
     seed: int,
     learned: LearnedFrom,
     include_learned: bool,
+    exclude_list: str | None,
 ) -> ImageData:
     notes: list[str] = []
     splits = name_splits(_as_splits(dataset), notes)
     splits, labels = _encode(splits, image_column, label_column, notes)
+    splits = leave_out_listed(splits, exclude_list, notes)
     _require_classes(splits["train"], labels)
     splits = choose_test(splits, notes)
     missing = missing_fractions(splits, validation_fraction=validation_fraction, test_fraction=test_fraction)

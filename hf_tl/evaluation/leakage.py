@@ -63,6 +63,7 @@ def open_again(
     dataset: str | None,
     image_column: str | None = None,
     label_column: str | None = None,
+    exclude_list: str | None = None,
 ) -> ImageData:
     """Load a dataset with the splits of a model's training, where hf_tl drew them.
 
@@ -72,6 +73,7 @@ def open_again(
         dataset: Value of `--dataset` (default: the dataset of the training).
         image_column: As in `load_data`.
         label_column: As in `load_data`.
+        exclude_list: As in `load_data`.
 
     Raises:
         ConfigError: No dataset is named, and that of the training cannot be loaded by name.
@@ -84,8 +86,8 @@ def open_again(
             f"the dataset of the training{was} cannot be opened by its name: name images with --dataset, best those "
             "that the model was trained on"
         )
-    columns = {"image_column": image_column, "label_column": label_column}
-    source |= {name: column for name, column in columns.items() if column is not None}
+    settings = {"image_column": image_column, "label_column": label_column, "exclude_list": exclude_list}
+    source |= {name: value for name, value in settings.items() if value is not None}
     recorded = None if record is None else record.data
     draws = drawn_by(recorded)
 

@@ -96,6 +96,7 @@ def evaluate_model(
     image_column: str | None = None,
     label_column: str | None = None,
     include_training_images: bool = False,
+    exclude_list: str | None = None,
 ) -> Evaluation:
     """Evaluate a saved model on a split of a dataset, whose classes are matched by name.
 
@@ -110,6 +111,7 @@ def evaluate_model(
         image_column: As in `load_data`.
         label_column: As in `load_data`.
         include_training_images: Whether to evaluate on training images of the model too, and count them.
+        exclude_list: As in `load_data`.
 
     Raises:
         DataError: The dataset has no such split, has classes that the model does not know, or has another problem type;
@@ -120,7 +122,7 @@ def evaluate_model(
 
     model, transforms = load(model_name)
     learned = provenance_of(model).learned
-    data = open_again(saved_record(model_name), learned, dataset, image_column, label_column)
+    data = open_again(saved_record(model_name), learned, dataset, image_column, label_column, exclude_list)
     data, leakage = measurable(data, {"the model": learned}, [split], include_training_images=include_training_images)
     images, found = images_for(model, data, split), leakage[split]
     accelerator = Accelerator()
