@@ -86,6 +86,8 @@ class Evaluation:
     """Training splits of the model that cannot be compared with these images, because digests are missing."""
     notes: tuple[str, ...] = ()
     """Notes on data leakage, for the user."""
+    data_notes: tuple[str, ...] = ()
+    """Notes on how the dataset was read."""
 
 
 def evaluate_model(
@@ -138,6 +140,7 @@ def evaluate_model(
         left_out=found.left_out,
         unknown=found.unknown,
         notes=tuple(found.describe()),
+        data_notes=data.notes,
     )
 
 

@@ -144,10 +144,8 @@ def _suspected(labels: np.ndarray, suggested: np.ndarray, joint: np.ndarray) -> 
         joint: The confident joint (classes, classes).
     """
     suspected = np.zeros(len(labels), bool)
-    totals = joint.sum(1)
-    for label in np.flatnonzero(totals):
+    for label, counts in enumerate(joint):
         places = np.flatnonzero(labels == label)
-        share = 1 - joint[label, label] / totals[label]
-        wrong = places[: round(share * len(places))]
+        wrong = places[: int(counts.sum() - counts[label])]
         suspected[wrong[suggested[wrong] != label]] = True
     return suspected

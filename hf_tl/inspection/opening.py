@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets
 
-from hf_tl.data.columns import IMAGE, find_image_column, find_label_column, holds_lists, split_names
+from hf_tl.data.columns import IMAGE, LABEL, find_image_column, find_label_column, holds_lists, split_names
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.exclusions import leave_out_listed
 from hf_tl.data.fingerprint import row_name
@@ -175,8 +175,8 @@ def _encode(splits: Mapping[str, Dataset], column: str) -> tuple[tuple[str, ...]
     features = [rows.features[column] for rows in splits.values()]
     if holds_lists(features[0]):
         encoded, classes = encode_lists(splits, column)
-        renamed = [rows.rename_column(column, "label") for rows in encoded.values()]
-        return classes, np.concatenate([flags_of(rows) for rows in renamed])
+        columns = {column: LABEL} if column != LABEL else {}
+        return classes, np.concatenate([flags_of(rows.rename_columns(columns)) for rows in encoded.values()])
     values: list[Any] = []
     for rows, feature in zip(splits.values(), features, strict=True):
         stored = rows[column][:]

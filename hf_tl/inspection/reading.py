@@ -97,7 +97,7 @@ def look(stored: Mapping[str, Any] | None, name: str, transform: ImageTransform 
         try:
             data = Path(path).read_bytes()
         except OSError as error:
-            return Look(digest_image(None, name), 0, f"{name}: the file cannot be read ({error.strerror or error})")
+            return Look(digest_image(None, name), 0, f"the file cannot be read ({error.strerror or error})")
     encoded = {"bytes": data, "path": path}
     digest, length = digest_image(encoded, name), len(data or b"")
 
@@ -114,7 +114,7 @@ def look(stored: Mapping[str, Any] | None, name: str, transform: ImageTransform 
     try:
         return with_image(encoded, name, use)
     except DataError as error:
-        return Look(digest, length, str(error))
+        return Look(digest, length, str(error).removeprefix(f"{path or name}: "))
 
 
 def read_images(images: LabeledImages, folder: Path, embedder: Embedder | None = None) -> Facts:

@@ -97,7 +97,7 @@ class Inspection:
             yield "Reading", line
         yield "Files", f"{record['files']['readable']:,} readable, {len(self.unreadable):,} unreadable"
         for image in record["unreadable"][:5]:
-            yield "", image["error"]
+            yield "", f"{image['file']}: {image['error']}"
         exact, near = (count_copies(copies, kind) for kind in ("exact copies", "near-duplicates"))
         across, different = (count_copies(copies, name) for name in ("across_splits", "different_labels"))
         yield (
