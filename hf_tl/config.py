@@ -12,8 +12,8 @@ from hf_tl.ranges import Settings, setting
 from hf_tl.strategy_config import RECOMMENDED_STRATEGY, StrategyConfig, StrategyName
 
 __all__ = [
-    "DEMO_DATASET", "DEMO_LICENSE", "DEMO_MODEL", "LARGEST_SEED", "RECOMMENDED_STRATEGY", "DataConfig", "HubConfig",
-    "ModelConfig", "RunConfig", "StrategyConfig", "StrategyName", "TrainingConfig",
+    "DEMO_DATASET", "DEMO_LICENSE", "DEMO_MODEL", "LARGEST_SEED", "READING", "RECOMMENDED_STRATEGY", "DataConfig",
+    "HubConfig", "ModelConfig", "RunConfig", "StrategyConfig", "StrategyName", "TrainingConfig",
 ]  # fmt: skip
 
 DEMO_MODEL = "timm:tf_efficientnet_lite0"
@@ -55,24 +55,53 @@ class ModelConfig(Settings):
     trust_remote_code: bool = setting(False, "allow code from the model's repository to run")
 
 
+READING = (
+    *("split_folders", "exclude_folders", "class_folder", "image_column", "label_column", "split_column"),
+    *("label_separator", "uncertain_labels", "keep_empty_classes", "exclude_list"),
+)
+"""Fields of `DataConfig` that say how to read a dataset; every command that takes a dataset has them as flags."""
+
+
 @dataclass(frozen=True)
 class DataConfig(Settings):
     """Dataset and its splits."""
 
     dataset: str | None = setting(
         None,
-        "Hub id, image folder, parquet files, or digits (default: digits)",
+        "folder, table, parquet files, tar shards, zip archive, Hub id, or digits (default: digits)",
         metavar="DATASET",
     )
     dataset_config: str | None = setting(None, "configuration of a Hub dataset", metavar="NAME")
     dataset_revision: str | None = setting(None, "branch, tag or commit of the dataset on the Hub", metavar="REVISION")
-    image_column: str | None = setting(None, "image column (default: detected by type)", metavar="NAME")
+    split_folders: str | None = setting(
+        None,
+        "folders, files or values of the split column of each split, as train=A,validation=B,test=C; none: no name is "
+        "a split (default: by their names)",
+        metavar="SPLITS",
+    )
+    exclude_folders: str | None = setting(None, "folders to leave out, with commas", metavar="FOLDERS")
+    class_folder: Literal["auto", "outer", "inner"] = setting(
+        "auto", "whether outer folders or those that images lie in are the classes; auto: an error where both can be"
+    )
+    image_column: str | None = setting(
+        None, "image column, or column of file names of a table (default: detected)", metavar="NAME"
+    )
     label_column: str | None = setting(
         None,
         "label column (default: detected by type or name); lists of labels, or several 0/1 columns with commas "
         "(cat,dog,owl), make the task multi-label",
         metavar="NAME",
     )
+    split_column: str | None = setting(
+        None, "column with the split of each row (default: a column such as split)", metavar="NAME"
+    )
+    label_separator: str | None = setting(
+        None, "text between several labels of an image in the label column (scab|rust): multi-label", metavar="TEXT"
+    )
+    uncertain_labels: Literal["ignore", "zero", "one"] | None = setting(
+        None, "meaning of -1 and blanks beside 0 and 1 in 0/1 columns: no, -1 as yes, or leave the image out"
+    )
+    keep_empty_classes: bool = setting(False, "keep classes of which there is no image")
     validation_fraction: float = setting(
         0.1, "fraction of the training images to hold out if there is no validation split", above=0, below=1
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.config import DEMO_DATASET, DEMO_MODEL, DataConfig, HubConfig, RunConfig, TrainingConfig
+from hf_tl.config import DEMO_DATASET, DEMO_MODEL, READING, DataConfig, HubConfig, RunConfig, TrainingConfig
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.job import Job, RunResult, check_push, choose_output_dir
 from hf_tl.record import LearnedFrom
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hf_tl.data.images import Transforms
     from hf_tl.data.learned import Leakage
 
-SPLIT_SETTINGS = ("image_column", "label_column", "validation_fraction", "test_fraction", "exclude_list")
+SPLIT_SETTINGS = (*READING, "validation_fraction", "test_fraction")
 """Fields of `DataConfig` that `load_data` and `prepare_data` take."""
 
 

@@ -4,7 +4,7 @@ import shlex
 from argparse import Namespace
 from pathlib import Path
 
-from hf_tl.config import DataConfig, ModelConfig, TrainingConfig
+from hf_tl.config import READING, DataConfig, ModelConfig, TrainingConfig
 from hf_tl.parser import DATASET, Parser, own_values
 
 EXAMPLES = (
@@ -21,7 +21,7 @@ def inspect_parser() -> Parser:
     text = "pretrained backbone that finds label errors and outliers; demo: the demo's (default: none)"
     parser.add_argument("--model", metavar="MODEL", help=text)
     parser.add_setting(ModelConfig, "weights", "local weights file, for --model timm:ARCH")
-    for name in ("dataset_config", "dataset_revision", "image_column", "label_column", "exclude_list"):
+    for name in ("dataset_config", "dataset_revision", *READING):
         parser.add_setting(DataConfig, name)
     parser.add_setting(TrainingConfig, "seed", "random seed (contact sheet, folds)")
     text = "folder for inspection.html, inspection.json and exclusions.csv (default: runs/DATASET-inspection)"

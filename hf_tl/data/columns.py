@@ -9,7 +9,7 @@ from hf_tl.errors import DataError, name_some
 
 IMAGE, LABEL = "image", "label"
 """Names of the two columns in every split that hf_tl has prepared."""
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "y")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "y", "cls")
 
 
 def rename_columns(splits: Mapping[str, Dataset], image_column: str, label_column: str) -> dict[str, Dataset]:
@@ -78,5 +78,7 @@ def _require(features: Features, column: str, flag: str) -> str:
 def _only(candidates: Sequence[str], features: Features, what: str, flag: str) -> str:
     if len(candidates) == 1:
         return candidates[0]
-    found = f"{len(candidates)}: {name_some(candidates)}" if candidates else f"none among {name_some(features, 20)}"
-    raise DataError(f"expected one column of {what}, found {found}; name it with {flag}")
+    description = (
+        f"{len(candidates)}: {name_some(candidates)}" if candidates else f"none among {name_some(features, 20)}"
+    )
+    raise DataError(f"expected one column of {what}, found {description}; name it with {flag}")

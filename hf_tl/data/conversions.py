@@ -79,11 +79,11 @@ def examine(stored: Any, name: str) -> tuple[Conversion | None, bool]:
     return with_image(stored or {}, name, look)
 
 
-def gather(found: Iterable[tuple[Conversion | None, bool]]) -> Conversions:
+def gather(images: Iterable[tuple[Conversion | None, bool]]) -> Conversions:
     """Collect the results of `examine` for the images of a split, in row order."""
     rows: dict[Conversion, list[int]] = {kind: [] for kind in CONVERSIONS}
     unreadable = []
-    for row, (kind, is_readable) in enumerate(found):
+    for row, (kind, is_readable) in enumerate(images):
         if kind is not None:
             rows[kind].append(row)
             unreadable += [] if is_readable else [row]

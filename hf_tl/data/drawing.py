@@ -89,11 +89,11 @@ def draw_splits(
     """
     if not pool.is_multi_label:
         _require_images(pool, fractions)
-    left = list(range(len(pool.digests)))
+    remaining = list(range(len(pool.digests)))
     splits: dict[str, list[int]] = {}
     for number, (split, fraction) in enumerate(fractions.items()):
-        rest = pool.select(left)
-        is_learned = np.fromiter((digest[:DIGEST_BYTES] in learned for digest in rest.digests), bool, len(left))
+        rest = pool.select(remaining)
+        is_learned = np.fromiter((digest[:DIGEST_BYTES] in learned for digest in rest.digests), bool, len(remaining))
         spare = 1 if pool.is_multi_label else len(fractions) - number
         quota = _quota(_stratum_counts(rest), fraction, spare, rest.is_multi_label)
         if is_learned.any() and not include_learned:
@@ -103,10 +103,10 @@ def draw_splits(
         shown = rest.counts(drawn) > 0
         if not shown.any() or (is_learned.any() and not pool.is_multi_label and shown.sum() < 2):
             _refuse(pool, split, int(is_learned.sum()))
-        splits[split] = [left[row] for row in drawn]
+        splits[split] = [remaining[row] for row in drawn]
         kept = set(splits[split])
-        left = [row for row in left if row not in kept]
-    return {**splits, "train": left}
+        remaining = [row for row in remaining if row not in kept]
+    return {**splits, "train": remaining}
 
 
 def _require_images(pool: Pool, fractions: Mapping[str, float]) -> None:
@@ -134,29 +134,29 @@ def _refuse(pool: Pool, split: str, learned: int) -> None:
 def _draw(
     pool: Pool, quota: list[int], seed: int, spare: int, is_learned: np.ndarray, include_learned: bool
 ) -> list[int]:
-    """Draw groups of copies by rank until each stratum has its quota; keep `spare` images of each class."""
+    """Draw groups of copies by rank until each stratum has its quota; keep `spare` different images of each class."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
     for row, digest in enumerate(pool.digests):
         if include_learned or not is_learned[row]:
             groups[digest].append(row)
+    different = _count_different(pool)
     prefix = f"{seed}/".encode()
     ranked = sorted(groups.items(), key=lambda item: (is_learned[item[1][0]], sha256(prefix + item[0]).digest()))
     strata = pool.strata().tolist()
-    left = pool.counts().tolist()
     room, drawn, total = list(quota), [], sum(quota)
 
     def take(rows: list[int], *, is_over: bool) -> bool:
         needed = Counter(strata[row] for row in rows)
-        classes = Counter(label for row in rows for label in pool.classes_of(row))
-        if any(left[label] - count < spare for label, count in classes.items()):
+        classes = {label for row in rows for label in pool.classes_of(row)}
+        if any(different[label] - 1 < spare for label in classes):
             return False
         if not is_over and any(room[stratum] < count for stratum, count in needed.items()):
             return False
         drawn.extend(rows)
         for stratum, count in needed.items():
             room[stratum] -= count
-        for label, count in classes.items():
-            left[label] -= count
+        for label in classes:
+            different[label] -= 1
         return True
 
     for _, rows in ranked:
@@ -170,6 +170,14 @@ def _draw(
             own.sort(key=lambda rows: (is_learned[rows[0]], len(rows)))
             any(take(rows, is_over=True) for rows in own)
     return sorted(drawn)
+
+
+def _count_different(pool: Pool) -> Counter[int]:
+    """Count the images of each class, copies once."""
+    return Counter(
+        label
+        for _, label in {(digest, label) for row, digest in enumerate(pool.digests) for label in pool.classes_of(row)}
+    )
 
 
 def _stratum_counts(pool: Pool) -> np.ndarray:

@@ -10,10 +10,11 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from datasets import Dataset, Image
+from datasets import Dataset
 
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.fingerprint import digest_image, row_name
+from hf_tl.data.images import as_stored
 from hf_tl.data.streams import PLACE
 from hf_tl.errors import DataError
 
@@ -21,38 +22,46 @@ FILE, DIGEST = "file", "digest"
 """Columns of the list that are read; others are for the reader."""
 
 
-def leave_out_listed(
-    splits: Mapping[str, Dataset], exclude_list: str | None, notes: list[str], image_column: str = IMAGE
-) -> dict[str, Dataset]:
-    """Leave out the images of a list, and note how many of each split.
+def leave_out_listed(splits: Mapping[str, Dataset], exclude_list: str | None, notes: list[str]) -> dict[str, Dataset]:
+    """Leave out the images of a list, and note how many of each split; see `kept_rows`."""
+    if exclude_list is None:
+        return dict(splits)
+    kept = kept_rows(splits, exclude_list, notes)
+    return {
+        split: rows if len(kept[split]) == len(rows) else rows.select(kept[split], keep_in_memory=True)
+        for split, rows in splits.items()
+    }
+
+
+def kept_rows(splits: Mapping[str, Dataset], exclude_list: str | None, notes: list[str]) -> dict[str, list[int]]:
+    """Return the rows of each split that a list does not name, and note how many it names.
 
     Args:
-        splits: Splits with a column of images.
-        exclude_list: CSV file; None leaves out nothing.
+        splits: Splits with a column `image`.
+        exclude_list: CSV file; None names nothing.
         notes: Notes about the data, to which this adds.
-        image_column: Name of the column of images.
 
     Raises:
         DataError: The file cannot be read, has no column `file`, or names all images of a split; or the images are
             streamed.
     """
     if exclude_list is None:
-        return dict(splits)
+        return {split: list(range(len(rows))) for split, rows in splits.items()}
     file = Path(exclude_list).expanduser()
     listed = _read(file)
     kept, unmatched = {}, {(name, digest) for name, digests in listed.items() for digest in digests}
     for split, rows in splits.items():
         if PLACE in rows.features:
             raise DataError("--exclude_list needs the content of the images, which --streaming does not read: omit one")
-        stored = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
-        matches = [_match(image, row_name(image, row, split), listed) for row, image in enumerate(stored[image_column])]
+        stored = enumerate(as_stored(rows).select_columns([IMAGE])[IMAGE])
+        matches = [_match(image, row_name(image, row, split), listed) for row, image in stored]
         unmatched -= {match for match in matches if match is not None}
-        places = [row for row, match in enumerate(matches) if match is None]
-        if not places:
+        kept[split] = [row for row, match in enumerate(matches) if match is None]
+        if not kept[split]:
             raise DataError(f"--exclude_list {file.name} names all images of {split}: remove some of its rows")
-        if len(places) < len(rows):
-            notes.append(f"{len(rows) - len(places):,} of {len(rows):,} images of {split} left out by {file.name}")
-        kept[split] = rows if len(places) == len(rows) else rows.select(places, keep_in_memory=True)
+        if len(kept[split]) < len(rows):
+            number = len(rows) - len(kept[split])
+            notes.append(f"{number:,} of {len(rows):,} images of {split} left out by {file.name}")
     if unmatched:
         notes.append(f"{len(unmatched):,} images of {file.name} are not in the dataset, or have other content")
     return kept

@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Image
 from tqdm import tqdm
 
 from hf_tl.data.columns import IMAGE
+from hf_tl.data.stored import stored_bytes
 
 BATCH = 256
 
@@ -25,9 +25,10 @@ def digest_image(stored: Mapping[str, Any] | None, name: str) -> bytes:
 
     An unreadable file counts as empty; `check_images` reports it.
     """
-    data, path = (stored or {}).get("bytes"), (stored or {}).get("path")
-    if data is None and path is not None and Path(path).is_file():
-        data = Path(path).read_bytes()
+    try:
+        data = stored_bytes(stored or {})
+    except OSError:
+        data = None
     digest = sha256(b"%d:" % len(data or b""))
     digest.update(data or b"")
     return digest.digest()

@@ -15,6 +15,7 @@ from hf_tl.data.drawing import Draw, Pool
 from hf_tl.data.fingerprint import digest_in_order, fingerprint_of
 from hf_tl.data.multi_label import flags_of
 from hf_tl.data.streams import fingerprint_of_streams
+from hf_tl.errors import name_some
 from hf_tl.record import DataRecord, SplitRecord, split_digest
 from hf_tl.record.parts import DataSource
 
@@ -36,6 +37,10 @@ class ImageData:
     """Changes to the data: splits drawn or renamed, images left out."""
     source: DataSource = "memory"
     """Kind of source; `built-in` is scikit-learn's digits only."""
+    layout: str = ""
+    """Format in words: class folders, table, parquet files."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Origin of each split that was not drawn came from: a folder, a table, a value of a column."""
     draws: Mapping[str, Draw] = field(default_factory=dict)
     """Parameters of the drawn splits; the other splits are the dataset's own."""
     digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict, repr=False)
@@ -109,7 +114,20 @@ class ImageData:
             revision=self.revision,
             license=self.license,
             notes=self.notes,
+            layout=self.layout or None,
         )
+
+    def describe(self) -> list[str]:
+        """Describe how the data were read: format, classes, and the images and the origin of each split."""
+        classes = f"{len(self.labels)} classes ({name_some(self.labels, 10)})"
+        several = ", any number of them in an image" if self.problem_type == "multi_label_classification" else ""
+        lines = [f"{self.name}: {f'{self.layout}, ' if self.layout else ''}{classes}{several}"]
+        width = max(len(f"{len(rows):,}") for rows in self.splits.values())
+        for split, rows in self.splits.items():
+            draw = self.draws.get(split)
+            origin = f"drawn from train ({draw.share:.0%}, seed {draw.seed})" if draw else self.origins.get(split, "")
+            lines.append(f"{split:<10} {len(rows):>{width},} images  {origin}".rstrip())
+        return lines
 
     def _split_record(self, split: str) -> SplitRecord:
         draw = self.draws.get(split)
@@ -118,6 +136,7 @@ class ImageData:
             classes=tuple(self.class_counts(split)),
             digest=split_digest(self.digests[split]) if self.digests else None,
             source="dataset" if draw is None else "drawn",
+            origin=self.origins.get(split) if draw is None else "drawn from train",
             seed=None if draw is None else draw.seed,
             share=None if draw is None else draw.share,
             conversions=self.conversions[split].images if split in self.conversions else {},

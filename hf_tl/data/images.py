@@ -11,6 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from hf_tl.data.colors import DAMAGED, plain_rgb, to_rgb, upright
+from hf_tl.data.stored import local_path, stored_bytes
 from hf_tl.errors import DataError, name_some
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
     if data is None and path is None:
         raise DataError(f"{name}: expected an image, found none; remove the row")
     name = str(path or name)
+    if data is None and local_path(stored) is None:
+        data = stored_bytes(stored)
     try:
         with Image.open(io.BytesIO(data) if data is not None else str(path)) as image:
             return _checked(image, name, use)

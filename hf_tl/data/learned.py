@@ -45,10 +45,10 @@ class Leakage:
 
     def describe(self) -> list[str]:
         """Return one sentence per issue for the user; none if there is no leakage."""
-        found = self.learned + self.left_out
+        trained_on = self.learned + self.left_out
         texts = []
-        if found:
-            are = f"{found:,} of {self.images:,} {self.split} images are training images of {self.model}"
+        if trained_on:
+            are = f"{trained_on:,} of {self.images:,} {self.split} images are training images of {self.model}"
             texts.append(f"{are}: " + ("left out" if self.left_out else "not an estimate of generalization"))
         for split in self.unknown:
             why = "published without image digests" if split.digest is not None else "recorded without image digests"
@@ -110,11 +110,11 @@ def resolve_in(learned: LearnedFrom, splits: Mapping[str, Sequence[bytes]], pool
             continue
         if split.digest is not None and split.digest not in known:
             known |= {split_digest(drawn): drawn for drawn in _drawn_again(split, pool, pins)}
-        found = None if split.digest is None else known.get(split.digest)
-        if found is None:
+        digests_of_split = None if split.digest is None else known.get(split.digest)
+        if digests_of_split is None:
             unknown.append(split)
         else:
-            digests = digests.union(digest[:DIGEST_BYTES] for digest in found)
+            digests = digests.union(digest[:DIGEST_BYTES] for digest in digests_of_split)
     return replace(learned, digests=digests, unknown=tuple(unknown))
 
 
@@ -160,26 +160,29 @@ def leave_out_learned(
         images = len(data.splits[split])
         if not data.digests:
             are_streamed = bool(learned.splits)
-            found = Leakage(split, images, unknown=learned.splits, model=model, are_streamed=are_streamed)
+            leak = Leakage(split, images, unknown=learned.splits, model=model, are_streamed=are_streamed)
         else:
             is_learned = learned.mask(data.digests[split])
             count = int(is_learned.sum())
             kept, out = (count, 0) if keep else (0, count)
-            found = Leakage(split, images, kept, out, learned.unknown, model)
-            if found.left_out:
-                data = _without(data, split, np.flatnonzero(~is_learned).tolist(), found)
-        leakage[split] = found
-        notes += [text for text in found.describe() if text not in notes]
+            leak = Leakage(split, images, kept, out, learned.unknown, model)
+            if leak.left_out:
+                data = _without(data, split, np.flatnonzero(~is_learned).tolist(), leak)
+        leakage[split] = leak
+        notes += [text for text in leak.describe() if text not in notes]
     return replace(data, notes=tuple(notes)), leakage
 
 
 def _without(data: "ImageData", split: str, rows: list[int], leakage: Leakage) -> "ImageData":
-    left = data.select(split, rows)
-    before, after = (sum(count > 0 for count in each.class_counts(split)) for each in (data, left))
+    remaining = data.select(split, rows)
+    before, after = (sum(count > 0 for count in each.class_counts(split)) for each in (data, remaining))
     if after < min(2, before) or not rows:
-        few = f"the {len(rows):,} others show {'one class' if after else 'no class'}" if rows else "no other is there"
+        others = (
+            f"the {len(rows):,} others show {'one class' if after else 'no class'}" if rows else "no other is there"
+        )
         raise DataError(
             f"{leakage.left_out:,} of {leakage.images:,} {split} images are training images of {leakage.model}, and "
-            f"{few}, so generalization cannot be measured: use other images, or measure on training images with {FLAG}"
+            f"{others}, so generalization cannot be measured: use other images, or measure on "
+            f"training images with {FLAG}"
         )
-    return left
+    return remaining

@@ -4,6 +4,7 @@ Supported formats are one column of lists (of `ClassLabel` indices, of names, or
 several columns of 0 and 1, one for each class.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,32 +16,73 @@ from hf_tl.data.columns import LABEL, holds_lists
 from hf_tl.errors import DataError, name_some
 
 
-def join_columns(splits: Mapping[str, Dataset], columns: Sequence[str]) -> dict[str, Dataset]:
+def join_columns(
+    splits: Mapping[str, Dataset], columns: Sequence[str], uncertain: str | None = None, notes: list[str] | None = None
+) -> dict[str, Dataset]:
     """Merge columns of 0 and 1 into one column of lists, named by all their names joined with commas.
 
-    A row with a missing value (None or -1) gets None; so do all rows of a split that lacks one of the columns.
+    Where no value is 0, -1 means no. Else -1 and blank values are uncertain: `uncertain` reads them as no (`zero`),
+    -1 as yes (`one`), or leaves the image out (`ignore`). All rows of a split that lacks one of the columns, or in
+    which all values are missing, get None.
 
     Raises:
-        DataError: A column holds other values.
+        DataError: A column holds other values, or uncertain ones without a setting.
     """
+    notes = [] if notes is None else notes
     name, feature = ",".join(columns), List(ClassLabel(names=list(columns)))
+    flags = {
+        split: [[_flag(value, column, split) for value in rows[column][:]] for column in columns]
+        for split, rows in splits.items()
+        if all(column in rows.features for column in columns)
+    }
+    values = Counter(value for of_split in flags.values() for column in of_split for value in column)
     joined = {}
+    if values[-1] and not values[0]:
+        notes.append("-1 was read as no, and 1 as yes")
+        flags = {
+            split: [[0 if value == -1 else value for value in column] for column in of] for split, of in flags.items()
+        }
     for split, rows in splits.items():
         lists: list[list[int] | None] = [None] * len(rows)
-        if all(column in rows.features for column in columns):
-            flags = [rows[column][:] for column in columns]
-            for column, values in zip(columns, flags, strict=True):
-                if other := [value for value in values if value not in (0, 1, -1, None)]:
-                    raise DataError(
-                        f"expected 0 or 1 in the column {column!r} of {split}, found {name_some(other)}; with several "
-                        "names, --label_column takes one column of 0 and 1 for each class"
-                    )
-            for row, values in enumerate(zip(*flags, strict=True)):
-                if not {None, -1} & set(values):
-                    lists[row] = [number for number, value in enumerate(values) if value]
+        table = list(zip(*flags[split], strict=True)) if split in flags else []
+        uncertain_rows = [row for row, values in enumerate(table) if None in values or -1 in values]
+        is_hidden = bool(table) and all(set(values) <= {None, -1} for values in table)
+        if uncertain_rows and not is_hidden and uncertain is None:
+            raise DataError(
+                f"{len(uncertain_rows)} of {len(rows)} rows of {split} have values that are blank or -1 in the columns "
+                f"{name_some(columns)}, beside 0 and 1; say what they mean: --uncertain_labels zero, one or ignore"
+            )
+        for row, row_values in enumerate(table):
+            if not is_hidden and (uncertain != "ignore" or not {None, -1} & set(row_values)):
+                yes = {1, -1} if uncertain == "one" else {1}
+                lists[row] = [number for number, value in enumerate(row_values) if value in yes]
         # a column of this very name cannot exist: it would have been used as the label column
-        joined[split] = rows.add_column(name, lists, feature=feature)
+        rows = rows.add_column(name, lists, feature=feature)
+        if uncertain == "ignore" and uncertain_rows and not is_hidden:
+            notes.append(f"{len(uncertain_rows)} of {len(rows)} images of {split} with uncertain labels were left out")
+            rows = rows.select([row for row, value in enumerate(lists) if value is not None])
+        joined[split] = rows
     return joined
+
+
+def _flag(value: Any, column: str, split: str) -> int | None:
+    """Read a value of a column of zeros and ones; None where it is blank.
+
+    Raises:
+        DataError: It is something else.
+    """
+    if value is None or value == "" or value != value:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if number not in (0, 1, -1):
+        raise DataError(
+            f"expected 0 or 1 in the column {column!r} of {split}, found {value!r}; with several names, --label_column "
+            "takes one column of 0 and 1 for each class"
+        )
+    return int(number)
 
 
 def encode_lists(splits: Mapping[str, Dataset], column: str) -> tuple[dict[str, Dataset], tuple[str, ...]]:

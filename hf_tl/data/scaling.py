@@ -111,8 +111,10 @@ def colors_of(scaling: PixelScaling | None, pixels: np.ndarray) -> np.ndarray:
 def map_alike(pipeline: Pipeline, evaluation: Pipeline, input_size: tuple[int, int, int]) -> bool:
     """Return whether two transforms map the levels of an image of the input size to the same values."""
     images = _probes(input_size)
-    found, expected = (np.stack([_samples(one(image)) for image in images]) for one in (pipeline, evaluation))
-    return is_close(found, expected)
+    outputs, expected = (
+        np.stack([_samples(transform(image)) for image in images]) for transform in (pipeline, evaluation)
+    )
+    return is_close(outputs, expected)
 
 
 def _probe(evaluation: Pipeline, input_size: tuple[int, int, int], color: Sequence[int]) -> np.ndarray:
@@ -121,11 +123,11 @@ def _probe(evaluation: Pipeline, input_size: tuple[int, int, int], color: Sequen
     return pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2].double().numpy()
 
 
-def is_close(found: np.ndarray, expected: np.ndarray, tolerance: float = TOLERANCE) -> bool:
+def is_close(outputs: np.ndarray, expected: np.ndarray, tolerance: float = TOLERANCE) -> bool:
     """Return whether network inputs are equal up to float32 rounding."""
-    if found.shape != expected.shape:
+    if outputs.shape != expected.shape:
         return False
-    return bool(np.abs(found - expected).max() <= tolerance * np.abs(expected).max())
+    return bool(np.abs(outputs - expected).max() <= tolerance * np.abs(expected).max())
 
 
 def _plain(input_size: tuple[int, int, int], color: Sequence[int]) -> Image.Image:

@@ -2,10 +2,8 @@
 
 import glob
 import re
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +19,22 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub import DatasetCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from hf_tl.data.columns import IMAGE
+from hf_tl.data.layout.archives import ZIP, is_tar, unpack
+from hf_tl.data.layout.carry_out import carry_out, plan_folder, plan_table, require_table
+from hf_tl.data.layout.listing import is_image, is_table
+from hf_tl.data.layout.names import is_hidden, is_plain, split_meanings, split_of
+from hf_tl.data.layout.plan import Plan, Reading
 from hf_tl.errors import DataError, name_some
 from hf_tl.record.parts import DataSource
 
-SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "validation": "validation", "val": "validation", "valid": "validation", "dev": "validation", "eval": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-LAYOUT = "expected one folder of images per class (cat/1.jpg, dog/2.jpg), perhaps inside train/, validation/ and test/"
 DIGITS = "digits"
 """Name of the built-in dataset."""
-METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 @dataclass(frozen=True)
@@ -54,21 +50,45 @@ class Source:
     kind: DataSource = "folder"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Recommended settings of a built-in dataset."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Origin of each split, for example a folder."""
+    layout: str = ""
+    """Format in words: class folders, table, parquet files."""
+    image_column: str | None = None
+    """Image column, where the layout decides it."""
+    label_column: str | None = None
 
 
-def open_source(name: str, *, config_name: str | None = None, revision: str | None = None) -> Source:
-    """Open `digits`, an image folder, parquet files (a file, a pattern, or several with commas) or a Hub dataset.
+def open_source(
+    name: str, reading: Reading | None = None, *, config_name: str | None = None, revision: str | None = None
+) -> Source:
+    """Open `digits`, a folder, a table, an archive, parquet files or a Hub dataset.
+
+    Args:
+        name: Value of `--dataset`: a path, several files with commas or patterns, or a Hub id.
+        reading: Choices of the user about how to read it.
+        config_name: Configuration of a Hub dataset.
+        revision: Branch, tag or commit of a Hub dataset.
 
     Raises:
-        DataError: There is no such dataset, its layout is none of the above, or the Hub cannot be reached.
+        DataError: There is no such dataset, its layout is none of the above or has two readings, or the Hub cannot be
+            reached.
     """
+    reading = reading or Reading()
     if name == DIGITS:
         return _digits()
     path = Path(name).expanduser()
     if path.is_dir():
-        return _folder(path)
-    if name.endswith(".parquet"):
-        return _parquet(expand(name))
+        return _folder(path, reading)
+    if is_tar(name):
+        return _shards(expand(name), reading)
+    if path.is_file() and path.suffix.lower() == ZIP:
+        return replace(_folder(unpack(path), reading), name=path.stem)
+    if name.lower().endswith(".parquet"):
+        return _parquet(expand(name), reading)
+    if path.is_file():
+        require_table(path)
+        return _table(path, reading)
     require_repo_id(name)
     return _hub(name, config_name, revision)
 
@@ -83,8 +103,8 @@ def require_repo_id(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise DataError(
-            f"no dataset {name!r}: expected an existing folder, *.parquet files, a Hub id (user/name) or 'digits'; "
-            "check --dataset"
+            f"no dataset {name!r}: expected an existing folder, a table, an archive, *.parquet files, a Hub id "
+            "(user/name) or 'digits'; check --dataset"
         ) from error
 
 
@@ -102,99 +122,66 @@ def _digits() -> Source:
     note = "test split of digits: 20%, stratified by class, the same in every run"
     # the images are 8 pixels wide, and a flipped digit is another digit or none
     defaults = {"image_size": 112, "horizontal_flip": False}
-    return Source(splits, DIGITS, license="cc-by-4.0", notes=(note,), kind="built-in", defaults=defaults)
+    return Source(
+        splits,
+        DIGITS,
+        license="cc-by-4.0",
+        notes=(note,),
+        kind="built-in",
+        defaults=defaults,
+        layout="scikit-learn's digits",
+    )
 
 
-def _folder(root: Path) -> Source:
+def _folder(root: Path, reading: Reading) -> Source:
     name = root.resolve().name
     if (root / "dataset_dict.json").is_file() or (root / "dataset_info.json").is_file():
         saved = call(f"the dataset saved in {root}", lambda: load_from_disk(str(root)))
-        return Source(saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved), name)
-    if parquet := parquet_of(root):
-        return Source(_parquet(parquet).splits, name)
-    folders = {folder.name: folder for folder in _visible_folders(root)}
-    splits = {split: folder for split, folder in folders.items() if split.lower() in SPLIT_NAMES and _is_split(folder)}
-    notes = []
-    if any(SPLIT_NAMES[split.lower()] == "train" for split in splits):
-        if others := sorted(folders.keys() - splits.keys()):
-            notes.append(f"folders beside the splits were left out: {name_some(others)}")
-    elif splits.keys() != folders.keys() or not splits:
-        splits = {"train": root}
-    if any((folder / file).is_file() for folder in (root, *splits.values()) for file in METADATA_FILES):
-        # datasets reads the labels from the metadata files and matches their paths itself
-        loaded = call(f"the folder {root}", lambda: load_dataset("imagefolder", data_dir=glob.escape(str(root))))
-        return Source(loaded, name, notes=tuple(notes))
-    left_out: Counter[str] = Counter()
-    rows = {split: _class_folders(folder, left_out) for split, folder in splits.items()}
-    if left_out:
-        counts = name_some(f"{count} {suffix}" for suffix, count in left_out.most_common())
-        notes.append(f"files that are not images were left out: {counts}")
-    return Source(_read_class_folders(rows), name, notes=tuple(notes))
+        splits = saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
+        return Source(splits, name, layout="dataset on disk")
+    if parquet := files_of(root, ".parquet"):
+        return replace(_parquet(parquet, reading), name=name, kind="folder")
+    if shards := files_of(root, ".tar"):
+        return replace(_shards(shards, reading), name=name, kind="folder")
+    if archives := files_of(root, ZIP):
+        raise DataError(
+            f"{root.name} holds archives ({name_some(Path(file).name for file in archives)}) and no images; "
+            f"give one: --dataset {archives[0]}"
+        )
+    return _planned(plan_folder(root, reading), root, name)
 
 
-def parquet_of(root: Path) -> list[str]:
-    """List the parquet files of a folder that contains no images."""
+def _table(path: Path, reading: Reading) -> Source:
+    plan, root = plan_table(path, reading)
+    return _planned(plan, root, path.stem)
+
+
+def _planned(plan: Plan, root: Path, name: str) -> Source:
+    return Source(
+        carry_out(plan, root),
+        name,
+        notes=plan.notes,
+        origins={split: planned.origin for split, planned in plan.splits.items()},
+        layout=plan.layout,
+        image_column=IMAGE,
+        label_column=plan.label_column,
+    )
+
+
+def files_of(root: Path, suffix: str) -> list[str]:
+    """List the files of a suffix in a folder that contains no images and no other tables."""
     files = _visible_files(root)
-    parquet = sorted(str(file) for file in files if file.suffix == ".parquet")
-    return [] if any(_is_image(file) for file in files) else parquet
-
-
-def _is_split(folder: Path) -> bool:
-    """Return whether a folder named like a split holds classes or metadata; a class "train" would hold images."""
-    return bool(_visible_folders(folder)) or any((folder / file).is_file() for file in METADATA_FILES)
-
-
-def _is_visible(path: Path) -> bool:
-    return not path.name.startswith((".", "__"))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in ImageFolder.EXTENSIONS
-
-
-def _visible_folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and _is_visible(path))
+    matching = sorted(str(file) for file in files if file.name.lower().endswith(suffix))
+    others = [file for file in files if str(file) not in matching and (is_image(file.name) or is_table(file.name))]
+    return [] if others else matching
 
 
 def _visible_files(root: Path) -> list[Path]:
-    files = sorted(path for path in root.iterdir() if path.is_file() and _is_visible(path))
-    return files + [file for folder in _visible_folders(root) for file in _visible_files(folder)]
-
-
-def _class_folders(root: Path, left_out: Counter[str]) -> dict[str, list[str]]:
-    """Map each class folder to its images at any depth; count the other files."""
-    if stray := [file.name for file in root.iterdir() if file.is_file() and _is_visible(file) and _is_image(file)]:
-        raise DataError(f"images that are in no class folder of {root}: {name_some(sorted(stray))}; {LAYOUT}")
-    classes: dict[str, list[str]] = {}
-    for folder in _visible_folders(root):
-        files = _visible_files(folder)
-        classes[folder.name] = [str(file.resolve()) for file in files if _is_image(file)]
-        left_out.update(file.suffix.lower() or file.name for file in files if not _is_image(file))
-    if not any(classes.values()):
-        raise DataError(f"no images in {root}: {LAYOUT}")
-    return classes
-
-
-def _read_class_folders(splits: Mapping[str, Mapping[str, list[str]]]) -> DatasetDict:
-    """Build splits that refer to the files in place: nothing is copied or cached, so changed images are detected."""
-    names = sorted({name for classes in splits.values() for name in classes})
-    _check_names([*names, *(path for classes in splits.values() for paths in classes.values() for path in paths)])
-    features = Features({"image": Image(), "label": ClassLabel(names=names)})
-    datasets = DatasetDict()
-    for split, classes in splits.items():
-        rows = [(path, name) for name, paths in sorted(classes.items()) for path in paths]
-        columns = {"image": [path for path, _ in rows], "label": [name for _, name in rows]}
-        datasets[split] = Dataset.from_dict(columns, features=features)
-    return datasets
-
-
-def _check_names(names: Iterable[str]) -> None:
-    """Reject file names that are not valid text, which neither a dataset nor a card can hold."""
-    if escaped := [ascii(name) for name in names if any("\ud800" <= character <= "\udfff" for character in name)]:
-        raise DataError(
-            f"names of files that are not {sys.getfilesystemencoding().upper()} text: {name_some(escaped, 2)}; rename "
-            "them, or, where the system's language setting is the reason, set PYTHONUTF8=1"
-        )
+    files: list[Path] = []
+    for path in sorted(root.iterdir()):
+        if not is_hidden(path.name):
+            files += _visible_files(path) if path.is_dir() else [path] if path.is_file() else []
+    return files
 
 
 def expand(patterns: str) -> list[str]:
@@ -206,42 +193,75 @@ def expand(patterns: str) -> list[str]:
     files: list[str] = []
     for pattern in patterns.split(","):
         path = str(Path(pattern.strip()).expanduser())
-        found = [path] if Path(path).is_file() else sorted(glob.glob(path, recursive=True))
-        if not found:
-            raise DataError(
-                f"no parquet file {pattern.strip()!r}: expected an existing file or pattern; check --dataset"
-            )
-        files += found
+        matching = [path] if Path(path).is_file() else sorted(glob.glob(path, recursive=True))
+        if not matching:
+            raise DataError(f"no file {pattern.strip()!r}: expected an existing file or pattern; check --dataset")
+        files += matching
     return files
 
 
-def _parquet(files: list[str]) -> Source:
-    name, by_split = name_parquet(files)
-    return Source(
-        call(f"the parquet files of {name}", lambda: load_dataset("parquet", data_files=by_split)), name, kind="files"
-    )
+def _parquet(files: list[str], reading: Reading) -> Source:
+    name, by_split = name_files(files, reading)
+    if len(files) == 1 and not _holds_images(Path(files[0])):
+        return _table(Path(files[0]), reading)
+    loaded = call(f"the parquet files of {name}", lambda: load_dataset("parquet", data_files=escaped(by_split)))
+    return Source(loaded, name, kind="files", layout="parquet files", origins=_origins(by_split))
 
 
-def name_parquet(files: list[str]) -> tuple[str, dict[str, list[str]]]:
-    """Sort parquet files by split; train-00000.parquet and test/1.parquet name their split.
+def _holds_images(file: Path) -> bool:
+    """Return whether a parquet file holds encoded images, rather than their paths."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = call(f"the parquet file {file.name}", lambda: pq.read_schema(file))
+    fields = [
+        inner for field in schema for inner in ([field, *field.type] if pa.types.is_struct(field.type) else [field])
+    ]
+    return any(pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type) for field in fields)
+
+
+def _shards(files: list[str], reading: Reading) -> Source:
+    """Load WebDataset shards: of each image the field `cls`, `txt` or `json` of the same key."""
+    name, by_split = name_files(files, reading)
+    loaded = call(f"the tar shards of {name}", lambda: load_dataset("webdataset", data_files=escaped(by_split)))
+    return Source(loaded, name, kind="files", layout="WebDataset shards", origins=_origins(by_split))
+
+
+def _origins(by_split: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    return {split: name_some(Path(file).name for file in files) for split, files in by_split.items()}
+
+
+def escaped(by_split: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return file names as patterns that match nothing else."""
+    return {split: [glob.escape(file) for file in files] for split, files in by_split.items()}
+
+
+def name_files(files: list[str], reading: Reading | None = None) -> tuple[str, dict[str, list[str]]]:
+    """Sort files by split: train-00000.parquet, cifar10_test.parquet and test/1.parquet name theirs.
 
     Returns:
-        Name for the dataset, and the files of each split, as patterns.
+        Name for the dataset, and the files of each split.
 
     Raises:
         DataError: Some files name their split and some do not.
     """
+    named = {} if reading is None or not reading.split_folders else reading.split_folders
+    chosen = {file: split for split, names in named.items() for file in names}
+    stems = split_meanings({Path(file).stem for file in files}) if not chosen else {}
     by_split: dict[str, list[str]] = {}
     unnamed = []
     for file in files:
-        words = [re.split(r"[-_.]", Path(file).name)[0].lower(), Path(file).resolve().parent.name.lower()]
-        split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+        folder = Path(file).resolve().parent.name
+        if chosen:
+            split = chosen.get(Path(file).name) or chosen.get(Path(file).stem) or chosen.get(folder)
+        else:
+            split = stems.get(Path(file).stem) or (split_of(folder) if is_plain(folder) else None)
         unnamed += [Path(file).name] if split is None else []
-        by_split.setdefault(split or "train", []).append(glob.escape(file))
+        by_split.setdefault(split or "train", []).append(file)
     if unnamed and len(unnamed) < len(files):
         raise DataError(
-            f"some parquet files name their split and some do not: {name_some(unnamed)}; "
-            "expected names such as train-0.parquet and test-0.parquet; check --dataset"
+            f"some files name their split and some do not: {name_some(unnamed)}; expected names such as "
+            "train-0.parquet and test-0.parquet; name the files of each split: --split_folders train=FILE,test=FILE"
         )
     name = Path(files[0]).stem if len(files) == 1 else Path(files[0]).resolve().parent.name
     return name, by_split
@@ -255,7 +275,7 @@ def _hub(name: str, config_name: str | None, revision: str | None) -> Source:
         return builder.as_dataset(), commit, card_license(name, commit)
 
     splits, commit, license_name = call(f"the dataset {name!r} of the Hub", download)
-    return Source(splits, name, commit, license_name, kind="hub")
+    return Source(splits, name, commit, license_name, kind="hub", layout="Hub dataset")
 
 
 def commit_of(builder: DatasetBuilder) -> str | None:
@@ -290,4 +310,12 @@ def call(what: str, load: Callable[[], Any]) -> Any:
             "check the network, or give --dataset a local folder"
         ) from error
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{what} cannot be loaded: {error}") from error
+        advice = "; name one with --dataset_config" if "Config name is missing" in str(error) else ""
+        raise DataError(f"{what} cannot be loaded: {_cause(error)}{advice}") from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return the message of the innermost cause of an error, without code that datasets suggests to write."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return re.sub(r"\s*Example of usage:.*", "", " ".join(str(error).split())) or type(error).__name__

@@ -1,51 +1,101 @@
 """Mapping of a dataset's splits to train, validation and test; each step is noted."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
-from datasets import Dataset
+from datasets import Dataset, Value
+from datasets.features.features import FeatureType
 
 from hf_tl.data.drawing import DRAWN, Draw, Pool, draw_splits
-from hf_tl.data.sources import SPLIT_NAMES
+from hf_tl.data.image_data import ImageData
+from hf_tl.data.layout.names import split_meanings
+from hf_tl.data.layout.plan import Reading
+from hf_tl.data.layout.tables import SPLIT_COLUMNS, find_split_column, meanings_of
 from hf_tl.errors import ConfigError, DataError, name_some
 
+COPIES = "are also in train or validation"
 
-def name_splits(splits: Mapping[str, Dataset], notes: list[str]) -> dict[str, Dataset]:
+
+def name_splits(
+    splits: Mapping[str, Dataset], reading: Reading, notes: list[str], origins: Mapping[str, str] | None = None
+) -> tuple[dict[str, Dataset], dict[str, str]]:
     """Rename the splits to their usual names; a single split becomes train, splits with other names are dropped.
+
+    A single split with a column of split names is divided by it.
+
+    Returns:
+        The splits, and where each came from.
 
     Raises:
         DataError: There is no train split among several, or two splits have the same meaning.
     """
+    origins = dict(origins or {})
     if len(splits) == 1:
         [(name, rows)] = splits.items()
-        if SPLIT_NAMES.get(name.lower()) != "train":
+        if column := _split_column(rows, reading):
+            return _divide(rows, column, reading, notes)
+        if split_meanings([name]).get(name) != "train":
             notes.append(f"the only split, {name}, was used as train")
-        return {"train": rows}
+        return {"train": rows}, {"train": origins.get(name, f"the only split, {name}")}
+    if reading.split_folders:
+        meanings = {name: split for split, names in reading.split_folders.items() for name in names}
+        meanings |= {split: split for split in splits if split in reading.split_folders and split not in meanings}
+    else:
+        meanings = split_meanings(splits)
     named: dict[str, str] = {}
     for name in splits:
-        meaning = SPLIT_NAMES.get(name.lower())
+        meaning = meanings.get(name)
         if meaning is None:
             notes.append(f"split {name} was left out")
         elif meaning in named:
-            raise DataError(f"two splits mean {meaning}: {named[meaning]} and {name}; remove or rename one")
+            raise DataError(
+                f"two splits mean {meaning}: {named[meaning]} and {name}; name one: --split_folders {meaning}={name}"
+            )
         else:
             named[meaning] = name
     if "train" not in named:
-        raise DataError(f"expected a split train, found {name_some(splits) or 'no split'}; rename the one to train on")
+        raise DataError(
+            f"expected a split train, found {name_some(splits) or 'no split'}; name the split to train on: "
+            "--split_folders train=NAME"
+        )
     notes += [f"split {name} was used as {meaning}" for meaning, name in named.items() if name != meaning]
-    return {meaning: splits[name] for meaning, name in named.items()}
+    return (
+        {meaning: splits[name] for meaning, name in named.items()},
+        {meaning: origins.get(name, f"split {name}") for meaning, name in named.items()},
+    )
 
 
-def choose_test(splits: Mapping[str, Dataset], notes: list[str]) -> dict[str, Dataset]:
+def _divide(
+    rows: Dataset, column: str, reading: Reading, notes: list[str]
+) -> tuple[dict[str, Dataset], dict[str, str]]:
+    """Divide rows by the values of a split column."""
+    values = [str(value) for value in rows[column][:]]
+    meanings = meanings_of(values, column, reading)
+    splits = {
+        split: rows.select([row for row, value in enumerate(values) if meanings[value] == split])
+        for split in ("train", "validation", "test")
+        if split in meanings.values()
+    }
+    if "train" not in splits:
+        raise DataError(f"the column {column!r} names no training image, but {name_some(splits)}; check --split_column")
+    notes.append(f"the column {column!r} names the splits")
+    return splits, dict.fromkeys(splits, f"column {column}")
+
+
+def choose_test(
+    splits: Mapping[str, Dataset], origins: Mapping[str, str], notes: list[str]
+) -> tuple[dict[str, Dataset], dict[str, str]]:
     """Use a validation split as test if there is no test split; validation is then drawn from train.
 
     Model selection must not use the test images. Results on the split that the dataset's authors held out are
     comparable with those of others.
     """
-    splits = dict(splits)
+    splits, origins = dict(splits), dict(origins)
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
+        origins["test"] = origins.pop("validation", "split validation")
         notes.append("no test split: validation was used as test, and validation was drawn from train")
-    return splits
+    return splits, origins
 
 
 def missing_fractions(own: Collection[str], *, validation_fraction: float, test_fraction: float) -> dict[str, float]:
@@ -83,10 +133,40 @@ def draw_missing(
         return {"train": list(range(len(pool.digests)))}, {}
     rows = draw_splits(pool, fractions, seed, learned, include_learned=include_learned)
     how = "at random, all classes kept in train" if pool.is_multi_label else "stratified by class"
-    left = len(pool.digests)
+    remaining = len(pool.digests)
     for split in fractions:
         drawn = len(rows[split])
-        share = f"{drawn:,} of {left:,} training images ({drawn / left:.0%})"
+        share = f"{drawn:,} of {remaining:,} training images ({drawn / remaining:.0%})"
         notes.append(f"no {split} split: {share} were held out, {how}, seed {seed}")
-        left -= drawn
+        remaining -= drawn
     return rows, {split: Draw(fraction, seed) for split, fraction in fractions.items()}
+
+
+def note_copies(data: ImageData) -> ImageData:
+    """Note how many test images are copies of images in the other splits; drawn splits share none."""
+    notes = [note for note in data.notes if not note.endswith(COPIES)]
+    if data.digests:
+        seen = {*data.digests["train"], *data.digests["validation"]}
+        if repeated := sum(digest in seen for digest in data.digests["test"]):
+            notes.append(f"{repeated} images of test {COPIES}")
+    return replace(data, notes=tuple(notes))
+
+
+def _split_column(rows: Dataset, reading: Reading) -> str | None:
+    """Return the column that names the split of each row: the given name, else one of texts with a usual name.
+
+    Raises:
+        DataError: There is no column of the given name.
+    """
+    texts = {
+        name: rows[name][:]
+        for name, feature in rows.features.items()
+        if name == reading.split_column or (name.lower() in SPLIT_COLUMNS and _is_text(feature))
+    }
+    return (
+        find_split_column(texts or dict.fromkeys(rows.features, ()), reading) if texts or reading.split_column else None
+    )
+
+
+def _is_text(feature: FeatureType) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")

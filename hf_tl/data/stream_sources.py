@@ -22,7 +22,17 @@ from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from hf_tl.data.columns import IMAGE, find_image_column, find_label_column, split_names
 from hf_tl.data.fingerprint import digest_image
-from hf_tl.data.sources import DIGITS, call, card_license, commit_of, expand, name_parquet, parquet_of, require_repo_id
+from hf_tl.data.sources import (
+    DIGITS,
+    call,
+    card_license,
+    commit_of,
+    escaped,
+    expand,
+    files_of,
+    name_files,
+    require_repo_id,
+)
 from hf_tl.data.streams import PLACE, Stream, StreamedImages
 from hf_tl.errors import DataError
 from hf_tl.record.parts import DataSource
@@ -51,7 +61,11 @@ class StreamSource:
     def images_of(self, rows: Dataset) -> StreamedImages:
         """Return the streamed images of rows from one of `tables`."""
         first = rows[0][PLACE]
-        [stream] = [one for one in self.streams.values() if one.start <= first < one.start + len(one)]
+        [stream] = [
+            candidate
+            for candidate in self.streams.values()
+            if candidate.start <= first < candidate.start + len(candidate)
+        ]
         return StreamedImages(stream, rows.remove_columns(IMAGE))
 
 
@@ -89,29 +103,29 @@ def open_streams(
     pinned: dict[str, Any] = {} if commit is None else {"revision": commit}
     narrow = call(what, lambda: make(columns=columns, storage_options={"hf": {"block_size": BLOCK}}, **pinned))
     labels: IterableDatasetDict = call(what, narrow.as_streaming_dataset)
-    found: dict[str, Stream] = {}
+    opened: dict[str, Stream] = {}
     tables: dict[str, Dataset] = {}
     for split, rows in streams.items():
         table, sizes = call(f"the labels of {title}", partial(_read, labels[split].select_columns(columns)))
-        start = sum(map(len, found.values()))
+        start = sum(map(len, opened.values()))
         table = table.add_column(PLACE, list(range(start, start + len(table))))
         tables[split] = table.add_column(image_column, [None] * len(table), feature=Image())
         images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
         images = images if image_column == IMAGE else images.rename_column(image_column, IMAGE)
-        found[split] = Stream(images, split, sizes, _identity(builder, split), start)
+        opened[split] = Stream(images, split, sizes, _identity(builder, split), start)
     license_name = builder.info.license or (None if commit is None else call(what, partial(card_license, name, commit)))
     kind: DataSource = "hub" if commit is not None else "folder" if Path(name).expanduser().is_dir() else "files"
-    return StreamSource(found, tables, image_column, label_column, title, commit, license_name or None, kind)
+    return StreamSource(opened, tables, image_column, label_column, title, commit, license_name or None, kind)
 
 
 def _builder_of(name: str, config_name: str | None, revision: str | None) -> tuple[str, Callable[..., DatasetBuilder]]:
     """Return a publishable name, and a function that creates the builder and accepts further arguments."""
     path = Path(name).expanduser()
-    files = parquet_of(path) if path.is_dir() else expand(name) if name.endswith(".parquet") else []
+    files = files_of(path, ".parquet") if path.is_dir() else expand(name) if name.endswith(".parquet") else []
     if files:
-        title, by_split = name_parquet(files)
+        title, by_split = name_files(files)
         return path.resolve().name if path.is_dir() else title, partial(
-            load_dataset_builder, "parquet", data_files=by_split
+            load_dataset_builder, "parquet", data_files=escaped(by_split)
         )
     if path.is_dir() or name == DIGITS:
         raise DataError(

@@ -238,5 +238,5 @@ def fingerprint_of_streams(splits: Mapping[str, StreamedImages], names: Sequence
 
 def streams_of(splits: Mapping[str, Any]) -> list[Stream]:
     """List the distinct streams of the given splits; splits drawn from train share its stream."""
-    found = {id(rows.stream): rows.stream for rows in splits.values() if isinstance(rows, StreamedImages)}
-    return list(found.values())
+    streams = {id(rows.stream): rows.stream for rows in splits.values() if isinstance(rows, StreamedImages)}
+    return list(streams.values())

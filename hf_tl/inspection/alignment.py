@@ -13,9 +13,9 @@ import numpy as np
 
 from hf_tl.inspection.hashes import SIDE
 
-SAME_PICTURE = 0.991
+SAME_PICTURE = 0.99
 """Smallest similarity of near-duplicates."""
-PLAIN, ROUGH = 0.75, 0.96
+PLAIN, ROUGH = 0.75, 0.94
 """Smallest correlation without an alignment, and with a rough one, of pairs that are compared further."""
 PAIRS = 128
 """Number of pairs that are compared at a time."""
@@ -43,7 +43,7 @@ class Windows:
 
 ROUGHLY = Windows.of(SIDE, 16, (0.95, 0.9), (0, 0.5, 1))
 COARSE = Windows.of(SIDE, 32, (0.95, 0.9), (0, 0.5, 1))
-FINE = Windows.of(SIDE, 32, (0.98, 0.96, 0.94, 0.92, 0.9), (0, 0.2, 0.4, 0.6, 0.8, 1))
+FINE = Windows.of(SIDE, 32, (0.98, 0.965, 0.95, 0.935, 0.92, 0.9), (0, 0.2, 0.4, 0.6, 0.8, 1))
 ROUNDS = 2
 """Number of times that the fine windows in both directions are searched, each with the other direction fixed."""
 

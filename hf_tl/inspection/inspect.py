@@ -4,7 +4,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_tl import __version__
 from hf_tl.backbones.candidates import Backbone, candidates
@@ -37,7 +37,7 @@ def inspect(
     weights: str | None = None,
     output_dir: str | Path | None = None,
     seed: int = 0,
-    **settings: str | None,
+    **settings: Any,
 ) -> Inspection:
     """Inspect the images and labels of a dataset: files, classes, copies, leakage, and with a model also label errors.
 
@@ -50,7 +50,8 @@ def inspect(
         weights: Local weights file, for `timm:ARCH`.
         output_dir: Folder for `inspection.html`, `inspection.json` and `exclusions.csv`.
         seed: Random seed of the contact sheet and of the folds of the linear probe.
-        settings: `config_name`, `revision`, `image_column`, `label_column` and `exclude_list` of `hf_tl.load_data`.
+        settings: Arguments of `hf_tl.load_data` about the source and how to read it, such as `label_column` and
+            `exclude_list`.
 
     Raises:
         DataError: The dataset cannot be opened, or has no labels.

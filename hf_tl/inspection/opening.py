@@ -1,20 +1,23 @@
 """Opening of a dataset for inspection: all labeled images of its own splits, nothing drawn and nothing refused."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from hf_tl.data.columns import IMAGE, LABEL, find_image_column, find_label_column, holds_lists, split_names
-from hf_tl.data.datasets import ImageData
-from hf_tl.data.exclusions import leave_out_listed
+from hf_tl.data.columns import IMAGE, LABEL, find_label_column, holds_lists, split_names
+from hf_tl.data.datasets import ImageData, make_reading
+from hf_tl.data.encoding import encode
+from hf_tl.data.exclusions import kept_rows
 from hf_tl.data.fingerprint import row_name
-from hf_tl.data.labels import is_unlabeled
-from hf_tl.data.multi_label import encode_lists, flags_of, join_columns
-from hf_tl.data.sources import open_source
+from hf_tl.data.images import as_stored
+from hf_tl.data.labels import missing_labels
+from hf_tl.data.layout.plan import Reading
+from hf_tl.data.multi_label import flags_of
+from hf_tl.data.sources import Source, open_source
 from hf_tl.data.splits import name_splits
 from hf_tl.errors import DataError, name_some
 
@@ -90,117 +93,95 @@ def open_images(
     *,
     config_name: str | None = None,
     revision: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    exclude_list: str | None = None,
+    **reading: Any,
 ) -> LabeledImages:
-    """Open a dataset and read its labels.
+    """Open a dataset and read its labels, as `hf_tl.load_data` does before it draws splits.
 
     Args:
         dataset: A value of `--dataset`, or a loaded dataset.
         config_name: As in `hf_tl.load_data`.
         revision: As in `hf_tl.load_data`.
-        image_column: As in `hf_tl.load_data`.
-        label_column: As in `hf_tl.load_data`.
-        exclude_list: As in `hf_tl.load_data`.
+        reading: Arguments of `hf_tl.load_data` about folders, columns and labels, and `exclude_list`.
 
     Raises:
-        DataError: There is no such dataset, or no column of images or of labels.
+        DataError: There is no such dataset, it has two readings, or no image has a label.
     """
-    notes: list[str] = []
-    stored, name, root = _stored(dataset, config_name, revision, notes)
-    splits = name_splits({split: rows.with_format(None) for split, rows in stored.items()}, notes)
-    splits = {split: splits[split] for split in ORDER if split in splits}
-    features = next(iter(splits.values())).features
-    image_column = find_image_column(features, image_column)
-    label_column = find_label_column(features, label_column)
-    splits = leave_out_listed(splits, exclude_list, notes, image_column)
-    if len(columns := split_names(features, label_column)) > 1:
-        splits = join_columns(splits, columns)
-    labeled = _labeled(splits, image_column, label_column, notes)
-    classes, labels = _encode({split: rows for split, (rows, _) in labeled.items()}, label_column)
-    images = [_encoded(rows, image_column) for rows, _ in labeled.values()]
+    choices = make_reading(**reading)
+    source, root = _open(dataset, choices, config_name, revision)
+    notes = list(source.notes)
+    choices = replace(
+        choices,
+        image_column=source.image_column or choices.image_column,
+        label_column=choices.label_column or source.label_column,
+    )
+    stored = {split: rows.with_format(None) for split, rows in source.splits.items()}
+    splits, origins = name_splits(stored, choices, notes, source.origins)
+    labeled = _labeled({split: splits[split] for split in ORDER if split in splits}, choices, notes)
+    encoded, classes = encode({split: rows for split, (rows, _) in labeled.items()}, choices, notes)
+    kept = kept_rows(encoded, choices.exclude_list, notes)
+    encoded = {split: rows.select(kept[split], keep_in_memory=True) for split, rows in encoded.items()}
     return LabeledImages(
-        name=name,
-        rows=concatenate_datasets(images),
-        splits=tuple(labeled),
-        split_of=np.repeat(np.arange(len(labeled)), [len(rows) for rows in images]),
-        row_of=np.concatenate([places for _, places in labeled.values()]),
+        name=source.name,
+        rows=concatenate_datasets([as_stored(rows).select_columns([IMAGE]) for rows in encoded.values()]),
+        splits=tuple(encoded),
+        split_of=np.repeat(np.arange(len(encoded)), [len(rows) for rows in encoded.values()]),
+        row_of=np.concatenate([labeled[split][1][kept[split]] for split in encoded]),
         classes=classes,
-        labels=labels,
-        reading=(*_describe(labeled, image_column, label_column, classes), *notes),
+        labels=np.concatenate([_labels(rows) for rows in encoded.values()]),
+        reading=(*_describe(source, encoded, origins, classes), *notes),
         root=root,
     )
 
 
-def _stored(
-    dataset: "Dataset | DatasetDict | ImageData | str", config_name: str | None, revision: str | None, notes: list[str]
-) -> tuple[Mapping[str, Dataset], str, Path | None]:
-    """Return the stored splits, the name of the dataset, and its folder, if it is one."""
+def _open(
+    dataset: "Dataset | DatasetDict | ImageData | str", reading: Reading, config_name: str | None, revision: str | None
+) -> tuple[Source, Path | None]:
+    """Return the stored splits, and the folder of the dataset, if it is one."""
     if isinstance(dataset, str):
-        source = open_source(dataset, config_name=config_name, revision=revision)
-        notes += source.notes
         path = Path(dataset).expanduser()
-        return source.splits, source.name, path.resolve() if path.is_dir() else None
+        source = open_source(dataset, reading, config_name=config_name, revision=revision)
+        return source, path.resolve() if path.is_dir() else None
     if isinstance(dataset, ImageData):
-        notes += dataset.notes
-        return dataset.splits, dataset.name, None
+        origins = dict.fromkeys(dataset.draws, "drawn from train") | dict(dataset.origins)
+        source = Source(
+            dataset.splits, dataset.name, notes=dataset.notes, origins=origins, layout=dataset.layout or "loaded data"
+        )
+        return source, None
     stored = dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
-    return stored, next(iter(stored.values())).info.dataset_name or "a dataset in memory", None
+    name = next(iter(stored.values())).info.dataset_name or "a dataset in memory"
+    return Source(stored, name, layout="dataset in memory"), None
 
 
 def _labeled(
-    splits: Mapping[str, Dataset], image_column: str, label_column: str, notes: list[str]
+    splits: Mapping[str, Dataset], reading: Reading, notes: list[str]
 ) -> dict[str, tuple[Dataset, np.ndarray]]:
     """Return the labeled rows of each split that has some, with their numbers; note the others."""
     labeled = {}
     for split, rows in splits.items():
-        if not {image_column, label_column} <= rows.features.keys():
-            notes.append(f"split {split} was left out: it has no column {image_column!r} or {label_column!r}")
-            continue
-        is_labeled = np.array([not is_unlabeled(value) for value in rows[label_column][:]], dtype=bool)
-        places = np.flatnonzero(is_labeled)
-        if len(places) < len(rows):
-            notes.append(f"{len(rows) - len(places):,} of {len(rows):,} images of {split} have no label: left out")
+        columns = split_names(rows.features, find_label_column(splits["train"].features, reading.label_column))
+        unlabeled = missing_labels(rows[columns[0]][:]) if len(columns) == 1 and columns[0] in rows.features else []
+        places = np.setdiff1d(np.arange(len(rows)), unlabeled)
+        if unlabeled:
+            notes.append(f"{len(unlabeled):,} of {len(rows):,} images of {split} have no label: left out")
         if len(places):
-            rows = rows.select_columns([image_column, label_column])
-            labeled[split] = rows if len(places) == len(rows) else rows.select(places, keep_in_memory=True), places
-    if not labeled:
-        raise DataError("no image has a label: expected labels of classes; name their column with --label_column")
+            labeled[split] = rows.select(places, keep_in_memory=True) if unlabeled else rows, places
+    if "train" not in labeled:
+        raise DataError("no image of train has a label: expected labels of classes; name them with --label_column")
     return labeled
 
 
-def _encode(splits: Mapping[str, Dataset], column: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the class names of all splits, and the labels of all images."""
-    features = [rows.features[column] for rows in splits.values()]
-    if holds_lists(features[0]):
-        encoded, classes = encode_lists(splits, column)
-        columns = {column: LABEL} if column != LABEL else {}
-        return classes, np.concatenate([flags_of(rows.rename_columns(columns)) for rows in encoded.values()])
-    values: list[Any] = []
-    for rows, feature in zip(splits.values(), features, strict=True):
-        stored = rows[column][:]
-        values += [feature.names[value] for value in stored] if isinstance(feature, ClassLabel) else stored
-    if isinstance(features[0], ClassLabel):
-        listed: Sequence[Any] = list(dict.fromkeys(name for feature in features for name in feature.names))
-    else:
-        listed = sorted(set(values), key=lambda value: (str(type(value)), value))
-    index = {value: number for number, value in enumerate(listed)}
-    return tuple(map(str, listed)), np.array([index[value] for value in values], dtype=np.int64)
-
-
-def _encoded(rows: Dataset, image_column: str) -> Dataset:
-    images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
-    return images if image_column == IMAGE else images.rename_column(image_column, IMAGE)
+def _labels(rows: Dataset) -> np.ndarray:
+    """Return the class indices of the rows, or their zeros and ones."""
+    return flags_of(rows) if holds_lists(rows.features[LABEL]) else np.array(rows[LABEL][:], np.int64)
 
 
 def _describe(
-    labeled: Mapping[str, tuple[Dataset, np.ndarray]], image_column: str, label_column: str, classes: Sequence[str]
+    source: Source, splits: Mapping[str, Dataset], origins: Mapping[str, str], classes: Sequence[str]
 ) -> list[str]:
-    """Describe how the dataset was read. The lines of a plan of the layout belong here."""
-    counts = ", ".join(f"{split} ({len(rows):,} images)" for split, (rows, _) in labeled.items())
-    return [
-        f"splits: {counts}",
-        f"{len(classes):,} classes: {name_some(classes, 20)}",
-        f"images from the column {image_column!r}, labels from {label_column!r}",
-    ]
+    """Describe how the dataset was read: the plan of its layout, as `hf-tl train` prints it."""
+    layout = f"{source.layout}, " if source.layout else ""
+    lines = [f"{layout}{len(classes):,} classes: {name_some(classes, 20)}"]
+    for split, rows in splits.items():
+        origin = f", {origins[split]}" if split in origins else ""
+        lines.append(f"{split}: {len(rows):,} images{origin}")
+    return lines

@@ -18,6 +18,7 @@ from hf_tl.data.colors import to_rgb, upright
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.fingerprint import digest_image
 from hf_tl.data.images import ImageTransform, with_image
+from hf_tl.data.stored import stored_bytes
 from hf_tl.errors import DataError
 from hf_tl.features.feature_store import FeatureRows, Layout
 from hf_tl.inspection.embedding import Embedder
@@ -92,12 +93,11 @@ def look(stored: Mapping[str, Any] | None, name: str, transform: ImageTransform 
         name: Name of the image in errors.
         transform: Transform to the input of a backbone. Without it, JPEGs are decoded at a part of their size.
     """
-    data, path = (stored or {}).get("bytes"), (stored or {}).get("path")
-    if data is None and path is not None:
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            return Look(digest_image(None, name), 0, f"the file cannot be read ({error.strerror or error})")
+    try:
+        data = stored_bytes(stored or {})
+    except OSError as error:
+        return Look(digest_image(None, name), 0, f"the file cannot be read ({error.strerror or error})")
+    path = (stored or {}).get("path")
     encoded = {"bytes": data, "path": path}
     digest, length = digest_image(encoded, name), len(data or b"")
 

@@ -126,6 +126,8 @@ class SplitRecord:
     """`split_digest` of its images. None where their content was not read."""
     source: SplitSource = "unknown"
     """`dataset`: a split of the dataset itself. `drawn`: taken from the training images by hf_tl."""
+    origin: str | None = None
+    """Folder, table or column value that the split came from."""
     seed: int | None = None
     """Seed of a drawn split."""
     share: float | None = None
@@ -148,6 +150,8 @@ class DataRecord:
     revision: str | None = None
     license: str | None = None
     notes: tuple[str, ...] = ()
+    layout: str | None = None
+    """Format in words: class folders, table, parquet files."""
 
     @property
     def conversions(self) -> dict[str, int]:

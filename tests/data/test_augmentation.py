@@ -109,12 +109,12 @@ def test_pixels_are_normalized_by_channel() -> None:
 def test_light_leaves_colors_and_medium_does_not() -> None:
     image = Image.new("RGB", (40, 40), (200, 100, 50))
     torch.manual_seed(0)
-    found = {}
+    colors = {}
     for preset in ("light", "medium"):
         pipeline = augmented_pipeline(preset, size=(8, 8), **PLAIN)
-        found[preset] = {tuple((result[:, 4, 4] * 255).round().int().tolist()) for result in draw(pipeline, image, 40)}
-    assert found["light"] == {(200, 100, 50)}
-    assert len(found["medium"]) > 3
+        colors[preset] = {tuple((result[:, 4, 4] * 255).round().int().tolist()) for result in draw(pipeline, image, 40)}
+    assert colors["light"] == {(200, 100, 50)}
+    assert len(colors["medium"]) > 3
 
 
 def test_strong_erases_in_a_quarter_of_the_images() -> None:

@@ -39,20 +39,20 @@ def test_unknown_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["pets.parquet", "pets/*.parquet"])
 def test_unknown_parquet(name: str) -> None:
-    with pytest.raises(DataError, match=r"no parquet file .*check --dataset"):
+    with pytest.raises(DataError, match=r"no file .*check --dataset"):
         load_data(name)
 
 
 def test_damaged_parquet(tmp_path: Path) -> None:
     (tmp_path / "pets.parquet").write_bytes(b"PAR1 this is no table")
-    with pytest.raises(DataError, match="the parquet files of pets cannot be loaded"):
+    with pytest.raises(DataError, match=r"the parquet file pets\.parquet cannot be loaded"):
         load_data(str(tmp_path / "pets.parquet"))
 
 
 def test_parquet_files_that_do_not_all_name_their_split(tmp_path: Path, rows: Rows) -> None:
     for name in ("train.parquet", "more.parquet"):
         rows([0, 1] * 5, AB).to_parquet(tmp_path / name)
-    with pytest.raises(DataError, match=r"some parquet files name their split and some do not: more\.parquet"):
+    with pytest.raises(DataError, match=r"some files name their split and some do not: more\.parquet"):
         load_data(str(tmp_path))
 
 
@@ -72,7 +72,7 @@ def test_images_without_a_class_folder(write_folder: WriteFolder) -> None:
 
 def test_class_folder_without_images(write_folder: WriteFolder) -> None:
     folder = write_folder({"train/cat": 3, "train/dog": 3, "test/dog": 1, "test/owl": 1, "train/emu": 0})
-    with pytest.raises(DataError, match="classes missing from training: emu, owl; add images"):
+    with pytest.raises(DataError, match="classes missing from training: owl; add images"):
         load_data(str(folder))
 
 
@@ -82,13 +82,13 @@ def test_folder_with_one_class(write_folder: WriteFolder) -> None:
 
 
 def test_folder_with_splits_but_no_train(write_folder: WriteFolder) -> None:
-    with pytest.raises(DataError, match="expected a split train, found test, val; rename"):
+    with pytest.raises(DataError, match="expected a split train, found validation, test; name the split"):
         load_data(str(write_folder({"test/cat": 2, "val/cat": 2})))
 
 
 def test_two_splits_of_one_meaning(rows: Rows, refuse: Callable) -> None:
     message = refuse()(DatasetDict({split: rows([0, 1], AB) for split in ("train", "val", "dev")}))
-    assert message == "two splits mean validation: val and dev; remove or rename one"
+    assert message == "two splits mean validation: val and dev; name one: --split_folders validation=dev"
 
 
 def test_no_image_column(refuse: Callable) -> None:
@@ -137,7 +137,10 @@ def test_empty_split(rows: Rows, refuse: Callable, split: str) -> None:
 
 def test_no_rows(rows: Rows, refuse: Callable) -> None:
     assert refuse()(rows([0, 1], AB).select([])) == "the split train is empty; add images to it, or remove it"
-    assert refuse()(DatasetDict()) == "expected a split train, found no split; rename the one to train on"
+    assert (
+        refuse()(DatasetDict())
+        == "expected a split train, found no split; name the split to train on: --split_folders train=NAME"
+    )
 
 
 @pytest.mark.parametrize("labels", [["a"] * 5, [3] * 5, [True] * 5])
@@ -147,7 +150,7 @@ def test_one_class(rows: Rows, refuse: Callable, labels: list) -> None:
 
 def test_class_missing_from_training(rows: Rows, refuse: Callable) -> None:
     feature = ClassLabel(names=list("abcdefgh"))
-    message = refuse()(rows([0, 1] * 5, feature))
+    message = refuse()(DatasetDict(train=rows([0, 1] * 5, feature), test=rows([2, 3, 4, 5, 6, 7], feature)))
     assert message.startswith("classes missing from training: c, d, e, f, g and 1 more; add images")
     message = refuse()(DatasetDict(train=rows(list("ab") * 5), test=rows(list("bdc"))))
     assert message.startswith("test has classes missing from training: c, d; add images")

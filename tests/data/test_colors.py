@@ -77,14 +77,14 @@ def test_what_needs_no_conversion_is_read_alike_by_a_plain_pipeline(
     if key is not None and kind in ("PNG", "GIF") and mode in ("L", "P", "RGB", "I;16"):
         options["transparency"] = (key, key, key) if mode == "RGB" else key
     data = encoded(random_image(mode, width, height, seed, alpha), kind, **options)
-    found = to_rgb(decode(data))
+    converted = to_rgb(decode(data))
     why = conversion_of(opened(data))
     assert why in (None, *CONVERSIONS)
     if why is None:
-        assert found.tobytes() == plain_rgb(opened(data)).tobytes() == load_image(opened(data)).tobytes()
+        assert converted.tobytes() == plain_rgb(opened(data)).tobytes() == load_image(opened(data)).tobytes()
     turns = orientation >= 5 and "exif" in options
-    assert (found.mode, found.size) == ("RGB", (height, width) if turns else (width, height))
-    if found.tobytes() != load_image(opened(data)).tobytes():
+    assert (converted.mode, converted.size) == ("RGB", (height, width) if turns else (width, height))
+    if converted.tobytes() != load_image(opened(data)).tobytes():
         assert why is not None
 
 

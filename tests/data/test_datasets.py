@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
 from hf_tl.data.images import ImageTransform, Transforms, collate
+from hf_tl.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,7 @@ def test_folder_without_splits(write_folder: WriteFolder) -> None:
     assert data.name == "pets"
     assert data.notes == (
         "files that are not images were left out: 1 .txt",
+        "images in subfolders count for their class folder: cat/more",
         "no test split: 14 of 70 training images (20%) were held out, stratified by class, seed 0",
         "no validation split: 6 of 56 training images (11%) were held out, stratified by class, seed 0",
     )
@@ -78,13 +80,22 @@ def test_folder_with_splits(write_folder: WriteFolder, validation: str) -> None:
     data = load_data(str(folder))
     check_splits(data, 15)
     assert [data.class_counts(split) for split in SPLITS] == [[5, 4], [1, 2], [0, 3]]
-    assert "folders beside the splits were left out: notes" in data.notes
-    assert (f"split {validation} was used as validation" in data.notes) == (validation != "validation")
+    assert "folders beside the splits were left out: notes/" in data.notes
+    assert data.origins["validation"] == f"folder {validation}"
     assert len(os.listdir(folder)) == 4
 
 
 def test_class_that_is_called_train(write_folder: WriteFolder) -> None:
-    assert load_data(str(write_folder({"train": 5, "bus": 5, "test": 5}))).labels == ("bus", "test", "train")
+    folder = str(write_folder({"train": 5, "bus": 5}))
+    assert load_data(folder).labels == ("bus", "train")
+
+
+def test_classes_that_are_called_like_splits(write_folder: WriteFolder) -> None:
+    folder = str(write_folder({"train": 5, "bus": 5, "test": 5}))
+    with pytest.raises(DataError, match="two readings of the folder"):
+        load_data(folder)
+    assert load_data(folder, split_folders="none").labels == ("bus", "test", "train")
+    assert load_data(folder, exclude_folders="test").labels == ("bus", "train")
 
 
 def test_folder_with_odd_names(write_folder: WriteFolder) -> None:

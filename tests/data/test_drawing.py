@@ -38,7 +38,7 @@ IMAGES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 4)), min_size=10,
 def test_every_class_is_in_train_and_in_what_is_drawn(
     images: list[tuple[int, int]], fractions: dict[str, float], seed: int
 ) -> None:
-    """With copies, copies under other labels, tiny classes and large shares; or the split is refused."""
+    """Draw with copies, copies under other labels, tiny classes and large shares; or the split is refused."""
     pool = pool_of(images)
     different = Counter(label for _, label in set(images))
     if min(different.values()) < 3:
@@ -71,7 +71,7 @@ def test_the_order_of_the_images_does_not_matter(
 
 
 def test_added_images_move_few_others() -> None:
-    """At most one image of a class moves per added image and boundary; a split by row would move nearly all."""
+    """Move at most one image of a class moves per added image and boundary; a split by row would move nearly all."""
     images = [(number, number % 5) for number in range(400)]
     fractions, moved = {"test": 0.2, "validation": 0.1}, []
     for seed in range(20):

@@ -224,9 +224,9 @@ def test_a_rotation_is_applied_though_another_tag_is_unknown(rotated_jpeg: bytes
     with pytest.raises(struct.error):
         plain_rgb(Image.open(io.BytesIO(data)))
     assert conversion_of(Image.open(io.BytesIO(data))) == "unreadable EXIF"
-    found, expected = decode(bytes(data)), Image.open(io.BytesIO(data)).transpose(Transpose.ROTATE_270)
-    assert pixels(found) == pixels(expected)
-    assert pixels(to_rgb(found)) == pixels(expected), "not turned twice"
+    decoded, expected = decode(bytes(data)), Image.open(io.BytesIO(data)).transpose(Transpose.ROTATE_270)
+    assert pixels(decoded) == pixels(expected)
+    assert pixels(to_rgb(decoded)) == pixels(expected), "not turned twice"
 
 
 @pytest.mark.parametrize("value", [None, {}, {"bytes": None, "path": None}])
@@ -244,12 +244,12 @@ def test_unreadable_image(value: object) -> None:
 def test_transform_of_one_image_and_of_a_batch() -> None:
     transform = ImageTransform(TO_TENSOR, image_column="img", label_column="fine_label")
     image = Image.fromarray(COLORS)
-    one = transform(image)
-    assert one.shape == (3, 8, 8)
+    tensor = transform(image)
+    assert tensor.shape == (3, 8, 8)
     batch = transform({"img": [image, image.convert("CMYK")], "fine_label": [1, 0], "id": ["a", "b"]})
     assert batch.keys() == {"pixel_values", "labels"}
     assert batch["labels"] == [1, 0]
-    torch.testing.assert_close(batch["pixel_values"][0], one)
+    torch.testing.assert_close(batch["pixel_values"][0], tensor)
     assert transform({"img": [image]}).keys() == {"pixel_values"}
 
 

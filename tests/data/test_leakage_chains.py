@@ -129,12 +129,12 @@ class Chain:
         """Count training images in a split without a warning."""
         inside = sum(digest in self.truth for digest in data.digests[leakage.split])
         assert len(data.splits[leakage.split]) == len(data.digests[leakage.split]) == leakage.measured
-        told = " ".join(leakage.describe())
-        assert bool(told) == bool(leakage.learned or leakage.left_out or leakage.unknown)
+        messages = " ".join(leakage.describe())
+        assert bool(messages) == bool(leakage.learned or leakage.left_out or leakage.unknown)
         self.seen["left out"] += leakage.left_out
         if leakage.unknown:
             assert self.is_pulled
-            assert "hf_tl cannot tell whether" in told
+            assert "hf_tl cannot tell whether" in messages
             self.seen["unknown"] += 1
             return 0
         self.seen["resolved"] += self.is_pulled

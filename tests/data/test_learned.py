@@ -37,13 +37,13 @@ def test_a_record_states_where_the_splits_come_from(write_folder: WriteFolder) -
 @pytest.mark.parametrize("kind", ["hub", "files", "memory", "built-in"])
 def test_sources(rows: Rows, tmp_path: Path, kind: str) -> None:
     rows(LABELS).to_parquet(tmp_path / "pets.parquet")
-    found = {
+    learned_by_kind = {
         "files": lambda: load_data(str(tmp_path / "pets.parquet")),
         "memory": lambda: prepare_data(rows(LABELS), name="user/pets"),
         "built-in": lambda: load_data("digits"),
     }
-    if kind in found:
-        record = found[kind]().to_record()
+    if kind in learned_by_kind:
+        record = learned_by_kind[kind]().to_record()
         assert record.source == kind
         assert not record.is_on_hub  # even with a slash in its name
 
@@ -72,21 +72,21 @@ def test_own_splits_lose_what_was_learned(rows: Rows) -> None:
     data = prepare_data(DatasetDict(train=rows(LABELS[:12], first=100), test=train))
     seen = prepare_data(DatasetDict(train=train.select(range(7)), validation=train.select([9, 10]), test=train))
     learned = learn(LearnedFrom(), seen, "train")
-    left, leakage = leave_out_learned(data, learned)
-    found = leakage["test"]
-    assert (found.images, found.left_out, found.learned, found.measured) == (16, 7, 0, 9)
-    assert "7 of 16 test images are training images of the starting model: left out" in left.notes
-    assert len(left.digests["test"]) == len(left.splits["test"]) == 9
-    assert left.fingerprint != data.fingerprint
+    remaining, leakage = leave_out_learned(data, learned)
+    leak = leakage["test"]
+    assert (leak.images, leak.left_out, leak.learned, leak.measured) == (16, 7, 0, 9)
+    assert "7 of 16 test images are training images of the starting model: left out" in remaining.notes
+    assert len(remaining.digests["test"]) == len(remaining.splits["test"]) == 9
+    assert remaining.fingerprint != data.fingerprint
     kept, leakage = leave_out_learned(data, learned, keep=True)
     assert (leakage["test"].left_out, leakage["test"].learned) == (0, 7)
     assert kept.digests == data.digests
 
 
 def test_too_little_is_left(rows: Rows) -> None:
-    few = rows(["a", "b", "b"], first=90)
-    data = prepare_data(DatasetDict(train=rows(LABELS), test=few))
-    seen = prepare_data(DatasetDict(train=few.select([0, 1]), validation=few, test=few))
+    three = rows(["a", "b", "b"], first=90)
+    data = prepare_data(DatasetDict(train=rows(LABELS), test=three))
+    seen = prepare_data(DatasetDict(train=three.select([0, 1]), validation=three, test=three))
     said = "2 of 3 test images are training images of the starting model, and the 1 others show one class"
     with pytest.raises(DataError, match=said):
         leave_out_learned(data, learn(LearnedFrom(), seen, "train"))
@@ -104,7 +104,7 @@ def test_drawn_splits_keep_it_in_train(rows: Rows) -> None:
 
 
 def test_a_published_split_is_drawn_again(rows: Rows) -> None:
-    """By its digest alone, in a chain of models, each of which kept earlier training images in train."""
+    """Match by its digest alone, in a chain of models, each of which kept earlier training images in train."""
     first = prepare_data(rows(LABELS), seed=5, test_fraction=0.4)
     learned = learn(LearnedFrom(), first, "train")
     second = prepare_data(rows(LABELS), seed=2, learned=learned)
@@ -128,10 +128,10 @@ def test_what_is_unknown_stays_so_through_saving(rows: Rows, tmp_path: Path) -> 
     again = LearnedFrom.read(learned.splits, tmp_path)
     assert again == learned
     assert again.unknown == published.splits
-    [found] = measurable(first, {"it": again}, ["test"])[1].values()
-    assert not found.describe()  # the digest of the split identified them
-    [found] = measurable(second, {"it": again}, ["test"])[1].values()
-    assert "hf_tl cannot tell whether the test images were among the 28 training images" in found.describe()[0]
+    [leak] = measurable(first, {"it": again}, ["test"])[1].values()
+    assert not leak.describe()  # the digest of the split identified them
+    [leak] = measurable(second, {"it": again}, ["test"])[1].values()
+    assert "hf_tl cannot tell whether the test images were among the 28 training images" in leak.describe()[0]
     (tmp_path / LEARNED_FILE).write_bytes(b"PK damaged")
     with pytest.raises(ModelError, match="is damaged"):
         LearnedFrom.read(learned.splits, tmp_path)

@@ -203,7 +203,10 @@ def test_columns_that_cannot_be_used(rows: Rows) -> None:
     with pytest.raises(DataError, match="names a column twice: cat"):
         prepare_data(dataset, label_column="cat,dog,cat")
     dataset = in_columns(rows, int, flags=[*FLAGS, [0, None, 1]])
-    with pytest.raises(DataError, match=r"1 of 41 images of train have no label \(None or -1\): row 40 of train"):
+    with pytest.raises(
+        DataError,
+        match=r"1 of 41 rows of train have values that are blank or -1 .*--uncertain_labels",
+    ):
         prepare_data(dataset, label_column="cat,dog,owl")
     dataset = in_columns(rows, int, flags=[[0, 1, 0], [1, 0, 0]] * 6)
     with pytest.raises(DataError, match="classes missing from training: owl;"):

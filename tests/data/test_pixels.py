@@ -68,11 +68,11 @@ def test_batches_equal_the_transform_of_each_image(images: Dataset, pipeline: st
     rows = range(1, len(images))
     batches = list(pixel_batches(images, transform, rows, 4, CPU))
     assert [len(batch) for batch in batches] == [4, 4, 2]
-    found = torch.cat(batches)
-    assert found.dtype == torch.float32
-    assert found.shape[1] == channels
+    batches_read = torch.cat(batches)
+    assert batches_read.dtype == torch.float32
+    assert batches_read.shape[1] == channels
     assert batches[0].is_contiguous(memory_format=torch.channels_last)
-    for row, pixels in zip(rows, found, strict=True):
+    for row, pixels in zip(rows, batches_read, strict=True):
         assert torch.equal(pixels, transform(images[row]["photo"])), row
 
 
@@ -80,9 +80,9 @@ def test_batches_equal_the_transform_of_each_image(images: Dataset, pipeline: st
 def test_batches_decoded_ahead_are_the_same(images: Dataset, ahead: int) -> None:
     transform = ImageTransform(PIPELINES["timm"](), image_column="photo")
     expected = list(pixel_batches(images, transform, range(len(images)), 4, CPU))
-    found = list(pixel_batches(images, transform, range(len(images)), 4, CPU, ahead=ahead))
-    assert len(found) == len(expected) == 3
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    batches_read = list(pixel_batches(images, transform, range(len(images)), 4, CPU, ahead=ahead))
+    assert len(batches_read) == len(expected) == 3
+    assert all(torch.equal(a, b) for a, b in zip(batches_read, expected, strict=True))
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_size_that_images_are_resized_to_is_read(pipeline: str) -> None:
     assert resized_side(ImageTransform(PIPELINES[pipeline]())) == SIDES[pipeline]
 
 
-def test_no_size_is_read_from_a_transform_that_tells_none() -> None:
+def test_no_size_is_read_from_a_transform_without_one() -> None:
     assert resized_side(ImageTransform(v2.Compose([v2.CenterCrop(32), v2.ToImage()]))) == 0
 
 

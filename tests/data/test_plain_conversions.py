@@ -39,40 +39,42 @@ def images() -> Dataset:
 
 
 def test_images_are_counted_by_kind(images: Dataset) -> None:
-    found = count_conversions(images)
-    assert found.rows == EXPECTED
-    assert found.images == {"transparency": 2, "deep gray": 1, "unreadable EXIF": 1}
-    assert found.all_rows == [1, 3, 4, 5]
-    assert list(found.unreadable) == [4]
-    assert found.notes("test", len(images))[0] == (
+    conversions = count_conversions(images)
+    assert conversions.rows == EXPECTED
+    assert conversions.images == {"transparency": 2, "deep gray": 1, "unreadable EXIF": 1}
+    assert conversions.all_rows == [1, 3, 4, 5]
+    assert list(conversions.unreadable) == [4]
+    assert conversions.notes("test", len(images))[0] == (
         "2 of 8 test images have transparent pixels: hf_tl lays them on white; "
         "a plain pipeline() drops the alpha channel"
     )
 
 
-def test_nothing_is_told_of_plain_images(images: Dataset) -> None:
-    found = count_conversions(images.select([0, 2, 6]))
-    assert (found.images, found.all_rows, found.notes("test", 3)) == ({}, [], [])
-    assert found == Conversions({}, [])
+def test_plain_images_need_no_note(images: Dataset) -> None:
+    conversions = count_conversions(images.select([0, 2, 6]))
+    assert (conversions.images, conversions.all_rows, conversions.notes("test", 3)) == ({}, [], [])
+    assert conversions == Conversions({}, [])
 
 
 def test_the_conversions_of_chosen_rows_are_numbered_anew(images: Dataset) -> None:
-    found = count_conversions(images).select([4, 0, 5, 3])
-    assert found == Conversions({"transparency": [2], "deep gray": [3], "unreadable EXIF": [0]}, [0])
+    conversions = count_conversions(images).select([4, 0, 5, 3])
+    assert conversions == Conversions({"transparency": [2], "deep gray": [3], "unreadable EXIF": [0]}, [0])
 
 
 def test_the_plain_transform_reads_as_a_pipeline_does(images: Dataset) -> None:
     """Images that are not counted are the same with and without conversion."""
     ours = ImageTransform(pil_to_tensor)
     plain = ImageTransform(pil_to_tensor, plain=True)
-    found = count_conversions(images)
+    conversions = count_conversions(images)
     for row, file in enumerate(FILES):
-        if row in found.unreadable:
+        if row in conversions.unreadable:
             continue
         expected = np.asarray(load_image(opened(file))).transpose(2, 0, 1)
         by_pipeline = plain.over(images)[row]["pixel_values"]
         np.testing.assert_array_equal(by_pipeline, expected)
-        assert torch.equal(by_pipeline, ours.over(images)[row]["pixel_values"]) == (row not in found.all_rows), row
+        assert torch.equal(by_pipeline, ours.over(images)[row]["pixel_values"]) == (row not in conversions.all_rows), (
+            row
+        )
     with pytest.raises(DataError, match="damaged"):
         plain.over(images)[4]
     assert ours.over(images)[4]["pixel_values"].shape == (3, 10, 20)

@@ -36,32 +36,32 @@ def test_a_linear_map_of_each_channel_is_found(
         pixels = transforms.functional.to_tensor(image.resize(size[::-1]))[list(order)]
         return transforms.functional.normalize(pixels, mean, std) * factor
 
-    found = measure_scaling(evaluation, (3, *size))
-    assert found is not None
-    assert found.order == order
+    scaling = measure_scaling(evaluation, (3, *size))
+    assert scaling is not None
+    assert scaling.order == order
     image = noise(*size)
     expected = evaluation(image)
-    torch.testing.assert_close(found(image), expected, rtol=0, atol=3e-6 * max(1.0, float(expected.abs().max())))
+    torch.testing.assert_close(scaling(image), expected, rtol=0, atol=3e-6 * max(1.0, float(expected.abs().max())))
     colors = np.asarray(image).astype(float) / 255
-    np.testing.assert_allclose(colors_of(found, expected.numpy()), colors, atol=1e-4)
+    np.testing.assert_allclose(colors_of(scaling, expected.numpy()), colors, atol=1e-4)
 
 
 def test_statistics_are_read_as_they_were_written_and_give_the_same_bits() -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     evaluation = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
-    found = measure_scaling(evaluation, (3, 32, 32))
-    assert found == PixelScaling((0, 1, 2), mean, std)
-    assert torch.equal(found(noise(32, 32)), evaluation(noise(32, 32)))
+    scaling = measure_scaling(evaluation, (3, 32, 32))
+    assert scaling == PixelScaling((0, 1, 2), mean, std)
+    assert torch.equal(scaling(noise(32, 32)), evaluation(noise(32, 32)))
 
 
 def test_gray() -> None:
     evaluation = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.3,), (0.4,))])
-    found = measure_scaling(evaluation, (1, 32, 32))
-    assert found == PixelScaling((0,), (0.3,), (0.4,))
-    assert found.channel_order == "L"
+    scaling = measure_scaling(evaluation, (1, 32, 32))
+    assert scaling == PixelScaling((0,), (0.3,), (0.4,))
+    assert scaling.channel_order == "L"
     image = noise(32, 32, "L")
-    assert torch.equal(found(image), evaluation(image))
-    shown = colors_of(found, evaluation(image).numpy()[None])
+    assert torch.equal(scaling(image), evaluation(image))
+    shown = colors_of(scaling, evaluation(image).numpy()[None])
     assert shown.shape == (1, 32, 32, 3)
     np.testing.assert_allclose(shown[0, ..., 1] * 255, np.asarray(image), atol=1e-3)
 

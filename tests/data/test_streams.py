@@ -33,7 +33,7 @@ def shards(rows: Rows, tmp_path: Path) -> Path:
 
 def content(data: ImageData) -> dict[str, list[tuple[bytes, object]]]:
     """Return the encoded images and labels of each split, in order."""
-    found = {}
+    reads = {}
     for split, images in data.splits.items():
         if isinstance(images, StreamedImages):
             stored = dict(images.stream.read())
@@ -41,8 +41,8 @@ def content(data: ImageData) -> dict[str, list[tuple[bytes, object]]]:
         else:
             column = images.cast_column("image", Image(decode=False))["image"]
             encoded = [image["bytes"] or Path(image["path"]).read_bytes() for image in column]
-        found[split] = list(zip(encoded, images["label"][:], strict=True))
-    return found
+        reads[split] = list(zip(encoded, images["label"][:], strict=True))
+    return reads
 
 
 def check_alike(streamed: ImageData, whole: ImageData) -> None:
@@ -50,16 +50,18 @@ def check_alike(streamed: ImageData, whole: ImageData) -> None:
 
     Drawn splits may differ: images of a dataset are drawn by content, those of an unread stream by position.
     """
-    one, other = content(streamed), content(whole)
-    assert one.keys() == other.keys()
+    by_stream, other = content(streamed), content(whole)
+    assert by_stream.keys() == other.keys()
     assert streamed.draws == whole.draws
-    for split in one.keys() - streamed.draws.keys() - {"train"}:
-        assert one[split] == other[split]
+    for split in by_stream.keys() - streamed.draws.keys() - {"train"}:
+        assert by_stream[split] == other[split]
     everything = [
-        sorted((image, str(label)) for rows in each.values() for image, label in rows) for each in (one, other)
+        sorted((image, str(label)) for rows in each.values() for image, label in rows) for each in (by_stream, other)
     ]
     assert everything[0] == everything[1]
-    assert {split: len(rows) for split, rows in one.items()} == {split: len(rows) for split, rows in other.items()}
+    assert {split: len(rows) for split, rows in by_stream.items()} == {
+        split: len(rows) for split, rows in other.items()
+    }
 
 
 def only_stream(data: ImageData) -> Stream:

@@ -29,11 +29,14 @@ def cropped(image: Image.Image, x: float = 0.03, y: float = 0.01, share: float =
 
 
 def write_scenes(folder: Path, counts: dict[str, int], first: int = 0) -> Path:
-    """Write photos into class folders: {"train/cat": 3} sets the number of images of each."""
+    """Write photos into class folders: {"train/cat": 3} sets the number of images of each.
+
+    Files are numbered through all folders.
+    """
     number = first
     for place, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True)
-        for index in range(count):
-            scene(number, mean=90 + 70 * (place % 2)).save(folder / name / f"{index}.png")
+        for _ in range(count):
+            scene(number, mean=90 + 70 * (place % 2)).save(folder / name / f"{number}.png")
             number += 1
     return folder

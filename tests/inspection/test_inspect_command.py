@@ -38,7 +38,7 @@ def test_the_command_prints_a_summary_and_writes_the_page(
 
 def test_a_run_leaves_out_and_records_the_images_of_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pets = write_scenes(tmp_path / "pets", COUNTS)
-    (tmp_path / "list.csv").write_text("file\ntrain/cat/0.png\ntest/dog/0.png\n", encoding="utf-8")
+    (tmp_path / "list.csv").write_text("file\ntrain/cat/0.png\ntest/dog/19.png\n", encoding="utf-8")
     flags = ["--dataset", str(pets), "--model", "timm:test_resnet", "--no_pretrained", "--strategy", "scratch"]
     flags += ["--num_train_epochs", "1", "--image_size", "32", "--exclude_list", str(tmp_path / "list.csv")]
     main(["train", *flags, "--output_dir", str(tmp_path / "out"), "--report_to", "none"])

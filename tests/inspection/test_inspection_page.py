@@ -108,8 +108,8 @@ def test_a_model_finds_label_errors_and_outliers(backbone: Backbone, tmp_path: P
     for label, mean in (("bright", 190), ("dark", 50)):
         (pets / label).mkdir(parents=True)
         for number in range(25):
-            scene(number + mean, mean=mean).save(pets / label / f"{number}.png")
-    (pets / "bright" / "3.png").rename(pets / "dark" / "wrong.png")
+            scene(number + mean, mean=mean).save(pets / label / f"{label}{number}.png")
+    (pets / "bright" / "bright3.png").rename(pets / "dark" / "wrong.png")
     stripes = np.zeros((72, 96, 3), np.uint8)
     stripes[::2, :, 0] = 255
     Image.fromarray(stripes).save(pets / "bright" / "stripes.png")

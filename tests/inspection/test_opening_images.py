@@ -17,7 +17,7 @@ def test_splits_are_those_of_the_dataset(tmp_path: Path) -> None:
     images = open_images(str(folder))
     assert images.splits == ("train", "test")
     assert [images.class_counts(split) for split in images.splits] == [[3, 4], [2, 1]]
-    assert images.file(0) == "train/cat/0.png"
+    assert images.file(0) == "train/cat/3.png"
     assert (images.split(9), images.label(9)) == ("test", "dog")
     assert str(tmp_path) not in " ".join(images.reading)
 
@@ -43,17 +43,21 @@ def test_images_without_labels_are_left_out_and_noted() -> None:
     text = "\n".join(images.reading)
     assert "1 of 3 images of train have no label: left out" in text
     assert "2 of 2 images of test have no label: left out" in text
-    with pytest.raises(DataError, match="no image has a label"):
+    with pytest.raises(DataError, match="no image of train has a label"):
         open_images(datasets.DatasetDict(train=data["test"]))
 
 
-def test_classes_of_all_splits_are_named() -> None:
-    data = datasets.DatasetDict(
-        train=in_memory(["b", "a"], datasets.Value("string")), test=in_memory(["c"], datasets.Value("string"))
-    )
-    images = open_images(data)
-    assert images.classes == ("a", "b", "c")
-    assert images.labels.tolist() == [1, 0, 2]
+def test_datasets_are_read_as_in_training(tmp_path: Path) -> None:
+    folder = write_scenes(tmp_path / "pets", {"a/training_set/cat": 3, "a/training_set/dog": 3, "a/test_set/dog": 2})
+    images = open_images(str(folder))
+    data = hf_tl.load_data(str(folder), validation_fraction=0.34)
+    assert images.classes == data.labels
+    assert images.class_counts("test") == data.class_counts("test") == [0, 2]
+    assert any("test_set" in line for line in images.reading)
+    text = in_memory([" cat", "cat ", "dog"], datasets.Value("string"))
+    assert open_images(text).classes == ("cat", "dog")
+    several = open_images(in_memory(["a|b", "b"], datasets.Value("string")), label_separator="|")
+    assert several.is_multi_label
 
 
 def test_an_image_may_have_several_labels() -> None:

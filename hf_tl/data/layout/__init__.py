@@ -1,0 +1,1 @@
+"""Layouts of folders and tables, read into a plan before any image is opened."""

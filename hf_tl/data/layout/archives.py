@@ -1,0 +1,48 @@
+"""Archives: zip files are unpacked into the cache once, tar files are read as WebDataset shards."""
+
+import os
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import datasets
+
+from hf_tl.errors import DataError, name_some
+from hf_tl.storage.folders import atomic_folder
+
+ZIP = ".zip"
+TAR = (".tar", ".tar.gz", ".tgz")
+
+
+def is_tar(name: str) -> bool:
+    """Return whether a file is a tar archive by its suffix."""
+    return name.lower().endswith(TAR)
+
+
+def unpack(archive: Path) -> Path:
+    """Unpack a zip file into the cache of datasets, and return the folder.
+
+    The folder is used again while path, size and time of change of the archive stay the same.
+
+    Raises:
+        DataError: The archive is damaged, or has members outside of it.
+    """
+    state = archive.stat()
+    key = f"{archive.resolve()}:{state.st_size}:{state.st_mtime_ns}".encode()
+    cache = Path(os.fspath(datasets.config.HF_DATASETS_CACHE)) / "hf_tl_unpacked"
+    folder = cache / f"{archive.stem}-{sha256(key).hexdigest()[:16]}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            outside = [name for name in opened.namelist() if name.startswith(("/", "\\")) or ".." in Path(name).parts]
+            if outside:
+                raise DataError(
+                    f"{archive.name} has members outside of its folder: {name_some(outside)}; do not trust it"
+                )
+            with atomic_folder(folder, replace=True) as partial:
+                opened.extractall(partial)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"the archive {archive.name} cannot be unpacked: {error}") from error
+    return folder

@@ -1,0 +1,165 @@
+"""Names of all files below a folder, from which a plan is made without opening an image."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+from hf_tl.data.layout.names import is_hidden
+from hf_tl.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({*ImageFolder.EXTENSIONS, ".avif", ".avifs", ".heic", ".heif", ".jxl", ".qoi"}) - {
+    *(".eps", ".ps", ".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf", ".fits", ".fit")
+}
+"""Suffixes of files that are read as images; a file that Pillow cannot read is reported by name."""
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".parquet"})
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Visible files and folders below a root, as relative paths with `/`."""
+
+    files: tuple[str, ...]
+    folders: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+    """Links that lead nowhere."""
+
+    @classmethod
+    def read(cls, root: Path) -> Self:
+        """List a folder at any depth. Links are followed; a link to a folder above it is not.
+
+        Raises:
+            DataError: A folder cannot be read.
+        """
+        files: list[str] = []
+        folders: list[str] = []
+        broken: list[str] = []
+
+        def walk(path: str, prefix: str, above: frozenset[tuple[int, int]]) -> None:
+            try:
+                entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+                identity = os.stat(path)
+            except OSError as error:
+                raise DataError(
+                    f"the folder {prefix or path} cannot be read ({error.strerror}); change its permissions"
+                ) from error
+            key = (identity.st_dev, identity.st_ino)
+            if key in above:
+                return
+            for entry in entries:
+                name = f"{prefix}{entry.name}"
+                if is_hidden(entry.name):
+                    continue
+                if entry.is_dir():
+                    folders.append(name)
+                    walk(entry.path, f"{name}/", above | {key})
+                elif entry.is_file():
+                    files.append(name)
+                elif entry.is_symlink():
+                    broken.append(name)
+
+        walk(str(root), "", frozenset())
+        return cls(tuple(files), tuple(folders), tuple(broken))
+
+    @classmethod
+    def of(cls, files: Iterable[str], *, folders: Iterable[str] = (), broken: Iterable[str] = ()) -> Self:
+        """Make a listing of paths, for which no file needs to exist."""
+        visible = tuple(file for file in files if not any(is_hidden(part) for part in PurePosixPath(file).parts))
+        parents = {str(parent) for file in visible for parent in PurePosixPath(file).parents} - {"."}
+        return cls(tuple(sorted(visible)), tuple(sorted({*parents, *folders})), tuple(broken))
+
+    def images(self) -> list[str]:
+        """Return the files that are images by their suffix."""
+        return [file for file in self.files if is_image(file)]
+
+    def others(self) -> list[str]:
+        """Return the files that are neither images nor tables."""
+        return [file for file in self.files if not is_image(file) and not is_table(file)]
+
+    def tables(self) -> list[str]:
+        """Return the files that are tables by their suffix."""
+        return [file for file in self.files if is_table(file)]
+
+    @cached_property
+    def tree(self) -> "Tree":
+        """The images as a tree of folders."""
+        root = Tree("")
+        for folder in self.folders:
+            root.at(folder)
+        for file in self.images():
+            folder, _, name = file.rpartition("/")
+            root.at(folder).files.append(name)
+        return root
+
+
+@dataclass
+class Tree:
+    """A folder with its images and subfolders."""
+
+    path: str
+    files: list[str] = field(default_factory=list)
+    folders: dict[str, "Tree"] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the folder itself."""
+        return self.path.rpartition("/")[2]
+
+    def at(self, path: str) -> "Tree":
+        """Return the folder at a relative path, and create it where it is missing."""
+        node = self
+        for part in path.split("/") if path else ():
+            if part not in node.folders:
+                node.folders[part] = Tree(f"{node.path}/{part}" if node.path else part)
+            node = node.folders[part]
+        return node
+
+    def has(self, path: str) -> bool:
+        """Return whether a folder exists at a relative path."""
+        node = self
+        for part in path.split("/"):
+            if part not in node.folders:
+                return False
+            node = node.folders[part]
+        return True
+
+    def images(self) -> Iterator[str]:
+        """Yield the relative paths of all images below the folder."""
+        for file in self.files:
+            yield f"{self.path}/{file}" if self.path else file
+        for folder in self.folders.values():
+            yield from folder.images()
+
+    @cached_property
+    def count(self) -> int:
+        """Number of images below the folder."""
+        return len(self.files) + sum(folder.count for folder in self.folders.values())
+
+    def filled(self) -> dict[str, "Tree"]:
+        """Return the subfolders that hold images at any depth."""
+        return {name: folder for name, folder in self.folders.items() if folder.count}
+
+
+def is_image(file: str) -> bool:
+    """Return whether a file is an image by its suffix."""
+    return PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_table(file: str) -> bool:
+    """Return whether a file is a table by its suffix."""
+    return PurePosixPath(file).suffix.lower() in TABLE_SUFFIXES
+
+
+def count_suffixes(files: Iterable[str]) -> list[str]:
+    """Describe files by suffix: `3 .txt`.
+
+    >>> count_suffixes(["a.txt", "b.txt", "README"])
+    ['2 .txt', '1 README']
+    """
+    suffixes = Counter(PurePosixPath(file).suffix.lower() or PurePosixPath(file).name for file in files)
+    return [f"{count} {suffix}" for suffix, count in suffixes.most_common()]
