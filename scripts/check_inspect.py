@@ -32,7 +32,7 @@ CHANGES = ("resized", "recompressed", "cropped")
 
 @dataclass(frozen=True)
 class Planted:
-    """What was planted in a folder of photos."""
+    """Label errors and near-duplicates that were planted in a folder of photos."""
 
     labels: frozenset[str]
     """Files with a wrong label."""

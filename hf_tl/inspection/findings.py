@@ -1,4 +1,4 @@
-"""What is found among the images: copies, suspected label errors and outliers."""
+"""Findings among the images: copies, suspected label errors and outliers."""
 
 from dataclasses import dataclass
 

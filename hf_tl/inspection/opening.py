@@ -41,7 +41,7 @@ class LabeledImages:
     labels: np.ndarray
     """Class indices (images,), or zeros and ones (images, classes)."""
     reading: tuple[str, ...]
-    """How the dataset was read, in sentences."""
+    """Description of how the dataset was read, in sentences."""
     root: Path | None = None
     """Folder of the dataset, if it is one."""
 
