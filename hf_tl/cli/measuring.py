@@ -43,7 +43,7 @@ def evaluate(options: Namespace) -> None:
     found = evaluate_model(**own_values(options))
     learned = f" ({found.learned:,} of them training images)" if found.learned else ""
     print(f"{options.split}: {found.images:,} images{learned}")
-    for note in found.data_notes:
+    for note in found.exclusions:
         print(f"data: {note}")
     for note in found.notes:
         print(f"leakage: {note}")

@@ -86,8 +86,8 @@ class Evaluation:
     """Training splits of the model that cannot be compared with these images, because digests are missing."""
     notes: tuple[str, ...] = ()
     """Notes on data leakage, for the user."""
-    data_notes: tuple[str, ...] = ()
-    """Notes on how the dataset was read."""
+    exclusions: tuple[str, ...] = ()
+    """Notes on images that `--exclude_list` left out."""
 
 
 def evaluate_model(
@@ -140,7 +140,9 @@ def evaluate_model(
         left_out=found.left_out,
         unknown=found.unknown,
         notes=tuple(found.describe()),
-        data_notes=data.notes,
+        exclusions=()
+        if exclude_list is None
+        else tuple(note for note in data.notes if Path(exclude_list).name in note),
     )
 
 

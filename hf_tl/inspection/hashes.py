@@ -13,7 +13,7 @@ COSINES = dct(np.eye(SIDE, dtype=np.float32), axis=0)[:FREQUENCIES]
 """Matrix of the cosine transform to these frequencies (frequencies, pixels)."""
 DISTANCE, NEAREST = 18, 10
 """Largest number of different bits of a pair, and largest number of later images that an image is paired with."""
-QUERIES, REFERENCES = 1024, 8192
+QUERIES, REFERENCES = 256, 8192
 """Size of the blocks in which all pairs are compared; memory does not depend on the number of images."""
 
 
