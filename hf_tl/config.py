@@ -98,7 +98,7 @@ class DataConfig(Settings):
     label_separator: str | None = setting(
         None,
         "text between several labels of an image in the label column (scab|rust): multi-label",
-        metavar="SEPARATOR",
+        metavar="SIGN",
     )
     uncertain_labels: Literal["ignore", "zero", "one"] | None = setting(
         None, "meaning of -1 and blanks beside 0 and 1 in 0/1 columns: no, -1 as yes, or leave the image out"
