@@ -7,11 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_tl.advisor.recommend import Recommendation, recommend
+    from hf_tl.advisor.recommend import recommend
+    from hf_tl.advisor.recommendation import Recommendation
     from hf_tl.backbones.candidates import Backbone
-    from hf_tl.backbones.freezing import freeze
     from hf_tl.backbones.load import load, load_backbone
-    from hf_tl.backbones.stages import Stage, list_stages
+    from hf_tl.backbones.stages.freezing import freeze
+    from hf_tl.backbones.stages.stage import Stage, list_stages
     from hf_tl.comparison.compare import Comparison, compare
     from hf_tl.data.datasets import load_data
     from hf_tl.data.images import collate
@@ -36,16 +37,16 @@ _HOMES = {
     "HfTlError": "hf_tl.errors",
     "Inspection": "hf_tl.inspection.result",
     "Phase": "hf_tl.strategy",
-    "Recommendation": "hf_tl.advisor.recommend",
+    "Recommendation": "hf_tl.advisor.recommendation",
     "RunResult": "hf_tl.job",
-    "Stage": "hf_tl.backbones.stages",
+    "Stage": "hf_tl.backbones.stages.stage",
     "Strategy": "hf_tl.strategy",
     "StrategyCallback": "hf_tl.trainer.trainer",
     "TrainingViews": "hf_tl.views.views",
     "export": "hf_tl.exporting.export",
     "inspect": "hf_tl.inspection.inspect",
-    "freeze": "hf_tl.backbones.freezing",
-    "list_stages": "hf_tl.backbones.stages",
+    "freeze": "hf_tl.backbones.stages.freezing",
+    "list_stages": "hf_tl.backbones.stages.stage",
     "load": "hf_tl.backbones.load",
     "load_backbone": "hf_tl.backbones.load",
     "collate": "hf_tl.data.images",

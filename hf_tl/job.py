@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.provenance import Provenance, provenance_of, set_provenance, trained_origin
+from hf_tl.backbones.weights.provenance import Provenance, provenance_of, set_provenance, trained_origin
 from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.errors import ConfigError, SaveError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
     from hf_tl.card.examples import Example
     from hf_tl.checkpoints.state import TrainingLog
     from hf_tl.data.datasets import ImageData
@@ -208,8 +208,8 @@ class Job:
 
     def _identity(self) -> dict[str, Any]:
         """Return what a checkpoint and the run that resumes from it must share, besides strategy, data and settings."""
-        from hf_tl.backbones.freezing import digest
-        from hf_tl.backbones.stages import list_stages
+        from hf_tl.backbones.stages.stage import list_stages
+        from hf_tl.backbones.weights.digest import digest
         from hf_tl.record.codec import encode
 
         head = {*list_stages(self.model)[-1].parameter_names, *list_stages(self.model)[-1].buffer_names}

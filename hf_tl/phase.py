@@ -17,7 +17,7 @@ Solver = Literal["adamw", "lbfgs"]
 
 SMALLEST_ALPHA = 0.01
 """Smallest alpha of mixup and CutMix; below it, practically no image would be mixed."""
-OF_ADAMW = (
+ADAMW_FIELDS = (
     "learning_rate", "backbone_learning_rate", "layer_decay", "norm", "weight_decay", "warmup_ratio", "patience",
     "batch_norm", "mixup", "cutmix", "ema_decay", "balanced_sampling",
 )  # fmt: skip
@@ -33,7 +33,7 @@ class Phase:
     """
 
     trainable_stages: TrainableStages = setting(at_least=1)
-    """Number of trailing stages to train (1 is the head), `"all"`, or names of stages (see `stages.select_stages`)."""
+    """Number of trailing stages to train (1 is the head), `"all"`, or names of stages (see `trainable_parameters`)."""
     epochs: float | None = setting(None, above=0)
     """Passes over the training data; fractions are allowed. None if `steps` sets the length."""
     learning_rate: float = setting(3e-3, above=0)
@@ -94,7 +94,7 @@ class Phase:
                 f"found trainable_stages={self.trainable_stages!r}, {self.length}"
             )
         defaults = {field.name: field.default for field in fields(self)}
-        if others := [name for name in OF_ADAMW if getattr(self, name) != defaults[name]]:
+        if others := [name for name in ADAMW_FIELDS if getattr(self, name) != defaults[name]]:
             raise ConfigError(
                 f"solver lbfgs has no {name_some(others)}: leave it out, or choose solver adamw. It follows "
                 "augmentation, label_smoothing and class_weights"

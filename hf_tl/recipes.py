@@ -37,7 +37,7 @@ from bisect import bisect_right
 from dataclasses import fields
 from typing import Any
 
-from hf_tl.phase import OF_ADAMW
+from hf_tl.phase import ADAMW_FIELDS
 from hf_tl.strategy import Phase
 
 SIZES = (1_000, 20_000, 500_000)
@@ -99,7 +99,7 @@ def solved(recipe: dict[str, Any], *, is_alone: bool) -> dict[str, Any]:
         recipe: Result of `recipe_for`, possibly with other values.
         is_alone: Whether the recipe is that of the head phase itself, not of a strategy with later phases.
     """
-    of_head: dict[str, Any] = {field.name: field.default for field in fields(Phase) if field.name in OF_ADAMW}
+    of_head: dict[str, Any] = {field.name: field.default for field in fields(Phase) if field.name in ADAMW_FIELDS}
     of_head |= {"epochs": None, "steps": 1, "solver": "lbfgs"}
     if is_alone:
         return {**recipe, **of_head}

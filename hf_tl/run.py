@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hf_tl.advisor.advice import Advice
     from hf_tl.backbones.candidates import Backbone
-    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.images import Transforms
     from hf_tl.data.learned import Leakage
@@ -34,7 +34,7 @@ def import_libraries() -> None:
     """Import the libraries that every run needs, all at once instead of at their first use."""
     from transformers import PreTrainedModel  # noqa: F401
 
-    import hf_tl.backbones.timm
+    import hf_tl.backbones.libraries.timm
     import hf_tl.job
     import hf_tl.publish.save
     import hf_tl.training.loop  # noqa: F401
@@ -52,7 +52,8 @@ def run(config: RunConfig) -> RunResult:
     from hf_tl.advisor.advice import take_advice
     from hf_tl.backbones.candidates import candidates
     from hf_tl.backbones.load import set_problem_type
-    from hf_tl.backbones.stages import head_stages, list_stages
+    from hf_tl.backbones.stages.head import head_stages
+    from hf_tl.backbones.stages.stage import list_stages
     from hf_tl.card.settings import describe_command, settings_of
     from hf_tl.processes.accelerator import make_accelerator
 
@@ -208,7 +209,7 @@ def train(
     from accelerate.utils import set_seed
 
     from hf_tl.backbones.load import preprocessing_of, set_problem_type
-    from hf_tl.backbones.provenance import provenance_of
+    from hf_tl.backbones.weights.provenance import provenance_of
     from hf_tl.data.datasets import ImageData
     from hf_tl.processes.accelerator import make_accelerator
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_tl.errors import ConfigError, name_some
-from hf_tl.phase import OF_ADAMW, Phase, TrainableStages
+from hf_tl.phase import ADAMW_FIELDS, Phase, TrainableStages
 from hf_tl.ranges import Settings, like, setting
 from hf_tl.recipes import recipe_for, solved
 from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
@@ -229,7 +229,7 @@ class StrategyConfig(Settings):
             )
         meaningless = ["find_learning_rate"] if self.find_learning_rate else []
         if self.strategy == "transfer":
-            meaningless += [name for name in given if _RECIPE[name] in ("epochs", *OF_ADAMW)]
+            meaningless += [name for name in given if _RECIPE[name] in ("epochs", *ADAMW_FIELDS)]
         if meaningless:
             raise ConfigError(
                 f"--head_solver lbfgs has no use for {name_some([f'--{name}' for name in meaningless])}: the head is "

@@ -60,19 +60,27 @@ def parse_flags() -> tuple[argparse.Namespace, list[str]]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS), help="rows to measure")
-    parser.add_argument("--sides", nargs="+", help="names of those to measure, as in the table (default: all)")
+    parser.add_argument("--sides", nargs="+", help="compared commands to measure, named as in the table (default: all)")
     parser.add_argument("--dataset", default="digits", help="images, as in hf-tl train (default: digits)")
-    parser.add_argument("--repeats", type=int, default=3, help="turns (default: 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="number of runs of each command (default: 3)")
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"), help="results (default: benchmark.json)")
-    parser.add_argument("--image_size", type=int, default=224, help="pixels (default: 224)")
-    parser.add_argument("--epochs", type=int, default=10, help="of head and finetune (default: 10)")
+    parser.add_argument("--image_size", type=int, default=224, help="height and width in pixels (default: 224)")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of head and finetune (default: 10)")
     parser.add_argument(
         "--peer_epochs",
         type=float,
-        help="epochs that peers run; the time of the rest is computed (below 1: once over that share of the images)",
+        help="epochs that peers run; the rest is extrapolated (below 1: one epoch over that share of the images)",
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 4_000, 16_000, 60_000], help="of scaling")
-    parser.add_argument("--seconds", type=float, default=30, help="that each limit is measured for (default: 30)")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[1_000, 4_000, 16_000, 60_000],
+        help="numbers of images of the row scaling",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=30, help="duration of each measurement of a machine limit (default: 30)"
+    )
     parser.add_argument("--fastai_python", help="python of an environment with fastai and timm")
     parser.add_argument("--timm_train", type=Path, help="train.py in a checkout of pytorch-image-models")
     options, further = parser.parse_known_args()

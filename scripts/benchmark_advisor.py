@@ -30,11 +30,19 @@ def main() -> None:
     """Run the missing tasks, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=[*WORK, "table"])
-    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA), help="sets of images (default: all)")
-    parser.add_argument("--folder", type=Path, help="of the clothes: train, validation and test")
-    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES), help="to train")
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES), help="to train by")
-    parser.add_argument("--max_passes", type=float, help="leave out runs of more images times passes than this")
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA), help="datasets (default: all)")
+    parser.add_argument("--folder", type=Path, help="image folder of the clothes, with train, validation and test")
+    parser.add_argument(
+        "--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES), help="backbones to train (default: all)"
+    )
+    parser.add_argument(
+        "--strategies",
+        nargs="+",
+        choices=STRATEGIES,
+        default=list(STRATEGIES),
+        help="strategies to train (default: all)",
+    )
+    parser.add_argument("--max_passes", type=float, help="skip runs whose images times epochs exceed this number")
     options = parser.parse_args()
     if options.work == "table":
         print(tables({name: read(name) for name in options.data}))

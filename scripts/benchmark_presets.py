@@ -12,7 +12,7 @@ from collections.abc import Callable
 import timm
 import torch
 
-from hf_tl.backbones.folding import folded_where_equal
+from hf_tl.backbones.prefix.folding import folded_where_equal
 from hf_tl.backbones.presets import PRESETS
 from hf_tl.evaluation.measure import seconds_of
 from hf_tl.processes.memory import keep_freed_memory

@@ -16,11 +16,13 @@ class Flags:
 
     model: str | None = field(default=None, metadata={"help": "Hub id, local directory or timm:ARCH[.TAG]"})
     dataset: str = field(default=DEMO_DATASET, metadata={"help": "Hub id, image folder, parquet files or digits"})
-    label_column: str | None = field(default=None, metadata={"help": "column with the labels; several with commas"})
-    strategy: StrategyName = field(default="transfer", metadata={"help": "what is trained"})
-    trainable_stages: int | None = field(default=None, metadata={"help": "stages to train, the head included"})
+    label_column: str | None = field(default=None, metadata={"help": "label column; several with commas"})
+    strategy: StrategyName = field(default="transfer", metadata={"help": "training strategy"})
+    trainable_stages: int | None = field(
+        default=None, metadata={"help": "number of stages to train, including the head"}
+    )
     image_size: int | None = field(default=None, metadata={"help": "height and width of the input in pixels"})
-    num_train_epochs: float | None = field(default=None, metadata={"help": "passes over the images, over all phases"})
+    num_train_epochs: float | None = field(default=None, metadata={"help": "epochs, in all phases together"})
     output_dir: str = field(default="runs/trainer", metadata={"help": "folder for the model and its checkpoints"})
 
 

@@ -1,5 +1,6 @@
-"""One thread per test process, a feature cache for the tests, and a Hub on loopback for tests that publish."""
+"""One thread per test process, a feature cache, a Hub on loopback, and the fast loop (`pytest --fast`)."""
 
+import ast
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,49 @@ ACCOUNTS = {
     READ_TOKEN: {"name": "user", "role": "read", "orgs": ["team"]},
     OTHER_TOKEN: {"name": "other", "role": "write"},
 }
+
+LONG_TOPICS = {
+    "subprocess",
+    "backbones.reload",
+    "hub",
+    "job",
+    "small_runs",
+    "training",
+    "trainer",
+    "hf_tl.cli",
+    "test_cli",
+}
+"""Modules and folders that start processes, servers or trainings: test files that import them take long."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast", action="store_true", help="leave out files that start processes, servers or trainings, and long tests"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files out before they are imported, which takes seconds too."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if config.getoption("fast") and is_test and LONG_TOPICS & imported(collection_path) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("fast"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+def imported(file: Path) -> set[str]:
+    """Return the modules that a file imports, and the folders that they are in."""
+    modules = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+    return modules | {module.rpartition(".")[0] for module in modules} | {module.split(".")[0] for module in modules}
 
 
 @pytest.fixture(scope="session", autouse=True)

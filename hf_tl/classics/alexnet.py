@@ -3,11 +3,10 @@
 from typing import Any
 
 import torchvision
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor
 
-from hf_tl.classics.interface import PlainConvNet, with_input_channels
+from hf_tl.classics.interface import FULLY_CONNECTED_CFG, PlainConvNet, with_input_channels
 
 __all__ = ["AlexNet"]
 
@@ -22,18 +21,9 @@ FEATURE_INFO = (
 
 default_cfgs = generate_default_cfgs(
     {
-        "alexnet.tv_in1k": {
+        "alexnet.tv_in1k": FULLY_CONNECTED_CFG
+        | {
             "url": torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url,
-            "input_size": (3, 224, 224),
-            "min_input_size": (3, 63, 63),
-            "pool_size": (6, 6),
-            "crop_pct": 0.875,
-            "interpolation": "bilinear",
-            "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD,
-            "num_classes": 1000,
-            "first_conv": "features.0",
-            "classifier": "head",
             "license": "bsd-3-clause",
             "origin_url": "https://github.com/pytorch/vision",
             "paper_ids": "arXiv:1404.5997",

@@ -4,12 +4,30 @@ import copy
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_device_dtype
 from timm.models import adapt_input_conv, checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from hf_tl.errors import ModelError
+
+IMAGENET_CFG: dict[str, Any] = {
+    "input_size": (3, 224, 224),
+    "crop_pct": 0.875,
+    "interpolation": "bilinear",
+    "num_classes": 1000,
+}
+"""Settings that the default_cfgs of all classics share."""
+FULLY_CONNECTED_CFG: dict[str, Any] = IMAGENET_CFG | {
+    "min_input_size": (3, 63, 63),
+    "pool_size": (6, 6),
+    "mean": IMAGENET_DEFAULT_MEAN,
+    "std": IMAGENET_DEFAULT_STD,
+    "first_conv": "features.0",
+    "classifier": "head",
+}
+"""Settings that the default_cfgs of `PlainConvNet` share."""
 
 
 def with_input_channels(conv: nn.Conv2d, in_chans: int) -> nn.Conv2d:

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
-from hf_tl.classics.interface import PlainConvNet
+from hf_tl.classics.interface import FULLY_CONNECTED_CFG, PlainConvNet
 from hf_tl.errors import ModelError
 
 __all__ = ["ZFNet"]
@@ -23,17 +22,8 @@ FEATURE_INFO = (
 
 default_cfgs = generate_default_cfgs(
     {
-        "zfnet": {
-            "input_size": (3, 224, 224),
-            "min_input_size": (3, 63, 63),
-            "pool_size": (6, 6),
-            "crop_pct": 0.875,
-            "interpolation": "bilinear",
-            "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD,
-            "num_classes": 1000,
-            "first_conv": "features.0",
-            "classifier": "head",
+        "zfnet": FULLY_CONNECTED_CFG
+        | {
             "paper_ids": "arXiv:1311.2901",
             "paper_name": "Visualizing and Understanding Convolutional Networks",
         }

@@ -76,7 +76,9 @@ def recommend(options: Namespace) -> None:
 
     names = None if names is None else named(names)
     if weights is not None and len(weights) != len(names or ()):
-        raise ConfigError(f"--weights needs a file for each --model: found {len(weights)} for {len(names or ())}")
+        raise ConfigError(
+            f"expected one --weights file for each --model, found {len(weights)} files for {len(names or ())} models"
+        )
     keep_freed_memory()
     pairs = (
         None if names is None else [Backbone(*pair) for pair in zip(names, weights or [None] * len(names), strict=True)]

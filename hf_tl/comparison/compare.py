@@ -5,13 +5,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.comparison.contenders import Contender, check_alike, open_images, predict, speed
+from hf_tl.comparison.contenders import Contender, check_alike, measure_speed, open_images, predict
 from hf_tl.comparison.findings import find_differences
 from hf_tl.comparison.record import build_record
-from hf_tl.errors import ConfigError
 from hf_tl.evaluation.leakage import measurable
 from hf_tl.evaluation.predict import images_for
-from hf_tl.storage.folders import make_folder
+from hf_tl.storage.folders import make_folder, report_folder
 
 if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
@@ -44,20 +43,19 @@ class Comparison:
     def save(self, output_dir: str | os.PathLike[str]) -> None:
         """Write `comparison.json`, `comparison.md` and `comparison.png`.
 
+        Earlier files of these names stay until all new ones are complete.
+
         Raises:
             ConfigError: The folder is not writable.
         """
         from hf_tl.comparison.figure import plot_comparison
         from hf_tl.comparison.report import markdown
 
-        folder = make_folder(output_dir)
-        try:
+        with report_folder(output_dir, RECORD) as partial:
             text = json.dumps(self.record, indent=2, allow_nan=False)
-            (folder / RECORD).write_text(text + "\n", encoding="utf-8")
-            (folder / REPORT).write_text(markdown(self.record, FIGURE), encoding="utf-8")
-            plot_comparison(self.record, folder / FIGURE)
-        except OSError as error:
-            raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+            (partial / RECORD).write_text(text + "\n", encoding="utf-8")
+            (partial / REPORT).write_text(markdown(self.record, FIGURE), encoding="utf-8")
+            plot_comparison(self.record, partial / FIGURE)
 
     def __str__(self) -> str:
         from hf_tl.comparison.report import describe
@@ -101,8 +99,8 @@ def compare(
         DataError: The images cannot be loaded, the dataset must be named, or too many images are training images.
 
     ```python
-    found = hf_tl.compare("runs/transfer", "runs/finetune")
-    print(found.conclusion)
+    comparison = hf_tl.compare("runs/transfer", "runs/finetune")
+    print(comparison.conclusion)
     ```
     """
     from accelerate import Accelerator
@@ -113,14 +111,17 @@ def compare(
     check_alike(*pair)
     data = open_images(pair, dataset, {"image_column": image_column, "label_column": label_column})
     data, leakage = measurable(
-        data, {one.letter: one.learned for one in pair}, [split], include_training_images=include_training_images
+        data,
+        {contender.letter: contender.learned for contender in pair},
+        [split],
+        include_training_images=include_training_images,
     )
     accelerator, labels, problem = Accelerator(), pair[0].labels, pair[0].problem
     images = images_for(pair[0].model, data, split)
-    said = [predict(accelerator, one, images, labels, batch_size) for one in pair]
-    speeds = [speed(one, data, split, accelerator.device) for one in pair]
-    record = build_record(pair, speeds, data, leakage[split], said, find_differences(problem, labels, *said))
-    found = Comparison(record)
+    predictions = [predict(accelerator, contender, images, labels, batch_size) for contender in pair]
+    speeds = [measure_speed(contender, data, split, accelerator.device) for contender in pair]
+    findings = find_differences(problem, labels, *predictions)
+    comparison = Comparison(build_record(pair, speeds, data, leakage[split], predictions, findings))
     if output_dir is not None:
-        found.save(output_dir)
-    return found
+        comparison.save(output_dir)
+    return comparison

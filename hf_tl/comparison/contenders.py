@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.load import load
-from hf_tl.backbones.modules import inference
-from hf_tl.backbones.provenance import provenance_of, saved_record
+from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.weights.provenance import provenance_of, saved_record
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.streams import streams_of
@@ -33,7 +33,7 @@ TIMED = 8
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the two models of a comparison."""
+    """Model of a comparison."""
 
     letter: str
     """Letter of the model: A or B."""
@@ -95,19 +95,25 @@ def check_alike(first: Contender, second: Contender) -> None:
     """
     if first.problem is not second.problem:
         raise ModelError(
-            f"A is for {first.problem.name} and B for {second.problem.name}: what they say of an image cannot be "
-            "compared; name two models for the same kind of labels"
+            f"expected two models with the same problem type, found {first.problem.name} (A) and {second.problem.name} "
+            "(B); compare models for the same kind of labels"
         )
     if first.labels == second.labels:
         return
-    only = [sorted(set(one.labels) - set(other.labels)) for one, other in ((first, second), (second, first))]
-    if any(only):
-        told = "; ".join(
-            f"only {letter} knows {name_some(names)}" for letter, names in zip("AB", only, strict=True) if names
+    pair = (first, second)
+    extra = [sorted(set(a.labels) - set(b.labels)) for a, b in (pair, pair[::-1])]
+    if any(extra):
+        differences = "; ".join(
+            f"only {letter} has {name_some(names)}" for letter, names in zip("AB", extra, strict=True) if names
         )
-        raise ModelError(f"A and B must know the same classes: {told}; name two models of the same classes")
-    if any(len(set(one.labels)) < len(one.labels) for one in (first, second)):
-        raise ModelError("A and B have several classes of the same name, in another order, which no name tells apart")
+        raise ModelError(
+            f"expected the same classes in A and B, found differences: {differences}; compare other models"
+        )
+    if any(len(set(contender.labels)) < len(contender.labels) for contender in pair):
+        raise ModelError(
+            "expected unique class names, found duplicates in A or B, whose classes are in different orders; rename "
+            "them in config.json (id2label)"
+        )
 
 
 def open_images(
@@ -126,18 +132,19 @@ def open_images(
     if isinstance(dataset, ImageData):
         if streams_of(dataset.splits):
             raise DataError(
-                "each model of a comparison reads the images: load them with hf_tl.load_data(name), not streamed"
+                "expected images that can be read twice, once for each model, found a stream; load them with "
+                "hf_tl.load_data(name), without streaming"
             )
         return dataset
     if dataset is None:
         _check_dataset(pair)
-    record = next((one.record for one in pair if one.record is not None), None)
+    record = next((contender.record for contender in pair if contender.record is not None), None)
     data = open_again(record, pair[0].learned.union(pair[1].learned), dataset, **columns)
     if dataset is None and record is not None and data.fingerprint != record.data.fingerprint:
         raise DataError(
-            f"the dataset {data.name} is not what A and B were trained on any more: its fingerprint is "
-            f"{data.fingerprint:.12}, and was {record.data.fingerprint:.12}; name the images to compare on with "
-            "--dataset"
+            f"expected the dataset {data.name} that A and B were trained on (fingerprint "
+            f"{record.data.fingerprint:.12}), found a changed one (fingerprint {data.fingerprint:.12}); name the "
+            "images to compare on with --dataset"
         )
     return data
 
@@ -145,22 +152,21 @@ def open_images(
 def _check_dataset(pair: Sequence[Contender]) -> None:
     """Check that both models were trained on one dataset that can be loaded by name."""
     advice = "name the images to compare on with --dataset"
-    if silent := [one.letter for one in pair if one.record is None]:
-        were = "were" if len(silent) > 1 else "was"
-        raise DataError(f"no record states what {' and '.join(silent)} {were} trained on; {advice}")
-    first, second = (one.record.data for one in pair if one.record is not None)
+    if without_record := [contender.letter for contender in pair if contender.record is None]:
+        raise DataError(f"no record names the training dataset of {' and '.join(without_record)}; {advice}")
+    first, second = (contender.record.data for contender in pair if contender.record is not None)
     if first.fingerprint != second.fingerprint:
         raise DataError(
-            f"A was trained on {first.name} (fingerprint {first.fingerprint:.12}) and B on {second.name} (fingerprint "
-            f"{second.fingerprint:.12}), which are not the same images; {advice}"
+            f"A was trained on {first.name} (fingerprint {first.fingerprint:.12}), B on different images: "
+            f"{second.name} (fingerprint {second.fingerprint:.12}); {advice}"
         )
     if recorded_dataset(pair[0].record) is None:
-        raise DataError(f"A and B were trained on {first.name}, which cannot be opened by its name; {advice}")
+        raise DataError(f"A and B were trained on {first.name}, which cannot be loaded by its name; {advice}")
 
 
 def predict(
     accelerator: "Accelerator",
-    one: Contender,
+    contender: Contender,
     images: "Dataset",
     labels: Sequence[str],
     batch_size: int,
@@ -169,21 +175,22 @@ def predict(
 
     Args:
         accelerator: Accelerator with the device.
-        one: Model.
+        contender: Model.
         images: Images with labels in the order of `labels`.
         labels: Class names that set the order of the returned logits, whatever the model's own order.
         batch_size: Number of images per step.
     """
-    model = one.model.to(accelerator.device)
-    found = predict_split(accelerator, model, one.transforms.eval.over(images), batch_size)
-    if one.labels == list(labels):
-        return found
-    return replace(found, logits=found.logits[:, [one.labels.index(label) for label in labels]])
+    model = contender.model.to(accelerator.device)
+    predictions = predict_split(accelerator, model, contender.transforms.eval.over(images), batch_size)
+    if contender.labels == list(labels):
+        return predictions
+    order = [contender.labels.index(label) for label in labels]
+    return replace(predictions, logits=predictions.logits[:, order])
 
 
-def speed(one: Contender, data: ImageData, split: str, device: "torch.device") -> float:
-    """Return the throughput of a model on this machine in images per second, without decoding and resizing."""
+def measure_speed(contender: Contender, data: ImageData, split: str, device: "torch.device") -> float:
+    """Measure the throughput of a model on this machine in images per second, without decoding and resizing."""
     row = data.splits[split][0][IMAGE]
-    batch = {"pixel_values": one.transforms.eval(row)[None].repeat(TIMED, 1, 1, 1).to(device)}
-    with inference(one.model):
-        return TIMED / min(seconds_of(partial(image_logits, one.model, batch), device) for _ in range(3))
+    batch = {"pixel_values": contender.transforms.eval(row)[None].repeat(TIMED, 1, 1, 1).to(device)}
+    with inference(contender.model):
+        return TIMED / min(seconds_of(partial(image_logits, contender.model, batch), device) for _ in range(3))

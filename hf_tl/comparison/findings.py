@@ -45,7 +45,7 @@ class Findings:
     """Comparison by class, in label order, without classes that have no images."""
 
     def rows_right(self, first: bool, second: bool) -> np.ndarray:
-        """Return the rows of the images on which the first and the second model are right or wrong as given."""
+        """Return the rows of the images that the first and the second model classify correctly, or not."""
         return np.flatnonzero((self.is_right[0] == first) & (self.is_right[1] == second))
 
 
@@ -59,7 +59,7 @@ def find_differences(problem: ProblemType, labels: Sequence[str], first: Predict
         second: Predictions of the second model for the same images, in the same order.
     """
     truth = first.labels.astype(np.int64)
-    is_right = np.stack([problem.is_right(one.logits, truth) for one in (first, second)])
+    is_right = np.stack([problem.is_right(predictions.logits, truth) for predictions in (first, second)])
     is_same = problem.is_right(first.logits, problem.decide(second.logits))
     if problem is MULTI_LABEL:
         counts = truth.sum(axis=0)
@@ -73,9 +73,9 @@ def find_differences(problem: ProblemType, labels: Sequence[str], first: Predict
             share_difference(is_right[0, truth == index], is_right[1, truth == index], seen) if count else None
             for index, count in enumerate(counts)
         ]
-    p_values = corrected([None if one is None else one.p_value for one in of_classes])
+    p_values = corrected([None if difference is None else difference.p_value for difference in of_classes])
     classes = (
         ClassFinding(label, int(count), difference, p_value)
         for label, count, difference, p_value in zip(labels, counts, of_classes, p_values, strict=True)
     )
-    return Findings(metrics, is_right, is_same, tuple(one for one in classes if one.images))
+    return Findings(metrics, is_right, is_same, tuple(finding for finding in classes if finding.images))

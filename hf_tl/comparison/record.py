@@ -28,7 +28,7 @@ def build_record(
     speeds: Sequence[float],
     data: "ImageData",
     leakage: Leakage,
-    said: Sequence[Predictions],
+    predictions: Sequence[Predictions],
     findings: Findings,
 ) -> dict[str, Any]:
     """Build the record of a comparison: a dictionary of plain values, without paths.
@@ -38,7 +38,7 @@ def build_record(
         speeds: Throughput of each model in images per second.
         data: Images.
         leakage: Leakage of the evaluated split.
-        said: Predictions of each model, in the class order of the first.
+        predictions: Predictions of each model, in the class order of the first.
         findings: Comparison of the predictions.
     """
     labels, problem, split = pair[0].labels, pair[0].problem, leakage.split
@@ -46,8 +46,8 @@ def build_record(
         "schema_version": SCHEMA_VERSION,
         "conclusion": conclude(findings, problem),
         "models": {
-            one.letter: {**one.describe(), "images_per_second": round(speed, 1)}
-            for one, speed in zip(pair, speeds, strict=True)
+            contender.letter: {**contender.describe(), "images_per_second": round(speed, 1)}
+            for contender, speed in zip(pair, speeds, strict=True)
         },
         "data": {
             "name": data.name,
@@ -60,32 +60,31 @@ def build_record(
         },
         "problem_type": problem.name,
         **_results(findings),
-        **_parted(findings, problem, data, split, labels, said),
+        **_disagreements(findings, problem, data, split, labels, predictions),
     }
 
 
 def conclude(findings: Findings, problem: ProblemType) -> str:
     """Return the conclusion in one sentence."""
-    found = findings.metrics.values()
-    if findings.is_same.all() and not any(one.value for one in found):
-        return "A and B say the same of all images."
+    differences = findings.metrics.values()
+    if findings.is_same.all() and not any(difference.value for difference in differences):
+        return "A and B make the same predictions for all images."
     names = {figure.key: figure.name for figure in problem.figures}
     units = [f"points of {names[key]}" if problem is MULTI_LABEL else "points" for key in findings.metrics]
-    told = "; ".join(_tell(*pair) for pair in zip(found, units, strict=True))
-    if any(one.p_value < SIGNIFICANT for one in found):
-        return f"{told}."
-    return f"{told}: these images do not tell which is better."
+    return "; ".join(_conclude_metric(*pair) for pair in zip(differences, units, strict=True)) + "."
 
 
-def _tell(found: Difference, unit: str) -> str:
-    better, sign = ("B", 1) if found.value > 0 else ("A", -1)
-    bounds = sorted(sign * bound for bound in found.interval or ())
-    reach = [" to ".join(points(bound).removeprefix("+") for bound in bounds)] if bounds else []
-    told = f"{points(abs(found.value)).removeprefix('+')} {unit} ({', '.join([*reach, chance_of(found.p_value)])})"
-    if found.p_value < SIGNIFICANT:
-        return f"{better} is better by {told}, which is hardly chance"
-    is_level = points(found.value) == points(0)
-    return f"A and B are level, {told}" if is_level else f"{better} is ahead by {told}, which may be chance"
+def _conclude_metric(difference: Difference, unit: str) -> str:
+    better, sign = ("B", 1) if difference.value > 0 else ("A", -1)
+    bounds = sorted(sign * bound for bound in difference.interval or ())
+    interval = ["95% CI " + " to ".join(points(bound).removeprefix("+") for bound in bounds)] if bounds else []
+    statistics = ", ".join([*interval, chance_of(difference.p_value)])
+    size = f"{points(abs(difference.value)).removeprefix('+')} {unit} ({statistics})"
+    if difference.p_value < SIGNIFICANT:
+        return f"{better} is significantly better, by {size}"
+    if points(difference.value) == points(0):
+        return f"A and B do not differ significantly: {size}"
+    return f"{better} is better by {size}, which is not significant"
 
 
 def _results(findings: Findings) -> dict[str, Any]:
@@ -100,51 +99,52 @@ def _results(findings: Findings) -> dict[str, Any]:
         )
     }
     return {
-        "metrics": {name: _difference(found) for name, found in findings.metrics.items()},
+        "metrics": {name: _difference(difference) for name, difference in findings.metrics.items()},
         "agreement": float(findings.is_same.mean()),
         "right": counts,
         "classes": [
             {
-                "label": one.label,
-                "images": one.images,
-                **({} if one.difference is None else _difference(one.difference)),
-                "corrected_p_value": one.p_value,
-                "is_significant": one.is_significant,
+                "label": finding.label,
+                "images": finding.images,
+                **({} if finding.difference is None else _difference(finding.difference)),
+                "corrected_p_value": finding.p_value,
+                "is_significant": finding.is_significant,
             }
-            for one in findings.classes
+            for finding in findings.classes
         ],
     }
 
 
-def _difference(found: Difference) -> dict[str, Any]:
+def _difference(difference: Difference) -> dict[str, Any]:
     def listed(interval: Interval | None) -> list[float] | None:
         return None if interval is None else list(interval)
 
     return {
-        "A": found.first,
-        "A_interval": listed(found.first_interval),
-        "B": found.second,
-        "B_interval": listed(found.second_interval),
-        "difference": found.value,
-        "interval": listed(found.interval),
-        "p_value": found.p_value,
+        "A": difference.first,
+        "A_interval": listed(difference.first_interval),
+        "B": difference.second,
+        "B_interval": listed(difference.second_interval),
+        "difference": difference.value,
+        "interval": listed(difference.interval),
+        "p_value": difference.p_value,
     }
 
 
-def _parted(
+def _disagreements(
     findings: Findings,
     problem: ProblemType,
     data: "ImageData",
     split: str,
     labels: list[str],
-    said: Sequence[Predictions],
+    predictions: Sequence[Predictions],
 ) -> dict[str, list[dict[str, Any]]]:
-    """List the images that only one model is right on, with the predictions of both."""
-    told = [said[0].labels.astype(np.int64), *(problem.decide(one.logits) for one in said)]
+    """List the images that only one model classifies correctly, with the predictions of both."""
+    decisions = [predictions[0].labels.astype(np.int64), *(problem.decide(output.logits) for output in predictions)]
+    columns = dict(zip(("true", "A", "B"), decisions, strict=True))
 
     def rows(*is_right: bool) -> Iterator[dict[str, Any]]:
         for row, name in _names(data, split, findings.rows_right(*is_right).tolist()):
-            classes = {who: _classes(one[row], labels) for who, one in zip(("true", "A", "B"), told, strict=True)}
+            classes = {column: _classes(values[row], labels) for column, values in columns.items()}
             yield {"image": row, "name": name, **classes}
 
     return {"only_A": list(rows(True, False)), "only_B": list(rows(False, True))}
@@ -159,7 +159,7 @@ def _names(data: "ImageData", split: str, rows: Sequence[int]) -> Iterator[tuple
         yield row, "/".join(Path(row_name(stored[row][IMAGE], row, split)).parts[-2:])
 
 
-def _classes(said: Any, labels: list[str]) -> list[str]:
-    """Return the names of the predicted class or classes."""
-    indices = [int(said)] if np.ndim(said) == 0 else np.flatnonzero(said).tolist()
+def _classes(decision: Any, labels: list[str]) -> list[str]:
+    """Return the names of the decided class, or of several classes."""
+    indices = [int(decision)] if np.ndim(decision) == 0 else np.flatnonzero(decision).tolist()
     return [labels[index] for index in indices]

@@ -10,12 +10,9 @@ from hf_tl.reporting.numbers import NOTHING, p_value, percent, points, range_of
 CLASSES_SHOWN = 30
 """Maximum number of classes to show; those that differ most are kept."""
 IMAGES_SHOWN = 5
-"""Maximum number of images to show of those that only one model is right on."""
+"""Maximum number of images to show of those that only one model classifies correctly."""
 MARK = "*"
-CAUTION = (
-    "This tells about these two models on other images like these. Trained again with other seeds, they may come out "
-    "otherwise."
-)
+CAUTION = "The test covers these two models on similar images; models trained with other seeds may rank differently."
 
 Table = list[list[str]]
 
@@ -38,7 +35,7 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield from _aligned(class_table(record))
     yield from _class_notes(record)
     yield ""
-    for title, images in _parted(record):
+    for title, images in _disagreements(record):
         yield title
         yield from (f"  {line}" for line in _listed(images))
     yield f"Conclusion  {record['conclusion']}"
@@ -52,25 +49,26 @@ def markdown(record: Mapping[str, Any], figure: str) -> str:
         record: Content of `comparison.json`.
         figure: File name of the figure.
     """
-    parted = "\n".join(
-        f"- {title}" + "".join(f"\n  - {escape(line)}" for line in _listed(images)) for title, images in _parted(record)
+    disagreements = "\n".join(
+        f"- {title}" + "".join(f"\n  - {escape(line)}" for line in _listed(images))
+        for title, images in _disagreements(record)
     )
     parts = [
         "# Comparison of two models",
         f"**{escape(record['conclusion'])}** {CAUTION}",
         "\n".join(f"- {letter}: {escape(about)}" for letter, about in _models(record)),
-        f"On {escape(_data(record))}.",
+        f"Images: {escape(_data(record))}.",
         *(f"Data leakage: {escape(note)}." for note in _leakage(record)),
-        f"![What A and B get right, by class, and the difference]({figure})",
+        f"![Accuracy of A and B by class, and the difference]({figure})",
         _piped(metric_table(record)),
         _piped(right_table(record)),
         _agreement(record),
         "## By class",
         _piped(class_table(record)),
         " ".join(map(str, map(escape, _class_notes(record)))),
-        "## Where they part",
-        parted,
-        "## How it was measured",
+        "## Disagreements",
+        disagreements,
+        "## Methods",
         _methods(record),
     ]
     return "\n\n".join(parts) + "\n"
@@ -88,21 +86,21 @@ def metric_table(record: Mapping[str, Any]) -> Table:
     rows = [
         [
             figures[key].title,
-            *(percent(found[one]) + _range(found[f"{one}_interval"]) for one in "AB"),
-            *_difference(found),
-            p_value(found["p_value"]),
+            *(percent(result[letter]) + _range(result[f"{letter}_interval"]) for letter in "AB"),
+            *_difference(result),
+            p_value(result["p_value"]),
         ]
-        for key, found in record["metrics"].items()
+        for key, result in record["metrics"].items()
     ]
-    return [["", "A (95 % interval)", "B (95 % interval)", "B − A, points", "95 % interval", "p"], *rows]
+    return [["", "A (95% CI)", "B (95% CI)", "B − A, points", "95% CI", "p"], *rows]
 
 
 def right_table(record: Mapping[str, Any]) -> Table:
-    """Return a table that counts the images that both, one or neither model is right on."""
+    """Return a table that counts the images that both, only A, only B or neither model classifies correctly."""
     counts = {name: f"{count:,}" for name, count in record["right"].items()}
     return [
-        ["images", "B right", "B wrong"],
-        ["A right", counts["both"], counts["only_A"]],
+        ["images", "B correct", "B wrong"],
+        ["A correct", counts["both"], counts["only_A"]],
         ["A wrong", counts["only_B"], counts["neither"]],
     ]
 
@@ -111,44 +109,44 @@ def class_table(record: Mapping[str, Any]) -> Table:
     """Return a table of the classes, those where B is better first; of many, those that differ most."""
     rows = [
         [
-            one_line(found["label"]),
-            f"{found['images']:,}",
-            percent(found.get("A")),
-            percent(found.get("B")),
-            *_difference(found),
-            p_value(found["corrected_p_value"]) + (MARK if found["is_significant"] else ""),
+            one_line(row["label"]),
+            f"{row['images']:,}",
+            percent(row.get("A")),
+            percent(row.get("B")),
+            *_difference(row),
+            p_value(row["corrected_p_value"]) + (MARK if row["is_significant"] else ""),
         ]
-        for found in shown_classes(record, CLASSES_SHOWN)
+        for row in shown_classes(record, CLASSES_SHOWN)
     ]
-    return [["Class", "images", "A", "B", "B − A, points", "95 % interval", "p"], *rows]
+    return [["Class", "images", "A", "B", "B − A, points", "95% CI", "p"], *rows]
 
 
 def shown_classes(record: Mapping[str, Any], limit: int) -> list[Mapping[str, Any]]:
     """Return the classes that differ most, sorted by difference: those where B is better first."""
-    most = sorted(record["classes"], key=lambda found: -abs(found.get("difference", 0.0)))[:limit]
-    return sorted(most, key=lambda found: -found.get("difference", 0.0))
+    most = sorted(record["classes"], key=lambda row: -abs(row.get("difference", 0.0)))[:limit]
+    return sorted(most, key=lambda row: -row.get("difference", 0.0))
 
 
-def _difference(found: Mapping[str, Any]) -> list[str]:
-    if "difference" not in found:
+def _difference(row: Mapping[str, Any]) -> list[str]:
+    if "difference" not in row:
         return [NOTHING, NOTHING]
-    interval = found["interval"]
-    return [points(found["difference"]), " to ".join(map(points, interval)) if interval else NOTHING]
+    interval = row["interval"]
+    return [points(row["difference"]), " to ".join(map(points, interval)) if interval else NOTHING]
 
 
 def _range(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f" ({range_of(interval, is_percentage=True).removesuffix(' %')})"
+    return "" if interval is None else f" ({range_of(interval, is_percentage=True)})"
 
 
 def _models(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (
             letter,
-            f"{one_line(one['name'])}: {one['architecture']}, "
-            + (f"strategy {one['strategy']}, " if one["strategy"] else "")
-            + f"{one['parameters']:,} parameters, {one['images_per_second']:,.0f} images/s on this machine",
+            f"{one_line(model['name'])}: {model['architecture']}, "
+            + (f"strategy {model['strategy']}, " if model["strategy"] else "")
+            + f"{model['parameters']:,} parameters, {model['images_per_second']:,.0f} images/s on this machine",
         )
-        for letter, one in record["models"].items()
+        for letter, model in record["models"].items()
     ]
 
 
@@ -158,29 +156,30 @@ def _data(record: Mapping[str, Any]) -> str:
 
 
 def _agreement(record: Mapping[str, Any]) -> str:
-    return f"A and B say the same of {percent(record['agreement'])} of the images."
+    return f"A and B make the same prediction for {percent(record['agreement'])} of the images."
 
 
 def _class_notes(record: Mapping[str, Any]) -> list[str]:
     is_single = record["problem_type"] == SINGLE_LABEL.name
-    classes, marked = record["classes"], sum(found["is_significant"] for found in record["classes"])
-    measured = "the share of a class's images that are right" if is_single else "the average precision of a class"
+    classes, marked = record["classes"], sum(row["is_significant"] for row in record["classes"])
+    metric = "accuracy on the images of the class" if is_single else "average precision of the class"
     notes = [
-        f"A and B: {measured}. The intervals hold for all classes at once (Bonferroni); p is corrected too (Holm)."
+        f"A, B: {metric}. The intervals are simultaneous (95%, Bonferroni); p-values are corrected for multiple "
+        "testing (Holm)."
     ]
     if len(classes) > CLASSES_SHOWN:
         notes.append(f"The {CLASSES_SHOWN} classes that differ most are shown; all are in comparison.json.")
     notes.append(
-        f"{MARK} {marked} of the classes {'differs' if marked == 1 else 'differ'} by more than chance."
+        f"{MARK} significant difference ({marked} of {len(classes):,} classes)."
         if marked
-        else "No class by itself differs by more than chance."
+        else "No class differs significantly."
     )
     return notes
 
 
-def _parted(record: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    lists = ((one, record[f"only_{one}"]) for one in "AB")
-    return [(f"Only {one} is right on {_counted(len(images))}", images) for one, images in lists]
+def _disagreements(record: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    lists = ((letter, record[f"only_{letter}"]) for letter in "AB")
+    return [(f"Only {letter} is correct on {_counted(len(images))}", images) for letter, images in lists]
 
 
 def _counted(images: int) -> str:
@@ -188,26 +187,26 @@ def _counted(images: int) -> str:
 
 
 def _listed(images: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [f"{one_line(one['name'])}: {_confused(one)}" for one in images[:IMAGES_SHOWN]]
+    lines = [f"{one_line(image['name'])}: {_confused(image)}" for image in images[:IMAGES_SHOWN]]
     return lines if len(images) <= IMAGES_SHOWN else [*lines, f"and {len(images) - IMAGES_SHOWN:,} more"]
 
 
 def _confused(image: Mapping[str, Any]) -> str:
     """Format the true classes, and the prediction of the model that is wrong."""
     wrong = "B" if image["A"] == image["true"] else "A"
-    true, said = ((" + ".join(map(one_line, image[who])) or "nothing") for who in ("true", wrong))
-    return f"{true}; {wrong} says {said}"
+    true, predicted = ((" + ".join(map(one_line, image[column])) or "no class") for column in ("true", wrong))
+    return f"{true}; {wrong} predicts {predicted}"
 
 
 def _methods(record: Mapping[str, Any]) -> str:
     shares = (
-        "Intervals are of 95 %: Wilson's of a share, and Tango's score interval of the difference of two shares of the "
-        "same images. p is that of McNemar's exact test, which counts the images that only one of the two is right on."
+        "95% confidence intervals: Wilson's for proportions, Tango's score interval for differences of paired "
+        "proportions. p-values: McNemar's exact test on the images that only one model classifies correctly."
     )
     precision = (
-        "An image is right where all its classes are. The interval of the mean average precision is the bias-corrected "
-        "percentile bootstrap; its difference, and that of each class, have the standard error of a bootstrap that "
-        "draws the same images for both, with Student's t. "
+        "An image counts as correct if all its classes are. Intervals of mean average precision: bias-corrected "
+        "percentile bootstrap. Differences of average precision: standard errors from a paired bootstrap, with "
+        "Student's t. "
     )
     if record["problem_type"] == SINGLE_LABEL.name:
         return shares

@@ -179,7 +179,7 @@ class Transforms:
     train: ImageTransform
     eval: ImageTransform
     preprocessing: object | None = field(default=None, repr=False, compare=False)
-    """`hf_tl.backbones.preprocessing.Preprocessing` that the transforms were built from, if any."""
+    """`hf_tl.backbones.libraries.preprocessing.Preprocessing` that the transforms were built from, if any."""
 
     def with_columns(self, image_column: str, label_column: str) -> Self:
         """Return the same transforms for rows with other column names."""

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import _pytree as pytree  # transformers registers its outputs here; torch has no public registry
 
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.paths import outermost
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.errors import ModelError
 
 OTHER_TOKENS = 8
@@ -71,8 +72,8 @@ def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
         outputs.extend(leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad)
 
     modules = dict(model.named_modules())
-    names = [name for stage in list_stages(model)[:-1] for name in stage.module_names]
-    hooks = [modules[name].register_forward_hook(note) for name in names if name.rpartition(".")[0] not in names]
+    names = [name for stage in list_stages(model)[:-1] for name in outermost(stage.module_names)]
+    hooks = [modules[name].register_forward_hook(note) for name in names]
     try:
         yield outputs
     finally:

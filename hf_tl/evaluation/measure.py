@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hf_tl.backbones.modules import inference
+from hf_tl.backbones.stages.modules import inference
 from hf_tl.data.images import collate
 from hf_tl.evaluation.metrics import problem_type_of
 

@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 
 from hf_tl.backbones.load import load
-from hf_tl.backbones.modules import inference
-from hf_tl.backbones.provenance import provenance_of, saved_record
+from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.weights.provenance import provenance_of, saved_record
 from hf_tl.data.columns import LABEL, holds_lists
 from hf_tl.data.datasets import ImageData
 from hf_tl.data.images import decode
@@ -140,9 +140,7 @@ def evaluate_model(
         left_out=found.left_out,
         unknown=found.unknown,
         notes=tuple(found.describe()),
-        exclusions=()
-        if exclude_list is None
-        else tuple(note for note in data.notes if Path(exclude_list).name in note),
+        exclusions=tuple(note for note in data.notes if exclude_list and Path(exclude_list).name in note),
     )
 
 

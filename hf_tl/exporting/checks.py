@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hf_tl.backbones.modules import inference
+from hf_tl.backbones.stages.modules import inference
 from hf_tl.errors import ModelError, SaveError, name_some
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
 from hf_tl.exporting.formats import Runner, explained

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_tl.backbones.freezing import digest
 from hf_tl.backbones.load import load, preprocessing_of
-from hf_tl.backbones.provenance import provenance_of, saved_record
-from hf_tl.backbones.transformers import commit_of
+from hf_tl.backbones.weights.digest import digest
+from hf_tl.backbones.weights.provenance import commit_of, provenance_of, saved_record
 from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.images import as_stored, decode
 from hf_tl.errors import ConfigError, SaveError, name_some

@@ -16,7 +16,7 @@ from hf_tl.data.colors import to_rgb
 from hf_tl.errors import ModelError, name_some
 
 if TYPE_CHECKING:
-    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
 FILE = "preprocessing.json"
 SCHEMA_VERSION = 1

@@ -7,9 +7,9 @@ from torch import Tensor
 
 HALVINGS = 3
 """Number of halvings: the sizes tried are the largest one, its half, its quarter and so on."""
-ROUNDS = 3
+TRIALS_PER_SIZE = 3
 """Number of trials per size. The fastest counts, because the first one prepares the kernels."""
-PAYS = 4
+MIN_IMAGES_PER_TRIED_IMAGE = 4
 """Minimum length of a pass, as a multiple of the images of all trials; in a shorter one there is little to gain."""
 
 
@@ -29,7 +29,11 @@ class BatchSize:
     def __init__(self, largest: int, images: int) -> None:
         sizes = [size for halvings in range(HALVINGS + 1) if (size := largest >> halvings)]
         self.size = largest
-        self._trials = sizes * ROUNDS if images >= PAYS * ROUNDS * len(sizes) * largest else []
+        self._trials = (
+            sizes * TRIALS_PER_SIZE
+            if images >= MIN_IMAGES_PER_TRIED_IMAGE * TRIALS_PER_SIZE * len(sizes) * largest
+            else []
+        )
         self._seconds: dict[int, float] = {}
         """Seconds per image, by batch size."""
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hf_tl.backbones.boundary import Boundary
-from hf_tl.backbones.compiling import compile_prefix
-from hf_tl.backbones.folding import are_close, folded_where_equal
-from hf_tl.backbones.modules import inference
+from hf_tl.backbones.prefix.boundary import Boundary
+from hf_tl.backbones.prefix.compiling import compile_prefix
+from hf_tl.backbones.prefix.folding import are_close, folded_where_equal
+from hf_tl.backbones.stages.modules import inference
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, Transforms, collate
 from hf_tl.data.pixels import pixel_batches, resized_side
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 Prefix = Callable[[Tensor], list[Tensor]]
 """Function from `pixel_values` (images, channels, height, width) to the feature tensors (images, rows, *shape)."""
-TRIED = 16
+TIMED_IMAGES = 16
 """Number of images that are timed for the estimate."""
-COMPILED_GAIN, COMPILE_SECONDS = 0.1, 20
+COMPILATION_SAVING, COMPILATION_SECONDS = 0.1, 20
 """Fraction of a pass that compilation saves, and its duration in seconds. On CPUs inductor made a folded
 EfficientNet-Lite0 10% and a ResNet-50 19% faster, for 8 to 12 seconds of one core."""
-MARGIN = 2
+MIN_REDUCED_SIDE_RATIO = 2
 """Smallest ratio of the side of reduced images to the side that the transform resizes to, so that resizing gives nearly
 the same pixels."""
 
@@ -66,7 +66,7 @@ class FeatureSet:
         return self.images.stream if isinstance(self.images, StreamedImages) else self.images
 
 
-def feature_sets(
+def list_feature_sets(
     config: TrainingConfig,
     phase: Phase,
     transforms: Transforms,
@@ -77,13 +77,13 @@ def feature_sets(
 
     Only training images may be decoded at a reduced size: the model is evaluated on images as users will provide them.
     """
-    measured = [] if validation is None else [FeatureSet(validation, transforms.eval, "validation")]
+    evaluated = [] if validation is None else [FeatureSet(validation, transforms.eval, "validation")]
     if phase.augmentation == "none":
-        reduced = MARGIN * resized_side(transforms.train) if config.decode_reduced else 0
-        return [FeatureSet(train, transforms.train, "train", reduced=reduced), *measured]
+        reduced = MIN_REDUCED_SIDE_RATIO * resized_side(transforms.train) if config.decode_reduced else 0
+        return [FeatureSet(train, transforms.train, "train", reduced=reduced), *evaluated]
     views = range(config.cached_views or 1)
     # random crops may take a small part, which needs full resolution
-    return [*(FeatureSet(train, transforms.train, "train", (config.seed, view)) for view in views), *measured]
+    return [*(FeatureSet(train, transforms.train, "train", (config.seed, view)) for view in views), *evaluated]
 
 
 class FeaturePass:
@@ -122,11 +122,11 @@ class FeaturePass:
         """Bytes that the features of an image take on disk."""
         return sum(layout.bytes for layout in self.layouts)
 
-    def made_of(self, one: FeatureSet, order: str) -> dict[str, Any]:
+    def made_of(self, feature_set: FeatureSet, order: str) -> dict[str, Any]:
         """Return everything that the features of a set depend on.
 
         Args:
-            one: Feature set.
+            feature_set: Feature set.
             order: Digest of its images in their order.
         """
         from importlib.metadata import version
@@ -136,9 +136,9 @@ class FeaturePass:
             "boundary": self.boundary.digest(),
             "network": [type(self.model).__name__, _settings(self.model)],
             "images": order,
-            "transform": one.transform.describe(),
-            "view": one.view,
-            "reduced": one.reduced,
+            "transform": feature_set.transform.describe(),
+            "view": feature_set.view,
+            "reduced": feature_set.reduced,
             "dtype": [str(layout.dtype) for layout in self.layouts],
             "precision": self._precision,
             "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")},
@@ -149,47 +149,47 @@ class FeaturePass:
         """Precision of the prefix: bfloat16 if features are stored in it, else that of the run."""
         return "bf16" if self.config.feature_dtype == "bfloat16" else str(self.accelerator.mixed_precision)
 
-    def seconds_per_image(self, one: FeatureSet) -> float:
+    def seconds_per_image(self, feature_set: FeatureSet) -> float:
         """Time some images of a set from the file to the features."""
-        few = range(min(TRIED, len(one.images)))
+        timed = range(min(TIMED_IMAGES, len(feature_set.images)))
         seconds = 0.0
-        with self.prefix(next(self._pixels(one, few))) as prefix:
+        with self.prefix(next(self._pixels(feature_set, timed))) as prefix:
             for _ in range(2):  # the first time is the warm-up
                 start = time.perf_counter()
-                for pixel_values in self._pixels(one, few):
+                for pixel_values in self._pixels(feature_set, timed):
                     [features.cpu() for features in prefix(pixel_values)]
                 seconds = time.perf_counter() - start
-        return seconds / len(few)
+        return seconds / len(timed)
 
-    def fill(self, rows: FeatureRows, one: FeatureSet) -> None:
+    def fill(self, rows: FeatureRows, feature_set: FeatureSet) -> None:
         """Compute the features of this process's share of a set.
 
         Raises:
             OSError: The features cannot be written to disk.
             DataError: An image cannot be decoded.
         """
-        size, rank, images = self.accelerator.num_processes, self.accelerator.process_index, len(one.stored)
-        loaded = self._batches(one, rank, size)
+        size, rank, images = self.accelerator.num_processes, self.accelerator.process_index, len(feature_set.stored)
+        loaded = self._batches(feature_set, rank, size)
         if (first := next(loaded, None)) is None:
             return
-        what = one.split if one.view is None else f"{one.split}, view {one.view[1] + 1}"
+        what = feature_set.split if feature_set.view is None else f"{feature_set.split}, view {feature_set.view[1] + 1}"
         batch_size = BatchSize(self.config.per_device_eval_batch_size, images // size)
         with (
             self.prefix(first[1]) as prefix,
             progress_bar(total=images, desc=f"Features of {what}", unit="image", disable=rank > 0) as progress,
         ):
-            left, is_settled = images // size, False
+            remaining, is_compilation_decided = images // size, False
             for places, pixel_values in itertools.chain([first], loaded):
                 done = 0
                 for batch in batch_size.batches(pixel_values):
                     rows.write_at(places[done : done + len(batch)], prefix(batch))
                     done += len(batch)
-                left -= len(pixel_values)
+                remaining -= len(pixel_values)
                 progress.update(len(pixel_values) * size)
-                if batch_size.is_measured and not is_settled:
-                    is_settled = True
-                    progress.set_postfix({"batches of": batch_size.size}, refresh=False)
-                    if left * batch_size.seconds * COMPILED_GAIN > COMPILE_SECONDS:
+                if batch_size.is_measured and not is_compilation_decided:
+                    is_compilation_decided = True
+                    progress.set_postfix({"batch size": batch_size.size}, refresh=False)
+                    if remaining * batch_size.seconds * COMPILATION_SAVING > COMPILATION_SECONDS:
                         prefix = self._compiled(prefix, pixel_values[: batch_size.size], is_main=not rank)
 
     @contextlib.contextmanager
@@ -199,54 +199,58 @@ class FeaturePass:
         Args:
             pixel_values: Images on which folding must not change the features.
         """
-        few = pixel_values[:2]
+        samples = pixel_values[:2]
         with (
             inference(self.model),
             self._precise(),
-            folded_where_equal(self.model, lambda: self.boundary.features(self.model, few)),
+            folded_where_equal(self.model, lambda: self.boundary.features(self.model, samples)),
         ):
             yield lambda pixel_values: self.boundary.features(self.model, pixel_values)
 
-    def _compiled(self, prefix: Prefix, few: Tensor, is_main: bool) -> Prefix:
+    def _compiled(self, prefix: Prefix, batch: Tensor, is_main: bool) -> Prefix:
         """Compile the prefix for one batch size; other sizes, and everything if compilation fails, run uncompiled."""
         try:
-            compiled = compile_prefix(self.boundary, self.model, few)
-            if not are_close(compiled(few), prefix(few)):
-                raise StageError("the compiled prefix gives other features")
+            compiled = compile_prefix(self.boundary, self.model, batch)
+            if not are_close(compiled(batch), prefix(batch)):
+                raise StageError("the compiled prefix gives different features")
         except StageError as error:
             if is_main:
-                say(None, f"Features  not compiled: {error}")
+                say(None, f"Running the frozen stages without compilation: {error}")
             return prefix
-        return lambda pixel_values: (compiled if len(pixel_values) == len(few) else prefix)(pixel_values)
+        return lambda pixel_values: (compiled if len(pixel_values) == len(batch) else prefix)(pixel_values)
 
     def _precise(self) -> contextlib.AbstractContextManager[Any]:
         if self.config.feature_dtype == "bfloat16":
             return torch.autocast(self.accelerator.device.type, torch.bfloat16)
         return self.accelerator.autocast()
 
-    def _batches(self, one: FeatureSet, rank: int, size: int) -> Iterator[tuple[Sequence[int], Tensor]]:
+    def _batches(self, feature_set: FeatureSet, rank: int, size: int) -> Iterator[tuple[Sequence[int], Tensor]]:
         """Yield the images of a process's share in batches, each with its row numbers."""
-        if isinstance(one.images, StreamedImages):
+        if isinstance(feature_set.images, StreamedImages):
             batch, threads = self.config.per_device_eval_batch_size, min(8, os.cpu_count() or 1)
-            stream = one.images.stream
-            for places, pixels in stream_batches(stream, one.transform, one.view, (rank, size), batch, threads):
+            stream = feature_set.images.stream
+            for places, pixels in stream_batches(
+                stream, feature_set.transform, feature_set.view, (rank, size), batch, threads
+            ):
                 yield places, pixels.to(self.accelerator.device).contiguous(memory_format=torch.channels_last)
             return
-        images = len(one.images)
+        images = len(feature_set.images)
         first = rank * images // size
-        for pixels in self._pixels(one, range(first, (rank + 1) * images // size)):
+        for pixels in self._pixels(feature_set, range(first, (rank + 1) * images // size)):
             yield range(first, first + len(pixels)), pixels
             first += len(pixels)
 
-    def _pixels(self, one: FeatureSet, own: range) -> Iterator[Tensor]:
+    def _pixels(self, feature_set: FeatureSet, own: range) -> Iterator[Tensor]:
         batch, device = self.config.per_device_eval_batch_size, self.accelerator.device
-        if one.view is None:
+        if feature_set.view is None:
             ahead = 0 if device.type == "cpu" else 1  # one batch keeps all cores of a CPU busy
-            yield from pixel_batches(one.images, one.transform, own, batch, device, one.reduced, ahead)
+            yield from pixel_batches(
+                feature_set.images, feature_set.transform, own, batch, device, feature_set.reduced, ahead
+            )
             return
-        seed, view = one.view
+        seed, view = feature_set.view
         loader = DataLoader(
-            TrainingViews(one.images, one.transform, seed),
+            TrainingViews(feature_set.images, feature_set.transform, seed),
             batch_size=batch,
             sampler=[(view, index) for index in own],
             collate_fn=collate,
@@ -258,7 +262,7 @@ class FeaturePass:
             yield loaded["pixel_values"].to(device).contiguous(memory_format=torch.channels_last)
 
 
-OF_CLASSES = (
+SETTINGS_WITHOUT_EFFECT = (
     *("_name_or_path", "architectures", "hf_tl", "id2label", "label2id", "label_names", "num_classes", "num_labels"),
     *("problem_type", "transformers_version"),
 )
@@ -268,4 +272,4 @@ OF_CLASSES = (
 def _settings(model: "PreTrainedModel") -> dict[str, Any]:
     """Return the settings that affect the features of the same weights, such as pooling, activation and epsilon."""
     settings = json.loads(model.config.to_json_string(use_diff=False))
-    return {name: value for name, value in settings.items() if name not in OF_CLASSES}
+    return {name: value for name, value in settings.items() if name not in SETTINGS_WITHOUT_EFFECT}

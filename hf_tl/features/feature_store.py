@@ -26,9 +26,9 @@ from hf_tl.checkpoints.checkpoint import find_damage, write_manifest
 from hf_tl.storage.blocks import BlockFile, allocate
 from hf_tl.storage.folders import PARTIAL, partial_of, put, remove
 
-DESCRIPTION = "features.json"
-LOCK = ".lock"
-FORMAT = 1
+DESCRIPTION_FILE = "features.json"
+LOCK_SUFFIX = ".lock"
+FORMAT_VERSION = 1
 
 
 def default_folder() -> Path:
@@ -174,7 +174,7 @@ class FeatureStore:
             return None, None
         if problem := find_damage(folder):
             remove(folder)
-            return None, f"the cached features {key[:12]} are not whole ({problem}): they are computed again"
+            return None, f"Computing features again: the cache entry {key[:12]} is incomplete or damaged ({problem})"
         with contextlib.suppress(OSError):  # a read-only cache can still be read
             os.utime(folder)
         return self.open(key), None
@@ -186,7 +186,7 @@ class FeatureStore:
             OSError: The entry no longer exists.
         """
         folder = self.folder / key
-        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        content = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         layouts = [Layout(tuple(shape), getattr(torch, dtype)) for shape, dtype in content["layouts"]]
         return FeatureRows(folder, layouts, content["images"])
 
@@ -202,7 +202,7 @@ class FeatureStore:
             OSError: The folder is not writable.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / f"{key}{LOCK}")
+        return FileLock(self.folder / f"{key}{LOCK_SUFFIX}")
 
     def begin(self, key: str, layouts: Sequence[Layout], images: int) -> Path:
         """Create the temporary folder of an entry, and free space for it.
@@ -231,7 +231,7 @@ class FeatureStore:
         """
         layouts = [[list(layout.shape), str(layout.dtype).removeprefix("torch.")] for layout in rows.layouts]
         content = {"title": title, "images": rows.images, "layouts": layouts, "made of": dict(made_of)}
-        (rows.folder / DESCRIPTION).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        (rows.folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
         write_manifest(rows.folder)
         rows.close()
         remove(self.folder / key)
@@ -243,8 +243,8 @@ class FeatureStore:
 
     def entries(self) -> list[Entry]:
         """List the entries, the most recently used first, including damaged ones so that they can be removed."""
-        found = [Entry(path.name, _title(path), _size(path), path.stat().st_mtime) for path in self._folders()]
-        return sorted(found, key=lambda entry: -entry.used)
+        entries = [Entry(path.name, _title(path), _size(path), path.stat().st_mtime) for path in self._folders()]
+        return sorted(entries, key=lambda entry: -entry.used)
 
     def clear(self) -> int:
         """Remove all entries and the remains of killed processes, and return the number of bytes freed.
@@ -271,12 +271,12 @@ class FeatureStore:
     def _paths(self) -> list[Path]:
         """List the paths that this class created; a user's folder may hold other files."""
         everything = list(self.folder.iterdir()) if self.folder.is_dir() else []
-        return [path for path in everything if _NAME.fullmatch(path.name)]
+        return [path for path in everything if _CACHE_NAME.fullmatch(path.name)]
 
     @contextlib.contextmanager
     def _idle(self, path: Path) -> Iterator[bool]:
         """Hold the lock of an entry and yield True; yield False if another process is computing it."""
-        lock = self.lock(path.name.removeprefix(PARTIAL).removesuffix(LOCK))
+        lock = self.lock(path.name.removeprefix(PARTIAL).removesuffix(LOCK_SUFFIX))
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -289,7 +289,7 @@ class FeatureStore:
 
     def _make_room(self, size: int) -> None:
         if size > self.limit:
-            raise OSError(f"they take {size / 1e9:.1f} GB and --feature_cache_gb is {self.limit / 1e9:g}")
+            raise OSError(f"features of {size / 1e9:,.1f} GB exceed --feature_cache_gb {self.limit / 1e9:g}")
         self._remove_stale()
         entries = self.entries()
         while entries and sum(entry.bytes for entry in entries) + size > self.limit:
@@ -311,17 +311,17 @@ def open_store(folder: str | Path | None, gigabytes: float) -> FeatureStore:
 
 def key_of(made_of: Mapping[str, Any]) -> str:
     """Return the hash of everything that features depend on."""
-    return hashlib.sha256(json.dumps({"format": FORMAT, **made_of}, sort_keys=True).encode()).hexdigest()[:40]
+    return hashlib.sha256(json.dumps({"format": FORMAT_VERSION, **made_of}, sort_keys=True).encode()).hexdigest()[:40]
 
 
-_NAME = re.compile(f"({re.escape(PARTIAL)})?[0-9a-f]{{40}}({re.escape(LOCK)})?")
+_CACHE_NAME = re.compile(f"({re.escape(PARTIAL)})?[0-9a-f]{{40}}({re.escape(LOCK_SUFFIX)})?")
 """Name of an entry, of an uncommitted entry, or of a lock: see `key_of`."""
 
 
 def _description(folder: Path) -> dict[str, Any] | None:
     """Read the description of an entry; return None if it is damaged."""
     try:
-        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        content = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     is_whole = isinstance(content, dict) and content.keys() >= {"title", "images", "layouts", "made of"}

@@ -9,15 +9,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hf_tl.backbones.boundary import find_boundary
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.prefix.search import find_boundary
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.columns import LABEL
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
 from hf_tl.data.images import ImageTransform, Transforms, stack_labels
 from hf_tl.data.streams import StreamedImages, first_image
 from hf_tl.errors import ConfigError, DataError, StageError
-from hf_tl.features.feature_pass import FeaturePass, FeatureSet, feature_sets
+from hf_tl.features.feature_pass import FeaturePass, FeatureSet, list_feature_sets
 from hf_tl.features.feature_store import ChosenRows, FeatureRows, key_of, open_store
 from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
 from hf_tl.processes.sharding import ShardedAccelerator
@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-READ_RATE = 500e6
-"""Assumed read rate of a disk in bytes per second, for the estimate of the time saved. It is a lower bound."""
+DISK_BYTES_PER_SECOND = 500e6
+"""Assumed read rate of a disk, for the estimate of the time saved. It is a lower bound."""
+
+TRAINING_ON_IMAGES = "Training on images, without cached features"
+IN_CACHE = "in cache"
 
 
 class Features:
-    """Cached features of a training: decides for each phase whether they save time, and finds or computes them.
+    """Cached features of a training: decides for each phase whether they save time, and loads or computes them.
 
     Args:
         accelerator: Accelerator; its processes share the work, and the main one decides and prints.
@@ -66,8 +69,8 @@ class Features:
         for number, phase in enumerate(phases, start=1):
             if phase.balanced_sampling and (reason := self._obstacle(phase) or self._is_off()):
                 raise ConfigError(
-                    "--balanced_sampling draws images at random, and those of a stream come in its order: phase "
-                    f"{number} would have to train on features, and {reason}. Choose --class_weights balanced"
+                    "--balanced_sampling draws images at random, which a stream supports only with cached features; "
+                    f"phase {number} cannot cache them: {reason}. Use --class_weights balanced instead"
                 )
 
     def _is_off(self) -> str | None:
@@ -101,35 +104,35 @@ class Features:
         if self.config.feature_cache == "off" or decided is False:
             return None
         if reason := self._obstacle(phase):
-            self._say(f"not cached: {reason}", only_if_asked=True)
+            self._say(f"{TRAINING_ON_IMAGES}: {reason}", only_if_asked=True)
             return None
         if (feature_pass := self._pass(transforms.eval, train, frozen)) is None:
             return None
-        sets = feature_sets(self.config, phase, transforms, train, validation)
+        sets = list_feature_sets(self.config, phase, transforms, train, validation)
         is_streamed = isinstance(train, StreamedImages)
         # splits of one stream share its features
-        distinct = {(one.stored if is_streamed else one.split, str(one.transform), one.view): one for one in sets}
-        taken = sum(len(one.stored) for one in distinct.values()) * feature_pass.bytes_per_image
-        if taken > self.store.limit:  # together: one set must not evict the other
+        passed = {(part.stored if is_streamed else part.split, str(part.transform), part.view): part for part in sets}
+        size = sum(len(part.stored) for part in passed.values()) * feature_pass.bytes_per_image
+        if size > self.store.limit:  # together: one set must not evict the other
             limit = self.config.feature_cache_gb
-            self._say(f"not cached: they take {taken / 1e9:,.1f} GB and --feature_cache_gb is {limit:g}")
+            self._say(f"{TRAINING_ON_IMAGES}: features of {size / 1e9:,.1f} GB exceed --feature_cache_gb {limit:g}")
             return None
         # without features, each epoch would read the stream again
-        if decided is None and not is_streamed and not self._pay(feature_pass, sets, passes):
+        is_decided = decided is not None or is_streamed
+        if not self._decide(feature_pass, list(passed.values()), None if is_decided else passes):
             return None
-        found = []
-        for one in sets:
-            rows = self._rows(feature_pass, one)
-            if rows is None:
+        rows = []
+        for feature_set in sets:
+            set_rows = self._rows(feature_pass, feature_set)
+            if set_rows is None:
                 return None
-            found.append(rows)
+            rows.append(set_rows)
         self._current = feature_pass
-        views = found if validation is None else found[:-1]
-        measured = None if validation is None else FeatureViews(found[-1:], stack_labels(validation[LABEL][:]))
+        views = rows if validation is None else rows[:-1]
         return PhaseInputs(
             train=FeatureViews(views, stack_labels(train[LABEL][:])),
             collate=as_read,
-            validation=measured,
+            validation=None if validation is None else FeatureViews(rows[-1:], stack_labels(validation[LABEL][:])),
             validation_collate=as_read,
             logits_of=feature_logits(feature_pass.boundary),
             are_features=True,
@@ -181,89 +184,90 @@ class Features:
             with self.accelerator.autocast():
                 boundary = find_boundary(self.model, (channels, height, width))
         except StageError as error:
-            self._say(f"not cached: {error}")
+            self._say(f"{TRAINING_ON_IMAGES}: {error}")
             return None
         return FeaturePass(self.accelerator, self.model, self.config, boundary, frozen)
 
-    def _pay(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float) -> bool:
-        return on_main_process(self.accelerator, lambda: self._pays(feature_pass, sets, passes))
+    def _decide(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float | None) -> bool:
+        """Decide whether to use features, on the main process; `passes` is None if that is decided already."""
+        return on_main_process(self.accelerator, lambda: self._are_worthwhile(feature_pass, sets, passes))
 
-    def _pays(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float) -> bool:
+    def _are_worthwhile(self, feature_pass: FeaturePass, sets: list[FeatureSet], passes: float | None) -> bool:
         """Estimate the time that cached features save, and return whether it exceeds that of their pass."""
-        missing = [one for one in sets if not (self.store.folder / self._key(feature_pass, one)).is_dir()]
+        stage = _first_trained(self.model)
+        missing = [part for part in sets if not (self.store.folder / self._key(feature_pass, part)).is_dir()]
+        images = sum(len(part.stored) for part in missing or sets)
         if not missing:
-            self._say("found in the cache, nothing to compute")
+            self._say(f"Using features of {images:,} images before {stage} from the cache")
             return True
-        per_image = feature_pass.bytes_per_image
-        images = sum(len(one.stored) for one in missing)
-        seen = passes * sum(len(one.images) for one in {one.split: one for one in sets}.values())
-        cost = feature_pass.seconds_per_image(missing[0])
-        saved = seen * (cost - per_image / READ_RATE) / self.accelerator.num_processes
-        spent = images * cost / self.accelerator.num_processes
-        where = f"before {_first_trained(self.model)}: {images:,} images of {feature_pass.boundary.values:,} numbers"
-        pays = self.config.feature_cache == "on" or spent < saved
-        if pays:
-            self._say(
-                f"cached {where}, {images * per_image / 1e6:,.0f} MB; one pass of about {spent:,.0f} s "
-                f"instead of {passes:.3g}"
-            )
-        else:
-            self._say(
-                f"not cached {where}: a pass of about {spent:,.0f} s would save {max(0.0, saved):,.0f} s "
-                "(--feature_cache on caches them all the same)"
-            )
-        return pays
+        caching = f"Caching features of {images:,} images before {stage}"
+        size = images * feature_pass.bytes_per_image / 1e6
+        if passes is None:
+            self._say(f"{caching} ({size:,.1f} MB)")
+            return True
+        seconds = feature_pass.seconds_per_image(missing[0]) / self.accelerator.num_processes
+        trained = passes * sum(len(part.images) for part in {part.split: part for part in sets}.values())
+        reading = feature_pass.bytes_per_image / DISK_BYTES_PER_SECOND / self.accelerator.num_processes
+        cost, saved = images * seconds, trained * (seconds - reading)
+        if self.config.feature_cache == "on" or cost < saved:
+            self._say(f"{caching} ({size:,.1f} MB, about {cost:,.0f} s instead of {trained * seconds:,.0f} s)")
+            return True
+        self._say(
+            f"{TRAINING_ON_IMAGES}: caching would take about {cost:,.0f} s and save {max(0.0, saved):,.0f} s "
+            "(--feature_cache on caches them anyway)"
+        )
+        return False
 
-    def _key(self, feature_pass: FeaturePass, one: FeatureSet) -> str:
-        return key_of(feature_pass.made_of(one, self._order(one)))
+    def _key(self, feature_pass: FeaturePass, feature_set: FeatureSet) -> str:
+        return key_of(feature_pass.made_of(feature_set, self._order(feature_set)))
 
-    def _order(self, one: FeatureSet) -> str:
-        if isinstance(one.images, StreamedImages):
-            return one.images.stream.fingerprint
-        key = one.images._fingerprint
+    def _order(self, feature_set: FeatureSet) -> str:
+        if isinstance(feature_set.images, StreamedImages):
+            return feature_set.images.stream.fingerprint
+        key = feature_set.images._fingerprint
         if key not in self._orders:
-            digests = map_images(one.images, one.split, digest_image)
+            digests = map_images(feature_set.images, feature_set.split, digest_image)
             self._orders[key] = digest_in_order(digests)
         return self._orders[key]
 
-    def _rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | ChosenRows | None:
+    def _rows(self, feature_pass: FeaturePass, feature_set: FeatureSet) -> FeatureRows | ChosenRows | None:
         """Find or compute the features of a set; return None if they cannot be stored."""
-        rows = self._all_rows(feature_pass, one)
-        if rows is None or not isinstance(one.images, StreamedImages):
+        rows = self._all_rows(feature_pass, feature_set)
+        if rows is None or not isinstance(feature_set.images, StreamedImages):
             return rows
-        return ChosenRows(rows, one.images.places)
+        return ChosenRows(rows, feature_set.images.places)
 
-    def _all_rows(self, feature_pass: FeaturePass, one: FeatureSet) -> FeatureRows | None:
-        key = self._key(feature_pass, one)
-        problem = on_main_process(self.accelerator, lambda: self._prepare(feature_pass, one, key))
-        if problem == "found":
+    def _all_rows(self, feature_pass: FeaturePass, feature_set: FeatureSet) -> FeatureRows | None:
+        key = self._key(feature_pass, feature_set)
+        problem = on_main_process(self.accelerator, lambda: self._prepare(feature_pass, feature_set, key))
+        if problem == IN_CACHE:
             return self.store.open(key)
         if problem is None:
-            problem = self._compute(feature_pass, one, key)
+            problem = self._compute(feature_pass, feature_set, key)
         if problem is not None:
-            self._say(f"not cached: {problem}; the phase trains on the images")
+            self._say(f"{TRAINING_ON_IMAGES}: {problem}")
             return None
         return self.store.open(key)
 
-    def _prepare(self, feature_pass: FeaturePass, one: FeatureSet, key: str) -> str | None:
-        """Find the entry, or lock it and create its folder (main process only); return a problem or `found`."""
-        found, damage = self.store.find(key)
+    def _prepare(self, feature_pass: FeaturePass, feature_set: FeatureSet, key: str) -> str | None:
+        """Find the entry, or lock it and create its folder (main process only); return a problem or `IN_CACHE`."""
+        entry, damage = self.store.find(key)
         if damage:
             self._say(damage)
-        if found is not None:
-            return "found"
+        if entry is not None:
+            return IN_CACHE
         try:
             self._lock = self.store.lock(key)
             if not self._try_lock():
-                self._say("waiting for another run that computes the same features")
+                self._say("Waiting for another run that computes the same features")
                 self._lock.acquire()
             if self.store.find(key)[0] is not None:
                 self._lock.release()
-                return "found"
-            self.store.begin(key, feature_pass.layouts, len(one.stored))
+                return IN_CACHE
+            self.store.begin(key, feature_pass.layouts, len(feature_set.stored))
         except OSError as error:
             self._release()
-            return f"{self.store.folder} cannot be written to ({error.strerror or error})"
+            return self._write_problem(error)
         return None
 
     def _try_lock(self) -> bool:
@@ -275,38 +279,43 @@ class Features:
             return False
         return True
 
+    def _write_problem(self, error: OSError) -> str:
+        return f"cannot write to {self.store.folder} ({error.strerror or error})"
+
     def _release(self) -> None:
         if lock := self.__dict__.get("_lock"):
             lock.release()
 
-    def _compute(self, feature_pass: FeaturePass, one: FeatureSet, key: str) -> str | None:
+    def _compute(self, feature_pass: FeaturePass, feature_set: FeatureSet, key: str) -> str | None:
         """Compute the features of the set, each process its share, and commit them; return a problem, if any."""
         from accelerate.utils import gather_object
 
         partial = partial_of(self.store.folder / key)
         problem: str | DataError | None = None
         try:
-            rows = FeatureRows(partial, feature_pass.layouts, len(one.stored), writable=True)
+            rows = FeatureRows(partial, feature_pass.layouts, len(feature_set.stored), writable=True)
             with contextlib.closing(rows):
-                feature_pass.fill(rows, one)
+                feature_pass.fill(rows, feature_set)
         except DataError as error:  # from one process's share: inform all
             problem = error
         except OSError as error:
-            problem = f"{self.store.folder} cannot be written to ({error.strerror or error})"
+            problem = self._write_problem(error)
         except BaseException:
             if self.accelerator.is_main_process:
                 self.store.discard(key)
                 self._release()
             raise
-        problems = [one for one in gather_object([problem]) if one]
+        problems = [problem for problem in gather_object([problem]) if problem]
 
         def end() -> str | DataError | None:
             try:
                 if not problems:
-                    title = f"{one.split}, {len(one.stored):,} images before {_first_trained(self.model)}"
-                    self.store.commit(key, title, rows, feature_pass.made_of(one, self._order(one)))
+                    title = (
+                        f"{feature_set.split}, {len(feature_set.stored):,} images before {_first_trained(self.model)}"
+                    )
+                    self.store.commit(key, title, rows, feature_pass.made_of(feature_set, self._order(feature_set)))
             except OSError as error:
-                problems.append(f"{self.store.folder} cannot be written to ({error.strerror or error})")
+                problems.append(self._write_problem(error))
             finally:
                 self.store.discard(key)
                 self._release()
@@ -320,7 +329,7 @@ class Features:
     def _say(self, text: str, *, only_if_asked: bool = False) -> None:
         is_wanted = self.config.feature_cache == "on" or not only_if_asked
         if is_wanted and self.accelerator.is_main_process:
-            say(None, f"Features  {text}")  # printed above an open progress bar
+            say(None, text)
 
 
 def _first_trained(model: "PreTrainedModel") -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hf_tl.backbones.boundary import Boundary
+from hf_tl.backbones.prefix.boundary import Boundary
 from hf_tl.evaluation.measure import image_logits
 from hf_tl.features.feature_store import ChosenRows, FeatureRows
 from hf_tl.views.views import Key

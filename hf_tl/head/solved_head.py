@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hf_tl.backbones.modules import inference
-from hf_tl.backbones.stages import Stage
+from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.stages.stage import Stage
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError, TrainingError, name_some
 from hf_tl.features.inputs import PhaseInputs
@@ -30,12 +30,14 @@ def linear_head(accelerator: "Accelerator", model: nn.Module, head: Stage) -> nn
     """
     instead = "choose --head_solver adamw"
     if isinstance(accelerator, ShardedAccelerator):
-        raise ConfigError(f"--head_solver lbfgs needs whole weights on each process, and they are sharded: {instead}")
+        raise ConfigError(
+            f"--head_solver lbfgs needs unsharded weights on each process, and they are sharded: {instead}"
+        )
     module = head_module(model, head, "--head_solver lbfgs", instead)
     if type(module) is not nn.Linear or module.bias is None:
-        found = " ".join(str(module).split())
+        layers = " ".join(str(module).split())
         raise ConfigError(
-            f"--head_solver lbfgs needs a head that is one linear layer with a bias, found {found:.200}: {instead}"
+            f"--head_solver lbfgs needs a head that is one linear layer with a bias, found {layers:.200}: {instead}"
         )
     return module
 
@@ -82,13 +84,13 @@ def solve_phase(
             balanced=phase.class_weights == "balanced",
             seed=config.seed,
         )
-        say(None, f"Head      {solution}")
-        _put(head, [solution.weight, solution.bias])
+        say(None, f"Solved the head: {solution}")
+        _load_weights(head, [solution.weight, solution.bias])
         return solution.train_loss, solution.to_record()
 
     result = on_main_process(accelerator, solve)
     if accelerator.num_processes > 1:
-        _put(head, broadcast([head.weight.detach(), head.bias.detach()]))
+        _load_weights(head, broadcast([head.weight.detach(), head.bias.detach()]))
     return result
 
 
@@ -128,14 +130,16 @@ def head_inputs(
             for batch in loader:
                 with accelerator.autocast():
                     logits = inputs.logits_of(model, batch)
-                (seen, output), *others = calls
+                (head_input, output), *others = calls
                 calls.clear()
-                rows, label, index = accelerator.gather_for_metrics((seen.float(), batch["labels"], batch["index"]))
+                rows, label, index = accelerator.gather_for_metrics(
+                    (head_input.float(), batch["labels"], batch["index"])
+                )
                 _check_finite(rows, index)
-                if others or seen.ndim != 2 or not torch.equal(output.float(), logits.float()):
+                if others or head_input.ndim != 2 or not torch.equal(output.float(), logits.float()):
                     raise ConfigError(
-                        "--head_solver lbfgs needs logits that are what the head gives for one row of numbers an "
-                        f"image, found an input of shape {tuple(seen.shape)}: choose --head_solver adamw"
+                        "--head_solver lbfgs needs a head that maps one feature vector per image to the logits, "
+                        f"found an input of shape {tuple(head_input.shape)}: choose --head_solver adamw"
                     )
                 features.append(rows)
                 labels.append(label)
@@ -149,12 +153,12 @@ def _check_finite(rows: Tensor, index: Tensor) -> None:
     wrong = index[~rows.flatten(1).isfinite().all(1)].tolist()
     if wrong:
         raise TrainingError(
-            "what the head gets is not finite for the images in these rows of the training split: "
-            f"{name_some(sorted(wrong))}. Look at them"
+            "features of the head must be finite, and are not for the images in these rows of the training split: "
+            f"{name_some(sorted(wrong))}. Check these images"
         )
 
 
 @torch.no_grad()
-def _put(head: nn.Linear, tensors: list[Tensor]) -> None:
+def _load_weights(head: nn.Linear, tensors: list[Tensor]) -> None:
     for parameter, tensor in zip((head.weight, head.bias), tensors, strict=True):
         parameter.copy_(tensor)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hf_tl.backbones.freezing import freeze
-from hf_tl.backbones.modules import inference
-from hf_tl.backbones.stage_tables import parent_of
-from hf_tl.backbones.stages import Stage, list_stages
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.stages.paths import outermost
+from hf_tl.backbones.stages.stage import Stage, list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
 from hf_tl.errors import ConfigError
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-SAMPLE = 2_000
+LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+"""Learning rates of the head to try."""
+MAX_IMAGES = 2_000
 """Maximum number of images in the learning rate sweep, a fifth of which are held out."""
 MAX_STEPS = 500
+"""Maximum number of training steps per learning rate."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class RateSweep:
         return min(self.losses, key=lambda rate: (self.losses[rate], rate))
 
     def __str__(self) -> str:
-        tried = ", ".join(f"{rate:g}: {loss:.3g}" for rate, loss in self.losses.items())
-        return f"{self.best:g}, of held-out losses {tried}"
+        losses = ", ".join(f"{loss:.3g} at {rate:g}" for rate, loss in self.losses.items())
+        return f"{self.best:g} (lowest of held-out losses {losses})"
 
 
 def sweep_learning_rates(
@@ -76,22 +78,22 @@ def sweep_learning_rates(
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     steps = phase.steps or round((phase.epochs or 0) * len(images) / batch)
     generator = torch.Generator().manual_seed(config.seed)
-    chosen = torch.randperm(len(images), generator=generator)[:SAMPLE].tolist()
+    sample = torch.randperm(len(images), generator=generator)[:MAX_IMAGES].tolist()
     head = head_module(model, list_stages(model)[-1])
     with torch.random.fork_rng(devices=[]):
-        features, labels = head_inputs(model, head, images.select(chosen), config.per_device_eval_batch_size)
+        features, labels = head_inputs(model, head, images.select(sample), config.per_device_eval_batch_size)
         losses = {
             rate: held_out_loss(
                 copy.deepcopy(head), features, labels, replace(phase, learning_rate=rate),
                 steps=max(1, min(steps, MAX_STEPS)), batch=batch, seed=config.seed, problem=problem_type_of(model),
             )
-            for rate in RATES
+            for rate in LEARNING_RATES
         }  # fmt: skip
     return agree(accelerator, RateSweep(losses))
 
 
 def head_module(
-    model: nn.Module, head: Stage, flag: str = "--find_learning_rate", instead: str = "give --learning_rate"
+    model: nn.Module, head: Stage, flag: str = "--find_learning_rate", instead: str = "set --learning_rate"
 ) -> nn.Module:
     """Return the module of the head.
 
@@ -106,10 +108,10 @@ def head_module(
     """
     modules = dict(model.named_modules())
     owners = [name for name in head.module_names if any(True for _ in modules[name].parameters())]
-    outermost = [name for name in owners if parent_of(name) not in owners]
-    if len(outermost) != 1:
-        raise ConfigError(f"{flag} needs a head of one module, found {', '.join(outermost)}: {instead}")
-    return modules[outermost[0]]
+    roots = outermost(owners)
+    if len(roots) != 1:
+        raise ConfigError(f"{flag} needs a head of one module, found {', '.join(roots)}: {instead}")
+    return modules[roots[0]]
 
 
 def head_inputs(model: nn.Module, head: nn.Module, images: "Dataset", batch_size: int) -> tuple[Tensor, Tensor]:
@@ -118,10 +120,10 @@ def head_inputs(model: nn.Module, head: nn.Module, images: "Dataset", batch_size
     Returns:
         Features (images, …) and labels (images,) or (images, classes), on the model's device.
     """
-    seen: list[Tensor] = []
+    features: list[Tensor] = []
     labels: list[Tensor] = []
     device = next(model.parameters()).device
-    hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].float()))
+    hook = head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0].float()))
     try:
         with inference(model):
             for batch in DataLoader(images, batch_size=batch_size, collate_fn=collate):
@@ -130,7 +132,7 @@ def head_inputs(model: nn.Module, head: nn.Module, images: "Dataset", batch_size
     finally:
         hook.remove()
     # inference tensors cannot be trained on
-    return torch.cat(seen).clone(), torch.cat(labels)
+    return torch.cat(features).clone(), torch.cat(labels)
 
 
 def held_out_loss(
@@ -189,10 +191,10 @@ def fit_batch_size(
     """
     if accelerator.device.type == "cpu":
         return config
-    given = config.per_device_train_batch_size
-    batch = largest_fitting(given, lambda size: _fits(accelerator, model, strategy, (size, *image)))
+    largest = config.per_device_train_batch_size
+    batch = largest_fitting(largest, lambda size: _fits(accelerator, model, strategy, (size, *image)))
     batch = int(accelerator.gather(torch.tensor([batch], device=accelerator.device)).min())
-    accumulation = config.gradient_accumulation_steps * (given // batch)
+    accumulation = config.gradient_accumulation_steps * (largest // batch)
     accelerator.gradient_accumulation_steps = accumulation
     return replace(config, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
 
@@ -209,7 +211,7 @@ def largest_fitting(batch: int, fits: Callable[[int], bool]) -> int:
     while not fits(batch):
         if batch % 2:
             raise ConfigError(
-                f"a batch of {batch} images does not fit into memory and cannot be halved: give another "
+                f"a batch of {batch} images does not fit into memory and cannot be halved: set another "
                 "--per_device_train_batch_size (a power of two), a smaller --image_size, or --gradient_checkpointing"
             )
         batch //= 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
-from hf_tl.backbones.repository import check_files
+from hf_tl.backbones.weights.repository import check_files
 from hf_tl.errors import PublishError, name_some
 from hf_tl.hub.hub_requests import explained, retried, timeout
 from hf_tl.publish.checks import PUBLISHED, REQUIRED, check_folder, is_among

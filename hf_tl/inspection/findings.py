@@ -13,7 +13,7 @@ from hf_tl.inspection.outliers import Outliers, find_outliers
 from hf_tl.inspection.reading import Facts
 from hf_tl.reporting.console import say
 
-SAMPLE = 10_000
+SAMPLE = 5_000
 """Largest number of images, in random choice, that components and the linear probe are fitted to."""
 NEIGHBORS = 10
 """Number of nearest neighbors of each image that are looked for."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_tl.advisor.probes import Accuracy
+from hf_tl.advisor.measuring.probes import Accuracy
 from hf_tl.features.feature_store import FeatureRows
 from hf_tl.head.head_solver import cross_validate_head, draw_folds, solve_head
 

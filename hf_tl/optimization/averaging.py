@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from hf_tl.backbones.freezing import frozen_tensors, whole
+from hf_tl.backbones.stages.freezing import frozen_tensors
+from hf_tl.backbones.weights.digest import whole
 from hf_tl.processes.sharding import part, split_like
 
 

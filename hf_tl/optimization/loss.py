@@ -53,13 +53,12 @@ def check_phases(phases: "Sequence[Phase]", problem: ProblemType) -> None:
     """
     if problem is MULTI_LABEL and any(phase.is_solved for phase in phases):
         raise ConfigError(
-            "--head_solver lbfgs needs one class an image, and the images of this dataset have any number of them: "
-            "choose --head_solver adamw"
+            "--head_solver lbfgs needs a single-label dataset, and this one is multi-label: choose --head_solver adamw"
         )
     if problem is MULTI_LABEL and any(phase.balanced_sampling for phase in phases):
         raise ConfigError(
-            "--balanced_sampling draws images by their one class, and the images of this dataset have any number of "
-            "them; leave it out, or weigh rare classes with --class_weights balanced"
+            "--balanced_sampling needs a single-label dataset, and this one is multi-label: "
+            "choose --class_weights balanced"
         )
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from hf_tl.backbones.modules import outermost_modules
-from hf_tl.backbones.stages import Stage
+from hf_tl.backbones.stages.modules import outermost_modules, replaced_forwards
+from hf_tl.backbones.stages.stage import Stage
 
 
 @contextmanager
@@ -33,14 +33,8 @@ def recomputed_activations(model: nn.Module, stages: Sequence[Stage]) -> Iterato
     """
     modules = dict(model.named_modules())
     names = [name for stage in stages if stage.name != "head" for name in outermost_modules(stage, modules)]
-    for name in names:
-        module = modules[name]
-        module.__dict__["forward"] = functools.partial(_checkpointed, module)
-    try:
+    with replaced_forwards({modules[name]: functools.partial(_checkpointed, modules[name]) for name in names}):
         yield names
-    finally:
-        for name in names:
-            del modules[name].__dict__["forward"]
 
 
 def _checkpointed(module: nn.Module, *arguments: Any, **options: Any) -> Any:

@@ -77,11 +77,11 @@ def _finite_mean(accelerator: "Accelerator", loss: Tensor, norm: Tensor | None, 
     from accelerate.utils import gather_object
 
     everywhere = gather_object([(bool(torch.isfinite(loss)), indices)])
-    suspects = [index for is_good, seen in everywhere if not is_good for index in seen]
-    suspects = suspects or [index for _, seen in everywhere for index in seen]
+    suspects = [index for is_finite, batch in everywhere if not is_finite for index in batch]
+    suspects = suspects or [index for _, batch in everywhere for index in batch]
     what = "a gradient" if math.isfinite(mean_loss) else "the loss"
     raise TrainingError(
-        f"{what} is not finite in step {step}; the weights are as they were before it. "
-        f"The images of that batch, by their row in the training split: {name_some(sorted(suspects), 64)}. "
-        "Look at them, or lower --learning_rate"
+        f"{what} is not finite in step {step}; the step was not taken. "
+        f"Images of the batch, by row in the training split: {name_some(sorted(suspects), 64)}. "
+        "Check these images, or lower --learning_rate"
     )

@@ -16,7 +16,7 @@ from hf_tl.processes.sharding import ShardedAccelerator, check_sharding, hidden_
 from hf_tl.strategy import Strategy
 
 _ENGINES = ("DEEPSPEED", "MEGATRON_LM")
-WAIT = timedelta(hours=6)
+COLLECTIVE_TIMEOUT = timedelta(hours=6)
 """Time that other processes wait for the main one, which loads data and measures backbones. The default of torch is 10
 minutes."""
 
@@ -40,7 +40,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
                 log_with=None if tracker == "none" else tracker,
                 project_config=ProjectConfiguration(project_dir="."),
                 dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-                kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
                 step_scheduler_with_optimizer=False,
             )
     except ValueError as error:

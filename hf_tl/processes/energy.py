@@ -11,7 +11,7 @@ from hf_tl.reporting.console import say
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-QUIET: dict[str, Any] = {
+TRACKER_SETTINGS: dict[str, Any] = {
     "output_methods": [],
     "output_handlers": [],
     "emissions_endpoint": None,
@@ -39,7 +39,7 @@ def measured_energy(accelerator: "Accelerator", *, is_wanted: bool) -> Iterator[
     from codecarbon import OfflineEmissionsTracker
 
     logging.getLogger("codecarbon").setLevel(logging.ERROR)  # its log_level applies after its first messages
-    tracker = OfflineEmissionsTracker(country_iso_code=UNUSED_COUNTRY, **QUIET)
+    tracker = OfflineEmissionsTracker(country_iso_code=UNUSED_COUNTRY, **TRACKER_SETTINGS)
     tracker.start()
     try:
         yield measured

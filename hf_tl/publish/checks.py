@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 from yaml import YAMLError
 
-from hf_tl.backbones.saved_weights import INDEX_FILE, read_json, weight_names, weights_digest
+from hf_tl.backbones.weights.saved_model import INDEX_FILE, read_json, weight_names, weights_digest
 from hf_tl.errors import PublishError, name_some
 from hf_tl.record import RECORD_FILE, RunRecord, read_record
 

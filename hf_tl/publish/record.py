@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.stages import list_stages, trainable_parameters
+from hf_tl.backbones.stages.paths import outermost
+from hf_tl.backbones.stages.stage import list_stages, trainable_parameters
 from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.processes.accelerator import describe_hardware
 from hf_tl.processes.sharding import ShardedAccelerator
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
-    from hf_tl.backbones.preprocessing import Preprocessing
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
 PACKAGES = ("hf_tl", "torch", "transformers", "timm", "datasets", "accelerate")
 
@@ -72,7 +73,7 @@ def describe_stages(model: "PreTrainedModel") -> tuple[StageRecord, ...]:
     return tuple(
         StageRecord(
             stage.name,
-            tuple(_own_name(name) for name in _outermost(stage.module_names)),
+            tuple(_own_name(name) for name in outermost(stage.module_names)),
             sum(parameters[name].numel() for name in stage.parameter_names),
         )
         for stage in list_stages(model)
@@ -159,9 +160,3 @@ def _describe_head(model: "PreTrainedModel", head_stages: int) -> HeadRecord:
 def _own_name(name: str) -> str:
     """Return a module's name in its own library, without that of transformers' wrapper for timm."""
     return name.removeprefix("timm_model.")
-
-
-def _outermost(names: tuple[str, ...]) -> list[str]:
-    """Leave out the modules that lie inside others of the same list."""
-    known = {f"{name}." for name in names}
-    return [name for name in names if not any(name.startswith(other) for other in known)]

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.saved_weights import weight_files, weights_digest
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.weights.saved_model import weight_files, weights_digest
 from hf_tl.card.card import render_card
 from hf_tl.card.examples import Example
 from hf_tl.card.figures import FIGURES, draw_figures
@@ -319,7 +319,7 @@ def _noise(input_size: tuple[int, int, int]) -> Any:
 
 
 def _logits(model: "PreTrainedModel", pixels: torch.Tensor) -> torch.Tensor:
-    from hf_tl.backbones.modules import inference
+    from hf_tl.backbones.stages.modules import inference
 
     with inference(model):
         return model(pixel_values=pixels.to(model.device)).logits.float().cpu()

@@ -6,6 +6,21 @@ from typing import Any
 
 from hf_tl.record.codec import RecordError
 
+BRITISH = "nearest_neighb" + "ours"
+RENAMED = {BRITISH: "nearest_neighbors"}
+"""Keys of the advice that earlier versions spelled in another way."""
+
+
+def rename_keys(value: Any) -> Any:
+    """Return a value read from JSON with the present names of its keys; see `RENAMED`.
+
+    >>> rename_keys({"depths": [{BRITISH: 1}]})
+    {'depths': [{'nearest_neighbors': 1}]}
+    """
+    if isinstance(value, dict):
+        return {RENAMED.get(key, key): rename_keys(item) for key, item in value.items()}
+    return [rename_keys(item) for item in value] if isinstance(value, list) else value
+
 
 def migrate(content: dict[str, Any], version: int, where: str) -> dict[str, Any]:
     """Return the values of a record in the current schema, without its version.
@@ -18,13 +33,14 @@ def migrate(content: dict[str, Any], version: int, where: str) -> dict[str, Any]
     Raises:
         RecordError: The version is unknown, or the record lacks a field of its version.
     """
-    found = content.pop("schema_version", None)
-    if found == version:
+    written = content.pop("schema_version", None)
+    content = rename_keys(content)
+    if written == version:
         return content
-    if found != 1:
+    if written != 1:
         raise RecordError(
-            f"{where} has schema version {found!r}, and this hf_tl reads 1 to {version}: use the version of hf_tl that "
-            "wrote it"
+            f"{where} has schema version {written!r}, and this hf_tl reads 1 to {version}: use the version of hf_tl "
+            "that wrote it"
         )
     try:
         return _from_1(content)

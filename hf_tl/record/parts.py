@@ -126,14 +126,14 @@ class SplitRecord:
     """`split_digest` of its images. None where their content was not read."""
     source: SplitSource = "unknown"
     """`dataset`: a split of the dataset itself. `drawn`: taken from the training images by hf_tl."""
-    origin: str | None = None
-    """Folder, table or column value that the split came from."""
     seed: int | None = None
     """Seed of a drawn split."""
     share: float | None = None
     """Requested fraction of a drawn split."""
     conversions: Mapping[str, int] = field(default_factory=dict)
     """Number of images per kind of conversion that a plain `pipeline()` does not do (transparency, 16-bit gray, …)."""
+    origin: str | None = None
+    """Folder, table or column value that the split came from."""
 
 
 @dataclass(frozen=True)

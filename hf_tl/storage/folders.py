@@ -140,6 +140,29 @@ def make_folder(output_dir: str | os.PathLike[str]) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def report_folder(output_dir: str | os.PathLike[str], last: str, *, obsolete: Sequence[str] = ()) -> Iterator[Path]:
+    """Create an empty folder to write a report to, and move its files to `--output_dir` when the context ends.
+
+    An exception leaves the files of an earlier report unchanged. Other files in the folder stay.
+
+    Args:
+        output_dir: Value of `--output_dir`; created if it does not exist.
+        last: Name of the file that is moved after all others: its presence marks a complete report.
+        obsolete: Names of files of an earlier report that are removed if the new one has none of that name.
+
+    Raises:
+        ConfigError: The folder cannot be written to.
+    """
+    folder = make_folder(output_dir)
+    try:
+        with partial_folder(folder / "report") as partial:
+            yield partial
+            replace_files(partial, folder, last=(last,), obsolete=obsolete)
+    except OSError as error:
+        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+
+
 def _recover(final: Path) -> None:
     """Restore a folder that a killed process was replacing, unless its replacement is complete."""
     aside = final.with_name(f"{REPLACED}{final.name}")

@@ -93,7 +93,7 @@ class BatchWatch:
 
     def _tell_rows(self, value: bool) -> None:
         if self._images is not None:
-            self._images.tells_rows = value
+            self._images.includes_rows = value
 
     def _take_rows(self, model: nn.Module, arguments: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if (rows := options.pop("row", None)) is not None and model.training:

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.utils import logging
 
-from hf_tl.backbones.freezing import freeze
+from hf_tl.backbones.libraries.transformers import random_weights
 from hf_tl.backbones.load import SCHEMA_VERSION
-from hf_tl.backbones.provenance import set_provenance
-from hf_tl.backbones.stages import list_stages
-from hf_tl.backbones.transformers import random_weights
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.stage import list_stages
+from hf_tl.backbones.weights.provenance import set_provenance
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
 from hf_tl.optimization.optim import build_schedule, parameter_groups, phase_ends

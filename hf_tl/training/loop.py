@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_tl.backbones.freezing import digest, fix_unused, freeze, frozen_tensors, whole
-from hf_tl.backbones.stages import Stage, list_stages
-from hf_tl.backbones.transformers import random_weights
+from hf_tl.backbones.libraries.transformers import random_weights
+from hf_tl.backbones.stages.freezing import fix_unused, freeze, frozen_tensors
+from hf_tl.backbones.stages.stage import Stage, list_stages
+from hf_tl.backbones.weights.digest import digest, whole
 from hf_tl.checkpoints.checkpoint import FOLDER, REFIT_FOLDER
 from hf_tl.checkpoints.saving import (
     Checkpoints,

@@ -21,7 +21,7 @@ from hf_tl.data.images import ImageTransform
 from hf_tl.data.streams import StreamedImages, decode_streamed
 from hf_tl.views.views import Key, seeded_view, view_seed
 
-BLOCK = 1000
+BLOCK_IMAGES = 1000
 """Number of encoded images in memory; also the default shuffle buffer of `IterableDataset`."""
 
 
@@ -43,11 +43,11 @@ class StreamedViews(Dataset[dict[str, Any]]):
         seed: int | None = None,
         *,
         shuffled: bool = False,
-        block: int = BLOCK,
+        block: int = BLOCK_IMAGES,
     ) -> None:
         self.images, self.transform, self.seed, self.shuffled, self.block = images, transform, seed, shuffled, block
         self.labels = images[LABEL][:]
-        self.tells_rows = False
+        self.includes_rows = False
         self._epoch: int | None = None
         self._held: dict[int, Mapping[str, Any] | None] = {}
         self._number = -1
@@ -62,7 +62,7 @@ class StreamedViews(Dataset[dict[str, Any]]):
             return reading.tolist()
         random = np.random.default_rng([self.seed or 0, epoch, 1])
         blocks = (reading[first : first + self.block] for first in range(0, len(reading), self.block))
-        return np.concatenate([random.permutation(one) for one in blocks]).tolist()
+        return np.concatenate([random.permutation(block) for block in blocks]).tolist()
 
     def _reading(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the reading order of the images (images,) and of the shards (shards,)."""
@@ -100,7 +100,7 @@ class StreamedViews(Dataset[dict[str, Any]]):
         with contextlib.nullcontext() if self.seed is None else seeded_view(self.seed, epoch, index, *repeat):
             batch = self.transform(columns)
         view = {"pixel_values": batch["pixel_values"][0], "labels": batch["labels"][0], "index": index, "seed": seed}
-        return {**view, "row": index} if self.tells_rows else view
+        return {**view, "row": index} if self.includes_rows else view
 
     def _stored(self, epoch: int, index: int) -> Mapping[str, Any] | None:
         """Return an image of the current block, or read on to its block."""
@@ -113,7 +113,7 @@ class StreamedViews(Dataset[dict[str, Any]]):
         while self._number < number:
             self._number += 1
             first = self._number * self.block
-            self._held = {int(one): next(self._images) for one in self._order[first : first + self.block]}
+            self._held = {int(index): next(self._images) for index in self._order[first : first + self.block]}
         return self._held[index]
 
     def _open(self, epoch: int) -> None:
@@ -130,8 +130,8 @@ class StreamedViews(Dataset[dict[str, Any]]):
         start = int(np.flatnonzero(self._shards == shard)[0])
         wanted = iter(places.tolist())
         place = next(wanted, None)
-        for found, stored in stream.read_shards(self._shards[start:].tolist()):
-            if found == place:
+        for position, stored in stream.read_shards(self._shards[start:].tolist()):
+            if position == place:
                 yield stored
                 place = next(wanted, None)
                 if place is None:

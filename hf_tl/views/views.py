@@ -96,7 +96,7 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
         self.images = transform.over(images)
         self.seed = seed
         self.epoch = 0
-        self.tells_rows = False
+        self.includes_rows = False
         """Whether `collate` adds the rows of a batch to it, as `row` (batch,)."""
 
     def set_epoch(self, epoch: int) -> None:
@@ -111,7 +111,7 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
         seed = view_seed(self.seed, epoch, index, *repeat)
         with _seeded(seed):
             view = {**self.images[index], "index": index, "seed": seed}
-        return {**view, "row": index} if self.tells_rows else view
+        return {**view, "row": index} if self.includes_rows else view
 
 
 class Collate:

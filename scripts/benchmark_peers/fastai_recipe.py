@@ -50,10 +50,10 @@ class Marks(Callback):  # type: ignore[misc]
 def main() -> None:
     """Train, evaluate on the test images and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="folder that prepare.py made")
+    parser.add_argument("--model", type=Path, required=True, help="folder written by prepare.py")
     parser.add_argument("--dataset", type=Path, required=True, help="image folder with train, validation and test")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--layers", choices=("head", "finetune", "full"), required=True, help="what is trained")
+    parser.add_argument("--layers", choices=("head", "finetune", "full"), required=True, help="layers to train")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--image_size", type=int, required=True)
     options = parser.parse_args()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_tl import Strategy, load_backbone, load_data
-from hf_tl.backbones.boundary import find_boundary
+from hf_tl.backbones.prefix.search import find_boundary
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
 from hf_tl.features.batch_size import BatchSize
@@ -40,14 +40,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("forward", "train", "decode"))
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--architecture", default="tf_efficientnet_lite0", help="timm's name; random weights")
+    parser.add_argument(
+        "--architecture", default="tf_efficientnet_lite0", help="timm architecture, with random weights"
+    )
     parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--batch_size", type=int, default=32, help="but hf_tl's pass measures its own")
+    parser.add_argument(
+        "--batch_size", type=int, default=32, help="batch size (the feature pass of hf_tl measures its own)"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--seconds", type=float, default=30, help="how long each thing is repeated")
-    parser.add_argument("--plain", action="store_true", help="as users run it, without what hf_tl does to be fast")
-    parser.add_argument("--dataset", help="decode: image folder")
+    parser.add_argument("--seconds", type=float, default=30, help="duration of each measurement")
+    parser.add_argument("--plain", action="store_true", help="without the optimizations of hf_tl")
+    parser.add_argument("--dataset", help="image folder (decode only)")
     options = parser.parse_args()
     if not options.plain:
         keep_freed_memory()

@@ -31,12 +31,14 @@ def main() -> None:
     parser.add_argument("what", choices=("model", "images", "digits"))
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--dataset", default="digits", help="images: what is written; model: whose classes the head is for"
+        "--dataset", default="digits", help="dataset to write (images), or to take the classes of the head from (model)"
     )
-    parser.add_argument("--model", help="model: timm:ARCH with random weights; by default the demo's with its weights")
+    parser.add_argument(
+        "--model", help="timm:ARCH with random weights (model; default: the demo's backbone with its weights)"
+    )
     parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--share", type=float, default=1, help="images: of the training images (default: all)")
-    parser.add_argument("--images", type=int, default=1_000, help="digits: training images")
+    parser.add_argument("--share", type=float, default=1, help="share of the training images (images; default: all)")
+    parser.add_argument("--images", type=int, default=1_000, help="number of training images (digits)")
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     if options.what == "model":

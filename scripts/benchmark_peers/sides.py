@@ -212,19 +212,19 @@ def gpu(work: str, strategy: str, synthetic: str) -> Callable[[Setting], list[Si
     def sides(setting: Setting) -> list[Side]:
         missing = "" if setting.about["gpu"] else "not run: no GPU here"
         launch = (PYTHON, "-m", "accelerate.commands.launch", "--mixed_precision", "bf16", "-m", "hf_tl", "train")
-        found = []
+        compared = []
         for model in GPU_MODELS:
             flags = f"--strategy {strategy} --num_train_epochs 1 --model timm:{model} --pretrained false"
             hf_tl = setting.hf_tl(flags, setting.folder / "images", setting.image_size)[4:]
             loop = limit(synthetic, setting, f"--architecture {model} --device cuda --dtype bfloat16")
             rate = ("--stop_after", "1", "--learning_rate", str(PEER_RATES[work]), "--bf16")
             peer = (*setting.peer("transformers_recipe.py", work, 1, model), *rate)
-            found += [
+            compared += [
                 Side(f"{HF_TL}, {model}", (*launch, *hf_tl), read_run, missing=missing),
                 Side(f"synthetic images, {model}", loop, missing=missing),
                 Side(f"{TRAINER}, {model}", (PYTHON, *peer), missing=missing),
             ]
-        return found
+        return compared
 
     return sides
 

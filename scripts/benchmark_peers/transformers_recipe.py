@@ -61,12 +61,12 @@ class Marks(TrainerCallback):
 def main() -> None:
     """Train, evaluate on the test images and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="folder that prepare.py made")
+    parser.add_argument("--model", type=Path, required=True, help="folder written by prepare.py")
     parser.add_argument("--dataset", type=Path, required=True, help="image folder with train, validation and test")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--layers", choices=("head", "finetune", "full"), required=True, help="what is trained")
+    parser.add_argument("--layers", choices=("head", "finetune", "full"), required=True, help="layers to train")
     parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--stop_after", type=int, required=True, help="epochs to run of them")
+    parser.add_argument("--stop_after", type=int, required=True, help="number of epochs to run")
     parser.add_argument("--learning_rate", type=float, required=True)
     parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()

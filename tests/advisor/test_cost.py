@@ -6,7 +6,7 @@ import torch
 from backbones.checkpoints import save_transformers, tiny_resnet
 from datasets import ClassLabel, Dataset, Features, Image
 
-from hf_tl.advisor.cost import Cost, estimate_cost
+from hf_tl.advisor.deciding.cost import Cost, estimate_cost
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.data.datasets import prepare_data
 from hf_tl.strategy import Strategy
@@ -23,12 +23,12 @@ def estimates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cost]:
     backbone = Backbone(str(save_transformers(tiny_resnet(), tmp_path_factory.mktemp("resnet"))))
     strategies = [Strategy.transfer(), Strategy.finetune(1), Strategy.full(), Strategy.full(epochs=1000)]
     names = ["transfer", "finetune", "full", "long"]
-    found = {
+    costs = {
         name: estimate_cost(backbone, data, strategy, torch.device("cpu"))
         for name, strategy in zip(names, strategies, strict=True)
     }
     uncached = estimate_cost(backbone, data, Strategy.transfer(epochs=100), torch.device("cpu"), caches_features=False)
-    return {**found, "transfer, 100 epochs, not cached": uncached}
+    return {**costs, "transfer, 100 epochs, not cached": uncached}
 
 
 def test_what_is_trained_is_counted(estimates: dict[str, Cost]) -> None:

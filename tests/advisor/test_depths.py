@@ -9,10 +9,10 @@ from backbones.checkpoints import save_timm, save_transformers, save_weights, ti
 from datasets import ClassLabel, Dataset, Features, Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from hf_tl.advisor.depths import Depths
-from hf_tl.advisor.observation import observe
+from hf_tl.advisor.measuring.depths import Depths
+from hf_tl.advisor.measuring.observation import observe
 from hf_tl.backbones.load import load_model
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.data.images import ImageTransform
 from hf_tl.features.feature_store import open_store
 
@@ -70,10 +70,10 @@ def test_the_pass_is_folded_and_kept(tmp_path: Path) -> None:
     model, _ = load_model(str(tmp_path / "model"), None)
     with torch.inference_mode():
         expected, logits = Depths(model).read(torch.stack([PLAIN(row["image"]) for row in rows]))
-    for found in (first, second):
-        for features, other in zip(found.depths.values(), expected, strict=True):
+    for observation in (first, second):
+        for features, other in zip(observation.depths.values(), expected, strict=True):
             np.testing.assert_allclose(features, other, rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(found.logits, logits, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(observation.logits, logits, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(first.last, second.last)
     [entry] = store.entries()
     assert entry.title == "evidence, 6 images at 5 depths"

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from hf_tl.advisor.figure import COLORS, SHADES, plot_recommendation
+from hf_tl.advisor.reporting.figure import COLORS, SHADES, plot_recommendation
 
 SIZE = (1600, 672)
 

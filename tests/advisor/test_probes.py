@@ -10,8 +10,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
-from hf_tl.advisor.probes import Accuracy, Probe, fit_power_law, learning_curve, linear_probe, nearest_neighbors
-from hf_tl.advisor.similarity import similarity_of
+from hf_tl.advisor.measuring.probes import (
+    Accuracy,
+    Probe,
+    fit_power_law,
+    learning_curve,
+    linear_probe,
+    nearest_neighbors,
+)
+from hf_tl.advisor.measuring.similarity import similarity_of
 from hf_tl.head.head_solver import FOLDS
 
 
@@ -30,7 +37,8 @@ def test_the_interval_is_wilsons(counts: tuple[int, int]) -> None:
     half = z * np.sqrt(p * (1 - p) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
     low, high = Accuracy(correct, images).interval
     assert (low, high) == pytest.approx((center - half, center + half), abs=1e-9)
-    assert -1e-12 <= low <= p <= high <= 1 + 1e-12
+    assert 0 <= low <= p + 1e-12
+    assert p - 1e-12 <= high <= 1
 
 
 def test_the_linear_probe_holds_out_what_it_judges() -> None:
@@ -88,7 +96,7 @@ def test_the_curve_falls_and_foretells() -> None:
     assert abs(curve.error_at(1600) - many) < abs(curve.errors[-1] - many)
 
 
-def test_there_is_no_curve_of_a_few_images() -> None:
+def test_too_small_a_sample_has_no_learning_curve() -> None:
     features, labels = clusters(40)
     probe, strength = linear_probe(features, labels, 4)
     assert learning_curve(features, probe, 4, strength) is None
@@ -111,6 +119,6 @@ def test_similarity_is_the_share_of_errors_that_pretraining_removes() -> None:
     assert similarity_of(probe(19), probe(79)).value == pytest.approx(1 - 20 / 80)
     assert similarity_of(probe(50), probe(50)).value == 0
     assert similarity_of(probe(60), probe(40)).value == 0  # worse than random weights is clipped to 0
-    found = similarity_of(probe(19), probe(79))
-    assert found.interval[0] < found.value < found.interval[1]
+    similarity = similarity_of(probe(19), probe(79))
+    assert similarity.interval[0] < similarity.value < similarity.interval[1]
     assert similarity_of(probe(0), probe(0)).value == 0  # no errors, so none are removed

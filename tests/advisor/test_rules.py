@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_tl.advisor.climb import plan_climb
-from hf_tl.advisor.decision import choose_backbone, decide
-from hf_tl.advisor.evidence import BackboneEvidence, DepthEvidence
-from hf_tl.advisor.probes import Accuracy, Probe
-from hf_tl.advisor.rules import RULES, find_rule
-from hf_tl.advisor.similarity import Similarity
+from hf_tl.advisor.deciding.decision import choose_backbone, decide
+from hf_tl.advisor.deciding.plan import plan_climb
+from hf_tl.advisor.deciding.rules import RULES, find_rule
+from hf_tl.advisor.measuring.evidence import BackboneEvidence, DepthEvidence
+from hf_tl.advisor.measuring.probes import Accuracy, Probe
+from hf_tl.advisor.measuring.similarity import Similarity
 from hf_tl.config import StrategyConfig
 
 LABELS = np.arange(400) % 4
@@ -51,15 +51,15 @@ def test_one_rule_holds_everywhere(images: float, similarity: float) -> None:
     ],
 )
 def test_the_rule_of_thumb(images: int, similarity: float, strategy: str) -> None:
-    found = decide([backbone(0.5, 0.9, 0.7, 0.7, 0.7, similarity=similarity)], images)
-    assert found.settings is not None
-    assert found.settings.strategy == strategy
-    assert found.settings.build(1, 1000).name == strategy  # ready to train
-    assert found.reason.count(". ") == 1
-    assert found.reason.endswith(".")
+    decision = decide([backbone(0.5, 0.9, 0.7, 0.7, 0.7, similarity=similarity)], images)
+    assert decision.settings is not None
+    assert decision.settings.strategy == strategy
+    assert decision.settings.build(1, 1000).name == strategy  # ready to train
+    assert decision.reason.count(". ") == 1
+    assert decision.reason.endswith(".")
 
 
-def test_the_stage_that_serves_best_is_told_with_how_sure_that_is() -> None:
+def test_the_best_stage_has_a_p_value_against_the_last() -> None:
     assert backbone(0.5, 0.7, 0.7).best.stage == "stage2"
     unsure, sure = backbone(0.5, 0.705, 0.7), backbone(0.5, 0.9, 0.7)
     assert unsure.best.stage == sure.best.stage == "stage1"
@@ -68,15 +68,15 @@ def test_the_stage_that_serves_best_is_told_with_how_sure_that_is() -> None:
 
 
 def test_a_head_that_is_right_is_enough() -> None:
-    found = decide([backbone(0.8, 0.9975, similarity=0.05)], 5000)
-    assert found.settings is not None
-    assert found.settings.strategy == "transfer"
+    decision = decide([backbone(0.8, 0.9975, similarity=0.05)], 5000)
+    assert decision.settings is not None
+    assert decision.settings.strategy == "transfer"
 
 
 def test_nothing_is_recommended_where_nothing_can_be_learned() -> None:
-    found = decide([backbone(0.25, 0.27), backbone(0.24, 0.26)], 5000)
-    assert found.settings is None
-    assert "nothing can be learned" in found.reason
+    decision = decide([backbone(0.25, 0.27), backbone(0.24, 0.26)], 5000)
+    assert decision.settings is None
+    assert "nothing can be learned" in decision.reason
     assert decide([backbone(0.25, 0.4)], 5000).settings is not None
 
 
@@ -87,23 +87,23 @@ def test_the_smallest_of_the_equals_is_chosen() -> None:
     assert choose_backbone([large, weak]) is large
 
 
-def test_too_few_images_are_told_from_noise() -> None:
-    few = np.arange(8) % 4
+def test_noise_and_too_small_a_sample_are_different_reasons() -> None:
+    labels = np.arange(8) % 4
 
     def small(right: int) -> Any:
-        one = Probe(np.where(np.arange(8) < right, few, (few + 1) % 4), few)
-        depth = DepthEvidence("last", 8, one, 0.1, one, 0.0, 0.0)
+        answers = Probe(np.where(np.arange(8) < right, labels, (labels + 1) % 4), labels)
+        depth = DepthEvidence("last", 8, answers, 0.1, answers, 0.0, 0.0)
         return BackboneEvidence("net", 1, (3, 8, 8), (depth,), backbone(0.5).similarity, None, None)
 
-    found = decide([small(3)], 2)
-    assert found.settings is None
-    assert "cannot be said" in found.reason
+    decision = decide([small(3)], 2)
+    assert decision.settings is None
+    assert "too few to decide" in decision.reason
     assert decide([small(8)], 2).settings is not None
 
 
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(0, 39), st.booleans(), st.floats(0, 1), st.floats(1, 1e6))
-def test_the_rungs_of_a_climb_reach_what_is_advised(
+def test_the_stage_depths_of_a_climb_include_the_recommended_depth(
     depths: int, best: int, is_better: bool, similarity: float, images: float
 ) -> None:
     """The last stage depth trains everything, the expected one what the rule recommends; then follows scratch."""

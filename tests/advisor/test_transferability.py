@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.stats import f_oneway, multivariate_normal
 from sklearn.metrics import mutual_info_score
 
-from hf_tl.advisor.transferability import h_score, leep, logme, nce
+from hf_tl.advisor.measuring.transferability import h_score, leep, logme, nce
 
 
 def clusters(images: int, values: int, classes: int = 3, spread: float = 1.0, seed: int = 0) -> tuple[Any, Any]:
@@ -35,10 +35,10 @@ def test_logme_is_the_largest_density_of_the_labels(images: int, values: int, sp
             return float(-multivariate_normal.logpdf(target, cov=covariance))
 
         starts = [(0, 0), (2, 2), (4, 1)]
-        found = min(
+        fit = min(
             (minimize(negative_log_density, start, method="Nelder-Mead") for start in starts), key=lambda r: r.fun
         )
-        expected.append(-found.fun / images)
+        expected.append(-fit.fun / images)
     assert logme(features, labels) == pytest.approx(np.mean(expected), abs=1e-5)
 
 
@@ -85,7 +85,7 @@ def test_h_score_of_separated_classes_is_their_number_minus_one() -> None:
 
 
 def test_shrinkage_keeps_noise_from_looking_explained() -> None:
-    """With more values than images any labels are explained, unless the covariance is shrunk."""
+    """More values than images explain any labels, unless the covariance is shrunk."""
     noise = np.random.default_rng(0).normal(size=(40, 200))
     labels = np.arange(40) % 4
     assert h_score(noise, labels, shrinkage=0) == pytest.approx(3, abs=1e-6)
@@ -103,11 +103,11 @@ sources = st.integers(2, 6).flatmap(
 @given(sources)
 def test_nce_is_mutual_information_less_the_labels_entropy(case: tuple[Any, Any]) -> None:
     logits, labels = case
-    found = logits.argmax(1)
+    predictions = logits.argmax(1)
     shares = np.unique(labels, return_counts=True)[1] / len(labels)
     entropy = -(shares * np.log(shares)).sum()
-    assert nce(found, labels) == pytest.approx(mutual_info_score(found, labels) - entropy, abs=1e-9)
-    assert -entropy - 1e-9 <= nce(found, labels) <= 1e-12
+    assert nce(predictions, labels) == pytest.approx(mutual_info_score(predictions, labels) - entropy, abs=1e-9)
+    assert -entropy - 1e-9 <= nce(predictions, labels) <= 1e-12
 
 
 @given(sources)
@@ -119,10 +119,10 @@ def test_leep_is_that_of_its_paper(case: tuple[Any, Any]) -> None:
     joint = np.array([p[labels == label].sum(0) for label in range(4)]) / len(labels)
     conditional = joint / joint.sum(0)
     expected = np.mean([np.log((conditional[label] * row).sum()) for row, label in zip(p, labels, strict=True)])
-    found = leep(np.log(p), labels)
-    assert found == pytest.approx(expected, abs=1e-9)
+    score = leep(np.log(p), labels)
+    assert score == pytest.approx(expected, abs=1e-9)
     # property 2 of the paper: at least NCE plus the mean log probability of the source classes
-    assert found >= nce(p.argmax(1), labels) + np.log(p.max(1)).mean() - 1e-9
+    assert score >= nce(p.argmax(1), labels) + np.log(p.max(1)).mean() - 1e-9
 
 
 def test_leep_of_a_sure_source_is_nce() -> None:

@@ -1,15 +1,19 @@
 """Small real checkpoints on disk, in each form in which they occur."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torch import nn
 from transformers import (
+    AutoImageProcessor,
     PreTrainedModel,
     ResNetConfig,
     ResNetForImageClassification,
@@ -22,6 +26,8 @@ from transformers import (
 )
 
 LABELS = ("zebra", "ant", "moth")
+PETS = ("cat", "dog", "owl")
+"""Labels of another data set."""
 
 
 def tiny_vit(labels: tuple[str, ...] = LABELS, image_size: int = 32) -> ViTForImageClassification:
@@ -90,3 +96,18 @@ def edit_config(folder: Path, **changes: Any) -> None:
 def save_weights(network: nn.Module, file: Path) -> Path:
     save_file(network.state_dict(), file)
     return file
+
+
+def photo(width: int = 90, height: int = 70) -> Image.Image:
+    """Draw an image of random pixels."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def labels_of(model: PreTrainedModel) -> tuple[str, ...]:
+    return tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+
+
+def own_transform(folder: Path) -> Callable[[Image.Image], torch.Tensor]:
+    """Return the evaluation transform of a checkpoint, as transformers runs it."""
+    processor = AutoImageProcessor.from_pretrained(folder)
+    return lambda image: processor(image, return_tensors="pt")["pixel_values"][0]

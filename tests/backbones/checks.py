@@ -8,9 +8,9 @@ from backbones.reload import Reloader
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_tl.backbones.freezing import freeze
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.publish.save import _write_checkpoint, check_reload
 
 
@@ -91,7 +91,7 @@ def check_saved(
     _write_checkpoint(model, preprocessing, folder, {})
     if takes_images:
         check_reload(model, preprocessing, folder)
-    found, logits = reloader.load(folder, inputs)
+    reloaded, logits = reloader.load(folder, inputs)
     shutil.rmtree(folder)  # pytest would keep gigabytes
     with torch.no_grad():
         # like the loaded ones: torch's kernels for a frozen linear layer may differ in the last bit (CaiT)
@@ -100,5 +100,5 @@ def check_saved(
     assert expected.isfinite().all()
     assert logits.keys() == ({"transformers", "timm"} if is_timm else {"transformers"})
     assert [library for library in logits if not torch.equal(logits[library], expected)] == []
-    assert found["labels"] == labels == found.get("timm_labels", labels)
-    assert bool(found["hf_tl"]) is reloader.has_classics
+    assert reloaded["labels"] == labels == reloaded.get("timm_labels", labels)
+    assert bool(reloaded["hf_tl"]) is reloader.has_classics

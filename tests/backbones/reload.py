@@ -18,24 +18,24 @@ def load(folder):
     inputs = torch.load(f"{folder}/inputs.pt")
     # a copy, whose weights are aligned in memory: where they lie in the file's, kernels may differ in the last bit
     model = copy.deepcopy(AutoModelForImageClassification.from_pretrained(folder)).eval()
-    found = {"labels": [model.config.id2label[index] for index in range(model.config.num_labels)]}
+    contents = {"labels": [model.config.id2label[index] for index in range(model.config.num_labels)]}
     with torch.no_grad():
         logits = {"transformers": model(**inputs)[0]}
         if model.config.model_type == "timm_wrapper":
             network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
             logits["timm"] = network(inputs["pixel_values"])
-            found["timm_labels"] = network.pretrained_cfg["label_names"]
+            contents["timm_labels"] = network.pretrained_cfg["label_names"]
     torch.save(logits, f"{folder}/logits.pt")
-    return found | {"hf_tl": sorted(name for name in sys.modules if name.startswith("hf_tl"))}
+    return contents | {"hf_tl": sorted(name for name in sys.modules if name.startswith("hf_tl"))}
 
 torch.set_num_threads(int(sys.argv[1]))
 answers, sys.stdout = sys.stdout, sys.stderr
 for line in sys.stdin:
     try:
-        found = load(json.loads(line))
+        contents = load(json.loads(line))
     except Exception:
-        found = {"error": traceback.format_exc()}
-    print(json.dumps(found), file=answers, flush=True)
+        contents = {"error": traceback.format_exc()}
+    print(json.dumps(contents), file=answers, flush=True)
 """
 
 
@@ -62,12 +62,12 @@ class Reloader:
         self.process.communicate()
 
     def load(self, folder: Path, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Load `folder`, and return its contents and each library's logits for `inputs`."""
+        """Load `folder`, and return its labels and each library's logits for `inputs`."""
         torch.save(inputs, folder / "inputs.pt")
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(str(folder)) + "\n")
         self.process.stdin.flush()
-        found = json.loads(self.process.stdout.readline())
-        assert "error" not in found, found["error"]
-        return found, torch.load(folder / "logits.pt")
+        contents = json.loads(self.process.stdout.readline())
+        assert "error" not in contents, contents["error"]
+        return contents, torch.load(folder / "logits.pt")

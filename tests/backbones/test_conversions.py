@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.load import load_backbone, load_model
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.errors import ModelError
 from hf_tl.strategy import Norm
 
@@ -65,8 +65,8 @@ def test_torchvision_s_checkpoints(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         reference(pixels(224))
         network = model.timm_model
-        found = network.forward_head(network.forward_features(pixels(224)), pre_logits=True)
-    torch.testing.assert_close(found.flatten(1), features[0])
+        converted = network.forward_head(network.forward_features(pixels(224)), pre_logits=True)
+    torch.testing.assert_close(converted.flatten(1), features[0])
 
 
 def original_swin(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -102,8 +102,8 @@ def test_checkpoints_of_the_authors(name: str, rename: Callable[..., dict[str, T
     torch.save({"model": renamed}, tmp_path / "w.pth")
     model, _ = load_backbone(f"timm:{name}", LABELS, weights=str(tmp_path / "w.pth"))
     head = set(list_stages(source)[-1].parameter_names)
-    found, expected = model.timm_model.state_dict(), source.state_dict()
-    assert [key for key in expected if key not in head and not torch.equal(found[key], expected[key])] == []
+    loaded, expected = model.timm_model.state_dict(), source.state_dict()
+    assert [key for key in expected if key not in head and not torch.equal(loaded[key], expected[key])] == []
 
 
 def test_deit_with_a_distillation_token(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_deit_with_a_distillation_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["regnetx_002", "swin_tiny_patch4_window7_224", "test_vit"])
-def test_weights_of_another_architecture_are_told_whatever_timm_s_function_raises(name: str, tmp_path: Path) -> None:
+def test_weights_of_another_architecture_are_refused_whatever_timm_s_function_raises(name: str, tmp_path: Path) -> None:
     file = save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match=r"--weights w.safetensors does not fit"):
         load_backbone(f"timm:{name}", LABELS, weights=file)
@@ -173,12 +173,12 @@ def test_weights_of_another_size_are_interpolated(name: str, path: str, plain: R
 
 
 @pytest.mark.parametrize("name", always(ONE_SIZE, "pit_ti_224"))
-def test_a_size_for_which_timm_cannot_turn_the_weights(name: str, plain: Reloader, tmp_path: Path) -> None:
+def test_a_size_for_which_timm_cannot_convert_the_weights(name: str, plain: Reloader, tmp_path: Path) -> None:
     source = timm.create_model(name, num_classes=3)
     folder = save_timm(source, tmp_path / "checkpoint")
-    with pytest.raises(ModelError, match=f"{name} takes images of 224 x 224 pixels only, and --image_size is 96"):
+    with pytest.raises(ModelError, match=f"{name} supports images of 224 x 224 pixels only, found --image_size 96"):
         load_backbone(str(folder), LABELS, image_size=96)
-    with pytest.raises(ModelError, match=r"of another shape: .*and --image_size is 96"):
+    with pytest.raises(ModelError, match=r"of another shape: .*--image_size 96 may not fit these weights"):
         load_backbone(f"timm:{name}", LABELS, image_size=96, weights=str(folder / "model.safetensors"))
     model, preprocessing = load_model(str(folder), LABELS, image_size=96, pretrained=False)
     (tmp_path / "saved").mkdir()
@@ -254,7 +254,7 @@ def test_transformers_classes_that_take_other_sizes(name: str, plain: Reloader, 
 )
 def test_transformers_classes_of_one_size(name: str, changes: dict[str, bool], tensor: str, tmp_path: Path) -> None:
     folder = save_transformers(config_of(name, **changes), tmp_path, size=64)
-    with pytest.raises(ModelError, match=f"{name} cannot take --image_size 96: the shape of .*{tensor} depends"):
+    with pytest.raises(ModelError, match=f"{name} does not support --image_size 96: the shape of .*{tensor} depends"):
         load_backbone(str(folder), LABELS, image_size=96)
 
 

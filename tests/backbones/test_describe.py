@@ -66,13 +66,13 @@ def test_forms_of_trainable_stages(stages: str, trained: list[str]) -> None:
         ("1.5", "there is no stage 1.5"),
     ],
 )
-def test_stages_that_there_are_not(stages: str, text: str) -> None:
+def test_unknown_stages_are_named_in_the_error(stages: str, text: str) -> None:
     with pytest.raises(StageError, match=text):
         describe_stages("timm:test_resnet", parse(stages))
 
 
 @pytest.mark.parametrize("words", [["0"], ["-3"], [""]])
-def test_no_number_of_stages(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_number_of_stages_is_an_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["stages", "timm:test_resnet", "--trainable_stages", *words])
     assert end.value.code == ERROR_STATUS
@@ -89,7 +89,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @given(number=st.integers(1, 10**6))
-def test_numbers_are_numbers(number: int) -> None:
+def test_numbers_are_read_as_numbers(number: int) -> None:
     assert parse(str(number)) == number
 
 
@@ -113,7 +113,7 @@ def test_a_folder_is_described_without_its_weights(form: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["timm:restnet50", "./no_folder"])
-def test_no_such_model(name: str) -> None:
+def test_an_unknown_model_is_an_error(name: str) -> None:
     with pytest.raises(ModelError, match=r"resnet50|no_folder"):
         describe_stages(name)
 

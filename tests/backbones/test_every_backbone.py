@@ -13,10 +13,10 @@ from timm.models import model_entrypoint
 from transformers import PreTrainedModel
 
 from hf_tl.backbones.describe import describe_stages
-from hf_tl.backbones.freezing import fix_unused, freeze
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.load import load_backbone
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.freezing import fix_unused, freeze
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.errors import ModelError
 
 ALWAYS = (
@@ -51,7 +51,7 @@ def build(name: str) -> tuple[PreTrainedModel, Preprocessing]:
     return zoo.build_timm(name) if name in zoo.TIMM else zoo.build_transformers(name)
 
 
-def test_every_module_and_class_is_there() -> None:
+def test_the_zoo_has_every_module_and_class() -> None:
     modules = {model_entrypoint(name).__module__.rpartition(".")[2] for name in zoo.TIMM}
     assert modules == set(timm.list_modules())
     assert {*zoo.TRANSFORMERS, *zoo.REFUSED} == set(zoo.CLASSES)
@@ -66,7 +66,7 @@ def test_a_step_at_every_depth(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [kind for kind in KINDS if kind.values[0] not in zoo.NOT_LOADED])
-def test_what_gets_no_gradient_is_found_before_training(name: str) -> None:
+def test_parameters_without_gradients_are_detected_before_training(name: str) -> None:
     """Exactly the parameters that DistributedDataParallel would wait for."""
     model, preprocessing = build(name)
     inputs = zoo.batch(model, preprocessing)
@@ -98,7 +98,7 @@ def test_saved_models_load_anywhere(name: str, plain: Reloader, with_classics: R
 
 
 @pytest.mark.parametrize("name", zoo.NOT_LOADED)
-def test_what_cannot_be_trained_on_plain_images_is_told_at_loading(name: str, tmp_path: Path) -> None:
+def test_models_that_need_more_than_images_are_refused_at_loading(name: str, tmp_path: Path) -> None:
     model, _ = zoo.build_transformers(name)
     model.save_pretrained(tmp_path)
     zoo.processor_for(name).save_pretrained(tmp_path)

@@ -5,9 +5,9 @@ import torch
 from backbones import zoo
 from torch import nn
 
-from hf_tl.backbones.folding import folded_batch_norms
-from hf_tl.backbones.freezing import freeze
-from hf_tl.backbones.timm import create_timm_backbone
+from hf_tl.backbones.libraries.timm import create_timm_backbone
+from hf_tl.backbones.prefix.folding import folded_batch_norms
+from hf_tl.backbones.stages.freezing import freeze
 
 FOLDED = {"test_resnet": 9, "test_efficientnet": 1, "lcnet_035": 1, "vgg11": 0, "test_vit": 0}
 """Minimum number of folded norms when only the head trains, by architecture."""
@@ -31,7 +31,7 @@ def identities(model: nn.Module) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("architecture", FOLDED)
-def test_the_output_stays_and_the_weights_come_back(architecture: str) -> None:
+def test_folding_keeps_the_output_and_restores_the_weights(architecture: str) -> None:
     model = build(architecture)
     pixels = torch.randn(2, 3, 64 if architecture != "test_vit" else 160, 64 if architecture != "test_vit" else 160)
     before, own = identities(model), {name: set(module.__dict__) for name, module in model.named_modules()}
@@ -46,7 +46,7 @@ def test_the_output_stays_and_the_weights_come_back(architecture: str) -> None:
     assert {name: set(module.__dict__) for name, module in model.named_modules()} == own
 
 
-def test_an_exception_puts_the_weights_back_too() -> None:
+def test_an_exception_restores_the_weights() -> None:
     model = build("test_resnet")
     pixels, before = torch.randn(2, 3, 64, 64), identities(model)
 
@@ -61,7 +61,7 @@ def test_an_exception_puts_the_weights_back_too() -> None:
     assert not [name for name, module in model.named_modules() if "forward" in module.__dict__]
 
 
-def test_norms_that_train_are_left_alone() -> None:
+def test_norms_that_train_are_not_folded() -> None:
     model = build("test_resnet")
     freeze(model, "all")
     pixels = torch.randn(2, 3, 64, 64)

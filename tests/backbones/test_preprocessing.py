@@ -17,9 +17,9 @@ from torchvision.transforms import v2
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.libraries.processors import ProcessorPipeline, processor_preprocessing
 from hf_tl.backbones.load import load_backbone, preprocessing_of
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.transformers import ProcessorPipeline, processor_preprocessing
 from hf_tl.data.augmentation import augmented_pipeline
 from hf_tl.data.images import ImageTransform, Transforms
 from hf_tl.data.scaling import colors_of
@@ -150,7 +150,7 @@ def test_an_image_processor_that_gives_bytes_is_refused() -> None:
         processor_preprocessing(processor)
 
 
-def test_the_record_tells_what_was_measured(mobile: Path) -> None:
+def test_the_record_holds_the_measured_values(mobile: Path) -> None:
     _, made = load_backbone(str(mobile), LABELS)
     record = made.preprocessing.to_record()
     assert record["channel_order"] == "BGR"
@@ -177,7 +177,7 @@ def test_a_map_that_is_not_linear_is_done_by_the_processor_itself() -> None:
     assert preprocessing.to_record()["mean"] == []
 
 
-def test_what_no_augmented_image_can_be_given_is_refused() -> None:
+def test_preprocessing_that_augmented_images_cannot_have_is_refused() -> None:
     def evaluation(image: Image.Image) -> torch.Tensor:
         pixels = v2.functional.to_dtype(v2.functional.to_image(image.resize((32, 32))), scale=True)
         return pixels.as_subclass(torch.Tensor) - pixels.mean()
@@ -210,15 +210,15 @@ def test_a_model_remembers_its_preprocessing(loaded: tuple[Any, Transforms]) -> 
 def test_a_training_transform_of_the_users_own_is_used(loaded: tuple[Any, Transforms]) -> None:
     model, made = loaded
     own = user_transform(64)
-    for given in (Transforms(own, made.eval), replace(made, train=own)):
-        found = preprocessing_of(model, given)
-        assert found.transforms("light").train is own
+    for transforms in (Transforms(own, made.eval), replace(made, train=own)):
+        preprocessing = preprocessing_of(model, transforms)
+        assert preprocessing.transforms("light").train is own
         image = Image.new("RGB", (70, 80), COLORS[-1])
-        assert torch.equal(found.transforms("light").eval(image), made.eval(image))
-        assert torch.equal(found.transforms("none").train(image), made.eval(image))
-        found.check_training_is_used(["none", "light"])
+        assert torch.equal(preprocessing.transforms("light").eval(image), made.eval(image))
+        assert torch.equal(preprocessing.transforms("none").train(image), made.eval(image))
+        preprocessing.check_training_is_used(["none", "light"])
         with pytest.raises(ConfigError, match=r"transforms\.train.*augmentation 'none' in all phases"):
-            found.check_training_is_used(["none", "none"])
+            preprocessing.check_training_is_used(["none", "none"])
     assert preprocessing_of(model, made).training is None
     assert preprocessing_of(model, Transforms(made.eval, made.eval)).training is None
     preprocessing_of(model, made).check_training_is_used(["none"])
@@ -240,8 +240,8 @@ def test_an_image_processor_of_the_users_own_is_saved_with_a_transformers_model(
     model, made = load_backbone(str(save_transformers(tiny_vit(), tmp_path)), LABELS)
     processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.1] * 3)
     own = ImageTransform(ProcessorPipeline(processor))
-    for given in (Transforms(own, own), replace(made, eval=own)):
-        assert preprocessing_of(model, given).processor is processor
+    for transforms in (Transforms(own, own), replace(made, eval=own)):
+        assert preprocessing_of(model, transforms).processor is processor
 
 
 def test_the_transforms_of_a_model_of_another_size_are_refused_for_timm() -> None:
@@ -251,7 +251,7 @@ def test_the_transforms_of_a_model_of_another_size_are_refused_for_timm() -> Non
         preprocessing_of(model, others)
 
 
-def test_presets_are_told_from_a_users_own_compose(loaded: tuple[Any, Transforms]) -> None:
+def test_a_users_own_compose_is_not_taken_for_a_preset(loaded: tuple[Any, Transforms]) -> None:
     model, made = loaded
     preset = augmented_pipeline("strong", size=(64, 64), finishing=preprocessing_of(model).finishing)
     assert preprocessing_of(model, replace(made, train=ImageTransform(preset))).training is None

@@ -10,7 +10,7 @@ from hf_tl.config import ModelConfig
 
 
 @pytest.mark.parametrize(("preset", "name"), [(preset, name) for preset, names in PRESETS.items() for name in names])
-def test_a_backbone_of_a_preset_is_what_is_told(preset: str, name: str) -> None:
+def test_a_backbone_of_a_preset_has_the_stated_license_and_size(preset: str, name: str) -> None:
     architecture = name.removeprefix("timm/")
     assert architecture in timm.list_pretrained()
     assert timm.get_pretrained_cfg(architecture).license in ("apache-2.0", "mit")
@@ -21,11 +21,11 @@ def test_a_backbone_of_a_preset_is_what_is_told(preset: str, name: str) -> None:
 
 
 def test_a_preset_stands_for_its_backbones() -> None:
-    found = candidates(ModelConfig(model="mobile, google/vit-base-patch16-224"))
-    assert [backbone.name for backbone in found] == [*PRESETS["mobile"], "google/vit-base-patch16-224"]
+    backbones = candidates(ModelConfig(model="mobile, google/vit-base-patch16-224"))
+    assert [backbone.name for backbone in backbones] == [*PRESETS["mobile"], "google/vit-base-patch16-224"]
 
 
-def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_takes_precedence_over_a_preset(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "small").mkdir()
     monkeypatch.chdir(tmp_path)
     assert [backbone.name for backbone in candidates(ModelConfig(model="small"))] == ["small"]

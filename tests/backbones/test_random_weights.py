@@ -2,16 +2,16 @@
 
 import pytest
 
+from hf_tl.backbones.libraries.transformers import random_weights
 from hf_tl.backbones.load import load_model
-from hf_tl.backbones.transformers import random_weights
 
 
 @pytest.mark.parametrize(
     ("name", "image_size"),
     [("timm:tf_efficientnet_lite0", 64), ("timm:test_vit", 96), ("timm:zfnet", 64), ("timm:test_resnet", 32)],
 )
-def test_they_are_those_of_a_network_that_is_not_pretrained(name: str, image_size: int) -> None:
-    """With the architecture's own distributions instead of transformers' one for all; deterministic in the seed."""
+def test_random_weights_follow_the_architecture_and_the_seed(name: str, image_size: int) -> None:
+    """The distributions are the architecture's, not the one that transformers uses for all layers."""
     model, _ = load_model(name, ["a", "b", "c"], pretrained=False, image_size=image_size)
     own = model.state_dict()
     drawn, again, other = (random_weights(type(model), model.config, seed) for seed in (1, 1, 2))

@@ -13,9 +13,10 @@ from torch import nn
 
 import hf_tl
 from hf_tl.backbones.describe import build_skeleton
-from hf_tl.backbones.freezing import freeze
 from hf_tl.backbones.load import load_model
-from hf_tl.backbones.stages import head_stages, list_stages
+from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.head import head_stages
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.config import StrategyConfig
 from hf_tl.record import read_record
 
@@ -47,13 +48,13 @@ def test_the_readme_has_the_same_seven() -> None:
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_the_table_says_what_the_code_says(name: str) -> None:
+def test_the_table_matches_the_code(name: str) -> None:
     _, parameters, count, stages, _ = SYSTEMS[name].groups()
     model = build_skeleton(name)
     assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" == parameters
-    found = [stage.name for stage in list_stages(model)]
-    assert ", ".join(f"`{stage}`" for stage in found) == stages
-    assert len(found) == int(count)
+    names = [stage.name for stage in list_stages(model)]
+    assert ", ".join(f"`{stage}`" for stage in names) == stages
+    assert len(names) == int(count)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

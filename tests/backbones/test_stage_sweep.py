@@ -16,7 +16,7 @@ from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 import hf_tl.classics
-from hf_tl.backbones.stages import Stage, list_stages, trainable_parameters
+from hf_tl.backbones.stages.stage import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError
 
 assert hf_tl.classics  # registers AlexNet, ZFNet and GoogLeNet with timm
@@ -68,7 +68,7 @@ CLASSIFIERS = [
 ]
 REFUSED = {
     "DinatForImageClassification": (ImportError, "natten"),
-    "ShieldGemma2ForImageClassification": (StageError, "no layer .* is shaped by the number of labels"),
+    "ShieldGemma2ForImageClassification": (StageError, "whose shape follows the number of labels"),
 }
 # their input has 261 and 322 channels, which the default eight attention heads do not divide
 PERCEIVER = {"num_cross_attention_heads": 1, "num_labels": 7, "num_latents": 8, "d_latents": 32, "num_blocks": 1}
@@ -112,10 +112,10 @@ def assert_modules_whole(model: nn.Module, stages: tuple[Stage, ...]) -> None:
     owner = {name: i for i, stage in enumerate(stages) for name in (*stage.parameter_names, *stage.buffer_names)}
     first = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
     for path, module in model.named_modules():
-        found = {owner[first[id(t)]] for t in (*module.parameters(), *module.buffers())}
-        if len(found) == 1:
-            assert listed[path] is stages[min(found)]
-        elif found:
+        indices = {owner[first[id(t)]] for t in (*module.parameters(), *module.buffers())}
+        if len(indices) == 1:
+            assert listed[path] is stages[min(indices)]
+        elif indices:
             assert path not in listed
         elif not any(True for _ in module.children()):
             assert path in listed
@@ -182,31 +182,35 @@ def check_timm_order(name: str) -> None:
     assert_order(model, list_stages(model), inputs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TIMM[::10])
-def test_timm_tenth(name: str) -> None:
+def test_stages_of_a_tenth_of_timm(name: str) -> None:
     check_timm(name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM)
-def test_timm_all(name: str) -> None:
+def test_stages_of_all_of_timm(name: str) -> None:
     check_timm(name)
     check_timm_order(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SHAPES)
-def test_timm_order(name: str) -> None:
+def test_timm_stages_are_in_forward_order(name: str) -> None:
     check_timm_order(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ENCODERS)
 def test_timm_encoder_is_refused(name: str) -> None:
     with pytest.raises(StageError, match=r"expected a classifier, found .*Encoder with"):
         list_stages(build_timm(name))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_transformers(name: str) -> None:
+def test_stages_of_every_transformers_class(name: str) -> None:
     if name in REFUSED:
         error, message = REFUSED[name]
         with pytest.raises(error, match=message):
@@ -243,12 +247,13 @@ def check_transformers_order(name: str) -> None:
 RUNNABLE = [name for name in CLASSIFIERS if name not in REFUSED]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNNABLE[::5])
-def test_transformers_order(name: str) -> None:
+def test_transformers_stages_are_in_forward_order(name: str) -> None:
     check_transformers_order(name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_transformers_order_of_every_class(name: str) -> None:
+def test_stages_of_every_transformers_class_are_in_forward_order(name: str) -> None:
     check_transformers_order(name)

@@ -1,18 +1,16 @@
-"""Stages of well-known networks under the field's names, and their arithmetic."""
+"""Stages of well-known networks under the names of the field, and of classes missing from every table."""
 
-import re
 from typing import Any
 
 import pytest
 import timm
 import torch
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 import hf_tl.classics
-from hf_tl.backbones.stages import Stage, head_stages, list_stages, select_stages, trainable_parameters
+from hf_tl.backbones.stages.head import head_stages
+from hf_tl.backbones.stages.stage import Stage, list_stages
 from hf_tl.errors import StageError
 
 assert hf_tl.classics  # registers AlexNet, ZFNet and GoogLeNet with timm
@@ -66,6 +64,7 @@ TIMM = {
     "samvit_base_patch16_224": ["stem", *numbered("blocks", 12), "neck", "head"],
 }
 
+
 TRANSFORMERS = {
     "ViTForImageClassification": ["stem", *numbered("layers", 12), "layernorm", "head"],
     "ResNetForImageClassification": ["stem", *numbered("encoder.stages", 4), "head"],
@@ -97,12 +96,12 @@ def names(stages: tuple[Stage, ...]) -> list[str]:
 
 
 def stage_of(stages: tuple[Stage, ...], tensor_or_module: str) -> str:
-    (found,) = {
+    (name,) = {
         stage.name
         for stage in stages
         if tensor_or_module in (*stage.parameter_names, *stage.buffer_names, *stage.module_names)
     }
-    return found
+    return name
 
 
 @pytest.mark.parametrize("name", TIMM)
@@ -132,12 +131,12 @@ def test_stages_of_transformers(name: str) -> None:
         ("levit_384_s8", {"head.bn": "stages.2", "head_dist.bn": "stages.2", "head_dist.linear": "head"}),
     ],
 )
-def test_each_thing_is_in_the_stage_where_it_runs(model: str, places: dict[str, str]) -> None:
+def test_modules_and_tensors_are_in_the_stage_where_they_run(model: str, places: dict[str, str]) -> None:
     stages = list_stages(on_meta(model))
     assert {thing: stage_of(stages, thing) for thing in places} == places
 
 
-def test_what_spans_stages_is_in_none() -> None:
+def test_modules_that_span_stages_are_in_none() -> None:
     listed = {name for stage in list_stages(on_meta("convnext_tiny")) for name in stage.module_names}
     assert listed.isdisjoint({"", "stages", "head"})
     assert {"stem", "stages.0", "head.fc"} <= listed
@@ -149,9 +148,9 @@ def test_stages_of_the_wrapper_are_those_of_its_model() -> None:
     inner = list_stages(wrapper.timm_model)
     outer = list_stages(wrapper)
     assert names(outer) == names(inner) == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
-    for one, other in zip(inner, outer, strict=True):
+    for plain, wrapped in zip(inner, outer, strict=True):
         for field in ("parameter_names", "buffer_names", "module_names"):
-            assert tuple(f"timm_model.{name}" for name in getattr(one, field)) == getattr(other, field)
+            assert tuple(f"timm_model.{name}" for name in getattr(plain, field)) == getattr(wrapped, field)
     listed = [name for stage in outer for name in stage.parameter_names]
     assert sorted(listed) == sorted(name for name, _ in wrapper.named_parameters())
 
@@ -217,9 +216,6 @@ def test_fully_connected_part_in_the_wrapper(name: str, expected: int) -> None:
 @pytest.mark.parametrize("name", ["ViTForImageClassification", "PerceiverForImageClassificationLearned"])
 def test_fully_connected_part_of_transformers_is_the_head(name: str) -> None:
     assert head_stages(list_stages(classifier(name))) == 1
-
-
-# --- classes missing from every table
 
 
 class Block(nn.Module):
@@ -295,60 +291,3 @@ def test_feature_info_of_missing_modules_is_an_error() -> None:
     model.feature_info[1]["module"] = "layer9"
     with pytest.raises(StageError, match=r"feature_info of ResNet with .* names modules that it lacks: layer9"):
         list_stages(model)
-
-
-# --- stage arithmetic
-
-STAGES = tuple(
-    Stage(name, (f"{name}.conv.weight", f"{name}.bn.weight"), (), (name,))
-    for name in ("stem", "layer1", "layer2", "layer3", "head")
-)
-
-
-@pytest.mark.parametrize(
-    ("trainable_stages", "expected"),
-    [
-        (1, ["head"]),
-        (3, ["layer2", "layer3", "head"]),
-        (5, ["stem", "layer1", "layer2", "layer3", "head"]),
-        ("all", ["stem", "layer1", "layer2", "layer3", "head"]),
-        ("layer2", ["layer2", "layer3", "head"]),
-        ("head", ["head"]),
-        (("stem", "layer2"), ["stem", "layer2", "head"]),
-        (("head",), ["head"]),
-        (r"re:^layer[12]\.bn", ["layer1", "layer2", "head"]),
-    ],
-)
-def test_select_stages(trainable_stages: Any, expected: list[str]) -> None:
-    assert names(select_stages(STAGES, trainable_stages)) == expected
-
-
-def test_pattern_selects_parameters() -> None:
-    assert trainable_parameters(STAGES, "re:bn") == {
-        *(f"{name}.bn.weight" for name in ("stem", "layer1", "layer2", "layer3")),
-        *("head.conv.weight", "head.bn.weight"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("trainable_stages", "message"),
-    [
-        (0, "expected 1 to 5 trainable stages (--trainable_stages), found 0; the stages are stem, layer1"),
-        (6, "expected 1 to 5 trainable stages (--trainable_stages), found 6"),
-        ("layer7", "there is no stage layer7 (--trainable_stages); the stages are stem, layer1, layer2, layer3, head"),
-        (("stem", "a", "b"), "there is no stage a, b (--trainable_stages)"),
-        ("re:nothing", "no parameter of the backbone matches 'nothing' (--trainable_stages); its names are stem.conv"),
-        ("re:(", "'(' (--trainable_stages) is not a regular expression: missing )"),
-    ],
-)
-def test_unknown_stages_are_errors(trainable_stages: Any, message: str) -> None:
-    with pytest.raises(StageError, match=re.escape(message)):
-        trainable_parameters(STAGES, trainable_stages)
-
-
-@given(k=st.integers(1, 5), chosen=st.sets(st.sampled_from(names(STAGES)), min_size=1))
-def test_every_selection_is_of_whole_stages_with_the_head(k: int, chosen: set[str]) -> None:
-    assert trainable_parameters(STAGES, k) == trainable_parameters(STAGES, STAGES[-k].name)
-    assert names(select_stages(STAGES, tuple(chosen))) == [name for name in names(STAGES) if name in {*chosen, "head"}]
-    for stage in select_stages(STAGES, tuple(chosen)):
-        assert set(stage.parameter_names) <= trainable_parameters(STAGES, tuple(chosen))

@@ -7,10 +7,10 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.libraries.processors import processor_preprocessing
+from hf_tl.backbones.libraries.timm import create_timm_backbone, timm_preprocessing
 from hf_tl.backbones.load import set_labels
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.timm import create_timm_backbone, timm_preprocessing
-from hf_tl.backbones.transformers import processor_preprocessing
 
 LABELS = ("zebra", "ant", "moth")
 SIZE = 64
@@ -74,7 +74,7 @@ CLASSES = tuple(
 )
 REFUSED = {
     "DinatForImageClassification": "requires .*natten",
-    "ShieldGemma2ForImageClassification": "by the words of a language model, so there is no head to train",
+    "ShieldGemma2ForImageClassification": "by the tokens of a language model, and has no head to train",
 }
 NOT_LOADED = {
     "ImageGPTForImageClassification": "found ImageGPTImageProcessor, which gives input_ids; ",

@@ -1,5 +1,6 @@
 """The classics against their references: torchvision's networks, and the numbers of ZFNet's paper."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -83,17 +84,19 @@ def test_torchvisions_googlenet_gives_our_logits_with_our_weights() -> None:
     assert_same_logits(ours, reference, 96)
 
 
-def test_googlenets_auxiliary_logits_are_torchvisions(tv_googlenet: nn.Module) -> None:
-    ours = GoogLeNet(num_classes=7, aux_logits=True, drop_rate=0.0)
-    ours.load_state_dict(filter_googlenet(tv_googlenet.state_dict(), ours))
-    reference = torchvision.models.GoogLeNet(num_classes=7, dropout=0.0, init_weights=False)
-    reference.load_state_dict(tv_googlenet.state_dict())
-    for model in (ours, reference):
-        model.train()
-        model.aux1.dropout.p = model.aux2.dropout.p = 0.0
-    images = torch.randn(2, 3, 96, 96)
-    for mine, theirs in zip(ours(images, return_aux=True), reference(images), strict=True):
-        assert torch.equal(mine, theirs)
+def test_dropped_auxiliary_heads_are_logged(tv_googlenet: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    weights, ours = tv_googlenet.state_dict(), GoogLeNet(num_classes=7)
+    count = sum(name.startswith("aux") for name in weights)
+    assert count > 0
+    log = logging.getLogger("hf_tl.classics.googlenet")
+    log.addHandler(caplog.handler)  # messages of hf_tl do not reach the root logger
+    with caplog.at_level("INFO", logger=log.name):
+        plain = filter_googlenet(weights, ours)
+        assert f"Dropping the auxiliary heads of the GoogLeNet weights ({count} tensors)" in caplog.text
+        caplog.clear()
+        assert filter_googlenet(plain, ours) == plain
+    log.removeHandler(caplog.handler)
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def test_zfnet_normalizes_contrast_as_krizhevsky_et_al_write_it() -> None:
     torch.testing.assert_close(norm(maps), expected)
 
 
-def test_zfnet_has_no_public_weights_and_says_so() -> None:
+def test_zfnet_without_public_weights_is_an_error() -> None:
     with pytest.raises(ModelError, match=r"zfnet.*published none.*pretrained=False.*pretrained_cfg_overlay"):
         timm.create_model("zfnet", pretrained=True)
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors import safe_open
 from timm.models._hub import save_for_hf
-from transformers import AutoModelForImageClassification, TimmWrapperConfig, TimmWrapperForImageClassification
+from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 import hf_tl.classics
 
@@ -53,26 +52,7 @@ def test_hidden_states_and_gradient_checkpointing_are_supported() -> None:
     assert model.supports_gradient_checkpointing
 
 
-def test_auxiliary_heads_train_but_are_not_saved(tmp_path: Path) -> None:
-    model = wrapped("googlenet", aux_logits=True).train()
-    images = torch.randn(2, 3, 64, 64)
-    outputs = model(images, return_aux=True).logits
-    hf_tl.classics.auxiliary_loss(outputs, torch.tensor([0, 1])).backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-
-    model.eval().save_pretrained(tmp_path)
-    with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        assert not [name for name in file.keys() if "aux" in name]  # noqa: SIM118  not a mapping
-    reloaded = AutoModelForImageClassification.from_pretrained(tmp_path)
-    with torch.no_grad():
-        assert torch.equal(reloaded(images).logits, model(images).logits)
-    # The heads have new weights, so that training can continue.
-    for parameter in reloaded.timm_model.aux1.parameters():
-        assert parameter.device.type == "cpu"
-        assert parameter.isfinite().all()
-
-
-def test_zfnet_loads_weights_of_ones_own_through_timm(tmp_path: Path) -> None:
+def test_zfnet_loads_local_weights_through_timm(tmp_path: Path) -> None:
     model = timm.create_model("zfnet", num_classes=3).eval()
     save_for_hf(model, tmp_path, safe_serialization=True)
     reloaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()

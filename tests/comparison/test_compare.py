@@ -1,6 +1,7 @@
 """`hf-tl compare` on small trained models: findings, files and errors."""
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from test_cli import COLORS, TINY, fails, write_images
 import hf_tl
 from hf_tl.cli import main
 from hf_tl.comparison.compare import Comparison
-from hf_tl.errors import DataError, ModelError
+from hf_tl.errors import ConfigError, DataError, ModelError
 from hf_tl.record import read_record
 
 RECIPE = ["--augmentation", "none", "--per_device_train_batch_size", "8"]
@@ -69,7 +70,7 @@ def turned(folder: Path, copy: Path) -> Path:
     return copy
 
 
-def test_the_better_one_is_told_with_the_numbers_of_both(
+def test_the_better_model_is_named_with_the_metrics_of_both(
     runs: Path, colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pair = [str(runs / "short"), str(runs / "long")]
@@ -83,27 +84,27 @@ def test_the_better_one_is_told_with_the_numbers_of_both(
             list(recorded.intervals["accuracy"]), abs=1e-5
         )
         classes = recorded.classes
-        assert [one[letter] for one in record["classes"]] == pytest.approx(classes["recall"])
+        assert [row[letter] for row in record["classes"]] == pytest.approx(classes["recall"])
         assert record["models"][letter]["name"] == name
-    assert record["conclusion"].startswith("B is better by ")
+    assert record["conclusion"].startswith("B is significantly better, by ")
     assert f"Conclusion  {record['conclusion']}" in text
     assert sum(record["right"].values()) == record["data"]["images"] == 24
     assert record["right"]["only_B"] == len(record["only_B"])
-    one = record["only_B"][0]
-    assert one["name"].startswith(f"{one['true'][0]}/")
-    assert one["B"] == one["true"] != one["A"]
-    assert f"{one['name']}: {one['true'][0]}; A says {one['A'][0]}" in text
+    image = record["only_B"][0]
+    assert image["name"].startswith(f"{image['true'][0]}/")
+    assert image["B"] == image["true"] != image["A"]
+    assert f"{image['name']}: {image['true'][0]}; A predicts {image['A'][0]}" in text
 
 
 def test_what_is_written_holds_the_same_and_no_path(runs: Path, colors: Path, tmp_path: Path) -> None:
-    found = hf_tl.compare(runs / "short", runs / "long", str(colors), output_dir=tmp_path)
+    comparison = hf_tl.compare(runs / "short", runs / "long", str(colors), output_dir=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"comparison.json", "comparison.md", "comparison.png"}
     page = (tmp_path / "comparison.md").read_text()
-    assert "![What A and B get right, by class, and the difference](comparison.png)" in page
+    assert "![Accuracy of A and B by class, and the difference](comparison.png)" in page
     assert "| Class | images | A | B |" in page
-    assert found.difference == found.record["metrics"]["accuracy"]["difference"] > 0.3
-    assert found.p_value < 0.05
-    assert str(runs.parent) not in page + (tmp_path / "comparison.json").read_text() + str(found)
+    assert comparison.difference == comparison.record["metrics"]["accuracy"]["difference"] > 0.3
+    assert comparison.p_value < 0.05
+    assert str(runs.parent) not in page + (tmp_path / "comparison.json").read_text() + str(comparison)
     for color in ("#e8743b", "#2b6ca3"):
         assert share_of(tmp_path / "comparison.png", color) > 0.01
 
@@ -112,45 +113,47 @@ def test_classes_are_matched_by_name(runs: Path, colors: Path, tmp_path: Path) -
     backwards = turned(runs / "long", tmp_path / "backwards")
     assert hf_tl.load(backwards)[0].config.id2label == {0: "red", 1: "green", 2: "blue"}
     there = hf_tl.compare(runs / "long", backwards, str(colors))
-    assert there.conclusion == "A and B say the same of all images."
+    assert there.conclusion == "A and B make the same predictions for all images."
     back = hf_tl.compare(backwards, runs / "short", str(colors))
     straight = hf_tl.compare(runs / "long", runs / "short", str(colors))
     assert back.record["metrics"] == straight.record["metrics"]
-    assert {json.dumps(one) for one in back.record["classes"]} == {
-        json.dumps(one) for one in straight.record["classes"]
+    assert {json.dumps(row) for row in back.record["classes"]} == {
+        json.dumps(row) for row in straight.record["classes"]
     }
 
 
-def test_the_data_must_be_named_where_they_cannot_be_had_again(
+def test_the_dataset_must_be_named_if_it_cannot_be_loaded_again(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pair = [str(runs / "short"), str(runs / "long")]
-    told = fails(["compare", *pair, "--output_dir", str(tmp_path / "out")], capsys)
-    assert "A and B were trained on colors, which cannot be opened by its name; name the images to compare on" in told
+    error = fails(["compare", *pair, "--output_dir", str(tmp_path / "out")], capsys)
+    assert "A and B were trained on colors, which cannot be loaded by its name; name the images to compare on" in error
     assert not list((tmp_path / "out").iterdir())
     data = {"name": "others", "revision": None, "fingerprint": "0123456789abcdef"}
     other = edited(runs / "long", tmp_path / "other", "run.json", lambda record: record["data"].update(data))
-    told = fails(["compare", pair[0], str(other)], capsys)
-    assert "A was trained on colors (fingerprint " in told
-    assert "and B on others (fingerprint 0123456789ab), which are not the same images" in told
+    error = fails(["compare", pair[0], str(other)], capsys)
+    assert "A was trained on colors (fingerprint " in error
+    assert "B on different images: others (fingerprint 0123456789ab)" in error
 
 
 def test_models_of_digits_need_no_dataset(tmp_path: Path) -> None:
     """The test split of digits does not depend on the seed."""
     first = train(tmp_path / "0", "digits", "--num_train_epochs", "0.1")
     second = edited(first, tmp_path / "1", "run.json", lambda record: record["settings"].update(seed=1))
-    found = hf_tl.compare(first, second)
-    assert (found.record["data"]["name"], found.record["data"]["images"]) == ("digits", 360)
+    comparison = hf_tl.compare(first, second)
+    assert (comparison.record["data"]["name"], comparison.record["data"]["images"]) == ("digits", 360)
     data = {"name": "digits", "revision": None, "fingerprint": "0123456789abcdef"}
     other, another = (
         edited(folder, tmp_path / name, "run.json", lambda record: record["data"].update(data))
         for folder, name in ((first, "2"), (second, "3"))
     )
-    with pytest.raises(DataError, match=r"digits is not what A and B were trained on any more: .* was 0123456789ab"):
+    with pytest.raises(
+        DataError, match=r"expected the dataset digits .* \(fingerprint 0123456789ab\), found a changed one"
+    ):
         hf_tl.compare(other, another)
 
 
-def test_images_that_either_model_learned_from_are_left_out(tmp_path: Path) -> None:
+def test_training_images_of_either_model_are_excluded(tmp_path: Path) -> None:
     """Without splits in the dataset, another seed draws other images, also from data that the user has loaded."""
     images = str(write_images(tmp_path / "images", 12))
     data = {seed: hf_tl.load_data(images, seed=seed) for seed in (0, 3)}
@@ -160,20 +163,20 @@ def test_images_that_either_model_learned_from_are_left_out(tmp_path: Path) -> N
     held_out = {seed: {*each.digests["validation"], *each.digests["test"]} for seed, each in data.items()}
     clean = {seed: set(each.digests["test"]) & held_out[3 - seed] for seed, each in data.items()}
     for seed, each in data.items():
-        found = hf_tl.compare(first, second, each).record["data"]
-        assert found["images"] == len(clean[seed]) < 8
-        [note] = found["leakage"]["notes"]
+        compared = hf_tl.compare(first, second, each).record["data"]
+        assert compared["images"] == len(clean[seed]) < 8
+        [note] = compared["leakage"]["notes"]
         assert note.startswith(f"{8 - len(clean[seed])} of 8 test images are training images of ")
     again = hf_tl.compare(first, second, images).record["data"]  # training images of neither model come first
     assert again["images"] == min(8, len(held_out[0] & held_out[3]))
-    told = hf_tl.compare(first, second, data[0], split="train", include_training_images=True)
-    assert told.record["data"]["leakage"]["learned"] == 25
-    assert "Leakage   25 of 25 train images are training images of A or B: not an estimate of" in str(told)
+    included = hf_tl.compare(first, second, data[0], split="train", include_training_images=True)
+    assert included.record["data"]["leakage"]["learned"] == 25
+    assert "Leakage   25 of 25 train images are training images of A or B: not an estimate of" in str(included)
     with pytest.raises(DataError, match="25 of 25 train images are training images of A or B, and no other is there"):
         hf_tl.compare(first, second, data[0], split="train")
 
 
-def test_images_that_one_of_the_two_learned_from_are_left_out(tmp_path: Path) -> None:
+def test_training_images_of_a_single_model_are_excluded(tmp_path: Path) -> None:
     """A training with `--refit` learns from the validation images, too."""
     images = str(write_images(tmp_path / "images", 12))
     first = train(tmp_path / "first", images, "--num_train_epochs", "1")
@@ -189,16 +192,16 @@ def test_a_plain_checkpoint_of_transformers_is_compared_too(
     runs: Path, colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = save_transformers(tiny_vit(labels=list(COLORS)), tmp_path / "plain")
-    found = hf_tl.compare(runs / "long", plain, str(colors))
-    assert found.record["models"]["B"]["strategy"] is None
-    assert "B is " not in found.conclusion
-    told = fails(["compare", str(runs / "long"), str(plain)], capsys)
-    assert "no record states what B was trained on; name the images to compare on with --dataset" in told
+    comparison = hf_tl.compare(runs / "long", plain, str(colors))
+    assert comparison.record["models"]["B"]["strategy"] is None
+    assert "B is " not in comparison.conclusion
+    error = fails(["compare", str(runs / "long"), str(plain)], capsys)
+    assert "no record names the training dataset of B; name the images to compare on with --dataset" in error
 
 
 def test_models_of_other_classes_are_refused(runs: Path, colors: Path, tmp_path: Path) -> None:
     other = save_transformers(tiny_vit(labels=["blue", "green", "pink"]), tmp_path / "other")
-    with pytest.raises(ModelError, match="only A knows red; only B knows pink"):
+    with pytest.raises(ModelError, match="only A has red; only B has pink"):
         hf_tl.compare(runs / "long", other, str(colors))
     with pytest.raises(DataError, match="--split val: the dataset has the splits train, validation, test"):
         hf_tl.compare(runs / "long", runs / "short", str(colors), split="val")
@@ -211,7 +214,7 @@ def test_streamed_images_are_refused(runs: Path, tmp_path: Path) -> None:
     )
     rows.to_parquet(tmp_path / "train.parquet")
     data = hf_tl.load_data(str(tmp_path / "train.parquet"), streaming=True)
-    with pytest.raises(DataError, match="each model of a comparison reads the images"):
+    with pytest.raises(DataError, match="expected images that can be read twice"):
         hf_tl.compare(runs / "long", runs / "short", data)
 
 
@@ -230,8 +233,8 @@ def made_record(labels: list[str], problem: str = "single_label_classification")
     image = {"image": 3, "name": labels[0], "true": [labels[0]], "A": [labels[1]], "B": [labels[0]]}
     metric = "accuracy" if problem.startswith("single") else "mean_average_precision"
     return {
-        "conclusion": "B is ahead by 2.0 points (−1.0 to 5.0, p = 0.2), which may be chance: "
-        + "no more is told. " * 6,
+        "conclusion": "B is better by 2.0 points (95% CI −1.0 to 5.0, p = 0.2), which is not significant; "
+        + "and more text. " * 6,
         "models": {letter: {"name": labels[0], **model} for letter in "AB"},
         "data": {"name": labels[0], "split": "test", "images": 1234, "classes": len(labels)},
         "problem_type": problem,
@@ -239,8 +242,8 @@ def made_record(labels: list[str], problem: str = "single_label_classification")
         "agreement": 0.9,
         "right": {"both": 900, "only_A": 100, "only_B": 34, "neither": 200},
         "classes": [
-            {"label": one, "images": 9, **difference(9), "corrected_p_value": 0.4, "is_significant": index % 3 == 0}
-            for index, one in enumerate(labels)
+            {"label": label, "images": 9, **difference(9), "corrected_p_value": 0.4, "is_significant": index % 3 == 0}
+            for index, label in enumerate(labels)
         ],
         "only_A": [],
         "only_B": [image] * 9,
@@ -250,42 +253,60 @@ def made_record(labels: list[str], problem: str = "single_label_classification")
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
 @pytest.mark.parametrize("count", [2, 12, 300])
 def test_any_number_of_classes_is_shown(count: int, problem: str, tmp_path: Path) -> None:
-    found = Comparison(made_record([f"class {index}" for index in range(count)], problem))
-    text = str(found)
+    comparison = Comparison(made_record([f"class {index}" for index in range(count)], problem))
+    text = str(comparison)
     assert text.count("\nclass ") == min(count, 30)
     assert ("The 30 classes that differ most are shown" in text) == (count > 30)
     assert "  and 4 more" in text
-    found.save(tmp_path)
+    comparison.save(tmp_path)
     width, height = Image.open(tmp_path / "comparison.png").size
     assert (width, height < 1800) == (1600, True)
-    most = max(found.record["classes"], key=lambda one: abs(one["difference"]))
+    most = max(comparison.record["classes"], key=lambda row: abs(row["difference"]))
     assert most["label"] in text
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     hostile = ["$\\frac{", "| a | b |", "<script>", "\n\n# title", "[x](http://y)", "w" * 300, "a\ud800b", ""]
-    found = Comparison(made_record(hostile))
-    found.save(tmp_path)
+    comparison = Comparison(made_record(hostile))
+    comparison.save(tmp_path)
     page = (tmp_path / "comparison.md").read_text()
     assert "<script>" not in page
     assert "\n# title" not in page
     assert "](http" not in page
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert {line.count("|") for line in rows[-len(hostile) :]} == {8}
-    assert "\n\n# title" not in str(found)
+    assert "\n\n# title" not in str(comparison)
 
 
 def test_a_folder_that_cannot_be_written_to(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    told = fails(["compare", str(runs / "short"), str(runs / "long"), "--output_dir", str(tmp_path / "file")], capsys)
-    assert "--output_dir" in told
-    assert "cannot be written to" in told
+    error = fails(["compare", str(runs / "short"), str(runs / "long"), "--output_dir", str(tmp_path / "file")], capsys)
+    assert "--output_dir" in error
+    assert "cannot be written to" in error
 
 
 def test_models_of_the_hub(hub: HubServer, runs: Path, colors: Path) -> None:
     hf_tl.push(runs / "short", "user/short")
     hf_tl.push(runs / "long", "user/long")
-    found = hf_tl.compare("user/short", "user/long", str(colors))
+    comparison = hf_tl.compare("user/short", "user/long", str(colors))
     local = hf_tl.compare(runs / "short", runs / "long", str(colors))
-    assert found.record["models"]["B"]["name"] == "user/long"
-    assert found.record["metrics"] == local.record["metrics"]
+    assert comparison.record["models"]["B"]["name"] == "user/long"
+    assert comparison.record["metrics"] == local.record["metrics"]
+
+
+def test_an_interrupted_write_leaves_the_earlier_report(tmp_path: Path) -> None:
+    first, second = (Comparison(made_record([name, "other", "third"])) for name in ("first", "second"))
+    first.save(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # room for record and page, not for the figure
+    try:
+        with pytest.raises(ConfigError, match="cannot be written to: File too large"):
+            second.save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    second.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(before)
+    assert "second" in (tmp_path / "comparison.md").read_text()

@@ -4,17 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pytest
-from PIL import Image
-
-WriteFolder = Callable[[Mapping[str, int]], Path]
-
-
-def picture(number: int, size: tuple[int, int] = (12, 10)) -> Image.Image:
-    """Return an image that is distinct for each number."""
-    rng = np.random.default_rng(number)
-    return Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+from data.pictures import WriteFolder, picture
 
 
 @pytest.fixture(autouse=True)

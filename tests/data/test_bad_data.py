@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import WriteFolder
+from data.pictures import WriteFolder
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 from PIL import Image as Pillow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import WriteFolder, picture
+from data.pictures import WriteFolder, picture
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2

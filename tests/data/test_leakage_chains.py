@@ -156,6 +156,7 @@ def walk(seed: int, folder: Path, seen: Counter[str]) -> int:
     return violations
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(4))
 def test_nothing_is_measured_on_unannounced(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.fingerprint._CACHING_ENABLED", False)  # hashing each step takes a third of the time

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import WriteFolder, picture
+from data.pictures import WriteFolder, picture
 from datasets import Dataset, DatasetDict
 
 from hf_tl.data.datasets import check_images, load_data, prepare_data

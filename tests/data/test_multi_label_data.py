@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import WriteFolder
+from data.pictures import WriteFolder
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -112,6 +112,7 @@ def test_rows_that_load_data_did_not_write_are_refused(rows: Rows) -> None:
         collate([views[0], views[1]])
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.sets(st.integers(0, 5)), min_size=12, max_size=60), st.integers(0, 9))
 def test_every_class_stays_in_train(seen: list[set[int]], seed: int) -> None:

@@ -16,7 +16,7 @@ from timm.data import create_transform, resolve_data_config
 from torchvision.transforms import v2
 from transformers import ConvNextImageProcessor, ViTImageProcessor
 
-from hf_tl.backbones.transformers import ProcessorPipeline
+from hf_tl.backbones.libraries.processors import ProcessorPipeline
 from hf_tl.data.images import ImageTransform
 from hf_tl.data.pixels import pixel_batches, resized_side
 from hf_tl.errors import DataError

@@ -9,7 +9,7 @@ from backbones.checkpoints import tiny_resnet, tiny_vit
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hf_tl.backbones.freezing import freeze
+from hf_tl.backbones.stages.freezing import freeze
 from hf_tl.errors import ModelError
 from hf_tl.evaluation.activation_maps import _as_grid, class_activation_maps
 

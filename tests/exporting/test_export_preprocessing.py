@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from timm.data import create_transform
 
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.transformers import processor_preprocessing
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.libraries.processors import processor_preprocessing
 from hf_tl.errors import ModelError
 from hf_tl.exporting.checks import model_logits, verify_steps
 from hf_tl.exporting.preprocessing import apply, describe

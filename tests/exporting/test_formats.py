@@ -28,6 +28,7 @@ def check_logits(network: str, name: str, folder: Path) -> None:
         np.testing.assert_allclose(run(pixels.numpy()), expected, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["torchscript", "torch_export"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_logits_are_those_of_the_model(network: str, name: str, tmp_path: Path) -> None:

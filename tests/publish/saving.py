@@ -6,8 +6,8 @@ from pathlib import Path
 from publish.records import of_weights
 from transformers import PreTrainedModel
 
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.load import preprocessing_of
-from hf_tl.backbones.preprocessing import Preprocessing
 from hf_tl.data.images import Transforms
 from hf_tl.publish.save import check_reload, commit_model, complete_run
 from hf_tl.record import LearnedFrom, RunRecord

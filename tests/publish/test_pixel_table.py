@@ -144,6 +144,7 @@ def test_the_conversions_of_the_table_are_counted(published: Published) -> None:
     assert published.conversions.rows == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", FILES)
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 def test_every_use_sees_the_same_pixels(published: Published, mode: str, file: Path) -> None:
@@ -180,6 +181,7 @@ def test_every_use_sees_the_same_pixels(published: Published, mode: str, file: P
         torch.testing.assert_close(names["logits"][0], logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", FILES)
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 def test_a_pipeline_is_as_the_card_says(
@@ -217,6 +219,7 @@ def test_a_card_without_conversions_needs_no_function() -> None:
     assert 'print(classifier("image.jpg", top_k=5))' in card
 
 
+@pytest.mark.long
 def test_an_onnx_file_sees_the_same_pixels(published: Published, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     data = tmp_path / "images"

@@ -116,6 +116,7 @@ def records(draw: st.DrawFn) -> RunRecord:
     )
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(records())
 def test_a_record_is_read_back_as_it_was_written(record: RunRecord) -> None:
@@ -146,6 +147,7 @@ def render_all(record: RunRecord, folder: Path) -> str:
     return card
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", [OLD, *CARDS], ids=lambda file: file.parent.name)
 def test_the_example_records_are_published(file: Path, tmp_path: Path) -> None:
     record = RunRecord.from_json(json.loads(file.read_text(encoding="utf-8")))
@@ -251,6 +253,7 @@ WHOLE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_damaged_record_is_read_or_refused_by_name(kind: str) -> None:
     """A value dropped or replaced anywhere: `RecordError`, or its readers raise `PublishError` or nothing."""

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoImageProcessor, PreTrainedModel
 
+from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.load import load, load_backbone, preprocessing_of
-from hf_tl.backbones.preprocessing import Preprocessing
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.card.plots import HISTORY_FIGURE, STAGES_FIGURE
 from hf_tl.errors import ConfigError, PublishError, SaveError
 from hf_tl.publish.save import check_output_dir, check_reload, commit_model, rewrite_card

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from hf_tl.backbones.load import load_model
-from hf_tl.backbones.stages import list_stages
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.publish.save import TOLERANCE, check_reload
 
 PRODUCTS = (functional.linear, functional.conv2d, torch.conv2d)

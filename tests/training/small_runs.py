@@ -30,8 +30,8 @@ from transformers import (
 )
 
 import hf_tl
-from hf_tl.backbones.freezing import frozen_tensors
 from hf_tl.backbones.load import load_backbone
+from hf_tl.backbones.stages.freezing import frozen_tensors
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import ImageTransform, Transforms, collate
 from hf_tl.errors import HfTlError

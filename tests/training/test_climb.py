@@ -21,7 +21,7 @@ from small_runs import (
 )
 from torch import Tensor, nn
 
-from hf_tl.backbones.transformers import random_weights
+from hf_tl.backbones.libraries.transformers import random_weights
 from hf_tl.strategy import Strategy
 from hf_tl.training.escalation import Climb, Escalation
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_runs import FLAT, Run, differences, launch, make_model, moved, read_result, result_path, resumed
 
-from hf_tl.backbones.freezing import freeze, frozen_tensors
+from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
 from hf_tl.checkpoints.checkpoint import newest_checkpoint
 
 pytestmark = pytest.mark.slow

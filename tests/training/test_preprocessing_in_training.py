@@ -17,6 +17,8 @@ import hf_tl
 from hf_tl.data.images import ImageTransform, Transforms
 from hf_tl.errors import ConfigError
 
+pytestmark = pytest.mark.long
+
 COLORS = {"blue": (40, 40, 200), "red": (200, 40, 40)}
 LABELS = tuple(COLORS)
 

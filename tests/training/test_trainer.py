@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers import logging as transformers_logging
 
-from hf_tl.backbones.freezing import frozen_tensors
 from hf_tl.backbones.load import load_backbone
+from hf_tl.backbones.stages.freezing import frozen_tensors
 from hf_tl.config import TrainingConfig
 from hf_tl.data.images import collate
 from hf_tl.errors import ConfigError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.conftest import picture
+from data.pictures import picture
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
 from hf_tl.data.datasets import ImageData, load_data, prepare_data

@@ -1,0 +1,108 @@
+"""Decision between backbones and strategies, with its reason in two sentences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hf_tl.advisor.deciding.rules import NOT_AT_ALL, SIMILAR, find_rule
+from hf_tl.advisor.measuring.evidence import SIGNIFICANT, BackboneEvidence
+from hf_tl.advisor.measuring.probes import Probe
+from hf_tl.config import StrategyConfig
+from hf_tl.evaluation.paired import difference_p_value
+from hf_tl.head.head_solver import FOLDS
+
+SOLVED_RULE, SOLVED, SOLVED_AT_LEAST = "a head is enough", 0.99, 0.97
+"""Name of the rule, accuracy of a head, and lower end of its interval, at which deeper training cannot gain much."""
+NOTHING = 0.15
+"""Accuracy above chance. Below it with 95% confidence, nothing can be learned; otherwise the sample is too small to
+decide."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Recommended action and its reason."""
+
+    name: str
+    """Name of the rule."""
+    backbone: BackboneEvidence
+    """Recommended backbone; the best one where no training is recommended."""
+    settings: StrategyConfig | None
+    """Recommended strategy; None where no training is recommended."""
+    advice: str
+    reason: str
+    """Reason in two sentences."""
+
+
+def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
+    """Choose a backbone and a strategy.
+
+    Args:
+        backbones: Evidence of each measured backbone, at least one.
+        images: Median number of training images per class.
+    """
+    p_value = len(backbones) * min(backbone.p_value for backbone in backbones)
+    if p_value >= SIGNIFICANT:
+        return _no_training(min(backbones, key=lambda backbone: backbone.p_value))
+    backbone = choose_backbone(backbones)
+    accuracy = backbone.head.linear.accuracy
+    learned = round(accuracy.images * (1 - 1 / FOLDS))
+    result = (
+        f"A linear classifier on frozen features of {backbone.name}, trained on {learned:,} images, has an accuracy of "
+        f"{accuracy}"
+    )
+    if accuracy.value >= SOLVED and accuracy.interval[0] >= SOLVED_AT_LEAST:
+        reason = f"{result}. Training more than the head could gain almost nothing."
+        return Decision(SOLVED_RULE, backbone, StrategyConfig(strategy="transfer"), "train the head", reason)
+    rule = find_rule(images, backbone.similarity.value)
+    reason = f"{result}, and {_describe_similarity(backbone)}. {rule.why}."
+    return Decision(rule.name, backbone, rule.settings, rule.advice, reason)
+
+
+def ranking(backbones: Sequence[BackboneEvidence]) -> list[BackboneEvidence]:
+    """Sort the backbones by the linear probe accuracy of their best depth, highest first."""
+    return sorted(backbones, key=lambda backbone: -backbone.best.linear.accuracy.value)
+
+
+def choose_backbone(backbones: Sequence[BackboneEvidence]) -> BackboneEvidence:
+    """Return the smallest of the leading backbones."""
+    return min(leading(backbones), key=lambda backbone: backbone.parameters)
+
+
+def leading(backbones: Sequence[BackboneEvidence]) -> list[BackboneEvidence]:
+    """Return the backbones whose best depth does not differ significantly from that of the first one."""
+    leader = ranking(backbones)[0]
+    level = SIGNIFICANT / max(1, len(backbones) - 1)
+    return [backbone for backbone in backbones if _difference_p_value(leader, backbone) >= level]
+
+
+def _difference_p_value(first: BackboneEvidence, second: BackboneEvidence) -> float:
+    return difference_p_value(first.best.linear.is_right, second.best.linear.is_right)
+
+
+def _no_training(backbone: BackboneEvidence) -> Decision:
+    probe: Probe = min((depth.linear for depth in backbone.depths), key=lambda probe: probe.p_value)
+    accuracy = probe.accuracy
+    result = (
+        f"The best linear classifier on frozen features of {backbone.name} has an accuracy of {accuracy} on "
+        f"{accuracy.images:,} images, with {probe.chance:.1%} by chance"
+    )
+    if accuracy.interval[1] - probe.chance < NOTHING:
+        reason = (
+            f"{result}: nothing can be learned, because the labels do not depend on the images. Check the labels "
+            "before training: they may be shuffled, or describe something that the images do not show."
+        )
+        return Decision("nothing can be learned", backbone, None, "no training", reason)
+    reason = (
+        f"{result}: the difference is not significant. The images are too few to decide whether the labels can be "
+        "learned: add images."
+    )
+    return Decision("too few images to tell", backbone, None, "no training yet", reason)
+
+
+def _describe_similarity(backbone: BackboneEvidence) -> str:
+    similarity = backbone.similarity
+    removed = f"pretraining removes {similarity.value:.0%} of the errors of random weights"
+    if similarity.value >= SIMILAR:
+        return f"{removed}: the images are similar to the pretraining data"
+    if similarity.value >= NOT_AT_ALL:
+        return f"{removed}: the images differ from the pretraining data"
+    return f"{removed}: the images are very different from the pretraining data"

@@ -1,0 +1,1 @@
+"""Measurements of backbones on a sample of the data."""

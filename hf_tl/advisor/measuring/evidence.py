@@ -1,0 +1,229 @@
+"""Evidence of a recommendation: measurements of each backbone on the sample."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hf_tl.advisor.measuring.observation import observe
+from hf_tl.advisor.measuring.probes import LearningCurve, Probe, learning_curve, linear_probe, nearest_neighbors
+from hf_tl.advisor.measuring.sample import Sample
+from hf_tl.advisor.measuring.similarity import COMPARED, Similarity, compare_with_untrained
+from hf_tl.advisor.measuring.transferability import h_score, leep, logme, nce
+from hf_tl.backbones.weights.provenance import provenance_of
+from hf_tl.errors import ModelError, TrainingError
+from hf_tl.evaluation.paired import difference_p_value
+
+if TYPE_CHECKING:
+    from hf_tl.backbones.candidates import Backbone
+    from hf_tl.data.datasets import ImageData
+    from hf_tl.features.feature_store import FeatureStore
+
+SIGNIFICANT = 0.01
+"""Significance level, before the Bonferroni correction, of the tests whether anything can be learned and whether an
+earlier stage is better."""
+
+
+@dataclass(frozen=True)
+class DepthEvidence:
+    """Quality of the features at the end of a stage."""
+
+    stage: str
+    values: int
+    """Dimension of the features."""
+    linear: Probe
+    strength: float
+    """L2 penalty of the linear probe."""
+    neighbors: Probe
+    logme: float
+    h_score: float
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the evidence as plain values."""
+        return {
+            "stage": self.stage,
+            "values": self.values,
+            "linear_probe": self.linear.accuracy.to_record(),
+            "nearest_neighbors": self.neighbors.accuracy.to_record(),
+            "logme": self.logme,
+            "h_score": self.h_score,
+        }
+
+
+@dataclass(frozen=True)
+class SourceHead:
+    """Predictions of the pretrained head on the images."""
+
+    classes: int
+    confidence: float
+    """Mean probability of the most probable class; high for images like those of the pretraining."""
+    entropy: float
+    """Mean normalized entropy of the probabilities: 0 for certain predictions, 1 for uniform ones."""
+    nce: float
+    leep: float
+    label_entropy: float
+    """Entropy of the labels -H(Y), in nats: NCE and LEEP of an uninformative head."""
+
+
+@dataclass(frozen=True)
+class BackboneEvidence:
+    """Measurements of one backbone."""
+
+    name: str
+    parameters: int
+    input_size: tuple[int, int, int]
+    depths: tuple[DepthEvidence, ...]
+    """Evidence of each depth, in forward order; the last depth is the head's input."""
+    similarity: Similarity
+    source: SourceHead | None
+    """Evidence of the pretrained head; None for weights without one."""
+    curve: LearningCurve | None
+    """Learning curve of the linear probe at the last depth; None for too few images."""
+
+    @property
+    def head(self) -> DepthEvidence:
+        """Return the evidence of the head's input."""
+        return self.depths[-1]
+
+    @property
+    def p_value(self) -> float:
+        """Return the p-value of the best depth against chance, with Bonferroni correction."""
+        return min(1.0, len(self.depths) * min(depth.linear.p_value for depth in self.depths))
+
+    @property
+    def best(self) -> DepthEvidence:
+        """Return the depth with the highest linear probe accuracy; the last one of equals."""
+        return max(reversed(self.depths), key=lambda depth: depth.linear.accuracy.value)
+
+    @property
+    def best_p_value(self) -> float:
+        """Return the p-value of the best depth against the last one, with Bonferroni correction."""
+        p_value = difference_p_value(self.best.linear.is_right, self.head.linear.is_right)
+        return min(1.0, p_value * max(1, len(self.depths) - 1))
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the measurements as plain values."""
+        return {
+            "backbone": self.name,
+            "parameters": self.parameters,
+            "input_size": list(self.input_size),
+            "depths": [depth.to_record() for depth in self.depths],
+            "best_depth": self.best.stage,
+            "best_p_value": self.best_p_value,
+            "p_value": self.p_value,
+            "similarity": self.similarity.to_record(),
+            "source_head": None if self.source is None else vars(self.source),
+            "learning_curve": None if self.curve is None else vars(self.curve),
+        }
+
+
+def measure_source_head(logits: np.ndarray, sample: Sample) -> SourceHead:
+    """Compute confidence, entropy, NCE and LEEP of the pretrained head on the sample.
+
+    Args:
+        logits: Logits of shape (images, classes of the pretrained head).
+        sample: Sample that the logits belong to.
+    """
+    log_p = torch.as_tensor(logits).double().log_softmax(1)
+    p = log_p.exp()
+    shares = np.bincount(sample.labels) / len(sample.labels)
+    return SourceHead(
+        classes=logits.shape[1],
+        confidence=float(p.amax(1).mean()),
+        entropy=float(-torch.xlogy(p, p).sum(1).mean() / np.log(logits.shape[1])),
+        nce=nce(log_p.argmax(1).numpy(), sample.labels),
+        leep=leep(log_p.numpy(), sample.labels),
+        label_entropy=float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()),
+    )
+
+
+def gather_evidence(
+    backbone: "Backbone",
+    data: "ImageData",
+    sample: Sample,
+    device: torch.device,
+    seed: int,
+    store: "FeatureStore | None" = None,
+) -> BackboneEvidence:
+    """Measure one backbone on the sample, and the same architecture with random weights on a part of it.
+
+    Args:
+        backbone: Backbone to load.
+        data: Data that the sample was drawn from.
+        sample: Images and labels.
+        device: Device of the forward passes.
+        seed: Random seed of the folds and the random weights.
+        store: Feature cache; None for no caching.
+
+    Raises:
+        ModelError: The backbone cannot be loaded.
+        TrainingError: Its features or logits are not finite.
+    """
+    model, preprocessing = backbone.load()
+    transform = preprocessing.transforms().eval
+    pretrained = observe(model, sample.images, transform, device, store)
+    compared_images = min(COMPARED, len(sample.images))
+    first_images = sample.images.select(range(compared_images))
+    untrained = observe(backbone.load(pretrained=False)[0], first_images, transform, device)
+    labels, classes = sample.labels, len(sample.classes)
+    depths = tuple(
+        DepthEvidence(
+            stage,
+            features.shape[1],
+            *linear_probe(features, labels, classes, seed),
+            nearest_neighbors(features, labels, seed),
+            logme(features, labels),
+            h_score(features, labels),
+        )
+        for stage, features in pretrained.depths.items()
+    )
+    compared = depths[-1].linear
+    if compared_images < len(labels):
+        compared, _ = linear_probe(pretrained.last[:compared_images], labels[:compared_images], classes, seed)
+    return BackboneEvidence(
+        name=backbone.name,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        input_size=preprocessing.input_size,
+        depths=depths,
+        similarity=compare_with_untrained(compared, untrained, classes, seed),
+        source=measure_source_head(pretrained.logits, sample) if provenance_of(model).origin.head == "kept" else None,
+        curve=learning_curve(pretrained.last, depths[-1].linear, classes, depths[-1].strength, seed=seed),
+    )
+
+
+def measure_backbones(
+    backbones: "Sequence[Backbone]",
+    data: "ImageData",
+    sample: Sample,
+    device: torch.device,
+    seed: int,
+    unreadable: Mapping[str, str],
+    store: "FeatureStore | None",
+) -> "tuple[dict[Backbone, BackboneEvidence], dict[str, str]]":
+    """Gather the evidence of all backbones that load, and the errors of the others, by name.
+
+    Args:
+        backbones: Backbones to load.
+        data: Data that the sample was drawn from.
+        sample: Images and labels.
+        device: Device of the forward passes.
+        seed: Random seed of the folds and the random weights.
+        unreadable: Errors of further backbones, by name.
+        store: Feature cache; None for no caching.
+
+    Raises:
+        ModelError: No backbone loads.
+    """
+    evidence: dict[Backbone, BackboneEvidence] = {}
+    unavailable = dict(unreadable)
+    for backbone in backbones:
+        torch.manual_seed(seed)  # random weights independent of earlier backbones
+        try:
+            evidence[backbone] = gather_evidence(backbone, data, sample, device, seed, store)
+        except (ModelError, TrainingError) as error:
+            unavailable[backbone.name] = str(error)
+    if not evidence:
+        raise ModelError("no backbone can be measured:\n  " + "\n  ".join(unavailable.values()))
+    return evidence, unavailable

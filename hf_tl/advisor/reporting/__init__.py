@@ -1,0 +1,1 @@
+"""Recommendation as text, command and figure."""

@@ -1,0 +1,115 @@
+"""Figure of a recommendation: the data's place among the rules, and the measured accuracies."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from hf_tl.advisor.deciding.rules import RULES
+from hf_tl.card.settings import published_name
+from hf_tl.reporting.canvas import INK, MUTED, VALIDATION_LINE, WIDTH, new_figure, plain, write
+
+SHADES = {"transfer": "#dbe7f3", "full": "#efc3a8", "scratch": "#e2d5ea"}
+SMALLEST, LARGEST = 1.0, 100_000.0
+"""Limits of the axis of images per class."""
+NAMED = 14
+"""Largest number of stages named on the axis."""
+COLORS = (VALIDATION_LINE, "#7a5195", "#3b8f5a", "#a8872d", "#8c564b")
+
+
+def plot_recommendation(record: Mapping[str, Any], path: str | Path) -> None:
+    """Draw the regions of the rules with the data's place, and the accuracies by depth.
+
+    Args:
+        record: Result of `Recommendation.to_record`.
+        path: The PNG to write.
+    """
+    figure = new_figure(4.2, WIDTH * 1.25)
+    plane, accuracies = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    _draw_plane(plane, record)
+    _draw_accuracies(accuracies, record)
+    figure.suptitle(
+        plain(f"{record['data']['name']}: {record['advice']}", 90),
+        x=0.01, ha="left", color=INK, fontsize=12, parse_math=False,
+    )  # fmt: skip
+    write(figure, path)
+
+
+def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
+    for rule in RULES:
+        fewest, most = (min(max(x, SMALLEST), LARGEST) for x in rule.images)
+        bottom, top = (min(max(y, 0.0), 1.0) for y in rule.similarity)
+        axes.add_patch(
+            Rectangle(
+                (fewest, bottom),
+                most - fewest,
+                top - bottom,
+                facecolor=SHADES[rule.strategy],
+                edgecolor="white",
+                lw=1.5,
+            )
+        )
+        advice = rule.advice.replace(" ", "\n", 1) if top - bottom > 0.15 else rule.advice
+        middle = ((fewest * most) ** 0.5, (bottom + top) / 2)
+        axes.text(*middle, advice, ha="center", va="center", fontsize=8, color=MUTED)
+    for number, backbone in enumerate(record["evidence"]):
+        similarity = backbone["similarity"]
+        low, high = similarity["interval"]
+        is_chosen = backbone["backbone"] == record["backbone"]
+        size = min(max(record["data"]["median_class"], SMALLEST), LARGEST)
+        value = similarity["value"]
+        errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        edge = INK if is_chosen else "none"
+        style: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "mec": edge, "mew": 1.6}
+        axes.errorbar(size, value, yerr=errors, fmt="o", ms=9, capsize=3, clip_on=False, zorder=3, **style)
+    axes.set(xscale="log", xlim=(SMALLEST, LARGEST), ylim=(0, 1))
+    axes.set_xlabel("training images per class (median)", color=MUTED, fontsize=9)
+    axes.set_ylabel("similarity to the pretraining data", color=MUTED, fontsize=9)
+    axes.tick_params(labelsize=9, colors=MUTED)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
+    is_alone = len(record["evidence"]) == 1
+    for number, backbone in enumerate(record["evidence"]):
+        color, depths = COLORS[number % len(COLORS)], backbone["depths"]
+        places = [index / max(1, len(depths) - 1) for index in range(len(depths))]
+        for key, style in (("linear_probe", "-"), ("nearest_neighbors", ":")):
+            name = key.replace("_", " ")
+            label = plain(name if is_alone else f"{published_name(backbone['backbone'])}, {name}", 40)
+            _draw_line(axes, places, [depth[key] for depth in depths], color=color, linestyle=style, label=label)
+        untrained = backbone["similarity"]["untrained"]
+        height = 100 * untrained["accuracy"]
+        axes.axhline(height, color=color, lw=1, linestyle="--", alpha=0.6)
+        axes.text(0, height, f"random weights, {untrained['images']:,} images", fontsize=7, color=color, va="bottom")
+    if is_alone:
+        every = math.ceil(len(depths) / NAMED)  # the last stage is always named
+        shown = list(range(len(depths)))[::-every]
+        names = [plain(depths[index]["stage"], 16) for index in shown]
+        ticks = [places[index] for index in shown]
+        axes.set_xticks(ticks, names, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)
+    else:
+        axes.set_xticks([0, 1], ["first stage", "last stage"])
+    axes.set_title("Cross-validated accuracy (%, 95% CI)", loc="left", color=INK, fontsize=10)
+    axes.set_ylim(0, 103)
+    axes.tick_params(labelsize=8, colors=MUTED)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e3e8ed", linewidth=0.8)
+    axes.set_axisbelow(True)
+    legend = axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _draw_line(axes: Axes, places: Sequence[float], probes: Sequence[Mapping[str, Any]], **style: Any) -> None:
+    """Draw accuracies with their confidence intervals."""
+    values = [100 * probe["accuracy"] for probe in probes]
+    ends = [[100 * end for end in probe["interval"]] for probe in probes]
+    errors = [
+        [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)],
+        [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],
+    ]
+    axes.errorbar(places, values, yerr=errors, marker="o", ms=4, capsize=2, lw=1.5, **style)

@@ -1,0 +1,110 @@
+"""Recommendation as text for the terminal."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from hf_tl.advisor.deciding.decision import leading, ranking
+from hf_tl.advisor.measuring.evidence import SIGNIFICANT, BackboneEvidence
+from hf_tl.reporting.numbers import chance_of, range_of
+
+if TYPE_CHECKING:
+    from hf_tl.advisor.recommendation import Recommendation
+    from hf_tl.strategy import Phase
+
+INDENT = " " * 10
+
+
+def describe(recommendation: "Recommendation") -> str:
+    """Format the evidence, the recommendation and its reason."""
+    return "\n".join(_lines(recommendation))
+
+
+def _lines(recommendation: "Recommendation") -> Iterator[str]:
+    data, counts = recommendation.data, recommendation.data["class_counts"]
+    yield (
+        f"Data      {data['name']}: {data['training_images']:,} training images, {len(counts)} classes, "
+        f"{min(counts):,} to {max(counts):,} per class; measured on {data['measured_on']:,} of {data['available']:,} "
+        "images of train and validation"
+    )
+    yield from (f"Warning   {warning}" for warning in recommendation.warnings)
+    yield from (f"Skipped   {name}: {reason}" for name, reason in recommendation.unavailable.items())
+    for backbone in recommendation.evidence:
+        yield from _evidence(backbone, data["training_images"])
+    if recommendation.backbone is not None and len(recommendation.evidence) > 1:
+        yield from _ranking(recommendation.evidence)
+    yield f"Advice    {recommendation.advice}" + (f": {recommendation.backbone}" if recommendation.backbone else "")
+    if recommendation.strategy is not None:
+        phases = "; ".join(f"{_stages(phase)}, {phase.length}" for phase in recommendation.strategy.phases)
+        refit = "; then retrain from scratch on train + validation" if recommendation.strategy.refit else ""
+        yield f"Strategy  {recommendation.strategy.name}: {phases}{refit}"
+    yield f"Reason    {recommendation.reason}"
+    if recommendation.cost is not None:
+        yield f"Cost      {recommendation.cost}"
+    if recommendation.command is not None:
+        yield f"Train     {recommendation.command}"
+
+
+def _stages(phase: "Phase") -> str:
+    match phase.trainable_stages:
+        case "all":
+            return "all stages"
+        case 1:
+            return "the head"
+        case count:
+            return f"the last {count} stages"
+
+
+def _ranking(backbones: Sequence[BackboneEvidence]) -> Iterator[str]:
+    leaders = leading(backbones)
+    for place, backbone in enumerate(ranking(backbones), 1):
+        is_level = place > 1 and any(backbone is leader for leader in leaders)
+        remark = " (difference from the first not significant)" if is_level else ""
+        heading = "Ranking" if place == 1 else ""
+        yield f"{heading:<10}{place}. {backbone.name}: {backbone.best.linear.accuracy.value:.1%}{remark}"
+    if len(leaders) > 1:
+        yield f"{INDENT}chosen: the smallest of the {len(leaders)} without a significant difference"
+
+
+def _evidence(backbone: BackboneEvidence, training_images: int) -> Iterator[str]:
+    yield f"Backbone  {backbone.name}: {backbone.parameters:,} parameters, {backbone.input_size[-1]} px"
+    yield from _depth_table(backbone)
+    similarity = backbone.similarity
+    yield (
+        f"{INDENT}similarity to the pretraining data {similarity}: linear probe error "
+        f"{1 - similarity.pretrained.value:.1%}, with random weights {1 - similarity.untrained.value:.1%} "
+        f"({similarity.pretrained.images:,} images)"
+    )
+    if (source := backbone.source) is not None:
+        yield (
+            f"{INDENT}pretrained head ({source.classes:,} classes): mean confidence {source.confidence:.2f}, "
+            f"normalized entropy {source.entropy:.2f}; NCE {source.nce:.2f}, LEEP {source.leep:.2f} (chance: "
+            f"{-source.label_entropy:.2f})"
+        )
+    if (curve := backbone.curve) is not None:
+        yield (
+            f"{INDENT}error of the last linear probe: {curve.errors[0]:.1%} with {curve.sizes[0]:,} images, "
+            f"{curve.errors[-1]:.1%} with {curve.sizes[-1]:,}; extrapolated: {curve.error_at(training_images):.1%} "
+            f"with {training_images:,}, {curve.error_at(2 * training_images):.1%} with {2 * training_images:,}"
+        )
+
+
+def _depth_table(backbone: BackboneEvidence) -> Iterator[str]:
+    """Yield a line for each depth, with the best linear probe marked."""
+    stages = max(len("stage"), *(len(depth.stage) for depth in backbone.depths))
+    yield f"{INDENT}{'stage':<{stages}}  {'linear probe (95% CI)':<22} {'neighbors':>10} {'LogME':>8} {'H-score':>8}"
+    for depth in backbone.depths:
+        accuracy = depth.linear.accuracy
+        probe = f"{accuracy.value:.1%} ({range_of(accuracy.interval, is_percentage=True)})"
+        mark = f"  <- {_best_remark(backbone)}" if depth is backbone.best else ""
+        yield (
+            f"{INDENT}{depth.stage:<{stages}}  {probe:<22} {depth.neighbors.accuracy.value:>10.1%} "
+            f"{depth.logme:>8.3f} {depth.h_score:>8.2f}{mark}"
+        )
+
+
+def _best_remark(backbone: BackboneEvidence) -> str:
+    if backbone.best is backbone.head:
+        return "best linear probe"
+    p_value = backbone.best_p_value
+    significance = "significantly better than the last" if p_value < SIGNIFICANT else "difference not significant"
+    return f"best linear probe ({significance}, {chance_of(p_value)})"

@@ -1,0 +1,86 @@
+"""Warnings of a recommendation: about the data, data leakage, and an uncertain similarity."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hf_tl.advisor.deciding.decision import SOLVED_RULE, Decision
+from hf_tl.advisor.deciding.rules import find_rule
+from hf_tl.advisor.measuring.sample import Sample
+from hf_tl.errors import name_some
+from hf_tl.record import LearnedFrom
+
+if TYPE_CHECKING:
+    from hf_tl.data.datasets import ImageData
+
+IMBALANCED = 10
+"""Ratio of the largest to the smallest class that triggers a warning."""
+
+
+def data_warnings(sample: Sample, counts: Sequence[int]) -> Iterator[str]:
+    """Yield warnings about duplicates, rare classes and class imbalance, with file and class names.
+
+    Args:
+        sample: Images of the evidence.
+        counts: Number of training images of each class.
+    """
+    if sample.conflicts:
+        names = name_some(group for group in sample.named if group.is_conflict)
+        yield f"duplicates with different labels ({sample.conflicts:,}): {names}; correct or remove them"
+    if sample.copies:
+        names = name_some(group for group in sample.named if not group.is_conflict)
+        yield f"duplicates ({sample.copies:,}): {names}; each image is measured once"
+    seen = np.bincount(sample.labels, minlength=len(sample.classes))
+    if rare := [name for name, count in zip(sample.classes, seen, strict=True) if count < 2]:
+        yield f"classes with fewer than two measured images are not evaluated: {name_some(rare)}; add images"
+    if max(counts) > IMBALANCED * min(counts):
+        small, large = sample.classes[int(np.argmin(counts))], sample.classes[int(np.argmax(counts))]
+        yield (
+            f"class imbalance: {large} has {max(counts):,} training images, {small} has {min(counts):,}; accuracy says "
+            "little about small classes (--class_weights balanced weights all classes equally)"
+        )
+
+
+def leakage_warnings(
+    learned: Mapping[str, LearnedFrom], chosen: str, data: "ImageData", known: LearnedFrom, sample: Sample
+) -> Iterator[str]:
+    """Yield warnings about images that backbones were trained on.
+
+    Args:
+        learned: Training images of each backbone, by name.
+        chosen: Name of the recommended backbone.
+        data: Data in the splits of a training.
+        known: Training images of all backbones together.
+        sample: Images of the evidence.
+    """
+    yield from (note for note in data.notes if "training images of" in note)
+    if not sample.learned:
+        return
+    names = name_some(name for name, images in learned.items() if images.splits)
+    yield (
+        f"{sample.learned:,} of {sample.available:,} images of train and validation are training images of {names}: "
+        "left out of the sample"
+    )
+    if known.digests - learned[chosen].digests:
+        yield (
+            "the splits depend on the training images of the starting model: before training, run hf-tl recommend "
+            f"with --model {chosen} alone"
+        )
+
+
+def similarity_warnings(decision: Decision, images: float) -> Iterator[str]:
+    """Yield a warning if the interval of the similarity allows several recommendations.
+
+    Args:
+        decision: Recommended training.
+        images: Median number of training images per class.
+    """
+    similarity = decision.backbone.similarity
+    advice = {find_rule(images, bound).advice: None for bound in (*similarity.interval, similarity.value)}
+    if decision.settings is None or decision.name == SOLVED_RULE or len(advice) == 1:
+        return
+    yield (
+        f"the 95% interval of the similarity, {similarity.shown_interval}, allows several recommendations: "
+        f"{' or '.join(advice)}; try each, or measure more images (--max_images)"
+    )

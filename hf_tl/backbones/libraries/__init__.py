@@ -1,0 +1,1 @@
+"""Models and preprocessing of timm and of transformers."""

@@ -1,0 +1,60 @@
+"""Configs of transformers, and untrained models that are built from them."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from hf_tl.backbones.weights.repository import check_checkpoint, check_config, check_needs_no_code
+from hf_tl.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "PreTrainedConfig":
+    """Load the config of a Hub id or a local directory.
+
+    Raises:
+        ModelError: There is none, or the checkpoint fails the safety checks of `hf_tl.backbones.weights.repository`.
+    """
+    import timm
+    from transformers import AutoConfig
+
+    import hf_tl.classics  # noqa: F401  registers with timm the architectures that such a checkpoint may name
+
+    check_checkpoint(name, revision)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        check_needs_no_code(name, error)
+        hint = f"; did you mean timm:{name}?" if timm.is_model(name.partition(".")[0]) else ""
+        raise ModelError(
+            f"no model {name!r}: {error}\n--model takes a Hub id (user/name), a local directory with config.json, "
+            f"or timm:ARCHITECTURE{hint}"
+        ) from error
+    if not trust_remote_code:
+        check_config(config.to_dict(), name)
+    if config.model_type == "timm_wrapper":
+        # timm's own push leaves num_classes in model_args, which would then be passed twice
+        model_args = getattr(config, "model_args", None) or {}
+        config.model_args = {key: value for key, value in model_args.items() if key != "num_classes"} or None
+    return config
+
+
+def model_from_config(config: "PreTrainedConfig", trust_remote_code: bool = False) -> "PreTrainedModel":
+    """Build the image classifier of a config, in float32, with random weights.
+
+    Raises:
+        ModelError: A required package is missing, or the config is not that of an image classifier.
+    """
+    from transformers import AutoModelForImageClassification
+
+    try:
+        return AutoModelForImageClassification.from_config(
+            config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    except (ImportError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"transformers cannot build an image classifier of type {config.model_type}: {reason}"
+        ) from error

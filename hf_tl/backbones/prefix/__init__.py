@@ -1,0 +1,1 @@
+"""Frozen prefix of a network: where it ends, and how it runs alone."""

@@ -1,0 +1,1 @@
+"""Stages of a model, and what is frozen of them."""

@@ -1,0 +1,43 @@
+"""`--strategy auto` in two processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from auto.inputs import AUTO, Inputs, read, shuffled
+from test_cli import REPOSITORY
+
+
+def two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    # with more frequent checks, torchrun would end the second process before it ends by itself
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--monitor_interval=5"]
+    launcher += ["-m", "hf_tl", "train"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(
+        [sys.executable, *launcher, *arguments], env=environment, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_compute_the_recommendation_once(inputs: Inputs, auto: tuple[Path, str], tmp_path: Path) -> None:
+    flags = [*inputs.flags(), *AUTO, "--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "out")]
+    done = two_processes(flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Measuring 2 backbones") == 1
+    record, alone = read(tmp_path / "out"), read(auto[0])
+    assert record["hyperparameters"]["processes"] == 2
+    assert record["recommendation"]["backbone"] == alone["recommendation"]["backbone"]
+    assert [rung["is_kept"] for rung in record["rungs"]] == [rung["is_kept"] for rung in alone["rungs"]]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_learned_ends_both_processes(inputs: Inputs, tmp_path: Path) -> None:
+    data = shuffled(tmp_path / "shuffled")
+    flags = ["--model", inputs.models[0], "--dataset", str(data), *AUTO, "--output_dir", str(tmp_path / "out")]
+    done = two_processes(flags)
+    assert done.returncode == 1  # torchrun's own status
+    assert done.stderr.count("--strategy auto recommends no training") == 1
+    assert done.stderr.count("exitcode  : 2 ") == 2
+    assert not (tmp_path / "out").exists()

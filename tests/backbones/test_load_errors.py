@@ -1,0 +1,147 @@
+"""Names, folders, weights and labels that cannot be loaded: the error says why."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from backbones.checkpoints import PETS, save_transformers, tiny_vit
+from hub.client import run_python
+from hub.server import HubServer
+from safetensors.torch import load_file, save_file
+
+from hf_tl.backbones.load import load, load_backbone
+from hf_tl.errors import ConfigError, ModelError
+
+
+def test_weights_and_channels_belong_to_timm_names(tmp_path: Path) -> None:
+    folder = save_transformers(tiny_vit(), tmp_path)
+    for arguments in ({"weights": "w.safetensors"}, {"in_chans": 1}):
+        with pytest.raises(ConfigError, match="expected --model timm:ARCHITECTURE with"):
+            load_backbone(str(folder), PETS, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("timm:test_resnt", r"no architecture 'test_resnt'; did you mean test_resnet"),
+        ("timm:resnet5O", r"did you mean .*resnet50"),
+        ("timm:xyzzyqqq", r"see timm.list_models\(\)"),
+        ("timm:test_resnet.nothing", r"no weights 'test_resnet.nothing'; available tags: r160_in1k"),
+        ("timm:", "no architecture ''"),
+        ("timm:zfnet", "its authors published none"),
+        ("timm:vit_base_patch16_xp_224", "No pretrained weights"),
+    ],
+)
+def test_wrong_timm_names(name: str, text: str) -> None:
+    with pytest.raises(ModelError, match=text):
+        load_backbone(name, PETS)
+
+
+REPORT = """
+from hf_tl.backbones.load import load_backbone
+from hf_tl.errors import ModelError
+for name in {names}:
+    try:
+        load_backbone(name, ["a", "b"])
+    except ModelError as error:
+        print(error)
+"""
+
+
+def test_wrong_hub_names(hub: HubServer, tmp_path: Path) -> None:
+    names = ["user/nothing", "./no_folder", "resnet50"]
+    message = run_python(REPORT.format(names=names), hub.url, tmp_path, has_hf_tl=True)
+    assert [f"no model {name!r}" in message for name in names] == [True] * 3
+    assert message.count("--model takes a Hub id (user/name), a local directory with config.json") == 3
+    assert "did you mean timm:resnet50?" in message
+
+
+@pytest.mark.slow
+def test_timm_weights_without_a_network_are_an_error_that_names_the_flag(tmp_path: Path) -> None:
+    """The address refuses connections, as on a machine without a network; huggingface_hub retries for a minute."""
+    message = run_python(REPORT.format(names=["timm:test_resnet"]), "http://127.0.0.1:9", tmp_path, has_hf_tl=True)
+    assert "timm cannot create 'test_resnet'" in message
+    assert "check the network, or pass --weights FILE" in message
+
+
+def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
+    for call in (lambda: load(tmp_path), lambda: load_backbone(str(tmp_path), PETS)):
+        with pytest.raises(ModelError, match=r"(?s)no model .*config\.json"):
+            call()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "preprocessor_config.json"])
+def test_a_missing_file_is_named(file: str, tmp_path: Path) -> None:
+    folder = save_transformers(tiny_vit(), tmp_path)
+    (folder / file).unlink()
+    with pytest.raises(ModelError, match=file.replace(".", r"\.")):
+        load_backbone(str(folder), PETS)
+
+
+def test_truncated_weights_are_named(checkpoint: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    file = checkpoint[0] / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"the weights of .* cannot be loaded"):
+        load_backbone(str(checkpoint[0]), PETS)
+
+
+def test_weights_of_another_architecture_are_refused(checkpoint: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    save_file({"embedding.weight": torch.zeros(3)}, checkpoint[0] / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"do not fit .*: .* and \d+ more missing"):
+        load_backbone(str(checkpoint[0]), PETS)
+
+
+@pytest.mark.parametrize("change", ["missing", "shape"])
+def test_one_tensor_of_the_backbone_that_does_not_fit_is_named(
+    change: str, checkpoint: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    file = checkpoint[0] / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name, tensor in weights.items() if tensor.ndim == 4)
+    tensor = weights.pop(name)
+    if change == "shape":
+        weights[name] = torch.zeros(*tensor.shape[:3], tensor.shape[3] + 2)
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=name.removeprefix("timm_model.").replace(".", r"\.")):
+        load_backbone(str(checkpoint[0]), PETS)
+
+
+class Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (_write, (str(self.marker),))
+
+
+def _write(path: str) -> None:
+    Path(path).write_text("code ran")
+
+
+def test_a_pickle_that_holds_code_is_refused_and_nothing_runs(
+    checkpoint: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    folder, marker = checkpoint[0], tmp_path / "marker"
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Payload(marker)}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="the weights of"):
+        load_backbone(str(folder), PETS)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Payload(marker)))
+    assert marker.exists()  # the payload works
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (["one"], "at least two classes, found 1: one"),
+        ([], "at least two classes, found 0"),
+        (["a", "b", "a"], "expected distinct class names, found duplicates: a"),
+        ("ab", "expected labels as a list of strings, found 'ab'"),
+        ([1, 2], "expected labels as a list of strings"),
+    ],
+)
+def test_invalid_labels_are_errors(labels: list[str], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        load_backbone("timm:test_resnet", labels, pretrained=False)
