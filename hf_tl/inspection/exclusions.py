@@ -8,8 +8,8 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from hf_tl.inspection.copies import Copies
-from hf_tl.inspection.findings import Findings
+from hf_tl.inspection.analysis.copies import Copies
+from hf_tl.inspection.analysis.findings import Findings
 from hf_tl.inspection.opening import LabeledImages
 from hf_tl.inspection.reading import Facts
 

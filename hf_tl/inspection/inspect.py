@@ -10,9 +10,9 @@ from hf_tl import __version__
 from hf_tl.backbones.candidates import Backbone, candidates
 from hf_tl.config import ModelConfig
 from hf_tl.errors import ConfigError, DataError
+from hf_tl.inspection.analysis.findings import analyze
 from hf_tl.inspection.embedding import Embedder
 from hf_tl.inspection.exclusions import Exclusion, suggest_exclusions
-from hf_tl.inspection.findings import analyze
 from hf_tl.inspection.opening import open_images
 from hf_tl.inspection.page import render_page, shown_rows
 from hf_tl.inspection.reading import Facts, read_images

@@ -21,8 +21,8 @@ from hf_tl.data.images import ImageTransform, with_image
 from hf_tl.data.stored import stored_bytes
 from hf_tl.errors import DataError
 from hf_tl.features.feature_store import FeatureRows, Layout
+from hf_tl.inspection.analysis.hashes import SIDE, perceptual_hashes
 from hf_tl.inspection.embedding import Embedder
-from hf_tl.inspection.hashes import SIDE, perceptual_hashes
 from hf_tl.inspection.opening import LabeledImages
 from hf_tl.reporting.console import progress_bar
 from hf_tl.storage.blocks import allocate

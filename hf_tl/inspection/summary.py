@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from hf_tl.inspection.copies import Copies
-from hf_tl.inspection.findings import Findings
+from hf_tl.inspection.analysis.copies import Copies
+from hf_tl.inspection.analysis.findings import Findings
+from hf_tl.inspection.analysis.outliers import Outliers
 from hf_tl.inspection.opening import LabeledImages
-from hf_tl.inspection.outliers import Outliers
 from hf_tl.inspection.reading import Facts
 
 SCHEMA_VERSION = 1

@@ -8,9 +8,9 @@ import torch
 
 from hf_tl.features.feature_store import FeatureRows, Layout
 from hf_tl.inspection import embedding
+from hf_tl.inspection.analysis.label_errors import LEAST, find_label_errors
+from hf_tl.inspection.analysis.outliers import find_outliers
 from hf_tl.inspection.embedding import embed, nearest_neighbors
-from hf_tl.inspection.label_errors import LEAST, find_label_errors
-from hf_tl.inspection.outliers import find_outliers
 from hf_tl.storage.blocks import allocate
 
 

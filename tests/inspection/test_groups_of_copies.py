@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from scenes import cropped, recompressed, scene, write_scenes
 
-from hf_tl.inspection.copies import Copies, find_copies
+from hf_tl.inspection.analysis.copies import Copies, find_copies
 from hf_tl.inspection.opening import LabeledImages, open_images
 from hf_tl.inspection.reading import read_images
 

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hf_tl.inspection.alignment import near_duplicates
-from hf_tl.inspection.hashes import similar_hashes
+from hf_tl.inspection.analysis.alignment import near_duplicates
+from hf_tl.inspection.analysis.hashes import similar_hashes
 from hf_tl.inspection.opening import LabeledImages
 from hf_tl.inspection.reading import Facts
 
@@ -38,7 +38,7 @@ def find_copies(images: LabeledImages, facts: Facts, neighbors: np.ndarray | Non
     """Find groups of copies: identical files, and near-duplicates.
 
     Candidates for near-duplicates have similar perceptual hashes, or neighboring embeddings. Those whose pixels agree
-    (`hf_tl.inspection.alignment`) are near-duplicates.
+    (`hf_tl.inspection.analysis.alignment`) are near-duplicates.
 
     Args:
         images: Images.

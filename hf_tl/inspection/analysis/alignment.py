@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 
-from hf_tl.inspection.hashes import SIDE
+from hf_tl.inspection.analysis.hashes import SIDE
 
 SAME_PICTURE = 0.99
 """Smallest similarity of near-duplicates."""

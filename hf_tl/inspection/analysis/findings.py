@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_tl.inspection.copies import SIMILAR as SIMILAR_EMBEDDINGS
-from hf_tl.inspection.copies import Copies, find_copies
+from hf_tl.inspection.analysis.copies import SIMILAR as SIMILAR_EMBEDDINGS
+from hf_tl.inspection.analysis.copies import Copies, find_copies
+from hf_tl.inspection.analysis.label_errors import LabelErrors, find_label_errors
+from hf_tl.inspection.analysis.outliers import Outliers, find_outliers
 from hf_tl.inspection.embedding import embed, nearest_neighbors
-from hf_tl.inspection.label_errors import LabelErrors, find_label_errors
 from hf_tl.inspection.opening import LabeledImages
-from hf_tl.inspection.outliers import Outliers, find_outliers
 from hf_tl.inspection.reading import Facts
 from hf_tl.reporting.console import say
 
