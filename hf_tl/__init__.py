@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hf_tl.hub.hub import push
     from hf_tl.inspection.inspect import inspect
     from hf_tl.inspection.result import Inspection
-    from hf_tl.job import RunResult
+    from hf_tl.job.job import RunResult
     from hf_tl.run import train
     from hf_tl.strategy import Phase, Strategy
     from hf_tl.trainer.safeguards import newest_checkpoint
@@ -38,7 +38,7 @@ _HOMES = {
     "Inspection": "hf_tl.inspection.result",
     "Phase": "hf_tl.strategy",
     "Recommendation": "hf_tl.advisor.recommendation",
-    "RunResult": "hf_tl.job",
+    "RunResult": "hf_tl.job.job",
     "Stage": "hf_tl.backbones.stages.stage",
     "Strategy": "hf_tl.strategy",
     "StrategyCallback": "hf_tl.trainer.trainer",

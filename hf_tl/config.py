@@ -97,8 +97,8 @@ class DataConfig(Settings):
     )
     label_separator: str | None = setting(
         None,
-        "text between several labels of an image in the label column (scab|rust): multi-label",
-        metavar="SIGN",
+        "characters between labels of an image in the label column (scab|rust): multi-label",
+        metavar="CHARACTERS",
     )
     uncertain_labels: Literal["ignore", "zero", "one"] | None = setting(
         None, "meaning of -1 and blanks beside 0 and 1 in 0/1 columns: no, -1 as yes, or leave the image out"
@@ -202,7 +202,7 @@ class TrainingConfig(Settings):
         if self.measure_energy and find_spec("codecarbon") is None:
             raise ConfigError('--measure_energy needs codecarbon: pip install "hf-tl[energy]"')
         if self.resume_from_checkpoint is not None and self.output_dir is None:
-            raise ConfigError("--resume_from_checkpoint needs the --output_dir of the run that it goes on with")
+            raise ConfigError("--resume_from_checkpoint needs the --output_dir of the run to resume: add --output_dir")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The exceptions that hf_tl raises for problems that the user can fix.
+"""Exceptions for problems that the user can fix.
 
 ```
 HfTlError
@@ -20,7 +20,15 @@ from collections.abc import Iterable
 
 
 class HfTlError(Exception):
-    """Base class of all errors that hf_tl raises on purpose."""
+    """Base class of all errors that hf_tl raises on purpose.
+
+    >>> import hf_tl
+    >>> try:
+    ...     hf_tl.Strategy.transfer(epochs=-1)
+    ... except hf_tl.HfTlError as error:
+    ...     print(type(error).__name__)
+    ConfigError
+    """
 
 
 class ConfigError(HfTlError):

@@ -122,21 +122,19 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {file} must map names to values, found {type(content).__name__}")
-    known = {name: domain for owner in GROUPS for name, domain in domains(owner).items()}
-    if unknown := sorted(str(key) for key in content if key not in known):
-        raise ConfigError(
-            f"--config {file} has keys that are no flags: {name_some(unknown)}; see hf-tl train --help-all"
-        )
+    settings = {name: domain for owner in GROUPS for name, domain in domains(owner).items()}
+    if unknown := sorted(str(key) for key in content if key not in settings):
+        raise ConfigError(f"--config {file} has unknown keys: {name_some(unknown)}; see hf-tl train --help-all")
     if node is not None and len(node.value) > len(content):
         keys = [key.value for key, _ in node.value]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise ConfigError(f"--config {file} has keys twice: {name_some(twice)}; leave one of them out")
+        duplicates = sorted({key for key in keys if keys.count(key) > 1})
+        raise ConfigError(f"--config {file} has duplicate keys: {name_some(duplicates)}; remove all but one of each")
     values = {}
     for name, value in content.items():
         if value is None:
             continue
         try:
-            values[name] = _yaml_value(name, value, known[name])
+            values[name] = _yaml_value(name, value, settings[name])
         except ValueError as error:
             raise ConfigError(f"--config {file}: {name} {error}") from error
     return values

@@ -39,12 +39,12 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Formatter,
         )
         self.choices: dict[str, tuple[str, ...]] = {}
-        """Values of the flags that take one of a few."""
+        """Values of the flags with choices."""
         self._positionals.title, self._optionals.title = "arguments", "flags"
         self.output = self.add_argument_group("output")
         self.output.add_argument("-h", "--help", action="help", help="show this help")
         self.output.add_argument("--quiet", action="store_true", help="show results, warnings and errors only")
-        text = f"lowest level of messages to show: {', '.join(LOG_LEVEL.choices)}"
+        text = f"log level: {', '.join(LOG_LEVEL.choices)}"
         self.add_flag("log_level", text, LOG_LEVEL, "info", metavar="LEVEL", group=self.output)
 
     def add_setting(self, owner: type, name: str, text: str | None = None, default: Any = ..., **options: Any) -> None:
@@ -100,7 +100,7 @@ class Parser(argparse.ArgumentParser):
                 raise ConfigError(f"unknown flag {name}; {self._advice(name)}")
         options, rest = self.parse_known_args(words)
         if rest:
-            raise ConfigError(f"there is no place for {name_some(map(repr, rest))}; see {self.prog} --help")
+            raise ConfigError(f"unexpected argument {name_some(map(repr, rest))}; see {self.prog} --help")
         return options
 
     def error(self, message: str) -> NoReturn:
@@ -152,11 +152,11 @@ def own_values(options: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Show each flag once, by its name with underscores, and a default where there is one to tell."""
+    """Show each flag once, by its name with underscores, and its default, if any."""
 
     def __init__(self, prog: str) -> None:
         width = min(WIDTH, shutil.get_terminal_size((WIDTH, 50)).columns)
-        super().__init__(prog, max_help_position=32, width=width)
+        super().__init__(prog, max_help_position=34, width=width)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:

@@ -30,6 +30,11 @@ class Phase:
 
     Raises:
         ConfigError: A value is outside its range.
+
+    >>> import hf_tl
+    >>> head, last_stages = Phase(1, epochs=2), Phase(3, epochs=8, learning_rate=1e-3, layer_decay=0.8)
+    >>> len(hf_tl.Strategy("two phases", (head, last_stages)).phases)
+    2
     """
 
     trainable_stages: TrainableStages = setting(at_least=1)
@@ -82,7 +87,7 @@ class Phase:
         check_fields(self, "{} of a phase")
         if (self.epochs is None) == (self.steps is None):
             raise ConfigError(
-                f"a phase needs epochs or steps, one of them; found epochs={self.epochs}, steps={self.steps}"
+                f"a phase needs either epochs or steps, found epochs={self.epochs} and steps={self.steps}"
             )
         if self.is_solved:
             self._check_solved()
@@ -90,13 +95,13 @@ class Phase:
     def _check_solved(self) -> None:
         if self.trainable_stages != 1 or self.steps != 1:
             raise ConfigError(
-                "solver lbfgs solves the head alone, in one step: the phase needs trainable_stages=1 and steps=1, "
-                f"found trainable_stages={self.trainable_stages!r}, {self.length}"
+                "solver lbfgs fits the head alone, in one step: expected trainable_stages=1 and steps=1, found "
+                f"trainable_stages={self.trainable_stages!r} and {self.length}"
             )
         defaults = {field.name: field.default for field in fields(self)}
         if others := [name for name in ADAMW_FIELDS if getattr(self, name) != defaults[name]]:
             raise ConfigError(
-                f"solver lbfgs has no {name_some(others)}: leave it out, or choose solver adamw. It follows "
+                f"solver lbfgs does not use {name_some(others)}: leave it out, or choose solver adamw. It uses "
                 "augmentation, label_smoothing and class_weights"
             )
 
@@ -125,11 +130,13 @@ class Phase:
         """
         known = {field.name for field in fields(cls)}
         if not isinstance(record, Mapping):
-            raise ConfigError(f"a phase maps names to values, found {record!r:.80}")
+            raise ConfigError(f"a phase must map field names to values, found {record!r:.80}")
         if unknown := sorted(str(key) for key in record if key not in known):
-            raise ConfigError(f"a phase has no {name_some(unknown)}; it has {', '.join(sorted(known))}")
+            raise ConfigError(f"a phase has no field {name_some(unknown)}; choose from {', '.join(sorted(known))}")
         if "trainable_stages" not in record:
-            raise ConfigError(f"a phase needs trainable_stages, found only {name_some(record) or 'nothing'}")
+            raise ConfigError(
+                f"a phase needs trainable_stages, such as 1 for the head, found only {name_some(record) or 'no field'}"
+            )
         return cls(**{name: _read(name, value) for name, value in record.items()})
 
 

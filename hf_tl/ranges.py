@@ -134,14 +134,16 @@ def setting(default: Any = dataclasses.MISSING, text: str = "", *, metavar: str 
 
 def like(owner: type, name: str) -> dict[str, Any]:
     """Return the limits of another dataclass's field, to declare a range only once."""
-    return dict(next(one for one in dataclasses.fields(owner) if one.name == name).metadata["limits"])
+    return dict(next(field for field in dataclasses.fields(owner) if field.name == name).metadata["limits"])
 
 
 @functools.cache
 def domains(owner: type) -> Mapping[str, Domain]:
     """Return the domain of each field of a dataclass."""
     hints = get_type_hints(owner)
-    return {one.name: _domain(hints[one.name], one.metadata.get("limits", {})) for one in dataclasses.fields(owner)}
+    return {
+        field.name: _domain(hints[field.name], field.metadata.get("limits", {})) for field in dataclasses.fields(owner)
+    }
 
 
 def check_fields(settings: Any, title: str = "--{}") -> None:

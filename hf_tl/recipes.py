@@ -44,7 +44,7 @@ SIZES = (1_000, 20_000, 500_000)
 """Numbers of training images at which the next column of the table begins."""
 _EPOCHS = {"transfer": (20, 10, 5, 3), "scratch": (100, 100, 100, 100)}
 _TUNING_EPOCHS = (20, 10, 10, 8)
-_FEW, _TUNING_EPOCHS_OF_FEW = 100, 60
+_SMALLEST, _TUNING_EPOCHS_OF_SMALLEST = 100, 60
 MIXUP, CUTMIX = 0.1, 1.0
 EMA_DECAY = 0.9999
 
@@ -89,7 +89,7 @@ def recipe_for(strategy: str, images: int, *, pretrained: bool = True) -> dict[s
 
 
 def _tuning_epochs(images: int) -> int:
-    return _TUNING_EPOCHS_OF_FEW if images < _FEW else _TUNING_EPOCHS[bisect_right(SIZES, images)]
+    return _TUNING_EPOCHS_OF_SMALLEST if images < _SMALLEST else _TUNING_EPOCHS[bisect_right(SIZES, images)]
 
 
 def solved(recipe: dict[str, Any], *, is_alone: bool) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.config import DEMO_DATASET, DEMO_MODEL, READING, DataConfig, HubConfig, RunConfig, TrainingConfig
 from hf_tl.errors import ConfigError, name_some
-from hf_tl.job import Job, RunResult, check_push, choose_output_dir
+from hf_tl.job.job import Job, RunNotes, RunResult
+from hf_tl.job.output import check_push, choose_output_dir
+from hf_tl.job.run_job import run_job
 from hf_tl.record import LearnedFrom
 from hf_tl.reporting.console import say
 from hf_tl.strategy import Strategy
@@ -35,7 +37,7 @@ def import_libraries() -> None:
     from transformers import PreTrainedModel  # noqa: F401
 
     import hf_tl.backbones.libraries.timm
-    import hf_tl.job
+    import hf_tl.job.run_job
     import hf_tl.publish.save
     import hf_tl.training.loop  # noqa: F401
 
@@ -74,7 +76,7 @@ def run(config: RunConfig) -> RunResult:
     set_problem_type(model, data.problem_type)
     head = head_stages(list_stages(model)) if config.model.head == "fully_connected" else 1
     strategy, choices = _build_strategy(accelerator, model, preprocessing, data, config, advice, head)
-    return Job(
+    job = Job(
         accelerator,
         model,
         preprocessing,
@@ -85,13 +87,11 @@ def run(config: RunConfig) -> RunResult:
         horizontal_flip=flips(config.data, data),
         leakage=leakage,
         head_stages=head,
-        command=describe_command(config),
-        settings=settings_of(config),
-        choices=choices,
-        recommendation=advice.record,
+        notes=RunNotes(describe_command(config), settings_of(config), choices, advice.record),
         rung_seconds=advice.rung_seconds,
         start=start,
-    ).run()
+    )
+    return run_job(job)
 
 
 def open_data(
@@ -100,6 +100,7 @@ def open_data(
     config: DataConfig,
     training: TrainingConfig,
     learned: LearnedFrom,
+    name: str | None = None,
 ) -> "tuple[ImageData, dict[str, Leakage]]":
     """Load, split and check the images of a run, from Python and from the command line alike.
 
@@ -109,6 +110,7 @@ def open_data(
         config: Columns and splits.
         training: Training settings; their seed draws the splits.
         learned: Images that the starting weights learned from.
+        name: Name of a loaded dataset.
 
     Returns:
         The data, and for each split how many of its images the starting weights learned from.
@@ -132,13 +134,22 @@ def open_data(
             source: dict[str, Any] = {"config_name": config.dataset_config, "revision": config.dataset_revision}
             data = load_data(dataset, **source, **shared, streaming=config.streaming)
         else:
-            data = prepare_data(dataset, **shared)
+            data = prepare_data(dataset, name=name, **shared)
+        say(accelerator, _lines("Data", [*data.describe(), *data.notes]))
+        shown = data.notes
         data = check_images(
             data,
             skip_bad_images=config.skip_bad_images,
             verbose=accelerator.is_main_process,
         )
-    return leave_out_learned(data, resolve(learned, data), keep=config.include_training_images)
+    data, leakage = leave_out_learned(data, resolve(learned, data), keep=config.include_training_images)
+    if later := [note for note in data.notes if note not in shown]:
+        say(accelerator, _lines("Images", later))
+    return data, leakage
+
+
+def _lines(title: str, lines: Sequence[str]) -> str:
+    return f"{title:<10}" + ("\n" + " " * 10).join(lines)
 
 
 def learned_by(backbones: "Sequence[Backbone]") -> LearnedFrom:
@@ -158,20 +169,22 @@ def _check_together(config: RunConfig, strategy: Strategy, backbones: "Sequence[
     """Reject flags of different groups that exclude each other, before anything is loaded."""
     is_auto = config.strategy.strategy == "auto"
     if config.data.streaming and config.strategy.find_learning_rate:
-        raise ConfigError("--find_learning_rate draws images at random, which --streaming cannot: give --learning_rate")
+        raise ConfigError("--find_learning_rate needs random access to images, not --streaming: set --learning_rate")
     if config.data.streaming and config.strategy.refit:
-        raise ConfigError("--refit trains on two splits in one random order, which --streaming cannot: leave one out")
+        raise ConfigError("--refit needs random access to two splits, not --streaming: leave out one of the two flags")
     if config.data.streaming and is_auto:
-        raise ConfigError("--strategy auto measures images drawn at random, which --streaming cannot: name a strategy")
+        raise ConfigError("--strategy auto needs random access to images, not --streaming: choose another strategy")
     if is_auto and not config.model.pretrained:
-        raise ConfigError("--strategy auto climbs from pretrained weights: leave out --no_pretrained")
+        raise ConfigError("--strategy auto needs pretrained weights: leave out --no_pretrained")
     if config.training.time_budget is not None and not strategy.is_climb:
         raise ConfigError(
-            "--time_budget goes with --strategy auto, or --phases with an expected_rung: others have no rungs to leave "
-            f"out, and the strategy is {strategy.name}"
+            "--time_budget needs --strategy auto, or --phases with an expected_rung, found the strategy "
+            f"{strategy.name}, which has no stage depths to skip: leave out --time_budget"
         )
     if len(backbones) > 1 and not is_auto and config.strategy.recommendation is None:
-        raise ConfigError(f"--model names {len(backbones)} models, and --strategy auto alone chooses one: name one")
+        raise ConfigError(
+            f"expected one --model, found {len(backbones)}: name one, or let --strategy auto choose among them"
+        )
 
 
 def train(
@@ -180,6 +193,7 @@ def train(
     strategy: Strategy,
     *,
     transforms: "Transforms | None" = None,
+    dataset_name: str | None = None,
     push_to_hub: str | None = None,
     **settings: Any,
 ) -> RunResult:
@@ -192,6 +206,7 @@ def train(
         strategy: Strategy; its phases are trained in order.
         transforms: Transforms that `load_backbone` returned with `model`. Defaults to those of the model. A different
             `train` transform replaces the augmentation presets; phases with augmentation `"none"` train on `eval`.
+        dataset_name: Name of a loaded dataset in log, record and card. Defaults to the name in its `info`.
         push_to_hub: `USER/NAME` to push the result to. Defaults to no push.
         settings: Fields of `hf_tl.config.DataConfig`, `TrainingConfig` and `HubConfig`, which are the flags of
             `hf-tl train`: for example `output_dir`, `seed`, `horizontal_flip`, `test_fraction` and `card_images`.
@@ -200,11 +215,12 @@ def train(
         HfTlError: An input cannot be used; or, after training, something could not be evaluated or written, and the
             trained model is in `output_dir`.
 
-    ```python
-    strategy = hf_tl.Strategy.finetune(stages=1)
-    model, transforms = hf_tl.load_backbone("timm/resnet50.a1_in1k", labels=["cat", "dog"], strategy=strategy)
-    result = hf_tl.train(model, "pets", strategy, transforms=transforms, output_dir="out")
-    ```
+    >>> import hf_tl
+    >>> strategy = hf_tl.Strategy.finetune(stages=1, epochs=6)
+    >>> model, transforms = hf_tl.load_backbone("backbone", ["dress", "hat"], strategy)
+    >>> result = hf_tl.train(model, "photos", strategy, transforms=transforms, output_dir="run")
+    >>> [phase.trained_stages for phase in result.record.phases]
+    [('head',), ('layer4', 'head')]
     """
     from accelerate.utils import set_seed
 
@@ -216,20 +232,22 @@ def train(
     start = time.perf_counter()
     hub, data_config, training = _groups({"push_to_hub": push_to_hub, **settings})
     if data_config.dataset is not None:
-        raise ConfigError("hf_tl.train takes its dataset as the second argument: leave out dataset=")
+        raise ConfigError("hf_tl.train takes the dataset as its second argument: leave out dataset=")
     if isinstance(dataset, ImageData):
         _check_unsplit(data_config)
+    if dataset_name is not None and isinstance(dataset, str | ImageData):
+        raise ConfigError("dataset_name names a loaded dataset, and this one has a name: leave out dataset_name=")
     accelerator = make_accelerator(training)
     check_push(accelerator, push_to_hub)
     learned = LearnedFrom() if strategy.from_scratch else provenance_of(model).learned
-    data, leakage = open_data(accelerator, dataset, data_config, training, learned)
+    data, leakage = open_data(accelerator, dataset, data_config, training, learned, dataset_name)
     _check_labels(model, data)
     set_problem_type(model, data.problem_type)
     preprocessing = preprocessing_of(model, transforms)
     preprocessing.check_training_is_used(phase.augmentation for phase in strategy.phases)
     output_dir = choose_output_dir(accelerator, training, f"{data.name}-{strategy.name}")
     set_seed(training.seed)
-    return Job(
+    job = Job(
         accelerator,
         model,
         preprocessing,
@@ -240,7 +258,8 @@ def train(
         horizontal_flip=flips(data_config, data),
         leakage=leakage,
         start=start,
-    ).run()
+    )
+    return run_job(job)
 
 
 def _groups(settings: dict[str, Any]) -> tuple[HubConfig, DataConfig, TrainingConfig]:
@@ -253,7 +272,7 @@ def _groups(settings: dict[str, Any]) -> tuple[HubConfig, DataConfig, TrainingCo
     fields = {field.name: kind for kind in kinds for field in dataclasses.fields(kind)}
     if unknown := [name for name in settings if name not in fields]:
         near = [near for name in unknown for near in difflib.get_close_matches(name, fields, n=1)]
-        hint = f"did you mean {name_some(near)}?" if near else "see hf_tl.config for what there is"
+        hint = f"did you mean {name_some(near)}?" if near else "hf_tl.config lists all settings"
         raise ConfigError(f"hf_tl.train has no setting {name_some(unknown)}; {hint}")
     hub, data, training = (
         kind(**{name: value for name, value in settings.items() if fields[name] is kind}) for kind in kinds
@@ -264,8 +283,8 @@ def _groups(settings: dict[str, Any]) -> tuple[HubConfig, DataConfig, TrainingCo
 def _check_unsplit(config: DataConfig) -> None:
     """Reject settings of splits and columns for data that are already split."""
     default = DataConfig()
-    if given := [name for name in SPLIT_SETTINGS if getattr(config, name) != getattr(default, name)]:
-        raise ConfigError(f"the dataset is split already by hf_tl.load_data: give {name_some(given)} to load_data")
+    if changed := [name for name in SPLIT_SETTINGS if getattr(config, name) != getattr(default, name)]:
+        raise ConfigError(f"the dataset is already split by hf_tl.load_data: pass {name_some(changed)} to load_data")
 
 
 def _build_strategy(
@@ -288,9 +307,9 @@ def _build_strategy(
     sweep = sweep_learning_rates(
         accelerator, model.to(accelerator.device), plain.over(images), strategy.phases[0], config.training
     )
-    say(accelerator, f"Rate      {sweep}")
-    found = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
-    strategy = found.build(head, len(images), pretrained=pretrained, climb=advice.climb)
+    say(accelerator, f"Choosing the learning rate of the head: {sweep}")
+    chosen = dataclasses.replace(config.strategy, find_learning_rate=False, learning_rate=sweep.best)
+    strategy = chosen.build(head, len(images), pretrained=pretrained, climb=advice.climb)
     return strategy, {"learning rate of the head": str(sweep)}
 
 
@@ -305,6 +324,6 @@ def _check_labels(model: "PreTrainedModel", data: "ImageData") -> None:
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if labels != list(data.labels):
         raise ConfigError(
-            f"the model has the classes {labels[:5]} and the dataset {list(data.labels[:5])}: "
-            "give load_backbone the dataset's labels, in its order"
+            f"expected a model with the classes of the dataset, {list(data.labels[:5])}, found {labels[:5]}: pass the "
+            "labels of the dataset to load_backbone, in their order"
         )

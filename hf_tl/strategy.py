@@ -37,10 +37,10 @@ class Strategy:
 
     def __post_init__(self) -> None:
         if not self.phases:
-            raise ConfigError(f"the strategy {self.name!r} has no phase; a strategy needs at least one")
+            raise ConfigError(f"expected at least one phase in the strategy {self.name!r}, found none; add a phase")
         if self.expected_rung is not None and not 1 <= self.expected_rung <= len(self.phases):
             raise ConfigError(
-                f"expected_rung of a strategy of {len(self.phases)} phases lies between 1 and {len(self.phases)}, "
+                f"expected_rung of a strategy of {len(self.phases)} phases must lie between 1 and {len(self.phases)}, "
                 f"found {self.expected_rung}"
             )
         anew = any(phase.from_random_weights for phase in self.phases)
@@ -154,7 +154,7 @@ class Strategy:
             "backbone_learning_rate": backbone_learning_rate,
             "layer_decay": layer_decay,
         }
-        phases = [Phase(which, share, **rates, **recipe) for which in earlier]
+        phases = [Phase(stages, share, **rates, **recipe) for stages in earlier]
         phases.append(Phase(last, rest / 2 if earlier else rest, **rates, **recipe))
         return cls("gradual", (Phase(head_stages, **head), *phases))
 
@@ -277,10 +277,10 @@ class Strategy:
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(str(key) for key in record if key not in known):
-            raise ConfigError(f"a strategy has no {name_some(unknown)}; it has {', '.join(sorted(known))}")
+            raise ConfigError(f"a strategy has no field {name_some(unknown)}; choose from {', '.join(sorted(known))}")
         phases = record.get("phases") or ()
         if not isinstance(phases, Sequence) or isinstance(phases, str):
-            raise ConfigError(f"the phases of a strategy are a list, found {phases!r:.80}")
+            raise ConfigError(f"phases of a strategy must be a list, found {phases!r:.80}")
         read = []
         for number, phase in enumerate(phases, 1):
             try:
@@ -290,10 +290,10 @@ class Strategy:
         switches = {name: record.get(name, False) for name in ("from_scratch", "refit")}
         for name, value in switches.items():
             if not isinstance(value, bool):
-                raise ConfigError(f"{name} of a strategy is true or false, found {value!r:.80}")
+                raise ConfigError(f"{name} of a strategy must be true or false, found {value!r:.80}")
         expected_rung = record.get("expected_rung")
         if expected_rung is not None and type(expected_rung) is not int:
-            raise ConfigError(f"expected_rung of a strategy is a number, found {expected_rung!r:.80}")
+            raise ConfigError(f"expected_rung of a strategy must be an integer, found {expected_rung!r:.80}")
         return cls(str(record.get("name", "custom")), tuple(read), expected_rung=expected_rung, **switches)
 
     @classmethod
@@ -321,7 +321,9 @@ class Strategy:
             raise ConfigError(f"{name} cannot be read: {error}") from error
         record = {"phases": content} if isinstance(content, list) else content
         if not isinstance(record, Mapping):
-            raise ConfigError(f"{name} must be a list of phases, found {type(content).__name__}")
+            raise ConfigError(
+                f"{name} must be a list of phases, or a mapping with phases, found {type(content).__name__}"
+            )
         try:
             return cls.from_record(record)
         except ConfigError as error:

@@ -19,7 +19,7 @@ RECOMMENDED_STRATEGY = "strategy.json"
 
 @dataclass(frozen=True)
 class StrategyConfig(Settings):
-    """What to train, how long, and at which learning rates. Defaults depend on the number of training images."""
+    """Strategy and its recipe. Defaults depend on the number of training images."""
 
     strategy: StrategyName = setting(
         "transfer",
@@ -127,15 +127,15 @@ class StrategyConfig(Settings):
             ConfigError: A flag does not apply to the strategy.
         """
         values = {name: getattr(self, name) for name in _RECIPE}
-        given = {name: value for name, value in values.items() if value is not None and value is not False}
+        flags = {name: value for name, value in values.items() if value is not None and value is not False}
         if self.phases is not None or self.recommendation is not None:
-            written = self._written(given)
+            written = self._written(flags)
             return written if self.refit is None else replace(written, refit=self.refit)
         self._check_learning_rate()
-        self._check_solver(given)
+        self._check_solver(flags)
         stages = self._stages(head_stages)
         defaults = recipe_for(self.strategy, images, pretrained=pretrained)
-        asked = {_RECIPE[name]: value for name, value in given.items()}
+        asked = {_RECIPE[name]: value for name, value in flags.items()}
         recipe = {**defaults, **asked}
         if "head_recipe" in recipe:  # flags apply to all phases
             recipe["head_recipe"] = {name: value for name, value in recipe["head_recipe"].items() if name not in asked}
@@ -176,64 +176,71 @@ class StrategyConfig(Settings):
         if trainable is None:
             return None
         if self.strategy not in ("finetune", "gradual"):
-            raise ConfigError(f"--trainable_stages goes with --strategy finetune or gradual, and it is {self.strategy}")
+            raise ConfigError(
+                f"--trainable_stages needs --strategy finetune or gradual, found --strategy {self.strategy}: choose "
+                "one of the two, or leave out --trainable_stages"
+            )
         if self.strategy == "gradual" and not isinstance(trainable, int):
             raise ConfigError(
-                "--trainable_stages of --strategy gradual is a number: it unfreezes one stage after another from the "
-                f"head on; found {trainable!r}. Leave it out (4 stages, then all), choose --strategy "
-                "finetune, or list the phases with --phases"
+                "--trainable_stages of --strategy gradual must be a number, because it unfreezes one stage after "
+                f"another, found {trainable!r}. Leave it out (4 stages, then all), choose --strategy finetune, or list "
+                "the phases with --phases"
             )
         if trainable in ("head", ("head",)) or (isinstance(trainable, int) and trainable <= head_stages):
             raise ConfigError(
-                f"--strategy {self.strategy} trains the head and at least one stage more: --trainable_stages must be "
-                f"at least {head_stages + 1}, found {trainable}; --strategy transfer trains the head alone"
+                f"--strategy {self.strategy} trains the head and at least one more stage: --trainable_stages must be "
+                f"at least {head_stages + 1}, found {trainable}. To train the head alone, choose --strategy transfer"
             )
         return trainable - head_stages if isinstance(trainable, int) else trainable
 
-    def _written(self, given: Mapping[str, Any]) -> Strategy:
+    def _written(self, flags: Mapping[str, Any]) -> Strategy:
         """Read the whole strategy from a file."""
         if self.recommendation is None:
-            self._check_alone("phases", given)
+            self._check_alone("phases", flags)
             return Strategy.from_yaml(str(self.phases))
-        self._check_alone("recommendation", {**given, **({} if self.phases is None else {"phases": self.phases})})
+        self._check_alone("recommendation", {**flags, **({} if self.phases is None else {"phases": self.phases})})
         file = Path(self.recommendation) / RECOMMENDED_STRATEGY
         if not file.is_file():
             raise ConfigError(
-                f"--recommendation {self.recommendation} holds no {RECOMMENDED_STRATEGY}: hf-tl recommend --output_dir "
-                "writes it where it recommends a training"
+                f"--recommendation {self.recommendation} holds no {RECOMMENDED_STRATEGY}: name the --output_dir of an "
+                "hf-tl recommend that recommended a training"
             )
         return Strategy.from_yaml(file)
 
-    def _check_alone(self, flag: str, given: Mapping[str, Any]) -> None:
-        others = [*given, *(["trainable_stages"] if self.trainable_stages is not None else [])]
+    def _check_alone(self, flag: str, flags: Mapping[str, Any]) -> None:
+        others = [*flags, *(["trainable_stages"] if self.trainable_stages is not None else [])]
         others += ["find_learning_rate"] if self.find_learning_rate else []
         others += ["head_solver"] if self.head_solver != type(self).head_solver else []
         others += ["strategy"] if self.strategy != type(self).strategy else []
         if others:
-            flags = ", ".join(f"--{name}" for name in others)
-            raise ConfigError(f"--{flag} tells all of the strategy: leave out {flags}, or write it into its phases")
+            names = ", ".join(f"--{name}" for name in others)
+            raise ConfigError(
+                f"--{flag} sets the whole strategy: leave out {names}, or put the setting into its phases"
+            )
 
     def _check_learning_rate(self) -> None:
         if self.find_learning_rate and self.learning_rate is not None:
-            raise ConfigError("--find_learning_rate chooses the rate that --learning_rate gives: leave one of them out")
+            raise ConfigError("--find_learning_rate and --learning_rate both set the rate of the head: leave one out")
         if self.find_learning_rate and self.strategy == "scratch":
-            raise ConfigError("--find_learning_rate needs pretrained features, and --strategy scratch has none")
+            raise ConfigError(
+                "--find_learning_rate needs pretrained features, and --strategy scratch has none: set --learning_rate"
+            )
 
-    def _check_solver(self, given: Mapping[str, Any]) -> None:
+    def _check_solver(self, flags: Mapping[str, Any]) -> None:
         if self.head_solver == "adamw":
             return
         if self.strategy in ("full", "scratch", "auto"):
             raise ConfigError(
-                f"--head_solver lbfgs solves the head for good, and --strategy {self.strategy} trains it on with the "
-                "rest; it goes with transfer, finetune and gradual"
+                "--head_solver lbfgs needs a strategy whose first phase trains the head alone (transfer, finetune or "
+                f"gradual), found --strategy {self.strategy}: choose another strategy, or leave out --head_solver"
             )
         meaningless = ["find_learning_rate"] if self.find_learning_rate else []
         if self.strategy == "transfer":
-            meaningless += [name for name in given if _RECIPE[name] in ("epochs", *ADAMW_FIELDS)]
+            meaningless += [name for name in flags if _RECIPE[name] in ("epochs", *ADAMW_FIELDS)]
         if meaningless:
             raise ConfigError(
-                f"--head_solver lbfgs has no use for {name_some([f'--{name}' for name in meaningless])}: the head is "
-                "solved, not trained step by step; leave one of them out"
+                f"--head_solver lbfgs does not use {name_some([f'--{name}' for name in meaningless])}, because it fits "
+                "the head in one step: leave one of them out"
             )
 
 

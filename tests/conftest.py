@@ -1,4 +1,4 @@
-"""One thread per test process, a feature cache, a Hub on loopback, and the fast loop (`pytest --fast`)."""
+"""One thread per test process, a feature cache, and the fast loop (`pytest --fast`); see also `hub/fixtures.py`."""
 
 import ast
 import os
@@ -7,19 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub.client import OTHER_TOKEN, READ_TOKEN, TOKEN
-from hub.server import HubServer
-from huggingface_hub import constants
 
 # the networks are tiny, and two test processes share the cores; child processes inherit the setting
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-
-ACCOUNTS = {
-    TOKEN: {"name": "user", "role": "write", "orgs": ["team"]},
-    READ_TOKEN: {"name": "user", "role": "read", "orgs": ["team"]},
-    OTHER_TOKEN: {"name": "other", "role": "write"},
-}
 
 LONG_TOPICS = {
     "subprocess",
@@ -30,7 +21,7 @@ LONG_TOPICS = {
     "training",
     "trainer",
     "hf_tl.cli",
-    "test_cli",
+    "cli.runs",
 }
 """Modules and folders that start processes, servers or trainings: test files that import them take long."""
 
@@ -78,27 +69,3 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def one_thread() -> None:
     """Reset the thread count: a run in this process may have used all cores, and more threads change the last bits."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def xet_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    """Yield a Hub with large files through xet, the default of the clients."""
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-    return hub
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """Yield a Hub for one test, which huggingface_hub in this process uses with a write token."""
-    with HubServer(tmp_path / "hub", tokens=ACCOUNTS) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))  # otherwise models of another Hub
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-        monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server

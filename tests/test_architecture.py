@@ -45,12 +45,12 @@ def aliases(node: ast.AST) -> list[ast.alias]:
 
 
 def rooms() -> dict[str, set[str]]:
-    found: defaultdict[str, set[str]] = defaultdict(set)
+    edges: defaultdict[str, set[str]] = defaultdict(set)
     for path in modules():
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         if len(parts) > 1:
-            found[parts[0]] |= {room_of(name) for name in imports(path)} - {parts[0]}
-    return found
+            edges[parts[0]] |= {room_of(name) for name in imports(path)} - {parts[0]}
+    return edges
 
 
 def test_no_circle() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli.printed import as_printed, metrics_of
+from cli.runs import SMALL, TINY, fails
 from hub.server import HubServer
 from PIL import Image
-from test_cli import SMALL, TINY, fails
 
 import hf_tl
 from hf_tl.cli import main

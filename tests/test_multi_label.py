@@ -88,7 +88,7 @@ def test_a_run_learns_and_keeps_the_best_epoch(trained: Path) -> None:
     assert list(record.data.labels) == NAMES
     assert json.loads((trained / "config.json").read_text())["problem_type"] == "multi_label_classification"
     card = (trained / "README.md").read_text()
-    assert "An image classifier for 3 labels, any number of them in an image" in card
+    assert "An image classification model for 3 labels, any number of them per image" in card
     assert f"{100 * test['mean_average_precision']:.1f}%" in card
     assert hf_tl.RunResult(trained, record).test_accuracy == test["subset_accuracy"]
 
@@ -197,7 +197,7 @@ def test_trainer_uses_the_binary_loss_and_the_same_metrics(tmp_path: Path) -> No
 
 @pytest.mark.filterwarnings("ignore:Label smoothing is not compatible")
 def test_trainer_may_not_smooth_labels_as_if_they_were_of_one_class(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Trainer smooths labels of one class an image only"):
+    with pytest.raises(ConfigError, match="Trainer smooths single-label classes only"):
         trainer_of(make_model(), tmp_path, (Phase(1, 1, label_smoothing=0.1),), label_smoothing_factor=0.1)
 
 

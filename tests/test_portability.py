@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from test_cli import ERROR_STATUS, TINY, write_images
+from cli.runs import TINY, write_images
+
+from hf_tl.cli import ERROR_STATUS
 
 REPOSITORY = Path(__file__).parents[1]
 SLOW = pytest.mark.slow
@@ -134,7 +136,7 @@ def test_phases_checkpoints_and_resuming_on_windows(tmp_path: Path, colors: Path
     assert stopped.returncode == 3, stopped.stderr.decode()[-3000:]
     assert {path.name for path in (tmp_path / "out" / "checkpoints").iterdir()} == {"step-00000003", "step-00000004"}
     done = run([*words, "--resume_from_checkpoint", "auto"], tmp_path, WINDOWS)
-    assert "Going on from step 4" in succeeds(done, tmp_path / "out")
+    assert "Resuming after step 4" in succeeds(done, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoints").exists()
     for words in (["card", "out"], ["evaluate", "out", "--dataset", str(colors)]):
         other = run(words, tmp_path, WINDOWS)
@@ -145,7 +147,7 @@ def test_phases_checkpoints_and_resuming_on_windows(tmp_path: Path, colors: Path
 def test_the_first_command_of_the_readme_in_other_encodings(tmp_path: Path, encoding: str) -> None:
     """The output names the folder of the trained model."""
     done = run(["train", "--num_train_epochs", "1", "--output_dir", "猫"], tmp_path, PYTHONIOENCODING=encoding)
-    assert r"Model and card    \u732b" in succeeds(done, tmp_path / "猫")
+    assert r"Saved in             \u732b" in succeeds(done, tmp_path / "猫")
 
 
 def test_classes_of_other_scripts(tmp_path: Path) -> None:
@@ -160,9 +162,9 @@ def test_classes_of_other_scripts(tmp_path: Path) -> None:
     assert config["label_names"] == names
     assert "猫" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     image = next((tmp_path / "data" / "test" / "猫").iterdir())
-    told = run(["predict", "out", str(image)], tmp_path, PYTHONIOENCODING="ascii")
-    assert told.returncode == 0, told.stderr.decode()[-3000:]
-    assert rb"\u732b" in told.stdout
+    predicted = run(["predict", "out", str(image)], tmp_path, PYTHONIOENCODING="ascii")
+    assert predicted.returncode == 0, predicted.stderr.decode()[-3000:]
+    assert rb"\u732b" in predicted.stdout
     # in the C locale without UTF-8 mode, Python escapes non-ASCII characters in file names
     refused = run([*words, "--output_dir", "other"], tmp_path, LC_ALL="C", PYTHONUTF8="0")
     assert refused.returncode == ERROR_STATUS, refused.stderr.decode()[-3000:]
@@ -190,11 +192,11 @@ def test_a_signal_ends_a_command(tmp_path: Path, number: int, status: int, messa
         text=True,
     )
     assert process.stderr is not None
-    told = ""
-    while "Features of train" not in told:
+    messages = ""
+    while "Features of train" not in messages:
         character = process.stderr.read(1)
-        assert character, told
-        told += character
+        assert character, messages
+        messages += character
     process.send_signal(number)
     rest = process.stderr.read()
     assert process.wait(60) == status, rest
@@ -209,9 +211,9 @@ def test_every_text_file_names_its_encoding() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_all_printing_goes_through_the_console() -> None:
+def test_all_output_is_written_by_the_console() -> None:
     """Any other output may raise for a terminal that cannot show it."""
     bare = re.compile(r"accelerator\.print\(|tqdm\.write\(|(?<!\w)tqdm\(")
     files = {file.name: bare.findall(file.read_text(encoding="utf-8")) for file in (REPOSITORY / "hf_tl").rglob("*.py")}
-    assert {name for name, found in files.items() if found} <= {"console.py"}
+    assert {name for name, calls in files.items() if calls} <= {"console.py"}
     assert bare.findall('accelerator.print("x"); tqdm.write("x"); tqdm(range(2))'), "the pattern finds them"

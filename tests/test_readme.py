@@ -1,4 +1,4 @@
-"""What the README and the pages of the rooms show: commands that parse, flags and links that exist, code that runs."""
+"""The README and the pages of the rooms: commands parse, flags and links exist, code runs."""
 
 import ast
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from backbones.checkpoints import save_timm, timm_network
 from exporting.models import write_images
+from pages import blocks
 
 import hf_tl
 from hf_tl.cli import PARSERS
@@ -22,16 +23,13 @@ PAGES = [README, *sorted(page for folder in FOLDERS for page in (REPOSITORY / fo
 LAUNCHERS = {
     "accelerate": {"--multi_gpu", "--use_fsdp", "--fsdp_version", "--dynamo_backend", "--mixed_precision"},
     "torchrun": {"--nproc_per_node"},
+    "pytest": {"--durations", "--fast"},
 }
-"""Flags of launchers that the pages show; hf_tl is tested under both in tests/training."""
+"""Flags of other programs that the pages show; hf_tl is tested under both launchers in tests/training."""
 
 
 def title(page: Path) -> str:
     return page.relative_to(REPOSITORY).as_posix()
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
@@ -59,8 +57,8 @@ def check_script(words: list[str]) -> None:
 def check_launch(words: list[str]) -> None:
     """Check the flags of a launcher, and parse those of the script."""
     place = words.index("scripts/train.py")
-    given = {word for word in words[1:place] if word.startswith("--")}
-    assert given <= LAUNCHERS[words[0]], given
+    flags = {word for word in words[1:place] if word.startswith("--")}
+    assert flags <= LAUNCHERS[words[0]], flags
     parse(["train", *words[place + 1 :]])
 
 
@@ -71,6 +69,8 @@ def test_commands_parse(page: str, words: list[str]) -> None:
             parse(rest)
         case ["accelerate" | "torchrun", *_]:
             check_launch(words)
+        case ["python", "-m", "build"] | ["twine", "check", *_]:
+            pass
         case ["python", *rest]:
             check_script(rest)
         case ["pip", "install", "-e", wanted]:
@@ -113,6 +113,20 @@ def test_files_of_the_repository_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
+def test_modules_and_constants_exist(page: Path) -> None:
+    """A page names tests and the modules of its room by their names, other modules by their place in `hf_tl`."""
+    text = page.read_text(encoding="utf-8")
+    folders = (page.parent, REPOSITORY, REPOSITORY / "hf_tl", REPOSITORY / "tests")
+    known = {file.name for file in (*page.parent.rglob("*.py"), *(REPOSITORY / "tests").rglob("test_*.py"))}
+    modules = set(re.findall(r"`([a-z_/]+\.py)`", text)) - known
+    assert not [name for name in modules if not any((folder / name).exists() for folder in folders)]
+    constants = set(re.findall(r"`(_?[A-Z]+_[A-Z_]+)`", text))
+    files = [file for folder in FOLDERS for file in (REPOSITORY / folder).rglob("*.py")]
+    code = "".join(file.read_text(encoding="utf-8") for file in files)
+    assert not [name for name in constants if not re.search(rf"\b{name}\b", code)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_python_compiles_and_its_names_are_public(page: Path) -> None:
     for code in blocks(page, "python"):
         for node in ast.walk(ast.parse(code)):
@@ -125,6 +139,12 @@ def test_every_room_has_a_page() -> None:
     assert not [room.name for room in rooms if not (room / "README.md").exists()]
     readme = README.read_text(encoding="utf-8")
     assert not [room.name for room in rooms if f"(hf_tl/{room.name}/README.md)" not in readme]
+
+
+def test_the_readme_lists_the_extras() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    table = README.read_text(encoding="utf-8").partition("| extra |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(project["optional-dependencies"])
 
 
 def test_the_readme_is_short() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.advisor.measuring.data import split_digests
 from hf_tl.advisor.recommend import recommend
 from hf_tl.advisor.recommendation import RECORD, SCHEMA_VERSION
-from hf_tl.card.reasons import published_advice
+from hf_tl.card.sections.reasons import published_advice
 from hf_tl.config import RunConfig
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.processes.together import on_main_process

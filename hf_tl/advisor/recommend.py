@@ -72,10 +72,10 @@ def recommend(
         DataError: The dataset cannot be trained on, or nothing can be measured on it.
         ModelError: None of the backbones can be loaded.
 
-    ```python
-    recommendation = hf_tl.recommend("pets", ["timm/resnet50.a1_in1k", "google/vit-base-patch16-224"])
-    model, transforms = hf_tl.load_backbone(recommendation.backbone, labels, recommendation.strategy)
-    ```
+    >>> import hf_tl
+    >>> recommendation = hf_tl.recommend("photos", ["backbone"], max_images=20)
+    >>> recommendation.data["classes"]
+    ['dress', 'hat']
     """
     from accelerate import PartialState
 

@@ -20,7 +20,13 @@ RECORD, FIGURE = "recommendation.json", "recommendation.png"
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Recommended training, with its reason and its cost."""
+    """Recommended training, with its reason and its cost.
+
+    >>> import hf_tl
+    >>> recommendation = hf_tl.recommend("photos", "backbone", max_images=20)
+    >>> [backbone.name for backbone in recommendation.evidence]
+    ['backbone']
+    """
 
     backbone: str | None
     """Name of the backbone; None where no training is recommended."""

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backbone:
-    """Backbone as described by `--model` and its companion flags."""
+    """Backbone as described by `--model` and its companion flags.
+
+    >>> model, _ = Backbone("timm:test_resnet", image_size=64).load(["cat", "dog"], pretrained=False)
+    >>> model.config.num_labels
+    2
+    """
 
     name: str
     """Hub id, local directory, or `timm:ARCH[.TAG]`."""

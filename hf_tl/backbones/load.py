@@ -251,9 +251,9 @@ def load(
     Raises:
         ModelError: There is no such model.
 
-    ```python
-    model, transforms = hf_tl.load("user/flowers")
-    ```
+    >>> model, transforms = load("photos-model")
+    >>> model.config.id2label
+    {0: 'dress', 1: 'hat'}
     """
     from hf_tl.backbones.libraries.configs import load_config
     from hf_tl.backbones.stages.freezing import freeze

@@ -3,6 +3,7 @@
 huggingface_hub quotes the metadata. The body is a Jinja template (`model_cards/template.md`) that escapes every value.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,26 +13,36 @@ import yaml
 from huggingface_hub import ModelCard
 from jinja2 import Template
 
-from hf_tl.card.figures import NAMES, figures_of
-from hf_tl.card.learned import learned_rows, learned_total
+from hf_tl.card.figures.draw import NAMES, figures_of
 from hf_tl.card.metadata import card_metadata, problem_of
-from hf_tl.card.origins import STARTS, origin_lines
-from hf_tl.card.phases import best_after, head_of, phase_row, speeds, stage_rows
-from hf_tl.card.reasons import evidence_rows, rung_rows
 from hf_tl.card.record_errors import record_errors
-from hf_tl.card.results import calibration_of, class_results, confusions, result_columns, result_notes, result_row
-from hf_tl.card.snippets import reading_code
+from hf_tl.card.sections.origins import name_start, origin_lines
+from hf_tl.card.sections.phases import best_after, head_of, phase_costs, phase_row, stage_rows, trained_stages
+from hf_tl.card.sections.reasons import evidence_rows, rung_rows
+from hf_tl.card.sections.results import (
+    about_intervals,
+    calibration_of,
+    class_results,
+    confusions,
+    refit_text,
+    result_columns,
+    result_notes,
+    result_row,
+)
+from hf_tl.card.sections.snippets import reading_code
+from hf_tl.card.sections.training_images import has_earlier_training, learned_rows, learned_total
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.record import DataRecord, RunRecord
 from hf_tl.reporting.markdown import environment
-from hf_tl.reporting.numbers import duration, percent
+from hf_tl.reporting.numbers import counted, duration, percent
 
-FOLDED_FROM = 21
-"""Number of rows from which on tables are folded."""
 CLASSES_SHOWN = 200
-MODEL_LINE = 'MODEL = "{}"'
-PLACEHOLDER = MODEL_LINE.format("USER/NAME")
+"""Largest number of classes in a table."""
+CLASSES_NAMED = 12
+"""Largest number of classes in the first sentence."""
+PLACEHOLDER = re.compile(r'"(hf-hub:)?USER/NAME"')
+"""Repository in the usage snippets."""
 
 
 def render_card(record: RunRecord, repo_id: str | None = None) -> str:
@@ -39,7 +50,7 @@ def render_card(record: RunRecord, repo_id: str | None = None) -> str:
 
     Args:
         record: Record of the run, of any status.
-        repo_id: Repository that the usage snippets name; `USER/NAME` by default.
+        repo_id: Repository in the usage snippets; `USER/NAME` by default.
 
     Raises:
         PublishError: The record lacks something that a card shows, or is damaged.
@@ -52,7 +63,7 @@ def render_card(record: RunRecord, repo_id: str | None = None) -> str:
 
 def with_repo_id(card: str, repo_id: str) -> str:
     """Set the repository in the usage snippets of a card; other text stays, including the user's own."""
-    return card.replace(PLACEHOLDER, MODEL_LINE.format(repo_id))
+    return PLACEHOLDER.sub(lambda match: f'"{match[1] or ""}{repo_id}"', card)
 
 
 @cache
@@ -73,25 +84,31 @@ def _template_file() -> Path:
 def _view(record: RunRecord) -> dict[str, Any]:
     """Return the values of the template, as plain values and table rows."""
     model, data, preprocessing = record.model, record.data, record.model.preprocessing
+    named = len(data.labels) if len(data.labels) <= CLASSES_NAMED else CLASSES_NAMED - 2
     return {
         "record": record,
         "model": model,
         "data": data,
         "labels": data.labels,
-        "folded_from": FOLDED_FROM,
+        "labels_named": data.labels[:named],
+        "labels_unnamed": len(data.labels) - named,
         "classes_cut": max(0, len(data.labels) - CLASSES_SHOWN),
         "figures": dict.fromkeys(NAMES) | figures_of(record),
         "texts": record.card,
         "trained_share": percent(model.parameters_trained / max(model.parameters, 1)),
-        "start": STARTS[record.start.kind],
+        "start": name_start(record.start),
+        "what_trained": trained_stages(record),
         "origin_lines": origin_lines(record.start),
         "head": head_of(record),
         "splits": {name: f"{split.images:,}" for name, split in data.splits.items()},
+        "split_sizes": ", ".join(f"{split.images:,} {name}" for name, split in data.splits.items()) + " images",
         "classes": _class_rows(data),
-        "conversions": (conversions := data.conversions),
+        "conversions": {kind: counted(images, "image") for kind, images in data.conversions.items()},
         "converted": _conversions(data),
-        "reading": reading_code(conversions, preprocessing.input_size[0]),
+        "reading": reading_code(data.conversions, preprocessing.input_size[0]),
+        "is_rgb": preprocessing.input_size[0] > 1,
         "learned": learned_rows(record),
+        "learned_before": has_earlier_training(record),
         "learned_total": learned_total(record),
         "normalization": {
             name: ", ".join(f"{value:.4g}" for value in values)
@@ -105,12 +122,14 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "energy": _energy(record.energy),
         "recommendation": record.recommendation,
         "evidence": evidence_rows(record.recommendation),
-        "rungs": rung_rows(record.rungs),
+        "rungs": (rungs := rung_rows(record.rungs)),
+        "refit": refit_text(record, is_search=len(rungs) > 1),
         "stages": stage_rows(record),
         "phases": [phase_row(phase) for phase in record.phases],
+        "phase_count": counted(len(record.phases), "phase"),
         "proofs": [(number, phase.proof) for number, phase in enumerate(record.phases, 1) if phase.proof.tensors],
         "best_after": best_after(record),
-        "speeds": speeds(record),
+        "costs": phase_costs(record),
         **_results_view(record),
     }
 
@@ -125,6 +144,7 @@ def _results_view(record: RunRecord) -> dict[str, Any]:
         "result_columns": result_columns(figures),
         "results": [result_row(measured, problem, figures) for measured in record.measured.values()],
         "result_notes": result_notes(record, problem),
+        "intervals": about_intervals(record, problem),
         "class_results": class_results(record, labels[:CLASSES_SHOWN]),
         "confusions": confusions(record),
         "calibration": calibration_of(record, problem),
@@ -153,5 +173,5 @@ def _energy(measured: Mapping[str, Any] | None) -> str:
 
 def _settings(record: RunRecord) -> str:
     """Return the settings as a file for `--config`: ASCII, one value per line."""
-    given = {name: value for name, value in (record.settings or {}).items() if value is not None}
-    return yaml.safe_dump(given, sort_keys=False, width=float("inf")) if given else ""
+    settings = {name: value for name, value in (record.settings or {}).items() if value is not None}
+    return yaml.safe_dump(settings, sort_keys=False, width=float("inf")) if settings else ""

@@ -5,7 +5,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_tl.card.licenses import hub_license
-from hf_tl.card.origins import strategy_tag
+from hf_tl.card.sections.origins import strategy_tag
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES, ProblemType
 from hf_tl.record import RunRecord

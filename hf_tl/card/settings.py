@@ -31,8 +31,8 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
 def describe_command(config: RunConfig) -> str:
     """Return the command of a run, with the flags that differ from their defaults."""
     defaults = settings_of(RunConfig())
-    given = {name: value for name, value in settings_of(config).items() if value != defaults[name]}
-    words = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
+    changed = {name: value for name, value in settings_of(config).items() if value != defaults[name]}
+    words = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in changed.items()}
     return " ".join(["hf-tl train", *(f"--{name} {shlex.quote(word)}" for name, word in words.items())])
 
 

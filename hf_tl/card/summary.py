@@ -3,34 +3,28 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_tl.card.results import training_images
-from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
+from hf_tl.card.sections.results import training_images
+from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.record import RunRecord
-from hf_tl.reporting.numbers import duration, percent
+from hf_tl.reporting.numbers import duration, measured_on, percent
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hf_tl.data.datasets import ImageData
 
-
-def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, processes: int) -> str:
-    """Describe the data, the model and the strategy before training."""
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+def announce(model: "PreTrainedModel", strategy: Strategy, processes: int) -> str:
+    """Describe the model and the strategy before training."""
     architecture = getattr(model.config, "architecture", model.config.model_type)
-    several = ", any number of them in an image" if data.problem_type == MULTI_LABEL.name else ""
     spans = []
     for phase in strategy.phases:
         stages = phase.trainable_stages
-        which = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {stages}"
-        which = "all stages" if stages == "all" else which
+        scope = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {stages}"
+        scope = {1: "the head", "all": "all stages"}.get(stages, scope)
         length = "solution" if phase.is_solved else phase.length
-        spans.append(f"{length} of {'the head' if stages == 1 else which}")
+        spans.append(f"{length} of {scope}")
     return "\n".join(
         [
-            f"Data      {data.name}: {sizes} images, {len(data.labels)} classes{several}",
-            *(f"          {note}" for note in data.notes),
             f"Model     {architecture}: {sum(p.numel() for p in model.parameters()):,} parameters",
             f"Strategy  {strategy.name}: {', then '.join(spans)}"
             + (f"; {processes} processes" if processes > 1 else ""),
@@ -39,7 +33,7 @@ def announce(model: "PreTrainedModel", data: "ImageData", strategy: Strategy, pr
 
 
 def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) -> str:
-    """Summarize a finished run: test result, time, parameters, path of the model and how to use it.
+    """Summarize a finished run: results, selected checkpoint, time, parameters, path of the model and how to use it.
 
     Args:
         record: Record of the run.
@@ -47,26 +41,56 @@ def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) ->
         commit_url: URL of the model on the Hub, if it was pushed.
     """
     model, seconds = record.model, record.seconds
-    return "\n".join(
-        [
-            _test_result(record),
-            f"Time              {duration(seconds.total)}, of which training {duration(seconds.train)}",
-            f"Parameters        {model.parameters_trained:,} trained, {model.parameters_frozen:,} frozen",
-            f"Model and card    {folder}",
-            *([f"Published         {commit_url}"] if commit_url else []),
-            "Use it",
-            f"  hf-tl predict {folder} IMAGE",
-            f'  transformers.pipeline("image-classification", "{folder}")',
-            f'  model, transforms = hf_tl.load("{folder}")',
-            *([] if commit_url else ["Publish it", f"  hf-tl push {folder} USER/NAME"]),
-        ]
-    )
+    rows = {
+        **dict(_result(record, split) for split in ("test", "validation") if split in ("test", *record.measured)),
+        **({} if (kept := kept_checkpoint(record)) is None else {"Checkpoint": kept}),
+        "Time": f"{duration(seconds.total)}, of which training {duration(seconds.train)}",
+        "Parameters": f"{model.parameters_trained:,} trained, {model.parameters_frozen:,} frozen",
+        "Saved in": str(folder),
+        **({"Published at": commit_url} if commit_url else {}),
+    }
+    width = max(map(len, rows)) + 2
+    usage = [
+        "Load it",
+        f"  hf-tl predict {folder} IMAGE",
+        f'  transformers.pipeline("image-classification", "{folder}")',
+        f'  model, transforms = hf_tl.load("{folder}")',
+        *([] if commit_url else ["Publish it", f"  hf-tl push {folder} USER/NAME"]),
+    ]
+    return "\n".join([*(f"{title:<{width}}{text}" for title, text in rows.items()), *usage])
 
 
-def _test_result(record: RunRecord) -> str:
+def kept_checkpoint(record: RunRecord) -> str | None:
+    """Name the checkpoint that model selection kept; None without evaluations."""
+    if record.refit is not None:
+        return f"retrained from scratch on {' + '.join(record.refit.splits)} ({record.refit.images:,} images)"
+    if (best := record.best) is None or not record.history or not 0 <= best["phase"] < len(record.phases):
+        return None
+    phase = record.phases[best["phase"]]
+    where = f", phase {best['phase'] + 1}" if len(record.strategy.phases) > 1 else ""
+    if phase.is_solved:
+        return f"solved head{where}"
+    last = record.history[-1]["epoch"]
+    if phase.recipe.epochs is None:
+        earlier = max((entry["epoch"] for entry in record.history if entry["phase"] < best["phase"]), default=0.0)
+        share = (best["epoch"] - earlier) / phase.epochs if phase.epochs else 1.0
+        place = f"step {round(share * phase.steps):,} of {phase.steps:,}"
+    else:
+        place = f"epoch {max(1, round(best['epoch']))} of {max(1, round(last))}"
+    reason = "" if best["epoch"] >= last else ", the latest within one standard error of the best"
+    return f"{place}{where}{reason}"
+
+
+def _result(record: RunRecord, split: str) -> tuple[str, str]:
+    """Return the title and the text of the primary metric on a split."""
     primary = PROBLEM_TYPES[record.model.problem_type].primary
-    title = f"{'Test ' + primary.name:<17}"
-    if (measured := record.measured.get("test")) is None:
-        return f"{title} not measured"
-    note = "" if (training := training_images(measured)) is None else f"; {training}"
-    return f"{title} {percent(measured.metrics.get(primary.key))} on {measured.images:,} images{note}"
+    title = f"{split.capitalize()} {primary.name}"
+    if (measured := record.measured.get(split)) is None:
+        return title, "not measured"
+    interval = measured.intervals.get(primary.key) if primary.is_percentage else None
+    text = f"{percent(measured.metrics.get(primary.key))} ({measured_on(measured.images, interval)})"
+    notes = [
+        *([training] if (training := training_images(measured)) else []),
+        *([] if record.is_of_saved_weights(split) else ["before the retraining"]),
+    ]
+    return title, "; ".join([text, *notes])

@@ -46,8 +46,8 @@ def write_checkpoint(folder: Path, step: int, write_files: Callable[[Path], None
             write_manifest(partial)
     except OSError as error:
         raise CheckpointError(
-            f"the checkpoint {final} could not be written: {error.strerror or error}; those before it are untouched. "
-            "Free space or name another --output_dir, then go on with --resume_from_checkpoint auto"
+            f"the checkpoint {final} could not be written: {error.strerror or error}; earlier checkpoints are "
+            "untouched. Free space or make the folder writable, then resume with --resume_from_checkpoint auto"
         ) from error
     remove_others(final, keep)
     return final
@@ -81,8 +81,9 @@ def list_checkpoints(folder: Path, prefix: str = PREFIX) -> list[Path]:
     """List the checkpoints in `folder`, complete or not, the oldest first."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if path.name.startswith(prefix) and path.name[len(prefix) :].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[len(prefix) :]))
+    numbered = (path for path in folder.iterdir() if path.name.startswith(prefix))
+    checkpoints = [path for path in numbered if path.name[len(prefix) :].isdigit()]
+    return sorted(checkpoints, key=lambda path: int(path.name[len(prefix) :]))
 
 
 def newest_checkpoint(folder: Path, prefix: str = PREFIX) -> tuple[Path | None, list[str]]:
@@ -130,8 +131,8 @@ def check_whole(checkpoint: Path) -> None:
     """
     if problem := find_damage(checkpoint):
         raise CheckpointError(
-            f"the checkpoint {checkpoint} is not whole ({problem}); name another, or let "
-            "--resume_from_checkpoint auto find the newest whole one"
+            f"the checkpoint {checkpoint} is not complete ({problem}): name another, or resume from the newest "
+            "complete checkpoint with --resume_from_checkpoint auto"
         )
 
 

@@ -5,14 +5,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from hf_tl.backbones.stages.stage import Stage, trainable_parameters
 from hf_tl.checkpoints.checkpoint import FOLDER, check_whole, newest_checkpoint, write_checkpoint
+from hf_tl.checkpoints.sigterm import TERMINATED_STATUS, Sigterm
 from hf_tl.checkpoints.state import Contents, random_state, read_state, write_state
 from hf_tl.config import TrainingConfig
-from hf_tl.optimization.averaging import WeightAverage
-from hf_tl.processes.sharding import ShardedAccelerator, gather_optimizer, scatter_optimizer
+from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.processes.together import on_main_process
 from hf_tl.reporting.console import say
 from hf_tl.strategy import Phase, Strategy
@@ -49,6 +47,7 @@ class Checkpoints:
         self.accelerator = accelerator
         self.config = config
         self.identity = identity
+        self.sigterm = Sigterm(accelerator)
         self.folder = None if config.output_dir is None else Path(config.output_dir) / folder
 
     def read(self, source: str) -> Contents | None:
@@ -67,22 +66,39 @@ class Checkpoints:
         if source == "auto":
             folder, problems = newest_checkpoint(self.folder) if self.folder else (None, [])
             for problem in problems:
-                say(self.accelerator, f"Left out the checkpoint {problem}")
+                say(self.accelerator, f"Skipping the checkpoint {problem}")
         else:
             folder = Path(source)
             check_whole(folder)
         if folder is None:
-            say(self.accelerator, "No checkpoint to go on from: starting at the beginning")
+            say(self.accelerator, "Starting at the first step: --output_dir holds no complete checkpoint")
             return None
         contents = read_state(folder, self.identity)
-        say(self.accelerator, f"Going on from step {contents.state.step} ({folder.name})")
+        say(self.accelerator, f"Resuming after step {contents.state.step} ({folder.name})")
         return contents
 
-    def is_due(self, step: int, *, is_epoch_end: bool, is_interrupted: bool) -> bool:
-        """Return whether to write a checkpoint: after an epoch or every `save_steps`, and at an interruption."""
-        save_steps = self.config.save_steps
+    def write_if_due(self, step: int, is_epoch_end: bool, gather: Callable[[], Contents]) -> None:
+        """Write a checkpoint when it is due, and after SIGTERM on any process, which ends the run.
+
+        A checkpoint is due after an epoch, or every `save_steps`. All processes must call this.
+
+        Args:
+            step: Number of optimizer steps done.
+            is_epoch_end: Whether the last step ended an epoch or a phase.
+            gather: Function that gathers the contents.
+
+        Raises:
+            CheckpointError: The disk is full or read-only (raised on all processes).
+            SystemExit: The process received SIGTERM.
+        """
+        save_steps, is_interrupted = self.config.save_steps, self.sigterm.is_received()
         is_time = is_epoch_end if save_steps is None else step % save_steps == 0
-        return self.folder is not None and (is_interrupted or (is_time and self.are_wanted))
+        if self.folder is not None and (is_interrupted or (is_time and self.are_wanted)):
+            self.write(gather())
+        if is_interrupted:
+            resume = "" if self.folder is None else "; resume with --resume_from_checkpoint auto"
+            say(self.accelerator, f"Stopping on SIGTERM after step {step}{resume}")
+            raise SystemExit(TERMINATED_STATUS)
 
     @property
     def are_wanted(self) -> bool:
@@ -135,35 +151,6 @@ def names_trained_by(phases: Sequence[Phase], stages: Sequence[Stage]) -> frozen
             if phase.norm != "frozen" or not trainable.isdisjoint(stage.parameter_names):
                 names.update(stage.parameter_names, stage.buffer_names)
     return frozenset(names)
-
-
-def optimizer_state(
-    accelerator: "Accelerator", model: nn.Module, optimizer: Any, schedule: Any, average: WeightAverage | None
-) -> dict[str, Any]:
-    """Return the states of optimizer, schedule, gradient scaler and weight average. All processes must call this."""
-    return {
-        "optimizer": gather_optimizer(model, optimizer),
-        "schedule": schedule.state_dict(),
-        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-        "average": None if average is None else average.state_dict(),
-    }
-
-
-def set_optimizer_state(
-    accelerator: "Accelerator",
-    model: nn.Module,
-    optimizer: Any,
-    schedule: Any,
-    average: WeightAverage | None,
-    state: dict[str, Any],
-) -> None:
-    """Restore the states that `optimizer_state` returned."""
-    scatter_optimizer(model, optimizer, state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    if accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(state["scaler"])
-    if average is not None:
-        average.load_state_dict(state["average"])
 
 
 def gather_random_states(accelerator: "Accelerator") -> list[dict[str, Any]]:

@@ -11,20 +11,23 @@ import torch
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+TERMINATED_STATUS = 143
+"""Exit status after SIGTERM, once a checkpoint has been written: 128 + 15, as shells report it."""
+
 
 class Sigterm:
     """Handler that records SIGTERM instead of exiting, so that the current step can be finished and saved."""
 
     def __init__(self, accelerator: "Accelerator") -> None:
         self.accelerator = accelerator
-        self._came_here = False
+        self._is_received = False
 
     @contextlib.contextmanager
-    def noted(self) -> Iterator[None]:
+    def recorded(self) -> Iterator[None]:
         """Record the signal while the context is open."""
 
         def note(number: int, frame: FrameType | None) -> None:
-            self._came_here = True
+            self._is_received = True
 
         try:
             previous = signal.signal(signal.SIGTERM, note)
@@ -36,9 +39,9 @@ class Sigterm:
         finally:
             signal.signal(signal.SIGTERM, previous)
 
-    def came(self) -> bool:
+    def is_received(self) -> bool:
         """Return whether any process received the signal. All processes must call this."""
         if self.accelerator.num_processes == 1:
-            return self._came_here
-        flag = torch.tensor([float(self._came_here)], device=self.accelerator.device)
+            return self._is_received
+        flag = torch.tensor([float(self._is_received)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)

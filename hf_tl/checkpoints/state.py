@@ -129,8 +129,8 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> Contents:
     ]
     if different:
         raise CheckpointError(
-            f"the checkpoint {folder} is of another run: {'; '.join(different[:5])}. "
-            "Give the same flags and as many processes as then, or another --output_dir to start anew"
+            f"the checkpoint {folder} is from another run: {'; '.join(different[:5])}. "
+            "Resume with the flags and the number of processes of that run, or start a new run in another --output_dir"
         )
     log = decode(TrainingLog, content.pop("log"), f"the log in {folder / STATE}")
     kept, optimizer = folder / KEPT, folder / OPTIMIZER

@@ -112,7 +112,7 @@ def _run(words: list[str]) -> None:
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, COMMANDS, 1)
     advice = f"did you mean {close[0]}?" if close else f"commands: {', '.join(COMMANDS)}"
-    return f"there is no command {name!r}; {advice}"
+    return f"unknown command {name!r}; {advice}"
 
 
 def _leave(command: str, message: str, status: int) -> NoReturn:

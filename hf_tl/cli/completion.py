@@ -42,6 +42,6 @@ def _flags(parser: Parser) -> list[str]:
 
 
 def _choices(parser: Parser) -> dict[str, Iterable[str]]:
-    """Return the values of each flag that takes one of a few; those of a positional argument follow the command."""
+    """Return the values of each flag with choices; those of a positional argument follow the command."""
     of_positional = {parser.prog.split()[1]: action.choices for action in parser.positionals() if action.choices}
     return {**parser.choices, **of_positional}

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hf_tl import __version__
+from hf_tl.reporting.numbers import megabytes
 
 PACKAGES = (
     "torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "huggingface-hub", "evaluate",
@@ -37,13 +38,13 @@ def report() -> str:
 
 
 def _versions(names: tuple[str, ...]) -> str:
-    def found(name: str) -> str:
+    def describe(name: str) -> str:
         try:
             return f"{name} {version(name)}"
         except PackageNotFoundError:
             return f"{name} not installed"
 
-    return ", ".join(map(found, names))
+    return ", ".join(map(describe, names))
 
 
 def _accelerator() -> str | None:
@@ -105,7 +106,7 @@ def _feature_cache() -> str:
         entries = store.entries()
     except OSError as error:
         return f"{_shown(store.folder)} cannot be read ({error.strerror})"
-    return f"{_shown(store.folder)} ({len(entries)} entries, {sum(entry.bytes for entry in entries) / 1e6:,.1f} MB)"
+    return f"{_shown(store.folder)} ({len(entries)} entries, {megabytes(sum(entry.bytes for entry in entries))})"
 
 
 def _hub_cache() -> str:

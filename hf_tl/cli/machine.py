@@ -8,6 +8,7 @@ from hf_tl.cli.completion import completion_script
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.parser import Parser
+from hf_tl.reporting.numbers import megabytes
 
 
 def cache_parser() -> Parser:
@@ -27,20 +28,16 @@ def cache(options: Namespace) -> None:
     folder = store.folder
     if options.action == "clear":
         try:
-            print(f"{_megabytes(store.clear())} freed in {folder}")
+            print(f"{megabytes(store.clear())} freed in {folder}")
         except OSError as error:
             raise ConfigError(f"{folder} cannot be cleared: {error.strerror or error} ({error.filename})") from error
         return
     entries = store.entries()
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-        print(f"{_megabytes(entry.bytes):>12}  last used {used}  {entry.title}")
-    total = _megabytes(sum(entry.bytes for entry in entries))
+        print(f"{megabytes(entry.bytes):>12}  last used {used}  {entry.title}")
+    total = megabytes(sum(entry.bytes for entry in entries))
     print(f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}, {total} in {folder}")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
 
 
 def doctor_parser() -> Parser:

@@ -40,19 +40,19 @@ def evaluate(options: Namespace) -> None:
     from hf_tl.evaluation.predict import evaluate_model
     from hf_tl.reporting.numbers import range_of
 
-    found = evaluate_model(**own_values(options))
-    learned = f" ({found.learned:,} of them training images)" if found.learned else ""
-    print(f"{options.split}: {found.images:,} images{learned}")
-    for note in found.exclusions:
+    evaluation = evaluate_model(**own_values(options))
+    learned = f" ({evaluation.learned:,} of them training images)" if evaluation.learned else ""
+    print(f"{options.split}: {evaluation.images:,} images{learned}")
+    for note in evaluation.exclusions:
         print(f"data: {note}")
-    for note in found.notes:
+    for note in evaluation.notes:
         print(f"leakage: {note}")
-    width = max(14, *map(len, found.metrics))
-    for name, value in found.metrics.items():
-        is_share = name in found.percentages
-        interval = range_of(found.intervals.get(name), is_percentage=is_share)
+    width = max(14, *map(len, evaluation.metrics))
+    for name, value in evaluation.metrics.items():
+        is_share = name in evaluation.percentages
+        interval = range_of(evaluation.intervals.get(name), is_percentage=is_share)
         shown = f"{value:.1%}" if is_share else f"{value:.4f}"
-        print(f"  {name:<{width}} {shown}{f' (95% CI {interval})' if name in found.intervals else ''}")
+        print(f"  {name:<{width}} {shown}{f' (95% CI {interval})' if name in evaluation.intervals else ''}")
 
 
 def compare_parser() -> Parser:

@@ -57,13 +57,13 @@ def push(options: Namespace) -> None:
 
 def _push_with_space(options: Namespace) -> None:
     if options.create_pr:
-        raise ConfigError("--space shows a model that is published, and --create_pr only proposes one: leave one out")
+        raise ConfigError("--space needs a published model, and --create_pr only opens a pull request: leave one out")
     from hf_tl.demo.space import push_with_space
 
     names = options.folder, options.repository, options.space_name
     print(*push_with_space(*names, private=options.private or None, revision=options.revision), sep="\n")
     if options.private:
-        print("To read a private model, the Space needs a secret HF_TOKEN (in its settings).")
+        print("Set the secret HF_TOKEN in the settings of the Space, so that it can read the private model.")
 
 
 def pull_parser() -> Parser:

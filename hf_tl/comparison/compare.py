@@ -20,7 +20,14 @@ RECORD, REPORT, FIGURE = "comparison.json", "comparison.md", "comparison.png"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Result of a comparison of two models on the same images."""
+    """Result of a comparison of two models on the same images.
+
+    >>> import hf_tl
+    >>> comparison = hf_tl.compare("photos-model", "photos-model", dataset="photos")
+    >>> comparison.save("comparison")
+    >>> sorted(os.listdir("comparison"))
+    ['comparison.json', 'comparison.md', 'comparison.png']
+    """
 
     record: dict[str, Any]
     """All results as plain values: the content of `comparison.json`."""
@@ -98,10 +105,10 @@ def compare(
         ModelError: There is no such model, or the two do not have the same classes.
         DataError: The images cannot be loaded, the dataset must be named, or too many images are training images.
 
-    ```python
-    comparison = hf_tl.compare("runs/transfer", "runs/finetune")
-    print(comparison.conclusion)
-    ```
+    >>> import hf_tl
+    >>> comparison = hf_tl.compare("photos-model", "photos-model", dataset="photos")
+    >>> comparison.difference, comparison.p_value
+    (0.0, 1.0)
     """
     from accelerate import Accelerator
 

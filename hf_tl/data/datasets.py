@@ -153,7 +153,7 @@ def prepare_data(
     info = next((rows.info for rows in splits.values()), DatasetInfo())
     source = Source(
         DatasetDict(splits),
-        name or info.dataset_name or "a dataset in memory",
+        name or info.dataset_name or "in-memory dataset",
         license=info.license or None,
         kind="memory",
         layout="dataset in memory",

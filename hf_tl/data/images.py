@@ -197,6 +197,11 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
 
     Raises:
         DataError: The labels of two rows differ in shape.
+
+    >>> rows = [{"pixel_values": torch.zeros(3, 32, 32), "labels": label} for label in (0, 1)]
+    >>> batch = collate(rows)
+    >>> batch["pixel_values"].shape, batch["labels"]
+    (torch.Size([2, 3, 32, 32]), tensor([0, 1]))
     """
     batch = {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
     if "row" in examples[0]:

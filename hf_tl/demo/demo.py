@@ -56,7 +56,7 @@ def launch(
         theme=THEME,
         css_paths=STYLE,
     )
-    say(None, f"{name} is shown at {url} (Ctrl-C ends it)")
+    say(None, f"{name} is shown at {url} (press Ctrl-C to stop)")
     page.block_thread()
 
 
@@ -67,9 +67,7 @@ def _check_address(server_name: str, server_port: int | None) -> None:
         socket.create_server((server_name, server_port or 0), family=family).close()
     except (OSError, OverflowError) as error:
         port = "" if server_port is None else f" with --server_port {server_port}"
-        raise ConfigError(
-            f"--server_name {server_name}{port} cannot be listened on: {error}; choose another"
-        ) from error
+        raise ConfigError(f"--server_name {server_name}{port} is not available: {error}; choose another") from error
 
 
 def check_gradio() -> None:
@@ -79,4 +77,4 @@ def check_gradio() -> None:
         ConfigError: It is not installed.
     """
     if find_spec("gradio") is None:
-        raise ConfigError('a page needs gradio: pip install "hf-tl[app]"')
+        raise ConfigError('a web page needs gradio: pip install "hf-tl[app]"')

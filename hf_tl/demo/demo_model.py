@@ -73,8 +73,8 @@ class DemoModel:
         """
         pixel_values = self._pixel_values(image)
         with self._one_at_a_time:
-            found = class_activation_maps(self.model, pixel_values, [index])[0].numpy()
-        return blend(self._colors(pixel_values[0].cpu().numpy()), found) if found.any() else None
+            heat = class_activation_maps(self.model, pixel_values, [index])[0].numpy()
+        return blend(self._colors(pixel_values[0].cpu().numpy()), heat) if heat.any() else None
 
     def why_it_cannot_look(self) -> str | None:
         """Return the reason why this network has no activation maps; None where it has them."""

@@ -26,12 +26,12 @@ BARS = 5
 IN_A_ROW = {"height": 360, "min_width": 300}
 KEPT = 3_600
 """Seconds until an uploaded image is deleted from the disk."""
-LOOKED, SEEN, UNSEEN = "Where it looked", "Where it saw “{}”", "Nothing in the image speaks for “{}”"
-ONE, MANY = (
-    "It tells {:,} classes of images apart.",
-    "It tells which of its classes an image shows, any number of them.",
+MAP, MAP_OF, NO_MAP_OF = "Activation map", "Activation map for “{}”", "No region of the image supports “{}”"
+SINGLE, MULTIPLE = (
+    "An image classification model for {:,} classes.",
+    "An image classification model for {:,} labels, any number of them per image.",
 )
-HINT = "Click a class to see where the model saw it, in the part of the image that it was given."
+HINT = "Click a class to see its activation map, over the part of the image that the model sees."
 HEADER = Markup('<header class="hf-tl"><h1>{}</h1><p>{}</p></header>')
 NOTE = Markup('<p class="hf-tl note">{}</p>')
 STAGES_FIGURE = "stages.png"
@@ -66,9 +66,9 @@ class Page:
 
     def _picture(self, image: Image.Image | None, index: int = 0) -> Any:
         if image is None or self.blind:
-            return gr.Image(None, label=LOOKED)
+            return gr.Image(None, label=MAP)
         seen = self.model.look(image, index)
-        return gr.Image(seen, label=(SEEN if seen else UNSEEN).format(self.model.labels[index]))
+        return gr.Image(seen, label=(MAP_OF if seen else NO_MAP_OF).format(self.model.labels[index]))
 
 
 def build_page(name: str, revision: str | None = None) -> gr.Blocks:
@@ -86,7 +86,7 @@ def build_page(name: str, revision: str | None = None) -> gr.Blocks:
     title = one_line(Path(name).name) if record is None else title_of(record)
     is_multi_label = page.model.problem is MULTI_LABEL
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
-        _html(HEADER.format(title, MANY if is_multi_label else ONE.format(len(page.model.labels))))
+        _html(HEADER.format(title, (MULTIPLE if is_multi_label else SINGLE).format(len(page.model.labels))))
         with gr.Row():
             upload = gr.Image(label="Image", sources=["upload", "webcam", "clipboard"], **IN_A_ROW)
             with gr.Column(min_width=IN_A_ROW["min_width"]):
@@ -95,7 +95,7 @@ def build_page(name: str, revision: str | None = None) -> gr.Blocks:
                     label="Classes", num_top_classes=BARS, show_heading=not is_multi_label, elem_classes="hf-tl"
                 )
                 _html(NOTE.format(page.blind or HINT))
-            seen = gr.Image(label=LOOKED, buttons=["fullscreen"], visible=page.blind is None, **IN_A_ROW)
+            seen = gr.Image(label=MAP, buttons=["fullscreen"], visible=page.blind is None, **IN_A_ROW)
         if record is not None:
             _html(tell_story(record, _file_of(name, revision, STAGES_FIGURE)))
         ranking, raw = gr.State([]), {"preprocess": False, "concurrency_id": "model"}
@@ -119,7 +119,7 @@ def _read(file: Upload) -> Image.Image:
         return read_image(file["path"])
     except DataError as error:
         # gradio renders messages as HTML
-        raise gr.Error(str(escape(error)), title="It cannot be classified", print_exception=False) from error
+        raise gr.Error(str(escape(error)), title="The image cannot be classified", print_exception=False) from error
 
 
 def _read_record(name: str, revision: str | None) -> RunRecord | None:

@@ -7,10 +7,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from hf_tl.card.learned import learned_total
-from hf_tl.card.phases import phase_row, stage_rows, trained_stages
 from hf_tl.card.record_errors import record_errors
-from hf_tl.card.results import result_row
+from hf_tl.card.sections.phases import phase_row, stage_rows, trained_stages
+from hf_tl.card.sections.results import result_row
+from hf_tl.card.sections.training_images import learned_total
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
 from hf_tl.record import Origin, RunRecord
 from hf_tl.reporting.markdown import one_line
@@ -98,26 +98,27 @@ _ENVIRONMENT = Environment(finalize=_text, undefined=StrictUndefined, trim_block
 _ENVIRONMENT.filters["breakable"] = _breakable
 _TEMPLATE = _ENVIRONMENT.from_string("""
 <section class="hf-tl">
-<h2>How it was made</h2>
+<h2>How the model was trained</h2>
 <dl>
 {% if result %}
 {% if is_multi_label %}
-<div><dt>Test {{ primary.name }}</dt><dd>{{ result.primary }}<small>{{ result.images }} images; all labels right on \
+<div><dt>Test {{ primary.name }}</dt><dd>{{ result.primary }}<small>{{ result.images }}; all labels right on \
 {{ result.accuracy }}{% if result.interval %} (95% CI {{ result.interval }}){% endif %}\
 {% if result.learned %}; {{ result.learned }}{% endif %}</small></dd></div>
 {% else %}
 <div><dt>Test accuracy</dt><dd>{{ result.accuracy }}<small>\
-{% if result.interval %}95% CI {{ result.interval }}, {% endif %}{{ result.images }} images\
+{% if result.interval %}95% CI {{ result.interval }}, {% endif %}{{ result.images }}\
 {% if result.learned %}; {{ result.learned }}{% endif %}</small></dd></div>
 {% endif %}
 {% else %}
-<div><dt>Test {{ primary.name }}</dt><dd>–<small>not measured</small></dd></div>
+<div><dt>Test {{ primary.name }}</dt><dd>–<small>not evaluated</small></dd></div>
 {% endif %}
 <div><dt>Strategy</dt><dd>{{ strategy }}<small>{{ what_trained }}</small></dd></div>
 <div><dt>Trained</dt><dd>{{ trained_share }}<small>{{ "{:,}".format(model.parameters_trained) }} of \
 {{ "{:,}".format(model.parameters) }} parameters, in {{ time }}</small></dd></div>
-<div><dt>Network</dt><dd>{{ model.architecture | breakable }}<small>start: {{ start | breakable }}</small></dd></div>
-<div><dt>Data</dt><dd>{{ data.name | breakable }}<small>learned from {{ learned }}, \
+<div><dt>Network</dt><dd>{{ model.architecture | breakable }}\
+<small>starting weights: {{ start | breakable }}</small></dd></div>
+<div><dt>Data</dt><dd>{{ data.name | breakable }}<small>trained on {{ learned }}, \
 {{ data.labels | length }} classes</small></dd></div>
 </dl>
 {% if figure %}
@@ -126,11 +127,11 @@ _TEMPLATE = _ENVIRONMENT.from_string("""
 <ol>
 {% for phase in phases %}
 <li>{% if phase.is_solved %}Solved{% else %}Trained{% endif %} <code>{{ phase.first_stage }}</code>\
-{% if phase.stages > 1 %} to <code>{{ phase.last_stage }}</code>{% endif %}: {{ phase.parameters }} parameters\
+{% if phase.has_several %} to <code>{{ phase.last_stage }}</code>{% endif %}: {{ phase.parameters }} parameters\
 {% if not phase.is_solved %}, {{ phase.length }} at a peak learning rate of {{ phase.learning_rate }}{% endif %}.</li>
 {% endfor %}
 </ol>
-<details><summary>Stage by stage</summary>
+<details><summary>Stages</summary>
 <table><thead><tr><th>Stage</th><th>Parameters</th>{% for phase in phases %}<th>Phase {{ loop.index }}</th>{% endfor %}\
 </tr></thead><tbody>
 {% for stage in stages %}
@@ -151,11 +152,11 @@ _TEMPLATE = _ENVIRONMENT.from_string("""
 {% endfor %}
 <p>
 {% if is_multi_label %}
-It gives each label a probability of its own (they do not add up to one) and predicts those above 0.5.
+The model gives each label a probability of its own (they do not add up to one) and predicts those above 0.5.
 {% else %}
-It predicts one of its classes for every image, also for images of none of them.
+The model predicts one of its classes for every image, including images that show none of them.
 {% endif %}
-Accuracy on images unlike those of its data was not measured.
+Accuracy on images unlike those of its data was not evaluated.
 </p>
 </section>
 """)

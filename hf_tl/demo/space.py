@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "transformers", "pillow", "numpy", 
 """Libraries that these modules import."""
 APP_FILE, TAG = "app.py", "hf_tl"
 COMMIT_MESSAGE = "Show the model on a page"
-APP = '''"""The page of a model that hf_tl trained; what it is made of lies in hf_tl/."""
+APP = '''"""Web page of a model that hf_tl trained. Its modules are in hf_tl/."""
 
 from hf_tl.demo.demo import launch
 
@@ -38,10 +38,11 @@ launch("{model}", revision="{revision}")
 TEXT = """
 # {title}
 
-What [{model}](https://huggingface.co/{model}) says of an image, where in the image it looked, and how it was made.
+Predictions of [{model}](https://huggingface.co/{model}) for an image, with activation maps, and how the model was
+trained.
 
 The page runs the model with plain transformers, at the revision `{revision}`. The files in `hf_tl/` are a part of hf_tl
-(Apache-2.0), which made this Space: `hf-tl push FOLDER {model} --space` makes it again.
+(Apache-2.0), which created this Space. To update it: `hf-tl push FOLDER {model} --space`.
 """
 
 
@@ -76,17 +77,17 @@ def push_with_space(
     api = HfApi(token=token, library_name="hf_tl")
     branch = Branch(api, space_id, COMMIT_MESSAGE, lambda name: name.startswith("hf_tl/"), repo_type="space")
     check_push_access(space_id, token)
-    with explained(f"make the Space {space_id}"):
+    with explained(f"create the Space {space_id}"):
         _check_space(branch, private)
     url = push(output_dir, repo_id, private=private, revision=revision, token=token)
     try:
-        with explained(f"make the Space {space_id}"):
+        with explained(f"create the Space {space_id}"):
             _push_space(branch, repo_id, url.rpartition("/")[2], private)
     except PublishError as error:
         command = ["hf-tl", "push", os.fspath(output_dir), repo_id, "--space_name", space_id]
         command += [*(["--private"] if private else []), *(["--revision", revision] if revision else [])]
         raise PublishError(
-            f"{error}\nThe model is published ({url}); make its Space later: {shlex.join(command)}"
+            f"{error}\nThe model is published ({url}); create its Space later: {shlex.join(command)}"
         ) from error
     return url, branch.url
 
@@ -125,14 +126,14 @@ def space_files(space_id: str, model: str, revision: str) -> dict[str, bytes]:
 
 def _modules() -> list[Path]:
     """Return the paths of all modules of hf_tl that a Space imports, directly or indirectly at import time."""
-    found: set[Path] = set()
-    left = [_path(name) for name in ROOTS]
-    while left:
-        if (path := left.pop()) not in found:
-            found.add(path)
-            left += _imports(path)
-    packages = {folder / "__init__.py" for path in found for folder in path.parents if folder.is_relative_to(PACKAGE)}
-    return sorted(found | packages)
+    modules: set[Path] = set()
+    queue = [_path(name) for name in ROOTS]
+    while queue:
+        if (path := queue.pop()) not in modules:
+            modules.add(path)
+            queue += _imports(path)
+    packages = {folder / "__init__.py" for path in modules for folder in path.parents if folder.is_relative_to(PACKAGE)}
+    return sorted(modules | packages)
 
 
 def _imports(path: Path) -> Iterator[Path]:
@@ -162,7 +163,7 @@ def _check_space(branch: Branch, private: bool | None) -> None:
     has_app = APP_FILE in {sibling.rfilename for sibling in head.siblings or ()}
     if has_app and TAG not in ((head.card_data and head.card_data.tags) or ()):
         raise PublishError(
-            f"the Space {branch.repo_id} holds an app that hf_tl did not make, which would be replaced; name another "
+            f"the Space {branch.repo_id} holds an app that hf_tl did not create and would replace; name another "
             "Space (--space_name USER/NAME)"
         )
     branch.check_private(private, head)

@@ -54,9 +54,9 @@ def class_activation_maps(model: nn.Module, pixel_values: Tensor, classes: Seque
             # the input requires a gradient, so that frozen stages are part of the graph too
             logits = model(pixel_values=pixel_values.detach().clone().requires_grad_()).logits
             chosen = logits[torch.arange(len(classes)), torch.as_tensor(classes, device=logits.device)]
-            maps = _last_that_counts(chosen.sum(), [one for one in outputs if len(one) == len(classes)], size)
+            maps = _last_that_counts(chosen.sum(), [output for output in outputs if len(output) == len(classes)], size)
     except RuntimeError as error:  # architectures of all kinds are run in a way that they were not written for
-        raise ModelError(f"it cannot be told where the model looked: it cannot be run backwards ({error})") from error
+        raise ModelError(f"no activation map: the backward pass of {type(model).__name__} fails ({error})") from error
     finally:
         model.train(was_training)
     smooth = functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
@@ -91,7 +91,7 @@ def _last_that_counts(score: Tensor, outputs: Sequence[Tensor], size: tuple[int,
         if slopes is not None and slopes.any():
             weights = slopes.float().mean((2, 3), keepdim=True)
             return (weights * features.detach().float()).sum(1).relu().detach()
-    raise ModelError("no stage of the model gives a map of the image, so it cannot be told where the model looked")
+    raise ModelError("no activation map: expected a stage whose output is a grid of image regions, found none")
 
 
 def _as_grid(features: Tensor, size: tuple[int, int]) -> Tensor | None:
@@ -100,7 +100,6 @@ def _as_grid(features: Tensor, size: tuple[int, int]) -> Tensor | None:
     Args:
         features: Shape (images, channels, rows, columns), (images, rows, columns, channels) or (images, tokens,
             channels) with non-patch tokens first.
-        size: Height and width of the image.
         size: Height and width of the image.
 
     >>> [tuple(_as_grid(torch.zeros(shape), (64, 64)).shape) for shape in ((1, 8, 4, 4), (1, 4, 4, 8), (1, 17, 8))]

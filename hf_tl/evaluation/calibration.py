@@ -50,13 +50,13 @@ def reliability(probabilities: np.ndarray, outcomes: np.ndarray, bins: int = BIN
     """
     place = np.clip(np.ceil(probabilities * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
-    told, true = (np.bincount(place, values, minlength=bins) for values in (probabilities, outcomes.astype(float)))
+    sums = [np.bincount(place, values, minlength=bins) for values in (probabilities, outcomes.astype(float))]
     means = [
-        (float(p / count), float(t / count)) if count else (None, None)
-        for p, t, count in zip(told, true, counts, strict=True)
+        (float(predicted / count), float(true / count)) if count else (None, None)
+        for predicted, true, count in zip(*sums, counts, strict=True)
     ]
     return Reliability(
-        ece=float(np.abs(told - true).sum() / len(probabilities)),
+        ece=float(np.abs(sums[0] - sums[1]).sum() / len(probabilities)),
         counts=tuple(counts.tolist()),
         probabilities=tuple(mean for mean, _ in means),
         shares=tuple(share for _, share in means),
@@ -103,5 +103,5 @@ def fit_temperature(problem: ProblemType, logits: np.ndarray, labels: np.ndarray
     if (wrong := int(is_wrong.sum())) < MIN_WRONG:
         return None, wrong
     loss, bound = binary_cross_entropy if problem is MULTI_LABEL else cross_entropy, np.log(LARGEST_TEMPERATURE)
-    found = minimize_scalar(lambda log: loss(logits / np.exp(log), labels), bounds=(-bound, bound), method="bounded")
-    return float(np.exp(found.x)), wrong
+    fit = minimize_scalar(lambda log: loss(logits / np.exp(log), labels), bounds=(-bound, bound), method="bounded")
+    return float(np.exp(fit.x)), wrong

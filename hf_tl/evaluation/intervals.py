@@ -17,8 +17,8 @@ DRAWN_AT_ONCE = 4_000_000
 Interval = tuple[float, float]
 
 
-def wilson_interval(hits: int, trials: int) -> Interval | None:
-    """Compute the Wilson interval of a proportion; None without trials.
+def wilson_interval(hits: int, trials: int) -> Interval:
+    """Compute the Wilson interval of a proportion of at least one trial.
 
     Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
 
@@ -26,16 +26,15 @@ def wilson_interval(hits: int, trials: int) -> Interval | None:
     >>> round(low, 4), round(high, 4)
     (0.9347, 0.9619)
     """
-    if not trials:
-        return None
     # same result as scipy.stats.binomtest, whose import would take longer than writing a whole card
     share, z = hits / trials, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     center, scale = share + z**2 / (2 * trials), 1 + z**2 / trials
     half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
-    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+    low, high = (center - half) / scale, (center + half) / scale
+    return max(0.0, min(share, low)), min(1.0, max(share, high))  # exact bounds where the share is 0 or 1
 
 
-def share_interval(share: float, trials: int) -> Interval | None:
+def share_interval(share: float, trials: int) -> Interval:
     """Compute the Wilson interval of a proportion of `trials`."""
     return wilson_interval(min(trials, round(share * trials)), trials)
 
@@ -62,16 +61,16 @@ def f1_intervals(predictions: np.ndarray, labels: np.ndarray, *, seed: int = 0) 
     """
     if np.array_equal(predictions, labels):
         return {}
-    hits, told, counts = _pairs(predictions, labels) if labels.ndim == 1 else _decisions(predictions, labels)
+    hits, occurrences, counts = _pairs(predictions, labels) if labels.ndim == 1 else _decisions(predictions, labels)
     random, images = np.random.default_rng(seed), int(counts.sum())
     part = max(1, DRAWN_AT_ONCE // len(counts))
     macro: list[float] = []
     micro: list[float] = []
     while len(macro) < RESAMPLES:
         drawn = random.multinomial(images, counts / images, size=min(part, RESAMPLES - len(macro)))
-        right, all_told = drawn @ hits, drawn @ told
-        macro.extend(_mean_ratio(2 * right, all_told))
-        micro.extend(_mean_ratio(2 * right.sum(axis=1, keepdims=True), all_told.sum(axis=1, keepdims=True)))
+        drawn_hits, totals = drawn @ hits, drawn @ occurrences
+        macro.extend(_mean_ratio(2 * drawn_hits, totals))
+        micro.extend(_mean_ratio(2 * drawn_hits.sum(axis=1, keepdims=True), totals.sum(axis=1, keepdims=True)))
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     # F1 is undefined in a resample without true or predicted classes
     bounds = {name: np.nanquantile(values, tails) for name, values in (("macro_f1", macro), ("micro_f1", micro))}
@@ -95,11 +94,12 @@ def _pairs(predictions: np.ndarray, labels: np.ndarray) -> tuple[Any, Any, np.nd
     shape = (len(rows), int(pairs.max()) + 1)
     hits = csr_array((true == predicted, (rows, true)), shape=shape, dtype=np.float64)
     # a right prediction counts twice for its class, as true and as predicted: duplicate entries are summed
-    told = csr_array((np.ones(2 * len(rows)), (np.tile(rows, 2), np.concatenate([true, predicted]))), shape=shape)
-    return hits, told, counts
+    classes = np.concatenate([true, predicted])
+    occurrences = csr_array((np.ones(2 * len(rows)), (np.tile(rows, 2), classes)), shape=shape)
+    return hits, occurrences, counts
 
 
 def _decisions(predictions: np.ndarray, labels: np.ndarray) -> tuple[Any, Any, np.ndarray]:
-    """Return hits and occurrences by class for each multi-label image, with a count of one each."""
+    """Return hits and occurrences by class for each multi-label image, each with a count of 1."""
     predictions, labels = predictions.astype(np.float64), labels.astype(np.float64)
     return predictions * labels, predictions + labels, np.ones(len(labels))

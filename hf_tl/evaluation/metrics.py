@@ -50,9 +50,10 @@ def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """
     # F1 = 2 hits / (true + predicted); importing scikit-learn would take longer than an epoch on cached features
     classes = 1 + max(labels.max(), predictions.max())
-    told = np.bincount(labels, minlength=classes) + np.bincount(predictions, minlength=classes)
+    occurrences = np.bincount(labels, minlength=classes) + np.bincount(predictions, minlength=classes)
     hits = np.bincount(labels[predictions == labels], minlength=classes)
-    return float(np.mean(2 * hits[told > 0] / told[told > 0]))
+    occurs = occurrences > 0
+    return float(np.mean(2 * hits[occurs] / occurrences[occurs]))
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -32,11 +32,12 @@ def compute_multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[
     labels = labels.astype(np.int64)
     predictions = (logits > 0).astype(np.int64)
     # F1 = 2 hits / (positives + predictions); scikit-learn's would treat a single class as a binary problem
-    hits, told = (labels & predictions).sum(axis=0), (labels + predictions).sum(axis=0)
+    hits, occurrences = (labels & predictions).sum(axis=0), (labels + predictions).sum(axis=0)
+    occurs = occurrences > 0
     return {
         "mean_average_precision": mean_average_precision(logits, labels),
-        "micro_f1": float(2 * hits.sum() / told.sum()),
-        "macro_f1": float(np.mean(2 * hits[told > 0] / told[told > 0])),
+        "micro_f1": float(2 * hits.sum() / occurrences.sum()),
+        "macro_f1": float(np.mean(2 * hits[occurs] / occurrences[occurs])),
         "subset_accuracy": float(np.mean((predictions == labels).all(axis=1))),
         "loss": binary_cross_entropy(logits, labels),
         "classes_without_positives": int((labels.sum(axis=0) == 0).sum()),

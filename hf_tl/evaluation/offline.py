@@ -54,16 +54,22 @@ class Accuracy(OfflineMetric):
     0.667
     """
 
-    description = "The share of samples whose predicted class is the true one."
+    description = "Share of samples whose predicted class is the true class."
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[int]) -> dict[str, float]:
-        return {"accuracy": float(np.mean(_class_indices(predictions) == np.asarray(references)))}
+        scores, labels = np.asarray(predictions), np.asarray(references)
+        value = top_k_accuracy(scores, labels, k=1) if scores.ndim == 2 else float(np.mean(scores == labels))
+        return {"accuracy": value}
 
 
 class MacroF1(OfflineMetric):
-    """Unweighted mean of the F1 scores of the classes; see `macro_f1`."""
+    """Unweighted mean of the F1 scores of the classes; see `macro_f1`.
 
-    description = "The unweighted mean of the classes' F1 scores."
+    >>> MacroF1().compute(predictions=[0, 1, 1], references=[0, 1, 0])["macro_f1"].__round__(3)
+    0.667
+    """
+
+    description = "Unweighted mean of the F1 scores of the classes."
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[int]) -> dict[str, float]:
         return {"macro_f1": macro_f1(_class_indices(predictions), np.asarray(references))}
@@ -76,7 +82,7 @@ class TopKAccuracy(OfflineMetric):
     {'top2_accuracy': 1.0}
     """
 
-    description = "The share of samples whose true class is among the k highest scores."
+    description = "Share of samples whose true class is among the k highest scores."
     accepts_indices = False
 
     def __init__(self, k: int = TOP_K, **kwargs: Any) -> None:
@@ -97,7 +103,7 @@ class MeanAveragePrecision(OfflineMetric):
     {'mean_average_precision': 1.0}
     """
 
-    description = "The mean over the classes of the average precision."
+    description = "Mean of the average precision over the classes."
 
     def _info(self) -> evaluate.MetricInfo:
         scores, flags = (datasets.List(datasets.Value(dtype)) for dtype in ("float64", "int64"))

@@ -85,19 +85,19 @@ def _tail(together: int) -> float:
 
 def _lower_bound(only_first: int, only_second: int, images: int, z: float) -> float:
     """Find the smallest difference (second - first) that the score test does not reject."""
-    found = (only_second - only_first) / images
-    if found == -1:
-        return found
+    observed = (only_second - only_first) / images
+    if observed == -1:
+        return observed
 
     def excess(difference: float) -> float:
         # maximum likelihood estimate of the share that only the first is right on, given this difference
         half = ((2 * images - only_second + only_first) * difference - only_first - only_second) / 2
         share = (math.sqrt(half**2 + 2 * images * only_first * difference * (1 - difference)) - half) / (2 * images)
         variance = max(0.0, 2 * share + difference * (1 - difference)) / images
-        return found - difference - z * math.sqrt(variance)
+        return observed - difference - z * math.sqrt(variance)
 
     # at the observed difference the variance may be zero, and with it the excess
-    return float(brentq(excess, -1, found - 1e-9))
+    return float(brentq(excess, -1, observed - 1e-9))
 
 
 def share_difference(first: np.ndarray, second: np.ndarray, together: int = 1) -> Difference:
@@ -108,7 +108,7 @@ def share_difference(first: np.ndarray, second: np.ndarray, together: int = 1) -
         second: Whether the second model is right on each image, (images,).
         together: As in `paired_interval`.
     """
-    images, hits = len(first), [int(one.sum()) for one in (first, second)]
+    images, hits = len(first), [int(is_right.sum()) for is_right in (first, second)]
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return Difference(
         hits[0] / images,
@@ -139,7 +139,8 @@ def precision_differences(
     """
     values = [average_precisions(scores, labels) for scores in (first, second)]
     draws = draw_average_precisions((first, second), labels, seed=seed)
-    means, drawn = [float(np.nanmean(one)) for one in values], [mean_of_classes(one) for one in draws]
+    means = [float(np.nanmean(precisions)) for precisions in values]
+    drawn = [mean_of_classes(precisions) for precisions in draws]
     positives = labels.sum(axis=0).tolist()
     overall = replace(
         _difference_of_draws(means[0], means[1], drawn[1] - drawn[0], sum(positives)),
@@ -149,9 +150,9 @@ def precision_differences(
     measured = [name for name, count in enumerate(positives) if count > 1]
     classes: list[Difference | None] = [None] * len(positives)
     for name in measured:
-        one, other = (float(precision[name]) for precision in values)
-        parted = draws[1, :, name] - draws[0, :, name]
-        classes[name] = _difference_of_draws(one, other, parted, positives[name], len(measured))
+        before, after = (float(precisions[name]) for precisions in values)
+        differences = draws[1, :, name] - draws[0, :, name]
+        classes[name] = _difference_of_draws(before, after, differences, positives[name], len(measured))
     return overall, classes
 
 
@@ -176,9 +177,9 @@ def corrected(p_values: Sequence[float | None]) -> list[float | None]:
     [0.06, None, 0.03, 0.5]
     """
     order = sorted((index for index, p in enumerate(p_values) if p is not None), key=lambda index: p_values[index] or 0)
-    found: list[float | None] = [None] * len(p_values)
+    results: list[float | None] = [None] * len(p_values)
     highest = 0.0
     for rank, index in enumerate(order):
         highest = max(highest, min(1.0, (len(order) - rank) * (p_values[index] or 0)))
-        found[index] = highest
-    return found
+        results[index] = highest
+    return results

@@ -126,7 +126,7 @@ def evaluate_model(
     learned = provenance_of(model).learned
     data = open_again(saved_record(model_name), learned, dataset, image_column, label_column, exclude_list)
     data, leakage = measurable(data, {"the model": learned}, [split], include_training_images=include_training_images)
-    images, found = images_for(model, data, split), leakage[split]
+    images, overlap = images_for(model, data, split), leakage[split]
     accelerator = Accelerator()
     predictions = predict_split(accelerator, model.to(accelerator.device), transforms.eval.over(images), batch_size)
     problem, logits, labels = problem_type_of(model), predictions.logits, predictions.labels
@@ -136,10 +136,10 @@ def evaluate_model(
         images=len(images),
         intervals=metric_intervals(problem, metrics, logits, labels.astype(np.int64), problem.decide(logits)),
         percentages=frozenset(figure.key for figure in problem.figures if figure.is_percentage),
-        learned=found.learned,
-        left_out=found.left_out,
-        unknown=found.unknown,
-        notes=tuple(found.describe()),
+        learned=overlap.learned,
+        left_out=overlap.left_out,
+        unknown=overlap.unknown,
+        notes=tuple(overlap.describe()),
         exclusions=tuple(note for note in data.notes if exclude_list and Path(exclude_list).name in note),
     )
 

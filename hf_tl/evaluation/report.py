@@ -99,15 +99,15 @@ def metric_intervals(
     problem: ProblemType, metrics: Mapping[str, float], logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray
 ) -> dict[str, Interval]:
     """Compute the 95% intervals of proportions, F1 and mean average precision, where defined."""
-    found: dict[str, Interval | None] = {
+    intervals: dict[str, Interval | None] = {
         figure.key: share_interval(metrics[figure.key], len(labels))
         for figure in problem.figures
         if figure.key.endswith("accuracy")
     }
-    found |= {key: interval for key, interval in f1_intervals(predicted, labels).items() if key in metrics}
+    intervals |= {key: interval for key, interval in f1_intervals(predicted, labels).items() if key in metrics}
     if problem is MULTI_LABEL:
-        found["mean_average_precision"] = mean_average_precision_interval(logits, labels)
-    rounded = {key: _rounded(interval) for key, interval in found.items()}
+        intervals["mean_average_precision"] = mean_average_precision_interval(logits, labels)
+    rounded = {key: _rounded(interval) for key, interval in intervals.items()}
     return {key: interval for key, interval in rounded.items() if interval is not None}
 
 
@@ -117,14 +117,14 @@ def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[
         one_hot = np.eye(classes, dtype=bool)
         predictions, labels = one_hot[predictions], one_hot[labels]
     hits = (labels.astype(bool) & predictions.astype(bool)).sum(axis=0)
-    images, told = labels.sum(axis=0, dtype=int), predictions.sum(axis=0, dtype=int)
-    counts = list(zip(hits.tolist(), images.tolist(), told.tolist(), strict=True))
+    images, predicted = labels.sum(axis=0, dtype=int), predictions.sum(axis=0, dtype=int)
+    counts = list(zip(hits.tolist(), images.tolist(), predicted.tolist(), strict=True))
     return {
         "images": images.tolist(),
-        "precision": [_share(hit, told) for hit, _, told in counts],
-        "recall": [_share(hit, all_of) for hit, all_of, _ in counts],
-        "recall_interval": [_rounded(wilson_interval(hit, all_of)) for hit, all_of, _ in counts],
-        "f1": [_share(2 * hit, all_of + told) for hit, all_of, told in counts],
+        "precision": [_share(hit, positive) for hit, _, positive in counts],
+        "recall": [_share(hit, true) for hit, true, _ in counts],
+        "recall_interval": [_rounded(wilson_interval(hit, true)) if true else None for hit, true, _ in counts],
+        "f1": [_share(2 * hit, true + positive) for hit, true, positive in counts],
     }
 
 
@@ -149,17 +149,17 @@ def _wrong_classes(problem: ProblemType, logits: np.ndarray, labels: np.ndarray)
 
 
 def _wrong_decisions(problem: ProblemType, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    probabilities, is_there = (one.reshape(labels.shape) for one in confidences(problem, logits, labels))
+    probabilities, is_there = (values.reshape(labels.shape) for values in confidences(problem, logits, labels))
     is_seen = logits > 0
     certainty = np.where(is_seen == is_there, -1.0, np.maximum(probabilities, 1 - probabilities))
     order = np.argsort(-certainty, axis=None, kind="stable")[: min(MISTAKES, int((is_seen != is_there).sum()))]
-    found = []
+    mistakes = []
     for row, index in zip(*np.unravel_index(order, labels.shape), strict=True):
         wrong = (
             {"true": None, "predicted": int(index)} if is_seen[row, index] else {"true": int(index), "predicted": None}
         )
-        found.append({"image": int(row), **wrong, "probability": round(float(certainty[row, index]), DIGITS)})
-    return found
+        mistakes.append({"image": int(row), **wrong, "probability": round(float(certainty[row, index]), DIGITS)})
+    return mistakes
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -30,13 +30,13 @@ def draw_average_precisions(models: Sequence[np.ndarray], labels: np.ndarray, *,
         Array (models, draws, classes). NaN if a resample contains no positive image of the class.
     """
     images, classes = labels.shape
-    rankings = [[_rank(scores[:, name], labels[:, name]) for name in range(classes)] for scores in models]
+    models_rankings = [[_rank(scores[:, name], labels[:, name]) for name in range(classes)] for scores in models]
     random, part = np.random.default_rng(seed), max(1, DRAWN_AT_ONCE // images)
     drawn = []
     for start in range(0, RESAMPLES, part):
         rows = random.integers(0, images, (min(part, RESAMPLES - start), images))
         counts = np.stack([np.bincount(draw, minlength=images) for draw in rows], axis=1).astype(np.float32)
-        drawn.append([[ranking.average_precision(counts) for ranking in one] for one in rankings])
+        drawn.append([[ranking.average_precision(counts) for ranking in rankings] for rankings in models_rankings])
     return np.concatenate(drawn, axis=-1).transpose(0, 2, 1)
 
 
@@ -70,11 +70,11 @@ class _Ranking:
         ranked = counts[self.order]
         starts = np.concatenate([[0], self.ends[:-1] + 1])
         seen = np.add.reduceat(ranked, starts, axis=0).cumsum(axis=0)[self.end_of]
-        found = ranked[self.positives]
-        hits = found.cumsum(axis=0)[np.searchsorted(self.positives, self.ends[self.end_of], side="right") - 1]
+        weights = ranked[self.positives]
+        hits = weights.cumsum(axis=0)[np.searchsorted(self.positives, self.ends[self.end_of], side="right") - 1]
         precisions = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)
         with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: a resample without positives
-            return (found * precisions).sum(axis=0, dtype=np.float64) / hits[-1]
+            return (weights * precisions).sum(axis=0, dtype=np.float64) / hits[-1]
 
 
 def _rank(scores: np.ndarray, labels: np.ndarray) -> _Ranking:

@@ -11,7 +11,7 @@ from hf_tl.errors import ModelError, SaveError, name_some
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
 from hf_tl.exporting.formats import Runner, explained
 from hf_tl.exporting.images import BATCH, cut
-from hf_tl.exporting.preprocessing import apply
+from hf_tl.exporting.preprocessing import FILE, apply
 from hf_tl.publish.save import TOLERANCE
 
 if TYPE_CHECKING:
@@ -50,26 +50,25 @@ def verify(run: Runner, model: "PreTrainedModel", pixels: np.ndarray, name: str)
         pixels = np.resize(pixels, (sum(BATCH_SIZES), *pixels.shape[1:]))  # repeats the images
     expected = model_logits(model, pixels)
     sizes = ", ".join(map(str, BATCH_SIZES))
-    with explained(f"what was written as {name} does not run on batches of {sizes} images", "try another --format"):
-        found = np.concatenate([run(batch) for batch in cut(pixels, BATCH_SIZES)])
+    with explained(f"the {name} file does not run on batches of {sizes} images", "try another --format"):
+        logits = np.concatenate([run(batch) for batch in cut(pixels, BATCH_SIZES)])
     allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    differences = compare(problem_type_of(model), found, expected)
+    differences = compare(problem_type_of(model), logits, expected)
     if not differences["logits"] <= allowed:
         raise SaveError(
-            f"what was written as {name} gives other logits than the model: they differ by "
-            f"{differences['logits']:.2g}, and rounding in float32 explains {allowed:.2g}; nothing was exported, "
-            "try another --format"
+            f"the {name} file must give the logits of the model, up to {allowed:.2g} of rounding in float32; found a "
+            f"difference of {differences['logits']:.2g}: nothing was exported, try another --format"
         )
     return {"batch_sizes": list(BATCH_SIZES), "differences": differences}
 
 
-def compare(problem: ProblemType, found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+def compare(problem: ProblemType, logits: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     """Compute the largest absolute differences of logits and probabilities, and the share of equal predictions."""
-    probabilities = [problem.probabilities(torch.from_numpy(logits)).numpy() for logits in (found, expected)]
+    probabilities = [problem.probabilities(torch.from_numpy(array)).numpy() for array in (logits, expected)]
     return {
-        "logits": float(np.abs(found - expected).max()),
+        "logits": float(np.abs(logits - expected).max()),
         "probabilities": float(np.abs(probabilities[0] - probabilities[1]).max()),
-        "same_prediction": float(np.mean(problem.decide(found) == problem.decide(expected))),
+        "same_prediction": float(np.mean(problem.decide(logits) == problem.decide(expected))),
     }
 
 
@@ -95,18 +94,18 @@ def verify_steps(
     Raises:
         ModelError: The steps produce other pixels.
     """
-    each = [apply(steps, image) for image in images]
-    if other := {one.shape for one in each} - {pixels.shape[1:]}:
-        raise ModelError(f"{_OTHER_PIXELS}: images of {name_some(sorted(other))} for {pixels.shape[1:]}; {_ADVICE}")
-    made = np.stack(each)
+    arrays = [apply(steps, image) for image in images]
+    if other := {array.shape for array in arrays} - {pixels.shape[1:]}:
+        raise ModelError(f"{_EXPECTED}, found images of {name_some(sorted(other))} for {pixels.shape[1:]}; {_ADVICE}")
+    made = np.stack(arrays)
     scale = np.abs(steps["std"])[:, None, None] / steps["rescale_factor"]
     levels = np.abs(made - pixels) * scale
     if not (worst := levels.mean(axis=(1, 2, 3)).max()) <= LEVELS:
-        raise ModelError(f"{_OTHER_PIXELS}: {worst:.1f} levels of 255 apart; {_ADVICE}")
-    found = np.concatenate([run(batch) for batch in cut(made, [BATCH])])
-    differences = compare(problem_type_of(model), found, model_logits(model, pixels))
+        raise ModelError(f"{_EXPECTED}, found a mean difference of {worst:.1f} levels of 255; {_ADVICE}")
+    logits = np.concatenate([run(batch) for batch in cut(made, [BATCH])])
+    differences = compare(problem_type_of(model), logits, model_logits(model, pixels))
     return {"pixel_levels": {"mean": float(levels.mean()), "largest": float(levels.max())}, "differences": differences}
 
 
-_OTHER_PIXELS = "the steps that resize, crop, scale and normalize make other pixels than the model's own preprocessing"
-_ADVICE = "it does something more, which programs without transformers cannot be told; choose another backbone"
+_EXPECTED = f"expected that resize, crop, rescale and normalize ({FILE}) make the pixels of the model's preprocessing"
+_ADVICE = "its preprocessing has steps that the file cannot describe: choose another backbone"

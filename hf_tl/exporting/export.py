@@ -82,15 +82,16 @@ def export(
         SaveError: The network cannot be written in this format, the written file gives other outputs than the model, or
             the disk is full or read-only.
 
-    ```python
-    folder = hf_tl.export("out", "onnx", dataset="FOLDER", int8=True)
-    ```
+    >>> import hf_tl
+    >>> folder = hf_tl.export("photos-model", "torch_export", "exported", dataset="photos")
+    >>> sorted(file.name for file in folder.iterdir())
+    ['export.json', 'model.pt2', 'preprocessing.json']
     """
     chosen, source = check_format(format), os.fspath(model_name)
     if int8 and format != "onnx":
         raise ConfigError(
-            f"--int8 goes with --format onnx, whose runtime has kernels for it on CPUs; found --format {format}, which "
-            "torch quantizes in a package of its own, torchao"
+            f"--int8 needs --format onnx, whose runtime has int8 kernels for CPUs; found --format {format}: leave out "
+            "--int8, or quantize with the package torchao"
         )
     folder = _choose_folder(source, format, output_dir)
     _check_folder(folder, overwrite_output_dir)
@@ -101,10 +102,10 @@ def export(
     data = open_again(saved_record(source), learned, dataset, image_column, label_column)
     labeled, leakage = None, None
     if int8:
-        left, found = measurable(
+        held_out, leakages = measurable(
             data, {"the model": learned}, ["test"], include_training_images=include_training_images
         )
-        labeled, leakage = images_for(model, left, "test"), found["test"]
+        labeled, leakage = images_for(model, held_out, "test"), leakages["test"]
     transform = transforms.eval
     with _new_folder(folder) as partial:
         report = _describe_model(model, source, data)
@@ -150,7 +151,7 @@ def _verify(
 ) -> dict[str, Any]:
     images = evenly(data.splits["test"], VERIFIED_IMAGES)
     pixels = np.concatenate(list(pixels_of(images, transform)))
-    with explained(f"what was written as {name} cannot be loaded", "try another --format"):
+    with explained(f"the {name} file cannot be loaded", "try another --format"):
         run = chosen.open(folder / chosen.file)
     report = {"split": "test", "images": len(images), **verify(run, model, pixels, name)}
     decoded = [decode(image) for image in as_stored(images)[IMAGE]]
@@ -186,7 +187,9 @@ def _choose_folder(source: str, format_: str, output_dir: str | os.PathLike[str]
     if output_dir is not None:
         return Path(os.path.realpath(output_dir))
     if not Path(source).is_dir():
-        raise ConfigError(f"there is no folder {source!r}; of a model of the Hub, say with --output_dir where it goes")
+        raise ConfigError(
+            f"there is no folder {source!r}; for a model of the Hub, name the folder of the export with --output_dir"
+        )
     return Path(os.path.realpath(source)) / format_
 
 
@@ -202,10 +205,10 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     ours = {REPORT_FILE, PREPROCESSING_FILE, INT8_FILE}
     ours |= {name for format_ in FORMATS.values() for name in (format_.file, f"{format_.file}.data")}
     if foreign := [name for name in held if name not in ours]:
-        raise ConfigError(f"--output_dir {folder} holds what is no export ({name_some(foreign)}); name a new folder")
+        raise ConfigError(f"--output_dir {folder} has files of no export ({name_some(foreign)}); name a new folder")
     if held and not overwrite:
         raise ConfigError(
-            f"--output_dir {folder} holds an export already; name another folder, or replace it with "
+            f"--output_dir {folder} has an export already; name another folder, or replace it with "
             "--overwrite_output_dir"
         )
 
@@ -217,7 +220,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         with atomic_folder(folder, replace=True) as partial:
             yield partial
     except OSError as error:
-        raise SaveError(f"{folder} could not be written: {error.strerror or error}; nothing was exported") from error
+        raise SaveError(f"{folder} cannot be written: {error.strerror or error}; nothing was exported") from error
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ def check_format(name: str) -> Format:
         ConfigError: There is no such format, or a package is missing.
     """
     if name not in FORMATS:
-        raise ConfigError(f"--format is one of {', '.join(FORMATS)}; found {name!r}")
+        raise ConfigError(f"--format takes one of {', '.join(FORMATS)}, found {name!r}")
     format_ = FORMATS[name]
     if missing := [package for package in format_.packages if find_spec(package) is None]:
         raise ConfigError(f'--format {name} needs {", ".join(missing)}: pip install "hf-tl[{name}]"')

@@ -32,10 +32,10 @@ def describe(preprocessing: "Preprocessing") -> dict[str, Any]:
     """
     channels, height, width = preprocessing.input_size
     if (scaling := preprocessing.scaling) is None:
-        raise _untold(preprocessing, "a map of pixels to numbers that is not linear in each channel")
+        raise _unsupported(preprocessing, "a map of pixels to numbers that is not linear in each channel")
     is_timm = preprocessing.processor is None
     steps = _timm_sizes(preprocessing) if is_timm else _transformers_sizes(preprocessing)
-    _check_told(steps, preprocessing)
+    _check_sizes(steps, preprocessing)
     ends = (np.array([[0.0], [1.0]]) - scaling.mean) / scaling.std
     return {
         "schema_version": SCHEMA_VERSION,
@@ -90,7 +90,7 @@ def _timm_sizes(preprocessing: "Preprocessing") -> dict[str, Any]:
     steps: Sequence[Any] = getattr(preprocessing.evaluation, "transforms", ())
     expected = (transforms.Resize, transforms.CenterCrop, MaybeToTensor, transforms.Normalize)
     if tuple(map(type, steps)) != expected:
-        raise _untold(preprocessing, f"the steps {name_some(type(step).__name__ for step in steps)}")
+        raise _unsupported(preprocessing, f"the steps {name_some(type(step).__name__ for step in steps)}")
     resize, crop, *_ = steps
     size = resize.size
     return {
@@ -125,17 +125,17 @@ def _convnext_sizes(size: int, crop_pct: float) -> tuple[dict[str, int], dict[st
     return (square, None) if size >= CONVNEXT_UNCROPPED else ({"shortest_edge": int(size / crop_pct)}, square)
 
 
-def _check_told(steps: Mapping[str, Any], preprocessing: "Preprocessing") -> None:
+def _check_sizes(steps: Mapping[str, Any], preprocessing: "Preprocessing") -> None:
     """Check that the steps can express the sizes."""
     known = {"resize": ({"shortest_edge"}, {"height", "width"}), "center_crop": ({"height", "width", "offset"},)}
     for name, kinds in known.items():
         if steps[name] is not None and set(steps[name]) not in kinds:
-            raise _untold(preprocessing, f"a {name} of {name_some(sorted(steps[name]))}")
+            raise _unsupported(preprocessing, f"a {name} of {name_some(sorted(steps[name]))}")
 
 
-def _untold(preprocessing: "Preprocessing", found: str) -> ModelError:
+def _unsupported(preprocessing: "Preprocessing", steps: str) -> ModelError:
     name = type(preprocessing.processor or preprocessing.evaluation).__name__
     return ModelError(
         "expected a preprocessing that resizes (to the shortest edge, or to height and width), crops the center, "
-        f"scales and normalizes; {name} has {found}, which programs without it cannot be told; choose another backbone"
+        f"rescales and normalizes; found {steps} in {name}: choose another backbone"
     )

@@ -80,13 +80,13 @@ def measure_int8(
         for name, run in runs.items():
             all_logits[name].append(run(batch))
     logits = {name: np.concatenate(parts) for name, parts in all_logits.items()}
-    right = {name: problem.is_right(one, labels) for name, one in logits.items()}
+    right = {name: problem.is_right(array, labels) for name, array in logits.items()}
     gained = int((right["int8"] & ~right["float32"]).sum())
     lost = int((right["float32"] & ~right["int8"]).sum())
     same = problem.decide(logits["int8"]) == problem.decide(logits["float32"])
     return {
         "images": len(labels),
-        "metrics": {name: problem.compute(one, labels) for name, one in logits.items()},
+        "metrics": {name: problem.compute(array, labels) for name, array in logits.items()},
         problem.accuracy: {
             **{name: _share(int(hits.sum()), len(hits)) for name, hits in right.items()},
             "difference": {
@@ -100,7 +100,7 @@ def measure_int8(
 
 
 def _share(hits: int, images: int) -> dict[str, Any]:
-    return {"value": hits / images, "interval": list(wilson_interval(hits, images) or ())}
+    return {"value": hits / images, "interval": list(wilson_interval(hits, images))}
 
 
 def _speed(float_file: Path, int8_file: Path, image: np.ndarray) -> dict[str, float]:

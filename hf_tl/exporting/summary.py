@@ -8,7 +8,7 @@ from typing import Any
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.exporting.export import REPORT_FILE
 from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
-from hf_tl.reporting.numbers import percent, range_of
+from hf_tl.reporting.numbers import megabytes, percent, range_of
 
 DEPRECATED = "torch deprecates TorchScript and names torch.export as its successor: --format torch_export"
 
@@ -19,9 +19,9 @@ def summarize(folder: Path) -> str:
     verified, int8 = report["verified"], report.get("int8")
     differences, whole = verified["differences"], verified["without_hf_tl"]
     *some, last = map(str, verified["batch_sizes"])
-    written = f"{report['file']} ({_megabytes(report['bytes'])})"
+    written = f"{report['file']} ({megabytes(report['bytes'])})"
     if int8 is not None:
-        written += f", {int8['file']} ({_megabytes(int8['bytes'])})"
+        written += f", {int8['file']} ({megabytes(int8['bytes'])})"
     return "\n".join(
         [
             f"Exported  {folder}: {written}, {PREPROCESSING_FILE}, {REPORT_FILE}",
@@ -32,13 +32,13 @@ def summarize(folder: Path) -> str:
             f"          by {PREPROCESSING_FILE}, in Pillow and NumPy: pixels differ by "
             f"{whole['pixel_levels']['mean']:.1g} of 255 levels, predictions agree on "
             f"{percent(whole['differences']['same_prediction'])}",
-            *([] if int8 is None else _tell_int8(int8, report["model"]["problem_type"])),
+            *([] if int8 is None else _describe_int8(int8, report["model"]["problem_type"])),
             *([f"Note      {DEPRECATED}"] if report["format"] == "torchscript" else []),
         ]
     )
 
 
-def _tell_int8(int8: Mapping[str, Any], problem_type: str) -> list[str]:
+def _describe_int8(int8: Mapping[str, Any], problem_type: str) -> list[str]:
     problem = PROBLEM_TYPES[problem_type]
     name = next(figure.name for figure in problem.figures if figure.key == problem.accuracy)
     shares, times = int8[problem.accuracy], int8["milliseconds_per_image"]
@@ -56,7 +56,3 @@ def _tell_int8(int8: Mapping[str, Any], problem_type: str) -> list[str]:
     lines.append(f"          int8 against float32: {difference:+.1f} points ({low:+.1f} to {high:+.1f})")
     lines += [f"Leakage   {note}" for note in int8["leakage"]["notes"]]
     return lines
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"

@@ -59,6 +59,7 @@ class Features:
         self.store = open_store(config.feature_cache_dir, config.feature_cache_gb)
         self._orders = dict(orders or {})
         self._current: FeaturePass | None = None
+        self._computes = False
 
     def require(self, phases: Sequence[Phase]) -> None:
         """Reject phases that train on a stream without features and need random access to its images.
@@ -100,7 +101,7 @@ class Features:
         Returns:
             The inputs of the phase; None if it trains on images.
         """
-        self._current = None
+        self._current, self._computes = None, False
         if self.config.feature_cache == "off" or decided is False:
             return None
         if reason := self._obstacle(phase):
@@ -136,6 +137,7 @@ class Features:
             validation_collate=as_read,
             logits_of=feature_logits(feature_pass.boundary),
             are_features=True,
+            are_reused=not self._computes,
         )
 
     def of_images(
@@ -243,6 +245,7 @@ class Features:
         if problem == IN_CACHE:
             return self.store.open(key)
         if problem is None:
+            self._computes = True
             problem = self._compute(feature_pass, feature_set, key)
         if problem is not None:
             self._say(f"{TRAINING_ON_IMAGES}: {problem}")

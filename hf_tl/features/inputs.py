@@ -28,6 +28,8 @@ class PhaseInputs:
     validation_collate: Callable[[Any], Mapping[str, Any]]
     logits_of: LogitsOf = image_logits
     are_features: bool = False
+    are_reused: bool = False
+    """Whether all features were in the cache before the phase."""
     order: Callable[[int], Sequence[int]] | None = None
     """Function from an epoch to the order of its training images; None allows any order."""
 

@@ -36,28 +36,29 @@ def pull(
         PublishError: The model does not exist or is incomplete, or the folder is not empty.
         ModelError: The repository holds unexpected files, such as names that lead out of the folder.
 
-    ```python
-    folder = hf_tl.pull("user/flowers", "flowers")
-    ```
+    >>> import hf_tl
+    >>> url = hf_tl.push("photos-model", "user/photos-model")
+    >>> hf_tl.pull("user/photos-model", "downloaded").name
+    'downloaded'
     """
     folder = Path(output_dir)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise PublishError(f"{folder} holds something already, and no two models are to be mixed; name a new folder")
+        raise PublishError(f"expected a new or empty folder, found files in {folder}; name another")
     try:
         return _fetch(HfApi(token=token, library_name="hf_tl"), repo_id, revision, folder)
     except OSError as error:
-        raise PublishError(f"{folder} could not be written: {error.strerror or error}") from error
+        raise PublishError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 def _fetch(api: HfApi, repo_id: str, revision: str | None, folder: Path) -> Path:
-    with explained(f"fetch {repo_id}"):
+    with explained(f"pull {repo_id}"):
         head = retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout()))
         check_files({sibling.rfilename: sibling.size for sibling in head.siblings or ()}, repo_id)
         names = [name for s in head.siblings or () if is_among(name := s.rfilename, PUBLISHED)]
         if missing := sorted(set(REQUIRED) - set(names)):
             raise PublishError(
-                f"{repo_id} was not published by hf_tl: {name_some(missing)} missing; "
-                "hf_tl.load and transformers may load it nevertheless"
+                f"{repo_id} was not published by hf_tl: it has no {name_some(missing)}; load it with hf_tl.load or "
+                "transformers instead"
             )
         cached = [retried(partial(_download, api, repo_id, name, head.sha)) for name in names]
     with atomic_folder(folder) as unfinished:
@@ -71,7 +72,7 @@ def _check(folder: Path, repo_id: str) -> None:
     try:
         check_folder(folder)
     except PublishError as error:
-        raise PublishError(f"{str(error).replace(str(folder), repo_id)}; nothing was fetched") from error
+        raise PublishError(f"{str(error).replace(str(folder), repo_id)}; nothing was downloaded") from error
 
 
 def _download(api: HfApi, repo_id: str, name: str, revision: str | None) -> Path:

@@ -54,13 +54,15 @@ def push(
         PublishError: The folder is not a complete saved model, or the Hub refused the push; the message says what to
             do.
 
-    ```python
-    url = hf_tl.push("out", "user/flowers")
-    ```
+    >>> url = push("photos-model", "user/photos-model")
+    >>> "user/photos-model/commit/" in url
+    True
     """
     folder = Path(output_dir)
     if create_pr and (private or revision):
-        raise PublishError("a pull request is made to main of a repository as it is: leave out revision and private")
+        raise PublishError(
+            "a pull request is made to main, and cannot make a repository private: leave out revision and private"
+        )
     files = check_folder(folder)
     command = ["hf-tl", "push", str(folder), repo_id, *(["--private"] if private else [])]
     command += [*(["--revision", revision] if revision else []), *(["--create_pr"] if create_pr else [])]
@@ -69,7 +71,7 @@ def push(
         with explained(f"push to {repo_id}"):
             return _push(HfApi(token=token, library_name="hf_tl"), files, repo_id, private, revision, create_pr)
     except PublishError as error:
-        raise PublishError(f"{error}\nThe model is safe in {folder}; push it later: {shlex.join(command)}") from error
+        raise PublishError(f"{error}\nThe model is saved in {folder}; push it later: {shlex.join(command)}") from error
 
 
 def check_push_access(repo_id: str, token: str | None = None, *, create_pr: bool = False) -> None:
@@ -86,16 +88,16 @@ def check_push_access(repo_id: str, token: str | None = None, *, create_pr: bool
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise PublishError(f"a repository is named USER/NAME, found {repo_id!r}: {error}") from error
+        raise PublishError(f"expected a repository USER/NAME, found {repo_id!r}: {error}") from error
     namespace, _, name = repo_id.partition("/")
     if not name:
-        raise PublishError(f"a repository is named USER/NAME, found {repo_id!r} without a user")
+        raise PublishError(f"expected a repository USER/NAME, found {repo_id!r} without a user")
     with explained(f"push to {repo_id}"):
         user = retried(HfApi(token=token, library_name="hf_tl").whoami)
     access: dict[str, Any] = user.get("auth", {}).get("accessToken", {})
     if access.get("role") == "read":
         raise PublishError(
-            "the Hub token is for reading only; make one with write permission at "
+            "the Hub token is for reading only; create one with write permission at "
             "https://huggingface.co/settings/tokens and log in with `hf auth login`"
         )
     writable = [user["name"], *(org["name"] for org in user.get("orgs", []) if org.get("roleInOrg") != "read")]
@@ -107,7 +109,7 @@ def check_push_access(repo_id: str, token: str | None = None, *, create_pr: bool
     if not _grants(access.get("fineGrained"), "discussion.write" if create_pr else "repo.write", namespace, repo_id):
         raise PublishError(
             f"the fine-grained Hub token may not write to {repo_id}; give it write access to repositories of "
-            f"{namespace!r} at https://huggingface.co/settings/tokens, or use another"
+            f"{namespace!r} at https://huggingface.co/settings/tokens, or use another token"
         )
 
 
@@ -116,8 +118,8 @@ def _grants(permissions: dict[str, Any] | None, wanted: str, namespace: str, rep
     if not permissions or "scoped" not in permissions:
         return True
     scopes = [entry for entry in permissions["scoped"] if entry["entity"].get("name") in (namespace, repo_id)]
-    given = {*permissions.get("global", ()), *(right for entry in scopes for right in entry["permissions"])}
-    return bool({wanted, "repo.write"} & given)
+    granted = {*permissions.get("global", ()), *(right for entry in scopes for right in entry["permissions"])}
+    return bool({wanted, "repo.write"} & granted)
 
 
 def _push(
@@ -153,13 +155,16 @@ def check_card(card: RepoCard) -> None:
     except HTTPError:
         raise
     except ValueError as error:
-        raise PublishError(f"the Hub refused the card: {messages_of(str(error))}; mend the metadata in it") from error
+        raise PublishError(
+            f"the Hub refused the card: {messages_of(str(error))}; correct its metadata, at the top of {CARD_FILE}"
+        ) from error
 
 
 def _own_pull_request(api: HfApi, repo_id: str) -> Discussion:
     """Return the open pull request of an earlier push, or open one; a retry finds the one of the failed attempt."""
     user = api.whoami(cache=True)["name"]
-    for found in api.get_repo_discussions(repo_id, author=user, discussion_type="pull_request"):
-        if found.title == COMMIT_MESSAGE and found.author == user and found.status in ("open", "draft"):
-            return found
+    for discussion in api.get_repo_discussions(repo_id, author=user, discussion_type="pull_request"):
+        is_own = discussion.title == COMMIT_MESSAGE and discussion.author == user
+        if is_own and discussion.status in ("open", "draft"):
+            return discussion
     return api.create_pull_request(repo_id, COMMIT_MESSAGE)

@@ -53,7 +53,7 @@ class Branch:
         """
         if private and not head.private:
             raise PublishError(
-                f"{self.repo_id} is public, but a private push was asked for; make it private or name another"
+                f"expected a private repository, but {self.repo_id} is public; make it private, or name another"
             )
 
     def head(self) -> Head:
@@ -76,8 +76,8 @@ class Branch:
             )
         if ignored := [addition.path_in_repo for addition in changed if addition._should_ignore]:
             raise PublishError(
-                f"the repository's .gitignore keeps out {name_some(ignored)}, without which the {self.repo_type} would "
-                "not be whole; take them out of it"
+                f"the repository's .gitignore excludes {name_some(ignored)}, which the {self.repo_type} needs; remove "
+                "these lines from it"
             )
         # a conflicting commit (412): the next attempt finds out whose
         return retried(lambda: self._commit(additions, head), also=(412,))
@@ -89,8 +89,8 @@ class Branch:
             return f"{self.url}/commit/{now.sha}"
         if now.sha != head.sha:
             raise PublishError(
-                f"{self.repo_id} was changed by somebody else during the push, of which nothing was applied; "
-                "look at the change, then push again"
+                f"another commit changed {self.repo_id} during the push, which was not applied; look at the change, "
+                "then push again"
             )
         # With its parent stated, the Hub refuses a commit on a branch that has moved: versions are never mixed.
         return self.api.create_commit(
@@ -112,11 +112,11 @@ class Branch:
         ]
 
     def _head(self) -> Head:
-        found = self.api.repo_info(
+        info = self.api.repo_info(
             self.repo_id, repo_type=self.repo_type, revision=self.revision, files_metadata=True, timeout=timeout()
         )
-        assert isinstance(found, Head)
-        return found
+        assert isinstance(info, Head)
+        return info
 
 
 def _is_there(addition: CommitOperationAdd, sibling: RepoSibling | None) -> bool:

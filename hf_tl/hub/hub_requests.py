@@ -35,18 +35,18 @@ TIMEOUT = 20.0
 TIMEOUT_VARIABLE = "HF_TL_HUB_TIMEOUT"
 """Environment variable that overrides the timeout."""
 ADVICE = {
-    400: "the name or the content is not allowed",
+    400: "the Hub does not allow the name or the content",
     401: "the token was not accepted; log in with `hf auth login`, or set HF_TOKEN to a valid token",
     402: "the account's plan does not cover it; see https://huggingface.co/settings/billing",
-    403: "the token may not do this; use one with write permission for the namespace, and look whether the storage of "
-    "the account is used up",
+    403: "the token may not do this; use one with write permission for the namespace, and check whether the "
+    "account's storage is full",
     404: "the repository or its revision was not found; check both names",
-    409: "the repository is being changed by another push; push again when that is done",
+    409: "another push is changing the repository; push again when it is done",
     412: "the repository was changed during the push, which was not applied; look at the change, then push again",
     413: "a file or the commit is too large for the repository",
     429: "too many requests; wait some minutes",
 }
-QUOTA_ADVICE = "the storage of the account is used up; free some of it, see https://huggingface.co/settings/billing"
+QUOTA_ADVICE = "the account's storage is full; free some of it, see https://huggingface.co/settings/billing"
 QUOTA_WORDS = ("storage", "quota")
 """Words of a quota error: the Hub answers 403 both to an exceeded quota and to an insufficient token."""
 
@@ -74,7 +74,13 @@ def retried(request: Callable[[], T], *, also: tuple[int, ...] = ()) -> T:
             pause = _pause(error, number, also)
             if pause is None:
                 raise
-            logger.warning("The Hub: %s; try %d of %d in %g s", _short(error), number + 1, TRIES, pause)
+            logger.warning(
+                "Retrying a request to the Hub in %g s (attempt %d of %d, after %s)",
+                pause,
+                number + 1,
+                TRIES,
+                _short(error),
+            )
             time.sleep(pause)
     with time_limit():
         return request()
@@ -108,7 +114,7 @@ def timeout() -> float:
     except ValueError:
         seconds = 0
     if not seconds > 0:
-        raise ConfigError(f"{TIMEOUT_VARIABLE} is a number of seconds above 0, found {text!r}")
+        raise ConfigError(f"{TIMEOUT_VARIABLE} takes a number of seconds above 0, found {text!r}")
     return seconds
 
 
@@ -154,21 +160,21 @@ def _what_to_do(error: BaseException) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return "the Hub's client is offline; unset HF_HUB_OFFLINE"
     if isinstance(error, HfHubHTTPError):
-        status, said = error.response.status_code, error.server_message or error.response.reason_phrase
-        return f"{_advice(status, said)} (the Hub said {status}: {said})"
+        status, answer = error.response.status_code, error.server_message or error.response.reason_phrase
+        return f"{_advice(status, answer)} (status {status}: {answer})"
     if isinstance(error, HTTPError):  # not quoted: its text may contain the request's headers, and with them the token
         return f"the Hub could not be reached ({type(error).__name__}); check the network and HF_ENDPOINT"
-    if answer := re.search(r"\((\d{3}) ", str(error)):  # xet states the status code in its text
-        return f"{_advice(int(answer[1]), str(error))} ({error})"
+    if match := re.search(r"\((\d{3}) ", str(error)):  # xet states the status code in its text
+        return f"{_advice(int(match[1]), str(error))} ({error})"
     if isinstance(error, ConnectionError):
         return f"the Hub could not be reached ({error}); check the network"
     return f"the Hub refused it: {messages_of(str(error))}"
 
 
-def _advice(status: int, said: str) -> str:
-    if status in (402, 403, 413, 507) and any(word in said.lower() for word in QUOTA_WORDS):
+def _advice(status: int, answer: str) -> str:
+    if status in (402, 403, 413, 507) and any(word in answer.lower() for word in QUOTA_WORDS):
         return QUOTA_ADVICE
-    return ADVICE.get(status, "the Hub has trouble; try again later" if status >= 500 else "see what it said")
+    return ADVICE.get(status, "the Hub has an internal error; try again later" if status >= 500 else "see its answer")
 
 
 def messages_of(text: str) -> str:

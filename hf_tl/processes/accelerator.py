@@ -61,10 +61,10 @@ def _check_engines() -> bool:
     """Reject engines that replace the training loop, and return whether the launcher asks for FSDP."""
     if asked := [name for name in _ENGINES if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]:
         raise ConfigError(
-            f"the launcher asks for {' and '.join(asked)}, whose engine takes over the optimizer, the clipping and the "
-            "checkpoints, which hf_tl proves and resumes bit by bit. Supported: one process, several with "
-            "DistributedDataParallel (torchrun, or accelerate launch --multi_gpu), or with FSDP2 (accelerate launch "
-            "--use_fsdp --fsdp_version 2), which shards as ZeRO stage 3 does"
+            f"hf_tl does not support {' and '.join(asked)}, which replaces optimizer, gradient clipping and "
+            "checkpoints. Launch one process, several with DistributedDataParallel (torchrun, or accelerate launch "
+            "--multi_gpu), or several with FSDP2 (accelerate launch --use_fsdp --fsdp_version 2), which shards like "
+            "ZeRO stage 3"
         )
     return launcher_asks()
 
@@ -81,8 +81,8 @@ def _check_processes(accelerator: Accelerator) -> None:
         _launched_processes() > 1 or ("WORLD_SIZE" not in os.environ and is_dropped)
     ):
         raise ConfigError(
-            "the launcher was asked for several processes, and this one runs alone, as accelerate launch "
-            "--num_processes does without GPUs. Start them with torchrun --nproc_per_node N, or ask for one (and unset "
+            "expected several processes, as the launcher requests, found one: accelerate launch --num_processes starts "
+            "a single process without GPUs. Launch with torchrun --nproc_per_node N, or request one process (and unset "
             "MASTER_ADDR)"
         )
 

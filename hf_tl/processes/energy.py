@@ -45,13 +45,13 @@ def measured_energy(accelerator: "Accelerator", *, is_wanted: bool) -> Iterator[
         yield measured
     finally:
         tracker.stop()
-    if (found := getattr(tracker, "final_emissions_data", None)) is None:
-        say(accelerator, "Energy    not measured: codecarbon could not; see its messages above")
+    if (energy := getattr(tracker, "final_emissions_data", None)) is None:
+        say(accelerator, "Leaving energy out of the card: codecarbon returned no measurement; see its messages above")
         return
-    parts = {"CPU": found.cpu_energy, "GPU": found.gpu_energy, "memory": found.ram_energy}
-    told = ", ".join(f"{name} {kwh:.2g}" for name, kwh in parts.items() if kwh)
+    parts = {"CPU": energy.cpu_energy, "GPU": energy.gpu_energy, "memory": energy.ram_energy}
+    shares = ", ".join(f"{name} {kwh:.2g}" for name, kwh in parts.items() if kwh)
     measured |= {
-        "kwh": float(found.energy_consumed),
-        "method": f"{told}; of the whole machine during training, measured or estimated by codecarbon "
+        "kwh": float(energy.energy_consumed),
+        "method": f"{shares}; of the whole machine during training, measured or estimated by codecarbon "
         f"{version('codecarbon')}",
     }

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 _ASKED = "ACCELERATE_USE_FSDP"
 _REFUSED = {
-    ("FSDP_OFFLOAD_PARAMS", "true"): "--fsdp_offload_params: parameters stay on the devices",
-    ("FSDP_ACTIVATION_CHECKPOINTING", "true"): "--fsdp_activation_checkpointing: give hf-tl --gradient_checkpointing",
-    ("FSDP_RESHARD_AFTER_FORWARD", "false"): "--fsdp_reshard_after_forward false: parameters are always freed",
+    ("FSDP_OFFLOAD_PARAMS", "true"): "--fsdp_offload_params (parameters stay on the devices)",
+    ("FSDP_ACTIVATION_CHECKPOINTING", "true"): "--fsdp_activation_checkpointing (use --gradient_checkpointing)",
+    ("FSDP_RESHARD_AFTER_FORWARD", "false"): "--fsdp_reshard_after_forward false (parameters are always freed)",
 }
 
 
@@ -59,11 +59,11 @@ def launcher_asks() -> bool:
         return False
     if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
         raise ConfigError(
-            f"the launcher asks for FSDP{version}, which needs the parameters of a layer to be all frozen or all "
-            "trained: give accelerate launch --fsdp_version 2 (FSDP_VERSION=2)"
+            f"expected FSDP2, found FSDP{version}, which needs the parameters of a layer to be all frozen or all "
+            "trained: add accelerate launch --fsdp_version 2 (FSDP_VERSION=2)"
         )
     if refused := [text for (name, value), text in _REFUSED.items() if os.environ.get(name, "").lower() == value]:
-        raise ConfigError(f"the launcher asks for what hf_tl does not do; leave out {'; '.join(refused)}")
+        raise ConfigError(f"hf_tl does not support these settings of the launcher: leave out {'; '.join(refused)}")
     return True
 
 
@@ -87,13 +87,12 @@ def check_sharding(accelerator: ShardedAccelerator) -> None:
     """
     if not torch.distributed.is_initialized():
         raise ConfigError(
-            "the launcher asks for FSDP, but there is one process and nothing to shard over: start several (torchrun, "
-            "or accelerate launch --use_fsdp --num_processes N), or leave FSDP out"
+            "FSDP needs several processes, found one: launch several (torchrun, or accelerate launch --use_fsdp "
+            "--num_processes N), or leave out FSDP"
         )
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise ConfigError(
-            f"under FSDP the precision is float32 or bf16, found {accelerator.mixed_precision}: fp16 would need the "
-            "scale of the loss to be agreed between the processes. Give --mixed_precision bf16"
+            f"FSDP needs the precision float32 or bf16, found {accelerator.mixed_precision}: add --mixed_precision bf16"
         )
 
 

@@ -34,12 +34,12 @@ def check_folder(folder: Path) -> list[Path]:
         PublishError: A file is missing, damaged, or of another run; or the training is unfinished.
     """
     if not folder.is_dir():
-        raise PublishError(f"{folder} is no folder; name the --output_dir of a finished training")
+        raise PublishError(f"{folder} is not a folder; name the --output_dir of a finished training")
     names = {path.name for path in folder.iterdir() if path.is_file()}
     record = read_record(folder) if RECORD_FILE in names else None
     if record is not None and record.status == "training":
         raise PublishError(
-            f"{folder} holds the weights of a training that has not ended: finish it, by the same command with "
+            f"{folder} holds the weights of an unfinished training: finish it with the same command and "
             f"--output_dir {folder} --resume_from_checkpoint auto"
         )
     weights = weight_names(folder, names)
@@ -70,17 +70,17 @@ def _check_card(card: Path) -> None:
     except (ValueError, TypeError, YAMLError) as error:
         reason = " ".join(str(error).split())
         raise PublishError(
-            f"the metadata of {card} cannot be read: {reason}; mend it, or write it again: hf-tl card {card.parent}"
+            f"the metadata of {card} cannot be read: {reason}; correct it, or write it again: hf-tl card {card.parent}"
         ) from error
 
 
 def _check_match(folder: Path, record: RunRecord, config: Mapping[str, Any], weights: set[str]) -> None:
     """Check that config and weights belong to the record."""
     expected = list(record.data.labels)
-    found = config.get("label_names") or [label for _, label in _in_order(config.get("id2label") or {})]
-    if found != expected:
+    labels = config.get("label_names") or [label for _, label in _in_order(config.get("id2label") or {})]
+    if labels != expected:
         raise PublishError(
-            f"{folder} mixes two runs: config.json has the classes {name_some(found)}, and the record "
+            f"{folder} mixes two runs: config.json has the classes {name_some(labels)}, and the record "
             f"{name_some(expected)}; train or save again"
         )
     if record.weights_digest not in (None, weights_digest(folder, weights)):

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.weights.saved_model import weight_files, weights_digest
 from hf_tl.card.card import render_card
-from hf_tl.card.examples import Example
-from hf_tl.card.figures import FIGURES, draw_figures
+from hf_tl.card.figures.draw import FIGURES, draw_figures
+from hf_tl.card.figures.mistakes import Example
 from hf_tl.checkpoints.checkpoint import FOLDER as CHECKPOINTS
 from hf_tl.errors import ConfigError, PublishError, SaveError, name_some
 from hf_tl.publish.checks import CARD_FILE
@@ -159,17 +159,17 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume:
     folder = Path(output_dir)
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
-        raise ConfigError(f"--output_dir {folder} cannot be made: {nearest} is a file; name a folder")
+        raise ConfigError(f"--output_dir {folder} cannot be created: {nearest} is a file; name a folder")
     held = [name for name in (RECORD_FILE, "config.json", "model.safetensors") if (folder / name).exists()]
     is_unfinished = (folder / CHECKPOINTS).exists() or _status(folder) in ("training", "trained")
     if is_unfinished and not (overwrite or resume):
         raise ConfigError(
-            f"--output_dir {folder} holds a run that is not finished: resume it with --resume_from_checkpoint auto, "
+            f"--output_dir {folder} holds an unfinished run: resume it with --resume_from_checkpoint auto, "
             "name another folder, or start again with --overwrite_output_dir"
         )
     if held and not is_unfinished and not overwrite:
         raise ConfigError(
-            f"--output_dir {folder} holds another run, which is finished ({name_some(held)}): name another folder, or "
+            f"--output_dir {folder} holds another run ({name_some(held)}): name another folder, or "
             "replace it with --overwrite_output_dir"
         )
     try:
@@ -325,8 +325,8 @@ def _logits(model: "PreTrainedModel", pixels: torch.Tensor) -> torch.Tensor:
         return model(pixel_values=pixels.to(model.device)).logits.float().cpu()
 
 
-def _check_logits(found: torch.Tensor, expected: torch.Tensor, library: str) -> None:
-    difference = (found.float() - expected).abs().max().item()
+def _check_logits(logits: torch.Tensor, expected: torch.Tensor, library: str) -> None:
+    difference = (logits.float() - expected).abs().max().item()
     if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
         raise SaveError(f"the saved model gives other logits when {library} loads it (difference {difference:.2g})")
 

@@ -77,13 +77,13 @@ class LearnedFrom:
             validation_fraction: Fraction by which the validation split was drawn.
             test_fraction: Fraction by which the test split was drawn.
         """
-        found = None if digests is None else [digest[:DIGEST_BYTES] for digest in digests]
-        digest = None if found is None else split_digest(found)
+        short = None if digests is None else [digest[:DIGEST_BYTES] for digest in digests]
+        digest = None if short is None else split_digest(short)
         learned = LearnedSplit(data, split, images, digest, seed, validation_fraction, test_fraction)
-        if found is None:
+        if short is None:
             return replace(self, splits=(*self.splits, learned), unknown=(*self.unknown, learned))
         unknown = tuple(split for split in self.unknown if split.digest != digest)
-        return replace(self, splits=(*self.splits, learned), digests=self.digests.union(found), unknown=unknown)
+        return replace(self, splits=(*self.splits, learned), digests=self.digests.union(short), unknown=unknown)
 
     def union(self, other: "LearnedFrom") -> "LearnedFrom":
         """Return the union of both sets of training images."""
@@ -132,8 +132,8 @@ class LearnedFrom:
                 raise ValueError(f"expected rows of {DIGEST_BYTES} bytes, found {rows.dtype} of shape {rows.shape}")
         except (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, BadZipFile) as error:
             raise ModelError(
-                f"{file}, which names the training images of the model, is damaged ({error}): delete it, and hf_tl "
-                "will say that it cannot tell which images the model learned from"
+                f"{file}, which identifies the training images of the model, is damaged ({error}): delete it, and "
+                "hf_tl will state that the training images of the model are unknown"
             ) from error
         return cls(
             splits,

@@ -169,20 +169,20 @@ def _data_from_1(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _measured_from_1(
-    split: str, images: int, digest: str, metrics: Mapping[str, Any], found: Mapping[str, Any]
+    split: str, images: int, digest: str, metrics: Mapping[str, Any], results: Mapping[str, Any]
 ) -> dict[str, Any]:
-    calibration = dict(found.get("calibration") or {})
+    calibration = dict(results.get("calibration") or {})
     return {
         "split": split,
         "split_digest": None,
         "images": images,
         "weights_digest": digest,
         "metrics": metrics,
-        "intervals": found.get("intervals") or {},
-        "classes": found.get("classes") or {},
-        "confusion": found.get("confusion") or [],
+        "intervals": results.get("intervals") or {},
+        "classes": results.get("classes") or {},
+        "confusion": results.get("confusion") or [],
         "calibration": {**calibration, "after": None} if calibration else {},
-        "mistakes": found.get("mistakes") or [],
+        "mistakes": results.get("mistakes") or [],
     }
 
 

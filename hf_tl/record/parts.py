@@ -106,6 +106,8 @@ class PhaseRecord:
     proof: FrozenProof
     uses_features: bool = False
     """Whether the phase trained on cached features."""
+    reuses_features: bool = False
+    """Whether all of them were in the cache before the phase, from an earlier run or phase."""
     solution: Mapping[str, Any] | None = None
     """Result of the head solver."""
 

@@ -45,7 +45,7 @@ class RunRecord:
     """Strategy as executed."""
     stages: tuple[StageRecord, ...]
     phases: tuple[PhaseRecord, ...]
-    """Phases that led to the weights: without stage depths that a climb undid, and without the training before a
+    """Phases that led to the weights: without reverted stage depths, and without the training before a
     refit."""
     data: DataRecord
     learned_from: tuple[LearnedSplit, ...]
@@ -56,9 +56,9 @@ class RunRecord:
     """Results by split."""
     temperature: Temperature | None = None
     rungs: tuple[Mapping[str, Any], ...] = ()
-    """All stage depths that a climb tried."""
+    """All stage depths that a search (a climb) tried; a stage depth is a rung of the climb."""
     stopped: str | None = None
-    """Reason why a climb ended before its last stage depth."""
+    """Reason why the search ended before its last stage depth."""
     recommendation: Mapping[str, Any] | None = None
     transforms: Mapping[str, str] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)

@@ -23,6 +23,16 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.2g}%" if 0 < share < 0.01 else f"{100 * share:.1f}%"
 
 
+def counted(count: int, noun: str) -> str:
+    """Format a count with its noun.
+
+    >>> counted(1, "image"), counted(3068, "image"), counted(0, "class")
+    ('1 image', '3,068 images', '0 classes')
+    """
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
 def decimal(value: float | None) -> str:
     """Format a number with three decimals.
 
@@ -42,6 +52,25 @@ def range_of(interval: Sequence[float] | None, *, is_percentage: bool) -> str:
         return NOTHING
     low, high = interval
     return f"{100 * low:.1f}–{100 * high:.1f}%" if is_percentage else f"{low:.3f}–{high:.3f}"
+
+
+def measured_on(images: int, interval: Sequence[float] | None) -> str:
+    """Format the size of a sample and the interval of a share that was measured on it.
+
+    >>> measured_on(1797, [0.9347, 0.9618]), measured_on(360, None)
+    ('1,797 images, 95% CI 93.5–96.2%', '360 images')
+    """
+    count = f"{images:,} {'image' if images == 1 else 'images'}"
+    return count if interval is None else f"{count}, 95% CI {range_of(interval, is_percentage=True)}"
+
+
+def first_to_last(names: Sequence[str]) -> str:
+    """Name the first and the last of some stages in forward order.
+
+    >>> first_to_last(["head"]), first_to_last(["layer3", "layer4", "head"])
+    ('head', 'layer3 to head')
+    """
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
 
 def points(share: float) -> str:
@@ -86,6 +115,15 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def megabytes(size: int) -> str:
+    """Format a number of bytes.
+
+    >>> megabytes(13_520_000)
+    '13.5 MB'
+    """
+    return f"{size / 1e6:,.1f} MB"
 
 
 def rate(value: float) -> str:

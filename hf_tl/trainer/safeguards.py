@@ -37,14 +37,13 @@ def newest_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     Returns:
         The checkpoint, or None if no complete one exists. A warning names broken ones.
 
-    ```python
-    trainer.train(resume_from_checkpoint=hf_tl.newest_checkpoint(args.output_dir))
-    ```
+    >>> newest_checkpoint("trainer") is None  # nothing was trained there yet: Trainer then starts from the beginning
+    True
     """
-    found, problems = checkpoint.newest_checkpoint(Path(output_dir), PREFIX)
+    newest, problems = checkpoint.newest_checkpoint(Path(output_dir), PREFIX)
     for problem in problems:
-        logger.warning(f"Left out the checkpoint {problem}")
-    return None if found is None else str(found)
+        logger.warning(f"Skipping the checkpoint {problem}")
+    return None if newest is None else str(newest)
 
 
 class BatchWatch:
@@ -70,7 +69,7 @@ class BatchWatch:
             model.register_forward_pre_hook(self._take_rows, with_kwargs=True),
             model.register_forward_hook(self._take_loss),
         ]
-        self._tell_rows(True)
+        self._show_rows(True)
 
     def is_finite(self) -> bool:
         """Return whether all losses since the last call of `begin` are finite, on all processes."""
@@ -89,9 +88,9 @@ class BatchWatch:
         """Remove the hooks, and restore the dataset."""
         for hook in self._hooks:
             hook.remove()
-        self._tell_rows(False)
+        self._show_rows(False)
 
-    def _tell_rows(self, value: bool) -> None:
+    def _show_rows(self, value: bool) -> None:
         if self._images is not None:
             self._images.includes_rows = value
 
@@ -162,8 +161,8 @@ class Safeguards(TrainerCallback):
                 checkpoint.remove_others(folder, self._save_total_limit, PREFIX, None if best is None else Path(best))
         except OSError as error:
             raise CheckpointError(
-                f"the checkpoint {folder} could not be written: {error.strerror or error}; those before it are "
-                "untouched. Free space, then go on from hf_tl.newest_checkpoint"
+                f"the checkpoint {folder} could not be written: {error.strerror or error}; earlier checkpoints are "
+                "untouched. Free space, then resume from hf_tl.newest_checkpoint(args.output_dir)"
             ) from error
 
     def on_pre_optimizer_step(
@@ -188,13 +187,14 @@ class Safeguards(TrainerCallback):
             self._watch.begin()
             return
         rows = self._watch.rows()
-        images = f"The images of that batch, by their row in the train_dataset: {name_some(rows, 64)}. Look at them"
-        if not rows:
-            images = (
-                "Which images it had is known with hf_tl.TrainingViews as train_dataset and hf_tl.collate. Look at the "
-                "images of that step for values that are no numbers"
+        if rows:
+            advice = f"Check the images of this batch (rows of the train_dataset: {name_some(rows, 64)})"
+        else:
+            advice = (
+                "Check the images of this step for NaN; their rows are named with hf_tl.TrainingViews as train_dataset "
+                "and hf_tl.collate"
             )
         raise TrainingError(
-            f"{'a gradient' if is_finite_loss else 'the loss'} is not finite in step {state.global_step + 1}; the "
-            f"weights are as they were before it. {images}, or lower the learning rate"
+            f"{'a gradient' if is_finite_loss else 'the loss'} is not finite in step {state.global_step + 1}; the step "
+            f"was not applied to the weights. {advice}, or lower the learning rate"
         )

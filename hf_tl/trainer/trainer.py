@@ -48,10 +48,19 @@ _OF_OUR_LOOP = (
 class StrategyCallback(Safeguards):
     """Carry out the phases of a strategy under transformers' `Trainer`.
 
-    ```python
-    trainer = Trainer(model, args, train_dataset=train, callbacks=[StrategyCallback(Strategy.finetune(stages=2))])
-    trainer.train()
-    ```
+    >>> import hf_tl
+    >>> from transformers import Trainer, TrainingArguments
+    >>> data, strategy = hf_tl.load_data("photos"), hf_tl.Strategy.transfer(epochs=1)
+    >>> model, transforms = hf_tl.load_backbone("backbone", data.labels, strategy)
+    >>> trainer = Trainer(
+    ...     model,
+    ...     TrainingArguments("trainer", report_to="none", disable_tqdm=True),
+    ...     train_dataset=data.splits["train"].with_transform(transforms.train),
+    ...     data_collator=hf_tl.collate,
+    ...     callbacks=[hf_tl.StrategyCallback(strategy)],
+    ... )
+    >>> trainer.args.num_train_epochs
+    1
 
     The phases set the trainable stages, learning rates, weight decay, warm-up and number of epochs. The corresponding
     `TrainingArguments` have no effect (`num_train_epochs` is set to the sum over the phases, with a warning if it
@@ -125,15 +134,16 @@ class StrategyCallback(Safeguards):
         """Enter the first phase, or the phase in which the checkpoint was written."""
         if not isinstance(lr_scheduler, LambdaLR):
             raise ConfigError(
-                f"the phases bring their own schedule; found a {type(lr_scheduler).__name__}: leave lr_scheduler_type "
-                "and Trainer's `optimizers` at their defaults"
+                "expected Trainer's default schedule, which the phases replace by their own, found "
+                f"{type(lr_scheduler).__name__}. Leave lr_scheduler_type and Trainer's `optimizers` at their defaults"
             )
         steps_per_epoch = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
         self._ends = phase_ends(self.strategy.phases, steps_per_epoch)
         if state.max_steps != self._ends[-1]:
             raise ConfigError(
-                f"the phases have {self._ends[-1]} steps and the run has {state.max_steps}: leave num_train_epochs and "
-                "max_steps as the callback set them, and resume with the batch size and strategy of the checkpoint"
+                f"expected a run of {self._ends[-1]} steps, as the phases have, found {state.max_steps}. Leave "
+                "num_train_epochs and max_steps as the callback set them, and resume with the batch size and the "
+                "strategy of the checkpoint"
             )
         if self._groups is None:
             # accelerate wraps the optimizer and forwards its groups, but not its hooks
@@ -205,8 +215,8 @@ class PhaseGroups:
         missing = [group["name"] for group in groups if any(id(p) not in self._known for p in group["params"])]
         if missing:
             raise ConfigError(
-                f"Trainer's optimizer lacks parameters of {missing}: leave its `optimizers` at their default, and let "
-                "`model_init` return a model with nothing frozen"
+                f"Trainer's optimizer lacks parameters of {', '.join(missing)}. Leave Trainer's `optimizers` at their "
+                "default, and let `model_init` return a model without frozen parameters"
             )
         if is_new_phase:
             self.optimizer.state.clear()
@@ -256,55 +266,57 @@ def _check_labels(model: "PreTrainedModel", args: "TrainingArguments") -> None:
     """Reject label smoothing of multi-label labels, which Trainer would skip with a warning."""
     if problem_type_of(model) is MULTI_LABEL and args.label_smoothing_factor:
         raise ConfigError(
-            "Trainer smooths labels of one class an image only, and the model is multi-label: set the phases' "
-            "label_smoothing and label_smoothing_factor to 0, or train with hf_tl.train (Accelerate)"
+            "Trainer smooths single-label classes only, and the model is multi-label. Set the phases' label_smoothing "
+            "and label_smoothing_factor to 0, or train with hf_tl.train (Accelerate)"
         )
 
 
 def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
     """Reject arguments that would silently make the run differ from the strategy."""
-    found = {
+    settings = {
         "max_steps": args.max_steps > 0,
         "fsdp": bool(args.fsdp),
         "deepspeed": bool(args.deepspeed),
         "ddp_find_unused_parameters=False": args.ddp_find_unused_parameters is False,
     }
-    if refused := [name for name, is_set in found.items() if is_set]:
+    if refused := [name for name, is_set in settings.items() if is_set]:
         raise ConfigError(
-            f"StrategyCallback cannot go with {', '.join(refused)} in TrainingArguments. The phases give the number of "
-            "steps; they freeze and unfreeze parameters that Trainer wraps only once. Leave these out, or train with "
-            "hf_tl.train (Accelerate)"
+            f"StrategyCallback does not support {', '.join(refused)} in TrainingArguments: the phases set the number "
+            "of steps, and freeze and unfreeze parameters that Trainer wraps only once. Remove the setting, or train "
+            "with hf_tl.train (Accelerate)"
         )
     if strategy.is_climb:
         raise ConfigError(
-            "StrategyCallback cannot climb: Trainer has no place where a phase is judged and taken back. Name a "
+            "StrategyCallback does not support the strategy auto: Trainer cannot undo a phase. Choose another "
             "strategy, or train with hf_tl.train (Accelerate)"
         )
     if any(phase.from_random_weights for phase in strategy.phases[1:]):
         raise ConfigError(
-            "StrategyCallback draws random weights before the first phase only: give that phase alone, or train with "
-            "hf_tl.train (Accelerate)"
+            "StrategyCallback draws random weights before the first phase only, found from_random_weights in a later "
+            "phase. Keep that phase alone, or train with hf_tl.train (Accelerate)"
         )
     if strategy.refit:
         raise ConfigError(
-            "StrategyCallback trains once, and the strategy asks for a second training on the validation images too "
-            "(refit): give Trainer dataclasses.replace(strategy, refit=False), or train with hf_tl.train (Accelerate)"
+            "StrategyCallback does not support retraining on the validation images (refit=True). Pass "
+            "dataclasses.replace(strategy, refit=False), or train with hf_tl.train (Accelerate)"
         )
     defaults = {field.name: field.default for field in fields(Phase)}
-    if asked := [name for name in _OF_OUR_LOOP if any(getattr(p, name) != defaults[name] for p in strategy.phases)]:
+    changed = [name for name in _OF_OUR_LOOP if any(getattr(p, name) != defaults[name] for p in strategy.phases)]
+    if changed:
         raise ConfigError(
-            f"StrategyCallback cannot follow {', '.join(asked)} of the phases: Trainer owns the weights, the loss, "
-            "the sampler and the evaluation, and counts in epochs. Leave these out, or train with hf_tl.train "
+            f"StrategyCallback does not support {', '.join(changed)} in phases: Trainer controls the loss, the "
+            "sampler, the weights and the evaluation, and counts epochs. Remove the field, or train with hf_tl.train "
             "(Accelerate)"
         )
     smoothing = {phase.label_smoothing for phase in strategy.phases}
     if smoothing != {args.label_smoothing_factor}:
         raise ConfigError(
-            f"the phases have label_smoothing {sorted(smoothing)} and TrainingArguments has label_smoothing_factor="
-            f"{args.label_smoothing_factor:g}. Trainer keeps one for the whole run: give both the same value"
+            "expected the same label smoothing in all phases and in TrainingArguments, found label_smoothing "
+            f"{sorted(smoothing)} in the phases and label_smoothing_factor={args.label_smoothing_factor:g}. Set both "
+            "to the same value"
         )
     if len(augmentations := sorted({phase.augmentation for phase in strategy.phases})) > 1:
         raise ConfigError(
-            f"the phases have the augmentations {', '.join(augmentations)}. Trainer's dataset has one transform for "
-            "the whole run: give all phases the same augmentation, or train with hf_tl.train (Accelerate)"
+            f"expected one augmentation for all phases under Trainer, found {', '.join(augmentations)}: its dataset "
+            "has one transform. Choose one augmentation, or train with hf_tl.train (Accelerate)"
         )

@@ -1,0 +1,1 @@
+"""Training of a strategy: phases, evaluation, model selection, escalation and refit."""

@@ -19,6 +19,7 @@ from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.processes.together import agree
 from hf_tl.record import PhaseRecord
 from hf_tl.reporting.console import say
+from hf_tl.reporting.numbers import chance_of, first_to_last, measured_on, points
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -73,16 +74,16 @@ class Escalation:
             before: The same for the last rung that was kept; None for the first rung.
         """
         if before is None:
-            return Verdict(True, "the first rung")
+            return Verdict(True, "the first stage depth")
         gain, p_value = float(right.mean() - before.mean()), difference_p_value(right, before)
-        is_sure = p_value < self.level
-        if is_sure and gain < 0:
-            return Verdict(False, "surely worse than the rung before", gain, p_value)
-        if is_sure:
-            return Verdict(True, "surely better than the rung before", gain, p_value)
+        is_significant = p_value < self.level
+        if is_significant and gain < 0:
+            return Verdict(False, "significantly worse than the stage depth before", gain, p_value)
+        if is_significant:
+            return Verdict(True, "significantly better than the stage depth before", gain, p_value)
         if rung <= self.expected:
-            return Verdict(True, "within noise of the rung before, and the evidence speaks for it", gain, p_value)
-        return Verdict(False, "no gain beyond noise over the rung before", gain, p_value)
+            return Verdict(True, "no significant difference, and the evidence favors this stage depth", gain, p_value)
+        return Verdict(False, "no significant gain over the stage depth before", gain, p_value)
 
     def has_time(self, rung: int, spent: float) -> bool:
         """Return whether a rung fits into the time budget.
@@ -111,7 +112,7 @@ class Climb:
         self.weights: dict[str, Tensor] = {}
         """Weights of the best finished rung while another one is trained."""
 
-    def goes_on(self, accelerator: "Accelerator", state: TrainingState, index: int) -> bool:
+    def continues(self, accelerator: "Accelerator", state: TrainingState, index: int) -> bool:
         """Return whether to train a rung, the same on all processes; otherwise the log says why not.
 
         Args:
@@ -123,10 +124,10 @@ class Climb:
             return True
         log = state.log
         if log.stopped is None and index and not self.escalation.has_time(index + 1, log.seconds):
-            log.stopped = "the time budget leaves no room for the next rung"
+            log.stopped = "the time budget leaves no room for the next stage depth"
         log.stopped = agree(accelerator, log.stopped)  # clocks of the processes differ
         if log.stopped is not None:
-            say(accelerator, f"The climb ends: {log.stopped}")
+            say(accelerator, f"Ending the search of the stage depth: {log.stopped}")
         return log.stopped is None
 
     def begin(self, state: TrainingState, best: dict[str, Tensor]) -> None:
@@ -173,12 +174,8 @@ def _record(phase: PhaseRecord, right: np.ndarray, verdict: Verdict) -> dict[str
 
 def describe_rung(rung: Mapping[str, Any], number: int, rungs: int) -> str:
     """Describe a judged rung in a line for the terminal."""
-    stages = rung["trainable_stages"]
-    what = stages[0] if len(stages) == 1 else f"{stages[0]} to {stages[-1]}"
-    what += " from random weights" if rung["from_random_weights"] else ""
-    low, high = rung["interval"]
-    line = f"Rung {number}/{rungs}  {what}: {rung['accuracy']:.1%} ({low:.1%} to {high:.1%}) of {rung['images']:,} "
-    line += f"validation images in {rung['seconds']:.0f} s"
-    if rung["gain"] is None:
-        return line
-    return f"{line}, {100 * rung['gain']:+.1f} points (p {rung['p_value']:.2g}): {rung['why']}"
+    depth = first_to_last(rung["trainable_stages"]) + (" from random weights" if rung["from_random_weights"] else "")
+    accuracy = f"validation accuracy {rung['accuracy']:.1%} ({measured_on(rung['images'], rung['interval'])})"
+    if rung["gain"] is not None:
+        accuracy += f", {points(rung['gain'])} points ({chance_of(rung['p_value'])}): {rung['why']}"
+    return f"{'Keeping' if rung['is_kept'] else 'Undoing'} stage depth {number}/{rungs} ({depth}): {accuracy}"

@@ -1,6 +1,6 @@
 """Inputs of the phases of a training: cached features of the frozen prefix where they save time, else images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@dataclass(frozen=True)
+class TrainingImages:
+    """Images of a training, and how they become tensors."""
+
+    train: "Dataset | StreamedImages"
+    """Training split, with the columns `image` and `label`."""
+    validation: "Dataset | StreamedImages | None"
+    """Images for model selection, never trained on. None keeps the last weights, as in a refit."""
+    transforms_of: Callable[[Phase], Transforms]
+    """Function from a phase to its transforms, which differ in augmentation."""
+    fingerprint: str = ""
+    """Fingerprint of the data; a checkpoint of other data is rejected."""
+    orders: Mapping[str, str] | None = None
+    """Digest of the order of the images in each split, if known: see `ImageData`."""
+
+
 @dataclass
 class PhaseData:
     """Images of a training, and the inputs that each phase makes of them."""
@@ -45,9 +61,9 @@ class PhaseData:
     def inputs(self, phase: Phase, frozen: str, passes: float, decided: bool | None = None) -> PhaseInputs:
         """Choose the inputs of a phase; see `Features.for_phase`."""
         transforms, images, config = self.transforms_of(phase), self.train_images, self.features.config
-        found = self.features.for_phase(phase, transforms, images, self.validation_images, frozen, passes, decided)
-        if found is not None:
-            return found
+        features = self.features.for_phase(phase, transforms, images, self.validation_images, frozen, passes, decided)
+        if features is not None:
+            return features
         is_mixed = phase.mixup > 0 or phase.cutmix > 0
         mixer = PairMixer(phase.mixup, phase.cutmix, self.features.model.config.num_labels) if is_mixed else None
         measured = self.validation_images
@@ -95,8 +111,8 @@ class PhaseData:
         """Predict images with a trained model, from the cached features of its last phase where possible."""
         accelerator, config, transform = self.features.accelerator, self.features.config, self.transforms_of(phase).eval
         flip, batch_size = config.test_time_flip, config.per_device_eval_batch_size
-        if (found := self.features.of_images(images, transform, split)) is not None:
-            rows, logits_of = found
+        if (features := self.features.of_images(images, transform, split)) is not None:
+            rows, logits_of = features
             return predict_split(
                 accelerator, model, rows, batch_size, flip=flip, collate_fn=as_read, logits_of=logits_of
             )

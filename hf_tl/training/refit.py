@@ -97,7 +97,7 @@ class Refit:
             return False
         has_time = self.has_time()
         if not has_time:
-            say(self.training.accelerator, "Not trained again from the start: --time_budget leaves no room")
+            say(self.training.accelerator, "Skipping the retraining: --time_budget leaves no room")
         return has_time
 
     def has_time(self) -> bool:
@@ -120,20 +120,16 @@ class Refit:
         from accelerate.utils import set_seed
 
         first, images = self.training, self.images
-        among = ", those of validation among them" if self.learns_validation else ""
-        say(first.accelerator, f"Training again from the start on {len(images):,} images{among}")
+        splits = "train + validation" if self.learns_validation else "train"
+        say(first.accelerator, f"Retraining from scratch on {splits} ({len(images):,} images)")
         first.model.load_state_dict(self.weights, strict=False)
         set_seed(first.config.seed)
         again = Training(
             first.accelerator,
             first.model,
             self.strategy,
-            first.data.transforms_of,
-            images,
-            None,
+            replace(first.images, train=images, validation=None),
             first.config,
-            first.fingerprint,
-            first.orders,
             identity=first.identity,
         )
         if first.config.resume_from_checkpoint is not None:

@@ -90,6 +90,13 @@ class TrainingViews(torch.utils.data.Dataset[dict[str, Any]]):
         images: Rows with an image and a label.
         transform: Augmentation and preprocessing, for example `transforms.train` of `load_backbone`.
         seed: Random seed of the augmentation.
+
+    >>> import hf_tl
+    >>> data, strategy = hf_tl.load_data("photos"), hf_tl.Strategy.transfer(epochs=1)
+    >>> model, transforms = hf_tl.load_backbone("backbone", data.labels, strategy)
+    >>> views = hf_tl.TrainingViews(data.splits["train"], transforms.train, seed=1)
+    >>> bool((views[0, 3]["pixel_values"] == views[0, 3]["pixel_values"]).all())
+    True
     """
 
     def __init__(self, images: Dataset, transform: ImageTransform, seed: int = 0) -> None:

@@ -25,6 +25,7 @@ from hf_tl.processes.accelerator import describe_hardware, make_accelerator
 from hf_tl.processes.memory import keep_freed_memory
 from hf_tl.strategy import Strategy
 from hf_tl.training.loop import Training
+from hf_tl.training.phase_data import TrainingImages
 from hf_tl.training.refit import Refit, is_given_back, is_refitted
 
 NOT_MIRRORED = {"digits"}
@@ -54,10 +55,8 @@ def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[
 
         start = time.process_time()
         splits = data.splits
-        training = Training(
-            accelerator, model, strategy, transforms_of, splits["train"], splits["validation"], config,
-            data.fingerprint, data.orders,
-        )  # fmt: skip
+        images = TrainingImages(splits["train"], splits["validation"], transforms_of, data.fingerprint, data.orders)
+        training = Training(accelerator, model, strategy, images, config)
         refit = None
         if is_refitted(strategy, data):
             refit = Refit.of(training, learns_validation=is_given_back(data))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from auto.inputs import AUTO, Inputs, printed_by
 from backbones.checkpoints import save_transformers, tiny_resnet, tiny_vit
-from test_cli import write_images
+from cli.runs import write_images
 
 
 @pytest.fixture(scope="session")

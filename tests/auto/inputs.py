@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cli.runs import COLORS, SMALL
 from datasets import Dataset, Image, Value
 from PIL import Image as Pillow
-from test_cli import COLORS, SMALL
 
 from hf_tl.cli import main
 

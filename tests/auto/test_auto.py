@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from auto.inputs import AUTO, Inputs, check_no_path, colored, printed_by, read, shuffled
+from cli.runs import COLORS, fails, write_images
 from PIL import Image as Pillow
-from test_cli import COLORS, fails, write_images
 from transformers import AutoModelForImageClassification
 
 import hf_tl
@@ -18,7 +18,13 @@ from hf_tl.record import read_record
 def test_auto_measures_climbs_and_states_the_reason(inputs: Inputs, auto: tuple[Path, str]) -> None:
     folder, printed = auto
     record, card = read(folder), (folder / "README.md").read_text()
-    for text in ("Measuring 2 backbones on colors", "linear probe", "Reason", "Rung 1/", "validation images in"):
+    for text in (
+        "Measuring 2 backbones on colors",
+        "linear probe",
+        "Reason",
+        "Keeping stage depth 1/",
+        "validation accuracy",
+    ):
         assert text in printed
     advice, rungs = record["recommendation"], record["rungs"]
     assert {measured["backbone"] for measured in advice["evidence"]} == {"resnet", "vit"}
@@ -75,7 +81,7 @@ def test_one_backbone_in_no_time(inputs: Inputs, auto: tuple[Path, str], tmp_pat
     [evidence] = record["recommendation"]["evidence"]
     assert evidence == next(e for e in read(auto[0])["recommendation"]["evidence"] if e["backbone"] == "resnet")
     assert len(record["rungs"]) == len(record["phases"]) == 1
-    stopped = "The climb ended early: the time budget leaves no room for the next rung."
+    stopped = "The climb ended early: the time budget leaves no room for the next stage depth."
     assert stopped in (out / "README.md").read_text()
 
 

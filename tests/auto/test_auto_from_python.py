@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from auto.inputs import Inputs, colored
-from test_cli import COLORS
+from cli.runs import COLORS
 from transformers import Trainer, TrainingArguments
 
 import hf_tl
@@ -59,7 +59,7 @@ def test_trainer_has_no_place_for_a_climb(inputs: Inputs, tmp_path: Path) -> Non
     strategy = hf_tl.Strategy.auto()
     model, _ = hf_tl.load_backbone(inputs.models[0], list(COLORS), strategy)
     args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
-    with pytest.raises(ConfigError, match="StrategyCallback cannot climb"):
+    with pytest.raises(ConfigError, match="StrategyCallback does not support the strategy auto"):
         Trainer(model, args, callbacks=[hf_tl.StrategyCallback(strategy)])
 
 
@@ -67,5 +67,5 @@ def test_trainer_trains_once(inputs: Inputs, tmp_path: Path) -> None:
     strategy = replace(hf_tl.Strategy.full(), refit=True)
     model, _ = hf_tl.load_backbone(inputs.models[0], list(COLORS), strategy)
     args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
-    with pytest.raises(ConfigError, match=r"give Trainer dataclasses.replace\(strategy, refit=False\)"):
+    with pytest.raises(ConfigError, match=r"Pass dataclasses.replace\(strategy, refit=False\)"):
         Trainer(model, args, callbacks=[hf_tl.StrategyCallback(strategy)])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from auto.inputs import AUTO, Inputs, read, shuffled
-from test_cli import REPOSITORY
+from cli.runs import REPOSITORY
 
 
 def two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:

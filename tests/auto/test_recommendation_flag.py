@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from auto.inputs import Inputs, check_no_path, read
-from test_cli import SMALL, fails, write_images
+from cli.runs import SMALL, fails, write_images
 
 from hf_tl.advisor.recommendation import RECORD
 from hf_tl.cli import main

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from auto.inputs import AUTO, RECIPE, Inputs, printed_by, read
-from test_cli import SMALL, write_images
+from cli.runs import SMALL, write_images
 
 from hf_tl.cli import main
 
@@ -18,7 +18,7 @@ def test_a_validation_split_of_the_dataset_is_not_trained_on(
     flags = ["--model", inputs.models[0], "--dataset", str(data), "--refit", "true", *RECIPE, *SMALL]
     main(["train", *flags, "--output_dir", str(tmp_path / "out")])
     record = read(tmp_path / "out")
-    assert "Refit     none: the validation split was not drawn from train" in capsys.readouterr().out
+    assert "Skipping --refit: the dataset has its own validation split" in capsys.readouterr().out
     assert record["refit"] is None
     assert "refit" not in record["strategy"]
 
@@ -35,7 +35,7 @@ def test_after_a_climb_the_validation_split_is_only_evaluated(inputs: Inputs, tm
     record, card = read(out), (out / "README.md").read_text()
     images = record["data"]["splits"]["train"]["images"]
     assert sum(rung["is_kept"] for rung in record["rungs"]) > 1
-    assert f"Training again from the start on {images} images\n" in printed
+    assert f"Retraining from scratch on train ({images} images)\n" in printed
     assert record["refit"]["images"] == images
     assert record["refit"]["splits"] == ["train"]
     assert f", on train: {images} images. The published weights are those at the end of the retraining." in card

@@ -1,4 +1,4 @@
-"""What commands print."""
+"""Metrics as the commands print them."""
 
 from collections.abc import Iterable, Mapping
 

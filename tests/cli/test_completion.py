@@ -16,7 +16,7 @@ SCRIPTS = {
 
 
 def completions(*words: str) -> list[str]:
-    """What bash offers for the last word of a command line."""
+    """Return the words that bash offers for the last word of a command line."""
     line = " ".join(f"'{word}'" for word in words)
     program = f"{SCRIPTS['bash']}\nCOMP_WORDS=({line})\nCOMP_CWORD={len(words) - 1}\n_hf_tl\n"
     program += 'printf "%s\\n" "${COMPREPLY[@]}"'

@@ -1,4 +1,4 @@
-"""`hf-tl doctor`: what it reports, and what it keeps to itself."""
+"""`hf-tl doctor`: the rows of the report, and names and tokens that it hides."""
 
 import getpass
 from pathlib import Path
@@ -22,23 +22,23 @@ def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 def test_versions_devices_and_caches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_TL_CACHE", str(Path.home() / "features of a test"))
-    found = rows(capsys)
-    assert found["hf-tl"] == hf_tl.__version__
-    assert f"torch {torch.__version__.partition('+')[0]}" in found["packages"]
-    assert "not installed" not in found["packages"]
-    assert found["devices"].startswith("CPU with ")
-    assert "bfloat16" in found["matmul speed"]
-    assert found["feature cache"] == "~/features of a test (0 entries, 0.0 MB)"
-    assert found["Hub"] == "offline mode (HF_HUB_OFFLINE)"
-    assert "installed" in found["demo weights"]
+    report = rows(capsys)
+    assert report["hf-tl"] == hf_tl.__version__
+    assert f"torch {torch.__version__.partition('+')[0]}" in report["packages"]
+    assert "not installed" not in report["packages"]
+    assert report["devices"].startswith("CPU with ")
+    assert "bfloat16" in report["matmul speed"]
+    assert report["feature cache"] == "~/features of a test (0 entries, 0.0 MB)"
+    assert report["Hub"] == "offline mode (HF_HUB_OFFLINE)"
+    assert "installed" in report["demo weights"]
 
 
 def test_the_hub_is_asked(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
-    found = rows(capsys)
-    assert found["Hub"].startswith("the endpoint of HF_ENDPOINT answers (status ")
-    assert found["Hub"].endswith("a token is set")
-    assert TOKEN not in str(found)
-    assert hub.url not in str(found)
+    report = rows(capsys)
+    assert report["Hub"].startswith("the endpoint of HF_ENDPOINT answers (status ")
+    assert report["Hub"].endswith("a token is set")
+    assert TOKEN not in str(report)
+    assert hub.url not in str(report)
 
 
 def test_a_hub_that_does_not_answer_is_reported(

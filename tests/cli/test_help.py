@@ -13,7 +13,7 @@ from hf_tl.config import RunConfig
 from hf_tl.flags import ALIASES, COMMON, GROUPS, TrainParser, parse_run_config
 
 LINES, COLUMNS = 52, 100
-"""Of a screen."""
+"""Size of a screen."""
 FLAG = re.compile(r"^  (--?\w[\w-]*)(?:, (--?\w[\w-]*))?", re.MULTILINE)
 
 
@@ -115,7 +115,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_nearest_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evalute"])
-    assert capsys.readouterr().err == "hf-tl evalute: there is no command 'evalute'; did you mean evaluate?\n"
+    assert capsys.readouterr().err == "hf-tl evalute: unknown command 'evalute'; did you mean evaluate?\n"
 
 
 def test_all_commands_can_be_quiet() -> None:

@@ -1,4 +1,4 @@
-"""What commands write while they work: to files, to terminals, and when they are quiet."""
+"""Output of running commands: to files, to terminals, and with `--quiet`."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def start(words: list[str], folder: Path, out: int, err: int) -> "subprocess.Pop
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """What a training writes to the files of its two streams."""
+    """Return the output and the messages of a training, whose streams are files."""
     folder = tmp_path_factory.mktemp("files")
     with (folder / "out.txt").open("wb") as out, (folder / "err.txt").open("wb") as err:
         assert start([*TRAIN, "-o", "model"], folder, out.fileno(), err.fileno()).wait(300) == 0
@@ -35,19 +35,21 @@ def test_progress_in_a_file_is_a_line_every_tenth(written: tuple[str, str]) -> N
     _, err = written
     assert "\r" not in err
     assert "\x1b" not in err
-    steps = [int(number) for number in re.findall(r"^phase 1/1: .+: (\d+)% \(", err, re.MULTILINE)]
+    steps = [int(number) for number in re.findall(r"^Phase 1/1 \(.+\): (\d+)% \(", err, re.MULTILINE)]
     assert [number // 10 for number in steps] == list(range(1, 11))
     assert all(re.fullmatch(r".+: \d+% \([\d,]+ of [\d,]+.*\)", line) for line in err.splitlines())
 
 
 def test_messages_in_a_file_are_lines_in_the_order_of_what_happens(written: tuple[str, str]) -> None:
     out, _ = written
-    starts = ["Data ", "Model ", "Strategy ", "Phase 1/1 ", "Loading the saved model", "Test accuracy", "Use it"]
+    starts = ["Data ", "Model ", "Strategy ", "Trained phase 1/1 ", "Saving ", "Evaluating ", "Checking "]
+    starts += ["Test accuracy ", "Validation accuracy ", "Checkpoint ", "Saved in ", "Load it"]
     places = [[line.startswith(start) for line in out.splitlines()].index(True) for start in starts]
     assert places == sorted(places)
     assert "\r" not in out
     assert "" not in out.splitlines()
-    assert re.search(r"^Phase 1/1 .*: loss \d\.\d+, validation accuracy [\d.]+% \(.+ s\)$", out, re.MULTILINE)
+    validation = r"validation accuracy [\d.]+% \(144 images, 95% CI .+\)"
+    assert re.search(rf"^Trained phase 1/1 \(head\): training loss \d\.\d+, {validation} in .+ s$", out, re.MULTILINE)
 
 
 def test_bars_vanish_from_a_terminal(tmp_path: Path) -> None:
@@ -70,11 +72,11 @@ def test_bars_vanish_from_a_terminal(tmp_path: Path) -> None:
     screen = shown(text.decode())
     assert "step/s" in text.decode()
     assert not [line for line in screen if "step/s" in line or "image/s" in line or "it/s" in line]
-    assert any(line.startswith("Phase 1/1 ") for line in screen)
+    assert any(line.startswith("Trained phase 1/1 ") for line in screen)
 
 
 def shown(text: str) -> list[str]:
-    """What a terminal shows: carriage returns go to the start of a line, `ESC [A` one line up."""
+    """Return the lines that a terminal shows: carriage returns go to the start of a line, `ESC [A` one line up."""
     screen, row, column = [""], 0, 0
     for part in re.findall(r"\r|\n|\x1b\[A|[^\r\n\x1b]+", text):
         if part == "\r":
@@ -93,7 +95,7 @@ def shown(text: str) -> list[str]:
 def test_quiet_is_quiet_and_evaluate_shows_percentages_with_intervals(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a transformers model, whose loading and saving would show bars and a report."""
+    """Use a transformers model, whose loading and saving would show bars and a report."""
     vit, out, log = save_transformers(tiny_vit(), tmp_path / "vit"), str(tmp_path / "model"), tmp_path / "log"
     with log.open("wb") as file:
         words = ["train", "--model", str(vit), *TRAIN[6:], "--quiet", "-o", out]

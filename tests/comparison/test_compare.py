@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from backbones.checkpoints import save_transformers, tiny_vit
+from cli.runs import COLORS, TINY, fails, write_images
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from hub.server import HubServer
 from PIL import Image
 from publish.test_plots import share_of
 from safetensors.torch import load_file, save_file
-from test_cli import COLORS, TINY, fails, write_images
 
 import hf_tl
 from hf_tl.cli import main

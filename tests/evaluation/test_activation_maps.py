@@ -72,11 +72,11 @@ def test_the_model_stays_as_it_was() -> None:
         ((2, 1, 8), (224, 224), None),
     ],
 )
-def test_what_is_a_grid_of_the_image(
+def test_outputs_are_viewed_as_a_grid_of_the_image(
     shape: tuple[int, ...], size: tuple[int, int], expected: tuple[int, ...] | None
 ) -> None:
-    found = _as_grid(torch.zeros(shape), size)
-    assert (None if found is None else tuple(found.shape)) == expected
+    grid = _as_grid(torch.zeros(shape), size)
+    assert (None if grid is None else tuple(grid.shape)) == expected
 
 
 SOME = (
@@ -105,18 +105,18 @@ def test_every_kind_of_network_has_maps(name: str) -> None:
     maps = class_activation_maps(model, images, [0, 1])
     assert maps.shape == (2, *preprocessing.input_size[1:])
     assert maps.min() >= 0
-    assert all(float(one.max()) in (0.0, pytest.approx(1.0)) for one in maps)
+    assert all(float(values.max()) in (0.0, pytest.approx(1.0)) for values in maps)
 
 
-def test_class_tokens_are_no_places() -> None:
+def test_class_tokens_are_not_part_of_the_grid() -> None:
     tokens = torch.arange(5.0)[None, :, None]
     assert _as_grid(tokens, (32, 32)).flatten().tolist() == [1, 2, 3, 4]
 
 
-def test_a_network_without_maps_is_told() -> None:
+def test_a_network_without_maps_is_an_error() -> None:
     model = tiny_resnet()
     model.resnet.encoder.stages[0].layers[0].layer[0].convolution.stride = (64, 64)
     model.resnet.encoder.stages[0].layers[0].shortcut = nn.AdaptiveAvgPool2d(1)
     model.resnet.embedder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 8, 1))
-    with pytest.raises(ModelError, match="cannot be told where the model looked"):
+    with pytest.raises(ModelError, match="no activation map: expected a stage"):
         class_activation_maps(model, torch.randn(1, 3, 64, 64), [0])

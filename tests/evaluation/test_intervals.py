@@ -15,10 +15,6 @@ def test_wilson_is_that_of_scipy(hits: int, trials: int) -> None:
     assert share_interval(hits / trials, trials) == wilson_interval(hits, trials)
 
 
-def test_no_trial_has_no_interval() -> None:
-    assert wilson_interval(0, 0) is None
-
-
 def noisy(images: int, classes: int, wrong: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, images)
@@ -35,28 +31,28 @@ def test_the_bootstrap_of_pairs_is_that_of_images() -> None:
     expected = bootstrap(
         (predictions, labels), macro_f1, paired=True, vectorized=False, n_resamples=600, method="percentile", rng=0
     ).confidence_interval
-    found = f1_intervals(predictions, labels)
-    assert found["macro_f1"] == pytest.approx((expected.low, expected.high), abs=0.012)
+    intervals = f1_intervals(predictions, labels)
+    assert intervals["macro_f1"] == pytest.approx((expected.low, expected.high), abs=0.012)
     accuracy = (predictions == labels).mean()
-    assert found["micro_f1"] == pytest.approx(share_interval(accuracy, 200), abs=0.015)
+    assert intervals["micro_f1"] == pytest.approx(share_interval(accuracy, 200), abs=0.015)
 
 
-def test_any_number_of_classes_is_drawn_by_images() -> None:
+def test_multi_label_images_are_resampled_whole() -> None:
     random = np.random.default_rng(2)
     labels = random.integers(0, 2, (150, 3))
     predictions = np.where(random.random(labels.shape) < 0.2, 1 - labels, labels)
-    found = f1_intervals(predictions, labels)
+    intervals = f1_intervals(predictions, labels)
     for average in ("macro", "micro"):
 
         def score(rows: np.ndarray, average: str = average) -> float:
             return float(f1_score(labels[rows], predictions[rows], average=average))
 
         draws = [score(random.integers(0, 150, 150)) for _ in range(400)]
-        assert found[f"{average}_f1"] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.015)
+        assert intervals[f"{average}_f1"] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.015)
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """For samples of 200 from a known distribution, 95% of the intervals contain its macro F1."""
+def test_intervals_have_their_nominal_coverage() -> None:
+    """95% of the intervals of samples of 200 from a known distribution contain its macro F1."""
     predictions, labels = noisy(200_000, 4, 0.3, seed=3)
     truth = f1_score(labels, predictions, average="macro")
     held = 0
@@ -67,7 +63,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 0.88 < held / 120 <= 1
 
 
-def test_nothing_wrong_gives_no_interval_and_the_same_seed_the_same_one() -> None:
+def test_no_mistake_gives_no_interval_and_the_same_seed_the_same_interval() -> None:
     labels = np.arange(12) % 3
     assert f1_intervals(labels, labels) == {}
     predictions = np.where(np.arange(12) == 0, 1, labels)

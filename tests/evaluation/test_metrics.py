@@ -1,3 +1,5 @@
+"""Metrics as functions and as classes of evaluate: against scikit-learn and torch, and offline."""
+
 import socket
 import warnings
 
@@ -62,7 +64,7 @@ def test_class_indices_serve_as_predictions() -> None:
     assert combined.compute(predictions=predictions, references=references) == pytest.approx(expected)
 
 
-def test_a_class_in_neither_column_is_left_out_of_macro_f1() -> None:
+def test_macro_f1_ignores_a_class_that_does_not_occur() -> None:
     logits = np.eye(4)[[0, 0, 1]]
     assert compute_metrics(logits, np.array([0, 0, 1]))["macro_f1"] == 1.0
 

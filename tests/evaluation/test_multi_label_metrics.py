@@ -47,8 +47,8 @@ def test_metrics_are_those_of_scikit_learn(samples: int, classes: int, seed: int
     assert metrics["mean_average_precision"] == pytest.approx(np.mean(precisions))
     decisions, truth = (logits > 0).ravel().astype(int), labels.ravel()
     assert metrics["micro_f1"] == pytest.approx(f1_score(truth, decisions, zero_division=0))
-    told = [number for number in range(classes) if labels[:, number].any() or (logits[:, number] > 0).any()]
-    scores = [f1_score(labels[:, number], logits[:, number] > 0, zero_division=0) for number in told]
+    measured = [number for number in range(classes) if labels[:, number].any() or (logits[:, number] > 0).any()]
+    scores = [f1_score(labels[:, number], logits[:, number] > 0, zero_division=0) for number in measured]
     assert metrics["macro_f1"] == pytest.approx(np.mean(scores))
     assert metrics["subset_accuracy"] == pytest.approx(accuracy_score(labels, (logits > 0).astype(int)))
     probabilities = 1 / (1 + np.exp(-logits.ravel().astype(np.float64)))

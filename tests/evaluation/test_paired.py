@@ -42,10 +42,10 @@ def test_the_interval_is_the_published_one() -> None:
 
 @given(counts())
 @settings(max_examples=60, deadline=None)
-def test_the_bounds_are_where_the_score_test_turns(found: tuple[int, int, int]) -> None:
-    """Score statistic with the most likely shares under the bound, found by a search instead of the closed form."""
-    only_first, only_second, images = found
-    for bound, expected in zip(paired_interval(*found), (1.96, -1.96), strict=True):
+def test_the_bounds_are_where_the_score_test_turns(outcome: tuple[int, int, int]) -> None:
+    """The most likely shares under the bound are searched for, instead of computed by the closed form."""
+    only_first, only_second, images = outcome
+    for bound, expected in zip(paired_interval(*outcome), (1.96, -1.96), strict=True):
         if abs(bound) > 1 - 1e-9:
             continue
         both = images - only_first - only_second
@@ -64,9 +64,9 @@ def test_the_bounds_are_where_the_score_test_turns(found: tuple[int, int, int]) 
 @given(counts(), st.integers(2, 50))
 @settings(deadline=None)
 def test_the_interval_holds_the_difference_and_swaps_with_the_models(
-    found: tuple[int, int, int], together: int
+    outcome: tuple[int, int, int], together: int
 ) -> None:
-    only_first, only_second, images = found
+    only_first, only_second, images = outcome
     low, high = paired_interval(only_first, only_second, images)
     assert -1 <= low <= (only_second - only_first) / images <= high <= 1
     assert low < high
@@ -77,8 +77,8 @@ def test_the_interval_holds_the_difference_and_swaps_with_the_models(
 
 
 @pytest.mark.parametrize("shares", [(0.05, 0.15), (0.1, 0.1), (0.02, 0.3)])
-def test_the_interval_holds_the_truth_as_often_as_it_says(shares: tuple[float, float]) -> None:
-    """Over all outcomes of 40 images, weighted by their probability."""
+def test_the_interval_has_its_nominal_coverage(shares: tuple[float, float]) -> None:
+    """Sum over all outcomes of 40 images, weighted by their probability."""
     truth, images, held = shares[1] - shares[0], 40, 0.0
     for only_first in range(images + 1):
         for only_second in range(images + 1 - only_first):
@@ -91,24 +91,24 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(shares: tuple[float, f
 
 def test_shares_have_their_own_intervals_too() -> None:
     first, second = np.arange(100) < 80, np.arange(100) < 90
-    found = share_difference(first, second)
-    assert (found.first, found.second, found.value) == (0.8, 0.9, pytest.approx(0.1))
-    assert found.first_interval == pytest.approx((0.7112, 0.8666), abs=1e-3)
-    assert found.p_value == pytest.approx(2 / 2**10)
+    difference = share_difference(first, second)
+    assert (difference.first, difference.second, difference.value) == (0.8, 0.9, pytest.approx(0.1))
+    assert difference.first_interval == pytest.approx((0.7112, 0.8666), abs=1e-3)
+    assert difference.p_value == pytest.approx(2 / 2**10)
 
 
 @given(st.lists(st.none() | st.floats(0, 1), max_size=6))
 @settings(deadline=None)
 def test_the_correction_is_that_of_closed_testing(p_values: list[float | None]) -> None:
     """A hypothesis is rejected if Bonferroni rejects every set of hypotheses that contains it."""
-    told = [index for index, p_value in enumerate(p_values) if p_value is not None]
-    for index, found in enumerate(corrected(p_values)):
+    present = [index for index, p_value in enumerate(p_values) if p_value is not None]
+    for index, result in enumerate(corrected(p_values)):
         if p_values[index] is None:
-            assert found is None
+            assert result is None
             continue
-        sets = [each for size in range(1, len(told) + 1) for each in combinations(told, size) if index in each]
-        expected = max(min(1.0, len(each) * min(p_values[one] or 0 for one in each)) for each in sets)
-        assert found == pytest.approx(expected)
+        sets = [each for size in range(1, len(present) + 1) for each in combinations(present, size) if index in each]
+        expected = max(min(1.0, len(each) * min(p_values[member] or 0 for member in each)) for each in sets)
+        assert result == pytest.approx(expected)
 
 
 def scores(
@@ -117,7 +117,7 @@ def scores(
     """Return scores of two models with errors on the same images, and the labels of four classes."""
     labels = (random.random((images, 4)) < share).astype(int)
     shared, *own = random.normal(size=(3, images, 4))
-    first, second = (one * labels + 0.8 * shared + 0.6 * noise for one, noise in zip(quality, own, strict=True))
+    first, second = (signal * labels + 0.8 * shared + 0.6 * noise for signal, noise in zip(quality, own, strict=True))
     return first, second, labels
 
 
@@ -125,7 +125,7 @@ def test_precision_of_one_model_against_itself_and_of_two_swapped() -> None:
     first, second, labels = scores(80, 0.3, (1.0, 2.0), np.random.default_rng(0))
     itself, classes = precision_differences(first, first, labels)
     assert (itself.value, itself.interval, itself.p_value) == (0, None, 1)
-    assert {(one.value, one.interval, one.p_value) for one in classes if one} == {(0, None, 1)}
+    assert {(each.value, each.interval, each.p_value) for each in classes if each} == {(0, None, 1)}
     there, back = precision_differences(first, second, labels)[0], precision_differences(second, first, labels)[0]
     assert there.value == pytest.approx(-back.value)
     assert there.p_value == pytest.approx(back.p_value)
@@ -133,25 +133,25 @@ def test_precision_of_one_model_against_itself_and_of_two_swapped() -> None:
     assert there.first_interval == back.second_interval
 
 
-def test_a_class_of_one_image_tells_nothing_by_itself() -> None:
+def test_a_class_of_one_image_has_no_difference() -> None:
     first, second, labels = scores(60, 0.3, (1.0, 2.0), np.random.default_rng(1))
     labels[:, 0], labels[:, 1] = 0, 0
     labels[7, 1] = 1
     _, classes = precision_differences(first, second, labels)
-    assert [one is None for one in classes] == [True, True, False, False]
+    assert [difference is None for difference in classes] == [True, True, False, False]
 
 
-def test_precision_differences_hold_the_truth_as_often_as_they_say() -> None:
-    """For samples of 60 images, a dozen per class, from a known distribution."""
+def test_intervals_of_precision_differences_have_their_nominal_coverage() -> None:
+    """Draw samples of 60 images, a dozen per class, from a known distribution."""
     random, quality = np.random.default_rng(2), (1.2, 1.6)
     first, second, labels = scores(100_000, 0.2, quality, random)
     truth = average_precisions(second, labels) - average_precisions(first, labels)
     held, together = [], []
     for _ in range(80):
-        found, classes = precision_differences(*scores(60, 0.2, quality, random))
-        assert found.interval is not None
-        held.append(found.interval[0] <= truth.mean() <= found.interval[1])
-        intervals = [one.interval for one in classes if one and one.interval]
+        overall, classes = precision_differences(*scores(60, 0.2, quality, random))
+        assert overall.interval is not None
+        held.append(overall.interval[0] <= truth.mean() <= overall.interval[1])
+        intervals = [each.interval for each in classes if each and each.interval]
         together.append(all(low <= value <= high for (low, high), value in zip(intervals, truth, strict=True)))
     assert np.mean(held) > 0.9
     assert np.mean(together) > 0.9

@@ -26,18 +26,18 @@ def measured(predictions: Predictions, problem: ProblemType = SINGLE_LABEL) -> M
 
 def test_one_class_an_image_as_scikit_learn_has_it() -> None:
     test, classes = predictions(300, 7), 7
-    found, predicted = measured(test), test.logits.argmax(axis=1)
+    result, predicted = measured(test), test.logits.argmax(axis=1)
     expected = precision_recall_fscore_support(test.labels, predicted, labels=range(classes))
     for key, values in zip(("precision", "recall", "f1", "images"), expected, strict=True):
-        assert found.classes[key] == pytest.approx(values, abs=1e-6), key
+        assert result.classes[key] == pytest.approx(values, abs=1e-6), key
     matrix = np.zeros((classes, classes), dtype=int)
-    for true, guess, count in found.confusion:
+    for true, guess, count in result.confusion:
         matrix[true, guess] = count
     assert (matrix == confusion_matrix(test.labels, predicted, labels=range(classes))).all()
-    assert set(found.intervals) == {"accuracy", "top5_accuracy", "macro_f1"}
-    low, high = found.intervals["accuracy"]
+    assert set(result.intervals) == {"accuracy", "top5_accuracy", "macro_f1"}
+    low, high = result.intervals["accuracy"]
     assert low < (predicted == test.labels).mean() < high
-    assert encode(decode(Measured, json.loads(json.dumps(encode(found), allow_nan=False)))) == encode(found)
+    assert encode(decode(Measured, json.loads(json.dumps(encode(result), allow_nan=False)))) == encode(result)
 
 
 def test_the_temperature_is_that_of_validation() -> None:
@@ -71,24 +71,24 @@ def test_mistakes_are_the_most_confident_ones() -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
-def test_few_mistakes_are_all_named(wrong: int) -> None:
+def test_fewer_than_eight_mistakes_are_all_named(wrong: int) -> None:
     logits, labels = np.eye(4) * 3, np.arange(4)
     labels[:wrong] += 1
-    found = measured(Predictions(logits, labels))
-    assert [mistake["image"] for mistake in found.mistakes] == list(range(wrong))
-    assert ("macro_f1" in found.intervals) == bool(wrong)
+    result = measured(Predictions(logits, labels))
+    assert [mistake["image"] for mistake in result.mistakes] == list(range(wrong))
+    assert ("macro_f1" in result.intervals) == bool(wrong)
 
 
 def test_any_number_of_classes() -> None:
     labels = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], dtype=np.float32)
     logits = np.where(labels > 0, 2.0, -2.0)
     logits[2, 0], logits[3, 1] = 5.0, -4.0  # a false positive and a false negative
-    found = measured(Predictions(logits, labels), MULTI_LABEL)
-    assert found.classes["images"] == [2, 2, 0]
-    assert found.classes["precision"] == [pytest.approx(2 / 3, abs=1e-6), 1.0, None]
-    assert found.classes["recall"] == [1.0, 0.5, None]
-    assert found.classes["recall_interval"][2] is None
-    assert [(m["image"], m["true"], m["predicted"]) for m in found.mistakes] == [(2, None, 0), (3, 1, None)]
-    assert [m["probability"] for m in found.mistakes] == pytest.approx([1 / (1 + np.exp(-5)), 1 / (1 + np.exp(-4))])
-    assert set(found.intervals) == {"subset_accuracy", "micro_f1", "macro_f1", "mean_average_precision"}
-    assert found.confusion == ()
+    result = measured(Predictions(logits, labels), MULTI_LABEL)
+    assert result.classes["images"] == [2, 2, 0]
+    assert result.classes["precision"] == [pytest.approx(2 / 3, abs=1e-6), 1.0, None]
+    assert result.classes["recall"] == [1.0, 0.5, None]
+    assert result.classes["recall_interval"][2] is None
+    assert [(m["image"], m["true"], m["predicted"]) for m in result.mistakes] == [(2, None, 0), (3, 1, None)]
+    assert [m["probability"] for m in result.mistakes] == pytest.approx([1 / (1 + np.exp(-5)), 1 / (1 + np.exp(-4))])
+    assert set(result.intervals) == {"subset_accuracy", "micro_f1", "macro_f1", "mean_average_precision"}
+    assert result.confusion == ()

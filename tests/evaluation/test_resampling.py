@@ -33,29 +33,29 @@ def noisy(images: int, share: float, quality: float, seed: int, classes: int = 3
 )
 @settings(max_examples=60, deadline=None)
 def test_each_class_is_that_of_scikit_learn_whatever_ties(scores: np.ndarray, labels: np.ndarray) -> None:
-    found = average_precisions(scores, labels)
+    precisions = average_precisions(scores, labels)
     ranked = np.nan_to_num(scores, nan=-9.0)
     for index in range(2):
         if labels[:, index].any():
-            assert found[index] == pytest.approx(average_precision_score(labels[:, index], ranked[:, index]))
+            assert precisions[index] == pytest.approx(average_precision_score(labels[:, index], ranked[:, index]))
         else:
-            assert np.isnan(found[index])
+            assert np.isnan(precisions[index])
     if labels.any():
-        assert np.nanmean(found) == pytest.approx(mean_average_precision(scores, labels))
+        assert np.nanmean(precisions) == pytest.approx(mean_average_precision(scores, labels))
 
 
 def test_a_draw_is_what_scikit_learn_makes_of_its_images() -> None:
     scores, labels = noisy(40, 0.3, 1.0, seed=1)
     scores = scores.round(1)  # with ties
-    found = draw_average_precisions([scores, -scores], labels, seed=5)
-    assert found.shape == (2, RESAMPLES, 3)
+    draws = draw_average_precisions([scores, -scores], labels, seed=5)
+    assert draws.shape == (2, RESAMPLES, 3)
     rows = np.random.default_rng(5).integers(0, 40, (RESAMPLES, 40))
     for draw in range(0, RESAMPLES, 100):
         for model, sign in enumerate((1, -1)):
             drawn = [
                 average_precision_score(labels[rows[draw], name], sign * scores[rows[draw], name]) for name in range(3)
             ]
-            assert found[model, draw] == pytest.approx(drawn, abs=1e-5)
+            assert draws[model, draw] == pytest.approx(drawn, abs=1e-5)
 
 
 def test_many_images_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,22 +77,22 @@ def test_the_interval_is_near_scipys_bca() -> None:
     assert mean_average_precision_interval(scores, labels) == pytest.approx((expected.low, expected.high), abs=0.02)
 
 
-def test_intervals_hold_the_truth_more_often_than_plain_quantiles() -> None:
+def test_intervals_have_better_coverage_than_plain_quantiles() -> None:
     """Samples of 200 images, ten per class: average precision on so few images is biased upwards."""
     scores, labels = noisy(16_000, 0.05, 1.5, seed=4, classes=6)
     truth = mean_average_precision(scores, labels)
     held, plain = [], []
     for sample in range(80):
         rows = slice(200 * sample, 200 * (sample + 1))
-        found = mean_average_precision_interval(scores[rows], labels[rows])
+        interval = mean_average_precision_interval(scores[rows], labels[rows])
         draws = mean_of_classes(draw_average_precisions([scores[rows]], labels[rows])[0])
-        for low, high, into in ((*(found or (0, 0)), held), (*np.quantile(draws, [0.025, 0.975]), plain)):
+        for low, high, into in ((*(interval or (0, 0)), held), (*np.quantile(draws, [0.025, 0.975]), plain)):
             into.append(low <= truth <= high)
     assert np.mean(held) > 0.88
     assert np.mean(plain) < 0.85
 
 
-def test_a_class_that_is_rare_is_left_out_of_the_draws_without_it() -> None:
+def test_draws_without_a_rare_class_ignore_it() -> None:
     scores, labels = noisy(40, 0.4, 1.0, seed=6)
     labels[:, 0], labels[:, 1], labels[3, 1] = 0, 0, 1
     with warnings.catch_warnings():
@@ -105,7 +105,7 @@ def test_a_class_that_is_rare_is_left_out_of_the_draws_without_it() -> None:
     assert 0 < low < high <= 1
 
 
-def test_nothing_wrong_has_no_interval_and_the_same_seed_the_same_one() -> None:
+def test_a_perfect_ranking_has_no_interval_and_the_same_seed_the_same_interval() -> None:
     _, labels = noisy(40, 0.3, 1.0, seed=7)
     assert mean_average_precision_interval(labels.astype(float), labels) is None
     scores, labels = noisy(40, 0.3, 1.0, seed=8)
@@ -117,9 +117,9 @@ def test_a_report_holds_the_interval() -> None:
     from hf_tl.evaluation.metrics import MULTI_LABEL
 
     scores, labels = noisy(60, 0.4, 2.0, seed=9)
-    found = measure_split(
+    result = measure_split(
         MULTI_LABEL, Predictions(scores, labels.astype(np.float32)), split="test", weights_digest="these"
     )
-    assert set(found.intervals) == {figure.key for figure in MULTI_LABEL.figures}
-    low, high = found.intervals["mean_average_precision"]
+    assert set(result.intervals) == {figure.key for figure in MULTI_LABEL.figures}
+    low, high = result.intervals["mean_average_precision"]
     assert low < mean_average_precision(scores, labels) < high

@@ -68,7 +68,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_file_runs_in_its_own_runtime_alone(exported: tuple[str, Path], timm_folder: Path, tmp_path: Path) -> None:
-    """On batches of any size, in a process without the libraries of the model, with the same logits."""
+    """Run batches of any size, in a process without the libraries of the model, with the same logits."""
     name, folder = exported
     file = folder / FORMATS[name].file
     random = np.random.default_rng(0)
@@ -85,12 +85,12 @@ def test_the_file_runs_in_its_own_runtime_alone(exported: tuple[str, Path], timm
     model, _ = hf_tl.load(timm_folder)
     with torch.inference_mode():
         expected = model(pixel_values=torch.from_numpy(pixels)).logits.numpy()
-    with np.load(tmp_path / "out.npz") as found:
-        for count, logits in zip((1, 2, 7), found.values(), strict=True):
+    with np.load(tmp_path / "out.npz") as outputs:
+        for count, logits in zip((1, 2, 7), outputs.values(), strict=True):
             np.testing.assert_allclose(logits, expected[:count], atol=1e-5)
 
 
-def test_the_report_tells_what_was_verified(exported: tuple[str, Path], timm_folder: Path) -> None:
+def test_the_report_names_what_was_verified(exported: tuple[str, Path], timm_folder: Path) -> None:
     name, folder = exported
     report = read(folder)
     assert {path.name for path in folder.iterdir()} == {FORMATS[name].file, "preprocessing.json", "export.json"}
@@ -108,7 +108,7 @@ def test_the_report_tells_what_was_verified(exported: tuple[str, Path], timm_fol
     assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
-def test_nothing_of_the_machine_is_told(exported: tuple[str, Path], timm_folder: Path, colors: Path) -> None:
+def test_an_export_has_no_paths_of_the_machine(exported: tuple[str, Path], timm_folder: Path, colors: Path) -> None:
     """Exporters write the source path of each operation into their files."""
     _, folder = exported
     private = {str(Path(torch.__file__).parents[1]), str(REPOSITORY), str(Path.home()), "canary", str(colors.parent)}
@@ -117,12 +117,12 @@ def test_nothing_of_the_machine_is_told(exported: tuple[str, Path], timm_folder:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 packed |= {entry: archive.read(entry) for entry in archive.namelist()}
-    found = {(name, word) for name, content in packed.items() for word in private - {"/"} if word.encode() in content}
-    assert found == set()
+    leaks = {(name, word) for name, content in packed.items() for word in private - {"/"} if word.encode() in content}
+    assert leaks == set()
 
 
 def test_the_model_stays_as_it_is_and_can_be_published(copy: Path, colors: Path) -> None:
-    """By default the export is a subfolder of the model, which a push does not include."""
+    """The default folder is a subfolder of the model, which a push does not include."""
     published, before = check_folder(copy), contents(copy)
     folder = hf_tl.export(copy, "torch_export", dataset=str(colors))
     assert folder == copy / "torch_export"
@@ -137,7 +137,7 @@ def test_an_export_is_replaced_only_when_asked(timm_folder: Path, colors: Path, 
     folder = tmp_path / "export"
     hf_tl.export(timm_folder, "torchscript", folder, dataset=str(colors))
     before = contents(folder)
-    with pytest.raises(ConfigError, match=r"holds an export already.*--overwrite_output_dir"):
+    with pytest.raises(ConfigError, match=r"has an export already.*--overwrite_output_dir"):
         hf_tl.export(timm_folder, "torch_export", folder, dataset=str(colors))
     assert contents(folder) == before
     hf_tl.export(timm_folder, "torch_export", folder, dataset=str(colors), overwrite_output_dir=True)
@@ -145,14 +145,14 @@ def test_an_export_is_replaced_only_when_asked(timm_folder: Path, colors: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
-def test_what_is_no_export_is_never_replaced(timm_folder: Path, colors: Path, tmp_path: Path) -> None:
+def test_files_of_no_export_are_never_replaced(timm_folder: Path, colors: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds what is no export \(notes.txt\)"):
+    with pytest.raises(ConfigError, match=r"has files of no export \(notes.txt\)"):
         hf_tl.export(timm_folder, "torchscript", tmp_path, dataset=str(colors), overwrite_output_dir=True)
     assert contents(tmp_path) == {"notes.txt": b"mine"}
     with pytest.raises(ConfigError, match="is a file"):
         hf_tl.export(timm_folder, "torchscript", tmp_path / "notes.txt", dataset=str(colors))
-    with pytest.raises(SaveError, match="could not be written: File exists"):
+    with pytest.raises(SaveError, match="cannot be written: File exists"):
         hf_tl.export(timm_folder, "torchscript", tmp_path / "notes.txt" / "deeper", dataset=str(colors))
 
 
@@ -189,12 +189,16 @@ def register(cls: type[ResNet]) -> str:
 @pytest.mark.parametrize(
     ("cls", "name", "message"),
     [
-        (BranchesOnPixels, "torchscript", "gives other logits than the model: they differ by .* nothing was exported"),
+        (
+            BranchesOnPixels,
+            "torchscript",
+            "must give the logits of the model, .* nothing was exported",
+        ),
         (BranchesOnPixels, "torch_export", "cannot be written as torch_export: .* nothing was exported"),
         (CountsImages, "torchscript", "does not run on batches of 1, 3, 16 images: .* nothing was exported"),
     ],
 )
-def test_a_file_that_says_something_else_is_no_export(
+def test_a_file_with_other_outputs_is_removed(
     cls: type[ResNet], name: str, message: str, timm_folder: Path, colors: Path, tmp_path: Path
 ) -> None:
     """It is removed, and an older export that it would replace stays."""
@@ -214,9 +218,9 @@ def test_a_model_of_the_hub_is_exported(hub: HubServer, copy: Path, colors: Path
     push(copy, "user/colors")
     code = f"import hf_tl; hf_tl.export('user/colors', 'torch_export', 'export', dataset={str(colors)!r})"
     run_python(code, hub.url, tmp_path, has_hf_tl=True)
-    told = read(tmp_path / "export")["model"]
-    assert (told["name"], len(told["revision"])) == ("user/colors", 40)
-    assert told["weights_digest"] == read_record(copy).weights_digest
+    model = read(tmp_path / "export")["model"]
+    assert (model["name"], len(model["revision"])) == ("user/colors", 40)
+    assert model["weights_digest"] == read_record(copy).weights_digest
 
 
 def test_the_command_says_what_it_did(vit_folder: Path, colors: Path, tmp_path: Path) -> None:
@@ -242,10 +246,10 @@ def test_a_missing_package_is_named_with_its_extra(
     assert 'needs onnx, onnxscript: pip install "hf-tl[onnx]"' in capsys.readouterr().err
 
 
-def test_wrong_words_are_told_before_any_work(timm_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--format is one of onnx, torchscript, torch_export; found 'tflite'"):
+def test_wrong_arguments_are_refused_before_any_work(timm_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--format takes one of onnx, torchscript, torch_export, found 'tflite'"):
         hf_tl.export(timm_folder, "tflite")
-    with pytest.raises(ConfigError, match="--int8 goes with --format onnx"):
+    with pytest.raises(ConfigError, match="--int8 needs --format onnx"):
         hf_tl.export(timm_folder, "torchscript", int8=True)
     with pytest.raises(ConfigError, match=r"no folder 'user/model'; .*--output_dir"):
         hf_tl.export("user/model", "torchscript")

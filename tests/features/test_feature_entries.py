@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cli.runs import TINY, write_images
 from features.cached_runs import assert_close, cached, entries, losses, uncached, uses_features
-from test_cli import TINY, write_images
 from torchvision.transforms import v2
 from training.small_runs import IMAGES, SIDE, RecordedTraining, Run, differences, make_training, result_of, train
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli.runs import TINY, fails
 from datasets import Image
 from features.colored_images import IMAGES, SHARDS, colored, write_shards
 from hub.client import TOKEN, environment
 from hub.server import HubServer
-from test_cli import TINY, fails
 from training import small_runs
 from training.small_runs import Run, differences, result_of, resumed, stopped_at
 

@@ -25,8 +25,8 @@ class Proposals(Endpoints):
         if number is not None:
             return JSONResponse(known[int(number) - 1])
         author = request.query_params.get("author")
-        found = [one for one in known if author in (None, one["author"]["name"])]
-        return JSONResponse({"discussions": found, "count": len(found), "start": 0})
+        listed = [discussion for discussion in known if author in (None, discussion["author"]["name"])]
+        return JSONResponse({"discussions": listed, "count": len(listed), "start": 0})
 
     @staticmethod
     def open(repo: Repo, user: User, asked: dict[str, Any]) -> dict[str, Any]:

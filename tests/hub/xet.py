@@ -138,8 +138,8 @@ class XetStore(Proposals):
         return {"range": {"start": first, "end": end}, "url": f"{self.cdn_url}/xorb/{xorb}", "url_range": span}
 
     async def commit(self, request: Request, kind: str, repo_id: str, revision: str) -> Response:
-        for found in re.findall(rb'"oid": "([0-9a-f]{64})"', await request.body()):
-            if (sha := found.decode()) in self.xet_of and not self.blob(sha).exists():
+        for match in re.findall(rb'"oid": "([0-9a-f]{64})"', await request.body()):
+            if (sha := match.decode()) in self.xet_of and not self.blob(sha).exists():
                 self.put_together(sha)
         return await super().commit(request, kind, repo_id, revision)
 

@@ -95,12 +95,12 @@ def test_a_model_with_code_of_its_own_is_loaded_again(tmp_path: Path) -> None:
     assert result.record.status == "complete"
 
 
-def test_what_reloads_otherwise_is_named_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hf_tl.publish import save
-
-    monkeypatch.setattr(save, "TOLERANCE", -1.0)
-    with pytest.raises(SaveError, match="gives other logits"):
-        hf_tl.train(backbone()[0], make_dataset(), HEAD, output_dir=str(tmp_path / "out"), **QUICK)
+def test_a_model_that_reloads_with_other_logits_is_named_and_stays(tmp_path: Path) -> None:
+    """A hook in memory changes the logits, and no file holds it."""
+    model, _ = backbone()
+    model.timm_model.register_forward_hook(lambda module, arguments, logits: 2 * logits)
+    with pytest.raises(SaveError, match="gives other logits when transformers loads it"):
+        hf_tl.train(model, make_dataset(), HEAD, output_dir=str(tmp_path / "out"), **QUICK)
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 2
 
 

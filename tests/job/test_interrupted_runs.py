@@ -15,7 +15,7 @@ def disturb(folder: Path, kills: int, exceptions: int) -> None:
     assert f"{kills + exceptions} runs disturbed, 0 without a model" in done.stdout
 
 
-def test_a_few_random_moments(tmp_path: Path) -> None:
+def test_six_random_moments(tmp_path: Path) -> None:
     disturb(tmp_path, 3, 3)
 
 

@@ -31,10 +31,10 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="
 def wait_for(look: Callable[[], T]) -> T:
     """Poll a function, and return its first true result."""
     end = time.monotonic() + PATIENCE
-    while not (found := look()):
+    while not (result := look()):
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.1)
-    return found
+    return result
 
 
 @contextmanager
@@ -55,8 +55,8 @@ def served(command: Sequence[str], environment: Mapping[str, str], folder: Path)
 
 def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
     assert process.poll() is None, log.read_text()
-    found = re.search(r"shown at (http://127\.0\.0\.1:\d+)", log.read_text())
-    return found[1] if found else ""
+    match = re.search(r"shown at (http://127\.0\.0\.1:\d+)", log.read_text())
+    return match[1] if match else ""
 
 
 class Browser:
@@ -87,11 +87,11 @@ class Browser:
     def bars(self) -> dict[str, int]:
         """Return the classes on the page, with their percentages."""
         # in one step: the page may redraw them meanwhile
-        told = self.driver.execute_script(
+        rows = self.driver.execute_script(
             "return [...document.querySelectorAll('.confidence-set')].map("
             "row => [row.querySelector('.text').innerText, row.querySelector('.confidence').innerText])"
         )
-        return {label: int(share.rstrip("%")) for label, share in told}
+        return {label: int(share.rstrip("%")) for label, share in rows}
 
     def click_bar(self, index: int) -> None:
         """Click the bar of a class."""
@@ -106,7 +106,7 @@ class Browser:
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
         # a new browser's own first page requests chrome:// and the like
-        return [url for url in (one["request"]["url"] for one in sent) if url.startswith(("http", "ws"))]
+        return [url for url in (parameters["request"]["url"] for parameters in sent) if url.startswith(("http", "ws"))]
 
 
 @contextmanager

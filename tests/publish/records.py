@@ -62,8 +62,8 @@ def of_weights(record: RunRecord, digest: str) -> RunRecord:
     if temperature is not None and temperature.weights_digest == old:
         temperature = dataclasses.replace(temperature, weights_digest=digest)
     measured = {
-        split: dataclasses.replace(one, weights_digest=digest) if one.weights_digest == old else one
-        for split, one in record.measured.items()
+        split: dataclasses.replace(results, weights_digest=digest) if results.weights_digest == old else results
+        for split, results in record.measured.items()
     }
     return dataclasses.replace(record, weights_digest=digest, temperature=temperature, measured=measured)
 
@@ -108,7 +108,7 @@ def make_record(stages: tuple[str, ...] = STAGES, labels: tuple[str, ...] = LABE
             },
             fingerprint="0f1e2d3c",
             source="folder",
-            notes=("no validation split: 10% of train was set apart, stratified by class, seed 0",),
+            notes=("no validation split: 10% of train was held out, stratified by class, seed 0",),
         ),
         learned_from=(LearnedSplit("pets", "train", 120 * len(labels), "tr" * 32),),
         weights_digest=WEIGHTS,
@@ -173,12 +173,14 @@ def make_multi_label_record(labels: tuple[str, ...] = LABELS, **options: Any) ->
 def evaluated(record: RunRecord, *, images: bool = False) -> RunRecord:
     """Return the record with full results: an overconfident model with an error in every eighth image."""
     for split in ("validation", "test"):
-        found = _evaluate(record, record.measured[split].images)
-        record = put(record, **{f"measured__{split}__{name}": value for name, value in found.items()})
+        results = _evaluate(record, record.measured[split].images)
+        record = put(record, **{f"measured__{split}__{name}": value for name, value in results.items()})
     bins = record.measured["validation"].calibration["before"]
     record = dataclasses.replace(
         record,
-        measured={split: put(one, calibration__after=dict(bins, ece=0.0213)) for split, one in record.measured.items()},
+        measured={
+            split: put(results, calibration__after=dict(bins, ece=0.0213)) for split, results in record.measured.items()
+        },
         temperature=Temperature(1.7, WEIGHTS, "validation", record.measured["validation"].images),
     )
     return put(record, card=CardTexts(images=images))
@@ -186,7 +188,7 @@ def evaluated(record: RunRecord, *, images: bool = False) -> RunRecord:
 
 def without_temperature(record: RunRecord, reason: str) -> RunRecord:
     """Return the evaluated record where no temperature could be fitted."""
-    measured = {split: put(one, calibration__after=None) for split, one in record.measured.items()}
+    measured = {split: put(results, calibration__after=None) for split, results in record.measured.items()}
     return dataclasses.replace(record, measured=measured, temperature=Temperature(None, reason=reason))
 
 
@@ -206,7 +208,7 @@ def _evaluate(record: RunRecord, count: int) -> dict[str, Any]:
         for row in np.flatnonzero(is_wrong)[:8]
     ]
     if is_multi_label:
-        mistakes = [{**one, "true" if index % 2 else "predicted": None} for index, one in enumerate(mistakes)]
+        mistakes = [{**row, "true" if index % 2 else "predicted": None} for index, row in enumerate(mistakes)]
     return {
         "intervals": {name: interval for name in record.measured["test"].metrics if name.endswith(("accuracy", "f1"))},
         "classes": {

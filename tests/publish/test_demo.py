@@ -54,21 +54,21 @@ def save(folder: Path, name: str = "timm:test_resnet", **options: object) -> str
     [{}, {"in_chans": 1}, {"problem_type": "multi_label_classification"}],
     ids=["color", "gray", "multi-label"],
 )
-def test_the_page_says_what_predict_says(tmp_path: Path, images: list[Path], options: dict[str, object]) -> None:
+def test_the_page_predicts_as_hf_tl_predict(tmp_path: Path, images: list[Path], options: dict[str, object]) -> None:
     folder = save(tmp_path / "out", **options)
     model = DemoModel(folder)
     for (_, expected), file in zip(predict_images(folder, images), images, strict=True):
-        found = [(model.labels[index], share) for index, share in model.rank(read_image(file))]
-        assert [label for label, _ in found] == [label for label, _ in expected]
-        assert [share for _, share in found] == pytest.approx([share for _, share in expected], abs=1e-5)
+        ranking = [(model.labels[index], share) for index, share in model.rank(read_image(file))]
+        assert [label for label, _ in ranking] == [label for label, _ in expected]
+        assert [share for _, share in ranking] == pytest.approx([share for _, share in expected], abs=1e-5)
 
 
-def test_where_it_looked_is_the_part_of_the_image_that_it_was_given(tmp_path: Path, images: list[Path]) -> None:
+def test_activation_maps_cover_the_input_of_the_network(tmp_path: Path, images: list[Path]) -> None:
     model = DemoModel(save(tmp_path / "out"))
     assert model.why_it_cannot_look() is None
-    seen = [model.look(read_image(images[0]), index) for index in range(len(LABELS))]
-    assert all(one is None or one.size == (448, 448) for one in seen)
-    assert any(seen)
+    maps = [model.look(read_image(images[0]), index) for index in range(len(LABELS))]
+    assert all(picture is None or picture.size == (448, 448) for picture in maps)
+    assert any(maps)
 
 
 def test_a_map_is_hot_where_the_class_was_seen() -> None:
@@ -86,11 +86,11 @@ def test_a_network_that_cannot_be_looked_into_says_so(tmp_path: Path, images: li
     blind.resnet.embedder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 8, 1))
     model = DemoModel(save(tmp_path / "out"))
     model.model = blind.eval()
-    assert "cannot be told where the model looked" in (model.why_it_cannot_look() or "")
+    assert "no activation map" in (model.why_it_cannot_look() or "")
     assert len(model.rank(read_image(images[0]))) == 3, "it classifies nevertheless"
 
 
-def test_labels_of_several_classes_are_told_apart() -> None:
+def test_labels_of_several_classes_are_numbered() -> None:
     assert distinct(["crane", "owl", "crane"]) == ["crane (class 0)", "owl", "crane (class 2)"]
 
 
@@ -101,7 +101,7 @@ def test_a_model_that_is_not_there(tmp_path: Path, name: str, monkeypatch: pytes
         DemoModel(name)
 
 
-def test_an_upload_that_is_no_image_is_told_without_its_path(tmp_path: Path) -> None:
+def test_the_error_of_an_upload_contains_no_path(tmp_path: Path) -> None:
     (tmp_path / "notes.png").write_text("no image")
     with pytest.raises(DataError, match="the file: no image that Pillow can read") as caught:
         read_image(tmp_path / "notes.png")
@@ -127,13 +127,13 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def told(record: RunRecord) -> Reader:
+def story_of(record: RunRecord) -> Reader:
     return Reader(tell_story(record, None))
 
 
-def test_the_story_tells_what_was_frozen_and_trained_and_how_good_it_is() -> None:
+def test_the_story_states_stages_phases_and_accuracy() -> None:
     record = evaluated(make_record())
-    text = " ".join(told(record).text.split())
+    text = " ".join(story_of(record).text.split())
     for part in (
         "Test accuracy 92.5%",
         "95% CI",
@@ -141,10 +141,10 @@ def test_the_story_tells_what_was_frozen_and_trained_and_how_good_it_is() -> Non
         "finetune the last 2 of 6 stages were trained",
         "25,771 of 55,771 parameters",
         "timm/test_resnet.r160_in1k",
-        "learned from 360 images, 3 classes",
+        "trained on 360 images, 3 classes",
         "Trained head: 771 parameters, 3 epochs at a peak learning rate of 0.003.",
         "Trained layer4 to head: 25,771 parameters, 6 epochs",
-        "also for images of none of them",
+        "including images that show none of them",
     ):
         assert part in text
 
@@ -152,11 +152,11 @@ def test_the_story_tells_what_was_frozen_and_trained_and_how_good_it_is() -> Non
 def test_the_story_counts_all_images_that_taught() -> None:
     record = make_record()
     learned = (*record.learned_from, LearnedSplit("pets", "validation", 60, "va" * 32))
-    assert "learned from 420 images" in told(put(record, learned_from=learned)).text
+    assert "trained on 420 images" in story_of(put(record, learned_from=learned)).text
 
 
 def test_the_story_of_a_multi_label_model() -> None:
-    text = told(evaluated(make_multi_label_record())).text
+    text = story_of(evaluated(make_multi_label_record())).text
     assert "Test mean average precision" in text
     assert "all labels right on 55.0" in text
     assert "predicts those above 0.5" in text
@@ -166,11 +166,11 @@ def test_what_others_wrote_is_text_in_the_story() -> None:
     record = make_record(labels=HOSTILE)
     record = put(record, data__name=HOSTILE[1], origin__name=HOSTILE[1], strategy__name=HOSTILE[1])
     record = put(record, card=CardTexts(HOSTILE[0], HOSTILE[1]))
-    found = told(record)
-    assert found.tags == told(make_record()).tags | {"p"}
-    assert found.attributes == {"class"}
-    assert found.text.count(HOSTILE[1]) == 5
-    assert all(label in found.text for label in HOSTILE)
+    story = story_of(record)
+    assert story.tags == story_of(make_record()).tags | {"p"}
+    assert story.attributes == {"class"}
+    assert story.text.count(HOSTILE[1]) == 5
+    assert all(label in story.text for label in HOSTILE)
 
 
 @pytest.mark.parametrize(
@@ -187,13 +187,13 @@ def test_what_others_wrote_is_text_in_the_story() -> None:
     ],
 )
 def test_the_story_states_the_starting_weights(changes: dict[str, object], start: str) -> None:
-    text = " ".join(told(put(make_record(), **changes)).text.split())
-    assert f"test_resnet start: {start} Data" in text
+    text = " ".join(story_of(put(make_record(), **changes)).text.split())
+    assert f"test_resnet starting weights: {start} Data" in text
 
 
 def test_the_story_of_a_model_that_was_not_measured() -> None:
     record = put(make_record(), status="trained", measured={})
-    assert "Test accuracy – not measured Strategy" in " ".join(told(record).text.split())
+    assert "Test accuracy – not evaluated Strategy" in " ".join(story_of(record).text.split())
 
 
 def test_a_damaged_record_is_one_clear_error() -> None:
@@ -205,9 +205,9 @@ def test_a_damaged_record_is_one_clear_error() -> None:
 @pytest.mark.parametrize("directory", ["digits-transfer", "clothing-finetune"])
 def test_the_story_of_the_example_cards(directory: str) -> None:
     folder = Path(__file__).parents[2] / "model_cards" / directory
-    found = Reader(tell_story(read_record(folder), folder / "stages.png"))
-    assert "img" in found.tags
-    assert "tf_efficientnet_lite0" in found.text
+    story = Reader(tell_story(read_record(folder), folder / "stages.png"))
+    assert "img" in story.tags
+    assert "tf_efficientnet_lite0" in story.text
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_an_address_that_cannot_be_listened_on(
     pytest.importorskip("gradio")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit):
         main(["demo", str(tmp_path), *(flag.replace("TAKEN", str(taken.getsockname()[1])) for flag in flags)])
-    assert re.search("cannot be listened on|takes an integer of at least 1", capsys.readouterr().err)
+    assert re.search("is not available|takes an integer of at least 1", capsys.readouterr().err)
 
 
 def test_gradio_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,8 +68,8 @@ def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def browser(address: str, tmp_path: Path) -> Iterator[Browser]:
-    with opened(address, tmp_path / "profile") as one:
-        yield one
+    with opened(address, tmp_path / "profile") as browser:
+        yield browser
 
 
 def expected(folder: Path, image: Path) -> dict[str, int]:
@@ -82,11 +82,11 @@ def check_answer(browser: Browser, folder: Path, image: Path) -> None:
     bars = wait_for(browser.bars)
     assert next(iter(bars)) == "owl"
     assert bars == expected(folder, image)
-    wait_for(lambda: "Where it saw “owl”" in browser.text)
+    wait_for(lambda: "Activation map for “owl”" in browser.text)
 
 
-def test_an_image_goes_in_and_its_label_comes_out(browser: Browser, address: str, folder: Path, image: Path) -> None:
-    assert "How it was made" in browser.text
+def test_an_uploaded_image_is_classified(browser: Browser, address: str, folder: Path, image: Path) -> None:
+    assert "How the model was trained" in browser.text
     check_answer(browser, folder, image)
     second = list(browser.bars())[1]
     browser.click_bar(1)
@@ -111,7 +111,7 @@ def test_what_others_wrote_is_text(browser: Browser, folder: Path, image: Path) 
 
 
 @pytest.mark.parametrize("fault", ["no image", "truncated", "too large"])
-def test_a_bad_upload_is_told_and_the_page_goes_on(
+def test_a_bad_upload_is_reported_and_the_page_stays_usable(
     browser: Browser, folder: Path, image: Path, tmp_path: Path, fault: str
 ) -> None:
     bad = tmp_path / "bad.png"
@@ -123,8 +123,12 @@ def test_a_bad_upload_is_told_and_the_page_goes_on(
     else:
         Image.new("1", (12_000, 12_000)).save(bad)
     browser.upload(bad)
-    told = {"no image": "no image that Pillow can read", "truncated": "truncated", "too large": "more than the limit"}
-    wait_for(lambda: told[fault] in browser.text)
+    messages = {
+        "no image": "no image that Pillow can read",
+        "truncated": "truncated",
+        "too large": "more than the limit",
+    }
+    wait_for(lambda: messages[fault] in browser.text)
     assert "/tmp" not in browser.text
     check_answer(browser, folder, image)
 

@@ -36,7 +36,7 @@ def test_a_pulled_folder_is_the_pushed_one(hub: HubServer, saved: Path, tmp_path
     local, fetched = contents(saved), contents(folder)
     assert set(fetched) == {"config.json", "model.safetensors", "README.md", "run.json", "stages.png", "history.png"}
     assert all(fetched[name] == local[name] for name in set(fetched) - {"README.md"})
-    assert f'MODEL = "{REPO}"' in fetched["README.md"].decode()
+    assert f'model="{REPO}"' in fetched["README.md"].decode()
     before = len([call for call in hub.hub.log if "/commit/" in call[1]])
     push(folder, REPO)
     assert len([call for call in hub.hub.log if "/commit/" in call[1]]) == before
@@ -63,10 +63,10 @@ def test_pull_of_an_earlier_revision(hub: HubServer, saved: Path, copy: Path, tm
     assert b"More." not in (pull(REPO, tmp_path / "old", revision=commit) / "README.md").read_bytes()
 
 
-def test_a_folder_that_holds_something_is_left_alone(hub: HubServer, saved: Path, copy: Path) -> None:
+def test_a_folder_with_files_stays_as_it_was(hub: HubServer, saved: Path, copy: Path) -> None:
     push(saved, REPO)
     before = contents(copy)
-    with pytest.raises(PublishError, match=r"holds something already.*name a new folder"):
+    with pytest.raises(PublishError, match=r"expected a new or empty folder"):
         pull(REPO, copy)
     assert contents(copy) == before
 
@@ -92,11 +92,11 @@ def test_a_pull_that_cannot_be_leaves_nothing(hub: HubServer, saved: Path, tmp_p
     repo = hub.hub.repos["models", REPO]
     files = dict(hub.hub.files(repo))
     hub.hub.add_commit(repo, "main", files | {"model.safetensors": hub.hub.regular(b"other")}, "mixed", "user")
-    with pytest.raises(PublishError, match=r"^user/pets/model\.safetensors is damaged.*nothing was fetched"):
+    with pytest.raises(PublishError, match=r"^user/pets/model\.safetensors is damaged.*nothing was downloaded"):
         pull(REPO, tmp_path / "pets")
     del files["run.json"]
     hub.hub.add_commit(repo, "main", files, "less", "user")
-    with pytest.raises(PublishError, match=r"not published by hf_tl: run\.json missing"):
+    with pytest.raises(PublishError, match=r"not published by hf_tl: it has no run\.json"):
         pull(REPO, tmp_path / "pets")
     assert not (tmp_path / "pets").exists()
     assert not list(tmp_path.glob(".partial-*"))
@@ -105,7 +105,7 @@ def test_a_pull_that_cannot_be_leaves_nothing(hub: HubServer, saved: Path, tmp_p
 def test_a_pull_to_where_nothing_can_be_written(hub: HubServer, saved: Path, tmp_path: Path) -> None:
     push(saved, REPO)
     (tmp_path / "file").touch()
-    with pytest.raises(PublishError, match="file/pets could not be written: File exists"):
+    with pytest.raises(PublishError, match="file/pets cannot be written: File exists"):
         pull(REPO, tmp_path / "file" / "pets")
 
 
@@ -156,17 +156,17 @@ features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(n
 images = datasets.Dataset.from_dict({"image": [Image.fromarray(row) for row in rows], "label": [0, 1, 2] * 2}, features)
 model = AutoModelForImageClassification.from_pretrained("user/pets")
 processor = AutoImageProcessor.from_pretrained("user/pets")
-found = []
+accuracies = []
 for how in ({"model_or_pipeline": "user/pets"}, {"model_or_pipeline": model, "feature_extractor": processor}):
     measured = evaluate.evaluator("image-classification").compute(
         data=images, metric=Accuracy(), label_mapping=model.config.label2id, **how
     )
-    found.append(measured["accuracy"])
-print(json.dumps(found))
+    accuracies.append(measured["accuracy"])
+print(json.dumps(accuracies))
 """
-    found = json.loads(run_python(code, hub.url, tmp_path, has_hf_tl=True).splitlines()[-1])
-    assert found[0] == found[1]
-    assert 0 <= found[0] <= 1
+    accuracies = json.loads(run_python(code, hub.url, tmp_path, has_hf_tl=True).splitlines()[-1])
+    assert accuracies[0] == accuracies[1]
+    assert 0 <= accuracies[0] <= 1
 
 
 class Payload:

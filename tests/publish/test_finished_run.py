@@ -20,7 +20,7 @@ from publish.records import put
 
 import hf_tl
 from hf_tl.card.card import render_card
-from hf_tl.card.examples import collect_examples
+from hf_tl.card.figures.mistakes import collect_examples
 from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.hub.hub import push
 from hf_tl.record import LayerRecord, read_record
@@ -139,14 +139,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def leaks(folder: Path, words: set[str]) -> list[tuple[str, str]]:
     """Return the files with one of the words in their name or content."""
-    found = contents(folder)
+    files = contents(folder)
     return [
-        (name, word) for name, content in found.items() for word in words if word.encode() in name.encode() + content
+        (name, word) for name, content in files.items() for word in words if word.encode() in name.encode() + content
     ]
 
 
-def test_nothing_of_the_machine_is_told(data: Path, tmp_path: Path) -> None:
-    """In card, record, config and figures, checkpoints of an interrupted run, and the trackers' logs."""
+def test_no_file_names_the_machine_or_the_user(data: Path, tmp_path: Path) -> None:
+    """Neither do checkpoints of an interrupted run and the trackers' logs."""
     pytest.importorskip("tensorboard")
     home, out = tmp_path / CANARIES["HOME"], tmp_path / "out"
     home.mkdir()
@@ -168,20 +168,20 @@ def test_nothing_of_the_machine_is_told(data: Path, tmp_path: Path) -> None:
         while not list(out.glob("checkpoints/*/state.json")) and process.poll() is None:
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        told, _ = process.communicate(timeout=120)
-    assert process.returncode == 143, told
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
     checkpoints = contents(out / "checkpoints")
     assert any(name.endswith("state.json") for name in checkpoints)
     assert leaks(out / "checkpoints", private) == []
     with start("--num_train_epochs", "2", "--overwrite_output_dir") as process:
-        told, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, told
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
     assert {"README.md", "run.json", "config.json", "mistakes.png"} <= {path.name for path in out.iterdir()}
     assert list(out.glob("logs/**/*tfevents*"))
     assert leaks(out, private) == []
 
 
-def test_training_goes_on_by_the_snippet_of_the_card(hub: HubServer, trained: Path, data: Path, tmp_path: Path) -> None:
+def test_the_snippet_of_the_card_continues_training(hub: HubServer, trained: Path, data: Path, tmp_path: Path) -> None:
     """The snippet of hf_tl, as copied by a reader, from the repository that the model was pushed to."""
     push(trained, "user/colors")
     card = render_card(read_record(trained), "user/colors")
@@ -192,18 +192,18 @@ def test_training_goes_on_by_the_snippet_of_the_card(hub: HubServer, trained: Pa
         [sys.executable, "-c", snippet], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    record = read_record(tmp_path / "trained-on")
+    record = read_record(tmp_path / "out")
     (commit, *_) = hub.hub.history(hub.hub.repos["models", "user/colors"], "main")
     assert (record.origin.kind, record.origin.name, record.origin.revision) == ("trained", "user/colors", commit["id"])
     assert record.origin.head == "kept"
     assert record.origin.is_random
     assert record.strategy.name == "finetune"
-    card = (tmp_path / "trained-on" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
     assert "base_model: user/colors" in card
     assert "a model `user/colors` that hf_tl trained on `pets`" in card
 
 
-def test_energy_needs_codecarbon_and_is_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_energy_is_measured_with_codecarbon(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["train", *TINY, "--dataset", str(data), "--measure_energy", "--report_to", "none"]
     flags += ["--num_train_epochs", "2", "--output_dir", str(tmp_path / "out")]
     try:

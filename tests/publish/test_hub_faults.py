@@ -41,7 +41,7 @@ PASSING = {
 FINAL = {
     "401": ({"status": 401}, "hf auth login"),
     "403": ({"status": 403}, "write permission"),
-    "quota": ({"status": 403, "message": "Private repository storage limit reached"}, "used up; free some of it"),
+    "quota": ({"status": 403, "message": "Private repository storage limit reached"}, "is full; free some of it"),
 }
 CELLS = [
     # plain pytest tests one fault of each endpoint, and each fault at least once
@@ -111,7 +111,7 @@ def test_a_fault_that_stays_is_given_up_after_five_tries(hub: HubServer, saved: 
     assert tries(hub, "account") == 5
 
 
-def test_a_long_pause_is_left_to_the_user(hub: HubServer, saved: Path) -> None:
+def test_a_long_pause_ends_the_push(hub: HubServer, saved: Path) -> None:
     hub.hub.faults.append(replace(ENDPOINTS["account"], status=429, headers={"Retry-After": "3600"}))
     with pytest.raises(PublishError, match="too many requests"):
         push(saved, REPO)
@@ -130,7 +130,7 @@ def test_what_was_done_though_the_answer_was_lost_is_not_done_again(
 
 @pytest.mark.parametrize("reason", FINAL)
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_a_refusal_is_told_at_once(hub: HubServer, copy: Path, endpoint: str, reason: str) -> None:
+def test_a_refusal_is_reported_at_once(hub: HubServer, copy: Path, endpoint: str, reason: str) -> None:
     answer, advice = FINAL[reason]
     before = contents(copy)
     hub.hub.faults.append(replace(ENDPOINTS[endpoint], **answer, times=99))
@@ -148,7 +148,7 @@ def test_a_refusal_is_told_at_once(hub: HubServer, copy: Path, endpoint: str, re
 def test_a_name_that_the_hub_does_not_allow(hub: HubServer, saved: Path) -> None:
     hub.hub.faults.append(replace(ENDPOINTS["creation"], status=400, message="Invalid repo name: reserved", times=99))
     start = time.monotonic()
-    with pytest.raises(PublishError, match=r"not allowed.*Invalid repo name: reserved"):
+    with pytest.raises(PublishError, match=r"does not allow.*Invalid repo name: reserved"):
         push(saved, REPO)
     assert time.monotonic() - start < 2
     assert tries(hub, "creation") == 1
@@ -156,13 +156,13 @@ def test_a_name_that_the_hub_does_not_allow(hub: HubServer, saved: Path) -> None
 
 def test_a_timeout_that_is_no_number(hub: HubServer, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TIMEOUT_VARIABLE, "soon")
-    with pytest.raises(ConfigError, match=r"HF_TL_HUB_TIMEOUT is a number of seconds above 0, found 'soon'"):
+    with pytest.raises(ConfigError, match=r"HF_TL_HUB_TIMEOUT takes a number of seconds above 0, found 'soon'"):
         push(saved, REPO)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_two_pushes_that_meet(hub: HubServer, saved: Path, copy: Path, endpoint: str) -> None:
-    """At any moment of the second push: one of them wins completely, or both succeed one after the other."""
+    """Whenever the second push happens, one of them wins completely, or both succeed one after the other."""
     (copy / "run.json").write_text(json.dumps(json.loads((copy / "run.json").read_text()) | {"hardware": "another"}))
     with (copy / "README.md").open("a") as card:
         card.write("The other.\n")
@@ -182,12 +182,12 @@ def test_two_pushes_that_meet(hub: HubServer, saved: Path, copy: Path, endpoint:
         assert len(commits(hub)) == 2
     else:
         assert isinstance(conflict, PublishError)
-        assert re.search(r"changed by somebody else during the push.*push again", str(conflict))
+        assert re.search(r"another commit changed .* during the push.*push again", str(conflict))
         assert is_other
         assert len(commits(hub)) == 1
 
 
-def test_a_push_that_is_killed_goes_on(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+def test_a_push_after_a_killed_push_completes_it(hub: HubServer, saved: Path, tmp_path: Path) -> None:
     is_killed = Event()
     waiting = replace(ENDPOINTS["commit"], until=is_killed.is_set, status=503)
     hub.hub.faults.append(waiting)

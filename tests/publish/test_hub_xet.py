@@ -51,7 +51,9 @@ def test_a_fault_that_passes(xet_hub: HubServer, saved: Path, endpoint: str, fau
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize(("status", "advice"), [(401, "hf auth login"), (403, "write permission.*storage")])
-def test_a_refusal_is_told_at_once(xet_hub: HubServer, saved: Path, endpoint: str, status: int, advice: str) -> None:
+def test_a_refused_transfer_is_reported_at_once(
+    xet_hub: HubServer, saved: Path, endpoint: str, status: int, advice: str
+) -> None:
     xet_hub.hub.faults.append(replace(ENDPOINTS[endpoint], status=status, times=99))
     start = time.monotonic()
     with pytest.raises(PublishError, match=rf"{advice}(?s:.*)push it later: hf-tl push"):

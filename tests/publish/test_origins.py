@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from publish.records import HUB, make_phase, make_record, put
 
 from hf_tl.card.card import render_card
-from hf_tl.card.figures import draw_figures
+from hf_tl.card.figures.draw import draw_figures
 from hf_tl.card.metadata import card_metadata
 from hf_tl.demo.demo_story import tell_story
 from hf_tl.phase import Phase
@@ -41,14 +41,14 @@ def trained(earlier: Origin, **more: str) -> Origin:
 
 
 BY_HF_TL = "Starting weights: a model that hf_tl trained on `cats` with the strategy `auto`, which started from "
-FURTHER = "started from a model that hf_tl trained, then trained further on `pets`"
+FURTHER = "initialized from another model of hf_tl and trained on `pets`"
 STARTS = {
     "hub": Start(
         AT_COMMIT,
         NAME,
         "apache-2.0",
         (f"Base model: `{NAME}`, revision `{COMMIT}`", "License of the starting weights: apache-2.0"),
-        "pretrained, then trained on `pets`",
+        f"initialized from `{NAME}` and trained on `pets`",
         NAME,
     ),
     "own file": Start(
@@ -59,7 +59,7 @@ STARTS = {
             f"Starting weights: the file `own.pth`, SHA-256 `{'ab' * 32}`",
             "License of the starting weights: not recorded",
         ),
-        "started from a weights file, then trained on `pets`",
+        "initialized from a weights file and trained on `pets`",
         "a weights file",
     ),
     "file whose source states a license": Start(
@@ -67,7 +67,7 @@ STARTS = {
         None,
         "mit",
         ("Starting weights: the file `net-579344248a.pth`", "License of the starting weights: mit"),
-        "started from a weights file, then trained on `pets`",
+        "initialized from a weights file and trained on `pets`",
         "a weights file",
     ),
     "folder": Start(
@@ -78,15 +78,15 @@ STARTS = {
             "Starting weights: a local checkpoint that hf_tl did not train",
             "License of the starting weights: not recorded",
         ),
-        "started from a local checkpoint, then trained on `pets`",
+        "initialized from a local checkpoint and trained on `pets`",
         "a local checkpoint",
     ),
     "random": Start(
         Origin.random(7),
         None,
         None,
-        ("Nothing was transferred: all weights were random at the start (seed 7).",),
-        "trained from random weights on `pets`",
+        ("Starting weights: random (seed 7); nothing was transferred",),
+        "initialized randomly and trained on `pets`",
         "random weights",
         is_from_scratch=True,
     ),
@@ -143,10 +143,10 @@ STARTS = {
         None,
         None,
         (
-            "Starting weights: weights given in memory; their origin is not recorded",
+            "Starting weights: weights in memory, whose origin is not recorded",
             "License of the starting weights: not recorded",
         ),
-        "started from weights given in memory, then trained on `pets`",
+        "initialized from weights in memory and trained on `pets`",
         "weights of unknown origin",
     ),
     "changed in memory": Start(
@@ -154,18 +154,18 @@ STARTS = {
         None,
         None,
         (
-            "Starting weights: weights changed in memory, in a way that is not recorded; before that, the model was "
-            f"`{NAME}`",
+            "Starting weights: weights changed in memory, in a way that is not recorded (the model was "
+            f"`{NAME}` before)",
             "License of the starting weights: not recorded",
         ),
-        "started from weights given in memory, then trained on `pets`",
+        "initialized from weights in memory and trained on `pets`",
         "weights of unknown origin",
     ),
     "trained on from weights in memory": Start(
         trained(Origin("memory")),
         None,
         None,
-        (f"{BY_HF_TL}weights given in memory", "License of the starting weights: not recorded"),
+        (f"{BY_HF_TL}weights in memory", "License of the starting weights: not recorded"),
         FURTHER,
         "trained before by hf_tl",
     ),
@@ -209,12 +209,12 @@ TRAININGS = {
     "stages by name": Training(
         ((Phase(("layer1", "head"), 3.0), ("layer1", "head")),), "fine-tuning", "2 of 6 stages were trained", "transfer"
     ),
-    "all": Training(((Phase("all", 3.0), ALL),), "fine-tuning", "every stage was trained", "full"),
-    "all, called scratch": Training(((Phase("all", 3.0), ALL),), "fine-tuning", "every stage was trained", "scratch"),
+    "all": Training(((Phase("all", 3.0), ALL),), "fine-tuning", "all stages were trained", "full"),
+    "all, called scratch": Training(((Phase("all", 3.0), ALL),), "fine-tuning", "all stages were trained", "scratch"),
     "head, then all from random weights": Training(
         (HEAD, (Phase("all", 3.0, from_random_weights=True), ALL)),
         "from-scratch",
-        "every stage was trained",
+        "all stages were trained",
         "auto",
         draws_random_weights=True,
     ),
@@ -246,18 +246,18 @@ def test_all_that_is_published_of_origin_and_training_is_true(origin: str, train
 
     card = render_card(record)
     assert ModelCard(card).data.to_dict() == metadata.to_dict()
-    intro, _, rest = ModelCard(card).text.partition("## Intended use")
+    intro, _, rest = ModelCard(card).text.partition("## How to use")
     assert start.intro in intro
-    transferred = rest.partition("## What was transferred")[2].partition("## How it was trained")[0]
+    assert done.what in intro
+    strategy = rest.partition("## Strategy")[2].partition("## Data")[0]
     for line in start.lines:
-        seed = " (seed 7)" if done.draws_random_weights else ""
-        assert f"- {line.removesuffix('.').removesuffix(seed)}" in transferred or line in transferred
-    for kind in ("Base model", "License of the starting weights", "Nothing was transferred"):
+        assert (line.replace(" (seed 7)", "") if record.start.seed is None else line) in strategy
+    for kind in ("Base model", "License of the starting weights", "Starting weights: random"):
         stated = any(line.startswith(kind) for line in start.lines)
-        assert (f"- {kind}" in transferred) == stated or origin == "trained on twice from hub"
+        assert (f"- {kind}" in strategy) == stated or origin == "trained on twice from hub"
 
     story = " ".join(str(tell_story(record, None).striptags()).split()).replace("\u200b", "")
-    assert f"start: {start.story}" in story
+    assert f"starting weights: {start.story}" in story
     assert done.what in story
 
 

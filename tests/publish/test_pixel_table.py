@@ -187,9 +187,9 @@ def test_every_use_sees_the_same_pixels(published: Published, mode: str, file: P
 def test_a_pipeline_is_as_the_card_says(
     published: Published, mode: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the card's snippet it is equal; with a file name, equal except for the counted images."""
+    """The card's snippet gives equal results, and a file name equal ones except for the counted images."""
     if published.channels == 1:
-        assert "A pipeline of transformers cannot be used" in published.card
+        assert "A pipeline cannot be used" in published.card
         assert published.snippets("pipeline(") == []
         return
     data, kind = FILES[mode]
@@ -198,14 +198,14 @@ def test_a_pipeline_is_as_the_card_says(
     expected = published.logits(made.eval(decode(file))).softmax(-1).tolist()
     (snippet,) = published.snippets("pipeline(")
     exec(snippet, names := {})
-    assert by_label([(one["label"], one["score"]) for one in eval(capsys.readouterr().out)]) == pytest.approx(
+    assert by_label([(row["label"], row["score"]) for row in eval(capsys.readouterr().out)]) == pytest.approx(
         expected, abs=1e-6
     )
     if row in published.conversions.unreadable:
         with pytest.raises(SyntaxError):
             names["classifier"]("image.jpg")
         return
-    plain = by_label([(one["label"], one["score"]) for one in names["classifier"]("image.jpg")])
+    plain = by_label([(entry["label"], entry["score"]) for entry in names["classifier"]("image.jpg")])
     assert (plain == pytest.approx(expected, abs=1e-6)) == (kind is None)
     as_pipeline = replace(made.eval, plain=True).over(published.images)[row]["pixel_values"]
     measured = published.logits(as_pipeline).softmax(-1).tolist()
@@ -216,7 +216,7 @@ def test_a_card_without_conversions_needs_no_function() -> None:
     card = render_card(make_record())
     assert "def to_rgb" not in card
     assert 'ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")' in card
-    assert 'print(classifier("image.jpg", top_k=5))' in card
+    assert 'print(classifier("image.jpg"))' in card
 
 
 @pytest.mark.long
@@ -234,5 +234,5 @@ def test_an_onnx_file_sees_the_same_pixels(published: Published, tmp_path: Path)
     for content, _ in FILES.values():
         expected = published.logits(published.transforms.eval(content))
         pixels = apply(steps, decode(content))[None]
-        (found,) = session.run(None, {session.get_inputs()[0].name: pixels})
-        np.testing.assert_allclose(found[0], expected.numpy(), atol=tolerance)
+        (logits,) = session.run(None, {session.get_inputs()[0].name: pixels})
+        np.testing.assert_allclose(logits[0], expected.numpy(), atol=tolerance)

@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from publish.records import make_multi_label_record, make_record, put
 
-from hf_tl.card.plots import FROZEN, PHASE_SHADES, TRAINED, _visible_widths, plot_history, plot_stages
+from hf_tl.card.figures.training import FROZEN, PHASE_SHADES, TRAINED, _visible_widths, plot_history, plot_stages
 from hf_tl.errors import PublishError
 from hf_tl.record import RunRecord
 
@@ -66,19 +66,19 @@ def test_history_shades_each_phase(tmp_path: Path, record: RunRecord) -> None:
     assert share_of(tmp_path / "one.png", PHASE_SHADES[1]) < 0.01
 
 
-def test_history_names_the_rungs_of_a_climb(tmp_path: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Including a stage depth that the climb undid, which is no longer a phase of the strategy."""
-    told: list[str] = []
+def test_history_names_stage_depths(tmp_path: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Including a reverted stage depth, which is no longer a phase of the strategy."""
+    names: list[str] = []
     draw = Axes.text
 
     def watched(axes: Axes, x: float, y: float, text: str, **style: Any) -> Any:
-        told.append(text)
+        names.append(text)
         return draw(axes, x, y, text, **style)
 
     monkeypatch.setattr(Axes, "text", watched)
     plot_history(record, tmp_path / "phases.png")
     plot_history(put(record, rungs=({"is_kept": True}, {"is_kept": False})), tmp_path / "rungs.png")
-    assert told == 2 * ["phase 1", "phase 2"] + 2 * ["rung 1", "rung 2,\ntaken back"]
+    assert names == 2 * ["phase 1", "phase 2"] + 2 * ["depth 1", "depth 2,\nreverted"]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 200])

@@ -21,7 +21,7 @@ from publish.records import (
 )
 
 from hf_tl.card.card import render_card
-from hf_tl.card.figures import draw_figures, figures_of
+from hf_tl.card.figures.draw import draw_figures, figures_of
 from hf_tl.card.metadata import card_metadata
 from hf_tl.card.summary import summarize
 from hf_tl.demo.demo_story import tell_story
@@ -161,13 +161,13 @@ def test_a_record_of_version_1_is_published_without_what_it_did_not_state(tmp_pa
     for text in (
         "license: apache-2.0",
         "- fine-tuning",
-        "Test accuracy: 99.4% (360 images, 95% CI 98.0–99.8%).",
+        "**Test accuracy: 99.4%** (360 images, 95% CI 98.0–99.8%).",
         "Temperature scaling: none (records of schema version 1 do not state which weights it was fitted on).",
         "- The validation results are from the first training, which did not use the validation images; the published "
-        "weights learned from them.",
+        "weights were trained on them.",
         "on train + validation: 1,437 images.",
         "Starting weights: the file `efficientnet-lite0-57934424.pth`, SHA-256 `579344248a93",
-        "The weights learned from 1,437 images:",
+        "`digits`: 1,293 train, 144 validation, 360 test images.",
         "content not recorded",
     ):
         assert text in card, text
@@ -196,11 +196,17 @@ def test_version_1_named_the_base_model_of_random_weights() -> None:
     assert (metadata.base_model, metadata.license, (metadata.tags or [])[-1]) == (None, None, "from-scratch")
 
 
-def test_version_1_told_a_hub_dataset_by_its_slash() -> None:
+def test_version_1_identified_a_hub_dataset_by_its_slash() -> None:
     def name(content: dict[str, Any]) -> None:
         content["data"]["name"] = "user/pets"
 
     assert card_metadata(changed(name)).datasets == ["user/pets"]
+
+
+def test_a_recommendation_with_a_key_of_another_spelling_is_read() -> None:
+    record = climbed(evaluated(make_record()))
+    text = json.dumps(record.to_json()).replace("neighbo" + "rs", "neighbo" + "urs")
+    assert RunRecord.from_json(json.loads(text)).recommendation == record.to_json()["recommendation"]
 
 
 def test_a_head_of_several_layers_of_version_1_is_transfer_learning() -> None:
@@ -317,5 +323,5 @@ def test_metrics_that_are_no_numbers_are_published_as_missing(tmp_path: Path) ->
     read = RunRecord.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False)))
     assert read.measured["test"].metrics["accuracy"] is None
     card = render_all(read, tmp_path)
-    assert "Test accuracy: – (120 images)." in card
+    assert "**Test accuracy: –** (120 images)." in card
     assert "name: Accuracy" not in card

@@ -10,9 +10,9 @@ from PIL import Image
 from publish.records import evaluated, make_multi_label_record, make_record, put, without_temperature
 from publish.test_plots import share_of
 
-from hf_tl.card.examples import Example, plot_examples
-from hf_tl.card.figures import FIGURES, draw_figures, figures_of
-from hf_tl.card.result_plots import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.card.figures.draw import FIGURES, draw_figures, figures_of
+from hf_tl.card.figures.mistakes import Example, plot_examples
+from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
 from hf_tl.errors import PublishError
 from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import AFTER, BEFORE

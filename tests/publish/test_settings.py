@@ -10,7 +10,7 @@ from hf_tl.flags import parse_run_config
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "text"),
     [
         ([], ""),
         (["--dataset", "{home}/pets"], "--dataset pets"),
@@ -41,11 +41,11 @@ from hf_tl.flags import parse_run_config
         (["--card_limits", "not for $HOME; rm"], "--card_limits 'not for $HOME; rm'"),
     ],
 )
-def test_the_command_holds_no_path_and_no_account(flags: list[str], told: str, tmp_path: Path) -> None:
+def test_the_command_holds_no_path_and_no_account(flags: list[str], text: str, tmp_path: Path) -> None:
     home = tmp_path / "somebody"
     (home / "pets").mkdir(parents=True)
     command = describe_command(parse_run_config([flag.format(home=home) for flag in flags]))
-    assert command == f"hf-tl train {told}".rstrip()
+    assert command == f"hf-tl train {text}".rstrip()
 
 
 def test_the_settings_are_a_file_for_config(tmp_path: Path) -> None:

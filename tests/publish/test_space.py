@@ -72,9 +72,9 @@ def test_the_space_imports_nothing_but_what_it_holds_and_requires(tmp_path: Path
     done = subprocess.run(
         [sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) > 20
-    assert all(Path(file).resolve().is_relative_to(tmp_path.resolve()) for _, file in found)
+    modules = json.loads(done.stdout.splitlines()[-1])
+    assert len(modules) > 20
+    assert all(Path(file).resolve().is_relative_to(tmp_path.resolve()) for _, file in modules)
 
 
 def test_a_second_push_makes_no_commit_and_a_new_model_makes_one(hub: HubServer, copy: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_second_push_makes_no_commit_and_a_new_model_makes_one(hub: HubServer,
     assert space_commits(hub) == 2
 
 
-def test_what_an_older_hf_tl_left_in_the_space_is_removed(hub: HubServer, saved: Path) -> None:
+def test_files_of_an_older_hf_tl_are_removed_from_the_space(hub: HubServer, saved: Path) -> None:
     push_with_space(saved, REPO, SPACE)
     api = huggingface_hub.HfApi()
     for name in ("hf_tl/old.py", "notes.md"):
@@ -97,11 +97,11 @@ def test_what_an_older_hf_tl_left_in_the_space_is_removed(hub: HubServer, saved:
     assert "notes.md" in space(hub)
 
 
-def test_the_app_of_somebody_else_is_left_alone(hub: HubServer, saved: Path) -> None:
+def test_the_app_of_somebody_else_stays(hub: HubServer, saved: Path) -> None:
     api = huggingface_hub.HfApi()
     api.create_repo(SPACE, repo_type="space", space_sdk="gradio")
     api.upload_file(path_or_fileobj=b"1", path_in_repo="app.py", repo_id=SPACE, repo_type="space")
-    with pytest.raises(PublishError, match=r"holds an app that hf_tl did not make.*--space_name"):
+    with pytest.raises(PublishError, match=r"holds an app that hf_tl did not create.*--space_name"):
         push_with_space(saved, REPO, SPACE)
     assert ("models", REPO) not in hub.hub.repos, "nothing is pushed"
     assert space(hub)["app.py"] == b"1"
@@ -154,7 +154,7 @@ def test_a_space_that_cannot_be_made_leaves_the_model_published(hub: HubServer, 
     assert f"hf-tl push {saved} {REPO} --space_name {SPACE}" in str(caught.value)
 
 
-def test_a_change_by_somebody_else_during_the_push_is_told(hub: HubServer, saved: Path) -> None:
+def test_a_change_by_somebody_else_during_the_push_is_reported(hub: HubServer, saved: Path) -> None:
     overtaken = replace(ENDPOINTS["commit"], until=lambda: space_commits(hub) == 1)
     hub.hub.faults.append(overtaken)
     with ThreadPoolExecutor() as pool:
@@ -164,7 +164,7 @@ def test_a_change_by_somebody_else_during_the_push_is_told(hub: HubServer, saved
         huggingface_hub.HfApi().upload_file(
             path_or_fileobj=b"1", path_in_repo="notes.md", repo_id=SPACE, repo_type="space"
         )
-        with pytest.raises(PublishError, match=r"changed by somebody else during the push.*push again"):
+        with pytest.raises(PublishError, match=r"another commit changed .* during the push.*push again"):
             first.result()
     assert space_commits(hub) == 1
     assert "app.py" not in space(hub)

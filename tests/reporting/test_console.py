@@ -63,7 +63,7 @@ def test_no_stream_and_a_closed_one(monkeypatch: pytest.MonkeyPatch) -> None:
                 bar.update()
 
 
-def test_a_line_goes_above_an_open_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_printed_above_an_open_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     both = stream("utf-8", Terminal)
     monkeypatch.setattr(sys, "stdout", both)
     monkeypatch.setattr(sys, "stderr", both)
@@ -177,7 +177,7 @@ open(sys.argv[2], "w").write("done")
 
 
 @pytest.mark.parametrize("way", ["command", "library"])
-def test_a_reader_that_goes_away_ends_nothing(tmp_path: Path, way: str) -> None:
+def test_a_closed_pipe_does_not_end_the_process(tmp_path: Path, way: str) -> None:
     """Like `hf-tl train 2>&1 | head`."""
     reader, writer = os.pipe()
     process = subprocess.Popen(

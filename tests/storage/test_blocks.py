@@ -42,9 +42,9 @@ def test_threads_share_a_file_without_mixing_up_their_parts(tmp_path: Path) -> N
 
 def test_two_handles_write_different_parts(tmp_path: Path) -> None:
     allocate(tmp_path / "file", 6)
-    with BlockFile(tmp_path / "file", writable=True) as one, BlockFile(tmp_path / "file", writable=True) as other:
-        one.write(memoryview(b"abc"), 0)
-        other.write(memoryview(b"def"), 3)
+    with BlockFile(tmp_path / "file", writable=True) as first, BlockFile(tmp_path / "file", writable=True) as second:
+        first.write(memoryview(b"abc"), 0)
+        second.write(memoryview(b"def"), 3)
     assert (tmp_path / "file").read_bytes() == b"abcdef"
 
 

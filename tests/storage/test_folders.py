@@ -148,7 +148,7 @@ def test_a_system_that_cannot_flush_folders(tmp_path: Path, monkeypatch: pytest.
     flush_folder(tmp_path)
 
 
-def test_a_broken_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(os, "fsync", refuse(errno.EIO))
     with pytest.raises(OSError, match="Input/output"):

@@ -20,77 +20,30 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
 from torchvision.transforms import v2
-from transformers import (
-    SiglipConfig,
-    SiglipForImageClassification,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from training.faulty_models import FLAT, inject_fault
+from training.small_phases import PHASES
+from transformers import SiglipConfig, SiglipForImageClassification, set_seed
 
-import hf_tl
 from hf_tl.backbones.load import load_backbone
 from hf_tl.backbones.stages.freezing import frozen_tensors
+from hf_tl.checkpoints.state import Contents
 from hf_tl.config import TrainingConfig
-from hf_tl.data.images import ImageTransform, Transforms, collate
+from hf_tl.data.images import ImageTransform, Transforms
 from hf_tl.errors import HfTlError
 from hf_tl.processes.accelerator import make_accelerator
 from hf_tl.processes.sharding import launcher_asks, part, whole
 from hf_tl.record.codec import encode
 from hf_tl.strategy import Phase, Strategy
-from hf_tl.trainer.trainer import StrategyCallback
 from hf_tl.training.loop import Training
+from hf_tl.training.phase_data import TrainingImages
+from hf_tl.training.phase_run import PhaseRun
 from hf_tl.training.refit import Refit
-from hf_tl.views.views import TrainingViews
 
 gc.freeze()  # accelerate collects garbage after each phase; exclude the objects of the imports
 
 LABELS = ["cat", "dog", "owl"]
 AUTO = {"resume_from_checkpoint": "auto"}
 SIDE, IMAGES = 32, 14
-HEAD = Phase(1, 1, 0.05)
-PLAIN = replace(HEAD, augmentation="none")
-KEPT = replace(PLAIN, learning_rate=0.01, batch_norm="keep")
-LONG = replace(PLAIN, epochs=2, batch_norm="keep")
-PHASES = {
-    # with 4 images per step: steps 1 to 4, 5 to 11 and 12 to 14; epochs end within batches and within phases
-    "gradual": (HEAD, Phase(2, 2, 0.02, layer_decay=0.5), Phase(1, 1, 0.02, norm="adapt")),
-    # independent of how a batch is split: all norms freeze their statistics
-    "norms frozen": (HEAD, Phase(1, 2, 0.02, norm="affine"), HEAD),
-    "averaged": (replace(HEAD, mixup=0.2, cutmix=1.0), Phase(2, 2, 0.02, ema_decay=0.9, balanced_sampling=True)),
-    "patient": (Phase(1, 6, 0.05, patience=3),),
-    # without augmentation, so that each can train on features
-    "transfer": (PLAIN,),
-    "finetune": (PLAIN, replace(PLAIN, trainable_stages=2, learning_rate=0.02)),
-    "unfreezing": tuple(replace(KEPT, trainable_stages=stages) for stages in (1, 2, 3, "all")),
-    "short": (PLAIN, replace(PLAIN, trainable_stages=2, epochs=1, learning_rate=0.02)),
-    "kept": (PLAIN, replace(KEPT, trainable_stages=2)),
-    "balanced": (replace(PLAIN, epochs=3, balanced_sampling=True),),
-    "views": (replace(HEAD, epochs=2), Phase(2, 1, 0.02)),
-    "full": (HEAD, Phase("all", 1, 0.01)),
-    # stage depths of climbs: steps 1 to 7, 8 to 14 and 15 to 21
-    "climb": (LONG, *(replace(LONG, trainable_stages=stages, learning_rate=0.005) for stages in (2, "all"))),
-    "climb to random weights": (
-        LONG,
-        replace(LONG, trainable_stages="all", learning_rate=0.005),
-        replace(LONG, trainable_stages="all", learning_rate=0.005, from_random_weights=True),
-    ),
-    "first rung": (LONG,),
-    # at learning rates at which rounding errors do not grow
-    "gentle climb": (replace(LONG, learning_rate=1e-3), Phase("all", 1, 1e-4, augmentation="none", batch_norm="keep")),
-    "averaged climb": (PLAIN, Phase(2, 2, 0.01, batch_norm="keep", ema_decay=0.9), Phase(3, 4, 1e-5, patience=1)),
-    "solved": (Phase(1, steps=1, solver="lbfgs"), Phase(2, 1, 0.02, batch_norm="keep")),
-    # all features of a run, with frozen statistics
-    "all kept": (
-        replace(HEAD, mixup=0.2),
-        Phase(2, 1.5, 0.02, batch_norm="keep", layer_decay=0.5, ema_decay=0.9, class_weights="balanced"),
-        Phase("all", 0.5, 0.01, batch_norm="keep"),
-        Phase(1, 0.5, 0.02, norm="affine"),
-    ),
-}
-
-
 TINY = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -134,9 +87,6 @@ class Run:
         return Strategy(self.phases, PHASES[self.phases], expected_rung=self.expected_rung)
 
 
-FLAT = 5
-
-
 def make_images(run: Run) -> Dataset:
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
     if run.fault in ("image", "loss"):
@@ -163,34 +113,14 @@ def make_model(run: Run) -> nn.Module:
     model, _ = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False, image_size=SIDE)
     model.timm_model.drop_rate = run.dropout
     set_seed(run.seed)
-    if run.fault == "loss":
-        model.register_forward_hook(_make_the_loss_infinite, with_kwargs=True)
-    is_last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
-    if run.fault == "gradient" and is_last:
-        calls = iter(range(100))
-
-        def spoil(module: nn.Module, _: Any, output: Tensor) -> None:
-            if output.requires_grad:
-                output.register_hook(lambda grad: grad * float("nan") if next(calls) == 5 else grad)
-
-        model.timm_model.fc.register_forward_hook(spoil)
+    inject_fault(model, run.fault)
     return model
-
-
-def _make_the_loss_infinite(model: nn.Module, _: Any, arguments: dict[str, Tensor], output: Any) -> Any:
-    is_flat = arguments["pixel_values"].abs().amax((1, 2, 3)) < 1e-3
-    if model.training:
-        is_class = torch.arange(len(LABELS)) == FLAT % len(LABELS)
-        output.logits = output.logits.masked_fill(is_flat[:, None] & is_class, -torch.inf)
-        if output.loss is not None:  # with Trainer the model computes it
-            output.loss = nn.functional.cross_entropy(output.logits, arguments["labels"])
-    return output
 
 
 Recorded = TypeVar("Recorded", bound="RecordedTraining")
 
 
-def tell() -> None:
+def report_progress() -> None:
     """Report the start of a step or a checkpoint to the test that kills the process."""
 
 
@@ -213,26 +143,27 @@ class RecordedTraining(Training):
         self.optimizer: dict[str, Any] = {}
         self.held = 0
 
-    def _steps(self, model: nn.Module, optimizer: Any, schedule: Any, loader: Any, *rest: Any) -> Iterator[float]:
+    def _steps(self, run: PhaseRun) -> Iterator[float]:
         self.weights.setdefault(self.state.step, snapshot(self.model))
-        for loss in super()._steps(model, optimizer, schedule, self._watched(loader), *rest):
+        run.loader = self._watched(run.loader)
+        for loss in super()._steps(run):
             step = self.state.step + 1
             self.weights[step], self.frozen[step] = snapshot(self.model), set(frozen_tensors(self.model))
-            self.held = sum(part(parameter).numel() for parameter in model.parameters())
-            self.optimizer = tree_map_only(DTensor, whole, copy.deepcopy(optimizer.state_dict()))
+            self.held = sum(part(parameter).numel() for parameter in run.wrapped.parameters())
+            self.optimizer = tree_map_only(DTensor, whole, copy.deepcopy(run.optimizer.state_dict()))
             yield loss
             self._interrupt(step)
 
     def _watched(self, loader: Any) -> Iterator[dict[str, Tensor]]:
         for batch in loader:
-            tell()
+            report_progress()
             self.seen.setdefault(self.state.step + 1, []).extend(batch["index"].tolist())
             self.pixels.setdefault(self.state.step + 1, []).extend(batch.get("pixel_values", batch["index"]))
             yield batch
 
-    def _checkpoint(self, *arguments: Any) -> None:
-        tell()
-        super()._checkpoint(*arguments)
+    def _contents(self, *arguments: Any) -> Contents:
+        report_progress()
+        return super()._contents(*arguments)
 
     def _interrupt(self, step: int) -> None:
         """Stop between two steps, after a checkpoint that was due."""
@@ -267,7 +198,8 @@ def make_training(run: Run, stop: int | None = None, kind: type[Recorded] = Reco
     def transforms_of(phase: Phase) -> Transforms:
         return make_transforms(run, phase.augmentation)
 
-    training = kind(accelerator, model, run.strategy, transforms_of, images, images, config, "made images")
+    splits = TrainingImages(images, images, transforms_of, "made images")
+    training = kind(accelerator, model, run.strategy, splits, config)
     training.record(run, stop)
     return training
 
@@ -310,7 +242,7 @@ def result_of(training: RecordedTraining) -> dict[str, Any]:
         "weights": training.weights[last],
         "best weights": snapshot(training.model),
         "log": {
-            **{name: _timeless(encode(getattr(log, name))) for name in ("history", "phases", "rungs")},
+            **{name: timeless(encode(getattr(log, name))) for name in ("history", "phases", "rungs")},
             **{"best": log.best, "stopped": log.stopped},
         },
         "requires grad": {name: parameter.requires_grad for name, parameter in training.model.named_parameters()},
@@ -319,7 +251,7 @@ def result_of(training: RecordedTraining) -> dict[str, Any]:
     }
 
 
-def _timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     # the mean loss of the log's last entry counts from the resume on, like Trainer's
     times = (
         "seconds",
@@ -332,47 +264,6 @@ def _timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in entry.items() if name not in times} for entry in entries]
 
 
-def make_trainer(run: Run) -> Trainer:
-    settings = {"per_device_train_batch_size": 4, "report_to": "none", "disable_tqdm": True, "use_cpu": True}
-    settings |= {"logging_steps": 1, "save_strategy": "steps", **run.config}
-    model = make_model(run)
-    args = TrainingArguments(run.output, **settings)
-    set_seed(run.seed)
-    rows = TrainingViews(make_images(run), make_transforms(run).train)
-    callbacks = [StrategyCallback(run.strategy), Interruption(run)]
-    return Trainer(model, args, train_dataset=rows, data_collator=collate, callbacks=callbacks)
-
-
-def train_with_trainer(run: Run) -> dict[str, Any]:
-    resume = run.config.pop("resume_from_checkpoint", None)
-    trainer = make_trainer(run)
-    trainer.train(resume_from_checkpoint=hf_tl.newest_checkpoint(run.output) if resume == "auto" else resume)
-    last = trainer.state.global_step
-    return {
-        "last step": last,
-        "weights": snapshot(trainer.model),
-        "log": _timeless(trainer.state.log_history),
-        "optimizer": trainer.optimizer.state_dict(),
-        # random state of the last checkpoint: a run without remaining steps draws no number
-        "random state": torch.load(Path(run.output, f"checkpoint-{last}", "rng_state.pth"), weights_only=False)["cpu"],
-    }
-
-
-class Interruption(TrainerCallback):
-    """Callback that sends the signal of a `Run` with Trainer."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def on_step_begin(self, *arguments: Any, **kwargs: Any) -> None:
-        tell()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        tell()
-        if self.run.signal_at is not None and state.global_step == self.run.signal_at[0]:
-            os.kill(os.getpid(), self.run.signal_at[2])
-
-
 def differences(a: Any, b: Any, name: str = "") -> list[str]:
     """Return the names of all entries in which two nested results differ in a single bit."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
@@ -380,9 +271,9 @@ def differences(a: Any, b: Any, name: str = "") -> list[str]:
         return [] if is_same else [name]
     if isinstance(a, dict) and isinstance(b, dict):
         keys = [*a, *(key for key in b if key not in a)]
-        return [found for key in keys for found in differences(a.get(key), b.get(key), f"{name}/{key}")]
+        return [path for key in keys for path in differences(a.get(key), b.get(key), f"{name}/{key}")]
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return [found for i, (x, y) in enumerate(zip(a, b, strict=True)) for found in differences(x, y, f"{name}/{i}")]
+        return [path for i, (x, y) in enumerate(zip(a, b, strict=True)) for path in differences(x, y, f"{name}/{i}")]
     return [] if a == b else [name]
 
 
@@ -416,6 +307,8 @@ def main(run: Run, processes: int) -> None:
     """Run as one process of a launch, and exit like the command line."""
     try:
         if run.way == "trainer":
+            from training.trainer_runs import train_with_trainer
+
             result = train_with_trainer(run)
         else:
             training = train(run)

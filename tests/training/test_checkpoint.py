@@ -42,7 +42,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_newest_is_found_and_old_ones_go(tmp_path: Path) -> None:
+def test_the_newest_is_found_and_old_checkpoints_are_removed(tmp_path: Path) -> None:
     *_, last = write(tmp_path / "new" / "folder", 5, 10, 15)
     assert newest_checkpoint(tmp_path / "new" / "folder") == (last, [])
     assert names(last.parent) == ["step-00000010", "step-00000015"]
@@ -84,20 +84,20 @@ def replace_by_folder(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [remove, cut, flip_a_bit, replace_by_folder])
 @pytest.mark.parametrize("file", ["weights", "random/rank0", MANIFEST])
-def test_a_damaged_one_is_named_and_left_out(tmp_path: Path, file: str, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, file: str, damage: Callable[[Path], None]) -> None:
     good, bad = write(tmp_path, 1, 2)
     damage(bad / file)
-    found, problems = newest_checkpoint(tmp_path)
-    assert found == good
+    newest, problems = newest_checkpoint(tmp_path)
+    assert newest == good
     assert len(problems) == 1
     assert problems[0].startswith("step-00000002: ")
-    with pytest.raises(CheckpointError, match=f"{bad} is not whole"):
+    with pytest.raises(CheckpointError, match=f"{bad} is not complete"):
         check_whole(bad)
     check_whole(good)
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"weights": 3}', '{"weights": "'])
-def test_a_manifest_that_tells_nothing_is_damage(tmp_path: Path, manifest: str) -> None:
+def test_a_manifest_without_hashes_is_damage(tmp_path: Path, manifest: str) -> None:
     (checkpoint,) = write(tmp_path, 1)
     (checkpoint / MANIFEST).write_text(manifest)
     assert find_damage(checkpoint) is not None
@@ -117,7 +117,7 @@ def test_a_run_that_went_back_replaces_what_came_after(tmp_path: Path) -> None:
     assert (newest / "weights").read_bytes() == b"weights of step 33"
 
 
-def test_while_one_is_written_the_one_before_is_whole(tmp_path: Path) -> None:
+def test_while_a_checkpoint_is_written_the_previous_is_complete(tmp_path: Path) -> None:
     (before,) = write(tmp_path, 1, keep=1)
 
     def look(folder: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert_untouched(tmp_path, before)
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+def test_partial_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
     (before,) = write(tmp_path, 1)
     (tmp_path / ".partial-step-00000002").mkdir()
     assert newest_checkpoint(tmp_path) == (before, [])
@@ -211,7 +211,7 @@ while True:
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
-def test_one_is_whole_whenever_the_writer_is_killed(tmp_path: Path, kills: int) -> None:
+def test_a_checkpoint_is_complete_whenever_the_writer_is_killed(tmp_path: Path, kills: int) -> None:
     """The writer only writes and removes, so that every kill hits one of the two."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     steps = [0]

@@ -1,14 +1,15 @@
 """A climb in the Accelerate loop: stage depths that are kept, undone, interrupted, or skipped for lack of time."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import (
+from torch import Tensor
+from training.small_runs import (
     RecordedTraining,
     Run,
     differences,
@@ -19,11 +20,11 @@ from small_runs import (
     stopped_at,
     train,
 )
-from torch import Tensor, nn
 
 from hf_tl.backbones.libraries.transformers import random_weights
 from hf_tl.strategy import Strategy
 from hf_tl.training.escalation import Climb, Escalation
+from hf_tl.training.phase_run import PhaseRun
 
 ENDS = [7, 14, 21]
 
@@ -37,9 +38,9 @@ class RecordedClimb(RecordedTraining):
         self.kept: list[dict[str, Tensor]] = []
         self.result: dict[str, Any] = {}
 
-    def _steps(self, model: nn.Module, *rest: Any) -> Any:
+    def _steps(self, run: PhaseRun) -> Iterator[float]:
         self.started.append(snapshot(self.model))
-        return super()._steps(model, *rest)
+        return super()._steps(run)
 
     def _judge(self, *arguments: Any) -> None:
         super()._judge(*arguments)
@@ -61,26 +62,29 @@ def climbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Recorde
     return climb
 
 
-def test_a_rung_that_is_taken_back_leaves_no_trace(climbed: Callable[[int], RecordedClimb], tmp_path: Path) -> None:
+def test_an_undone_stage_depth_leaves_no_trace(climbed: Callable[[int], RecordedClimb], tmp_path: Path) -> None:
     """The model equals, bit by bit, that of a training of the stage depths before."""
     climb, alone = climbed(1), train(Run(str(tmp_path), "first rung"))
     log = climb.state.log
     assert [rung["is_kept"] for rung in log.rungs] == [True, False]
-    assert log.stopped == log.rungs[-1]["why"] == "no gain beyond noise over the rung before"
-    assert climb.state.step == ENDS[1], "the second rung was not tried"
+    assert log.stopped == log.rungs[-1]["why"] == "no significant gain over the stage depth before"
+    assert climb.state.step == ENDS[1], "the second stage depth was not tried"
     assert log.best == alone.state.log.best
     assert [phase.trained_stages for phase in log.phases] == [("head",)]
     assert {entry["phase"] for entry in log.history} == {0, 1}
-    found, expected = climb.result, result_of(alone)
+    result, expected = climb.result, result_of(alone)
     for name in ("best weights", "requires grad"):
-        assert differences(expected[name], found[name]) == [], name
-    assert differences(expected["log"]["phases"], found["log"]["phases"]) == []
-    assert differences(climb.weights[ENDS[1]], expected["best weights"]), "the second rung changed nothing"
-    modes = [[name for name, module in one.model.train().named_modules() if module.training] for one in (climb, alone)]
+        assert differences(expected[name], result[name]) == [], name
+    assert differences(expected["log"]["phases"], result["log"]["phases"]) == []
+    assert differences(climb.weights[ENDS[1]], expected["best weights"]), "the second stage depth changed nothing"
+    modes = [
+        [name for name, module in training.model.train().named_modules() if module.training]
+        for training in (climb, alone)
+    ]
     assert modes[0] == modes[1]
 
 
-def test_the_last_rung_can_be_taken_back_too(climbed: Callable[[int], RecordedClimb]) -> None:
+def test_the_last_stage_depth_can_be_undone_too(climbed: Callable[[int], RecordedClimb]) -> None:
     climb = climbed(2)
     assert [rung["is_kept"] for rung in climb.state.log.rungs] == [True, True, False]
     assert climb.state.log.stopped is None  # there was no later stage depth
@@ -93,9 +97,7 @@ def test_the_last_rung_can_be_taken_back_too(climbed: Callable[[int], RecordedCl
     assert all(name.startswith(("timm_model.layer4.", "timm_model.fc.")) for name in trained)
 
 
-def test_each_rung_begins_with_the_best_weights_of_the_one_before(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_each_stage_depth_starts_from_the_best_weights_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # with this number of validation images the last weights are within a standard error of the best at any depth
     monkeypatch.setattr("hf_tl.training.selection.standard_error", lambda *_: -1e-9)
     climb = train(Run(str(tmp_path), "climb", expected_rung=3), kind=RecordedClimb)
@@ -104,24 +106,26 @@ def test_each_rung_begins_with_the_best_weights_of_the_one_before(
     assert [tuple(rung["trainable_stages"]) for rung in log.rungs] == [phase.trained_stages for phase in log.phases]
     for best, begun in zip(climb.kept, climb.started[1:], strict=False):
         assert differences(best, {name: begun[name] for name in best}) == []
-    assert differences(climb.started[1], climb.weights[ENDS[0]]), "the best weights of rung 1 are its last"
+    assert differences(climb.started[1], climb.weights[ENDS[0]]), (
+        "the best weights of the first stage depth are its last"
+    )
     last = snapshot(climb.model)
     assert differences(climb.kept[2], {name: last[name] for name in climb.kept[2]}) == []
 
 
-def test_a_strategy_knows_what_is_left_of_it() -> None:
+def test_the_phases_of_a_strategy_that_were_carried_out() -> None:
     strategy = Strategy.auto(stages=(1, 2, "all"), expected_rung=3)
-    left = strategy.done(2)
-    assert left.phases == strategy.phases[:2]
-    assert left.expected_rung == 2
+    done = strategy.done(2)
+    assert done.phases == strategy.phases[:2]
+    assert done.expected_rung == 2
     assert strategy.done(4) == strategy
-    assert Strategy.from_record(left.to_record()) == left
+    assert Strategy.from_record(done.to_record()) == done
     assert Strategy.finetune().done(1).phases == Strategy.finetune().phases[:1]
     assert Strategy.finetune().done(2) == Strategy.finetune()
 
 
-@pytest.mark.parametrize("expected_rung", [2, 3], ids=["taken back", "kept"])
-def test_a_last_rung_from_random_weights(tmp_path: Path, expected_rung: int) -> None:
+@pytest.mark.parametrize("expected_rung", [2, 3], ids=["undone", "kept"])
+def test_a_last_stage_depth_from_random_weights(tmp_path: Path, expected_rung: int) -> None:
     """It starts from random weights; if it is not kept, the weights of earlier stage depths are restored bit by bit."""
     run = Run(
         str(tmp_path / "climb"), "climb to random weights", {"save_steps": 1, "seed": 7}, expected_rung=expected_rung
@@ -144,20 +148,20 @@ def test_a_last_rung_from_random_weights(tmp_path: Path, expected_rung: int) -> 
     assert differences(expected, result_of(train(again))) == []
 
 
-def test_what_is_left_of_a_climb_to_random_weights() -> None:
+def test_the_phases_of_a_climb_to_random_weights_that_were_carried_out() -> None:
     strategy = Strategy.auto(stages=("all",), scratch=Strategy.scratch(epochs=3).phases[0], expected_rung=2)
     assert [(phase.trainable_stages, phase.from_random_weights) for phase in strategy.phases] == [
         (1, False),
         ("all", False),
         ("all", True),
     ]
-    assert not strategy.from_scratch, "whether the last rung is kept is not known yet"
+    assert not strategy.from_scratch, "whether the last stage depth is kept is not known yet"
     assert not strategy.done(2).from_scratch
     assert strategy.done(3).from_scratch
     assert Strategy.from_record(strategy.done(3).to_record()) == strategy.done(3)
 
 
-@pytest.mark.parametrize("expected_rung", [2, 3], ids=["taken back", "kept"])
+@pytest.mark.parametrize("expected_rung", [2, 3], ids=["undone", "kept"])
 def test_a_climb_stopped_often_ends_the_same(
     climbed: Callable[[int], RecordedClimb], tmp_path: Path, expected_rung: int
 ) -> None:
@@ -207,8 +211,8 @@ def test_what_is_kept_comes_from_the_checkpoint(climbed: Callable[[int], Recorde
     """Control of the test above."""
     run = Run(str(tmp_path), "climb", {"save_steps": 1}, expected_rung=1)
     stopped_at(run, 11)
-    found = result_of(train(resumed(run), kind=Forgetful))
-    assert differences(climbed(1).result["best weights"], found["best weights"])
+    result = result_of(train(resumed(run), kind=Forgetful))
+    assert differences(climbed(1).result["best weights"], result["best weights"])
 
 
 def timed(run: Run, seconds: tuple[float, ...], budget: float) -> RecordedTraining:
@@ -230,24 +234,26 @@ def timed(run: Run, seconds: tuple[float, ...], budget: float) -> RecordedTraini
         ((0, 0, 0), 1e5, 3),
     ],
 )
-def test_a_rung_that_does_not_fit_into_the_time_is_not_begun(
+def test_a_stage_depth_that_exceeds_the_time_budget_is_not_started(
     tmp_path: Path, seconds: tuple[float, ...], budget: float, rungs: int
 ) -> None:
     training = timed(Run(str(tmp_path), "climb", expected_rung=3), seconds, budget)
     assert len(training.state.log.rungs) == len(training.state.log.phases) == rungs
     assert training.state.step == ENDS[rungs - 1]
-    assert training.state.log.stopped == (None if rungs == 3 else "the time budget leaves no room for the next rung")
+    assert training.state.log.stopped == (
+        None if rungs == 3 else "the time budget leaves no room for the next stage depth"
+    )
     assert training.state.log.best is not None
     assert training.state.log.best["phase"] == rungs - 1
 
 
-def test_a_rung_that_was_begun_is_finished(climbed: Callable[[int], RecordedClimb], tmp_path: Path) -> None:
+def test_a_started_stage_depth_is_finished(climbed: Callable[[int], RecordedClimb], tmp_path: Path) -> None:
     """Even if the resumed run estimates a higher duration."""
     run = Run(str(tmp_path), "climb", {"save_steps": 1}, expected_rung=3)
     stopped_at(run, 10)
     training = timed(resumed(run), (0, 1e6, 1e6), 1e5)
     assert [rung["is_kept"] for rung in training.state.log.rungs] == [True, True]
-    assert training.state.log.stopped == "the time budget leaves no room for the next rung"
+    assert training.state.log.stopped == "the time budget leaves no room for the next stage depth"
     kept = climbed(3).kept[1]
     model = snapshot(training.model)
     assert differences(kept, {name: model[name] for name in kept}) == []
@@ -264,7 +270,7 @@ def test_time_that_was_spent_before_an_interruption_counts(tmp_path: Path) -> No
     training._climb = Climb(Escalation(3, 3, (), 0.99 * spent))  # the first stage depth took all of it
     training.run()
     assert len(training.state.log.rungs) == 1
-    assert training.state.log.stopped == "the time budget leaves no room for the next rung"
+    assert training.state.log.stopped == "the time budget leaves no room for the next stage depth"
 
 
 def test_averages_and_patience_in_a_climb(tmp_path: Path) -> None:
@@ -275,7 +281,7 @@ def test_averages_and_patience_in_a_climb(tmp_path: Path) -> None:
     log = training.state.log
     ends = training.phase_ends
     assert len(log.rungs) == 3
-    assert log.phases[2].steps < ends[2] - ends[1], "the third rung was not ended by its patience"
+    assert log.phases[2].steps < ends[2] - ends[1], "early stopping did not end the third stage depth"
     first = next(entry["validation"] for entry in log.history if entry["phase"] == 2)
     assert log.best is not None
     assert log.best["phase"] == 2  # patience counts from the stage depth's first evaluation

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Run, differences, launch, moved, read_result, result_path, resumed
 from test_sharding import FSDP
+from training.small_runs import Run, differences, launch, moved, read_result, result_path, resumed
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def climb(folder: Path, processes: int, environment: dict[str, str] | None = Non
 @pytest.mark.parametrize(
     ("phases", "expected_rung"),
     [("climb", 1), ("gentle climb", 2), ("climb to random weights", 3)],
-    ids=["taken back", "kept", "random weights"],
+    ids=["undone", "kept", "random weights"],
 )
 def test_two_processes_climb_as_one(
     tmp_path: Path, phases: str, expected_rung: int, environment: dict[str, str]
@@ -41,12 +41,12 @@ def test_two_processes_climb_as_one(
     two = climb(tmp_path / "two", 2, environment, phases=phases, expected_rung=expected_rung)
     results = [torch.load(result_path(climb(tmp_path / "one", 1, phases=phases, expected_rung=expected_rung)))]
     results += [torch.load(result_path(two, rank)) for rank in range(2)]
-    told = [
+    decisions = [
         [(rung["is_kept"], rung["why"], rung["accuracy"], rung["p_value"]) for rung in result["log"]["rungs"]]
         for result in results
     ]
-    assert [kept for kept, *_ in told[0]] == ([True, False] if expected_rung == 1 else [True] * expected_rung)
-    assert told[0] == told[1] == told[2]
+    assert [kept for kept, *_ in decisions[0]] == ([True, False] if expected_rung == 1 else [True] * expected_rung)
+    assert decisions[0] == decisions[1] == decisions[2]
     assert len({result["log"]["stopped"] for result in results}) == 1
     assert results[0]["requires grad"] == results[1]["requires grad"] == results[2]["requires grad"]
     weights = [result["best weights"] for result in results]
@@ -60,8 +60,8 @@ def test_two_processes_train_again_as_one(tmp_path: Path, environment: dict[str,
     """After a climb with all stage depths kept: from the initial weights, on all images."""
     changes = {"phases": "gentle climb", "expected_rung": 2}
     two = climb(tmp_path / "two", 2, environment, refit=True, **changes)
-    one, before = climb(tmp_path / "one", 1, refit=True, **changes), climb(tmp_path / "before", 1, **changes)
-    alone, first = (torch.load(result_path(run))["best weights"] for run in (one, before))
+    single, before = climb(tmp_path / "one", 1, refit=True, **changes), climb(tmp_path / "before", 1, **changes)
+    alone, first = (torch.load(result_path(run))["best weights"] for run in (single, before))
     weights = [torch.load(result_path(two, rank))["best weights"] for rank in range(2)]
     assert not moved(*weights), "the processes have different weights"
     assert moved(first, alone)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import FLAT, Run, differences, launch, make_model, moved, read_result, result_path, resumed
+from training.small_runs import FLAT, Run, differences, launch, make_model, moved, read_result, result_path, resumed
 
 from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
 from hf_tl.checkpoints.checkpoint import newest_checkpoint
@@ -37,18 +37,20 @@ def test_two_processes_do_as_one(tmp_path: Path, two: tuple[Run, dict[str, Any],
     run, first, second = two
     alone = replace(run, output=str(tmp_path), config={"save_steps": 1})
     finish(launch(alone))
-    one = torch.load(result_path(alone))
-    for step, indices in one["by step"]["seen"].items():
+    single = torch.load(result_path(alone))
+    for step, indices in single["by step"]["seen"].items():
         assert first["by step"]["seen"][step] + second["by step"]["seen"][step] == indices, step
         views = first["by step"]["pixels"][step] + second["by step"]["pixels"][step]
-        assert differences(views, one["by step"]["pixels"][step]) == []
-        weights = (one["by step"]["weights"][step], first["by step"]["weights"][step])
+        assert differences(views, single["by step"]["pixels"][step]) == []
+        weights = (single["by step"]["weights"][step], first["by step"]["weights"][step])
         assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0]), step
         assert not moved(weights[1], second["by step"]["weights"][step]), "the processes have different weights"
     for name in ("accuracy", "top5_accuracy", "macro_f1"):
-        metrics = [[entry["validation"][name] for entry in result["log"]["history"]] for result in (one, first, second)]
+        metrics = [
+            [entry["validation"][name] for entry in result["log"]["history"]] for result in (single, first, second)
+        ]
         assert metrics[0] == metrics[1] == metrics[2]
-    losses = [[entry["train_loss"] for entry in result["log"]["history"]] for result in (one, first, second)]
+    losses = [[entry["train_loss"] for entry in result["log"]["history"]] for result in (single, first, second)]
     assert losses[1] == losses[2] == pytest.approx(losses[0], rel=1e-4)
 
 
@@ -106,7 +108,7 @@ def test_sigterm_writes_one_checkpoint(tmp_path: Path) -> None:
     """The signal goes to one process, as on a cluster: all stop after the same step."""
     run = Run(str(tmp_path), config={**SPLIT, "save_steps": None}, signal_at=(5, 1, signal.SIGTERM))
     output = finish(launch(run, 2), status=1)  # torchrun's own status
-    assert output.count("SIGTERM: stopped after step 6") == 1
+    assert output.count("Stopping on SIGTERM after step 6") == 1
     assert "exitcode  : 143" in output
     newest, problems = newest_checkpoint(tmp_path / "checkpoints")
     assert newest == tmp_path / "checkpoints" / "step-00000006"

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import (
+from torch import Tensor
+from training.small_runs import (
     FLAT,
     Run,
     launch,
     make_images,
     make_model,
-    make_trainer,
     make_training,
     make_transforms,
     resumed,
     stopped_at,
     train,
 )
-from torch import Tensor
+from training.trainer_runs import make_trainer
 from transformers import Trainer, TrainingArguments
 
 from hf_tl.checkpoints.checkpoint import find_damage, newest_checkpoint
@@ -92,7 +92,7 @@ def test_trainer_stops_before_the_weights_go_bad(
     with pytest.raises(TrainingError, match=MESSAGES[fault]) as error:
         trainer.train()
     step = trainer.state.global_step + 1
-    named = re.search(rf"in step {step};.* row in the train_dataset: ([\d, ]+)\. Look", str(error.value))
+    named = re.search(rf"in step {step};.*\(rows of the train_dataset: ([\d, ]+)\)", str(error.value))
     assert named is not None, error.value
     rows = [int(row) for row in named[1].split(", ")]
     first = (step - 1) * accumulation
@@ -113,7 +113,7 @@ def test_without_views_trainer_says_that_the_images_are_not_known(tmp_path: Path
     trainer = Trainer(
         make_model(run), args, train_dataset=rows, data_collator=collate, callbacks=[StrategyCallback(strategy)]
     )
-    with pytest.raises(TrainingError, match=r"the loss is not finite in step \d;.* known with hf_tl\.TrainingViews"):
+    with pytest.raises(TrainingError, match=r"the loss is not finite in step \d;.* named with hf_tl\.TrainingViews"):
         trainer.train()
 
 
@@ -126,7 +126,7 @@ def test_after_training_the_views_can_be_evaluated(tmp_path: Path) -> None:
     assert not trainer.model._forward_hooks
 
 
-def test_trainer_alone_goes_on(tmp_path: Path) -> None:
+def test_trainer_alone_continues(tmp_path: Path) -> None:
     """Control: the fault that the callback detects."""
     trainer = make_trainer(Run(str(tmp_path), config={"save_strategy": "no"}, fault="gradient"))
     guard = trainer.callback_handler.callbacks[1]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from small_runs import RecordedTraining, Run, make_training, moved, snapshot, train
 from torch import Tensor
+from training.small_runs import RecordedTraining, Run, make_training, moved, snapshot, train
 
 from hf_tl.checkpoints.state import BEST, WEIGHTS
 
@@ -24,9 +24,9 @@ def _one_setting_a_test() -> Iterator[None]:
 
 def computed_in(training: RecordedTraining) -> set[torch.dtype]:
     """Record the dtypes that the last backbone stage computes in, in training and evaluation."""
-    found: set[torch.dtype] = set()
-    training.model.timm_model.layer4.register_forward_hook(lambda _, __, output: found.add(output.dtype))
-    return found
+    dtypes: set[torch.dtype] = set()
+    training.model.timm_model.layer4.register_forward_hook(lambda _, __, output: dtypes.add(output.dtype))
+    return dtypes
 
 
 def assert_float32(tensors: dict[str, Tensor]) -> None:
@@ -59,7 +59,7 @@ def test_bf16_is_not_float32_but_close_to_it(tmp_path: Path) -> None:
     assert rounded == pytest.approx(exact, rel=2e-2)
 
 
-def test_what_the_model_is_given_back_computes_in_float32(tmp_path: Path) -> None:
+def test_the_trained_model_computes_in_float32(tmp_path: Path) -> None:
     """Accelerate's autocast is removed from the model after the last phase."""
     training = train(Run(str(tmp_path), "norms frozen", accelerator=BF16))
     computed = computed_in(training)
@@ -68,7 +68,7 @@ def test_what_the_model_is_given_back_computes_in_float32(tmp_path: Path) -> Non
 
 
 @pytest.mark.gpu
-def test_fp16_on_a_gpu_trains_and_goes_on_with_its_scale(tmp_path: Path) -> None:
+def test_fp16_on_a_gpu_resumes_with_its_loss_scale(tmp_path: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     run = Run(str(tmp_path), "all kept", {"save_steps": 1}, accelerator={"cpu": False, "mixed_precision": "fp16"})
     training = make_training(run)

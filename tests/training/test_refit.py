@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from accelerate.utils import set_seed
 from datasets import DatasetDict, concatenate_datasets
-from small_runs import (
+from training.small_phases import PLAIN
+from training.small_runs import (
     IMAGES,
-    PLAIN,
     RecordedTraining,
     Run,
     StoppedError,
@@ -35,17 +35,17 @@ def refitted(run: Run, stop: int | None = None) -> tuple[Training, Training]:
     if first.config.resume_from_checkpoint is not None:
         first.restore(first.config.resume_from_checkpoint)
     first.run()
-    first.keep_end()
+    first.write_final_checkpoint()
     return first, refit.run()
 
 
 def alone(run: Run) -> Training:
     """Train once on all images, without a first training; for a climb, its first stage depth alone."""
     made = make_training(run)
-    images = concatenate_datasets([make_images(run), make_images(run)])
+    both = concatenate_datasets([make_images(run), make_images(run)])
     set_seed(made.config.seed)
-    made.config = replace(made.config, output_dir=None)
-    training = Training(made.accelerator, made.model, run.strategy, made.data.transforms_of, images, None, made.config)
+    images, config = replace(made.images, train=both, validation=None), replace(made.config, output_dir=None)
+    training = Training(made.accelerator, made.model, run.strategy, images, config)
     training.run()
     return training
 
@@ -78,7 +78,7 @@ def test_it_learns_anew_from_all_images_by_what_was_kept(run: Run, kept: str, tm
     assert all(entry["validation"] is not None for entry in first.state.log.history)
 
 
-def test_after_a_climb_it_goes_to_the_depth_of_the_last_rung_at_once(tmp_path: Path) -> None:
+def test_after_a_climb_it_trains_at_the_selected_stage_depth(tmp_path: Path) -> None:
     """Twice as many images as in the climb, for the two passes of each of its two stage depths."""
     first, again = refitted(Run(str(tmp_path), "climb", expected_rung=2))
     assert [rung["is_kept"] for rung in first.state.log.rungs] == [True, True, False]
@@ -100,7 +100,7 @@ ANEW = replace(PLAIN, trainable_stages="all", learning_rate=0.01, from_random_we
         ((STEPS, Phase(2, 3, 0.01, 0.002)), Phase(2, 3, 0.05, 0.002)),
         ((PLAIN, Phase(2, 3), ANEW), ANEW),
     ],
-    ids=["one rung", "epochs", "steps", "both", "from random weights"],
+    ids=["one stage depth", "epochs", "steps", "both", "from random weights"],
 )
 def test_a_climb_as_one_training(phases: tuple[Phase, ...], expected: Phase) -> None:
     assert Strategy("auto", phases, expected_rung=1).at_once() == Strategy("auto", (expected,))
@@ -124,9 +124,9 @@ def test_it_takes_the_passes_after_which_early_stopping_kept_the_weights(
 
 
 @pytest.mark.parametrize(("number", "stop"), [(1, 3), (1, 6), (2, 2), (2, 5), (2, 14)])
-def test_it_goes_on_bit_by_bit(number: int, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_resumes_bit_by_bit(number: int, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the first training or in the refit: the result is that of an undisturbed run."""
-    run = Run(str(tmp_path / "left alone"), "full", {"save_steps": 2})
+    run = Run(str(tmp_path / "undisturbed"), "full", {"save_steps": 2})
     whole = refitted(run)
     expected = [snapshot(whole[1].model), whole[0].state.log.best, whole[1].state.log.best]
     made: list[RecordedTraining] = []
@@ -150,7 +150,7 @@ def test_it_goes_on_bit_by_bit(number: int, stop: int, tmp_path: Path, monkeypat
         assert not first.seen, "the training that was done was done again"
 
 
-def test_it_must_fit_into_the_time_that_is_left(tmp_path: Path) -> None:
+def test_it_must_fit_into_the_remaining_time(tmp_path: Path) -> None:
     first = make_training(Run(str(tmp_path), "climb", {"time_budget": 1.0}, expected_rung=1))
     refit = Refit.of(first)
     first.run()
@@ -171,13 +171,13 @@ def test_the_head_is_not_trained_twice_on_the_same_images(
     assert refit.is_due() is expected
 
 
-def test_a_run_that_goes_on_has_the_time_that_it_had(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_recorded_time(tmp_path: Path) -> None:
     """After a resume, the time estimate is the recorded one."""
     run = Run(str(tmp_path), "climb", expected_rung=1)
     first = make_training(run)
     first.run()
     spent = first.state.log.seconds
-    first.keep_end()
+    first.write_final_checkpoint()
     assert first.state.log.seconds == spent
     again = make_training(resumed(run))
     again.restore("auto")
@@ -200,7 +200,7 @@ def image_data(splits: dict[str, Any]) -> ImageData:
         (Strategy.auto(refit=False), False, False),
     ],
 )
-def test_who_is_trained_again(strategy: Strategy, has_validation: bool, expected: bool) -> None:
+def test_which_runs_are_retrained(strategy: Strategy, has_validation: bool, expected: bool) -> None:
     images = make_images(Run(""))
     splits = {"train": images, "test": images} | ({"validation": images} if has_validation else {})
     assert is_refitted(strategy, image_data(splits)) is expected
@@ -219,20 +219,20 @@ def test_who_is_trained_again(strategy: Strategy, has_validation: bool, expected
         ({"phases": "[{trainable_stages: 1, epochs: 1}]"}, 100, False),
     ],
 )
-def test_flags_that_ask_for_it(flags: dict[str, Any], images: int, expected: bool) -> None:
+def test_flags_that_request_it(flags: dict[str, Any], images: int, expected: bool) -> None:
     strategy = StrategyConfig(**flags).build(images=images)
     assert strategy.refit is expected
     assert Strategy.from_record(strategy.to_record()) == strategy
 
 
-def test_a_validation_split_that_became_the_test_split_was_set_apart() -> None:
+def test_a_validation_split_that_became_the_test_split_was_held_out() -> None:
     images = make_images(Run(""))
     data = image_data({"train": images, "validation": images})
     assert data.set_apart == {"validation"}
     assert is_refitted(Strategy.auto(), data)
 
 
-def test_no_weights_are_held_of_what_nothing_trains(tmp_path: Path) -> None:
+def test_weights_that_nothing_trains_are_not_copied(tmp_path: Path) -> None:
     refit = Refit.of(make_training(Run(str(tmp_path), "transfer")))
     assert set(refit.weights) == {"timm_model.fc.weight", "timm_model.fc.bias"}
 

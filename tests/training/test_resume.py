@@ -12,28 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_runs
 import torch
-from small_runs import (
+from training import small_runs
+from training.small_runs import (
     AUTO,
     RecordedTraining,
     Run,
     differences,
     main,
-    make_trainer,
     make_training,
     read_result,
     result_of,
     resumed,
     stopped_at,
     train,
-    train_with_trainer,
 )
+from training.trainer_runs import make_trainer, train_with_trainer
 
 import hf_tl
 from hf_tl.checkpoints.checkpoint import newest_checkpoint
 from hf_tl.checkpoints.state import RANDOM, STATE
 from hf_tl.errors import CheckpointError
+from hf_tl.training.phase_run import PhaseRun
 
 STEPS = 14
 
@@ -83,17 +83,17 @@ def test_other_settings_resume_too(
 
 
 class WithoutRandomState(RecordedTraining):
-    def _restore_phase(self, *arguments: Any) -> None:
+    def _restore_phase(self, run: PhaseRun) -> None:
         state = torch.get_rng_state()
-        super()._restore_phase(*arguments)
+        super()._restore_phase(run)
         torch.set_rng_state(state)
 
 
 class WithoutOptimizer(RecordedTraining):
-    def _restore_phase(self, optimizer: Any, *arguments: Any) -> None:
-        state = optimizer.state_dict()
-        super()._restore_phase(optimizer, *arguments)
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state["state"]})
+    def _restore_phase(self, run: PhaseRun) -> None:
+        state = run.optimizer.state_dict()
+        super()._restore_phase(run)
+        run.optimizer.load_state_dict({**run.optimizer.state_dict(), "state": state["state"]})
 
 
 class WithoutPlace(RecordedTraining):
@@ -115,7 +115,7 @@ class WithAll(RecordedTraining):
     [(WithAll, True), (WithoutRandomState, False), (WithoutOptimizer, False), (WithoutPlace, False)],
 )
 @pytest.mark.parametrize("stop", [2, 7])
-def test_what_is_left_out_of_the_restore_shows(
+def test_an_incomplete_restore_changes_the_weights(
     tmp_path: Path, uninterrupted: dict[str, Any], kind: type[RecordedTraining], is_same: bool, stop: int
 ) -> None:
     run = Run(str(tmp_path), config={"save_steps": 1})
@@ -139,16 +139,16 @@ def test_what_is_left_out_of_the_restore_shows(
 def test_another_run_is_refused_before_the_first_step(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     stopped_at(Run(str(tmp_path), config={"save_steps": 1}), 2)
     other = Run(str(tmp_path), **{**change, "config": {**AUTO, **change.get("config", {})}})
-    with pytest.raises(CheckpointError, match=f"of another run: .*{message}"):
+    with pytest.raises(CheckpointError, match=f"from another run: .*{message}"):
         make_training(other).restore("auto")
 
 
-@pytest.mark.parametrize(("name", "found"), [("data", "other data"), ("processes", 7)])
-def test_other_data_and_another_number_of_processes_are_refused(tmp_path: Path, name: str, found: Any) -> None:
+@pytest.mark.parametrize(("name", "value"), [("data", "other data"), ("processes", 7)])
+def test_other_data_and_another_number_of_processes_are_refused(tmp_path: Path, name: str, value: Any) -> None:
     stopped_at(Run(str(tmp_path), config={"save_steps": 1}), 2)
     training = make_training(Run(str(tmp_path)))
-    training.checkpoints.identity[name] = found
-    with pytest.raises(CheckpointError, match=f"of another run: {name} was .*, now {found!r}"):
+    training.checkpoints.identity[name] = value
+    with pytest.raises(CheckpointError, match=f"from another run: {name} was .*, now {value!r}"):
         training.restore("auto")
 
 
@@ -163,7 +163,7 @@ def test_a_checkpoint_of_other_frozen_weights_is_refused(tmp_path: Path) -> None
         training.run()
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+def test_a_damaged_checkpoint_is_skipped_for_the_previous(
     tmp_path: Path, uninterrupted: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(str(tmp_path), config={"save_steps": 1})
@@ -172,8 +172,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     (damaged / RANDOM).write_bytes(b"")
     result = result_of(train(resumed(run)))
     printed = capsys.readouterr().out
-    assert "Left out the checkpoint step-00000007: damaged: random.pt" in printed
-    assert "Going on from step 6" in printed
+    assert "Skipping the checkpoint step-00000007: damaged: random.pt" in printed
+    assert "Resuming after step 6" in printed
     assert differences(uninterrupted, result) == []
     damaged = tmp_path / "checkpoints" / "step-00000013"
     (damaged / STATE).unlink()
@@ -185,7 +185,7 @@ def test_without_a_checkpoint_training_starts_at_the_beginning(
     tmp_path: Path, uninterrupted: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = result_of(train(Run(str(tmp_path), config=AUTO)))
-    assert "No checkpoint to go on from" in capsys.readouterr().out
+    assert "Starting at the first step: " in capsys.readouterr().out
     assert differences(uninterrupted, result) == []
 
 
@@ -232,7 +232,8 @@ def test_trainer_keeps_the_limit_of_checkpoints_for_later(tmp_path: Path) -> Non
 @pytest.mark.parametrize("way", ["loop", "trainer"])
 def test_fifty_kills_change_nothing(tmp_path: Path, way: str) -> None:
     """Processes are forked from one that has computed nothing, so that 50 of them take minutes."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    paths = f"{Path(__file__).parents[2]}{os.pathsep}{Path(__file__).parents[1]}"
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, way, str(tmp_path), "50"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -284,7 +285,7 @@ def child(run: Run, connection: Connection) -> None:
     Path(run.output).mkdir(parents=True, exist_ok=True)
     with open(Path(run.output, "log"), "a", encoding="utf-8") as log:
         sys.stdout = sys.stderr = log
-        small_runs.tell = functools.partial(connection.send, "begun")
+        small_runs.report_progress = functools.partial(connection.send, "begun")
         main(run, 1)
 
 

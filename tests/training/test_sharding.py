@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Run, differences, launch, moved, read_result, result_path, resumed
+from training.small_runs import Run, differences, launch, moved, read_result, result_path, resumed
 
 from hf_tl.backbones.load import load
 from hf_tl.config import TrainingConfig
@@ -53,11 +53,11 @@ def test_sharded_processes_do_as_replicated_ones(
     for step, expected in replicated["by step"]["weights"].items():
         if steps is not None and step > steps:
             break
-        found = sharded["by step"]["weights"][step]
-        assert not moved(found, second["by step"]["weights"][step]), step
-        assert found.keys() == expected.keys()
+        weights = sharded["by step"]["weights"][step]
+        assert not moved(weights, second["by step"]["weights"][step]), step
+        assert weights.keys() == expected.keys()
         for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, atol=tolerance, rtol=0, msg=f"{step}: {name}")
+            torch.testing.assert_close(weights[name], tensor, atol=tolerance, rtol=0, msg=f"{step}: {name}")
         assert sharded["by step"]["frozen"].get(step) == replicated["by step"]["frozen"].get(step)
     for name, tensor in replicated["best weights"].items():
         torch.testing.assert_close(sharded["best weights"][name], tensor, atol=tolerance, rtol=0, msg=name)
@@ -75,7 +75,7 @@ def test_sharded_processes_do_as_replicated_ones(
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, {"ACCELERATE_MIXED_PRECISION": "bf16"}], ids=["float32", "bf16"])
 def test_sharded_processes_resume_bit_by_bit(tmp_path: Path, environment: dict[str, str]) -> None:
-    """With dropout, weight averaging, and phases with different numbers of frozen stages."""
+    """The run has dropout, weight averaging, and phases with different numbers of frozen stages."""
     environment = {**FSDP, **environment}
     run = Run(str(tmp_path / "a"), "all kept", SPLIT)
     Path(run.output).mkdir()
@@ -121,15 +121,15 @@ def test_accelerate_launch_shards_a_whole_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"ACCELERATE_USE_FSDP": "true"}, r"asks for FSDP1, .*--fsdp_version 2"),
+        ({"ACCELERATE_USE_FSDP": "true"}, r"found FSDP1, .*--fsdp_version 2"),
         ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "leave out --fsdp_offload_params"),
         ({**FSDP, "FSDP_RESHARD_AFTER_FORWARD": "false"}, "leave out --fsdp_reshard_after_forward false"),
-        (FSDP, "there is one process and nothing to shard over"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DEEPSPEED, .*FSDP2"),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, "asked for several processes"),
+        (FSDP, "FSDP needs several processes, found one"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "does not support DEEPSPEED, .*FSDP2"),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, "expected several processes, .* found one"),
     ],
 )
-def test_what_would_be_left_out_is_refused(
+def test_unsupported_settings_of_the_launcher_are_refused(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
 ) -> None:
     """The variables are those of accelerate launch."""
@@ -151,5 +151,5 @@ def test_accelerate_launch_that_drops_processes_is_refused(tmp_path: Path) -> No
         timeout=120,
     )
     assert done.returncode != 0
-    assert "asked for several processes, and this one runs alone" in done.stderr
+    assert "expected several processes, as the launcher requests, found one" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """Stage of a backbone at the usual granularity of the field; the head is the last."""
+    """Stage of a backbone at the usual granularity of the field; the head is the last.
+
+    >>> import timm
+    >>> head = list_stages(timm.create_model("resnet18"))[-1]
+    >>> head.name, head.parameter_names
+    ('head', ('fc.weight', 'fc.bias'))
+    """
 
     name: str
     parameter_names: tuple[str, ...]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from hf_tl.card.results import calibrated
+from hf_tl.card.sections.results import calibrated
 from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import AFTER, BEFORE, INK, MUTED, new_figure, plain, write
 
@@ -90,12 +90,12 @@ def _draw_panel(above: Axes, below: Axes, bins: Mapping[str, Any], color: str) -
     above.bar(places, shares, width, color=color, edgecolor="white", linewidth=0.8)
     above.plot([0, 1], [0, 1], color=INK, linewidth=1.2, linestyle="--", label="perfect calibration")
     above.set(xlim=(0, 1), ylim=(0, 1.02))
-    above.set_ylabel("share that is right", color=MUTED, fontsize=9)
+    above.set_ylabel("observed frequency", color=MUTED, fontsize=9)
     above.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
     below.bar(places, np.asarray(bins["counts"]) / max(sum(bins["counts"]), 1), width, color=MUTED, edgecolor="white")
     below.set_ylim(0, 1.02)
-    below.set_ylabel("cases", color=MUTED, fontsize=9)
-    below.set_xlabel("probability given", color=MUTED, fontsize=9)
+    below.set_ylabel("share", color=MUTED, fontsize=9)
+    below.set_xlabel("predicted probability", color=MUTED, fontsize=9)
     for axes in (above, below):
         axes.tick_params(labelsize=8, colors=MUTED)
         axes.spines[["top", "right"]].set_visible(False)

@@ -5,14 +5,14 @@ from typing import Any
 
 from hf_tl.evaluation.metrics import MULTI_LABEL, Figure, ProblemType
 from hf_tl.record import Measured, RunRecord
-from hf_tl.reporting.numbers import NOTHING, decimal, percent, range_of
+from hf_tl.reporting.numbers import NOTHING, counted, decimal, percent, range_of
 
 CONFUSIONS_SHOWN = 5
 
 
 def result_columns(figures: Sequence[Figure]) -> list[str]:
-    """Return the column titles of the metrics, each followed by its interval."""
-    return [title for figure in figures for title in (figure.title, "95% CI")] + ["Loss"]
+    """Return the column titles of the metrics, each with its interval."""
+    return [f"{figure.title} (95% CI)" for figure in figures] + ["Loss"]
 
 
 def result_row(measured: Measured, problem: ProblemType, figures: Sequence[Figure]) -> dict[str, Any]:
@@ -22,18 +22,22 @@ def result_row(measured: Measured, problem: ProblemType, figures: Sequence[Figur
     ranges = {f.key: range_of(intervals.get(f.key), is_percentage=f.is_percentage) for f in figures}
     return {
         "split": measured.split,
-        "images": f"{measured.images:,}",
+        "images": counted(measured.images, "image"),
+        "count": f"{measured.images:,}",
         "primary": values[problem.primary.key],
         "accuracy": values[problem.accuracy],
         "primary_interval": ranges[problem.primary.key] if problem.primary.key in intervals else None,
         "interval": ranges[problem.accuracy] if problem.accuracy in intervals else None,
         "learned": training_images(measured),
-        "unmeasured": int(metrics.get("classes_without_positives") or 0),
         "cells": [
-            *(text for key, value in values.items() for text in (value, ranges[key])),
+            *(_with_range(value, ranges[key]) for key, value in values.items()),
             decimal(metrics.get("loss")),
         ],
     }
+
+
+def _with_range(value: str, interval: str) -> str:
+    return value if interval == NOTHING else f"{value} ({interval})"
 
 
 def training_images(measured: Measured) -> str | None:
@@ -47,11 +51,14 @@ def result_notes(record: RunRecord, problem: ProblemType) -> list[str]:
     """Return the notes that qualify the results."""
     notes = []
     for split, measured in record.measured.items():
+        if unseen := int(measured.metrics.get("classes_without_positives") or 0):
+            labels = counted(unseen, "label")
+            notes.append(f"The mean average precision of {split} leaves out {labels} without images.")
         if training := training_images(measured):
             notes.append(f"{training}: not an estimate of generalization.")
         if measured.left_out:
-            images = f"{measured.left_out:,} {'image' if measured.left_out == 1 else 'images'}"
-            notes.append(f"{images} of the {split} split left out: the weights had learned from them.")
+            images = counted(measured.left_out, "image")
+            notes.append(f"{images} of the {split} split left out: the weights had been trained on them.")
         if not record.is_of_saved_weights(split):
             notes.append(_of_other_weights(record, split))
         if measured.plain is not None:
@@ -59,11 +66,41 @@ def result_notes(record: RunRecord, problem: ProblemType) -> list[str]:
     return notes
 
 
+def about_intervals(record: RunRecord, problem: ProblemType) -> str:
+    """Describe the confidence intervals; empty without any."""
+    if not any(measured.intervals for measured in record.measured.values()):
+        return ""
+    bootstrap = "mean average precision and F1" if problem is MULTI_LABEL else "F1"
+    return (
+        f"Confidence intervals: Wilson for shares, bootstrap for {bootstrap} (none without errors). They assume images "
+        "of the same distribution."
+    )
+
+
+def refit_text(record: RunRecord, *, is_search: bool) -> str:
+    """Describe the training after model selection; empty without it.
+
+    Args:
+        record: Record of the run.
+        is_search: Whether the stage depth was selected by a search.
+    """
+    refit = record.refit
+    if refit is None:
+        return ""
+    extent = ", at the selected stage depth and for as many epochs as the search took to reach it" if is_search else ""
+    curves = " The learning curves are from the first training." if record.history else ""
+    return (
+        f"After model selection, the model was retrained from its starting weights{extent}, on "
+        f"{' + '.join(refit.splits)}: {counted(refit.images, 'image')}. The published weights are those at the end of "
+        f"the retraining.{curves}"
+    )
+
+
 def _of_other_weights(record: RunRecord, split: str) -> str:
     if record.refit is not None and split in record.refit.splits:
         return (
             f"The {split} results are from the first training, which did not use the {split} images; the published "
-            "weights learned from them."
+            "weights were trained on them."
         )
     return f"The {split} results are from earlier weights than the published ones."
 
@@ -82,17 +119,16 @@ def _plain(measured: Measured, problem: ProblemType) -> str:
 
 def class_results(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Return one row per class: test images, precision, recall with its interval, and F1."""
-    if not (found := _test(record).get("classes")):
+    if not (classes := _test(record).get("classes")):
         return []
-    columns = zip(*(found[key] for key in ("images", "precision", "recall", "recall_interval", "f1")), strict=True)
+    columns = zip(*(classes[key] for key in ("images", "precision", "recall", "recall_interval", "f1")), strict=True)
     return [
         (
             label,
             [
                 f"{images:,}",
                 percent(precision),
-                percent(recall),
-                range_of(interval, is_percentage=True),
+                _with_range(percent(recall), range_of(interval, is_percentage=True)),
                 decimal(f1),
             ],
         )
@@ -111,12 +147,12 @@ def confusions(record: RunRecord) -> list[dict[str, Any]]:
 
 def calibration_of(record: RunRecord, problem: ProblemType) -> dict[str, Any] | None:
     """Return the calibration errors, with temperature scaling where a temperature was fitted; None without any."""
-    if not (found := _test(record).get("calibration")):
+    if not (calibration := _test(record).get("calibration")):
         return None
     temperature, after = record.temperature, calibrated(record)
     return {
         "what": "the probability of each class in each image" if problem is MULTI_LABEL else "the predicted class",
-        "before": percent(found["before"]["ece"]),
+        "before": percent(calibration["before"]["ece"]),
         "after": None if after is None else percent(after["ece"]),
         "temperature": NOTHING if temperature is None or temperature.value is None else f"{temperature.value:.3g}",
         "fitted_on": _fitted_on(record),
@@ -136,7 +172,7 @@ def _fitted_on(record: RunRecord) -> str:
     temperature = record.temperature
     if temperature is None or temperature.split is None:
         return "held-out images"
-    return f"{temperature.images:,} {temperature.split} images"
+    return counted(temperature.images, f"{temperature.split} image")
 
 
 def _test(record: RunRecord) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Rows of a card's tables about the choice of the strategy: the advisor's evidence, and the stage depths of a climb."""
+"""Rows of a card's tables about the choice of the strategy: the advisor's evidence and the tried stage depths."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,30 +18,30 @@ PUBLISHED_OF_DATA = (
 """Entries of a recommendation that a run's record contains; the other ones contain paths."""
 
 
-def published_advice(found: Mapping[str, Any]) -> dict[str, Any]:
+def published_advice(recommendation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a recommendation that a run's record contains, with the last name of each path.
 
     Args:
-        found: Result of `Recommendation.to_record()`.
+        recommendation: Result of `Recommendation.to_record()`.
 
     Raises:
         LookupError, TypeError, ValueError, AttributeError: The record is malformed.
     """
-    evidence_rows(found)  # raises if the card cannot show it
-    names = {backbone["backbone"]: published_name(backbone["backbone"]) for backbone in found["evidence"]}
-    names |= {name: Path(name).name for group in found["data"]["groups_of_copies"] for name in group["names"]}
-    told = {name: found[name] for name in PUBLISHED}
-    told["data"] = {name: found["data"][name] for name in PUBLISHED_OF_DATA}
-    published: dict[str, Any] = _renamed(told, sorted(names.items(), key=lambda pair: -len(pair[0])))
+    evidence_rows(recommendation)  # raises if the card cannot show it
+    names = {backbone["backbone"]: published_name(backbone["backbone"]) for backbone in recommendation["evidence"]}
+    names |= {name: Path(name).name for group in recommendation["data"]["groups_of_copies"] for name in group["names"]}
+    entries = {name: recommendation[name] for name in PUBLISHED}
+    entries["data"] = {name: recommendation["data"][name] for name in PUBLISHED_OF_DATA}
+    published: dict[str, Any] = _renamed(entries, sorted(names.items(), key=lambda pair: -len(pair[0])))
     return published
 
 
 def _renamed(value: Any, names: list[tuple[str, str]]) -> Any:
     """Replace names in all texts of a record, the longest first."""
     if isinstance(value, Mapping):
-        return {key: _renamed(one, names) for key, one in value.items()}
+        return {key: _renamed(item, names) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_renamed(one, names) for one in value]
+        return [_renamed(item, names) for item in value]
     if isinstance(value, str):
         for name, new in names:
             value = value.replace(name, new) if name != new else value
@@ -67,7 +67,7 @@ def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
 
 
 def rung_rows(rungs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the result of each stage depth that a climb tried."""
+    """Return the result of each stage depth that was tried."""
     return [_rung_row(rung) for rung in rungs]
 
 
@@ -82,7 +82,7 @@ def _rung_row(rung: Mapping[str, Any]) -> dict[str, Any]:
         "gain": NOTHING if rung["gain"] is None else points(rung["gain"]),
         "p_value": p_value(rung["p_value"]),
         "time": duration(rung["seconds"]),
-        "verdict": f"{'kept' if rung['is_kept'] else 'taken back'}: {rung['why']}",
+        "verdict": f"{'kept' if rung['is_kept'] else 'reverted'}: {rung['why']}",
     }
 
 

@@ -1,6 +1,7 @@
 """Statements of a card about the training images of the weights, including those of the starting model."""
 
 from hf_tl.record import RunRecord
+from hf_tl.reporting.numbers import counted
 
 
 def learned_rows(record: RunRecord) -> list[dict[str, str | None]]:
@@ -9,7 +10,7 @@ def learned_rows(record: RunRecord) -> list[dict[str, str | None]]:
         {
             "data": learned.data,
             "split": learned.split,
-            "images": f"{learned.images:,} images" if learned.images else "number of images not recorded",
+            "images": counted(learned.images, "image") if learned.images else "number of images not recorded",
             "digest": learned.digest,
         }
         for learned in record.learned_from
@@ -23,6 +24,10 @@ def learned_total(record: RunRecord) -> str:
     """
     counts = [learned.images for learned in record.learned_from]
     if not all(counts):
-        return "images of which not all are recorded"
-    is_chain = record.start.kind == "trained" or record.start.earlier is not None
-    return f"{'up to ' if is_chain else ''}{sum(counts):,} images"
+        return "an unknown number of images"
+    return f"{'up to ' if has_earlier_training(record) else ''}{counted(sum(counts), 'image')}"
+
+
+def has_earlier_training(record: RunRecord) -> bool:
+    """Return whether the starting weights come from another training that hf_tl recorded."""
+    return record.start.kind == "trained" or record.start.earlier is not None

@@ -4,16 +4,16 @@ from markupsafe import Markup
 
 from hf_tl.record import Origin, RunRecord
 from hf_tl.reporting.markdown import code, escape
+from hf_tl.reporting.numbers import counted
 
 LINKS_SHOWN = 3
 """Number of earlier trainings that a card names; the rest of a chain is counted."""
 STARTS = {
-    "random": "trained from random weights",
-    "hub": "pretrained, then trained",
-    "file": "started from a weights file, then trained",
-    "folder": "started from a local checkpoint, then trained",
-    "trained": "started from a model that hf_tl trained, then trained further",
-    "memory": "started from weights given in memory, then trained",
+    "random": "initialized randomly",
+    "file": "initialized from a weights file",
+    "folder": "initialized from a local checkpoint",
+    "trained": "initialized from another model of hf_tl",
+    "memory": "initialized from weights in memory",
 }
 
 
@@ -22,6 +22,17 @@ def strategy_tag(record: RunRecord) -> str:
     if record.start.is_random and record.start.base_model is None:
         return "from-scratch"
     return "transfer-learning" if record.trains_head_alone else "fine-tuning"
+
+
+def name_start(origin: Origin) -> Markup:
+    """Name the starting weights for the first sentence of a card.
+
+    >>> str(name_start(Origin("hub", name="timm/resnet50.a1_in1k"))), str(name_start(Origin.random()))
+    ('initialized from `timm/resnet50.a1_in1k`', 'initialized randomly')
+    """
+    if origin.kind == "hub":
+        return Markup(f"initialized from {code(origin.name or 'a model of the Hub')}")
+    return Markup(STARTS[origin.kind])
 
 
 def describe_start(origin: Origin) -> Markup:
@@ -37,7 +48,7 @@ def describe_start(origin: Origin) -> Markup:
         links = [*links[:LINKS_SHOWN], links[-1]]
     *trained, first = map(_describe, links)
     if skipped > 0:
-        trained.append(Markup(f"{skipped:,} earlier {'training' if skipped == 1 else 'trainings'}"))
+        trained.append(Markup(counted(skipped, "earlier training")))
     return Markup(", which started from ").join([*trained, first])
 
 
@@ -45,7 +56,7 @@ def origin_lines(origin: Origin) -> list[Markup]:
     """Return the starting weights and their license, one line of Markdown each."""
     if origin.kind == "random":
         seed = "" if origin.seed is None else f" (seed {origin.seed})"
-        return [Markup(f"Nothing was transferred: all weights were random at the start{seed}.")]
+        return [Markup(f"Starting weights: random{seed}; nothing was transferred")]
     lines = []
     if origin.base_model is not None:
         revision = "" if origin.base_revision is None else f", revision {code(origin.base_revision)}"
@@ -80,6 +91,6 @@ def _describe(origin: Origin) -> Markup:
 
 def _describe_memory(origin: Origin) -> Markup:
     if origin.earlier is None:
-        return Markup("weights given in memory; their origin is not recorded")
+        return Markup("weights in memory, whose origin is not recorded")
     before = _describe(origin.earlier)
-    return Markup(f"weights changed in memory, in a way that is not recorded; before that, the model was {before}")
+    return Markup(f"weights changed in memory, in a way that is not recorded (the model was {before} before)")

@@ -1,19 +1,24 @@
 """Rows of a card's tables about stages and phases."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from hf_tl.phase import ADAMW_FIELDS
 from hf_tl.record import PhaseRecord, RunRecord
-from hf_tl.reporting.numbers import NOTHING, percent, rate
+from hf_tl.reporting.numbers import NOTHING, counted, duration, percent, rate
 
 IN_TABLE = {"trainable_stages", "epochs", "steps", "learning_rate", "backbone_learning_rate", "norm", "solver"}
 """Fields of a recipe in the table of phases; the other ones are listed below it."""
-NORM_POLICIES = {"frozen": "frozen", "affine": "scale and shift train", "adapt": "train and adapt"}
+NORM_POLICIES = {
+    "frozen": "",
+    "affine": "norms of frozen stages train scale and shift",
+    "adapt": "norms of frozen stages train and update their statistics",
+}
 BATCH_NORM = {
     "keep": "BatchNorm of trained stages keeps its statistics",
-    "update": "BatchNorm of trained stages adapts",
+    "update": "BatchNorm of trained stages updates its statistics",
 }
 HEAD_STATES = {"new": "randomly initialized", "kept": "kept from the starting weights"}
 
@@ -49,11 +54,11 @@ def trained_stages(record: RunRecord) -> str:
     names = [stage.name for stage in record.stages]
     trained = [name for name in names if record.trained_in(name)]
     if not trained:
-        return "nothing was trained"
+        return "no stage was trained yet"
     if record.trains_head_alone:
         return "only the head was trained"
     if len(trained) == len(names):
-        return "every stage was trained"
+        return "all stages were trained"
     has_norms = any(phase.recipe.norm != "frozen" for phase in record.phases)
     norms = " and the norms of frozen stages" if has_norms else ""
     if set(trained) <= set(record.model.head.stages):
@@ -71,12 +76,12 @@ def phase_row(phase: PhaseRecord) -> dict[str, Any]:
         "first_stage": names[0],
         "last_stage": names[-1],
         "stages": len(names),
+        "has_several": len(names) > 1,
         "parameters": f"{phase.parameters_trained:,}",
         "length": _length(phase),
         "is_solved": phase.is_solved,
         "learning_rate": NOTHING if phase.is_solved else rate(recipe.learning_rate),
         "backbone_learning_rate": NOTHING if len(names) == 1 else backbone,
-        "norm": NORM_POLICIES[recipe.norm],
         "rest": ", ".join(
             [
                 *([] if phase.solution is None else [_solution(phase.solution)]),
@@ -85,7 +90,7 @@ def phase_row(phase: PhaseRecord) -> dict[str, Any]:
                     for name, value in dataclasses.asdict(recipe).items()
                     if name not in hidden and value not in (None, 0, "none")
                 ),
-                *(["on cached features"] if phase.uses_features else []),
+                *filter(None, [NORM_POLICIES[recipe.norm], "on cached features" if phase.uses_features else ""]),
             ]
         ),
     }
@@ -98,26 +103,34 @@ def _length(phase: PhaseRecord) -> str:
         return "solved"
     if recipe.epochs is None:
         planned = recipe.steps or 0
-        return f"{planned:,} steps" if phase.steps >= planned else f"{phase.steps:,} of {planned:,} steps"
-    planned_text = f"{recipe.epochs:.3g} {'epoch' if recipe.epochs == 1 else 'epochs'}"
+        return counted(planned, "step") if phase.steps >= planned else f"{phase.steps:,} of {counted(planned, 'step')}"
+    epochs = max(1, round(recipe.epochs))
+    is_whole = math.isclose(epochs, recipe.epochs, rel_tol=0.01)
+    planned_text = counted(epochs, "epoch") if is_whole else f"about {counted(epochs, 'epoch')}"
     if recipe.patience is None or phase.epochs > recipe.epochs - 0.5:
         return planned_text
     return f"{round(phase.epochs)} of {planned_text}"
 
 
-def speeds(record: RunRecord) -> list[tuple[int, str]]:
-    """Return the number and the speed of each phase with steps, in training images per second."""
-    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
-    if not set(names) <= record.hyperparameters.keys():
-        return []
-    images = 1
-    for name in names:
-        images *= record.hyperparameters[name]
+def phase_costs(record: RunRecord) -> list[tuple[int, str]]:
+    """Return the number of each phase, and its time with what the time was spent on."""
     return [
-        (number, f"{phase.steps * images / phase.seconds:,.3g} training images a second")
+        (number, f"{duration(phase.seconds)}{_work(phase, record.hyperparameters)}")
         for number, phase in enumerate(record.phases, 1)
-        if phase.steps and phase.seconds > 0 and not phase.is_solved
     ]
+
+
+def _work(phase: PhaseRecord, hyperparameters: Mapping[str, Any]) -> str:
+    """Say where features came from, or how many images a second a phase trained on."""
+    if phase.reuses_features:
+        return "; the frozen features came from the cache of an earlier run or phase"
+    if phase.uses_features:
+        return ", with one pass of the images through the frozen stages"
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "processes")
+    if not (phase.steps and phase.seconds > 0 and set(names) <= hyperparameters.keys()):
+        return ""
+    images = phase.steps * math.prod(hyperparameters[name] for name in names)
+    return f", {max(1, round(images / phase.seconds)):,} training images per second (evaluation included)"
 
 
 def best_after(record: RunRecord) -> str:
@@ -141,11 +154,12 @@ def head_of(record: RunRecord) -> str:
     return layers if not layers or state is None else f"{layers}, {state}"
 
 
-def _solution(found: Mapping[str, Any]) -> str:
-    text = f"logistic regression to convergence on standardized features, L2 strength {found['l2_strength']:.2g}"
-    if found["held_out_loss"] is None:
+def _solution(solution: Mapping[str, Any]) -> str:
+    text = f"logistic regression to convergence on standardized features, L2 strength {solution['l2_strength']:.2g}"
+    if solution["held_out_loss"] is None:
         return text
-    return f"{text}, chosen in {found['folds']}-fold cross-validation (held-out loss {found['held_out_loss']:.4g})"
+    loss = f"held-out loss {solution['held_out_loss']:.4g}"
+    return f"{text}, selected by {solution['folds']}-fold cross-validation ({loss})"
 
 
 def _field(name: str, value: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
@@ -30,12 +31,12 @@ def plot_stages(record: RunRecord, path: str | Path) -> None:
     figure = new_figure(2.3)
     axes = figure.subplots()
     widths = _visible_widths([stage.parameters for stage in stages])
-    left = 0.0
+    start = 0.0
     for stage, width in zip(stages, widths, strict=True):
         is_trained = bool(record.trained_in(stage.name))
         axes.add_patch(
             Rectangle(
-                (left, 0),
+                (start, 0),
                 width,
                 1,
                 facecolor=TRAINED if is_trained else FROZEN,
@@ -44,7 +45,7 @@ def plot_stages(record: RunRecord, path: str | Path) -> None:
                 hatch=None if is_trained else "////",
             )
         )
-        left += width
+        start += width
     _label_stages(axes, stages, widths)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_axis_off()
@@ -77,7 +78,7 @@ def plot_history(record: RunRecord, path: str | Path) -> None:
     """
     history = record.history
     if not history:
-        raise PublishError("there are no curves to draw: the record's history is empty; train for at least one epoch")
+        raise PublishError("no learning curves: the record's history is empty; train for at least one epoch")
     figure = new_figure(3.4)
     loss, chosen = figure.subplots(1, 2)
     primary = PROBLEM_TYPES[record.model.problem_type].primary
@@ -87,13 +88,15 @@ def plot_history(record: RunRecord, path: str | Path) -> None:
     shares = [entry["validation"].get(primary.key) for entry in history]
     _line(chosen, epochs, [None if s is None else 100 * s for s in shares], VALIDATION_LINE, "validation")
     if (best := record.best) and (share := best["validation"].get(primary.key)) is not None:
-        chosen.plot(best["epoch"], 100 * share, "o", ms=9, mfc="none", mec=INK, mew=1.2, label="kept", clip_on=False)
+        chosen.plot(best["epoch"], 100 * share, "o", ms=9, mfc="none", mec=INK, mew=1.2, label="best", clip_on=False)
     for axes, title in ((loss, "Loss"), (chosen, f"Validation {primary.name} (%)")):
         _shade_phases(axes, history, record.rungs)
         axes.set_title(title, loc="left", color=INK, fontsize=11)
         axes.set_xlabel("epoch", color=MUTED, fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    chosen.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value <= 100 else "")  # room above 100%
     write(figure, path)
 
 
@@ -110,10 +113,10 @@ def _visible_widths(parameters: Sequence[int]) -> list[float]:
 
 def _label_stages(axes: Axes, stages: Sequence[StageRecord], widths: Sequence[float]) -> None:
     """Write names and parameter counts below the bar, slanted; of many narrow stages only some."""
-    spacing, labeled_until, left = 0.033, -1.0, 0.0
+    spacing, labeled_until, start = 0.033, -1.0, 0.0
     for index, (stage, width) in enumerate(zip(stages, widths, strict=True)):
-        middle, is_last = left + width / 2, index == len(stages) - 1
-        left += width
+        middle, is_last = start + width / 2, index == len(stages) - 1
+        start += width
         if not is_last and (middle - labeled_until < spacing or 1 - widths[-1] / 2 - middle < spacing):
             continue
         labeled_until = middle
@@ -158,16 +161,16 @@ def _line(axes: Axes, epochs: Sequence[float], values: Iterable[float | None], c
 
 
 def _shade_phases(axes: Axes, history: Sequence[Mapping[str, Any]], rungs: Sequence[Mapping[str, Any]]) -> None:
-    """Shade the span of each phase, or of each stage depth that a climb tried."""
+    """Shade the span of each phase, or of each stage depth of a search."""
     ends = {entry["phase"]: entry["epoch"] for entry in history}
     start = 0.0
     for index, (phase, end) in enumerate(ends.items()):
         axes.axvspan(start, end, color=PHASE_SHADES[index % 2], zorder=0, linewidth=0)
-        name = f"{'rung' if rungs else 'phase'} {phase + 1}" if len(ends) <= 4 else str(phase + 1)
+        name = f"{'depth' if rungs else 'phase'} {phase + 1}" if len(ends) <= 4 else str(phase + 1)
         axes.text(
             (start + end) / 2,
             1.0,
-            name if not rungs or rungs[phase]["is_kept"] else f"{name},\ntaken back",
+            name if not rungs or rungs[phase]["is_kept"] else f"{name},\nreverted",
             transform=axes.get_xaxis_transform(),
             ha="center",
             va="top",

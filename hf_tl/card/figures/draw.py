@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hf_tl.card.examples import Example, plot_examples
-from hf_tl.card.plots import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
+from hf_tl.card.figures.mistakes import Example, plot_examples
+from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.card.figures.training import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
 from hf_tl.card.record_errors import record_errors
-from hf_tl.card.result_plots import CLASSES_DRAWN, plot_confusion, plot_reliability
 from hf_tl.record import RunRecord
 
 CONFUSION_FIGURE = "confusion.png"

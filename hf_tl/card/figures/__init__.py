@@ -1,0 +1,1 @@
+"""Figures of a card, drawn from the record of a run."""

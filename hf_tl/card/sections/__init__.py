@@ -1,0 +1,1 @@
+"""Values and statements of the sections of a card, derived from the record of a run."""

@@ -1,0 +1,163 @@
+"""Inputs of a run, loaded and checked, and its result."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.backbones.weights.provenance import Provenance, provenance_of
+from hf_tl.config import HubConfig, TrainingConfig
+from hf_tl.errors import ConfigError
+from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
+from hf_tl.record import LearnedFrom, RunRecord
+from hf_tl.strategy import Phase, Strategy
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
+    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.images import Transforms
+    from hf_tl.data.learned import Leakage
+    from hf_tl.training.phase_data import TrainingImages
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Result of a finished run; usable as the path of its folder.
+
+    >>> import hf_tl
+    >>> strategy = hf_tl.Strategy.transfer(epochs=1)
+    >>> model, transforms = hf_tl.load_backbone("backbone", ["dress", "hat"], strategy)
+    >>> result = hf_tl.train(model, "photos", strategy, transforms=transforms, output_dir="run")
+    >>> result.output_dir.name, 0 <= result.test_accuracy <= 1, result.record.data.labels
+    ('run', True, ('dress', 'hat'))
+    """
+
+    output_dir: Path
+    """Folder with the model, its card and its record."""
+    record: RunRecord
+    """Contents of `run.json`."""
+    commit_url: str | None = None
+    """Address of the commit on the Hub. None if the model was not pushed."""
+
+    def __fspath__(self) -> str:
+        return str(self.output_dir)
+
+    @property
+    def test_accuracy(self) -> float:
+        """Accuracy on the test images; for multi-label data, the share of images with all labels correct."""
+        problem = PROBLEM_TYPES[self.record.model.problem_type]
+        return float(self.record.measured["test"].metrics[problem.accuracy] or 0.0)
+
+
+@dataclass(frozen=True)
+class RunNotes:
+    """Settings of a run, and how they were chosen, for its record."""
+
+    command: str | None = None
+    """Command of the run."""
+    settings: dict[str, Any] | None = None
+    """All settings of the run."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Hyperparameters that were selected by search."""
+    recommendation: dict[str, Any] | None = None
+    """Evidence for the recommended strategy."""
+
+
+@dataclass
+class Job:
+    """Everything that a run needs, loaded and checked."""
+
+    accelerator: "Accelerator"
+    model: "PreTrainedModel"
+    preprocessing: "Preprocessing"
+    data: "ImageData"
+    strategy: Strategy
+    config: TrainingConfig
+    """Training settings, with `output_dir` set."""
+    hub: HubConfig
+    horizontal_flip: bool
+    """Whether a mirrored image keeps its label."""
+    leakage: "Mapping[str, Leakage]" = field(default_factory=dict)
+    """Training images of the starting weights in each split, and whether they were excluded."""
+    head_stages: int = 1
+    """Number of trailing stages that count as the head."""
+    notes: RunNotes = field(default_factory=RunNotes)
+    rung_seconds: Sequence[float] = ()
+    """Expected seconds of each stage depth of an escalation, for `time_budget`."""
+    start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def folder(self) -> Path:
+        """Output folder."""
+        return Path(str(self.config.output_dir))
+
+    @property
+    def problem(self) -> ProblemType:
+        """Kind of labels."""
+        return PROBLEM_TYPES[self.data.problem_type]
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Origin of the starting weights, computed before training changes them."""
+        return provenance_of(self.model)
+
+    @cached_property
+    def learned_before(self) -> LearnedFrom:
+        """Training images of the starting weights.
+
+        Where a published model states only a split, its images are looked up in the data.
+        """
+        from hf_tl.data.learned import resolve
+
+        return resolve(self.provenance.learned, self.data)
+
+    @property
+    def images(self) -> "TrainingImages":
+        """Training and validation images, and their transforms."""
+        from hf_tl.training.phase_data import TrainingImages
+
+        data = self.data
+        train, validation = data.splits["train"], data.splits["validation"]
+        return TrainingImages(train, validation, self.transforms_of, data.fingerprint, data.orders)
+
+    def transforms_of(self, phase: Phase) -> "Transforms":
+        """Return the transforms of a phase."""
+        return self.preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
+
+    def check(self) -> None:
+        """Reject settings that contradict the data.
+
+        Raises:
+            ConfigError: A setting does not fit the labels of the dataset.
+        """
+        from hf_tl.optimization.loss import check_phases
+
+        if self.config.test_time_flip and not self.horizontal_flip:
+            raise ConfigError(
+                "--test_time_flip averages the logits of an image and its mirror image, but mirrored images of "
+                f"{self.data.name} change their class (--horizontal_flip false): leave out one of the two flags"
+            )
+        check_phases(self.strategy.phases, self.problem)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the origin and preprocessing that a checkpoint and the run that resumes from it must share."""
+        from hf_tl.backbones.stages.stage import list_stages
+        from hf_tl.backbones.weights.digest import digest
+        from hf_tl.record.codec import encode
+
+        stages = list_stages(self.model)[-self.head_stages :]
+        head = {name for stage in stages for name in (*stage.parameter_names, *stage.buffer_names)}
+        backbone = {name: tensor for name, tensor in self.model.state_dict().items() if name not in head}
+        starts_anew = self.strategy.phases[0].from_random_weights
+        return {
+            "origin": encode(self.provenance.origin),
+            "starting weights": None if starts_anew else digest(backbone),
+            "preprocessing": encode(self.preprocessing.to_record()),
+            "horizontal_flip": self.horizontal_flip,
+            "classes": list(self.data.labels),
+        }

@@ -1,0 +1,221 @@
+"""Course of a run: train, commit the model, evaluate it, write its card, push it."""
+
+import contextlib
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.backbones.weights.provenance import set_provenance, trained_origin
+from hf_tl.errors import SaveError
+from hf_tl.job.job import Job, RunResult
+from hf_tl.job.records import build_record, learned_images
+from hf_tl.processes.together import on_main_process
+from hf_tl.publish.measured import measure_run, plain_kinds, predict_plain, with_plain
+from hf_tl.record import RunRecord
+from hf_tl.reporting.console import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hf_tl.card.figures.mistakes import Example
+    from hf_tl.checkpoints.state import TrainingLog
+    from hf_tl.evaluation.measure import Predictions
+    from hf_tl.record.run import Status
+    from hf_tl.training.loop import Training
+    from hf_tl.training.refit import Refit
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Trained weights, committed to the output folder but not yet evaluated."""
+
+    training: "Training"
+    """Training that produced the weights."""
+    record: RunRecord
+    validation: "tuple[Predictions, str]"
+    """Predictions of the validation images, and the digest of the weights that made them."""
+    energy: dict[str, Any] | None
+    """Energy use of the training, if it was measured."""
+
+
+def run_job(job: Job) -> RunResult:
+    """Train, commit the model, evaluate it, write its card and push it.
+
+    Raises:
+        HfTlError: Something cannot be used or written. If training was done, the trained model is in `output_dir`.
+    """
+    from hf_tl.card.summary import announce
+    from hf_tl.head.tuning import fit_batch_size
+
+    job.check()
+    _ = job.provenance  # computed before training changes the weights
+    job.model.to(job.accelerator.device)
+    if job.config.auto_find_batch_size:
+        size = job.preprocessing.input_size
+        job.config = fit_batch_size(job.accelerator, job.model, job.strategy, job.config, size)
+    say(job.accelerator, announce(job.model, job.strategy, job.accelerator.num_processes))
+    trained = _train(job)
+    with _saved(job):
+        result = _evaluate(job, trained)
+    set_provenance(job.model, trained_origin(result.record, head="kept"), learned_images(job, trained.training))
+    return result
+
+
+def _train(job: Job) -> Trained:
+    """Train, and retrain after model selection where the strategy says so; commit the weights each time."""
+    from hf_tl.processes.accelerator import close_logs, start_trackers
+    from hf_tl.processes.energy import measured_energy
+
+    training, refit = _prepare(job)
+    start_trackers(job.accelerator, job.config, job.strategy)
+    try:
+        with measured_energy(job.accelerator, is_wanted=job.config.measure_energy) as energy:
+            log = training.run()
+            record = _commit(job, training, log)
+            with _saved(job):
+                validation = _predict(job, training, "validation"), str(record.weights_digest)
+                if refit is not None and refit.is_due():
+                    training = refit.run()
+                    record = _commit(job, training, log)
+                    if not refit.learns_validation:
+                        validation = _predict(job, training, "validation"), str(record.weights_digest)
+    finally:
+        close_logs(job.accelerator, job.config)
+    return Trained(training, record, validation, energy or None)
+
+
+def _prepare(job: Job) -> "tuple[Training, Refit | None]":
+    """Prepare the training, resumed from its checkpoint if there is one, and the refit that follows it."""
+    from hf_tl.training.loop import Training
+    from hf_tl.training.refit import Refit, is_given_back, is_refitted
+
+    def hold(tensors: "Mapping[str, Tensor]", training: "Training") -> None:
+        """Commit the best weights so far before the last step; a failure does not stop the training."""
+        try:
+            _write(job, training, training.state.log, "training", tensors)
+        except SaveError as error:
+            say(job.accelerator, f"Continuing without saving the weights so far: {error}")
+
+    training = Training(
+        job.accelerator,
+        job.model,
+        job.strategy,
+        job.images,
+        job.config,
+        identity=job.identity(),
+        rung_seconds=job.rung_seconds,
+        hold=hold,
+    )
+    refit = None
+    if is_refitted(job.strategy, job.data):
+        refit = Refit.of(training, learns_validation=is_given_back(job.data))
+    elif job.strategy.refit:
+        say(job.accelerator, "Skipping --refit: the dataset has its own validation split, or is streamed")
+    if job.config.resume_from_checkpoint is not None:
+        training.restore(job.config.resume_from_checkpoint)
+    elif training.checkpoints.folder is not None and job.accelerator.is_main_process:
+        # checkpoints of the run that --overwrite_output_dir replaces
+        shutil.rmtree(training.checkpoints.folder, ignore_errors=True)
+    return training, refit
+
+
+def _commit(job: Job, training: "Training", log: "TrainingLog") -> RunRecord:
+    """Commit the trained weights, and a checkpoint from which the evaluation can resume."""
+    say(job.accelerator, f"Saving the trained weights in {job.folder}")
+    record = _write(job, training, log, "trained")
+    training.write_final_checkpoint()
+    return record
+
+
+def _write(
+    job: Job,
+    training: "Training",
+    log: "TrainingLog",
+    status: "Status",
+    tensors: "Mapping[str, Tensor] | None" = None,
+) -> RunRecord:
+    from hf_tl.publish.save import commit_model
+
+    record, learned = build_record(job, training, log, status), learned_images(job, training)
+    return on_main_process(
+        job.accelerator,
+        lambda: commit_model(job.model, job.preprocessing, record, learned, job.folder, tensors),
+    )
+
+
+def _evaluate(job: Job, trained: Trained) -> RunResult:
+    """Predict the test images, as trained and as a plain pipeline does, and finish the run with the results."""
+    training = trained.training
+    test = _predict(job, training, "test")
+    kinds = plain_kinds(job.data, job.config, job.preprocessing.input_size[0])
+    transform = job.transforms_of(training.carried_out.phases[-1]).eval
+    plain = predict_plain(job.accelerator, job.model, job.data, transform, job.config, test) if kinds else None
+
+    def finish() -> RunResult:
+        _check_saved(job)
+        measured = measure_run(trained.record, job.problem, trained.validation, test, job.leakage)
+        record = measured if plain is None else with_plain(measured, job.problem, plain, kinds)
+        seconds = dataclasses.replace(record.seconds, total=time.perf_counter() - job.start)
+        return _publish(job, dataclasses.replace(record, seconds=seconds, energy=trained.energy))
+
+    return on_main_process(job.accelerator, finish)
+
+
+def _predict(job: Job, training: "Training", split: str) -> "Predictions":
+    images = job.data.splits[split]
+    say(job.accelerator, f"Evaluating on {len(images):,} {split} images")
+    return training.predictions(images, split)
+
+
+def _check_saved(job: Job) -> None:
+    from hf_tl.publish.save import check_reload
+
+    say(None, "Checking that the saved model loads and gives the same logits")
+    check_reload(job.model, job.preprocessing, job.folder)
+
+
+def _publish(job: Job, record: RunRecord) -> RunResult:
+    """Write the card and the complete record, push them, and print the summary (main process only)."""
+    from hf_tl.card.summary import summarize
+    from hf_tl.hub.hub import push
+    from hf_tl.publish.save import complete_run
+
+    record, examples = _examples(job, record)
+    result = RunResult(job.folder, complete_run(record, job.folder, examples))
+    try:
+        if job.hub.push_to_hub is not None:
+            say(None, f"Pushing to {job.hub.push_to_hub}")
+            url = push(result.output_dir, job.hub.push_to_hub, private=job.hub.hub_private or None)
+            result = dataclasses.replace(result, commit_url=url)
+    finally:  # print the accuracy and the folder of the model even if the push failed
+        say(None, summarize(result.record, result.output_dir, result.commit_url))
+    return result
+
+
+def _examples(job: Job, record: RunRecord) -> "tuple[RunRecord, list[Example]]":
+    """Collect the example images of the card; there are none unless the user allowed them."""
+    from hf_tl.card.figures.mistakes import collect_examples
+
+    if not job.hub.card_images:
+        return record, []
+    transform = job.transforms_of(record.phases[-1].recipe).eval
+    examples = collect_examples(job.model, transform, job.data, record)
+    has_maps = any(example.maps for example in examples)
+    return dataclasses.replace(record, card=dataclasses.replace(record.card, maps=has_maps)), examples
+
+
+@contextlib.contextmanager
+def _saved(job: Job) -> Iterator[None]:
+    """Say, where something fails after training, where the model is and how to finish the run."""
+    try:
+        yield
+    except BaseException:
+        resume = f"--output_dir {job.folder} --resume_from_checkpoint auto"
+        say(
+            job.accelerator,
+            f"The trained model is saved in {job.folder} and can be loaded. To evaluate it and write its card, run the "
+            f"same command with {resume}; to write a card without evaluation, run hf-tl card {job.folder}",
+        )
+        raise

@@ -1,0 +1,47 @@
+"""The process of a command: unknown commands, and how it ends."""
+
+import subprocess
+import sys
+
+import pytest
+from cli.runs import REPOSITORY, fails
+
+from hf_tl.cli import ERROR_STATUS, main
+
+
+def test_the_overview_and_the_nearest_command_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    assert "hf-tl COMMAND" in capsys.readouterr().out
+    assert "unknown command 'trian'; did you mean train?" in fails(["trian"], capsys)
+
+
+LEAVING = """
+import atexit, sys
+from hf_tl.__main__ import command
+
+class Library:
+    def __del__(self):
+        print("freed")
+
+class Words(list):
+    # stands for a library that asks, in the middle of a command, to be closed at the end
+    def __getitem__(self, place):
+        if not atexit_is_set:
+            atexit_is_set.append(atexit.register(print, "closed"))
+        return super().__getitem__(place)
+
+library, atexit_is_set = Library(), []
+sys.argv = Words(sys.argv)
+command()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "ends"), [(["--help"], 0, ["closed"]), (["trian"], ERROR_STATUS, ["closed", "freed"])]
+)
+def test_the_process_ends_without_freeing_its_objects(words: list[str], status: int, ends: list[str]) -> None:
+    """Exit handlers of libraries run, and output is flushed; an error has its status."""
+    done = subprocess.run([sys.executable, "-c", LEAVING, *words], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert done.stdout.splitlines()[-len(ends) :] == ends
+    assert ("usage: hf-tl" in done.stdout) == (status == 0)

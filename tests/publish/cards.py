@@ -1,0 +1,7 @@
+"""Rendered cards for tests."""
+
+from huggingface_hub import ModelCard
+
+
+def body_of(card: str) -> str:
+    return ModelCard(card).text
