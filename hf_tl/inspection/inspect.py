@@ -57,10 +57,9 @@ def inspect(
         DataError: The dataset cannot be opened, or has no labels.
         ModelError: The model cannot be loaded.
 
-    ```python
-    inspection = hf_tl.inspect("FOLDER", "demo")
-    inspection.label_errors[:10]
-    ```
+    >>> import hf_tl
+    >>> hf_tl.inspect("digits")
+    Inspection('digits', images=1797, unreadable=0, copies=0, leaks=0, exclusions=0)
     """
     from accelerate import PartialState
 

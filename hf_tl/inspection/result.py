@@ -18,7 +18,13 @@ RECORD, PAGE, EXCLUSIONS = "inspection.json", "inspection.html", "exclusions.csv
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """Inspection of a dataset before training; a notebook shows its page."""
+    """Inspection of a dataset before training; a notebook shows its page.
+
+    >>> import hf_tl
+    >>> inspection = hf_tl.inspect("digits")
+    >>> inspection.images, inspection.unreadable, inspection.copies
+    (1797, [], [])
+    """
 
     record: dict[str, Any]
     """Facts and findings as plain values: the content of `inspection.json`."""
