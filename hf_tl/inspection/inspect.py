@@ -58,8 +58,8 @@ def inspect(
         ModelError: The model cannot be loaded.
 
     >>> import hf_tl
-    >>> hf_tl.inspect("digits")
-    Inspection('digits', images=1797, unreadable=0, copies=0, leaks=0, exclusions=0)
+    >>> hf_tl.inspect("photos")
+    Inspection('photos', images=40, unreadable=0, copies=0, leaks=0, exclusions=0)
     """
     from accelerate import PartialState
 

@@ -21,9 +21,9 @@ class Inspection:
     """Inspection of a dataset before training; a notebook shows its page.
 
     >>> import hf_tl
-    >>> inspection = hf_tl.inspect("digits")
+    >>> inspection = hf_tl.inspect("photos")
     >>> inspection.images, inspection.unreadable, inspection.copies
-    (1797, [], [])
+    (40, [], [])
     """
 
     record: dict[str, Any]
