@@ -110,7 +110,7 @@ def texts_to_change(text: str) -> Iterator[str]:
     for number, line in enumerate(text.splitlines(), 1):
         for pattern, advice in (
             (rf"(?i){BRITISH}", "American spelling"),
-            (r"(?<![%\w])(?:\d|\}) %(?![\w(])", "no space before the percent sign"),
+            (r"(?<![%\w])(?:[\d.,]*\d|\}) %(?![\w(]| \d)", "no space before the percent sign"),
             (DIALECT, "words of the field"),
         ):
             match = re.search(pattern, line)

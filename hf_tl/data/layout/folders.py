@@ -3,20 +3,15 @@
 Two readings that names cannot decide between are an error that shows both and names the flag that decides.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
 
 from hf_tl.data.labels import tidy, tidy_notes
+from hf_tl.data.layout.classes import UNLABELED, annotation_hint, class_folders, descend, where
 from hf_tl.data.layout.listing import Listing, Tree, count_suffixes
-from hf_tl.data.layout.names import ANNOTATIONS, SPLITS, is_plain, split_meanings, split_of, words_of
+from hf_tl.data.layout.names import SPLITS, is_plain, split_meanings, split_of
 from hf_tl.data.layout.plan import FORMAT, Plan, PlannedSplit, Reading
 from hf_tl.errors import ConfigError, DataError, name_some
-
-UNLABELED = "images in no class folder"
-ALIKE = 0.8
-"""Share of equal file names above which two folders hold the same images in two forms."""
 
 
 def plan_folders(listing: Listing, reading: Reading | None = None, name: str = "") -> Plan:
@@ -42,7 +37,7 @@ def plan_folders(listing: Listing, reading: Reading | None = None, name: str = "
     for split in sorted(splits, key=lambda split: split != "train"):
         by_class: defaultdict[str, list[str]] = defaultdict(list)
         for folder in splits[split]:
-            for name, images in _class_folders(folder, reading, notes, listing, known).items():
+            for name, images in class_folders(folder, reading, notes, listing, known).items():
                 by_class[tidy(name)] += images
                 spellings.add(name)
         classes[split] = dict(by_class)
@@ -51,7 +46,7 @@ def plan_folders(listing: Listing, reading: Reading | None = None, name: str = "
     notes += tidy_notes(spellings)
     _note_broken(listing, notes)
     planned = {split: _planned(classes[split], splits[split]) for split in SPLITS if split in splits}
-    hint = _annotation_hint(listing)
+    hint = annotation_hint(listing)
     if len(names) == 1 and hint:
         raise DataError(f"found one class folder, {names[0]}/{hint}")
     return Plan("class folders", planned, tuple(notes), "label", tuple(names))
@@ -80,7 +75,7 @@ def _split_folders(root: Tree, reading: Reading, notes: list[str], listing: List
             split: [Folder(root if name == "." else root.at(name.strip("/"))) for name in names]
             for split, names in reading.split_folders.items()
         }
-    node = _descend(root, notes)
+    node = descend(root, notes)
     if reading.split_folders is not None:
         return {"train": [Folder(node)]}
     children = node.filled()
@@ -113,14 +108,14 @@ def _split_level(
         and any(len(subfolders[name]) > 1 for name in holding)
     ):
         raise DataError(
-            f"two readings of {_where(node)}: {name_some(sorted(holding))} and the folders in them "
+            f"two readings of {where(node)}: {name_some(sorted(holding))} and the folders in them "
             f"({name_some(sorted(within))}) are both named like splits; name the splits with --split_folders "
             "(train=FOLDER,test=FOLDER; a folder may be a path)"
         )
     is_split = train is not None and (len(set(holding.values())) > 1 or (is_plain(train) and not flat and not alike))
     if others and not is_split:
         raise DataError(
-            f"two readings of {_where(node)}: {name_some(holding)} "
+            f"two readings of {where(node)}: {name_some(holding)} "
             f"{'is a split' if len(holding) == 1 else 'are splits'}, or one of the classes "
             f"{name_some(sorted(children))}; name the splits with --split_folders (train=FOLDER,test=FOLDER; . is the "
             "folder itself), say --split_folders none, or leave folders out with --exclude_folders"
@@ -180,69 +175,6 @@ def _splits_inside_classes(node: Tree, notes: list[str]) -> dict[str, list[Folde
     }
 
 
-def _class_folders(
-    folder: Tree, reading: Reading, notes: list[str], listing: Listing, known: frozenset[str]
-) -> dict[str, list[str]]:
-    """Map each class to its images below a folder.
-
-    Args:
-        folder: Folder of a split.
-        reading: Choices of the user.
-        notes: List to which notes are added.
-        listing: All files, from which an annotation format is recognized.
-        known: Classes of the train split, if this is another split.
-    """
-    node = _descend(folder, notes, known)
-    children = node.filled()
-    if node.files:
-        hint = _annotation_hint(listing)
-        raise DataError(
-            f"{UNLABELED} of {_where(node)}: {name_some(sorted(node.files))}; {FORMAT}, or name their labels in a "
-            f"table (metadata.csv with the columns file_name and label){hint}"
-        )
-    _require_different_images(node)
-    outer = {name: list(child.images()) for name, child in children.items()}
-    inner: defaultdict[str, list[str]] = defaultdict(list)
-    for images in outer.values():
-        for image in images:
-            inner[image.split("/")[-2]].append(image)
-    nested = {name: child for name, child in children.items() if child.filled()}
-    if reading.class_folder == "inner":
-        return dict(inner)
-    if nested and reading.class_folder == "auto" and not known & outer.keys():
-        _require_one_reading(node, nested, outer, inner)
-    if nested and any(child.files for child in nested.values()):
-        within = sorted(f"{name}/{part}" for name, child in nested.items() for part in child.filled())
-        notes.append(f"images in subfolders count for their class folder: {name_some(within)}")
-    return outer
-
-
-def _require_one_reading(
-    node: Tree, nested: Mapping[str, Tree], outer: Mapping[str, Sequence[str]], inner: Mapping[str, Sequence[str]]
-) -> None:
-    """Check that the outer folders are the classes, rather than the folders in them.
-
-    Raises:
-        DataError: Both readings give classes, and they differ.
-    """
-    if all(child.files for child in nested.values()) or len(inner) < 2:
-        return
-    if len(outer) > 1 and {frozenset(images) for images in outer.values()} == {frozenset(i) for i in inner.values()}:
-        return
-    parts: defaultdict[str, list[str]] = defaultdict(list)
-    for name, child in nested.items():
-        for part in child.filled():
-            parts[part].append(name)
-    shared = [part for part, names in parts.items() if len(names) > 1]
-    example = f"{name_some(parts[shared[0]])} both hold {name_some(sorted(shared))}" if shared else ""
-    names = sorted(nested)
-    raise DataError(
-        f"two readings of {_where(node)}: {len(outer)} classes ({name_some(sorted(outer))}), or {len(inner)} classes "
-        f"({name_some(sorted(inner))}){'; ' + example if example else ''}. Say --class_folder outer or inner; "
-        f"if {name_some(names)} are splits, name them: --split_folders train={names[0]},test={names[-1]}"
-    )
-
-
 def _require_no_flat_splits(node: Tree, meanings: Mapping[str, str], listing: Listing) -> None:
     """Check that folders named like splits, with images and without class folders, are classes.
 
@@ -253,7 +185,7 @@ def _require_no_flat_splits(node: Tree, meanings: Mapping[str, str], listing: Li
     plain = [name for name in meanings if is_plain(name) or len(meanings) > 1]
     if not plain or (len(children) > 1 and [meanings[name] for name in plain] == ["train"]):
         return
-    hint = _annotation_hint(listing)
+    hint = annotation_hint(listing)
     if len(plain) == len(children):
         raise DataError(
             f"{name_some(f'{name}/' for name in children)} hold images without class folders, so the images have no "
@@ -262,74 +194,10 @@ def _require_no_flat_splits(node: Tree, meanings: Mapping[str, str], listing: Li
         )
     rest = sorted(children.keys() - set(plain))
     raise DataError(
-        f"two readings of {_where(node)}: {name_some(sorted(children))} are classes, or {name_some(plain)} is a split "
+        f"two readings of {where(node)}: {name_some(sorted(children))} are classes, or {name_some(plain)} is a split "
         f"whose images have no labels, and the classes are {name_some(rest)}; say --split_folders none for the first, "
         f"--exclude_folders {','.join(plain)} for the second{hint}"
     )
-
-
-def _require_different_images(node: Tree) -> None:
-    """Check that no class folder holds the images of another in another form (masks, depth).
-
-    Raises:
-        DataError: Two folders hold files of the same names, which are no plain numbers, or one is named like targets.
-    """
-    folders = {name: child for name, child in node.filled().items() if not child.filled()}
-    stems = {name: {_stem(file) for file in child.files} for name, child in folders.items()}
-    for name in sorted(stems):
-        if set(words_of(name)) & ANNOTATIONS:
-            others = [other for other in stems if other != name and _are_alike(stems[name], stems[other])]
-            if others:
-                _raise_twice(node, [others[0], name])
-    named = [name for name, files in stems.items() if len(files) > 1 and not _are_numbered(files)]
-    if len(named) > 1 and len(named) == len(stems):
-        first, *rest = named
-        if all(_are_alike(stems[first], stems[other]) for other in rest):
-            _raise_twice(node, named)
-
-
-def _raise_twice(node: Tree, names: Sequence[str]) -> None:
-    raise DataError(
-        f"{name_some(names)} of {_where(node)} hold files of the same names "
-        f"({sorted(node.folders[names[0]].files)[0]}), as images and their masks do: classes hold different "
-        "images. Give the folder that holds class folders, rename the files if they are classes, or leave one out: "
-        f"--exclude_folders {names[-1]}"
-    )
-
-
-def _are_alike(first: set[str], second: set[str]) -> bool:
-    return len(first & second) >= ALIKE * max(len(first), len(second), 1)
-
-
-def _are_numbered(stems: Iterable[str]) -> bool:
-    """Return whether file names are a common text and consecutive numbers, as in every class of many datasets."""
-    numbers, texts = set(), set()
-    for stem in stems:
-        digits = re.search(r"\d+(?=\D*$)", stem)
-        if not digits:
-            return False
-        numbers.add(int(digits.group()))
-        texts.add(stem[: digits.start()] + stem[digits.end() :])
-    return len(texts) == 1 and max(numbers) - min(numbers) < 2 * len(numbers)
-
-
-def _stem(file: str) -> str:
-    """Return a file's name without suffix and without words of annotations (`7_mask.png` is `7`)."""
-    parts = re.split(r"[-_. ]", PurePosixPath(file).stem)
-    return "_".join(part for part in parts if part.lower() not in ANNOTATIONS)
-
-
-def _descend(node: Tree, notes: list[str], known: frozenset[str] = frozenset()) -> Tree:
-    """Go down where a folder holds nothing but one folder of folders, unless that is a split or a known class."""
-    start = node
-    while not node.files and len(children := node.filled()) == 1:
-        [(name, child)] = children.items()
-        if not child.filled() or child.files or ((not known and split_of(name)) and not start.path) or name in known:
-            break
-        node = child
-    if node is not start:
-        notes.append(f"class folders were found in {node.path}/")
-    return node
 
 
 def _without(tree: Tree, folders: Sequence[str], notes: list[str]) -> Tree:
@@ -369,22 +237,3 @@ def _note_others(listing: Listing, root: Tree, notes: list[str]) -> None:
 def _note_broken(listing: Listing, notes: list[str]) -> None:
     if listing.broken:
         notes.append(f"{len(listing.broken)} links that lead nowhere were left out: {name_some(listing.broken)}")
-
-
-def _annotation_hint(listing: Listing) -> str:
-    """Return a sentence if files look like annotations of a detection dataset."""
-    stems = {PurePosixPath(image).stem for image in listing.images()}
-    texts = [file for file in listing.others() if PurePosixPath(file).suffix.lower() in (".txt", ".xml", ".json")]
-    matching = [file for file in texts if PurePosixPath(file).stem in stems]
-    named = [file for file in texts if PurePosixPath(file).suffix == ".json" and "annotation" in file.lower()]
-    if len(matching) >= max(1, len(stems) // 2) or named:
-        example = sorted(matching or named)[0]
-        return (
-            f". This looks like a detection dataset ({example} beside the images): hf_tl assigns classes to whole "
-            "images"
-        )
-    return ""
-
-
-def _where(node: Tree) -> str:
-    return f"{node.path}/" if node.path else "the folder"
