@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hf_tl.exporting.export import export
     from hf_tl.hub.fetch import pull
     from hf_tl.hub.hub import push
+    from hf_tl.inspection.inspect import inspect
+    from hf_tl.inspection.result import Inspection
     from hf_tl.job.job import RunResult
     from hf_tl.predicting.predict import predict
     from hf_tl.predicting.result import PredictionResult
@@ -35,6 +37,7 @@ _HOMES = {
     "Backbone": "hf_tl.backbones.candidates",
     "Comparison": "hf_tl.comparison.compare",
     "HfTlError": "hf_tl.errors",
+    "Inspection": "hf_tl.inspection.result",
     "Phase": "hf_tl.strategy",
     "PredictionResult": "hf_tl.predicting.result",
     "Recommendation": "hf_tl.advisor.recommendation",
@@ -44,6 +47,7 @@ _HOMES = {
     "StrategyCallback": "hf_tl.trainer.trainer",
     "TrainingViews": "hf_tl.views.views",
     "export": "hf_tl.exporting.export",
+    "inspect": "hf_tl.inspection.inspect",
     "freeze": "hf_tl.backbones.stages.freezing",
     "list_stages": "hf_tl.backbones.stages.stage",
     "load": "hf_tl.backbones.load",
@@ -63,6 +67,7 @@ __all__ = [
     "Backbone",
     "Comparison",
     "HfTlError",
+    "Inspection",
     "Phase",
     "PredictionResult",
     "Recommendation",
@@ -75,6 +80,7 @@ __all__ = [
     "compare",
     "export",
     "freeze",
+    "inspect",
     "list_stages",
     "load",
     "load_backbone",

@@ -63,7 +63,7 @@ class ModelConfig(Settings):
 
 READING = (
     *("split_folders", "exclude_folders", "class_folder", "image_column", "label_column", "split_column"),
-    *("label_separator", "uncertain_labels", "keep_empty_classes"),
+    *("label_separator", "uncertain_labels", "keep_empty_classes", "exclude_list"),
 )
 """Fields of `DataConfig` that say how to read a dataset; every command that takes a dataset has them as flags."""
 
@@ -125,6 +125,9 @@ class DataConfig(Settings):
         False,
         "also evaluate on images that the starting model was trained on, and count them in the card (default: excluded "
         "from validation and test)",
+    )
+    exclude_list: str | None = setting(
+        None, "CSV file of images to leave out, as hf-tl inspect writes it", metavar="FILE"
     )
     skip_bad_images: bool = setting(False, "skip unreadable images instead of stopping")
     max_image_pixels: int | None = setting(

@@ -10,7 +10,7 @@ from hf_tl.config import RunConfig
 
 HUB_IDS = ("model", "dataset")
 """Flags that take a Hub id or a path."""
-PATHS = (*HUB_IDS, "weights", "phases", "recommendation")
+PATHS = (*HUB_IDS, "weights", "phases", "recommendation", "exclude_list")
 PRIVATE = (
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "feature_cache_dir"),
     *("push_to_hub", "hub_private"),

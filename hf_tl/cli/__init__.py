@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
 from hf_tl import __version__
-from hf_tl.cli import machine, measuring, publishing, training
+from hf_tl.cli import inspecting, machine, measuring, publishing, training
 from hf_tl.errors import ConfigError, HfTlError
 from hf_tl.flags import TrainParser
 from hf_tl.parser import Parser
@@ -42,6 +42,7 @@ class Command(NamedTuple):
 
 GROUPS: dict[str, dict[str, Command]] = {
     "train": {
+        "inspect": Command(inspecting.inspect_parser, inspecting.inspect),
         "train": Command(TrainParser, training.train),
         "recommend": Command(training.recommend_parser, training.recommend),
         "stages": Command(training.stages_parser, training.stages),

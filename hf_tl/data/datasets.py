@@ -12,6 +12,7 @@ from hf_tl.data.checks import check_images
 from hf_tl.data.columns import LABEL
 from hf_tl.data.drawing import Pool
 from hf_tl.data.encoding import encode, require_classes
+from hf_tl.data.exclusions import leave_out_listed
 from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.image_data import ImageData
 from hf_tl.data.layout.names import parse_split_folders
@@ -42,6 +43,7 @@ def load_data(
     label_separator: str | None = None,
     uncertain_labels: Literal["ignore", "zero", "one"] | None = None,
     keep_empty_classes: bool = False,
+    exclude_list: str | None = None,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -76,6 +78,7 @@ def load_data(
         uncertain_labels: Meaning of -1 and of blank values beside 0 and 1 in columns of 0 and 1: no (`zero`), -1 as yes
             (`one`), or leave the image out (`ignore`).
         keep_empty_classes: Whether to keep classes without images, which the model then has an output for.
+        exclude_list: CSV file of images to leave out; see `hf_tl.data.exclusions`.
         validation_fraction: Share of the training images to hold out if there is no validation split.
         test_fraction: Share of the training images to hold out if there is no test split.
         seed: Random seed of these splits.
@@ -102,6 +105,7 @@ def load_data(
         label_separator=label_separator,
         uncertain_labels=uncertain_labels,
         keep_empty_classes=keep_empty_classes,
+        exclude_list=exclude_list,
     )
     settings: dict[str, Any] = {
         "validation_fraction": validation_fraction,
@@ -171,7 +175,7 @@ def make_reading(
     exclude_folders: str | Sequence[str] | None = None,
     **choices: Any,
 ) -> Reading:
-    """Make the choices of how to read a dataset from arguments or flags."""
+    """Make the choices of how to read a dataset from the arguments of `load_data` or flags."""
     named = parse_split_folders(split_folders) if isinstance(split_folders, str) else split_folders
     folders = exclude_folders.split(",") if isinstance(exclude_folders, str) else exclude_folders or ()
     return Reading(split_folders=named, exclude_folders=tuple(folder.strip() for folder in folders), **choices)
@@ -216,6 +220,7 @@ def _prepare(
     )
     splits, origins = name_splits(_as_splits(source.splits), reading, notes, source.origins)
     splits, labels = encode(splits, reading, notes)
+    splits = leave_out_listed(splits, reading.exclude_list, notes)
     require_classes(splits["train"], labels, keep_empty=reading.keep_empty_classes)
     splits, origins = choose_test(splits, origins, notes)
     missing = missing_fractions(splits, validation_fraction=validation_fraction, test_fraction=test_fraction)

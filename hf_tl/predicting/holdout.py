@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value
 from hf_tl.data.columns import LABEL, find_image_column, find_label_column, holds_lists, rename_columns, split_names
 from hf_tl.data.conversions import examine
 from hf_tl.data.datasets import make_reading
+from hf_tl.data.exclusions import leave_out_listed
 from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.image_data import ImageData, class_counts_of
 from hf_tl.data.labels import class_names, encode_labels, missing_labels, split_labels, tidy_labels
@@ -149,6 +150,7 @@ def _prepare(
         label_column=reading.label_column or source.label_column,
     )
     rows = _labeled(rows.with_format(None), split, reading, notes)
+    rows = leave_out_listed({split: rows}, reading.exclude_list, notes)[split]
     kind = MULTI_LABEL if holds_lists(rows.features[LABEL]) else SINGLE_LABEL
     if kind is not problem:
         raise DataError(

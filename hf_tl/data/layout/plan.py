@@ -23,6 +23,7 @@ class Reading:
     label_separator: str | None = None
     uncertain_labels: Literal["ignore", "zero", "one"] | None = None
     keep_empty_classes: bool = False
+    exclude_list: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Analysis of images: copies, suspected label errors and outliers."""

@@ -1,0 +1,66 @@
+"""Perceptual hashes, and pairs of images with similar hashes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.fft import dct
+
+SIDE = 64
+"""Side in pixels of the small gray version of an image."""
+FREQUENCIES = 8
+"""Lowest frequencies in each direction that the hash covers: 64 bits."""
+COSINES = dct(np.eye(SIDE, dtype=np.float32), axis=0)[:FREQUENCIES]
+"""Matrix of the cosine transform to these frequencies (frequencies, pixels)."""
+DISTANCE, NEAREST = 18, 10
+"""Largest number of different bits of a pair, and largest number of later images that an image is paired with."""
+QUERIES, REFERENCES = 256, 8192
+"""Size of the blocks in which all pairs are compared; memory does not depend on the number of images."""
+
+
+def perceptual_hashes(small: np.ndarray) -> np.ndarray:
+    """Return the perceptual hashes (pHash) of images: which low frequencies are above the median.
+
+    The hash hardly changes when an image is resized, recompressed or recolored (Zauner 2010, Implementation and
+    benchmarking of perceptual image hash functions).
+
+    Args:
+        small: Gray images (images, 64, 64), uint8.
+
+    Returns:
+        64 bits each (images,), uint64.
+    """
+    frequencies = (COSINES @ small.astype(np.float32) @ COSINES.T).reshape(len(small), -1)
+    median = np.median(frequencies[:, 1:], axis=1, keepdims=True)  # without the mean brightness
+    return np.packbits(frequencies > median, axis=1).view(np.uint64)[:, 0]
+
+
+def similar_hashes(hashes: Sequence[int] | np.ndarray, distance: int = DISTANCE, nearest: int = NEAREST) -> np.ndarray:
+    """Find pairs of images with similar hashes, in blocks.
+
+    Args:
+        hashes: Result of `perceptual_hashes`.
+        distance: Largest number of different bits.
+        nearest: Largest number of later images that an image is paired with; the most similar count.
+
+    Returns:
+        Pairs of rows (pairs, 2), the smaller row first.
+
+    >>> similar_hashes([0b0011, 0b0111, 2**64 - 1], distance=2).tolist()
+    [[0, 1]]
+    """
+    hashes = np.asarray(hashes, np.uint64)
+    pairs = [np.empty((0, 2), np.int64)]
+    for first in range(0, len(hashes), QUERIES):
+        queries = hashes[first : first + QUERIES, None]
+        block = []
+        for start in range(first, len(hashes), REFERENCES):
+            bits = np.bitwise_count(queries ^ hashes[None, start : start + REFERENCES])
+            rows, others = np.nonzero(bits <= distance)
+            is_later = rows + first < others + start
+            block.append(np.stack([rows + first, others + start, bits[rows, others]])[:, is_later])
+        rows, others, bits = np.concatenate(block, axis=1)
+        order = np.lexsort((bits, rows))
+        rows, others = rows[order], others[order]
+        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        pairs.append(np.stack([rows, others], axis=1)[rank < nearest])
+    return np.concatenate(pairs)

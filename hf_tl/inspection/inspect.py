@@ -1,0 +1,118 @@
+"""Inspect a dataset before training."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_tl import __version__
+from hf_tl.backbones.candidates import Backbone, candidates
+from hf_tl.config import ModelConfig
+from hf_tl.errors import ConfigError, DataError
+from hf_tl.inspection.analysis.findings import analyze
+from hf_tl.inspection.embedding import Embedder
+from hf_tl.inspection.exclusions import Exclusion, suggest_exclusions
+from hf_tl.inspection.opening import open_images
+from hf_tl.inspection.page import render_page, shown_rows
+from hf_tl.inspection.reading import Facts, read_images
+from hf_tl.inspection.result import Inspection
+from hf_tl.inspection.summary import image_of, summarize
+from hf_tl.inspection.thumbnails import contact_sheet, thumbnails
+from hf_tl.storage.folders import make_folder
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+    from hf_tl.data.datasets import ImageData
+
+DEMO = "demo"
+"""Name that stands for the demo's backbone, where no folder has it."""
+
+
+def inspect(
+    dataset: "Dataset | DatasetDict | ImageData | str",
+    model: str | Backbone | None = None,
+    *,
+    weights: str | None = None,
+    output_dir: str | Path | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Inspection:
+    """Inspect the images and labels of a dataset: files, classes, copies, leakage, and with a model also label errors.
+
+    Each image is decoded once. Nothing is trained but a linear probe, and no file is changed.
+
+    Args:
+        dataset: A value of `--dataset`, or a loaded dataset.
+        model: Pretrained backbone whose embeddings find label errors, outliers and more near-duplicates: a value of
+            `--model`, or `"demo"`; none by default.
+        weights: Local weights file, for `timm:ARCH`.
+        output_dir: Folder for `inspection.html`, `inspection.json` and `exclusions.csv`.
+        seed: Random seed of the contact sheet and of the folds of the linear probe.
+        settings: Arguments of `hf_tl.load_data` about the source and how to read it, such as `label_column` and
+            `exclude_list`.
+
+    Raises:
+        DataError: The dataset cannot be opened, or has no labels.
+        ModelError: The model cannot be loaded.
+
+    >>> import hf_tl
+    >>> hf_tl.inspect("photos")
+    Inspection('photos', images=40, unreadable=0, copies=0, leaks=0, exclusions=0)
+    """
+    from accelerate import PartialState
+
+    if output_dir is not None:
+        make_folder(output_dir)  # fail before minutes of computation
+    backbone = _backbone(model, weights)
+    images = open_images(dataset, **settings)
+    embedder = None if backbone is None else Embedder(backbone, PartialState().device)
+    try:
+        with tempfile.TemporaryDirectory(prefix="hf-tl-inspect-") as folder:
+            facts = read_images(images, Path(folder), embedder)
+            findings = analyze(images, facts, seed)
+            facts.close()
+    except OSError as error:
+        raise DataError(
+            f"the disk of {tempfile.gettempdir()} cannot hold small versions of the images "
+            f"({error.strerror or error}): free some space, or name another folder in TMPDIR"
+        ) from error
+    exclusions = suggest_exclusions(images, facts, findings)
+    record = {
+        **summarize(images, facts, findings),
+        "training_images": _count_training_images(backbone, facts),
+        "exclusions": {"images": len(exclusions), "reasons": _count_reasons(exclusions)},
+        "settings": {"model": None if backbone is None else backbone.name, "seed": seed, "version": __version__},
+    }
+    sheet = contact_sheet(images, facts, seed)
+    pictures = thumbnails(images, shown_rows(record, sheet))
+    named = {name: [image_of(images, row) for row in rows] for name, rows in sheet.items()}
+    inspection = Inspection(record, exclusions, render_page(record, named, pictures))
+    if output_dir is not None:
+        inspection.save(output_dir)
+    return inspection
+
+
+def _backbone(model: str | Backbone | None, weights: str | None) -> Backbone | None:
+    """Return the backbone that `--model` and `--weights` name."""
+    if isinstance(model, Backbone):
+        return model
+    if model is None:
+        if weights is not None:
+            raise ConfigError(f"--weights {weights} needs the --model that it is for")
+        return None
+    if model == DEMO and not Path(model).exists():
+        return candidates(ModelConfig())[0]
+    return Backbone(model, weights)
+
+
+def _count_training_images(backbone: Backbone | None, facts: Facts) -> int:
+    """Count the images that hf_tl trained the backbone on; label errors among them are hard to find with it."""
+    if backbone is None or not (learned := backbone.learned()).digests:
+        return 0
+    return int(learned.mask([digest.tobytes() for digest in facts.digests]).sum())
+
+
+def _count_reasons(exclusions: Sequence[Exclusion]) -> dict[str, int]:
+    return dict(Counter(exclusion.reason for exclusion in exclusions).most_common())

@@ -1,0 +1,132 @@
+"""Result of an inspection: numbers, page and list of suggested exclusions."""
+
+import html
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_tl.errors import ConfigError
+from hf_tl.inspection.exclusions import Exclusion, to_csv
+from hf_tl.inspection.summary import count_copies
+from hf_tl.reporting.numbers import percent
+from hf_tl.storage.folders import make_folder, partial_folder, replace_files
+
+RECORD, PAGE, EXCLUSIONS = "inspection.json", "inspection.html", "exclusions.csv"
+
+
+@dataclass(frozen=True, repr=False)
+class Inspection:
+    """Inspection of a dataset before training; a notebook shows its page.
+
+    >>> import hf_tl
+    >>> inspection = hf_tl.inspect("photos")
+    >>> inspection.images, inspection.unreadable, inspection.copies
+    (40, [], [])
+    """
+
+    record: dict[str, Any]
+    """Facts and findings as plain values: the content of `inspection.json`."""
+    exclusions: tuple[Exclusion, ...]
+    """Images that are suggested to be left out, with reasons."""
+    page: str = field(repr=False)
+    """HTML page with its pictures inside."""
+
+    @property
+    def images(self) -> int:
+        """Number of labeled images."""
+        return int(self.record["images"])
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Names of the unreadable files."""
+        return [image["file"] for image in self.record["unreadable"]]
+
+    @property
+    def copies(self) -> list[list[str]]:
+        """Groups of files that are copies or near-duplicates, those across splits first."""
+        return [[image["file"] for image in group["images"]] for group in self.record["copies"]]
+
+    @property
+    def leaks(self) -> int:
+        """Number of groups of copies across splits."""
+        return count_copies(self.record["copies"], "across_splits")
+
+    @property
+    def label_errors(self) -> list[str] | None:
+        """Names of the images whose labels are suspect, the least probable first; None if not looked for."""
+        errors = self.record["label_errors"]
+        return None if errors is None else [image["file"] for image in errors["images"]]
+
+    @property
+    def outliers(self) -> list[str] | None:
+        """Names of the outliers, the farthest first; None if not looked for."""
+        outliers = self.record["outliers"]
+        return None if outliers is None else [image["file"] for image in outliers["images"] if image["is_outlier"]]
+
+    def save(self, output_dir: str | Path) -> None:
+        """Write `inspection.html`, `inspection.json` and `exclusions.csv`, in place of earlier ones.
+
+        Raises:
+            ConfigError: The folder cannot be written to.
+        """
+        folder = make_folder(output_dir)
+        try:
+            with partial_folder(folder / "inspection") as partial:
+                (partial / PAGE).write_text(self.page, encoding="utf-8")
+                (partial / EXCLUSIONS).write_text(to_csv(self.exclusions), encoding="utf-8")
+                text = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False)
+                (partial / RECORD).write_text(f"{text}\n", encoding="utf-8")
+                replace_files(partial, folder, last=(RECORD,))
+        except OSError as error:
+            raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+
+    def __str__(self) -> str:
+        return "\n".join(f"{title:<10}{text}" for title, text in self._lines())
+
+    def __repr__(self) -> str:
+        numbers = {"images": self.images, "unreadable": len(self.unreadable), "copies": len(self.copies)}
+        numbers |= {"leaks": self.leaks, "exclusions": len(self.exclusions)}
+        numbers |= {"label_errors": len(self.label_errors)} if self.label_errors is not None else {}
+        return f"Inspection({self.record['dataset']!r}, {', '.join(f'{name}={n}' for name, n in numbers.items())})"
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, whose styles do not touch the notebook."""
+        return f'<iframe srcdoc="{html.escape(self.page)}" style="width:100%;height:700px;border:0" sandbox></iframe>'
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        record, copies = self.record, self.record["copies"]
+        splits = ", ".join(f"{split} {count:,}" for split, count in record["split_images"].items())
+        yield "Data", f"{record['dataset']}: {self.images:,} images in {len(record['classes']):,} classes ({splits})"
+        for line in record["reading"]:
+            yield "Reading", line
+        yield "Files", f"{record['files']['readable']:,} readable, {len(self.unreadable):,} unreadable"
+        for image in record["unreadable"][:5]:
+            yield "", f"{image['file']}: {image['error']}"
+        exact, near = (count_copies(copies, kind) for kind in ("exact copies", "near-duplicates"))
+        across, different = (count_copies(copies, name) for name in ("across_splits", "different_labels"))
+        yield (
+            "Copies",
+            f"{exact:,} groups of exact copies, {near:,} of near-duplicates; {across:,} across splits (data leakage), "
+            f"{different:,} with different labels",
+        )
+        if (errors := record["label_errors"]) is not None:
+            accuracy, suspected = errors["probe"]["accuracy"], len(errors["images"])
+            yield (
+                "Labels",
+                f"{suspected:,} of {errors['judged']:,} suspect ({percent(suspected / errors['judged'])}); accuracy of "
+                f"the linear probe {percent(accuracy)}",
+            )
+        if record["training_images"]:
+            yield (
+                "Warning",
+                f"{record['settings']['model']} was trained on {record['training_images']:,} of these images: it hides "
+                "their label errors; inspect with other weights",
+            )
+        if (outliers := record["outliers"]) is not None:
+            yield "Outliers", f"{outliers['count']:,}"
+        if not record["settings"]["model"]:
+            yield "Labels", "not judged: label errors and outliers need --model"
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in record["exclusions"]["reasons"].items())
+        yield "Exclude", f"{len(self.exclusions):,} images are suggested{f': {reasons}' if reasons else ''}"
