@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.stages.stage import Stage, list_stages
     from hf_tl.comparison.compare import Comparison, compare
     from hf_tl.data.datasets import load_data
-    from hf_tl.data.images import collate
+    from hf_tl.data.decoding.images import collate
     from hf_tl.errors import HfTlError
     from hf_tl.exporting.export import export
     from hf_tl.hub.fetch import pull
@@ -52,7 +52,7 @@ _HOMES = {
     "list_stages": "hf_tl.backbones.stages.stage",
     "load": "hf_tl.backbones.load",
     "load_backbone": "hf_tl.backbones.load",
-    "collate": "hf_tl.data.images",
+    "collate": "hf_tl.data.decoding.images",
     "compare": "hf_tl.comparison.compare",
     "load_data": "hf_tl.data.datasets",
     "newest_checkpoint": "hf_tl.trainer.safeguards",

@@ -56,7 +56,7 @@ class Phase:
     warmup_ratio: float = setting(0.1, at_least=0, below=1)
     """Fraction of the phase's steps used for linear warm-up."""
     augmentation: Augmentation = "light"
-    """Training augmentation preset; see `hf_tl.data.augmentation`."""
+    """Training augmentation preset; see `hf_tl.data.decoding.augmentation`."""
     patience: int | None = setting(None, at_least=1)
     """Early stopping: number of consecutive evaluations (one per epoch) without a new best that end the phase. None
     disables it."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.candidates import Backbone
     from hf_tl.backbones.libraries.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
-    from hf_tl.data.images import Transforms
+    from hf_tl.data.decoding.images import Transforms
     from hf_tl.data.learned import Leakage
 
 SPLIT_SETTINGS = (*READING, "validation_fraction", "test_fraction")

@@ -20,7 +20,7 @@ import hf_tl
 from hf_tl.backbones.load import load_backbone, set_problem_type
 from hf_tl.cli import ERROR_STATUS, main
 from hf_tl.data.datasets import prepare_data
-from hf_tl.data.images import collate
+from hf_tl.data.decoding.images import collate
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import measure
 from hf_tl.evaluation.metrics import trainer_metrics

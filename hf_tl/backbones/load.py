@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
-from hf_tl.data.images import Transforms
+from hf_tl.data.decoding.images import Transforms
 from hf_tl.errors import ConfigError, ModelError, name_some
 from hf_tl.phase import ResizeMode
 from hf_tl.record import LearnedFrom

@@ -12,7 +12,7 @@ from hf_tl.backbones.stages.modules import inference
 from hf_tl.backbones.weights.provenance import provenance_of, saved_record
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.datasets import ImageData
-from hf_tl.data.streams import streams_of
+from hf_tl.data.streaming.streams import streams_of
 from hf_tl.errors import DataError, ModelError, name_some
 from hf_tl.evaluation.leakage import open_again, recorded_dataset
 from hf_tl.evaluation.measure import Predictions, image_logits, predict_split, seconds_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from hf_tl.data.images import Transforms
+    from hf_tl.data.decoding.images import Transforms
 
 TIMED = 8
 """Number of images in the timed batch."""

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hf_tl.data.colors import Conversion
-from hf_tl.data.conversions import examine, gather
+from hf_tl.data.decoding.colors import Conversion
+from hf_tl.data.decoding.conversions import examine, gather
 from hf_tl.data.encoding import require_classes
 from hf_tl.data.fingerprint import map_images
 from hf_tl.data.image_data import ImageData, class_counts_of
 from hf_tl.data.splits import note_copies
-from hf_tl.data.streams import leave_out, streams_of
+from hf_tl.data.streaming.streams import leave_out, streams_of
 from hf_tl.errors import DataError, name_some
 from hf_tl.reporting.console import progress_bar
 

@@ -12,16 +12,16 @@ from hf_tl.data.checks import check_images
 from hf_tl.data.columns import LABEL
 from hf_tl.data.drawing import Pool
 from hf_tl.data.encoding import encode, require_classes
-from hf_tl.data.exclusions import leave_out_listed
 from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.image_data import ImageData
+from hf_tl.data.layout.exclusions import leave_out_listed
 from hf_tl.data.layout.names import parse_split_folders
 from hf_tl.data.layout.plan import ClassFolder, Reading
 from hf_tl.data.learned import resolve_in
 from hf_tl.data.sources import Source, open_source
 from hf_tl.data.splits import choose_test, draw_missing, missing_fractions, name_splits, note_copies
-from hf_tl.data.stream_sources import StreamSource, open_streams
-from hf_tl.data.streams import PLACE
+from hf_tl.data.streaming.sources import StreamSource, open_streams
+from hf_tl.data.streaming.streams import PLACE
 from hf_tl.errors import DataError
 from hf_tl.record import LearnedFrom
 from hf_tl.record.learned import DIGEST_BYTES
@@ -78,12 +78,12 @@ def load_data(
         uncertain_labels: Meaning of -1 and of blank values beside 0 and 1 in columns of 0 and 1: no (`zero`), -1 as yes
             (`one`), or leave the image out (`ignore`).
         keep_empty_classes: Whether to keep classes without images, which the model then has an output for.
-        exclude_list: CSV file of images to leave out; see `hf_tl.data.exclusions`.
+        exclude_list: CSV file of images to leave out; see `hf_tl.data.layout.exclusions`.
         validation_fraction: Share of the training images to hold out if there is no validation split.
         test_fraction: Share of the training images to hold out if there is no test split.
         seed: Random seed of these splits.
         streaming: Whether to read only the labels, and to stream the images of a Hub dataset or of parquet files. The
-            splits are then `hf_tl.data.streams.StreamedImages`, whose images come in stream order.
+            splits are then `hf_tl.data.streaming.streams.StreamedImages`, whose images come in stream order.
         learned: Training images of the starting weights. These are never drawn into validation or test. For the
             dataset's own splits, see `hf_tl.data.learned.leave_out_learned`.
         include_training_images: Whether to draw such images nevertheless if there are not enough others.

@@ -24,7 +24,7 @@ from hf_tl.data.labels import (
 )
 from hf_tl.data.layout.plan import Reading
 from hf_tl.data.multi_label import encode_lists, flags_of, join_columns
-from hf_tl.data.streams import PLACE
+from hf_tl.data.streaming.streams import PLACE
 from hf_tl.errors import DataError, name_some
 
 

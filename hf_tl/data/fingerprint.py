@@ -10,7 +10,7 @@ from datasets import Dataset, Image
 from tqdm import tqdm
 
 from hf_tl.data.columns import IMAGE
-from hf_tl.data.stored import stored_bytes
+from hf_tl.data.decoding.stored import stored_bytes
 
 BATCH = 256
 

@@ -10,11 +10,11 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from hf_tl.data.columns import LABEL, holds_lists
-from hf_tl.data.conversions import Conversions
+from hf_tl.data.decoding.conversions import Conversions
 from hf_tl.data.drawing import Draw, Pool
 from hf_tl.data.fingerprint import digest_in_order, fingerprint_of
 from hf_tl.data.multi_label import flags_of
-from hf_tl.data.streams import fingerprint_of_streams
+from hf_tl.data.streaming.streams import fingerprint_of_streams
 from hf_tl.errors import name_some
 from hf_tl.record import DataRecord, SplitRecord, split_digest
 from hf_tl.record.parts import DataSource

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_tl.data.colors import to_rgb
-from hf_tl.data.images import decode
-from hf_tl.data.scaling import PixelScaling, colors_of, measure_scaling
+from hf_tl.data.decoding.colors import to_rgb
+from hf_tl.data.decoding.images import decode
+from hf_tl.data.decoding.scaling import PixelScaling, colors_of, measure_scaling
 from hf_tl.errors import ModelError
 from hf_tl.evaluation.activation_maps import class_activation_maps
 from hf_tl.evaluation.metrics import problem_type_of

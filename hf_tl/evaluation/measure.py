@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hf_tl.backbones.stages.modules import inference
-from hf_tl.data.images import collate
+from hf_tl.data.decoding.images import collate
 from hf_tl.evaluation.metrics import problem_type_of
 
 if TYPE_CHECKING:

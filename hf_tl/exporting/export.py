@@ -14,7 +14,7 @@ from hf_tl.backbones.load import load, preprocessing_of
 from hf_tl.backbones.weights.digest import digest
 from hf_tl.backbones.weights.provenance import commit_of, provenance_of, saved_record
 from hf_tl.data.columns import IMAGE, LABEL
-from hf_tl.data.images import as_stored, decode
+from hf_tl.data.decoding.images import as_stored, decode
 from hf_tl.errors import ConfigError, SaveError, name_some
 from hf_tl.evaluation.classes import images_for
 from hf_tl.evaluation.leakage import measurable, open_again
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_tl.data.datasets import ImageData
-    from hf_tl.data.images import ImageTransform
+    from hf_tl.data.decoding.images import ImageTransform
 
 SCHEMA_VERSION = 1
 REPORT_FILE = "export.json"

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hf_tl.data.pixels import pixel_batches
+from hf_tl.data.decoding.pixels import pixel_batches
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_tl.data.images import ImageTransform
+    from hf_tl.data.decoding.images import ImageTransform
 
 BATCH = 16
 

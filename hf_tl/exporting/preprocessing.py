@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hf_tl.data.colors import to_rgb
+from hf_tl.data.decoding.colors import to_rgb
 from hf_tl.errors import ModelError, name_some
 
 if TYPE_CHECKING:

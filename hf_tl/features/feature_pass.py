@@ -18,9 +18,9 @@ from hf_tl.backbones.prefix.compiling import compile_prefix
 from hf_tl.backbones.prefix.folding import are_close, folded_where_equal
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.config import TrainingConfig
-from hf_tl.data.images import ImageTransform, Transforms, collate
-from hf_tl.data.pixels import pixel_batches, resized_side
-from hf_tl.data.streams import StreamedImages
+from hf_tl.data.decoding.images import ImageTransform, Transforms, collate
+from hf_tl.data.decoding.pixels import pixel_batches, resized_side
+from hf_tl.data.streaming.streams import StreamedImages
 from hf_tl.errors import StageError
 from hf_tl.features.batch_size import BatchSize
 from hf_tl.features.feature_store import FeatureRows, Layout
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from hf_tl.data.streams import Stream
+    from hf_tl.data.streaming.streams import Stream
 
 Prefix = Callable[[Tensor], list[Tensor]]
 """Function from `pixel_values` (images, channels, height, width) to the feature tensors (images, rows, *shape)."""

@@ -13,9 +13,9 @@ from hf_tl.backbones.prefix.search import find_boundary
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.columns import LABEL
+from hf_tl.data.decoding.images import ImageTransform, Transforms, stack_labels
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
-from hf_tl.data.images import ImageTransform, Transforms, stack_labels
-from hf_tl.data.streams import StreamedImages, first_image
+from hf_tl.data.streaming.streams import StreamedImages, first_image
 from hf_tl.errors import ConfigError, DataError, StageError
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet, list_feature_sets
 from hf_tl.features.feature_store import ChosenRows, FeatureRows, key_of, open_store

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.data.fingerprint import row_name
-from hf_tl.data.images import ImageTransform
-from hf_tl.data.streams import Stream, decode_streamed
+from hf_tl.data.streaming.streams import Stream, decode_streamed
 from hf_tl.views.views import seeded_view
 
 Stored = tuple[int, Mapping[str, Any] | None]

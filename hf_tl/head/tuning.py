@@ -14,7 +14,7 @@ from hf_tl.backbones.stages.modules import inference
 from hf_tl.backbones.stages.paths import outermost
 from hf_tl.backbones.stages.stage import Stage, list_stages
 from hf_tl.config import TrainingConfig
-from hf_tl.data.images import collate
+from hf_tl.data.decoding.images import collate
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType, problem_type_of
 from hf_tl.optimization.loss import training_loss

@@ -13,7 +13,7 @@ from hf_tl.advisor.measuring.depths import Depths
 from hf_tl.backbones.prefix.folding import folded_where_equal
 from hf_tl.backbones.stages.freezing import freeze
 from hf_tl.backbones.stages.modules import inference
-from hf_tl.data.images import ImageTransform
+from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.errors import ModelError
 from hf_tl.features.feature_store import FeatureRows
 

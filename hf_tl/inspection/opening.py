@@ -10,11 +10,11 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_tl.data.columns import IMAGE, LABEL, find_label_column, holds_lists, split_names
 from hf_tl.data.datasets import ImageData, make_reading
+from hf_tl.data.decoding.images import as_stored
 from hf_tl.data.encoding import encode
-from hf_tl.data.exclusions import kept_rows
 from hf_tl.data.fingerprint import row_name
-from hf_tl.data.images import as_stored
 from hf_tl.data.labels import missing_labels
+from hf_tl.data.layout.exclusions import kept_rows
 from hf_tl.data.layout.plan import Reading
 from hf_tl.data.multi_label import flags_of
 from hf_tl.data.sources import Source, open_source

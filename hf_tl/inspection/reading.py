@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hf_tl.data.colors import to_rgb, upright
 from hf_tl.data.columns import IMAGE
+from hf_tl.data.decoding.colors import to_rgb, upright
+from hf_tl.data.decoding.images import ImageTransform, with_image
+from hf_tl.data.decoding.stored import stored_bytes
 from hf_tl.data.fingerprint import digest_image
-from hf_tl.data.images import ImageTransform, with_image
-from hf_tl.data.stored import stored_bytes
 from hf_tl.errors import DataError
 from hf_tl.features.feature_store import FeatureRows, Layout
 from hf_tl.inspection.analysis.hashes import SIDE, perceptual_hashes

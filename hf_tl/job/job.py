@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hf_tl.backbones.libraries.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
-    from hf_tl.data.images import Transforms
+    from hf_tl.data.decoding.images import Transforms
     from hf_tl.data.learned import Leakage
     from hf_tl.training.phase_data import TrainingImages
 

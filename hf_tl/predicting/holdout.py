@@ -9,12 +9,12 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value
 
 from hf_tl.data.columns import LABEL, find_image_column, find_label_column, holds_lists, rename_columns, split_names
-from hf_tl.data.conversions import examine
 from hf_tl.data.datasets import make_reading
-from hf_tl.data.exclusions import leave_out_listed
+from hf_tl.data.decoding.conversions import examine
 from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.image_data import ImageData, class_counts_of
 from hf_tl.data.labels import class_names, encode_labels, missing_labels, split_labels, tidy_labels
+from hf_tl.data.layout.exclusions import leave_out_listed
 from hf_tl.data.layout.names import split_meanings
 from hf_tl.data.layout.plan import Reading
 from hf_tl.data.learned import resolve

@@ -13,8 +13,8 @@ from datasets import Dataset
 from PIL import Image
 
 from hf_tl.data.columns import find_image_column
+from hf_tl.data.decoding.images import as_stored
 from hf_tl.data.fingerprint import row_name
-from hf_tl.data.images import as_stored
 from hf_tl.data.layout.listing import is_image
 from hf_tl.errors import DataError
 
@@ -24,7 +24,7 @@ LIST = "@"
 
 @dataclass(frozen=True)
 class NamedImage:
-    """Stored image, as `hf_tl.data.images.decode` takes it, with its name in the results."""
+    """Stored image, as `hf_tl.data.decoding.images.decode` takes it, with its name in the results."""
 
     name: str
     stored: Any

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hf_tl.backbones.load import load, preprocessing_of
 from hf_tl.backbones.stages.modules import inference
-from hf_tl.data.images import ImageTransform
+from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.evaluation.measure import image_logits
 from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType, problem_type_of

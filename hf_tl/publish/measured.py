@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_tl.config import TrainingConfig
-from hf_tl.data.conversions import Conversions
+from hf_tl.data.decoding.conversions import Conversions
 from hf_tl.evaluation.measure import Predictions, predict_split
 from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.evaluation.report import fit_scaling, measure_split
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_tl.data.datasets import ImageData
-    from hf_tl.data.images import ImageTransform
+    from hf_tl.data.decoding.images import ImageTransform
     from hf_tl.data.learned import Leakage
 
 MIRRORED = "averaged with their mirror image"

@@ -19,7 +19,7 @@ from hf_tl.checkpoints.checkpoint import FOLDER, REFIT_FOLDER
 from hf_tl.checkpoints.saving import Checkpoints, gather_random_states, identity_of, names_trained_by
 from hf_tl.checkpoints.state import Contents, TrainingLog, TrainingState, set_random_state
 from hf_tl.config import TrainingConfig
-from hf_tl.data.streams import first_image
+from hf_tl.data.streaming.streams import first_image
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.features.features import Features

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import DataLoader
 
-from hf_tl.data.augmentation import PairMixer
 from hf_tl.data.columns import LABEL
-from hf_tl.data.images import Transforms, collate
-from hf_tl.data.streams import StreamedImages
+from hf_tl.data.decoding.augmentation import PairMixer
+from hf_tl.data.decoding.images import Transforms, collate
+from hf_tl.data.streaming.streams import StreamedImages
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import Predictions, predict_split
 from hf_tl.features.features import Features

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from hf_tl.data.datasets import ImageData
-from hf_tl.data.streams import streams_of
+from hf_tl.data.streaming.streams import streams_of
 from hf_tl.optimization.optim import phase_ends
 from hf_tl.processes.together import agree
 from hf_tl.reporting.console import say

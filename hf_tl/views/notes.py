@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hf_tl.data.columns import IMAGE
-from hf_tl.data.images import as_stored
-from hf_tl.data.scaling import Pipeline
-from hf_tl.data.streams import streams_of
+from hf_tl.data.decoding.images import as_stored
+from hf_tl.data.decoding.scaling import Pipeline
+from hf_tl.data.streaming.streams import streams_of
 from hf_tl.errors import name_some
 from hf_tl.views.framing import median_size, visible_share
 

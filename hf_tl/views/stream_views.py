@@ -16,9 +16,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from hf_tl.data.columns import IMAGE, LABEL
+from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.data.fingerprint import row_name
-from hf_tl.data.images import ImageTransform
-from hf_tl.data.streams import StreamedImages, decode_streamed
+from hf_tl.data.streaming.streams import StreamedImages, decode_streamed
 from hf_tl.views.views import Key, seeded_view, view_seed
 
 BLOCK_IMAGES = 1000

@@ -13,8 +13,8 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
-from hf_tl.data.augmentation import PairMixer
-from hf_tl.data.images import ImageTransform, collate
+from hf_tl.data.decoding.augmentation import PairMixer
+from hf_tl.data.decoding.images import ImageTransform, collate
 
 Key = tuple[int, ...]
 """Epoch and index of an image; and, with sampling with replacement, its number of previous draws in the epoch."""

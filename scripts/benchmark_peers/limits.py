@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hf_tl import Strategy, load_backbone, load_data
 from hf_tl.backbones.prefix.search import find_boundary
 from hf_tl.config import TrainingConfig
-from hf_tl.data.images import collate
+from hf_tl.data.decoding.images import collate
 from hf_tl.features.batch_size import BatchSize
 from hf_tl.features.feature_pass import FeaturePass
 from hf_tl.processes.accelerator import cpu_cores

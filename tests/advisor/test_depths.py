@@ -13,7 +13,7 @@ from hf_tl.advisor.measuring.depths import Depths
 from hf_tl.advisor.measuring.observation import observe
 from hf_tl.backbones.load import load_model
 from hf_tl.backbones.stages.stage import list_stages
-from hf_tl.data.images import ImageTransform
+from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.features.feature_store import open_store
 
 PLAIN = ImageTransform(Compose([ToTensor(), Normalize((0.5,) * 3, (0.5,) * 3)]))

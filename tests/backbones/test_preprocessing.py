@@ -20,9 +20,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.libraries.processors import ProcessorPipeline, processor_preprocessing
 from hf_tl.backbones.load import load_backbone, preprocessing_of
-from hf_tl.data.augmentation import augmented_pipeline
-from hf_tl.data.images import ImageTransform, Transforms
-from hf_tl.data.scaling import colors_of
+from hf_tl.data.decoding.augmentation import augmented_pipeline
+from hf_tl.data.decoding.images import ImageTransform, Transforms
+from hf_tl.data.decoding.scaling import colors_of
 from hf_tl.errors import ConfigError, ModelError
 from hf_tl.strategy import Strategy
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hf_tl.data.augmentation import PairMixer, augmented_pipeline
-from hf_tl.data.scaling import Pipeline, PixelScaling
+from hf_tl.data.decoding.augmentation import PairMixer, augmented_pipeline
+from hf_tl.data.decoding.scaling import Pipeline, PixelScaling
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Augmentation
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
-from hf_tl.data.images import ImageTransform, Transforms, collate
+from hf_tl.data.decoding.images import ImageTransform, Transforms, collate
 from hf_tl.errors import DataError
 
 SPLITS = ("train", "validation", "test")

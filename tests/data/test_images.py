@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
-from hf_tl.data.colors import conversion_of, plain_rgb, to_rgb
-from hf_tl.data.images import ImageTransform, Transforms, collate, decode
+from hf_tl.data.decoding.colors import conversion_of, plain_rgb, to_rgb
+from hf_tl.data.decoding.images import ImageTransform, Transforms, collate, decode
 from hf_tl.errors import DataError
 
 Transpose = Image.Transpose

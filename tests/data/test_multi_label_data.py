@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
-from hf_tl.data.images import ImageTransform, collate
+from hf_tl.data.decoding.images import ImageTransform, collate
 from hf_tl.data.multi_label import flags_of, match_classes
 from hf_tl.errors import DataError
 

@@ -17,8 +17,8 @@ from torchvision.transforms import v2
 from transformers import ConvNextImageProcessor, ViTImageProcessor
 
 from hf_tl.backbones.libraries.processors import ProcessorPipeline
-from hf_tl.data.images import ImageTransform
-from hf_tl.data.pixels import pixel_batches, resized_side
+from hf_tl.data.decoding.images import ImageTransform
+from hf_tl.data.decoding.pixels import pixel_batches, resized_side
 from hf_tl.errors import DataError
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ from datasets import Dataset, Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers.image_utils import load_image
 
-from hf_tl.data.conversions import Conversions, examine, gather
+from hf_tl.data.decoding.conversions import Conversions, examine, gather
+from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.data.fingerprint import map_images
-from hf_tl.data.images import ImageTransform
 from hf_tl.errors import DataError
 
 FILES = [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from hf_tl.data.scaling import PixelScaling, colors_of, map_alike, measure_scaling
+from hf_tl.data.decoding.scaling import PixelScaling, colors_of, map_alike, measure_scaling
 
 ORDERS = [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)]
 STATISTIC = st.floats(0.01, 0.99)

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 import hf_tl
 from hf_tl.data.datasets import ImageData, check_images, load_data
-from hf_tl.data.streams import Stream, StreamedImages, streams_of
+from hf_tl.data.streaming.streams import Stream, StreamedImages, streams_of
 from hf_tl.errors import ConfigError, DataError
 
 Rows = Callable[..., Dataset]

@@ -20,7 +20,7 @@ from training.small_runs import Run, differences, result_of, resumed, stopped_at
 
 from hf_tl.cli import main
 from hf_tl.data.datasets import load_data
-from hf_tl.data.streams import StreamedImages
+from hf_tl.data.streaming.streams import StreamedImages
 from hf_tl.record import RunRecord, read_record
 from hf_tl.views import stream_views
 

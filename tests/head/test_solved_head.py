@@ -30,7 +30,7 @@ from transformers import Trainer, TrainingArguments
 from hf_tl.backbones.load import load_backbone
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.config import StrategyConfig
-from hf_tl.data.images import Transforms
+from hf_tl.data.decoding.images import Transforms
 from hf_tl.errors import ConfigError, TrainingError
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.head.solved_head import linear_head

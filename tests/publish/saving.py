@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.load import preprocessing_of
-from hf_tl.data.images import Transforms
+from hf_tl.data.decoding.images import Transforms
 from hf_tl.publish.save import check_reload, commit_model, complete_run
 from hf_tl.record import LearnedFrom, RunRecord
 

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_tl.backbones.load import load_backbone
 from hf_tl.backbones.stages.freezing import frozen_tensors
-from hf_tl.data.images import collate
+from hf_tl.data.decoding.images import collate
 from hf_tl.strategy import Phase, Strategy
 
 LABELS = ["cat", "dog", "owl"]

@@ -28,7 +28,7 @@ from hf_tl.backbones.load import load_backbone
 from hf_tl.backbones.stages.freezing import frozen_tensors
 from hf_tl.checkpoints.state import Contents
 from hf_tl.config import TrainingConfig
-from hf_tl.data.images import ImageTransform, Transforms
+from hf_tl.data.decoding.images import ImageTransform, Transforms
 from hf_tl.errors import HfTlError
 from hf_tl.processes.accelerator import make_accelerator
 from hf_tl.processes.sharding import launcher_asks, part, whole

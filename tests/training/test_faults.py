@@ -26,7 +26,7 @@ from training.trainer_runs import make_trainer
 from transformers import Trainer, TrainingArguments
 
 from hf_tl.checkpoints.checkpoint import find_damage, newest_checkpoint
-from hf_tl.data.images import collate
+from hf_tl.data.decoding.images import collate
 from hf_tl.errors import CheckpointError, TrainingError
 from hf_tl.strategy import Strategy
 from hf_tl.trainer.trainer import StrategyCallback

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import hf_tl
-from hf_tl.data.images import ImageTransform, Transforms
+from hf_tl.data.decoding.images import ImageTransform, Transforms
 from hf_tl.errors import ConfigError
 
 pytestmark = pytest.mark.long

@@ -10,7 +10,7 @@ from training.small_runs import Run, make_images, make_model, make_transforms, s
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import hf_tl
-from hf_tl.data.images import collate
+from hf_tl.data.decoding.images import collate
 from hf_tl.trainer.trainer import StrategyCallback
 from hf_tl.views.views import TrainingViews
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from hf_tl.data.augmentation import PairMixer
-from hf_tl.data.images import ImageTransform
+from hf_tl.data.decoding.augmentation import PairMixer
+from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.views.views import Collate, ImageStream, TrainingViews
 
 CLASSES = 3

@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from training.small_runs import Run, make_transforms
 
 from hf_tl.data.datasets import load_data
-from hf_tl.data.streams import StreamedImages
+from hf_tl.data.streaming.streams import StreamedImages
 from hf_tl.views.stream_views import StreamedViews
 from hf_tl.views.views import Collate, ImageStream, TrainingViews
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_tl.data.datasets import ImageData
-    from hf_tl.data.images import ImageTransform
+    from hf_tl.data.decoding.images import ImageTransform
 
 TIMED = 8
 """Batch size of the timed step."""

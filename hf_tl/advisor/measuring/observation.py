@@ -16,9 +16,9 @@ from hf_tl.backbones.prefix.folding import folded_where_equal
 from hf_tl.backbones.stages.freezing import freeze
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.backbones.weights.digest import digest
+from hf_tl.data.decoding.images import ImageTransform
+from hf_tl.data.decoding.pixels import pixel_batches
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
-from hf_tl.data.images import ImageTransform
-from hf_tl.data.pixels import pixel_batches
 from hf_tl.errors import TrainingError, name_some
 from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, key_of
 from hf_tl.reporting.console import progress_bar

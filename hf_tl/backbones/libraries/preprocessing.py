@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hf_tl.data.augmentation import AugmentedPipeline, augmented_pipeline
-from hf_tl.data.images import ImageTransform, Transforms
-from hf_tl.data.scaling import Pipeline, PixelScaling, is_close, map_alike, measure_scaling
+from hf_tl.data.decoding.augmentation import AugmentedPipeline, augmented_pipeline
+from hf_tl.data.decoding.images import ImageTransform, Transforms
+from hf_tl.data.decoding.scaling import Pipeline, PixelScaling, is_close, map_alike, measure_scaling
 from hf_tl.errors import ConfigError, ModelError
 from hf_tl.phase import Augmentation, ResizeMode
 from hf_tl.views.framing import WholeImage

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_tl.data.datasets import ImageData
-    from hf_tl.data.images import ImageTransform
+    from hf_tl.data.decoding.images import ImageTransform
 
 IN_A_ROW = 2
 PANEL_HEIGHT = 1.5
@@ -47,7 +47,7 @@ def collect_examples(
     import torch
     from transformers.utils import logging
 
-    from hf_tl.data.scaling import colors_of, measure_scaling
+    from hf_tl.data.decoding.scaling import colors_of, measure_scaling
     from hf_tl.evaluation.activation_maps import class_activation_maps
     from hf_tl.views.stream_views import viewed
 

@@ -43,14 +43,14 @@ STEPS = {
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 """,
 }
-"""Steps of `hf_tl.data.colors.to_rgb`, by kind of conversion."""
+"""Steps of `hf_tl.data.decoding.colors.to_rgb`, by kind of conversion."""
 
 
 def reading_code(conversions: Collection[str], channels: int) -> dict[str, Markup]:
     """Return the code that reads `image.jpg`.
 
     Args:
-        conversions: Kinds of conversion that images of the run needed, as counted by `hf_tl.data.conversions`.
+        conversions: Kinds of conversion that images of the run needed, as counted by `hf_tl.data.decoding.conversions`.
         channels: Number of channels of the model's input.
 
     Returns:

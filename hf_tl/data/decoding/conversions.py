@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from hf_tl.data.colors import CONVERSIONS, DAMAGED, Conversion, conversion_of, plain_rgb
-from hf_tl.data.images import with_image
+from hf_tl.data.decoding.colors import CONVERSIONS, DAMAGED, Conversion, conversion_of, plain_rgb
+from hf_tl.data.decoding.images import with_image
 
 WHAT: Mapping[Conversion, tuple[str, str, str]] = {
     "transparency": (
@@ -27,7 +27,7 @@ WHAT: Mapping[Conversion, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class Conversions:
-    """Images of a split for which the plain rule (`hf_tl.data.colors.plain_rgb`) loses information."""
+    """Images of a split for which the plain rule (`hf_tl.data.decoding.colors.plain_rgb`) loses information."""
 
     rows: Mapping[Conversion, Sequence[int]] = field(default_factory=dict)
     """Row numbers in the split, by kind; no kind is empty."""

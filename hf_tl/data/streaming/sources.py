@@ -33,7 +33,7 @@ from hf_tl.data.sources import (
     name_files,
     require_repo_id,
 )
-from hf_tl.data.streams import PLACE, Stream, StreamedImages
+from hf_tl.data.streaming.streams import PLACE, Stream, StreamedImages
 from hf_tl.errors import DataError
 from hf_tl.record.parts import DataSource
 

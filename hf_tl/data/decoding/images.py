@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from hf_tl.data.colors import DAMAGED, plain_rgb, to_rgb, upright
-from hf_tl.data.stored import local_path, stored_bytes
+from hf_tl.data.decoding.colors import DAMAGED, plain_rgb, to_rgb, upright
+from hf_tl.data.decoding.stored import local_path, stored_bytes
 from hf_tl.errors import DataError, name_some
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Im
             at least this many pixels. 1 suffices to find damage; 0 is the full size.
 
     Returns:
-        Loaded image, upright, in its own mode; see `hf_tl.data.colors.to_rgb`.
+        Loaded image, upright, in its own mode; see `hf_tl.data.decoding.colors.to_rgb`.
 
     Raises:
         DataError: The image is missing, truncated, in no format that Pillow reads, or has more pixels than

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from datasets import Dataset
 
 from hf_tl.data.columns import IMAGE
+from hf_tl.data.decoding.images import as_stored
 from hf_tl.data.fingerprint import digest_image, row_name
-from hf_tl.data.images import as_stored
-from hf_tl.data.streams import PLACE
+from hf_tl.data.streaming.streams import PLACE
 from hf_tl.errors import DataError
 
 FILE, DIGEST = "file", "digest"

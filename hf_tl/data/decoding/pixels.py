@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from hf_tl.data.images import ImageTransform, as_stored, decode
+from hf_tl.data.decoding.images import ImageTransform, as_stored, decode
 
 RESIZE = (transforms.Resize, v2.Resize)
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from hf_tl.data.scaling import Pipeline
+from hf_tl.data.decoding.scaling import Pipeline
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Augmentation
 

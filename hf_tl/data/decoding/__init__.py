@@ -1,0 +1,1 @@
+"""Decoding, conversion and preprocessing of images."""

@@ -1,0 +1,1 @@
+"""Images that are read once, in the order of a stream."""
