@@ -54,9 +54,10 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics that these images allow."""
-        allowed = self.measured.metrics.items()
-        return {name: value for name, value in allowed if value is not None and name not in self.metric_notes}
+        """Metrics that these images allow, and that are informative for this number of classes."""
+        informative = {"loss", *(figure.key for figure in self.problem.figures_for(len(self.labels)))}
+        allowed = informative - self.metric_notes.keys()
+        return {name: value for name, value in self.measured.metrics.items() if value is not None and name in allowed}
 
     @property
     def intervals(self) -> dict[str, Interval]:
