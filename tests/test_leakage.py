@@ -182,7 +182,7 @@ def test_a_model_of_the_hub_is_known_by_a_digest_per_split(
     main(["evaluate", str(pulled), "--dataset", str(other)])
     count = len(data.splits["train"])
     assert (
-        f"hf_tl cannot tell whether the test images were among the {count} training images of split train of noise "
+        f"hf_tl cannot tell whether the images were among the {count} training images of split train of noise "
         "(published without image digests), which the model learned from"
     ) in capsys.readouterr().out
 

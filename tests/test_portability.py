@@ -105,7 +105,7 @@ def succeeds(done: Done, folder: Path) -> str:
 
 def test_the_first_command_of_the_readme_on_windows(tmp_path: Path) -> None:
     done = run(["train"], tmp_path, WINDOWS)
-    assert "Features" in succeeds(done, tmp_path / "runs" / "digits-tf_efficientnet_lite0-transfer")
+    assert "Caching features" in succeeds(done, tmp_path / "runs" / "digits-tf_efficientnet_lite0-transfer")
     assert not list((tmp_path / "features").glob(".*"))
 
 
@@ -190,6 +190,7 @@ def test_a_signal_ends_a_command(tmp_path: Path, number: int, status: int, messa
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in background jobs
     )
     assert process.stderr is not None
     messages = ""

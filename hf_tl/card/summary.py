@@ -1,7 +1,9 @@
 """Summaries of a run for the terminal, before and after training."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_tl.card.sections.results import training_images
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
@@ -70,15 +72,29 @@ def kept_checkpoint(record: RunRecord) -> str | None:
     where = f", phase {best['phase'] + 1}" if len(record.strategy.phases) > 1 else ""
     if phase.is_solved:
         return f"solved head{where}"
-    last = record.history[-1]["epoch"]
+    last = record.history[-1]
     if phase.recipe.epochs is None:
         earlier = max((entry["epoch"] for entry in record.history if entry["phase"] < best["phase"]), default=0.0)
         share = (best["epoch"] - earlier) / phase.epochs if phase.epochs else 1.0
         place = f"step {round(share * phase.steps):,} of {phase.steps:,}"
     else:
-        place = f"epoch {max(1, round(best['epoch']))} of {max(1, round(last))}"
-    reason = "" if best["epoch"] >= last else ", the latest within one standard error of the best"
+        place = f"epoch {_epoch(record, best)} of {_epoch(record, last)}"
+    reason = "" if best["epoch"] >= last["epoch"] else ", the latest within one standard error of the best"
     return f"{place}{where}{reason}"
+
+
+def _epoch(record: RunRecord, entry: Mapping[str, Any]) -> int:
+    """Return the number of the epoch that an evaluation ended, over all phases.
+
+    The history counts passes over the images, of which the last may be completed with images of the next.
+    """
+    index = entry["phase"]
+    before = max((other["epoch"] for other in record.history if other["phase"] < index), default=0.0)
+    earlier, epochs = (
+        [math.ceil(phase.recipe.epochs or 0) for phase in record.phases[:index]],
+        math.ceil(record.phases[index].recipe.epochs or 1),
+    )
+    return sum(earlier) + max(1, min(int(entry["epoch"] - before + 1e-6), epochs))
 
 
 def _result(record: RunRecord, split: str) -> tuple[str, str]:

@@ -43,19 +43,23 @@ class Leakage:
         """Return the leakage as plain values."""
         return {"learned": self.learned, "left_out": self.left_out, "notes": self.describe()}
 
+    @property
+    def _named(self) -> str:
+        return "" if self.split == "all" else f"{self.split} "
+
     def describe(self) -> list[str]:
         """Return one sentence per issue for the user; none if there is no leakage."""
         trained_on = self.learned + self.left_out
         texts = []
         if trained_on:
-            are = f"{trained_on:,} of {self.images:,} {self.split} images are training images of {self.model}"
+            are = f"{trained_on:,} of {self.images:,} {self._named}images are training images of {self.model}"
             texts.append(f"{are}: " + ("left out" if self.left_out else "not an estimate of generalization"))
         for split in self.unknown:
             why = "published without image digests" if split.digest is not None else "recorded without image digests"
             why = "streamed images are not compared" if self.are_streamed else why
             images = f"{split.images:,} training images" if split.images else "training images"
             texts.append(
-                f"hf_tl cannot tell whether the {self.split} images were among the {images} of split {split.split} of "
+                f"hf_tl cannot tell whether the {self._named}images were among the {images} of split {split.split} of "
                 f"{split.data} ({why}), which {self.model} learned from"
             )
         return texts

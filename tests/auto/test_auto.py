@@ -42,11 +42,11 @@ def test_auto_measures_climbs_and_states_the_reason(inputs: Inputs, auto: tuple[
     assert "Model selection" not in card
     assert record["best"]["phase"] == len(kept) - 1
     assert record["measured"]["test"]["metrics"]["accuracy"] > 0.6
-    assert "## Why this strategy" in card
+    assert "Before training, hf_tl's advisor evaluated" in card
     for row in ("| `resnet` | ", "| `vit` | ", "| 1 | `"):
         assert card.count(f"\n{row}") >= 1, row
     for rung in rungs:
-        assert f"{'kept' if rung['is_kept'] else 'taken back'}: {rung['why']} |" in card
+        assert f"{'kept' if rung['is_kept'] else 'reverted'}: {rung['why']} |" in card
     check_no_path(inputs, folder)
     assert record["command"].startswith("hf-tl train --model resnet,vit --dataset colors --strategy auto")
 
@@ -115,17 +115,20 @@ def test_multi_label_data_are_refused(inputs: Inputs, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([], r"--model names 2 models, and --strategy auto alone chooses one"),
-        (["--strategy", "auto", "--streaming"], "which --streaming cannot"),
-        (["--refit", "true", "--streaming"], "which --streaming cannot"),
-        (["--strategy", "auto", "--trainable_stages", "2"], "goes with --strategy finetune or gradual, and it is auto"),
+        ([], "expected one --model, found 2"),
+        (["--strategy", "auto", "--streaming"], "random access"),
+        (["--refit", "true", "--streaming"], "random access"),
+        (
+            ["--strategy", "auto", "--trainable_stages", "2"],
+            "needs --strategy finetune or gradual, found --strategy auto",
+        ),
         (
             ["--strategy", "auto", "--head_solver", "lbfgs"],
-            "solves the head for good, and --strategy auto trains",
+            "trains the head alone (transfer, finetune or gradual), found --strategy auto",
         ),
         (["--strategy", "auto", "--no_pretrained"], "leave out --no_pretrained"),
         (["--strategy", "auto", "--time_budget", "0"], "--time_budget takes a number above 0"),
-        (["--time_budget", "5"], "--time_budget goes with --strategy auto, or --phases with an expected_rung"),
+        (["--time_budget", "5"], "--time_budget needs --strategy auto, or --phases with an expected_rung"),
         (["--strategy", "auto", "--phases", "[{trainable_stages: 1, epochs: 1}]"], "leave out --strategy"),
         (["--strategy", "auto", "--recommendation", "advice"], "leave out --strategy"),
         (["--recommendation", "none"], "holds no strategy.json"),

@@ -33,7 +33,7 @@ def test_a_recommendation_is_trained_and_recorded(inputs: Inputs, recommended: P
     names = [measured.pop("backbone") for measured in published["evidence"]]
     assert names == [Path(measured.pop("backbone")).name for measured in written["evidence"]]
     assert published["evidence"] == written["evidence"]
-    assert "## Why this strategy" in card
+    assert "Before training, hf_tl's advisor evaluated" in card
     assert "| Stage depth |" not in card
     assert "--recommendation advice" in record["command"]
     assert record["settings"]["recommendation"] == "advice"

@@ -107,6 +107,7 @@ def test_quiet_is_quiet_and_evaluate_shows_percentages_with_intervals(
     assert "it/s" not in err
     first, *rows = text.splitlines()
     assert first == "test: 360 images"
+    assert rows.pop(0).startswith("data: test split of digits")
     interval = r"\(95% CI \d+\.\d–\d+\.\d%\)"
     assert re.fullmatch(rf"  accuracy       \d+\.\d% {interval}", rows[0])
     assert re.fullmatch(rf"  top5_accuracy  \d+\.\d% {interval}", rows[1])

@@ -185,7 +185,7 @@ BALANCED = "--balanced_sampling draws images at random, which a stream supports 
             f"{BALANCED}.*phase 1 cannot cache them: --feature_cache is off",
         ),
         (["--balanced_sampling", "--feature_cache_gb", "0.00001"], "--balanced_sampling needs features here"),
-        (["--find_learning_rate"], "--find_learning_rate draws images at random"),
+        (["--find_learning_rate"], "--find_learning_rate needs random access to images"),
     ],
 )
 def test_random_access_to_a_stream_is_refused_before_training(

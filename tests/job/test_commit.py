@@ -72,7 +72,7 @@ def test_the_card_of_a_model_that_was_not_measured(tmp_path: Path) -> None:
     (folder / "README.md" / "in the way").rmdir()
     (folder / "README.md").rmdir()
     text = rewrite_card(folder).read_text(encoding="utf-8")
-    assert "not measured" in text
+    assert "**Not evaluated.**" in text
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -252,9 +252,11 @@ def result_of(training: RecordedTraining) -> dict[str, Any]:
 
 
 def timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return entries without what a resume changes: times, and whether features came from an earlier phase or run."""
     # the mean loss of the log's last entry counts from the resume on, like Trainer's
     times = (
         "seconds",
+        "reuses_features",
         "train_loss" if entries and "train_runtime" in entries[-1] else "",
         "train_runtime",
         "train_samples_per_second",

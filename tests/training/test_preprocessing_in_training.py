@@ -149,4 +149,4 @@ def test_nothing_is_stated_of_a_pipeline_that_cannot_be_used(icons: Path, tmp_pa
     result = hf_tl.train(model, str(icons), strategy, **settings(tmp_path))
     assert result.record.measured["test"].plain is None
     card = (Path(result.output_dir) / "README.md").read_text(encoding="utf-8")
-    assert "A pipeline of transformers cannot be used" in card
+    assert "A pipeline cannot be used" in card
