@@ -55,9 +55,11 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """Metrics that these images allow, and that are informative for this number of classes."""
-        informative = {"loss", *(figure.key for figure in self.problem.figures_for(len(self.labels)))}
-        allowed = informative - self.metric_notes.keys()
-        return {name: value for name, value in self.measured.metrics.items() if value is not None and name in allowed}
+        figures, informative = self.problem.figures, self.problem.figures_for(len(self.labels))
+        hidden = {figure.key for figure in figures if figure not in informative} | self.metric_notes.keys()
+        return {
+            name: value for name, value in self.measured.metrics.items() if value is not None and name not in hidden
+        }
 
     @property
     def intervals(self) -> dict[str, Interval]:
