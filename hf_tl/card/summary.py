@@ -88,13 +88,11 @@ def _epoch(record: RunRecord, entry: Mapping[str, Any]) -> int:
 
     The history counts passes over the images, of which the last may be completed with images of the next.
     """
-    index = entry["phase"]
+    index, epochs = entry["phase"], [math.ceil(phase.epochs or 0) for phase in record.strategy.phases]
+    if index >= len(epochs):  # of a search of the stage depth, whose undone phases are not in the strategy
+        return sum(epochs)
     before = max((other["epoch"] for other in record.history if other["phase"] < index), default=0.0)
-    earlier, epochs = (
-        [math.ceil(phase.recipe.epochs or 0) for phase in record.phases[:index]],
-        math.ceil(record.phases[index].recipe.epochs or 1),
-    )
-    return sum(earlier) + max(1, min(int(entry["epoch"] - before + 1e-6), epochs))
+    return sum(epochs[:index]) + max(1, min(int(entry["epoch"] - before + 1e-6), epochs[index]))
 
 
 def _result(record: RunRecord, split: str) -> tuple[str, str]:
