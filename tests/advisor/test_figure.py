@@ -10,6 +10,8 @@ from PIL import Image
 
 from hf_tl.advisor.reporting.figure import COLORS, SHADES, plot_recommendation
 
+pytestmark = pytest.mark.long
+
 SIZE = (1600, 672)
 
 

@@ -18,6 +18,8 @@ from hf_tl.config import StrategyConfig
 from hf_tl.data.datasets import prepare_data
 from hf_tl.errors import ModelError
 
+pytestmark = pytest.mark.long
+
 
 def test_a_recommendation_holds_what_it_promises(backbone: str, tmp_path: Path) -> None:
     recommendation = hf_tl.recommend(colored(np.arange(240) % 3), backbone, output_dir=tmp_path)

@@ -17,6 +17,8 @@ from hf_tl.data.datasets import prepare_data
 from hf_tl.errors import DataError
 from hf_tl.record import LearnedFrom, read_record
 
+pytestmark = pytest.mark.long
+
 
 def test_large_data_are_measured_on_a_sample(backbone: str) -> None:
     recommendation = hf_tl.recommend(colored(np.arange(900) % 3), backbone, max_images=150)

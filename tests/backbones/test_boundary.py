@@ -9,6 +9,8 @@ from backbones.parts import IMAGE, build_timm, build_transformers, check, close,
 from hf_tl.backbones.stages.freezing import freeze
 from hf_tl.backbones.stages.stage import list_stages
 
+pytestmark = pytest.mark.long
+
 SMALL_NASNET = {"num_features": 96, "stem_size": 8}
 """Each cell reads the outputs of the two cells before it, so that two outputs are stored."""
 

@@ -20,6 +20,8 @@ from timm.data import create_transform, resolve_data_config
 from hf_tl.backbones.load import load_backbone, preprocessing_of
 from hf_tl.strategy import Strategy
 
+pytestmark = pytest.mark.long
+
 
 def test_scratch_keeps_a_timm_checkpoint_s_own_preprocessing(tmp_path: Path) -> None:
     network = timm_network()

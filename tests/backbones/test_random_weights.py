@@ -5,6 +5,8 @@ import pytest
 from hf_tl.backbones.libraries.transformers import random_weights
 from hf_tl.backbones.load import load_model
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("name", "image_size"),

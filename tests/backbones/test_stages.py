@@ -13,6 +13,8 @@ from hf_tl.backbones.stages.head import head_stages
 from hf_tl.backbones.stages.stage import Stage, list_stages
 from hf_tl.errors import StageError
 
+pytestmark = pytest.mark.long
+
 assert hf_tl.classics  # registers AlexNet, ZFNet and GoogLeNet with timm
 
 

@@ -18,6 +18,8 @@ from hf_tl.classics.alexnet import checkpoint_filter_fn as filter_alexnet
 from hf_tl.classics.googlenet import checkpoint_filter_fn as filter_googlenet
 from hf_tl.errors import ModelError
 
+pytestmark = pytest.mark.long
+
 
 def with_lively_weights(model: nn.Module) -> nn.Module:
     """Draw weights and statistics that give logits of order 1 (GoogLeNet's initial ones give 1e-10)."""

@@ -12,6 +12,8 @@ from pages import blocks
 import hf_tl
 from hf_tl.evaluation.measure import measure
 
+pytestmark = pytest.mark.long
+
 PAGE = Path(__file__).parents[2] / "hf_tl" / "evaluation" / "README.md"
 BACKBONE = '"timm/tf_efficientnet_lite0.in1k"'
 

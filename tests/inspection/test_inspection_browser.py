@@ -11,7 +11,7 @@ from scenes import recompressed, scene, write_scenes
 
 import hf_tl
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from typing import Any
 
+import pytest
 import yaml
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
@@ -25,6 +26,8 @@ from hf_tl.record import (
     RunRecord,
 )
 from hf_tl.reporting.markdown import one_line
+
+pytestmark = pytest.mark.long
 
 FRAGMENTS = (
     *("\n", "\r\n", "\n\n", "---", "\n---\n", "# ", "\n# x\n", "|", " | ", "`", "```", "~~~", "*x*", "**", "_x_", "~~"),

@@ -19,6 +19,8 @@ from hf_tl.card.figures.training import FROZEN, PHASE_SHADES, TRAINED, _visible_
 from hf_tl.errors import PublishError
 from hf_tl.record import RunRecord
 
+pytestmark = pytest.mark.long
+
 
 def share_of(path: Path, color: str) -> float:
     """Return the share of the image's pixels in this color."""

@@ -17,6 +17,8 @@ from hf_tl.errors import PublishError
 from hf_tl.record import RunRecord
 from hf_tl.reporting.canvas import AFTER, BEFORE
 
+pytestmark = pytest.mark.long
+
 DARK = "#08306b"
 """Darkest color of the confusion matrix: all images of the class."""
 

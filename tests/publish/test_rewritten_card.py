@@ -11,6 +11,8 @@ from hf_tl.errors import PublishError
 from hf_tl.publish.save import rewrite_card
 from hf_tl.record import write_record
 
+pytestmark = pytest.mark.long
+
 
 def test_the_card_is_written_again_from_the_record(tmp_path: Path) -> None:
     folder, _ = saved("timm", tmp_path)
