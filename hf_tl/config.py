@@ -13,8 +13,8 @@ from hf_tl.ranges import Settings, setting
 from hf_tl.strategy_config import RECOMMENDED_STRATEGY, StrategyConfig, StrategyName
 
 __all__ = [
-    "DEMO_DATASET", "DEMO_LICENSE", "DEMO_MODEL", "LARGEST_SEED", "READING", "RECOMMENDED_STRATEGY", "DataConfig",
-    "HubConfig", "ModelConfig", "RunConfig", "StrategyConfig", "StrategyName", "TrainingConfig",
+    "DEMO_DATASET", "DEMO_LICENSE", "DEMO_MODEL", "LARGEST_SEED", "READING", "RECOMMENDED_STRATEGY", "SOURCE",
+    "DataConfig", "HubConfig", "ModelConfig", "RunConfig", "StrategyConfig", "StrategyName", "TrainingConfig",
 ]  # fmt: skip
 
 DEMO_MODEL = "timm:tf_efficientnet_lite0"
@@ -61,6 +61,8 @@ class ModelConfig(Settings):
     trust_remote_code: bool = setting(False, "allow code from the model's repository to run")
 
 
+SOURCE = ("dataset_config", "dataset_revision")
+"""Fields of `DataConfig` that name the part and the version of a Hub dataset."""
 READING = (
     *("split_folders", "exclude_folders", "class_folder", "image_column", "label_column", "split_column"),
     *("label_separator", "uncertain_labels", "keep_empty_classes", "exclude_list"),

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from hf_tl.config import READING, DataConfig
+from hf_tl.config import READING, SOURCE, DataConfig
 from hf_tl.parser import COUNT, DATASET, MODEL, SPLIT, Parser, own_values
 from hf_tl.ranges import Domain
 
@@ -48,7 +48,7 @@ def evaluate_parser() -> Parser:
     parser.add_argument("--dataset", required=True, metavar="DATASET", help=DATASET)
     text = "split of a dataset that has splits (default: test, or validation); of others, all images are evaluated"
     _add_evaluation_flags(parser, text, SPLIT, None)
-    for name in (*READING, "skip_bad_images", "max_image_pixels"):
+    for name in (*SOURCE, *READING, "skip_bad_images", "max_image_pixels"):
         parser.add_setting(DataConfig, name)
     text = "folder for evaluation.json, evaluation.md, confusion.png and reliability.png"
     parser.add_argument("--output_dir", metavar="DIR", help=text)
@@ -75,7 +75,7 @@ def compare_parser() -> Parser:
     parser.add_argument("second", metavar="B", help="the other model")
     parser.add_argument("--dataset", metavar="DATASET", help=f"{DATASET} (default: the training dataset of both)")
     _add_evaluation_flags(parser, "split to evaluate on", SPLIT, "test")
-    for name in READING:
+    for name in (*SOURCE, *READING):
         parser.add_setting(DataConfig, name)
     text = "folder for comparison.json, comparison.md and comparison.png"
     parser.add_argument("--output_dir", metavar="DIR", help=text)

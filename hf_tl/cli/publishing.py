@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from hf_tl.config import READING, DataConfig
+from hf_tl.config import READING, SOURCE, DataConfig
 from hf_tl.errors import ConfigError
 from hf_tl.parser import FORMAT, MODEL, PORT, Parser, own_values
 
@@ -106,7 +106,7 @@ def export_parser() -> Parser:
     text = "images to verify on (default: the training dataset, if known)"
     parser.add_argument("--dataset", metavar="DATASET", help=text)
     parser.add_argument("--int8", action="store_true", help="also quantize, and measure the accuracy (onnx only)")
-    for name in (*READING, "include_training_images"):
+    for name in (*SOURCE, *READING, "include_training_images"):
         parser.add_setting(DataConfig, name)
     parser.add_argument("--overwrite_output_dir", action="store_true", help="replace an earlier export in the folder")
     return parser

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from hf_tl.config import READING, DataConfig, ModelConfig, StrategyConfig, TrainingConfig
+from hf_tl.config import READING, SOURCE, DataConfig, ModelConfig, StrategyConfig, TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.flags import build_run_config
 from hf_tl.parser import COUNT, DATASET, Parser, own_values
@@ -54,7 +54,7 @@ def recommend_parser() -> Parser:
     text = "local weights files, one for each --model of timm:ARCH"
     parser.add_argument("--weights", nargs="+", metavar="FILE", help=text)
     parser.add_setting(ModelConfig, "image_size")
-    for name in (*READING, "validation_fraction", "test_fraction", "include_training_images"):
+    for name in (*SOURCE, *READING, "validation_fraction", "test_fraction", "include_training_images"):
         parser.add_setting(DataConfig, name)
     parser.add_flag("max_images", "largest number of images to measure", COUNT, 2_000)
     parser.add_setting(TrainingConfig, "seed", "random seed (splits, sample, folds)")

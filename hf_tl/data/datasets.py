@@ -169,6 +169,16 @@ def prepare_data(
     )
 
 
+def load_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return flags about a dataset as arguments of `load_data`; those that are None are left out.
+
+    >>> load_arguments({"dataset_config": "small", "label_column": "breed", "split_column": None})
+    {'config_name': 'small', 'label_column': 'breed'}
+    """
+    names = {"dataset_config": "config_name", "dataset_revision": "revision"}
+    return {names.get(flag, flag): value for flag, value in flags.items() if value is not None}
+
+
 def make_reading(
     *,
     split_folders: str | Mapping[str, Sequence[str]] | None = None,

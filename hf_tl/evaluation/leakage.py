@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any
 
 from hf_tl.config import READING
-from hf_tl.data.datasets import ImageData, load_data
+from hf_tl.data.datasets import ImageData, load_arguments, load_data
 from hf_tl.data.learned import Leakage, leave_out_learned, resolve
 from hf_tl.data.sources import DIGITS
 from hf_tl.errors import ConfigError, DataError
@@ -83,7 +83,7 @@ def open_again(
             f"the dataset of the training{was} cannot be opened by its name: name images with --dataset, best those "
             "that the model was trained on"
         )
-    source |= {name: value for name, value in reading.items() if value is not None}
+    source |= load_arguments(reading)
     recorded = None if record is None else record.data
     draws = drawn_by(recorded)
 

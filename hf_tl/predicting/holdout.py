@@ -9,7 +9,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value
 
 from hf_tl.data.columns import LABEL, find_image_column, find_label_column, holds_lists, rename_columns, split_names
-from hf_tl.data.datasets import make_reading
+from hf_tl.data.datasets import load_arguments, make_reading
 from hf_tl.data.decoding.conversions import examine
 from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.image_data import ImageData, class_counts_of
@@ -72,8 +72,10 @@ def open_holdout(
         ConfigError: `split` is given for a dataset without splits.
         DataError: The images cannot be opened, or none remains.
     """
-    choices = make_reading(**reading)
-    source = open_source(dataset, choices)
+    arguments = load_arguments(reading)
+    version = {name: arguments.pop(name, None) for name in ("config_name", "revision")}
+    choices = make_reading(**arguments)
+    source = open_source(dataset, choices, **version)
     splits = _own_splits(source, choices)
     wanted = split or "test"
     has_split = wanted in splits

@@ -31,7 +31,7 @@ def open_data(
     dataset: Any, learned: Mapping[str, LearnedFrom], include_training_images: bool, **settings: Any
 ) -> "tuple[ImageData, LearnedFrom]":
     """Return the data in the splits of a training, and those of their images that a backbone was trained on."""
-    from hf_tl.data.datasets import ImageData, load_data, prepare_data
+    from hf_tl.data.datasets import ImageData, load_arguments, load_data, prepare_data
     from hf_tl.data.learned import resolve
     from hf_tl.evaluation.leakage import measurable
 
@@ -39,6 +39,7 @@ def open_data(
     data = dataset
     if not isinstance(dataset, ImageData):
         load: Any = load_data if isinstance(dataset, str) else prepare_data
+        settings = load_arguments(settings)
         data = load(dataset, **settings, learned=known, include_training_images=include_training_images)
     data, _ = measurable(data, learned, include_training_images=include_training_images)
     return data, resolve(known, data)
