@@ -76,7 +76,7 @@ class DataConfig(Settings):
 
     dataset: str | None = setting(
         None,
-        "folder, table, parquet files, tar shards, zip archive, Hub id, or digits (default: digits)",
+        "folder, table, parquet, tar or zip files, Hub id, or digits (default: digits)",
         metavar="DATASET",
     )
     dataset_config: str | None = setting(None, "configuration of a Hub dataset", metavar="NAME")
@@ -92,7 +92,7 @@ class DataConfig(Settings):
         "auto", "whether outer folders or those that images lie in are the classes; auto: an error where both can be"
     )
     image_column: str | None = setting(
-        None, "image column, or column of file names of a table (default: detected)", metavar="NAME"
+        None, "column of images, or of file names of a table (default: detected)", metavar="NAME"
     )
     label_column: str | None = setting(
         None,
@@ -101,7 +101,7 @@ class DataConfig(Settings):
         metavar="NAME",
     )
     split_column: str | None = setting(
-        None, "column with the split of each row (default: a column such as split)", metavar="NAME"
+        None, "column with the split of each row (default: one such as split)", metavar="NAME"
     )
     label_separator: str | None = setting(
         None,

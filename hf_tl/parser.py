@@ -20,7 +20,7 @@ PORT = Domain((int,), at_least=1, at_most=65_535)
 SPLIT = Domain((str,), ("train", "validation", "test"))
 FORMAT = Domain((str,), ("onnx", "torchscript", "torch_export"))
 MODEL = "folder of a trained model, or Hub id"
-DATASET = "folder, table, parquet files, tar shards, zip archive, Hub id, or digits"
+DATASET = "folder, table, parquet, tar or zip files, Hub id, or digits"
 LOG_LEVEL = Domain((str,), ("debug", "info", "warning", "error"))
 WIDTH = 100
 
