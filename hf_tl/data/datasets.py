@@ -223,11 +223,7 @@ def _prepare(
 ) -> ImageData:
     """Name, encode and draw the splits of a source."""
     notes = list(source.notes)
-    reading = replace(
-        reading,
-        image_column=source.image_column or reading.image_column,
-        label_column=reading.label_column or source.label_column,
-    )
+    reading = source.complete(reading)
     splits, origins = name_splits(_as_splits(source.splits), reading, notes, source.origins)
     splits, labels = encode(splits, reading, notes)
     splits = leave_out_listed(splits, reading.exclude_list, notes)

@@ -57,6 +57,15 @@ class Source:
     image_column: str | None = None
     """Image column, where the layout decides it."""
     label_column: str | None = None
+    """Label column, where the layout decides it and the user does not."""
+
+    def complete(self, reading: Reading) -> Reading:
+        """Return the choices of the user with the columns that the layout decides."""
+        return replace(
+            reading,
+            image_column=self.image_column or reading.image_column,
+            label_column=reading.label_column or self.label_column,
+        )
 
 
 def open_source(

@@ -1,6 +1,6 @@
 """Mapping of a dataset's splits to train, validation and test; each step is noted."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from datasets import Dataset, Value
@@ -37,22 +37,8 @@ def name_splits(
         if split_meanings([name]).get(name) != "train":
             notes.append(f"the only split, {name}, was used as train")
         return {"train": rows}, {"train": origins.get(name, f"the only split, {name}")}
-    if reading.split_folders:
-        meanings = {name: split for split, names in reading.split_folders.items() for name in names}
-        meanings |= {split: split for split in splits if split in reading.split_folders and split not in meanings}
-    else:
-        meanings = split_meanings(splits)
-    named: dict[str, str] = {}
-    for name in splits:
-        meaning = meanings.get(name)
-        if meaning is None:
-            notes.append(f"split {name} was left out")
-        elif meaning in named:
-            raise DataError(
-                f"two splits mean {meaning}: {named[meaning]} and {name}; name one: --split_folders {meaning}={name}"
-            )
-        else:
-            named[meaning] = name
+    named = splits_by_meaning(splits, reading)
+    notes += [f"split {name} was left out" for name in splits if name not in named.values()]
     if "train" not in named:
         raise DataError(
             f"expected a split train, found {name_some(splits) or 'no split'}; name the split to train on: "
@@ -63,6 +49,30 @@ def name_splits(
         {meaning: splits[name] for meaning, name in named.items()},
         {meaning: origins.get(name, f"split {name}") for meaning, name in named.items()},
     )
+
+
+def splits_by_meaning(names: Iterable[str], reading: Reading) -> dict[str, str]:
+    """Return the name of the split that stands for train, validation and test each, as far as there is one.
+
+    Raises:
+        DataError: Two names have the same meaning.
+    """
+    names = list(names)
+    if reading.split_folders:
+        meanings = {name: split for split, chosen in reading.split_folders.items() for name in chosen}
+        meanings |= {split: split for split in names if split in reading.split_folders and split not in meanings}
+    else:
+        meanings = split_meanings(names)
+    named: dict[str, str] = {}
+    for name in names:
+        meaning = meanings.get(name)
+        if meaning in named:
+            raise DataError(
+                f"two splits mean {meaning}: {named[meaning]} and {name}; name one: --split_folders {meaning}={name}"
+            )
+        if meaning is not None:
+            named[meaning] = name
+    return named
 
 
 def _divide(

@@ -1,7 +1,7 @@
 """Opening of a dataset for inspection: all labeled images of its own splits, nothing drawn and nothing refused."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +109,7 @@ def open_images(
     choices = make_reading(**reading)
     source, root = _open(dataset, choices, config_name, revision)
     notes = list(source.notes)
-    choices = replace(
-        choices,
-        image_column=source.image_column or choices.image_column,
-        label_column=choices.label_column or source.label_column,
-    )
+    choices = source.complete(choices)
     stored = {split: rows.with_format(None) for split, rows in source.splits.items()}
     splits, origins = name_splits(stored, choices, notes, source.origins)
     labeled = _labeled({split: splits[split] for split in ORDER if split in splits}, choices, notes)

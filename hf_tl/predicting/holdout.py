@@ -15,12 +15,11 @@ from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.image_data import ImageData, class_counts_of
 from hf_tl.data.labels import class_names, encode_labels, missing_labels, split_labels, tidy_labels
 from hf_tl.data.layout.exclusions import leave_out_listed
-from hf_tl.data.layout.names import split_meanings
 from hf_tl.data.layout.plan import Reading
 from hf_tl.data.learned import resolve
 from hf_tl.data.multi_label import encode_lists, flags_of, join_columns, match_classes
 from hf_tl.data.sources import Source, open_source
-from hf_tl.data.splits import name_splits
+from hf_tl.data.splits import name_splits, splits_by_meaning
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.evaluation.leakage import open_again
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL, ProblemType
@@ -110,10 +109,7 @@ def _own_splits(source: Source, reading: Reading) -> dict[str, Dataset]:
     if len(source.splits) == 1:
         splits, _ = name_splits(source.splits, reading, [])
         return splits if len(splits) > 1 else {}
-    meanings = dict(split_meanings(source.splits))
-    if reading.split_folders:
-        meanings |= {name: split for split, names in reading.split_folders.items() for name in names}
-    return {meanings[name]: rows for name, rows in source.splits.items() if name in meanings}
+    return {split: source.splits[name] for split, name in splits_by_meaning(source.splits, reading).items()}
 
 
 def _as_in_training(
@@ -146,11 +142,7 @@ def _prepare(
     skip_bad_images: bool,
 ) -> ImageData:
     notes = list(source.notes)
-    reading = replace(
-        reading,
-        image_column=source.image_column or reading.image_column,
-        label_column=reading.label_column or source.label_column,
-    )
+    reading = source.complete(reading)
     rows = _labeled(rows.with_format(None), split, reading, notes)
     rows = leave_out_listed({split: rows}, reading.exclude_list, notes)[split]
     kind = MULTI_LABEL if holds_lists(rows.features[LABEL]) else SINGLE_LABEL

@@ -1,19 +1,22 @@
 """Access to the bytes of a stored image, wherever datasets keeps them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-from datasets.utils.file_utils import is_local_path, xopen
 
 
 def local_path(stored: Mapping[str, Any]) -> str | None:
-    """Return the path of a stored image that is a file here."""
+    """Return the path of a stored image that is a file here, not one in an archive or on the Hub (zip://..., hf://...).
+
+    >>> local_path({"bytes": None, "path": "a/1.jpg"}), local_path({"bytes": None, "path": "zip://1.jpg::a.zip"})
+    ('a/1.jpg', None)
+    """
     path = stored.get("path")
-    return str(path) if stored.get("bytes") is None and path is not None and is_local_path(str(path)) else None
+    return str(path) if stored.get("bytes") is None and path is not None and "://" not in str(path) else None
 
 
 def stored_bytes(stored: Mapping[str, Any]) -> bytes | None:
-    """Return the encoded image: its own bytes, or the content of its file, also of one in an archive (zip://...).
+    """Return the encoded image: its own bytes, or the content of its file, also of one in an archive.
 
     Raises:
         OSError: The file cannot be read.
@@ -21,6 +24,10 @@ def stored_bytes(stored: Mapping[str, Any]) -> bytes | None:
     data, path = stored.get("bytes"), stored.get("path")
     if data is not None or path is None:
         return data
+    if (local := local_path(stored)) is not None:
+        return Path(local).read_bytes()
+    from datasets.utils.file_utils import xopen
+
     with xopen(str(path), "rb") as file:
         content: bytes = file.read()
     return content

@@ -90,8 +90,8 @@ def plan_table(path: Path, reading: Reading) -> tuple[Plan, Path]:
     root = path.parent
     table = read_table(root, path.name)
     existing = [
-        str(value)
-        for values in table.columns.values()
+        value
+        for values in (tuple(table.columns), *table.columns.values())  # a header that is a row is found by its file too
         for value in values
         if isinstance(value, str) and value and "\0" not in value and (root / value.replace("\\", "/")).is_file()
     ]

@@ -10,7 +10,8 @@ from typing import Self
 
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from hf_tl.data.layout.names import is_hidden
+from hf_tl.data.layout.index import ImageIndex
+from hf_tl.data.layout.names import folder_splits, is_hidden
 from hf_tl.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({*ImageFolder.EXTENSIONS, ".avif", ".avifs", ".heic", ".heif", ".jxl", ".qoi"}) - {
@@ -84,6 +85,11 @@ class Listing:
     def tables(self) -> list[str]:
         """Return the files that are tables by their suffix."""
         return [file for file in self.files if is_table(file)]
+
+    @cached_property
+    def index(self) -> ImageIndex:
+        """The images by path, name and stem."""
+        return ImageIndex(self.images(), folder_splits(self.files))
 
     @cached_property
     def tree(self) -> "Tree":

@@ -1,12 +1,13 @@
 """Plan of tables that name images: which column holds files, labels and splits, and which file each row means."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from hf_tl.data.columns import LABEL_COLUMNS
+from hf_tl.data.layout.index import split_above
 from hf_tl.data.layout.listing import Listing
-from hf_tl.data.layout.names import SPLITS, folder_splits, split_meanings, split_of
+from hf_tl.data.layout.names import SPLITS, split_meanings
 from hf_tl.data.layout.plan import Plan, PlannedSplit, Reading
 from hf_tl.data.layout.table_files import Table
 from hf_tl.errors import DataError, name_some
@@ -84,7 +85,12 @@ def find_file_column(
             texts,
             key=lambda name: FILE_COLUMNS.index(name.lower()) if name.lower() in FILE_COLUMNS else len(FILE_COLUMNS),
         )
-    index = _Index(listing, folder_splits(listing.files))
+    index = listing.index
+    if rows := [name for name in table.columns if index.has(name)]:
+        raise DataError(
+            f"{table.path} has no header line: its first line names an image ({rows[0]}); add a line with the names of "
+            "the columns, such as file_name and label"
+        )
     for name in candidates:
         if any(images := index.find(table, name)):
             return name, images
@@ -94,66 +100,6 @@ def find_file_column(
         f"{f' (for example {name_some(values)})' if values else ''}; put the table into the folder of the images, or "
         "name the column with --image_column"
     )
-
-
-class _Index:
-    """Images by path, name and stem."""
-
-    def __init__(self, listing: Listing, folders: Mapping[str, str]) -> None:
-        self.paths = set(listing.images())
-        self.folders = folders
-        self.names: defaultdict[str, list[str]] = defaultdict(list)
-        self.stems: defaultdict[str, list[str]] = defaultdict(list)
-        for path in listing.images():
-            self.names[PurePosixPath(path).name].append(path)
-            self.stems[PurePosixPath(path).stem].append(path)
-
-    def find(self, table: Table, name: str) -> list[str | None]:
-        """Return the image of each value of a column, by the first way that finds any: path, name, or stem.
-
-        A path may begin with folders of another machine. A stem ("0012" for 0012.jpg) counts only where most values
-        are one, because numbers of classes may look the same.
-        """
-        texts = ["" if value is None else str(value).strip().replace("\\", "/") for value in table.columns[name]]
-        images = [self._by_path(text, table) for text in texts]
-        if not any(images):
-            images = [self._nearest(self.names, text, table) for text in texts]
-        if not any(images) and name.lower() not in LABEL_COLUMNS:
-            images = [self._nearest(self.stems, text, table) for text in texts]
-            if 2 * sum(image is not None for image in images) < len(images):
-                return [None] * len(images)
-        return images
-
-    def _by_path(self, text: str, table: Table) -> str | None:
-        parts = [part for part in text.split("/") if part not in ("", ".")]
-        for start in range(max(1, len(parts) - 1) if parts else 0):
-            end = "/".join(parts[start:])
-            for candidate in (f"{table.folder}/{end}", end) if table.folder else (end,):
-                if candidate in self.paths:
-                    return candidate
-        return None
-
-    def _nearest(self, index: Mapping[str, Sequence[str]], text: str, table: Table) -> str | None:
-        """Return the only image of a name: of all, of those below the table's folder, or of the table's split.
-
-        Raises:
-            DataError: Several images remain.
-        """
-        candidates: Sequence[str] = index.get(text.rpartition("/")[2], ()) if text else ()
-        split = split_of(PurePosixPath(table.name).stem)
-        narrower: tuple[Callable[[str], bool], ...] = (
-            lambda path: path.rpartition(".")[0].endswith(f"/{text}") or path.endswith(f"/{text}"),
-            lambda path: bool(table.folder) and path.startswith(f"{table.folder}/"),
-            lambda path: split is not None and (split_above(path, self.folders) or (None,))[0] == split,
-        )
-        for is_near in narrower:
-            if len(candidates) > 1:
-                candidates = [path for path in candidates if is_near(path)] or candidates
-        if len(candidates) > 1:
-            raise DataError(
-                f"{text!r} of {table.path} fits {len(candidates)} images: {name_some(candidates)}; write their paths"
-            )
-        return candidates[0] if candidates else None
 
 
 def _read_rows(
@@ -244,13 +190,7 @@ def split_folders_of(listing: Listing, reading: Reading) -> dict[str, str]:
     """Return the folders of a listing that stand for a split: those of the user, else by their names."""
     if reading.split_folders is not None:
         return {name.strip("/"): split for split, names in reading.split_folders.items() for name in names}
-    return folder_splits(listing.files)
-
-
-def split_above(path: str, folders: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the split that the outermost such folder of a path stands for, and that folder."""
-    above = [str(folder) for folder in reversed(PurePosixPath(path).parents)][1:]
-    return next(((folders[folder], folder) for folder in above if folder in folders), None)
+    return dict(listing.index.folders)
 
 
 def _splits_of_tables(tables: Sequence[Table], reading: Reading, folders: Mapping[str, str]) -> dict[str, str]:

@@ -242,6 +242,7 @@ def test_classes_that_do_not_occur(rows: Callable[..., Dataset]) -> None:
 
 
 PROBLEMS = {
+    "no header line": ("\n".join(f"{name},cat" for name in TEN), "has no header line.*0.png"),
     "workbook": ("PK\x03\x04 not a csv", "Excel workbook"),
     "rows of other lengths": ("file_name,label\n0.png,cat\n1.png\n", "another number of values"),
     "no rows": ("file_name,label\n", "has no rows"),
