@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli.runs import COLORS, TINY, fails, write_images
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
 
@@ -167,3 +167,15 @@ def test_the_temperature_of_the_model_calibrates_its_probabilities(model: Path, 
         (model / "run.json").write_text(text, "utf-8")
     assert evaluation.temperature is not None
     assert evaluation.measured.calibration["after"] is not None
+
+
+def test_two_splits_of_one_meaning_are_refused(model: Path, holdout: Path, tmp_path: Path) -> None:
+    """Neither is chosen in silence; --split_folders names one."""
+    rows = Dataset.from_dict(
+        {"image": [str(path) for path in sorted(holdout.glob("*/*"))], "label": ["red"] * 21}
+    ).cast_column("image", ImageFeature())
+    DatasetDict({"train": rows, "test1": rows, "test2": rows}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(DataError, match="two splits mean test: test1 and test2; name one: --split_folders test=test2"):
+        evaluate_model(str(model), str(tmp_path / "saved"))
+    evaluation = evaluate_model(str(model), str(tmp_path / "saved"), split_folders="train=train,test=test2")
+    assert (evaluation.split, evaluation.measured.images) == ("test", 21)
