@@ -1,4 +1,4 @@
-"""Which image of a folder a value of a table means."""
+"""Lookup of the image that a value of a table means."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
