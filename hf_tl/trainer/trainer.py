@@ -1,322 +1,297 @@
-"""Strategies under transformers' `Trainer`, as a callback.
+"""`Trainer` for a strategy: losses, sampling and augmentation by phase, and the record and card of the run."""
 
-Trainer builds one optimizer before the first event of a run, from the parameters that require a gradient at that
-moment. On a resume it loads the checkpoint into it before any callback runs. So the callback:
-
-- lets all parameters that any phase trains require a gradient until the run begins, so that Trainer's optimizer
-  contains them all;
-- replaces Trainer's own groups by those of the current phase, in the same optimizer, and puts the schedule of the phase
-  into the same scheduler;
-- restores Trainer's own groups while a checkpoint is written, so that every checkpoint of the run has the layout that a
-  new Trainer expects. Optimizers keep their state by parameter: moving one between groups loses nothing.
-"""
-
+import contextlib
+import dataclasses
 import math
-from bisect import bisect_right
+import os
 from collections.abc import Callable
-from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch.optim.lr_scheduler import LambdaLR
-from transformers.utils import logging
+import torch
+from safetensors.torch import load_file
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from hf_tl.backbones.libraries.transformers import random_weights
-from hf_tl.backbones.load import SCHEMA_VERSION
-from hf_tl.backbones.stages.freezing import freeze
-from hf_tl.backbones.stages.stage import list_stages
-from hf_tl.backbones.weights.provenance import set_provenance
+from hf_tl.backbones.load import check_classes, preprocessing_of, set_problem_type
+from hf_tl.data.columns import LABEL
 from hf_tl.errors import ConfigError
-from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
-from hf_tl.optimization.optim import build_schedule, parameter_groups, phase_ends
-from hf_tl.record import Origin
+from hf_tl.evaluation.metrics import problem_type_of, trainer_metrics
+from hf_tl.optimization.loss import balanced_weights, training_loss
 from hf_tl.strategy import Phase, Strategy
-from hf_tl.trainer.safeguards import Safeguards
+from hf_tl.trainer.callback import StrategyCallback
+from hf_tl.trainer.images import PhaseCollate, PhaseSampler, PhaseViews
+from hf_tl.trainer.progress import AVERAGE_FILE
+from hf_tl.trainer.runs import TrainerRun, open_run_data, publish, save_folder
+from hf_tl.views.stream_views import viewed
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-    from torch.utils.data import DataLoader
-    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+    from datasets import Dataset, DatasetDict
+    from torch import Tensor, nn
+    from torch.utils.data import Sampler
+    from transformers import PreTrainedModel
 
-logger = logging.get_logger(__name__)
+    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.decoding.images import Transforms
+    from hf_tl.job.job import RunResult
 
-_OF_OUR_LOOP = (
-    "steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling", "solver",
-)  # fmt: skip
-"""Fields of a phase that only the Accelerate loop supports."""
+StrategySource = Strategy | str | Callable[[Any], Strategy]
 
 
-class StrategyCallback(Safeguards):
-    """Carry out the phases of a strategy under transformers' `Trainer`.
+class StrategyTrainer(Trainer):
+    """transformers' `Trainer` that carries out a strategy, and saves what `hf_tl.train` saves.
 
-    >>> import hf_tl
-    >>> from transformers import Trainer, TrainingArguments
-    >>> data, strategy = hf_tl.load_data("photos"), hf_tl.Strategy.transfer(epochs=1)
-    >>> model, transforms = hf_tl.load_backbone("backbone", data.labels, strategy)
-    >>> trainer = Trainer(
-    ...     model,
-    ...     TrainingArguments("trainer", report_to="none", disable_tqdm=True),
-    ...     train_dataset=data.splits["train"].with_transform(transforms.train),
-    ...     data_collator=hf_tl.collate,
-    ...     callbacks=[hf_tl.StrategyCallback(strategy)],
-    ... )
-    >>> trainer.args.num_train_epochs
-    1
+    One call sets everything up: views and collator of the training images, processor, metrics, loss and callback. After
+    `train()`, `output_dir` holds the model with its record and card; `save_model` and `push_to_hub` publish the same.
 
-    The phases set the trainable stages, learning rates, weight decay, warm-up and number of epochs. The corresponding
-    `TrainingArguments` have no effect (`num_train_epochs` is set to the sum over the phases, with a warning if it
-    differed). The optimizer and everything else stay as in `TrainingArguments`.
+    Args:
+        model: Model from `hf_tl.load_backbone`, or any image classifier of transformers.
+        args: Training arguments. What a phase also has is adopted, replaced or refused: see `hf_tl.trainer.arguments`.
+        strategy: Strategy, or the name of one, whose recipe then follows the size of the data. A function of an Optuna
+            trial (or None) that returns a strategy, for `hyperparameter_search`.
+        data: Result of `hf_tl.load_data`, a loaded dataset, or what `hf-tl train --dataset` takes.
+        transforms: Transforms that `load_backbone` returned with `model`. Defaults to those of the model.
+        model_init: Function that returns a new model, in place of `model`.
+        horizontal_flip: Whether a mirrored image keeps its label. Defaults to the dataset's own, else True.
+        options: Other arguments of `Trainer`, such as `callbacks`, `compute_metrics` and `optimizers`.
 
-    Frozen stages stay in inference mode although Trainer calls `model.train()` at each step. `remove_unused_columns` is
-    turned off, since Trainer would drop the image column that the dataset's transform reads. A resumed run continues in
-    the phase of its checkpoint. Checkpoints get a manifest of hashes, and old ones are removed only when the new one is
-    complete: resume from `hf_tl.newest_checkpoint(args.output_dir)`. A loss or gradient that is not finite ends the run
-    before it reaches the weights.
-
-    The augmentation is that of the dataset's transform, the same for the whole run. Trainer does not restore the random
-    numbers of transforms on a resume; `hf_tl.TrainingViews` as `train_dataset` makes this unnecessary. Features of the
-    Accelerate loop alone (mixup and CutMix, weight averaging, class weights and others) are rejected.
-
-    Supports one process and DistributedDataParallel; not FSDP or DeepSpeed, which keep parameters in layouts of their
-    own.
+    Attributes:
+        result: `RunResult` of the last `train()`.
 
     Raises:
-        ConfigError: At the start, if the training arguments contradict the strategy.
+        ConfigError: Model, data, arguments and strategy do not fit together.
+
+    >>> import hf_tl
+    >>> from transformers import TrainingArguments
+    >>> data = hf_tl.load_data("photos")
+    >>> model, transforms = hf_tl.load_backbone("backbone", data.labels)
+    >>> args = TrainingArguments("trainer", num_train_epochs=1, report_to="none", disable_tqdm=True)
+    >>> trainer = hf_tl.StrategyTrainer(model, args, strategy="transfer", data=data, transforms=transforms)
+    >>> trainer.strategy.phases[0].epochs  # adopted
+    1
     """
 
-    def __init__(self, strategy: Strategy) -> None:
-        self.strategy = strategy
-        self._ends: list[int] = []
-        self._phase = -1
-        self._groups: PhaseGroups | None = None
-
-    def on_init_end(
+    def __init__(
         self,
-        args: "TrainingArguments",
-        state: "TrainerState",
-        control: "TrainerControl",
-        model: "PreTrainedModel",
-        **kwargs: Any,
+        model: "PreTrainedModel | None" = None,
+        args: TrainingArguments | None = None,
+        *,
+        strategy: StrategySource,
+        data: "ImageData | Dataset | DatasetDict | str",
+        transforms: "Transforms | None" = None,
+        model_init: "Callable[..., PreTrainedModel] | None" = None,
+        horizontal_flip: bool | None = None,
+        **options: Any,
     ) -> None:
-        """Adapt the arguments to the strategy, and let all parameters that any phase trains require a gradient."""
-        _check_arguments(args, self.strategy)
-        _check_labels(model, args)
-        epochs = round(sum(phase.epochs or 0 for phase in self.strategy.phases), 6)
-        if args.num_train_epochs not in (epochs, type(args).num_train_epochs):
-            logger.warning(
-                f"num_train_epochs={args.num_train_epochs:g} becomes {epochs:g}, the sum of the epochs of all phases "
-                f"of the strategy {self.strategy.name!r}. Change the phases to train for longer or shorter."
-            )
-        args.num_train_epochs = epochs
-        args.remove_unused_columns = False
-        record = getattr(model.config, "hf_tl", None) or {"schema_version": SCHEMA_VERSION}
-        model.config.hf_tl = {**record, "strategy": self.strategy.to_record()}
-        if self.strategy.phases[0].from_random_weights:
-            model.load_state_dict(random_weights(type(model), model.config, args.seed))
-            set_provenance(model, Origin.random(args.seed))
-        trained: set[str] = set()
-        for phase in self.strategy.phases:
-            freeze(model, phase)
-            trained |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in trained)
+        args = args or TrainingArguments("tmp_trainer")  # the folder that Trainer takes
+        self._source = strategy
+        self._phases = StrategyCallback(_strategy_of(strategy, None))
+        self._phases.carries_out = True
+        first = model if model is not None else model_init() if model_init is not None else None
+        if first is None:
+            raise ConfigError("expected a model, or a model_init that returns one")
+        self.result: RunResult | None = None
+        """Result of the last training: folder, record, test accuracy."""
+        self.data, self._leakage = open_run_data(data, args, first, is_pretrained=not self.strategy.from_scratch)
+        self._adapt(first)
+        self.preprocessing = preprocessing_of(first, transforms)
+        self.horizontal_flip = horizontal_flip
+        if horizontal_flip is None:
+            self.horizontal_flip = self.data.defaults.get("horizontal_flip", True)
+        self._phases.images = len(self.data.splits["train"])
+        self._phases.steps_per_epoch = math.ceil(
+            math.ceil(self._phases.images / (args.train_batch_size * args.world_size))
+            / args.gradient_accumulation_steps
+        )
+        evaluation = self.preprocessing.transforms().eval
+        defaults = {
+            "processing_class": self.preprocessing.processor,
+            "compute_metrics": trainer_metrics,
+            "eval_dataset": viewed(self.data.splits["validation"], evaluation),
+        }
+        callbacks = [*options.pop("callbacks", None) or (), self._phases]
+        super().__init__(
+            model,
+            args,
+            train_dataset=self.data.splits["train"],
+            model_init=model_init,
+            callbacks=callbacks,
+            **{**defaults, **options},
+        )
+        self._prepare_phases()
 
-    def on_train_begin(
+    @property
+    def strategy(self) -> Strategy:
+        """Strategy that is carried out, resolved for the data and the training arguments."""
+        return self._phases.strategy
+
+    def call_model_init(self, trial: Any = None) -> "PreTrainedModel":
+        """Return a new model, and carry out the strategy of the trial on it."""
+        model = super().call_model_init(trial)
+        self._adapt(model)
+        if trial is not None:
+            self._phases.strategy = _strategy_of(self._source, trial)
+            self._phases.prepare(self.args, model)
+            self._prepare_phases()
+        return model
+
+    def _adapt(self, model: "PreTrainedModel") -> None:
+        """Check the classes of the model, and set its problem type."""
+        check_classes(model, self.data.labels)
+        set_problem_type(model, self.data.problem_type)
+
+    def _prepare_phases(self) -> None:
+        """Build views, collator and class weights of the phases."""
+        phases, data = self.strategy.phases, self.data
+        self.preprocessing.check_training_is_used(phase.augmentation for phase in phases)
+        self.run = TrainerRun(self)
+        self.run.check()
+        self.train_dataset = PhaseViews(data.splits["train"], phases, self.run.transforms_of, self.args.seed)
+        self.data_collator = PhaseCollate(phases, len(data.labels))
+        self.label_smoother = None  # the phases' own
+        needs_labels = any(phase.balanced_sampling or phase.class_weights == "balanced" for phase in phases)
+        self._labels: list[int] | None = data.splits["train"][LABEL][:] if needs_labels else None
+        self._weights: Tensor | None = None
+
+    # what a phase says, in place of Trainer's own
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> "Sampler":
+        """Return the order of the images; Trainer reads its signature columns from the dataset otherwise."""
+        args = self.args
+        images_per_step = self._train_batch_size * args.world_size * args.gradient_accumulation_steps
+        size = len(self.data.splits["train"])
+
+        def step_at(epoch: int) -> int:
+            progress = self._phases.progress
+            return 0 if progress is None else epoch * progress.steps_per_epoch
+
+        def phase_at(step: int) -> int:
+            progress = self._phases.progress
+            return 0 if progress is None else progress.phase_at(step)
+
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self._phases.sampler = PhaseSampler(
+            size, seed, self.strategy.phases, self._labels, images_per_step, step_at, phase_at
+        )
+        return self._phases.sampler
+
+    def compute_loss(
         self,
-        args: "TrainingArguments",
-        state: "TrainerState",
-        control: "TrainerControl",
-        model: "PreTrainedModel",
-        optimizer: "Optimizer",
-        lr_scheduler: Any,
-        train_dataloader: "DataLoader",
-        **kwargs: Any,
-    ) -> None:
-        """Enter the first phase, or the phase in which the checkpoint was written."""
-        if not isinstance(lr_scheduler, LambdaLR):
-            raise ConfigError(
-                "expected Trainer's default schedule, which the phases replace by their own, found "
-                f"{type(lr_scheduler).__name__}. Leave lr_scheduler_type and Trainer's `optimizers` at their defaults"
-            )
-        steps_per_epoch = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
-        self._ends = phase_ends(self.strategy.phases, steps_per_epoch)
-        if state.max_steps != self._ends[-1]:
-            raise ConfigError(
-                f"expected a run of {self._ends[-1]} steps, as the phases have, found {state.max_steps}. Leave "
-                "num_train_epochs and max_steps as the callback set them, and resume with the batch size and the "
-                "strategy of the checkpoint"
-            )
-        if self._groups is None:
-            # accelerate wraps the optimizer and forwards its groups, but not its hooks
-            self._groups = PhaseGroups(getattr(optimizer, "optimizer", optimizer))
-        self._enter(state.global_step, model, lr_scheduler)
-        self.guard(args, model, train_dataloader)
+        model: "nn.Module",
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Compute the loss of the phase in training, and the loss of the model in evaluation."""
+        rows = inputs.pop("row", None)
+        if self.compute_loss_func is not None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        phase, problem = self._phase, problem_type_of(self.model)
+        weights = None
+        if phase.class_weights == "balanced":
+            if self._weights is None:
+                self._weights = balanced_weights(self._labels or [], len(self.data.labels)).to(outputs.logits.device)
+            weights = self._weights
+        loss = training_loss(outputs.logits, labels, phase, weights, problem)
+        self._phases.note_loss(loss.detach(), rows)
+        self.loss_is_scaled_for_ga = False  # a mean over the batch, which Trainer divides by the accumulated batches
+        return (loss, outputs) if return_outputs else loss
 
-    def on_step_begin(
-        self,
-        args: "TrainingArguments",
-        state: "TrainerState",
-        control: "TrainerControl",
-        model: "PreTrainedModel",
-        lr_scheduler: LambdaLR,
-        **kwargs: Any,
-    ) -> None:
-        """Enter the next phase at its first step."""
-        if self._phase_at(state.global_step) != self._phase:
-            self._enter(state.global_step, model, lr_scheduler)
+    @property
+    def _phase(self) -> Phase:
+        progress = self._phases.progress
+        assert progress is not None, "training has begun"
+        return self.strategy.phases[progress.phase]
 
-    def on_train_end(
-        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
-    ) -> None:
-        """Restore the optimizer that Trainer built, so that another `train()` can begin or resume."""
-        if self._groups is not None:
-            self._groups.give_back()
-            self._groups = None
-            self.release(args)
+    def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
+        """Evaluate with the averaged weights, in a phase that averages."""
+        average = self._phases.average if self.is_in_train else None
+        with contextlib.nullcontext() if average is None else average.applied():
+            return super().evaluation_loop(*arguments, **options)
 
-    def _phase_at(self, step: int) -> int:
-        return min(bisect_right(self._ends, step), len(self._ends) - 1)
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        """Evaluate; during training, add the result to the record, and end a phase that no longer improves."""
+        if arguments and hasattr(arguments[0], "features") and arguments[0].format["type"] is None:
+            arguments = (viewed(arguments[0], self.preprocessing.transforms().eval), *arguments[1:])
+        metrics = super().evaluate(*arguments, **options)
+        if self.is_in_train:
+            stoppers = [
+                callback
+                for callback in self.callback_handler.callbacks
+                if isinstance(callback, EarlyStoppingCallback)
+                and callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            ]
+            is_over = self._phases.note_evaluation(metrics, self.state, problem_type_of(self.model))
+            if stoppers or is_over:
+                self._phases.end_phase(self.state, self.control, self.model)
+                for callback in stoppers:
+                    callback.early_stopping_patience_counter = 0
+        return metrics
 
-    def _enter(self, step: int, model: "PreTrainedModel", scheduler: LambdaLR) -> None:
-        """Apply freezing, groups and schedule of the phase that contains `step`."""
-        assert self._groups is not None
-        self._phase = self._phase_at(step)
-        phase = self.strategy.phases[self._phase]
-        start, end = [0, *self._ends][self._phase : self._phase + 2]
-        freeze(model, phase)
-        stages = list_stages(model)
-        self._groups.replace(parameter_groups(model, stages, phase), is_new_phase=step == start)
-        set_schedule(scheduler, self._groups.optimizer, phase, start, end)
-        logger.info(f"Phase {self._phase + 1} of {len(self._ends)}, steps {start} to {end}: {phase}")
+    # checkpoints, record and card
 
-
-class PhaseGroups:
-    """Parameter groups of a phase inside an optimizer that was built with other groups.
-
-    Args:
-        optimizer: Optimizer over all parameters that any phase trains.
-    """
-
-    def __init__(self, optimizer: "Optimizer") -> None:
-        self.optimizer = optimizer
-        self._own = optimizer.param_groups
-        self._known = {id(parameter) for group in self._own for parameter in group["params"]}
-        self._phase_groups = self._own
-        self._hooks = [
-            optimizer.register_state_dict_pre_hook(lambda _: self._show(self._own)),
-            optimizer.register_state_dict_post_hook(lambda *_: self._show(self._phase_groups)),
-        ]
-
-    def replace(self, groups: list[dict[str, Any]], *, is_new_phase: bool) -> None:
-        """Set `groups`; a new phase starts with empty moments.
+    def train(self, *arguments: Any, trial: Any = None, **options: Any) -> Any:
+        """Train, save the model, evaluate it, and write its record and card.
 
         Raises:
-            ConfigError: The optimizer lacks some of the parameters.
+            HfTlError: Something cannot be used or written. If training was done, the model is in `output_dir`.
         """
-        missing = [group["name"] for group in groups if any(id(p) not in self._known for p in group["params"])]
-        if missing:
-            raise ConfigError(
-                f"Trainer's optimizer lacks parameters of {', '.join(missing)}. Leave Trainer's `optimizers` at their "
-                "default, and let `model_init` return a model without frozen parameters"
-            )
-        if is_new_phase:
-            self.optimizer.state.clear()
-        self.optimizer.param_groups = []
-        for group in groups:
-            self.optimizer.add_param_group(group)
-        self._phase_groups = self.optimizer.param_groups
+        self.result = None
+        self._phases.resumed_from = None
+        self.run.begin()
+        try:
+            output = super().train(*arguments, trial=trial, **options)
+        finally:
+            self._phases.resumed_from = None
+        if trial is None:
+            self.result = self.run.finish()
+        return output
 
-    def give_back(self) -> None:
-        """Restore the groups with which the optimizer was built."""
-        for hook in self._hooks:
-            hook.remove()
-        self._show(self._own)
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._phases.resumed_from = Path(resume_from_checkpoint)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _show(self, groups: list[dict[str, Any]]) -> None:
-        self.optimizer.param_groups = groups
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        average = Path(str(self.state.best_model_checkpoint), AVERAGE_FILE)
+        if average.is_file():  # the evaluated weights
+            self.model.load_state_dict(load_file(average), strict=False)
+        self._phases.note_best(self.state)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the model as hf_tl does, with processor, record and card; no pickle of the arguments."""
+        if self.args.should_save:
+            save_folder(self, Path(output_dir or str(self.args.output_dir)), state_dict)
 
-def set_schedule(scheduler: LambdaLR, optimizer: "Optimizer", phase: Phase, start: int, end: int) -> None:
-    """Let a scheduler in use follow `phase` from its step `start` to `end`, immediately and in later steps.
+    def create_model_card(self, *arguments: Any, **options: Any) -> None:
+        """Keep hf_tl's card, which `save_model` wrote."""
 
-    Args:
-        scheduler: Scheduler of `optimizer`, whatever groups it was created with.
-        optimizer: Optimizer with the peak learning rates of the phase in its groups.
-        phase: Phase with the warm-up and decay.
-        start: Scheduler step at which the phase begins.
-        end: Scheduler step at which the next phase begins.
-    """
-    schedule = build_schedule(optimizer, phase, end - start)
-    # functions, because LambdaLR writes other callables into a checkpoint
-    scheduler.lr_lambdas = [_shifted(factor, start) for factor in schedule.lr_lambdas]
-    scheduler.base_lrs = schedule.base_lrs
-    rates = [
-        rate * factor(scheduler.last_epoch)
-        for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-    ]
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    scheduler._last_lr = rates
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Publish the saved model with its card, figures and record in one commit, as `hf_tl.push` does.
 
+        Returns:
+            URL of the commit.
 
-def _shifted(factor: Callable[[int], float], start: int) -> Callable[[int], float]:
-    return lambda step: factor(step - start)
-
-
-def _check_labels(model: "PreTrainedModel", args: "TrainingArguments") -> None:
-    """Reject label smoothing of multi-label labels, which Trainer would skip with a warning."""
-    if problem_type_of(model) is MULTI_LABEL and args.label_smoothing_factor:
-        raise ConfigError(
-            "Trainer smooths single-label classes only, and the model is multi-label. Set the phases' label_smoothing "
-            "and label_smoothing_factor to 0, or train with hf_tl.train (Accelerate)"
-        )
+        Raises:
+            PublishError: The model is not trained, or the Hub refused the push.
+        """
+        if options or not blocking:
+            raise ConfigError("push_to_hub publishes the card of the run, and waits for the commit: leave out "
+                              f"{', '.join(options) or 'blocking'}")
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.save_model(_internal_call=True)
+        return publish(self, token=token, revision=revision, private=private)
 
 
-def _check_arguments(args: "TrainingArguments", strategy: Strategy) -> None:
-    """Reject arguments that would silently make the run differ from the strategy."""
-    settings = {
-        "max_steps": args.max_steps > 0,
-        "fsdp": bool(args.fsdp),
-        "deepspeed": bool(args.deepspeed),
-        "ddp_find_unused_parameters=False": args.ddp_find_unused_parameters is False,
-    }
-    if refused := [name for name, is_set in settings.items() if is_set]:
-        raise ConfigError(
-            f"StrategyCallback does not support {', '.join(refused)} in TrainingArguments: the phases set the number "
-            "of steps, and freeze and unfreeze parameters that Trainer wraps only once. Remove the setting, or train "
-            "with hf_tl.train (Accelerate)"
-        )
-    if strategy.is_climb:
-        raise ConfigError(
-            "StrategyCallback does not support the strategy auto: Trainer cannot undo a phase. Choose another "
-            "strategy, or train with hf_tl.train (Accelerate)"
-        )
-    if any(phase.from_random_weights for phase in strategy.phases[1:]):
-        raise ConfigError(
-            "StrategyCallback draws random weights before the first phase only, found from_random_weights in a later "
-            "phase. Keep that phase alone, or train with hf_tl.train (Accelerate)"
-        )
-    if strategy.refit:
-        raise ConfigError(
-            "StrategyCallback does not support retraining on the validation images (refit=True). Pass "
-            "dataclasses.replace(strategy, refit=False), or train with hf_tl.train (Accelerate)"
-        )
-    defaults = {field.name: field.default for field in fields(Phase)}
-    changed = [name for name in _OF_OUR_LOOP if any(getattr(p, name) != defaults[name] for p in strategy.phases)]
-    if changed:
-        raise ConfigError(
-            f"StrategyCallback does not support {', '.join(changed)} in phases: Trainer controls the loss, the "
-            "sampler, the weights and the evaluation, and counts epochs. Remove the field, or train with hf_tl.train "
-            "(Accelerate)"
-        )
-    smoothing = {phase.label_smoothing for phase in strategy.phases}
-    if smoothing != {args.label_smoothing_factor}:
-        raise ConfigError(
-            "expected the same label smoothing in all phases and in TrainingArguments, found label_smoothing "
-            f"{sorted(smoothing)} in the phases and label_smoothing_factor={args.label_smoothing_factor:g}. Set both "
-            "to the same value"
-        )
-    if len(augmentations := sorted({phase.augmentation for phase in strategy.phases})) > 1:
-        raise ConfigError(
-            f"expected one augmentation for all phases under Trainer, found {', '.join(augmentations)}: its dataset "
-            "has one transform. Choose one augmentation, or train with hf_tl.train (Accelerate)"
-        )
+def _strategy_of(source: StrategySource, trial: Any) -> Strategy:
+    strategy = source if isinstance(source, Strategy | str) else source(trial)
+    return Strategy.of(strategy) if isinstance(strategy, str) else strategy

@@ -1,6 +1,7 @@
 """One phase: its frozen part, its optimizer, its steps, and its record."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -219,21 +220,54 @@ class PhaseRun:
         Raises:
             TrainingError: A frozen tensor changed.
         """
-        trainable = {name: tensor for name, tensor in self.model.named_parameters() if tensor.requires_grad}
-        phase = self.span.phase
-        return PhaseRecord(
-            recipe=phase,
-            trained_stages=tuple(self.trained),
-            learning_rates={} if phase.is_solved else stage_rates(self.stages, phase, trainable),
-            parameters_trained=sum(tensor.numel() for tensor in trainable.values()),
-            steps=state.step - self.span.first,
-            epochs=round(passes, 4),
-            seconds=state.phase_seconds,
-            proof=self.frozen.prove(self.model, self.span.index + 1),
+        steps, number = state.step - self.span.first, self.span.index + 1
+        record = describe_phase(
+            self.model, self.stages, self.span.phase, self.frozen, number, steps, passes, state.phase_seconds
+        )
+        return dataclasses.replace(
+            record,
             uses_features=bool(state.uses_features),
             reuses_features=self.inputs.are_reused,
             solution=self.solution,
         )
+
+
+def describe_phase(
+    model: nn.Module,
+    stages: Sequence[Stage],
+    phase: Phase,
+    frozen: Frozen,
+    number: int,
+    steps: int,
+    passes: float,
+    seconds: float,
+) -> PhaseRecord:
+    """Describe a finished phase, while the model is still frozen for it.
+
+    Args:
+        model: Model in training.
+        stages: Result of `list_stages(model)`.
+        phase: Phase.
+        frozen: Part of the model that the phase does not train.
+        number: Number of the phase, from 1.
+        steps: Optimizer steps that it took.
+        passes: Passes over the training images in these steps.
+        seconds: Wall-clock time.
+
+    Raises:
+        TrainingError: A frozen tensor changed.
+    """
+    trainable = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    return PhaseRecord(
+        recipe=phase,
+        trained_stages=tuple(stage.name for stage in stages if stage not in frozen.stages),
+        learning_rates={} if phase.is_solved else stage_rates(stages, phase, trainable),
+        parameters_trained=sum(tensor.numel() for tensor in trainable.values()),
+        steps=steps,
+        epochs=round(passes, 4),
+        seconds=seconds,
+        proof=frozen.prove(model, number),
+    )
 
 
 def check_recipes(

@@ -1,0 +1,73 @@
+"""Progress of the phases under Trainer, and the file in which a checkpoint keeps it."""
+
+import json
+import time
+from bisect import bisect_right
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from hf_tl.checkpoints.state import TrainingLog
+from hf_tl.record.codec import decode, encode
+
+STATE_FILE = "strategy_state.json"
+AVERAGE_FILE = "average.safetensors"
+"""Moving average of the weights, in a checkpoint of a phase with `ema_decay`."""
+
+
+@dataclass
+class Progress:
+    """Steps at which the phases end, the current phase, and the log of the finished ones."""
+
+    ends: list[int]
+    """Optimizer step at which each phase ends. Early stopping moves the end of a phase, and all later ones with it."""
+    steps_per_epoch: int
+    phase: int = -1
+    """Index of the current phase; -1 before the first."""
+    frozen_digest: str | None = None
+    """Digest of the tensors that the current phase freezes, at its start."""
+    phase_seconds: float = 0.0
+    """Seconds that the current phase took before the last resume."""
+    evaluations_without_gain: int = 0
+    log: TrainingLog = field(default_factory=TrainingLog)
+
+    def __post_init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def phase_at(self, step: int) -> int:
+        """Return the index of the phase that takes the optimizer step after `step` steps."""
+        return min(bisect_right(self.ends, step), len(self.ends) - 1)
+
+    def first_step(self, phase: int) -> int:
+        """Return the number of optimizer steps before a phase."""
+        return self.ends[phase - 1] if phase else 0
+
+    def end_phase(self, step: int) -> None:
+        """End the current phase after `step` steps; the later phases follow it immediately."""
+        saved = self.ends[self.phase] - step
+        self.ends = [end - saved if index >= self.phase else end for index, end in enumerate(self.ends)]
+
+    def begin(self, phase: int) -> None:
+        """Start the clock of a phase."""
+        self.phase, self.phase_seconds, self.evaluations_without_gain = phase, 0.0, 0
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the current phase so far."""
+        return self.phase_seconds + time.perf_counter() - self._start
+
+    def save(self, folder: Path) -> None:
+        """Write the progress into a checkpoint."""
+        own = {key: value for key, value in asdict(self).items() if key != "log"}
+        content = {**own, "phase_seconds": self.seconds, "log": encode(self.log)}
+        (folder / STATE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Read the progress of a checkpoint; return None if it holds none."""
+        file = folder / STATE_FILE
+        if not file.is_file():
+            return None
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return cls(**{**content, "log": decode(TrainingLog, content["log"], f"the log in {file}")})
