@@ -248,6 +248,20 @@ def check_labels(labels: Sequence[str]) -> None:
         raise ConfigError(f"expected distinct class names, found duplicates: {name_some(duplicates)}")
 
 
+def check_classes(model: "PreTrainedModel", labels: Sequence[str]) -> None:
+    """Check that a model has the classes of a dataset, in their order.
+
+    Raises:
+        ConfigError: The classes or their order differ.
+    """
+    own = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    if own != list(labels):
+        raise ConfigError(
+            f"expected a model with the classes of the dataset, {list(labels[:5])}, found {own[:5]}: pass the labels "
+            "of the dataset to load_backbone, in their order"
+        )
+
+
 def load(
     name: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple["PreTrainedModel", Transforms]:

@@ -20,6 +20,7 @@ from transformers.utils import logging
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
 from hf_tl.optimization.optim import phase_ends
+from hf_tl.recipes import PREVIEW_IMAGES
 from hf_tl.strategy import Phase, Strategy
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def adopt(args: "TrainingArguments", strategy: Strategy, images: int | None, own
             logger.info(f"Adopting {argument}={chosen[field]:g} of TrainingArguments as {field} of the phases")
     if images is None:
         logger.warning(
-            f"Strategy {strategy.name}: the recipe is that for 1,000 to 20,000 images, because a callback does not know "
-            "their number. Use hf_tl.StrategyTrainer, or give the phases"
+            f"Strategy {strategy.name}: using the recipe for 1,000 to 20,000 images, because a callback does not know "
+            "their number. Train with hf_tl.StrategyTrainer, or give the phases"
         )
     return adopted
 
@@ -135,7 +136,12 @@ def _values(args: "TrainingArguments", own: Mapping[str, Any]) -> dict[str, Any]
 
 
 def check_arguments(
-    args: "TrainingArguments", model: "PreTrainedModel", strategy: Strategy, own: Mapping[str, Any], *, carries_out: bool
+    args: "TrainingArguments",
+    model: "PreTrainedModel",
+    strategy: Strategy,
+    own: Mapping[str, Any],
+    *,
+    carries_out: bool,
 ) -> None:
     """Reject arguments that would silently make the run differ from the strategy.
 
@@ -187,9 +193,7 @@ def check_arguments(
         )
 
 
-def check_strategy(
-    args: "TrainingArguments", strategy: Strategy, *, carries_out: bool, is_recipe: bool
-) -> None:
+def check_strategy(args: "TrainingArguments", strategy: Strategy, *, carries_out: bool, is_recipe: bool) -> None:
     """Reject what Trainer cannot carry out.
 
     Args:
@@ -217,7 +221,12 @@ def check_strategy(
             "dataclasses.replace(strategy, refit=False), or train with hf_tl.train (Accelerate)"
         )
     defaults = {field.name: field.default for field in dataclasses.fields(Phase)}
-    changed = {name for name in (*_OF_STRATEGY_TRAINER, "solver") for p in strategy.phases if getattr(p, name) != defaults[name]}
+    changed = {
+        name
+        for name in (*_OF_STRATEGY_TRAINER, "solver")
+        for p in strategy.phases
+        if getattr(p, name) != defaults[name]
+    }
     if "solver" in changed or (changed and not carries_out):
         other = "hf_tl.train (Accelerate)" if "solver" in changed else "hf_tl.StrategyTrainer"
         raise ConfigError(

@@ -11,11 +11,15 @@ moment. On a resume it loads the checkpoint into it before any callback runs. So
   new Trainer expects. Optimizers keep their state by parameter: moving one between groups loses nothing.
 """
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.utils import logging
 
@@ -24,13 +28,16 @@ from hf_tl.backbones.load import SCHEMA_VERSION
 from hf_tl.backbones.stages.freezing import freeze
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.provenance import set_provenance
+from hf_tl.checkpoints.state import TrainingLog
 from hf_tl.errors import ConfigError
+from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.optimization.averaging import WeightAverage
 from hf_tl.optimization.optim import parameter_groups, phase_ends
 from hf_tl.record import Origin
 from hf_tl.strategy import Strategy
 from hf_tl.trainer.arguments import adopt, check_arguments, check_strategy, set_arguments
 from hf_tl.trainer.groups import PhaseGroups, set_schedule
+from hf_tl.trainer.images import PhaseSampler
 from hf_tl.trainer.progress import AVERAGE_FILE, Progress
 from hf_tl.trainer.safeguards import PREFIX, Safeguards
 from hf_tl.training.phase_run import Frozen, describe_phase
@@ -97,7 +104,10 @@ class StrategyCallback(Safeguards):
         self.progress: Progress | None = None
         self.average: WeightAverage | None = None
         self._groups: PhaseGroups | None = None
+        self.sampler: PhaseSampler | None = None
+        """Order of the training images; `StrategyTrainer` sets it."""
         self._frozen: Frozen | None = None
+        self._losses: list[Tensor] = []
         self._set: dict[str, Any] = {}
 
     def on_init_end(
@@ -213,6 +223,52 @@ class StrategyCallback(Safeguards):
             self._leave(state.global_step, model)
         control.should_training_stop = is_last
 
+    def log_so_far(self, step: int, model: "PreTrainedModel") -> TrainingLog:
+        """Return the log with the current phase as it is after `step` steps.
+
+        Raises:
+            TrainingError: A frozen tensor changed.
+        """
+        progress, frozen = self.progress, self._frozen
+        if progress is None:
+            return TrainingLog()
+        log, index = progress.log, progress.phase
+        steps = step - progress.first_step(index)
+        if frozen is None or not steps:
+            return log
+        record = describe_phase(
+            model, list_stages(model), self.strategy.phases[index], frozen, index + 1, steps,
+            steps / progress.steps_per_epoch, progress.seconds,
+        )  # fmt: skip
+        return dataclasses.replace(log, phases=[*log.phases, record], seconds=log.seconds + progress.seconds)
+
+    def note_loss(self, loss: Tensor, rows: Tensor | None) -> None:
+        """Add the loss of a batch, which `StrategyTrainer` computes, to the log and to the check of finite losses."""
+        self._losses.append(loss)
+        self.watch(loss, rows)
+
+    def note_evaluation(self, metrics: Mapping[str, float], state: "TrainerState", problem: ProblemType) -> bool:
+        """Add an evaluation to the log; return whether the patience of the phase is over.
+
+        Args:
+            metrics: Metrics that Trainer returned, with its prefix.
+            state: State of the trainer.
+            problem: Kind of labels, which names the metric.
+        """
+        if self.progress is None or not self._losses:
+            return False  # before the first step
+        loss, self._losses = float(torch.stack(self._losses).mean()), []
+        if not self.progress.note_evaluation(metrics, loss, state, problem):
+            return False
+        patience = self.strategy.phases[self.progress.phase].patience
+        return patience is not None and self.progress.evaluations_without_gain >= patience
+
+    def on_epoch_begin(self, args: "TrainingArguments", state: "TrainerState", *rest: Any, **kwargs: Any) -> None:
+        """Set the epoch of the order and of the views."""
+        if self.sampler is not None:
+            self.sampler.set_epoch(math.floor(state.epoch or 0))
+        super().on_epoch_begin(args, state, *rest, **kwargs)
+
     def on_save(
         self,
         args: "TrainingArguments",
@@ -274,14 +330,7 @@ class StrategyCallback(Safeguards):
         if self.average is not None:
             self.average.apply()
             self.average = None
-        index, stages = progress.phase, list_stages(model)
-        steps = step - progress.first_step(index)
-        record = describe_phase(
-            model, stages, self.strategy.phases[index], frozen, index + 1, steps, steps / progress.steps_per_epoch,
-            progress.seconds,
-        )  # fmt: skip
-        progress.log.phases.append(record)
-        progress.log.seconds += progress.seconds
+        progress.log = self.log_so_far(step, model)
         self._frozen = None
 
     def _name_strategy(self, model: "PreTrainedModel", phases: int) -> None:

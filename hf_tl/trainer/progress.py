@@ -3,12 +3,18 @@
 import json
 import time
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hf_tl.checkpoints.state import TrainingLog
+from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.record.codec import decode, encode
+from hf_tl.training.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 STATE_FILE = "strategy_state.json"
 AVERAGE_FILE = "average.safetensors"
@@ -56,6 +62,43 @@ class Progress:
     def seconds(self) -> float:
         """Seconds of the current phase so far."""
         return self.phase_seconds + time.perf_counter() - self._start
+
+    def note_evaluation(
+        self, metrics: Mapping[str, float], train_loss: float, state: "TrainerState", problem: ProblemType
+    ) -> bool:
+        """Add an evaluation to the log, and count the evaluations without a new best.
+
+        Args:
+            metrics: Metrics that Trainer returned, with its prefix.
+            train_loss: Mean training loss since the last evaluation.
+            state: State of the trainer.
+            problem: Kind of labels, which names the metric.
+
+        Returns:
+            Whether the metrics include those of hf_tl; others are not logged.
+        """
+        names = [*(figure.key for figure in problem.figures), "loss"]
+        validation = {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}
+        if not {problem.primary.key, "loss"} <= set(validation):
+            return False
+        rate = next((entry["learning_rate"] for entry in state.log_history[::-1] if "learning_rate" in entry), 0.0)
+        evaluation = Evaluation(self.phase, self._epoch(state.global_step), rate, train_loss, validation)
+        self.log.history.append(evaluation.entry(self.seconds))
+        self.log.best = evaluation.candidate()
+        if self.log.highest is None or problem.quality(validation) > problem.quality(self.log.highest["validation"]):
+            self.log.highest, self.evaluations_without_gain = evaluation.candidate(), 0
+        else:
+            self.evaluations_without_gain += 1
+        return True
+
+    def note_best(self, step: int | None) -> None:
+        """Record that the weights of a step were loaded (`load_best_model_at_end`)."""
+        entries = [entry for entry in self.log.history if step is not None and entry["epoch"] == self._epoch(step)]
+        if entries:
+            self.log.best = {name: entries[0][name] for name in ("phase", "epoch", "validation")}
+
+    def _epoch(self, step: int) -> float:
+        return round(step / self.steps_per_epoch, 4)
 
     def save(self, folder: Path) -> None:
         """Write the progress into a checkpoint."""

@@ -71,6 +71,12 @@ class BatchWatch:
         ]
         self._show_rows(True)
 
+    def note(self, loss: Tensor, rows: Tensor | None) -> None:
+        """Record the loss of a batch that was computed outside the model, and its rows."""
+        self._are_finite.append(torch.isfinite(loss))
+        if rows is not None:
+            self._rows.append(rows)
+
     def is_finite(self) -> bool:
         """Return whether all losses since the last call of `begin` are finite, on all processes."""
         is_here = not self._are_finite or bool(torch.stack(self._are_finite).all())
@@ -122,6 +128,11 @@ class Safeguards(TrainerCallback):
         if self._watch is not None:  # from a training that ended with an error
             self._watch.end()
         self._watch = BatchWatch(model, train_dataloader.dataset, is_smoothed=args.label_smoothing_factor > 0)
+
+    def watch(self, loss: Tensor, rows: Tensor | None) -> None:
+        """Record the loss of a batch that was computed outside the model, and its rows."""
+        assert self._watch is not None, "training has begun"
+        self._watch.note(loss, rows)
 
     def release(self, args: "TrainingArguments") -> None:
         """Restore `save_total_limit`, when training ends."""

@@ -1,16 +1,14 @@
 """`Trainer` for a strategy: losses, sampling and augmentation by phase, and the record and card of the run."""
 
 import contextlib
-import dataclasses
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from hf_tl.backbones.load import check_classes, preprocessing_of, set_problem_type
 from hf_tl.data.columns import LABEL
@@ -21,7 +19,7 @@ from hf_tl.strategy import Phase, Strategy
 from hf_tl.trainer.callback import StrategyCallback
 from hf_tl.trainer.images import PhaseCollate, PhaseSampler, PhaseViews
 from hf_tl.trainer.progress import AVERAGE_FILE
-from hf_tl.trainer.runs import TrainerRun, open_run_data, publish, save_folder
+from hf_tl.trainer.runs import TrainerRun, open_run_data
 from hf_tl.views.stream_views import viewed
 
 if TYPE_CHECKING:
@@ -83,24 +81,24 @@ class StrategyTrainer(Trainer):
         **options: Any,
     ) -> None:
         args = args or TrainingArguments("tmp_trainer")  # the folder that Trainer takes
+        args.hub_strategy = HubStrategy.END  # unfinished models are not published
         self._source = strategy
-        self._phases = StrategyCallback(_strategy_of(strategy, None))
-        self._phases.carries_out = True
+        self.phases = StrategyCallback(_strategy_of(strategy, None))
+        self.phases.carries_out = True
         first = model if model is not None else model_init() if model_init is not None else None
         if first is None:
             raise ConfigError("expected a model, or a model_init that returns one")
         self.result: RunResult | None = None
         """Result of the last training: folder, record, test accuracy."""
-        self.data, self._leakage = open_run_data(data, args, first, is_pretrained=not self.strategy.from_scratch)
+        self.data, self.leakage = open_run_data(data, args, first, from_scratch=self.strategy.from_scratch)
         self._adapt(first)
         self.preprocessing = preprocessing_of(first, transforms)
         self.horizontal_flip = horizontal_flip
         if horizontal_flip is None:
             self.horizontal_flip = self.data.defaults.get("horizontal_flip", True)
-        self._phases.images = len(self.data.splits["train"])
-        self._phases.steps_per_epoch = math.ceil(
-            math.ceil(self._phases.images / (args.train_batch_size * args.world_size))
-            / args.gradient_accumulation_steps
+        self.phases.images = len(self.data.splits["train"])
+        self.phases.steps_per_epoch = math.ceil(
+            math.ceil(self.phases.images / (args.train_batch_size * args.world_size)) / args.gradient_accumulation_steps
         )
         evaluation = self.preprocessing.transforms().eval
         defaults = {
@@ -108,7 +106,7 @@ class StrategyTrainer(Trainer):
             "compute_metrics": trainer_metrics,
             "eval_dataset": viewed(self.data.splits["validation"], evaluation),
         }
-        callbacks = [*options.pop("callbacks", None) or (), self._phases]
+        callbacks = [*(options.pop("callbacks", None) or ()), self.phases]
         super().__init__(
             model,
             args,
@@ -122,15 +120,15 @@ class StrategyTrainer(Trainer):
     @property
     def strategy(self) -> Strategy:
         """Strategy that is carried out, resolved for the data and the training arguments."""
-        return self._phases.strategy
+        return self.phases.strategy
 
     def call_model_init(self, trial: Any = None) -> "PreTrainedModel":
         """Return a new model, and carry out the strategy of the trial on it."""
         model = super().call_model_init(trial)
         self._adapt(model)
         if trial is not None:
-            self._phases.strategy = _strategy_of(self._source, trial)
-            self._phases.prepare(self.args, model)
+            self.phases.strategy = _strategy_of(self._source, trial)
+            self.phases.prepare(self.args, model)
             self._prepare_phases()
         return model
 
@@ -161,18 +159,18 @@ class StrategyTrainer(Trainer):
         size = len(self.data.splits["train"])
 
         def step_at(epoch: int) -> int:
-            progress = self._phases.progress
+            progress = self.phases.progress
             return 0 if progress is None else epoch * progress.steps_per_epoch
 
         def phase_at(step: int) -> int:
-            progress = self._phases.progress
+            progress = self.phases.progress
             return 0 if progress is None else progress.phase_at(step)
 
         seed = args.seed if args.data_seed is None else args.data_seed
-        self._phases.sampler = PhaseSampler(
+        self.phases.sampler = PhaseSampler(
             size, seed, self.strategy.phases, self._labels, images_per_step, step_at, phase_at
         )
-        return self._phases.sampler
+        return self.phases.sampler
 
     def compute_loss(
         self,
@@ -194,19 +192,19 @@ class StrategyTrainer(Trainer):
                 self._weights = balanced_weights(self._labels or [], len(self.data.labels)).to(outputs.logits.device)
             weights = self._weights
         loss = training_loss(outputs.logits, labels, phase, weights, problem)
-        self._phases.note_loss(loss.detach(), rows)
+        self.phases.note_loss(loss.detach(), rows)
         self.loss_is_scaled_for_ga = False  # a mean over the batch, which Trainer divides by the accumulated batches
         return (loss, outputs) if return_outputs else loss
 
     @property
     def _phase(self) -> Phase:
-        progress = self._phases.progress
+        progress = self.phases.progress
         assert progress is not None, "training has begun"
         return self.strategy.phases[progress.phase]
 
     def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
         """Evaluate with the averaged weights, in a phase that averages."""
-        average = self._phases.average if self.is_in_train else None
+        average = self.phases.average if self.is_in_train else None
         with contextlib.nullcontext() if average is None else average.applied():
             return super().evaluation_loop(*arguments, **options)
 
@@ -222,9 +220,9 @@ class StrategyTrainer(Trainer):
                 if isinstance(callback, EarlyStoppingCallback)
                 and callback.early_stopping_patience_counter >= callback.early_stopping_patience
             ]
-            is_over = self._phases.note_evaluation(metrics, self.state, problem_type_of(self.model))
+            is_over = self.phases.note_evaluation(metrics, self.state, problem_type_of(self.model))
             if stoppers or is_over:
-                self._phases.end_phase(self.state, self.control, self.model)
+                self.phases.end_phase(self.state, self.control, self.model)
                 for callback in stoppers:
                     callback.early_stopping_patience_counter = 0
         return metrics
@@ -238,18 +236,18 @@ class StrategyTrainer(Trainer):
             HfTlError: Something cannot be used or written. If training was done, the model is in `output_dir`.
         """
         self.result = None
-        self._phases.resumed_from = None
+        self.phases.resumed_from = None
         self.run.begin()
         try:
             output = super().train(*arguments, trial=trial, **options)
         finally:
-            self._phases.resumed_from = None
+            self.phases.resumed_from = None
         if trial is None:
             self.result = self.run.finish()
         return output
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._phases.resumed_from = Path(resume_from_checkpoint)
+        self.phases.resumed_from = Path(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
@@ -257,12 +255,13 @@ class StrategyTrainer(Trainer):
         average = Path(str(self.state.best_model_checkpoint), AVERAGE_FILE)
         if average.is_file():  # the evaluated weights
             self.model.load_state_dict(load_file(average), strict=False)
-        self._phases.note_best(self.state)
+        if self.phases.progress is not None:
+            self.phases.progress.note_best(self.state.best_global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the model as hf_tl does, with processor, record and card; no pickle of the arguments."""
         if self.args.should_save:
-            save_folder(self, Path(output_dir or str(self.args.output_dir)), state_dict)
+            self.run.save(Path(output_dir or str(self.args.output_dir)), state_dict)
 
     def create_model_card(self, *arguments: Any, **options: Any) -> None:
         """Keep hf_tl's card, which `save_model` wrote."""
@@ -285,11 +284,13 @@ class StrategyTrainer(Trainer):
             PublishError: The model is not trained, or the Hub refused the push.
         """
         if options or not blocking:
-            raise ConfigError("push_to_hub publishes the card of the run, and waits for the commit: leave out "
-                              f"{', '.join(options) or 'blocking'}")
+            raise ConfigError(
+                "push_to_hub publishes the card of the run, and waits for the commit: leave out "
+                f"{', '.join(options) or 'blocking'}"
+            )
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)
-        return publish(self, token=token, revision=revision, private=private)
+        return self.run.publish(self.run.job.folder, token=token, revision=revision, private=private)
 
 
 def _strategy_of(source: StrategySource, trial: Any) -> Strategy:

@@ -1,0 +1,152 @@
+"""Inputs, record and saved folder of a training with `StrategyTrainer`, as those of the Accelerate loop."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import PartialState
+
+from hf_tl.backbones.weights.provenance import provenance_of
+from hf_tl.checkpoints.state import Outcome
+from hf_tl.config import DataConfig, HubConfig, TrainingConfig
+from hf_tl.evaluation.measure import Predictions, predict_split
+from hf_tl.hub.hub import push
+from hf_tl.job.job import Job, RunResult
+from hf_tl.job.opening import open_data
+from hf_tl.job.records import build_record, learned_images
+from hf_tl.job.run_job import Trained, finish_run, predict, write_model
+from hf_tl.publish.save import commit_model, complete_run, rewrite_card
+from hf_tl.record import LearnedFrom, RunRecord
+from hf_tl.reporting.console import say
+from hf_tl.views.stream_views import viewed
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from torch import Tensor
+    from transformers import PreTrainedModel, TrainingArguments
+
+    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.learned import Leakage
+    from hf_tl.trainer.trainer import StrategyTrainer
+
+
+def open_run_data(
+    data: "ImageData | Dataset | DatasetDict | str",
+    args: "TrainingArguments",
+    model: "PreTrainedModel",
+    *,
+    from_scratch: bool,
+) -> "tuple[ImageData, dict[str, Leakage]]":
+    """Load, split and check the images of a run, and leave out those that the starting weights learned from."""
+    learned = LearnedFrom() if from_scratch else provenance_of(model).learned
+    state: Any = PartialState()  # there is no accelerator before the Trainer
+    return open_data(state, data, DataConfig(), TrainingConfig(seed=args.seed), learned)
+
+
+def training_config(args: "TrainingArguments") -> TrainingConfig:
+    """Return the settings of the Accelerate loop that the training arguments correspond to."""
+    return TrainingConfig(
+        output_dir=str(args.output_dir),
+        seed=args.seed,
+        per_device_train_batch_size=args.per_device_train_batch_size,
+        per_device_eval_batch_size=args.per_device_eval_batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        max_grad_norm=args.max_grad_norm or None,
+        gradient_checkpointing=bool(args.gradient_checkpointing or args.activation_checkpointing),
+        dataloader_num_workers=args.dataloader_num_workers,
+        report_to="none",
+        feature_cache="off",
+    )
+
+
+class TrainerRun:
+    """Job of a `StrategyTrainer`: its record during and after training."""
+
+    def __init__(self, trainer: "StrategyTrainer") -> None:
+        args = trainer.args
+        self.trainer = trainer
+        self.job = Job(
+            trainer.accelerator,
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.preprocessing,
+            trainer.data,
+            trainer.strategy,
+            training_config(args),
+            HubConfig(),
+            horizontal_flip=trainer.horizontal_flip,
+            leakage=trainer.leakage,
+        )
+        self.job.check()
+
+    @property
+    def outcome(self) -> Outcome:
+        """Outcome of the training so far."""
+        trainer = self.trainer
+        log = trainer.phases.log_so_far(trainer.state.global_step, self.job.model)
+        return Outcome(self.trainer.strategy, log, len(self.job.data.splits["train"]))
+
+    def begin(self) -> None:
+        """Determine the origin of the weights, before training changes them, and print what the model sees."""
+        _ = self.job.provenance, self.job.learned_before
+        self.job.note_views()
+
+    def finish(self) -> RunResult:
+        """Commit the trained weights, evaluate them, and write record and card. All processes must call it."""
+        job, outcome = self.job, self.outcome
+        say(job.accelerator, f"Saving the trained weights in {job.folder}")
+        record = self.with_arguments(write_model(job, outcome, outcome.log, "trained"))
+        validation = predict(job, self.predict, "validation"), str(record.weights_digest)
+        return finish_run(job, Trained(outcome, self.predict, record, validation))
+
+    def predict(self, images: "Dataset", split: str) -> Predictions:
+        """Predict images with the evaluation transform."""
+        job = self.job
+        seen = viewed(images, job.preprocessing.transforms().eval)
+        return predict_split(job.accelerator, job.model, seen, job.config.per_device_eval_batch_size)
+
+    def with_arguments(self, record: RunRecord) -> RunRecord:
+        """Return a record that names Trainer and its optimizer."""
+        args = self.trainer.args
+        optimizer = f"{getattr(args.optim, 'value', args.optim)} (betas {args.adam_beta1:g} and {args.adam_beta2:g})"
+        settings = {"trainer": "transformers Trainer", "optimizer": optimizer}
+        return dataclasses.replace(record, hyperparameters={**record.hyperparameters, **settings})
+
+    def save(self, folder: Path, tensors: "Mapping[str, Tensor] | None") -> None:
+        """Save the model with processor, record and card, into a checkpoint or a folder of the user's.
+
+        The record of a finished run is kept for the weights that it describes. Otherwise it states what was trained so
+        far, and no measurements.
+
+        Args:
+            folder: Folder to save in.
+            tensors: Tensors of the model to write in place of its own.
+
+        Raises:
+            SaveError: The disk is full or read-only.
+        """
+        job, outcome = self.job, self.outcome
+        record = self.with_arguments(build_record(job, outcome, outcome.log, "training"))
+        written = commit_model(job.model, job.preprocessing, record, learned_images(job, outcome), folder, tensors)
+        result = self.trainer.result
+        if result is not None and result.record.weights_digest == written.weights_digest:
+            complete_run(result.record, folder)
+        else:
+            rewrite_card(folder)
+
+    def publish(self, folder: Path, **access: Any) -> str:
+        """Push a saved folder to the repository of the Trainer, and return the URL of the commit.
+
+        Args:
+            folder: Folder that `save` wrote.
+            access: `token`, `revision` and `private` of `hf_tl.push`, None for those of the training arguments.
+
+        Raises:
+            PublishError: The Hub refused the push.
+        """
+        trainer, args = self.trainer, self.trainer.args
+        settings = {"token": args.hub_token, "revision": args.hub_revision, "private": args.hub_private_repo}
+        settings |= {name: value for name, value in access.items() if value is not None}
+        if trainer.hub_model_id is None:
+            trainer.init_hf_repo(token=settings["token"], private=settings["private"])
+        return push(folder, str(trainer.hub_model_id), **settings)
