@@ -297,6 +297,9 @@ class StrategyCallback(Safeguards):
             return
         if self._frozen is not None:
             self._leave(state.global_step, model)
+        if self.progress is not None:
+            is_best = args.load_best_model_at_end and state.best_model_checkpoint is not None
+            self.progress.note_kept(state.best_global_step if is_best else state.global_step)
         self._groups.give_back()
         self._groups = None
         self.release(args)

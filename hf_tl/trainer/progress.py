@@ -91,11 +91,10 @@ class Progress:
             self.evaluations_without_gain += 1
         return True
 
-    def note_best(self, step: int | None) -> None:
-        """Record that the weights of a step were loaded (`load_best_model_at_end`)."""
+    def note_kept(self, step: int | None) -> None:
+        """Record the evaluation of the weights that are kept, those after `step` steps, if there is one."""
         entries = [entry for entry in self.log.history if step is not None and entry["epoch"] == self._epoch(step)]
-        if entries:
-            self.log.best = {name: entries[0][name] for name in ("phase", "epoch", "validation")}
+        self.log.best = {name: entries[-1][name] for name in ("phase", "epoch", "validation")} if entries else None
 
     def _epoch(self, step: int) -> float:
         return round(step / self.steps_per_epoch, 4)

@@ -255,8 +255,6 @@ class StrategyTrainer(Trainer):
         average = Path(str(self.state.best_model_checkpoint), AVERAGE_FILE)
         if average.is_file():  # the evaluated weights
             self.model.load_state_dict(load_file(average), strict=False)
-        if self.phases.progress is not None:
-            self.phases.progress.note_best(self.state.best_global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the model as hf_tl does, with processor, record and card; no pickle of the arguments."""
