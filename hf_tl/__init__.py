@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from hf_tl.run import train
     from hf_tl.strategy import Phase, Strategy
     from hf_tl.trainer.safeguards import newest_checkpoint
-    from hf_tl.trainer.trainer import StrategyCallback
+    from hf_tl.trainer.trainer import StrategyTrainer
+    from hf_tl.trainer.callback import StrategyCallback
     from hf_tl.views.views import TrainingViews
 
 __version__ = "0.1.0"
@@ -44,7 +45,8 @@ _HOMES = {
     "RunResult": "hf_tl.job.job",
     "Stage": "hf_tl.backbones.stages.stage",
     "Strategy": "hf_tl.strategy",
-    "StrategyCallback": "hf_tl.trainer.trainer",
+    "StrategyCallback": "hf_tl.trainer.callback",
+    "StrategyTrainer": "hf_tl.trainer.trainer",
     "TrainingViews": "hf_tl.views.views",
     "export": "hf_tl.exporting.export",
     "inspect": "hf_tl.inspection.inspect",
@@ -75,6 +77,7 @@ __all__ = [
     "Stage",
     "Strategy",
     "StrategyCallback",
+    "StrategyTrainer",
     "TrainingViews",
     "collate",
     "compare",

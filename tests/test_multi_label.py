@@ -26,7 +26,7 @@ from hf_tl.evaluation.measure import measure
 from hf_tl.evaluation.metrics import trainer_metrics
 from hf_tl.record import read_record
 from hf_tl.strategy import Phase, Strategy
-from hf_tl.trainer.trainer import StrategyCallback
+from hf_tl.trainer.callback import StrategyCallback
 
 NAMES = ["red", "green", "blue"]
 SIDE = 32

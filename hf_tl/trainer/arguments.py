@@ -20,7 +20,7 @@ from transformers.utils import logging
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
 from hf_tl.optimization.optim import phase_ends
-from hf_tl.recipes import PREVIEW_IMAGES
+from hf_tl.recipes.preset import PREVIEW_IMAGES
 from hf_tl.strategy import Phase, Strategy
 
 if TYPE_CHECKING:

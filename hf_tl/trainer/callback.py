@@ -172,14 +172,14 @@ class StrategyCallback(Safeguards):
                 "num_train_epochs and max_steps as the callback set them, and resume with the batch size and the "
                 "strategy of the checkpoint"
             )
-        folder = self.resumed_from or Path(str(args.output_dir), f"{PREFIX}{state.global_step}")
-        resumed = Progress.load(folder) if state.global_step else None
+        folder = self.resumed_from
+        resumed = None if folder is None else Progress.load(folder)
         self.progress = resumed or Progress(ends, steps_per_epoch)
         if self._groups is None:
             # accelerate wraps the optimizer and forwards its groups, but not its hooks
             self._groups = PhaseGroups(getattr(optimizer, "optimizer", optimizer))
         self._enter(state.global_step, model, lr_scheduler)
-        if self.average is not None and resumed is not None and (folder / AVERAGE_FILE).is_file():
+        if self.average is not None and folder is not None and (folder / AVERAGE_FILE).is_file():
             self.average.load_state_dict(load_file(folder / AVERAGE_FILE))
         self.guard(args, model, train_dataloader)
 
@@ -322,7 +322,7 @@ class StrategyCallback(Safeguards):
         set_schedule(scheduler, self._groups.optimizer, phase, start, end)
         self.average = None if phase.ema_decay is None else WeightAverage(model, phase.ema_decay)
         self._name_strategy(model, index + 1)
-        logger.info(f"Phase {index + 1} of {len(progress.ends)}, steps {start} to {end}: {phase}")
+        logger.info(f"Phase {index + 1} of {len(progress.ends)}, steps {start} to {end}: {phase.phrase}")
 
     def _leave(self, step: int, model: "PreTrainedModel") -> None:
         """Give the model its averaged weights, and record the phase."""

@@ -142,8 +142,7 @@ class StrategyTrainer(Trainer):
         phases, data = self.strategy.phases, self.data
         self.preprocessing.check_training_is_used(phase.augmentation for phase in phases)
         self.run = TrainerRun(self)
-        self.run.check()
-        self.train_dataset = PhaseViews(data.splits["train"], phases, self.run.transforms_of, self.args.seed)
+        self.train_dataset = PhaseViews(data.splits["train"], phases, self.run.job.transforms_of, self.args.seed)
         self.data_collator = PhaseCollate(phases, len(data.labels))
         self.label_smoother = None  # the phases' own
         needs_labels = any(phase.balanced_sampling or phase.class_weights == "balanced" for phase in phases)

@@ -38,7 +38,7 @@ from hf_tl.head.tuning import head_inputs
 from hf_tl.optimization.loss import check_phases
 from hf_tl.phase import Phase
 from hf_tl.strategy import Strategy
-from hf_tl.trainer.trainer import StrategyCallback
+from hf_tl.trainer.callback import StrategyCallback
 
 SOLVED = replace(PHASES["solved"][0], augmentation="none")
 

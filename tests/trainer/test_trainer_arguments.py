@@ -13,7 +13,7 @@ from transformers import logging as transformers_logging
 
 from hf_tl.errors import ConfigError
 from hf_tl.strategy import Phase, Strategy
-from hf_tl.trainer.trainer import StrategyCallback
+from hf_tl.trainer.callback import StrategyCallback
 
 
 def test_the_phases_give_the_epochs(tmp_path: Path, images: Dataset, caplog: pytest.LogCaptureFixture) -> None:

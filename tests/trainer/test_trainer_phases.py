@@ -20,7 +20,7 @@ from trainer.recorded_trainer import (
 )
 
 from hf_tl.strategy import Phase
-from hf_tl.trainer.trainer import StrategyCallback
+from hf_tl.trainer.callback import StrategyCallback
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "rmsprop"])

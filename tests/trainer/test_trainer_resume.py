@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer.recorded_trainer import TWO_PHASES, make_trainer, moved, snapshot
 
 from hf_tl.strategy import Strategy
-from hf_tl.trainer.trainer import StrategyCallback
+from hf_tl.trainer.callback import StrategyCallback
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from trainer.recorded_trainer import (
 from hf_tl.backbones.load import load_backbone
 from hf_tl.config import TrainingConfig
 from hf_tl.strategy import Phase, Strategy
-from hf_tl.trainer.trainer import StrategyCallback
+from hf_tl.trainer.callback import StrategyCallback
 from hf_tl.training.loop import Training
 from hf_tl.training.phase_data import TrainingImages
 

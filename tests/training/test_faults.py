@@ -29,7 +29,7 @@ from hf_tl.checkpoints.checkpoint import find_damage, newest_checkpoint
 from hf_tl.data.decoding.images import collate
 from hf_tl.errors import CheckpointError, TrainingError
 from hf_tl.strategy import Strategy
-from hf_tl.trainer.trainer import StrategyCallback
+from hf_tl.trainer.callback import StrategyCallback
 
 MESSAGES = {"image": "the loss is not finite", "loss": "the loss is not finite", "gradient": "a gradient is not finite"}
 

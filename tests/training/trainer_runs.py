@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import hf_tl
 from hf_tl.data.decoding.images import collate
-from hf_tl.trainer.trainer import StrategyCallback
+from hf_tl.trainer.callback import StrategyCallback
 from hf_tl.views.views import TrainingViews
 
 

@@ -1,0 +1,77 @@
+"""`StrategyTrainer` beside the Accelerate loop: the same images, losses and phases, and the same saved folder."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainer.strategy_trainers import BATCH, LABELS, make_data, make_model, make_trainer
+
+import hf_tl
+from hf_tl.data.datasets import ImageData
+from hf_tl.record import read_record
+from hf_tl.strategy import Phase, Strategy
+
+HEAD = Phase(1, 1, 0.01, augmentation="none", warmup_ratio=0.25)
+DEEP = Phase(2, 2, 0.01, augmentation="light", backbone_learning_rate=0.003)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return make_data()
+
+
+def losses(record: Any) -> list[float]:
+    return [entry["train_loss"] for entry in record.history]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"label_smoothing": 0.2},
+        {"class_weights": "balanced"},
+        {"balanced_sampling": True},
+        {"mixup": 0.4},
+        {"cutmix": 1.0, "label_smoothing": 0.1},
+        {"ema_decay": 0.9},
+        {"epochs": None, "steps": 12},
+        {"batch_norm": "keep", "layer_decay": 0.5},
+        {"norm": "adapt", "augmentation": "none"},
+    ],
+    ids=str,
+)
+def test_a_phase_is_that_of_the_accelerate_loop(tmp_path: Path, data: ImageData, recipe: dict[str, Any]) -> None:
+    strategy = Strategy("both", (HEAD, replace(DEEP, **recipe)))
+    model, transforms = make_model()
+    settings = {"per_device_train_batch_size": BATCH, "seed": 0, "feature_cache": "off"}
+    loop = hf_tl.train(model, data, strategy, transforms=transforms, output_dir=str(tmp_path / "loop"), **settings)
+    trainer = make_trainer(tmp_path / "trainer", strategy, data)
+    trainer.train()
+    record = trainer.result.record
+    assert losses(record)[: len(losses(loop.record))] == pytest.approx(losses(loop.record), rel=2e-3)
+    assert [phase.trained_stages for phase in record.phases] == [("head",), ("layer4", "head")]
+    assert [phase.steps for phase in record.phases] == [phase.steps for phase in loop.record.phases]
+    assert all(phase.proof.holds and phase.proof.tensors for phase in record.phases)
+    assert {phase.recipe for phase in record.phases} == set(strategy.phases)
+
+
+def test_the_folder_holds_record_and_card_of_what_happened(tmp_path: Path, data: ImageData) -> None:
+    trainer = make_trainer(tmp_path / "out", "finetune", data, num_train_epochs=2)
+    trainer.train()
+    record = read_record(tmp_path / "out")
+    assert record == trainer.result.record
+    assert record.status == "complete"
+    assert record.strategy.phases == trainer.strategy.phases
+    assert set(record.measured) == {"validation", "test"}
+    assert record.hyperparameters["trainer"] == "transformers Trainer"
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "huggingface.co/)" not in card  # of Trainer's own card, with an empty base model
+    assert "fine-tun" in card
+    assert (tmp_path / "out" / "history.png").is_file()
+
+
+def test_classes_in_another_order_are_refused(tmp_path: Path, data: ImageData) -> None:
+    model, _ = make_model(labels=LABELS[::-1])
+    with pytest.raises(hf_tl.HfTlError, match=r"expected a model with the classes of the dataset, \['blue'"):
+        hf_tl.StrategyTrainer(model, strategy="transfer", data=data)
