@@ -1,5 +1,6 @@
 """`StrategyTrainer` beside the Accelerate loop: the same images, losses and phases, and the same saved folder."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def test_a_phase_is_that_of_the_accelerate_loop(tmp_path: Path, data: ImageData,
     record = trainer.result.record
     assert losses(record)[: len(losses(loop.record))] == pytest.approx(losses(loop.record), rel=2e-3)
     assert [phase.trained_stages for phase in record.phases] == [("head",), ("layer4", "head")]
-    assert [phase.steps for phase in record.phases] == [phase.steps for phase in loop.record.phases]
+    kept = loop.record.phases  # up to the selected weights
+    assert [phase.steps for phase in record.phases][: len(kept)] == [phase.steps for phase in kept]
     assert all(phase.proof.holds and phase.proof.tensors for phase in record.phases)
     assert {phase.recipe for phase in record.phases} == set(strategy.phases)
 
@@ -60,7 +62,7 @@ def test_the_folder_holds_record_and_card_of_what_happened(tmp_path: Path, data:
     trainer = make_trainer(tmp_path / "out", "finetune", data, num_train_epochs=2)
     trainer.train()
     record = read_record(tmp_path / "out")
-    assert record == trainer.result.record
+    assert record.to_json() == json.loads(json.dumps(trainer.result.record.to_json()))
     assert record.status == "complete"
     assert record.strategy.phases == trainer.strategy.phases
     assert set(record.measured) == {"validation", "test"}
