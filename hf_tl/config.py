@@ -10,7 +10,8 @@ from typing import Literal
 from hf_tl.errors import ConfigError
 from hf_tl.phase import ResizeMode
 from hf_tl.ranges import Settings, setting
-from hf_tl.strategy_config import RECOMMENDED_STRATEGY, StrategyConfig, StrategyName
+from hf_tl.recipes.preset import StrategyName
+from hf_tl.strategy_config import RECOMMENDED_STRATEGY, StrategyConfig
 
 __all__ = [
     "DEMO_DATASET", "DEMO_LICENSE", "DEMO_MODEL", "LARGEST_SEED", "READING", "RECOMMENDED_STRATEGY", "SOURCE",

@@ -122,6 +122,19 @@ class Phase:
             return "1 step" if self.steps == 1 else f"{self.steps:,} steps"
         return "1 epoch" if self.epochs == 1 else f"{self.epochs:.3g} epochs"
 
+    @property
+    def phrase(self) -> str:
+        """Length and trained stages in words.
+
+        >>> Phase(1, epochs=2).phrase, Phase(3, steps=100).phrase, Phase("layer4", epochs=1).phrase
+        ('2 epochs of the head', '100 steps of the last 3 stages', '1 epoch of the stages layer4')
+        """
+        stages = self.trainable_stages
+        names = ", ".join(stages) if isinstance(stages, tuple) else stages
+        scope = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {names}"
+        scope = {1: "the head", "all": "all stages"}.get(stages, scope) if not isinstance(stages, tuple) else scope
+        return f"{'solution' if self.is_solved else self.length} of {scope}"
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Create a phase from plain values, as read from JSON or YAML.

@@ -5,22 +5,30 @@ config and the card. No part of the package has a "mode" of its own.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from hf_tl.errors import ConfigError, name_some
+from hf_tl.errors import ConfigError
 from hf_tl.phase import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Solver, TrainableStages
+from hf_tl.recipes.phases import merge_depths
+from hf_tl.recipes.preset import PREVIEW, PREVIEW_IMAGES, Preset, count_head
+from hf_tl.strategy_record import read_yaml, strategy_fields
 
 __all__ = ["Augmentation", "BatchNorm", "ClassWeights", "Norm", "Phase", "Solver", "Strategy", "TrainableStages"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Strategy:
     """A named list of phases.
 
-    >>> [phase.trainable_stages for phase in Strategy.finetune(stages=2).phases]
-    [1, 3]
+    A strategy from a constructor such as `Strategy.finetune()` shows its phases for 1,000 to 20,000 training images.
+    When training starts, what was not chosen follows the number of training images (`hf_tl.recipes`).
+
+    >>> Strategy.finetune(trainable_stages=3, epochs=15)
+    Strategy finetune: 5 epochs of the head, then 10 epochs of the last 3 stages (for 1,000 to 20,000 images)
+    >>> Strategy("mine", (Phase(1, epochs=2), Phase("all", epochs=3)))
+    Strategy mine: 2 epochs of the head, then 3 epochs of all stages
     """
 
     name: str
@@ -34,6 +42,9 @@ class Strategy:
     refit: bool = False
     """Whether to retrain from scratch after model selection: an escalation beyond the head, and other strategies if
     their validation images were split off from the training images (see `hf_tl.training.refit`)."""
+    preset: Preset | None = field(default=None, compare=False)
+    """What was chosen, where the rest follows the number of training images. It is neither saved nor compared. A copy
+    with other phases has none: it trains the phases that it shows."""
 
     def __post_init__(self) -> None:
         if not self.phases:
@@ -49,6 +60,41 @@ class Strategy:
             object.__setattr__(self, "phases", (replace(first, from_random_weights=True), *others))
         elif anew and self.expected_rung is None:
             object.__setattr__(self, "from_scratch", True)
+        if self.preset is not None and self != Strategy(**self.preset.values(PREVIEW_IMAGES)):
+            object.__setattr__(self, "preset", None)
+
+    def __repr__(self) -> str:
+        phrases = ", then ".join(phase.phrase for phase in self.phases)
+        return f"Strategy {self.name}: {phrases}" + ("" if self.preset is None else f" (for {PREVIEW})")
+
+    def resolve(self, images: int, *, pretrained: bool = True, head_stages: int = 1) -> Self:
+        """Return the strategy with its phases for a number of training images; explicit phases are returned unchanged.
+
+        Args:
+            images: Number of training images.
+            pretrained: Whether the network starts from pretrained weights. Defaults to True.
+            head_stages: Number of trailing stages that count as the head. Defaults to 1.
+
+        >>> [phase.epochs for phase in Strategy.finetune().resolve(500).phases]
+        [20, 20]
+        """
+        if self.preset is None:
+            return self
+        return type(self)(**self.preset.values(images, pretrained=pretrained, head_stages=head_stages))
+
+    @classmethod
+    def of(cls, name: str, **arguments: Any) -> Self:
+        """Return the strategy of a name, with the arguments of its constructor that are not None.
+
+        Raises:
+            ConfigError: There is no such strategy, or it has no such argument.
+
+        >>> Strategy.of("full", epochs=5)
+        Strategy full: 5 epochs of all stages (for 1,000 to 20,000 images)
+        """
+        chosen = count_head(name, {key: value for key, value in arguments.items() if value is not None})
+        preset = Preset(name, chosen)  # type: ignore[arg-type]  # which checks the name
+        return cls(**preset.values(PREVIEW_IMAGES), preset=preset)
 
     @property
     def is_climb(self) -> bool:
@@ -57,31 +103,44 @@ class Strategy:
 
     @classmethod
     def transfer(
-        cls, *, epochs: float | None = 10, learning_rate: float = 3e-3, head_stages: int = 1, **recipe: Any
+        cls,
+        *,
+        epochs: float | None = None,
+        learning_rate: float | None = None,
+        head_solver: Solver | None = None,
+        head_stages: int | None = None,
+        refit: bool | None = None,
+        **recipe: Any,
     ) -> Self:
         """Train the head only ("feature extraction", "linear probing").
 
         There is no augmentation by default, so that a frozen backbone computes the same features in every epoch.
 
         Args:
-            epochs: Passes over the training data. Defaults to 10.
-            learning_rate: Peak learning rate of the head. Defaults to 3e-3.
+            epochs: Passes over the training data. Defaults to the recipe, like all that is not chosen.
+            learning_rate: Peak learning rate of the head.
+            head_solver: `"lbfgs"` solves the head as logistic regression instead of training it.
             head_stages: Number of trailing stages that count as the head. Defaults to 1, the last layer.
+            refit: Whether to retrain on training and validation images. Defaults to no.
             recipe: Other fields of `Phase`.
         """
-        recipe = {"augmentation": "none", **recipe}
-        return cls("transfer", (Phase(head_stages, epochs, learning_rate, **recipe),))
+        return cls.of(
+            "transfer", epochs=epochs, learning_rate=learning_rate, head_solver=head_solver, head_stages=head_stages,
+            refit=refit, **recipe,
+        )  # fmt: skip
 
     @classmethod
     def finetune(
         cls,
-        stages: TrainableStages = 1,
         *,
-        epochs: float = 10,
-        learning_rate: float = 3e-3,
-        backbone_learning_rate: float = 3e-4,
-        head_stages: int = 1,
+        trainable_stages: TrainableStages | None = None,
+        epochs: float | None = None,
+        learning_rate: float | None = None,
+        backbone_learning_rate: float | None = None,
+        head_solver: Solver | None = None,
+        head_stages: int | None = None,
         head_recipe: Mapping[str, Any] | None = None,
+        refit: bool | None = None,
         **recipe: Any,
     ) -> Self:
         """Fine-tune in two phases: the head alone, then the head and stages of the backbone.
@@ -90,34 +149,37 @@ class Strategy:
         (LP-FT, Kumar et al. 2022, https://arxiv.org/abs/2202.10054).
 
         Args:
-            stages: Number of trailing backbone stages that the second phase unfreezes, `"all"`, or names (see
-                `Phase.trainable_stages`). Defaults to 1.
-            epochs: Passes over the training data, both phases together. Defaults to 10.
-            learning_rate: Peak learning rate of the head in the first phase; the second uses a third of it. Defaults to
-                3e-3.
-            backbone_learning_rate: Peak learning rate of the last backbone stage. Defaults to 3e-4.
+            trainable_stages: Number of trailing stages that the second phase trains, head included, `"all"`, or names
+                (see `Phase.trainable_stages`). Defaults to 2, the head and the last stage.
+            epochs: Passes over the training data, both phases together, a third of them for the head. Defaults to the
+                recipe, like all that is not chosen.
+            learning_rate: Peak learning rate of the head in the first phase; the second uses a third of it.
+            backbone_learning_rate: Peak learning rate of the last backbone stage.
+            head_solver: `"lbfgs"` solves the head of the first phase as logistic regression.
             head_stages: Number of trailing stages that count as the head. Defaults to 1.
-            head_recipe: Fields of `Phase` that differ in the head phase. Without `epochs`, it gets a third of the
-                epochs.
+            head_recipe: Fields of `Phase` that differ in the head phase.
+            refit: Whether to retrain on training and validation images. Defaults to no.
             recipe: Other fields of `Phase`.
         """
-        head = {"epochs": epochs / 3, "learning_rate": learning_rate, **recipe, **(head_recipe or {})}
-        rates: dict[str, Any] = {"learning_rate": learning_rate / 3, "backbone_learning_rate": backbone_learning_rate}
-        rest = epochs - (head["epochs"] or 0)
-        trainable = head_stages + stages if isinstance(stages, int) else stages
-        return cls("finetune", (Phase(head_stages, **head), Phase(trainable, rest, **rates, **recipe)))
+        return cls.of(
+            "finetune", trainable_stages=trainable_stages, epochs=epochs, learning_rate=learning_rate,
+            backbone_learning_rate=backbone_learning_rate, head_solver=head_solver, head_stages=head_stages,
+            head_recipe=head_recipe, refit=refit, **recipe,
+        )  # fmt: skip
 
     @classmethod
     def gradual(
         cls,
-        stages: int | None = None,
         *,
-        epochs: float = 10,
-        learning_rate: float = 3e-3,
-        backbone_learning_rate: float = 3e-4,
-        layer_decay: float = 1 / 2.6,
-        head_stages: int = 1,
+        trainable_stages: int | None = None,
+        epochs: float | None = None,
+        learning_rate: float | None = None,
+        backbone_learning_rate: float | None = None,
+        layer_decay: float | None = None,
+        head_solver: Solver | None = None,
+        head_stages: int | None = None,
         head_recipe: Mapping[str, Any] | None = None,
+        refit: bool | None = None,
         **recipe: Any,
     ) -> Self:
         """Unfreeze gradually: the head, then one more backbone stage in each phase, from the top.
@@ -127,63 +189,57 @@ class Strategy:
         Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, where the fraction is 1/2.6).
 
         Args:
-            stages: Number of backbone stages to unfreeze, one per phase. Defaults to three, and then all.
-            epochs: Passes over the training data, all phases together. Defaults to 10.
-            learning_rate: Peak learning rate of the head in the first phase; later phases use a third of it. Defaults
-                to 3e-3.
-            backbone_learning_rate: Peak learning rate of the last backbone stage. Defaults to 3e-4.
-            layer_decay: Fraction of the learning rate from one stage to the stage before it. Defaults to 1/2.6.
-            head_stages: Number of trailing stages that count as the head. Defaults to 1.
-            head_recipe: Fields of `Phase` that differ in the head phase. Without `epochs`, it gets as many as each
-                other phase but the last.
+            trainable_stages: Number of trailing stages that the last phase trains, head included. Defaults to four, and
+                then all.
+            epochs: Passes over the training data, all phases together. Defaults to the recipe, like all that is not
+                chosen.
+            learning_rate: Peak learning rate of the head in the first phase; later phases use a third of it.
+            backbone_learning_rate: As in `finetune`.
+            layer_decay: Fraction of the learning rate from one stage to the stage before it.
+            head_solver: As in `finetune`.
+            head_stages: As in `finetune`.
+            head_recipe: As in `finetune`.
+            refit: As in `finetune`.
             recipe: Other fields of `Phase`.
 
         >>> [phase.trainable_stages for phase in Strategy.gradual().phases]
         [1, 2, 3, 4, 'all']
         """
-        trainable: list[TrainableStages] = [head_stages + more for more in range(1, (stages or 3) + 1)]
-        if stages is None:
-            trainable.append("all")
-        even = epochs / (2 * len(trainable))
-        head = {"epochs": even, "learning_rate": learning_rate, **recipe, **(head_recipe or {})}
-        rest = epochs - (head["epochs"] or 0)
-        *earlier, last = trainable
-        share = rest / (2 * len(earlier) or 1)
-        rates: dict[str, Any] = {
-            "learning_rate": learning_rate / 3,
-            "backbone_learning_rate": backbone_learning_rate,
-            "layer_decay": layer_decay,
-        }
-        phases = [Phase(stages, share, **rates, **recipe) for stages in earlier]
-        phases.append(Phase(last, rest / 2 if earlier else rest, **rates, **recipe))
-        return cls("gradual", (Phase(head_stages, **head), *phases))
+        return cls.of(
+            "gradual", trainable_stages=trainable_stages, epochs=epochs, learning_rate=learning_rate,
+            backbone_learning_rate=backbone_learning_rate, layer_decay=layer_decay, head_solver=head_solver,
+            head_stages=head_stages, head_recipe=head_recipe, refit=refit, **recipe,
+        )  # fmt: skip
 
     @classmethod
     def full(
         cls,
         *,
-        epochs: float = 10,
-        learning_rate: float = 3e-3,
-        backbone_learning_rate: float = 3e-4,
+        epochs: float | None = None,
+        learning_rate: float | None = None,
+        backbone_learning_rate: float | None = None,
+        refit: bool | None = None,
         **recipe: Any,
     ) -> Self:
         """Fine-tune the whole network from its pretrained weights, with a higher learning rate for the head."""
-        phase = Phase("all", epochs, learning_rate, backbone_learning_rate=backbone_learning_rate, **recipe)
-        return cls("full", (phase,))
+        return cls.of(
+            "full", epochs=epochs, learning_rate=learning_rate, backbone_learning_rate=backbone_learning_rate,
+            refit=refit, **recipe,
+        )  # fmt: skip
 
     @classmethod
     def auto(
         cls,
-        stages: Sequence[int | Literal["all"]] = (1, 3, "all"),
         *,
-        expected_rung: int = 1,
-        epochs: float = 10,
-        learning_rate: float = 3e-3,
-        backbone_learning_rate: float = 3e-4,
-        head_stages: int = 1,
+        trainable_stages: Sequence[int | Literal["all"]] | None = None,
+        expected_rung: int | None = None,
+        epochs: float | None = None,
+        learning_rate: float | None = None,
+        backbone_learning_rate: float | None = None,
+        head_stages: int | None = None,
         head_recipe: Mapping[str, Any] | None = None,
-        scratch: Phase | None = None,
-        refit: bool = True,
+        scratch: Phase | bool | None = None,
+        refit: bool | None = None,
         **recipe: Any,
     ) -> Self:
         """Escalate: train the head, then deeper and deeper stages, while accuracy improves.
@@ -191,34 +247,39 @@ class Strategy:
         Each stage depth starts from the best weights so far.
 
         Args:
-            stages: Numbers of backbone stages to unfreeze after the head, one per stage depth. Defaults to 1, 3 and
-                `"all"`.
+            trainable_stages: Numbers of trailing stages, head included, of the stage depths after the head. Defaults to
+                2, 4 and `"all"`.
             expected_rung: Number, from 1, of the stage depth that the evidence favors. Defaults to 1, the head.
-            epochs: Passes over the training data at each stage depth. Defaults to 10.
-            learning_rate: Peak learning rate of the head in the first phase; later phases use a third of it. Defaults
-                to 3e-3.
-            backbone_learning_rate: Peak learning rate of the last backbone stage. Defaults to 3e-4.
-            head_stages: Number of trailing stages that count as the head. Defaults to 1.
-            head_recipe: Fields of `Phase` that differ in the head phase.
-            scratch: A last phase that starts from random weights. Defaults to none.
-            refit: Whether to retrain the selected depth from scratch, see `at_once`. Defaults to True.
+            epochs: Passes over the training data at each stage depth. Defaults to the recipe, like all that is not
+                chosen.
+            learning_rate: Peak learning rate of the head in the first phase; later phases use a third of it.
+            backbone_learning_rate: As in `finetune`.
+            head_stages: As in `finetune`.
+            head_recipe: As in `finetune`.
+            scratch: A last phase that starts from random weights; True takes that of `scratch`. Defaults to none.
+            refit: Whether to retrain the selected depth from scratch, see `at_once`.
             recipe: Other fields of `Phase`.
 
         >>> [phase.trainable_stages for phase in Strategy.auto().phases]
         [1, 2, 4, 'all']
         """
-        head = {"epochs": epochs, "learning_rate": learning_rate, **recipe, **(head_recipe or {})}
-        rates: dict[str, Any] = {"learning_rate": learning_rate / 3, "backbone_learning_rate": backbone_learning_rate}
-        rungs: list[TrainableStages] = [more if isinstance(more, str) else head_stages + more for more in stages]
-        deeper = (Phase(rung, epochs, **rates, **recipe) for rung in rungs)
-        last = () if scratch is None else (replace(scratch, from_random_weights=True),)
-        phases = (Phase(head_stages, **head), *deeper, *last)
-        return cls("auto", phases, expected_rung=expected_rung, refit=refit)
+        return cls.of(
+            "auto", trainable_stages=trainable_stages, expected_rung=expected_rung, epochs=epochs,
+            learning_rate=learning_rate, backbone_learning_rate=backbone_learning_rate, head_stages=head_stages,
+            head_recipe=head_recipe, scratch=scratch, refit=refit, **recipe,
+        )  # fmt: skip
 
     @classmethod
-    def scratch(cls, *, epochs: float = 50, learning_rate: float = 1e-3, **recipe: Any) -> Self:
+    def scratch(
+        cls,
+        *,
+        epochs: float | None = None,
+        learning_rate: float | None = None,
+        refit: bool | None = None,
+        **recipe: Any,
+    ) -> Self:
         """Train the architecture from random weights, with one learning rate for all stages."""
-        return cls("scratch", (Phase("all", epochs, learning_rate, **recipe),), from_scratch=True)
+        return cls.of("scratch", epochs=epochs, learning_rate=learning_rate, refit=refit, **recipe)
 
     def done(self, phases: int) -> Self:
         """Return the strategy as carried out: the first `phases` phases, which produced the kept weights.
@@ -241,27 +302,17 @@ class Strategy:
         deepest phase. If some phases count passes and others steps, the training is as long as the deepest one. Other
         strategies are returned unchanged.
 
-        >>> [(phase.trainable_stages, phase.epochs) for phase in Strategy.auto(stages=("all",)).at_once().phases]
-        [('all', 20)]
+        >>> Strategy.auto(trainable_stages=("all",)).at_once()
+        Strategy auto: 20 epochs of all stages
         """
         if not self.is_climb:
             return self
-        anew = [index for index, phase in enumerate(self.phases) if phase.from_random_weights]
-        rungs = self.phases[anew[-1] if anew else 0 :]
-        epochs, steps = ([getattr(rung, name) for rung in rungs] for name in ("epochs", "steps"))
-        deepest = rungs[-1]
-        if len(rungs) > 1:
-            backbone_rate = deepest.backbone_learning_rate or deepest.learning_rate
-            deepest = replace(deepest, learning_rate=rungs[0].learning_rate, backbone_learning_rate=backbone_rate)
-        if None not in epochs:
-            deepest = replace(deepest, epochs=sum(epochs))
-        elif None not in steps:
-            deepest = replace(deepest, steps=sum(steps))
-        return replace(self, phases=(deepest,), expected_rung=None)
+        return replace(self, phases=(merge_depths(self.phases),), expected_rung=None)
 
     def to_record(self) -> dict[str, Any]:
         """Convert the strategy into plain values for `config.json` and `run.json`."""
-        record = asdict(self)
+        record = asdict(replace(self, preset=None))
+        del record["preset"]
         if not self.is_climb:
             del record["expected_rung"]
         if not self.refit:
@@ -275,26 +326,7 @@ class Strategy:
         Raises:
             ConfigError: The record is not one of a strategy; the message names unknown keys.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(str(key) for key in record if key not in known):
-            raise ConfigError(f"a strategy has no field {name_some(unknown)}; choose from {', '.join(sorted(known))}")
-        phases = record.get("phases") or ()
-        if not isinstance(phases, Sequence) or isinstance(phases, str):
-            raise ConfigError(f"phases of a strategy must be a list, found {phases!r:.80}")
-        read = []
-        for number, phase in enumerate(phases, 1):
-            try:
-                read.append(Phase.from_record(phase))
-            except ConfigError as error:
-                raise ConfigError(f"phase {number} of {len(phases)}: {error}") from error
-        switches = {name: record.get(name, False) for name in ("from_scratch", "refit")}
-        for name, value in switches.items():
-            if not isinstance(value, bool):
-                raise ConfigError(f"{name} of a strategy must be true or false, found {value!r:.80}")
-        expected_rung = record.get("expected_rung")
-        if expected_rung is not None and type(expected_rung) is not int:
-            raise ConfigError(f"expected_rung of a strategy must be an integer, found {expected_rung!r:.80}")
-        return cls(str(record.get("name", "custom")), tuple(read), expected_rung=expected_rung, **switches)
+        return cls(**strategy_fields(record))
 
     @classmethod
     def from_yaml(cls, source: str | Path) -> Self:
@@ -311,20 +343,8 @@ class Strategy:
         >>> Strategy.from_yaml("[{trainable_stages: 1, steps: 500}, {trainable_stages: all, epochs: 5}]").name
         'custom'
         """
-        import yaml
-
-        is_text = str(source).lstrip().startswith("[")
-        name = "--phases" if is_text else f"--phases {source}"
-        try:
-            content = yaml.safe_load(str(source) if is_text else Path(source).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{name} cannot be read: {error}") from error
-        record = {"phases": content} if isinstance(content, list) else content
-        if not isinstance(record, Mapping):
-            raise ConfigError(
-                f"{name} must be a list of phases, or a mapping with phases, found {type(content).__name__}"
-            )
+        title, record = read_yaml(source)
         try:
             return cls.from_record(record)
         except ConfigError as error:
-            raise ConfigError(f"{name}: {error}") from error
+            raise ConfigError(f"{title}: {error}") from error

@@ -1,17 +1,15 @@
 """Flags of a strategy, and the strategy built from them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from hf_tl.errors import ConfigError, name_some
-from hf_tl.phase import ADAMW_FIELDS, Phase, TrainableStages
+from hf_tl.errors import ConfigError
+from hf_tl.phase import Phase, TrainableStages
 from hf_tl.ranges import Settings, like, setting
-from hf_tl.recipes import recipe_for, solved
+from hf_tl.recipes.preset import StrategyName
 from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
-
-StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch", "auto"]
 
 RECOMMENDED_STRATEGY = "strategy.json"
 """File that `hf-tl recommend --output_dir` writes, and that `--recommendation` and `--phases` read."""
@@ -126,72 +124,27 @@ class StrategyConfig(Settings):
         Raises:
             ConfigError: A flag does not apply to the strategy.
         """
+        strategy = self.preset(head_stages, climb)
+        return strategy.resolve(images, pretrained=pretrained, head_stages=head_stages)
+
+    def preset(self, head_stages: int = 1, climb: Mapping[str, Any] | None = None) -> Strategy:
+        """Return the strategy of the flags that are set; the rest follows the size of the data. See `build`."""
         values = {name: getattr(self, name) for name in _RECIPE}
         flags = {name: value for name, value in values.items() if value is not None and value is not False}
         if self.phases is not None or self.recommendation is not None:
             written = self._written(flags)
             return written if self.refit is None else replace(written, refit=self.refit)
-        self._check_learning_rate()
-        self._check_solver(flags)
-        stages = self._stages(head_stages)
-        defaults = recipe_for(self.strategy, images, pretrained=pretrained)
-        asked = {_RECIPE[name]: value for name, value in flags.items()}
-        recipe = {**defaults, **asked}
-        if "head_recipe" in recipe:  # flags apply to all phases
-            recipe["head_recipe"] = {name: value for name, value in recipe["head_recipe"].items() if name not in asked}
-        recipe["ema_decay"] = recipe.get("ema_decay") or None
-        is_usual = recipe.pop("refit", False)
-        strategy = self._build(recipe, head_stages, stages, images, climb)
-        return replace(strategy, refit=is_usual if self.refit is None else self.refit)
-
-    def _build(
-        self,
-        recipe: dict[str, Any],
-        head_stages: int,
-        stages: TrainableStages | None,
-        images: int,
-        climb: Mapping[str, Any] | None,
-    ) -> Strategy:
-        """Build the strategy from a recipe."""
-        if self.head_solver == "lbfgs":
-            recipe = solved(recipe, is_alone=self.strategy == "transfer")
-        if self.strategy == "transfer":
-            return Strategy.transfer(head_stages=head_stages, **recipe)
-        if self.strategy == "finetune":
-            return Strategy.finetune(stages or 1, head_stages=head_stages, **recipe)
-        if self.strategy == "gradual":
-            assert stages is None or isinstance(stages, int), "checked by _stages"
-            return Strategy.gradual(stages, head_stages=head_stages, **recipe)
-        if self.strategy == "auto":
-            rungs = dict(climb or {})
-            if rungs.pop("ends_from_scratch", False):  # the flag sets the rate of a new head only
-                alone = replace(self, strategy="scratch", learning_rate=None, backbone_learning_rate=None)
-                rungs["scratch"] = alone.build(images=images).phases[0]
-            return Strategy.auto(head_stages=head_stages, **recipe, **rungs)
-        return Strategy.full(**recipe) if self.strategy == "full" else Strategy.scratch(**recipe)
-
-    def _stages(self, head_stages: int) -> TrainableStages | None:
-        """Return the backbone stages of `--trainable_stages`: their number, `"all"` or names."""
-        trainable = self.trainable_stages
-        if trainable is None:
-            return None
-        if self.strategy not in ("finetune", "gradual"):
-            raise ConfigError(
-                f"--trainable_stages needs --strategy finetune or gradual, found --strategy {self.strategy}: choose "
-                "one of the two, or leave out --trainable_stages"
-            )
-        if self.strategy == "gradual" and not isinstance(trainable, int):
-            raise ConfigError(
-                "--trainable_stages of --strategy gradual must be a number, because it unfreezes one stage after "
-                f"another, found {trainable!r}. Leave it out (4 stages, then all), choose --strategy finetune, or list "
-                "the phases with --phases"
-            )
-        if trainable in ("head", ("head",)) or (isinstance(trainable, int) and trainable <= head_stages):
-            raise ConfigError(
-                f"--strategy {self.strategy} trains the head and at least one more stage: --trainable_stages must be "
-                f"at least {head_stages + 1}, found {trainable}. To train the head alone, choose --strategy transfer"
-            )
-        return trainable - head_stages if isinstance(trainable, int) else trainable
+        self._check_together()
+        arguments = {_RECIPE[name]: value for name, value in flags.items()}
+        if self.strategy in ("transfer", "finetune", "gradual"):
+            arguments["head_solver"] = self.head_solver
+        if climb and self.strategy == "auto":
+            depths = (depth if isinstance(depth, str) else head_stages + depth for depth in climb["stages"])
+            arguments |= {"trainable_stages": tuple(depths), "expected_rung": climb["expected_rung"]}
+            arguments["scratch"] = climb.get("ends_from_scratch", False)
+        elif self.trainable_stages is not None:
+            arguments["trainable_stages"] = self.trainable_stages
+        return Strategy.of(self.strategy, **arguments, refit=self.refit)
 
     def _written(self, flags: Mapping[str, Any]) -> Strategy:
         """Read the whole strategy from a file."""
@@ -218,29 +171,28 @@ class StrategyConfig(Settings):
                 f"--{flag} sets the whole strategy: leave out {names}, or put the setting into its phases"
             )
 
-    def _check_learning_rate(self) -> None:
+    def _check_together(self) -> None:
+        """Reject flags that exclude each other, or that the strategy does not have."""
         if self.find_learning_rate and self.learning_rate is not None:
             raise ConfigError("--find_learning_rate and --learning_rate both set the rate of the head: leave one out")
         if self.find_learning_rate and self.strategy == "scratch":
             raise ConfigError(
                 "--find_learning_rate needs pretrained features, and --strategy scratch has none: set --learning_rate"
             )
-
-    def _check_solver(self, flags: Mapping[str, Any]) -> None:
-        if self.head_solver == "adamw":
-            return
-        if self.strategy in ("full", "scratch", "auto"):
+        if self.trainable_stages is not None and self.strategy not in ("finetune", "gradual"):
+            raise ConfigError(
+                f"--trainable_stages needs --strategy finetune or gradual, found --strategy {self.strategy}: choose "
+                "one of the two, or leave out --trainable_stages"
+            )
+        if self.head_solver == "lbfgs" and self.strategy in ("full", "scratch", "auto"):
             raise ConfigError(
                 "--head_solver lbfgs needs a strategy whose first phase trains the head alone (transfer, finetune or "
                 f"gradual), found --strategy {self.strategy}: choose another strategy, or leave out --head_solver"
             )
-        meaningless = ["find_learning_rate"] if self.find_learning_rate else []
-        if self.strategy == "transfer":
-            meaningless += [name for name in flags if _RECIPE[name] in ("epochs", *ADAMW_FIELDS)]
-        if meaningless:
+        if self.head_solver == "lbfgs" and self.find_learning_rate:
             raise ConfigError(
-                f"--head_solver lbfgs does not use {name_some([f'--{name}' for name in meaningless])}, because it fits "
-                "the head in one step: leave one of them out"
+                "--head_solver lbfgs does not use --find_learning_rate, because it fits the head in one step: leave "
+                "one of them out"
             )
 
 
@@ -253,3 +205,37 @@ _RECIPE = {"num_train_epochs": "epochs"} | {
     )
 }  # fmt: skip
 """Flags of a strategy's recipe, and the corresponding arguments of `Strategy`."""
+
+
+def as_strategy(value: Any) -> Strategy:
+    """Return a strategy, also of a name or a list of phases.
+
+    Raises:
+        ConfigError: The value is none of these.
+
+    >>> as_strategy([Phase(1, epochs=2), Phase("all", epochs=3)])
+    Strategy custom: 2 epochs of the head, then 3 epochs of all stages
+    """
+    if isinstance(value, Strategy):
+        return value
+    if isinstance(value, str):
+        return Strategy.of(value)
+    if isinstance(value, Sequence) and value and all(isinstance(phase, Phase) for phase in value):
+        return Strategy("custom", tuple(value))
+    hint = (
+        "put the phase into a list: [phase]"
+        if isinstance(value, Phase)
+        else 'such as "finetune" or Strategy.finetune()'
+    )
+    raise ConfigError(
+        f"expected a strategy as a name, a hf_tl.Strategy or a list of hf_tl.Phase, found {kind_of(value)}: {hint}"
+    )
+
+
+def kind_of(value: Any) -> str:
+    """Describe a value of the wrong type for an error: the value if it is short, else its type.
+
+    >>> kind_of(5), kind_of([5])
+    ('5', 'a list')
+    """
+    return repr(value) if isinstance(value, int | float | str) or value is None else f"a {type(value).__name__}"

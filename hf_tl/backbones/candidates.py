@@ -53,9 +53,9 @@ class Backbone:
         return LearnedFrom() if self.name.startswith(TIMM_PREFIX) else learned_from(self.name, self.revision)
 
     def load(
-        self, labels: Sequence[str] | None = None, *, pretrained: bool = True
+        self, labels: Sequence[str] | None = None, *, pretrained: bool = True, seed: int = 0
     ) -> "tuple[PreTrainedModel, Preprocessing]":
-        """Load the backbone with its own head, or with one for `labels`.
+        """Load the backbone with its own head, or with one for `labels`, whose weights are drawn with the seed.
 
         Raises:
             ModelError: The backbone cannot be loaded.
@@ -71,6 +71,7 @@ class Backbone:
             trust_remote_code=self.trust_remote_code,
             weights_license=self.weights_license,
             resize_mode=self.resize_mode,
+            seed=seed,
         )
 
 

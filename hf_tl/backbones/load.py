@@ -1,17 +1,19 @@
 """Loading of a checkpoint by name: model and transforms."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.data.decoding.images import Transforms
 from hf_tl.errors import ConfigError, ModelError, name_some
-from hf_tl.phase import ResizeMode
+from hf_tl.phase import Phase, ResizeMode
 from hf_tl.record import LearnedFrom
 from hf_tl.record.codec import encode
 from hf_tl.strategy import Strategy
+from hf_tl.strategy_config import as_strategy, kind_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -28,7 +30,7 @@ REMEMBERED = "hf_tl_preprocessing"
 def load_backbone(
     name: str,
     labels: Sequence[str],
-    strategy: Strategy | None = None,
+    strategy: Strategy | str | Sequence[Phase] | None = None,
     weights: str | None = None,
     pretrained: bool = True,
     *,
@@ -38,14 +40,15 @@ def load_backbone(
     problem_type: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    seed: int = 0,
 ) -> tuple["PreTrainedModel", Transforms]:
     """Load a backbone with a head for `labels`, frozen for the first phase of the strategy.
 
     Args:
         name: Hub id (`timm/resnet50.a1_in1k`, `google/vit-base-patch16-224`), local directory, or `timm:ARCH[.TAG]`.
         labels: Class names, in the order of the logits. The head of the checkpoint is kept if its labels are the same
-            in the same order; otherwise a new head is drawn from torch's random state.
-        strategy: Strategy whose first phase decides what to freeze (default: everything trains).
+            in the same order; otherwise a new head is drawn with `seed`.
+        strategy: Strategy, or its name, whose first phase decides what to freeze (default: everything trains).
         weights: Local weights file (`timm:` names only).
         pretrained: Whether to load pretrained weights.
         image_size: Height and width in pixels (default: those of the checkpoint).
@@ -56,6 +59,8 @@ def load_backbone(
             `load_data`). transformers selects the loss and the pipeline's scores by it.
         revision: Branch, tag or commit on the Hub.
         trust_remote_code: Whether code from the repository may run.
+        seed: Random seed of new weights. `hf_tl.train` with the same seed and `hf-tl train --seed` start from the same
+            weights.
 
     Returns:
         A standard transformers image classifier in inference mode, and `transforms`, whose `train` and `eval` are
@@ -71,23 +76,25 @@ def load_backbone(
     """
     from hf_tl.backbones.stages.freezing import freeze
 
+    plan = None if strategy is None else as_strategy(strategy)
     model, preprocessing = load_model(
         name,
         labels,
         weights=weights,
-        pretrained=pretrained and not (strategy is not None and strategy.from_scratch),
+        pretrained=pretrained and not (plan is not None and plan.from_scratch),
         image_size=image_size,
         resize_mode=resize_mode,
         in_chans=in_chans,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        seed=seed,
     )
     set_problem_type(model, problem_type or model.config.problem_type)
-    if strategy is None:
+    if plan is None:
         return model, preprocessing.transforms("light")
-    phase = strategy.phases[0]
+    phase = plan.phases[0]
     freeze(model, phase)
-    model.config.hf_tl["strategy"] = strategy.to_record()
+    model.config.hf_tl["strategy"] = plan.to_record()
     return model, preprocessing.transforms(phase.augmentation)
 
 
@@ -103,6 +110,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     weights_license: str | None = None,
+    seed: int = 0,
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
     """Load a model and its preprocessing; the arguments are those of `load_backbone`.
 
@@ -122,9 +130,10 @@ def load_model(
         raise ConfigError(f"expected --image_size of at least 1 pixel, found {image_size}")
     if resize_mode not in (None, *get_args(ResizeMode)):
         raise ConfigError(f"--resize_mode is one of {', '.join(get_args(ResizeMode))}, found {resize_mode!r}")
-    model, preprocessing = _load_model(
-        name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license
-    )
+    with drawing_with(seed):
+        model, preprocessing = _load_model(
+            name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license
+        )
     if resize_mode is not None:
         from hf_tl.backbones.libraries.resize_mode import with_resize_mode
 
@@ -132,6 +141,16 @@ def load_model(
         model.__dict__[REMEMBERED] = preprocessing
     _check_runs(model, preprocessing.input_size)
     return model, preprocessing
+
+
+@contextlib.contextmanager
+def drawing_with(seed: int) -> Iterator[None]:
+    """Draw the random numbers of new weights with a seed, and leave those of the program as they are."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):  # models are built on the CPU
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> None:
@@ -240,8 +259,10 @@ def check_labels(labels: Sequence[str]) -> None:
     Raises:
         ConfigError: The names are not a list of at least two distinct strings.
     """
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        raise ConfigError(f"expected labels as a list of strings, found {labels!r:.80}")
+    if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(name, str) for name in labels):
+        shown = repr(labels) if isinstance(labels, list | tuple) else kind_of(labels)
+        hint = "write the class names, or data.labels of hf_tl.load_data"
+        raise ConfigError(f"expected labels as a list of strings, found {shown:.80}: {hint}")
     if len(labels) < 2:
         raise ConfigError(f"expected at least two classes, found {len(labels)}: {name_some(labels)}")
     if duplicates := sorted({label for label in labels if list(labels).count(label) > 1}):

@@ -18,17 +18,10 @@ if TYPE_CHECKING:
 def announce(model: "PreTrainedModel", strategy: Strategy, processes: int) -> str:
     """Describe the model and the strategy before training."""
     architecture = getattr(model.config, "architecture", model.config.model_type)
-    spans = []
-    for phase in strategy.phases:
-        stages = phase.trainable_stages
-        scope = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {stages}"
-        scope = {1: "the head", "all": "all stages"}.get(stages, scope)
-        length = "solution" if phase.is_solved else phase.length
-        spans.append(f"{length} of {scope}")
     return "\n".join(
         [
             f"Model     {architecture}: {sum(p.numel() for p in model.parameters()):,} parameters",
-            f"Strategy  {strategy.name}: {', then '.join(spans)}"
+            f"Strategy  {strategy.name}: {', then '.join(phase.phrase for phase in strategy.phases)}"
             + (f"; {processes} processes" if processes > 1 else ""),
         ]
     )

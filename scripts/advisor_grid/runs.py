@@ -158,7 +158,7 @@ def cost(cell: Cell, task: Task) -> dict[str, Any]:
 def describe(strategy: Strategy) -> str:
     """Return the name of a strategy in the grid.
 
-    >>> describe(Strategy.finetune(stages=3))
+    >>> describe(Strategy.finetune(trainable_stages=4))
     'finetune 3'
     """
     if strategy.name != "finetune":

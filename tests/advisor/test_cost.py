@@ -21,7 +21,12 @@ def estimates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cost]:
     rows = Dataset.from_dict({"image": list(pixels), "label": [row % 3 for row in range(60)]}, features=features)
     data = prepare_data(rows)
     backbone = Backbone(str(save_transformers(tiny_resnet(), tmp_path_factory.mktemp("resnet"))))
-    strategies = [Strategy.transfer(), Strategy.finetune(1), Strategy.full(), Strategy.full(epochs=1000)]
+    strategies = [
+        Strategy.transfer(),
+        Strategy.finetune(trainable_stages=2),
+        Strategy.full(),
+        Strategy.full(epochs=1000),
+    ]
     names = ["transfer", "finetune", "full", "long"]
     costs = {
         name: estimate_cost(backbone, data, strategy, torch.device("cpu"))

@@ -17,7 +17,7 @@ def test_a_climb_that_ends_with_random_weights(inputs: Inputs, tmp_path: Path) -
     """Selected random weights leave nothing of the pretrained ones, and the card says so."""
     anew = hf_tl.Phase("all", 8, 0.01, augmentation="none")
     short = {"epochs": 1, "learning_rate": 1e-5, "backbone_learning_rate": 1e-5, "augmentation": "none"}
-    strategy = hf_tl.Strategy.auto(stages=("all",), scratch=anew, expected_rung=3, **short)
+    strategy = hf_tl.Strategy.auto(trainable_stages=("all",), scratch=anew, expected_rung=3, **short)
     data = prepare_data(colored(several=False))
     model, transforms = hf_tl.load_backbone(inputs.models[0], data.labels, strategy)
     settings = {
@@ -39,7 +39,7 @@ def test_a_climb_that_ends_with_random_weights(inputs: Inputs, tmp_path: Path) -
 def test_a_climb_from_python_without_evidence(inputs: Inputs, tmp_path: Path, several: bool) -> None:
     rows = colored(several)
     data = prepare_data(rows, label_column="red,blue" if several else None)
-    strategy = hf_tl.Strategy.auto(stages=(1, "all"), epochs=1, learning_rate=0.03, augmentation="none")
+    strategy = hf_tl.Strategy.auto(trainable_stages=(2, "all"), epochs=1, learning_rate=0.03, augmentation="none")
     model, transforms = hf_tl.load_backbone(inputs.models[0], data.labels, strategy)
     settings = {
         "output_dir": str(tmp_path / "out"),

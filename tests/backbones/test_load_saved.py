@@ -39,7 +39,7 @@ def test_load_changes_nothing_in_other_models(checkpoint: tuple[Path, dict[str, 
     ("strategy", "trained"),
     [
         (Strategy.transfer(), {"fc"}),
-        (Strategy.finetune(stages=1), {"layer4", "fc"}),
+        (Strategy.finetune(trainable_stages=2), {"layer4", "fc"}),
         (Strategy.full(), {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}),
     ],
     ids=lambda value: getattr(value, "name", None),

@@ -130,7 +130,7 @@ def mobile(tmp_path: Path) -> Path:
 
 
 def test_a_loaded_model_is_trained_on_the_pixels_that_it_is_evaluated_on(mobile: Path) -> None:
-    strategy = Strategy.finetune(stages=1, epochs=1)
+    strategy = Strategy.finetune(trainable_stages=2, epochs=1)
     model, made = load_backbone(str(mobile), LABELS, strategy)
     assert strategy.phases[-1].augmentation == "light"
     again = preprocessing_of(model, made).transforms("light")

@@ -9,7 +9,6 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from scenes import recompressed, scene, write_scenes
 
@@ -24,9 +23,8 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 class Untrained(Backbone):
     """A network with random weights, whose features still differ between colors."""
 
-    def load(self, labels: Any = None, *, pretrained: bool = True) -> Any:
-        torch.manual_seed(0)
-        return super().load(labels, pretrained=False)
+    def load(self, labels: Any = None, *, pretrained: bool = True, seed: int = 0) -> Any:
+        return super().load(labels, pretrained=False, seed=seed)
 
 
 @pytest.fixture

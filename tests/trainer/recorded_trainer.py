@@ -71,7 +71,7 @@ def make_trainer(
     output: Path, images: Dataset, callbacks: list[TrainerCallback], seed: int = 0, **arguments: Any
 ) -> Trainer:
     torch.manual_seed(seed)
-    model, _ = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False)
+    model, _ = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False, seed=seed)
     defaults = {"save_strategy": "no", "logging_steps": 1, "per_device_train_batch_size": BATCH, "use_cpu": True}
     arguments = {**defaults, "report_to": "none", "disable_tqdm": True, **arguments}
     args = TrainingArguments(str(output), **arguments)

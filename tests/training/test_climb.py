@@ -114,7 +114,7 @@ def test_each_stage_depth_starts_from_the_best_weights_before(monkeypatch: pytes
 
 
 def test_the_phases_of_a_strategy_that_were_carried_out() -> None:
-    strategy = Strategy.auto(stages=(1, 2, "all"), expected_rung=3)
+    strategy = Strategy.auto(trainable_stages=(2, 3, "all"), expected_rung=3)
     done = strategy.done(2)
     assert done.phases == strategy.phases[:2]
     assert done.expected_rung == 2
@@ -149,7 +149,7 @@ def test_a_last_stage_depth_from_random_weights(tmp_path: Path, expected_rung: i
 
 
 def test_the_phases_of_a_climb_to_random_weights_that_were_carried_out() -> None:
-    strategy = Strategy.auto(stages=("all",), scratch=Strategy.scratch(epochs=3).phases[0], expected_rung=2)
+    strategy = Strategy.auto(trainable_stages=("all",), scratch=Strategy.scratch(epochs=3).phases[0], expected_rung=2)
     assert [(phase.trainable_stages, phase.from_random_weights) for phase in strategy.phases] == [
         (1, False),
         ("all", False),

@@ -37,8 +37,7 @@ from bisect import bisect_right
 from dataclasses import fields
 from typing import Any
 
-from hf_tl.phase import ADAMW_FIELDS
-from hf_tl.strategy import Phase
+from hf_tl.phase import ADAMW_FIELDS, Phase
 
 SIZES = (1_000, 20_000, 500_000)
 """Numbers of training images at which the next column of the table begins."""

@@ -1,0 +1,90 @@
+"""Images of a run: loaded, split, checked, and without those that the starting weights learned from."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.config import READING, DataConfig, TrainingConfig
+from hf_tl.record import LearnedFrom
+from hf_tl.reporting.console import say
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset, DatasetDict
+
+    from hf_tl.backbones.candidates import Backbone
+    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.learned import Leakage
+
+SPLIT_SETTINGS = (*READING, "validation_fraction", "test_fraction")
+"""Fields of `DataConfig` that `load_data` and `prepare_data` take."""
+
+
+def open_data(
+    accelerator: "Accelerator",
+    dataset: "Dataset | DatasetDict | ImageData | str",
+    config: DataConfig,
+    training: TrainingConfig,
+    learned: LearnedFrom,
+    name: str | None = None,
+) -> "tuple[ImageData, dict[str, Leakage]]":
+    """Load, split and check the images of a run, from Python and from the command line alike.
+
+    Args:
+        accelerator: Accelerator of the run.
+        dataset: Value of `--dataset`, a loaded dataset, or the result of `hf_tl.load_data`.
+        config: Columns and splits.
+        training: Training settings; their seed draws the splits.
+        learned: Images that the starting weights learned from.
+        name: Name of a loaded dataset.
+
+    Returns:
+        The data, and for each split how many of its images the starting weights learned from.
+
+    Raises:
+        DataError: The dataset cannot be used for training.
+    """
+    from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
+    from hf_tl.data.learned import leave_out_learned, resolve
+
+    shared: dict[str, Any] = {
+        **{name: getattr(config, name) for name in SPLIT_SETTINGS},
+        "seed": training.seed,
+        "learned": learned,
+        "include_training_images": config.include_training_images,
+    }
+    with accelerator.main_process_first():
+        if isinstance(dataset, ImageData):
+            data = dataset
+        elif isinstance(dataset, str):
+            source: dict[str, Any] = {"config_name": config.dataset_config, "revision": config.dataset_revision}
+            data = load_data(dataset, **source, **shared, streaming=config.streaming)
+        else:
+            data = prepare_data(dataset, name=name, **shared)
+        say(accelerator, _lines("Data", [*data.describe(), *data.notes]))
+        shown = data.notes
+        data = check_images(
+            data,
+            skip_bad_images=config.skip_bad_images,
+            verbose=accelerator.is_main_process,
+        )
+    data, leakage = leave_out_learned(data, resolve(learned, data), keep=config.include_training_images)
+    if later := [note for note in data.notes if note not in shown]:
+        say(accelerator, _lines("Images", later))
+    return data, leakage
+
+
+def _lines(title: str, lines: Sequence[str]) -> str:
+    return f"{title:<10}" + ("\n" + " " * 10).join(lines)
+
+
+def learned_by(backbones: "Sequence[Backbone]") -> LearnedFrom:
+    """Return the union of the images that the weights of several backbones learned from."""
+    learned = LearnedFrom()
+    for backbone in backbones:
+        learned = learned.union(backbone.learned())
+    return learned
+
+
+def flips(config: DataConfig, data: "ImageData") -> bool:
+    """Return whether mirrored images keep their labels: the setting, else the default of the dataset, else True."""
+    return data.defaults.get("horizontal_flip", True) if config.horizontal_flip is None else config.horizontal_flip
