@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from hf_tl.predicting.result import PredictionResult
     from hf_tl.run import train
     from hf_tl.strategy import Phase, Strategy
+    from hf_tl.trainer.callback import StrategyCallback
     from hf_tl.trainer.safeguards import newest_checkpoint
     from hf_tl.trainer.trainer import StrategyTrainer
-    from hf_tl.trainer.callback import StrategyCallback
     from hf_tl.views.views import TrainingViews
 
 __version__ = "0.1.0"

@@ -212,6 +212,8 @@ class StrategyCallback(Safeguards):
             self.average.update(state.global_step - progress.first_step(progress.phase))
         if state.global_step == progress.ends[progress.phase]:
             self._leave(state.global_step, model)
+        if state.global_step == progress.ends[-1]:  # before `max_steps` if a phase ended early
+            control.should_training_stop = True
 
     def end_phase(self, state: "TrainerState", control: "TrainerControl", model: "PreTrainedModel") -> None:
         """End the current phase early; the run ends if it is the last one, and otherwise enters the next."""

@@ -93,9 +93,8 @@ class StrategyTrainer(Trainer):
         self.data, self.leakage = open_run_data(data, args, first, from_scratch=self.strategy.from_scratch)
         self._adapt(first)
         self.preprocessing = preprocessing_of(first, transforms)
-        self.horizontal_flip = horizontal_flip
-        if horizontal_flip is None:
-            self.horizontal_flip = self.data.defaults.get("horizontal_flip", True)
+        flips_by_default = self.data.defaults.get("horizontal_flip", True)
+        self.horizontal_flip: bool = flips_by_default if horizontal_flip is None else horizontal_flip
         self.phases.images = len(self.data.splits["train"])
         self.phases.steps_per_epoch = math.ceil(
             math.ceil(self.phases.images / (args.train_batch_size * args.world_size)) / args.gradient_accumulation_steps
@@ -236,6 +235,7 @@ class StrategyTrainer(Trainer):
         """
         self.result = None
         self.phases.resumed_from = None
+        self.run = TrainerRun(self)
         self.run.begin()
         try:
             output = super().train(*arguments, trial=trial, **options)
