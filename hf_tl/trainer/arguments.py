@@ -77,7 +77,12 @@ def adopt(args: "TrainingArguments", strategy: Strategy, images: int | None, own
 
 
 def set_arguments(
-    args: "TrainingArguments", strategy: Strategy, steps_per_epoch: int | None, own: Mapping[str, Any]
+    args: "TrainingArguments",
+    strategy: Strategy,
+    steps_per_epoch: int | None,
+    own: Mapping[str, Any],
+    *,
+    carries_out: bool,
 ) -> dict[str, Any]:
     """Set the training arguments that phases replace to their values, which Trainer logs and prints on its card.
 
@@ -86,6 +91,7 @@ def set_arguments(
         strategy: Strategy that is carried out.
         steps_per_epoch: Optimizer steps in an epoch, for phases that count steps.
         own: Values that an earlier call set.
+        carries_out: Whether a `StrategyTrainer` computes the loss.
 
     Returns:
         The values that were set, by argument.
@@ -112,6 +118,7 @@ def set_arguments(
         "lr_scheduler_kwargs": None,
         "num_train_epochs": round(sum(phase.epochs or 0 for phase in phases), 6),
         "remove_unused_columns": False,
+        **({"label_smoothing_factor": last.label_smoothing} if carries_out else {}),
     }
     if any(phase.steps is not None for phase in phases):
         assert steps_per_epoch is not None, "check_strategy refuses steps where their number is unknown"
@@ -228,6 +235,7 @@ def check_strategy(args: "TrainingArguments", strategy: Strategy, *, carries_out
         if getattr(p, name) != defaults[name]
     }
     if "solver" in changed or (changed and not carries_out):
+        changed = {"solver"} if "solver" in changed else changed
         other = "hf_tl.train (Accelerate)" if "solver" in changed else "hf_tl.StrategyTrainer"
         raise ConfigError(
             f"{'Trainer' if carries_out else 'StrategyCallback'} does not support {', '.join(sorted(changed))} in "

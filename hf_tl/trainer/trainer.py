@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
 
 from hf_tl.backbones.load import check_classes, preprocessing_of, set_problem_type
 from hf_tl.data.columns import LABEL
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.decoding.images import Transforms
     from hf_tl.job.job import RunResult
+
+logger = logging.get_logger(__name__)
 
 StrategySource = Strategy | str | Callable[[Any], Strategy]
 
@@ -280,11 +283,8 @@ class StrategyTrainer(Trainer):
         Raises:
             PublishError: The model is not trained, or the Hub refused the push.
         """
-        if options or not blocking:
-            raise ConfigError(
-                "push_to_hub publishes the card of the run, and waits for the commit: leave out "
-                f"{', '.join(options) or 'blocking'}"
-            )
+        if ignored := [*options, *([] if blocking else ["blocking"])]:
+            logger.warning(f"Ignoring {', '.join(ignored)}: hf_tl's card states them from the record of the run")
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)
         return self.run.publish(self.run.job.folder, token=token, revision=revision, private=private)

@@ -74,8 +74,10 @@ def make_trainer(
     model, _ = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False, seed=seed)
     defaults = {"save_strategy": "no", "logging_steps": 1, "per_device_train_batch_size": BATCH, "use_cpu": True}
     arguments = {**defaults, "report_to": "none", "disable_tqdm": True, **arguments}
+    evaluated = arguments.pop("eval_dataset", None)
     args = TrainingArguments(str(output), **arguments)
-    return Trainer(model, args, train_dataset=images, data_collator=collate, callbacks=callbacks)
+    datasets = {"train_dataset": images, "eval_dataset": evaluated}
+    return Trainer(model, args, **datasets, data_collator=collate, callbacks=callbacks)
 
 
 def module_of(name: str) -> str:
