@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,20 +65,23 @@ class TrainerRun:
     """Job of a `StrategyTrainer`: its record during and after training."""
 
     def __init__(self, trainer: "StrategyTrainer") -> None:
-        args = trainer.args
         self.trainer = trainer
-        self.job = Job(
+
+    @cached_property
+    def job(self) -> Job:
+        """Job of the training, with the model that is trained."""
+        trainer = self.trainer
+        return Job(
             trainer.accelerator,
             trainer.accelerator.unwrap_model(trainer.model),
             trainer.preprocessing,
             trainer.data,
             trainer.strategy,
-            training_config(args),
+            training_config(trainer.args),
             HubConfig(),
             horizontal_flip=trainer.horizontal_flip,
             leakage=trainer.leakage,
         )
-        self.job.check()
 
     @property
     def outcome(self) -> Outcome:
@@ -147,6 +151,8 @@ class TrainerRun:
         trainer, args = self.trainer, self.trainer.args
         settings = {"token": args.hub_token, "revision": args.hub_revision, "private": args.hub_private_repo}
         settings |= {name: value for name, value in access.items() if value is not None}
-        if trainer.hub_model_id is None:
+        name = trainer.hub_model_id or args.hub_model_id
+        if name is None or "/" not in name:  # Trainer asks the Hub for the user
             trainer.init_hf_repo(token=settings["token"], private=settings["private"])
-        return push(folder, str(trainer.hub_model_id), **settings)
+            name = trainer.hub_model_id
+        return push(folder, str(name), **settings)

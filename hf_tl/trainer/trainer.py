@@ -15,7 +15,7 @@ from hf_tl.backbones.load import check_classes, preprocessing_of, set_problem_ty
 from hf_tl.data.columns import LABEL
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import problem_type_of, trainer_metrics
-from hf_tl.optimization.loss import balanced_weights, training_loss
+from hf_tl.optimization.loss import balanced_weights, check_phases, training_loss
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.trainer.callback import StrategyCallback
 from hf_tl.trainer.images import PhaseCollate, PhaseSampler, PhaseViews
@@ -117,7 +117,7 @@ class StrategyTrainer(Trainer):
             callbacks=callbacks,
             **{**defaults, **options},
         )
-        self._prepare_phases()
+        self._prepare_phases(self.model)
 
     @property
     def strategy(self) -> Strategy:
@@ -131,7 +131,7 @@ class StrategyTrainer(Trainer):
         if trial is not None:
             self.phases.strategy = _strategy_of(self._source, trial)
             self.phases.prepare(self.args, model)
-            self._prepare_phases()
+            self._prepare_phases(model)
         return model
 
     def _adapt(self, model: "PreTrainedModel") -> None:
@@ -139,12 +139,17 @@ class StrategyTrainer(Trainer):
         check_classes(model, self.data.labels)
         set_problem_type(model, self.data.problem_type)
 
-    def _prepare_phases(self) -> None:
+    def _prepare_phases(self, model: "PreTrainedModel") -> None:
         """Build views, collator and class weights of the phases."""
         phases, data = self.strategy.phases, self.data
         self.preprocessing.check_training_is_used(phase.augmentation for phase in phases)
+        check_phases(phases, problem_type_of(model))
         self.run = TrainerRun(self)
-        self.train_dataset = PhaseViews(data.splits["train"], phases, self.run.job.transforms_of, self.args.seed)
+
+        def transforms_of(phase: Phase) -> "Transforms":
+            return self.preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
+
+        self.train_dataset = PhaseViews(data.splits["train"], phases, transforms_of, self.args.seed)
         self.data_collator = PhaseCollate(phases, len(data.labels))
         self.label_smoother = None  # the phases' own
         needs_labels = any(phase.balanced_sampling or phase.class_weights == "balanced" for phase in phases)
@@ -238,8 +243,9 @@ class StrategyTrainer(Trainer):
         """
         self.result = None
         self.phases.resumed_from = None
-        self.run = TrainerRun(self)
-        self.run.begin()
+        if trial is None:
+            self.run = TrainerRun(self)
+            self.run.begin()
         try:
             output = super().train(*arguments, trial=trial, **options)
         finally:

@@ -1,0 +1,126 @@
+"""Scripts of users: transformers' example with one more line, a hyperparameter search, a push."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hub.server import HubServer
+from trainer.strategy_trainers import LABELS, SIDE, make_args, make_data, make_model, make_trainer
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessor,
+    Trainer,
+)
+
+import hf_tl
+from hf_tl.data.datasets import ImageData
+from hf_tl.strategy import Strategy
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return make_data()
+
+
+def test_transformers_example_with_the_callback(tmp_path: Path, data: ImageData) -> None:
+    """The steps of transformers' run_image_classification.py, with one line more."""
+    config = ConvNextConfig(image_size=SIDE, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], num_labels=7)
+    ConvNextForImageClassification(config).save_pretrained(tmp_path / "checkpoint")
+    ConvNextImageProcessor(size={"shortest_edge": SIDE}).save_pretrained(tmp_path / "checkpoint")
+
+    names = {str(index): label for index, label in enumerate(LABELS)}
+    model = AutoModelForImageClassification.from_pretrained(
+        tmp_path / "checkpoint", id2label=names, label2id={v: k for k, v in names.items()}, ignore_mismatched_sizes=True
+    )
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "checkpoint")
+
+    def transform(batch: dict[str, Any]) -> dict[str, Any]:
+        pixel_values = processor([image.convert("RGB") for image in batch["image"]], return_tensors="pt")
+        return {"pixel_values": list(pixel_values["pixel_values"]), "labels": batch["label"]}
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        labels = torch.tensor([row["labels"] for row in rows])
+        return {"pixel_values": torch.stack([row["pixel_values"] for row in rows]), "labels": labels}
+
+    def accuracy(prediction: Any) -> dict[str, float]:
+        return {"accuracy": float((np.argmax(prediction.predictions, 1) == prediction.label_ids).mean())}
+
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainer = Trainer(
+        model=model,
+        args=make_args(tmp_path / "out", learning_rate=1e-3, num_train_epochs=2, save_strategy="epoch"),
+        train_dataset=data.splits["train"].with_transform(transform),
+        eval_dataset=data.splits["validation"].with_transform(transform),
+        compute_metrics=accuracy,
+        processing_class=processor,
+        data_collator=collate,
+        callbacks=[hf_tl.StrategyCallback(Strategy.finetune(trainable_stages=2))],
+    )
+    trainer.train()
+    trainer.save_model()
+    assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"convnext", "classifier"}
+    assert {name for name in moved if "embeddings" in name or "stages.0" in name or "stages.1" in name} == set()
+    loaded, _ = hf_tl.load(tmp_path / "out")
+    frozen = [name for name, parameter in loaded.named_parameters() if not parameter.requires_grad]
+    assert moved.isdisjoint(frozen)
+    assert frozen
+
+
+def test_a_search_over_the_fields_of_a_strategy(tmp_path: Path, data: ImageData) -> None:
+    pytest.importorskip("optuna")
+
+    def strategy(trial: Any) -> Strategy:
+        stages = 1 if trial is None else trial.suggest_int("trainable_stages", 1, 3)
+        return (
+            Strategy.finetune(trainable_stages=max(2, stages), epochs=1) if stages > 1 else Strategy.transfer(epochs=1)
+        )
+
+    seen: list[tuple[Any, float]] = []
+    trainer = hf_tl.StrategyTrainer(
+        args=make_args(tmp_path / "out"), strategy=strategy, data=data, model_init=lambda: make_model()[0]
+    )
+
+    def objective(metrics: dict[str, float]) -> float:
+        phases = trainer.phases.progress.log.phases
+        seen.append((phases[-1].trained_stages, trainer.strategy.phases[0].learning_rate))
+        return metrics["eval_accuracy"]
+
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)},
+        compute_objective=objective,
+        direction="maximize",
+        backend="optuna",
+        n_trials=4,
+    )
+    assert set(best.hyperparameters) == {"trainable_stages", "learning_rate"}
+    assert len({stages for stages, _ in seen}) > 1
+    assert len({rate for _, rate in seen}) == 4  # adopted from each trial
+    assert trainer.result is None  # trials are not published
+
+
+def test_a_push_has_the_card_of_the_run(tmp_path: Path, data: ImageData, hub: HubServer) -> None:
+    trainer = make_trainer(tmp_path / "out", "transfer", data, num_train_epochs=1, hub_model_id="user/tints")
+    trainer.train()
+    trainer.create_model_card(finetuned_from="something", tags=["vision"])
+    url = trainer.push_to_hub(finetuned_from="something")
+    assert "user/tints" in url
+    folder = hf_tl.pull("user/tints", tmp_path / "pulled")
+    names = {file.name for file in Path(folder).iterdir()}
+    assert {"README.md", "run.json", "model.safetensors"} <= names
+    assert not names & {"training_args.bin", "learned_from.npz"}
+    card = (Path(folder) / "README.md").read_text(encoding="utf-8")
+    assert "something" not in card
+    assert "- hf_tl\n" in card
+
+
+def test_a_push_before_training_is_refused(tmp_path: Path, data: ImageData, hub: HubServer) -> None:
+    trainer = make_trainer(tmp_path / "out", "transfer", data, num_train_epochs=1, hub_model_id="user/tints")
+    with pytest.raises(hf_tl.HfTlError, match="unfinished training"):
+        trainer.push_to_hub()
