@@ -8,7 +8,6 @@ README is its output.
 """
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -40,31 +39,21 @@ def main() -> None:
     for number, name in enumerate(options.only):
         folder = options.output_dir / re.sub(r"\W+", "-", name)
         arguments = ["--dataset", options.dataset, *RUNS[name], "--output_dir", str(folder), *further_flags]
-        metric, value, seconds = (run_trainer if options.trainer else run_accelerate)(arguments, folder)
+        loop = [sys.executable, "-m", "hf_tl", "train", "--resume_from_checkpoint", "auto", "--report_to", "none"]
+        command = [sys.executable, str(TRAINER), "--disable_tqdm", "true"] if options.trainer else loop
+        metric, value, seconds = train([*command, *arguments], folder)
         if number == 0:
             print(f"| strategy | test {metric} | minutes |\n|---|--:|--:|")
         print(f"| {name} | {value:.1%} | {seconds / 60:.1f} |", flush=True)
 
 
-def run_accelerate(arguments: list[str], folder: Path) -> tuple[str, float, float]:
-    """Train with Accelerate; return the name of the model selection metric, its value and the seconds."""
+def train(command: list[str], folder: Path) -> tuple[str, float, float]:
+    """Train unless done; return the name of the primary metric, its value on the test split, and the seconds."""
     if not (folder / RECORD_FILE).exists() or read_record(folder).status != "complete":
-        command = [sys.executable, "-m", "hf_tl", "train", *arguments, "--resume_from_checkpoint", "auto"]
-        subprocess.run([*command, "--report_to", "none"], check=True, stdout=sys.stderr)
+        subprocess.run(command, check=True, stdout=sys.stderr)
     record = read_record(folder)
     primary = PROBLEM_TYPES[record.model.problem_type].primary
     return primary.name, record.measured["test"].metrics[primary.key] or 0.0, record.seconds.total
-
-
-def run_trainer(arguments: list[str], folder: Path) -> tuple[str, float, float]:
-    """Train with transformers' Trainer; return the same values as `run_accelerate`."""
-    result = folder / "result.json"
-    if not result.exists():
-        done = subprocess.run([sys.executable, str(TRAINER), *arguments], check=True, stdout=subprocess.PIPE, text=True)
-        metric, value, seconds = re.findall(r"test (.+) ([\d.]+)% after ([\d.]+) s", done.stdout)[-1]
-        result.write_text(json.dumps([metric, float(value) / 100, float(seconds)]), encoding="utf-8")
-    metric, value, seconds = json.loads(result.read_text(encoding="utf-8"))
-    return metric, value, seconds
 
 
 if __name__ == "__main__":

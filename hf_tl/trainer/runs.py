@@ -132,7 +132,7 @@ class TrainerRun:
         job, outcome = self.job, self.outcome
         record = self.with_arguments(build_record(job, outcome, outcome.log, "training"))
         written = commit_model(job.model, job.preprocessing, record, learned_images(job, outcome), folder, tensors)
-        result = self.trainer.result
+        result = self.trainer.finished
         if result is not None and result.record.weights_digest == written.weights_digest:
             complete_run(result.record, folder)
         else:

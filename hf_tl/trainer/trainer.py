@@ -55,9 +55,6 @@ class StrategyTrainer(Trainer):
         horizontal_flip: Whether a mirrored image keeps its label. Defaults to the dataset's own, else True.
         options: Other arguments of `Trainer`, such as `callbacks`, `compute_metrics` and `optimizers`.
 
-    Attributes:
-        result: `RunResult` of the last `train()`.
-
     Raises:
         ConfigError: Model, data, arguments and strategy do not fit together.
 
@@ -91,8 +88,8 @@ class StrategyTrainer(Trainer):
         first = model if model is not None else model_init() if model_init is not None else None
         if first is None:
             raise ConfigError("expected a model, or a model_init that returns one")
-        self.result: RunResult | None = None
-        """Result of the last training: folder, record, test accuracy."""
+        self.finished: RunResult | None = None
+        """Result of the last training, None before its end."""
         self.data, self.leakage = open_run_data(data, args, first, from_scratch=self.strategy.from_scratch)
         self._adapt(first)
         self.preprocessing = preprocessing_of(first, transforms)
@@ -123,6 +120,17 @@ class StrategyTrainer(Trainer):
     def strategy(self) -> Strategy:
         """Strategy that is carried out, resolved for the data and the training arguments."""
         return self.phases.strategy
+
+    @property
+    def result(self) -> "RunResult":
+        """Result of the last `train()`: folder, record, test accuracy.
+
+        Raises:
+            ConfigError: Nothing was trained.
+        """
+        if self.finished is None:
+            raise ConfigError("expected a finished training, found none: call trainer.train() first")
+        return self.finished
 
     def call_model_init(self, trial: Any = None) -> "PreTrainedModel":
         """Return a new model, and carry out the strategy of the trial on it."""
@@ -241,7 +249,7 @@ class StrategyTrainer(Trainer):
         Raises:
             HfTlError: Something cannot be used or written. If training was done, the model is in `output_dir`.
         """
-        self.result = None
+        self.finished = None
         self.phases.resumed_from = None
         if trial is None:
             self.run = TrainerRun(self)
@@ -251,7 +259,7 @@ class StrategyTrainer(Trainer):
         finally:
             self.phases.resumed_from = None
         if trial is None:
-            self.result = self.run.finish()
+            self.finished = self.run.finish()
         return output
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

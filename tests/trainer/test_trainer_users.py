@@ -102,7 +102,7 @@ def test_a_search_over_the_fields_of_a_strategy(tmp_path: Path, data: ImageData)
     assert set(best.hyperparameters) == {"trainable_stages", "learning_rate"}
     assert len({stages for stages, _ in seen}) > 1
     assert len({rate for _, rate in seen}) == 4  # adopted from each trial
-    assert trainer.result is None  # trials are not published
+    assert trainer.finished is None  # trials are not published
 
 
 def test_a_push_has_the_card_of_the_run(tmp_path: Path, data: ImageData, hub: HubServer) -> None:
