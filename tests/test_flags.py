@@ -17,9 +17,9 @@ from hf_tl.errors import ConfigError
 from hf_tl.flags import GROUPS, parse_run_config
 from hf_tl.phase import Phase
 from hf_tl.ranges import Domain, domains
+from hf_tl.wording import flags_meant
 
 REPOSITORY = Path(__file__).parents[1]
-from hf_tl.wording import flags_meant
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
