@@ -36,7 +36,7 @@ class ModelConfig(Settings):
 
     model: str | None = setting(
         None,
-        "Hub id, local directory, or timm:ARCH[.TAG] (default: the demo's EfficientNet-Lite0); with --strategy auto "
+        "Hub id, local directory, timm:ARCH[.TAG], or demo (default: demo, EfficientNet-Lite0); with --strategy auto "
         "also several with commas, or a preset: mobile, small, base",
         metavar="MODEL",
     )

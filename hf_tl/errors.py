@@ -13,11 +13,14 @@ HfTlError
 └── PublishError     a push that the Hub refused
 ```
 
-Each message says what was expected, what was found and what to do. The command line prints the message alone, without a
+Each message says what was expected, what was found and what to do, with flags on the command line and keywords in
+Python (`hf_tl.wording`). The command line prints the message alone, without a
 traceback, and exits with status 2 (`IncompleteError`: 3).
 """
 
 from collections.abc import Iterable
+
+from hf_tl.wording import worded
 
 
 class HfTlError(Exception):
@@ -33,6 +36,10 @@ class HfTlError(Exception):
 
     exit_status = 2
     """Exit status of the command line."""
+
+    def __init__(self, *details: object) -> None:
+        """Create an error; flags in its message become keywords where the caller is Python (`hf_tl.wording`)."""
+        super().__init__(*(worded(detail) if isinstance(detail, str) else detail for detail in details))
 
 
 class ConfigError(HfTlError):

@@ -11,6 +11,7 @@ from hf_tl.config import DataConfig, HubConfig, ModelConfig, RunConfig, Strategy
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.parser import Parser
 from hf_tl.ranges import Domain, domains
+from hf_tl.wording import flags_meant
 
 GROUPS = {ModelConfig: "model", DataConfig: "data", StrategyConfig: "strategy", TrainingConfig: "run", HubConfig: "hub"}
 COMMON = {
@@ -52,6 +53,7 @@ class TrainParser(Parser):
         names = "--help-all", "--help_all"
         self.output.add_argument(*names, action=_HelpAll, nargs=0, help="show the help of all flags", dest="help_all")
 
+    @flags_meant()
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Read the arguments, then the YAML file, then the arguments again, which override it."""
         options = super().parse(words)
@@ -98,6 +100,7 @@ def parse_run_config(arguments: Sequence[str]) -> RunConfig:
     return build_run_config(vars(TrainParser().parse(arguments)))
 
 
+@flags_meant()
 def build_run_config(values: Mapping[str, Any]) -> RunConfig:
     """Build a `RunConfig` from values by the names of its fields."""
     return RunConfig(*(_build(owner, values) for owner in GROUPS))

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.ranges import Domain, domains
+from hf_tl.wording import flags_meant
 
 COUNT = Domain((int,), at_least=1)
 PORT = Domain((int,), at_least=1, at_most=65_535)
@@ -88,6 +89,7 @@ class Parser(argparse.ArgumentParser):
             positive.metavar = f"--no_{name}"  # which `_Formatter` shows beside it
             add(*spellings(f"--no_{name}"), dest=name, default=default, action="store_false", help=off)
 
+    @flags_meant()
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse the arguments.
 

@@ -167,6 +167,18 @@ def check_fields(settings: Any, title: str = "--{}") -> None:
             object.__setattr__(settings, name, checked)
 
 
+def check_value(owner: type, name: str, value: Any) -> Any:
+    """Check an argument with the range of a dataclass's field, and return it as `Domain.check` does.
+
+    Raises:
+        ConfigError: The value has the wrong type or is outside its range.
+    """
+    try:
+        return domains(owner)[name].check(value)
+    except ValueError as error:
+        raise ConfigError(f"--{name} {error}") from error
+
+
 @dataclass(frozen=True)
 class Settings:
     """Base of dataclasses of flags, whose fields are checked at creation.

@@ -43,12 +43,15 @@ class Strategy:
     """Whether to retrain from scratch after model selection: an escalation beyond the head, and other strategies if
     their validation images were split off from the training images (see `hf_tl.training.refit`)."""
     preset: Preset | None = field(default=None, compare=False)
-    """What was chosen, where the rest follows the number of training images. It is neither saved nor compared. A copy
-    with other phases has none: it trains the phases that it shows."""
+    """Arguments that were chosen; the rest follows the number of training images. It is neither saved nor compared. A
+    copy with other phases has none: it trains the phases that it shows."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.phases, list | tuple) or not all(isinstance(phase, Phase) for phase in self.phases):
+            raise ConfigError(f"expected phases as a list of hf_tl.Phase, found {self.phases!r:.80}; write [phase, …]")
         if not self.phases:
             raise ConfigError(f"expected at least one phase in the strategy {self.name!r}, found none; add a phase")
+        object.__setattr__(self, "phases", tuple(self.phases))
         if self.expected_rung is not None and not 1 <= self.expected_rung <= len(self.phases):
             raise ConfigError(
                 f"expected_rung of a strategy of {len(self.phases)} phases must lie between 1 and {len(self.phases)}, "
@@ -112,9 +115,7 @@ class Strategy:
         refit: bool | None = None,
         **recipe: Any,
     ) -> Self:
-        """Train the head only ("feature extraction", "linear probing").
-
-        There is no augmentation by default, so that a frozen backbone computes the same features in every epoch.
+        """Train the head only ("feature extraction", "linear probing"), by default without augmentation.
 
         Args:
             epochs: Passes over the training data. Defaults to the recipe, like all that is not chosen.
@@ -242,9 +243,7 @@ class Strategy:
         refit: bool | None = None,
         **recipe: Any,
     ) -> Self:
-        """Escalate: train the head, then deeper and deeper stages, while accuracy improves.
-
-        Each stage depth starts from the best weights so far.
+        """Escalate: train the head, then deeper stages from the best weights so far, while accuracy improves.
 
         Args:
             trainable_stages: Numbers of trailing stages, head included, of the stage depths after the head. Defaults to

@@ -225,7 +225,7 @@ def as_strategy(value: Any) -> Strategy:
     hint = (
         "put the phase into a list: [phase]"
         if isinstance(value, Phase)
-        else 'such as "finetune" or Strategy.finetune()'
+        else 'write "finetune" or hf_tl.Strategy.finetune()'
     )
     raise ConfigError(
         f"expected a strategy as a name, a hf_tl.Strategy or a list of hf_tl.Phase, found {kind_of(value)}: {hint}"

@@ -17,6 +17,7 @@ from hf_tl.errors import ConfigError
 from hf_tl.flags import GROUPS, parse_run_config
 from hf_tl.phase import Phase
 from hf_tl.ranges import Domain, domains
+from hf_tl.wording import flags_meant
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -206,7 +207,10 @@ def test_yaml_says_what_flags_say(tmp_path: Path) -> None:
 )
 def test_python_is_checked_as_flags_are(owner: type, values: Mapping[str, Any]) -> None:
     [(name, value)] = values.items()
-    with pytest.raises(ConfigError, match=rf"^--{name} takes .+, found {re.escape(repr(value))}$"):
+    shown = {"num_train_epochs": "epochs"}.get(name, name)
+    with pytest.raises(ConfigError, match=rf"^{shown} takes .+, found {re.escape(repr(value))}$"):
+        owner(**values)
+    with flags_meant(), pytest.raises(ConfigError, match=rf"^--{name} takes .+, found"):
         owner(**values)
 
 

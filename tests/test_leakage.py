@@ -197,5 +197,5 @@ def test_a_folder_that_is_called_digits(tmp_path: Path, monkeypatch: pytest.Monk
     assert (builtin.name, builtin.source) == ("digits", "built-in")
     assert builtin.defaults == {"image_size": 112, "horizontal_flip": False}
     assert read_record("out").data.source == "folder"
-    with pytest.raises(hf_tl.errors.ConfigError, match=r"\('digits'\) cannot be opened by its name: .*--dataset"):
+    with pytest.raises(hf_tl.errors.ConfigError, match=r"\('digits'\) cannot be opened by its name: .*dataset"):
         hf_tl.export("out", "torchscript")

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
 
+DEMO = "demo"
+"""Name of the demo's backbone with its weights, except where a folder of that name exists."""
+
+
 @dataclass(frozen=True)
 class Backbone:
     """Backbone as described by `--model` and its companion flags.
@@ -86,6 +90,8 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
         ConfigError: The demo's weights are not installed, or the numbers of weights files and models differ.
     """
     names, files = named(_listed(config.model)), _listed(config.weights)
+    if names == [DEMO] and not os.path.exists(DEMO):
+        names = []
     license_name = None
     if not names and not files:
         files, license_name = [_demo_weights()], DEMO_LICENSE

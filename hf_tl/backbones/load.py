@@ -4,16 +4,17 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
+from hf_tl.backbones.checks import check_labels, check_runs, check_settings
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.data.decoding.images import Transforms
-from hf_tl.errors import ConfigError, ModelError, name_some
+from hf_tl.errors import ConfigError
 from hf_tl.phase import Phase, ResizeMode
 from hf_tl.record import LearnedFrom
 from hf_tl.record.codec import encode
 from hf_tl.strategy import Strategy
-from hf_tl.strategy_config import as_strategy, kind_of
+from hf_tl.strategy_config import as_strategy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -124,12 +125,8 @@ def load_model(
     """
     if labels is not None:
         check_labels(labels)
-    if in_chans not in (None, 1, 3):
-        raise ConfigError(f"expected --in_chans 3 (color images) or 1 (gray images), found {in_chans}")
-    if image_size is not None and image_size < 1:
-        raise ConfigError(f"expected --image_size of at least 1 pixel, found {image_size}")
-    if resize_mode not in (None, *get_args(ResizeMode)):
-        raise ConfigError(f"--resize_mode is one of {', '.join(get_args(ResizeMode))}, found {resize_mode!r}")
+    settings = {"weights": weights, "pretrained": pretrained, "image_size": image_size, "resize_mode": resize_mode}
+    check_settings(name, {**settings, "in_chans": in_chans, "trust_remote_code": trust_remote_code}, seed)
     with drawing_with(seed):
         model, preprocessing = _load_model(
             name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license
@@ -139,7 +136,7 @@ def load_model(
 
         preprocessing = with_resize_mode(model, preprocessing, resize_mode)
         model.__dict__[REMEMBERED] = preprocessing
-    _check_runs(model, preprocessing.input_size)
+    check_runs(model, preprocessing.input_size)
     return model, preprocessing
 
 
@@ -151,25 +148,6 @@ def drawing_with(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):  # models are built on the CPU
         torch.default_generator.manual_seed(seed)
         yield
-
-
-def _check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> None:
-    import torch
-
-    channels, height, width = input_size
-    takes = f"{channels} x {height} x {width} (channels x height x width)"
-    try:
-        with torch.inference_mode():
-            output = model(pixel_values=torch.zeros(1, *input_size))
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
-        raise ModelError(
-            f"{type(model).__name__} cannot be run on an image of {takes}: {error}; choose another --image_size"
-        ) from error
-    if getattr(output, "logits", None) is None:
-        raise ModelError(
-            f"expected a model that returns logits, found {type(model).__name__}, which returns {name_some(output)} "
-            "and no logits: no loss can be computed and no pipeline can use it; choose another model"
-        )
 
 
 def _load_model(
@@ -251,22 +229,6 @@ def _preprocessing(
     from hf_tl.backbones.libraries.processors import load_processor, processor_preprocessing
 
     return processor_preprocessing(load_processor(name, image_size, revision, trust_remote_code))
-
-
-def check_labels(labels: Sequence[str]) -> None:
-    """Check the class names.
-
-    Raises:
-        ConfigError: The names are not a list of at least two distinct strings.
-    """
-    if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(name, str) for name in labels):
-        shown = repr(labels) if isinstance(labels, list | tuple) else kind_of(labels)
-        hint = "write the class names, or data.labels of hf_tl.load_data"
-        raise ConfigError(f"expected labels as a list of strings, found {shown:.80}: {hint}")
-    if len(labels) < 2:
-        raise ConfigError(f"expected at least two classes, found {len(labels)}: {name_some(labels)}")
-    if duplicates := sorted({label for label in labels if list(labels).count(label) > 1}):
-        raise ConfigError(f"expected distinct class names, found duplicates: {name_some(duplicates)}")
 
 
 def check_classes(model: "PreTrainedModel", labels: Sequence[str]) -> None:

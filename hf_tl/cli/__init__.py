@@ -29,6 +29,7 @@ from hf_tl.errors import ConfigError, HfTlError
 from hf_tl.flags import TrainParser
 from hf_tl.parser import Parser
 from hf_tl.reporting.console import log_level, tolerant_streams
+from hf_tl.wording import flags_meant
 
 ERROR_STATUS, INTERRUPTED_STATUS = HfTlError.exit_status, 130
 
@@ -85,7 +86,7 @@ hf-tl COMMAND --help shows the flags of a command, hf-tl --version the version."
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, by default from the arguments of the process."""
-    with tolerant_streams():
+    with tolerant_streams(), flags_meant():
         _run(list(sys.argv[1:] if arguments is None else arguments))
 
 

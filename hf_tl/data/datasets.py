@@ -1,5 +1,6 @@
 """Loading of a dataset by name, as checked splits with one list of labels."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -30,7 +31,7 @@ __all__ = ["ImageData", "check_images", "load_data", "prepare_data"]
 
 
 def load_data(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     config_name: str | None = None,
     revision: str | None = None,
@@ -95,6 +96,12 @@ def load_data(
     >>> {split: len(rows) for split, rows in data.splits.items()}
     {'train': 1293, 'validation': 144, 'test': 360}
     """
+    if not isinstance(name, str | os.PathLike):
+        raise DataError(
+            f"expected the name of a dataset, found a {type(name).__name__}: pass it to hf_tl.train as it is; "
+            "load_data opens folders, files and datasets of the Hub"
+        )
+    name = os.fspath(name)
     reading = make_reading(
         split_folders=split_folders,
         exclude_folders=exclude_folders,

@@ -18,6 +18,7 @@ from hf_tl.data.streaming.streams import fingerprint_of_streams
 from hf_tl.errors import name_some
 from hf_tl.record import DataRecord, SplitRecord, split_digest
 from hf_tl.record.parts import DataSource
+from hf_tl.wording import worded
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class ImageData:
     """Problem type as in a model's config; in `multi_label_classification` an image has any number of classes."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Recommended settings of a built-in dataset: `image_size`, `horizontal_flip`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "notes", tuple(map(worded, self.notes)))
 
     def class_counts(self, split: str) -> list[int]:
         """Count the images of each class in a split, in the order of `labels`."""

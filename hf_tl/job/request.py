@@ -1,9 +1,10 @@
-"""What a run is asked to do: settings by name, and objects from Python in place of names.
+"""Request for a run: settings by name, and objects from Python in place of names.
 
 `hf-tl train` makes a request of flags alone; `hf_tl.train` makes one of its arguments, whose keywords are the flags.
 """
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -139,6 +140,11 @@ def _check_types(model: Any, dataset: Any, transforms: Any, dataset_name: Any) -
         raise ConfigError(
             "expected a model from hf_tl.load_backbone or the name of one as the first argument, found "
             f"{kind_of(model)}: {hint or 'write hf_tl.train(model, dataset, strategy)'}"
+        )
+    if isinstance(model, PreTrainedModel) and "labels" not in inspect.signature(model.forward).parameters:
+        raise ConfigError(
+            f"expected an image classifier, found a {type(model).__name__}, which takes no labels: load it with a "
+            "head, hf_tl.load_backbone(name, labels), or pass the name to hf_tl.train"
         )
     if not isinstance(dataset, Dataset | ImageData | Mapping | str | os.PathLike):
         raise ConfigError(

@@ -240,7 +240,7 @@ def _saved(job: Job) -> Iterator[None]:
         resume = f"--output_dir {job.folder} --resume_from_checkpoint auto"
         say(
             job.accelerator,
-            f"The trained model is saved in {job.folder} and can be loaded. To evaluate it and write its card, run the "
-            f"same command with {resume}; to write a card without evaluation, run hf-tl card {job.folder}",
+            f"The trained model is saved in {job.folder} and can be loaded. To evaluate it and write its card, repeat "
+            f"the run with {resume}; to write a card without evaluation, run hf-tl card {job.folder}",
         )
         raise

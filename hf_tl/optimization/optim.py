@@ -137,6 +137,6 @@ def phase_ends(phases: Sequence[Phase], steps_per_epoch: float) -> list[int]:
         if start == end:
             raise ConfigError(
                 f"phase {index + 1} of {len(ends)} has {phases[index].length} of {steps_per_epoch:.3g} steps, "
-                "less than one step of its own: set more epochs (--num_train_epochs) or use smaller batches"
+                "less than one step of its own: set more --num_train_epochs or use smaller batches"
             )
     return ends

@@ -21,6 +21,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
+from hf_tl.wording import worded
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from tqdm import tqdm
@@ -70,10 +72,10 @@ def say(accelerator: "Accelerator | None", text: str) -> None:
 
     Args:
         accelerator: Only its main process logs; without an accelerator, this process does.
-        text: The message.
+        text: The message; its flags become keywords where the caller is Python (`hf_tl.wording`).
     """
     if accelerator is None or accelerator.is_main_process:
-        logger.info("%s", text)
+        logger.info("%s", worded(text))
 
 
 def progress_bar(**settings: Any) -> "tqdm":

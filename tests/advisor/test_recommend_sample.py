@@ -130,5 +130,5 @@ def test_training_images_of_a_backbone_are_excluded(backbone: str, tmp_path: Pat
         == recommendation.data["available"]
     )
     held_out = {"validation": more.select([0, 1]), "test": more.select(range(10, 20))}
-    with pytest.raises(DataError, match=r"43 of 45 .* training images of a backbone, .*--include_training_images"):
+    with pytest.raises(DataError, match=r"43 of 45 .* training images of a backbone, .*include_training_images=True"):
         hf_tl.recommend(DatasetDict(train=prepare_data(first).splits["train"], **held_out), trained)

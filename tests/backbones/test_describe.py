@@ -60,7 +60,7 @@ def test_forms_of_trainable_stages(stages: str, trained: list[str]) -> None:
         ("7", "expected 1 to 6 trainable stages .* found 7; the stages are stem, layer1"),
         ("layer9", "there is no stage layer9"),
         ("layer1,,layer2", "there is no stage"),
-        ("layer1,x,y", r"there is no stage x, y \(--trainable_stages\)"),
+        ("layer1,x,y", r"there is no stage x, y \(trainable_stages\)"),
         ("re:nothing", "no parameter of the backbone matches 'nothing'"),
         ("re:(", "is not a regular expression"),
         ("1.5", "there is no stage 1.5"),

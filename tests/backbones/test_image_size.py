@@ -37,7 +37,7 @@ def test_gray_images_for_one_channel(name: str, in_chans: int) -> None:
 
 @pytest.mark.parametrize("in_chans", [0, 2, 4])
 def test_images_have_one_or_three_channels(in_chans: int) -> None:
-    with pytest.raises(ConfigError, match=r"expected --in_chans 3 \(color images\) or 1 \(gray images\)"):
+    with pytest.raises(ConfigError, match=r"expected in_chans=3 \(color images\) or 1 \(gray images\)"):
         load_backbone("timm:test_resnet", PETS, in_chans=in_chans, pretrained=False)
 
 
@@ -94,5 +94,5 @@ def test_a_transformers_convolutional_net_takes_any_size(tmp_path: Path) -> None
 
 def test_a_size_that_the_network_cannot_take_is_an_error(tmp_path: Path) -> None:
     folder = save_timm(timm_network("mixer_s32_224"), tmp_path)
-    with pytest.raises(ModelError, match="supports images of 224 x 224 pixels only, found --image_size 64"):
+    with pytest.raises(ModelError, match="supports images of 224 x 224 pixels only, found image_size=64"):
         load_backbone(str(folder), LABELS, image_size=64)

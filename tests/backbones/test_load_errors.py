@@ -17,7 +17,7 @@ from hf_tl.errors import ConfigError, ModelError
 def test_weights_and_channels_belong_to_timm_names(tmp_path: Path) -> None:
     folder = save_transformers(tiny_vit(), tmp_path)
     for arguments in ({"weights": "w.safetensors"}, {"in_chans": 1}):
-        with pytest.raises(ConfigError, match="expected --model timm:ARCHITECTURE with"):
+        with pytest.raises(ConfigError, match=r"expected model=.timm:ARCHITECTURE. with"):
             load_backbone(str(folder), PETS, **arguments)
 
 
@@ -53,7 +53,7 @@ def test_wrong_hub_names(hub: HubServer, tmp_path: Path) -> None:
     names = ["user/nothing", "./no_folder", "resnet50"]
     message = run_python(REPORT.format(names=names), hub.url, tmp_path, has_hf_tl=True)
     assert [f"no model {name!r}" in message for name in names] == [True] * 3
-    assert message.count("--model takes a Hub id (user/name), a local directory with config.json") == 3
+    assert message.count("model takes a Hub id (user/name), a local directory with config.json") == 3
     assert "did you mean timm:resnet50?" in message
 
 
@@ -62,7 +62,7 @@ def test_timm_weights_without_a_network_are_an_error_that_names_the_flag(tmp_pat
     """The address refuses connections, as on a machine without a network; huggingface_hub retries for a minute."""
     message = run_python(REPORT.format(names=["timm:test_resnet"]), "http://127.0.0.1:9", tmp_path, has_hf_tl=True)
     assert "timm cannot create 'test_resnet'" in message
-    assert "check the network, or pass --weights FILE" in message
+    assert 'check the network, or pass weights="FILE"' in message
 
 
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:

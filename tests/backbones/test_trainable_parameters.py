@@ -45,12 +45,12 @@ def test_pattern_selects_parameters() -> None:
 @pytest.mark.parametrize(
     ("trainable_stages", "message"),
     [
-        (0, "expected 1 to 5 trainable stages (--trainable_stages), found 0; the stages are stem, layer1"),
-        (6, "expected 1 to 5 trainable stages (--trainable_stages), found 6"),
-        ("layer7", "there is no stage layer7 (--trainable_stages); the stages are stem, layer1, layer2, layer3, head"),
-        (("stem", "a", "b"), "there is no stage a, b (--trainable_stages)"),
-        ("re:nothing", "no parameter of the backbone matches 'nothing' (--trainable_stages); its names are stem.conv"),
-        ("re:(", "'(' (--trainable_stages) is not a regular expression: missing )"),
+        (0, "expected 1 to 5 trainable stages (trainable_stages), found 0; the stages are stem, layer1"),
+        (6, "expected 1 to 5 trainable stages (trainable_stages), found 6"),
+        ("layer7", "there is no stage layer7 (trainable_stages); the stages are stem, layer1, layer2, layer3, head"),
+        (("stem", "a", "b"), "there is no stage a, b (trainable_stages)"),
+        ("re:nothing", "no parameter of the backbone matches 'nothing' (trainable_stages); its names are stem.conv"),
+        ("re:(", "'(' (trainable_stages) is not a regular expression: missing )"),
     ],
 )
 def test_unknown_stages_are_errors(trainable_stages: Any, message: str) -> None:

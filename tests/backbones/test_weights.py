@@ -181,7 +181,7 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(kind: str, text
     save_file(changed(kind), tmp_path / "w.safetensors")
     with pytest.raises(ModelError) as error:
         load_weights(target, tmp_path / "w.safetensors", HEAD)
-    assert str(error.value) == f"--weights w.safetensors does not fit ResNet; {text}"
+    assert str(error.value) == f'weights="w.safetensors" does not fit ResNet; {text}'
     assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
 
 
@@ -224,7 +224,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
 def test_files_that_hold_no_weights(name: str, tmp_path: Path) -> None:
     write, text = BROKEN[name]
     write(tmp_path / name)
-    with pytest.raises(ModelError, match=rf"(?=.*--weights {name}).*{text}") as error:
+    with pytest.raises(ModelError, match=rf"(?=.*weights=.{name}).*{text}") as error:
         read_weights(tmp_path / name)
     assert not (tmp_path / "marker").exists()
     assert str(tmp_path) not in str(error.value)
@@ -239,11 +239,11 @@ def test_truncated_files(suffix: str, kept: int, tmp_path: Path) -> None:
     else:
         save_file(network().state_dict(), file)
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(ModelError, match=f"--weights w{suffix}"):
+    with pytest.raises(ModelError, match=f"weights=.w{suffix}"):
         read_weights(file)
 
 
 def test_a_bad_weights_file_stops_the_loading(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_text("nothing")
-    with pytest.raises(ModelError, match=r"--weights w\.pth"):
+    with pytest.raises(ModelError, match=r"weights=.w\.pth."):
         load_backbone("timm:test_resnet", ["a", "b"], weights=str(tmp_path / "w.pth"))

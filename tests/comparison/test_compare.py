@@ -203,7 +203,7 @@ def test_models_of_other_classes_are_refused(runs: Path, colors: Path, tmp_path:
     other = save_transformers(tiny_vit(labels=["blue", "green", "pink"]), tmp_path / "other")
     with pytest.raises(ModelError, match="only A has red; only B has pink"):
         hf_tl.compare(runs / "long", other, str(colors))
-    with pytest.raises(DataError, match="--split val: the dataset has the splits train, validation, test"):
+    with pytest.raises(DataError, match="split val: the dataset has the splits train, validation, test"):
         hf_tl.compare(runs / "long", runs / "short", str(colors), split="val")
 
 

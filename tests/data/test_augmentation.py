@@ -128,7 +128,7 @@ def test_strong_erases_in_a_quarter_of_the_images() -> None:
 
 @pytest.mark.parametrize("preset", ["none", "heavy", ""])
 def test_unknown_presets(preset: str) -> None:
-    with pytest.raises(ConfigError, match=rf"unknown augmentation '{preset}'; --augmentation takes .*'light'"):
+    with pytest.raises(ConfigError, match=rf"unknown augmentation '{preset}'; augmentation takes .*'light'"):
         augmented_pipeline(preset, size=(8, 8), **PLAIN)
 
 

@@ -32,14 +32,14 @@ def refuse(rows: Rows) -> Callable[..., str]:
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./pets", "~/no/such/pets", "a/b/c", "C:\\pets", "no images"])
 def test_unknown_name(name: str) -> None:
-    with pytest.raises(DataError, match=r"no dataset .*: expected an existing folder, .*check --dataset") as caught:
+    with pytest.raises(DataError, match=r"no dataset .*: expected an existing folder, .*check dataset") as caught:
         load_data(name)
     assert repr(name) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["pets.parquet", "pets/*.parquet"])
 def test_unknown_parquet(name: str) -> None:
-    with pytest.raises(DataError, match=r"no file .*check --dataset"):
+    with pytest.raises(DataError, match=r"no file .*check dataset"):
         load_data(name)
 
 
@@ -88,44 +88,44 @@ def test_folder_with_splits_but_no_train(write_folder: WriteFolder) -> None:
 
 def test_two_splits_of_one_meaning(rows: Rows, refuse: Callable) -> None:
     message = refuse()(DatasetDict({split: rows([0, 1], AB) for split in ("train", "val", "dev")}))
-    assert message == "two splits mean validation: val and dev; name one: --split_folders validation=dev"
+    assert message == 'two splits mean validation: val and dev; name one: split_folders="validation=dev"'
 
 
 def test_no_image_column(refuse: Callable) -> None:
     message = refuse()(Dataset.from_dict({"text": ["x"], "label": [0]}))
-    assert message == "expected one column of images, found none among text, label; name it with --image_column"
+    assert message == "expected one column of images, found none among text, label; name it with image_column"
 
 
 def test_several_image_columns(rows: Rows, refuse: Callable) -> None:
     dataset = rows([0, 1] * 5, AB)
     message = refuse()(dataset.add_column("mask", [b"1"] * 10).cast_column("mask", Image()))
-    assert message == "expected one column of images, found 2: image, mask; name it with --image_column"
+    assert message == "expected one column of images, found 2: image, mask; name it with image_column"
 
 
 def test_no_label_column(rows: Rows, refuse: Callable) -> None:
     message = refuse()(rows([0, 1]).rename_column("label", "price"))
     assert message == (
         "expected one column of labels, found none among image, price; "
-        "name it with --label_column (several columns of 0 and 1 with commas)"
+        "name it with label_column (several columns of 0 and 1 with commas)"
     )
 
 
 def test_several_label_columns(rows: Rows, refuse: Callable) -> None:
     dataset = rows([0, 1], AB, coarse=[0, 1]).cast_column("coarse", AB)
-    assert "found 2: label, coarse; name it with --label_column" in refuse()(dataset)
+    assert "found 2: label, coarse; name it with label_column" in refuse()(dataset)
     assert "found 2: label, category;" in refuse()(rows([0, 1], category=["x", "y"]))
 
 
 @pytest.mark.parametrize("flag", ["image_column", "label_column"])
 def test_unknown_column(rows: Rows, refuse: Callable, flag: str) -> None:
     message = refuse(**{flag: "picture"})(rows([0, 1], AB))
-    assert message == f"no column 'picture': the dataset has image, label; change --{flag}"
+    assert message == f"no column 'picture': the dataset has image, label; change {flag}"
 
 
 def test_labels_that_are_no_classes(rows: Rows, refuse: Callable) -> None:
     message = refuse()(rows([0.5, 1.5], Value("float32")))
     assert message.startswith("expected one class per image in the column 'label'")
-    assert "--label_column" in message
+    assert "label_column" in message
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -139,7 +139,7 @@ def test_no_rows(rows: Rows, refuse: Callable) -> None:
     assert refuse()(rows([0, 1], AB).select([])) == "the split train is empty; add images to it, or remove it"
     assert (
         refuse()(DatasetDict())
-        == "expected a split train, found no split; name the split to train on: --split_folders train=NAME"
+        == 'expected a split train, found no split; name the split to train on: split_folders="train=NAME"'
     )
 
 
@@ -190,7 +190,7 @@ def test_classes_too_small_to_split(rows: Rows, refuse: Callable) -> None:
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 2])
 def test_fraction_out_of_range(rows: Rows, refuse: Callable, fraction: float) -> None:
     message = refuse(ConfigError, test_fraction=fraction)(rows([0, 1] * 5, AB))
-    assert message == f"expected a fraction between 0 and 1, found --test_fraction {fraction}"
+    assert message == f"expected a fraction between 0 and 1, found test_fraction={fraction}"
 
 
 def test_streaming_dataset(rows: Rows, refuse: Callable) -> None:
@@ -219,7 +219,7 @@ def test_damaged_images_are_named(damaged: Path) -> None:
     with pytest.raises(DataError) as caught:
         check_images(data)
     first, *lines = str(caught.value).splitlines()
-    assert first == "7 images cannot be used; replace or remove them, or leave them out with --skip_bad_images:"
+    assert first == "7 images cannot be used; replace or remove them, or leave them out with skip_bad_images=True:"
     assert len(lines) == 6
     assert lines[-1] == "  and 2 more"
     assert lines[0].startswith(f"  {damaged}/train/cat/0.png: the image is truncated or damaged")

@@ -119,7 +119,7 @@ def test_what_the_starting_weights_learned_from_stays_in_train() -> None:
         assert not held_out & learned
         assert 8 <= len(held_out) <= 12
     everything = {image[:DIGEST_BYTES] for image in pool.digests}
-    with pytest.raises(DataError, match=r"learned from 40 of 40 images.*--include_training_images"):
+    with pytest.raises(DataError, match=r"learned from 40 of 40 images.*include_training_images=True"):
         draw_splits(pool, fractions, 0, everything)
     assert draw_splits(pool, fractions, 0, everything, include_learned=True) == draw_splits(pool, fractions, 0)
 

@@ -260,7 +260,7 @@ def test_transform_to_one_channel() -> None:
 
 
 def test_transform_of_another_column() -> None:
-    with pytest.raises(DataError, match=r"'image', found the columns img, id; .*--image_column"):
+    with pytest.raises(DataError, match=r"'image', found the columns img, id; .*image_column"):
         ImageTransform(TO_TENSOR)({"img": [], "id": []})
 
 

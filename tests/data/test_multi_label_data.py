@@ -199,14 +199,14 @@ def test_columns_that_cannot_be_used(rows: Rows) -> None:
     dataset = in_columns(rows, int, flags=[*FLAGS, [0, 2, 3]])
     with pytest.raises(DataError, match="expected 0 or 1 in the column 'dog' of train, found 2; with several names"):
         prepare_data(dataset, label_column="cat,dog,owl")
-    with pytest.raises(DataError, match="no column 'emu': the dataset has image, cat, dog, owl; change --label_column"):
+    with pytest.raises(DataError, match="no column 'emu': the dataset has image, cat, dog, owl; change label_column"):
         prepare_data(dataset, label_column="cat,emu")
     with pytest.raises(DataError, match="names a column twice: cat"):
         prepare_data(dataset, label_column="cat,dog,cat")
     dataset = in_columns(rows, int, flags=[*FLAGS, [0, None, 1]])
     with pytest.raises(
         DataError,
-        match=r"1 of 41 rows of train have values that are blank or -1 .*--uncertain_labels",
+        match=r"1 of 41 rows of train have values that are blank or -1 .*uncertain_labels",
     ):
         prepare_data(dataset, label_column="cat,dog,owl")
     dataset = in_columns(rows, int, flags=[[0, 1, 0], [1, 0, 0]] * 6)

@@ -45,7 +45,7 @@ def paths(tmp_path: Path) -> list[str]:
 @pytest.mark.skipif(not BAD_DISK.exists(), reason="needs /proc")
 def test_a_file_that_the_disk_cannot_read_is_named_and_skipped(paths: list[str]) -> None:
     data = prepare_data(splits_of([*paths, str(BAD_DISK)]))
-    with pytest.raises(DataError, match=r"1 images cannot be used; .*--skip_bad_images:\n  /proc/self/mem: .*Errno 5"):
+    with pytest.raises(DataError, match=r"1 images .*skip_bad_images=True:\n  /proc/self/mem: .*Errno 5"):
         check_images(data)
     checked = check_images(data, skip_bad_images=True)
     assert len(checked.splits["train"]) == 8

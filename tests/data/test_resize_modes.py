@@ -92,7 +92,7 @@ def test_augmentation_pads_with_the_color_that_becomes_zero() -> None:
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--resize_mode is one of crop, squash, pad, found 'stretch'"):
+    with pytest.raises(ConfigError, match="resize_mode takes one of crop, squash, pad, found 'stretch'"):
         load_backbone("timm:test_resnet", LABELS, pretrained=False, resize_mode="stretch")  # type: ignore[arg-type]
 
 

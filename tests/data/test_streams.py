@@ -188,7 +188,7 @@ def test_bad_images_are_left_out_if_asked_for(shards: Path, rows: Rows) -> None:
 def test_what_lies_here_is_not_streamed(write_folder: Callable[..., Path]) -> None:
     folder = write_folder({"cat": 4, "dog": 4})
     for name in ("digits", str(folder)):
-        with pytest.raises(DataError, match="leave out --streaming"):
+        with pytest.raises(DataError, match="leave out streaming=True"):
             load_data(name, streaming=True)
     with pytest.raises(DataError, match="expected an existing folder"):
         load_data("no dataset/at/all", streaming=True)
@@ -196,5 +196,5 @@ def test_what_lies_here_is_not_streamed(write_folder: Callable[..., Path]) -> No
 
 def test_images_of_a_stream_are_not_had_one_by_one(shards: Path) -> None:
     data = load_data(str(shards), streaming=True)
-    with pytest.raises(ConfigError, match="leave out --streaming"):
+    with pytest.raises(ConfigError, match="leave out streaming=True"):
         data.splits["train"].with_transform(lambda row: row)

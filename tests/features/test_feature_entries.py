@@ -196,7 +196,7 @@ def test_more_features_than_the_limit_are_not_computed(tmp_path: Path, capsys: p
     entry_bytes = IMAGES * 96 * 4
     training = train(cached(run, tmp_path / "features", feature_cache_gb=1.5 * entry_bytes / 1e9))
     assert uses_features(training) == [False]
-    assert "exceed --feature_cache_gb" in capsys.readouterr().out
+    assert "exceed feature_cache_gb=" in capsys.readouterr().out
     assert entries(tmp_path / "features") == {}
 
 

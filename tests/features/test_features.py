@@ -130,7 +130,7 @@ def test_with_a_view_per_epoch_training_equals_augmented_images(tmp_path: Path) 
     [
         ("gradual", {}, "light augmentation changes images in each epoch"),
         ("averaged", {}, "images are mixed"),
-        ("transfer", {"test_time_flip": True}, "--test_time_flip measures with mirrored images too"),
+        ("transfer", {"test_time_flip": True}, "test_time_flip=True measures with mirrored images too"),
     ],
 )
 def test_phases_that_need_images_say_why(

@@ -39,6 +39,7 @@ from hf_tl.optimization.loss import check_phases
 from hf_tl.phase import Phase
 from hf_tl.strategy import Strategy
 from hf_tl.trainer.callback import StrategyCallback
+from hf_tl.wording import flags_meant
 
 SOLVED = replace(PHASES["solved"][0], augmentation="none")
 
@@ -128,7 +129,7 @@ def test_a_head_that_is_not_one_linear_layer_is_refused(name: str) -> None:
     model, _ = load_backbone(name, LABELS, Strategy.transfer(), pretrained=False)
     if name == "timm:test_convnext":
         model.timm_model.head.fc = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Linear(8, 3))
-    with pytest.raises(ConfigError, match=r"--head_solver lbfgs needs a head .*choose --head_solver adamw"):
+    with pytest.raises(ConfigError, match=r"head_solver=.lbfgs. needs a head .*choose head_solver=.adamw"):
         linear_head(Accelerator(cpu=True), model, list_stages(model)[-1])
 
 
@@ -164,7 +165,7 @@ def test_other_phases_follow_their_flags() -> None:
     ],
 )
 def test_flags_without_effect_are_refused(flags: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with flags_meant(), pytest.raises(ConfigError, match=message):
         StrategyConfig(**{"head_solver": "lbfgs", **flags}).build()
 
 

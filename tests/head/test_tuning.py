@@ -107,7 +107,7 @@ def test_a_sweep_changes_nothing_and_repeats(tmp_path: Path) -> None:
 
 def test_a_model_with_two_heads_needs_a_rate() -> None:
     model, _ = load_backbone("timm:levit_128s", LABELS, Strategy.transfer(), pretrained=False)
-    with pytest.raises(ConfigError, match=r"a head of one module, found .*head.*: set --learning_rate"):
+    with pytest.raises(ConfigError, match=r"a head of one module, found .*head.*: set learning_rate"):
         head_module(model, list_stages(model)[-1])
 
 

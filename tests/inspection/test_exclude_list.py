@@ -98,7 +98,7 @@ def test_streams_cannot_leave_out_images(tmp_path: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "pets.parquet")
     file = write_list(tmp_path / "list.csv", ["row 1 of train,"])
-    with pytest.raises(DataError, match="--streaming does not read"):
+    with pytest.raises(DataError, match="streaming=True does not read"):
         hf_tl.load_data(str(tmp_path / "pets.parquet"), exclude_list=file, streaming=True)
 
 

@@ -136,7 +136,7 @@ def test_several_labels_per_image(backbone: Backbone) -> None:
 def test_mistakes_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no dataset"):
         hf_tl.inspect("no such folder/at all")
-    with pytest.raises(ConfigError, match="needs the --model"):
+    with pytest.raises(ConfigError, match="needs the model"):
         hf_tl.inspect(str(tmp_path), weights="file")
 
 

@@ -33,7 +33,7 @@ def test_a_failure_after_training_leaves_the_model(tmp_path: Path, capsys: pytes
     assert AutoModelForImageClassification.from_pretrained(folder).config.id2label == dict(enumerate(LABELS))
     assert read_record(folder).status in ("training", "trained")
     printed = capsys.readouterr().out
-    assert "--resume_from_checkpoint auto" in printed
+    assert 'resume_from_checkpoint="auto"' in printed
     assert f"hf-tl card {folder}" in printed
 
 

@@ -123,5 +123,5 @@ def test_balanced_sampling_needs_single_label_images() -> None:
     phases = [phase(), Phase(1, 1, balanced_sampling=True)]
     check_phases(phases, SINGLE_LABEL)
     check_phases(phases[:1], MULTI_LABEL)
-    with pytest.raises(ConfigError, match=r"--balanced_sampling .* --class_weights balanced"):
+    with pytest.raises(ConfigError, match=r"balanced_sampling=True .* class_weights=.balanced"):
         check_phases(phases, MULTI_LABEL)

@@ -71,7 +71,7 @@ def test_a_dataset_with_splits_is_measured_on_its_test_or_validation_split(
     assert (evaluation.split, evaluation.images) == (splits[1], 18)
     assert evaluate_model(str(model), str(tmp_path / "split"), splits[0]).images == 15
     missing = ({"train", "validation", "test"} - {*splits}).pop()
-    with pytest.raises(DataError, match=f"--split {missing}: the dataset has the splits"):
+    with pytest.raises(DataError, match=f"split {missing}: the dataset has the splits"):
         evaluate_model(str(model), str(tmp_path / "split"), missing)
 
 
@@ -129,7 +129,7 @@ def test_unlabeled_rows_are_left_out(model: Path, holdout: Path, tmp_path: Path)
 
 def test_unreadable_images_are_named(model: Path, holdout: Path) -> None:
     (holdout / "red" / "0.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 images cannot be used; .*--skip_bad_images:\n  .*red/0\.png: no image"):
+    with pytest.raises(DataError, match=r"1 images cannot be used; .*skip_bad_images=True:\n  .*red/0\.png: no image"):
         evaluate_model(str(model), str(holdout))
     evaluation = evaluate_model(str(model), str(holdout), skip_bad_images=True)
     assert evaluation.images == 20
@@ -175,7 +175,7 @@ def test_two_splits_of_one_meaning_are_refused(model: Path, holdout: Path, tmp_p
         {"image": [str(path) for path in sorted(holdout.glob("*/*"))], "label": ["red"] * 21}
     ).cast_column("image", ImageFeature())
     DatasetDict({"train": rows, "test1": rows, "test2": rows}).save_to_disk(str(tmp_path / "saved"))
-    with pytest.raises(DataError, match="two splits mean test: test1 and test2; name one: --split_folders test=test2"):
+    with pytest.raises(DataError, match=r"two splits mean test: test1 and test2; name one: split_folders=.test=test2."):
         evaluate_model(str(model), str(tmp_path / "saved"))
     evaluation = evaluate_model(str(model), str(tmp_path / "saved"), split_folders="train=train,test=test2")
     assert (evaluation.split, evaluation.measured.images) == ("test", 21)

@@ -194,7 +194,7 @@ def test_a_threshold_keeps_all_probable_classes_of_a_multi_label_model(
 
 
 def test_flags_that_do_not_fit_are_refused(model: str, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match="--threshold is for multi-label models"):
+    with pytest.raises(ConfigError, match="threshold is for multi-label models"):
         predict(model, files, threshold=0.5)
     assert status(["predict", model, *files, "--output", "a.xlsx"]) == 2
     assert "--output is a file that ends with .csv, .jsonl, .parquet, found 'a.xlsx'" in capsys.readouterr().err

@@ -238,12 +238,12 @@ def hostile(case: str, saved: Path, marker: Path) -> dict[str, bytes]:
 
 
 HOSTILE = {
-    "auto_map": "needs code from its repository.*--trust_remote_code",
+    "auto_map": "needs code from its repository.*trust_remote_code=True",
     "auto_map of a known type": "expected a config without trust_remote_code",
     "nested trust_remote_code": "expected a config without trust_remote_code",
     "other weights": "expected model_args without files in the config of .*, found checkpoint_path",
     "other place": "expected an architecture of timm in the config of .*, found the location",
-    "processor": "needs code from its repository.*--trust_remote_code",
+    "processor": "needs code from its repository.*trust_remote_code=True",
     "pickle": "expected tensors only in the weights of .*, found a pickle that would run code",
     "names": "expected files inside the folder of",
     "shards": r"\.\.",

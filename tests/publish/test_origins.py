@@ -41,7 +41,7 @@ def trained(earlier: Origin, **more: str) -> Origin:
 
 
 BY_HF_TL = "Starting weights: a model that hf_tl trained on `cats` with the strategy `auto`, which started from "
-FURTHER = "initialized from another model of hf_tl and trained on `pets`"
+FURTHER = "initialized from another model of hf_tl and trained further on `pets`"
 STARTS = {
     "hub": Start(
         AT_COMMIT,
@@ -146,7 +146,7 @@ STARTS = {
             "Starting weights: weights in memory, whose origin is not recorded",
             "License of the starting weights: not recorded",
         ),
-        "initialized from weights in memory and trained on `pets`",
+        "initialized from weights in memory (origin unknown) and trained on `pets`",
         "weights of unknown origin",
     ),
     "changed in memory": Start(
@@ -158,7 +158,7 @@ STARTS = {
             f"`{NAME}` before)",
             "License of the starting weights: not recorded",
         ),
-        "initialized from weights in memory and trained on `pets`",
+        "initialized from weights that changed since loading (origin unknown) and trained on `pets`",
         "weights of unknown origin",
     ),
     "trained on from weights in memory": Start(

@@ -20,7 +20,7 @@ def test_weights_of_a_training_that_has_not_ended_are_not_pushed(hub: HubServer,
     for is_written in (True, False):
         if not is_written:
             (copy / "README.md").unlink()
-        with pytest.raises(PublishError, match=r"an unfinished training: finish it.*--resume_from_checkpoint auto"):
+        with pytest.raises(PublishError, match=r"an unfinished training: finish it.*resume_from_checkpoint=.auto"):
             push(copy, REPO)
     assert not hub.hub.log
 
@@ -32,7 +32,7 @@ def test_weights_of_a_training_that_has_not_ended_are_not_pushed(hub: HubServer,
         (["config.json", "run.json"], "config.json, run.json missing"),
         (["README.md"], "README.md missing; write the card again: hf-tl card"),
         ([STAGES_FIGURE], f"{STAGES_FIGURE} missing; write the card again: hf-tl card"),
-        (["README.md", "config.json"], "README.md, config.json missing; name the --output_dir"),
+        (["README.md", "config.json"], "README.md, config.json missing; name the output_dir"),
     ],
 )
 def test_incomplete_folder_is_not_pushed(hub: HubServer, copy: Path, missing: list[str], said: str) -> None:

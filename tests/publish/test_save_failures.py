@@ -91,7 +91,7 @@ def test_a_new_or_empty_folder_is_free(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["run.json", "config.json", "model.safetensors"])
 def test_a_folder_with_a_run_is_not_free(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(ConfigError, match=rf"holds another run.* \({name}\).*--overwrite_output_dir"):
+    with pytest.raises(ConfigError, match=rf"holds another run.* \({name}\).*overwrite_output_dir=True"):
         check_output_dir(tmp_path)
     check_output_dir(tmp_path, overwrite=True)
 
@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_written_to(folder: str) -> None:
 @pytest.mark.parametrize("status", ["training", "trained"])
 def test_a_run_that_is_not_finished_is_resumed(status: str, tmp_path: Path) -> None:
     write_record(put(make_record(), status=status, measured={}), tmp_path)
-    with pytest.raises(ConfigError, match=r"an unfinished run: resume it with --resume_from_checkpoint auto"):
+    with pytest.raises(ConfigError, match=r"an unfinished run: resume it with resume_from_checkpoint=.auto"):
         check_output_dir(tmp_path)
     check_output_dir(tmp_path, resume=True)
     check_output_dir(tmp_path, overwrite=True)

@@ -101,7 +101,7 @@ def test_the_app_of_somebody_else_stays(hub: HubServer, saved: Path) -> None:
     api = huggingface_hub.HfApi()
     api.create_repo(SPACE, repo_type="space", space_sdk="gradio")
     api.upload_file(path_or_fileobj=b"1", path_in_repo="app.py", repo_id=SPACE, repo_type="space")
-    with pytest.raises(PublishError, match=r"holds an app that hf_tl did not create.*--space_name"):
+    with pytest.raises(PublishError, match=r"holds an app that hf_tl did not create.*space_name"):
         push_with_space(saved, REPO, SPACE)
     assert ("models", REPO) not in hub.hub.repos, "nothing is pushed"
     assert space(hub)["app.py"] == b"1"

@@ -137,7 +137,7 @@ def test_files_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> N
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"--phases nowhere\.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"phases=.nowhere\.yaml. cannot be read"):
         Strategy.from_yaml("nowhere.yaml")
 
 

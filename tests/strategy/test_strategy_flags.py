@@ -8,6 +8,7 @@ import pytest
 from hf_tl.card.settings import describe_command
 from hf_tl.errors import ConfigError
 from hf_tl.flags import parse_run_config
+from hf_tl.wording import flags_meant
 
 
 @pytest.mark.parametrize("stages", ["layer3", ("layer2", "layer3"), "all", "re:layer3", 3])
@@ -29,7 +30,7 @@ def test_finetune_takes_every_form_of_stages(stages: Any) -> None:
 )
 def test_phases_exclude_other_flags_of_a_strategy(flags: list[str], message: str) -> None:
     config = parse_run_config(["--phases", "[{trainable_stages: 1, epochs: 1}]", *flags])
-    with pytest.raises(ConfigError, match=message):
+    with flags_meant(), pytest.raises(ConfigError, match=message):
         config.strategy.build()
 
 
@@ -49,5 +50,5 @@ def test_phases_exclude_other_flags_of_a_strategy(flags: list[str], message: str
     ],
 )
 def test_flags_that_do_not_go_together(flags: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with flags_meant(), pytest.raises(ConfigError, match=message):
         parse_run_config(flags).strategy.build()

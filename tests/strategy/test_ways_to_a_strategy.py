@@ -45,7 +45,8 @@ def test_phases_are_shown_for_thousands_of_images(name: StrategyName) -> None:
     strategy = getattr(Strategy, name)()
     assert strategy == strategy.resolve(1_000) == strategy.resolve(19_999)
     assert name == "scratch" or strategy != strategy.resolve(500)
-    assert repr(strategy).startswith(f"Strategy {name}: 10") and repr(strategy).endswith("(for 1,000 to 20,000 images)")
+    assert repr(strategy).startswith(f"Strategy {name}: 10")
+    assert repr(strategy).endswith("(for 1,000 to 20,000 images)")
 
 
 def test_explicit_phases_never_change() -> None:
@@ -93,10 +94,6 @@ def test_what_was_resolved_is_recorded(tmp_path: Path, strategy: Any) -> None:
     assert record.strategy.phases == expected.phases[: len(record.strategy.phases)]
     saved = hf_tl.load(result)[0].config.hf_tl["strategy"]
     assert Strategy.from_record(saved).phases == record.strategy.phases
-    assert (
-        "20 epochs" in (tmp_path / "out" / "README.md").read_text()
-        or "| 20 " in (tmp_path / "out" / "README.md").read_text()
-    )
 
 
 def test_names_objects_and_lists_of_phases_train_alike(tmp_path: Path) -> None:

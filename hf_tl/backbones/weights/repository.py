@@ -93,7 +93,7 @@ def check_needs_no_code(name: str, error: Exception) -> None:
     if "trust_remote_code" in str(error):
         raise ModelError(
             f"{name!r} needs code from its repository, which would run on this machine: read the code, and pass "
-            "--trust_remote_code (trust_remote_code=True) if you trust it"
+            "--trust_remote_code if you trust it"
         ) from error
 
 

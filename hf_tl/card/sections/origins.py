@@ -13,7 +13,7 @@ STARTS = {
     "file": "initialized from a weights file",
     "folder": "initialized from a local checkpoint",
     "trained": "initialized from another model of hf_tl",
-    "memory": "initialized from weights in memory",
+    "memory": "initialized from weights in memory (origin unknown)",
 }
 
 
@@ -32,6 +32,8 @@ def name_start(origin: Origin) -> Markup:
     """
     if origin.kind == "hub":
         return Markup(f"initialized from {code(origin.name or 'a model of the Hub')}")
+    if origin.kind == "memory" and origin.earlier is not None:
+        return Markup("initialized from weights that changed since loading (origin unknown)")
     return Markup(STARTS[origin.kind])
 
 

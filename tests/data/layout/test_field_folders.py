@@ -101,19 +101,19 @@ def test_right_readings(case: str) -> None:
 
 
 AMBIGUOUS: dict[str, tuple[list[str], str]] = {
-    "variants": (files(*product(("color", "gray"), ("apple", "corn"))), "color, gray both hold apple, corn.*--split"),
-    "super classes": (files("animals/cat", "animals/dog", "vehicles/car"), "2 classes .*or 3 classes .*--class_folder"),
-    "sessions": (files(*product(("cat", "dog"), ("monday", "tuesday"))), "--class_folder outer or inner"),
+    "variants": (files(*product(("color", "gray"), ("apple", "corn"))), "color, gray both hold apple, corn"),
+    "super classes": (files("animals/cat", "animals/dog", "vehicles/car"), "2 classes .*or 3 classes .*class_folder"),
+    "sessions": (files(*product(("cat", "dog"), ("monday", "tuesday"))), "class_folder=.outer. or inner"),
     "masks": (files("images", "masks"), "files of the same names"),
     "stereo": ([f"{side}/IMG_{n * 37}.jpg" for side in ("rgb", "depth") for n in range(9)], "files of the same names"),
     "flat splits": (files("train", "test1"), "without class folders.*metadata.csv"),
-    "flat split among classes": (files("test", "car", "bus"), "two readings.*--split_folders none.*--exclude_folders"),
-    "split among classes": (files("test/a", "test/b", "a", "b"), "two readings.*--split_folders"),
+    "flat split among classes": (files("test", "car", "bus"), "two readings.*split_folders=.none.*exclude_folders"),
+    "split among classes": (files("test/a", "test/b", "a", "b"), "two readings.*split_folders"),
     "one split with classes beside flat classes": (files("train/steam", "train/tram", "car"), "two readings"),
     "two parts": (files(*product(("train_1", "train_2"), ("a", "b"))), "2 folders mean train.*train=train_1"),
     "splits in splits": (files(*product(("train", "test"), ("train", "test"))), "both named like splits"),
     "some classes with splits": (files("cat/train", "cat/test", "dog"), "some class folders hold splits"),
-    "split names of another language": (files(*product(("entreno", "prueba"), ("a", "b"))), "--split_folders train="),
+    "split names of another language": (files(*product(("entreno", "prueba"), ("a", "b"))), "split_folders=.train="),
     "detection": ([*files("images"), *(f"labels/{n}.txt" for n in range(5))], "looks like a detection dataset"),
     "detection with splits": (
         [*files("images/train", "images/val"), *(f"labels/train/{n}.txt" for n in range(5))],

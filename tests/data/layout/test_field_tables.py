@@ -119,7 +119,7 @@ def test_several_labels_in_one_text(write: Write, separator: str) -> None:
     images = [f"{n}.png" for n in range(20)]
     root = write(images, {"metadata.csv": table(images, [f'"{label}"' for label in labels])})
     data = load_data(str(root))
-    assert any(f"--label_separator {separator!r}" in note for note in data.notes)
+    assert any(f"label_separator={separator!r}" in note for note in data.notes)
     data = load_data(str(root), label_separator=separator)
     assert (data.problem_type, data.labels) == ("multi_label_classification", ("rust", "scab"))
     assert total(data) == {"rust": 12, "scab": 12}
@@ -229,7 +229,7 @@ def test_columns_of_yes_and_no(write: Write, case: str) -> None:
     data = load_data(str(root), label_column="cat,dog", uncertain_labels=uncertain)  # type: ignore[arg-type]
     assert total(data) == expected
     if uncertain:
-        with pytest.raises(DataError, match="say what they mean: --uncertain_labels zero, one or ignore"):
+        with pytest.raises(DataError, match=r"say what they mean: uncertain_labels=.zero., one or ignore"):
             load_data(str(root), label_column="cat,dog")
 
 
@@ -237,7 +237,7 @@ def test_classes_that_do_not_occur(rows: Callable[..., Dataset]) -> None:
     feature = ClassLabel(names=list("abcdefghij"))
     data = prepare_data(rows([1, 4, 7] * 5, feature))
     assert data.labels == ("b", "e", "h")
-    assert any("7 of 10 classes have no image" in note and "--keep_empty_classes" in note for note in data.notes)
+    assert any("7 of 10 classes have no image" in note and "keep_empty_classes=True" in note for note in data.notes)
     assert prepare_data(rows([1, 4, 7] * 5, feature), keep_empty_classes=True).labels == tuple("abcdefghij")
 
 
@@ -317,7 +317,7 @@ def test_two_configurations_of_a_dataset(tmp_path: Path) -> None:
             "Example of usage:\n\t`load_dataset('x', 'a')`"
         )
 
-    with pytest.raises(DataError, match=r"\['a', 'b'\]; name one with --dataset_config"):
+    with pytest.raises(DataError, match=r"\['a', 'b'\]; name one with config_name"):
         call("the dataset 'x' of the Hub", load)
 
 

@@ -1,0 +1,63 @@
+"""Checks of the arguments of a loader, and of the model that it loaded."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_tl.config import ModelConfig, TrainingConfig
+from hf_tl.errors import ConfigError, ModelError, name_some
+from hf_tl.ranges import check_value
+from hf_tl.strategy_config import kind_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def check_settings(name: str, settings: Mapping[str, Any], seed: int) -> None:
+    """Check the types and ranges of arguments, which are those of the flags."""
+    if not isinstance(name, str):
+        raise ConfigError(f"expected the name of a model, found {kind_of(name)}: write a Hub id, a folder or timm:ARCH")
+    for setting, value in settings.items():
+        check_value(ModelConfig, setting, value)
+    check_value(TrainingConfig, "seed", seed)
+    if settings["in_chans"] not in (None, 1, 3):
+        raise ConfigError(f"expected --in_chans 3 (color images) or 1 (gray images), found {settings['in_chans']}")
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Check the class names.
+
+    Raises:
+        ConfigError: The names are not a list of at least two distinct strings.
+    """
+    if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(name, str) for name in labels):
+        shown = repr(labels) if isinstance(labels, list | tuple) else kind_of(labels)
+        hint = "write the class names, or data.labels of hf_tl.load_data"
+        raise ConfigError(f"expected labels as a list of strings, found {shown:.80}: {hint}")
+    if len(labels) < 2:
+        raise ConfigError(f"expected at least two classes, found {len(labels)}: {name_some(labels)}")
+    if duplicates := sorted({label for label in labels if list(labels).count(label) > 1}):
+        raise ConfigError(f"expected distinct class names, found duplicates: {name_some(duplicates)}")
+
+
+def check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> None:
+    """Run a black image through a model.
+
+    Raises:
+        ModelError: The model cannot be run on images of this size, or returns no logits.
+    """
+    import torch
+
+    channels, height, width = input_size
+    takes = f"{channels} x {height} x {width} (channels x height x width)"
+    try:
+        with torch.inference_mode():
+            output = model(pixel_values=torch.zeros(1, *input_size))
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be run on an image of {takes}: {error}; choose another --image_size"
+        ) from error
+    if getattr(output, "logits", None) is None:
+        raise ModelError(
+            f"expected a model that returns logits, found {type(model).__name__}, which returns {name_some(output)} "
+            "and no logits: no loss can be computed and no pipeline can use it; choose another model"
+        )
