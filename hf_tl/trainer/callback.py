@@ -272,11 +272,7 @@ class StrategyCallback(Safeguards):
         super().on_epoch_begin(args, state, *rest, **kwargs)
 
     def on_save(
-        self,
-        args: "TrainingArguments",
-        state: "TrainerState",
-        control: "TrainerControl",
-        **kwargs: Any,
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
         """Add the progress of the phases to the checkpoint, and complete it."""
         folder = Path(str(args.output_dir), f"{PREFIX}{state.global_step}")

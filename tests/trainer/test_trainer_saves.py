@@ -45,8 +45,8 @@ def test_a_saved_model_loads_everywhere(tmp_path: Path, data: ImageData, vit: st
     folder = tmp_path / folder
     image = data.splits["test"][0]["image"]
     expected = trainer.model(transforms.eval(image)[None]).logits.softmax(-1)[0]
-    found = {entry["label"]: entry["score"] for entry in make_pipeline("image-classification", str(folder))(image)}
-    assert [found[label] for label in LABELS] == pytest.approx(expected.tolist(), abs=1e-4)
+    scores = {entry["label"]: entry["score"] for entry in make_pipeline("image-classification", str(folder))(image)}
+    assert [scores[label] for label in LABELS] == pytest.approx(expected.tolist(), abs=1e-4)
     loaded, again = hf_tl.load(folder)
     assert torch.allclose(loaded(again.eval(image)[None]).logits.softmax(-1)[0], expected, atol=1e-4)
     if library == "timm":
