@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from hf_tl.backbones.libraries.processors import ProcessorPipeline
 from hf_tl.data.decoding.colors import to_rgb
 from hf_tl.errors import ModelError, name_some
 
@@ -33,8 +34,8 @@ def describe(preprocessing: "Preprocessing") -> dict[str, Any]:
     channels, height, width = preprocessing.input_size
     if (scaling := preprocessing.scaling) is None:
         raise _unsupported(preprocessing, "a map of pixels to numbers that is not linear in each channel")
-    is_timm = preprocessing.processor is None
-    steps = _timm_sizes(preprocessing) if is_timm else _transformers_sizes(preprocessing)
+    is_processor = isinstance(preprocessing.evaluation, ProcessorPipeline)
+    steps = _transformers_sizes(preprocessing) if is_processor else _timm_sizes(preprocessing)
     _check_sizes(steps, preprocessing)
     ends = (np.array([[0.0], [1.0]]) - scaling.mean) / scaling.std
     return {

@@ -1,5 +1,7 @@
 """Transforms and preprocessing that come with a loaded model."""
 
+import dataclasses
+import pickle
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,12 @@ from backbones.checkpoints import (
     tiny_vit,
 )
 from timm.data import create_transform, resolve_data_config
+from transformers import AutoImageProcessor, BaseImageProcessor, pipeline
 
 from hf_tl.backbones.load import load_backbone, preprocessing_of
+from hf_tl.data.decoding.images import Transforms
+from hf_tl.errors import ConfigError
+from hf_tl.phase import ResizeMode
 from hf_tl.strategy import Strategy
 
 pytestmark = pytest.mark.long
@@ -78,3 +84,40 @@ def test_preprocessing_follows_another_image_size(checkpoint: tuple[Path, dict[s
     preprocessing = preprocessing_of(model, transforms)
     assert preprocessing.input_size == (3, 64, 64)
     assert preprocessing.to_record()["input_size"] == [3, 64, 64]
+
+
+@pytest.mark.parametrize("mode", [None, "squash"])
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_the_processor_of_transforms_gives_the_evaluation_pixels(
+    library: str, mode: ResizeMode | None, tmp_path: Path
+) -> None:
+    name = "timm:test_resnet" if library == "timm" else str(save_transformers(tiny_vit(), tmp_path))
+    _, transforms = load_backbone(name, LABELS, pretrained=False, image_size=64, resize_mode=mode)
+    for processor in (transforms.processor, pickle.loads(pickle.dumps(transforms.processor))):
+        assert isinstance(processor, BaseImageProcessor)
+        for image in (photo(90, 70), photo(64, 64), photo(30, 200)):
+            pixels = processor(image, return_tensors="pt")["pixel_values"]
+            assert torch.equal(pixels[0], transforms.eval(image))
+
+
+def test_the_processor_that_is_saved_beside_a_transformers_model_serves_a_pipeline(tmp_path: Path) -> None:
+    model, transforms = load_backbone(str(save_transformers(tiny_vit(), tmp_path / "base")), LABELS, image_size=64)
+    model.save_pretrained(tmp_path / "saved")
+    transforms.processor.save_pretrained(tmp_path / "saved")
+    answers = pipeline("image-classification", str(tmp_path / "saved"))(photo())
+    expected = model(pixel_values=transforms.eval(photo())[None]).logits.softmax(-1)[0]
+    assert [answer["score"] for answer in answers] == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-6)
+
+
+def test_the_processor_of_a_timm_backbone_is_that_of_its_saved_folder(tmp_path: Path) -> None:
+    _, transforms = load_backbone(str(save_timm(timm_network(), tmp_path)), LABELS)
+    saved = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(transforms.processor) is type(saved)
+    assert transforms.processor.data_config == saved.data_config
+
+
+def test_transforms_of_ones_own_have_no_processor() -> None:
+    _, transforms = load_backbone("timm:test_resnet", LABELS, pretrained=False)
+    assert dataclasses.replace(transforms, train=transforms.eval).processor is transforms.processor
+    with pytest.raises(ConfigError, match=r"expected the transforms that load_backbone or load returned.*replace"):
+        _ = Transforms(transforms.train, transforms.eval).processor

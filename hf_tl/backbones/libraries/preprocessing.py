@@ -32,7 +32,8 @@ class Preprocessing:
     evaluation: Pipeline
     """Evaluation transform of the library: an RGB image to a tensor of shape `input_size`."""
     processor: "BaseImageProcessor | None" = None
-    """Image processor that a transformers checkpoint is saved with; timm checkpoints use `config.json`."""
+    """Image processor of transformers that does the same as `evaluation`. A transformers backbone is saved with it
+    (`preprocessor_config.json`); that of a timm backbone reads `config.json`. None for a transform of one's own."""
     unresized: Pipeline | None = None
     """`evaluation` without resizing, cropping and padding, where the library supports that."""
     evaluation_settings: Mapping[str, Any] = field(default_factory=dict)

@@ -181,11 +181,14 @@ def timm_preprocessing(config: "TimmWrapperConfig") -> Preprocessing:
     Args:
         config: Config of the model; its `pretrained_cfg` sets size, crop, interpolation, mean and std.
     """
+    from transformers import TimmWrapperImageProcessor
+
     data = resolve_data_config(pretrained_cfg=config.pretrained_cfg)
     return Preprocessing(
         input_size=tuple(data["input_size"]),
         interpolation=data["interpolation"],
         evaluation=create_transform(**data, is_training=False),
+        processor=TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg, architecture=config.architecture),
         evaluation_settings={"crop_pct": data["crop_pct"], "crop_mode": data["crop_mode"]},
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from PIL import Image, UnidentifiedImageError
 
 from hf_tl.data.decoding.colors import DAMAGED, plain_rgb, to_rgb, upright
 from hf_tl.data.decoding.stored import local_path, stored_bytes
-from hf_tl.errors import DataError, name_some
+from hf_tl.errors import ConfigError, DataError, name_some
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import BaseImageProcessor
 
 T = TypeVar("T")
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"})
@@ -210,14 +211,41 @@ class ImageTransform:
     __str__ = describe
 
 
+class HasProcessor(Protocol):
+    """Preprocessing that knows its image processor."""
+
+    @property
+    def processor(self) -> "BaseImageProcessor | None":
+        """Image processor that does the same as the evaluation transform."""
+
+
 @dataclass(frozen=True)
 class Transforms:
     """Transforms of a model for training (with augmentation) and for evaluation."""
 
     train: ImageTransform
     eval: ImageTransform
-    preprocessing: object | None = field(default=None, repr=False, compare=False)
+    preprocessing: "HasProcessor | None" = field(default=None, repr=False, compare=False)
     """`hf_tl.backbones.libraries.preprocessing.Preprocessing` that the transforms were built from, if any."""
+
+    @property
+    def processor(self) -> "BaseImageProcessor":
+        """Image processor of transformers that does the same as `eval`, for `Trainer(processing_class=...)`.
+
+        For a transformers backbone it is of the checkpoint's own class, and its `save_pretrained` writes the
+        `preprocessor_config.json` that pipelines read. For a timm backbone it is the `TimmWrapperImageProcessor` that
+        `AutoImageProcessor` builds from the `config.json` of the saved model.
+
+        Raises:
+            ConfigError: The transforms were not made by hf_tl, so no saved file can state them.
+        """
+        processor = None if self.preprocessing is None else self.preprocessing.processor
+        if processor is None:
+            raise ConfigError(
+                "expected the transforms that load_backbone or load returned, found transforms of your own, which have "
+                "no image processor; use dataclasses.replace(transforms, train=...) to change the training transform"
+            )
+        return processor
 
     def with_columns(self, image_column: str, label_column: str) -> Self:
         """Return the same transforms for rows with other column names."""
