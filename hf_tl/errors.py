@@ -17,6 +17,7 @@ Each message says what was expected, what was found and what to do. The command 
 traceback, and exits with status 2 (`IncompleteError`: 3).
 """
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -82,3 +83,13 @@ def name_some(names: Iterable[object], limit: int = 5) -> str:
     listed = [str(name) for name in names]
     shown = ", ".join(listed[:limit])
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return the end of a message that suggests the nearest known name; empty if none is near.
+
+    >>> nearest("tset", ["train", "test"])
+    '; did you mean test?'
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

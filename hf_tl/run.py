@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hf_tl.data.learned import Leakage
 
 SPLIT_SETTINGS = (*READING, "validation_fraction", "test_fraction")
-"""Fields of `DataConfig` that `load_data` and `prepare_data` take."""
+"""Fields of `DataConfig` that `load_data` takes."""
 
 
 def import_libraries() -> None:
@@ -124,7 +124,7 @@ def open_data(
     Raises:
         DataError: The dataset cannot be used for training.
     """
-    from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
+    from hf_tl.data.datasets import check_images, load_data
     from hf_tl.data.learned import leave_out_learned, resolve
 
     shared: dict[str, Any] = {
@@ -134,13 +134,8 @@ def open_data(
         "include_training_images": config.include_training_images,
     }
     with accelerator.main_process_first():
-        if isinstance(dataset, ImageData):
-            data = dataset
-        elif isinstance(dataset, str):
-            source: dict[str, Any] = {"config_name": config.dataset_config, "revision": config.dataset_revision}
-            data = load_data(dataset, **source, **shared, streaming=config.streaming)
-        else:
-            data = prepare_data(dataset, name=name, **shared)
+        source: dict[str, Any] = {"config_name": config.dataset_config, "revision": config.dataset_revision}
+        data = load_data(dataset, dataset_name=name, **source, **shared, streaming=config.streaming)
         say(accelerator, _lines("Data", [*data.describe(), *data.notes]))
         shown = data.notes
         data = check_images(
@@ -247,16 +242,11 @@ def _train(
 
     from hf_tl.backbones.load import preprocessing_of, set_problem_type
     from hf_tl.backbones.weights.provenance import provenance_of
-    from hf_tl.data.datasets import ImageData
     from hf_tl.processes.accelerator import make_accelerator
 
     start = time.perf_counter()
     if data_config.dataset is not None:
         raise ConfigError("hf_tl.train takes the dataset as its second argument: leave out dataset=")
-    if isinstance(dataset, ImageData):
-        _check_unsplit(data_config)
-    if dataset_name is not None and isinstance(dataset, str | ImageData):
-        raise ConfigError("dataset_name names a loaded dataset, and this one has a name: leave out dataset_name=")
     accelerator = make_accelerator(training)
     check_push(accelerator, hub.push_to_hub)
     learned = LearnedFrom() if strategy.from_scratch else provenance_of(model).learned
@@ -298,13 +288,6 @@ def _groups(settings: dict[str, Any]) -> tuple[HubConfig, DataConfig, TrainingCo
         kind(**{name: value for name, value in settings.items() if fields[name] is kind}) for kind in kinds
     )
     return hub, data, training  # type: ignore[return-value]
-
-
-def _check_unsplit(config: DataConfig) -> None:
-    """Reject settings of splits and columns for data that are already split."""
-    default = DataConfig()
-    if changed := [name for name in SPLIT_SETTINGS if getattr(config, name) != getattr(default, name)]:
-        raise ConfigError(f"the dataset is already split by hf_tl.load_data: pass {name_some(changed)} to load_data")
 
 
 def _build_strategy(

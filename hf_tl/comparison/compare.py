@@ -3,17 +3,14 @@
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hf_tl.comparison.contenders import Contender, check_alike, measure_speed, open_images, predict
+from hf_tl.comparison.contenders import check_alike, measure_speed, open_images, predict
 from hf_tl.comparison.findings import find_differences
 from hf_tl.comparison.record import build_record
-from hf_tl.evaluation.classes import images_for
-from hf_tl.evaluation.leakage import measurable
+from hf_tl.data.image_data import AnyDataset
+from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
 from hf_tl.storage.folders import make_folder, report_folder
-
-if TYPE_CHECKING:
-    from hf_tl.data.datasets import ImageData
 
 RECORD, REPORT, FIGURE = "comparison.json", "comparison.md", "comparison.png"
 
@@ -71,11 +68,11 @@ class Comparison:
 
 
 def compare(
-    first: str | os.PathLike[str],
-    second: str | os.PathLike[str],
-    dataset: "str | ImageData | None" = None,
+    first: AnyModel,
+    second: AnyModel,
+    dataset: AnyDataset | None = None,
     *,
-    split: str = "test",
+    split: str | None = None,
     batch_size: int = 64,
     include_training_images: bool = False,
     output_dir: str | os.PathLike[str] | None = None,
@@ -86,14 +83,16 @@ def compare(
     Both models predict each image once, as a pipeline would. The difference in accuracy is tested with Tango's score
     interval and McNemar's exact test, that in mean average precision with a paired bootstrap. Each class is tested too,
     with a correction for multiple testing (see `hf_tl.evaluation.paired`). Training images of either model are
-    excluded.
+    excluded. All images of a dataset without splits are used, except for the dataset of the training, whose splits are
+    drawn again.
 
     Args:
-        first: Model A: folder of a trained model, `RunResult`, Hub id, or any other transformers image classifier.
+        first: Model A: folder of a trained model, `RunResult`, Hub id, any other transformers image classifier, or a
+            loaded model.
         second: Model B, likewise.
-        dataset: Value of `--dataset`, or result of `hf_tl.load_data` (default: the dataset that both were trained on,
-            if it is a Hub dataset or digits).
-        split: `"test"`, `"validation"` or `"train"`.
+        dataset: A name, a folder, a table, `datasets.Dataset`, `DatasetDict`, or the result of `hf_tl.load_data`
+            (default: the dataset that both were trained on, if it is a Hub dataset or digits).
+        split: `"test"`, `"validation"` or `"train"` of a dataset with splits (default: test, or validation).
         batch_size: Number of images per step.
         include_training_images: Whether to compare on training images of the models too, and count them.
         output_dir: Folder to save the comparison in.
@@ -112,21 +111,16 @@ def compare(
 
     if output_dir is not None:
         make_folder(output_dir)  # fail early, before minutes of computation
-    pair = (Contender.load("A", first), Contender.load("B", second))
-    check_alike(*pair)
-    data = open_images(pair, dataset, reading)
-    data, leakage = measurable(
-        data,
-        {contender.letter: contender.learned for contender in pair},
-        [split],
-        include_training_images=include_training_images,
+    pair = {"A": Classifier.load(first), "B": Classifier.load(second)}
+    check_alike(*pair.values())
+    holdout, leakage = open_images(pair, dataset, split, reading).measurable(
+        include_training_images=include_training_images
     )
-    accelerator, labels, problem = Accelerator(), pair[0].labels, pair[0].problem
-    images = images_for(pair[0].model, data, split)
-    predictions = [predict(accelerator, contender, images, labels, batch_size) for contender in pair]
-    speeds = [measure_speed(contender, data, split, accelerator.device) for contender in pair]
+    accelerator, labels, problem = Accelerator(), pair["A"].labels, pair["A"].problem
+    predictions = [predict(accelerator, contender, holdout.images, labels, batch_size) for contender in pair.values()]
+    speeds = [measure_speed(contender, holdout.images, accelerator.device) for contender in pair.values()]
     findings = find_differences(problem, labels, *predictions)
-    comparison = Comparison(build_record(pair, speeds, data, leakage[split], predictions, findings))
+    comparison = Comparison(build_record(pair, speeds, holdout, leakage, predictions, findings))
     if output_dir is not None:
         comparison.save(output_dir)
     return comparison

@@ -25,6 +25,7 @@ def describe(record: Mapping[str, Any]) -> str:
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{letter:<9} {about}" for letter, about in _models(record))
     yield f"{'Images':<9} {_data(record)}"
+    yield from (f"{'Data':<9} {one_line(note)}" for note in _notes(record))
     yield from (f"{'Leakage':<9} {note}" for note in _leakage(record))
     yield ""
     yield from _aligned(metric_table(record))
@@ -58,6 +59,7 @@ def markdown(record: Mapping[str, Any], figure: str) -> str:
         f"**{escape(record['conclusion'])}** {CAUTION}",
         "\n".join(f"- {letter}: {escape(about)}" for letter, about in _models(record)),
         f"Images: {escape(_data(record))}.",
+        *(f"Data: {escape(note)}." for note in _notes(record)),
         *(f"Data leakage: {escape(note)}." for note in _leakage(record)),
         f"![Accuracy of A and B by class, and the difference]({figure})",
         _piped(metric_table(record)),
@@ -72,6 +74,12 @@ def markdown(record: Mapping[str, Any], figure: str) -> str:
         _methods(record),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _notes(record: Mapping[str, Any]) -> Sequence[str]:
+    """Return the notes on images and classes that were left out."""
+    notes: Sequence[str] = record["data"].get("notes", ())
+    return notes
 
 
 def _leakage(record: Mapping[str, Any]) -> Sequence[str]:

@@ -1,10 +1,11 @@
 """Checked splits of images with one list of labels."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -141,6 +142,10 @@ class ImageData:
             share=None if draw is None else draw.share,
             conversions=self.conversions[split].images if split in self.conversions else {},
         )
+
+
+AnyDataset: TypeAlias = str | os.PathLike[str] | Dataset | DatasetDict | ImageData
+"""Dataset as all functions of hf_tl take it: a name, a folder or a table, or loaded."""
 
 
 def class_counts_of(rows: Dataset, classes: int) -> list[int]:
