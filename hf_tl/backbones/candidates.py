@@ -13,6 +13,7 @@ from hf_tl.config import DEMO_LICENSE, DEMO_MODEL, ModelConfig
 from hf_tl.errors import ConfigError
 from hf_tl.phase import ResizeMode
 from hf_tl.record import LearnedFrom, Origin
+from hf_tl.reporting.shown import repr_of_changes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Backbone:
     """Backbone as described by `--model` and its companion flags.
 
@@ -45,6 +46,9 @@ class Backbone:
     """License of `weights`, if their source states one."""
     resize_mode: ResizeMode | None = None
     """Fit of images to the input (default: as for the checkpoint)."""
+
+    def __repr__(self) -> str:
+        return repr_of_changes(self)
 
     def learned(self) -> LearnedFrom:
         """Return the images that the weights are known to have been trained on."""

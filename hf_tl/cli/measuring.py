@@ -4,9 +4,7 @@ from argparse import Namespace
 
 from hf_tl.config import READING, SOURCE, DataConfig
 from hf_tl.parser import COUNT, DATASET, MODEL, SPLIT, Parser, own_values
-from hf_tl.ranges import Domain
-
-SHARE = Domain((float,), at_least=0, at_most=1)
+from hf_tl.ranges import SHARE, Domain
 
 
 def predict_parser() -> Parser:

@@ -2,22 +2,29 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_tl.comparison.contenders import check_alike, measure_speed, open_images, predict
 from hf_tl.comparison.findings import find_differences
 from hf_tl.comparison.record import build_record
 from hf_tl.data.image_data import AnyDataset
 from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+from hf_tl.reporting.frames import to_frame
+from hf_tl.reporting.html import picture_of
+from hf_tl.reporting.shown import Shown
 from hf_tl.storage.folders import make_folder, report_folder
+
+if TYPE_CHECKING:
+    import pandas
 
 RECORD, REPORT, FIGURE = "comparison.json", "comparison.md", "comparison.png"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Result of a comparison of two models on the same images.
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
+    """Result of a comparison of two models on the same images; `print` shows all of it, a notebook the figure too.
 
     >>> import hf_tl
     >>> comparison = hf_tl.compare("photos-model", "photos-model", dataset="photos")
@@ -43,6 +50,28 @@ class Comparison:
     def p_value(self) -> float:
         """P-value of the difference."""
         return next(iter(self.record["metrics"].values()))["p_value"]
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield both models, the images and the conclusion."""
+        from hf_tl.comparison.report import facts_of
+
+        yield from facts_of(self.record)
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the figure of both models by class."""
+        from hf_tl.comparison.figure import plot_comparison
+
+        yield "Accuracy of A and B by class", picture_of(lambda path: plot_comparison(self.record, path))
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a table with a row for each class: images, both models, their difference, interval and p-value.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from hf_tl.comparison.report import class_records
+
+        return to_frame(class_records(self.record))
 
     def save(self, output_dir: str | os.PathLike[str]) -> None:
         """Write `comparison.json`, `comparison.md` and `comparison.png`.

@@ -43,6 +43,31 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"            {CAUTION}"
 
 
+def facts_of(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the models with their first metric, the images and the conclusion."""
+    result = next(iter(record["metrics"].values()))
+    for letter, model in record["models"].items():
+        interval = _range(result[f"{letter}_interval"]).replace("(", "(95% CI ")
+        yield letter, f"{model['name']}: {percent(result[letter])}{interval}"
+    yield "Images", _data(record)
+    yield from (("Data", note) for note in [*_notes(record), *_leakage(record)][:2])
+    yield "Result", record["conclusion"]
+
+
+def class_records(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the values of each class by name; classes without images have none."""
+    for row in record["classes"]:
+        low, high = row.get("interval") or (None, None)
+        yield {
+            "class": row["label"],
+            **{name: row.get(name) for name in ("images", "A", "B", "difference")},
+            "low": low,
+            "high": high,
+            "p_value": row["corrected_p_value"],
+            "is_significant": row["is_significant"],
+        }
+
+
 def markdown(record: Mapping[str, Any], figure: str) -> str:
     """Format a comparison as a Markdown page.
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self, TypeAlias
@@ -19,10 +19,11 @@ from hf_tl.data.streaming.streams import fingerprint_of_streams
 from hf_tl.errors import name_some
 from hf_tl.record import DataRecord, SplitRecord, split_digest
 from hf_tl.record.parts import DataSource
+from hf_tl.reporting.shown import Shown
 
 
-@dataclass(frozen=True)
-class ImageData:
+@dataclass(frozen=True, repr=False)
+class ImageData(Shown):
     """Splits that are ready for training: labeled, disjoint, with the same classes in the same order."""
 
     splits: DatasetDict
@@ -52,6 +53,20 @@ class ImageData:
     """Problem type as in a model's config; in `multi_label_classification` an image has any number of classes."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Recommended settings of a built-in dataset: `image_size`, `horizontal_flip`."""
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield how the data were read, and the images of each split."""
+        first, *splits = self.describe()
+        yield "Data", first
+        yield from (tuple(line.split(maxsplit=1)) for line in splits)  # type: ignore[misc]
+        if self.notes:
+            yield "Notes", "; ".join(self.notes)
+
+    def cells(self) -> list[list[str]]:
+        """Return the number of images of each class by split."""
+        counts = [self.class_counts(split) for split in self.splits]
+        rows = zip(self.labels, *counts, strict=True)
+        return [["class", *self.splits], *([label, *map(str, numbers)] for label, *numbers in rows)]
 
     def class_counts(self, split: str) -> list[int]:
         """Count the images of each class in a split, in the order of `labels`."""

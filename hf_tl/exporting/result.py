@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
 from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
-from hf_tl.reporting.html import html_summary
-from hf_tl.reporting.numbers import megabytes, percent, range_of
+from hf_tl.reporting.numbers import counted, megabytes, percent, range_of
+from hf_tl.reporting.shown import Shown
 
 REPORT_FILE = "export.json"
 DEPRECATED = "torch deprecates TorchScript and names torch.export as its successor: --format torch_export"
 
 
 @dataclass(frozen=True, repr=False)
-class ExportResult:
+class ExportResult(Shown):
     """Verified export; usable as the path of its folder.
 
     >>> import hf_tl
@@ -45,14 +45,16 @@ class ExportResult:
     def __str__(self) -> str:
         return "\n".join(f"{title:<10}{text}" for title, text in _lines(self.output_dir, self.record))
 
-    def __repr__(self) -> str:
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield the folder, the model file and its verification."""
         verified = self.record["verified"]
-        text = f"{megabytes(self.record['bytes'])}, verified on {verified['images']:,} images"
-        return f"ExportResult({str(self.output_dir)!r}: {self.record['file']}, {text})"
-
-    def _repr_html_(self) -> str:
-        """Return the summary for a notebook."""
-        return html_summary("Export", list(_lines(self.output_dir, self.record)))
+        yield "Saved in", str(self.output_dir)
+        yield "File", f"{self.record['file']} ({megabytes(self.record['bytes'])})"
+        same = percent(verified["differences"]["same_prediction"])
+        yield "Verified", f"on {counted(verified['images'], 'image')}: predictions agree on {same}"
+        if (int8 := self.record.get("int8")) is not None:
+            problem = PROBLEM_TYPES[self.record["model"]["problem_type"]]
+            yield "int8", f"{int8['file']} ({megabytes(int8['bytes'])}); {_int8_difference(int8, problem)}"
 
 
 def _lines(folder: Path, report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -91,7 +93,6 @@ def _int8_lines(int8: Mapping[str, Any], problem_type: str) -> Iterator[tuple[st
     problem = PROBLEM_TYPES[problem_type]
     name = next(figure.name for figure in problem.figures if figure.key == problem.accuracy)
     shares, times = int8[problem.accuracy], int8["milliseconds_per_image"]
-    low, high = (100 * bound for bound in shares["difference"]["interval"])
     for key in ("float32", "int8"):
         yield (
             key,
@@ -102,6 +103,11 @@ def _int8_lines(int8: Mapping[str, Any], problem_type: str) -> Iterator[tuple[st
     if problem.primary.key != problem.accuracy:
         values = (percent(int8["metrics"][key][problem.primary.key]) for key in ("float32", "int8"))
         yield "", f"{problem.primary.name} " + " and ".join(values)
-    difference = 100 * shares["difference"]["value"]
-    yield "", f"int8 against float32: {difference:+.1f} points ({low:+.1f} to {high:+.1f})"
+    yield "", _int8_difference(int8, problem)
     yield from (("Leakage", note) for note in int8["leakage"]["notes"])
+
+
+def _int8_difference(int8: Mapping[str, Any], problem: ProblemType) -> str:
+    difference = int8[problem.accuracy]["difference"]
+    low, high = (100 * bound for bound in difference["interval"])
+    return f"int8 against float32: {100 * difference['value']:+.1f} points ({low:+.1f} to {high:+.1f})"

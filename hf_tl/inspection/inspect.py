@@ -58,8 +58,9 @@ def inspect(
         ModelError: The model cannot be loaded.
 
     >>> import hf_tl
-    >>> hf_tl.inspect("photos")
-    Inspection('photos', images=40, unreadable=0, copies=0, leaks=0, exclusions=0)
+    >>> inspection = hf_tl.inspect("photos")
+    >>> inspection.images, inspection.leaks, len(inspection.exclusions)
+    (40, 0, 0)
     """
     from accelerate import PartialState
 

@@ -1,9 +1,9 @@
 """Evaluation of a saved model on images that it was not trained on."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_tl.data.image_data import AnyDataset
 from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
@@ -13,12 +13,24 @@ from hf_tl.evaluation.measure import predict_split
 from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType
 from hf_tl.evaluation.report import measure_split
 from hf_tl.record import LearnedSplit, Measured, RunRecord, Temperature
+from hf_tl.reporting.frames import to_frame
+from hf_tl.reporting.numbers import counted
+from hf_tl.reporting.shown import Shown
 from hf_tl.storage.folders import make_folder
 
+if TYPE_CHECKING:
+    import pandas
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of a model on a split of a dataset."""
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
+    """Metrics of a model on a split of a dataset; `print` shows all of them, a notebook the confusion matrix too.
+
+    >>> import hf_tl
+    >>> evaluation = hf_tl.evaluate("photos-model", "photos")
+    >>> evaluation.images, list(evaluation.to_pandas()["class"])
+    (8, ['dress', 'hat'])
+    """
 
     measured: Measured
     """All results, as in the record of a run: metrics, intervals, confusion matrix, calibration."""
@@ -83,6 +95,44 @@ class Evaluation:
     def left_out(self) -> int:
         """Number of images of the split that were excluded as training images of the model."""
         return self.measured.left_out
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield the images and the primary metrics, with their intervals."""
+        from hf_tl.predicting.report import metric_texts
+
+        learned = f" ({self.learned:,} of them training images)" if self.learned else ""
+        yield "Data", f"{self.data}, {self.split}: {counted(self.images, 'image')}{learned}"
+        yield from list(metric_texts(self))[:3]
+        if self.data_notes or self.notes:
+            yield "Notes", "; ".join((*self.notes, *self.data_notes))
+
+    def cells(self) -> list[list[str]]:
+        """Return a row for each class that has images."""
+        from hf_tl.predicting.report import class_table
+
+        return class_table(self)
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the confusion matrix, unless there are too many classes."""
+        from hf_tl.predicting.report import confusion_picture
+
+        picture = confusion_picture(self)
+        yield from [] if picture is None else [("Confusion matrix", picture)]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a table with a row for each class.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from hf_tl.predicting.report import class_records
+
+        return to_frame(class_records(self))
+
+    def __str__(self) -> str:
+        from hf_tl.predicting.report import describe
+
+        return "\n".join(describe(self))
 
     def save(self, output_dir: str | os.PathLike[str]) -> None:
         """Write `evaluation.json`, `evaluation.md`, and figures of the confusion matrix and the calibration.

@@ -16,14 +16,16 @@ def html_summary(
     *,
     table: Sequence[Sequence[str]] = (),
     pictures: Sequence[tuple[str, bytes]] = (),
+    limit: int | None = ROWS,
 ) -> str:
     """Return a block of HTML in which all texts are escaped.
 
     Args:
         title: Title.
         lines: Pairs of a name and a text.
-        table: Rows of cells, the first of them the titles; at most `ROWS` others are shown.
+        table: Rows of cells, the first of them the titles.
         pictures: PNG images, each with a description for readers who do not see it.
+        limit: Number of rows that are shown (default: `ROWS`; None: all).
 
     >>> html_summary("A & B", [("Accuracy", "98%")])
     '<div><b>A &amp; B</b><table><tr><td>Accuracy</td><td>98%</td></tr></table></div>'
@@ -33,10 +35,11 @@ def html_summary(
         parts.append(f"<table>{''.join(_row(line, 'td') for line in lines)}</table>")
     if table:
         titles, *rows = table
-        shown = [_row(titles, "th"), *(_row(row, "td") for row in rows[:ROWS])]
+        hidden = 0 if limit is None else max(0, len(rows) - limit)
+        shown = [_row(titles, "th"), *(_row(row, "td") for row in rows[: len(rows) - hidden])]
         parts.append(f"<table>{''.join(shown)}</table>")
-        if len(rows) > ROWS:
-            parts.append(f"<div>and {len(rows) - ROWS:,} more rows: to_pandas() has all</div>")
+        if hidden:
+            parts.append(f"<div>and {hidden:,} more rows</div>")
     parts += [_picture(*picture) for picture in pictures]
     return f"<div>{''.join(parts)}</div>"
 

@@ -120,11 +120,11 @@ def test_labels_of_loaded_images_with_several_classes_keep_their_names(tmp_path:
     classifier = Classifier.load(folder)
     holdout = open_holdout(data, {"the model": classifier}, None, {})
     expected = np.array(data.splits["test"]["label"][:])[:, [0, 1]]
-    found = np.array(holdout.images["label"][:])
+    actual = np.array(holdout.images["label"][:])
     assert LABELS == ("zebra", "ant", "moth")
-    assert (found[:, 1:] == expected).all()
-    assert not found[:, 0].any()
-    assert found.any()
+    assert (actual[:, 1:] == expected).all()
+    assert not actual[:, 0].any()
+    assert actual.any()
 
 
 def test_a_model_that_was_changed_in_memory_has_unknown_training_images(model: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hf_tl.backbones.weights.provenance import UNRECORDED, Provenance, provenanc
 from hf_tl.data.decoding.images import Transforms
 from hf_tl.errors import ModelError
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
-from hf_tl.record import LearnedFrom, RunRecord
+from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,9 +60,11 @@ class Classifier:
         """
         if self.source is not None:
             return saved_record(self.source)
-        folder = str(self.model.config.name_or_path)
-        is_unchanged = self.provenance.origin.kind == "trained" and Path(folder).is_dir()
-        return saved_record(folder) if is_unchanged else None
+        folder, origin = str(self.model.config.name_or_path), self.provenance.origin
+        if origin.kind != "trained" or not folder or not Path(folder, RECORD_FILE).is_file():
+            return None
+        record = saved_record(folder)
+        return record if record is not None and record.weights_digest == origin.weights_digest else None
 
     @cached_property
     def provenance(self) -> Provenance:
