@@ -171,9 +171,9 @@ def test_int8_is_calibrated_on_half_of_images_without_splits(model: Path, tmp_pa
     pets = write_classes(tmp_path / "pets", ant=4, moth=3)
     int8 = hf_tl.export(model, "onnx", tmp_path / "out", dataset=pets, int8=True).record["int8"]
     assert (int8["calibration"], int8["images"]) == ({"split": "all", "images": 3}, 4)
-    one = write_classes(tmp_path / "one", ant=1)
+    single = write_classes(tmp_path / "one", ant=1)
     with pytest.raises(DataError, match="--int8 needs images to calibrate on and others to measure, found 1"):
-        hf_tl.export(model, "onnx", tmp_path / "one-out", dataset=one, int8=True)
+        hf_tl.export(model, "onnx", tmp_path / "one-out", dataset=single, int8=True)
 
 
 def test_the_commands_read_them_too(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
