@@ -15,6 +15,7 @@ from torch import Tensor
 from hf_tl.errors import CheckpointError
 from hf_tl.record import PhaseRecord
 from hf_tl.record.codec import decode, encode
+from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,6 +46,28 @@ class TrainingLog:
     def kept_phases(self) -> list[PhaseRecord]:
         """Phases up to the one of the kept weights."""
         return self.phases if self.best is None else self.phases[: self.best["phase"] + 1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training did, by the Accelerate loop or under transformers' Trainer."""
+
+    strategy: Strategy
+    """Strategy, all phases of it."""
+    log: TrainingLog
+    images: int
+    """Number of images that it trains on."""
+
+    @property
+    def carried_out(self) -> Strategy:
+        """Strategy up to the phase of the kept weights."""
+        return self.strategy.done(len(self.log.kept_phases))
+
+    @property
+    def is_from_random(self) -> bool:
+        """Return whether the weights descend from random weights that a phase drew."""
+        kept = [phase.recipe for phase in self.log.kept_phases] or self.strategy.phases[:1]
+        return any(phase.from_random_weights for phase in kept)
 
 
 @dataclass

@@ -4,41 +4,41 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
+from hf_tl.checkpoints.state import Outcome
 from hf_tl.job.job import Job
 from hf_tl.record import LearnedFrom, Origin, RefitRecord, RunRecord, Seconds
 
 if TYPE_CHECKING:
     from hf_tl.checkpoints.state import TrainingLog
     from hf_tl.record.run import Status
-    from hf_tl.training.loop import Training
 
 
-def build_record(job: Job, training: "Training", log: "TrainingLog", status: "Status") -> RunRecord:
+def build_record(job: Job, outcome: Outcome, log: "TrainingLog", status: "Status") -> RunRecord:
     """Build the record of a run so far.
 
     Args:
         job: Inputs of the run.
-        training: Training that produced the weights.
+        outcome: Outcome of the training that produced the weights.
         log: Log of the training with model selection: the same training, or the one before a refit.
         status: Status of the run.
     """
     from hf_tl.publish import record as parts
 
-    done, notes = training.state.log, job.notes
+    done, notes = outcome.log, job.notes
     is_refitted = done is not log
-    carried_out = training.strategy if status == "training" else training.carried_out
+    carried_out = outcome.strategy if status == "training" else outcome.carried_out
     phases = tuple(done.kept_phases)
     transforms = job.transforms_of(carried_out.phases[-1])
-    refit = RefitRecord(len(training.data.train_images), learned_splits(job, training), done.seconds)
+    refit = RefitRecord(outcome.images, learned_splits(job, outcome), done.seconds)
     return RunRecord(
         status=status,
-        origin=Origin.random(job.config.seed) if is_from_random(training) else job.provenance.origin,
+        origin=Origin.random(job.config.seed) if outcome.is_from_random else job.provenance.origin,
         model=parts.describe_model(job.model, job.preprocessing, phases, job.head_stages),
         strategy=dataclasses.replace(carried_out, refit=is_refitted),
         stages=parts.describe_stages(job.model),
         phases=phases,
         data=job.data.to_record(),
-        learned_from=learned_images(job, training).splits,
+        learned_from=learned_images(job, outcome).splits,
         rungs=tuple(log.rungs),
         stopped=log.stopped,
         recommendation=notes.recommendation,
@@ -58,23 +58,16 @@ def build_record(job: Job, training: "Training", log: "TrainingLog", status: "St
     )
 
 
-def learned_images(job: Job, training: "Training") -> LearnedFrom:
+def learned_images(job: Job, outcome: Outcome) -> LearnedFrom:
     """Return the images that the trained weights learned from, including those of the starting weights."""
     from hf_tl.data.learned import learn
 
-    learned = LearnedFrom() if is_from_random(training) else job.learned_before
-    for split in learned_splits(job, training):
+    learned = LearnedFrom() if outcome.is_from_random else job.learned_before
+    for split in learned_splits(job, outcome):
         learned = learn(learned, job.data, split)
     return learned
 
 
-def learned_splits(job: Job, training: "Training") -> tuple[str, ...]:
+def learned_splits(job: Job, outcome: Outcome) -> tuple[str, ...]:
     """Return the splits whose images a training learns from."""
-    images = len(training.data.train_images)
-    return ("train",) if images == len(job.data.splits["train"]) else ("train", "validation")
-
-
-def is_from_random(training: "Training") -> bool:
-    """Return whether the weights of a training descend from random weights that one of its phases drew."""
-    kept = [phase.recipe for phase in training.state.log.kept_phases] or training.strategy.phases[:1]
-    return any(phase.from_random_weights for phase in kept)
+    return ("train",) if outcome.images == len(job.data.splits["train"]) else ("train", "validation")

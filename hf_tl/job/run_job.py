@@ -4,10 +4,11 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.weights.provenance import set_provenance, trained_origin
+from hf_tl.checkpoints.state import Outcome
 from hf_tl.errors import SaveError
 from hf_tl.job.job import Job, RunResult
 from hf_tl.job.records import build_record, learned_images
@@ -17,6 +18,7 @@ from hf_tl.record import RunRecord
 from hf_tl.reporting.console import say
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
 
     from hf_tl.card.figures.mistakes import Example
@@ -26,17 +28,22 @@ if TYPE_CHECKING:
     from hf_tl.training.loop import Training
     from hf_tl.training.refit import Refit
 
+    Predict = Callable[[Dataset, str], Predictions]
+    """Function of the images and the name of a split."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """Trained weights, committed to the output folder but not yet evaluated."""
 
-    training: "Training"
-    """Training that produced the weights."""
+    outcome: Outcome
+    """Outcome of the training that produced the weights."""
+    predict: "Predict"
+    """Prediction of a split by these weights."""
     record: RunRecord
     validation: "tuple[Predictions, str]"
     """Predictions of the validation images, and the digest of the weights that made them."""
-    energy: dict[str, Any] | None
+    energy: dict[str, Any] | None = None
     """Energy use of the training, if it was measured."""
 
 
@@ -57,10 +64,18 @@ def run_job(job: Job) -> RunResult:
         job.config = fit_batch_size(job.accelerator, job.model, job.strategy, job.config, size)
     job.note_views()
     say(job.accelerator, announce(job.model, job.strategy, job.accelerator.num_processes))
-    trained = _train(job)
+    return finish_run(job, _train(job))
+
+
+def finish_run(job: Job, trained: Trained) -> RunResult:
+    """Evaluate a trained and committed model, write its card, and push it.
+
+    Raises:
+        HfTlError: Something cannot be used or written. The trained model is in `output_dir`.
+    """
     with _saved(job):
         result = _evaluate(job, trained)
-    set_provenance(job.model, trained_origin(result.record, head="kept"), learned_images(job, trained.training))
+    set_provenance(job.model, trained_origin(result.record, head="kept"), learned_images(job, trained.outcome))
     return result
 
 
@@ -76,15 +91,15 @@ def _train(job: Job) -> Trained:
             log = training.run()
             record = _commit(job, training, log)
             with _saved(job):
-                validation = _predict(job, training, "validation"), str(record.weights_digest)
+                validation = predict(job, training.predictions, "validation"), str(record.weights_digest)
                 if refit is not None and refit.is_due():
                     training = refit.run()
                     record = _commit(job, training, log)
                     if not refit.learns_validation:
-                        validation = _predict(job, training, "validation"), str(record.weights_digest)
+                        validation = predict(job, training.predictions, "validation"), str(record.weights_digest)
     finally:
         close_logs(job.accelerator, job.config)
-    return Trained(training, record, validation, energy or None)
+    return Trained(training.outcome, training.predictions, record, validation, energy or None)
 
 
 def _prepare(job: Job) -> "tuple[Training, Refit | None]":
@@ -95,7 +110,7 @@ def _prepare(job: Job) -> "tuple[Training, Refit | None]":
     def hold(tensors: "Mapping[str, Tensor]", training: "Training") -> None:
         """Commit the best weights so far before the last step; a failure does not stop the training."""
         try:
-            _write(job, training, training.state.log, "training", tensors)
+            write_model(job, training.outcome, training.state.log, "training", tensors)
         except SaveError as error:
             say(job.accelerator, f"Continuing without saving the weights so far: {error}")
 
@@ -125,21 +140,30 @@ def _prepare(job: Job) -> "tuple[Training, Refit | None]":
 def _commit(job: Job, training: "Training", log: "TrainingLog") -> RunRecord:
     """Commit the trained weights, and a checkpoint from which the evaluation can resume."""
     say(job.accelerator, f"Saving the trained weights in {job.folder}")
-    record = _write(job, training, log, "trained")
+    record = write_model(job, training.outcome, log, "trained")
     training.write_final_checkpoint()
     return record
 
 
-def _write(
+def write_model(
     job: Job,
-    training: "Training",
+    outcome: Outcome,
     log: "TrainingLog",
     status: "Status",
     tensors: "Mapping[str, Tensor] | None" = None,
 ) -> RunRecord:
+    """Write the weights and their record so far into the output folder. All processes must call it.
+
+    Args:
+        job: Inputs of the run.
+        outcome: Outcome of the training that produced the weights.
+        log: Log of the training with model selection.
+        status: Status of the run.
+        tensors: Tensors to write in place of the model's own.
+    """
     from hf_tl.publish.save import commit_model
 
-    record, learned = build_record(job, training, log, status), learned_images(job, training)
+    record, learned = build_record(job, outcome, log, status), learned_images(job, outcome)
     return on_main_process(
         job.accelerator,
         lambda: commit_model(job.model, job.preprocessing, record, learned, job.folder, tensors),
@@ -148,10 +172,9 @@ def _write(
 
 def _evaluate(job: Job, trained: Trained) -> RunResult:
     """Predict the test images, as trained and as a plain pipeline does, and finish the run with the results."""
-    training = trained.training
-    test = _predict(job, training, "test")
+    test = predict(job, trained.predict, "test")
     kinds = plain_kinds(job.data, job.config, job.preprocessing.input_size[0])
-    transform = job.transforms_of(training.carried_out.phases[-1]).eval
+    transform = job.transforms_of(trained.outcome.carried_out.phases[-1]).eval
     plain = predict_plain(job.accelerator, job.model, job.data, transform, job.config, test) if kinds else None
 
     def finish() -> RunResult:
@@ -164,10 +187,11 @@ def _evaluate(job: Job, trained: Trained) -> RunResult:
     return on_main_process(job.accelerator, finish)
 
 
-def _predict(job: Job, training: "Training", split: str) -> "Predictions":
+def predict(job: Job, predict_images: "Predict", split: str) -> "Predictions":
+    """Predict the images of a split."""
     images = job.data.splits[split]
     say(job.accelerator, f"Evaluating on {len(images):,} {split} images")
-    return training.predictions(images, split)
+    return predict_images(images, split)
 
 
 def _check_saved(job: Job) -> None:

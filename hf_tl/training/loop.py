@@ -17,7 +17,7 @@ from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.digest import whole
 from hf_tl.checkpoints.checkpoint import FOLDER, REFIT_FOLDER
 from hf_tl.checkpoints.saving import Checkpoints, gather_random_states, identity_of, names_trained_by
-from hf_tl.checkpoints.state import Contents, TrainingLog, TrainingState, set_random_state
+from hf_tl.checkpoints.state import Contents, Outcome, TrainingLog, TrainingState, set_random_state
 from hf_tl.config import TrainingConfig
 from hf_tl.data.streaming.streams import first_image
 from hf_tl.evaluation.measure import Predictions
@@ -154,9 +154,14 @@ class Training:
         return self.state.log
 
     @property
+    def outcome(self) -> Outcome:
+        """Outcome so far, for the record."""
+        return Outcome(self.strategy, self.state.log, len(self.data.train_images))
+
+    @property
     def carried_out(self) -> Strategy:
         """Strategy up to the phase of the kept weights."""
-        return self.strategy.done(len(self.state.log.kept_phases))
+        return self.outcome.carried_out
 
     def predictions(self, images: "Dataset", split: str) -> Predictions:
         """Predict images with the transforms of the last phase.
