@@ -11,6 +11,7 @@ from hf_tl.comparison.findings import find_differences
 from hf_tl.comparison.record import build_record
 from hf_tl.data.image_data import AnyDataset
 from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+from hf_tl.ranges import COUNT, check_argument
 from hf_tl.reporting.frames import to_frame
 from hf_tl.reporting.html import picture_of
 from hf_tl.reporting.shown import Shown
@@ -138,6 +139,7 @@ def compare(
     """
     from accelerate import Accelerator
 
+    check_argument("batch_size", batch_size, COUNT)
     if output_dir is not None:
         make_folder(output_dir)  # fail early, before minutes of computation
     pair = {"A": Classifier.load(first), "B": Classifier.load(second)}

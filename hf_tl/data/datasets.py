@@ -28,10 +28,12 @@ from hf_tl.data.streaming.streams import PLACE, streams_of
 from hf_tl.errors import ConfigError, DataError, name_some, nearest
 from hf_tl.record import LearnedFrom
 from hf_tl.record.learned import DIGEST_BYTES
+from hf_tl.renamed import renamed
 
 __all__ = ["ImageData", "check_images", "load_data", "source_of"]
 
 
+@renamed(name="dataset")
 def load_data(
     dataset: AnyDataset,
     *,

@@ -12,6 +12,7 @@ from hf_tl.evaluation.intervals import Interval
 from hf_tl.evaluation.measure import predict_split
 from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType
 from hf_tl.evaluation.report import measure_split
+from hf_tl.ranges import COUNT, check_argument
 from hf_tl.record import LearnedSplit, Measured, RunRecord, Temperature
 from hf_tl.reporting.frames import to_frame
 from hf_tl.reporting.numbers import counted
@@ -185,6 +186,7 @@ def evaluate(
     """
     from accelerate import Accelerator
 
+    check_argument("batch_size", batch_size, COUNT)
     if output_dir is not None:
         make_folder(output_dir)  # fail early, before minutes of computation
     classifier = Classifier.load(model)

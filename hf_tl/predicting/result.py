@@ -133,7 +133,7 @@ class PredictionResult(Sequence[Prediction], Shown):
 
     def _counts(self) -> str:
         labels = Counter(prediction.label or "no class" for prediction in self if prediction.error is None)
-        counts = [f"{label} {count:,}" for label, count in labels.most_common(3)]
+        counts = [f"{one_line(label)} {count:,}" for label, count in labels.most_common(3)]
         others = sum(labels.values()) - sum(count for _, count in labels.most_common(3))
         counts += [f"others {others:,}"] if others else []
         counts += [f"unreadable {len(self.unreadable):,}"] if self.unreadable else []
