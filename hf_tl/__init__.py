@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from hf_tl.data.decoding.images import collate
     from hf_tl.errors import HfTlError
     from hf_tl.exporting.export import export
+    from hf_tl.exporting.result import ExportResult
     from hf_tl.hub.fetch import pull
     from hf_tl.hub.hub import push
     from hf_tl.inspection.inspect import inspect
     from hf_tl.inspection.result import Inspection
     from hf_tl.job.job import RunResult
+    from hf_tl.predicting.evaluate import Evaluation, evaluate
     from hf_tl.predicting.predict import predict
     from hf_tl.predicting.result import PredictionResult
     from hf_tl.run import train
@@ -37,6 +39,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Backbone": "hf_tl.backbones.candidates",
     "Comparison": "hf_tl.comparison.compare",
+    "Evaluation": "hf_tl.predicting.evaluate",
+    "ExportResult": "hf_tl.exporting.result",
     "HfTlError": "hf_tl.errors",
     "Inspection": "hf_tl.inspection.result",
     "Phase": "hf_tl.strategy",
@@ -48,6 +52,7 @@ _HOMES = {
     "StrategyCallback": "hf_tl.trainer.callback",
     "StrategyTrainer": "hf_tl.trainer.trainer",
     "TrainingViews": "hf_tl.views.views",
+    "evaluate": "hf_tl.predicting.evaluate",
     "export": "hf_tl.exporting.export",
     "inspect": "hf_tl.inspection.inspect",
     "freeze": "hf_tl.backbones.stages.freezing",
@@ -68,6 +73,8 @@ _HOMES = {
 __all__ = [
     "Backbone",
     "Comparison",
+    "Evaluation",
+    "ExportResult",
     "HfTlError",
     "Inspection",
     "Phase",
@@ -81,6 +88,7 @@ __all__ = [
     "TrainingViews",
     "collate",
     "compare",
+    "evaluate",
     "export",
     "freeze",
     "inspect",

@@ -18,6 +18,7 @@ Python (`hf_tl.wording`). The command line prints the message alone, without a
 traceback, and exits with status 2 (`IncompleteError`: 3).
 """
 
+import difflib
 from collections.abc import Iterable
 
 from hf_tl.wording import worded
@@ -89,3 +90,13 @@ def name_some(names: Iterable[object], limit: int = 5) -> str:
     listed = [str(name) for name in names]
     shown = ", ".join(listed[:limit])
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return the end of a message that suggests the nearest known name; empty if none is near.
+
+    >>> nearest("tset", ["train", "test"])
+    '; did you mean test?'
+    """
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -120,6 +120,24 @@ class Domain:
         return f"{'0 or ' if self.or_zero else ''}{kind} {limits}".rstrip() + (" or none" if self.has_none else "")
 
 
+COUNT = Domain((int,), at_least=1)
+SHARE = Domain((float,), at_least=0, at_most=1)
+
+
+def check_argument(name: str, value: Any, domain: Domain) -> None:
+    """Check an argument of a function; None stands for its default.
+
+    Raises:
+        ConfigError: The value has the wrong type or is outside the domain.
+    """
+    if value is None:
+        return
+    try:
+        domain.check(value)
+    except ValueError as error:
+        raise ConfigError(f"--{name} {error}") from error
+
+
 def setting(default: Any = dataclasses.MISSING, text: str = "", *, metavar: str | None = None, **limits: Any) -> Any:
     """Declare a field with its help text and its range.
 

@@ -14,7 +14,7 @@ import hf_tl
 from hf_tl.cli import main
 from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.evaluation.leakage import open_again
-from hf_tl.predicting.evaluate import evaluate_model
+from hf_tl.predicting.evaluate import evaluate
 from hf_tl.record import LearnedFrom, read_record, split_digest
 from hf_tl.record.learned import DIGEST_BYTES, LEARNED_FILE
 
@@ -91,9 +91,9 @@ def test_renamed_and_added_files_change_nothing(
     again = open_again(record, LearnedFrom.read(record.learned_from, folder), str(renamed))
     assert not cut(again, "validation", "test") & cut(data, "train")
     assert len(cut(again, "test") - cut(data, "test")) <= 2
-    result = evaluate_model(str(folder), str(renamed))
+    result = evaluate(str(folder), str(renamed))
     assert (result.images, result.learned, result.left_out, result.notes) == (len(again.splits["test"]), 0, 0, ())
-    result = evaluate_model(str(folder), str(renamed), "train", include_training_images=True)
+    result = evaluate(str(folder), str(renamed), split="train", include_training_images=True)
     assert result.learned == len(data.splits["train"])
 
 
@@ -139,7 +139,7 @@ def test_training_on_with_another_seed_measures_on_no_training_image(images: Pat
             assert record.data.splits[split].digest == split_digest(opened.digests[split])
             assert record.measured[split].learned == 0
         assert before.digests <= cut(opened, "train")
-    by_heart = evaluate_model(str(first), str(images), "train", include_training_images=True).metrics["accuracy"]
+    by_heart = evaluate(str(first), str(images), split="train", include_training_images=True).metrics["accuracy"]
     assert by_heart > 0.9
     accuracies = [record.measured["test"].metrics["accuracy"] for record in records]
     assert max(value for value in accuracies if value is not None) < 0.75, accuracies

@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments
 import hf_tl
 from hf_tl.backbones.load import load_backbone, set_problem_type
 from hf_tl.cli import ERROR_STATUS, main
-from hf_tl.data.datasets import prepare_data
+from hf_tl.data.datasets import load_data
 from hf_tl.data.decoding.images import collate
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import measure
@@ -165,7 +165,7 @@ def test_a_single_label_run_of_a_multi_label_model_is_single_label(
 def trainer_of(model: Any, folder: Path, phases: tuple[Phase, ...], **arguments: Any) -> Trainer:
     images, flags = make_images(32, seed=5)
     rows = Dataset.from_dict({"image": images, "label": flags.tolist()}).cast_column("image", ImageFeature())
-    data = prepare_data(rows.cast_column("label", List(Value("int64"), length=3)))
+    data = load_data(rows.cast_column("label", List(Value("int64"), length=3)))
     transforms = hf_tl.load_backbone("timm:test_resnet", NAMES, pretrained=False, image_size=SIDE)[1]
     train, validation = (data.splits[split].with_transform(transforms.eval) for split in ("train", "validation"))
     defaults = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1}

@@ -1,5 +1,6 @@
 """Recommend a backbone and a strategy for a dataset."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +25,11 @@ from hf_tl.features.feature_store import open_store
 from hf_tl.storage.folders import make_folder
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
-    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.image_data import AnyDataset
 
 
 def recommend(
-    dataset: "Dataset | DatasetDict | ImageData | str",
+    dataset: "AnyDataset",
     backbones: "str | Backbone | Sequence[str | Backbone] | None" = None,
     *,
     image_size: int | None = None,
@@ -51,7 +50,7 @@ def recommend(
     are not used.
 
     Args:
-        dataset: A loaded dataset, or a value of `--dataset`.
+        dataset: A name, a folder, a table, `datasets.Dataset`, `DatasetDict`, or the result of `hf_tl.load_data`.
         backbones: Values of `--model`, or `Backbone`s with weights of their own; those of the demo by default.
         image_size: Height and width in pixels, for backbones without a size of their own.
         max_images: Number of images in the sample; more images narrow the intervals.
@@ -98,9 +97,9 @@ def recommend(
         plan = plan_training(decision, data)
         if plan is not None:
             cost = estimate_cost(chosen, data, plan.strategy, device, caches_features=store is not None)
-    if plan is not None and isinstance(dataset, str):
+    if plan is not None and isinstance(dataset, str | os.PathLike):
         flags = {"image_size": image_size, **reading, **split}
-        command = training_command(dataset, None if backbones is None else chosen, plan.settings, flags)
+        command = training_command(os.fspath(dataset), None if backbones is None else chosen, plan.settings, flags)
     recommendation = Recommendation(
         backbone=None if plan is None else chosen.name,
         strategy=None if plan is None else plan.strategy,

@@ -1,26 +1,32 @@
 """Recommendation: the recommended training with its evidence, and its files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_tl.advisor.deciding.cost import Cost
 from hf_tl.advisor.deciding.decision import leading, ranking
 from hf_tl.advisor.measuring.evidence import BackboneEvidence
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import RECOMMENDED_STRATEGY
+from hf_tl.reporting.frames import to_frame
+from hf_tl.reporting.html import picture_of
+from hf_tl.reporting.shown import Shown
 from hf_tl.storage.folders import report_folder
 from hf_tl.strategy import Strategy
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA_VERSION = 2
 RECORD, FIGURE = "recommendation.json", "recommendation.png"
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """Recommended training, with its reason and its cost.
+@dataclass(frozen=True, repr=False)
+class Recommendation(Shown):
+    """Recommended training, with its reason and its cost; `print` shows all of it, a notebook the figure too.
 
     >>> import hf_tl
     >>> recommendation = hf_tl.recommend("photos", "backbone", max_images=20)
@@ -52,6 +58,28 @@ class Recommendation:
     """Recommended backbone, with the settings to load it."""
     climb: Mapping[str, Any] | None = None
     """Stage depths of a climb from it (`hf_tl.advisor.deciding.plan`); None where no training is recommended."""
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield the advice, its reason and its cost."""
+        from hf_tl.advisor.reporting.text import facts_of
+
+        yield from facts_of(self)
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the figure of the rules and of the accuracies by depth."""
+        from hf_tl.advisor.reporting.figure import plot_recommendation
+
+        yield "Rules and accuracies", picture_of(lambda path: plot_recommendation(self.to_record(), path))
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a table with a row for each candidate, best first; unavailable ones have a reason.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from hf_tl.advisor.reporting.text import candidate_records
+
+        return to_frame(candidate_records(self))
 
     def to_record(self) -> dict[str, Any]:
         """Return the recommendation as plain values."""

@@ -13,6 +13,7 @@ from hf_tl.config import DEMO_LICENSE, DEMO_MODEL, ModelConfig
 from hf_tl.errors import ConfigError
 from hf_tl.phase import ResizeMode
 from hf_tl.record import LearnedFrom, Origin
+from hf_tl.reporting.shown import repr_of_changes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,7 +25,7 @@ DEMO = "demo"
 """Name of the demo's backbone with its weights, except where a folder of that name exists."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Backbone:
     """Backbone as described by `--model` and its companion flags.
 
@@ -49,6 +50,9 @@ class Backbone:
     """License of `weights`, if their source states one."""
     resize_mode: ResizeMode | None = None
     """Fit of images to the input (default: as for the checkpoint)."""
+
+    def __repr__(self) -> str:
+        return repr_of_changes(self)
 
     def learned(self) -> LearnedFrom:
         """Return the images that the weights are known to have been trained on."""

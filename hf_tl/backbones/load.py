@@ -13,6 +13,7 @@ from hf_tl.errors import ConfigError
 from hf_tl.phase import Phase, ResizeMode
 from hf_tl.record import LearnedFrom
 from hf_tl.record.codec import encode
+from hf_tl.renamed import renamed
 from hf_tl.strategy import Strategy
 from hf_tl.strategy_config import as_strategy
 
@@ -245,14 +246,15 @@ def check_classes(model: "PreTrainedModel", labels: Sequence[str]) -> None:
         )
 
 
+@renamed(name="model")
 def load(
-    name: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
+    model: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple["PreTrainedModel", Transforms]:
     """Load a saved model with its head and labels, frozen as in the last phase of its training.
 
     Args:
-        name: Folder that hf_tl saved a model in, or a Hub id. Any other image classifier loads too, with nothing
-            frozen.
+        model: Folder that hf_tl saved a model in, `RunResult`, or Hub id. Any other image classifier loads too, with
+            nothing frozen.
         revision: Branch, tag or commit on the Hub.
         trust_remote_code: Whether code from the repository may run.
 
@@ -269,19 +271,19 @@ def load(
     from hf_tl.backbones.libraries.configs import load_config
     from hf_tl.backbones.stages.freezing import freeze
 
-    source = os.fspath(name)
+    source = os.fspath(model)
     config = load_config(source, revision, trust_remote_code)
     labels = [config.id2label[index] for index in range(config.num_labels)]
     record = getattr(config, "hf_tl", None)
     # no check for duplicates: ImageNet has two classes named "crane"
-    model, preprocessing = _load_model(source, labels, revision=revision, trust_remote_code=trust_remote_code)
-    set_problem_type(model, model.config.problem_type)
+    loaded, preprocessing = _load_model(source, labels, revision=revision, trust_remote_code=trust_remote_code)
+    set_problem_type(loaded, loaded.config.problem_type)
     if record is None or "strategy" not in record:
-        return model, preprocessing.transforms()
-    model.config.hf_tl = record
+        return loaded, preprocessing.transforms()
+    loaded.config.hf_tl = record
     phase = Strategy.from_record(record["strategy"]).phases[-1]
-    freeze(model, phase)
-    return model, preprocessing.transforms(phase.augmentation)
+    freeze(loaded, phase)
+    return loaded, preprocessing.transforms(phase.augmentation)
 
 
 def preprocessing_of(model: "PreTrainedModel", transforms: Transforms | None = None) -> "Preprocessing":

@@ -1,7 +1,7 @@
 """Summaries of a run for the terminal, before and after training."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) ->
     """
     model, seconds = record.model, record.seconds
     rows = {
-        **dict(_result(record, split) for split in ("test", "validation") if split in ("test", *record.measured)),
+        **dict(metric_lines(record)),
         **({} if (kept := kept_checkpoint(record)) is None else {"Checkpoint": kept}),
         "Time": f"{duration(seconds.total)}, of which training {duration(seconds.train)}",
         "Parameters": f"{model.parameters_trained:,} trained, {model.parameters_frozen:,} frozen",
@@ -53,6 +53,11 @@ def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) ->
         *([] if commit_url else ["Publish it", f"  hf-tl push {folder} USER/NAME"]),
     ]
     return "\n".join([*(f"{title:<{width}}{text}" for title, text in rows.items()), *usage])
+
+
+def metric_lines(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """Yield the titles and the texts of the primary metric on test and validation images."""
+    yield from (_result(record, split) for split in ("test", "validation") if split in ("test", *record.measured))
 
 
 def kept_checkpoint(record: RunRecord) -> str | None:

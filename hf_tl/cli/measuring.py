@@ -4,9 +4,7 @@ from argparse import Namespace
 
 from hf_tl.config import READING, SOURCE, DataConfig
 from hf_tl.parser import COUNT, DATASET, MODEL, SPLIT, Parser, own_values
-from hf_tl.ranges import Domain
-
-SHARE = Domain((float,), at_least=0, at_most=1)
+from hf_tl.ranges import SHARE, Domain
 
 
 def predict_parser() -> Parser:
@@ -44,10 +42,10 @@ def predict(options: Namespace) -> None:
 def evaluate_parser() -> Parser:
     """Make the parser of `hf-tl evaluate`."""
     parser = Parser("evaluate", "Evaluate a trained model on labeled images.")
-    parser.add_argument("model_name", metavar="MODEL", help=MODEL)
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("--dataset", required=True, metavar="DATASET", help=DATASET)
     text = "split of a dataset that has splits (default: test, or validation); of others, all images are evaluated"
-    _add_evaluation_flags(parser, text, SPLIT, None)
+    _add_evaluation_flags(parser, text, SPLIT)
     for name in (*SOURCE, *READING, "skip_bad_images", "max_image_pixels"):
         parser.add_setting(DataConfig, name)
     text = "folder for evaluation.json, evaluation.md, confusion.png and reliability.png"
@@ -57,13 +55,13 @@ def evaluate_parser() -> Parser:
 
 def evaluate(options: Namespace) -> None:
     """Print the metrics of a model, shares as percentages, each with its 95% confidence interval."""
-    from hf_tl.predicting.evaluate import evaluate_model
+    from hf_tl.predicting.evaluate import evaluate as measure
     from hf_tl.predicting.report import describe
     from hf_tl.processes.memory import image_pixel_limit
 
     values = own_values(options)
     with image_pixel_limit(values.pop("max_image_pixels")):
-        evaluation = evaluate_model(**values)
+        evaluation = measure(**values)
     for line in describe(evaluation):
         print(line)
 
@@ -74,7 +72,8 @@ def compare_parser() -> Parser:
     parser.add_argument("first", metavar="A", help=MODEL)
     parser.add_argument("second", metavar="B", help="the other model")
     parser.add_argument("--dataset", metavar="DATASET", help=f"{DATASET} (default: the training dataset of both)")
-    _add_evaluation_flags(parser, "split to evaluate on", SPLIT, "test")
+    text = "split of a dataset that has splits (default: test, or validation); of others, all images are compared"
+    _add_evaluation_flags(parser, text, SPLIT)
     for name in (*SOURCE, *READING):
         parser.add_setting(DataConfig, name)
     text = "folder for comparison.json, comparison.md and comparison.png"
@@ -91,8 +90,8 @@ def compare(options: Namespace) -> None:
     print(find(**own_values(options)))
 
 
-def _add_evaluation_flags(parser: Parser, text: str, split: Domain, default: str | None) -> None:
-    parser.add_flag("split", text, split, default)
+def _add_evaluation_flags(parser: Parser, text: str, split: Domain) -> None:
+    parser.add_flag("split", text, split)
     text = "also evaluate on images that a model was trained on, and count them (default: excluded)"
     parser.add_setting(DataConfig, "include_training_images", text)
     parser.add_flag("batch_size", "batch size", COUNT, 64)

@@ -99,7 +99,7 @@ def card(options: Namespace) -> None:
 def export_parser() -> Parser:
     """Make the parser of `hf-tl export`."""
     parser = Parser("export", "Export a trained model to ONNX, TorchScript or torch.export, verified on real images.")
-    parser.add_argument("model_name", metavar="MODEL", help=MODEL)
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_flag("format", "file format", FORMAT, "onnx")
     text = "new folder (default: one named after the format, in the model's folder)"
     parser.add_argument("--output_dir", metavar="DIR", help=text)
@@ -115,6 +115,5 @@ def export_parser() -> Parser:
 def export(options: Namespace) -> None:
     """Export a model and print a summary."""
     from hf_tl.exporting.export import export as export_model
-    from hf_tl.exporting.summary import summarize
 
-    print(summarize(export_model(**own_values(options))))
+    print(export_model(**own_values(options)))

@@ -2,25 +2,30 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.comparison.contenders import Contender, check_alike, measure_speed, open_images, predict
+from hf_tl.comparison.contenders import check_alike, measure_speed, open_images, predict
 from hf_tl.comparison.findings import find_differences
 from hf_tl.comparison.record import build_record
-from hf_tl.evaluation.classes import images_for
-from hf_tl.evaluation.leakage import measurable
+from hf_tl.data.image_data import AnyDataset
+from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+from hf_tl.ranges import COUNT, check_argument
+from hf_tl.reporting.frames import to_frame
+from hf_tl.reporting.html import picture_of
+from hf_tl.reporting.shown import Shown
 from hf_tl.storage.folders import make_folder, report_folder
 
 if TYPE_CHECKING:
-    from hf_tl.data.datasets import ImageData
+    import pandas
 
 RECORD, REPORT, FIGURE = "comparison.json", "comparison.md", "comparison.png"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Result of a comparison of two models on the same images.
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
+    """Result of a comparison of two models on the same images; `print` shows all of it, a notebook the figure too.
 
     >>> import hf_tl
     >>> comparison = hf_tl.compare("photos-model", "photos-model", dataset="photos")
@@ -47,6 +52,28 @@ class Comparison:
         """P-value of the difference."""
         return next(iter(self.record["metrics"].values()))["p_value"]
 
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield both models, the images and the conclusion."""
+        from hf_tl.comparison.report import facts_of
+
+        yield from facts_of(self.record)
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the figure of both models by class."""
+        from hf_tl.comparison.figure import plot_comparison
+
+        yield "Accuracy of A and B by class", picture_of(lambda path: plot_comparison(self.record, path))
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a table with a row for each class: images, both models, their difference, interval and p-value.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from hf_tl.comparison.report import class_records
+
+        return to_frame(class_records(self.record))
+
     def save(self, output_dir: str | os.PathLike[str]) -> None:
         """Write `comparison.json`, `comparison.md` and `comparison.png`.
 
@@ -71,11 +98,11 @@ class Comparison:
 
 
 def compare(
-    first: str | os.PathLike[str],
-    second: str | os.PathLike[str],
-    dataset: "str | ImageData | None" = None,
+    first: AnyModel,
+    second: AnyModel,
+    dataset: AnyDataset | None = None,
     *,
-    split: str = "test",
+    split: str | None = None,
     batch_size: int = 64,
     include_training_images: bool = False,
     output_dir: str | os.PathLike[str] | None = None,
@@ -86,14 +113,16 @@ def compare(
     Both models predict each image once, as a pipeline would. The difference in accuracy is tested with Tango's score
     interval and McNemar's exact test, that in mean average precision with a paired bootstrap. Each class is tested too,
     with a correction for multiple testing (see `hf_tl.evaluation.paired`). Training images of either model are
-    excluded.
+    excluded. All images of a dataset without splits are used, except for the dataset of the training, whose splits are
+    drawn again.
 
     Args:
-        first: Model A: folder of a trained model, `RunResult`, Hub id, or any other transformers image classifier.
+        first: Model A: folder of a trained model, `RunResult`, Hub id, any other transformers image classifier, or a
+            loaded model.
         second: Model B, likewise.
-        dataset: Value of `--dataset`, or result of `hf_tl.load_data` (default: the dataset that both were trained on,
-            if it is a Hub dataset or digits).
-        split: `"test"`, `"validation"` or `"train"`.
+        dataset: A name, a folder, a table, `datasets.Dataset`, `DatasetDict`, or the result of `hf_tl.load_data`
+            (default: the dataset that both were trained on, if it is a Hub dataset or digits).
+        split: `"test"`, `"validation"` or `"train"` of a dataset with splits (default: test, or validation).
         batch_size: Number of images per step.
         include_training_images: Whether to compare on training images of the models too, and count them.
         output_dir: Folder to save the comparison in.
@@ -110,23 +139,19 @@ def compare(
     """
     from accelerate import Accelerator
 
+    check_argument("batch_size", batch_size, COUNT)
     if output_dir is not None:
         make_folder(output_dir)  # fail early, before minutes of computation
-    pair = (Contender.load("A", first), Contender.load("B", second))
-    check_alike(*pair)
-    data = open_images(pair, dataset, reading)
-    data, leakage = measurable(
-        data,
-        {contender.letter: contender.learned for contender in pair},
-        [split],
-        include_training_images=include_training_images,
+    pair = {"A": Classifier.load(first), "B": Classifier.load(second)}
+    check_alike(*pair.values())
+    holdout, leakage = open_images(pair, dataset, split, reading).measurable(
+        include_training_images=include_training_images
     )
-    accelerator, labels, problem = Accelerator(), pair[0].labels, pair[0].problem
-    images = images_for(pair[0].model, data, split)
-    predictions = [predict(accelerator, contender, images, labels, batch_size) for contender in pair]
-    speeds = [measure_speed(contender, data, split, accelerator.device) for contender in pair]
+    accelerator, labels, problem = Accelerator(), pair["A"].labels, pair["A"].problem
+    predictions = [predict(accelerator, contender, holdout.images, labels, batch_size) for contender in pair.values()]
+    speeds = [measure_speed(contender, holdout.images, accelerator.device) for contender in pair.values()]
     findings = find_differences(problem, labels, *predictions)
-    comparison = Comparison(build_record(pair, speeds, data, leakage[split], predictions, findings))
+    comparison = Comparison(build_record(pair, speeds, holdout, leakage, predictions, findings))
     if output_dir is not None:
         comparison.save(output_dir)
     return comparison

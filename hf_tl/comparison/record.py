@@ -1,16 +1,18 @@
 """Comparison as plain values: the content of `comparison.json`, from which report and figure are made."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_tl.comparison.contenders import Contender
+from hf_tl.comparison.contenders import describe_model
 from hf_tl.comparison.findings import SIGNIFICANT, Findings
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.fingerprint import row_name
 from hf_tl.data.learned import Leakage
+from hf_tl.evaluation.holdout.classifier import Classifier
+from hf_tl.evaluation.holdout.images import Holdout
 from hf_tl.evaluation.intervals import Interval
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
@@ -24,9 +26,9 @@ SCHEMA_VERSION = 1
 
 
 def build_record(
-    pair: Sequence[Contender],
+    pair: Mapping[str, Classifier],
     speeds: Sequence[float],
-    data: "ImageData",
+    holdout: Holdout,
     leakage: Leakage,
     predictions: Sequence[Predictions],
     findings: Findings,
@@ -34,20 +36,20 @@ def build_record(
     """Build the record of a comparison: a dictionary of plain values, without paths.
 
     Args:
-        pair: The two models.
+        pair: The two models, by their letters.
         speeds: Throughput of each model in images per second.
-        data: Images.
+        holdout: Images.
         leakage: Leakage of the evaluated split.
         predictions: Predictions of each model, in the class order of the first.
         findings: Comparison of the predictions.
     """
-    labels, problem, split = pair[0].labels, pair[0].problem, leakage.split
+    data, labels, problem, split = holdout.data, pair["A"].labels, pair["A"].problem, holdout.split
     return {
         "schema_version": SCHEMA_VERSION,
         "conclusion": conclude(findings, problem),
         "models": {
-            contender.letter: {**contender.describe(), "images_per_second": round(speed, 1)}
-            for contender, speed in zip(pair, speeds, strict=True)
+            letter: {**describe_model(contender), "images_per_second": round(speed, 1)}
+            for (letter, contender), speed in zip(pair.items(), speeds, strict=True)
         },
         "data": {
             "name": data.name,
@@ -56,6 +58,7 @@ def build_record(
             "split": split,
             "images": len(findings.is_same),
             "classes": len(findings.classes),
+            "notes": list(holdout.notes),
             "leakage": leakage.to_record(),
         },
         "problem_type": problem.name,
@@ -135,7 +138,7 @@ def _disagreements(
     problem: ProblemType,
     data: "ImageData",
     split: str,
-    labels: list[str],
+    labels: Sequence[str],
     predictions: Sequence[Predictions],
 ) -> dict[str, list[dict[str, Any]]]:
     """List the images that only one model classifies correctly, with the predictions of both."""
@@ -159,7 +162,7 @@ def _names(data: "ImageData", split: str, rows: Sequence[int]) -> Iterator[tuple
         yield row, "/".join(Path(row_name(stored[row][IMAGE], row, split)).parts[-2:])
 
 
-def _classes(decision: Any, labels: list[str]) -> list[str]:
+def _classes(decision: Any, labels: Sequence[str]) -> list[str]:
     """Return the names of the decided class, or of several classes."""
     indices = [int(decision)] if np.ndim(decision) == 0 else np.flatnonzero(decision).tolist()
     return [labels[index] for index in indices]

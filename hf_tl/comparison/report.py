@@ -25,6 +25,7 @@ def describe(record: Mapping[str, Any]) -> str:
 def _lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{letter:<9} {about}" for letter, about in _models(record))
     yield f"{'Images':<9} {_data(record)}"
+    yield from (f"{'Data':<9} {one_line(note)}" for note in _notes(record))
     yield from (f"{'Leakage':<9} {note}" for note in _leakage(record))
     yield ""
     yield from _aligned(metric_table(record))
@@ -40,6 +41,31 @@ def _lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"  {line}" for line in _listed(images))
     yield f"Conclusion  {record['conclusion']}"
     yield f"            {CAUTION}"
+
+
+def facts_of(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the models with their first metric, the images and the conclusion."""
+    result = next(iter(record["metrics"].values()))
+    for letter, model in record["models"].items():
+        interval = _range(result[f"{letter}_interval"]).replace("(", "(95% CI ")
+        yield letter, f"{model['name']}: {percent(result[letter])}{interval}"
+    yield "Images", _data(record)
+    yield from (("Data", note) for note in [*_notes(record), *_leakage(record)][:2])
+    yield "Result", record["conclusion"]
+
+
+def class_records(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the values of each class by name; classes without images have none."""
+    for row in record["classes"]:
+        low, high = row.get("interval") or (None, None)
+        yield {
+            "class": row["label"],
+            **{name: row.get(name) for name in ("images", "A", "B", "difference")},
+            "low": low,
+            "high": high,
+            "p_value": row["corrected_p_value"],
+            "is_significant": row["is_significant"],
+        }
 
 
 def markdown(record: Mapping[str, Any], figure: str) -> str:
@@ -58,6 +84,7 @@ def markdown(record: Mapping[str, Any], figure: str) -> str:
         f"**{escape(record['conclusion'])}** {CAUTION}",
         "\n".join(f"- {letter}: {escape(about)}" for letter, about in _models(record)),
         f"Images: {escape(_data(record))}.",
+        *(f"Data: {escape(note)}." for note in _notes(record)),
         *(f"Data leakage: {escape(note)}." for note in _leakage(record)),
         f"![Accuracy of A and B by class, and the difference]({figure})",
         _piped(metric_table(record)),
@@ -72,6 +99,12 @@ def markdown(record: Mapping[str, Any], figure: str) -> str:
         _methods(record),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _notes(record: Mapping[str, Any]) -> Sequence[str]:
+    """Return the notes on images and classes that were left out."""
+    notes: Sequence[str] = record["data"].get("notes", ())
+    return notes
 
 
 def _leakage(record: Mapping[str, Any]) -> Sequence[str]:

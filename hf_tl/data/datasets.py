@@ -1,8 +1,9 @@
-"""Loading of a dataset by name, as checked splits with one list of labels."""
+"""Loading of a dataset, by name or from memory, as checked splits with one list of labels."""
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -10,29 +11,33 @@ import numpy as np
 from datasets import Dataset, DatasetDict, DatasetInfo
 
 from hf_tl.data.checks import check_images
-from hf_tl.data.columns import LABEL
+from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.drawing import Pool
 from hf_tl.data.encoding import encode, require_classes
 from hf_tl.data.fingerprint import digest_image, map_images
-from hf_tl.data.image_data import ImageData
+from hf_tl.data.image_data import AnyDataset, ImageData
 from hf_tl.data.layout.exclusions import leave_out_listed
 from hf_tl.data.layout.names import parse_split_folders
 from hf_tl.data.layout.plan import ClassFolder, Reading
 from hf_tl.data.learned import resolve_in
+from hf_tl.data.multi_label import name_classes
 from hf_tl.data.sources import Source, open_source
 from hf_tl.data.splits import choose_test, draw_missing, missing_fractions, name_splits, note_copies
 from hf_tl.data.streaming.sources import StreamSource, open_streams
-from hf_tl.data.streaming.streams import PLACE
-from hf_tl.errors import DataError
+from hf_tl.data.streaming.streams import PLACE, streams_of
+from hf_tl.errors import ConfigError, DataError, name_some, nearest
 from hf_tl.record import LearnedFrom
 from hf_tl.record.learned import DIGEST_BYTES
+from hf_tl.renamed import renamed
 
-__all__ = ["ImageData", "check_images", "load_data", "prepare_data"]
+__all__ = ["ImageData", "check_images", "load_data", "source_of"]
 
 
+@renamed(name="dataset")
 def load_data(
-    name: str | os.PathLike[str],
+    dataset: AnyDataset,
     *,
+    dataset_name: str | None = None,
     config_name: str | None = None,
     revision: str | None = None,
     split_folders: str | Mapping[str, Sequence[str]] | None = None,
@@ -59,9 +64,11 @@ def load_data(
     does not change them, and copies of an image stay in one split.
 
     Args:
-        name: `digits` (scikit-learn's), a folder of class folders (with splits above or below them), a folder with a
+        dataset: `digits` (scikit-learn's), a folder of class folders (with splits above or below them), a folder with a
             table of labels, a table (.csv, .tsv, .jsonl, .parquet), parquet files or tar shards (a file, a glob
-            pattern, or several separated by commas), a zip archive, or a Hub dataset.
+            pattern, or several separated by commas), a zip archive, or a Hub dataset; or a `datasets.Dataset` or
+            `DatasetDict`. An `ImageData` is returned as it is.
+        dataset_name: Name of a loaded dataset (default: that of its builder).
         config_name: Configuration of a Hub dataset.
         revision: Branch, tag or commit of a Hub dataset.
         split_folders: Folders, files or values of the split column of each split: `train=A,test=B` or a mapping;
@@ -90,18 +97,13 @@ def load_data(
         include_training_images: Whether to draw such images nevertheless if there are not enough others.
 
     Raises:
+        ConfigError: A setting cannot be used for this dataset, which has been read already.
         DataError: The dataset cannot be found, read in one way, streamed or trained on. The message says why.
 
     >>> data = load_data("digits")
     >>> {split: len(rows) for split, rows in data.splits.items()}
     {'train': 1293, 'validation': 144, 'test': 360}
     """
-    if not isinstance(name, str | os.PathLike):
-        raise DataError(
-            f"expected the name of a dataset, found a {type(name).__name__}: pass it to hf_tl.train as it is; "
-            "load_data opens folders, files and datasets of the Hub"
-        )
-    name = os.fspath(name)
     reading = make_reading(
         split_folders=split_folders,
         exclude_folders=exclude_folders,
@@ -114,65 +116,82 @@ def load_data(
         keep_empty_classes=keep_empty_classes,
         exclude_list=exclude_list,
     )
+    fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+    version = {"config_name": config_name, "revision": revision}
+    if isinstance(dataset, ImageData):
+        _check_unread(reading, fractions, {**version, "dataset_name": dataset_name, "streaming": streaming or None})
+        return dataset
     settings: dict[str, Any] = {
-        "validation_fraction": validation_fraction,
-        "test_fraction": test_fraction,
+        **fractions,
         "seed": seed,
         "learned": learned or LearnedFrom(),
         "include_learned": include_training_images,
     }
-    if streaming:
-        streams = open_streams(
-            name, config_name=config_name, revision=revision, image_column=image_column, label_column=label_column
-        )
-        return _stream(streams, reading, **settings)
-    source = open_source(name, reading, config_name=config_name, revision=revision)
-    return _prepare(source, reading, **settings)
+    if not streaming:
+        return _prepare(source_of(dataset, reading, dataset_name=dataset_name, **version), reading, **settings)
+    if not isinstance(dataset, str | os.PathLike):
+        raise ConfigError(f"streaming opens a dataset by its name, found a {type(dataset).__name__}: leave it out")
+    name = os.fspath(dataset)
+    return _stream(
+        open_streams(name, **version, image_column=image_column, label_column=label_column), reading, **settings
+    )
 
 
-def prepare_data(
-    dataset: Dataset | DatasetDict,
+def source_of(
+    dataset: AnyDataset,
+    reading: Reading | None = None,
     *,
-    name: str | None = None,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    seed: int = 0,
-    learned: LearnedFrom | None = None,
-    include_training_images: bool = False,
-    **reading: Any,
-) -> ImageData:
-    """Check a dataset in memory and draw its missing splits.
+    dataset_name: str | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+) -> Source:
+    """Return the stored splits of a dataset, before any check or draw. All functions that take a dataset use this.
 
     Args:
-        dataset: Rows, or splits of rows.
-        name: Name of the dataset (default: that of its builder).
-        validation_fraction: As in `load_data`, like the other arguments.
-        test_fraction: As in `load_data`.
-        seed: As in `load_data`.
-        learned: As in `load_data`.
-        include_training_images: As in `load_data`.
-        reading: Arguments of `load_data` about columns, splits and labels; those about folders have no effect.
+        dataset: Name, folder, table, `Dataset`, `DatasetDict`, or result of `load_data`, whose splits it has.
+        reading: Choices of the user about how to read it.
+        dataset_name: Name of a dataset in memory (default: that of its builder).
+        config_name: As in `load_data`.
+        revision: As in `load_data`.
 
     Raises:
-        DataError: The dataset cannot be trained on. The message says why.
+        ConfigError: `dataset_name` is given for a dataset that has a name.
+        DataError: There is no such dataset, it has two readings, or it can be read once only (a stream).
     """
+    if isinstance(dataset, str | os.PathLike | ImageData) and dataset_name is not None:
+        raise ConfigError("dataset_name names a loaded dataset, and this one has a name: leave out dataset_name=")
+    if isinstance(dataset, str | os.PathLike):
+        return open_source(os.fspath(dataset), reading, config_name=config_name, revision=revision)
+    if isinstance(dataset, ImageData):
+        return _loaded(dataset)
     splits = _as_splits(dataset)
     info = next((rows.info for rows in splits.values()), DatasetInfo())
-    source = Source(
-        DatasetDict(splits),
-        name or info.dataset_name or "in-memory dataset",
-        license=info.license or None,
-        kind="memory",
-        layout="dataset in memory",
-    )
-    return _prepare(
-        source,
-        make_reading(**reading),
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
-        learned=learned or LearnedFrom(),
-        include_learned=include_training_images,
+    name = dataset_name or info.dataset_name or "in-memory dataset"
+    return Source(DatasetDict(splits), name, license=info.license or None, kind="memory", layout="dataset in memory")
+
+
+def _loaded(data: ImageData) -> Source:
+    """Return the splits of loaded data; labels of several classes get their names back."""
+    if streams_of(data.splits):
+        raise DataError(
+            "expected images that can be read twice, found a stream; load them with hf_tl.load_data(name), without "
+            "streaming"
+        )
+    splits = data.splits
+    if data.problem_type == "multi_label_classification":
+        splits = DatasetDict({split: name_classes(rows, data.labels) for split, rows in splits.items()})
+    return Source(
+        splits,
+        data.name,
+        revision=data.revision,
+        license=data.license,
+        notes=data.notes,
+        kind=data.source,
+        defaults=data.defaults,
+        origins=dict.fromkeys(data.draws, "drawn from train") | dict(data.origins),
+        layout=data.layout or "loaded data",
+        image_column=IMAGE,
+        label_column=LABEL,
     )
 
 
@@ -192,10 +211,31 @@ def make_reading(
     exclude_folders: str | Sequence[str] | None = None,
     **choices: Any,
 ) -> Reading:
-    """Make the choices of how to read a dataset from the arguments of `load_data` or flags."""
+    """Make the choices of how to read a dataset from the arguments of `load_data` or flags.
+
+    Raises:
+        ConfigError: There is no such choice.
+    """
+    known = [choice.name for choice in fields(Reading)]
+    if unknown := [name for name in choices if name not in known]:
+        raise ConfigError(f"there is no argument {name_some(unknown)} about a dataset{nearest(unknown[0], known)}")
     named = parse_split_folders(split_folders) if isinstance(split_folders, str) else split_folders
     folders = exclude_folders.split(",") if isinstance(exclude_folders, str) else exclude_folders or ()
     return Reading(split_folders=named, exclude_folders=tuple(folder.strip() for folder in folders), **choices)
+
+
+def _check_unread(reading: Reading, fractions: Mapping[str, float], others: Mapping[str, Any]) -> None:
+    """Reject settings of columns and splits for data that have been read and split.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    default = inspect.signature(load_data).parameters
+    changed = [choice.name for choice in fields(Reading) if getattr(reading, choice.name) != choice.default]
+    changed += [name for name, share in fractions.items() if share != default[name].default]
+    changed += [name for name, value in others.items() if value is not None]
+    if changed:
+        raise ConfigError(f"the dataset is already split by hf_tl.load_data: pass {name_some(changed)} to load_data")
 
 
 def _stream(source: StreamSource, reading: Reading, **settings: Any) -> ImageData:
@@ -275,9 +315,11 @@ def _digests(rows: Dataset, split: str) -> tuple[bytes, ...]:
 
 def _as_splits(dataset: Any) -> dict[str, Dataset]:
     splits = {"train": dataset} if isinstance(dataset, Dataset) else dataset
-    if not isinstance(splits, Mapping) or not all(isinstance(rows, Dataset) for rows in splits.values()):
-        raise DataError(
-            f"expected a datasets.Dataset or DatasetDict, found {type(dataset).__name__}; a stream is opened by the "
-            "dataset's name: hf_tl.load_data(name, streaming=True)"
-        )
-    return {split: rows.with_format(None) for split, rows in splits.items()}
+    if isinstance(splits, Mapping) and all(isinstance(rows, Dataset) for rows in splits.values()):
+        return {split: rows.with_format(None) for split, rows in splits.items()}
+    is_stream = "Iterable" in type(dataset).__name__
+    advice = "; a stream is opened by the dataset's name: hf_tl.load_data(name, streaming=True)" if is_stream else ""
+    raise DataError(
+        "expected a dataset (a name, a folder, a table, a datasets.Dataset or DatasetDict, or the result of "
+        f"hf_tl.load_data), found {type(dataset).__name__}{advice}"
+    )

@@ -58,7 +58,7 @@ def fingerprint_of(digests: Sequence[bytes], labels: Sequence[Any], names: Seque
 
     Args:
         digests: Digests of the images.
-        labels: Labels of the images: class indices, or lists of zeros and ones.
+        labels: Labels of the images: class indices (-1: none), or lists of zeros and ones.
         names: Class names.
     """
     entries = (digest + _label_text(label, names).encode() for digest, label in zip(digests, labels, strict=True))
@@ -69,4 +69,4 @@ def _label_text(label: int | list[int], names: Sequence[str]) -> str:
     """Return the class name of an image, or its class names in an order that does not depend on the dataset's."""
     if isinstance(label, list):
         return "\0".join(sorted(name for name, flag in zip(names, label, strict=True) if flag))
-    return names[label]
+    return "" if label < 0 else names[label]

@@ -1,10 +1,11 @@
 """Checked splits of images with one list of labels."""
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -18,11 +19,12 @@ from hf_tl.data.streaming.streams import fingerprint_of_streams
 from hf_tl.errors import name_some
 from hf_tl.record import DataRecord, SplitRecord, split_digest
 from hf_tl.record.parts import DataSource
+from hf_tl.reporting.shown import Shown
 from hf_tl.wording import worded
 
 
-@dataclass(frozen=True)
-class ImageData:
+@dataclass(frozen=True, repr=False)
+class ImageData(Shown):
     """Splits that are ready for training: labeled, disjoint, with the same classes in the same order."""
 
     splits: DatasetDict
@@ -55,6 +57,20 @@ class ImageData:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notes", tuple(map(worded, self.notes)))
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield how the data were read, and the images of each split."""
+        first, *splits = self.describe()
+        yield "Data", first
+        yield from (tuple(line.split(maxsplit=1)) for line in splits)  # type: ignore[misc]
+        if self.notes:
+            yield "Notes", "; ".join(self.notes)
+
+    def cells(self) -> list[list[str]]:
+        """Return the number of images of each class by split."""
+        counts = [self.class_counts(split) for split in self.splits]
+        rows = zip(self.labels, *counts, strict=True)
+        return [["class", *self.splits], *([label, *map(str, numbers)] for label, *numbers in rows)]
 
     def class_counts(self, split: str) -> list[int]:
         """Count the images of each class in a split, in the order of `labels`."""
@@ -145,6 +161,10 @@ class ImageData:
             share=None if draw is None else draw.share,
             conversions=self.conversions[split].images if split in self.conversions else {},
         )
+
+
+AnyDataset: TypeAlias = str | os.PathLike[str] | Dataset | DatasetDict | ImageData
+"""Dataset as all functions of hf_tl take it: a name, a folder or a table, or loaded."""
 
 
 def class_counts_of(rows: Dataset, classes: int) -> list[int]:

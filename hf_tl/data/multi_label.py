@@ -131,6 +131,12 @@ def match_classes(rows: Dataset, labels: Sequence[str], names: Sequence[str]) ->
     return _with_flags(rows, LABEL, flags)
 
 
+def name_classes(rows: Dataset, labels: Sequence[str]) -> Dataset:
+    """Return rows with the names of their classes, in place of zeros and ones."""
+    lists = [np.flatnonzero(flags).tolist() for flags in flags_of(rows)]
+    return rows.remove_columns(LABEL).add_column(LABEL, lists, feature=List(ClassLabel(names=list(labels))))
+
+
 def _are_flags(feature: FeatureType, lists: Sequence[Sequence[Any]], column: str) -> bool:
     """Return whether lists hold a 0 or 1 for each class, rather than names or numbers of classes.
 

@@ -9,7 +9,8 @@ from functools import reduce
 from typing import Any
 
 from hf_tl.config import READING
-from hf_tl.data.datasets import ImageData, load_arguments, load_data
+from hf_tl.data.datasets import load_arguments, load_data
+from hf_tl.data.image_data import AnyDataset, ImageData
 from hf_tl.data.learned import Leakage, leave_out_learned, resolve
 from hf_tl.data.sources import DIGITS
 from hf_tl.errors import ConfigError, DataError
@@ -61,7 +62,7 @@ def _concerns(learned: LearnedFrom, data: ImageData, splits: Sequence[str]) -> b
 def open_again(
     record: RunRecord | None,
     learned: LearnedFrom,
-    dataset: str | None,
+    dataset: AnyDataset | None,
     **reading: Any,
 ) -> ImageData:
     """Load a dataset with the splits of a model's training, where hf_tl drew them.
@@ -69,14 +70,16 @@ def open_again(
     Args:
         record: Record of the training; None for a model that hf_tl did not train.
         learned: Training images of the model. They stay in train, even if images were added since.
-        dataset: Value of `--dataset` (default: the dataset of the training).
+        dataset: Dataset (default: the one of the training). An `ImageData` keeps its splits.
         reading: Other arguments of `load_data` about how to read the dataset.
 
     Raises:
         ConfigError: No dataset is named, and that of the training cannot be loaded by name.
         DataError: The dataset cannot be used.
     """
-    source: dict[str, Any] | None = {"name": dataset} if dataset is not None else recorded_dataset(record)
+    if isinstance(dataset, ImageData):
+        return dataset
+    source: dict[str, Any] | None = {"dataset": dataset} if dataset is not None else recorded_dataset(record)
     if source is None:
         was = f" ({record.data.name!r})" if record is not None else ""
         raise ConfigError(
@@ -125,12 +128,12 @@ def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:
         return None
     data, settings = record.data, record.settings or {}
     if data.source == "built-in":
-        return {"name": DIGITS}
+        return {"dataset": DIGITS}
     if not data.is_on_hub or data.revision is None or settings.get("streaming"):
         return None
     arguments = {"config_name": "dataset_config", **{name: name for name in READING}}
     return {
-        "name": data.name,
+        "dataset": data.name,
         "revision": data.revision,
         **{argument: settings[setting] for argument, setting in arguments.items() if setting in settings},
     }

@@ -1,57 +1,60 @@
 """Export of a trained model to a folder for programs without hf_tl: model file, preprocessing, verification."""
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_tl.backbones.load import load, preprocessing_of
+from hf_tl.backbones.load import preprocessing_of
 from hf_tl.backbones.weights.digest import digest
-from hf_tl.backbones.weights.provenance import commit_of, provenance_of, saved_record
+from hf_tl.backbones.weights.provenance import commit_of
 from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.decoding.images import as_stored, decode
-from hf_tl.errors import ConfigError, SaveError, name_some
-from hf_tl.evaluation.classes import images_for
-from hf_tl.evaluation.leakage import measurable, open_again
-from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
+from hf_tl.data.image_data import AnyDataset
+from hf_tl.data.learned import Leakage
+from hf_tl.errors import ConfigError, DataError, SaveError, name_some
+from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+from hf_tl.evaluation.holdout.images import Holdout, open_holdout
+from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.exporting.checks import verify, verify_steps
 from hf_tl.exporting.formats import FORMATS, INPUT, OUTPUT, Format, check_format, explained, write_model
-from hf_tl.exporting.images import evenly, pixels_of
+from hf_tl.exporting.images import evenly, evenly_spaced, pixels_of
 from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.exporting.preprocessing import describe
 from hf_tl.exporting.quantize import CALIBRATION_IMAGES, METHOD, measure_int8, write_int8
 from hf_tl.exporting.quantize import FILE as INT8_FILE
+from hf_tl.exporting.result import REPORT_FILE, ExportResult
 from hf_tl.processes.accelerator import cpu_cores
+from hf_tl.renamed import renamed
 from hf_tl.storage.folders import atomic_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel
-
-    from hf_tl.data.datasets import ImageData
-    from hf_tl.data.decoding.images import ImageTransform
 
 SCHEMA_VERSION = 1
-REPORT_FILE = "export.json"
 VERIFIED_IMAGES = 64
 
 
+@renamed(model_name="model")
 def export(
-    model_name: str | os.PathLike[str],
+    model: AnyModel,
     format: str = "onnx",
     output_dir: str | os.PathLike[str] | None = None,
     *,
-    dataset: str | None = None,
+    dataset: AnyDataset | None = None,
+    split: str | None = None,
     int8: bool = False,
     include_training_images: bool = False,
     overwrite_output_dir: bool = False,
     **reading: Any,
-) -> Path:
+) -> ExportResult:
     """Write a trained model to a file that runs without hf_tl, transformers and timm.
 
     Its only input is `pixel_values` (any number of images, channels, height, width), its output `logits`. Before the
@@ -59,19 +62,22 @@ def export(
     is kept.
 
     Args:
-        model_name: Folder of a saved model, or a Hub id.
+        model: Folder of a saved model, Hub id, `RunResult`, or a loaded model.
         format: `"onnx"` (needs the extra `onnx`), `"torchscript"` or `"torch_export"`.
         output_dir: New folder (default: a folder named after the format, in the model's own).
-        dataset: Value of `--dataset`, whose test split verifies the export (default: the data that the model was
-            trained on, if it is a Hub dataset or `digits`).
-        int8: Whether to also write `model_int8.onnx`, calibrated on training images and evaluated on the test images.
+        dataset: Images to verify the export on: a name, a folder, a table, `datasets.Dataset`, `DatasetDict`, or the
+            result of `hf_tl.load_data` (default: the data that the model was trained on, if it is a Hub dataset or
+            `digits`). All images of a dataset without splits are used.
+        split: Split of a dataset with splits (default: test, or validation).
+        int8: Whether to also write `model_int8.onnx`, calibrated on training images (of a dataset without them, on
+            half of the images) and evaluated on the others.
         include_training_images: Whether to evaluate int8 on training images of the model too, and count them.
         overwrite_output_dir: Whether to replace an existing export.
         reading: Other arguments of `load_data` about how to read the dataset, for example `label_column`.
 
     Returns:
-        Folder with the model file, `preprocessing.json` (preprocessing steps and classes) and `export.json`
-        (verification and evaluation results).
+        Folder, usable as a path, with the model file, `preprocessing.json` (preprocessing steps and classes) and
+        `export.json` (verification and evaluation results), which is its `record`.
 
     Raises:
         ConfigError: A package is missing, the folder is not empty, or the dataset must be named.
@@ -81,98 +87,117 @@ def export(
             the disk is full or read-only.
 
     >>> import hf_tl
-    >>> folder = hf_tl.export("photos-model", "torch_export", "exported", dataset="photos")
-    >>> sorted(file.name for file in folder.iterdir())
+    >>> exported = hf_tl.export("photos-model", "torch_export", "exported", dataset="photos")
+    >>> sorted(os.listdir(exported))
     ['export.json', 'model.pt2', 'preprocessing.json']
     """
-    chosen, source = check_format(format), os.fspath(model_name)
+    chosen = check_format(format)
     if int8 and format != "onnx":
         raise ConfigError(
             f"--int8 needs --format onnx, whose runtime has int8 kernels for CPUs; found --format {format}: leave out "
             "--int8, or quantize with the package torchao"
         )
-    folder = _choose_folder(source, format, output_dir)
+    folder = _choose_folder(model, format, output_dir)
     _check_folder(folder, overwrite_output_dir)
-    model, transforms = load(source)
-    preprocessing = preprocessing_of(model, transforms)
+    classifier = Classifier.load(model)
+    if classifier.model.device.type != "cpu":
+        classifier = replace(classifier, model=copy.deepcopy(classifier.model).cpu())
+    preprocessing = preprocessing_of(classifier.model, classifier.transforms)
     steps = describe(preprocessing)
-    learned = provenance_of(model).learned
-    data = open_again(saved_record(source), learned, dataset, **reading)
-    labeled, leakage = None, None
-    if int8:
-        held_out, leakages = measurable(
-            data, {"the model": learned}, ["test"], include_training_images=include_training_images
-        )
-        labeled, leakage = images_for(model, held_out, "test"), leakages["test"]
-    transform = transforms.eval
+    holdout = open_holdout(dataset, {"the model": classifier}, split, reading, needs_labels=int8)
+    quantized = _divide(holdout, include_training_images) if int8 else None
     with _new_folder(folder) as partial:
-        report = _describe_model(model, source, data)
+        report = _describe_model(classifier, holdout)
         report |= {"format": format, "file": chosen.file, "input": INPUT, "output": OUTPUT}
-        report |= write_model(format, model, preprocessing.input_size, partial)
+        report |= write_model(format, classifier.model, preprocessing.input_size, partial)
         report["bytes"] = _size(partial, chosen.file)
-        report["verified"] = _verify(chosen, format, partial, model, data, transform, steps)
-        if labeled is not None and leakage is not None:
-            report["int8"] = _quantize(partial, model, data, labeled, transform)
-            report["int8"]["leakage"] = leakage.to_record()
-        scores = "sigmoid" if problem_type_of(model) is MULTI_LABEL else "softmax"
-        labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        _write_json(partial / PREPROCESSING_FILE, {**steps, "scores": scores, "labels": labels})
+        report["verified"] = _verify(chosen, format, partial, classifier, holdout, steps)
+        if quantized is not None:
+            report["int8"] = _quantize(partial, classifier, *quantized)
+        scores = "sigmoid" if classifier.problem is MULTI_LABEL else "softmax"
+        _write_json(partial / PREPROCESSING_FILE, {**steps, "scores": scores, "labels": list(classifier.labels)})
         _write_json(partial / REPORT_FILE, report)
-    return folder
+    return ExportResult(folder, report)
 
 
-def _describe_model(model: "PreTrainedModel", source: str, data: "ImageData") -> dict[str, Any]:
+def _describe_model(classifier: Classifier, holdout: Holdout) -> dict[str, Any]:
     """Describe model and images without paths; the digest is that of the model's `run.json`."""
-    weights = {name.removeprefix("timm_model."): tensor for name, tensor in model.state_dict().items()}
+    weights = {name.removeprefix("timm_model."): tensor for name, tensor in classifier.model.state_dict().items()}
+    source = classifier.source
+    is_on_hub = source is not None and not Path(source).exists()
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "model": {
-            "name": None if Path(source).exists() else source,
-            "revision": commit_of(source),
-            "class": type(model).__name__,
-            "problem_type": problem_type_of(model).name,
+            "name": source if is_on_hub else None,
+            "revision": commit_of(source) if source is not None else None,
+            "class": type(classifier.model).__name__,
+            "problem_type": classifier.problem.name,
             "weights_digest": digest(weights),
         },
-        "data": {"name": data.name, "revision": data.revision, "fingerprint": data.fingerprint},
+        "data": {
+            "name": holdout.data.name,
+            "revision": holdout.data.revision,
+            "fingerprint": holdout.data.fingerprint,
+            "notes": list(holdout.notes),
+        },
     }
 
 
 def _verify(
-    chosen: Format,
-    name: str,
-    folder: Path,
-    model: "PreTrainedModel",
-    data: "ImageData",
-    transform: "ImageTransform",
-    steps: Mapping[str, Any],
+    chosen: Format, name: str, folder: Path, classifier: Classifier, holdout: Holdout, steps: Mapping[str, Any]
 ) -> dict[str, Any]:
-    images = evenly(data.splits["test"], VERIFIED_IMAGES)
-    pixels = np.concatenate(list(pixels_of(images, transform)))
+    images = evenly(holdout.images, VERIFIED_IMAGES)
+    pixels = np.concatenate(list(pixels_of(images, classifier.transforms.eval)))
     with explained(f"the {name} file cannot be loaded", "try another --format"):
         run = chosen.open(folder / chosen.file)
-    report = {"split": "test", "images": len(images), **verify(run, model, pixels, name)}
+    report = {"split": holdout.split, "images": len(images), **verify(run, classifier.model, pixels, name)}
     decoded = [decode(image) for image in as_stored(images)[IMAGE]]
-    return {**report, "without_hf_tl": verify_steps(steps, decoded, pixels, run, model)}
+    return {**report, "without_hf_tl": verify_steps(steps, decoded, pixels, run, classifier.model)}
+
+
+def _divide(holdout: Holdout, include_training_images: bool) -> "tuple[Holdout, Leakage, Dataset, str]":
+    """Return the images to measure int8 on, and those to calibrate it on, with the name of their split.
+
+    Without a training split, at most half of the images calibrate, and the others are measured.
+
+    Raises:
+        DataError: There is only one image.
+    """
+    measured, leakage = holdout.measurable(include_training_images=include_training_images)
+    if measured.train is not None:
+        return measured, leakage, evenly(measured.train, CALIBRATION_IMAGES), "train"
+    count = len(measured.images)
+    if count < 2:
+        raise DataError(
+            f"--int8 needs images to calibrate on and others to measure, found {count}: name a dataset with more "
+            "images, or leave out --int8"
+        )
+    rows = evenly_spaced(count, min(CALIBRATION_IMAGES, count // 2))
+    others = np.setdiff1d(np.arange(count), rows).tolist()
+    data = measured.data.select(measured.split, others)
+    return replace(measured, data=data), leakage, measured.images.select(rows), measured.split
 
 
 def _quantize(
-    folder: Path, model: "PreTrainedModel", data: "ImageData", images: "Dataset", transform: "ImageTransform"
+    folder: Path, classifier: Classifier, holdout: Holdout, leakage: Leakage, calibration: "Dataset", split: str
 ) -> dict[str, Any]:
-    calibration = evenly(data.splits["train"], CALIBRATION_IMAGES)
+    transform = classifier.transforms.eval
     float_file = folder / FORMATS["onnx"].file
     int8_file = write_int8(float_file, pixels_of(calibration, transform))
-    labels = np.asarray(images[LABEL][:])
+    labels = np.asarray(holdout.images[LABEL][:])
     with explained("ONNX Runtime cannot run the quantized network", "leave out --int8"):
-        measured = measure_int8(float_file, int8_file, pixels_of(images, transform), labels, problem_type_of(model))
+        pixels = pixels_of(holdout.images, transform)
+        measured = measure_int8(float_file, int8_file, pixels, labels, classifier.problem)
     return {
         "file": INT8_FILE,
         "bytes": _size(folder, INT8_FILE),
         "method": METHOD,
-        "calibration": {"split": "train", "images": len(calibration)},
-        "split": "test",
+        "calibration": {"split": split, "images": len(calibration)},
+        "split": holdout.split,
         **measured,
         "hardware": f"CPU, {cpu_cores()} cores",
+        "leakage": leakage.to_record(),
     }
 
 
@@ -181,9 +206,12 @@ def _size(folder: Path, name: str) -> int:
     return sum(file.stat().st_size for file in folder.glob(f"{name}*"))
 
 
-def _choose_folder(source: str, format_: str, output_dir: str | os.PathLike[str] | None) -> Path:
+def _choose_folder(model: AnyModel, format_: str, output_dir: str | os.PathLike[str] | None) -> Path:
     if output_dir is not None:
         return Path(os.path.realpath(output_dir))
+    if not isinstance(model, str | os.PathLike):
+        raise ConfigError("a model in memory has no folder: name the folder of the export with --output_dir")
+    source = os.fspath(model)
     if not Path(source).is_dir():
         raise ConfigError(
             f"there is no folder {source!r}; for a model of the Hub, name the folder of the export with --output_dir"

@@ -18,7 +18,16 @@ BATCH = 16
 
 def evenly(images: "Dataset", count: int) -> "Dataset":
     """Select up to `count` images, evenly spaced over the split and so over its classes if it is sorted by class."""
-    return images.select(np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)))
+    return images.select(evenly_spaced(len(images), count))
+
+
+def evenly_spaced(images: int, count: int) -> np.ndarray:
+    """Return the rows of up to `count` of so many images, evenly spaced.
+
+    >>> evenly_spaced(10, 4)
+    array([0, 3, 6, 9])
+    """
+    return np.unique(np.linspace(0, images - 1, min(count, images)).round().astype(int))
 
 
 def pixels_of(images: "Dataset", transform: "ImageTransform") -> Iterator[np.ndarray]:

@@ -16,6 +16,7 @@ from hf_tl.errors import PublishError, name_some
 from hf_tl.hub.hub_commit import Branch
 from hf_tl.hub.hub_requests import explained, messages_of, retried
 from hf_tl.publish.checks import CARD_FILE, WEIGHTS, check_folder, is_among
+from hf_tl.renamed import renamed
 
 REPLACED = (*WEIGHTS, "preprocessor_config.json")
 """Files that a push removes from the repository unless the new model has them: they would be loaded with the new
@@ -23,8 +24,9 @@ model."""
 COMMIT_MESSAGE = "Upload the model with its card and its record"
 
 
+@renamed(output_dir="model")
 def push(
-    output_dir: str | os.PathLike[str],
+    model: str | os.PathLike[str],
     repo_id: str,
     *,
     private: bool | None = None,
@@ -39,7 +41,7 @@ def push(
     without an answer within 20 s (`HF_TL_HUB_TIMEOUT`) counts as failed.
 
     Args:
-        output_dir: Folder of a model that hf_tl saved.
+        model: Folder of a model that hf_tl saved, or the `RunResult`.
         repo_id: Repository `USER/NAME`; it is created if it does not exist.
         private: Whether a new repository is private. If true, a push to an existing public repository is refused.
         revision: Branch to commit to; it is created from `main` if it does not exist.
@@ -58,7 +60,7 @@ def push(
     >>> "user/photos-model/commit/" in url
     True
     """
-    folder = Path(output_dir)
+    folder = Path(model)
     if create_pr and (private or revision):
         raise PublishError(
             "a pull request is made to main, and cannot make a repository private: leave out revision and private"

@@ -22,35 +22,33 @@ from hf_tl.inspection.thumbnails import contact_sheet, thumbnails
 from hf_tl.storage.folders import make_folder
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
-    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.image_data import AnyDataset
 
 DEMO = "demo"
 """Name that stands for the demo's backbone, where no folder has it."""
 
 
 def inspect(
-    dataset: "Dataset | DatasetDict | ImageData | str",
+    dataset: "AnyDataset",
     model: str | Backbone | None = None,
     *,
     weights: str | None = None,
     output_dir: str | Path | None = None,
     seed: int = 0,
-    **settings: Any,
+    **reading: Any,
 ) -> Inspection:
     """Inspect the images and labels of a dataset: files, classes, copies, leakage, and with a model also label errors.
 
     Each image is decoded once. Nothing is trained but a linear probe, and no file is changed.
 
     Args:
-        dataset: A value of `--dataset`, or a loaded dataset.
+        dataset: A name, a folder, a table, `datasets.Dataset`, `DatasetDict`, or the result of `hf_tl.load_data`.
         model: Pretrained backbone whose embeddings find label errors, outliers and more near-duplicates: a value of
             `--model`, or `"demo"`; none by default.
         weights: Local weights file, for `timm:ARCH`.
         output_dir: Folder for `inspection.html`, `inspection.json` and `exclusions.csv`.
         seed: Random seed of the contact sheet and of the folds of the linear probe.
-        settings: Arguments of `hf_tl.load_data` about the source and how to read it, such as `label_column` and
+        reading: Arguments of `hf_tl.load_data` about the source and how to read it, such as `label_column` and
             `exclude_list`.
 
     Raises:
@@ -58,15 +56,16 @@ def inspect(
         ModelError: The model cannot be loaded.
 
     >>> import hf_tl
-    >>> hf_tl.inspect("photos")
-    Inspection('photos', images=40, unreadable=0, copies=0, leaks=0, exclusions=0)
+    >>> inspection = hf_tl.inspect("photos")
+    >>> inspection.images, inspection.leaks, len(inspection.exclusions)
+    (40, 0, 0)
     """
     from accelerate import PartialState
 
     if output_dir is not None:
         make_folder(output_dir)  # fail before minutes of computation
     backbone = _backbone(model, weights)
-    images = open_images(dataset, **settings)
+    images = open_images(dataset, **reading)
     embedder = None if backbone is None else Embedder(backbone, PartialState().device)
     try:
         with tempfile.TemporaryDirectory(prefix="hf-tl-inspect-") as folder:

@@ -1,23 +1,25 @@
 """Opening of a dataset for inspection: all labeled images of its own splits, nothing drawn and nothing refused."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 
 from hf_tl.data.columns import IMAGE, LABEL, find_label_column, holds_lists, split_names
-from hf_tl.data.datasets import ImageData, make_reading
+from hf_tl.data.datasets import make_reading, source_of
 from hf_tl.data.decoding.images import as_stored
 from hf_tl.data.encoding import encode
 from hf_tl.data.fingerprint import row_name
+from hf_tl.data.image_data import AnyDataset
 from hf_tl.data.labels import missing_labels
 from hf_tl.data.layout.exclusions import kept_rows
 from hf_tl.data.layout.plan import Reading
 from hf_tl.data.multi_label import flags_of
-from hf_tl.data.sources import Source, open_source
+from hf_tl.data.sources import Source
 from hf_tl.data.splits import name_splits
 from hf_tl.errors import DataError, name_some
 
@@ -89,7 +91,7 @@ class LabeledImages:
 
 
 def open_images(
-    dataset: "Dataset | DatasetDict | ImageData | str",
+    dataset: AnyDataset,
     *,
     config_name: str | None = None,
     revision: str | None = None,
@@ -98,7 +100,7 @@ def open_images(
     """Open a dataset and read its labels, as `hf_tl.load_data` does before it draws splits.
 
     Args:
-        dataset: A value of `--dataset`, or a loaded dataset.
+        dataset: As in `hf_tl.load_data`.
         config_name: As in `hf_tl.load_data`.
         revision: As in `hf_tl.load_data`.
         reading: Arguments of `hf_tl.load_data` about folders, columns and labels, and `exclude_list`.
@@ -107,7 +109,7 @@ def open_images(
         DataError: There is no such dataset, it has two readings, or no image has a label.
     """
     choices = make_reading(**reading)
-    source, root = _open(dataset, choices, config_name, revision)
+    source = source_of(dataset, choices, config_name=config_name, revision=revision)
     notes = list(source.notes)
     choices = source.complete(choices)
     stored = {split: rows.with_format(None) for split, rows in source.splits.items()}
@@ -125,27 +127,8 @@ def open_images(
         classes=classes,
         labels=np.concatenate([_labels(rows) for rows in encoded.values()]),
         reading=(*_describe(source, encoded, origins, classes), *notes),
-        root=root,
+        root=Path(dataset).expanduser().resolve() if isinstance(dataset, str | os.PathLike) else None,
     )
-
-
-def _open(
-    dataset: "Dataset | DatasetDict | ImageData | str", reading: Reading, config_name: str | None, revision: str | None
-) -> tuple[Source, Path | None]:
-    """Return the stored splits, and the folder of the dataset, if it is one."""
-    if isinstance(dataset, str):
-        path = Path(dataset).expanduser()
-        source = open_source(dataset, reading, config_name=config_name, revision=revision)
-        return source, path.resolve() if path.is_dir() else None
-    if isinstance(dataset, ImageData):
-        origins = dict.fromkeys(dataset.draws, "drawn from train") | dict(dataset.origins)
-        source = Source(
-            dataset.splits, dataset.name, notes=dataset.notes, origins=origins, layout=dataset.layout or "loaded data"
-        )
-        return source, None
-    stored = dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
-    name = next(iter(stored.values())).info.dataset_name or "a dataset in memory"
-    return Source(stored, name, layout="dataset in memory"), None
 
 
 def _labeled(

@@ -1,24 +1,32 @@
 """Result of an inspection: numbers, page and list of suggested exclusions."""
 
-import html
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_tl.errors import ConfigError
 from hf_tl.inspection.exclusions import Exclusion, to_csv
 from hf_tl.inspection.summary import count_copies
+from hf_tl.reporting.frames import to_frame
 from hf_tl.reporting.numbers import percent
+from hf_tl.reporting.shown import Shown
 from hf_tl.storage.folders import make_folder, partial_folder, replace_files
 
+if TYPE_CHECKING:
+    import pandas
+
 RECORD, PAGE, EXCLUSIONS = "inspection.json", "inspection.html", "exclusions.csv"
+SHOWN = ("Data", "Files", "Copies", "Labels", "Exclude")
+"""Lines of the summary that a short view shows."""
+BAR, BARS = "█", 30
+"""Character of a bar, and the length of the longest."""
 
 
 @dataclass(frozen=True, repr=False)
-class Inspection:
-    """Inspection of a dataset before training; a notebook shows its page.
+class Inspection(Shown):
+    """Inspection of a dataset before training; `print` shows its findings, and `save` writes its page.
 
     >>> import hf_tl
     >>> inspection = hf_tl.inspect("photos")
@@ -85,15 +93,43 @@ class Inspection:
     def __str__(self) -> str:
         return "\n".join(f"{title:<10}{text}" for title, text in self._lines())
 
-    def __repr__(self) -> str:
-        numbers = {"images": self.images, "unreadable": len(self.unreadable), "copies": len(self.copies)}
-        numbers |= {"leaks": self.leaks, "exclusions": len(self.exclusions)}
-        numbers |= {"label_errors": len(self.label_errors)} if self.label_errors is not None else {}
-        return f"Inspection({self.record['dataset']!r}, {', '.join(f'{name}={n}' for name, n in numbers.items())})"
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield the counts of images and findings."""
+        lines = [(title, text) for title, text in self._lines() if title in SHOWN]
+        yield from lines[:5]
+        yield "Next", 'inspection.save("DIR"): page, JSON and exclusions.csv; inspection.to_pandas()'
 
-    def _repr_html_(self) -> str:
-        """Return the page in a frame, whose styles do not touch the notebook."""
-        return f'<iframe srcdoc="{html.escape(self.page)}" style="width:100%;height:700px;border:0" sandbox></iframe>'
+    def cells(self) -> list[list[str]]:
+        """Return the number of images of each class by split, with a bar for each class."""
+        counts = self.record["splits"]
+        totals = [sum(numbers) for numbers in zip(*counts.values(), strict=True)]
+        rows = zip(self.record["classes"], *counts.values(), totals, strict=True)
+        longest = max([1, *totals])
+        return [
+            ["class", *counts, ""],
+            *([str(name), *map(str, numbers), BAR * round(BARS * total / longest)] for name, *numbers, total in rows),
+        ]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a table with a row for each finding: its kind, the image, and what was found.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return to_frame(self._findings(), ["finding", "file", "split", "label", "detail"])
+
+    def _findings(self) -> Iterator[dict[str, Any]]:
+        record = self.record
+        findings = [("unreadable", image, image["error"]) for image in record["unreadable"]]
+        for number, group in enumerate(record["copies"], 1):
+            findings += [(group["kind"], image, f"group {number}") for image in group["images"]]
+        for image in (record["label_errors"] or {"images": ()})["images"]:
+            detail = f"probability {image['probability']:.3g}; {image['suggested']} is more probable"
+            findings.append(("label error", image, detail))
+        for image in (record["outliers"] or {"images": ()})["images"]:
+            findings += [("outlier", image, f"distance {image['distance']:.3g}")] if image["is_outlier"] else []
+        for kind, image, detail in findings:
+            yield {"finding": kind, **{name: image[name] for name in ("file", "split", "label")}, "detail": detail}
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         record, copies = self.record, self.record["copies"]

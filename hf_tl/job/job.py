@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,12 @@ from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
 from hf_tl.record import LearnedFrom, RunRecord
+from hf_tl.reporting.frames import to_frame
+from hf_tl.reporting.shown import Shown
 from hf_tl.strategy import Phase, Strategy
 
 if TYPE_CHECKING:
+    import pandas
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
     from hf_tl.training.phase_data import TrainingImages
 
 
-@dataclass(frozen=True)
-class RunResult:
+@dataclass(frozen=True, repr=False)
+class RunResult(Shown):
     """Result of a finished run; usable as the path of its folder.
 
     >>> import hf_tl
@@ -53,6 +56,43 @@ class RunResult:
         """Accuracy on the test images; for multi-label data, the share of images with all labels correct."""
         problem = PROBLEM_TYPES[self.record.model.problem_type]
         return float(self.record.measured["test"].metrics[problem.accuracy] or 0.0)
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield the metrics, what was trained, the folder, and what to do next."""
+        from hf_tl.card.summary import metric_lines
+
+        yield from metric_lines(self.record)
+        record = self.record
+        yield "Trained", f"{record.model.architecture} on {record.data.name}, strategy {record.strategy.name}"
+        yield "Saved in", str(self.output_dir)
+        if self.commit_url is not None:
+            yield "Published at", self.commit_url
+        else:
+            yield "Next", 'hf_tl.predict(result, images), hf_tl.push(result, "USER/NAME")'
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the confusion matrix of the test images, unless there are too many classes."""
+        from hf_tl.card.figures.draw import confusion_picture
+
+        picture = confusion_picture(self.record)
+        yield from [] if picture is None else [("Confusion matrix of the test images", picture)]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return the history of the training: a row for each evaluation.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return to_frame(map(_flat, self.record.history))
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an evaluation of the history with a column for each metric."""
+    flat: dict[str, Any] = {}
+    for name, value in entry.items():
+        nested = {f"{name}_{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {name: value}
+        flat |= nested
+    return flat
 
 
 @dataclass(frozen=True)

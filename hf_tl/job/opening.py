@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hf_tl.data.learned import Leakage
 
 SPLIT_SETTINGS = (*READING, "validation_fraction", "test_fraction")
-"""Fields of `DataConfig` that `load_data` and `prepare_data` take."""
+"""Fields of `DataConfig` that `load_data` takes."""
 
 
 def open_data(
@@ -43,7 +43,7 @@ def open_data(
     Raises:
         DataError: The dataset cannot be used for training.
     """
-    from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
+    from hf_tl.data.datasets import check_images, load_data
     from hf_tl.data.learned import leave_out_learned, resolve
 
     shared: dict[str, Any] = {
@@ -53,13 +53,8 @@ def open_data(
         "include_training_images": config.include_training_images,
     }
     with accelerator.main_process_first():
-        if isinstance(dataset, ImageData):
-            data = dataset
-        elif isinstance(dataset, str):
-            source: dict[str, Any] = {"config_name": config.dataset_config, "revision": config.dataset_revision}
-            data = load_data(dataset, **source, **shared, streaming=config.streaming)
-        else:
-            data = prepare_data(dataset, name=name, **shared)
+        source: dict[str, Any] = {"config_name": config.dataset_config, "revision": config.dataset_revision}
+        data = load_data(dataset, dataset_name=name, **source, **shared, streaming=config.streaming)
         say(accelerator, _lines("Data", [*data.describe(), *data.notes]))
         shown = data.notes
         data = check_images(

@@ -1,31 +1,37 @@
 """Evaluation of a saved model on images that it was not trained on."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.load import load
-from hf_tl.backbones.weights.digest import digest
-from hf_tl.backbones.weights.provenance import provenance_of, saved_record
-from hf_tl.evaluation.classes import images_for
+from hf_tl.data.image_data import AnyDataset
+from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+from hf_tl.evaluation.holdout.images import open_holdout
 from hf_tl.evaluation.intervals import Interval
-from hf_tl.evaluation.leakage import measurable
 from hf_tl.evaluation.measure import predict_split
-from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType, problem_type_of
+from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType
 from hf_tl.evaluation.report import measure_split
-from hf_tl.predicting.holdout import open_holdout
+from hf_tl.ranges import COUNT, check_argument
 from hf_tl.record import LearnedSplit, Measured, RunRecord, Temperature
+from hf_tl.reporting.frames import to_frame
+from hf_tl.reporting.numbers import counted
+from hf_tl.reporting.shown import Shown
 from hf_tl.storage.folders import make_folder
 
 if TYPE_CHECKING:
-    from hf_tl.data.image_data import ImageData
-    from hf_tl.data.learned import Leakage
+    import pandas
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of a model on a split of a dataset."""
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
+    """Metrics of a model on a split of a dataset; `print` shows all of them, a notebook the confusion matrix too.
+
+    >>> import hf_tl
+    >>> evaluation = hf_tl.evaluate("photos-model", "photos")
+    >>> evaluation.images, list(evaluation.to_pandas()["class"])
+    (8, ['dress', 'hat'])
+    """
 
     measured: Measured
     """All results, as in the record of a run: metrics, intervals, confusion matrix, calibration."""
@@ -51,6 +57,11 @@ class Evaluation:
     def split(self) -> str:
         """Name of the split; `all` for a dataset without splits."""
         return self.measured.split
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy; for multi-label images, the share of images with all labels correct."""
+        return float(self.measured.metrics[self.problem.accuracy] or 0.0)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -86,6 +97,44 @@ class Evaluation:
         """Number of images of the split that were excluded as training images of the model."""
         return self.measured.left_out
 
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield the images and the primary metrics, with their intervals."""
+        from hf_tl.predicting.report import metric_texts
+
+        learned = f" ({self.learned:,} of them training images)" if self.learned else ""
+        yield "Data", f"{self.data}, {self.split}: {counted(self.images, 'image')}{learned}"
+        yield from list(metric_texts(self))[:3]
+        if self.data_notes or self.notes:
+            yield "Notes", "; ".join((*self.notes, *self.data_notes))
+
+    def cells(self) -> list[list[str]]:
+        """Return a row for each class that has images."""
+        from hf_tl.predicting.report import class_table
+
+        return class_table(self)
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the confusion matrix, unless there are too many classes."""
+        from hf_tl.predicting.report import confusion_picture
+
+        picture = confusion_picture(self)
+        yield from [] if picture is None else [("Confusion matrix", picture)]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a table with a row for each class.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from hf_tl.predicting.report import class_records
+
+        return to_frame(class_records(self))
+
+    def __str__(self) -> str:
+        from hf_tl.predicting.report import describe
+
+        return "\n".join(describe(self))
+
     def save(self, output_dir: str | os.PathLike[str]) -> None:
         """Write `evaluation.json`, `evaluation.md`, and figures of the confusion matrix and the calibration.
 
@@ -97,9 +146,10 @@ class Evaluation:
         write_report(self, output_dir)
 
 
-def evaluate_model(
-    model_name: str,
-    dataset: str,
+def evaluate(
+    model: AnyModel,
+    dataset: AnyDataset | None = None,
+    *,
     split: str | None = None,
     batch_size: int = 64,
     include_training_images: bool = False,
@@ -107,85 +157,70 @@ def evaluate_model(
     output_dir: str | os.PathLike[str] | None = None,
     **reading: Any,
 ) -> Evaluation:
-    """Evaluate a saved model on labeled images, whose classes are matched by name.
+    """Evaluate a trained model on labeled images, whose classes are matched by name.
 
     All images of a dataset without splits are used, except for the dataset of the training, whose splits are drawn
     again. Training images of the model are excluded, even if they were renamed.
 
     Args:
-        model_name: Folder of a saved model, or a Hub id.
-        dataset: Value of `--dataset`.
+        model: Folder of a saved model, Hub id, `RunResult`, or a loaded model.
+        dataset: A name, a folder, a table, `datasets.Dataset`, `DatasetDict`, or the result of `hf_tl.load_data`
+            (default: the dataset that the model was trained on, if it is a Hub dataset or digits).
         split: `"train"`, `"validation"` or `"test"` of a dataset with splits (default: test, or validation).
         batch_size: Number of images per step.
         include_training_images: Whether to evaluate on training images of the model too, and count them.
         skip_bad_images: Whether to leave out unreadable images, with a note, instead of raising an error.
         output_dir: Folder to save the evaluation in.
-        reading: Arguments of `load_data` about how to read the dataset, such as `label_column`.
+        reading: Arguments of `hf_tl.load_data` about how to read the dataset, such as `label_column`.
 
     Raises:
         ConfigError: The dataset has no splits, and `split` names one.
         DataError: The dataset has no such split, none of its classes is known to the model, or it has another problem
             type; or not enough images remain after excluding training images.
         ModelError: There is no such model.
+
+    >>> import hf_tl
+    >>> evaluation = hf_tl.evaluate("photos-model", "photos", include_training_images=True)
+    >>> evaluation.split, evaluation.images, 0 <= evaluation.accuracy <= 1
+    ('test', 8, True)
     """
     from accelerate import Accelerator
 
+    check_argument("batch_size", batch_size, COUNT)
     if output_dir is not None:
         make_folder(output_dir)  # fail early, before minutes of computation
-    model, transforms = load(model_name)
-    record, problem, provenance = saved_record(model_name), problem_type_of(model), provenance_of(model)
-    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    holdout = open_holdout(
-        dataset, split, labels, problem, provenance.learned, record, reading, skip_bad_images=skip_bad_images
-    )
-    data, leakage = measurable(
-        holdout.data,
-        {"the model": holdout.learned},
-        [holdout.split],
-        include_training_images=include_training_images,
-    )
-    images, overlap = images_for(model, data, holdout.split), leakage[holdout.split]
-    weights = provenance.origin.weights_digest or digest(model.state_dict())
+    classifier = Classifier.load(model)
+    holdout = open_holdout(dataset, {"the model": classifier}, split, reading, skip_bad_images=skip_bad_images)
+    holdout, leakage = holdout.measurable(include_training_images=include_training_images)
     accelerator = Accelerator()
-    predictions = predict_split(accelerator, model.to(accelerator.device), transforms.eval.over(images), batch_size)
-    temperature = _temperature_of(record, weights)
+    images = classifier.transforms.eval.over(holdout.images)
+    predictions = predict_split(accelerator, classifier.model.to(accelerator.device), images, batch_size)
+    temperature = _temperature_of(classifier.record, classifier.weights_digest)
     measured = measure_split(
-        problem,
+        classifier.problem,
         predictions,
         split=holdout.split,
-        weights_digest=weights,
-        split_digest=data.to_record().splits[holdout.split].digest,
+        weights_digest=classifier.weights_digest,
+        split_digest=holdout.data.to_record().splits[holdout.split].digest,
         temperature=temperature,
-        learned=overlap.learned,
-        left_out=overlap.left_out,
+        learned=leakage.learned,
+        left_out=leakage.left_out,
     )
-    evaluation = _evaluation(measured, data, overlap, labels, problem, temperature, holdout.data.notes)
+    evaluation = Evaluation(
+        measured=measured,
+        labels=classifier.labels,
+        problem=classifier.problem,
+        data=holdout.data.name,
+        fingerprint=holdout.data.fingerprint,
+        temperature=temperature,
+        unknown=leakage.unknown,
+        notes=tuple(leakage.describe()),
+        data_notes=holdout.notes,
+        metric_notes=_undefined(classifier.problem, measured),
+    )
     if output_dir is not None:
         evaluation.save(output_dir)
     return evaluation
-
-
-def _evaluation(
-    measured: Measured,
-    data: "ImageData",
-    overlap: "Leakage",
-    labels: tuple[str, ...],
-    problem: ProblemType,
-    temperature: Temperature | None,
-    notes: tuple[str, ...],
-) -> Evaluation:
-    return Evaluation(
-        measured=measured,
-        labels=labels,
-        problem=problem,
-        data=data.name,
-        fingerprint=data.fingerprint,
-        temperature=temperature,
-        unknown=overlap.unknown,
-        notes=tuple(overlap.describe()),
-        data_notes=notes,
-        metric_notes=_undefined(problem, measured),
-    )
 
 
 def _temperature_of(record: RunRecord | None, weights_digest: str) -> Temperature | None:

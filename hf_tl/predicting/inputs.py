@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from datasets import Image as ImageFeature
+from datasets.arrow_dataset import Column
 from PIL import Image
 
 from hf_tl.data.columns import find_image_column
@@ -34,15 +36,17 @@ def collect_images(images: Any) -> list[NamedImage]:
     """Name the images to predict; none is decoded.
 
     Args:
-        images: Path, PIL image, array, `Dataset`, or a sequence of paths, PIL images and arrays. Paths are those of
-            `list_files`. Arrays have the shape (height, width), or (height, width, channels) with 3 channels (RGB) or
-            4 (RGBA), of type uint8.
+        images: Path, PIL image, array, `Dataset` or a column of it, or a sequence of paths, PIL images and arrays.
+            Paths are those of `list_files`. Arrays have the shape (height, width), or (height, width, channels) with 3
+            channels (RGB) or 4 (RGBA), of type uint8.
 
     Raises:
         DataError: There are no images, or a value is no image.
     """
     if isinstance(images, Dataset):
-        named = list(_rows(images))
+        named = list(_rows(images, find_image_column(images.features)))
+    elif isinstance(images, Column) and isinstance(images.features, ImageFeature):
+        named = list(_rows(images.source, images.column_name))
     elif isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
         named = list(_named(images, 0))
     elif isinstance(images, Iterable) and not isinstance(images, dict):
@@ -50,7 +54,7 @@ def collect_images(images: Any) -> list[NamedImage]:
     else:
         raise DataError(
             f"expected paths, PIL images, arrays or a datasets.Dataset, found {type(images).__name__}; of a "
-            'DatasetDict give one split: dataset["test"]'
+            'DatasetDict give one split: dataset["test"], of loaded data data.splits["test"]'
         )
     if not named:
         raise DataError("there are no images to predict: the list of images is empty")
@@ -130,8 +134,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _rows(images: Dataset) -> Iterator[NamedImage]:
-    column = find_image_column(images.features)
+def _rows(images: Dataset, column: str) -> Iterator[NamedImage]:
     stored = as_stored(images.with_format(None), column).select_columns([column])
     for number, row in enumerate(stored):
         yield NamedImage(row_name(row[column], number, "the dataset"), row[column])

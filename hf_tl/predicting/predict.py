@@ -1,7 +1,6 @@
 """Prediction of images by a saved model, in batches, with bounded memory."""
 
 import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,15 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hf_tl.backbones.load import load, preprocessing_of
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.errors import ConfigError, DataError, name_some
+from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
 from hf_tl.evaluation.measure import image_logits
-from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType, problem_type_of
+from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
 from hf_tl.predicting.inputs import NamedImage, collect_images
 from hf_tl.predicting.result import Prediction, PredictionResult, TableFormat
 from hf_tl.processes.accelerator import cpu_cores
+from hf_tl.ranges import COUNT, SHARE, check_argument
 from hf_tl.reporting.console import logger, progress_bar
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _LOCK = threading.Lock()
 
 
 def predict(
-    model: "str | os.PathLike[str] | PreTrainedModel",
+    model: AnyModel,
     images: Any,
     *,
     top_k: int | None = None,
@@ -44,8 +44,10 @@ def predict(
     """Classify images, in batches, on a GPU where there is one.
 
     Args:
-        model: Folder of a saved model, Hub id, or a model of `load_backbone` or `load`, which stays on its device.
-        images: Path, PIL image, array, `datasets.Dataset`, or a sequence of paths, PIL images and arrays. A path is a
+        model: Folder of a saved model, Hub id, `RunResult`, or a model of `load_backbone` or `load`, which stays on its
+            device.
+        images: Path, PIL image, array, `datasets.Dataset` or a column of it, or a sequence of paths, PIL images and
+            arrays. A path is a
             file, a folder (all images in it, at any depth), a pattern (`photos/**/*.jpg`), or `@FILE`: a text file with
             a path on each line. Arrays are uint8 of the shape (height, width) or (height, width, 3 or 4).
         top_k: Largest number of classes for each image (default: 5; with `threshold` all).
@@ -109,26 +111,28 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        model: "str | os.PathLike[str] | PreTrainedModel",
+        model: AnyModel,
         *,
         top_k: int | None = None,
         threshold: float | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> "Predictor":
         """Load the model; the arguments are those of `predict`."""
-        if isinstance(model, str | os.PathLike):
-            loaded, transforms = load(model)
-            if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
-                loaded.to(device)
-        else:
-            loaded, transforms = model, preprocessing_of(model).transforms()
-        problem, classes = problem_type_of(loaded), loaded.config.num_labels
+        for name, value, domain in (
+            ("top_k", top_k, COUNT), ("threshold", threshold, SHARE), ("batch_size", batch_size, COUNT)
+        ):  # fmt: skip
+            check_argument(name, value, domain)
+        classifier = Classifier.load(model)
+        loaded, problem, classes = classifier.model, classifier.problem, len(classifier.labels)
+        device = torch.accelerator.current_accelerator(check_available=True)
+        if classifier.source is not None and device is not None:
+            loaded.to(device)
         if threshold is not None and problem is not MULTI_LABEL:
             raise ConfigError(
                 "--threshold is for multi-label models, and this model gives each image one class: leave it out"
             )
         limit = top_k or (TOP_K if threshold is None else classes)
-        return cls(loaded, transforms.eval, problem, min(limit, classes), threshold, batch_size)
+        return cls(loaded, classifier.transforms.eval, problem, min(limit, classes), threshold, batch_size)
 
     @property
     def table(self) -> TableFormat:

@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
 from hf_tl.record.codec import encode
+from hf_tl.reporting.html import picture_of
 from hf_tl.reporting.markdown import escape
 from hf_tl.reporting.numbers import decimal, percent, range_of
 from hf_tl.storage.folders import report_folder
@@ -25,12 +26,44 @@ def describe(evaluation: "Evaluation") -> Iterator[str]:
     yield from (f"data: {note}" for note in evaluation.data_notes)
     yield from (f"leakage: {note}" for note in evaluation.notes)
     width = max(14, *map(len, evaluation.metrics))
+    yield from (f"  {name:<{width}} {text}" for name, text in metric_texts(evaluation))
+    yield from (f"  {name:<{width}} left out: {reason}" for name, reason in evaluation.metric_notes.items())
+
+
+def metric_texts(evaluation: "Evaluation") -> Iterator[tuple[str, str]]:
+    """Yield the name of each metric, and its value with its 95% confidence interval."""
     for name, value in evaluation.metrics.items():
         is_share, interval = name in evaluation.percentages, evaluation.intervals.get(name)
         shown = f"{value:.1%}" if is_share else f"{value:.4f}"
         range_text = "" if interval is None else f" (95% CI {range_of(interval, is_percentage=is_share)})"
-        yield f"  {name:<{width}} {shown}{range_text}"
-    yield from (f"  {name:<{width}} left out: {reason}" for name, reason in evaluation.metric_notes.items())
+        yield name, f"{shown}{range_text}"
+
+
+def class_table(evaluation: "Evaluation") -> list[list[str]]:
+    """Return a row for each class that has images, after the titles."""
+    return [["Class", "Images", "Precision", "Recall", "95% CI", "F1"], *_class_rows(evaluation)]
+
+
+def class_records(evaluation: "Evaluation") -> Iterator[dict[str, Any]]:
+    """Yield the values of each class by name; intervals are two values."""
+    classes = evaluation.measured.classes
+    for place, label in enumerate(evaluation.labels):
+        record: dict[str, Any] = {"class": label}
+        for name, values in classes.items():
+            value = values[place]
+            if name.endswith("_interval"):
+                low, high = value if value is not None else (None, None)
+                record |= {f"{name.removesuffix('_interval')}_low": low, f"{name.removesuffix('_interval')}_high": high}
+            else:
+                record[name] = value
+        yield record
+
+
+def confusion_picture(evaluation: "Evaluation") -> bytes | None:
+    """Return the confusion matrix as a PNG image; None for multi-label images, or too many classes."""
+    if not _has_confusion_figure(evaluation):
+        return None
+    return picture_of(lambda path: plot_confusion(evaluation.labels, evaluation.measured.confusion, path))
 
 
 def write_report(evaluation: "Evaluation", output_dir: str | os.PathLike[str]) -> None:
@@ -76,7 +109,8 @@ def _markdown(evaluation: "Evaluation") -> str:
     notes += [f"{name} is left out: {reason}" for name, reason in evaluation.metric_notes.items()]
     parts = [title, images, "\n".join(f"- {escape(note)}" for note in notes)]
     parts += [_table(["Metric", "Value", "95% CI"], _metric_rows(evaluation))]
-    parts += ["## Classes", _table(["Class", "Images", "Precision", "Recall", "95% CI", "F1"], _class_rows(evaluation))]
+    titles, *rows = class_table(evaluation)
+    parts += ["## Classes", _table(titles, rows)]
     if _has_confusion_figure(evaluation):
         parts += ["## Confusion matrix", f"![Confusion matrix]({CONFUSION})"]
     ece = evaluation.measured.calibration["before"]["ece"]
@@ -99,6 +133,6 @@ def _class_rows(evaluation: "Evaluation") -> Iterator[list[str]]:
             yield [label, f"{images:,}", *shares]
 
 
-def _table(titles: list[str], rows: Iterator[list[str]]) -> str:
+def _table(titles: list[str], rows: Iterable[list[str]]) -> str:
     lines = [titles, ["---"] * len(titles), *([str(escape(cell)) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -6,13 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
+from hf_tl.errors import name_some
+from hf_tl.reporting.frames import to_frame
+from hf_tl.reporting.markdown import one_line
+from hf_tl.reporting.numbers import counted, percent
+from hf_tl.reporting.shown import Shown, shortened
+
 if TYPE_CHECKING:
     import pandas
 
 DIGITS = 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """Predicted classes of an image."""
 
@@ -34,6 +40,12 @@ class Prediction:
     def ranking(self) -> list[tuple[str, float]]:
         """Classes with their probabilities."""
         return list(zip(self.labels, self.probabilities, strict=True))
+
+    def __repr__(self) -> str:
+        if self.error is not None:
+            return f"Prediction({self.image!r}, unreadable: {shortened(one_line(self.error))})"
+        classes = [f"{one_line(label)} {percent(probability)}" for label, probability in self.ranking]
+        return f"Prediction({self.image!r}: {name_some(classes, 3) or 'no class'})"
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class TableFormat:
 
 
 @dataclass(frozen=True, repr=False)
-class PredictionResult(Sequence[Prediction]):
+class PredictionResult(Sequence[Prediction], Shown):
     """Predictions in the order of the images: `result[i]` is that of image `i`, also where images are unreadable.
 
     >>> PredictionResult((Prediction("a.jpg", ("cat",), (0.9,)), Prediction("b.jpg", error="truncated")))
@@ -101,20 +113,39 @@ class PredictionResult(Sequence[Prediction]):
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self.predictions)
 
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield the number of images and the most frequent classes."""
+        yield "Images", self._counts()
+
+    def cells(self) -> list[list[str]]:
+        """Return a row for each image."""
+        rows = [[each.image, each.label or "", self._first(each)] for each in self.predictions]
+        return [["image", "label", "probability"], *rows]
+
+    @staticmethod
+    def _first(prediction: Prediction) -> str:
+        if prediction.error is not None:
+            return prediction.error
+        return percent(prediction.probabilities[0]) if prediction.probabilities else "no class"
+
     def __repr__(self) -> str:
+        return f"PredictionResult({self._counts()})"
+
+    def _counts(self) -> str:
         labels = Counter(prediction.label or "no class" for prediction in self if prediction.error is None)
-        counts = [f"{label} {count:,}" for label, count in labels.most_common(3)]
+        counts = [f"{one_line(label)} {count:,}" for label, count in labels.most_common(3)]
         others = sum(labels.values()) - sum(count for _, count in labels.most_common(3))
         counts += [f"others {others:,}"] if others else []
         counts += [f"unreadable {len(self.unreadable):,}"] if self.unreadable else []
-        return f"PredictionResult({len(self):,} {'image' if len(self) == 1 else 'images'}: {', '.join(counts)})"
+        return f"{counted(len(self), 'image')}: {', '.join(counts)}"
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """Return a table with a row for each image, with the columns of `save`; needs pandas."""
-        import pandas
+        """Return a table with a row for each image, with the columns of `save`.
 
-        columns = list(self.table.columns)
-        return pandas.DataFrame([self.table.row(prediction) for prediction in self], columns=columns)
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return to_frame(map(self.table.row, self), list(self.table.columns))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a table with a row for each image to `path`: `.csv`, `.jsonl` or `.parquet`.

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concaten
 
 from hf_tl.advisor.measuring.sample import stratified_order
 from hf_tl.config import StrategyConfig
-from hf_tl.data.datasets import ImageData, load_data, prepare_data
+from hf_tl.data.datasets import ImageData, load_data
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 """Folder of Debian's package dataset-fashion-mnist."""
@@ -117,7 +117,7 @@ class Cell:
             mixed = np.random.default_rng(self.seed).permutation(chosen["label"][:]).tolist()
             column = Dataset.from_dict({"label": mixed}, features=Features(label=chosen.features["label"]))
             chosen = concatenate_datasets([chosen.remove_columns("label"), column], axis=1)
-        return prepare_data(DatasetDict(train=chosen, test=splits["test"]), name=self.data, seed=self.seed)
+        return load_data(DatasetDict(train=chosen, test=splits["test"]), dataset_name=self.data, seed=self.seed)
 
 
 def cells(data: str, folder: Path | None) -> Iterator[Cell]:

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from hf_tl.advisor.deciding.cost import Cost, estimate_cost
 from hf_tl.backbones.candidates import Backbone
-from hf_tl.data.datasets import prepare_data
+from hf_tl.data.datasets import load_data
 from hf_tl.strategy import Strategy
 
 LABELS = ["a", "b", "c"]
@@ -19,7 +19,7 @@ def estimates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cost]:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 40, 40, 3), dtype=np.uint8)
     features = Features(image=Image(), label=ClassLabel(names=LABELS))
     rows = Dataset.from_dict({"image": list(pixels), "label": [row % 3 for row in range(60)]}, features=features)
-    data = prepare_data(rows)
+    data = load_data(rows)
     backbone = Backbone(str(save_transformers(tiny_resnet(), tmp_path_factory.mktemp("resnet"))))
     strategies = [
         Strategy.transfer(),

@@ -15,7 +15,7 @@ import hf_tl
 from hf_tl.advisor.recommendation import FIGURE, RECORD
 from hf_tl.config import RECOMMENDED_STRATEGY as STRATEGY
 from hf_tl.config import StrategyConfig
-from hf_tl.data.datasets import prepare_data
+from hf_tl.data.datasets import load_data
 from hf_tl.errors import ModelError
 
 pytestmark = pytest.mark.long
@@ -51,7 +51,7 @@ def test_a_recommendation_holds_what_it_promises(backbone: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(("spread", "name"), [(1, "transfer"), (30, "full")])
 def test_the_strategy_is_what_a_climb_would_end_with(backbone: str, spread: float, name: str) -> None:
-    data = prepare_data(colored(np.arange(450) % 3, spread))
+    data = load_data(colored(np.arange(450) % 3, spread))
     recommendation = hf_tl.recommend(data, backbone)
     images = {split: len(rows) for split, rows in data.splits.items()}
     climb = StrategyConfig(strategy="auto").build(images=images["train"], climb=recommendation.climb)

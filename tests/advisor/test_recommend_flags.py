@@ -19,7 +19,7 @@ from hf_tl.backbones.candidates import Backbone, candidates
 from hf_tl.cli import main
 from hf_tl.config import RECOMMENDED_STRATEGY as STRATEGY
 from hf_tl.config import RunConfig, StrategyConfig, TrainingConfig
-from hf_tl.data.datasets import load_data, prepare_data
+from hf_tl.data.datasets import load_data
 from hf_tl.errors import ConfigError
 from hf_tl.features.feature_store import open_store
 from hf_tl.record import read_record, split_digest
@@ -131,7 +131,7 @@ def test_the_advisor_follows_the_flags_of_the_feature_cache(
 ) -> None:
     usual, named = tmp_path / "usual", tmp_path / "named"
     monkeypatch.setenv("HF_TL_CACHE", str(usual))
-    data = prepare_data(colored(np.arange(240) % 3, spread=1))
+    data = load_data(colored(np.arange(240) % 3, spread=1))
     small = {"max_images": 60}
     hf_tl.recommend(data, backbone, **small, feature_cache="off")
     assert not usual.exists()
@@ -149,7 +149,7 @@ def test_a_run_of_auto_follows_them_too(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], folder: str | None
 ) -> None:
     monkeypatch.setenv("HF_TL_CACHE", str(tmp_path / "usual"))
-    data = prepare_data(colored(np.arange(90) % 3, spread=1))
+    data = load_data(colored(np.arange(90) % 3, spread=1))
     training = TrainingConfig(feature_cache_dir=tmp_path / "named", **flags)
     config = RunConfig(strategy=StrategyConfig(strategy="auto"), training=training)
     take_advice(Accelerator(cpu=True), data, [Backbone(backbone)], config)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import hf_tl
 from hf_tl.advisor.deciding.rules import find_rule
 from hf_tl.advisor.measuring.sample import stratified_order
-from hf_tl.data.datasets import prepare_data
+from hf_tl.data.datasets import load_data
 from hf_tl.errors import DataError
 from hf_tl.record import LearnedFrom, read_record
 
@@ -118,7 +118,7 @@ def test_training_images_of_a_backbone_are_excluded(backbone: str, tmp_path: Pat
     learned = LearnedFrom.read(read_record(trained).learned_from, tmp_path / "out")
     both = concatenate_datasets([first, more])
     recommendation = hf_tl.recommend(both, trained)
-    seen = int(learned.mask(prepare_data(both, learned=learned).digests["train"]).sum())
+    seen = int(learned.mask(load_data(both, learned=learned).digests["train"]).sum())
     assert seen == len(learned.digests) == 43
     assert recommendation.data["measured_on"] == recommendation.data["available"] - seen
     leakage = (
@@ -131,4 +131,4 @@ def test_training_images_of_a_backbone_are_excluded(backbone: str, tmp_path: Pat
     )
     held_out = {"validation": more.select([0, 1]), "test": more.select(range(10, 20))}
     with pytest.raises(DataError, match=r"43 of 45 .* training images of a backbone, .*include_training_images=True"):
-        hf_tl.recommend(DatasetDict(train=prepare_data(first).splits["train"], **held_out), trained)
+        hf_tl.recommend(DatasetDict(train=load_data(first).splits["train"], **held_out), trained)

@@ -9,7 +9,7 @@ from cli.runs import COLORS
 from transformers import Trainer, TrainingArguments
 
 import hf_tl
-from hf_tl.data.datasets import prepare_data
+from hf_tl.data.datasets import load_data
 from hf_tl.errors import ConfigError
 
 
@@ -18,7 +18,7 @@ def test_a_climb_that_ends_with_random_weights(inputs: Inputs, tmp_path: Path) -
     anew = hf_tl.Phase("all", 8, 0.01, augmentation="none")
     short = {"epochs": 1, "learning_rate": 1e-5, "backbone_learning_rate": 1e-5, "augmentation": "none"}
     strategy = hf_tl.Strategy.auto(trainable_stages=("all",), scratch=anew, expected_rung=3, **short)
-    data = prepare_data(colored(several=False))
+    data = load_data(colored(several=False))
     model, transforms = hf_tl.load_backbone(inputs.models[0], data.labels, strategy)
     settings = {
         "output_dir": str(tmp_path / "out"),
@@ -38,7 +38,7 @@ def test_a_climb_that_ends_with_random_weights(inputs: Inputs, tmp_path: Path) -
 @pytest.mark.parametrize("several", [False, True], ids=["one label", "several labels"])
 def test_a_climb_from_python_without_evidence(inputs: Inputs, tmp_path: Path, several: bool) -> None:
     rows = colored(several)
-    data = prepare_data(rows, label_column="red,blue" if several else None)
+    data = load_data(rows, label_column="red,blue" if several else None)
     strategy = hf_tl.Strategy.auto(trainable_stages=(2, "all"), epochs=1, learning_rate=0.03, augmentation="none")
     model, transforms = hf_tl.load_backbone(inputs.models[0], data.labels, strategy)
     settings = {

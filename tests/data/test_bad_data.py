@@ -8,7 +8,7 @@ from data.pictures import WriteFolder
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 from PIL import Image as Pillow
 
-from hf_tl.data.datasets import check_images, load_data, prepare_data
+from hf_tl.data.datasets import check_images, load_data
 from hf_tl.errors import ConfigError, DataError, HfTlError
 
 Rows = Callable[..., Dataset]
@@ -22,7 +22,7 @@ def refuse(rows: Rows) -> Callable[..., str]:
     def check(error: type[HfTlError] = DataError, **options: object) -> Callable[[object], str]:
         def message(dataset: object) -> str:
             with pytest.raises(error) as caught:
-                prepare_data(dataset, **options)
+                load_data(dataset, **options)
             return str(caught.value)
 
         return message
@@ -183,7 +183,7 @@ def test_classes_too_small_to_split(rows: Rows, refuse: Callable) -> None:
         "classes with fewer than 3 different images, too few for train, test and validation: b (2), c (1); "
         "add images, remove the class, or provide the splits"
     )
-    data = prepare_data(DatasetDict(train=rows(["a"] * 9 + ["b"] * 2), test=rows(["a"], first=50)))
+    data = load_data(DatasetDict(train=rows(["a"] * 9 + ["b"] * 2), test=rows(["a"], first=50)))
     assert data.class_counts("train")[1] >= 1
 
 
@@ -196,7 +196,8 @@ def test_fraction_out_of_range(rows: Rows, refuse: Callable, fraction: float) ->
 def test_streaming_dataset(rows: Rows, refuse: Callable) -> None:
     message = refuse()(rows([0, 1], AB).to_iterable_dataset())
     assert message == (
-        "expected a datasets.Dataset or DatasetDict, found IterableDataset; a stream is opened by the dataset's name: "
+        "expected a dataset (a name, a folder, a table, a datasets.Dataset or DatasetDict, or the result of "
+        "hf_tl.load_data), found IterableDataset; a stream is opened by the dataset's name: "
         "hf_tl.load_data(name, streaming=True)"
     )
 
@@ -260,7 +261,7 @@ def test_images_that_are_missing(rows: Rows, tmp_path: Path) -> None:
     stored = [*good[:8], None, {"bytes": None, "path": str(tmp_path / "gone.png")}]
     train = Dataset.from_dict({"image": stored, "label": [0, 1] * 5}).cast_column("image", Image())
     train = train.cast_column("label", AB)
-    data = prepare_data(DatasetDict(train=train, validation=rows([0], AB), test=rows([1], AB)))
+    data = load_data(DatasetDict(train=train, validation=rows([0], AB), test=rows([1], AB)))
     with pytest.raises(DataError, match=r"row 8 of train: expected an image(.|\n)*gone\.png: the image cannot be read"):
         check_images(data)
     assert len(check_images(data, skip_bad_images=True).splits["train"]) == 8

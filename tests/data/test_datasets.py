@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
+from hf_tl.data.datasets import ImageData, check_images, load_data
 from hf_tl.data.decoding.images import ImageTransform, Transforms, collate
 from hf_tl.errors import DataError
 
@@ -176,7 +176,7 @@ def test_saved_to_disk(tmp_path: Path, rows: Rows) -> None:
 )
 def test_raw_labels_become_classes(rows: Rows, labels: list, names: tuple[str, ...]) -> None:
     dataset = DatasetDict(train=rows(labels), test=rows(labels[1:3], first=50))
-    data = prepare_data(dataset, name="user/pets")
+    data = load_data(dataset, dataset_name="user/pets")
     assert data.labels == names
     assert data.name == "user/pets"
     shown = [data.labels[row["label"]] for row in data.splits["test"]]
@@ -186,7 +186,7 @@ def test_raw_labels_become_classes(rows: Rows, labels: list, names: tuple[str, .
 def test_labels_are_aligned_by_name(rows: Rows) -> None:
     train = rows([0, 1, 2] * 5, ClassLabel(names=["A", "a", "b"]))
     test = rows([0, 1], ClassLabel(names=["b", "a"]), first=50)
-    data = prepare_data(DatasetDict(train=train, test=test))
+    data = load_data(DatasetDict(train=train, test=test))
     assert [data.labels[row["label"]] for row in data.splits["test"]] == ["b", "a"]
     assert np.asarray(data.splits["test"][0]["image"]).tobytes() == np.asarray(picture(50)).tobytes()
 
@@ -194,23 +194,23 @@ def test_labels_are_aligned_by_name(rows: Rows) -> None:
 def test_columns_by_name(rows: Rows) -> None:
     dataset = rows([0, 1] * 5, ClassLabel(names=["a", "b"]), other=["x", "y"] * 5)
     dataset = dataset.rename_columns({"image": "img", "label": "fine"}).add_column("thumb", [b"1"] * 10)
-    data = prepare_data(dataset, label_column="other")
+    data = load_data(dataset, label_column="other")
     assert data.labels == ("x", "y")
     assert all(rows.column_names == ["image", "label"] for rows in data.splits.values())
 
 
 def test_columns_that_are_called_like_each_other(rows: Rows) -> None:
     dataset = rows(list("ab") * 5).rename_columns({"image": "label", "label": "image"})
-    data = prepare_data(dataset, label_column="image")
+    data = load_data(dataset, label_column="image")
     assert data.labels == ("a", "b")
-    assert contents(data) == contents(prepare_data(rows(list("ab") * 5)))
+    assert contents(data) == contents(load_data(rows(list("ab") * 5)))
 
 
 def test_validation_is_tested_on_where_test_has_no_labels(rows: Rows) -> None:
     names = ClassLabel(names=["a", "b"])
     held_out = rows([0, 1], names, first=50)
     dataset = DatasetDict(train=rows([0, 1] * 10, names), validation=held_out, test=rows([-1, -1], names, first=80))
-    data = prepare_data(dataset)
+    data = load_data(dataset)
     check_splits(data, 22)
     assert contents(data)["test"] == {np.asarray(row["image"]).tobytes() for row in held_out}
     assert data.notes[:2] == (
@@ -221,28 +221,28 @@ def test_validation_is_tested_on_where_test_has_no_labels(rows: Rows) -> None:
 
 def test_test_split_is_not_trained_on(rows: Rows) -> None:
     test = rows([0, 1] * 5, ClassLabel(names=["a", "b"]), first=50)
-    data = prepare_data(DatasetDict(train=rows([0, 1] * 20, test.features["label"]), test=test))
+    data = load_data(DatasetDict(train=rows([0, 1] * 20, test.features["label"]), test=test))
     assert contents(data)["test"] == {np.asarray(row["image"]).tobytes() for row in test}
     check_splits(data, 50)
 
 
 def test_only_split_and_other_splits(rows: Rows) -> None:
-    data = prepare_data(DatasetDict(test=rows(list("ab") * 10)))
+    data = load_data(DatasetDict(test=rows(list("ab") * 10)))
     assert data.notes[0] == "the only split, test, was used as train"
-    data = prepare_data(DatasetDict(train=rows(list("ab") * 10), extra=rows(list("ab"))))
+    data = load_data(DatasetDict(train=rows(list("ab") * 10), extra=rows(list("ab"))))
     assert data.notes[0] == "split extra was left out"
 
 
 def test_splits_follow_the_seed(rows: Rows) -> None:
     dataset = rows(list("aab") * 20)
-    first, again, other = (prepare_data(dataset, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (load_data(dataset, seed=seed) for seed in (0, 0, 1))
     assert contents(first) == contents(again) != contents(other)
     assert first.fingerprint == other.fingerprint
     assert first.class_counts("test") == [8, 4]
 
 
 def test_many_small_classes_are_stratified(rows: Rows) -> None:
-    data = prepare_data(rows([number // 3 for number in range(60)]))
+    data = load_data(rows([number // 3 for number in range(60)]))
     check_splits(data, 60)
     assert min(data.class_counts("train")) >= 1
     assert len(data.splits["test"]) == len(data.splits["validation"]) == 20
@@ -250,7 +250,7 @@ def test_many_small_classes_are_stratified(rows: Rows) -> None:
 
 def test_repeated_images_are_noted(rows: Rows) -> None:
     dataset = DatasetDict(train=rows(list("ab") * 5), test=rows(list("ab"), first=8))
-    assert prepare_data(dataset).notes[-1] == "2 images of test are also in train or validation"
+    assert load_data(dataset).notes[-1] == "2 images of test are also in train or validation"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_tl.data.datasets import prepare_data
+from hf_tl.data.datasets import load_data
 from hf_tl.data.drawing import Pool, draw_splits
 from hf_tl.errors import DataError
 from hf_tl.record.learned import DIGEST_BYTES
@@ -92,7 +92,7 @@ def test_shares_are_those_that_were_asked_for() -> None:
 
 def test_notes_state_the_share_that_was_taken(rows) -> None:  # type: ignore[no-untyped-def]
     """One image of each of many small classes is a third of them, whatever share was requested."""
-    data = prepare_data(rows([number // 3 for number in range(30)]))
+    data = load_data(rows([number // 3 for number in range(30)]))
     assert data.notes == (
         "no test split: 10 of 30 training images (33%) were held out, stratified by class, seed 0",
         "no validation split: 10 of 20 training images (50%) were held out, stratified by class, seed 0",

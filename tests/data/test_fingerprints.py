@@ -7,7 +7,7 @@ import pytest
 from data.pictures import WriteFolder, picture
 from datasets import Dataset, Features, Image, Value
 
-from hf_tl.data.datasets import load_data, prepare_data
+from hf_tl.data.datasets import load_data
 
 SPLITS = ("train", "validation", "test")
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ Rows = Callable[..., Dataset]
 def test_fingerprint_is_of_the_content(write_folder: WriteFolder, tmp_path: Path) -> None:
     folder = write_folder({"cat": 5, "dog": 5})
     original = load_data(str(folder)).fingerprint
-    embedded = prepare_data(
+    embedded = load_data(
         Dataset.from_list(
             [
                 {"image": {"bytes": file.read_bytes(), "path": None}, "kind": file.parent.name}
@@ -50,7 +50,7 @@ def test_fingerprint_of_large_files(write_folder: WriteFolder, position: int, is
         if not is_embedded:
             return data.fingerprint
         rows = [{"image": {"bytes": file.read_bytes(), "path": None}, "label": file.parent.name} for file in files]
-        return prepare_data(Dataset.from_list(rows).cast_column("image", Image())).fingerprint
+        return load_data(Dataset.from_list(rows).cast_column("image", Image())).fingerprint
 
     files = sorted(folder.rglob("*.png"))
     before = fingerprint()

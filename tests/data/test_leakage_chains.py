@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Image
 
-from hf_tl.data.datasets import ImageData, prepare_data
+from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.data.learned import Leakage, learn, resolve
 from hf_tl.errors import DataError
 from hf_tl.evaluation.leakage import drawn_by, measurable, split_again
@@ -93,7 +93,7 @@ class Chain:
     def train(self) -> int:
         """Train on the dataset from the current weights, possibly with a refit; return violations."""
         included = self.choose.random() < 0.15
-        data = prepare_data(self.dataset(), **self.settings(), learned=self.learned, include_training_images=included)
+        data = load_data(self.dataset(), **self.settings(), learned=self.learned, include_training_images=included)
         self.learned = resolve(self.learned, data)
         data, leakage = measurable(data, {"the starting model": self.learned}, include_training_images=included)
         violations = sum(self.check(data, leakage[split]) for split in ("validation", "test"))
@@ -112,11 +112,11 @@ class Chain:
         split, included = self.choose.choice(["test", "test", "validation", "train"]), self.choose.random() < 0.2
         is_own = self.choose.random() < 0.3
         if is_own:
-            data = prepare_data(self.dataset(), **self.settings())
+            data = load_data(self.dataset(), **self.settings())
         else:
             by: dict[str, Any] = {**drawn_by(self.record), "learned": self.learned}
             dataset = self.dataset()
-            data = split_again(lambda more: prepare_data(dataset, **by, include_training_images=more), self.record)
+            data = split_again(lambda more: load_data(dataset, **by, include_training_images=more), self.record)
         data, leakage = measurable(data, {"the model": self.learned}, [split], include_training_images=included)
         if split == "test" and self.record and not (is_own or included or self.is_changed or self.is_pulled):
             before, after = self.record.splits["test"], split_digest(data.digests["test"])

@@ -7,7 +7,7 @@ import pytest
 from data.pictures import WriteFolder, picture
 from datasets import Dataset, DatasetDict
 
-from hf_tl.data.datasets import check_images, load_data, prepare_data
+from hf_tl.data.datasets import check_images, load_data
 from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.learned import learn, leave_out_learned, resolve
 from hf_tl.errors import DataError, ModelError
@@ -39,7 +39,7 @@ def test_sources(rows: Rows, tmp_path: Path, kind: str) -> None:
     rows(LABELS).to_parquet(tmp_path / "pets.parquet")
     learned_by_kind = {
         "files": lambda: load_data(str(tmp_path / "pets.parquet")),
-        "memory": lambda: prepare_data(rows(LABELS), name="user/pets"),
+        "memory": lambda: load_data(rows(LABELS), dataset_name="user/pets"),
         "built-in": lambda: load_data("digits"),
     }
     if kind in learned_by_kind:
@@ -69,8 +69,8 @@ def test_streams_have_no_digests(rows: Rows, tmp_path: Path) -> None:
 
 def test_own_splits_lose_what_was_learned(rows: Rows) -> None:
     train = rows(LABELS[:16])
-    data = prepare_data(DatasetDict(train=rows(LABELS[:12], first=100), test=train))
-    seen = prepare_data(DatasetDict(train=train.select(range(7)), validation=train.select([9, 10]), test=train))
+    data = load_data(DatasetDict(train=rows(LABELS[:12], first=100), test=train))
+    seen = load_data(DatasetDict(train=train.select(range(7)), validation=train.select([9, 10]), test=train))
     learned = learn(LearnedFrom(), seen, "train")
     remaining, leakage = leave_out_learned(data, learned)
     leak = leakage["test"]
@@ -85,18 +85,18 @@ def test_own_splits_lose_what_was_learned(rows: Rows) -> None:
 
 def test_too_little_is_left(rows: Rows) -> None:
     three = rows(["a", "b", "b"], first=90)
-    data = prepare_data(DatasetDict(train=rows(LABELS), test=three))
-    seen = prepare_data(DatasetDict(train=three.select([0, 1]), validation=three, test=three))
+    data = load_data(DatasetDict(train=rows(LABELS), test=three))
+    seen = load_data(DatasetDict(train=three.select([0, 1]), validation=three, test=three))
     said = "2 of 3 test images are training images of the starting model, and the 1 others show one class"
     with pytest.raises(DataError, match=said):
         leave_out_learned(data, learn(LearnedFrom(), seen, "train"))
 
 
 def test_drawn_splits_keep_it_in_train(rows: Rows) -> None:
-    first = prepare_data(rows(LABELS), seed=5)
+    first = load_data(rows(LABELS), seed=5)
     learned = learn(LearnedFrom(), first, "train")
     for seed in range(5):
-        data = prepare_data(rows(LABELS), seed=seed, learned=learned)
+        data = load_data(rows(LABELS), seed=seed, learned=learned)
         assert not learned.mask(data.digests["test"]).any()
         assert not learned.mask(data.digests["validation"]).any()
         assert "28 of 40 training images are training images of the starting model too" in data.notes
@@ -105,23 +105,23 @@ def test_drawn_splits_keep_it_in_train(rows: Rows) -> None:
 
 def test_a_published_split_is_drawn_again(rows: Rows) -> None:
     """Match by its digest alone, in a chain of models, each of which kept earlier training images in train."""
-    first = prepare_data(rows(LABELS), seed=5, test_fraction=0.4)
+    first = load_data(rows(LABELS), seed=5, test_fraction=0.4)
     learned = learn(LearnedFrom(), first, "train")
-    second = prepare_data(rows(LABELS), seed=2, learned=learned)
+    second = load_data(rows(LABELS), seed=2, learned=learned)
     both = learn(learn(learned, second, "train"), second, "validation")
     published = LearnedFrom.read(both.splits, None)
     assert (published.digests, published.unknown) == (frozenset(), both.splits)
     for seed in (0, 2, 7):
-        assert resolve(published, prepare_data(rows(LABELS), seed=seed)).digests == both.digests
-    third = prepare_data(rows(LABELS), seed=0, learned=published)
+        assert resolve(published, load_data(rows(LABELS), seed=seed)).digests == both.digests
+    third = load_data(rows(LABELS), seed=0, learned=published)
     assert not both.mask(third.digests["test"]).any()
-    others = prepare_data(rows(LABELS, first=50))
+    others = load_data(rows(LABELS, first=50))
     assert resolve(published, others).unknown == both.splits
 
 
 def test_what_is_unknown_stays_so_through_saving(rows: Rows, tmp_path: Path) -> None:
     """A model trained from a published one has digests of its own images, and none of the other's."""
-    first, second = prepare_data(rows(LABELS)), prepare_data(rows(LABELS, first=50))
+    first, second = load_data(rows(LABELS)), load_data(rows(LABELS, first=50))
     published = LearnedFrom.read(learn(LearnedFrom(), first, "train").splits, None)
     learned = learn(published, second, "train")
     learned.save(tmp_path)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from hf_tl.data.datasets import ImageData, check_images, load_data, prepare_data
+from hf_tl.data.datasets import ImageData, check_images, load_data
 from hf_tl.data.decoding.images import ImageTransform, collate
 from hf_tl.data.multi_label import flags_of, match_classes
 from hf_tl.errors import DataError
@@ -63,14 +63,14 @@ FORMS = ["indices", "large lists", "names", "columns of 0 and 1", "columns of tr
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_data(form: str, forms: dict[str, tuple[Dataset, str | None]]) -> None:
     dataset, column = forms[form]
-    data = prepare_data(dataset, label_column=column)
+    data = load_data(dataset, label_column=column)
     assert (data.labels, data.problem_type) == (tuple(NAMES), "multi_label_classification")
     assert {
         row["image"].tobytes(): tuple(NAMES[i] for i in sorted(s)) for row, s in zip(dataset, SEEN, strict=True)
     } == (by_image(data))
     assert sum(len(split) for split in data.splits.values()) == len(SEEN)
     assert np.sum([data.class_counts(split) for split in SPLITS], axis=0).tolist() == [20, 20, 20]
-    assert data.fingerprint == prepare_data(forms["indices"][0]).fingerprint
+    assert data.fingerprint == load_data(forms["indices"][0]).fingerprint
     assert "5 of 40 images of train show none of the classes" in data.notes
 
 
@@ -78,24 +78,24 @@ def test_every_form_gives_the_same_data(form: str, forms: dict[str, tuple[Datase
     "feature", [List(Value("int64")), List(Value("int8"), length=3), List(Value("bool")), List(Value("float32"))]
 )
 def test_lists_of_zeros_and_ones_have_their_places_as_names(rows: Rows, feature: object) -> None:
-    data = prepare_data(rows(FLAGS, feature))
+    data = load_data(rows(FLAGS, feature))
     assert data.labels == ("0", "1", "2")
     assert sorted(by_image(data).values()) == sorted(tuple(str(i) for i in sorted(seen)) for seen in SEEN)
 
 
 def test_lists_of_numbers_are_class_names(rows: Rows) -> None:
-    data = prepare_data(rows([[10], [], [9, 10], [9]] * 5))
+    data = load_data(rows([[10], [], [9, 10], [9]] * 5))
     assert data.labels == ("9", "10")
     assert sorted(set(by_image(data).values())) == [(), ("10",), ("9",), ("9", "10")]
 
 
 def test_an_object_that_is_there_twice_counts_once(rows: Rows) -> None:
-    data = prepare_data(rows([["cat", "cat"], ["dog"], ["cat", "dog", "cat"]] * 4))
+    data = load_data(rows([["cat", "cat"], ["dog"], ["cat", "dog", "cat"]] * 4))
     assert set(by_image(data).values()) == {("cat",), ("dog",), ("cat", "dog")}
 
 
 def test_labels_become_a_batch_for_the_binary_loss(rows: Rows) -> None:
-    data = prepare_data(rows(SEEN, List(ClassLabel(names=NAMES))))
+    data = load_data(rows(SEEN, List(ClassLabel(names=NAMES))))
     transform = ImageTransform(pil_to_tensor, "image", "label")
     split = data.splits["train"].with_transform(transform)
     batch = collate([split[index] for index in range(8)])
@@ -121,11 +121,11 @@ def test_every_class_stays_in_train(seen: list[set[int]], seed: int) -> None:
     images = [{"bytes": b"P5 1 1 255\n" + bytes([number]), "path": None} for number in range(len(seen))]
     features = {"image": images, "label": [sorted(classes) for classes in seen]}
     dataset = Dataset.from_dict(features).cast_column("label", List(ClassLabel(names=list("abcdef"))))
-    data = prepare_data(dataset, image_column="image", seed=seed)
+    data = load_data(dataset, image_column="image", seed=seed)
     assert all(data.class_counts("train"))
     assert all(sum(data.class_counts(split)) for split in SPLITS)
     assert len(by_bytes(data)) == len(seen) == sum(len(split) for split in data.splits.values())
-    again = prepare_data(dataset, image_column="image", seed=seed)
+    again = load_data(dataset, image_column="image", seed=seed)
     assert [split["label"][:] for split in again.splits.values()] == [s["label"][:] for s in data.splits.values()]
 
 
@@ -135,7 +135,7 @@ def by_bytes(data: ImageData) -> set[int]:
 
 def test_splits_are_drawn_at_random(rows: Rows) -> None:
     dataset = rows(SEEN, List(ClassLabel(names=NAMES)))
-    data, other = prepare_data(dataset), prepare_data(dataset, seed=1)
+    data, other = load_data(dataset), load_data(dataset, seed=1)
     assert [len(data.splits[split]) for split in SPLITS] == [28, 4, 8]
     how = "at random, all classes kept in train, seed 0"
     assert f"no test split: 8 of 40 training images (20%) were held out, {how}" in data.notes
@@ -146,7 +146,7 @@ def test_splits_are_drawn_at_random(rows: Rows) -> None:
 def test_splits_of_the_authors_are_kept(rows: Rows) -> None:
     feature = List(ClassLabel(names=NAMES))
     splits = {"train": rows(SEEN, feature), "dev": rows([[0], [1]], feature, 50), "test": rows([[2, 0]], feature, 60)}
-    data = prepare_data(DatasetDict(splits))
+    data = load_data(DatasetDict(splits))
     assert [data.class_counts(split) for split in SPLITS] == [[20, 20, 20], [1, 1, 0], [1, 0, 1]]
 
 
@@ -154,14 +154,14 @@ def test_splits_of_the_authors_are_kept(rows: Rows) -> None:
 def test_a_test_split_without_labels_is_left_out(rows: Rows, hidden: list) -> None:
     test = Dataset.from_dict({"image": rows([0, 0], None, 50)["image"][:], "label": hidden})
     test = test.cast_column("label", List(Value("int64"))).cast_column("image", rows([0]).features["image"])
-    data = prepare_data(DatasetDict(train=rows([[4], [5, 6], [6]] * 6, List(Value("int64"))), test=test))
+    data = load_data(DatasetDict(train=rows([[4], [5, 6], [6]] * 6, List(Value("int64"))), test=test))
     assert "split test was left out: it has no labels" in data.notes
     assert sum(len(split) for split in data.splits.values()) == 18
 
 
 def test_hidden_columns_are_left_out(rows: Rows) -> None:
     splits = {"train": in_columns(rows, int), "test": rows([0, 0], None, 50).remove_columns("label")}
-    data = prepare_data(DatasetDict(splits), label_column="cat,dog,owl")
+    data = load_data(DatasetDict(splits), label_column="cat,dog,owl")
     assert "split test was left out: it has no labels" in data.notes
 
 
@@ -180,42 +180,42 @@ def test_hidden_columns_are_left_out(rows: Rows) -> None:
 )
 def test_lists_that_cannot_be_used(rows: Rows, labels: list, message: str) -> None:
     with pytest.raises(DataError) as caught:
-        prepare_data(rows(labels), label_column="label")
+        load_data(rows(labels), label_column="label")
     assert message in str(caught.value)
 
 
 def test_classes_that_train_lacks_are_named(rows: Rows) -> None:
     with pytest.raises(DataError, match="test has classes missing from training: bee; add images"):
-        prepare_data(DatasetDict(train=rows([["cat"], ["dog"]] * 4), test=rows([["cat", "bee"]], None, 50)))
+        load_data(DatasetDict(train=rows([["cat"], ["dog"]] * 4), test=rows([["cat", "bee"]], None, 50)))
     with pytest.raises(DataError, match="classes missing from training: owl; add images"):
-        prepare_data(rows([[0], [1]] * 9, List(ClassLabel(names=NAMES))))
+        load_data(rows([[0], [1]] * 9, List(ClassLabel(names=NAMES))))
     with pytest.raises(DataError, match="expected 2 zeros and ones for each image of test in the column 'label'"):
-        prepare_data(DatasetDict(train=rows([[0, 1], [1, 0]] * 4), test=rows([[0, 1, 1]], None, 50)))
+        load_data(DatasetDict(train=rows([[0, 1], [1, 0]] * 4), test=rows([[0, 1, 1]], None, 50)))
     with pytest.raises(DataError, match="holds lists in train but not in test"):
-        prepare_data(DatasetDict(train=rows([["cat"], ["dog"]] * 4), test=rows(["cat"], None, 50)))
+        load_data(DatasetDict(train=rows([["cat"], ["dog"]] * 4), test=rows(["cat"], None, 50)))
 
 
 def test_columns_that_cannot_be_used(rows: Rows) -> None:
     dataset = in_columns(rows, int, flags=[*FLAGS, [0, 2, 3]])
     with pytest.raises(DataError, match="expected 0 or 1 in the column 'dog' of train, found 2; with several names"):
-        prepare_data(dataset, label_column="cat,dog,owl")
+        load_data(dataset, label_column="cat,dog,owl")
     with pytest.raises(DataError, match="no column 'emu': the dataset has image, cat, dog, owl; change label_column"):
-        prepare_data(dataset, label_column="cat,emu")
+        load_data(dataset, label_column="cat,emu")
     with pytest.raises(DataError, match="names a column twice: cat"):
-        prepare_data(dataset, label_column="cat,dog,cat")
+        load_data(dataset, label_column="cat,dog,cat")
     dataset = in_columns(rows, int, flags=[*FLAGS, [0, None, 1]])
     with pytest.raises(
         DataError,
         match=r"1 of 41 rows of train have values that are blank or -1 .*uncertain_labels",
     ):
-        prepare_data(dataset, label_column="cat,dog,owl")
+        load_data(dataset, label_column="cat,dog,owl")
     dataset = in_columns(rows, int, flags=[[0, 1, 0], [1, 0, 0]] * 6)
     with pytest.raises(DataError, match="classes missing from training: owl;"):
-        prepare_data(dataset, label_column="cat,dog,owl")
+        load_data(dataset, label_column="cat,dog,owl")
 
 
 def test_one_column_of_zeros_and_ones_is_a_class_an_image(rows: Rows) -> None:
-    data = prepare_data(in_columns(rows, int), label_column="cat")
+    data = load_data(in_columns(rows, int), label_column="cat")
     assert (data.labels, data.problem_type) == (("0", "1"), "single_label_classification")
 
 
@@ -235,7 +235,7 @@ def test_parquet_and_folders_with_metadata(rows: Rows, write_folder: WriteFolder
 
 
 def test_classes_are_matched_by_name(rows: Rows) -> None:
-    data = prepare_data(rows(SEEN, List(ClassLabel(names=NAMES))))
+    data = load_data(rows(SEEN, List(ClassLabel(names=NAMES))))
     train = data.splits["train"]
     matched = match_classes(train, data.labels, ["owl", "emu", "cat", "dog"])
     flags, expected = flags_of(matched), flags_of(train)

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hf_tl.data.datasets import check_images, load_data, prepare_data
+from hf_tl.data.datasets import check_images, load_data
 from hf_tl.data.decoding.images import decode
 from hf_tl.errors import DataError
 
@@ -44,7 +44,7 @@ def paths(tmp_path: Path) -> list[str]:
 
 @pytest.mark.skipif(not BAD_DISK.exists(), reason="needs /proc")
 def test_a_file_that_the_disk_cannot_read_is_named_and_skipped(paths: list[str]) -> None:
-    data = prepare_data(splits_of([*paths, str(BAD_DISK)]))
+    data = load_data(splits_of([*paths, str(BAD_DISK)]))
     with pytest.raises(DataError, match=r"1 images .*skip_bad_images=True:\n  /proc/self/mem: .*Errno 5"):
         check_images(data)
     checked = check_images(data, skip_bad_images=True)
@@ -55,7 +55,7 @@ def test_a_file_that_the_disk_cannot_read_is_named_and_skipped(paths: list[str])
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the administrator may read all files")
 def test_a_file_without_permission_is_named_and_skipped(paths: list[str]) -> None:
     Path(paths[5]).chmod(0)
-    data = prepare_data(splits_of(paths))
+    data = load_data(splits_of(paths))
     with pytest.raises(DataError, match=r"5\.png: .*Permission denied"):
         check_images(data)
     assert len(check_images(data, skip_bad_images=True).splits["train"]) == 7

@@ -55,7 +55,7 @@ def exported(
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
     folder = tmp_path_factory.mktemp("exports") / request.param
-    assert hf_tl.export(timm_folder, request.param, folder, dataset=str(colors)) == folder
+    assert hf_tl.export(timm_folder, request.param, folder, dataset=str(colors)).output_dir == folder
     return request.param, folder
 
 
@@ -125,7 +125,7 @@ def test_the_model_stays_as_it_is_and_can_be_published(copy: Path, colors: Path)
     """The default folder is a subfolder of the model, which a push does not include."""
     published, before = check_folder(copy), contents(copy)
     folder = hf_tl.export(copy, "torch_export", dataset=str(colors))
-    assert folder == copy / "torch_export"
+    assert folder.output_dir == copy / "torch_export"
     assert check_folder(copy) == published
     after = contents(copy)
     assert {name: after[name] for name in before} == before

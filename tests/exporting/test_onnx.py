@@ -23,7 +23,7 @@ from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.evaluation.paired import paired_interval
 from hf_tl.exporting.formats import open_onnx
 from hf_tl.exporting.quantize import measure_int8
-from hf_tl.exporting.summary import summarize
+from hf_tl.exporting.result import ExportResult
 from hf_tl.predicting.predict import predict
 
 pytest.importorskip("onnxruntime")
@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def quantized(timm_folder: Path, colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int8") / "onnx"
-    return hf_tl.export(timm_folder, "onnx", folder, dataset=str(colors), int8=True)
+    return hf_tl.export(timm_folder, "onnx", folder, dataset=str(colors), int8=True).output_dir
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -63,10 +63,12 @@ def test_int8_is_measured_on_all_test_images(quantized: Path, timm_folder: Path,
     gained, lost = (right["int8"] & ~right["float32"]).sum(), (right["float32"] & ~right["int8"]).sum()
     assert int8["accuracy"]["difference"]["value"] == pytest.approx((gained - lost) / 18)
     assert int8["accuracy"]["difference"]["interval"] == pytest.approx(paired_interval(lost, gained, 18))
-    assert int8["calibration"] == {"split": "train", "images": len(splits["train"])}
+    assert int8["calibration"] == {"split": "train", "images": len(splits["train"]) + len(splits["validation"])}
     assert int8["bytes"] == (quantized / "model_int8.onnx").stat().st_size < read(quantized)["bytes"] / 2
     assert int8["milliseconds_per_image"].keys() == {"float32", "int8", "batch_size", "threads"}
-    assert re.search(r"int8      accuracy \d.* on 18 images, [\d.]+ ms an image", summarize(quantized))
+    assert re.search(
+        r"int8      accuracy \d.* on 18 images, [\d.]+ ms an image", str(ExportResult(quantized, read(quantized)))
+    )
 
 
 def test_int8_is_not_measured_on_training_images(colors: Path, tmp_path: Path) -> None:
@@ -84,14 +86,14 @@ def test_int8_is_not_measured_on_training_images(colors: Path, tmp_path: Path) -
     int8 = read(folder)["int8"]
     assert (int8["images"], int8["leakage"]["left_out"], int8["leakage"]["learned"]) == (18, 3, 0)
     note = "3 of 21 test images are training images of the model"
-    assert f"Leakage   {note}: left out" in summarize(folder)
+    assert f"Leakage   {note}: left out" in str(folder)
     flags |= {"include_training_images": True, "overwrite_output_dir": True}
     int8 = read(hf_tl.export(tmp_path / "out", "onnx", **flags))["int8"]
     assert (int8["images"], int8["leakage"]["left_out"], int8["leakage"]["learned"]) == (21, 0, 3)
 
 
 def test_int8_is_not_measured_with_classes_of_others(timm_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the model knows no class"):
+    with pytest.raises(DataError, match="the model knows none of the classes"):
         hf_tl.export(timm_folder, "onnx", tmp_path / "out", dataset="digits", int8=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -143,6 +145,6 @@ def test_the_program_of_the_readme_takes_several_classes(colors: Path, tmp_path:
         rows = Dataset.from_dict(columns).cast_column("image", ImageFeature())
         rows.to_parquet(tmp_path / "data" / f"{split}.parquet")
     flags = {"dataset": str(tmp_path / "data"), "label_column": "ant,zebra"}
-    folder = hf_tl.export(model, "onnx", tmp_path / "onnx", **flags)
+    folder = hf_tl.export(model, "onnx", tmp_path / "onnx", **flags).output_dir
     assert json.loads((folder / "preprocessing.json").read_text())["scores"] == "sigmoid"
     check_program(folder, model, sorted(colors.glob("test/*/0.png"))[:2])

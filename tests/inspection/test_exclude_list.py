@@ -8,7 +8,7 @@ import pytest
 from scenes import scene, write_scenes
 
 import hf_tl
-from hf_tl.data.datasets import ImageData, prepare_data
+from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.data.fingerprint import digest_image
 from hf_tl.errors import DataError
 
@@ -106,4 +106,4 @@ def test_loaded_data_take_the_list_too() -> None:
     rows = {"image": [scene(number) for number in range(12)], "label": [0, 1] * 6}
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
     with pytest.raises(DataError, match=r"missing\.csv"):
-        prepare_data(datasets.Dataset.from_dict(rows, features=features), exclude_list="missing.csv")
+        load_data(datasets.Dataset.from_dict(rows, features=features), exclude_list="missing.csv")

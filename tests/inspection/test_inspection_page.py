@@ -76,8 +76,10 @@ def test_the_page_loads_nothing_and_names_no_path(tmp_path: Path) -> None:
     assert str(tmp_path) not in inspection.page + json.dumps(inspection.record) + str(inspection)
     assert "train/cat/cut.png" in inspection.page
     assert inspection.page.count("<img") >= 18
-    assert len(repr(inspection)) < 150
-    assert inspection._repr_html_().startswith("<iframe srcdoc=")
+    assert "Files    34 readable, 3 unreadable" in repr(inspection)
+    assert len(repr(inspection).splitlines()) <= 7
+    assert set(inspection.to_pandas()["finding"]) == {"unreadable", "near-duplicates"}
+    assert "<script" not in inspection._repr_html_()
 
 
 def test_names_from_strangers_stay_text(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hf_tl.cli import main
 from hf_tl.errors import DataError
-from hf_tl.predicting.evaluate import Evaluation, evaluate_model
+from hf_tl.predicting.evaluate import Evaluation, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_the_dataset_of_the_training_has_the_splits_of_the_training(
 def test_training_images_in_a_holdout_set_are_left_out(model: Path, holdout: Path) -> None:
     for number in range(6):
         shutil.copyfile(model.parent / "images" / "red" / f"{number}.png", holdout / "red" / f"copy-{number}.png")
-    evaluation = evaluate_model(str(model), str(holdout))
+    evaluation = evaluate(str(model), str(holdout))
     assert evaluation.left_out > 0
     assert evaluation.images + evaluation.left_out == 27
 
@@ -67,12 +67,12 @@ def test_a_dataset_with_splits_is_measured_on_its_test_or_validation_split(
 ) -> None:
     for count, name in enumerate(splits, 5):
         write_images(tmp_path / "split" / name, count)
-    evaluation = evaluate_model(str(model), str(tmp_path / "split"))
+    evaluation = evaluate(str(model), str(tmp_path / "split"))
     assert (evaluation.split, evaluation.images) == (splits[1], 18)
-    assert evaluate_model(str(model), str(tmp_path / "split"), splits[0]).images == 15
+    assert evaluate(str(model), str(tmp_path / "split"), split=splits[0]).images == 15
     missing = ({"train", "validation", "test"} - {*splits}).pop()
     with pytest.raises(DataError, match=f"split {missing}: the dataset has the splits"):
-        evaluate_model(str(model), str(tmp_path / "split"), missing)
+        evaluate(str(model), str(tmp_path / "split"), split=missing)
 
 
 def keep(folder: Path, counts: dict[str, int]) -> None:
@@ -96,7 +96,7 @@ def test_one_class_is_measured_without_metrics_that_need_two(
 
 def test_small_and_empty_classes_are_measured(model: Path, holdout: Path) -> None:
     keep(holdout, {"red": 2, "green": 5, "blue": 0})
-    evaluation = evaluate_model(str(model), str(holdout))
+    evaluation = evaluate(str(model), str(holdout))
     assert evaluation.images == 7
     assert evaluation.measured.classes["images"] == [0, 5, 2]
     assert evaluation.data_notes[-1] == "1 of 3 classes have no image in all: blue"
@@ -106,7 +106,7 @@ def test_small_and_empty_classes_are_measured(model: Path, holdout: Path) -> Non
 def test_unknown_classes_are_named_and_left_out(model: Path, holdout: Path) -> None:
     (holdout / "red").rename(holdout / "yellow")
     (holdout / "empty").mkdir()
-    evaluation = evaluate_model(str(model), str(holdout))
+    evaluation = evaluate(str(model), str(holdout))
     assert evaluation.images == 14
     assert evaluation.data_notes[1] == (
         "7 of 21 images of all are of classes that the model does not know: left out (yellow)"
@@ -114,7 +114,7 @@ def test_unknown_classes_are_named_and_left_out(model: Path, holdout: Path) -> N
     for name in ("green", "blue"):
         shutil.rmtree(holdout / name)
     with pytest.raises(DataError, match="knows none of the classes yellow; it knows blue, green, red"):
-        evaluate_model(str(model), str(holdout))
+        evaluate(str(model), str(holdout))
 
 
 def test_unlabeled_rows_are_left_out(model: Path, holdout: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_unlabeled_rows_are_left_out(model: Path, holdout: Path, tmp_path: Path)
     labels = [None if number % 7 == 0 else file.parent.name for number, file in enumerate(files)]
     rows = Dataset.from_dict({"image": [str(file) for file in files], "label": labels})
     rows.cast_column("image", ImageFeature()).save_to_disk(tmp_path / "table")
-    evaluation = evaluate_model(str(model), str(tmp_path / "table"))
+    evaluation = evaluate(str(model), str(tmp_path / "table"))
     assert evaluation.images == 18
     assert evaluation.data_notes == ("3 of 21 images of all have no label: left out",)
 
@@ -130,8 +130,8 @@ def test_unlabeled_rows_are_left_out(model: Path, holdout: Path, tmp_path: Path)
 def test_unreadable_images_are_named(model: Path, holdout: Path) -> None:
     (holdout / "red" / "0.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"1 images cannot be used; .*skip_bad_images=True:\n  .*red/0\.png: no image"):
-        evaluate_model(str(model), str(holdout))
-    evaluation = evaluate_model(str(model), str(holdout), skip_bad_images=True)
+        evaluate(str(model), str(holdout))
+    evaluation = evaluate(str(model), str(holdout), skip_bad_images=True)
     assert evaluation.images == 20
     assert evaluation.data_notes == ("1 images of all that cannot be read were left out: 0.png",)
 
@@ -140,7 +140,7 @@ def test_the_report_holds_confusion_matrix_and_calibration(model: Path, holdout:
     out = tmp_path / "report"
     main(["evaluate", str(model), "--dataset", str(holdout), "--output_dir", str(out)])
     record = json.loads((out / "evaluation.json").read_text("utf-8"))
-    evaluation = evaluate_model(str(model), str(holdout))
+    evaluation = evaluate(str(model), str(holdout))
     assert record["metrics"] == evaluation.metrics
     assert sum(count for _, _, count in record["confusion"]) == 21
     assert sum(record["calibration"]["before"]["counts"]) == 21
@@ -162,7 +162,7 @@ def test_the_temperature_of_the_model_calibrates_its_probabilities(model: Path, 
     text = (model / "run.json").read_text("utf-8")
     try:
         (model / "run.json").write_text(json.dumps(saved), "utf-8")
-        evaluation: Evaluation = evaluate_model(str(model), str(holdout))
+        evaluation: Evaluation = evaluate(str(model), str(holdout))
     finally:
         (model / "run.json").write_text(text, "utf-8")
     assert evaluation.temperature is not None
@@ -176,6 +176,6 @@ def test_two_splits_of_one_meaning_are_refused(model: Path, holdout: Path, tmp_p
     ).cast_column("image", ImageFeature())
     DatasetDict({"train": rows, "test1": rows, "test2": rows}).save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(DataError, match=r"two splits mean test: test1 and test2; name one: split_folders=.test=test2."):
-        evaluate_model(str(model), str(tmp_path / "saved"))
-    evaluation = evaluate_model(str(model), str(tmp_path / "saved"), split_folders="train=train,test=test2")
+        evaluate(str(model), str(tmp_path / "saved"))
+    evaluation = evaluate(str(model), str(tmp_path / "saved"), split_folders="train=train,test=test2")
     assert (evaluation.split, evaluation.measured.images) == ("test", 21)

@@ -88,12 +88,40 @@ def test_paths_images_arrays_and_rows_get_the_same_classes(model: str, files: li
     rows = Dataset.from_dict({"photo": files}).cast_column("photo", ImageFeature())
     loaded, _ = hf_tl.load(model)
     for each in (predict(model, pictures), predict(model, [np.asarray(picture) for picture in pictures]),
-                 predict(model, rows), predict(loaded, files)):  # fmt: skip
+                 predict(model, rows), predict(model, rows["photo"]), predict(loaded, files)):  # fmt: skip
         assert [prediction.ranking for prediction in each] == expected
     assert predict(model, pictures[0])[0].ranking == expected[0]
     assert names(predict(model, [np.asarray(pictures[0])])) == ["image 0"]
     assert names(predict(model, rows))[0] == files[0]
     assert predict(model, [pictures[0]] * 40)[39].ranking == expected[0]
+
+
+def test_a_column_of_images_is_read_as_it_is_needed(model: str, tmp_path: Path) -> None:
+    """An unreadable image in it is an error of its own, as it is in a dataset."""
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    files = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    column = Dataset.from_dict({"photo": files}).cast_column("photo", ImageFeature())["photo"]
+    assert [prediction.error is None for prediction in predict(model, column)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top_k": 0}, "--top_k takes an integer of at least 1, found 0"),
+        ({"top_k": "3"}, "--top_k takes an integer of at least 1, found '3'"),
+        ({"threshold": 50}, "--threshold takes a number of at least 0 and of at most 1, found 50"),
+        ({"batch_size": -1}, "--batch_size takes an integer of at least 1, found -1"),
+    ],
+)
+def test_settings_outside_their_range_are_named(model: str, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        predict(model, Image.new("RGB", (9, 9)), **settings)  # type: ignore[arg-type]
+    assert str(refused.value) == message
+
+
+def test_no_more_classes_than_the_model_has_are_returned(model: str) -> None:
+    assert len(predict(model, Image.new("RGB", (9, 9)), top_k=99)[0].labels) == len(LABELS)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

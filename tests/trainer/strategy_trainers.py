@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from transformers import PreTrainedModel, TrainingArguments
 
 import hf_tl
-from hf_tl.data.datasets import ImageData, prepare_data
+from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.data.decoding.images import Transforms
 
 LABELS = ["blue", "green", "red"]
@@ -24,7 +24,7 @@ def make_data(images: int = 90) -> ImageData:
     pixels = [np.clip(rng.integers(0, 160, (SIDE, SIDE, 3)) + tint[label], 0, 255).astype(np.uint8) for label in labels]
     features = Features(image=Image(), label=ClassLabel(names=LABELS))
     rows = Dataset.from_dict({"image": pixels, "label": labels}, features=features)
-    return prepare_data(rows, name="tints", test_fraction=0.2, validation_fraction=8 / 72)
+    return load_data(rows, dataset_name="tints", test_fraction=0.2, validation_fraction=8 / 72)
 
 
 def make_model(name: str = TIMM, labels: list[str] | None = None) -> tuple[PreTrainedModel, Transforms]:

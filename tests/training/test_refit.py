@@ -21,7 +21,7 @@ from training.small_runs import (
 )
 
 from hf_tl.config import StrategyConfig
-from hf_tl.data.datasets import ImageData, load_data, prepare_data
+from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training import refit as refit_module
 from hf_tl.training.loop import Training
@@ -186,7 +186,7 @@ def test_a_resumed_run_keeps_its_recorded_time(tmp_path: Path) -> None:
 
 
 def image_data(splits: dict[str, Any]) -> ImageData:
-    return prepare_data(DatasetDict(splits))
+    return load_data(DatasetDict(splits))
 
 
 @pytest.mark.parametrize(

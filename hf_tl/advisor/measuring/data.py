@@ -12,7 +12,7 @@ from hf_tl.errors import ModelError
 from hf_tl.record import LearnedFrom, split_digest
 
 if TYPE_CHECKING:
-    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.image_data import AnyDataset, ImageData
 
 
 def known_images(choices: Sequence[Backbone]) -> tuple[dict[str, LearnedFrom], dict[str, str]]:
@@ -28,19 +28,16 @@ def known_images(choices: Sequence[Backbone]) -> tuple[dict[str, LearnedFrom], d
 
 
 def open_data(
-    dataset: Any, learned: Mapping[str, LearnedFrom], include_training_images: bool, **settings: Any
+    dataset: "AnyDataset", learned: Mapping[str, LearnedFrom], include_training_images: bool, **settings: Any
 ) -> "tuple[ImageData, LearnedFrom]":
     """Return the data in the splits of a training, and those of their images that a backbone was trained on."""
-    from hf_tl.data.datasets import ImageData, load_arguments, load_data, prepare_data
+    from hf_tl.data.datasets import load_arguments, load_data
     from hf_tl.data.learned import resolve
     from hf_tl.evaluation.leakage import measurable
 
     known = reduce(LearnedFrom.union, learned.values(), LearnedFrom())
-    data = dataset
-    if not isinstance(dataset, ImageData):
-        load: Any = load_data if isinstance(dataset, str) else prepare_data
-        settings = load_arguments(settings)
-        data = load(dataset, **settings, learned=known, include_training_images=include_training_images)
+    settings = {**load_arguments(settings), "learned": known, "include_training_images": include_training_images}
+    data = load_data(dataset, **settings)
     data, _ = measurable(data, learned, include_training_images=include_training_images)
     return data, resolve(known, data)
 

@@ -1,7 +1,7 @@
 """Recommendation as text for the terminal."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_tl.advisor.deciding.decision import leading, ranking
 from hf_tl.advisor.measuring.evidence import SIGNIFICANT, BackboneEvidence
@@ -17,6 +17,50 @@ INDENT = " " * 10
 def describe(recommendation: "Recommendation") -> str:
     """Format the evidence, the recommendation and its reason."""
     return "\n".join(_lines(recommendation))
+
+
+def facts_of(recommendation: "Recommendation") -> Iterator[tuple[str, str]]:
+    """Yield the data, the advice with the accuracy of its evidence, the reason, the cost and the next step."""
+    data = recommendation.data
+    yield "Data", f"{data['name']}: {data['training_images']:,} training images, {len(data['classes'])} classes"
+    yield "Advice", recommendation.advice + (f": {recommendation.backbone}" if recommendation.backbone else "")
+    if (best := _chosen(recommendation)) is not None:
+        accuracy = best.best.linear.accuracy
+        interval = range_of(accuracy.interval, is_percentage=True)
+        yield "Evidence", f"linear probe {accuracy.value:.1%} (95% CI {interval}, {accuracy.images:,} images)"
+    yield "Reason", recommendation.reason
+    if recommendation.cost is not None:
+        yield "Cost", str(recommendation.cost)
+    if recommendation.backbone is not None:
+        yield "Next", "hf_tl.train(recommendation.backbone, dataset, recommendation.strategy)"
+
+
+def candidate_records(recommendation: "Recommendation") -> Iterator[dict[str, Any]]:
+    """Yield the measurements of each candidate by name, best first, then the reasons of those not measured."""
+    for backbone in ranking(recommendation.evidence):
+        accuracy = backbone.best.linear.accuracy
+        low, high = accuracy.interval
+        yield {
+            "backbone": backbone.name,
+            "is_recommended": backbone.name == recommendation.backbone,
+            "parameters": backbone.parameters,
+            "image_size": backbone.input_size[-1],
+            "best_stage": backbone.best.stage,
+            "accuracy": accuracy.value,
+            "low": low,
+            "high": high,
+            "neighbors": backbone.best.neighbors.accuracy.value,
+            "logme": backbone.best.logme,
+            "similarity": str(backbone.similarity),
+            "error": None,
+        }
+    for name, reason in recommendation.unavailable.items():
+        yield {"backbone": name, "is_recommended": False, "error": reason}
+
+
+def _chosen(recommendation: "Recommendation") -> BackboneEvidence | None:
+    named = (each for each in recommendation.evidence if each.name == recommendation.backbone)
+    return next(named, recommendation.evidence[0] if recommendation.evidence else None)
 
 
 def _lines(recommendation: "Recommendation") -> Iterator[str]:

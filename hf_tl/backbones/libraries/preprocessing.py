@@ -1,6 +1,6 @@
 """Input format of a checkpoint, and the transforms built from it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from hf_tl.data.decoding.images import ImageTransform, Transforms
 from hf_tl.data.decoding.scaling import Pipeline, PixelScaling, is_close, map_alike, measure_scaling
 from hf_tl.errors import ConfigError, ModelError
 from hf_tl.phase import Augmentation, ResizeMode
+from hf_tl.reporting.shown import Shown
 from hf_tl.views.framing import WholeImage
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ PROBE_MARGINS = ((0, 33), (37, 0), (90, 120))
 """Margins (height, width) in pixels by which test images exceed the input size when two transforms are compared."""
 
 
-@dataclass(frozen=True)
-class Preprocessing:
+@dataclass(frozen=True, repr=False)
+class Preprocessing(Shown):
     """Preprocessing of a checkpoint, independent of its library."""
 
     input_size: tuple[int, int, int]
@@ -42,6 +43,17 @@ class Preprocessing:
     """Fit of images to the input, if it was set; augmentation then shows the same part of them."""
     training: ImageTransform | None = None
     """User's own training transform, which replaces the augmentation presets."""
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield the input of the network, the resizing and the image processor."""
+        settings = {"interpolation": self.interpolation, **self.evaluation_settings}
+        settings |= {} if self.resize_mode is None else {"resize_mode": self.resize_mode}
+        yield "Input", " x ".join(map(str, self.input_size)) + " (channels x height x width)"
+        yield "Resizing", ", ".join(f"{name} {value}" for name, value in settings.items())
+        if (scaling := self.scaling) is not None:
+            yield "Scaling", f"mean {_rounded(scaling.mean)}, std {_rounded(scaling.std)}"
+        if self.processor is not None:
+            yield "Processor", type(self.processor).__name__
 
     @cached_property
     def scaling(self) -> PixelScaling | None:
@@ -156,3 +168,7 @@ class Preprocessing:
             **({} if self.resize_mode is None else {"resize_mode": self.resize_mode}),
             **self.evaluation_settings,
         }
+
+
+def _rounded(values: Iterable[float]) -> str:
+    return f"({', '.join(f'{value:.3g}' for value in values)})"

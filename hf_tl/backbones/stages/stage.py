@@ -4,20 +4,24 @@
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hf_tl.backbones.stages.cuts import Cutter
 from hf_tl.backbones.stages.tables import describe, read_layout
 from hf_tl.errors import StageError, name_some
+from hf_tl.reporting.frames import to_frame
+from hf_tl.reporting.html import html_summary
+from hf_tl.reporting.numbers import counted
 from hf_tl.strategy import TrainableStages
 
 if TYPE_CHECKING:
+    import pandas
     from torch import nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stage:
     """Stage of a backbone at the usual granularity of the field; the head is the last.
 
@@ -32,9 +36,55 @@ class Stage:
     buffer_names: tuple[str, ...]
     module_names: tuple[str, ...]
     """Modules entirely in this stage, including those without parameters, named as in `model.named_modules()`."""
+    parameters: int = field(default=0, compare=False)
+    """Number of its parameters."""
+
+    def __repr__(self) -> str:
+        return f"Stage({self.name!r}, {self.parameters:,} parameters in {counted(len(self.parameter_names), 'tensor')})"
 
 
-def list_stages(model: "nn.Module") -> tuple[Stage, ...]:
+class Stages(tuple[Stage, ...]):
+    """Stages of a model in forward order, shown as a table.
+
+    >>> Stages([Stage("stem", ("conv.weight",), (), (), 432), Stage("head", ("fc.weight",), (), (), 20)])
+    stage  parameters
+    stem          432
+    head           20
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        first, second = (max(len(row[place]) for row in rows) for place in (0, 1))
+        return "\n".join(f"{name:<{first}}  {parameters:>{second}}" for name, parameters in rows)
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        return html_summary("Stages", table=self._rows(), limit=None)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a table with a row for each stage.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return to_frame(
+            {
+                "stage": stage.name,
+                "parameters": stage.parameters,
+                "parameter_tensors": len(stage.parameter_names),
+                "buffers": len(stage.buffer_names),
+                "modules": len(stage.module_names),
+            }
+            for stage in self
+        )
+
+    def _rows(self) -> list[list[str]]:
+        return [["stage", "parameters"], *([stage.name, f"{stage.parameters:,}"] for stage in self)]
+
+
+def list_stages(model: "nn.Module") -> Stages:
     """List the stages of `model` in forward order, the head last.
 
     Every parameter and buffer is in exactly one stage. A shared one is listed once, as in `named_parameters()`.
@@ -49,17 +99,19 @@ def list_stages(model: "nn.Module") -> tuple[Stage, ...]:
     >>> [stage.name for stage in list_stages(timm.create_model("resnet18"))]
     ['stem', 'layer1', 'layer2', 'layer3', 'layer4', 'head']
     """
-    layout = read_layout(model)
-    stages = tuple(
-        Stage(name, *(tuple(layout.prefix + path for path in paths) for paths in contents))
-        for name, *contents in Cutter(layout).parts()
-    )
+    layout, sizes = read_layout(model), {name: tensor.numel() for name, tensor in model.named_parameters()}
+    stages = Stages(_stage(layout.prefix, sizes, *part) for part in Cutter(layout).parts())
     names = [stage.name for stage in stages]
     if len(set(names)) < len(names) or len(names) < 3:
         raise StageError(
             f"expected at least three stages of different names, found {', '.join(names)} in {describe(model)}"
         )
     return stages
+
+
+def _stage(prefix: str, sizes: Mapping[str, int], name: str, *contents: Iterable[str]) -> Stage:
+    parameters, buffers, modules = (tuple(prefix + path for path in paths) for paths in contents)
+    return Stage(name, parameters, buffers, modules, sum(sizes[path] for path in parameters))
 
 
 def trainable_parameters(stages: Sequence[Stage], trainable_stages: TrainableStages) -> frozenset[str]:

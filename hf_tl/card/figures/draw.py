@@ -9,6 +9,7 @@ from hf_tl.card.figures.training import HISTORY_FIGURE, STAGES_FIGURE, plot_hist
 from hf_tl.card.record_errors import record_errors
 from hf_tl.card.sections.results import calibrated
 from hf_tl.record import RunRecord
+from hf_tl.reporting.html import picture_of
 
 CONFUSION_FIGURE = "confusion.png"
 RELIABILITY_FIGURE = "reliability.png"
@@ -58,6 +59,13 @@ def draw_figures(record: RunRecord, folder: str | Path, examples: Sequence[Examp
         with record_errors(f"{path.name} cannot be drawn"):
             draw[name](record, path)
     return list(files.values())
+
+
+def confusion_picture(record: RunRecord) -> bytes | None:
+    """Return the confusion matrix of the test images as a PNG image; None where the card shows none."""
+    if "confusion" not in figures_of(record):
+        return None
+    return picture_of(lambda path: plot_confusion(record.data.labels, record.measured["test"].confusion, path))
 
 
 def _draw_reliability(record: RunRecord, path: Path) -> None:

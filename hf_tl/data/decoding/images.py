@@ -1,7 +1,7 @@
 """Decoding of stored images, and the transforms of a dataset's rows."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from hf_tl.data.decoding.colors import DAMAGED, plain_rgb, to_rgb, upright
 from hf_tl.data.decoding.stored import local_path, stored_bytes
 from hf_tl.errors import ConfigError, DataError, name_some
+from hf_tl.reporting.shown import Shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -219,8 +220,8 @@ class HasProcessor(Protocol):
         """Image processor that does the same as the evaluation transform."""
 
 
-@dataclass(frozen=True)
-class Transforms:
+@dataclass(frozen=True, repr=False)
+class Transforms(Shown):
     """Transforms of a model for training (with augmentation) and for evaluation."""
 
     train: ImageTransform
@@ -246,6 +247,11 @@ class Transforms:
                 "no image processor; use dataclasses.replace(transforms, train=...) to change the training transform"
             )
         return processor
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield the steps of both transforms."""
+        yield "train", self.train.describe()
+        yield "eval", self.eval.describe()
 
     def with_columns(self, image_column: str, label_column: str) -> Self:
         """Return the same transforms for rows with other column names."""

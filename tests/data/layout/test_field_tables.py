@@ -10,7 +10,7 @@ import pytest
 from data.pictures import picture
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
-from hf_tl.data.datasets import ImageData, load_data, prepare_data
+from hf_tl.data.datasets import ImageData, load_data
 from hf_tl.errors import DataError
 
 Write = Callable[..., Path]
@@ -102,14 +102,14 @@ def test_labels_that_differ_in_spaces_or_unicode_form(write: Write) -> None:
 
 def test_unicode_forms_in_memory_are_one_class_across_splits(rows: Callable[..., Dataset]) -> None:
     splits = DatasetDict(train=rows(["cafe\u0301", "tea"] * 4), test=rows(["caf\u00e9", " tea"] * 3, first=8))
-    data = prepare_data(splits)
+    data = load_data(splits)
     assert data.labels == ("caf\u00e9", "tea")
     assert any("were merged" in note for note in data.notes)
 
 
 def test_class_names_of_features_are_tidied(rows: Callable[..., Dataset]) -> None:
     train = rows([0, 1, 2] * 4, ClassLabel(names=["cafe\u0301", "tea", "tea "]))
-    data = prepare_data(DatasetDict(train=train, test=rows([1, 0], ClassLabel(names=["tea", "caf\u00e9"]), first=12)))
+    data = load_data(DatasetDict(train=train, test=rows([1, 0], ClassLabel(names=["tea", "caf\u00e9"]), first=12)))
     assert total(data) == {"caf\u00e9": 5, "tea": 9}
 
 
@@ -190,9 +190,9 @@ def test_split_column_of_other_values(write: Write) -> None:
 
 def test_split_column_in_memory(rows: Callable[..., Dataset]) -> None:
     dataset = rows(PETS * 2, split=(["train"] * 7 + ["test"] * 3) * 2)
-    data = prepare_data(dataset, validation_fraction=0.2)
+    data = load_data(dataset, validation_fraction=0.2)
     assert (len(data.splits["test"]), data.origins["test"]) == (6, "column split")
-    data = prepare_data(
+    data = load_data(
         rows(PETS * 2, part=(["a"] * 7 + ["b"] * 3) * 2), split_column="part", split_folders="train=a,test=b"
     )
     assert len(data.splits["test"]) == 6
@@ -235,10 +235,10 @@ def test_columns_of_yes_and_no(write: Write, case: str) -> None:
 
 def test_classes_that_do_not_occur(rows: Callable[..., Dataset]) -> None:
     feature = ClassLabel(names=list("abcdefghij"))
-    data = prepare_data(rows([1, 4, 7] * 5, feature))
+    data = load_data(rows([1, 4, 7] * 5, feature))
     assert data.labels == ("b", "e", "h")
     assert any("7 of 10 classes have no image" in note and "keep_empty_classes=True" in note for note in data.notes)
-    assert prepare_data(rows([1, 4, 7] * 5, feature), keep_empty_classes=True).labels == tuple("abcdefghij")
+    assert load_data(rows([1, 4, 7] * 5, feature), keep_empty_classes=True).labels == tuple("abcdefghij")
 
 
 PROBLEMS = {
@@ -286,7 +286,7 @@ def test_zipped_folder(write: Write, tmp_path: Path) -> None:
     same = Dataset.from_dict(
         {"image": [f"zip://{image}::{archive}" for image in images[:10]], "label": PETS}
     ).cast_column("image", Image())
-    prepared = prepare_data(same)
+    prepared = load_data(same)
     assert len({digest for digests in prepared.digests.values() for digest in digests}) == 10
 
 

@@ -1,148 +1,58 @@
-"""Images to evaluate a model on: a split of a dataset, or all images of a dataset without splits."""
+"""Labels of a hold-out set as classes of a model, matched by name; images that cannot be measured are left out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value
+from datasets import ClassLabel, Dataset, Image, List, Value
 
-from hf_tl.data.columns import LABEL, find_image_column, find_label_column, holds_lists, rename_columns, split_names
-from hf_tl.data.datasets import load_arguments, make_reading
+from hf_tl.data.columns import (
+    IMAGE,
+    LABEL,
+    find_image_column,
+    find_label_column,
+    holds_lists,
+    rename_columns,
+    split_names,
+)
 from hf_tl.data.decoding.conversions import examine
-from hf_tl.data.fingerprint import digest_image, map_images
-from hf_tl.data.image_data import ImageData, class_counts_of
+from hf_tl.data.fingerprint import map_images
+from hf_tl.data.image_data import class_counts_of
 from hf_tl.data.labels import class_names, encode_labels, missing_labels, split_labels, tidy_labels
 from hf_tl.data.layout.exclusions import leave_out_listed
 from hf_tl.data.layout.plan import Reading
-from hf_tl.data.learned import resolve
 from hf_tl.data.multi_label import encode_lists, flags_of, join_columns, match_classes
-from hf_tl.data.sources import Source, open_source
-from hf_tl.data.splits import name_splits, splits_by_meaning
-from hf_tl.errors import ConfigError, DataError, name_some
-from hf_tl.evaluation.leakage import open_again
+from hf_tl.errors import DataError, name_some
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL, ProblemType
-from hf_tl.record import LearnedFrom, RunRecord, split_digest
-from hf_tl.record.learned import DIGEST_BYTES
-
-ALL = "all"
-"""Name of the only split of a dataset without splits."""
 
 
-@dataclass(frozen=True)
-class Holdout:
-    """Labeled images of one split, with the classes of the model."""
-
-    data: ImageData
-    """Data with this split alone."""
-    split: str
-    learned: LearnedFrom
-    """Training images of the model, as far as the dataset tells."""
-
-
-def open_holdout(
-    dataset: str,
-    split: str | None,
-    labels: tuple[str, ...],
-    problem: ProblemType,
-    learned: LearnedFrom,
-    record: RunRecord | None,
-    reading: Mapping[str, Any],
-    *,
-    skip_bad_images: bool = False,
-) -> Holdout:
-    """Open the images to evaluate a model on.
-
-    A dataset without splits is evaluated as a whole, unless it is the one of the training, whose splits are drawn
-    again. Images without a label, and of classes that the model does not know, are left out, with a note.
-
-    Args:
-        dataset: Value of `--dataset`.
-        split: Split to evaluate on (default: test, or validation where there is no test split).
-        labels: Classes of the model.
-        problem: Problem type of the model.
-        learned: Training images of the model.
-        record: Record of its training; None for a model that hf_tl did not train.
-        reading: Arguments of `load_data` about how to read the dataset.
-        skip_bad_images: Whether to leave out unreadable images, with a note, instead of raising an error.
-
-    Raises:
-        ConfigError: `split` is given for a dataset without splits.
-        DataError: The images cannot be opened, or none remains.
-    """
-    arguments = load_arguments(reading)
-    version = {name: arguments.pop(name, None) for name in ("config_name", "revision")}
-    choices = make_reading(**arguments)
-    source = open_source(dataset, choices, **version)
-    splits = _own_splits(source, choices)
-    wanted = split or "test"
-    has_split = wanted in splits
-    training = None
-    if record is not None and not (has_split and learned.is_complete):
-        training = _as_in_training(dataset, learned, record, reading)
-        learned = learned if training is None else resolve(learned, training)
-    if not has_split and training is not None and _is_of_training(training, learned, record):
-        rows, choices, source = (
-            training.splits[wanted],
-            Reading(),
-            replace(source, image_column=None, label_column=None),
-        )
-    elif not splits:
-        if split is not None:
-            raise ConfigError(
-                f"--split {split}: {source.name} has no splits; leave --split out to evaluate on all of its images"
-            )
-        [rows], wanted = source.splits.values(), ALL
-    elif split is None and not has_split and "validation" in splits:
-        rows, wanted = splits["validation"], "validation"
-    elif not has_split:
-        raise DataError(f"--split {wanted}: the dataset has the splits {name_some(splits)}")
-    else:
-        rows = splits[wanted]
-    data = _prepare(rows, source, wanted, labels, problem, choices, skip_bad_images=skip_bad_images)
-    return Holdout(data, wanted, learned)
-
-
-def _own_splits(source: Source, reading: Reading) -> dict[str, Dataset]:
-    """Return the splits train, validation and test of a dataset; none if it is not split."""
-    if len(source.splits) == 1:
-        splits, _ = name_splits(source.splits, reading, [])
-        return splits if len(splits) > 1 else {}
-    return {split: source.splits[name] for split, name in splits_by_meaning(source.splits, reading).items()}
-
-
-def _as_in_training(
-    dataset: str, learned: LearnedFrom, record: RunRecord, reading: Mapping[str, Any]
-) -> ImageData | None:
-    """Open a dataset with the splits that the training drew; None if it could not be trained on."""
-    try:
-        return open_again(record, learned, dataset, **reading)
-    except DataError:
-        return None
-
-
-def _is_of_training(data: ImageData, learned: LearnedFrom, record: RunRecord | None) -> bool:
-    """Return whether a dataset is that of the training, perhaps with more images."""
-    digests = {digest[:DIGEST_BYTES] for rows in data.digests.values() for digest in rows}
-    if learned.digests and learned.digests <= digests:
-        return True
-    test = None if record is None else record.data.splits.get("test")
-    return test is not None and "test" in data.digests and test.digest == split_digest(data.digests["test"])
-
-
-def _prepare(
+def match_labels(
     rows: Dataset,
-    source: Source,
     split: str,
     labels: tuple[str, ...],
     problem: ProblemType,
     reading: Reading,
+    notes: list[str],
     *,
-    skip_bad_images: bool,
-) -> ImageData:
-    notes = list(source.notes)
-    reading = source.complete(reading)
+    skip_bad_images: bool = False,
+) -> Dataset:
+    """Return the images of a split with labels that the model knows, encoded as its classes.
+
+    Images without a label, and of classes that the model does not know, are left out. Each omission is noted.
+
+    Args:
+        rows: Stored rows.
+        split: Name of the split in messages.
+        labels: Classes of the model.
+        problem: Problem type of the model.
+        reading: Choices of how to read the columns.
+        notes: List that notes are added to.
+        skip_bad_images: Whether to leave out unreadable images, instead of raising an error.
+
+    Raises:
+        DataError: No image remains, or the labels are for another problem type.
+    """
     rows = _labeled(rows.with_format(None), split, reading, notes)
     rows = leave_out_listed({split: rows}, reading.exclude_list, notes)[split]
     kind = MULTI_LABEL if holds_lists(rows.features[LABEL]) else SINGLE_LABEL
@@ -156,18 +66,34 @@ def _prepare(
     rows = _readable(rows, split, notes, skip_bad_images=skip_bad_images)
     if empty := [label for label, count in zip(labels, class_counts_of(rows, len(labels)), strict=True) if not count]:
         notes.append(f"{len(empty):,} of {len(labels):,} classes have no image in {split}: {name_some(empty)}")
-    digests = tuple(map_images(rows, split, digest_image))
-    return ImageData(
-        splits=DatasetDict({split: rows}),
-        labels=labels,
-        name=source.name,
-        revision=source.revision,
-        license=source.license,
-        notes=tuple(notes),
-        source=source.kind,
-        digests={split: digests},
-        problem_type=problem.name,
-    )
+    return rows
+
+
+def without_labels(
+    rows: Dataset,
+    split: str,
+    labels: tuple[str, ...],
+    problem: ProblemType,
+    reading: Reading,
+    notes: list[str],
+    *,
+    skip_bad_images: bool = False,
+) -> Dataset:
+    """Return all readable images of a split without their labels; the arguments are those of `match_labels`."""
+    rows = images_of(rows, reading)
+    rows = leave_out_listed({split: rows}, reading.exclude_list, notes)[split]
+    rows = _readable(rows, split, notes, skip_bad_images=skip_bad_images)
+    if problem is MULTI_LABEL:
+        flags = np.zeros((len(rows), len(labels)), np.int8).tolist()
+        return rows.add_column(LABEL, flags, feature=List(Value("int8"), length=len(labels)))
+    return rows.add_column(LABEL, [-1] * len(rows), feature=ClassLabel(names=list(labels)))
+
+
+def images_of(rows: Dataset, reading: Reading) -> Dataset:
+    """Return the images of stored rows in the column `image`, without labels."""
+    column = find_image_column(rows.features, reading.image_column)
+    images = rows.with_format(None).select_columns([column]).cast_column(column, Image())
+    return images if column == IMAGE else images.rename_column(column, IMAGE)
 
 
 def _labeled(rows: Dataset, split: str, reading: Reading, notes: list[str]) -> Dataset:

@@ -1,0 +1,1 @@
+"""Models to evaluate, and labeled images that they were not trained on."""

@@ -1,0 +1,106 @@
+"""Trained classifier: a saved model, or one in memory, with what is known of its training."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, Union
+
+from hf_tl.backbones.load import load, preprocessing_of
+from hf_tl.backbones.weights.digest import digest
+from hf_tl.backbones.weights.provenance import UNRECORDED, Provenance, provenance_of, saved_record
+from hf_tl.data.decoding.images import Transforms
+from hf_tl.errors import ModelError
+from hf_tl.evaluation.metrics import ProblemType, problem_type_of
+from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+AnyModel: TypeAlias = Union[str, os.PathLike[str], "PreTrainedModel"]
+"""Model as all functions of hf_tl take it: a folder, a Hub id, the result of a run, or a loaded model."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Trained classifier to predict with, to evaluate or to export."""
+
+    model: "PreTrainedModel"
+    transforms: Transforms
+    source: str | None = None
+    """Folder or Hub id; None for a model in memory."""
+
+    @classmethod
+    def load(cls, model: AnyModel) -> Self:
+        """Load a model, unless it is loaded.
+
+        Args:
+            model: Folder of a saved model, Hub id, `RunResult`, or a model of `load_backbone` or `load`.
+
+        Raises:
+            ModelError: There is no such model, or the value is no model.
+        """
+        from transformers import PreTrainedModel
+
+        if isinstance(model, str | os.PathLike):
+            return cls(*load(model), os.fspath(model))
+        if isinstance(model, PreTrainedModel):
+            return cls(model, preprocessing_of(model).transforms())
+        raise ModelError(
+            "expected a model (a folder, a Hub id, the result of hf_tl.train, or a model of hf_tl.load), found "
+            f"{type(model).__name__}{_advice(model)}"
+        )
+
+    @cached_property
+    def record(self) -> RunRecord | None:
+        """Record of the training; None for a model that hf_tl did not train, or whose weights changed since.
+
+        Raises:
+            ModelError: The record cannot be read or downloaded.
+        """
+        if self.source is not None:
+            return saved_record(self.source)
+        folder, origin = str(self.model.config.name_or_path), self.provenance.origin
+        if origin.kind != "trained" or not folder or not Path(folder, RECORD_FILE).is_file():
+            return None
+        record = saved_record(folder)
+        return record if record is not None and record.weights_digest == origin.weights_digest else None
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Origin and training images of the weights."""
+        return provenance_of(self.model)
+
+    @property
+    def learned(self) -> LearnedFrom:
+        """Training images of the model; those of weights that changed in memory are unknown."""
+        known = self.provenance
+        return known.learned.union(UNRECORDED) if known.origin.kind == "memory" else known.learned
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Digest of the weights."""
+        return self.provenance.origin.weights_digest or digest(self.model.state_dict())
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the logits."""
+        return tuple(self.model.config.id2label[index] for index in range(self.model.config.num_labels))
+
+    @property
+    def problem(self) -> ProblemType:
+        """Problem type of the model."""
+        return problem_type_of(self.model)
+
+    @property
+    def name(self) -> str:
+        """Publishable name: a Hub id, or the name of the folder; of a model in memory, its class."""
+        if self.source is None:
+            return type(self.model).__name__
+        return Path(self.source).resolve().name if Path(self.source).exists() else self.source
+
+
+def _advice(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ": load returns (model, transforms), give the first of them"
+    return ": the model comes first, then the images" if hasattr(value, "features") else ""

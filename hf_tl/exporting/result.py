@@ -1,0 +1,113 @@
+"""Result of an export: its folder and its report."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
+from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
+from hf_tl.reporting.numbers import counted, megabytes, percent, range_of
+from hf_tl.reporting.shown import Shown
+
+REPORT_FILE = "export.json"
+DEPRECATED = "torch deprecates TorchScript and names torch.export as its successor: --format torch_export"
+
+
+@dataclass(frozen=True, repr=False)
+class ExportResult(Shown):
+    """Verified export; usable as the path of its folder.
+
+    >>> import hf_tl
+    >>> exported = hf_tl.export("photos-model", "torch_export", "exported", dataset="photos")
+    >>> exported.file.name, exported.record["verified"]["images"]
+    ('model.pt2', 8)
+    """
+
+    output_dir: Path
+    """Folder with the model file, `preprocessing.json` and `export.json`."""
+    record: dict[str, Any]
+    """Contents of `export.json`: what was verified and measured."""
+
+    def __fspath__(self) -> str:
+        return str(self.output_dir)
+
+    def __truediv__(self, name: str) -> Path:
+        """Return the path of a file in the folder."""
+        return self.output_dir / name
+
+    @property
+    def file(self) -> Path:
+        """Model file."""
+        return self.output_dir / str(self.record["file"])
+
+    def __str__(self) -> str:
+        return "\n".join(f"{title:<10}{text}" for title, text in _lines(self.output_dir, self.record))
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """Yield the folder, the model file and its verification."""
+        verified = self.record["verified"]
+        yield "Saved in", str(self.output_dir)
+        yield "File", f"{self.record['file']} ({megabytes(self.record['bytes'])})"
+        same = percent(verified["differences"]["same_prediction"])
+        yield "Verified", f"on {counted(verified['images'], 'image')}: predictions agree on {same}"
+        if (int8 := self.record.get("int8")) is not None:
+            problem = PROBLEM_TYPES[self.record["model"]["problem_type"]]
+            yield "int8", f"{int8['file']} ({megabytes(int8['bytes'])}); {_int8_difference(int8, problem)}"
+
+
+def _lines(folder: Path, report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what was written, what was verified, and what int8 costs in accuracy."""
+    verified, int8 = report["verified"], report.get("int8")
+    differences, whole = verified["differences"], verified["without_hf_tl"]
+    *some, last = map(str, verified["batch_sizes"])
+    written = f"{report['file']} ({megabytes(report['bytes'])})"
+    if int8 is not None:
+        written += f", {int8['file']} ({megabytes(int8['bytes'])})"
+    yield "Exported", f"{os.fspath(folder)}: {written}, {PREPROCESSING_FILE}, {REPORT_FILE}"
+    yield from (("Data", note) for note in report["data"].get("notes", ()))
+    yield (
+        "Verified",
+        f"on {verified['images']} images of {report['data']['name']} ({verified['split']}), "
+        f"in batches of {', '.join(some)} and {last}",
+    )
+    yield (
+        "",
+        f"logits differ by at most {differences['logits']:.1g}, probabilities by "
+        f"{differences['probabilities']:.1g}, predictions agree on {percent(differences['same_prediction'])}",
+    )
+    yield (
+        "",
+        f"by {PREPROCESSING_FILE}, in Pillow and NumPy: pixels differ by "
+        f"{whole['pixel_levels']['mean']:.1g} of 255 levels, predictions agree on "
+        f"{percent(whole['differences']['same_prediction'])}",
+    )
+    if int8 is not None:
+        yield from _int8_lines(int8, report["model"]["problem_type"])
+    if report["format"] == "torchscript":
+        yield "Note", DEPRECATED
+
+
+def _int8_lines(int8: Mapping[str, Any], problem_type: str) -> Iterator[tuple[str, str]]:
+    problem = PROBLEM_TYPES[problem_type]
+    name = next(figure.name for figure in problem.figures if figure.key == problem.accuracy)
+    shares, times = int8[problem.accuracy], int8["milliseconds_per_image"]
+    for key in ("float32", "int8"):
+        yield (
+            key,
+            f"{name} {percent(shares[key]['value'])} "
+            f"({range_of(shares[key]['interval'], is_percentage=True)}) on {int8['images']:,} images, "
+            f"{times[key]:.1f} ms an image on one thread",
+        )
+    if problem.primary.key != problem.accuracy:
+        values = (percent(int8["metrics"][key][problem.primary.key]) for key in ("float32", "int8"))
+        yield "", f"{problem.primary.name} " + " and ".join(values)
+    yield "", _int8_difference(int8, problem)
+    yield from (("Leakage", note) for note in int8["leakage"]["notes"])
+
+
+def _int8_difference(int8: Mapping[str, Any], problem: ProblemType) -> str:
+    difference = int8[problem.accuracy]["difference"]
+    low, high = (100 * bound for bound in difference["interval"])
+    return f"int8 against float32: {100 * difference['value']:+.1f} points ({low:+.1f} to {high:+.1f})"
