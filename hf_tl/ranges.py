@@ -179,6 +179,21 @@ class Settings:
         check_fields(self)
 
 
+def flag_words(name: str, value: Any) -> list[str]:
+    """Return the words of a command line that set a flag.
+
+    >>> flag_words("refit", True), flag_words("pretrained", False), flag_words("num_train_epochs", 20.0)
+    (['--refit'], ['--no_pretrained'], ['--num_train_epochs', '20'])
+    >>> flag_words("trainable_stages", ("layer4", "head"))
+    ['--trainable_stages', 'layer4,head']
+    """
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no_{name}"]
+    if isinstance(value, tuple):
+        return [f"--{name}", ",".join(value)]
+    return [f"--{name}", f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)]
+
+
 def _domain(hint: Any, limits: Mapping[str, Any]) -> Domain:
     parts = [hint] if get_origin(hint) in (Literal, tuple) else [*(get_args(hint) or (hint,))]
     kinds: list[type] = []

@@ -25,11 +25,13 @@ from typing import NamedTuple, NoReturn
 
 from hf_tl import __version__
 from hf_tl.cli import inspecting, machine, measuring, publishing, training
+from hf_tl.cli.doctor import installed_versions
 from hf_tl.errors import ConfigError, HfTlError
 from hf_tl.flags import TrainParser
 from hf_tl.parser import Parser
 from hf_tl.reporting.console import log_level, tolerant_streams
 
+LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate")
 ERROR_STATUS, INTERRUPTED_STATUS = HfTlError.exit_status, 130
 
 
@@ -93,8 +95,8 @@ def _run(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return
-    if words[0] == "--version":
-        print(f"hf-tl {__version__}")
+    if words[0] in ("-V", "--version"):
+        print(version_report())
         return
     name, *rest = words
     try:
@@ -121,6 +123,11 @@ def _leave(command: str, message: str, status: int) -> NoReturn:
     if os.environ.get("RANK", "0") == "0":
         print(f"hf-tl {command}: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+def version_report() -> str:
+    """Return the version of hf-tl, and those of the libraries that its results depend on."""
+    return f"hf-tl {__version__}\n{installed_versions(LIBRARIES)}"
 
 
 def overview() -> str:

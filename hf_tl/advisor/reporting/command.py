@@ -1,11 +1,13 @@
 """Command of the recommended training."""
 
+import itertools
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import DataConfig, StrategyConfig, TrainingConfig
+from hf_tl.ranges import flag_words
 
 DEFAULTS = {**vars(DataConfig()), "seed": TrainingConfig().seed}
 """Defaults of the `hf-tl train` flags that the measured images depend on."""
@@ -32,5 +34,5 @@ def training_command(
         "num_train_epochs": settings.num_train_epochs,
         "refit": settings.refit,
     }
-    words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
-    return shlex.join(["hf-tl", "train", *words])
+    words = [flag_words(name, value) for name, value in flags.items() if value is not None]
+    return shlex.join(["hf-tl", "train", *itertools.chain.from_iterable(words)])
