@@ -11,6 +11,8 @@ from hf_tl.advisor.deciding.decision import leading, ranking
 from hf_tl.advisor.measuring.evidence import BackboneEvidence
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import RECOMMENDED_STRATEGY
+from hf_tl.record import InspectionRecord
+from hf_tl.record.codec import encode
 from hf_tl.storage.folders import report_folder
 from hf_tl.strategy import Strategy
 
@@ -52,6 +54,10 @@ class Recommendation:
     """Recommended backbone, with the settings to load it."""
     climb: Mapping[str, Any] | None = None
     """Stage depths of a climb from it (`hf_tl.advisor.deciding.plan`); None where no training is recommended."""
+    inspection: InspectionRecord | None = None
+    """Counts of an inspection of the same data, if there is one."""
+    inspect_command: str | None = None
+    """Command of the inspection; None for data without a name."""
 
     def to_record(self) -> dict[str, Any]:
         """Return the recommendation as plain values."""
@@ -70,6 +76,7 @@ class Recommendation:
             "warnings": list(self.warnings),
             "unavailable": dict(self.unavailable),
             "command": self.command,
+            "inspection": encode(self.inspection),
         }
 
     def save(self, output_dir: str | Path) -> None:

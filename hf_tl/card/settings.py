@@ -12,7 +12,7 @@ from hf_tl.ranges import flag_words
 
 HUB_IDS = ("model", "dataset")
 """Flags that take a Hub id or a path."""
-PATHS = (*HUB_IDS, "weights", "phases", "recommendation", "exclude_list")
+PATHS = (*HUB_IDS, "weights", "phases", "recommendation", "exclude_list", "inspection")
 PRIVATE = (
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "feature_cache_dir"),
     *("push_to_hub", "hub_private"),

@@ -101,7 +101,8 @@ def _run(words: list[str]) -> None:
     name, *rest = words
     try:
         if name not in COMMANDS:
-            raise ConfigError(_unknown(name))
+            name, problem = "", _unknown(name)
+            raise ConfigError(problem)
         command = COMMANDS[name]
         options = command.parser().parse(rest)
         with log_level("warning" if options.quiet else options.log_level):
@@ -113,6 +114,8 @@ def _run(words: list[str]) -> None:
 
 
 def _unknown(name: str) -> str:
+    if name.startswith("-"):
+        return f"expected a command before the flag {name}: hf-tl train {name} …; hf-tl --help lists the commands"
     close = difflib.get_close_matches(name, COMMANDS, 1)
     advice = f"did you mean {close[0]}?" if close else f"commands: {', '.join(COMMANDS)}"
     return f"unknown command {name!r}; {advice}"
@@ -121,8 +124,16 @@ def _unknown(name: str) -> str:
 def _leave(command: str, message: str, status: int) -> NoReturn:
     # all processes of a distributed run end for the same reason: print it once
     if os.environ.get("RANK", "0") == "0":
-        print(f"hf-tl {command}: {message}", file=sys.stderr)
+        print(f"{f'hf-tl {command}'.rstrip()}: {in_one_line(message)}", file=sys.stderr)
     sys.exit(status)
+
+
+def in_one_line(message: str) -> str:
+    """Join the lines of a message, such as those of an error of another library, or a list of images."""
+    first, *rest = (line.strip() for line in message.splitlines() if line.strip())
+    for line in rest:
+        first += f"{' ' if first[-1] in '.:;,?!' else '; '}{line}"
+    return first
 
 
 def version_report() -> str:

@@ -10,10 +10,11 @@ from typing import Any
 from hf_tl.errors import ConfigError
 from hf_tl.inspection.exclusions import Exclusion, to_csv
 from hf_tl.inspection.summary import count_copies
+from hf_tl.record.inspection import INSPECTION_FILE
 from hf_tl.reporting.numbers import percent
 from hf_tl.storage.folders import make_folder, partial_folder, replace_files
 
-RECORD, PAGE, EXCLUSIONS = "inspection.json", "inspection.html", "exclusions.csv"
+RECORD, PAGE, EXCLUSIONS = INSPECTION_FILE, "inspection.html", "exclusions.csv"
 
 
 @dataclass(frozen=True, repr=False)

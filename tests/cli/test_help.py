@@ -120,7 +120,7 @@ def test_version_names_hf_tl_and_the_libraries(flag: str, capsys: pytest.Capture
 def test_the_nearest_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evalute"])
-    assert capsys.readouterr().err == "hf-tl evalute: unknown command 'evalute'; did you mean evaluate?\n"
+    assert capsys.readouterr().err == "hf-tl: unknown command 'evalute'; did you mean evaluate?\n"
 
 
 def test_all_commands_can_be_quiet() -> None:

@@ -228,5 +228,5 @@ def measure_backbones(
         except (ModelError, TrainingError) as error:
             unavailable[backbone.name] = str(error)
     if not evidence:
-        raise ModelError("no backbone can be measured:\n  " + "\n  ".join(unavailable.values()))
+        raise ModelError("no backbone can be measured: " + "; ".join(unavailable.values()))
     return evidence, unavailable

@@ -27,6 +27,7 @@ def _lines(recommendation: "Recommendation") -> Iterator[str]:
         f"{min(counts):,} to {max(counts):,} per class; measured on {data['measured_on']:,} of {data['available']:,} "
         "images of train and validation"
     )
+    yield from _inspection(recommendation)
     yield from (f"Warning   {warning}" for warning in recommendation.warnings)
     yield from (f"Skipped   {name}: {reason}" for name, reason in recommendation.unavailable.items())
     for backbone in recommendation.evidence:
@@ -43,6 +44,16 @@ def _lines(recommendation: "Recommendation") -> Iterator[str]:
         yield f"Cost      {recommendation.cost}"
     if recommendation.command is not None:
         yield f"Train     {recommendation.command}"
+
+
+def _inspection(recommendation: "Recommendation") -> Iterator[str]:
+    """Yield the counts of an inspection of the data, or the command that would count."""
+    counts, command = recommendation.inspection, recommendation.inspect_command
+    if counts is not None:
+        shown = "" if command is None else f"; show them: {command}"
+        yield f"Inspected {counts.method}: {counts.describe()}{shown}"
+    elif command is not None:
+        yield f"Inspected not yet; to count copies, data leakage and label errors: {command}"
 
 
 def _stages(phase: "Phase") -> str:

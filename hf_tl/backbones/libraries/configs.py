@@ -1,5 +1,6 @@
 """Configs of transformers, and untrained models that are built from them."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     """
     import timm
     from transformers import AutoConfig
+    from transformers.utils import CONFIG_NAME
 
     import hf_tl.classics  # noqa: F401  registers with timm the architectures that such a checkpoint may name
 
@@ -28,9 +30,11 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     except (OSError, ValueError) as error:
         check_needs_no_code(name, error)
         hint = f"; did you mean timm:{name}?" if timm.is_model(name.partition(".")[0]) else ""
+        is_other_folder = Path(name).is_dir() and not (Path(name) / CONFIG_NAME).is_file()
+        reason = f"the folder has no {CONFIG_NAME}" if is_other_folder else " ".join(str(error).split())
         raise ModelError(
-            f"no model {name!r}: {error}\n--model takes a Hub id (user/name), a local directory with config.json, "
-            f"or timm:ARCHITECTURE{hint}"
+            f"no model {name!r}: {reason}; a model is a Hub id (user/name), a local directory with config.json, or "
+            f"timm:ARCHITECTURE{hint}"
         ) from error
     if not trust_remote_code:
         check_config(config.to_dict(), name)
