@@ -100,10 +100,17 @@ class Parser(argparse.ArgumentParser):
                 raise ConfigError(f"unknown flag {name}; {self._advice(name)}")
         options, rest = self.parse_known_args(words)
         if rest:
-            takes_dataset = "dataset" in options and options.dataset is None
-            advice = f"did you mean --dataset {rest[0]}?" if takes_dataset else f"write {self._call()}"
-            raise ConfigError(f"unexpected argument {name_some(map(repr, rest))}; {advice}")
+            raise ConfigError(
+                f"unexpected argument {name_some(map(repr, rest))}; {self._place(rest[0], words, options)}"
+            )
         return options
+
+    def _place(self, word: str, words: Sequence[str], options: argparse.Namespace) -> str:
+        """Say where an argument may belong that is no value of a flag and no positional argument."""
+        if "dataset" in options and options.dataset is None and not _is_number(word):
+            return f"did you mean --dataset {word}?"
+        flag, _, *_ = (*words[max(0, words.index(word) - 2) :], "")
+        return f"{flag} takes one value" if flag in self._option_string_actions else f"write {self._call()}"
 
     def add_output_dir(self, contents: str) -> None:
         """Add `--output_dir`, also as `-o`, for a command that writes files of these names."""

@@ -64,8 +64,10 @@ class Domain:
         if not isinstance(value, str):
             return ""
         plain = re.sub(r"[\s_-]", "", value.lower())
-        close = difflib.get_close_matches(plain, [*self.choices, *self.synonyms], n=1)
-        return f"; did you mean {self.synonyms.get(close[0], close[0])}?" if close else ""
+        close = (
+            [self.synonyms[plain]] if plain in self.synonyms else difflib.get_close_matches(plain, self.choices, n=1)
+        )
+        return f"; did you mean {close[0]}?" if close else ""
 
     def parse(self, text: str) -> Any:
         """Parse a value from the text of a flag or of YAML (which reads `3e-4` as text).

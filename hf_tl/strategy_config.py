@@ -15,7 +15,7 @@ StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch", "au
 
 SYNONYMS = {
     **dict.fromkeys(("linear", "linearprobe", "linearprobing", "head", "frozen", "featureextraction"), "transfer"),
-    **dict.fromkeys(("ft", "lpft"), "finetune"),
+    **dict.fromkeys(("ft", "lpft", "finetuning"), "finetune"),
     **dict.fromkeys(("unfreeze", "gradualunfreezing"), "gradual"),
     **dict.fromkeys(("all", "fullfinetuning"), "full"),
     **dict.fromkeys(("fromscratch", "random"), "scratch"),

@@ -32,6 +32,7 @@ from hf_tl.parser import Parser
 from hf_tl.reporting.console import log_level, tolerant_streams
 
 LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate")
+NEAR_FLAGS = {"-v": "--version", "version": "--version", "help": "--help"}
 ERROR_STATUS, INTERRUPTED_STATUS = HfTlError.exit_status, 130
 
 
@@ -114,6 +115,8 @@ def _run(words: list[str]) -> None:
 
 
 def _unknown(name: str) -> str:
+    if name in NEAR_FLAGS:
+        return f"unknown command {name!r}; did you mean {NEAR_FLAGS[name]}?"
     if name.startswith("-"):
         return f"expected a command before the flag {name}: hf-tl train {name} …; hf-tl --help lists the commands"
     close = difflib.get_close_matches(name, COMMANDS, 1)

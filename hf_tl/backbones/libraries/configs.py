@@ -29,13 +29,12 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         check_needs_no_code(name, error)
-        hint = f"; did you mean timm:{name}?" if timm.is_model(name.partition(".")[0]) else ""
         is_other_folder = Path(name).is_dir() and not (Path(name) / CONFIG_NAME).is_file()
-        reason = f"the folder has no {CONFIG_NAME}" if is_other_folder else " ".join(str(error).split())
-        raise ModelError(
-            f"no model {name!r}: {reason}; a model is a Hub id (user/name), a local directory with config.json, or "
-            f"timm:ARCHITECTURE{hint}"
-        ) from error
+        reason = f"the folder has no {CONFIG_NAME}" if is_other_folder else " ".join(str(error).split()).rstrip(".")
+        if timm.is_model(name.partition(".")[0]):
+            reason = f"did you mean timm:{name}?"
+        kinds = f"a Hub id (user/name), a local directory with {CONFIG_NAME}, or timm:ARCHITECTURE"
+        raise ModelError(f"no model {name!r}: {reason}; a model is {kinds}".replace("?;", "?")) from error
     if not trust_remote_code:
         check_config(config.to_dict(), name)
     if config.model_type == "timm_wrapper":
