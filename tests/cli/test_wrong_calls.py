@@ -58,7 +58,7 @@ CALLS = {
     "export images": "no model 'images': the folder has no config.json",
     "demo images": "no image classifier 'images': .*; name a trained model's folder, or a Hub id",
     "card images": "holds no run.json",
-    "push images user/name": "PUSH",
+    "push images user/name": "not a complete saved model: .*; name the --output_dir of a finished training",
     # data
     "train --dataset nowhere": "give --dataset a local folder",
     "train --dataset images --label_column foo": "no column 'foo': the dataset has image, label; change --label_column",
@@ -75,7 +75,7 @@ CALLS = {
     "train --dataset images -o earlier": "holds another run .*: name another folder, or .* --overwrite_output_dir",
     "train --resume_from_checkpoint nowhere -o out": "--resume_from_checkpoint auto",
     "train --resume_from_checkpoint auto": "add --output_dir",
-    "train --dataset images --push_to_hub user/name": "there is no Hub token; log in with `hf auth login`, or set HF_TOKEN",
+    "train --dataset images --push_to_hub user/name": "log in with `hf auth login`, or set HF_TOKEN",
     "train --dataset images --push_to_hub name": "expected a repository USER/NAME, found 'name'",
 }
 """Calls, and what their errors say (a text, or a regular expression)."""
