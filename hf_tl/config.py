@@ -132,6 +132,12 @@ class DataConfig(Settings):
     exclude_list: str | None = setting(
         None, "CSV file of images to leave out, as hf-tl inspect writes it", metavar="FILE"
     )
+    inspection: str | None = setting(
+        None,
+        "output folder of hf-tl inspect, whose counts the card names (default: runs/DATASET-inspection, if it is of "
+        "the same images)",
+        metavar="DIR",
+    )
     skip_bad_images: bool = setting(False, "skip unreadable images instead of stopping")
     max_image_pixels: int | None = setting(
         None, "largest image to decode, in pixels (default: Pillow's 89,478,485)", metavar="PIXELS", at_least=1

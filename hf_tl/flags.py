@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ ALIASES = {
     "per_device_train_batch_size": "--batch_size",
     "output_dir": "-o",
 }
+OF_ALIAS = {alias.strip("-"): name for name, alias in ALIASES.items() if alias.startswith("--")}
+"""Fields by their short names, which a YAML file may hold too."""
 EXAMPLES = (
     "hf-tl train                                       # the embedded demo",
     "hf-tl train --dataset ./flowers -o out            # a folder of images for each class",
@@ -122,12 +125,16 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         node = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {file} cannot be read: {error}") from error
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise ConfigError(f"--config {file} cannot be read: {reason}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {file} must map names to values, found {type(content).__name__}")
+    content = {OF_ALIAS.get(key, key): value for key, value in content.items()}
     settings = {name: domain for owner in GROUPS for name, domain in domains(owner).items()}
     if unknown := sorted(str(key) for key in content if key not in settings):
-        raise ConfigError(f"--config {file} has unknown keys: {name_some(unknown)}; see hf-tl train --help-all")
+        close = [match for key in unknown for match in difflib.get_close_matches(key, settings, n=1)]
+        advice = f"did you mean {name_some(close)}?" if close else "see hf-tl train --help-all"
+        raise ConfigError(f"--config {file} has unknown keys: {name_some(unknown)}; {advice}")
     if node is not None and len(node.value) > len(content):
         keys = [key.value for key, _ in node.value]
         duplicates = sorted({key for key in keys if keys.count(key) > 1})

@@ -18,7 +18,7 @@ from hf_tl.wording import flags_meant
 
 COUNT = Domain((int,), at_least=1)
 PORT = Domain((int,), at_least=1, at_most=65_535)
-SPLIT = Domain((str,), ("train", "validation", "test"))
+SPLIT = Domain((str,), ("train", "validation", "test"), synonyms=dict.fromkeys(("val", "valid", "dev"), "validation"))
 FORMAT = Domain((str,), ("onnx", "torchscript", "torch_export"))
 MODEL = "folder of a trained model, or Hub id"
 DATASET = "folder, table, parquet, tar or zip files, Hub id, or digits"
@@ -102,20 +102,45 @@ class Parser(argparse.ArgumentParser):
                 raise ConfigError(f"unknown flag {name}; {self._advice(name)}")
         options, rest = self.parse_known_args(words)
         if rest:
-            raise ConfigError(f"unexpected argument {name_some(map(repr, rest))}; see {self.prog} --help")
+            raise ConfigError(
+                f"unexpected argument {name_some(map(repr, rest))}; {self._place(rest[0], words, options)}"
+            )
         return options
+
+    def _place(self, word: str, words: Sequence[str], options: argparse.Namespace) -> str:
+        """Say where an argument may belong that is no value of a flag and no positional argument."""
+        if "dataset" in options and options.dataset is None and not _is_number(word):
+            return f"did you mean --dataset {word}?"
+        flag, _, *_ = (*words[max(0, words.index(word) - 2) :], "")
+        return f"{flag} takes one value" if flag in self._option_string_actions else f"write {self._call()}"
+
+    def add_output_dir(self, contents: str) -> None:
+        """Add `--output_dir`, also as `-o`, for a command that writes files of these names."""
+        self.add_argument(*spellings("--output_dir"), "-o", metavar="DIR", help=f"folder for {contents}")
 
     def error(self, message: str) -> NoReturn:
         """Raise a `ConfigError` where argparse would print its usage and exit."""
         plain = re.sub(r"^argument ([^/:]+)[^:]*:", r"\1", message)  # "argument --top_k/--top-k: takes …"
-        raise ConfigError(f"{plain}; see {self.prog} --help")
+        if missing := re.match(r"the following arguments are required: (.+)", plain):
+            raise ConfigError(f"{missing[1]} missing; write {self._call()}")
+        plain = plain.replace("expected one argument", "needs a value, found none")
+        if choice := re.match(r"(\S+) invalid choice: '(.*)' \(choose from (.+)\)$", plain):
+            name, value, allowed = choice.groups()
+            domain = Domain((str,), tuple(allowed.replace("'", "").split(", ")))
+            plain = f"{name} takes {domain}, found {value}{domain.suggestion(value)}"
+        raise ConfigError(plain if plain.endswith("?") else f"{plain}; see {self.prog} --help")
 
     def format_help(self) -> str:
         """Format the help, with all positional arguments in the usage line and `[flags]` for the others."""
         self._action_groups.sort(key=lambda group: group is self.output)  # to the end
-        names = [str(action.metavar or action.dest.upper()) for action in self.positionals()]
-        self.usage = " ".join(["%(prog)s", *names, "[flags]"])
+        self.usage = self._call().replace(self.prog, "%(prog)s")
         return super().format_help()
+
+    def _call(self) -> str:
+        """Return the shortest call: the command with its positional arguments and required flags."""
+        names = [str(action.metavar or action.dest.upper()) for action in self.positionals()]
+        required = [f"{action.option_strings[0]} {action.metavar}" for action in self.flags() if action.required]
+        return " ".join([self.prog, *names, *required, "[flags]"])
 
     def positionals(self) -> list[argparse.Action]:
         """Return the arguments without a flag."""
@@ -144,6 +169,8 @@ class Parser(argparse.ArgumentParser):
     def _advice(self, flag: str) -> str:
         names = [word.lstrip("-").replace("-", "_") for action in self._actions for word in shown_names(action)]
         wanted = flag.lstrip("-").replace("-", "_")
+        if wanted in [str(action.metavar or action.dest).lower() for action in self.positionals()]:
+            return f"it is written without a flag: {self._call()}"
         close = [name for name in names if name.startswith(wanted)] or difflib.get_close_matches(wanted, names, 1)
         return f"did you mean --{close[0]}?" if close else f"see {self.prog} --help"
 

@@ -10,6 +10,7 @@ Types and choices come from the annotation of the field, the range from its meta
 """
 
 import dataclasses
+import difflib
 import functools
 import math
 import os
@@ -37,6 +38,8 @@ class Domain:
     below: float | None = None
     or_zero: bool = False
     """Whether 0 is allowed in addition to the range."""
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    """Other names of choices, which error messages suggest."""
 
     def check(self, value: Any, shown: str | None = None) -> Any:
         """Return an allowed value, with paths converted to text and lists to tuples.
@@ -53,8 +56,18 @@ class Domain:
         plain = os.fspath(value) if isinstance(value, os.PathLike) else value
         plain = tuple(plain) if isinstance(plain, list) else plain
         if not (self._has_type(plain) and self._is_inside(plain)):
-            raise ValueError(f"takes {self}, found {shown or repr(value):.80}")
+            raise ValueError(f"takes {self}, found {shown or repr(value):.80}{self.suggestion(value)}")
         return plain
+
+    def suggestion(self, value: Any) -> str:
+        """Name the choice that was probably meant, if there is one."""
+        if not isinstance(value, str):
+            return ""
+        plain = re.sub(r"[\s_-]", "", value.lower())
+        close = (
+            [self.synonyms[plain]] if plain in self.synonyms else difflib.get_close_matches(plain, self.choices, n=1)
+        )
+        return f"; did you mean {close[0]}?" if close else ""
 
     def parse(self, text: str) -> Any:
         """Parse a value from the text of a flag or of YAML (which reads `3e-4` as text).
@@ -207,6 +220,21 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+def flag_words(name: str, value: Any) -> list[str]:
+    """Return the words of a command line that set a flag.
+
+    >>> flag_words("refit", True), flag_words("pretrained", False), flag_words("num_train_epochs", 20.0)
+    (['--refit'], ['--no_pretrained'], ['--num_train_epochs', '20'])
+    >>> flag_words("trainable_stages", ("layer4", "head"))
+    ['--trainable_stages', 'layer4,head']
+    """
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no_{name}"]
+    if isinstance(value, tuple):
+        return [f"--{name}", ",".join(value)]
+    return [f"--{name}", f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)]
 
 
 def _domain(hint: Any, limits: Mapping[str, Any]) -> Domain:

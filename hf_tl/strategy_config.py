@@ -11,6 +11,14 @@ from hf_tl.ranges import Settings, like, setting
 from hf_tl.recipes.preset import StrategyName
 from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
 
+SYNONYMS = {
+    **dict.fromkeys(("linear", "linearprobe", "linearprobing", "head", "frozen", "featureextraction"), "transfer"),
+    **dict.fromkeys(("ft", "lpft", "finetuning"), "finetune"),
+    **dict.fromkeys(("unfreeze", "gradualunfreezing"), "gradual"),
+    **dict.fromkeys(("all", "fullfinetuning"), "full"),
+    **dict.fromkeys(("fromscratch", "random"), "scratch"),
+}
+"""Other names of strategies, without hyphens and underscores, which error messages suggest."""
 RECOMMENDED_STRATEGY = "strategy.json"
 """File that `hf-tl recommend --output_dir` writes, and that `--recommendation` and `--phases` read."""
 
@@ -23,6 +31,7 @@ class StrategyConfig(Settings):
         "transfer",
         "transfer: train the head; finetune: the head first, then also the last stages; gradual: unfreeze one stage at "
         "a time; full: train all stages; scratch: random weights; auto: choose how deep to train by validation",
+        synonyms=SYNONYMS,
     )
     phases: str | None = setting(
         None, "YAML file with a list of phases (or the list itself), instead of --strategy", metavar="FILE"

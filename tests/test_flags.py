@@ -66,8 +66,9 @@ def test_a_value_out_of_range_is_named_with_the_range(
     flag: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     domain = next(domains(owner)[flag] for owner in GROUPS if flag in domains(owner))
-    expected = f"hf-tl train: --{flag} takes {domain}, found {value or repr(value)}; see hf-tl train --help"
-    assert refused(["train", f"--{flag}", value], capsys) == expected
+    expected = f"hf-tl train: --{flag} takes {domain}, found {value or repr(value)}"
+    advice = domain.suggestion(value) or "; see hf-tl train --help"
+    assert refused(["train", f"--{flag}", value], capsys) == expected + advice
 
 
 @pytest.mark.parametrize(
@@ -90,12 +91,12 @@ def test_a_value_out_of_range_is_named_with_the_range(
         ),
         (["export", "model", "--format", "onxx"], "--format takes one of onnx, torchscript, torch_export"),
         (["stages", "timm:resnet18", "--trainable_stages", "0"], "--trainable_stages takes a number of stages"),
-        (["evaluate", "model"], "the following arguments are required: --dataset"),
-        (["cache", "lsit"], "action invalid choice: 'lsit'"),
-        (["push", "folder"], "the following arguments are required: USER/NAME"),
+        (["evaluate", "model"], "--dataset missing; write hf-tl evaluate MODEL --dataset DATASET [flags]"),
+        (["cache", "lsit"], "action takes one of list, clear, found lsit; did you mean list?"),
+        (["push", "folder"], "USER/NAME missing; write hf-tl push DIR USER/NAME [flags]"),
         (["card", "folder", "other"], "unexpected argument 'other'"),
-        (["train", "other"], "unexpected argument 'other'"),
-        (["train", "--seed"], "--seed expected one argument"),
+        (["train", "other"], "unexpected argument 'other'; did you mean --dataset other?"),
+        (["train", "--seed"], "--seed needs a value, found none"),
     ],
 )
 def test_other_commands_have_ranges_too(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,7 +209,9 @@ def test_yaml_says_what_flags_say(tmp_path: Path) -> None:
 def test_python_is_checked_as_flags_are(owner: type, values: Mapping[str, Any]) -> None:
     [(name, value)] = values.items()
     shown = {"num_train_epochs": "epochs"}.get(name, name)
-    with pytest.raises(ConfigError, match=rf"^{shown} takes .+, found {re.escape(repr(value))}$"):
+    with pytest.raises(
+        ConfigError, match=rf"^{shown} takes .+, found {re.escape(repr(value))}(; did you mean full\?)?$"
+    ):
         owner(**values)
     with flags_meant(), pytest.raises(ConfigError, match=rf"^--{name} takes .+, found"):
         owner(**values)

@@ -16,9 +16,9 @@ from hf_tl.advisor.measuring.data import describe_data, known_images, open_data
 from hf_tl.advisor.measuring.evidence import measure_backbones
 from hf_tl.advisor.measuring.sample import IMAGES, draw_sample
 from hf_tl.advisor.recommendation import Recommendation
-from hf_tl.advisor.reporting.command import training_command
+from hf_tl.advisor.reporting.command import inspection_command, training_command
 from hf_tl.advisor.reporting.warnings import data_warnings, leakage_warnings, similarity_warnings
-from hf_tl.backbones.candidates import Backbone, candidates, named
+from hf_tl.backbones.candidates import Backbone, candidates, is_demo, named
 from hf_tl.config import ModelConfig
 from hf_tl.errors import ConfigError
 from hf_tl.features.feature_store import open_store
@@ -42,6 +42,7 @@ def recommend(
     feature_cache: str = "auto",
     feature_cache_dir: str | Path | None = None,
     feature_cache_gb: float = 20.0,
+    inspection: str | None = None,
     **reading: Any,
 ) -> Recommendation:
     """Recommend a backbone and a strategy from measurements on the data.
@@ -64,6 +65,8 @@ def recommend(
             off`.
         feature_cache_dir: Folder of the cached features; in the cache of Hugging Face by default.
         feature_cache_gb: Limit of the disk space of all cached features, in GB.
+        inspection: Output folder of `hf-tl inspect`, whose counts the recommendation names. By default, the one that it
+            chooses for this dataset, if it is of the same images.
         reading: Other arguments of `load_data` about how to read the dataset, for example `label_column`.
 
     Raises:
@@ -85,6 +88,7 @@ def recommend(
     learned, unreadable = known_images(choices)
     split = {"validation_fraction": validation_fraction, "test_fraction": test_fraction, "seed": seed}
     data, known = open_data(dataset, learned, include_training_images, **split, **reading)
+    data = data.with_inspection(inspection)
     choices = _sized((choice for choice in choices if choice.name in learned), data.defaults.get("image_size"))
     sample = draw_sample(data, max_images, seed, None if include_training_images else known)
     device, counts = PartialState().device, data.class_counts("train")
@@ -99,7 +103,7 @@ def recommend(
             cost = estimate_cost(chosen, data, plan.strategy, device, caches_features=store is not None)
     if plan is not None and isinstance(dataset, str | os.PathLike):
         flags = {"image_size": image_size, **reading, **split}
-        command = training_command(os.fspath(dataset), None if backbones is None else chosen, plan.settings, flags)
+        command = training_command(os.fspath(dataset), None if chosen.is_demo else chosen, plan.settings, flags)
     recommendation = Recommendation(
         backbone=None if plan is None else chosen.name,
         strategy=None if plan is None else plan.strategy,
@@ -118,6 +122,8 @@ def recommend(
         command=command,
         candidate=None if plan is None else chosen,
         climb=None if plan is None else plan.climb,
+        inspection=data.inspection,
+        inspect_command=inspection_command(dataset, None if chosen.is_demo else chosen, reading),
     )
     if output_dir is not None:
         recommendation.save(output_dir)
@@ -137,7 +143,10 @@ def _list_backbones(backbones: Any, image_size: int | None) -> list[Backbone]:
         raise ConfigError("expected at least one backbone (--model), found none")
     listed: list[Backbone] = []
     for choice in choices:
-        listed += [choice] if isinstance(choice, Backbone) else map(Backbone, named([choice]))
+        if isinstance(choice, Backbone):
+            listed.append(choice)
+        else:
+            listed += candidates(ModelConfig()) if is_demo(choice) else map(Backbone, named([choice]))
     return list(dict.fromkeys(_sized(listed, image_size)))
 
 

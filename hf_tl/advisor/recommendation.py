@@ -11,6 +11,8 @@ from hf_tl.advisor.deciding.decision import leading, ranking
 from hf_tl.advisor.measuring.evidence import BackboneEvidence
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import RECOMMENDED_STRATEGY
+from hf_tl.record import InspectionRecord
+from hf_tl.record.codec import encode
 from hf_tl.reporting.frames import to_frame
 from hf_tl.reporting.html import picture_of
 from hf_tl.reporting.shown import Shown
@@ -58,6 +60,10 @@ class Recommendation(Shown):
     """Recommended backbone, with the settings to load it."""
     climb: Mapping[str, Any] | None = None
     """Stage depths of a climb from it (`hf_tl.advisor.deciding.plan`); None where no training is recommended."""
+    inspection: InspectionRecord | None = None
+    """Counts of an inspection of the same data, if there is one."""
+    inspect_command: str | None = None
+    """Command of the inspection; None for data without a name."""
 
     def facts(self) -> Iterator[tuple[str, str]]:
         """Yield the advice, its reason and its cost."""
@@ -98,6 +104,7 @@ class Recommendation(Shown):
             "warnings": list(self.warnings),
             "unavailable": dict(self.unavailable),
             "command": self.command,
+            "inspection": encode(self.inspection),
         }
 
     def save(self, output_dir: str | Path) -> None:

@@ -54,6 +54,11 @@ class Backbone:
     def __repr__(self) -> str:
         return repr_of_changes(self)
 
+    @property
+    def is_demo(self) -> bool:
+        """Return whether this is the demo's backbone, whose weights need no flag."""
+        return self.name == DEMO_MODEL and self.weights_license == DEMO_LICENSE
+
     def learned(self) -> LearnedFrom:
         """Return the images that the weights are known to have been trained on."""
         if self.weights is not None:
@@ -93,9 +98,7 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
     Raises:
         ConfigError: The demo's weights are not installed, or the numbers of weights files and models differ.
     """
-    names, files = named(_listed(config.model)), _listed(config.weights)
-    if names == [DEMO] and not os.path.exists(DEMO):
-        names = []
+    names, files = [] if is_demo(config.model) else named(_listed(config.model)), _listed(config.weights)
     license_name = None
     if not names and not files:
         files, license_name = [_demo_weights()], DEMO_LICENSE
@@ -127,6 +130,11 @@ def named(names: Sequence[str]) -> list[str]:
     """
     expanded = (PRESETS[name] if name in PRESETS and not os.path.exists(name) else (name,) for name in names)
     return list(itertools.chain.from_iterable(expanded))
+
+
+def is_demo(name: object) -> bool:
+    """Return whether the word `demo` stands for the demo's backbone: where no folder has that name."""
+    return name == DEMO and not os.path.exists(DEMO)
 
 
 def _listed(text: str | None) -> list[str]:

@@ -1,16 +1,18 @@
 """Command and settings of a run in publishable form: without paths and accounts."""
 
 import dataclasses
+import itertools
 import os
 import shlex
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from hf_tl.config import RunConfig
+from hf_tl.ranges import flag_words
 
 HUB_IDS = ("model", "dataset")
 """Flags that take a Hub id or a path."""
-PATHS = (*HUB_IDS, "weights", "phases", "recommendation", "exclude_list")
+PATHS = (*HUB_IDS, "weights", "phases", "recommendation", "exclude_list", "inspection")
 PRIVATE = (
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "feature_cache_dir"),
     *("push_to_hub", "hub_private"),
@@ -32,8 +34,8 @@ def describe_command(config: RunConfig) -> str:
     """Return the command of a run, with the flags that differ from their defaults."""
     defaults = settings_of(RunConfig())
     changed = {name: value for name, value in settings_of(config).items() if value != defaults[name]}
-    words = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in changed.items()}
-    return " ".join(["hf-tl train", *(f"--{name} {shlex.quote(word)}" for name, word in words.items())])
+    words = itertools.chain.from_iterable(flag_words(name, value) for name, value in changed.items())
+    return shlex.join(["hf-tl", "train", *words])
 
 
 def _publishable(field: "dataclasses.Field[Any]", value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.card.sections.results import training_images
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.record import RunRecord
-from hf_tl.reporting.numbers import duration, measured_on, percent
+from hf_tl.reporting.numbers import duration, epoch_in_phase, measured_on, percent
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) ->
     rows = {
         **dict(metric_lines(record)),
         **({} if (kept := kept_checkpoint(record)) is None else {"Checkpoint": kept}),
-        "Time": f"{duration(seconds.total)}, of which training {duration(seconds.train)}",
+        "Time": f"{duration(seconds.total)}, of which training {duration(seconds.train)}{_reused(record)}",
         "Parameters": f"{model.parameters_trained:,} trained, {model.parameters_frozen:,} frozen",
         "Saved in": str(folder),
         **({"Published at": commit_url} if commit_url else {}),
@@ -53,6 +53,14 @@ def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) ->
         *([] if commit_url else ["Publish it", f"  hf-tl push {folder} USER/NAME"]),
     ]
     return "\n".join([*(f"{title:<{width}}{text}" for title, text in rows.items()), *usage])
+
+
+def _reused(record: RunRecord) -> str:
+    """Say whether the frozen features were computed by an earlier run, which the time does not include."""
+    of_features = [phase.reuses_features for phase in record.phases if phase.uses_features]
+    if not any(of_features):
+        return ""
+    return " (features from the cache)" if all(of_features) else " (some features from the cache)"
 
 
 def metric_lines(record: RunRecord) -> Iterator[tuple[str, str]]:
@@ -82,15 +90,12 @@ def kept_checkpoint(record: RunRecord) -> str | None:
 
 
 def _epoch(record: RunRecord, entry: Mapping[str, Any]) -> int:
-    """Return the number of the epoch that an evaluation ended, over all phases.
-
-    The history counts passes over the images, of which the last may be completed with images of the next.
-    """
+    """Return the number of the epoch that an evaluation ended, over all phases."""
     index, epochs = entry["phase"], [math.ceil(phase.epochs or 0) for phase in record.strategy.phases]
     if index >= len(epochs):  # of a search of the stage depth, whose undone phases are not in the strategy
         return sum(epochs)
     before = max((other["epoch"] for other in record.history if other["phase"] < index), default=0.0)
-    return sum(epochs[:index]) + max(1, min(int(entry["epoch"] - before + 1e-6), epochs[index]))
+    return sum(epochs[:index]) + epoch_in_phase(entry["epoch"], before, epochs[index])
 
 
 def _result(record: RunRecord, split: str) -> tuple[str, str]:

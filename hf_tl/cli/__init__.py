@@ -25,12 +25,15 @@ from typing import NamedTuple, NoReturn
 
 from hf_tl import __version__
 from hf_tl.cli import inspecting, machine, measuring, publishing, training
+from hf_tl.cli.doctor import installed_versions
 from hf_tl.errors import ConfigError, HfTlError
 from hf_tl.flags import TrainParser
 from hf_tl.parser import Parser
 from hf_tl.reporting.console import log_level, tolerant_streams
 from hf_tl.wording import flags_meant
 
+LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate")
+NEAR_FLAGS = {"-v": "--version", "version": "--version", "help": "--help"}
 ERROR_STATUS, INTERRUPTED_STATUS = HfTlError.exit_status, 130
 
 
@@ -94,13 +97,14 @@ def _run(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return
-    if words[0] == "--version":
-        print(f"hf-tl {__version__}")
+    if words[0] in ("-V", "--version"):
+        print(version_report())
         return
     name, *rest = words
     try:
         if name not in COMMANDS:
-            raise ConfigError(_unknown(name))
+            name, problem = "", _unknown(name)
+            raise ConfigError(problem)
         command = COMMANDS[name]
         options = command.parser().parse(rest)
         with log_level("warning" if options.quiet else options.log_level):
@@ -112,6 +116,10 @@ def _run(words: list[str]) -> None:
 
 
 def _unknown(name: str) -> str:
+    if name in NEAR_FLAGS:
+        return f"unknown command {name!r}; did you mean {NEAR_FLAGS[name]}?"
+    if name.startswith("-"):
+        return f"expected a command before the flag {name}: hf-tl train {name} …; hf-tl --help lists the commands"
     close = difflib.get_close_matches(name, COMMANDS, 1)
     advice = f"did you mean {close[0]}?" if close else f"commands: {', '.join(COMMANDS)}"
     return f"unknown command {name!r}; {advice}"
@@ -120,8 +128,21 @@ def _unknown(name: str) -> str:
 def _leave(command: str, message: str, status: int) -> NoReturn:
     # all processes of a distributed run end for the same reason: print it once
     if os.environ.get("RANK", "0") == "0":
-        print(f"hf-tl {command}: {message}", file=sys.stderr)
+        print(f"{f'hf-tl {command}'.rstrip()}: {in_one_line(message)}", file=sys.stderr)
     sys.exit(status)
+
+
+def in_one_line(message: str) -> str:
+    """Join the lines of a message, such as those of an error of another library, or a list of images."""
+    first, *rest = (line.strip() for line in message.splitlines() if line.strip())
+    for line in rest:
+        first += f"{' ' if first[-1] in '.:;,?!' else '; '}{line}"
+    return first
+
+
+def version_report() -> str:
+    """Return the version of hf-tl, and those of the libraries that its results depend on."""
+    return f"hf-tl {__version__}\n{installed_versions(LIBRARIES)}"
 
 
 def overview() -> str:

@@ -3,7 +3,7 @@
 import getpass
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +25,8 @@ def report() -> str:
     rows = [
         ("hf-tl", __version__),
         ("Python", f"{platform.python_version()}, {platform.system()} {platform.release()}, {platform.machine()}"),
-        ("packages", _versions(PACKAGES)),
-        ("extras", _versions(EXTRAS)),
+        ("packages", installed_versions(PACKAGES)),
+        ("extras", installed_versions(EXTRAS)),
         ("devices", "; ".join(_devices())),
         ("matmul speed", "; ".join(_precisions())),
         ("feature cache", _feature_cache()),
@@ -37,7 +37,9 @@ def report() -> str:
     return "\n".join(f"{name:<15}{text}" for name, text in rows)
 
 
-def _versions(names: tuple[str, ...]) -> str:
+def installed_versions(names: Sequence[str]) -> str:
+    """Return the installed version of each package in a line."""
+
     def describe(name: str) -> str:
         try:
             return f"{name} {version(name)}"

@@ -24,8 +24,7 @@ def inspect_parser() -> Parser:
     for name in ("dataset_config", "dataset_revision", *READING):
         parser.add_setting(DataConfig, name)
     parser.add_setting(TrainingConfig, "seed", "random seed (contact sheet, folds)")
-    text = "folder for inspection.html, inspection.json and exclusions.csv (default: runs/DATASET-inspection)"
-    parser.add_argument("--output_dir", "-o", metavar="DIR", help=text)
+    parser.add_output_dir("inspection.html, inspection.json and exclusions.csv (default: runs/DATASET-inspection)")
     return parser
 
 
@@ -34,6 +33,7 @@ def inspect(options: Namespace) -> None:
     from hf_tl.inspection.inspect import inspect as examine
     from hf_tl.inspection.result import EXCLUSIONS, PAGE
     from hf_tl.processes.memory import keep_freed_memory
+    from hf_tl.record.inspection import default_folder
 
     keep_freed_memory()
     values = own_values(options)
@@ -41,7 +41,7 @@ def inspect(options: Namespace) -> None:
     output_dir = values.pop("output_dir")
     inspection = examine(**values, output_dir=output_dir)
     if output_dir is None:
-        output_dir = str(Path("runs") / f"{Path(inspection.record['dataset']).name}-inspection")
+        output_dir = str(default_folder(inspection.record["dataset"]))
         inspection.save(output_dir)
     print(inspection)
     if inspection.exclusions:

@@ -19,7 +19,7 @@ def predict_parser() -> Parser:
     text = "image files, folders (all images in them), patterns, or @FILE (a text file with a path on each line)"
     parser.add_argument("images", nargs="+", metavar="PATH...", help=text)
     text = "table to write: .csv, .jsonl or .parquet (default: print the classes of each image)"
-    parser.add_flag("output", text, Domain((str,)), metavar="FILE")
+    parser.add_flag("output", text, Domain((str,)), metavar="FILE", alias="-o")
     parser.add_flag("top_k", "classes for each image (default: 5; with --threshold: all)", COUNT)
     text = "smallest probability of a class, for multi-label models (default: no limit)"
     parser.add_flag("threshold", text, SHARE)
@@ -48,8 +48,7 @@ def evaluate_parser() -> Parser:
     _add_evaluation_flags(parser, text, SPLIT)
     for name in (*SOURCE, *READING, "skip_bad_images", "max_image_pixels"):
         parser.add_setting(DataConfig, name)
-    text = "folder for evaluation.json, evaluation.md, confusion.png and reliability.png"
-    parser.add_argument("--output_dir", metavar="DIR", help=text)
+    parser.add_output_dir("evaluation.json, evaluation.md, confusion.png and reliability.png")
     return parser
 
 
@@ -76,8 +75,7 @@ def compare_parser() -> Parser:
     _add_evaluation_flags(parser, text, SPLIT)
     for name in (*SOURCE, *READING):
         parser.add_setting(DataConfig, name)
-    text = "folder for comparison.json, comparison.md and comparison.png"
-    parser.add_argument("--output_dir", metavar="DIR", help=text)
+    parser.add_output_dir("comparison.json, comparison.md and comparison.png")
     return parser
 
 

@@ -101,8 +101,7 @@ def export_parser() -> Parser:
     parser = Parser("export", "Export a trained model to ONNX, TorchScript or torch.export, verified on real images.")
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_flag("format", "file format", FORMAT, "onnx")
-    text = "new folder (default: one named after the format, in the model's folder)"
-    parser.add_argument("--output_dir", metavar="DIR", help=text)
+    parser.add_output_dir("the export: a new one (default: one named after the format, in the model's folder)")
     text = "images to verify on (default: the training dataset, if known)"
     parser.add_argument("--dataset", metavar="DATASET", help=text)
     parser.add_argument("--int8", action="store_true", help="also quantize, and measure the accuracy (onnx only)")

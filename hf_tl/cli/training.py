@@ -56,12 +56,12 @@ def recommend_parser() -> Parser:
     parser.add_setting(ModelConfig, "image_size")
     for name in (*SOURCE, *READING, "validation_fraction", "test_fraction", "include_training_images"):
         parser.add_setting(DataConfig, name)
+    parser.add_setting(DataConfig, "inspection", "output folder of hf-tl inspect, to name its counts")
     parser.add_flag("max_images", "largest number of images to measure", COUNT, 2_000)
     parser.add_setting(TrainingConfig, "seed", "random seed (splits, sample, folds)")
     for name in ("feature_cache", "feature_cache_dir", "feature_cache_gb"):
         parser.add_setting(TrainingConfig, name)
-    text = "folder for recommendation.json, its figure, and strategy.json"
-    parser.add_argument("--output_dir", metavar="DIR", help=text)
+    parser.add_output_dir("recommendation.json, its figure, and strategy.json")
     return parser
 
 
@@ -73,13 +73,13 @@ def recommend(options: Namespace) -> None:
     from hf_tl.backbones.candidates import Backbone, named
     from hf_tl.processes.memory import keep_freed_memory
 
-    names = None if names is None else named(names)
-    if weights is not None and len(weights) != len(names or ()):
-        raise ConfigError(
-            f"expected one --weights file for each --model, found {len(weights)} files for {len(names or ())} models"
-        )
+    backbones = names
+    if weights is not None:
+        names = named(names or ())
+        if len(weights) != len(names):
+            raise ConfigError(
+                f"expected one --weights file for each --model, found {len(weights)} files for {len(names)} models"
+            )
+        backbones = [Backbone(*pair) for pair in zip(names, weights, strict=True)]
     keep_freed_memory()
-    pairs = (
-        None if names is None else [Backbone(*pair) for pair in zip(names, weights or [None] * len(names), strict=True)]
-    )
-    print(find(values.pop("dataset"), pairs, **values))
+    print(find(values.pop("dataset"), backbones, **values))

@@ -17,7 +17,8 @@ from hf_tl.data.fingerprint import digest_in_order, fingerprint_of
 from hf_tl.data.multi_label import flags_of
 from hf_tl.data.streaming.streams import fingerprint_of_streams
 from hf_tl.errors import name_some
-from hf_tl.record import DataRecord, SplitRecord, split_digest
+from hf_tl.record import DataRecord, InspectionRecord, SplitRecord, split_digest
+from hf_tl.record.inspection import find_inspection
 from hf_tl.record.parts import DataSource
 from hf_tl.reporting.shown import Shown
 from hf_tl.wording import worded
@@ -54,6 +55,8 @@ class ImageData(Shown):
     """Problem type as in a model's config; in `multi_label_classification` an image has any number of classes."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Recommended settings of a built-in dataset: `image_size`, `horizontal_flip`."""
+    inspection: InspectionRecord | None = None
+    """Counts of an inspection of these images and labels, if there is one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notes", tuple(map(worded, self.notes)))
@@ -135,7 +138,20 @@ class ImageData(Shown):
             license=self.license,
             notes=self.notes,
             layout=self.layout or None,
+            inspection=self.inspection,
         )
+
+    def with_inspection(self, folder: str | None) -> Self:
+        """Return the data with the counts of an inspection of exactly these images and labels.
+
+        Args:
+            folder: Output folder of `hf-tl inspect`. By default, the one that it chooses for this dataset is looked up.
+
+        Raises:
+            DataError: The given folder holds no inspection, or one of other data.
+        """
+        splits = {split: split_digest(digests) for split, digests in self.digests.items()}
+        return replace(self, inspection=find_inspection(folder, self.name, self.fingerprint, splits))
 
     def describe(self) -> list[str]:
         """Describe how the data were read: format, classes, and the images and the origin of each split."""

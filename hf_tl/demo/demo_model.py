@@ -50,8 +50,9 @@ class DemoModel:
             with quiet_transformers():
                 model = AutoModelForImageClassification.from_pretrained(name, revision=revision, use_safetensors=True)
         except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
             raise ModelError(
-                f"no image classifier {name!r}: {error}\nname a trained model's folder, or a Hub id"
+                f"no image classifier {name!r}: {reason}; name a trained model's folder, or a Hub id"
             ) from error
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.problem = problem_type_of(self.model)

@@ -28,8 +28,8 @@ class Exclusion:
     detail: str
 
 
-def suggest_exclusions(images: LabeledImages, facts: Facts, findings: Findings) -> tuple[Exclusion, ...]:
-    """List the images to leave out, each once, by its first reason.
+def suggest_exclusions(images: LabeledImages, facts: Facts, findings: Findings) -> dict[int, Exclusion]:
+    """Return the images to leave out by row, each with its first reason.
 
     Args:
         images: Images.
@@ -39,12 +39,12 @@ def suggest_exclusions(images: LabeledImages, facts: Facts, findings: Findings) 
     reasons: dict[int, tuple[str, str]] = {}
     for row, reason, detail in _reasons(images, facts, findings):
         reasons.setdefault(row, (reason, detail))
-    return tuple(
-        Exclusion(
+    return {
+        row: Exclusion(
             images.file(row), facts.digests[row].tobytes().hex(), images.split(row), images.label(row), reason, detail
         )
         for row, (reason, detail) in reasons.items()
-    )
+    }
 
 
 def _reasons(images: LabeledImages, facts: Facts, findings: Findings) -> Iterator[tuple[int, str, str]]:

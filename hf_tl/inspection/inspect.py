@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl import __version__
-from hf_tl.backbones.candidates import Backbone, candidates
+from hf_tl.backbones.candidates import Backbone, candidates, is_demo
 from hf_tl.config import ModelConfig
 from hf_tl.errors import ConfigError, DataError
 from hf_tl.inspection.analysis.findings import analyze
+from hf_tl.inspection.counts import count_findings, digest_data
 from hf_tl.inspection.embedding import Embedder
 from hf_tl.inspection.exclusions import Exclusion, suggest_exclusions
 from hf_tl.inspection.opening import open_images
@@ -19,13 +20,11 @@ from hf_tl.inspection.reading import Facts, read_images
 from hf_tl.inspection.result import Inspection
 from hf_tl.inspection.summary import image_of, summarize
 from hf_tl.inspection.thumbnails import contact_sheet, thumbnails
+from hf_tl.record.codec import encode
 from hf_tl.storage.folders import make_folder
 
 if TYPE_CHECKING:
     from hf_tl.data.image_data import AnyDataset
-
-DEMO = "demo"
-"""Name that stands for the demo's backbone, where no folder has it."""
 
 
 def inspect(
@@ -77,12 +76,15 @@ def inspect(
             f"the disk of {tempfile.gettempdir()} cannot hold small versions of the images "
             f"({error.strerror or error}): free some space, or name another folder in TMPDIR"
         ) from error
-    exclusions = suggest_exclusions(images, facts, findings)
+    suggested = suggest_exclusions(images, facts, findings)
+    exclusions, name = tuple(suggested.values()), None if backbone is None else backbone.name
     record = {
         **summarize(images, facts, findings),
+        "counts": encode(count_findings(images, facts, findings, name)),
+        "data": digest_data(images, facts, suggested),
         "training_images": _count_training_images(backbone, facts),
         "exclusions": {"images": len(exclusions), "reasons": _count_reasons(exclusions)},
-        "settings": {"model": None if backbone is None else backbone.name, "seed": seed, "version": __version__},
+        "settings": {"model": name, "seed": seed, "version": __version__},
     }
     sheet = contact_sheet(images, facts, seed)
     pictures = thumbnails(images, shown_rows(record, sheet))
@@ -101,7 +103,7 @@ def _backbone(model: str | Backbone | None, weights: str | None) -> Backbone | N
         if weights is not None:
             raise ConfigError(f"--weights {weights} needs the --model that it is for")
         return None
-    if model == DEMO and not Path(model).exists():
+    if is_demo(model):
         return candidates(ModelConfig())[0]
     return Backbone(model, weights)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.errors import ConfigError
 from hf_tl.inspection.exclusions import Exclusion, to_csv
 from hf_tl.inspection.summary import count_copies
+from hf_tl.record.inspection import INSPECTION_FILE
 from hf_tl.reporting.frames import to_frame
 from hf_tl.reporting.numbers import percent
 from hf_tl.reporting.shown import Shown
@@ -17,7 +18,7 @@ from hf_tl.storage.folders import make_folder, partial_folder, replace_files
 if TYPE_CHECKING:
     import pandas
 
-RECORD, PAGE, EXCLUSIONS = "inspection.json", "inspection.html", "exclusions.csv"
+RECORD, PAGE, EXCLUSIONS = INSPECTION_FILE, "inspection.html", "exclusions.csv"
 SHOWN = ("Data", "Files", "Copies", "Labels", "Exclude")
 """Lines of the summary that a short view shows."""
 BAR, BARS = "█", 30

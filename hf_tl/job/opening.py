@@ -55,21 +55,19 @@ def open_data(
     with accelerator.main_process_first():
         source: dict[str, Any] = {"config_name": config.dataset_config, "revision": config.dataset_revision}
         data = load_data(dataset, dataset_name=name, **source, **shared, streaming=config.streaming)
-        say(accelerator, _lines("Data", [*data.describe(), *data.notes]))
+        _say(accelerator, "Data", [*data.describe(), *data.notes])
         shown = data.notes
-        data = check_images(
-            data,
-            skip_bad_images=config.skip_bad_images,
-            verbose=accelerator.is_main_process,
-        )
+        data = check_images(data, skip_bad_images=config.skip_bad_images, verbose=accelerator.is_main_process)
     data, leakage = leave_out_learned(data, resolve(learned, data), keep=config.include_training_images)
-    if later := [note for note in data.notes if note not in shown]:
-        say(accelerator, _lines("Images", later))
+    _say(accelerator, "Images", [note for note in data.notes if note not in shown])
+    data = data.with_inspection(config.inspection)
+    _say(accelerator, "Inspected", [] if data.inspection is None else [data.inspection.describe()])
     return data, leakage
 
 
-def _lines(title: str, lines: Sequence[str]) -> str:
-    return f"{title:<10}" + ("\n" + " " * 10).join(lines)
+def _say(accelerator: "Accelerator", title: str, lines: Sequence[str]) -> None:
+    if lines:
+        say(accelerator, f"{title:<10}" + ("\n" + " " * 10).join(lines))
 
 
 def learned_by(backbones: "Sequence[Backbone]") -> LearnedFrom:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, is_tensorboard_available
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs, LoggerType, ProjectConfiguration, is_tensorboard_available
 
 from hf_tl.config import TrainingConfig
-from hf_tl.errors import ConfigError
+from hf_tl.errors import ConfigError, name_some
 from hf_tl.processes.sharding import ShardedAccelerator, check_sharding, hidden_from_accelerate, launcher_asks
 from hf_tl.strategy import Strategy
 
@@ -31,6 +32,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     tracker = config.report_to
     if tracker == "auto":
         tracker = "tensorboard" if is_tensorboard_available() else "none"
+    _check_tracker(tracker)
     try:
         with hidden_from_accelerate() if is_sharded else contextlib.nullcontext():
             accelerator = (ShardedAccelerator if is_sharded else Accelerator)(
@@ -55,6 +57,23 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(config.cpu_threads or max(1, cpu_cores() // processes))
     return accelerator
+
+
+def _check_tracker(name: str) -> None:
+    """Reject a tracker that is not installed.
+
+    Raises:
+        ConfigError: Accelerate does not know the tracker, or its package is missing.
+    """
+    installed = [str(tracker.value) for tracker in get_available_trackers()]
+    if name in ("none", "all", *installed):
+        return
+    known = [tracker.value for tracker in LoggerType]
+    advice = f'pip install "{name}"' if name in known else f"choose from {', '.join(known)}, auto and none"
+    raise ConfigError(
+        f"--report_to takes an installed experiment tracker, found {name} (installed: {name_some(installed) or 'none'})"
+        f": {advice}"
+    )
 
 
 def _check_engines() -> bool:

@@ -3,6 +3,7 @@
 The package imports only `errors`, `phase` and `strategy`, so that every other package may import it.
 """
 
+from hf_tl.record.inspection import InspectionRecord
 from hf_tl.record.learned import LearnedFrom, LearnedSplit, split_digest
 from hf_tl.record.origin import Origin
 from hf_tl.record.parts import (
@@ -31,6 +32,7 @@ __all__ = [
     "DataRecord",
     "FrozenProof",
     "HeadRecord",
+    "InspectionRecord",
     "LayerRecord",
     "LearnedFrom",
     "LearnedSplit",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hf_tl.phase import Phase
+from hf_tl.record.inspection import InspectionRecord
 
 Library = Literal["timm", "transformers"]
 DataSource = Literal["built-in", "hub", "folder", "files", "memory", "unknown"]
@@ -154,6 +155,8 @@ class DataRecord:
     notes: tuple[str, ...] = ()
     layout: str | None = None
     """Format in words: class folders, table, parquet files."""
+    inspection: InspectionRecord | None = None
+    """Counts of an inspection of these images and labels; None if there was none."""
 
     @property
     def conversions(self) -> dict[str, int]:

@@ -104,6 +104,23 @@ def chance_of(value: float) -> str:
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
+def epoch_in_phase(passes: float, passes_before: float, epochs: float) -> int:
+    """Return the number of the epoch of a phase that an evaluation ended.
+
+    An epoch ends with the step that completes a pass over the images, and that step may begin the next pass.
+
+    Args:
+        passes: Passes over the images up to the evaluation, over all phases.
+        passes_before: Passes before the phase.
+        epochs: Length of the phase; infinite for a phase that is counted in steps.
+
+    >>> epoch_in_phase(3.02, 0, 5), epoch_in_phase(7.0, 5.02, 2)
+    (3, 2)
+    """
+    completed = math.floor(passes + 1e-6) - math.floor(passes_before + 1e-6)
+    return max(1, completed if math.isinf(epochs) else min(completed, math.ceil(epochs)))
+
+
 def duration(seconds: float) -> str:
     """Format a duration.
 

@@ -10,7 +10,7 @@ from hf_tl.config import TrainingConfig
 from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.measure import measure
 from hf_tl.evaluation.metrics import ProblemType
-from hf_tl.reporting.numbers import measured_on
+from hf_tl.reporting.numbers import epoch_in_phase, measured_on
 from hf_tl.training.phase_data import PhaseData
 from hf_tl.training.phase_run import PhaseRun
 from hf_tl.training.selection import judge_evaluation
@@ -97,6 +97,32 @@ class Evaluator:
             return True, is_last
         self.accelerator.log(evaluation.curves(), step=state.step)
         return judge_evaluation(state.log, evaluation.candidate(), self.problem, len(images))
+
+    def log_line(self, run: PhaseRun, state: TrainingState, phases: int) -> str | None:
+        """Describe the last entry of the history in a line for the log: one line per epoch of a phase.
+
+        Args:
+            run: Phase in progress.
+            state: State of the training.
+            phases: Number of phases.
+
+        Returns:
+            The line; None for a solved head, and if an earlier entry ended the same epoch.
+        """
+        phase, index, history = run.span.phase, run.span.index, state.log.history
+        if phase.is_solved:
+            return None
+        if phase.epochs is None:
+            place = f"Step {state.step - run.span.first:,} of {run.span.end - run.span.first:,}"
+        else:
+            before = max((entry["epoch"] for entry in history if entry["phase"] < index), default=0.0)
+            own = [entry["epoch"] for entry in history if entry["phase"] == index]
+            *earlier, number = (epoch_in_phase(passes, before, phase.epochs) for passes in own)
+            if number in earlier:
+                return None
+            place = f"Epoch {number} of {math.ceil(phase.epochs)}"
+        where = f", phase {index + 1}" if phases > 1 else ""
+        return f"{place}{where}: {self.describe(history[-1], with_interval=True)}"
 
     def describe(self, entry: Mapping[str, Any], *, with_interval: bool = False) -> str:
         """Describe an entry of the history in a few words, for the progress bar and the log."""

@@ -288,6 +288,8 @@ class Training:
         """
         evaluation = self._evaluator.evaluate(run, self.state, round(self.passes(self.state.step), 4))
         progress.set_postfix_str(self._evaluator.describe(self.state.log.history[-1]))
+        if line := self._evaluator.log_line(run, self.state, len(self.strategy.phases)):
+            say(self.accelerator, line)
         is_last = self.state.step == self.phase_ends[-1]
         is_highest, is_kept = self._evaluator.select(evaluation, self.state, is_last=is_last)
         if is_kept:

@@ -53,7 +53,7 @@ def test_wrong_hub_names(hub: HubServer, tmp_path: Path) -> None:
     names = ["user/nothing", "./no_folder", "resnet50"]
     message = run_python(REPORT.format(names=names), hub.url, tmp_path, has_hf_tl=True)
     assert [f"no model {name!r}" in message for name in names] == [True] * 3
-    assert message.count("model takes a Hub id (user/name), a local directory with config.json") == 3
+    assert message.count("a model is a Hub id (user/name), a local directory with config.json") == 3
     assert "did you mean timm:resnet50?" in message
 
 

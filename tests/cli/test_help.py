@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import re
+from importlib.metadata import version
 
 import pytest
 
@@ -108,14 +109,18 @@ def test_aliases_are_shown_and_set_the_same_values(capsys: pytest.CaptureFixture
     assert parse_run_config(["--batch-size=5"]).training.per_device_train_batch_size == 5
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, "--version") == f"hf-tl {hf_tl.__version__}\n"
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version_names_hf_tl_and_the_libraries(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    own, libraries = printed(capsys, flag).splitlines()
+    assert own == f"hf-tl {hf_tl.__version__}"
+    for name in ("torch", "transformers", "timm"):
+        assert f"{name} {version(name)}" in libraries.split(", ")
 
 
 def test_the_nearest_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["evalute"])
-    assert capsys.readouterr().err == "hf-tl evalute: unknown command 'evalute'; did you mean evaluate?\n"
+    assert capsys.readouterr().err == "hf-tl: unknown command 'evalute'; did you mean evaluate?\n"
 
 
 def test_all_commands_can_be_quiet() -> None:

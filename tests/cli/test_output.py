@@ -48,6 +48,10 @@ def test_messages_in_a_file_are_lines_in_the_order_of_what_happens(written: tupl
     assert places == sorted(places)
     assert "\r" not in out
     assert "" not in out.splitlines()
+    result = r"training loss \d+\.\d+, validation accuracy [\d.]+% \(144 images, 95% CI .+\)"
+    epochs = [line for line in out.splitlines() if line.startswith("Epoch ")]
+    assert [line.partition(":")[0] for line in epochs] == ["Epoch 1 of 2", "Epoch 2 of 2"]
+    assert all(re.fullmatch(rf"Epoch \d of 2: {result}", line) for line in epochs)
     validation = r"validation accuracy [\d.]+% \(144 images, 95% CI .+\)"
     assert re.search(rf"^Trained phase 1/1 \(head\): training loss \d\.\d+, {validation} in .+ s$", out, re.MULTILINE)
 

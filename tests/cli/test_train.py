@@ -114,7 +114,7 @@ def test_two_processes_give_the_metrics_of_one_process(colors: Path, tmp_path: P
     [
         (["--model", "timm:resnet51"], "did you mean resnet"),
         (["--model", "timm:resnet50.nothing"], "available tags: a1_in1k"),
-        (["--model", "no/such-model-here"], "--model takes a Hub id"),
+        (["--model", "no/such-model-here"], "a model is a Hub id"),
         (["--weights", "nowhere.safetensors", "--model", "timm:test_resnet", "--pretrained", "true"], "no such file"),
         (["--dataset", "./nowhere"], "nowhere"),
         (["--strategy", "finetune", "--trainable_stages", "70"], "expected 1 to 6 trainable stages"),

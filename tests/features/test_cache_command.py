@@ -67,5 +67,5 @@ def test_another_action_is_refused(folder: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as stop:
         main(["cache", "remove", "--feature_cache_dir", str(folder)])
     assert stop.value.code == ERROR_STATUS
-    assert "invalid choice: 'remove'" in capsys.readouterr().err
+    assert "action takes one of list, clear, found remove" in capsys.readouterr().err
     assert len(list(folder.iterdir())) == 2

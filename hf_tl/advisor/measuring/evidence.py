@@ -81,6 +81,8 @@ class BackboneEvidence:
     """Evidence of the pretrained head; None for weights without one."""
     curve: LearningCurve | None
     """Learning curve of the linear probe at the last depth; None for too few images."""
+    reuses_features: bool = False
+    """Whether the features were in the cache, computed by an earlier run."""
 
     @property
     def head(self) -> DepthEvidence:
@@ -190,6 +192,7 @@ def gather_evidence(
         similarity=compare_with_untrained(compared, untrained, classes, seed),
         source=measure_source_head(pretrained.logits, sample) if provenance_of(model).origin.head == "kept" else None,
         curve=learning_curve(pretrained.last, depths[-1].linear, classes, depths[-1].strength, seed=seed),
+        reuses_features=pretrained.is_cached,
     )
 
 
@@ -225,5 +228,5 @@ def measure_backbones(
         except (ModelError, TrainingError) as error:
             unavailable[backbone.name] = str(error)
     if not evidence:
-        raise ModelError("no backbone can be measured:\n  " + "\n  ".join(unavailable.values()))
+        raise ModelError("no backbone can be measured: " + "; ".join(unavailable.values()))
     return evidence, unavailable

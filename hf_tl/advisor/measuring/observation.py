@@ -21,7 +21,7 @@ from hf_tl.data.decoding.pixels import pixel_batches
 from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
 from hf_tl.errors import TrainingError, name_some
 from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, key_of
-from hf_tl.reporting.console import progress_bar
+from hf_tl.reporting.console import progress_bar, say
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,6 +40,8 @@ class Observation:
     """Features at the end of each backbone stage, of shape (images, values), in forward order."""
     logits: np.ndarray
     """Logits of shape (images, classes of the pretrained head)."""
+    is_cached: bool = False
+    """Whether an earlier run computed them."""
 
     @property
     def last(self) -> np.ndarray:
@@ -72,6 +74,7 @@ def observe(
     key = key_of(made_of)
     cached = None if store is None else store.find(key)[0]
     if cached is not None:
+        say(None, f"Using features of {len(images):,} images at {len(depths.names)} depths from the cache")
         tensors = cached.read(range(len(images)))
     else:
         tensors = _compute(model, depths, images, transform, device)
@@ -79,7 +82,7 @@ def observe(
             with contextlib.suppress(OSError):  # without the cache entry, the next run computes the features again
                 _write(store, key, tensors, made_of)
     *features, logits = (tensor.numpy() for tensor in tensors)
-    return Observation(dict(zip(depths.names, features, strict=True)), logits)
+    return Observation(dict(zip(depths.names, features, strict=True)), logits, cached is not None)
 
 
 def _compute(

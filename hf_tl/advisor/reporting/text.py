@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.advisor.deciding.decision import leading, ranking
 from hf_tl.advisor.measuring.evidence import SIGNIFICANT, BackboneEvidence
+from hf_tl.advisor.measuring.probes import Accuracy
 from hf_tl.reporting.numbers import chance_of, range_of
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def _lines(recommendation: "Recommendation") -> Iterator[str]:
         f"{min(counts):,} to {max(counts):,} per class; measured on {data['measured_on']:,} of {data['available']:,} "
         "images of train and validation"
     )
+    yield from _inspection(recommendation)
     yield from (f"Warning   {warning}" for warning in recommendation.warnings)
     yield from (f"Skipped   {name}: {reason}" for name, reason in recommendation.unavailable.items())
     for backbone in recommendation.evidence:
@@ -88,6 +90,16 @@ def _lines(recommendation: "Recommendation") -> Iterator[str]:
         yield f"Train     {recommendation.command}"
 
 
+def _inspection(recommendation: "Recommendation") -> Iterator[str]:
+    """Yield the counts of an inspection of the data, or the command that would count."""
+    counts, command = recommendation.inspection, recommendation.inspect_command
+    if counts is not None:
+        shown = "" if command is None else f"; show them: {command}"
+        yield f"Inspected {counts.method}: {counts.describe()}{shown}"
+    elif command is not None:
+        yield f"Inspected not yet; to count copies, data leakage and label errors: {command}"
+
+
 def _stages(phase: "Phase") -> str:
     match phase.trainable_stages:
         case "all":
@@ -104,19 +116,20 @@ def _ranking(backbones: Sequence[BackboneEvidence]) -> Iterator[str]:
         is_level = place > 1 and any(backbone is leader for leader in leaders)
         remark = " (difference from the first not significant)" if is_level else ""
         heading = "Ranking" if place == 1 else ""
-        yield f"{heading:<10}{place}. {backbone.name}: {backbone.best.linear.accuracy.value:.1%}{remark}"
+        yield f"{heading:<10}{place}. {backbone.name}: {_share(backbone.best.linear.accuracy)}{remark}"
     if len(leaders) > 1:
         yield f"{INDENT}chosen: the smallest of the {len(leaders)} without a significant difference"
 
 
 def _evidence(backbone: BackboneEvidence, training_images: int) -> Iterator[str]:
-    yield f"Backbone  {backbone.name}: {backbone.parameters:,} parameters, {backbone.input_size[-1]} px"
+    cached = "; features from the cache of an earlier run" if backbone.reuses_features else ""
+    yield f"Backbone  {backbone.name}: {backbone.parameters:,} parameters, {backbone.input_size[-1]} px{cached}"
     yield from _depth_table(backbone)
     similarity = backbone.similarity
     yield (
-        f"{INDENT}similarity to the pretraining data {similarity}: linear probe error "
-        f"{1 - similarity.pretrained.value:.1%}, with random weights {1 - similarity.untrained.value:.1%} "
-        f"({similarity.pretrained.images:,} images)"
+        f"{INDENT}similarity to the pretraining data {similarity}: accuracy of the linear probe "
+        f"{_share(similarity.pretrained)}, with random weights {_share(similarity.untrained)}, of "
+        f"{similarity.pretrained.images:,} images"
     )
     if (source := backbone.source) is not None:
         yield (
@@ -135,15 +148,20 @@ def _evidence(backbone: BackboneEvidence, training_images: int) -> Iterator[str]
 def _depth_table(backbone: BackboneEvidence) -> Iterator[str]:
     """Yield a line for each depth, with the best linear probe marked."""
     stages = max(len("stage"), *(len(depth.stage) for depth in backbone.depths))
-    yield f"{INDENT}{'stage':<{stages}}  {'linear probe (95% CI)':<22} {'neighbors':>10} {'LogME':>8} {'H-score':>8}"
+    shares = f"{'linear probe (95% CI)':<22} {'neighbors (95% CI)':<20}"
+    yield f"{INDENT}{'stage':<{stages}}  {shares} {'LogME':>8} {'H-score':>8}"
     for depth in backbone.depths:
-        accuracy = depth.linear.accuracy
-        probe = f"{accuracy.value:.1%} ({range_of(accuracy.interval, is_percentage=True)})"
+        probe, neighbors = _share(depth.linear.accuracy), _share(depth.neighbors.accuracy)
         mark = f"  <- {_best_remark(backbone)}" if depth is backbone.best else ""
         yield (
-            f"{INDENT}{depth.stage:<{stages}}  {probe:<22} {depth.neighbors.accuracy.value:>10.1%} "
+            f"{INDENT}{depth.stage:<{stages}}  {probe:<22} {neighbors:<20} "
             f"{depth.logme:>8.3f} {depth.h_score:>8.2f}{mark}"
         )
+
+
+def _share(accuracy: Accuracy) -> str:
+    """Format an accuracy with its 95% interval."""
+    return f"{accuracy.value:.1%} ({range_of(accuracy.interval, is_percentage=True)})"
 
 
 def _best_remark(backbone: BackboneEvidence) -> str:

@@ -1,5 +1,6 @@
 """Configs of transformers, and untrained models that are built from them."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     """
     import timm
     from transformers import AutoConfig
+    from transformers.utils import CONFIG_NAME
 
     import hf_tl.classics  # noqa: F401  registers with timm the architectures that such a checkpoint may name
 
@@ -27,11 +29,12 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         check_needs_no_code(name, error)
-        hint = f"; did you mean timm:{name}?" if timm.is_model(name.partition(".")[0]) else ""
-        raise ModelError(
-            f"no model {name!r}: {error}\n--model takes a Hub id (user/name), a local directory with config.json, "
-            f"or timm:ARCHITECTURE{hint}"
-        ) from error
+        is_other_folder = Path(name).is_dir() and not (Path(name) / CONFIG_NAME).is_file()
+        reason = f"the folder has no {CONFIG_NAME}" if is_other_folder else " ".join(str(error).split()).rstrip(".")
+        if timm.is_model(name.partition(".")[0]):
+            reason = f"did you mean timm:{name}?"
+        kinds = f"a Hub id (user/name), a local directory with {CONFIG_NAME}, or timm:ARCHITECTURE"
+        raise ModelError(f"no model {name!r}: {reason}; a model is {kinds}".replace("?;", "?")) from error
     if not trust_remote_code:
         check_config(config.to_dict(), name)
     if config.model_type == "timm_wrapper":

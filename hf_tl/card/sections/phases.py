@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_tl.phase import ADAMW_FIELDS
 from hf_tl.record import PhaseRecord, RunRecord
-from hf_tl.reporting.numbers import NOTHING, counted, duration, percent, rate
+from hf_tl.reporting.numbers import NOTHING, counted, duration, epoch_in_phase, percent, rate
 
 IN_TABLE = {"trainable_stages", "epochs", "steps", "learning_rate", "backbone_learning_rate", "norm", "solver"}
 """Fields of a recipe in the table of phases; the other ones are listed below it."""
@@ -144,7 +144,9 @@ def best_after(record: RunRecord) -> str:
     evaluations = [entry["epoch"] for entry in record.history if entry["phase"] == best["phase"]]
     if not evaluations or best["epoch"] >= evaluations[-1]:
         return f"the end of {phase}"
-    return f"epoch {sum(epoch <= best['epoch'] for epoch in evaluations)} of {phase}"
+    before = max((entry["epoch"] for entry in record.history if entry["phase"] < best["phase"]), default=0.0)
+    length = record.phases[best["phase"]].recipe.epochs or math.inf
+    return f"epoch {epoch_in_phase(best['epoch'], before, length)} of {phase}"
 
 
 def head_of(record: RunRecord) -> str:
