@@ -50,7 +50,7 @@ class TrainingLog:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training did, by the Accelerate loop or under transformers' Trainer."""
+    """Outcome of a training, by the Accelerate loop or under transformers' Trainer."""
 
     strategy: Strategy
     """Strategy, all phases of it."""
