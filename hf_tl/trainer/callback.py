@@ -128,8 +128,8 @@ class StrategyCallback(Safeguards):
             ConfigError: The training arguments contradict the strategy.
         """
         requested, self.strategy = self.strategy, adopt(args, self.strategy, self.images, self._set)
-        check_arguments(args, model, self.strategy, self._set, carries_out=self.carries_out)
         check_strategy(args, self.strategy, carries_out=self.carries_out, is_recipe=requested.preset is not None)
+        check_arguments(args, model, self.strategy, self._set, carries_out=self.carries_out)
         self._set = set_arguments(args, self.strategy, self.steps_per_epoch, self._set, carries_out=self.carries_out)
         self._name_strategy(model, 1)
         if self.strategy.phases[0].from_random_weights:

@@ -59,7 +59,7 @@ def test_trainer_has_no_place_for_a_climb(inputs: Inputs, tmp_path: Path) -> Non
     strategy = hf_tl.Strategy.auto()
     model, _ = hf_tl.load_backbone(inputs.models[0], list(COLORS), strategy)
     args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
-    with pytest.raises(ConfigError, match="StrategyCallback does not support the strategy auto"):
+    with pytest.raises(ConfigError, match="the strategy auto is not supported under Trainer"):
         Trainer(model, args, callbacks=[hf_tl.StrategyCallback(strategy)])
 
 
