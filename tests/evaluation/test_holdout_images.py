@@ -140,7 +140,7 @@ def test_a_model_that_was_changed_in_memory_has_unknown_training_images(model: P
 @pytest.mark.parametrize(
     ("settings", "kind", "message"),
     [
-        ({"split": "tset"}, DataError, "--split tset: the dataset has the splits train, test; did you mean test?"),
+        ({"split": "tset"}, DataError, "split tset: the dataset has the splits train, test; did you mean test?"),
         ({"labl_column": "x"}, ConfigError, "there is no argument labl_column about a dataset; did you mean label_col"),
         ({"label_column": "clas"}, DataError, "no column 'clas': the dataset has picture, class"),
     ],
@@ -172,7 +172,7 @@ def test_int8_is_calibrated_on_half_of_images_without_splits(model: Path, tmp_pa
     int8 = hf_tl.export(model, "onnx", tmp_path / "out", dataset=pets, int8=True).record["int8"]
     assert (int8["calibration"], int8["images"]) == ({"split": "all", "images": 3}, 4)
     single = write_classes(tmp_path / "one", ant=1)
-    with pytest.raises(DataError, match="--int8 needs images to calibrate on and others to measure, found 1"):
+    with pytest.raises(DataError, match="int8=True needs images to calibrate on and others to measure, found 1"):
         hf_tl.export(model, "onnx", tmp_path / "one-out", dataset=single, int8=True)
 
 

@@ -108,10 +108,10 @@ def test_a_column_of_images_is_read_as_it_is_needed(model: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"top_k": 0}, "--top_k takes an integer of at least 1, found 0"),
-        ({"top_k": "3"}, "--top_k takes an integer of at least 1, found '3'"),
-        ({"threshold": 50}, "--threshold takes a number of at least 0 and of at most 1, found 50"),
-        ({"batch_size": -1}, "--batch_size takes an integer of at least 1, found -1"),
+        ({"top_k": 0}, "top_k takes an integer of at least 1, found 0"),
+        ({"top_k": "3"}, "top_k takes an integer of at least 1, found '3'"),
+        ({"threshold": 50}, "threshold takes a number of at least 0 and of at most 1, found 50"),
+        ({"batch_size": -1}, "batch_size takes an integer of at least 1, found -1"),
     ],
 )
 def test_settings_outside_their_range_are_named(model: str, settings: dict[str, object], message: str) -> None:
