@@ -16,11 +16,11 @@ def check_settings(name: str, settings: Mapping[str, Any], seed: int) -> None:
     """Check the types and ranges of arguments, which are those of the flags."""
     if not isinstance(name, str):
         raise ConfigError(f"expected the name of a model, found {kind_of(name)}: write a Hub id, a folder or timm:ARCH")
+    if settings["in_chans"] not in (None, 1, 3):
+        raise ConfigError(f"expected --in_chans 3 (color images) or 1 (gray images), found {settings['in_chans']!r}")
     for setting, value in settings.items():
         check_value(ModelConfig, setting, value)
     check_value(TrainingConfig, "seed", seed)
-    if settings["in_chans"] not in (None, 1, 3):
-        raise ConfigError(f"expected --in_chans 3 (color images) or 1 (gray images), found {settings['in_chans']}")
 
 
 def check_labels(labels: Sequence[str]) -> None:

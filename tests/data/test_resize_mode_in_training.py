@@ -33,7 +33,7 @@ def test_crops_and_flips_are_noted_in_output_record_and_card(
     notes = json.loads((out / "run.json").read_text("utf-8"))["data"]["notes"]
     crop = next(note for note in notes if "resize_mode" in note)
     assert "of the median training image (80 x 20 pixels)" in crop
-    assert "horizontal flips may change the class (left, right): horizontal_flip=False turns them off" in notes
+    assert "horizontal flips may change the class (left, right): --no_horizontal_flip turns them off" in notes
     for text in (printed, (out / "README.md").read_text("utf-8")):
         assert "the median training image" in text
         assert "horizontal flips may change the class" in text
