@@ -10,6 +10,7 @@ from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
 from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.reporting.numbers import counted, megabytes, percent, range_of
 from hf_tl.reporting.shown import Shown
+from hf_tl.wording import worded
 
 REPORT_FILE = "export.json"
 DEPRECATED = "torch deprecates TorchScript and names torch.export as its successor: --format torch_export"
@@ -43,7 +44,7 @@ class ExportResult(Shown):
         return self.output_dir / str(self.record["file"])
 
     def __str__(self) -> str:
-        return "\n".join(f"{title:<10}{text}" for title, text in _lines(self.output_dir, self.record))
+        return worded("\n".join(f"{title:<10}{text}" for title, text in _lines(self.output_dir, self.record)))
 
     def facts(self) -> Iterator[tuple[str, str]]:
         """Yield the folder, the model file and its verification."""

@@ -9,10 +9,9 @@ from hf_tl.reporting.console import say
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from datasets import Dataset, DatasetDict
 
     from hf_tl.backbones.candidates import Backbone
-    from hf_tl.data.datasets import ImageData
+    from hf_tl.data.image_data import AnyDataset, ImageData
     from hf_tl.data.learned import Leakage
 
 SPLIT_SETTINGS = (*READING, "validation_fraction", "test_fraction")
@@ -21,7 +20,7 @@ SPLIT_SETTINGS = (*READING, "validation_fraction", "test_fraction")
 
 def open_data(
     accelerator: "Accelerator",
-    dataset: "Dataset | DatasetDict | ImageData | str",
+    dataset: "AnyDataset",
     config: DataConfig,
     training: TrainingConfig,
     learned: LearnedFrom,

@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_tl.reporting.html import html_summary
 from hf_tl.reporting.markdown import one_line
+from hf_tl.wording import worded
 
 WIDTH = 110
 """Longest text of a line; the rest is cut."""
@@ -36,14 +37,17 @@ class Shown:
         return ()
 
     def __repr__(self) -> str:
-        facts = [(title, one_line(text)) for title, text in self.facts()]
+        facts = self._lines_shown()
         width = max((len(title) for title, _ in facts), default=0)
         lines = [f"  {title:<{width}}  {shortened(text)}" for title, text in facts]
         return "\n".join([type(self).__name__, *lines])
 
+    def _lines_shown(self) -> list[tuple[str, str]]:
+        return [(title, worded(one_line(text))) for title, text in self.facts()]
+
     def _repr_html_(self) -> str:
         """Return the view for a notebook."""
-        facts = [(title, one_line(text)) for title, text in self.facts()]
+        facts = self._lines_shown()
         return html_summary(type(self).__name__, facts, table=self.cells(), pictures=list(self.pictures()))
 
 

@@ -77,8 +77,8 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "a network of torch": (lambda: train(torch.nn.Linear(2, 2), images()), "found a Linear"),
     "a network without a head": (lambda: train(headless(), images()), "load it with a head"),
     "labels in another order": (lambda: train(load(LABELS[::-1])[0], images()), "pass the labels of the dataset"),
-    "images to load_data": (lambda: hf_tl.load_data(images()), "pass it to hf_tl.train as it is"),  # type: ignore[arg-type]
-    "data loaded twice": (lambda: hf_tl.load_data(opened()), "pass it to hf_tl.train as it is"),
+    "a number to load_data": (lambda: hf_tl.load_data(7), "expected a dataset (a name"),  # type: ignore[arg-type]
+    "data read twice": (lambda: hf_tl.load_data(opened(), label_column="label"), "pass label_column to load_data"),
     "data split twice": (lambda: train(model(), opened(), test_fraction=0.3), "pass test_fraction to load_data"),
     "a list as dataset": (lambda: train(model(), [1, 2]), "found a list"),
     "a dataset of texts": (lambda: train(model(), texts()), "name it with image_column"),
