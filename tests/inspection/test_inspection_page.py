@@ -27,12 +27,12 @@ class Untrained(Backbone):
         return super().load(labels, pretrained=False, seed=seed)
 
 
-@pytest.fixture
 def undated(record: dict[str, Any]) -> dict[str, Any]:
     """Return the record of an inspection without the time at which it was made."""
     return {**record, "counts": {**record["counts"], "created": None}}
 
 
+@pytest.fixture
 def backbone() -> Backbone:
     return Untrained("timm:test_resnet", image_size=64)
 
