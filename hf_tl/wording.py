@@ -21,9 +21,9 @@ _NAMES = {"num_train_epochs": "epochs", "dataset_config": "config_name", "datase
 _SWITCHES = {"int8", "private", "create_pr", "space"}
 _OTHERS = {
     *("split", "format", "output", "threshold", "top_k", "max_images", "batch_size", "revision"),
-    *("space_name", "server_name", "server_port"),
+    *("space_name", "server_name", "server_port", "expected_rung", "head_stages", "steps"),
 }
-"""Flags of commands that are no field of a dataclass, with and without a value."""
+"""Flags of commands and arguments of strategies that are no field of a dataclass, with and without a value."""
 _WORDS = ("auto", "none", "all")
 """Values of flags that take any text."""
 _LIKE_A_VALUE = re.compile(r"""['"].*|[-+]?\d[\d.e+-]*|[A-Z][A-Z/._,=]*|[^(]*[=/\\:].*|.*\.\w{1,11}""", re.DOTALL)

@@ -122,7 +122,7 @@ def test_two_processes_give_the_metrics_of_one_process(colors: Path, tmp_path: P
         (["--trainable_stages", "2"], "needs --strategy finetune or gradual, found --strategy transfer"),
         (["--per_device_train_batch_size", "0"], "at least 1"),
         (["--num_train_epochs", "-1"], "--num_train_epochs takes a number above 0 or none, found -1"),
-        (["--report_to", "nonsense"], "--report_to nonsense"),
+        (["--report_to", "nonsense"], "--report_to takes an installed experiment tracker, found nonsense"),
     ],
 )
 def test_wrong_flags_are_refused_and_leave_no_folder(

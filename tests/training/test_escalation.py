@@ -107,7 +107,14 @@ def test_time(seconds: list[float], budget: float | None, spent: float, more: fl
         assert not escalation.has_time(rung, spent + more)
 
 
-@pytest.mark.parametrize("expected", [0, -1, 5])
-def test_a_missing_stage_depth_cannot_be_expected(expected: int) -> None:
-    with pytest.raises(ConfigError, match=f"must lie between 1 and 4, found {expected}"):
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        (0, "^expected_rung takes an integer of at least 1, found 0"),
+        (-1, "^expected_rung takes an integer of at least 1, found -1"),
+        (5, "must lie between 1 and 4, found 5"),
+    ],
+)
+def test_a_missing_stage_depth_cannot_be_expected(expected: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Strategy.auto(expected_rung=expected)
