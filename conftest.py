@@ -4,6 +4,7 @@ An example that names `photos`, `backbone` or `photos-model` runs in a folder th
 example that pushes or pulls has a Hub on loopback.
 """
 
+import functools
 import logging
 import shutil
 import sys
@@ -63,7 +64,9 @@ def example_folder(request: pytest.FixtureRequest) -> None:
     shutil.copytree(material, folder)
     patch.chdir(folder)
     patch.setenv("HF_TL_CACHE", str(folder / "features"))
-    patch.setattr(logging.getLogger("hf_tl"), "level", logging.WARNING)
+    logger = logging.getLogger("hf_tl")
+    request.addfinalizer(functools.partial(logger.setLevel, logger.level))
+    logger.setLevel(logging.WARNING)  # not by the attribute: logging caches which levels are enabled
     torch.set_num_threads(1)
     if "push(" in text:
         request.getfixturevalue("hub")
