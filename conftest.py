@@ -4,10 +4,10 @@ An example that names `photos`, `backbone` or `photos-model` runs in a folder th
 example that pushes or pulls has a Hub on loopback.
 """
 
-import functools
-import logging
+import contextlib
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,10 +52,18 @@ def trained(photos_and_backbone: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def example_folder(request: pytest.FixtureRequest) -> None:
+def example_folder(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run an example of a docstring beside the material that it names."""
-    if not isinstance(request.node, pytest.DoctestItem):
-        return
+    with contextlib.ExitStack() as stack:
+        if isinstance(request.node, pytest.DoctestItem):
+            prepare_example(request, stack)
+        yield
+
+
+def prepare_example(request: pytest.FixtureRequest, stack: contextlib.ExitStack) -> None:
+    """Copy the material of an example into its folder, and turn messages off."""
+    from hf_tl.reporting.console import log_level
+
     text = "".join(example.source for example in request.node.dtest.examples)
     if not any(name in text for name in ('"photos', '"backbone"')):
         return
@@ -64,9 +72,7 @@ def example_folder(request: pytest.FixtureRequest) -> None:
     shutil.copytree(material, folder)
     patch.chdir(folder)
     patch.setenv("HF_TL_CACHE", str(folder / "features"))
-    logger = logging.getLogger("hf_tl")
-    request.addfinalizer(functools.partial(logger.setLevel, logger.level))
-    logger.setLevel(logging.WARNING)  # not by the attribute: logging caches which levels are enabled
+    stack.enter_context(log_level("warning"))
     torch.set_num_threads(1)
     if "push(" in text:
         request.getfixturevalue("hub")
