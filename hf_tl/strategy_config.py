@@ -8,17 +8,9 @@ from typing import Any
 from hf_tl.errors import ConfigError
 from hf_tl.phase import Phase, TrainableStages
 from hf_tl.ranges import Settings, like, setting
-from hf_tl.recipes.preset import StrategyName
+from hf_tl.recipes.preset import SYNONYMS, StrategyName
 from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
 
-SYNONYMS = {
-    **dict.fromkeys(("linear", "linearprobe", "linearprobing", "head", "frozen", "featureextraction"), "transfer"),
-    **dict.fromkeys(("ft", "lpft", "finetuning"), "finetune"),
-    **dict.fromkeys(("unfreeze", "gradualunfreezing"), "gradual"),
-    **dict.fromkeys(("all", "fullfinetuning"), "full"),
-    **dict.fromkeys(("fromscratch", "random"), "scratch"),
-}
-"""Other names of strategies, without hyphens and underscores, which error messages suggest."""
 RECOMMENDED_STRATEGY = "strategy.json"
 """File that `hf-tl recommend --output_dir` writes, and that `--recommendation` and `--phases` read."""
 

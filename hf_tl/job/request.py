@@ -8,12 +8,12 @@ import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from hf_tl.config import DataConfig, HubConfig, ModelConfig, RunConfig, StrategyConfig, StrategyName, TrainingConfig
+from hf_tl.config import DataConfig, HubConfig, ModelConfig, RunConfig, StrategyConfig, TrainingConfig
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.job.opening import SPLIT_SETTINGS
-from hf_tl.recipes.preset import near
+from hf_tl.recipes.preset import check_name, near
 from hf_tl.strategy import Strategy
 from hf_tl.strategy_config import as_strategy, kind_of
 
@@ -114,8 +114,7 @@ def _names(owner: type) -> set[str]:
 def _strategy(strategy: Any, settings: dict[str, Any]) -> Strategy | None:
     """Return a strategy of phases; the name of a strategy is added to the settings, and None returned."""
     if isinstance(strategy, str):
-        if strategy not in get_args(StrategyName):
-            raise ConfigError(f"there is no strategy {strategy!r}; {near(strategy, get_args(StrategyName))}")
+        check_name(strategy)
         settings["strategy"] = strategy
         return None
     strategy = as_strategy(strategy)

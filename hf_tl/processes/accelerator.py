@@ -106,6 +106,15 @@ def _check_processes(accelerator: Accelerator) -> None:
         )
 
 
+def unwrap_precision(model: torch.nn.Module) -> None:
+    """Remove the mixed precision that accelerate's `prepare` wrapped around the model's own `forward`.
+
+    Accelerate's `unwrap_model(keep_fp32_wrapper=False)` also removes the decorators of the model's class.
+    """
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        model.__dict__.pop(name, None)
+
+
 def start_trackers(accelerator: Accelerator, config: TrainingConfig, strategy: Strategy) -> None:
     """Open the trackers, with their logs in the output folder."""
     accelerator.project_configuration.set_directories(str(config.output_dir))

@@ -3,19 +3,26 @@
 The constructors of `hf_tl.Strategy` and the flags of a strategy (`hf_tl.strategy_config`) both end here.
 """
 
-import difflib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from hf_tl.errors import ConfigError, name_some
+from hf_tl.errors import ConfigError, name_some, nearest
 from hf_tl.phase import ADAMW_FIELDS, Phase, Solver
 from hf_tl.ranges import Domain, domains
 from hf_tl.recipes.phases import all_stages, depth_by_depth, head_only, head_then_stages, stage_by_stage
 from hf_tl.recipes.sizes import recipe_for, solved
 
 StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch", "auto"]
+SYNONYMS = {
+    **dict.fromkeys(("linear", "linearprobe", "linearprobing", "head", "frozen", "featureextraction"), "transfer"),
+    **dict.fromkeys(("ft", "lpft", "finetuning"), "finetune"),
+    **dict.fromkeys(("unfreeze", "gradualunfreezing"), "gradual"),
+    **dict.fromkeys(("all", "fullfinetuning"), "full"),
+    **dict.fromkeys(("fromscratch", "random"), "scratch"),
+}
+"""Other names of strategies, without hyphens and underscores, which error messages suggest."""
 PREVIEW_IMAGES = 10_000
 """Number of training images that a strategy shows its phases for before it knows the data."""
 PREVIEW = "1,000 to 20,000 images"
@@ -55,8 +62,7 @@ class Preset:
     """Arguments of the strategy's constructor. All others have their defaults for the size of the data."""
 
     def __post_init__(self) -> None:
-        if self.name not in _ARGUMENTS:
-            raise ConfigError(f"there is no strategy {self.name!r}; {near(self.name, get_args(StrategyName))}")
+        check_name(self.name)
         known = {*_ARGUMENTS[self.name], *_RECIPE, "refit"}
         if unknown := [name for name in self.arguments if name not in known]:
             raise ConfigError(
@@ -176,14 +182,25 @@ _FLAGS = {"epochs": "num_train_epochs"}
 """Flags whose name differs from that of the argument."""
 
 
+def check_name(name: object) -> None:
+    """Check the name of a strategy.
+
+    Raises:
+        ConfigError: There is no such strategy; the message suggests the one that is meant.
+    """
+    names = get_args(StrategyName)
+    if name not in names:
+        hint = Domain((str,), names, synonyms=SYNONYMS).suggestion(name) or f"; choose from {', '.join(names)}"
+        raise ConfigError(f"there is no strategy {name!r}{hint}")
+
+
 def near(name: str, names: Sequence[str]) -> str:
     """Suggest the nearest of some names, or list all.
 
     >>> near("finetun", ["finetune", "full"])
     'did you mean finetune?'
     """
-    nearest = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(names)}"
+    return nearest(name, names).removeprefix("; ") or f"choose from {', '.join(names)}"
 
 
 def count_head(name: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hf_tl.job.job import Job, RunResult
 from hf_tl.job.opening import open_data
 from hf_tl.job.records import build_record, learned_images
 from hf_tl.job.run_job import Trained, finish_run, predict, write_model
+from hf_tl.processes.accelerator import unwrap_precision
 from hf_tl.publish.save import commit_model, complete_run, rewrite_card
 from hf_tl.record import LearnedFrom, RunRecord
 from hf_tl.reporting.console import say
@@ -98,6 +99,7 @@ class TrainerRun:
     def finish(self) -> RunResult:
         """Commit the trained weights, evaluate them, and write record and card. All processes must call it."""
         job, outcome = self.job, self.outcome
+        unwrap_precision(job.model)  # what is saved is compared in float32
         say(job.accelerator, f"Saving the trained weights in {job.folder}")
         record = self.with_arguments(write_model(job, outcome, outcome.log, "trained"))
         validation = predict(job, self.predict, "validation"), str(record.weights_digest)
@@ -112,7 +114,9 @@ class TrainerRun:
     def with_arguments(self, record: RunRecord) -> RunRecord:
         """Return a record that names Trainer and its optimizer."""
         args = self.trainer.args
-        optimizer = f"{getattr(args.optim, 'value', args.optim)} (betas {args.adam_beta1:g} and {args.adam_beta2:g})"
+        optimizer = str(getattr(args.optim, "value", args.optim))
+        if optimizer.startswith("adam"):
+            optimizer += f" (betas {args.adam_beta1:g} and {args.adam_beta2:g})"
         settings = {"trainer": "transformers Trainer", "optimizer": optimizer}
         return dataclasses.replace(record, hyperparameters={**record.hyperparameters, **settings})
 

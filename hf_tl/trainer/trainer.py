@@ -2,17 +2,19 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from hf_tl.backbones.load import check_classes, preprocessing_of, set_problem_type
-from hf_tl.data.columns import LABEL
+from hf_tl.data.columns import IMAGE, LABEL
+from hf_tl.data.streaming.streams import streams_of
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import problem_type_of, trainer_metrics
 from hf_tl.optimization.loss import balanced_weights, check_phases, training_loss
@@ -24,9 +26,9 @@ from hf_tl.trainer.runs import TrainerRun, open_run_data
 from hf_tl.views.stream_views import viewed
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import DatasetDict
     from torch import Tensor, nn
-    from torch.utils.data import Sampler
+    from torch.utils.data import DataLoader, Sampler
     from transformers import PreTrainedModel
 
     from hf_tl.data.datasets import ImageData
@@ -80,6 +82,7 @@ class StrategyTrainer(Trainer):
         horizontal_flip: bool | None = None,
         **options: Any,
     ) -> None:
+        _check_options(options)
         args = args or TrainingArguments("tmp_trainer")  # the folder that Trainer takes
         args.hub_strategy = HubStrategy.END  # unfinished models are not published
         self._source = strategy
@@ -91,6 +94,8 @@ class StrategyTrainer(Trainer):
         self.finished: RunResult | None = None
         """Result of the last training, None before its end."""
         self.data, self.leakage = open_run_data(data, args, first, from_scratch=self.strategy.from_scratch)
+        if streams_of(self.data.splits):
+            raise ConfigError("StrategyTrainer draws images at random, found a stream: load the data without streaming")
         self._adapt(first)
         self.preprocessing = preprocessing_of(first, transforms)
         flips_by_default = self.data.defaults.get("horizontal_flip", True)
@@ -195,7 +200,7 @@ class StrategyTrainer(Trainer):
     ) -> Any:
         """Compute the loss of the phase in training, and the loss of the model in evaluation."""
         rows = inputs.pop("row", None)
-        if self.compute_loss_func is not None or not model.training:
+        if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")
         outputs = model(**inputs)
@@ -224,8 +229,6 @@ class StrategyTrainer(Trainer):
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Evaluate; during training, add the result to the record, and end a phase that no longer improves."""
-        if arguments and hasattr(arguments[0], "features") and arguments[0].format["type"] is None:
-            arguments = (viewed(arguments[0], self.preprocessing.transforms().eval), *arguments[1:])
         metrics = super().evaluate(*arguments, **options)
         if self.is_in_train:
             stoppers = [
@@ -240,6 +243,19 @@ class StrategyTrainer(Trainer):
                 for callback in stoppers:
                     callback.early_stopping_patience_counter = 0
         return metrics
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> "DataLoader":
+        """Return the loader of a dataset, or of rows as they are stored, such as those of a split of the data."""
+        return super().get_eval_dataloader(self._viewed(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> "DataLoader":
+        """Return the loader of a dataset, or of rows as they are stored, such as those of a split of the data."""
+        return super().get_test_dataloader(self._viewed(test_dataset))
+
+    def _viewed(self, images: Any) -> Any:
+        """Add the evaluation transform to rows of images that have none."""
+        is_stored = isinstance(images, Dataset) and images.format["type"] is None and IMAGE in images.features
+        return viewed(images, self.preprocessing.transforms().eval) if is_stored else images
 
     # checkpoints, record and card
 
@@ -302,6 +318,15 @@ class StrategyTrainer(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)
         return self.run.publish(self.run.job.folder, token=token, revision=revision, private=private)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Reject arguments of Trainer that the strategy or the data replace."""
+    if replaced := sorted({"train_dataset", "data_collator", "compute_loss_func"} & options.keys()):
+        raise ConfigError(
+            f"StrategyTrainer takes {', '.join(replaced)} from the data and the phases: leave it out, or train with a "
+            "Trainer of your own and hf_tl.StrategyCallback"
+        )
 
 
 def _strategy_of(source: StrategySource, trial: Any) -> Strategy:

@@ -23,6 +23,7 @@ from hf_tl.optimization.loss import balanced_weights, training_loss
 from hf_tl.optimization.optim import build_optimizer, build_schedule, stage_rates
 from hf_tl.optimization.recompute import recomputed_activations
 from hf_tl.optimization.steps import train_steps
+from hf_tl.processes.accelerator import unwrap_precision
 from hf_tl.processes.sharding import gather_optimizer, scatter_optimizer
 from hf_tl.record import FrozenProof, PhaseRecord
 from hf_tl.strategy import Phase
@@ -205,9 +206,7 @@ class PhaseRun:
 
     def release(self) -> None:
         """Release the wrapped model, the optimizer and the loader."""
-        # mixed precision wraps `forward` on the model itself; accelerate's unwrapping also strips its own decorators
-        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
-            self.model.__dict__.pop(name, None)
+        unwrap_precision(self.model)
         self.accelerator.free_memory(self.wrapped, self.optimizer, self.loader)
 
     def record(self, state: TrainingState, passes: float) -> PhaseRecord:

@@ -124,3 +124,40 @@ def test_a_push_before_training_is_refused(tmp_path: Path, data: ImageData, hub:
     trainer = make_trainer(tmp_path / "out", "transfer", data, num_train_epochs=1, hub_model_id="user/tints")
     with pytest.raises(hf_tl.HfTlError, match="unfinished training"):
         trainer.push_to_hub()
+
+
+def test_rows_of_a_split_are_evaluated_and_predicted_as_they_are_stored(tmp_path: Path, data: ImageData) -> None:
+    trainer = make_trainer(tmp_path / "out", "transfer", data, num_train_epochs=1)
+    trainer.train()
+    rows, recorded = data.splits["test"], trainer.result.test_accuracy
+    assert trainer.evaluate(rows)["eval_accuracy"] == recorded
+    assert trainer.evaluate(eval_dataset=rows)["eval_accuracy"] == recorded
+    assert trainer.evaluate({"one": rows, "two": rows})["eval_two_accuracy"] == recorded
+    assert trainer.predict(rows).metrics["test_accuracy"] == recorded
+
+
+@pytest.mark.parametrize("name", ["train_dataset", "data_collator", "compute_loss_func"])
+def test_arguments_of_trainer_that_the_phases_replace_are_refused(data: ImageData, name: str) -> None:
+    with pytest.raises(hf_tl.HfTlError, match=rf"takes {name} from the data and the phases.*StrategyCallback"):
+        hf_tl.StrategyTrainer(make_model()[0], strategy="transfer", data=data, **{name: None})
+
+
+@pytest.mark.parametrize("settings", [{"bf16": True}, {"optim": "sgd"}, {"gradient_accumulation_steps": 3}], ids=str)
+def test_a_run_with_other_arguments_ends_with_its_record(
+    tmp_path: Path, data: ImageData, settings: dict[str, Any]
+) -> None:
+    trainer = make_trainer(tmp_path / "out", "finetune", data, num_train_epochs=1, **settings)
+    for _ in range(2):  # the precision is set up anew
+        trainer.train()
+        assert trainer.result.record.status == "complete"
+    recorded = trainer.result.record.hyperparameters
+    assert recorded["mixed_precision"] == ("bf16" if "bf16" in settings else "no")
+    assert ("betas" in recorded["optimizer"]) == ("optim" not in settings)
+
+
+def test_a_stream_is_refused(tmp_path: Path, data: ImageData) -> None:
+    data.splits["train"].to_parquet(tmp_path / "train.parquet")
+    data.splits["test"].to_parquet(tmp_path / "test.parquet")
+    streamed = hf_tl.load_data(f"{tmp_path}/*.parquet", streaming=True)
+    with pytest.raises(hf_tl.HfTlError, match="found a stream: load the data without streaming"):
+        hf_tl.StrategyTrainer(make_model()[0], strategy="transfer", data=streamed)
