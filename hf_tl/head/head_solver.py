@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hf_tl.head.logistic_regression import LogisticRegressions
+from hf_tl.errors import TrainingError
+from hf_tl.head.logistic_regression import ADVICE, LogisticRegressions
 
 L2_STRENGTHS = tuple(10 ** (1 - half / 2) for half in range(15))
 """L2 strengths to try in this order, from strong to weak: 10 to 1e-6."""
@@ -173,6 +174,9 @@ def _cross_validate(problem: LogisticRegressions, fold_of: Tensor) -> CrossValid
     Args:
         problem: Regressions on all images.
         fold_of: Result of `draw_folds` for all views (views * images,).
+
+    Raises:
+        TrainingError: A held-out loss is not finite.
     """
     folds = int(fold_of.max()) + 1
     fold_of = fold_of.to(problem.features.device)
@@ -188,6 +192,8 @@ def _cross_validate(problem: LogisticRegressions, fold_of: Tensor) -> CrossValid
         candidates[strength] = classes, solutions.mean(0, keepdim=True)
         if min(losses.values()) < min(list(losses.values())[-PATIENCE:]):
             break
+    if not all(map(math.isfinite, losses.values())):
+        raise TrainingError(f"the loss of a linear head on the features of the backbone is not finite, {ADVICE}")
     limit = upper_bounds[min(losses, key=losses.__getitem__)]
     strength = max(strength for strength, loss in losses.items() if loss <= limit)
     return CrossValidation(strength, losses, folds, *candidates[strength])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hf_tl.errors import TrainingError
 from hf_tl.head.coordinates import Coordinates
 from hf_tl.optimization.loss import balanced_weights
 
@@ -14,6 +15,8 @@ OVERFLOW_LOSS = 1e100
 """Loss returned on float32 overflow. It is finite, because the line search squares it."""
 MAX_LOGITS = 1 << 22
 """Maximum number of logits in memory at a time."""
+ADVICE = "as with random weights and extreme images: choose another --model, or pretrained weights"
+"""End of the errors about numbers that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,13 @@ class LogisticRegressions:
         smoothing: float = 0.0,
         balanced: bool = False,
     ) -> "LogisticRegressions":
-        """Build the regressions from the original features; see `solve_head`."""
+        """Build the regressions from the original features; see `solve_head`.
+
+        Raises:
+            TrainingError: A feature is not finite.
+        """
+        if not torch.isfinite(features).all():
+            raise TrainingError(f"the features of the backbone are not finite, {ADVICE}")
         counts = torch.bincount(labels, minlength=classes)
         # without smoothing, the bias of a class without images would decrease forever
         learnable = torch.arange(classes) if smoothing else counts.nonzero()[:, 0]

@@ -10,7 +10,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from hf_tl.head.head_solver import FOLDS, L2_STRENGTHS, HeadSolution, solve_head
+from hf_tl.errors import TrainingError
+from hf_tl.head.head_solver import FOLDS, L2_STRENGTHS, HeadSolution, cross_validate_head, solve_head
 from hf_tl.optimization.loss import balanced_weights, training_loss
 from hf_tl.phase import Phase
 
@@ -174,3 +175,11 @@ def test_on_a_gpu_the_solution_is_the_same() -> None:
     torch.testing.assert_close(
         logits_of(on_gpu, features.cuda()).cpu(), logits_of(on_cpu, features), atol=0.02, rtol=0.01
     )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_named(value: float) -> None:
+    features = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    features[3, 1] = value
+    with pytest.raises(TrainingError, match="features of the backbone are not finite"):
+        cross_validate_head(features, torch.arange(20) % 2, 2)
