@@ -1,6 +1,7 @@
 """`TrainingArguments` under a strategy: which ones the phases adopt, replace or refuse.
 
-An argument counts as set if it differs from its default, which is all that Trainer shows.
+An argument counts as set if it differs from its default, which is all that Trainer shows. A warning names the defaults
+that the recipe replaces.
 
 - *Adopted*: the strategy leaves the field to its recipe, so the phases take the argument's value.
 - *Replaced*: the strategy sets the field. The argument gets that value, so that Trainer's logs and card state what was
@@ -10,7 +11,7 @@ An argument counts as set if it differs from its default, which is all that Trai
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -68,12 +69,33 @@ def adopt(args: "TrainingArguments", strategy: Strategy, images: int | None, own
     for argument, field in SHARED.items():
         if field in chosen and (images is not None or chosen[field]):
             logger.info(f"Adopting {argument}={chosen[field]:g} of TrainingArguments as {field} of the phases")
+    _tell_defaults(args, adopted, {*preset.arguments, *chosen})
     if images is None:
         logger.warning(
             f"Strategy {strategy.name}: using the recipe for 1,000 to 20,000 images, because a callback does not know "
             "their number. Train with hf_tl.StrategyTrainer, or give the phases"
         )
     return adopted
+
+
+def _tell_defaults(args: "TrainingArguments", strategy: Strategy, chosen: Collection[str]) -> None:
+    """Say which defaults of Trainer the recipe replaces, because a value that the user wrote may equal the default."""
+    used = {
+        argument: sum(epochs or 0 for epochs in values) if field == "epochs" else max(values)
+        for argument, field in SHARED.items()
+        if field not in chosen and None not in (values := [getattr(phase, field) for phase in strategy.phases])
+    }
+    replaced = [
+        f"{argument}={getattr(args, argument):g} ({value:g})"
+        for argument, value in used.items()
+        if getattr(args, argument) != value
+    ]
+    if replaced:
+        logger.warning(
+            f"The recipe of the strategy {strategy.name!r} replaces defaults of TrainingArguments: "
+            f"{', '.join(replaced)}. If you chose one of these values, give it to the strategy, as in "
+            f"hf_tl.Strategy.{strategy.name}(epochs={args.num_train_epochs:g})"
+        )
 
 
 def set_arguments(

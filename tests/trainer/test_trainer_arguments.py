@@ -104,6 +104,21 @@ def test_a_value_that_the_strategy_sets_wins_with_a_warning(
     assert (trainer.args.learning_rate, trainer.args.num_train_epochs) == (0.02, 2)  # as Trainer's logs state
 
 
+def test_a_default_that_the_recipe_replaces_is_named(
+    tmp_path: Path, data: ImageData, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user may have written the default: Trainer cannot tell."""
+    trainer = make_strategy_trainer(tmp_path, "transfer", data, num_train_epochs=3)
+    assert trainer.args.num_train_epochs == 20
+    assert "num_train_epochs=3 (20)" in caplog.text
+    assert "learning_rate=5e-05 (0.003)" in caplog.text
+    assert "hf_tl.Strategy.transfer(epochs=3)" in caplog.text
+    caplog.clear()
+    chosen = Strategy.transfer(epochs=3, learning_rate=5e-5, weight_decay=0.0, warmup_ratio=0.0)
+    assert make_strategy_trainer(tmp_path, chosen, data).args.num_train_epochs == 3
+    assert "replaces defaults" not in caplog.text
+
+
 def test_a_callback_alone_adopts_the_label_smoothing_that_trainer_computes(tmp_path: Path, images: Dataset) -> None:
     callback = StrategyCallback(Strategy.transfer(epochs=1))
     trainer = make_trainer(tmp_path, images, [callback], label_smoothing_factor=0.1)
