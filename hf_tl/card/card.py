@@ -17,7 +17,15 @@ from hf_tl.card.figures.draw import NAMES, figures_of
 from hf_tl.card.metadata import card_metadata, problem_of
 from hf_tl.card.record_errors import record_errors
 from hf_tl.card.sections.origins import name_start, origin_lines
-from hf_tl.card.sections.phases import best_after, head_of, phase_costs, phase_row, stage_rows, trained_stages
+from hf_tl.card.sections.phases import (
+    best_after,
+    head_of,
+    phase_costs,
+    phase_row,
+    selection_rule,
+    stage_rows,
+    trained_stages,
+)
 from hf_tl.card.sections.reasons import evidence_rows, rung_rows
 from hf_tl.card.sections.results import (
     about_intervals,
@@ -84,42 +92,55 @@ def _template_file() -> Path:
 
 def _view(record: RunRecord) -> dict[str, Any]:
     """Return the values of the template, as plain values and table rows."""
-    model, data, preprocessing = record.model, record.data, record.model.preprocessing
-    named = len(data.labels) if len(data.labels) <= CLASSES_NAMED else CLASSES_NAMED - 2
+    model = record.model
     return {
         "record": record,
         "model": model,
+        "figures": dict.fromkeys(NAMES) | figures_of(record),
+        "texts": record.card,
+        "trained_share": percent(model.parameters_trained / max(model.parameters, 1)),
+        "start": name_start(record.start),
+        "origin_lines": origin_lines(record.start),
+        "head": head_of(record),
+        "learned": learned_rows(record),
+        "learned_before": has_earlier_training(record),
+        "learned_total": learned_total(record),
+        "normalization": {
+            name: ", ".join(f"{value:.4g}" for value in values)
+            for name, values in (("mean", model.preprocessing.mean), ("std", model.preprocessing.std))
+        },
+        "input_size": " × ".join(str(size) for size in model.preprocessing.input_size),
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        **_data_view(record.data, channels=model.preprocessing.input_size[0]),
+        **_training_view(record),
+        **_results_view(record),
+    }
+
+
+def _data_view(data: DataRecord, channels: int) -> dict[str, Any]:
+    named = len(data.labels) if len(data.labels) <= CLASSES_NAMED else CLASSES_NAMED - 2
+    return {
         "data": data,
         "labels": data.labels,
         "labels_named": data.labels[:named],
         "labels_unnamed": len(data.labels) - named,
         "numbered": [] if (names := drawn_names(data.labels)) == list(data.labels) else names,
         "classes_cut": max(0, len(data.labels) - CLASSES_SHOWN),
-        "figures": dict.fromkeys(NAMES) | figures_of(record),
-        "texts": record.card,
-        "trained_share": percent(model.parameters_trained / max(model.parameters, 1)),
-        "start": name_start(record.start),
-        "what_trained": trained_stages(record),
-        "origin_lines": origin_lines(record.start),
-        "head": head_of(record),
         "splits": {name: f"{split.images:,}" for name, split in data.splits.items()},
         "split_sizes": ", ".join(f"{split.images:,} {name}" for name, split in data.splits.items()) + " images",
         "classes": _class_rows(data),
         "conversions": {kind: counted(images, "image") for kind, images in data.conversions.items()},
         "converted": _conversions(data),
-        "reading": reading_code(data.conversions, preprocessing.input_size[0]),
-        "is_rgb": preprocessing.input_size[0] > 1,
-        "learned": learned_rows(record),
-        "learned_before": has_earlier_training(record),
-        "learned_total": learned_total(record),
-        "normalization": {
-            name: ", ".join(f"{value:.4g}" for value in values)
-            for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std))
-        },
-        "input_size": " × ".join(str(size) for size in preprocessing.input_size),
+        "reading": reading_code(data.conversions, channels),
+        "is_rgb": channels > 1,
+    }
+
+
+def _training_view(record: RunRecord) -> dict[str, Any]:
+    return {
+        "what_trained": trained_stages(record),
         "total_time": duration(record.seconds.total),
         "train_time": duration(record.seconds.train),
-        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "settings": _settings(record),
         "energy": _energy(record.energy),
         "recommendation": record.recommendation,
@@ -131,8 +152,8 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "phase_count": counted(len(record.phases), "phase"),
         "proofs": [(number, phase.proof) for number, phase in enumerate(record.phases, 1) if phase.proof.tensors],
         "best_after": best_after(record),
+        "selection_rule": selection_rule(record, problem_of(record).primary.name),
         "costs": phase_costs(record),
-        **_results_view(record),
     }
 
 

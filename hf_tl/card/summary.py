@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_tl.card.sections.phases import selection_rule
 from hf_tl.card.sections.results import training_images
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.record import RunRecord
@@ -85,7 +86,11 @@ def kept_checkpoint(record: RunRecord) -> str | None:
         place = f"step {round(share * phase.steps):,} of {phase.steps:,}"
     else:
         place = f"epoch {_epoch(record, best)} of {_epoch(record, last)}"
-    reason = "" if best["epoch"] >= last["epoch"] else ", the latest within one standard error of the best"
+    reason = (
+        ""
+        if best["epoch"] >= last["epoch"]
+        else f", {selection_rule(record, PROBLEM_TYPES[record.model.problem_type].primary.name)}"
+    )
     return f"{place}{where}{reason}"
 
 

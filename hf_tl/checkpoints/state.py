@@ -15,6 +15,7 @@ from torch import Tensor
 from hf_tl.errors import CheckpointError
 from hf_tl.record import PhaseRecord
 from hf_tl.record.codec import decode, encode
+from hf_tl.record.run import ONE_STANDARD_ERROR
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Outcome:
     log: TrainingLog
     images: int
     """Number of images that it trains on."""
+    selection: str = ONE_STANDARD_ERROR
+    """Rule of the model selection, as in `RunRecord`."""
 
     @property
     def carried_out(self) -> Strategy:

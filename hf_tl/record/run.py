@@ -30,6 +30,12 @@ SCHEMA_VERSION = 2
 Status = Literal["training", "trained", "complete"]
 
 
+ONE_STANDARD_ERROR = "one standard error"
+"""The latest checkpoint within one standard error of the best validation metric."""
+LAST_WEIGHTS = "last weights"
+"""No selection."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """Record of a run. It is published with the model, so it contains no path, token, user or host name."""
@@ -66,6 +72,8 @@ class RunRecord:
     """One entry for each evaluation of the training that model selection used."""
     best: Mapping[str, Any] | None = None
     """Evaluation of the selected checkpoint."""
+    selection: str = ONE_STANDARD_ERROR
+    """Rule of the model selection: `ONE_STANDARD_ERROR`, `LAST_WEIGHTS`, or the metric that was the best."""
     refit: RefitRecord | None = None
     seconds: Seconds = field(default_factory=Seconds)
     energy: Mapping[str, Any] | None = None

@@ -20,6 +20,7 @@ from hf_tl.job.run_job import Trained, finish_run, predict, write_model
 from hf_tl.processes.accelerator import unwrap_precision
 from hf_tl.publish.save import commit_model, complete_run, rewrite_card
 from hf_tl.record import LearnedFrom, RunRecord
+from hf_tl.record.run import LAST_WEIGHTS
 from hf_tl.reporting.console import say
 from hf_tl.views.stream_views import viewed
 
@@ -89,7 +90,10 @@ class TrainerRun:
         """Outcome of the training so far."""
         trainer = self.trainer
         log = trainer.phases.log_so_far(trainer.state.global_step, self.job.model)
-        return Outcome(self.trainer.strategy, log, len(self.job.data.splits["train"]))
+        args = trainer.args
+        is_best = args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None
+        selection = str(args.metric_for_best_model) if is_best else LAST_WEIGHTS
+        return Outcome(trainer.strategy, log, len(self.job.data.splits["train"]), selection)
 
     def begin(self) -> None:
         """Determine the origin of the weights, before training changes them, and print what the model sees."""

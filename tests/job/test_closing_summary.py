@@ -10,7 +10,7 @@ from hf_tl.card.summary import kept_checkpoint, summarize
 from hf_tl.phase import Phase
 from hf_tl.record import RefitRecord, RunRecord
 
-LATEST = ", the latest within one standard error of the best"
+LATEST = ", the latest checkpoint within one standard error of the best validation accuracy"
 
 
 def counted_in_steps(record: RunRecord) -> RunRecord:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -113,6 +114,26 @@ def test_the_best_weights_are_those_that_were_evaluated(tmp_path: Path, data: Im
     assert trainer.result.record.measured["validation"].metrics["loss"] == pytest.approx(
         best["validation"]["loss"], rel=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({}, "the last weights; no checkpoint was selected by validation"),
+        (
+            {"save_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "accuracy"},
+            "the checkpoint with the best accuracy (validation)",
+        ),
+    ],
+)
+def test_the_card_names_the_rule_that_selected_the_checkpoint(
+    tmp_path: Path, data: ImageData, settings: dict[str, Any], rule: str
+) -> None:
+    trainer = make_trainer(tmp_path / "out", "full", data, num_train_epochs=2, **settings)
+    trainer.train()
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert rule in card
+    assert "one standard error" not in card
 
 
 def test_training_again_is_recorded_as_a_chain(tmp_path: Path, data: ImageData) -> None:

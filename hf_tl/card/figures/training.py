@@ -88,7 +88,7 @@ def plot_history(record: RunRecord, path: str | Path) -> None:
     shares = [entry["validation"].get(primary.key) for entry in history]
     _line(chosen, epochs, [None if s is None else 100 * s for s in shares], VALIDATION_LINE, "validation")
     if (best := record.best) and (share := best["validation"].get(primary.key)) is not None:
-        chosen.plot(best["epoch"], 100 * share, "o", ms=9, mfc="none", mec=INK, mew=1.2, label="best", clip_on=False)
+        chosen.plot(best["epoch"], 100 * share, "o", ms=9, mfc="none", mec=INK, mew=1.2, label="kept", clip_on=False)
     for axes, title in ((loss, "Loss"), (chosen, f"Validation {primary.name} (%)")):
         _shade_phases(axes, history, record.rungs)
         axes.set_title(title, loc="left", color=INK, fontsize=11)

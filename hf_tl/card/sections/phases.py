@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_tl.phase import ADAMW_FIELDS
 from hf_tl.record import PhaseRecord, RunRecord
+from hf_tl.record.run import LAST_WEIGHTS, ONE_STANDARD_ERROR
 from hf_tl.reporting.numbers import NOTHING, counted, duration, epoch_in_phase, percent, rate
 
 IN_TABLE = {"trainable_stages", "epochs", "steps", "learning_rate", "backbone_learning_rate", "norm", "solver"}
@@ -147,6 +148,15 @@ def best_after(record: RunRecord) -> str:
     before = max((entry["epoch"] for entry in record.history if entry["phase"] < best["phase"]), default=0.0)
     length = record.phases[best["phase"]].recipe.epochs or math.inf
     return f"epoch {epoch_in_phase(best['epoch'], before, length)} of {phase}"
+
+
+def selection_rule(record: RunRecord, primary: str) -> str:
+    """Describe the rule by which the checkpoint was selected; `primary` is the name of the primary metric."""
+    rules = {
+        ONE_STANDARD_ERROR: f"the latest checkpoint within one standard error of the best validation {primary}",
+        LAST_WEIGHTS: "the last weights; no checkpoint was selected by validation",
+    }
+    return rules.get(record.selection, f"the checkpoint with the best {record.selection} (validation)")
 
 
 def head_of(record: RunRecord) -> str:
