@@ -198,14 +198,10 @@ def _learned(request: Request, strategy: Strategy, backbones: "Sequence[Backbone
 
 def _preprocessing_for(model: "PreTrainedModel", data: "ImageData", transforms: "Transforms | None") -> "Preprocessing":
     """Return the preprocessing of a loaded model, whose labels must be those of the data."""
+    from hf_tl.backbones.class_names import check_classes
     from hf_tl.backbones.load import preprocessing_of
 
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    if labels != list(data.labels):
-        raise ConfigError(
-            f"expected a model with the classes of the dataset, {list(data.labels[:5])}, found {labels[:5]}: pass the "
-            "labels of the dataset to load_backbone, in their order"
-        )
+    check_classes(model.config, data.labels)
     return preprocessing_of(model, transforms)
 
 
