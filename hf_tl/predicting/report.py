@@ -9,7 +9,7 @@ from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_relia
 from hf_tl.record.codec import encode
 from hf_tl.reporting.html import picture_of
 from hf_tl.reporting.markdown import escape
-from hf_tl.reporting.numbers import decimal, percent, range_of
+from hf_tl.reporting.numbers import decimal, percent, range_of, with_interval
 from hf_tl.storage.folders import report_folder
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def metric_texts(evaluation: "Evaluation") -> Iterator[tuple[str, str]]:
 
 def class_table(evaluation: "Evaluation") -> list[list[str]]:
     """Return a row for each class that has images, after the titles."""
-    return [["Class", "Images", "Precision", "Recall", "95% CI", "F1"], *_class_rows(evaluation)]
+    return [["Class", "Images", "Precision (95% CI)", "Recall (95% CI)", "F1"], *_class_rows(evaluation)]
 
 
 def class_records(evaluation: "Evaluation") -> Iterator[dict[str, Any]]:
@@ -126,11 +126,13 @@ def _metric_rows(evaluation: "Evaluation") -> Iterator[list[str]]:
 
 def _class_rows(evaluation: "Evaluation") -> Iterator[list[str]]:
     classes = evaluation.measured.classes
-    columns = (classes[key] for key in ("images", "precision", "recall", "recall_interval", "f1"))
-    for label, images, precision, recall, interval, f1 in zip(evaluation.labels, *columns, strict=True):
-        if images:
-            shares = [percent(precision), percent(recall), range_of(interval, is_percentage=True), decimal(f1)]
-            yield [label, f"{images:,}", *shares]
+    for place, label in enumerate(evaluation.labels):
+        if images := classes["images"][place]:
+            shares = [
+                with_interval(classes[name][place], classes[f"{name}_interval"][place], is_titled=True)
+                for name in ("precision", "recall")
+            ]
+            yield [label, f"{images:,}", *shares, decimal(classes["f1"][place])]
 
 
 def _table(titles: list[str], rows: Iterable[list[str]]) -> str:
