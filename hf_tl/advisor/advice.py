@@ -96,6 +96,7 @@ def _compute(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConf
     from accelerate import PartialState
 
     from hf_tl.advisor.deciding.cost import estimate_cost
+    from hf_tl.features.feature_store import open_store
 
     say(None, f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name}")
     training = config.training
@@ -115,8 +116,9 @@ def _compute(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConf
     if config.training.time_budget is not None:
         images = len(data.splits["train"])
         strategy = config.strategy.build(images=images, climb=recommendation.climb)
-        cached = training.feature_cache != "off"
+        is_off = training.feature_cache == "off"
+        store = None if is_off else open_store(training.feature_cache_dir, training.feature_cache_gb)
         device = PartialState().device
-        seconds = estimate_cost(recommendation.candidate, data, strategy, device, caches_features=cached).phase_seconds
+        seconds = estimate_cost(recommendation.candidate, data, strategy, device, store).phase_seconds
     record = published_advice(recommendation.to_record())
     return Advice(record, recommendation.candidate, recommendation.climb, seconds)

@@ -100,7 +100,7 @@ def recommend(
         chosen = next(backbone for backbone, measured in evidence.items() if measured is decision.backbone)
         plan = plan_training(decision, data)
         if plan is not None:
-            cost = estimate_cost(chosen, data, plan.strategy, device, caches_features=store is not None)
+            cost = estimate_cost(chosen, data, plan.strategy, device, store)
     if plan is not None and isinstance(dataset, str | os.PathLike):
         flags = {"image_size": image_size, **reading, **split}
         command = training_command(os.fspath(dataset), None if chosen.is_demo else chosen, plan.settings, flags)
