@@ -14,6 +14,7 @@ from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType
 from hf_tl.evaluation.report import measure_split
 from hf_tl.ranges import COUNT, check_argument
 from hf_tl.record import LearnedSplit, Measured, RunRecord, Temperature
+from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.reporting.frames import to_frame
 from hf_tl.reporting.numbers import counted
 from hf_tl.reporting.shown import Shown
@@ -146,6 +147,7 @@ class Evaluation(Shown):
         write_report(self, output_dir)
 
 
+@renamed(**OLD_SOURCE)
 def evaluate(
     model: AnyModel,
     dataset: AnyDataset | None = None,
