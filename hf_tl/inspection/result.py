@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RECORD, PAGE, EXCLUSIONS = INSPECTION_FILE, "inspection.html", "exclusions.csv"
 SHOWN = ("Data", "Files", "Copies", "Labels", "Exclude")
 """Lines of the summary that a short view shows."""
-BAR, BARS = "█", 30
+BAR, BARS = "━", 30
 """Character of a bar, and the length of the longest."""
 
 

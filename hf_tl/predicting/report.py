@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.errors import ConfigError
+from hf_tl.record import RECORD_FILE
 from hf_tl.record.codec import encode
 from hf_tl.reporting.html import picture_of
 from hf_tl.reporting.markdown import escape
 from hf_tl.reporting.numbers import decimal, percent, range_of, with_interval
-from hf_tl.storage.folders import report_folder
+from hf_tl.storage.folders import make_folder, report_folder
 
 if TYPE_CHECKING:
     from hf_tl.predicting.evaluate import Evaluation
@@ -66,12 +68,26 @@ def confusion_picture(evaluation: "Evaluation") -> bytes | None:
     return picture_of(lambda path: plot_confusion(evaluation.labels, evaluation.measured.confusion, path))
 
 
+def make_report_folder(output_dir: str | os.PathLike[str]) -> None:
+    """Create the folder of an evaluation, if it does not exist.
+
+    Raises:
+        ConfigError: The folder cannot be created, or holds a model, whose figures have the names of those of a report.
+    """
+    if (make_folder(output_dir) / RECORD_FILE).is_file():
+        raise ConfigError(
+            f"--output_dir {os.fspath(output_dir)} holds a trained model, and the figures of its card have the names "
+            "of those of an evaluation; name another folder"
+        )
+
+
 def write_report(evaluation: "Evaluation", output_dir: str | os.PathLike[str]) -> None:
     """Write the record, the page and the figures of an evaluation.
 
     Raises:
-        ConfigError: The folder is not writable.
+        ConfigError: The folder is not writable, or holds a model.
     """
+    make_report_folder(output_dir)
     with report_folder(output_dir, last=RECORD, obsolete=(CONFUSION,)) as folder:
         calibration, temperature = evaluation.measured.calibration, evaluation.temperature
         value = None if temperature is None else temperature.value

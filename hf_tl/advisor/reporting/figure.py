@@ -116,6 +116,9 @@ def _draw_curves(axes: Axes, curves: Sequence[tuple[str, str, Mapping[str, Any]]
         law = curve["floor"] + curve["scale"] * sizes ** -curve["rate"]
         axes.plot(sizes, 100 * law.clip(max=1), color=color, lw=1.2, linestyle="--")
     axes.set(xscale="log")
+    ticks = [*curves[0][2]["sizes"], images]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(f"training images; dashed: extrapolated to {images:,}", color=MUTED, fontsize=9)
     _style(axes, "Error of the last linear probe (%, 95% CI)", legend=None if len(curves) == 1 else "upper right")
