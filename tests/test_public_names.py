@@ -140,6 +140,7 @@ def test_a_notebook_shows_text_that_loads_nothing(name: str, shown: dict[str, An
     pictures = re.findall(r'<img alt="([^"]+)"[^>]*src="data:image/png;base64,', html)
     assert len(pictures) == (name in ("Comparison", "Evaluation", "Recommendation", "RunResult"))
     assert html.count("<img") == len(pictures)
+    assert html.count("text-align:") == len(re.findall(r"<t[dh]\b", html))  # notebooks align cells to the right
 
 
 ROWS: dict[str, tuple[int, set[str]]] = {

@@ -156,7 +156,7 @@ def test_the_report_holds_confusion_matrix_and_calibration(model: Path, holdout:
 def test_a_report_replaces_the_earlier_report_but_no_figures_of_a_card(
     model: Path, holdout: Path, tmp_path: Path
 ) -> None:
-    """As when a cell of a notebook runs twice."""
+    """A cell of a notebook may run twice."""
     for images in (21, 14):
         evaluate(str(model), str(holdout), output_dir=tmp_path / "report")
         assert json.loads((tmp_path / "report" / "evaluation.json").read_text("utf-8"))["images"] == images
