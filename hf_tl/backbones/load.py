@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hf_tl.backbones.checks import check_labels, check_runs, check_settings
+from hf_tl.backbones.class_names import class_names, set_class_names
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.config import ModelConfig
 from hf_tl.data.decoding.images import Transforms
@@ -19,7 +20,7 @@ from hf_tl.strategy import Strategy
 from hf_tl.strategy_config import as_strategy
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
@@ -200,22 +201,12 @@ def _load_model(
             trust_remote_code=trust_remote_code,
         )
     if labels is not None:
-        set_labels(model.config, labels)
+        set_class_names(model.config, labels)
     model.config.hf_tl = {"schema_version": SCHEMA_VERSION, "origin": encode(origin)}
     set_provenance(model, origin, learned)
     preprocessing = _preprocessing(model, name, image_size, revision, trust_remote_code)
     model.__dict__[REMEMBERED] = preprocessing
     return model, preprocessing
-
-
-def set_labels(config: "PreTrainedConfig", labels: Sequence[str]) -> None:
-    """Write the class names into a config, in the order of the logits, replacing all older names."""
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    if config.model_type == "timm_wrapper":
-        # saved instead of id2label; if set in the checkpoint, it would take precedence
-        config.label_names = list(labels)
-        config.num_classes = len(labels)
 
 
 def set_problem_type(model: "PreTrainedModel", problem_type: str | None) -> None:
@@ -237,20 +228,6 @@ def _preprocessing(
     from hf_tl.backbones.libraries.processors import load_processor, processor_preprocessing
 
     return processor_preprocessing(load_processor(name, image_size, revision, trust_remote_code))
-
-
-def check_classes(model: "PreTrainedModel", labels: Sequence[str]) -> None:
-    """Check that a model has the classes of a dataset, in their order.
-
-    Raises:
-        ConfigError: The classes or their order differ.
-    """
-    own = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    if own != list(labels):
-        raise ConfigError(
-            f"expected a model with the classes of the dataset, {list(labels[:5])}, found {own[:5]}: pass the labels "
-            "of the dataset to load_backbone, in their order"
-        )
 
 
 @renamed(name="model")
@@ -280,7 +257,7 @@ def load(
 
     source = os.fspath(model)
     config = load_config(source, revision, trust_remote_code)
-    labels = [config.id2label[index] for index in range(config.num_labels)]
+    labels = class_names(config)
     record = getattr(config, "hf_tl", None)
     # no check for duplicates: ImageNet has two classes named "crane"
     loaded, preprocessing = _load_model(source, labels, revision=revision, trust_remote_code=trust_remote_code)

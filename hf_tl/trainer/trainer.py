@@ -12,7 +12,8 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from hf_tl.backbones.load import check_classes, preprocessing_of, set_problem_type
+from hf_tl.backbones.class_names import check_classes
+from hf_tl.backbones.load import preprocessing_of, set_problem_type
 from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.streaming.streams import streams_of
 from hf_tl.errors import ConfigError
@@ -150,7 +151,7 @@ class StrategyTrainer(AdaptedTrainer):
 
     def _adapt(self, model: "PreTrainedModel") -> None:
         """Check the classes of the model, and set its problem type."""
-        check_classes(model, self.data.labels)
+        check_classes(model.config, self.data.labels)
         set_problem_type(model, self.data.problem_type)
 
     def _prepare_phases(self, model: "PreTrainedModel") -> None:
