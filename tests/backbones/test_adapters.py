@@ -49,7 +49,7 @@ def test_a_step_with_adapters(name: str) -> None:
         adapted, merged = model.eval()(**inputs).logits, plain_tensors(model)
         merge(model)
         size = max(1.0, float(adapted.abs().max()))
-        torch.testing.assert_close(model(**inputs).logits, adapted, atol=1e-5 * size, rtol=0)
+        torch.testing.assert_close(model(**inputs).logits, adapted, atol=3e-5 * size, rtol=0)
     assert {name: type(module) for name, module in model.named_modules()} == plain
     assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
     assert all(torch.equal(merged[name], tensor) for name, tensor in model.state_dict().items())
