@@ -1,5 +1,6 @@
 """Decoding of stored images, and the transforms of a dataset's rows."""
 
+import inspect
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"})
 HEAD = 12
+LIBRARIES = frozenset({"hf_tl", "timm", "torch", "torchvision", "transformers"})
+"""Packages of transforms whose representation states what they do."""
 
 
 def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
@@ -210,6 +213,22 @@ class ImageTransform:
         return ", ".join(["Grayscale" if self.channels == 1 else "RGB", *plain, *texts])
 
     __str__ = describe
+
+    @property
+    def is_described(self) -> bool:
+        """Return whether `describe` identifies what the transform does: no step is a function or class of the user."""
+        return _is_of_library(self.pipeline)
+
+
+def _is_of_library(step: Any) -> bool:
+    """Return whether a step, and those nested in it, are objects of a library and hold no function."""
+    held = getattr(step, "__dict__", {})
+    is_known = type(step).__module__.partition(".")[0] in LIBRARIES
+    return (
+        is_known
+        and not any(map(inspect.isroutine, held.values()))
+        and all(map(_is_of_library, held.get("transforms", ())))
+    )
 
 
 class HasProcessor(Protocol):

@@ -1,0 +1,43 @@
+"""Reasons why a phase trains on images instead of cached features."""
+
+import os
+from typing import TYPE_CHECKING
+
+from hf_tl.augmentation import FUNCTION, NONE, brief_augmentation
+from hf_tl.config import TrainingConfig
+from hf_tl.data.decoding.images import Transforms
+from hf_tl.phase import Phase
+from hf_tl.processes.sharding import ShardedAccelerator
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def obstacle_of(
+    phase: Phase, config: TrainingConfig, accelerator: "Accelerator", transforms: Transforms | None = None
+) -> str | None:
+    """Return the reason why a phase needs images instead of features, or None.
+
+    Args:
+        phase: Phase.
+        config: Settings of the feature cache and of the evaluation.
+        accelerator: Accelerator of the training.
+        transforms: Transforms of the phase, if they are known.
+    """
+    if phase.trainable_stages == "all":
+        return "everything trains"
+    if isinstance(accelerator, ShardedAccelerator):
+        return "the network is sharded"
+    if phase.mixup or phase.cutmix:
+        return "images are mixed"
+    if phase.augmentation != NONE and config.cached_views is None:
+        augmentation = brief_augmentation(phase.augmentation)
+        return f"{augmentation} augmentation changes images in each epoch (--cached_views N keeps N views)"
+    is_function = phase.augmentation.startswith(FUNCTION)
+    if is_function or (phase.augmentation != NONE and transforms is not None and not transforms.train.is_described):
+        return "the augmentation is a Python function, whose content the cache cannot identify"
+    if config.test_time_flip:
+        return "--test_time_flip measures with mirrored images too"
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) != accelerator.num_processes:
+        return "several machines train, and each would need all features"
+    return None
