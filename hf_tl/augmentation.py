@@ -9,7 +9,6 @@ import contextlib
 import functools
 import hashlib
 import inspect
-import json
 import math
 import os
 import re
@@ -106,7 +105,7 @@ def read_augmentation(value: Any) -> str | None:
             title, value = value, _read(value)
         value = _load(value, title)
     elif not isinstance(value, list | tuple):
-        return _of_function(value) if callable(value) else None
+        return FunctionAugmentation(f"{FUNCTION}{identify(value)}", value) if callable(value) else None
     steps = _steps(value, title)
     if all(step.name == PREPROCESSING for step in steps):
         raise _error(title, "expected a list of transforms, found none in it; choose the preset none instead")
@@ -301,34 +300,30 @@ def _write_step(step: Step) -> str:
 
 
 def _write(value: Any) -> str:
-    """Write a plain value: JSON, which YAML includes, and words without quotes."""
+    """Write a plain value in one line."""
+    import yaml
+
     if isinstance(value, list):
         return f"[{', '.join(map(_write, value))}]"
-    if (
-        isinstance(value, str)
-        and re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII)
-        and isinstance(_load(f"[{value}]", "")[0], str)
-    ):
-        return value
-    if isinstance(value, float):
-        return re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))  # YAML reads 1e-05 as text
-    return json.dumps(value)
+    style = '"' if isinstance(value, str) and not re.fullmatch(r"\w+", value, re.ASCII) else None
+    return yaml.safe_dump([value], default_style=style, default_flow_style=True, width=math.inf).strip()[1:-1]
 
 
-def _of_function(function: Callable[[Any], Any]) -> FunctionAugmentation:
-    """Return the value of a function: its qualified name, or the representation of an object, and its source's digest.
+def identify(function: Callable[..., Any]) -> str:
+    """Return the qualified name of a function, or the representation of an object, with the digest of its source.
 
-    A resumed run must have the same: so a function that was edited differs.
+    A function that was edited differs, for resumed runs and cached features.
+
+    >>> identify(math.sqrt), identify(re.sub).startswith("re.sub@")
+    ('math.sqrt', True)
     """
-    name = getattr(function, "__qualname__", None)
-    if name is not None:
-        name = f"{function.__module__}.{name}"
+    if inspect.isroutine(function):
+        name = f"{function.__module__}.{function.__qualname__}"
     else:
-        text = " ".join(repr(function).split())
         kind = type(function)
+        text = " ".join(repr(function).split())
         name = f"{kind.__module__}.{kind.__qualname__}" if " at 0x" in text else text
     source = ""
     with contextlib.suppress(OSError, TypeError):  # built in, or typed into an interpreter
         source = inspect.getsource(function if inspect.isroutine(function) else type(function))
-    digest = f"@{hashlib.sha256(source.encode()).hexdigest()[:DIGEST_LENGTH]}" if source else ""
-    return FunctionAugmentation(f"{FUNCTION}{name}{digest}", function)
+    return f"{name}@{hashlib.sha256(source.encode()).hexdigest()[:DIGEST_LENGTH]}" if source else name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hf_tl.backbones.checks import check_labels, check_runs, check_settings
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.config import ModelConfig
-from hf_tl.data.decoding.augmentation import MissingPipeline
+from hf_tl.data.decoding.augmentation import AugmentedPipeline, Missing
 from hf_tl.data.decoding.images import ImageTransform, Transforms
 from hf_tl.errors import ConfigError
 from hf_tl.phase import Phase, ResizeMode
@@ -295,7 +295,7 @@ def load(
     try:
         return loaded, preprocessing.transforms(phase.augmentation)
     except ConfigError as error:  # a Python function, or a transform that this torchvision does not have
-        return loaded, replace(preprocessing.transforms(), train=ImageTransform(MissingPipeline(error)))
+        return loaded, replace(preprocessing.transforms(), train=ImageTransform(AugmentedPipeline([Missing(error)])))
 
 
 def preprocessing_of(model: "PreTrainedModel", transforms: Transforms | None = None) -> "Preprocessing":

@@ -73,8 +73,8 @@ class Features:
                     f"phase {number} cannot cache them: {reason}. Use --class_weights balanced instead"
                 )
 
-    def _obstacle(self, phase: Phase, transforms: Transforms | None = None) -> str | None:
-        return obstacle_of(phase, self.config, self.accelerator, transforms)
+    def _obstacle(self, phase: Phase) -> str | None:
+        return obstacle_of(phase, self.config, self.accelerator)
 
     def _is_off(self) -> str | None:
         return "--feature_cache is off" if self.config.feature_cache == "off" else None
@@ -106,7 +106,7 @@ class Features:
         self._current, self._computes = None, False
         if self.config.feature_cache == "off" or decided is False:
             return None
-        if reason := self._obstacle(phase, transforms):
+        if reason := self._obstacle(phase):
             self._say(f"{TRAINING_ON_IMAGES}: {reason}", only_if_asked=True)
             return None
         if (feature_pass := self._pass(transforms.eval, train, frozen)) is None:

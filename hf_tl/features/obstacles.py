@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from hf_tl.augmentation import FUNCTION, NONE, brief_augmentation
 from hf_tl.config import TrainingConfig
-from hf_tl.data.decoding.images import Transforms
 from hf_tl.phase import Phase
 from hf_tl.processes.sharding import ShardedAccelerator
 
@@ -13,17 +12,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def obstacle_of(
-    phase: Phase, config: TrainingConfig, accelerator: "Accelerator", transforms: Transforms | None = None
-) -> str | None:
-    """Return the reason why a phase needs images instead of features, or None.
-
-    Args:
-        phase: Phase.
-        config: Settings of the feature cache and of the evaluation.
-        accelerator: Accelerator of the training.
-        transforms: Transforms of the phase, if they are known.
-    """
+def obstacle_of(phase: Phase, config: TrainingConfig, accelerator: "Accelerator") -> str | None:
+    """Return the reason why a phase needs images instead of features, or None."""
     if phase.trainable_stages == "all":
         return "everything trains"
     if isinstance(accelerator, ShardedAccelerator):
@@ -33,8 +23,7 @@ def obstacle_of(
     if phase.augmentation != NONE and config.cached_views is None:
         augmentation = brief_augmentation(phase.augmentation)
         return f"{augmentation} augmentation changes images in each epoch (--cached_views N keeps N views)"
-    is_function = phase.augmentation.startswith(FUNCTION)
-    if is_function or (phase.augmentation != NONE and transforms is not None and not transforms.train.is_described):
+    if phase.augmentation.startswith(FUNCTION):
         return "the augmentation is a Python function, whose content the cache cannot identify"
     if config.test_time_flip:
         return "--test_time_flip measures with mirrored images too"

@@ -1,6 +1,7 @@
 """Augmentation of training images with torchvision's v2 transforms, and mixing of pairs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,20 +19,22 @@ class AugmentedPipeline(v2.Compose):
     """Training transform of an augmentation."""
 
 
-class MissingPipeline(AugmentedPipeline):
-    """Training transform that a record names and that cannot be rebuilt; applying it raises the reason."""
+@dataclass(frozen=True)
+class Missing:
+    """Step of a training transform that a record names and that cannot be rebuilt."""
 
-    def __init__(self, error: ConfigError) -> None:
-        super().__init__([v2.Identity()])
-        self.error = error
+    error: ConfigError
 
-    def forward(self, *inputs: Any) -> Any:
+    def __call__(self, image: Any) -> Any:
         """Raise the reason.
 
         Raises:
             ConfigError: Always.
         """
         raise self.error
+
+    def __repr__(self) -> str:
+        return f"not available ({self.error})"
 
 
 def augmented_pipeline(

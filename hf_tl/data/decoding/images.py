@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from hf_tl.augmentation import identify
 from hf_tl.data.decoding.colors import DAMAGED, plain_rgb, to_rgb, upright
 from hf_tl.data.decoding.stored import local_path, stored_bytes
 from hf_tl.errors import ConfigError, DataError, name_some
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"})
 HEAD = 12
-LIBRARIES = frozenset({"hf_tl", "timm", "torch", "torchvision", "transformers"})
-"""Packages of transforms whose representation states what they do."""
 
 
 def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
@@ -208,27 +207,11 @@ class ImageTransform:
     def describe(self) -> str:
         """Describe the steps in one line, for the record of a run."""
         steps = getattr(self.pipeline, "transforms", None) or [self.pipeline]
-        texts = [getattr(step, "__qualname__", None) or " ".join(repr(step).split()) for step in steps]
+        texts = [identify(step) if inspect.isroutine(step) else " ".join(repr(step).split()) for step in steps]
         plain = ["plain"] if self.plain else []
         return ", ".join(["Grayscale" if self.channels == 1 else "RGB", *plain, *texts])
 
     __str__ = describe
-
-    @property
-    def is_described(self) -> bool:
-        """Return whether `describe` identifies what the transform does: no step is a function or class of the user."""
-        return _is_of_library(self.pipeline)
-
-
-def _is_of_library(step: Any) -> bool:
-    """Return whether a step, and those nested in it, are objects of a library and hold no function."""
-    held = getattr(step, "__dict__", {})
-    is_known = type(step).__module__.partition(".")[0] in LIBRARIES
-    return (
-        is_known
-        and not any(map(inspect.isroutine, held.values()))
-        and all(map(_is_of_library, held.get("transforms", ())))
-    )
 
 
 class HasProcessor(Protocol):

@@ -64,7 +64,8 @@ class OwnSteps:
         return result
 
     def __repr__(self) -> str:
-        return f"{self.text} for {self.fit}"
+        height, width = self.fit.size
+        return f"{self.text} (size {height} x {width}, {self.fit.interpolation})"
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,9 @@ class ToInput:
     """Height and width of the input."""
     evaluation: Pipeline
     finishing: Pipeline | None
+
+    def __repr__(self) -> str:
+        return f"{PREPROCESSING} by {self.finishing or self.evaluation!r}"
 
     def __call__(self, image: Any) -> torch.Tensor:
         """Convert a PIL image, or the uint8 pixels of one, to a tensor of shape (channels, height, width)."""
