@@ -43,7 +43,7 @@ class Domain:
     reader: Callable[[Any], Any] | None = None
     """Function that reads values other than the choices; it returns None for what it does not read."""
     others: str = ""
-    """What `reader` reads, in words."""
+    """Description of the values that `reader` reads."""
 
     def check(self, value: Any, shown: str | None = None) -> Any:
         """Return an allowed value, with paths converted to text and lists to tuples.
