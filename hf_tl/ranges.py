@@ -111,7 +111,7 @@ class Domain:
         return isinstance(value, self.kinds) or (float in self.kinds and isinstance(value, int))
 
     def _is_inside(self, value: Any) -> bool:
-        if self.choices:
+        if self.choices and isinstance(value, str):
             return value in self.choices
         if not isinstance(value, int | float):
             return value != ""
@@ -125,7 +125,9 @@ class Domain:
 
     def __str__(self) -> str:
         if self.choices:
-            return f"one of {', '.join(self.choices)}{', or ' if self.others else ''}{self.others}"
+            kinds = [f" or hf_tl.{kind.__name__}(…)" for kind in self.kinds if dataclasses.is_dataclass(kind)]
+            others = f", or {self.others}" if self.others else ""
+            return f"one of {', '.join(self.choices)}{''.join(kinds)}{others}"
         if bool in self.kinds:
             return "true or false"
         if tuple in self.kinds:
