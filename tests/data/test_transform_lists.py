@@ -81,8 +81,10 @@ def test_a_transform_of_something_else_is_refused(name: str) -> None:
         train_transform([{name: arguments}])
 
 
+# others change type or size so that not every transform can follow them
+COMBINED = sorted(set(USABLE) - {"PILToTensor", "RandomCrop", "ScaleJitter", "ToImage"})
 steps = st.recursive(
-    st.sampled_from([entry(name) for name in USABLE if name not in ("RandomCrop", "PILToTensor", "ToImage")]),
+    st.sampled_from([entry(name) for name in COMBINED]),
     lambda inner: st.builds(
         lambda name, nested: {name: {"transforms": nested}},
         st.sampled_from(NESTED),
