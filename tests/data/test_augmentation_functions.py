@@ -98,3 +98,12 @@ def test_the_name_keeps_the_function_and_a_record_does_not() -> None:
     with pytest.raises(ConfigError, match="is the name of a Python function, which a record does not contain"):
         train_transform(again.phases[0].augmentation)
     assert Phase(1, epochs=1, augmentation=rotated) == Phase(1, epochs=1, augmentation=str(read_augmentation(rotated)))
+
+
+def test_functions_of_the_same_source_are_not_confused() -> None:
+    def turning(degrees: float) -> Any:
+        return lambda image: image.rotate(degrees)
+
+    quarter, half = (train_transform(turning(degrees)) for degrees in (90, 180))
+    for transform, degrees in ((quarter, 90), (half, 180)):
+        assert torch.equal(transform(photo()), train_transform("none")(photo().rotate(degrees)))

@@ -22,7 +22,6 @@ from hf_tl.augmentation import (
     NESTED,
     PREPROCESSING,
     PRESETS,
-    FunctionAugmentation,
     names_in,
     place_of,
 )
@@ -164,9 +163,8 @@ def own_augmentation(
             f"expected an augmentation without {MIRRORS}, because mirrored images change their class "
             f"(--horizontal_flip false), found it in {augmentation}: remove it, or set --horizontal_flip"
         )
-    if isinstance(augmentation, FunctionAugmentation):  # a cache would keep functions alive
-        return _tried(augmentation, input_size, interpolation)
-    return _tried_once(augmentation, input_size, interpolation)
+    # a name may stand for two functions of the same source; the cache holds the function, so its id is not reused
+    return _tried(augmentation, id(getattr(augmentation, "function", None)), input_size, interpolation)
 
 
 def _steps(augmentation: str, fit: Fit) -> tuple[OwnSteps, OwnSteps | None]:
@@ -191,7 +189,8 @@ def _steps(augmentation: str, fit: Fit) -> tuple[OwnSteps, OwnSteps | None]:
     return before, after if after.steps else None
 
 
-def _tried(augmentation: str, input_size: tuple[int, int, int], interpolation: str) -> OwnAugmentation:
+@functools.lru_cache(maxsize=16)
+def _tried(augmentation: str, _: int, input_size: tuple[int, int, int], interpolation: str) -> OwnAugmentation:
     """Build the steps, and try them on images of several sizes."""
     channels, height, width = input_size
     before, after = _steps(augmentation, Fit((height, width), interpolation))
@@ -210,9 +209,6 @@ def _tried(augmentation: str, input_size: tuple[int, int, int], interpolation: s
         _check_reproducible(augmentation, results, _results(before, images))
     sizes = {as_image(result).size for result in results}
     return OwnAugmentation(before, after, sizes == {(width, height)})
-
-
-_tried_once = functools.lru_cache(maxsize=16)(_tried)
 
 
 def _probe(width: int, height: int, channels: int) -> Image.Image:
