@@ -24,6 +24,7 @@ from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.features.features import Features
 from hf_tl.features.inputs import PhaseInputs
+from hf_tl.lora.adapter import Adapter, adapter_of
 from hf_tl.optimization.optim import phase_ends
 from hf_tl.reporting.console import progress_bar, say
 from hf_tl.reporting.numbers import duration, first_to_last
@@ -159,25 +160,21 @@ class Training:
         return Outcome(self.strategy, self.state.log, len(self.data.train_images))
 
     @property
+    def adapter(self) -> Adapter | None:
+        """Adapter of the selected weights, if they are the starting weights with one."""
+        return adapter_of(self.carried_out.phases, self.stages, self._best_weights)
+
+    @property
     def carried_out(self) -> Strategy:
         """Strategy up to the phase of the kept weights."""
         return self.outcome.carried_out
 
     def predictions(self, images: "Dataset", split: str) -> Predictions:
-        """Predict images with the transforms of the last phase.
-
-        Args:
-            images: Split with an image and a label column, as named in the transforms.
-            split: Name of the split.
-        """
+        """Predict the images of a split with the transforms of the last phase."""
         return self.data.predictions(self.model, self.carried_out.phases[-1], images, split)
 
     def write_final_checkpoint(self) -> None:
-        """Write a final checkpoint, from which the evaluation can resume, if checkpoints are enabled.
-
-        Raises:
-            CheckpointError: The checkpoint could not be written.
-        """
+        """Write a final checkpoint, from which the evaluation can resume, if checkpoints are enabled."""
         if self.checkpoints.are_wanted:
             self.checkpoints.write(self._contents(None))
 
@@ -296,8 +293,8 @@ class Training:
         is_last = self.state.step == self.phase_ends[-1]
         is_highest, is_kept = self._evaluator.select(evaluation, self.state, is_last=is_last)
         if is_kept:
-            tensors = self._trained_tensors(merged=True).items()
-            self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors}
+            tensors = self._trained_tensors(merged=True) | self._held.adapters()
+            self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
         return is_highest
 
     def _restore_phase(self, run: PhaseRun) -> None:
