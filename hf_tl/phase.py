@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
+from hf_tl.augmentation import OTHERS, PRESETS, read_augmentation
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.ranges import check_fields, domains, setting
 from hf_tl.tuning import LoRA, Tuning
@@ -12,7 +13,6 @@ Norm = Literal["frozen", "affine", "adapt"]
 BatchNorm = Literal["update", "keep"]
 ClassWeights = Literal["none", "balanced"]
 TrainableStages = int | str | tuple[str, ...]
-Augmentation = Literal["none", "light", "medium", "strong"]
 ResizeMode = Literal["crop", "squash", "pad"]
 Solver = Literal["adamw", "lbfgs"]
 
@@ -56,8 +56,9 @@ class Phase:
     """Decoupled weight decay of AdamW. It does not apply to normalization layers and biases."""
     warmup_ratio: float = setting(0.1, at_least=0, below=1)
     """Fraction of the phase's steps used for linear warm-up."""
-    augmentation: Augmentation = "light"
-    """Training augmentation preset; see `hf_tl.data.decoding.augmentation`."""
+    augmentation: str = setting("light", choices=tuple(PRESETS), reader=read_augmentation, others=OTHERS)
+    """Training augmentation: a preset, a YAML file with a list of torchvision transforms or the list itself, or a
+    function of a PIL image; read as text (`hf_tl.augmentation`)."""
     patience: int | None = setting(None, at_least=1)
     """Early stopping: number of consecutive evaluations (one per epoch) without a new best that end the phase. None
     disables it."""

@@ -40,6 +40,10 @@ class Domain:
     """Whether 0 is allowed in addition to the range."""
     synonyms: Mapping[str, str] = field(default_factory=dict)
     """Other names of choices, which error messages suggest."""
+    reader: Callable[[Any], Any] | None = None
+    """Function that reads values other than the choices; it returns None for what it does not read."""
+    others: str = ""
+    """Description of the values that `reader` reads."""
 
     def check(self, value: Any, shown: str | None = None) -> Any:
         """Return an allowed value, with paths converted to text and lists to tuples.
@@ -54,6 +58,8 @@ class Domain:
         if value is None and self.is_optional:
             return None
         plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if self.reader is not None and plain not in self.choices and (read := self.reader(plain)) is not None:
+            return read
         plain = tuple(plain) if isinstance(plain, list) else plain
         if not (self._has_type(plain) and self._is_inside(plain)):
             raise ValueError(f"takes {self}, found {shown or repr(value):.80}{self.suggestion(value)}")
@@ -119,8 +125,9 @@ class Domain:
 
     def __str__(self) -> str:
         if self.choices:
-            others = [f" or hf_tl.{kind.__name__}(…)" for kind in self.kinds if dataclasses.is_dataclass(kind)]
-            return f"one of {', '.join(self.choices)}" + "".join(others)
+            kinds = [f" or hf_tl.{kind.__name__}(…)" for kind in self.kinds if dataclasses.is_dataclass(kind)]
+            others = f", or {self.others}" if self.others else ""
+            return f"one of {', '.join(self.choices)}{''.join(kinds)}{others}"
         if bool in self.kinds:
             return "true or false"
         if tuple in self.kinds:
@@ -247,7 +254,7 @@ def _domain(hint: Any, limits: Mapping[str, Any]) -> Domain:
             choices, part = get_args(part), str
         if part is not NoneType:
             kinds.append(get_origin(part) or part)
-    return Domain(tuple(kinds), choices, NoneType in parts, **limits)
+    return Domain(tuple(kinds), is_optional=NoneType in parts, **{"choices": choices, **limits})
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def train(
             follows the number of training images. `"auto"` asks the advisor if the model is a name; otherwise it
             searches the stage depth from its defaults.
         transforms: Transforms that `load_backbone` returned with `model`. Defaults to those of the model. A different
-            `train` transform replaces the augmentation presets; phases with augmentation `"none"` train on `eval`.
+            `train` transform replaces augmentation presets; phases with augmentation `"none"` train on `eval`.
         dataset_name: Name of a loaded dataset in log, record and card. Defaults to the name in its `info`.
         settings: Flags of `hf-tl train` by their names, `epochs`, `lr` and `batch_size` included: `output_dir`, `seed`,
             `push_to_hub`, …; for a strategy by name, those of strategies (`epochs`, `trainable_stages`, `mixup`, …);
@@ -160,7 +160,11 @@ def _prepare(request: Request, notes: RunNotes) -> Job:
 
 
 def _check_together(config: RunConfig, strategy: Strategy, backbones: "Sequence[Backbone]") -> None:
-    """Reject flags of different groups that exclude each other, before anything is loaded."""
+    """Reject flags of different groups that exclude each other, and unknown transforms, before anything is loaded."""
+    from hf_tl.data.decoding.own_augmentation import check_augmentation
+
+    for phase in strategy.phases:
+        check_augmentation(phase.augmentation)
     is_auto = config.strategy.strategy == "auto"
     if config.data.streaming and config.strategy.find_learning_rate:
         raise ConfigError("--find_learning_rate needs random access to images, not --streaming: set --learning_rate")

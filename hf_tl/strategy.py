@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from hf_tl.errors import ConfigError
-from hf_tl.phase import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Solver, TrainableStages
+from hf_tl.phase import BatchNorm, ClassWeights, Norm, Phase, Solver, TrainableStages
 from hf_tl.recipes.constructors import Constructors
 from hf_tl.recipes.phases import merge_depths
 from hf_tl.recipes.preset import PREVIEW, PREVIEW_IMAGES, Preset, count_head
-from hf_tl.strategy_record import read_yaml, strategy_fields
+from hf_tl.strategy_record import plain_fields, read_yaml, strategy_fields
 
-__all__ = ["Augmentation", "BatchNorm", "ClassWeights", "Norm", "Phase", "Solver", "Strategy", "TrainableStages"]
+__all__ = ["BatchNorm", "ClassWeights", "Norm", "Phase", "Solver", "Strategy", "TrainableStages"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,7 +135,7 @@ class Strategy(Constructors):
 
     def to_record(self) -> dict[str, Any]:
         """Convert the strategy into plain values for `config.json` and `run.json`."""
-        record = asdict(replace(self, preset=None))
+        record = asdict(replace(self, preset=None), dict_factory=plain_fields)
         del record["preset"]
         if not self.is_climb:
             del record["expected_rung"]

@@ -5,11 +5,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from hf_tl.augmentation import preset_contents
 from hf_tl.errors import ConfigError
 from hf_tl.phase import Phase, TrainableStages
 from hf_tl.ranges import Settings, like, setting
 from hf_tl.recipes.preset import SYNONYMS, StrategyName
-from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
+from hf_tl.strategy import BatchNorm, ClassWeights, Norm, Solver, Strategy
 from hf_tl.tuning import LoRA
 
 RECOMMENDED_STRATEGY = "strategy.json"
@@ -95,7 +96,14 @@ class StrategyConfig(Settings):
     warmup_ratio: float | None = setting(
         None, "fraction of each phase for linear warmup (default: from the strategy)", **like(Phase, "warmup_ratio")
     )
-    augmentation: Augmentation | None = setting(None, "training augmentation preset (default: from the dataset size)")
+    augmentation: str | None = setting(
+        None,
+        f"training augmentation: none, a preset ({preset_contents()}), or a YAML file with such a list of torchvision "
+        "v2 transforms; preprocessing stands for the model's resizing and normalization, at the end if the list has "
+        "none (default: from the dataset size)",
+        metavar="PRESET|FILE",
+        **like(Phase, "augmentation"),
+    )
     mixup: float | None = setting(None, "mixup alpha; 0: no mixup (default: from the strategy)", **like(Phase, "mixup"))
     cutmix: float | None = setting(
         None, "CutMix alpha; 0: no CutMix (default: from the strategy)", **like(Phase, "cutmix")

@@ -1,6 +1,6 @@
 """Strategies as plain values: records of `config.json` and `run.json`, and YAML files of users."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,11 @@ from hf_tl.storage.text import read_text
 
 FIELDS = ("expected_rung", "from_scratch", "name", "phases", "refit")
 """Fields of a strategy in its record."""
+
+
+def plain_fields(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return fields for a record: texts without what they carry, such as the function of an augmentation."""
+    return {name: str(value) if isinstance(value, str) else value for name, value in fields}
 
 
 def strategy_fields(record: Mapping[str, Any]) -> dict[str, Any]:

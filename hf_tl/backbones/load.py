@@ -10,7 +10,8 @@ from hf_tl.backbones.checks import check_labels, check_runs, check_settings
 from hf_tl.backbones.class_names import class_names, set_class_names
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.config import ModelConfig
-from hf_tl.data.decoding.images import Transforms
+from hf_tl.data.decoding.augmentation import AugmentedPipeline, Missing
+from hf_tl.data.decoding.images import ImageTransform, Transforms
 from hf_tl.errors import ConfigError
 from hf_tl.phase import Phase, ResizeMode
 from hf_tl.record import LearnedFrom
@@ -243,7 +244,8 @@ def load(
         trust_remote_code: Whether code from the repository may run.
 
     Returns:
-        Model in inference mode, and its transforms.
+        Model in inference mode, and its transforms. Where the record cannot rebuild the augmentation, because it was a
+        Python function, `transforms.train` raises a `ConfigError`.
 
     Raises:
         ModelError: There is no such model.
@@ -267,7 +269,10 @@ def load(
     loaded.config.hf_tl = record
     phase = Strategy.from_record(record["strategy"]).phases[-1]
     freeze(loaded, phase)
-    return loaded, preprocessing.transforms(phase.augmentation)
+    try:
+        return loaded, preprocessing.transforms(phase.augmentation)
+    except ConfigError as error:  # a Python function, or a transform that this torchvision does not have
+        return loaded, replace(preprocessing.transforms(), train=ImageTransform(AugmentedPipeline([Missing(error)])))
 
 
 def preprocessing_of(model: "PreTrainedModel", transforms: Transforms | None = None) -> "Preprocessing":

@@ -18,6 +18,7 @@ from hf_tl.card.metadata import card_metadata, problem_of
 from hf_tl.card.record_errors import record_errors
 from hf_tl.card.sections.origins import name_start, origin_lines
 from hf_tl.card.sections.phases import (
+    augmentation_rows,
     best_after,
     head_of,
     phase_costs,
@@ -164,6 +165,7 @@ def _training_view(record: RunRecord) -> dict[str, Any]:
         "refit": refit_text(record, is_search=len(rungs) > 1),
         "stages": stage_rows(record),
         "phases": [phase_row(phase) for phase in record.phases],
+        "augmentations": augmentation_rows(record),
         "phase_count": counted(len(record.phases), "phase"),
         "proofs": [(number, phase.proof) for number, phase in enumerate(record.phases, 1) if phase.proof.tensors],
         "best_after": best_after(record),

@@ -5,7 +5,6 @@ on disk, and only the suffix trains on it, epoch after epoch.
 """
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from hf_tl.errors import ConfigError, DataError, StageError
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet, list_feature_sets
 from hf_tl.features.feature_store import ChosenRows, FeatureRows, key_of, open_store
 from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
-from hf_tl.processes.sharding import ShardedAccelerator
+from hf_tl.features.obstacles import obstacle_of
 from hf_tl.processes.together import on_main_process
 from hf_tl.reporting.console import say
 from hf_tl.storage.folders import partial_of
@@ -73,6 +72,9 @@ class Features:
                     "--balanced_sampling draws images at random, which a stream supports only with cached features; "
                     f"phase {number} cannot cache them: {reason}. Use --class_weights balanced instead"
                 )
+
+    def _obstacle(self, phase: Phase) -> str | None:
+        return obstacle_of(phase, self.config, self.accelerator)
 
     def _is_off(self) -> str | None:
         return "--feature_cache is off" if self.config.feature_cache == "off" else None
@@ -162,22 +164,6 @@ class Features:
             return None
         labels = stack_labels(images[LABEL][:])
         return FeatureViews([rows], labels), feature_logits(self._current.boundary)
-
-    def _obstacle(self, phase: Phase) -> str | None:
-        """Return the reason why a phase needs images instead of features, or None."""
-        if phase.trainable_stages == "all":
-            return "everything trains"
-        if isinstance(self.accelerator, ShardedAccelerator):
-            return "the network is sharded"
-        if phase.mixup or phase.cutmix:
-            return "images are mixed"
-        if phase.augmentation != "none" and self.config.cached_views is None:
-            return f"{phase.augmentation} augmentation changes images in each epoch (--cached_views N keeps N views)"
-        if self.config.test_time_flip:
-            return "--test_time_flip measures with mirrored images too"
-        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) != self.accelerator.num_processes:
-            return "several machines train, and each would need all features"
-        return None
 
     def _pass(self, transform: ImageTransform, images: "Dataset", frozen: str) -> FeaturePass | None:
         """Find the boundary of the network for images of one size; return None if there is none."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_tl.augmentation import MIRRORS, NONE, PRESETS, describe_phases, names_in
 from hf_tl.backbones.weights.provenance import Provenance, provenance_of
 from hf_tl.config import HubConfig, TrainingConfig
 from hf_tl.errors import ConfigError
@@ -170,14 +171,31 @@ class Job:
         """Return the transforms of a phase."""
         return self.preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
 
+    @property
+    def flips_in_presets(self) -> bool | None:
+        """Whether augmentation presets flip images; None if no phase trains on a preset."""
+        presets = set(PRESETS) - {NONE}
+        is_used = self.preprocessing.training is None and any(p.augmentation in presets for p in self.strategy.phases)
+        return self.horizontal_flip if is_used else None
+
+    @property
+    def augmentations(self) -> list[tuple[str, str]]:
+        """Phases with augmentation, and its transforms."""
+        if self.preprocessing.training is not None:
+            return [("all phases", f"{self.preprocessing.training.describe()} (your `transforms.train`)")]
+        augmentations = [phase.augmentation for phase in self.strategy.phases]
+        return describe_phases(augmentations, horizontal_flip=self.horizontal_flip)
+
     def note_views(self) -> None:
-        """Add notes on what the model sees of the images to those of the data, and print them."""
+        """Print what the model sees of the images; notes on it are added to those of the data."""
         from hf_tl.reporting.console import say
         from hf_tl.views.notes import crop_notes, flip_notes
 
         notes = crop_notes(self.data, self.preprocessing.evaluation, self.preprocessing.input_size)
-        if self.horizontal_flip and any(phase.augmentation != "none" for phase in self.strategy.phases):
+        if self.horizontal_flip and any(MIRRORS in names_in(phase.augmentation) for phase in self.strategy.phases):
             notes += flip_notes(self.data.labels)
+        for phases, transforms in self.augmentations:
+            say(self.accelerator, f"Images    augmentation of {phases}: {transforms}")
         for note in notes:
             say(self.accelerator, f"Images    {note}")
         self.data = dataclasses.replace(self.data, notes=(*self.data.notes, *notes))
@@ -186,7 +204,7 @@ class Job:
         """Reject settings that contradict the data.
 
         Raises:
-            ConfigError: A setting does not fit the labels of the dataset.
+            ConfigError: A setting does not fit the labels of the dataset, or an augmentation its images.
         """
         from hf_tl.optimization.loss import check_phases
 
@@ -196,6 +214,8 @@ class Job:
                 f"{self.data.name} change their class (--horizontal_flip false): leave out one of the two flags"
             )
         check_phases(self.strategy.phases, self.problem)
+        for phase in self.strategy.phases:
+            self.transforms_of(phase)  # which tries the augmentation on images
 
     def identity(self) -> dict[str, Any]:
         """Return the origin and preprocessing that a checkpoint and the run that resumes from it must share."""

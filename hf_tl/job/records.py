@@ -44,7 +44,9 @@ def build_record(job: Job, outcome: Outcome, log: "TrainingLog", status: "Status
         recommendation=notes.recommendation,
         transforms={"train": transforms.train.describe(), "eval": transforms.eval.describe()},
         hyperparameters={
-            **parts.hyperparameters(carried_out, job.config, job.accelerator, phases),
+            **parts.hyperparameters(
+                carried_out, job.config, job.accelerator, phases, horizontal_flip=job.flips_in_presets
+            ),
             **notes.choices,
         },
         history=tuple(log.history),

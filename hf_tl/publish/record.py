@@ -81,9 +81,22 @@ def describe_stages(model: "PreTrainedModel") -> tuple[StageRecord, ...]:
 
 
 def hyperparameters(
-    strategy: Strategy, config: TrainingConfig, accelerator: "Accelerator", phases: Sequence[PhaseRecord]
+    strategy: Strategy,
+    config: TrainingConfig,
+    accelerator: "Accelerator",
+    phases: Sequence[PhaseRecord],
+    *,
+    horizontal_flip: bool | None = None,
 ) -> dict[str, Any]:
-    """Return the settings of the training that apply to all phases."""
+    """Return the settings of the training that apply to all phases.
+
+    Args:
+        strategy: Strategy as carried out.
+        config: Settings of the training.
+        accelerator: Accelerator of the training.
+        phases: Phases as carried out.
+        horizontal_flip: Whether augmentation presets flip images. None if no preset was used.
+    """
     return {
         "per_device_train_batch_size": config.per_device_train_batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
@@ -92,6 +105,7 @@ def hyperparameters(
         **({"sharding": "FSDP2"} if isinstance(accelerator, ShardedAccelerator) else {}),
         "seed": config.seed,
         **_optimization(strategy, config),
+        **({} if horizontal_flip is None else {"horizontal_flip": horizontal_flip}),
         **({"test_time_augmentation": "horizontal flip"} if config.test_time_flip else {}),
         **({"decode_reduced": True} if config.decode_reduced else {}),
         **({"cached_views": config.cached_views} if config.cached_views is not None else {}),

@@ -70,8 +70,8 @@ class Preset:
             raise ConfigError(
                 f"the strategy {self.name} has no argument {name_some(unknown)}; {near(unknown[0], sorted(known))}"
             )
-        _check(self.arguments)
-        _check(self.arguments.get("head_recipe", {}))
+        object.__setattr__(self, "arguments", _checked(self.arguments))
+        _checked(self.arguments.get("head_recipe", {}))
 
     def values(self, images: int, *, pretrained: bool = True, head_stages: int = 1) -> dict[str, Any]:
         """Return the fields of the strategy for a number of training images.
@@ -172,13 +172,15 @@ class Preset:
             )
 
 
-def _check(arguments: Mapping[str, Any]) -> None:
-    for name, value in arguments.items():
-        if name in _DOMAINS:
-            try:
-                _DOMAINS[name].check(value)
-            except ValueError as error:
-                raise ConfigError(f"--{_FLAGS.get(name, name)} {error}") from error
+def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Check arguments, and return them as their domains read them."""
+    checked = dict(arguments)
+    for name in [name for name in checked if name in _DOMAINS]:
+        try:
+            checked[name] = _DOMAINS[name].check(checked[name])
+        except ValueError as error:
+            raise ConfigError(f"--{_FLAGS.get(name, name)} {error}") from error
+    return checked
 
 
 _FLAGS = {"epochs": "num_train_epochs"}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
+from hf_tl.augmentation import identify
 from hf_tl.data.decoding.colors import conversion_of, plain_rgb, to_rgb
 from hf_tl.data.decoding.images import ImageTransform, Transforms, collate, decode
 from hf_tl.errors import DataError
@@ -271,7 +272,7 @@ def test_transforms_are_renamed_pickled_and_described() -> None:
     assert renamed.eval.channels == 1
     assert str(renamed.train).startswith("RGB, Resize(size=[8, 8]")
     assert "\n" not in str(renamed.train)
-    assert ImageTransform(v2.functional.pil_to_tensor).describe() == "RGB, pil_to_tensor"
+    assert ImageTransform(v2.functional.pil_to_tensor).describe() == f"RGB, {identify(v2.functional.pil_to_tensor)}"
 
 
 def test_collate() -> None:

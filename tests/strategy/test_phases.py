@@ -12,8 +12,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_tl.augmentation import PRESETS
 from hf_tl.errors import ConfigError
-from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Strategy
+from hf_tl.strategy import BatchNorm, ClassWeights, Norm, Phase, Strategy
 
 positive = st.floats(1e-9, 1e9)
 share = st.floats(0, 1, exclude_max=True)
@@ -31,7 +32,7 @@ phases = st.builds(
     norm=st.sampled_from(get_args(Norm)),
     weight_decay=st.floats(0, 10),
     warmup_ratio=share,
-    augmentation=st.sampled_from(get_args(Augmentation)),
+    augmentation=st.sampled_from(list(PRESETS)),
     patience=st.none() | st.integers(1, 9),
     label_smoothing=share,
     batch_norm=st.sampled_from(get_args(BatchNorm)),

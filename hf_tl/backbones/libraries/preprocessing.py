@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hf_tl.data.decoding.augmentation import AugmentedPipeline, augmented_pipeline
+from hf_tl.augmentation import PRESETS
+from hf_tl.data.decoding.augmentation import AugmentedPipeline, augmented_pipeline, own_pipeline
 from hf_tl.data.decoding.images import ImageTransform, Transforms
+from hf_tl.data.decoding.own_augmentation import ToInput, own_augmentation
 from hf_tl.data.decoding.scaling import Pipeline, PixelScaling, is_close, map_alike, measure_scaling
 from hf_tl.errors import ConfigError, ModelError
-from hf_tl.phase import Augmentation, ResizeMode
+from hf_tl.phase import ResizeMode
 from hf_tl.reporting.shown import Shown
 from hf_tl.views.framing import WholeImage
 
@@ -77,32 +79,41 @@ class Preprocessing(Shown):
             "another model"
         )
 
-    def transforms(self, augmentation: Augmentation = "none", *, horizontal_flip: bool = True) -> Transforms:
+    def transforms(self, augmentation: str = "none", *, horizontal_flip: bool = True) -> Transforms:
         """Build the transforms for training and evaluation, for `dataset.with_transform`.
 
         Args:
-            augmentation: Augmentation preset for training images; a user's own transform replaces it. `"none"` always
-                trains on the evaluation transform.
-            horizontal_flip: Whether the presets may flip images horizontally.
+            augmentation: Augmentation of training images: a preset, a list of transforms, or a function. `"none"`
+                always trains on the evaluation transform. A user's own training transform replaces the presets.
+            horizontal_flip: Whether images may be flipped horizontally.
 
         Raises:
+            ConfigError: The augmentation cannot be built or does not fit images.
             ModelError: The presets cannot be combined with this preprocessing.
         """
-        channels = self.input_size[0]
-        evaluation = ImageTransform(self.evaluation, channels=channels)
+        evaluation = ImageTransform(self.evaluation, channels=self.input_size[0])
         if augmentation == "none":
             return Transforms(evaluation, evaluation, self)
-        if self.training is not None:
+        if augmentation not in PRESETS:
+            pipeline = self._own_pipeline(augmentation, horizontal_flip)
+        elif self.training is not None:
             return Transforms(self.training, evaluation, self)
-        augmented = augmented_pipeline(
-            augmentation,
-            size=self.input_size[1:],
-            finishing=self.finishing,
-            interpolation=self.interpolation,
-            horizontal_flip=horizontal_flip,
-            first=self._whole_image(),
-        )
-        return Transforms(ImageTransform(augmented, channels=channels), evaluation, self)
+        else:
+            pipeline = augmented_pipeline(
+                augmentation,
+                size=self.input_size[1:],
+                finishing=self.finishing,
+                interpolation=self.interpolation,
+                horizontal_flip=horizontal_flip,
+                first=self._whole_image(),
+            )
+        return Transforms(ImageTransform(pipeline, channels=self.input_size[0]), evaluation, self)
+
+    def _own_pipeline(self, augmentation: str, horizontal_flip: bool) -> AugmentedPipeline:
+        """Build the training transform of a user's own augmentation, which comes before the preprocessing."""
+        own = own_augmentation(augmentation, self.input_size, self.interpolation, horizontal_flip=horizontal_flip)
+        finishing, first = (self.finishing, self._whole_image()) if own.gives_input_size else (None, None)
+        return own_pipeline(own, ToInput(self.input_size[1:], self.evaluation, finishing), first)
 
     def _whole_image(self) -> WholeImage | None:
         """Return the first step of augmentation for a resize mode that shows whole images."""
@@ -132,12 +143,19 @@ class Preprocessing(Shown):
         is_own = isinstance(train.pipeline, AugmentedPipeline) or train.pipeline is transforms.eval.pipeline
         return self if is_own else replace(self, training=train)
 
-    def check_training_is_used(self, augmentations: Iterable[Augmentation]) -> None:
-        """Check that at least one phase uses the user's own training transform, if there is one.
+    def check_training_is_used(self, augmentations: Iterable[str]) -> None:
+        """Check that at least one phase uses the user's own training transform, if there is one, and none replaces it.
 
         Raises:
-            ConfigError: All phases have augmentation `"none"`.
+            ConfigError: All phases have augmentation `"none"`, or one has an augmentation that is not a preset.
         """
+        augmentations = list(augmentations)
+        others = [augmentation for augmentation in augmentations if augmentation not in PRESETS]
+        if self.training is not None and others:
+            raise ConfigError(
+                f"expected one augmentation, found your `transforms.train` and --augmentation {others[0]}: leave one "
+                "of them out"
+            )
         if self.training is not None and set(augmentations) == {"none"}:
             raise ConfigError(
                 "expected a phase that trains on your `transforms.train`, found augmentation 'none' in all phases, "

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hf_tl.augmentation import PRESETS, brief_augmentation, describe_phases
 from hf_tl.phase import ADAMW_FIELDS
 from hf_tl.record import PhaseRecord, RunRecord
 from hf_tl.record.run import LAST_WEIGHTS, ONE_STANDARD_ERROR
@@ -78,6 +79,7 @@ def phase_row(phase: PhaseRecord) -> dict[str, Any]:
     recipe, names = phase.recipe, phase.trained_stages
     backbone = "as the head" if recipe.backbone_learning_rate is None else rate(recipe.backbone_learning_rate)
     hidden = IN_TABLE.union(ADAMW_FIELDS) if phase.is_solved else IN_TABLE
+    shown = {**dataclasses.asdict(recipe), "augmentation": brief_augmentation(recipe.augmentation)}
     return {
         "first_stage": names[0],
         "last_stage": names[-1],
@@ -93,7 +95,7 @@ def phase_row(phase: PhaseRecord) -> dict[str, Any]:
                 *([] if phase.solution is None else [_solution(phase.solution)]),
                 *(
                     _field(name, value)
-                    for name, value in dataclasses.asdict(recipe).items()
+                    for name, value in shown.items()
                     if name not in hidden and value not in (None, 0, "none")
                 ),
                 *([_tuning(recipe.tuning)] if isinstance(recipe.tuning, LoRA) else []),
@@ -101,6 +103,13 @@ def phase_row(phase: PhaseRecord) -> dict[str, Any]:
             ]
         ),
     }
+
+
+def augmentation_rows(record: RunRecord) -> list[tuple[str, str]]:
+    """Return each augmentation of the phases, and its transforms; a preset only if it is known whether it flipped."""
+    flips = record.hyperparameters.get("horizontal_flip")
+    rows = describe_phases([phase.recipe.augmentation for phase in record.phases], horizontal_flip=bool(flips))
+    return [row for row in rows if flips is not None or row[1].partition(" ")[0] not in PRESETS]
 
 
 def _length(phase: PhaseRecord) -> str:

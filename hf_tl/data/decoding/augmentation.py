@@ -1,23 +1,44 @@
-"""Augmentation of training images with torchvision's v2 transforms: presets, and mixing of pairs."""
+"""Augmentation of training images with torchvision's v2 transforms, and mixing of pairs."""
 
 from collections.abc import Callable
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from hf_tl.augmentation import NONE, PRESETS, without_mirroring
+from hf_tl.data.decoding.own_augmentation import OwnAugmentation, ToInput
 from hf_tl.data.decoding.scaling import Pipeline
+from hf_tl.data.decoding.transform_names import Fit, build_transforms
 from hf_tl.errors import ConfigError
-from hf_tl.strategy import Augmentation
 
 
 class AugmentedPipeline(v2.Compose):
-    """Training transform of a preset."""
+    """Training transform of an augmentation."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Step of a training transform that a record names and that cannot be rebuilt."""
+
+    error: ConfigError
+
+    def __call__(self, image: Any) -> Any:
+        """Raise the reason.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise self.error
+
+    def __repr__(self) -> str:
+        return f"not available ({self.error})"
 
 
 def augmented_pipeline(
-    augmentation: Augmentation,
+    augmentation: str,
     *,
     size: tuple[int, int],
     finishing: Pipeline,
@@ -25,12 +46,7 @@ def augmented_pipeline(
     horizontal_flip: bool = True,
     first: Callable[[Image.Image], Image.Image] | None = None,
 ) -> AugmentedPipeline:
-    """Build the training transform of a preset.
-
-    `light` is the crop and flip of Inception training (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842), with
-    crops of at least a quarter of the image. `medium` adds TrivialAugment (Müller and Hutter 2021,
-    https://arxiv.org/abs/2103.10158). `strong` crops down to 8% and adds random erasing (Zhong et al. 2020,
-    https://arxiv.org/abs/1708.04896).
+    """Build the training transform of a preset (`hf_tl.augmentation.PRESETS`).
 
     Args:
         augmentation: Preset other than `"none"`, which is the checkpoint's evaluation transform.
@@ -46,20 +62,28 @@ def augmented_pipeline(
     Raises:
         ConfigError: There is no such preset.
     """
-    if augmentation not in get_args(Augmentation) or augmentation == "none":
-        raise ConfigError(f"unknown augmentation {augmentation!r}; --augmentation takes {get_args(Augmentation)}")
-    smallest_crop = 0.08 if augmentation == "strong" else 0.25
-    mode = v2.InterpolationMode(interpolation)
-    steps: list[Callable[..., Any]] = [] if first is None else [first]
-    steps += [v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0), interpolation=mode)]
-    if horizontal_flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if augmentation in ("medium", "strong"):
-        steps.append(v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR))
-    steps.append(finishing)
-    if augmentation == "strong":
-        steps.append(v2.RandomErasing(p=0.25))
-    return AugmentedPipeline(steps)
+    if augmentation not in PRESETS or augmentation == NONE:
+        raise ConfigError(f"unknown augmentation {augmentation!r}; --augmentation takes {tuple(PRESETS)}")
+    text = augmentation if horizontal_flip else without_mirroring(augmentation)
+    steps: list[Callable[..., Any]] = [
+        finishing if transform is None else transform
+        for _, transform in build_transforms(text, Fit(size, interpolation))
+    ]
+    return AugmentedPipeline(steps if first is None else [first, *steps])
+
+
+def own_pipeline(
+    own: OwnAugmentation, to_input: ToInput, first: Callable[[Image.Image], Image.Image] | None = None
+) -> AugmentedPipeline:
+    """Build the training transform of a user's own augmentation.
+
+    Args:
+        own: Augmentation, built and tried.
+        to_input: Step from the augmented image to network inputs.
+        first: Step before the augmentation.
+    """
+    steps = [first, own.before, to_input, own.after]
+    return AugmentedPipeline([step for step in steps if step is not None])
 
 
 class PairMixer:

@@ -1,5 +1,6 @@
 """Decoding of stored images, and the transforms of a dataset's rows."""
 
+import inspect
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from hf_tl.augmentation import identify
 from hf_tl.data.columns import LABEL
 from hf_tl.data.decoding.colors import DAMAGED, plain_rgb, to_rgb, upright
 from hf_tl.data.decoding.stored import local_path, stored_bytes
@@ -206,7 +208,7 @@ class ImageTransform:
     def describe(self) -> str:
         """Describe the steps in one line, for the record of a run."""
         steps = getattr(self.pipeline, "transforms", None) or [self.pipeline]
-        texts = [getattr(step, "__qualname__", None) or " ".join(repr(step).split()) for step in steps]
+        texts = [identify(step) if inspect.isroutine(step) else " ".join(repr(step).split()) for step in steps]
         plain = ["plain"] if self.plain else []
         return ", ".join(["Grayscale" if self.channels == 1 else "RGB", *plain, *texts])
 

@@ -1,0 +1,32 @@
+"""Reasons why a phase trains on images instead of cached features."""
+
+import os
+from typing import TYPE_CHECKING
+
+from hf_tl.augmentation import FUNCTION, NONE, brief_augmentation
+from hf_tl.config import TrainingConfig
+from hf_tl.phase import Phase
+from hf_tl.processes.sharding import ShardedAccelerator
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def obstacle_of(phase: Phase, config: TrainingConfig, accelerator: "Accelerator") -> str | None:
+    """Return the reason why a phase needs images instead of features, or None."""
+    if phase.trainable_stages == "all":
+        return "everything trains"
+    if isinstance(accelerator, ShardedAccelerator):
+        return "the network is sharded"
+    if phase.mixup or phase.cutmix:
+        return "images are mixed"
+    if phase.augmentation != NONE and config.cached_views is None:
+        augmentation = brief_augmentation(phase.augmentation)
+        return f"{augmentation} augmentation changes images in each epoch (--cached_views N keeps N views)"
+    if phase.augmentation.startswith(FUNCTION):
+        return "the augmentation is a Python function, whose content the cache cannot identify"
+    if config.test_time_flip:
+        return "--test_time_flip measures with mirrored images too"
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) != accelerator.num_processes:
+        return "several machines train, and each would need all features"
+    return None
