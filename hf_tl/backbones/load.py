@@ -4,15 +4,16 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.checks import check_labels, check_runs, check_settings
+from hf_tl.backbones.checks import check_labels, check_runs, check_settings, checked_text
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.config import ModelConfig
 from hf_tl.data.decoding.images import Transforms
 from hf_tl.errors import ConfigError
 from hf_tl.phase import Phase, ResizeMode
-from hf_tl.record import LearnedFrom
+from hf_tl.prompts import HeadInit, TextInit
+from hf_tl.record import LearnedFrom, Origin
 from hf_tl.record.codec import encode
 from hf_tl.renamed import renamed
 from hf_tl.strategy import Strategy
@@ -44,6 +45,9 @@ def load_backbone(
     revision: str | None = None,
     trust_remote_code: bool = False,
     seed: int = 0,
+    head_init: HeadInit | None = None,
+    prompt: str | None = None,
+    text_model: str | None = None,
 ) -> tuple["PreTrainedModel", Transforms]:
     """Load a backbone with a head for `labels`, frozen for the first phase of the strategy.
 
@@ -65,6 +69,9 @@ def load_backbone(
         trust_remote_code: Whether code from the repository may run.
         seed: Random seed of new weights. `hf_tl.train` with the same seed and `hf-tl train --seed` start from the same
             weights.
+        head_init: `"text"` makes the head from the class names with the text tower of a CLIP or SigLIP backbone.
+        prompt: Prompts with `{}` in place of the class name, separated by `|` (default: seven of CLIP's authors).
+        text_model: Checkpoint with the text tower, for backbones of timm (default: that of the backbone).
 
     Returns:
         A standard transformers image classifier in inference mode, and `transforms`, whose `train` and `eval` are
@@ -81,17 +88,19 @@ def load_backbone(
     from hf_tl.backbones.stages.freezing import freeze
 
     plan = None if strategy is None else as_strategy(strategy)
+    is_pretrained = pretrained and not (plan is not None and plan.from_scratch)
     model, preprocessing = load_model(
         name,
         labels,
         weights=weights,
-        pretrained=pretrained and not (plan is not None and plan.from_scratch),
+        pretrained=is_pretrained,
         image_size=image_size,
         resize_mode=resize_mode,
         in_chans=in_chans,
         revision=revision,
         trust_remote_code=trust_remote_code,
         seed=seed,
+        text=checked_text(head_init, prompt, text_model, pretrained=is_pretrained),
     )
     set_problem_type(model, problem_type or model.config.problem_type)
     if plan is None:
@@ -115,13 +124,14 @@ def load_model(
     trust_remote_code: bool = False,
     weights_license: str | None = None,
     seed: int = 0,
+    text: TextInit | None = None,
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
     """Load a model and its preprocessing; the arguments are those of `load_backbone`.
 
     Without `labels`, the model keeps the labels of the checkpoint, and its head if there is one.
     `hf_tl.backbones.weights.provenance.provenance_of(model)` returns the origin of the weights. `weights_license` is
-    the license of the file `weights`, if its source states one. A black image is run through the model, so that a
-    model that does not accept images of this size is rejected before training.
+    the license of the file `weights`, if its source states one. `text` asks for a head from class names. A black image
+    is run through the model, so that a model that does not accept images of this size is rejected before training.
 
     Raises:
         ModelError: As in `load_backbone`.
@@ -132,7 +142,7 @@ def load_model(
     check_settings(name, {**settings, "in_chans": in_chans, "trust_remote_code": trust_remote_code}, seed)
     with drawing_with(seed):
         model, preprocessing = _load_model(
-            name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license
+            name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license, text
         )
     if resize_mode is not None:
         from hf_tl.backbones.libraries.resize_mode import with_resize_mode
@@ -163,6 +173,7 @@ def _load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     weights_license: str | None = None,
+    text: TextInit | None = None,
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
     from hf_tl.backbones.candidates import candidates, is_demo
 
@@ -170,7 +181,11 @@ def _load_model(
         [demo] = candidates(ModelConfig(name))
         name, weights, weights_license = demo.name, demo.weights, demo.weights_license
     model_args = {} if in_chans is None else {"in_chans": in_chans}
-    learned = LearnedFrom()
+    learned, towers = LearnedFrom(), None
+    if text is not None and not name.startswith(TIMM_PREFIX):
+        from hf_tl.backbones.text.loading import load_own_towers
+
+        towers = load_own_towers(name, revision, trust_remote_code, pretrained=pretrained)
     if name.startswith(TIMM_PREFIX):
         from hf_tl.backbones.libraries.timm import create_timm_backbone
 
@@ -188,6 +203,12 @@ def _load_model(
             origin, learned = file_origin(origin, weights)
     elif weights is not None or model_args:
         raise ConfigError(f"expected --model timm:ARCHITECTURE with --weights or --in_chans, found --model {name!r}")
+    elif towers is not None:
+        from hf_tl.backbones.text.loading import load_image_classifier
+
+        options: dict[str, Any] = {"image_size": image_size, "trust_remote_code": trust_remote_code}
+        model, origin, learned = load_image_classifier(towers, name, labels, revision, **options)
+        origin = origin if pretrained else Origin.random()
     else:
         from hf_tl.backbones.libraries.transformers import load_checkpoint
 
@@ -201,6 +222,10 @@ def _load_model(
         )
     if labels is not None:
         set_labels(model.config, labels)
+    if labels is not None and text is not None and pretrained:
+        from hf_tl.backbones.text.loading import add_text_head
+
+        origin = add_text_head(model, origin, labels, text, towers, name, revision)
     model.config.hf_tl = {"schema_version": SCHEMA_VERSION, "origin": encode(origin)}
     set_provenance(model, origin, learned)
     preprocessing = _preprocessing(model, name, image_size, revision, trust_remote_code)
@@ -237,20 +262,6 @@ def _preprocessing(
     from hf_tl.backbones.libraries.processors import load_processor, processor_preprocessing
 
     return processor_preprocessing(load_processor(name, image_size, revision, trust_remote_code))
-
-
-def check_classes(model: "PreTrainedModel", labels: Sequence[str]) -> None:
-    """Check that a model has the classes of a dataset, in their order.
-
-    Raises:
-        ConfigError: The classes or their order differ.
-    """
-    own = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    if own != list(labels):
-        raise ConfigError(
-            f"expected a model with the classes of the dataset, {list(labels[:5])}, found {own[:5]}: pass the labels "
-            "of the dataset to load_backbone, in their order"
-        )
 
 
 @renamed(name="model")

@@ -12,7 +12,8 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from hf_tl.backbones.load import check_classes, preprocessing_of, set_problem_type
+from hf_tl.backbones.checks import check_classes
+from hf_tl.backbones.load import preprocessing_of, set_problem_type
 from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.streaming.streams import streams_of
 from hf_tl.errors import ConfigError
