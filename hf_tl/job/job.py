@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_tl.backbones.libraries.preprocessing import Preprocessing
+    from hf_tl.backbones.text.text_head import TextHead
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.decoding.images import Transforms
     from hf_tl.data.learned import Leakage
@@ -148,6 +149,13 @@ class Job:
         return provenance_of(self.model)
 
     @cached_property
+    def text_head(self) -> "TextHead | None":
+        """Head from class names that the training starts from, looked up before training changes it."""
+        from hf_tl.backbones.text.text_head import text_head_of
+
+        return text_head_of(self.model)
+
+    @cached_property
     def learned_before(self) -> LearnedFrom:
         """Training images of the starting weights.
 
@@ -188,6 +196,8 @@ class Job:
         Raises:
             ConfigError: A setting does not fit the labels of the dataset.
         """
+        from hf_tl.head.text_head import check_text_strategy
+        from hf_tl.optimization.head_penalty import check_head_penalty
         from hf_tl.optimization.loss import check_phases
 
         if self.config.test_time_flip and not self.horizontal_flip:
@@ -196,6 +206,9 @@ class Job:
                 f"{self.data.name} change their class (--horizontal_flip false): leave out one of the two flags"
             )
         check_phases(self.strategy.phases, self.problem)
+        check_head_penalty(self.model, self.strategy.phases, self.accelerator)
+        if self.text_head is not None:
+            check_text_strategy(self.strategy)
 
     def identity(self) -> dict[str, Any]:
         """Return the origin and preprocessing that a checkpoint and the run that resumes from it must share."""
@@ -212,5 +225,6 @@ class Job:
             "starting weights": None if starts_anew else digest(backbone),
             "preprocessing": encode(self.preprocessing.to_record()),
             "horizontal_flip": self.horizontal_flip,
+            "text head": None if self.text_head is None else self.text_head.identity(),
             "classes": list(self.data.labels),
         }

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,11 +20,11 @@ from hf_tl.checkpoints.checkpoint import FOLDER, REFIT_FOLDER
 from hf_tl.checkpoints.saving import Checkpoints, gather_random_states, identity_of, names_trained_by
 from hf_tl.checkpoints.state import Contents, Outcome, TrainingLog, TrainingState, set_random_state
 from hf_tl.config import TrainingConfig
-from hf_tl.data.streaming.streams import first_image
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.features.features import Features
 from hf_tl.features.inputs import PhaseInputs
+from hf_tl.optimization.head_penalty import HeadPenalty
 from hf_tl.optimization.optim import phase_ends
 from hf_tl.processes.sharding import load_whole, shard
 from hf_tl.reporting.console import progress_bar, say
@@ -33,7 +34,7 @@ from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.evaluation import Evaluator
 from hf_tl.training.phase_data import PhaseData, TrainingImages
 from hf_tl.training.phase_run import Frozen, PhaseRun, Span, check_recipes
-from hf_tl.training.selection import count_without_gain
+from hf_tl.training.selection import count_without_gain, judge_zero_shot
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -103,6 +104,7 @@ class Training:
         """Start time, as if the training had never been interrupted."""
         self._restored: Contents | None = None
         self._climb = climb_of(strategy, config, rung_seconds)
+        self._head_penalty = HeadPenalty(self.model, self.stages[-1])
 
     def restore(self, source: str) -> None:
         """Restore a checkpoint; the next `run` continues from there.
@@ -133,7 +135,7 @@ class Training:
         """
         self._start = time.perf_counter() - self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
-        images = self._two_images()
+        images = self.data.two_images(self.strategy.phases[0]).to(self.model.device)
         fix_unused(self.model, images)
         self._whole, self.model = self.model, shard(self.accelerator, self.model, self.stages, images)
         with (
@@ -152,6 +154,11 @@ class Training:
         # the last phase may have been rejected, or its weights not selected
         freeze(self.model, self.state.log.kept_phases[-1].recipe)
         return self.state.log
+
+    def start_from(self, zero_shot: Mapping[str, Any], right: np.ndarray) -> None:
+        """Let the model before its first step compete with later evaluations; see `judge_zero_shot`."""
+        judge_zero_shot(self.state, zero_shot, right, self.problem)
+        self._best_weights = self._copies()
 
     @property
     def outcome(self) -> Outcome:
@@ -173,11 +180,7 @@ class Training:
         return self.data.predictions(self.model, self.carried_out.phases[-1], images, split)
 
     def write_final_checkpoint(self) -> None:
-        """Write a final checkpoint, from which the evaluation can resume, if checkpoints are enabled.
-
-        Raises:
-            CheckpointError: The checkpoint could not be written.
-        """
+        """Write a final checkpoint, from which the evaluation can resume, if checkpoints are enabled."""
         if self.checkpoints.are_wanted:
             self.checkpoints.write(self._contents(None))
 
@@ -227,7 +230,7 @@ class Training:
             CheckpointError: The frozen tensors differ from those of the checkpoint.
         """
         if self.state.frozen_digest is None:  # the phase starts, and does not resume
-            if self._climb is not None and span.index:
+            if self._climb is not None and (span.index or self.state.log.zero_shot is not None):
                 self._climb.begin(self.state, self._best_weights)
             if span.phase.from_random_weights:
                 drawn = self._random_weights()
@@ -258,7 +261,7 @@ class Training:
         return run
 
     def _steps(self, run: PhaseRun) -> Iterator[float]:
-        return run.steps(self.data, self.config, self.state.step)
+        return run.steps(self.data, self.config, self.state.step, self._head_penalty)
 
     def _hold_if_last(self, span: Span) -> None:
         """Pass the best weights so far to `hold` before a step that may be the last, also by early stopping."""
@@ -293,8 +296,11 @@ class Training:
         is_last = self.state.step == self.phase_ends[-1]
         is_highest, is_kept = self._evaluator.select(evaluation, self.state, is_last=is_last)
         if is_kept:
-            self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._trained_tensors().items()}
+            self._best_weights = self._copies()
         return is_highest
+
+    def _copies(self) -> dict[str, Tensor]:
+        return {name: tensor.to("cpu", copy=True) for name, tensor in self._trained_tensors().items()}
 
     def _restore_phase(self, run: PhaseRun) -> None:
         """Restore optimizer, schedule, scaler and random states in the phase in which the checkpoint was written."""
@@ -332,11 +338,6 @@ class Training:
         """Return the tensors that some phase trains; no others can change. All processes must call this."""
         state = self.accelerator.unwrap_model(self.model).state_dict()
         return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self.ever_trained}
-
-    def _two_images(self) -> Tensor:
-        transform = self.data.transforms_of(self.strategy.phases[0]).eval
-        pixel_values = transform(first_image(self.data.train_images))
-        return torch.stack([pixel_values] * 2).to(self.model.device)
 
     def passes(self, steps: int) -> float:
         """Convert optimizer steps to passes over the training images."""

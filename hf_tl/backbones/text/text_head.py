@@ -8,7 +8,7 @@ norm. With the mean norm of the embeddings of training images, its probabilities
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.text.embedding import embed_classes, load_tokenizer, pooled
+from hf_tl.backbones.weights.digest import digest
 from hf_tl.backbones.weights.provenance import commit_of
 from hf_tl.errors import ModelError
 from hf_tl.prompts import check_class_names
@@ -56,6 +57,10 @@ class TextHead:
         """Weights of the linear layer, (classes, features)."""
         directions = self.embeddings if self.projection is None else self.embeddings @ self.projection
         return directions * (self.logit_scale / self.norm)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a checkpoint and the run that resumes from it must share."""
+        return {"prompts": list(self.templates), "embeddings": digest({"embeddings": self.embeddings})}
 
     def embed(self, features: Tensor) -> Tensor:
         """Embed features of images, (images, features)."""

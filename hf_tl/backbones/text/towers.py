@@ -212,10 +212,11 @@ def _pixels(processor: Any) -> dict[str, Any]:
     resampling = Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC)).name.lower()
     shortest = size.get("shortest_edge")
     is_cropped = shortest is not None and settings.get("do_center_crop", True)
+    crop_pct = dict(crop).get("height", shortest) / shortest if shortest is not None and is_cropped else 1.0
     return {
         "interpolation": resampling,
         "mean": tuple(settings["image_mean"]),
         "std": tuple(settings["image_std"]),
-        "crop_pct": dict(crop).get("height", shortest) / shortest if is_cropped else 1.0,
+        "crop_pct": crop_pct,
         "crop_mode": "center" if is_cropped else "squash",
     }
