@@ -10,6 +10,7 @@ from hf_tl.backbones.weights.provenance import provenance_of, set_provenance
 from hf_tl.data.streaming.streams import StreamedImages
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
+from hf_tl.optimization.head_penalty import check_head_penalty
 from hf_tl.processes.together import agree
 from hf_tl.prompts import NEEDS_WEIGHTS
 from hf_tl.recipes.sizes import HEAD_PENALTY
@@ -81,6 +82,22 @@ def check_text_strategy(strategy: Strategy) -> None:
             "--head_init text needs a head that is trained on from there, and --head_solver lbfgs fits it anew: leave "
             "out one of the two flags"
         )
+
+
+def check_head(model: "PreTrainedModel", strategy: Strategy, accelerator: Any = None) -> None:
+    """Reject a strategy that does not suit the first weights of the head.
+
+    Args:
+        model: Model before training.
+        strategy: Strategy.
+        accelerator: Accelerator of the training, which may shard weights.
+
+    Raises:
+        ConfigError: The strategy does not train on from a text head, or draws the head to random weights.
+    """
+    check_head_penalty(model, strategy.phases, accelerator)
+    if text_head_of(model) is not None:
+        check_text_strategy(strategy)
 
 
 def with_head_penalty(strategy: Strategy, model: "PreTrainedModel") -> Strategy:

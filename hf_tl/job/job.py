@@ -196,8 +196,7 @@ class Job:
         Raises:
             ConfigError: A setting does not fit the labels of the dataset.
         """
-        from hf_tl.head.text_head import check_text_strategy
-        from hf_tl.optimization.head_penalty import check_head_penalty
+        from hf_tl.head.text_head import check_head
         from hf_tl.optimization.loss import check_phases
 
         if self.config.test_time_flip and not self.horizontal_flip:
@@ -206,9 +205,7 @@ class Job:
                 f"{self.data.name} change their class (--horizontal_flip false): leave out one of the two flags"
             )
         check_phases(self.strategy.phases, self.problem)
-        check_head_penalty(self.model, self.strategy.phases, self.accelerator)
-        if self.text_head is not None:
-            check_text_strategy(self.strategy)
+        check_head(self.model, self.strategy, self.accelerator)
 
     def identity(self) -> dict[str, Any]:
         """Return the origin and preprocessing that a checkpoint and the run that resumes from it must share."""

@@ -48,10 +48,9 @@ def zero_shot_results(job: Job) -> tuple[dict[str, Any], Predictions]:
         share, is_proportion = metrics[problem.primary.key], problem.primary.key == problem.accuracy
         interval = share_interval(share, len(images)) if is_proportion else None
         results[split] = {"images": len(images), "metrics": metrics, "interval": interval}
-        say(
-            job.accelerator,
-            f"Zero-shot {split} {problem.primary.name}: {percent(share)} ({measured_on(len(images), interval)})",
-        )
+        depth = " (stage depth 0)" if job.strategy.is_climb and split == "validation" else ""
+        result = f"{percent(share)} ({measured_on(len(images), interval)})"
+        say(job.accelerator, f"Zero-shot {split} {problem.primary.name}{depth}: {result}")
     return results, predictions["validation"]
 
 
