@@ -182,10 +182,6 @@ def _load_model(
         name, weights, weights_license = demo.name, demo.weights, demo.weights_license
     model_args = {} if in_chans is None else {"in_chans": in_chans}
     learned, towers = LearnedFrom(), None
-    if text is not None and not name.startswith(TIMM_PREFIX):
-        from hf_tl.backbones.text.loading import load_own_towers
-
-        towers = load_own_towers(name, revision, trust_remote_code, pretrained=pretrained)
     if name.startswith(TIMM_PREFIX):
         from hf_tl.backbones.libraries.timm import create_timm_backbone
 
@@ -203,23 +199,9 @@ def _load_model(
             origin, learned = file_origin(origin, weights)
     elif weights is not None or model_args:
         raise ConfigError(f"expected --model timm:ARCHITECTURE with --weights or --in_chans, found --model {name!r}")
-    elif towers is not None:
-        from hf_tl.backbones.text.loading import load_image_classifier
-
-        options: dict[str, Any] = {"image_size": image_size, "trust_remote_code": trust_remote_code}
-        model, origin, learned = load_image_classifier(towers, name, labels, revision, **options)
-        origin = origin if pretrained else Origin.random()
     else:
-        from hf_tl.backbones.libraries.transformers import load_checkpoint
-
-        model, origin, learned = load_checkpoint(
-            name,
-            labels,
-            pretrained=pretrained,
-            image_size=image_size,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
+        options = {"image_size": image_size, "revision": revision, "trust_remote_code": trust_remote_code}
+        model, origin, learned, towers = _load_checkpoint(name, labels, text, pretrained=pretrained, **options)
     if labels is not None:
         set_labels(model.config, labels)
     if labels is not None and text is not None and pretrained:
@@ -231,6 +213,24 @@ def _load_model(
     preprocessing = _preprocessing(model, name, image_size, revision, trust_remote_code)
     model.__dict__[REMEMBERED] = preprocessing
     return model, preprocessing
+
+
+def _load_checkpoint(
+    name: str, labels: Sequence[str] | None, text: TextInit | None, **options: Any
+) -> tuple["PreTrainedModel", "Origin", LearnedFrom, "PreTrainedModel | None"]:
+    """Load a checkpoint as `load_checkpoint` does; for a head from class names, with both of its towers if it has two.
+
+    Returns:
+        Model, origin of its weights, their known training images, and the two-tower model.
+    """
+    from hf_tl.backbones.libraries.transformers import load_checkpoint
+
+    if text is not None:
+        from hf_tl.backbones.text.loading import load_image_classifier
+
+        if (loaded := load_image_classifier(name, labels, **options)) is not None:
+            return loaded
+    return *load_checkpoint(name, labels, **options), None
 
 
 def set_labels(config: "PreTrainedConfig", labels: Sequence[str]) -> None:

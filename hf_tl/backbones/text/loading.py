@@ -20,34 +20,41 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_own_towers(
-    name: str, revision: str | None, trust_remote_code: bool, *, pretrained: bool
-) -> "PreTrainedModel | None":
-    """Load a backbone with its text tower; return None if it has none."""
+def load_image_classifier(
+    name: str,
+    labels: Sequence[str] | None,
+    *,
+    pretrained: bool,
+    image_size: int | None,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> tuple["PreTrainedModel", Origin, LearnedFrom, "PreTrainedModel"] | None:
+    """Load a two-tower checkpoint with its image tower as a classifier with a new head.
+
+    Args:
+        name: Hub id or directory.
+        labels: Class names, in the order of the logits (default: those of the config).
+        pretrained: Whether to load the weights.
+        image_size: Height and width in pixels (default: those of the checkpoint).
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether code from the repository may run.
+
+    Returns:
+        Classifier, origin of its weights, their known training images, and the two-tower model. None for other
+        checkpoints.
+    """
     config = load_config(name, revision, trust_remote_code)
     if not is_two_tower(config):
         return None
-    if not pretrained:
-        return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code).eval()
-    return load_two_towers(name, revision, trust_remote_code)
-
-
-def load_image_classifier(
-    towers: "PreTrainedModel", name: str, labels: Sequence[str] | None, revision: str | None, **options: Any
-) -> tuple["PreTrainedModel", Origin, LearnedFrom]:
-    """Return the image tower of a two-tower checkpoint as a classifier, its origin, and its known training images.
-
-    Args:
-        towers: Result of `load_own_towers`.
-        name: Name of the checkpoint.
-        labels: Class names, in the order of the logits (default: those of the config).
-        revision: Branch, tag or commit on the Hub.
-        options: Other arguments of `image_classifier`.
-    """
-    config = towers.config
+    if pretrained:
+        towers = load_two_towers(name, revision, trust_remote_code)
+    else:
+        towers = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code).eval()
     names = [config.id2label[index] for index in range(config.num_labels)] if labels is None else labels
-    model = image_classifier(towers, name, names, revision=revision, **options)
-    return model, *origin_of(name, config, revision, "new")
+    places: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    model = image_classifier(towers, name, names, image_size=image_size, **places)
+    origin, learned = origin_of(name, config, revision, "new")
+    return model, *((origin, learned) if pretrained else (Origin.random(), LearnedFrom())), towers
 
 
 def add_text_head(
