@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.text.embedding import embed_classes, load_tokenizer, pooled
+from hf_tl.backbones.text.towers import check_same_tower
 from hf_tl.backbones.weights.digest import digest
 from hf_tl.backbones.weights.provenance import commit_of
 from hf_tl.errors import ModelError
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 _TEXT_HEAD = "_hf_tl_text_head"
 """Model attribute that holds its text head; copies of the model keep it."""
 SMALLEST_COSINE = 0.99
-"""Smallest mean cosine similarity of the image embeddings of a backbone and of the image tower beside the text tower:
-below it, they have different weights or activations."""
+"""Smallest mean cosine similarity of the image embeddings of a backbone and of the image tower beside the text tower.
+For another image size, the libraries interpolate position embeddings differently."""
 PROBES = 4
 """Number of synthetic images on which the two are compared."""
 
@@ -118,6 +119,11 @@ def make_text_head(
         ModelError: The head is not a linear layer, or the text tower is that of other weights.
     """
     check_class_names(labels)
+    if model.config.model_type != "timm_wrapper":
+        raise ModelError(
+            f"--head_init text needs a backbone that ends in the features which are compared with text, found a "
+            f"{type(model).__name__}: choose a CLIP or SigLIP backbone of timm, or such a checkpoint with both towers"
+        )
     layer, projection = head_layer(model), getattr(towers, "visual_projection", None)
     matrix = None if projection is None else projection.weight.detach().clone()
     embeddings = embed_classes(towers, load_tokenizer(source, revision), labels, templates)
@@ -138,6 +144,7 @@ def make_text_head(
         0.0 if bias is None else float(bias.detach()),
         norm=1.0,
     )
+    check_same_tower(model.timm_model, towers, source)
     return _checked(head, model, towers)
 
 
@@ -160,8 +167,7 @@ def _checked(head: TextHead, model: "PreTrainedModel", towers: "PreTrainedModel"
     if cosine < SMALLEST_COSINE:
         raise ModelError(
             f"expected the backbone of the text model {head.source!r}, found other embeddings of the same images (mean "
-            f"cosine similarity {cosine:.3f}, at least {SMALLEST_COSINE:g} needed): name the text model of the same "
-            "weights, and the backbone with the same activation (timm marks OpenAI's by quickgelu)"
+            f"cosine similarity {cosine:.3f}, at least {SMALLEST_COSINE:g} needed): choose another backbone"
         )
     return head.with_norm_of(features)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import timm
 import torch
 from timm.layers import get_act_layer
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_tl.backbones.libraries.configs import load_config
 from hf_tl.backbones.libraries.processors import load_processor
@@ -44,6 +44,8 @@ NAMES = (
 """Names of transformers' tensors, and their names in timm."""
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 """Names of activations in transformers that differ from timm's."""
+LARGEST_DIFFERENCE = 0.01
+"""Largest relative difference of a tensor in two copies of the same weights, in half precision or not."""
 LIKE_CLIP, LIKE_SIGLIP = "vit_base_patch32_clip_224", "vit_base_patch16_siglip_224"
 """Architectures that tower sizes without a timm architecture of their own are built from."""
 
@@ -173,6 +175,7 @@ def timm_architecture(config: "PreTrainedConfig", weights: Mapping[str, Tensor])
     activation = ACTIVATIONS.get(config.hidden_act, config.hidden_act)
     family = "clip" if has_class_token else "siglip"
     alike = None
+    network: Any
     for name in timm.list_models(f"vit_*_patch{config.patch_size}_{family}*_{config.image_size}"):
         with torch.device("meta"):
             network = timm.create_model(name, num_classes=1)
@@ -196,11 +199,52 @@ def timm_architecture(config: "PreTrainedConfig", weights: Mapping[str, Tensor])
     }
 
 
-def _is_activation(module: nn.Module, name: str) -> bool:
+def check_same_tower(network: Any, towers: "PreTrainedModel", source: str) -> None:
+    """Check that a timm network is the image tower of a two-tower model.
+
+    All tensors but those of the head and the position embeddings, which depend on the image size, must be equal up to
+    rounding, and the activation up to its approximations.
+
+    Args:
+        network: timm network.
+        towers: Two-tower model.
+        source: Name of its checkpoint.
+
+    Raises:
+        ModelError: The network has other tensors, other weights or another activation.
+    """
+    expected = timm_weights(towers.vision_model.state_dict())
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("head.")}
+    advice = "name the text model of the same weights"
+    if unfit := sorted(
+        {name for name in expected.keys() | own.keys() if name not in own or name not in expected}
+        | {name for name in expected.keys() & own.keys() - {"pos_embed"} if expected[name].shape != own[name].shape}
+    ):
+        raise ModelError(
+            f"expected the image tower of the text model {source!r} as the backbone, found other tensors: "
+            f"{name_some(unfit, 3)}: {advice}"
+        )
+    for name in own.keys() - {"pos_embed"}:
+        difference = float((own[name] - expected[name]).norm() / expected[name].norm().clamp(min=1e-12))
+        if difference > LARGEST_DIFFERENCE:
+            raise ModelError(
+                f"expected the weights of the image tower of {source!r}, found a backbone with others ({name} differs "
+                f"by {difference:.1%}, at most {LARGEST_DIFFERENCE:.0%} is rounding): {advice}"
+            )
+    activation = towers.config.vision_config.hidden_act
+    if not _is_activation(network.blocks[0].mlp.act, ACTIVATIONS.get(activation, activation), 0.01):
+        raise ModelError(
+            f"expected a backbone with the activation {activation} of the text model {source!r}, found "
+            f"{type(network.blocks[0].mlp.act).__name__}: choose the architecture with it (timm marks quick_gelu by "
+            "quickgelu)"
+        )
+
+
+def _is_activation(module: Any, name: str, tolerance: float = 1e-5) -> bool:
     """Return whether a layer computes the activation of a name; layers differ in class and in arguments."""
     values = torch.linspace(-3, 3, 50)
     layer = get_act_layer(name)
-    return layer is not None and torch.allclose(module(values), layer()(values), atol=1e-5)
+    return layer is not None and torch.allclose(module(values), layer()(values), atol=tolerance, rtol=0)
 
 
 def _pixels(processor: Any) -> dict[str, Any]:
