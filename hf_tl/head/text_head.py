@@ -47,7 +47,7 @@ def fit_text_head(
     head = text_head_of(model)
     if head is None:
         return
-    if problem_type_of(model) is MULTI_LABEL and not head.logit_bias:
+    if problem_type_of(model) is MULTI_LABEL and head.logit_bias is None:
         raise ConfigError(
             "--head_init text with several labels per image needs a text tower that decides each label alone, such as "
             f"SigLIP's, found {head.source!r}: choose a SigLIP backbone, or leave out --head_init text"
@@ -106,7 +106,13 @@ def with_head_penalty(strategy: Strategy, model: "PreTrainedModel") -> Strategy:
     Args:
         strategy: Strategy. Phases that were written out stay as they are.
         model: Model before training.
+
+    Raises:
+        ConfigError: See `check_text_strategy`.
     """
-    if strategy.preset is None or text_head_of(model) is None:
+    if text_head_of(model) is None:
+        return strategy
+    check_text_strategy(strategy)
+    if strategy.preset is None:
         return strategy
     return Strategy.of(strategy.preset.name, **{"head_penalty": HEAD_PENALTY, **strategy.preset.arguments})

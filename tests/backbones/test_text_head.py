@@ -138,7 +138,7 @@ def test_a_backbone_without_text_is_refused_by_name(checkpoints: dict[str, Path]
     for name in (tower, str(vit)):
         with pytest.raises(ModelError, match=rf"{Path(name).name} has none: name the CLIP or SigLIP .* as text_model"):
             load(name)
-    with pytest.raises(ModelError, match="with a text tower, found .* of type vit"):
+    with pytest.raises(ModelError, match=r"with a text tower, found .* of type vit"):
         load(tower, text_model=str(vit))
 
 

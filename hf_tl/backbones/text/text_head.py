@@ -7,7 +7,7 @@ norm. With the mean norm of the embeddings of training images, its probabilities
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -48,16 +48,17 @@ class TextHead:
     projection: Tensor | None
     """Projection of the image tower, (embedding width, features). None if the features are the embedding."""
     logit_scale: float
-    logit_bias: float
-    """Bias of each logit, the same for all classes: of SigLIP, whose sigmoid decides each class alone."""
+    logit_bias: float | None
+    """Bias of each logit, the same for all classes: of SigLIP, whose sigmoid decides each class alone. None for CLIP.
+    """
     norm: float
     """Mean norm of the image embeddings."""
+    weight: Tensor = field(init=False)
+    """Weights of the linear layer, (classes, features)."""
 
-    @property
-    def weight(self) -> Tensor:
-        """Weights of the linear layer, (classes, features)."""
+    def __post_init__(self) -> None:
         directions = self.embeddings if self.projection is None else self.embeddings @ self.projection
-        return directions * (self.logit_scale / self.norm)
+        object.__setattr__(self, "weight", directions * (self.logit_scale / self.norm))
 
     def identity(self) -> dict[str, Any]:
         """Return what a checkpoint and the run that resumes from it must share."""
@@ -76,7 +77,7 @@ class TextHead:
         """Write the weights into the head of a model."""
         layer = head_layer(model)
         layer.weight.copy_(self.weight)
-        layer.bias.fill_(self.logit_bias)
+        layer.bias.fill_(self.logit_bias or 0.0)
 
     def is_head_of(self, model: nn.Module) -> bool:
         """Return whether a model still has these weights in its head."""
@@ -141,7 +142,7 @@ def make_text_head(
         embeddings,
         matrix,
         scale,
-        0.0 if bias is None else float(bias.detach()),
+        None if bias is None else float(bias.detach()),
         norm=1.0,
     )
     check_same_tower(model.timm_model, towers, source)
