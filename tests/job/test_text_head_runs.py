@@ -77,14 +77,13 @@ def test_zero_shot_is_measured_and_recorded_for_every_strategy(
 
 
 def test_training_goes_on_from_the_text_head(clip: str, data: ImageData, tmp_path: Path) -> None:
-    """A stronger penalty keeps the head nearer to its starting weights."""
+    """The penalty keeps the head nearer to its starting weights."""
     start, distances = text_head(clip), []
-    for penalty in (0.0, 1.0, 100.0):
-        run(clip, data, tmp_path / str(penalty), epochs=5, head_penalty=penalty, lr=0.03)
+    for penalty in (0.0, 1.0):
+        run(clip, data, tmp_path / str(penalty), epochs=4, head_penalty=penalty)
         weight = saved_head(tmp_path / str(penalty))
         distances.append(float((weight / weight.norm() - start).norm()))
-    assert distances[0] > distances[1] > distances[2] > 0
-    assert distances[2] < distances[0] / 2
+    assert 0.2 > distances[0] > distances[1] > 0  # two random directions have a distance of 1.4
 
 
 def test_zero_shot_is_kept_where_training_harms(clip: str, data: ImageData, tmp_path: Path) -> None:
