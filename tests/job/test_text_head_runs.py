@@ -76,7 +76,7 @@ def test_zero_shot_is_measured_and_recorded_for_every_strategy(
     assert read_record(tmp_path / "run").text_head == head
 
 
-def test_training_goes_on_from_the_text_head(clip: str, data: ImageData, tmp_path: Path) -> None:
+def test_training_continues_from_the_text_head(clip: str, data: ImageData, tmp_path: Path) -> None:
     """The penalty keeps the head nearer to its starting weights."""
     start, distances = text_head(clip), []
     for penalty in (0.0, 1.0):
