@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hf_tl.trainer.callback import StrategyCallback
     from hf_tl.trainer.safeguards import newest_checkpoint
     from hf_tl.trainer.trainer import StrategyTrainer
+    from hf_tl.tuning import LoRA
     from hf_tl.views.views import TrainingViews
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ _HOMES = {
     "ExportResult": "hf_tl.exporting.result",
     "HfTlError": "hf_tl.errors",
     "Inspection": "hf_tl.inspection.result",
+    "LoRA": "hf_tl.tuning",
     "Phase": "hf_tl.strategy",
     "PredictionResult": "hf_tl.predicting.result",
     "Recommendation": "hf_tl.advisor.recommendation",
@@ -77,6 +79,7 @@ __all__ = [
     "ExportResult",
     "HfTlError",
     "Inspection",
+    "LoRA",
     "Phase",
     "PredictionResult",
     "Recommendation",

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.ranges import check_fields, domains, setting
+from hf_tl.tuning import LoRA, Tuning
 
 Norm = Literal["frozen", "affine", "adapt"]
 BatchNorm = Literal["update", "keep"]
@@ -66,7 +67,8 @@ class Phase:
     """Optimizer steps, instead of `epochs`."""
     batch_norm: BatchNorm = "update"
     """Statistics of BatchNorm in *trained* stages: normalize by the batch and update the stored ones (`"update"`), or
-    normalize by the stored ones and keep them (`"keep"`). Scale and shift train in both cases."""
+    normalize by the stored ones and keep them (`"keep"`). Scale and shift train in both cases. A phase with LoRA keeps
+    them, scale and shift included."""
     mixup: float = setting(0.0, at_least=SMALLEST_ALPHA, or_zero=True)
     """Alpha of mixup (https://arxiv.org/abs/1710.09412), at least 0.01; 0 disables it. If `cutmix` is set too, each
     pair of images draws one of the two."""
@@ -86,6 +88,9 @@ class Phase:
     solver: Solver = "adamw"
     """`"lbfgs"` solves the head to convergence as logistic regression on frozen features, in one step. Cross-validation
     chooses its L2 strength (`hf_tl.head.head_solver`)."""
+    tuning: Tuning = "full"
+    """Tuning of the trained backbone stages: `"full"` trains all their weights; a `LoRA` trains low-rank adapters
+    beside them, which are added to the weights at the end of the phase. The head is trained in full."""
 
     def __post_init__(self) -> None:
         check_fields(self, "{} of a phase")
@@ -100,6 +105,14 @@ class Phase:
             )
         if self.is_solved:
             self._check_solved()
+        if self.is_adapted and self.trainable_stages == 1:
+            raise ConfigError(
+                "LoRA adapts stages of the backbone, found a phase of the head alone: leave out its tuning"
+            )
+        if self.is_adapted and self.from_random_weights:
+            raise ConfigError("LoRA adapts pretrained weights, found from_random_weights in its phase: leave out one")
+        if self.is_adapted:
+            object.__setattr__(self, "batch_norm", "keep")  # nothing of an adapted stage moves but the adapters
 
     def _check_solved(self) -> None:
         if self.trainable_stages != 1 or self.steps != 1:
@@ -118,6 +131,11 @@ class Phase:
     def is_solved(self) -> bool:
         """Return whether the head is solved instead of trained step by step."""
         return self.solver == "lbfgs"
+
+    @property
+    def is_adapted(self) -> bool:
+        """Return whether the phase trains low-rank adapters instead of the weights of the backbone."""
+        return isinstance(self.tuning, LoRA)
 
     @property
     def length(self) -> str:
@@ -141,7 +159,8 @@ class Phase:
         names = ", ".join(stages) if isinstance(stages, tuple) else stages
         scope = f"the last {stages} stages" if isinstance(stages, int) else f"the stages {names}"
         scope = {1: "the head", "all": "all stages"}.get(stages, scope) if not isinstance(stages, tuple) else scope
-        return f"{'solution' if self.is_solved else self.length} of {scope}"
+        by = f", by {self.tuning.phrase}" if isinstance(self.tuning, LoRA) else ""
+        return f"{'solution' if self.is_solved else self.length} of {scope}{by}"
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -163,7 +182,9 @@ class Phase:
 
 
 def _read(name: str, value: Any) -> Any:
-    """Parse numbers that arrive as text, such as YAML's `3e-4`; `Phase` checks everything else."""
+    """Parse numbers that arrive as text, such as YAML's `3e-4`, and LoRA; `Phase` checks everything else."""
+    if name == "tuning" and (isinstance(value, Mapping) or value == "lora"):
+        return LoRA.from_record(value)
     if not (isinstance(value, str) and float in (domain := domains(Phase)[name]).kinds):
         return value
     try:

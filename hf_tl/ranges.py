@@ -105,7 +105,7 @@ class Domain:
         return isinstance(value, self.kinds) or (float in self.kinds and isinstance(value, int))
 
     def _is_inside(self, value: Any) -> bool:
-        if self.choices:
+        if self.choices and isinstance(value, str):
             return value in self.choices
         if not isinstance(value, int | float):
             return value != ""
@@ -119,7 +119,8 @@ class Domain:
 
     def __str__(self) -> str:
         if self.choices:
-            return f"one of {', '.join(self.choices)}"
+            others = [f" or hf_tl.{kind.__name__}(…)" for kind in self.kinds if dataclasses.is_dataclass(kind)]
+            return f"one of {', '.join(self.choices)}" + "".join(others)
         if bool in self.kinds:
             return "true or false"
         if tuple in self.kinds:

@@ -4,13 +4,14 @@ Everything else follows the phases: freezing, the Accelerate loop, the Trainer c
 config and the card. No part of the package has a "mode" of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from hf_tl.errors import ConfigError
 from hf_tl.phase import Augmentation, BatchNorm, ClassWeights, Norm, Phase, Solver, TrainableStages
+from hf_tl.recipes.constructors import Constructors
 from hf_tl.recipes.phases import merge_depths
 from hf_tl.recipes.preset import PREVIEW, PREVIEW_IMAGES, Preset, count_head
 from hf_tl.strategy_record import read_yaml, strategy_fields
@@ -19,7 +20,7 @@ __all__ = ["Augmentation", "BatchNorm", "ClassWeights", "Norm", "Phase", "Solver
 
 
 @dataclass(frozen=True, repr=False)
-class Strategy:
+class Strategy(Constructors):
     """A named list of phases.
 
     A strategy from a constructor such as `Strategy.finetune()` shows its phases for 1,000 to 20,000 training images.
@@ -103,182 +104,6 @@ class Strategy:
     def is_climb(self) -> bool:
         """Return whether the phases are stage depths of an escalation."""
         return self.expected_rung is not None
-
-    @classmethod
-    def transfer(
-        cls,
-        *,
-        epochs: float | None = None,
-        learning_rate: float | None = None,
-        head_solver: Solver | None = None,
-        head_stages: int | None = None,
-        refit: bool | None = None,
-        **recipe: Any,
-    ) -> Self:
-        """Train the head only ("feature extraction", "linear probing"), by default without augmentation.
-
-        Args:
-            epochs: Passes over the training data. Defaults to the recipe, like all that is not chosen.
-            learning_rate: Peak learning rate of the head.
-            head_solver: `"lbfgs"` solves the head as logistic regression instead of training it.
-            head_stages: Number of trailing stages that count as the head. Defaults to 1, the last layer.
-            refit: Whether to retrain on training and validation images. Defaults to no.
-            recipe: Other fields of `Phase`.
-        """
-        return cls.of(
-            "transfer", epochs=epochs, learning_rate=learning_rate, head_solver=head_solver, head_stages=head_stages,
-            refit=refit, **recipe,
-        )  # fmt: skip
-
-    @classmethod
-    def finetune(
-        cls,
-        *,
-        trainable_stages: TrainableStages | None = None,
-        epochs: float | None = None,
-        learning_rate: float | None = None,
-        backbone_learning_rate: float | None = None,
-        head_solver: Solver | None = None,
-        head_stages: int | None = None,
-        head_recipe: Mapping[str, Any] | None = None,
-        refit: bool | None = None,
-        **recipe: Any,
-    ) -> Self:
-        """Fine-tune in two phases: the head alone, then the head and stages of the backbone.
-
-        A random head would send large, meaningless gradients through pretrained features, so it is trained alone first
-        (LP-FT, Kumar et al. 2022, https://arxiv.org/abs/2202.10054).
-
-        Args:
-            trainable_stages: Number of trailing stages that the second phase trains, head included, `"all"`, or names
-                (see `Phase.trainable_stages`). Defaults to 2, the head and the last stage.
-            epochs: Passes over the training data, both phases together, a third of them for the head. Defaults to the
-                recipe, like all that is not chosen.
-            learning_rate: Peak learning rate of the head in the first phase; the second uses a third of it.
-            backbone_learning_rate: Peak learning rate of the last backbone stage.
-            head_solver: `"lbfgs"` solves the head of the first phase as logistic regression.
-            head_stages: Number of trailing stages that count as the head. Defaults to 1.
-            head_recipe: Fields of `Phase` that differ in the head phase.
-            refit: Whether to retrain on training and validation images. Defaults to no.
-            recipe: Other fields of `Phase`.
-        """
-        return cls.of(
-            "finetune", trainable_stages=trainable_stages, epochs=epochs, learning_rate=learning_rate,
-            backbone_learning_rate=backbone_learning_rate, head_solver=head_solver, head_stages=head_stages,
-            head_recipe=head_recipe, refit=refit, **recipe,
-        )  # fmt: skip
-
-    @classmethod
-    def gradual(
-        cls,
-        *,
-        trainable_stages: int | None = None,
-        epochs: float | None = None,
-        learning_rate: float | None = None,
-        backbone_learning_rate: float | None = None,
-        layer_decay: float | None = None,
-        head_solver: Solver | None = None,
-        head_stages: int | None = None,
-        head_recipe: Mapping[str, Any] | None = None,
-        refit: bool | None = None,
-        **recipe: Any,
-    ) -> Self:
-        """Unfreeze gradually: the head, then one more backbone stage in each phase, from the top.
-
-        Each phase starts from the weights of the previous one, and each earlier stage learns at a fraction of the
-        learning rate of the stage after it. Half of the epochs after the head phase belong to the last phase (ULMFiT,
-        Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, where the fraction is 1/2.6).
-
-        Args:
-            trainable_stages: Number of trailing stages that the last phase trains, head included. Defaults to four, and
-                then all.
-            epochs: Passes over the training data, all phases together. Defaults to the recipe, like all that is not
-                chosen.
-            learning_rate: Peak learning rate of the head in the first phase; later phases use a third of it.
-            backbone_learning_rate: As in `finetune`.
-            layer_decay: Fraction of the learning rate from one stage to the stage before it.
-            head_solver: As in `finetune`.
-            head_stages: As in `finetune`.
-            head_recipe: As in `finetune`.
-            refit: As in `finetune`.
-            recipe: Other fields of `Phase`.
-
-        >>> [phase.trainable_stages for phase in Strategy.gradual().phases]
-        [1, 2, 3, 4, 'all']
-        """
-        return cls.of(
-            "gradual", trainable_stages=trainable_stages, epochs=epochs, learning_rate=learning_rate,
-            backbone_learning_rate=backbone_learning_rate, layer_decay=layer_decay, head_solver=head_solver,
-            head_stages=head_stages, head_recipe=head_recipe, refit=refit, **recipe,
-        )  # fmt: skip
-
-    @classmethod
-    def full(
-        cls,
-        *,
-        epochs: float | None = None,
-        learning_rate: float | None = None,
-        backbone_learning_rate: float | None = None,
-        refit: bool | None = None,
-        **recipe: Any,
-    ) -> Self:
-        """Fine-tune the whole network from its pretrained weights, with a higher learning rate for the head."""
-        return cls.of(
-            "full", epochs=epochs, learning_rate=learning_rate, backbone_learning_rate=backbone_learning_rate,
-            refit=refit, **recipe,
-        )  # fmt: skip
-
-    @classmethod
-    def auto(
-        cls,
-        *,
-        trainable_stages: Sequence[int | Literal["all"]] | None = None,
-        expected_rung: int | None = None,
-        epochs: float | None = None,
-        learning_rate: float | None = None,
-        backbone_learning_rate: float | None = None,
-        head_stages: int | None = None,
-        head_recipe: Mapping[str, Any] | None = None,
-        scratch: Phase | bool | None = None,
-        refit: bool | None = None,
-        **recipe: Any,
-    ) -> Self:
-        """Escalate: train the head, then deeper stages from the best weights so far, while accuracy improves.
-
-        Args:
-            trainable_stages: Numbers of trailing stages, head included, of the stage depths after the head. Defaults to
-                2, 4 and `"all"`.
-            expected_rung: Number, from 1, of the stage depth that the evidence favors. Defaults to 1, the head.
-            epochs: Passes over the training data at each stage depth. Defaults to the recipe, like all that is not
-                chosen.
-            learning_rate: Peak learning rate of the head in the first phase; later phases use a third of it.
-            backbone_learning_rate: As in `finetune`.
-            head_stages: As in `finetune`.
-            head_recipe: As in `finetune`.
-            scratch: A last phase that starts from random weights; True takes that of `scratch`. Defaults to none.
-            refit: Whether to retrain the selected depth from scratch, see `at_once`.
-            recipe: Other fields of `Phase`.
-
-        >>> [phase.trainable_stages for phase in Strategy.auto().phases]
-        [1, 2, 4, 'all']
-        """
-        return cls.of(
-            "auto", trainable_stages=trainable_stages, expected_rung=expected_rung, epochs=epochs,
-            learning_rate=learning_rate, backbone_learning_rate=backbone_learning_rate, head_stages=head_stages,
-            head_recipe=head_recipe, scratch=scratch, refit=refit, **recipe,
-        )  # fmt: skip
-
-    @classmethod
-    def scratch(
-        cls,
-        *,
-        epochs: float | None = None,
-        learning_rate: float | None = None,
-        refit: bool | None = None,
-        **recipe: Any,
-    ) -> Self:
-        """Train the architecture from random weights, with one learning rate for all stages."""
-        return cls.of("scratch", epochs=epochs, learning_rate=learning_rate, refit=refit, **recipe)
 
     def done(self, phases: int) -> Self:
         """Return the strategy as carried out: the first `phases` phases, which produced the kept weights.

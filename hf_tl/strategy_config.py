@@ -1,7 +1,7 @@
 """Flags of a strategy, and the strategy built from them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from hf_tl.phase import Phase, TrainableStages
 from hf_tl.ranges import Settings, like, setting
 from hf_tl.recipes.preset import SYNONYMS, StrategyName
 from hf_tl.strategy import Augmentation, BatchNorm, ClassWeights, Norm, Solver, Strategy
+from hf_tl.tuning import LoRA
 
 RECOMMENDED_STRATEGY = "strategy.json"
 """File that `hf-tl recommend --output_dir` writes, and that `--recommendation` and `--phases` read."""
@@ -22,7 +23,8 @@ class StrategyConfig(Settings):
     strategy: StrategyName = setting(
         "transfer",
         "transfer: train the head; finetune: the head first, then also the last stages; gradual: unfreeze one stage at "
-        "a time; full: train all stages; scratch: random weights; auto: choose how deep to train by validation",
+        "a time; full: train all stages; lora: the head first, then low-rank adapters in all stages; scratch: random "
+        "weights; auto: choose how deep to train by validation",
         synonyms=SYNONYMS,
     )
     phases: str | None = setting(
@@ -38,6 +40,23 @@ class StrategyConfig(Settings):
         metavar="STAGES",
         **like(Phase, "trainable_stages"),
     )
+    lora_rank: int | None = setting(
+        None,
+        "train low-rank adapters (LoRA) of this rank in the stages of the backbone, in place of their weights "
+        "(default: 16 with --strategy lora)",
+        **like(LoRA, "rank"),
+    )
+    lora_alpha: float | None = setting(
+        None, "scale of the adapters, times the rank (default: the rank, a scale of 1)", **like(LoRA, "alpha")
+    )
+    lora_dropout: float | None = setting(None, "dropout in front of the adapters (default: 0)", **like(LoRA, "dropout"))
+    lora_targets: str | None = setting(
+        None,
+        "layers to adapt: all linear and convolutional layers of the trained stages, or re:PATTERN that matches names "
+        "of layers (default: all)",
+        metavar="LAYERS",
+    )
+    lora_dora: bool = setting(False, "train magnitude and direction of the adapted weights separately (DoRA)")
     head_solver: Solver = setting(
         "adamw",
         "adamw: train the head by gradient descent; lbfgs: fit it to convergence on frozen features (logistic "
@@ -143,6 +162,8 @@ class StrategyConfig(Settings):
             return written if self.refit is None else replace(written, refit=self.refit)
         self._check_together()
         arguments = {_RECIPE[name]: value for name, value in flags.items()}
+        if (lora := self._lora()) is not None:
+            arguments["tuning"] = lora
         if self.strategy in ("transfer", "finetune", "gradual"):
             arguments["head_solver"] = self.head_solver
         if climb and self.strategy == "auto":
@@ -152,6 +173,12 @@ class StrategyConfig(Settings):
         elif self.trainable_stages is not None:
             arguments["trainable_stages"] = self.trainable_stages
         return Strategy.of(self.strategy, **arguments, refit=self.refit)
+
+    def _lora(self) -> LoRA | None:
+        """Return the adapters of the flags that are set; None without such flags."""
+        values = {field.name: getattr(self, f"lora_{field.name}") for field in fields(LoRA)}
+        chosen = {name: value for name, value in values.items() if value is not None and value is not False}
+        return LoRA(**chosen) if chosen else None
 
     def _written(self, flags: Mapping[str, Any]) -> Strategy:
         """Read the whole strategy from a file."""
@@ -169,6 +196,7 @@ class StrategyConfig(Settings):
 
     def _check_alone(self, flag: str, flags: Mapping[str, Any]) -> None:
         others = [*flags, *(["trainable_stages"] if self.trainable_stages is not None else [])]
+        others += [f"lora_{field.name}" for field in fields(LoRA) if getattr(self, f"lora_{field.name}")]
         others += ["find_learning_rate"] if self.find_learning_rate else []
         others += ["head_solver"] if self.head_solver != type(self).head_solver else []
         others += ["strategy"] if self.strategy != type(self).strategy else []
@@ -186,10 +214,15 @@ class StrategyConfig(Settings):
             raise ConfigError(
                 "--find_learning_rate needs pretrained features, and --strategy scratch has none: set --learning_rate"
             )
-        if self.trainable_stages is not None and self.strategy not in ("finetune", "gradual"):
+        if self.trainable_stages is not None and self.strategy not in ("finetune", "gradual", "lora"):
             raise ConfigError(
-                f"--trainable_stages needs --strategy finetune or gradual, found --strategy {self.strategy}: choose "
-                "one of the two, or leave out --trainable_stages"
+                f"--trainable_stages needs --strategy finetune, gradual or lora, found --strategy {self.strategy}: "
+                "choose one of them, or leave out --trainable_stages"
+            )
+        if self._lora() is not None and self.strategy in ("transfer", "scratch"):
+            raise ConfigError(
+                f"--lora_rank and the other settings of LoRA adapt pretrained stages of the backbone, found --strategy "
+                f"{self.strategy}: choose --strategy lora, or leave them out"
             )
         if self.head_solver == "lbfgs" and self.strategy in ("full", "scratch", "auto"):
             raise ConfigError(

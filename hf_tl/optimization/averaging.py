@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from hf_tl.backbones.stages.adapted import plain_name
 from hf_tl.backbones.stages.freezing import frozen_tensors
 from hf_tl.backbones.weights.digest import whole
 from hf_tl.processes.sharding import part, split_like
@@ -31,7 +32,7 @@ class WeightAverage:
         self._weights = {
             name: tensor.detach()
             for name, tensor in model.state_dict().items()
-            if name not in frozen and tensor.is_floating_point()
+            if plain_name(name) not in frozen and tensor.is_floating_point()
         }
         self._averages = {name: tensor.clone() for name, tensor in self._weights.items()}
 

@@ -24,6 +24,7 @@ from hf_tl.card.figures.draw import FIGURES, draw_figures
 from hf_tl.card.figures.mistakes import Example
 from hf_tl.checkpoints.checkpoint import FOLDER as CHECKPOINTS
 from hf_tl.errors import ConfigError, PublishError, SaveError, name_some
+from hf_tl.lora.layers import plain_tensors
 from hf_tl.publish.checks import CARD_FILE
 from hf_tl.publish.record import config_record
 from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord, read_record, write_record
@@ -254,7 +255,7 @@ def _write_checkpoint(
     model: "PreTrainedModel", preprocessing: Preprocessing, folder: Path, tensors: "Mapping[str, Tensor]"
 ) -> None:
     is_timm = model.config.model_type == "timm_wrapper"
-    state = {**model.state_dict(), **tensors}
+    state = {**plain_tensors(model), **tensors}
     if is_timm:
         from safetensors.torch import save_file
 
@@ -267,7 +268,7 @@ def _write_checkpoint(
         config = _timm_config(model)
     else:
         with quiet_transformers():
-            model.save_pretrained(folder, **({"state_dict": state} if tensors else {}))
+            model.save_pretrained(folder, state_dict=state)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if preprocessing.processor is not None:
             preprocessing.processor.save_pretrained(folder)

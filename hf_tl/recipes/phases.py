@@ -17,14 +17,11 @@ def all_stages(recipe: dict[str, Any]) -> tuple[Phase, ...]:
     return (Phase("all", **recipe),)
 
 
-def head_then_stages(
-    recipe: dict[str, Any], head_stages: int, trainable_stages: TrainableStages | None
-) -> tuple[Phase, ...]:
-    """Return the phases of `finetune`; the head phase gets a third of the epochs unless its recipe says otherwise."""
+def head_then_stages(recipe: dict[str, Any], head_stages: int, trainable_stages: TrainableStages) -> tuple[Phase, ...]:
+    """Return the phases of `finetune` and `lora`; the head's gets a third of the epochs, or those of its own recipe."""
     head, rest = _split(recipe, recipe["epochs"] / 3)
     epochs = recipe["epochs"] - (head["epochs"] or 0)
-    trainable = head_stages + 1 if trainable_stages is None else trainable_stages
-    return Phase(head_stages, **head), Phase(trainable, epochs, **rest)
+    return Phase(head_stages, **head), Phase(trainable_stages, epochs, **rest)
 
 
 def stage_by_stage(recipe: dict[str, Any], head_stages: int, trainable_stages: int | None) -> tuple[Phase, ...]:
@@ -71,10 +68,15 @@ def merge_depths(phases: Sequence[Phase]) -> Phase:
 def _split(recipe: dict[str, Any], head_epochs: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the recipe of the head phase, and that of the later phases, whose epochs are left out.
 
-    The later phases use a third of the head's learning rate.
+    The later phases use a third of the head's learning rate, and have the tuning of the backbone to themselves.
     """
     other = ("epochs", "learning_rate", "backbone_learning_rate", "head_recipe")
     shared = {name: value for name, value in recipe.items() if name not in other}
-    rate = recipe["learning_rate"]
+    rate, tuning = recipe["learning_rate"], shared.pop("tuning", "full")
     head = {"epochs": head_epochs, "learning_rate": rate, **shared, **recipe["head_recipe"]}
-    return head, {"learning_rate": rate / 3, "backbone_learning_rate": recipe["backbone_learning_rate"], **shared}
+    return head, {
+        "learning_rate": rate / 3,
+        "backbone_learning_rate": recipe["backbone_learning_rate"],
+        "tuning": tuning,
+        **shared,
+    }

@@ -14,12 +14,13 @@ from hf_tl.ranges import Domain, domains
 from hf_tl.recipes.phases import all_stages, depth_by_depth, head_only, head_then_stages, stage_by_stage
 from hf_tl.recipes.sizes import recipe_for, solved
 
-StrategyName = Literal["transfer", "finetune", "gradual", "full", "scratch", "auto"]
+StrategyName = Literal["transfer", "finetune", "gradual", "full", "lora", "scratch", "auto"]
 SYNONYMS = {
     **dict.fromkeys(("linear", "linearprobe", "linearprobing", "head", "frozen", "featureextraction"), "transfer"),
     **dict.fromkeys(("ft", "lpft", "finetuning"), "finetune"),
     **dict.fromkeys(("unfreeze", "gradualunfreezing"), "gradual"),
     **dict.fromkeys(("all", "fullfinetuning"), "full"),
+    **dict.fromkeys(("peft", "adapter", "adapters", "dora", "lowrank"), "lora"),
     **dict.fromkeys(("fromscratch", "random"), "scratch"),
 }
 """Other names of strategies, without hyphens and underscores, which error messages suggest."""
@@ -33,6 +34,7 @@ _ARGUMENTS = {
     "finetune": {*_HEAD, "head_solver"},
     "gradual": {*_HEAD, "head_solver"},
     "full": set[str](),
+    "lora": {*_HEAD, "head_solver"},
     "scratch": set[str](),
     "auto": {*_HEAD, "expected_rung", "scratch"},
 }
@@ -119,8 +121,9 @@ class Preset:
                 f"the strategy {self.name} shares epochs among its phases: set epochs, or write its phases with steps "
                 "as hf_tl.Phase"
             )
-        if self.name == "finetune":
-            return head_then_stages(recipe, head_stages, trainable_stages)
+        if self.name in ("finetune", "lora"):
+            default = "all" if self.name == "lora" else head_stages + 1
+            return head_then_stages(recipe, head_stages, default if trainable_stages is None else trainable_stages)
         if self.name == "gradual":
             return stage_by_stage(recipe, head_stages, trainable_stages)
         return depth_by_depth(recipe, head_stages, trainable_stages)
@@ -131,7 +134,7 @@ class Preset:
         if not scratch:
             return ()
         if not isinstance(scratch, Phase):  # the learning rates that were chosen are those of pretrained weights
-            other = {"learning_rate", "backbone_learning_rate", "head_penalty"}
+            other = {"learning_rate", "backbone_learning_rate", "head_penalty", "tuning"}
             chosen = {name: value for name, value in self.arguments.items() if name in _RECIPE - other}
             [scratch] = Preset("scratch", chosen).values(images)["phases"]
         return (replace(scratch, from_random_weights=True),)

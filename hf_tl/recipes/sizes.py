@@ -11,6 +11,7 @@ few steps that another size class is needed.
 | epochs, scratch       | 100     | 100      | 100           | 100           | ResNet strikes back, A3 (Wightman et al. 2021, https://arxiv.org/abs/2110.00476) |
 | learning rate, head   | 3e-3    | 3e-3     | 3e-3          | 3e-3          | clothes dataset |
 | learning rate, backbone | 3e-4  | 3e-4     | 3e-4          | 3e-4          | clothes dataset |
+| learning rate, adapters of lora | 1e-3 | 1e-3 | 1e-3         | 1e-3          | three times that of the weights: the product of two matrices starts at zero (LoRA+, https://arxiv.org/abs/2402.12354); layer decay 1 |
 | learning rate, scratch | 1e-3   | 1e-3     | 1e-3          | 1e-3          | AdamW's own default |
 | layer decay, finetune, full, auto | 0.75 | 1     | 1             | 1             | BEiT (Bao et al. 2021, https://arxiv.org/abs/2106.08254): the fewer images, the less early stages should change |
 | layer decay, gradual  | 1/2.6   | 1/2.6    | 1/2.6         | 1/2.6         | ULMFiT (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146) |
@@ -39,6 +40,7 @@ from dataclasses import fields
 from typing import Any
 
 from hf_tl.phase import ADAMW_FIELDS, Phase
+from hf_tl.tuning import LoRA
 
 SIZES = (1_000, 20_000, 500_000)
 """Numbers of training images at which the next column of the table begins."""
@@ -55,7 +57,7 @@ def recipe_for(strategy: str, images: int, *, pretrained: bool = True) -> dict[s
     """Return the default recipe of a strategy for a number of training images (the table above).
 
     Args:
-        strategy: `"transfer"`, `"finetune"`, `"gradual"`, `"full"`, `"scratch"` or `"auto"`.
+        strategy: `"transfer"`, `"finetune"`, `"gradual"`, `"full"`, `"lora"`, `"scratch"` or `"auto"`.
         images: Number of training images.
         pretrained: Whether the network starts from pretrained weights. BatchNorm statistics of random weights are not
             worth keeping. Defaults to True.
@@ -72,7 +74,7 @@ def recipe_for(strategy: str, images: int, *, pretrained: bool = True) -> dict[s
     if strategy == "transfer":
         return {"epochs": epochs, "learning_rate": 3e-3, "augmentation": "none"}
     recipe: dict[str, Any] = {"epochs": epochs, "label_smoothing": 0.1}
-    if strategy in ("finetune", "gradual", "auto"):
+    if strategy in ("finetune", "gradual", "lora", "auto"):
         head_epochs = _EPOCHS["transfer"][size]
         recipe["epochs"] += 0 if strategy == "auto" else head_epochs
         recipe["head_recipe"] = {
@@ -86,7 +88,8 @@ def recipe_for(strategy: str, images: int, *, pretrained: bool = True) -> dict[s
         recipe |= {"learning_rate": 3e-3, "backbone_learning_rate": 3e-4}
         recipe |= {"augmentation": "medium", "mixup": MIXUP} if is_large else {"augmentation": "light"}
         recipe |= {"batch_norm": "keep" if pretrained and not is_large else "update"}
-        recipe |= {"layer_decay": 0.75} if strategy != "gradual" and size == 0 else {}
+        recipe |= {"layer_decay": 0.75} if strategy not in ("gradual", "lora") and size == 0 else {}
+        recipe |= {"backbone_learning_rate": 1e-3, "tuning": LoRA()} if strategy == "lora" else {}
     return recipe
 
 

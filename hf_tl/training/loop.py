@@ -4,6 +4,7 @@ import contextlib
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from tqdm.auto import tqdm
 from hf_tl.backbones.libraries.transformers import random_weights
 from hf_tl.backbones.stages.freezing import fix_unused, freeze
 from hf_tl.backbones.stages.stage import list_stages
-from hf_tl.backbones.weights.digest import whole
 from hf_tl.checkpoints.checkpoint import FOLDER, REFIT_FOLDER
 from hf_tl.checkpoints.saving import Checkpoints, gather_random_states, identity_of, names_trained_by
 from hf_tl.checkpoints.state import Contents, Outcome, TrainingLog, TrainingState, set_random_state
@@ -26,12 +26,12 @@ from hf_tl.features.features import Features
 from hf_tl.features.inputs import PhaseInputs
 from hf_tl.optimization.head_penalty import HeadPenalty
 from hf_tl.optimization.optim import phase_ends
-from hf_tl.processes.sharding import load_whole, shard
 from hf_tl.reporting.console import progress_bar, say
 from hf_tl.reporting.numbers import duration, first_to_last
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.evaluation import Evaluator
+from hf_tl.training.held_model import HeldModel
 from hf_tl.training.phase_data import PhaseData, TrainingImages
 from hf_tl.training.phase_run import Frozen, PhaseRun, Span, check_recipes
 from hf_tl.training.selection import count_without_gain, judge_zero_shot
@@ -78,8 +78,8 @@ class Training:
         """
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
-        self._whole = self.model
-        """The model itself; `model` is a sharded copy during `run`."""
+        """The model itself; `run` may train a sharded copy."""
+        self._held: HeldModel
         self._kind = type(model)
         self.strategy, self.images, self.config = strategy, images, config
         self.stages = list_stages(model)
@@ -137,7 +137,7 @@ class Training:
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
         images = self.data.two_images(self.strategy.phases[0]).to(self.model.device)
         fix_unused(self.model, images)
-        self._whole, self.model = self.model, shard(self.accelerator, self.model, self.stages, images)
+        self._held = HeldModel(self.accelerator, self.model, images)
         with (
             self.checkpoints.sigterm.recorded(),
             progress_bar(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
@@ -149,16 +149,17 @@ class Training:
                     break
                 self._run_phase(Span(index, phase, ends[index - 1] if index else 0, end), progress)
                 self._count_seconds()
-        self.model = self._whole.to(self.accelerator.device)
+        self._held.release()
         self.model.load_state_dict(self._best_weights, strict=False)
         # the last phase may have been rejected, or its weights not selected
-        freeze(self.model, self.state.log.kept_phases[-1].recipe)
+        freeze(self.model, replace(self.state.log.kept_phases[-1].recipe, tuning="full"))
         return self.state.log
 
     def start_from(self, zero_shot: Mapping[str, Any], right: np.ndarray) -> None:
         """Let the model before its first step compete with later evaluations; see `judge_zero_shot`."""
         judge_zero_shot(self.state, zero_shot, right, self.problem)
-        self._best_weights = self._copies()
+        state = self.model.state_dict()
+        self._best_weights = {name: state[name].to("cpu", copy=True) for name in self.ever_trained}
 
     @property
     def outcome(self) -> Outcome:
@@ -218,6 +219,8 @@ class Training:
         self.state.step, self.state.frozen_digest, self.state.phase_seconds = span.end, None, 0.0
         self.state.uses_features = None
         run.release()
+        if span.phase.is_adapted:
+            self._held.merge()
         if self._climb is not None:
             self._judge(self._climb, span.phase)
         if span.end < self.phase_ends[-1]:
@@ -234,9 +237,10 @@ class Training:
                 self._climb.begin(self.state, self._best_weights)
             if span.phase.from_random_weights:
                 drawn = self._random_weights()
-                load_whole(self.model, drawn)
-                self._whole.load_state_dict(drawn)
-        frozen = Frozen.of(self.model, span.phase, self.state.frozen_digest)
+                self._held.load(drawn)
+        if span.phase.is_adapted:
+            self._held.adapt(span.phase, self.config.seed + span.index)
+        frozen = Frozen.of(self._held.model, span.phase, self.state.frozen_digest)
         self.state.frozen_digest = frozen.digest
         return frozen
 
@@ -256,7 +260,7 @@ class Training:
         inputs = self.data.inputs(phase, frozen.digest, passes, self.state.uses_features)
         self.state.uses_features = inputs.are_features
         loader = self._loader(phase, inputs, span.end)
-        run = PhaseRun(self.accelerator, self.model, self.stages, span, frozen, inputs, loader)
+        run = PhaseRun(self.accelerator, self._held.model, span, frozen, inputs, loader)
         self._restore_phase(run)
         return run
 
@@ -268,12 +272,12 @@ class Training:
         step = self.state.step + 1
         may_stop = span.phase.patience is not None and self._ends_epoch(step)
         if self.hold is not None and (may_stop or step == span.end):
-            self.hold(self._best_weights or self._trained_tensors(), self)
+            self.hold(self._best_weights or self._trained_tensors(merged=True), self)
 
     def _judge(self, climb: Climb, phase: Phase) -> None:
         """Judge the finished stage depth by its best weights; keep them or restore the previous ones."""
-        load_whole(self.model, self._best_weights)
-        validation = self.data.predictions(self.model, phase, self.data.validation_images, "validation")
+        self._held.load(self._best_weights)
+        validation = self.data.predictions(self._held.model, phase, self.data.validation_images, "validation")
         right = self.problem.is_right(validation.logits, validation.labels)
         self._best_weights = climb.end(self.state, self._best_weights, right)
         rungs = self.state.log.rungs
@@ -296,11 +300,9 @@ class Training:
         is_last = self.state.step == self.phase_ends[-1]
         is_highest, is_kept = self._evaluator.select(evaluation, self.state, is_last=is_last)
         if is_kept:
-            self._best_weights = self._copies()
+            tensors = self._trained_tensors(merged=True).items()
+            self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors}
         return is_highest
-
-    def _copies(self) -> dict[str, Tensor]:
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self._trained_tensors().items()}
 
     def _restore_phase(self, run: PhaseRun) -> None:
         """Restore optimizer, schedule, scaler and random states in the phase in which the checkpoint was written."""
@@ -327,17 +329,16 @@ class Training:
         """Gather the contents of a checkpoint, within a phase or between phases. All processes must call this."""
         return Contents(
             state=self.state,
-            weights=self._trained_tensors(),
+            weights=self._trained_tensors(merged=False),
             best=self._best_weights,
             kept={} if self._climb is None else self._climb.weights,
             optimizer=None if run is None else run.state(),
             random_states=gather_random_states(self.accelerator),
         )
 
-    def _trained_tensors(self) -> dict[str, Tensor]:
+    def _trained_tensors(self, *, merged: bool) -> dict[str, Tensor]:
         """Return the tensors that some phase trains; no others can change. All processes must call this."""
-        state = self.accelerator.unwrap_model(self.model).state_dict()
-        return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self.ever_trained}
+        return self._held.tensors(self.ever_trained, merged=merged)
 
     def passes(self, steps: int) -> float:
         """Convert optimizer steps to passes over the training images."""

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
-from hf_tl.backbones.stages.stage import Stage
-from hf_tl.backbones.weights.digest import digest
+from hf_tl.backbones.stages.stage import Stage, list_stages
+from hf_tl.backbones.weights.digest import digest, whole
 from hf_tl.checkpoints.state import TrainingState
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import CheckpointError, ConfigError, TrainingError
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.features.inputs import PhaseInputs
 from hf_tl.head.solved_head import linear_head, solve_phase
+from hf_tl.lora.layers import adapter_tensors
 from hf_tl.optimization.averaging import WeightAverage
 from hf_tl.optimization.head_penalty import HeadPenalty
 from hf_tl.optimization.loss import balanced_weights, training_loss
@@ -25,7 +26,7 @@ from hf_tl.optimization.optim import build_optimizer, build_schedule, stage_rate
 from hf_tl.optimization.recompute import recomputed_activations
 from hf_tl.optimization.steps import train_steps
 from hf_tl.processes.accelerator import unwrap_precision
-from hf_tl.processes.sharding import gather_optimizer, scatter_optimizer
+from hf_tl.processes.sharding import gather_optimizer, load_whole, scatter_optimizer
 from hf_tl.record import FrozenProof, PhaseRecord
 from hf_tl.strategy import Phase
 from hf_tl.training.phase_data import PhaseData
@@ -98,7 +99,6 @@ class PhaseRun:
         self,
         accelerator: "Accelerator",
         model: "PreTrainedModel",
-        stages: Sequence[Stage],
         span: Span,
         frozen: Frozen,
         inputs: PhaseInputs,
@@ -109,15 +109,14 @@ class PhaseRun:
         Args:
             accelerator: Accelerator of the training.
             model: Model, already frozen for the phase.
-            stages: Result of `list_stages(model)`.
             span: Phase and its steps.
             frozen: Part of the model that the phase does not train.
             inputs: Images or features of the phase.
             loader: Training batches up to the end of the phase.
         """
-        self.accelerator, self.model, self.stages = accelerator, model, stages
+        self.accelerator, self.model, self.stages = accelerator, model, list_stages(model)
         self.span, self.frozen, self.inputs = span, frozen, inputs
-        optimizer = build_optimizer(model, stages, span.phase)
+        optimizer = build_optimizer(model, self.stages, span.phase)
         self.schedule = build_schedule(optimizer, span.phase, span.end - span.first)
         # wrapped anew in each phase: DistributedDataParallel records at creation which parameters get gradients
         self.wrapped, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
@@ -181,17 +180,19 @@ class PhaseRun:
         return contextlib.nullcontext() if self.average is None else self.average.applied()
 
     def state(self) -> dict[str, Any]:
-        """Return the states of optimizer, schedule, scaler and weight average. All processes must call this."""
+        """Return the states of optimizer, schedule, scaler, weight average and adapters. All processes must call it."""
         scaler, average = self.accelerator.scaler, self.average
         return {
             "optimizer": gather_optimizer(self.model, self.optimizer),
             "schedule": self.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "average": None if average is None else average.state_dict(),
+            "adapters": {name: whole(tensor.detach()) for name, tensor in adapter_tensors(self.model).items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore the states that `state` returned."""
+        load_whole(self.model, state["adapters"])
         scatter_optimizer(self.model, self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None:

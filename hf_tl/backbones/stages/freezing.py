@@ -9,12 +9,13 @@ as DistributedDataParallel, and changes neither classes nor state dicts.
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
+from hf_tl.backbones.stages.adapted import adapted_weight, is_adapter, plain_name
 from hf_tl.backbones.stages.stage import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError, name_some
 from hf_tl.strategy import BatchNorm, Norm, Phase, TrainableStages
@@ -58,16 +59,18 @@ def freeze(
     >>> model.train().layer1.training, model.layer4.training
     (False, True)
     """
+    is_adapted = False
     if isinstance(trainable_stages, Phase):
-        phase = trainable_stages
+        phase, is_adapted = trainable_stages, trainable_stages.is_adapted
         trainable_stages, norm, batch_norm = phase.trainable_stages, phase.norm, phase.batch_norm
     stages = list_stages(model)
-    trainable = trainable_parameters(stages, trainable_stages)
     parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
+    chosen = trainable_parameters(stages, trainable_stages)
+    trainable = _adapters(parameters, chosen, stages[-1]) if is_adapted else _weights(parameters, chosen)
     if _FIXED not in model.__dict__:
         model.__dict__[_FIXED] = _fixed_parameters(parameters, stages[-1])
     for name, parameter in parameters.items():
-        parameter.requires_grad_(name in trainable and name not in model.__dict__[_FIXED])
+        parameter.requires_grad_(name in trainable and plain_name(name) not in model.__dict__[_FIXED])
     frozen = tuple(stage for stage in stages if trainable.isdisjoint(stage.parameter_names))
     for module in modules.values():
         _unlock(module)
@@ -79,10 +82,23 @@ def freeze(
                 if has_statistics(modules[name]):
                     _lock(modules[name])
     if norm != "frozen":
-        for stage in frozen:
+        for stage in stages[:-1] if is_adapted else frozen:
             _release_norms([modules[name] for name in stage.module_names], model.__dict__[_FIXED], parameters, norm)
     model.train(model.training)
     return frozen
+
+
+def _weights(parameters: Iterable[str], chosen: frozenset[str]) -> frozenset[str]:
+    """Return the chosen weights by their names in the model, whose layers may hold adapters."""
+    return frozenset(name for name in parameters if not is_adapter(name) and plain_name(name) in chosen)
+
+
+def _adapters(parameters: Iterable[str], chosen: frozenset[str], head: Stage) -> frozenset[str]:
+    """Return the parameters of the head, and of the adapters of the chosen weights."""
+    adapters = [name for name in parameters if is_adapter(name) and adapted_weight(name) in chosen]
+    if not adapters:
+        raise StageError("expected adapters in the layers of the model, found none: call hf_tl.lora.layers.adapt first")
+    return frozenset((*adapters, *head.parameter_names))
 
 
 def fix_unused(model: nn.Module, pixel_values: Tensor) -> list[str]:
@@ -115,7 +131,7 @@ def fix_unused(model: nn.Module, pixel_values: Tensor) -> list[str]:
 
 
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of `model` that training must not change, by name.
+    """Return the tensors of `model` that training must not change, by their names in the model without adapters.
 
     Returns:
         Parameters without gradients, and buffers of modules that are kept in inference mode.
@@ -125,7 +141,7 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
         if is_frozen(module):
             for name, buffer in module.named_buffers(recurse=False):
                 tensors[f"{prefix}.{name}" if prefix else name] = buffer
-    return tensors
+    return {plain_name(name): tensor for name, tensor in tensors.items()}
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -177,7 +193,7 @@ def _inference_modules(
 def _release_norms(
     modules: list[nn.Module], fixed: frozenset[str], parameters: Mapping[str, nn.Parameter], norm: Norm
 ) -> None:
-    never_trained = {id(parameters[name]) for name in fixed}
+    never_trained = {id(parameter) for name, parameter in parameters.items() if plain_name(name) in fixed}
     for module in modules:
         if is_norm(module):
             if norm == "adapt":

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hf_tl.backbones.stages.adapted import is_adapter, plain_name
 from hf_tl.backbones.stages.cuts import Cutter
 from hf_tl.backbones.stages.tables import describe, read_layout
 from hf_tl.errors import StageError, name_some
@@ -38,6 +39,11 @@ class Stage:
     """Modules entirely in this stage, including those without parameters, named as in `model.named_modules()`."""
     parameters: int = field(default=0, compare=False)
     """Number of its parameters."""
+
+    @property
+    def plain_names(self) -> tuple[str, ...]:
+        """Names of its parameters in the model without adapters."""
+        return tuple(plain_name(name) for name in self.parameter_names if not is_adapter(name))
 
     def __repr__(self) -> str:
         return f"Stage({self.name!r}, {self.parameters:,} parameters in {counted(len(self.parameter_names), 'tensor')})"
@@ -115,7 +121,7 @@ def _stage(prefix: str, sizes: Mapping[str, int], name: str, *contents: Iterable
 
 
 def trainable_parameters(stages: Sequence[Stage], trainable_stages: TrainableStages) -> frozenset[str]:
-    """Return the names of the parameters that train.
+    """Return the names of the parameters that train, as in the model without adapters.
 
     Args:
         stages: Stages of the model, from `list_stages`.
@@ -152,7 +158,7 @@ def trainable_parameters(stages: Sequence[Stage], trainable_stages: TrainableSta
             chosen = stages[names.index(trainable_stages) :]
         else:
             chosen = tuple(stage for stage in stages if stage.name in (*wanted, "head"))
-    return frozenset(name for stage in chosen for name in stage.parameter_names)
+    return frozenset(name for stage in chosen for name in stage.plain_names)
 
 
 def _matching_parameters(stages: Sequence[Stage], pattern: str) -> frozenset[str]:
@@ -161,9 +167,9 @@ def _matching_parameters(stages: Sequence[Stage], pattern: str) -> frozenset[str
     except re.error as error:
         raise StageError(f"{pattern!r} (--trainable_stages) is not a regular expression: {error}") from error
     *backbone, head = stages
-    names = [name for stage in backbone for name in stage.parameter_names]
+    names = [name for stage in backbone for name in stage.plain_names]
     if not (matching := [name for name in names if expression.search(name)]):
         raise StageError(
             f"no parameter of the backbone matches {pattern!r} (--trainable_stages); its names are {name_some(names)}"
         )
-    return frozenset((*matching, *head.parameter_names))
+    return frozenset((*matching, *head.plain_names))

@@ -1,0 +1,80 @@
+"""The model of a training: whole or sharded over the processes, with adapters during a phase with LoRA."""
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from hf_tl.backbones.stages.stage import list_stages
+from hf_tl.backbones.weights.digest import whole
+from hf_tl.lora.layers import adapt, merge, plain_tensors
+from hf_tl.processes.sharding import load_whole, shard
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+    from hf_tl.strategy import Phase
+
+
+class HeldModel:
+    """Model in training.
+
+    Args:
+        accelerator: Accelerator; its class determines whether to shard.
+        model: Model to train in place.
+        pixel_values: Any two images (2, channels, height, width), which show which layers a pass calls.
+    """
+
+    def __init__(self, accelerator: "Accelerator", model: "PreTrainedModel", pixel_values: Tensor) -> None:
+        self._accelerator, self._pixel_values = accelerator, pixel_values
+        self._whole = model
+        self.model = model
+        """Model that the phases train: a sharded copy, or the model itself."""
+        self._shard()
+
+    def _shard(self) -> None:
+        self.model = shard(self._accelerator, self._whole, list_stages(self._whole), self._pixel_values)
+
+    def _gather(self) -> None:
+        """Copy the weights of the processes into the whole model. All processes must call this."""
+        if self.model is not self._whole:
+            self._whole.load_state_dict({name: whole(tensor) for name, tensor in self.model.state_dict().items()})
+
+    def adapt(self, phase: "Phase", seed: int) -> None:
+        """Add the adapters of a phase with LoRA.
+
+        Raises:
+            StageError: No layer of its stages can hold an adapter.
+        """
+        self._gather()
+        adapt(self._whole, phase, self._pixel_values.to(self._whole.device), seed)
+        self._shard()
+
+    def merge(self) -> None:
+        """Add the adapters to the weights of their layers."""
+        self._gather()
+        merge(self._whole)
+        self._shard()
+
+    def load(self, tensors: "Mapping[str, Tensor]") -> None:
+        """Load whole tensors, which every process has."""
+        load_whole(self.model, tensors)
+        if self.model is not self._whole:
+            self._whole.load_state_dict(dict(tensors), strict=False)
+
+    def tensors(self, names: "Container[str]", *, merged: bool) -> dict[str, Tensor]:
+        """Return whole tensors by their names in the model without adapters. All processes must call this.
+
+        Args:
+            names: Names of the tensors.
+            merged: Whether the weights of adapted layers are those with the adapter added.
+        """
+        state = plain_tensors(self._accelerator.unwrap_model(self.model), merged=merged)
+        return {name: whole(tensor.detach()) for name, tensor in state.items() if name in names}
+
+    def release(self) -> "PreTrainedModel":
+        """Return the whole model, on the device. Its weights are those of the last call of `load`, or older."""
+        self.model = self._whole.to(self._accelerator.device)
+        return self.model
