@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from backbones.two_towers import COLORS, PROMPT, colored, pixels_of, trained_towers, write_towers, zero_shot_logits
 from datasets import Dataset, Features, List, Value
@@ -95,6 +96,13 @@ def test_zero_shot_is_kept_where_training_harms(clip: str, data: ImageData, tmp_
     assert result.test_accuracy == head.zero_shot["test"].metrics["accuracy"]
     weight = saved_head(tmp_path / "run")
     assert torch.allclose(weight / weight.norm(), text_head(clip), atol=1e-6)
+    images = pixels_of(list(data.splits["test"]["image"]), "clip")
+    plain = AutoModelForImageClassification.from_pretrained(tmp_path / "run").eval()
+    network = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True).eval()
+    expected = zero_shot_logits(trained_towers("clip"), images).argmax(1)
+    with torch.inference_mode():
+        assert torch.equal(plain(pixel_values=images).logits.argmax(1), expected)
+        assert torch.equal(network(images).argmax(1), expected)
     assert "zero-shot head, before training" in summarize(record, tmp_path / "run")
     assert "the head from the class names, before training" in (tmp_path / "run" / "README.md").read_text()
 
