@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hf_tl"
-FOUNDATION = {"errors", "phase", "strategy", "ranges"}
+FOUNDATION = {"errors", "phase", "strategy", "ranges", "tuning"}
 LOW_ROOMS = {"record": FOUNDATION, "recipes": FOUNDATION - {"strategy"}, "storage": {"errors"}}
 """Modules of hf_tl that the lowest rooms may import."""
 

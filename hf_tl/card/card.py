@@ -46,6 +46,7 @@ from hf_tl.record import DataRecord, RunRecord
 from hf_tl.reporting.fonts import drawn_names
 from hf_tl.reporting.markdown import environment
 from hf_tl.reporting.numbers import counted, duration, percent
+from hf_tl.tuning import LoRA
 
 CLASSES_SHOWN = 200
 """Largest number of classes in a table."""
@@ -66,9 +67,23 @@ def render_card(record: RunRecord, repo_id: str | None = None) -> str:
         PublishError: The record lacks something that a card shows, or is damaged.
     """
     with record_errors("the card cannot be written"):
-        body = _template().render(_view(record))
+        body = _template("template.md").render(_view(record))
         card = f"---\n{card_metadata(record).to_yaml()}\n---\n\n{body}"
         return str(ModelCard(card)) if repo_id is None else with_repo_id(card, repo_id)
+
+
+def render_adapter_card(record: RunRecord) -> str:
+    """Render the `README.md` of the adapter of a model, which is published without the model.
+
+    Raises:
+        PublishError: The record has no phase with LoRA, lacks something that a card shows, or is damaged.
+    """
+    loras = [phase.recipe.tuning for phase in record.phases if isinstance(phase.recipe.tuning, LoRA)]
+    if not loras:
+        raise PublishError("the record names no adapter: expected a phase with LoRA")
+    with record_errors("the card of the adapter cannot be written"):
+        view = {**_view(record), "lora": loras[-1].phrase, "base": record.start.base_model or record.model.architecture}
+        return f"---\n{card_metadata(record, is_adapter=True).to_yaml()}\n---\n\n{_template('adapter.md').render(view)}"
 
 
 def with_repo_id(card: str, repo_id: str) -> str:
@@ -77,18 +92,18 @@ def with_repo_id(card: str, repo_id: str) -> str:
 
 
 @cache
-def _template() -> Template:
-    return environment().from_string(_template_file().read_text(encoding="utf-8"))
+def _template(name: str) -> Template:
+    return environment().from_string(_template_file(name).read_text(encoding="utf-8"))
 
 
-def _template_file() -> Path:
-    """Return the path of the template: inside an installed package, or beside it in a checkout."""
+def _template_file(name: str) -> Path:
+    """Return the path of a template: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
-    candidates = [package / "model_cards" / "template.md", package.parent / "model_cards" / "template.md"]
+    candidates = [package / "model_cards" / name, package.parent / "model_cards" / name]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise PublishError("the card template model_cards/template.md is missing from hf_tl; install hf_tl again")
+    raise PublishError(f"the card template model_cards/{name} is missing from hf_tl; install hf_tl again")
 
 
 def _view(record: RunRecord) -> dict[str, Any]:

@@ -28,8 +28,8 @@ def problem_of(record: RunRecord) -> ProblemType:
     return PROBLEM_TYPES[name]
 
 
-def card_metadata(record: RunRecord) -> ModelCardData:
-    """Return the metadata that the Hub reads, without unknown values.
+def card_metadata(record: RunRecord, *, is_adapter: bool = False) -> ModelCardData:
+    """Return the metadata that the Hub reads, of a model or of its adapter alone, without unknown values.
 
     Names are single lines: YAML loses some rare line separators in quoted text.
     """
@@ -40,9 +40,9 @@ def card_metadata(record: RunRecord) -> ModelCardData:
     tags += ["multi-label-image-classification"] if is_multi_label else []
     return ModelCardData(
         pipeline_tag="image-classification",
-        library_name="transformers",
+        library_name="peft" if is_adapter else "transformers",
         base_model=base_model,
-        base_model_relation="finetune" if base_model else None,
+        base_model_relation=("adapter" if is_adapter else "finetune") if base_model else None,
         datasets=[record.data.name] if record.data.is_on_hub and hub_id(record.data.name) else None,
         metrics=sorted({figure.hub_type for figure in figures} & HUB_METRICS) if results else None,
         tags=["hf_tl", *tags, strategy_tag(record)],

@@ -32,6 +32,8 @@ def push_parser() -> Parser:
     parser.add_argument("--private", action="store_true", help="create the repository as private")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to (default: main)")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
+    text = "publish the adapter of a training with LoRA alone, in the format of peft"
+    parser.add_argument("--adapter_only", action="store_true", help=text)
     parser.add_argument("--space", action="store_true", help="also create a Space that runs the demo of the model")
     text = "name of the Space (default: that of the model)"
     parser.add_argument("--space_name", metavar="USER/NAME", help=text)
@@ -51,11 +53,14 @@ def push(options: Namespace) -> None:
         private=options.private or None,
         revision=options.revision,
         create_pr=options.create_pr,
+        adapter_only=options.adapter_only,
     )
     print(url)
 
 
 def _push_with_space(options: Namespace) -> None:
+    if options.adapter_only:
+        raise ConfigError("--space runs the whole model, and --adapter_only publishes the adapter alone: leave one out")
     if options.create_pr:
         raise ConfigError("--space needs a published model, and --create_pr only opens a pull request: leave one out")
     from hf_tl.demo.space import push_with_space

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,16 @@ from huggingface_hub import CommitOperationAdd, Discussion, HfApi, ModelCard, Re
 from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from hf_tl.card.card import with_repo_id
+from hf_tl.card.card import render_adapter_card, with_repo_id
 from hf_tl.errors import PublishError, name_some
 from hf_tl.hub.hub_commit import Branch
 from hf_tl.hub.hub_requests import explained, messages_of, retried
+from hf_tl.lora.adapter import FILES as ADAPTER_FILES
 from hf_tl.publish.checks import CARD_FILE, WEIGHTS, check_folder, is_among
+from hf_tl.record import RECORD_FILE, read_record
 from hf_tl.renamed import renamed
 
-REPLACED = (*WEIGHTS, "preprocessor_config.json")
+REPLACED = (*WEIGHTS, "preprocessor_config.json", *(Path(name).name for name in ADAPTER_FILES))
 """Files that a push removes from the repository unless the new model has them: they would be loaded with the new
 model."""
 COMMIT_MESSAGE = "Upload the model with its card and its record"
@@ -32,6 +34,7 @@ def push(
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
+    adapter_only: bool = False,
     token: str | None = None,
 ) -> str:
     """Publish a saved model: weights, config, card, figures and record in one commit.
@@ -47,6 +50,8 @@ def push(
         revision: Branch to commit to; it is created from `main` if it does not exist.
         create_pr: Whether to propose the commit in a pull request, to any existing repository. Your own open pull
             request of an earlier push is updated.
+        adapter_only: Whether to publish the adapter of a training with LoRA alone, in the format of peft, with its own
+            card: a few megabytes, which need the starting model.
         token: Hub token; that of `hf auth login` or `HF_TOKEN` by default.
 
     Returns:
@@ -65,15 +70,35 @@ def push(
         raise PublishError(
             "a pull request is made to main, and cannot make a repository private: leave out revision and private"
         )
-    files = check_folder(folder)
+    files = _files(folder, adapter_only=adapter_only)
     command = ["hf-tl", "push", str(folder), repo_id, *(["--private"] if private else [])]
     command += [*(["--revision", revision] if revision else []), *(["--create_pr"] if create_pr else [])]
+    command += ["--adapter_only"] if adapter_only else []
     try:
         check_push_access(repo_id, token, create_pr=create_pr)
         with explained(f"push to {repo_id}"):
             return _push(HfApi(token=token, library_name="hf_tl"), files, repo_id, private, revision, create_pr)
     except PublishError as error:
         raise PublishError(f"{error}\nThe model is saved in {folder}; push it later: {shlex.join(command)}") from error
+
+
+def _files(folder: Path, *, adapter_only: bool) -> dict[str, Path | bytes]:
+    """Return the files to publish by their names in the repository.
+
+    Raises:
+        PublishError: The folder is not a complete saved model, or holds no adapter.
+    """
+    files: dict[str, Path | bytes] = {path.name: path for path in check_folder(folder)}
+    if not adapter_only:
+        return files
+    adapter = {Path(name).name: folder / name for name in ADAPTER_FILES}
+    if missing := [str(path.relative_to(folder)) for path in adapter.values() if not path.is_file()]:
+        raise PublishError(
+            f"{folder} holds no adapter ({name_some(missing)} missing): --adapter_only is for a training whose last "
+            "phase used LoRA on layers that no earlier phase trained in full"
+        )
+    kept = {name: files[name] for name in (RECORD_FILE, "preprocessor_config.json") if name in files}
+    return {**adapter, **kept, CARD_FILE: render_adapter_card(read_record(folder)).encode()}
 
 
 def check_push_access(repo_id: str, token: str | None = None, *, create_pr: bool = False) -> None:
@@ -125,12 +150,17 @@ def _grants(permissions: dict[str, Any] | None, wanted: str, namespace: str, rep
 
 
 def _push(
-    api: HfApi, files: Sequence[Path], repo_id: str, private: bool | None, revision: str | None, create_pr: bool
+    api: HfApi,
+    files: Mapping[str, Path | bytes],
+    repo_id: str,
+    private: bool | None,
+    revision: str | None,
+    create_pr: bool,
 ) -> str:
-    card = next(path for path in files if path.name == CARD_FILE).read_text(encoding="utf-8")
-    card = with_repo_id(card, repo_id)
+    own = files[CARD_FILE]
+    card = with_repo_id((own if isinstance(own, bytes) else own.read_bytes()).decode(), repo_id)
     check_card(ModelCard(card))
-    additions = [CommitOperationAdd(p.name, card.encode() if p.name == CARD_FILE else p) for p in files]
+    additions = [CommitOperationAdd(name, file) for name, file in {**files, CARD_FILE: card.encode()}.items()]
     branch = Branch(api, repo_id, COMMIT_MESSAGE, lambda name: is_among(name, REPLACED), revision)
     if not create_pr:
         branch.create(private)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hf_tl.card.figures.mistakes import Example
     from hf_tl.checkpoints.state import TrainingLog
     from hf_tl.evaluation.measure import Predictions
+    from hf_tl.lora.adapter import Adapter
     from hf_tl.record.run import Status
     from hf_tl.training.loop import Training
     from hf_tl.training.refit import Refit
@@ -142,7 +143,7 @@ def _prepare(job: Job) -> "tuple[Training, Refit | None]":
 def _commit(job: Job, training: "Training", log: "TrainingLog") -> RunRecord:
     """Commit the trained weights, and a checkpoint from which the evaluation can resume."""
     say(job.accelerator, f"Saving the trained weights in {job.folder}")
-    record = write_model(job, training.outcome, log, "trained")
+    record = write_model(job, training.outcome, log, "trained", adapter=training.adapter)
     training.write_final_checkpoint()
     return record
 
@@ -153,6 +154,7 @@ def write_model(
     log: "TrainingLog",
     status: "Status",
     tensors: "Mapping[str, Tensor] | None" = None,
+    adapter: "Adapter | None" = None,
 ) -> RunRecord:
     """Write the weights and their record so far into the output folder. All processes must call it.
 
@@ -162,13 +164,14 @@ def write_model(
         log: Log of the training with model selection.
         status: Status of the run.
         tensors: Tensors to write in place of the model's own.
+        adapter: Adapter to write beside the model.
     """
     from hf_tl.publish.save import commit_model
 
     record, learned = build_record(job, outcome, log, status), learned_images(job, outcome)
     return on_main_process(
         job.accelerator,
-        lambda: commit_model(job.model, job.preprocessing, record, learned, job.folder, tensors),
+        lambda: commit_model(job.model, job.preprocessing, record, learned, job.folder, tensors, adapter),
     )
 
 

@@ -18,12 +18,15 @@ import torch
 from safetensors import SafetensorError
 
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.stages.adapted import is_adapter
 from hf_tl.backbones.weights.saved_model import weight_files, weights_digest
 from hf_tl.card.card import render_card
 from hf_tl.card.figures.draw import FIGURES, draw_figures
 from hf_tl.card.figures.mistakes import Example
 from hf_tl.checkpoints.checkpoint import FOLDER as CHECKPOINTS
 from hf_tl.errors import ConfigError, PublishError, SaveError, name_some
+from hf_tl.lora.adapter import FILES as ADAPTER_FILES
+from hf_tl.lora.adapter import Adapter
 from hf_tl.lora.layers import plain_tensors
 from hf_tl.publish.checks import CARD_FILE
 from hf_tl.publish.record import config_record
@@ -50,6 +53,7 @@ def commit_model(
     learned: LearnedFrom,
     output_dir: str | Path,
     tensors: "Mapping[str, Tensor] | None" = None,
+    adapter: Adapter | None = None,
 ) -> RunRecord:
     """Write the weights with all files needed to load them, and their record.
 
@@ -63,6 +67,7 @@ def commit_model(
         learned: Training images of the weights; stored beside the record, and not published.
         output_dir: Folder to save in; created if it does not exist.
         tensors: Tensors of `model` to write in place of its own.
+        adapter: Adapter to write beside the model.
 
     Returns:
         The record with the digest of the weights.
@@ -75,9 +80,11 @@ def commit_model(
     with _explained(folder, "the model"), partial_folder(folder / "model") as partial:
         _write_checkpoint(model, preprocessing, partial, tensors or {})
         record = replace(record, weights_digest=weights_digest(partial, weight_files(partial)))
+        if adapter is not None:
+            adapter.write(partial, record.start.base_model)
         learned.save(partial)
         write_record(record, partial)
-        old = (*WEIGHT_FILES, "preprocessor_config.json", CARD_FILE, *FIGURES)
+        old = (*WEIGHT_FILES, "preprocessor_config.json", CARD_FILE, *FIGURES, *ADAPTER_FILES)
         replace_files(partial, folder, last=(*WEIGHT_FILES, "config.json", RECORD_FILE), obsolete=old)
     return record
 
@@ -255,7 +262,7 @@ def _write_checkpoint(
     model: "PreTrainedModel", preprocessing: Preprocessing, folder: Path, tensors: "Mapping[str, Tensor]"
 ) -> None:
     is_timm = model.config.model_type == "timm_wrapper"
-    state = {**plain_tensors(model), **tensors}
+    state = {name: t for name, t in {**plain_tensors(model), **tensors}.items() if not is_adapter(name)}
     if is_timm:
         from safetensors.torch import save_file
 

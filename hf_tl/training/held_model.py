@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from hf_tl.backbones.stages.adapted import is_adapter
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.digest import whole
-from hf_tl.lora.layers import adapt, merge, plain_tensors
+from hf_tl.lora.layers import adapt, adapter_tensors, merge, plain_tensors
 from hf_tl.processes.sharding import load_whole, shard
 
 if TYPE_CHECKING:
@@ -59,10 +60,15 @@ class HeldModel:
         self._shard()
 
     def load(self, tensors: "Mapping[str, Tensor]") -> None:
-        """Load whole tensors, which every process has."""
+        """Load whole tensors, which every process has; those of adapters are left out."""
+        tensors = {name: tensor for name, tensor in tensors.items() if not is_adapter(name)}
         load_whole(self.model, tensors)
         if self.model is not self._whole:
-            self._whole.load_state_dict(dict(tensors), strict=False)
+            self._whole.load_state_dict(tensors, strict=False)
+
+    def adapters(self) -> dict[str, Tensor]:
+        """Return the whole tensors of the adapters. All processes must call this."""
+        return {name: whole(tensor.detach()) for name, tensor in adapter_tensors(self.model).items()}
 
     def tensors(self, names: "Container[str]", *, merged: bool) -> dict[str, Tensor]:
         """Return whole tensors by their names in the model without adapters. All processes must call this.

@@ -24,6 +24,7 @@ from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.features.features import Features
 from hf_tl.features.inputs import PhaseInputs
+from hf_tl.lora.adapter import Adapter, adapter_of
 from hf_tl.optimization.head_penalty import HeadPenalty
 from hf_tl.optimization.optim import phase_ends
 from hf_tl.reporting.console import progress_bar, say
@@ -73,8 +74,7 @@ class Training:
 
         Raises:
             StageError: A phase names stages that the model does not have.
-            ConfigError: A phase is shorter than a step, mixes images in batches of odd size, solves a head that is not
-                linear, or needs random access to a stream.
+            ConfigError: A phase cannot be trained on these images with this model and batch size.
         """
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
@@ -167,17 +167,17 @@ class Training:
         return Outcome(self.strategy, self.state.log, len(self.data.train_images))
 
     @property
+    def adapter(self) -> Adapter | None:
+        """Adapter of the selected weights, if they are the starting weights with one."""
+        return adapter_of(self.carried_out.phases, self.stages, self._best_weights)
+
+    @property
     def carried_out(self) -> Strategy:
         """Strategy up to the phase of the kept weights."""
         return self.outcome.carried_out
 
     def predictions(self, images: "Dataset", split: str) -> Predictions:
-        """Predict images with the transforms of the last phase.
-
-        Args:
-            images: Split with an image and a label column, as named in the transforms.
-            split: Name of the split.
-        """
+        """Predict the images of a split with the transforms of the last phase."""
         return self.data.predictions(self.model, self.carried_out.phases[-1], images, split)
 
     def write_final_checkpoint(self) -> None:
@@ -300,8 +300,8 @@ class Training:
         is_last = self.state.step == self.phase_ends[-1]
         is_highest, is_kept = self._evaluator.select(evaluation, self.state, is_last=is_last)
         if is_kept:
-            tensors = self._trained_tensors(merged=True).items()
-            self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors}
+            tensors = self._trained_tensors(merged=True) | self._held.adapters()
+            self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
         return is_highest
 
     def _restore_phase(self, run: PhaseRun) -> None:

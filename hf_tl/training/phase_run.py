@@ -187,7 +187,7 @@ class PhaseRun:
             "schedule": self.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "average": None if average is None else average.state_dict(),
-            "adapters": {name: whole(tensor.detach()) for name, tensor in adapter_tensors(self.model).items()},
+            "adapters": {name: whole(tensor) for name, tensor in adapter_tensors(self.model).items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:

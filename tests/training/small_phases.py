@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from hf_tl.strategy import Phase
+from hf_tl.tuning import LoRA
 
 HEAD = Phase(1, 1, 0.05)
 PLAIN = replace(HEAD, augmentation="none")
@@ -36,6 +37,12 @@ PHASES = {
     "gentle climb": (replace(LONG, learning_rate=1e-3), Phase("all", 1, 1e-4, augmentation="none", batch_norm="keep")),
     "averaged climb": (PLAIN, Phase(2, 2, 0.01, batch_norm="keep", ema_decay=0.9), Phase(3, 4, 1e-5, patience=1)),
     "solved": (Phase(1, steps=1, solver="lbfgs"), Phase(2, 1, 0.02, batch_norm="keep")),
+    "adapted": (
+        HEAD,
+        Phase(3, 2, 0.02, tuning=LoRA(2, dropout=0.1), ema_decay=0.9),
+        Phase("all", 0.5, 0.02, tuning=LoRA(1, dora=True)),
+    ),
+    "adapted alone": (PLAIN, Phase(3, 2, 0.02, tuning=LoRA(2))),
     # all features of a run, with frozen statistics
     "all kept": (
         replace(HEAD, mixup=0.2),

@@ -144,11 +144,11 @@ class RecordedTraining(Training):
         self.held = 0
 
     def _steps(self, run: PhaseRun) -> Iterator[float]:
-        self.weights.setdefault(self.state.step, snapshot(self.model))
+        self.weights.setdefault(self.state.step, snapshot(run.model))
         run.loader = self._watched(run.loader)
         for loss in super()._steps(run):
             step = self.state.step + 1
-            self.weights[step], self.frozen[step] = snapshot(self.model), set(frozen_tensors(self.model))
+            self.weights[step], self.frozen[step] = snapshot(run.model), set(frozen_tensors(run.model))
             self.held = sum(part(parameter).numel() for parameter in run.wrapped.parameters())
             self.optimizer = tree_map_only(DTensor, whole, copy.deepcopy(run.optimizer.state_dict()))
             yield loss

@@ -66,8 +66,9 @@ def test_a_run_stopped_after_each_step_ends_the_same(
         ("norms frozen", {}, {}),
         ("averaged", {}, {}),
         ("patient", {}, {}),
+        ("adapted", {}, {}),
     ],
-    ids=["accumulated", "bf16", "checkpointed", "norms", "averaged", "patient"],
+    ids=["accumulated", "bf16", "checkpointed", "norms", "averaged", "patient", "adapted"],
 )
 @pytest.mark.parametrize("stop", [3, 8])
 def test_other_settings_resume_too(

@@ -30,21 +30,27 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "environment", "tolerance", "steps"),
+    ("phases", "config", "environment", "tolerance", "steps"),
     [
-        ({}, {}, 1e-5, None),
-        ({"gradient_checkpointing": True}, {}, 1e-5, None),
-        ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}, {}, 1e-5, None),
-        ({}, {"ACCELERATE_DYNAMO_BACKEND": "aot_eager"}, 1e-5, None),
+        ("all kept", {}, {}, 1e-5, None),
+        ("adapted alone", {}, {}, 1e-5, None),
+        ("all kept", {"gradient_checkpointing": True}, {}, 1e-5, None),
+        ("all kept", {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}, {}, 1e-5, None),
+        ("all kept", {}, {"ACCELERATE_DYNAMO_BACKEND": "aot_eager"}, 1e-5, None),
         # AdamW turns the sign of a small gradient, which bf16 rounding changes, into a step
-        ({}, {"ACCELERATE_MIXED_PRECISION": "bf16"}, 1e-3, 10),
+        ("all kept", {}, {"ACCELERATE_MIXED_PRECISION": "bf16"}, 1e-3, 10),
     ],
-    ids=["plain", "checkpointed", "accumulated", "compiled", "bf16"],
+    ids=["plain", "adapted", "checkpointed", "accumulated", "compiled", "bf16"],
 )
 def test_sharded_processes_do_as_replicated_ones(
-    tmp_path: Path, config: dict[str, Any], environment: dict[str, str], tolerance: float, steps: int | None
+    tmp_path: Path,
+    phases: str,
+    config: dict[str, Any],
+    environment: dict[str, str],
+    tolerance: float,
+    steps: int | None,
 ) -> None:
-    runs = [Run(str(tmp_path / name), "all kept", {**SPLIT, **config}, dropout=0) for name in ("whole", "sharded")]
+    runs = [Run(str(tmp_path / name), phases, {**SPLIT, **config}, dropout=0) for name in ("whole", "sharded")]
     for run, fsdp in zip(runs, ({}, FSDP), strict=True):
         Path(run.output).mkdir()
         finish(launch(run, 2, {**environment, **fsdp}))

@@ -9,8 +9,11 @@ from hf_tl.phase import ADAMW_FIELDS
 from hf_tl.record import PhaseRecord, RunRecord
 from hf_tl.record.run import LAST_WEIGHTS, ONE_STANDARD_ERROR
 from hf_tl.reporting.numbers import NOTHING, counted, duration, epoch_in_phase, percent, rate
+from hf_tl.tuning import ALL_LAYERS, LoRA
 
-IN_TABLE = {"trainable_stages", "epochs", "steps", "learning_rate", "backbone_learning_rate", "norm", "solver"}
+IN_TABLE = {
+    "trainable_stages", "epochs", "steps", "learning_rate", "backbone_learning_rate", "norm", "solver", "tuning",
+}  # fmt: skip
 """Fields of a recipe in the table of phases; the other ones are listed below it."""
 NORM_POLICIES = {
     "frozen": "",
@@ -48,7 +51,9 @@ def _state(stage: str, phase: PhaseRecord) -> str:
     learning_rate = phase.learning_rates.get(stage)
     at = "" if learning_rate is None else f" at {rate(learning_rate)}"
     if stage in phase.trained_stages:
-        return "solved" if phase.is_solved else f"trained{at}"
+        is_head = stage == phase.trained_stages[-1]
+        by = phase.recipe.tuning.phrase if isinstance(phase.recipe.tuning, LoRA) and not is_head else "trained"
+        return "solved" if phase.is_solved else f"{by}{at}"
     if phase.recipe.norm == "frozen" or learning_rate is None:
         return "frozen"
     return f"frozen, norms {'train' if phase.recipe.norm == 'affine' else 'train and adapt'}{at}"
@@ -95,6 +100,7 @@ def phase_row(phase: PhaseRecord) -> dict[str, Any]:
                     for name, value in dataclasses.asdict(recipe).items()
                     if name not in hidden and value not in (None, 0, "none")
                 ),
+                *([_tuning(recipe.tuning)] if isinstance(recipe.tuning, LoRA) else []),
                 *filter(None, [NORM_POLICIES[recipe.norm], "on cached features" if phase.uses_features else ""]),
             ]
         ),
@@ -197,6 +203,13 @@ def _solution(solution: Mapping[str, Any]) -> str:
         return text
     loss = f"held-out loss {solution['held_out_loss']:.4g}"
     return f"{text}, selected by {solution['folds']}-fold cross-validation ({loss})"
+
+
+def _tuning(lora: LoRA) -> str:
+    """Describe the adapters of a phase."""
+    layers = "linear and convolutional layers" if lora.targets == ALL_LAYERS else f"layers {lora.targets}"
+    dropout = f", dropout {lora.dropout:g}" if lora.dropout else ""
+    return f"{lora.phrase} (scale {lora.scale:g}{dropout}) in the {layers}"
 
 
 def _field(name: str, value: Any) -> str:
