@@ -22,7 +22,8 @@ from hf_tl.cli import main
 from hf_tl.data.datasets import ImageData
 from hf_tl.errors import CheckpointError, ConfigError
 from hf_tl.record import read_record
-from hf_tl.strategy import Strategy
+from hf_tl.strategy import Phase, Strategy
+from hf_tl.tuning import LoRA
 
 QUICK: dict[str, Any] = {"report_to": "none", "feature_cache": "off", "head_init": "text", "prompt": PROMPT}
 HARM: dict[str, Any] = {"lr": 300.0, "head_penalty": 0.0, "epochs": 0.6}
@@ -105,6 +106,16 @@ def test_zero_shot_is_kept_where_training_harms(clip: str, data: ImageData, tmp_
         assert torch.equal(network(images).argmax(1), expected)
     assert "zero-shot head, before training" in summarize(record, tmp_path / "run")
     assert "the head from the class names, before training" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_zero_shot_is_kept_where_adapters_harm(clip: str, data: ImageData, tmp_path: Path) -> None:
+    phase = Phase("all", 0.6, 300.0, tuning=LoRA(rank=2), augmentation="none")
+    model, transforms = hf_tl.load_backbone(clip, data.labels, head_init="text", prompt=PROMPT)
+    quick = {"report_to": "none", "feature_cache": "off"}
+    result = hf_tl.train(model, data, [phase], transforms=transforms, output_dir=str(tmp_path / "run"), **quick)
+    assert result.record.text_head is not None
+    assert result.test_accuracy == result.record.text_head.zero_shot["test"].metrics["accuracy"]
+    assert not (tmp_path / "run" / "adapter").exists()
 
 
 def test_zero_shot_is_the_stage_depth_0_of_a_search(clip: str, data: ImageData, tmp_path: Path) -> None:
@@ -194,7 +205,7 @@ def test_settings_that_do_not_suit_a_text_head_are_refused(clip: str, data: Imag
         with pytest.raises(ConfigError, match="head_init"):
             hf_tl.train(model, data, strategy, transforms=transforms, output_dir=str(tmp_path))
     with pytest.raises(ConfigError, match="from_random_weights replaces"):
-        hf_tl.Phase("all", 1, from_random_weights=True, head_penalty=1.0)
+        Phase("all", 1, from_random_weights=True, head_penalty=1.0)
 
 
 def tagged(images: int) -> Dataset:
