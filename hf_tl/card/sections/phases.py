@@ -167,17 +167,17 @@ def is_zero_shot(record: RunRecord) -> bool:
     return record.refit is None and record.best is not None and not record.best["epoch"]
 
 
-def text_head_lines(record: RunRecord) -> list[tuple[str, str]]:
-    """Return the title and the text of each statement about a head from class names; empty for other heads."""
+def text_head_lines(record: RunRecord) -> list[tuple[str, str, str]]:
+    """Return a title, a value and its meaning for each fact about a head from class names; empty for other heads."""
     head = record.text_head
     if head is None:
         return []
     revision = "" if head.revision is None else f", revision {head.revision}"
-    scale = f"{head.logit_scale:.3g} times the cosine similarity of image and text, for image embeddings of norm"
+    meaning = f" times the cosine similarity, for image embeddings of norm {head.norm:.3g} (mean of training images)"
     return [
-        ("Text tower", f"{head.source}{revision}"),
-        ("Prompts", " | ".join(head.prompts)),
-        ("Logits before training", f"{scale} {head.norm:.3g}, the mean of training images"),
+        ("Text tower", head.source, revision),
+        ("Prompts", " | ".join(head.prompts), ""),
+        ("Logits before training", f"{head.logit_scale:.3g}", meaning),
     ]
 
 
