@@ -148,8 +148,8 @@ def names_trained_by(phases: Sequence[Phase], stages: Sequence[Stage]) -> frozen
     for phase in phases:
         trainable = trainable_parameters(stages, phase.trainable_stages)
         for stage in stages:
-            if phase.norm != "frozen" or not trainable.isdisjoint(stage.parameter_names):
-                names.update(stage.parameter_names, stage.buffer_names)
+            if phase.norm != "frozen" or not trainable.isdisjoint(stage.plain_names):
+                names.update(stage.plain_names, stage.buffer_names)
     return frozenset(names)
 
 

@@ -235,10 +235,17 @@ def check_strategy(args: "TrainingArguments", strategy: Strategy, *, carries_out
     Raises:
         ConfigError: A phase needs more than Trainer offers; the message names the alternative.
     """
+    from hf_tl.trainer.adapted import phase_of_adapters
+
     if strategy.is_climb:
         raise ConfigError(
             "the strategy auto is not supported under Trainer, which cannot undo a phase. Choose another strategy, or "
             "train with hf_tl.train (Accelerate)"
+        )
+    if phase_of_adapters(strategy.phases) is not None and not carries_out:
+        raise ConfigError(
+            "StrategyCallback does not support LoRA in phases, because Trainer builds its optimizer without the "
+            "adapters. Train with hf_tl.StrategyTrainer"
         )
     if any(phase.from_random_weights for phase in strategy.phases[1:]):
         raise ConfigError(

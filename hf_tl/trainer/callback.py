@@ -24,8 +24,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers.utils import logging
 
 from hf_tl.backbones.libraries.transformers import random_weights
-from hf_tl.backbones.load import SCHEMA_VERSION
-from hf_tl.backbones.stages.freezing import freeze
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.provenance import set_provenance
 from hf_tl.checkpoints.state import TrainingLog
@@ -35,10 +33,11 @@ from hf_tl.optimization.averaging import WeightAverage
 from hf_tl.optimization.optim import parameter_groups, phase_ends
 from hf_tl.record import Origin
 from hf_tl.strategy import Strategy
+from hf_tl.trainer.adapted import let_train, remove_adapters, save_exact, settle
 from hf_tl.trainer.arguments import adopt, check_arguments, check_strategy, set_arguments
 from hf_tl.trainer.groups import PhaseGroups, set_schedule
 from hf_tl.trainer.images import PhaseSampler
-from hf_tl.trainer.progress import AVERAGE_FILE, Progress
+from hf_tl.trainer.progress import AVERAGE_FILE, Progress, name_strategy
 from hf_tl.trainer.safeguards import PREFIX, Safeguards
 from hf_tl.training.phase_run import Frozen, describe_phase
 
@@ -109,6 +108,8 @@ class StrategyCallback(Safeguards):
         self._frozen: Frozen | None = None
         self._losses: list[Tensor] = []
         self._set: dict[str, Any] = {}
+        self.adapters: dict[str, Tensor] = {}
+        """Tensors of the adapters at the end of the run."""
 
     def on_init_end(
         self,
@@ -131,16 +132,11 @@ class StrategyCallback(Safeguards):
         check_strategy(args, self.strategy, carries_out=self.carries_out, is_recipe=requested.preset is not None)
         check_arguments(args, model, self.strategy, self._set, carries_out=self.carries_out)
         self._set = set_arguments(args, self.strategy, self.steps_per_epoch, self._set, carries_out=self.carries_out)
-        self._name_strategy(model, 1)
+        name_strategy(model, self.strategy.done(1), has_augmentation=self.carries_out)
         if self.strategy.phases[0].from_random_weights:
             model.load_state_dict(random_weights(type(model), model.config, args.seed))
             set_provenance(model, Origin.random(args.seed))
-        trained: set[str] = set()
-        for phase in self.strategy.phases:
-            freeze(model, phase)
-            trained |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in trained)
+        let_train(model, self.strategy.phases)
 
     def on_train_begin(
         self,
@@ -211,7 +207,7 @@ class StrategyCallback(Safeguards):
         if self.average is not None:
             self.average.update(state.global_step - progress.first_step(progress.phase))
         if state.global_step == progress.ends[progress.phase]:
-            self._leave(state.global_step, model)
+            self.leave(state.global_step, model)
         if state.global_step == progress.ends[-1]:  # before `max_steps` if a phase ended early
             control.should_training_stop = True
 
@@ -222,7 +218,7 @@ class StrategyCallback(Safeguards):
         is_last = progress.phase == len(progress.ends) - 1
         if state.global_step < progress.ends[progress.phase]:
             progress.end_phase(state.global_step)
-            self._leave(state.global_step, model)
+            self.leave(state.global_step, model)
         control.should_training_stop = is_last
 
     def log_so_far(self, step: int, model: "PreTrainedModel") -> TrainingLog:
@@ -280,6 +276,7 @@ class StrategyCallback(Safeguards):
             self.progress.save(folder)
             if self.average is not None:
                 save_file(self.average.state_dict(), folder / AVERAGE_FILE)
+            save_exact(folder, kwargs["model"], self.strategy.phases)
         super().on_save(args, state, control, **kwargs)
 
     def on_train_end(
@@ -294,7 +291,8 @@ class StrategyCallback(Safeguards):
         if self._groups is None:
             return
         if self._frozen is not None:
-            self._leave(state.global_step, model)
+            self.leave(state.global_step, model)
+        self.adapters = remove_adapters(model)
         if self.progress is not None:
             is_best = args.load_best_model_at_end and state.best_model_checkpoint is not None
             self.progress.note_kept(state.best_global_step if is_best else state.global_step)
@@ -319,10 +317,10 @@ class StrategyCallback(Safeguards):
         self._groups.replace(parameter_groups(model, stages, phase), is_new_phase=step == start)
         set_schedule(scheduler, self._groups.optimizer, phase, start, end)
         self.average = None if phase.ema_decay is None else WeightAverage(model, phase.ema_decay)
-        self._name_strategy(model, index + 1)
+        name_strategy(model, self.strategy.done(index + 1), has_augmentation=self.carries_out)
         logger.info(f"Phase {index + 1} of {len(progress.ends)}, steps {start} to {end}: {phase.phrase}")
 
-    def _leave(self, step: int, model: "PreTrainedModel") -> None:
+    def leave(self, step: int, model: "PreTrainedModel") -> None:
         """Give the model its averaged weights, and record the phase."""
         progress, frozen = self.progress, self._frozen
         assert progress is not None
@@ -333,15 +331,8 @@ class StrategyCallback(Safeguards):
             self.average = None
         progress.log = self.log_so_far(step, model)
         self._frozen = None
-
-    def _name_strategy(self, model: "PreTrainedModel", phases: int) -> None:
-        """Write the phases that have begun into the config."""
-        record = getattr(model.config, "hf_tl", None) or {"schema_version": SCHEMA_VERSION}
-        strategy = self.strategy.done(phases).to_record()
-        if not self.carries_out:  # augmentation is that of the dataset's transform, which is unknown here
-            for phase in strategy["phases"]:
-                del phase["augmentation"]
-        model.config.hf_tl = {**record, "strategy": strategy}
+        if self.strategy.phases[progress.phase].is_adapted and progress.phase < len(progress.ends) - 1:
+            settle(model)
 
 
 def _names(state: "TrainerState") -> set[str]:

@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from hf_tl.backbones.load import SCHEMA_VERSION
 from hf_tl.checkpoints.state import TrainingLog
 from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.record.codec import decode, encode
+from hf_tl.strategy import Strategy
 from hf_tl.training.evaluation import Evaluation
 
 if TYPE_CHECKING:
-    from transformers import TrainerState
+    from transformers import PreTrainedModel, TrainerState
 
 STATE_FILE = "strategy_state.json"
 AVERAGE_FILE = "average.safetensors"
@@ -113,3 +115,19 @@ class Progress:
             return None
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return cls(**{**content, "log": decode(TrainingLog, content["log"], f"the log in {file}")})
+
+
+def name_strategy(model: "PreTrainedModel", strategy: Strategy, *, has_augmentation: bool) -> None:
+    """Write a strategy into the config of a model.
+
+    Args:
+        model: Model in training.
+        strategy: Phases that have begun.
+        has_augmentation: Whether the phases carry out their augmentation; the transform of a dataset is unknown here.
+    """
+    record = getattr(model.config, "hf_tl", None) or {"schema_version": SCHEMA_VERSION}
+    phases = strategy.to_record()
+    if not has_augmentation:
+        for phase in phases["phases"]:
+            del phase["augmentation"]
+    model.config.hf_tl = {**record, "strategy": phases}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.provenance import provenance_of
 from hf_tl.checkpoints.state import Outcome
 from hf_tl.config import DataConfig, HubConfig, TrainingConfig
@@ -18,6 +19,7 @@ from hf_tl.job.opening import open_data
 from hf_tl.job.records import build_record, learned_images
 from hf_tl.job.run_job import Trained, finish_run, predict, write_model
 from hf_tl.job.zero_shot import zero_shot_results
+from hf_tl.lora.adapter import Adapter, adapter_of
 from hf_tl.processes.accelerator import unwrap_precision
 from hf_tl.publish.save import commit_model, complete_run, rewrite_card
 from hf_tl.record import LearnedFrom, RunRecord
@@ -111,9 +113,15 @@ class TrainerRun:
         job, outcome = self.job, self.outcome
         unwrap_precision(job.model)  # what is saved is compared in float32
         say(job.accelerator, f"Saving the trained weights in {job.folder}")
-        record = self.with_arguments(write_model(job, outcome, outcome.log, "trained"))
+        record = self.with_arguments(write_model(job, outcome, outcome.log, "trained", adapter=self.adapter))
         validation = predict(job, self.predict, "validation"), str(record.weights_digest)
         return finish_run(job, Trained(outcome, self.predict, record, validation))
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """Adapter of the trained weights, if they are the starting weights with one."""
+        model, phases = self.job.model, self.outcome.carried_out.phases
+        return adapter_of(phases, list_stages(model), {**model.state_dict(), **self.trainer.phases.adapters})
 
     def predict(self, images: "Dataset", split: str) -> Predictions:
         """Predict images with the evaluation transform."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
@@ -24,6 +24,7 @@ from hf_tl.head.text_head import check_head, fit_text_head, with_head_penalty
 from hf_tl.optimization.head_penalty import HeadPenalty
 from hf_tl.optimization.loss import balanced_weights, check_phases, training_loss
 from hf_tl.strategy import Phase, Strategy
+from hf_tl.trainer.adapted import AdaptedTrainer
 from hf_tl.trainer.callback import StrategyCallback
 from hf_tl.trainer.images import PhaseCollate, PhaseSampler, PhaseViews
 from hf_tl.trainer.progress import AVERAGE_FILE
@@ -45,7 +46,7 @@ logger = logging.get_logger(__name__)
 StrategySource = Strategy | str | Callable[[Any], Strategy]
 
 
-class StrategyTrainer(Trainer):
+class StrategyTrainer(AdaptedTrainer):
     """transformers' `Trainer` that carries out a strategy, and saves what `hf_tl.train` saves.
 
     One call sets everything up: views and collator of the training images, processor, metrics, loss and callback. After

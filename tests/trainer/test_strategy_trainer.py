@@ -39,6 +39,7 @@ def losses(record: Any) -> list[float]:
         {"epochs": None, "steps": 12},
         {"batch_norm": "keep", "layer_decay": 0.5},
         {"norm": "adapt", "augmentation": "none"},
+        {"tuning": hf_tl.LoRA(2), "batch_norm": "keep"},
     ],
     ids=str,
 )
