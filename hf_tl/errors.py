@@ -100,3 +100,21 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def unreadable(error: Exception) -> str:
+    """Describe why a file could not be read, or what it holds could not be used.
+
+    >>> unreadable(FileNotFoundError()), unreadable(IsADirectoryError())
+    ('no such file', 'a folder')
+    """
+    match error:
+        case FileNotFoundError() | NotADirectoryError():
+            return "no such file"
+        case IsADirectoryError():
+            return "a folder"
+        case UnicodeDecodeError():
+            return f"a file that is not {error.encoding.upper()} text (byte {error.start:,})"
+        case OSError():
+            return f"a file that cannot be read ({error.strerror or error})"
+    return f"unusable content ({type(error).__name__}: {' '.join(str(error).split())})"

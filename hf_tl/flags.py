@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_tl.config import DataConfig, HubConfig, ModelConfig, RunConfig, StrategyConfig, TrainingConfig
-from hf_tl.errors import ConfigError, name_some
+from hf_tl.errors import ConfigError, name_some, unreadable
 from hf_tl.parser import Parser
 from hf_tl.ranges import Domain, domains
+from hf_tl.storage.text import read_text
 from hf_tl.wording import flags_meant
 
 GROUPS = {ModelConfig: "model", DataConfig: "data", StrategyConfig: "strategy", TrainingConfig: "run", HubConfig: "hub"}
@@ -121,12 +122,13 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     """
     import yaml
 
+    advice = "correct the path; hf-tl train --help-all lists the settings"
+    text = read_text(file, f"--config {file}", "a YAML file of settings", advice)
     try:
-        node = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or error
-        raise ConfigError(f"--config {file} cannot be read: {reason}") from error
+        node = yaml.compose(text, yaml.SafeLoader)
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {file}: expected settings in YAML, found {unreadable(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {file} must map names to values, found {type(content).__name__}")
     content = {OF_ALIAS.get(key, key): value for key, value in content.items()}

@@ -8,6 +8,9 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+OLD_SOURCE = {"config_name": "dataset_config", "revision": "dataset_revision"}
+"""New names of the arguments of `load_data` that choose a configuration and a revision on the Hub."""
+
 
 def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a function take arguments under their old names, with a `FutureWarning`.

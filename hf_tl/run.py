@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from hf_tl.data.decoding.images import Transforms
 
 
+WITHOUT_ADVISOR = (
+    "Searching the stage depth from its defaults: the advisor measures models by their names only; pass the name "
+    "instead of the loaded model to start at the recommended depth"
+)
+
+
 def import_libraries() -> None:
     """Import the libraries that every run needs, all at once instead of at their first use."""
     from transformers import PreTrainedModel  # noqa: F401
@@ -68,7 +74,8 @@ def train(
             dataset. Or a model from `hf_tl.load_backbone` with these labels, which is trained in place.
         dataset: Name or folder, as for `--dataset`, a loaded dataset, or the result of `hf_tl.load_data`.
         strategy: Name of a strategy, a `Strategy`, or a list of phases. Defaults to `"transfer"`. What is not chosen
-            follows the number of training images. With the name of a model, `"auto"` asks the advisor.
+            follows the number of training images. `"auto"` asks the advisor if the model is a name; otherwise it
+            searches the stage depth from its defaults.
         transforms: Transforms that `load_backbone` returned with `model`. Defaults to those of the model. A different
             `train` transform replaces the augmentation presets; phases with augmentation `"none"` train on `eval`.
         dataset_name: Name of a loaded dataset in log, record and card. Defaults to the name in its `info`.
@@ -130,6 +137,8 @@ def _prepare(request: Request, notes: RunNotes) -> Job:
         chosen = advice.candidate or backbones[0]
         model, preprocessing = chosen.load(data.labels, pretrained=is_pretrained, seed=config.training.seed)
     else:
+        if config.strategy.strategy == "auto":
+            say(accelerator, WITHOUT_ADVISOR)
         model, preprocessing = request.model, _preprocessing_for(request.model, data, request.transforms)
     set_problem_type(model, data.problem_type)
     fit_text_head(accelerator, model, data.splits["train"], preprocessing.transforms().eval, config.training.seed)
@@ -204,14 +213,10 @@ def _learned(request: Request, strategy: Strategy, backbones: "Sequence[Backbone
 
 def _preprocessing_for(model: "PreTrainedModel", data: "ImageData", transforms: "Transforms | None") -> "Preprocessing":
     """Return the preprocessing of a loaded model, whose labels must be those of the data."""
+    from hf_tl.backbones.class_names import check_classes
     from hf_tl.backbones.load import preprocessing_of
 
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    if labels != list(data.labels):
-        raise ConfigError(
-            f"expected a model with the classes of the dataset, {list(data.labels[:5])}, found {labels[:5]}: pass the "
-            "labels of the dataset to load_backbone, in their order"
-        )
+    check_classes(model.config, data.labels)
     return preprocessing_of(model, transforms)
 
 

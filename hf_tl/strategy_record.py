@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_tl.errors import ConfigError, name_some
+from hf_tl.errors import ConfigError, name_some, unreadable
 from hf_tl.phase import Phase
+from hf_tl.storage.text import read_text
 
 FIELDS = ("expected_rung", "from_scratch", "name", "phases", "refit")
 """Fields of a strategy in its record."""
@@ -56,10 +57,12 @@ def read_yaml(source: str | Path) -> tuple[str, Mapping[str, Any]]:
 
     is_text = str(source).lstrip().startswith("[")
     title = "--phases" if is_text else f"--phases {source}"
+    advice = "correct the path, or write the list itself: --phases '[{trainable_stages: 1, epochs: 3}]'"
+    text = str(source) if is_text else read_text(source, title, "a YAML file of phases", advice)
     try:
-        content = yaml.safe_load(str(source) if is_text else Path(source).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{title} cannot be read: {error}") from error
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{title}: expected a list of phases in YAML, found {unreadable(error)}") from error
     record = {"phases": content} if isinstance(content, list) else content
     if not isinstance(record, Mapping):
         raise ConfigError(f"{title} must be a list of phases, or a mapping with phases, found {type(content).__name__}")

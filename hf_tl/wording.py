@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _COMMAND = re.compile(r"(\b(?:hf-tl [a-z]+|torchrun|accelerate launch)(?: [^\s,;:)]*[^\s,;:).])*)")
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9]*(?:[_-][a-z0-9]+)*)(?:([ =])(?!--)([^\s;)]*[^\s;:,.)]))?")
-_NAMES = {"num_train_epochs": "epochs", "dataset_config": "config_name", "dataset_revision": "revision"}
+_NAMES = {"num_train_epochs": "epochs"}
 """Keywords of functions whose name differs from the flag."""
 _SWITCHES = {"int8", "private", "create_pr", "space"}
 _OTHERS = {

@@ -161,7 +161,7 @@ def test_values_that_look_like_flags() -> None:
         ("label_column: [cat, dog]", "label_column takes text"),
         ("augmentation: heavy", "augmentation takes one of none, light"),
         ("3", "must map names to values"),
-        ("a: [", "cannot be read"),
+        ("a: [", "expected settings in YAML, found unusable content"),
     ],
 )
 def test_yaml_is_checked_as_flags_are(text: str, message: str, tmp_path: Path) -> None:

@@ -49,13 +49,26 @@ def test_arguments_of_one_name_have_one_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new"),
-    [("load", "name", "model"), ("export", "model_name", "model"), ("load_data", "name", "dataset"),
-     ("push", "output_dir", "model")],
-)  # fmt: skip
-def test_an_old_keyword_works_with_a_warning(name: str, old: str, new: str, tmp_path: Path) -> None:
+    ("name", "old", "new", "required"),
+    [
+        ("load", "name", "model", []),
+        ("export", "model_name", "model", []),
+        ("load_data", "name", "dataset", []),
+        ("push", "output_dir", "model", ["repo_id"]),
+        ("load_data", "config_name", "dataset_config", ["dataset"]),
+        ("load_data", "revision", "dataset_revision", ["dataset"]),
+        ("inspect", "revision", "dataset_revision", ["dataset"]),
+        ("recommend", "config_name", "dataset_config", ["dataset"]),
+        ("evaluate", "revision", "dataset_revision", ["model"]),
+        ("compare", "config_name", "dataset_config", ["first", "second"]),
+        ("export", "revision", "dataset_revision", ["model"]),
+    ],
+)
+def test_an_old_keyword_works_with_a_warning(
+    name: str, old: str, new: str, required: list[str], tmp_path: Path
+) -> None:
     function, missing = getattr(hf_tl, name), str(tmp_path / "missing")
-    others = {"repo_id": "user/name"} if name == "push" else {}
+    others = dict.fromkeys(required, missing)
     with (
         pytest.warns(FutureWarning, match=rf"{name}\({old}=\.\.\.\) is deprecated: write {new}="),
         pytest.raises(hf_tl.HfTlError),
@@ -127,6 +140,7 @@ def test_a_notebook_shows_text_that_loads_nothing(name: str, shown: dict[str, An
     pictures = re.findall(r'<img alt="([^"]+)"[^>]*src="data:image/png;base64,', html)
     assert len(pictures) == (name in ("Comparison", "Evaluation", "Recommendation", "RunResult"))
     assert html.count("<img") == len(pictures)
+    assert html.count("text-align:") == len(re.findall(r"<t[dh]\b", html))  # notebooks align cells to the right
 
 
 ROWS: dict[str, tuple[int, set[str]]] = {

@@ -11,7 +11,7 @@ from hf_tl.advisor.recommend import recommend
 from hf_tl.advisor.recommendation import RECORD, SCHEMA_VERSION
 from hf_tl.card.sections.reasons import published_advice
 from hf_tl.config import RunConfig
-from hf_tl.errors import ConfigError, DataError, name_some
+from hf_tl.errors import ConfigError, DataError, name_some, unreadable
 from hf_tl.processes.together import on_main_process
 from hf_tl.record.migrate import rename_keys
 from hf_tl.reporting.console import say
@@ -69,8 +69,8 @@ def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> A
         is_of_split = dict(measured["splits"]) == split_digests(data)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"--recommendation {folder} cannot be read ({type(error).__name__}: {error}): expected {RECORD} as written "
-            "by hf-tl recommend --output_dir; write it again"
+            f"--recommendation {folder}: expected a folder with the {RECORD} of hf-tl recommend --output_dir, found "
+            f"{unreadable(error)}; write it again"
         ) from error
     if not is_of_data:
         raise ConfigError(
@@ -96,6 +96,7 @@ def _compute(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConf
     from accelerate import PartialState
 
     from hf_tl.advisor.deciding.cost import estimate_cost
+    from hf_tl.features.feature_store import open_store
 
     say(None, f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name}")
     training = config.training
@@ -115,8 +116,9 @@ def _compute(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConf
     if config.training.time_budget is not None:
         images = len(data.splits["train"])
         strategy = config.strategy.build(images=images, climb=recommendation.climb)
-        cached = training.feature_cache != "off"
+        is_off = training.feature_cache == "off"
+        store = None if is_off else open_store(training.feature_cache_dir, training.feature_cache_gb)
         device = PartialState().device
-        seconds = estimate_cost(recommendation.candidate, data, strategy, device, caches_features=cached).phase_seconds
+        seconds = estimate_cost(recommendation.candidate, data, strategy, device, store).phase_seconds
     record = published_advice(recommendation.to_record())
     return Advice(record, recommendation.candidate, recommendation.climb, seconds)

@@ -11,7 +11,7 @@ import torch
 
 from hf_tl.advisor.deciding.cost import estimate_cost
 from hf_tl.advisor.deciding.decision import decide
-from hf_tl.advisor.deciding.plan import plan_training
+from hf_tl.advisor.deciding.plan import Plan, plan_training
 from hf_tl.advisor.measuring.data import describe_data, known_images, open_data
 from hf_tl.advisor.measuring.evidence import measure_backbones
 from hf_tl.advisor.measuring.sample import IMAGES, draw_sample
@@ -22,12 +22,14 @@ from hf_tl.backbones.candidates import Backbone, candidates, is_demo, named
 from hf_tl.config import ModelConfig
 from hf_tl.errors import ConfigError
 from hf_tl.features.feature_store import open_store
+from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.storage.folders import make_folder
 
 if TYPE_CHECKING:
     from hf_tl.data.image_data import AnyDataset
 
 
+@renamed(**OLD_SOURCE)
 def recommend(
     dataset: "AnyDataset",
     backbones: "str | Backbone | Sequence[str | Backbone] | None" = None,
@@ -93,17 +95,13 @@ def recommend(
     sample = draw_sample(data, max_images, seed, None if include_training_images else known)
     device, counts = PartialState().device, data.class_counts("train")
     store = None if feature_cache == "off" else open_store(feature_cache_dir, feature_cache_gb)
-    cost = command = None
     with torch.random.fork_rng():
         evidence, unavailable = measure_backbones(choices, data, sample, device, seed, unreadable, store)
         decision = decide(list(evidence.values()), float(np.median(counts)))
         chosen = next(backbone for backbone, measured in evidence.items() if measured is decision.backbone)
         plan = plan_training(decision, data)
-        if plan is not None:
-            cost = estimate_cost(chosen, data, plan.strategy, device, caches_features=store is not None)
-    if plan is not None and isinstance(dataset, str | os.PathLike):
-        flags = {"image_size": image_size, **reading, **split}
-        command = training_command(os.fspath(dataset), None if chosen.is_demo else chosen, plan.settings, flags)
+        cost = None if plan is None else estimate_cost(chosen, data, plan.strategy, device, store)
+    named = None if chosen.is_demo else chosen
     recommendation = Recommendation(
         backbone=None if plan is None else chosen.name,
         strategy=None if plan is None else plan.strategy,
@@ -119,15 +117,22 @@ def recommend(
             *similarity_warnings(decision, float(np.median(counts))),
         ),
         unavailable=unavailable,
-        command=command,
+        command=_command(dataset, named, plan, {"image_size": image_size, **reading, **split}),
         candidate=None if plan is None else chosen,
         climb=None if plan is None else plan.climb,
         inspection=data.inspection,
-        inspect_command=inspection_command(dataset, None if chosen.is_demo else chosen, reading),
+        inspect_command=inspection_command(dataset, named, reading),
     )
     if output_dir is not None:
         recommendation.save(output_dir)
     return recommendation
+
+
+def _command(dataset: Any, backbone: Backbone | None, plan: Plan | None, flags: dict[str, Any]) -> str | None:
+    """Return the command of the recommended training; None without one, and for data without a name."""
+    if plan is None or not isinstance(dataset, str | os.PathLike):
+        return None
+    return training_command(os.fspath(dataset), backbone, plan.settings, flags)
 
 
 def _list_backbones(backbones: Any, image_size: int | None) -> list[Backbone]:

@@ -72,17 +72,3 @@ def check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> No
             f"expected a model that returns logits, found {type(model).__name__}, which returns {name_some(output)} "
             "and no logits: no loss can be computed and no pipeline can use it; choose another model"
         )
-
-
-def check_classes(model: "PreTrainedModel", labels: Sequence[str]) -> None:
-    """Check that a model has the classes of a dataset, in their order.
-
-    Raises:
-        ConfigError: The classes or their order differ.
-    """
-    own = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    if own != list(labels):
-        raise ConfigError(
-            f"expected a model with the classes of the dataset, {list(labels[:5])}, found {own[:5]}: pass the labels "
-            "of the dataset to load_backbone, in their order"
-        )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.checks import check_labels, check_runs, check_settings, checked_text
+from hf_tl.backbones.class_names import class_names, set_class_names
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.config import ModelConfig
 from hf_tl.data.decoding.images import Transforms
@@ -20,7 +21,7 @@ from hf_tl.strategy import Strategy
 from hf_tl.strategy_config import as_strategy
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
@@ -203,7 +204,7 @@ def _load_model(
         options = {"image_size": image_size, "revision": revision, "trust_remote_code": trust_remote_code}
         model, origin, learned, towers = _load_checkpoint(name, labels, text, pretrained=pretrained, **options)
     if labels is not None:
-        set_labels(model.config, labels)
+        set_class_names(model.config, labels)
     if labels is not None and text is not None and pretrained:
         from hf_tl.backbones.text.loading import add_text_head
 
@@ -231,16 +232,6 @@ def _load_checkpoint(
         if (loaded := load_image_classifier(name, labels, **options)) is not None:
             return loaded
     return *load_checkpoint(name, labels, **options), None
-
-
-def set_labels(config: "PreTrainedConfig", labels: Sequence[str]) -> None:
-    """Write the class names into a config, in the order of the logits, replacing all older names."""
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    if config.model_type == "timm_wrapper":
-        # saved instead of id2label; if set in the checkpoint, it would take precedence
-        config.label_names = list(labels)
-        config.num_classes = len(labels)
 
 
 def set_problem_type(model: "PreTrainedModel", problem_type: str | None) -> None:
@@ -291,7 +282,7 @@ def load(
 
     source = os.fspath(model)
     config = load_config(source, revision, trust_remote_code)
-    labels = [config.id2label[index] for index in range(config.num_labels)]
+    labels = class_names(config)
     record = getattr(config, "hf_tl", None)
     # no check for duplicates: ImageNet has two classes named "crane"
     loaded, preprocessing = _load_model(source, labels, revision=revision, trust_remote_code=trust_remote_code)

@@ -37,7 +37,6 @@ def inspect(options: Namespace) -> None:
 
     keep_freed_memory()
     values = own_values(options)
-    values |= {"config_name": values.pop("dataset_config"), "revision": values.pop("dataset_revision")}
     output_dir = values.pop("output_dir")
     inspection = examine(**values, output_dir=output_dir)
     if output_dir is None:

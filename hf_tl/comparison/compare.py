@@ -12,6 +12,7 @@ from hf_tl.comparison.record import build_record
 from hf_tl.data.image_data import AnyDataset
 from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
 from hf_tl.ranges import COUNT, check_argument
+from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.reporting.frames import to_frame
 from hf_tl.reporting.html import picture_of
 from hf_tl.reporting.shown import Shown
@@ -97,6 +98,7 @@ class Comparison(Shown):
         return describe(self.record)
 
 
+@renamed(**OLD_SOURCE)
 def compare(
     first: AnyModel,
     second: AnyModel,

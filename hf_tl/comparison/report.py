@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, SINGLE_LABEL
 from hf_tl.reporting.markdown import escape, one_line
-from hf_tl.reporting.numbers import NOTHING, p_value, percent, points, range_of
+from hf_tl.reporting.numbers import NOTHING, p_value, points, with_interval
 
 CLASSES_SHOWN = 30
 """Maximum number of classes to show; those that differ most are kept."""
@@ -47,8 +48,7 @@ def facts_of(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the models with their first metric, the images and the conclusion."""
     result = next(iter(record["metrics"].values()))
     for letter, model in record["models"].items():
-        interval = _range(result[f"{letter}_interval"]).replace("(", "(95% CI ")
-        yield letter, f"{model['name']}: {percent(result[letter])}{interval}"
+        yield letter, f"{model['name']}: {with_interval(result[letter], result[f'{letter}_interval'])}"
     yield "Images", _data(record)
     yield from (("Data", note) for note in [*_notes(record), *_leakage(record)][:2])
     yield "Result", record["conclusion"]
@@ -57,12 +57,14 @@ def facts_of(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def class_records(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the values of each class by name; classes without images have none."""
     for row in record["classes"]:
-        low, high = row.get("interval") or (None, None)
+        bounds = {name: row.get(name) or (None, None) for name in ("A_interval", "B_interval", "interval")}
         yield {
             "class": row["label"],
             **{name: row.get(name) for name in ("images", "A", "B", "difference")},
-            "low": low,
-            "high": high,
+            "low": bounds["interval"][0],
+            "high": bounds["interval"][1],
+            **{f"{letter}_low": bounds[f"{letter}_interval"][0] for letter in "AB"},
+            **{f"{letter}_high": bounds[f"{letter}_interval"][1] for letter in "AB"},
             "p_value": row["corrected_p_value"],
             "is_significant": row["is_significant"],
         }
@@ -119,7 +121,7 @@ def metric_table(record: Mapping[str, Any]) -> Table:
     rows = [
         [
             figures[key].title,
-            *(percent(result[letter]) + _range(result[f"{letter}_interval"]) for letter in "AB"),
+            *_shares(result),
             *_difference(result),
             p_value(result["p_value"]),
         ]
@@ -144,14 +146,13 @@ def class_table(record: Mapping[str, Any]) -> Table:
         [
             one_line(row["label"]),
             f"{row['images']:,}",
-            percent(row.get("A")),
-            percent(row.get("B")),
+            *_shares(row),
             *_difference(row),
             p_value(row["corrected_p_value"]) + (MARK if row["is_significant"] else ""),
         ]
         for row in shown_classes(record, CLASSES_SHOWN)
     ]
-    return [["Class", "images", "A", "B", "B − A, points", "95% CI", "p"], *rows]
+    return [["Class", "images", "A (95% CI)", "B (95% CI)", "B − A, points", "95% CI", "p"], *rows]
 
 
 def shown_classes(record: Mapping[str, Any], limit: int) -> list[Mapping[str, Any]]:
@@ -167,8 +168,9 @@ def _difference(row: Mapping[str, Any]) -> list[str]:
     return [points(row["difference"]), " to ".join(map(points, interval)) if interval else NOTHING]
 
 
-def _range(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f" ({range_of(interval, is_percentage=True)})"
+def _shares(row: Mapping[str, Any]) -> list[str]:
+    """Format the accuracy or the average precision of both models, each with its interval, if any."""
+    return [with_interval(row.get(letter), row.get(f"{letter}_interval"), is_titled=True) for letter in "AB"]
 
 
 def _models(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -189,7 +191,9 @@ def _data(record: Mapping[str, Any]) -> str:
 
 
 def _agreement(record: Mapping[str, Any]) -> str:
-    return f"A and B make the same prediction for {percent(record['agreement'])} of the images."
+    share = record["agreement"]
+    agreement = with_interval(share, share_interval(share, record["data"]["images"]))
+    return f"A and B make the same prediction for {agreement} of the images."
 
 
 def _class_notes(record: Mapping[str, Any]) -> list[str]:
@@ -197,8 +201,8 @@ def _class_notes(record: Mapping[str, Any]) -> list[str]:
     classes, marked = record["classes"], sum(row["is_significant"] for row in record["classes"])
     metric = "accuracy on the images of the class" if is_single else "average precision of the class"
     notes = [
-        f"A, B: {metric}. The intervals are simultaneous (95%, Bonferroni); p-values are corrected for multiple "
-        "testing (Holm)."
+        f"A, B: {metric}. The intervals of the differences are simultaneous (95%, Bonferroni); p-values are corrected "
+        "for multiple testing (Holm)."
     ]
     if len(classes) > CLASSES_SHOWN:
         notes.append(f"The {CLASSES_SHOWN} classes that differ most are shown; all are in comparison.json.")

@@ -28,18 +28,18 @@ from hf_tl.data.streaming.streams import PLACE, streams_of
 from hf_tl.errors import ConfigError, DataError, name_some, nearest
 from hf_tl.record import LearnedFrom
 from hf_tl.record.learned import DIGEST_BYTES
-from hf_tl.renamed import renamed
+from hf_tl.renamed import OLD_SOURCE, renamed
 
 __all__ = ["ImageData", "check_images", "load_data", "source_of"]
 
 
-@renamed(name="dataset")
+@renamed(name="dataset", **OLD_SOURCE)
 def load_data(
     dataset: AnyDataset,
     *,
     dataset_name: str | None = None,
-    config_name: str | None = None,
-    revision: str | None = None,
+    dataset_config: str | None = None,
+    dataset_revision: str | None = None,
     split_folders: str | Mapping[str, Sequence[str]] | None = None,
     exclude_folders: str | Sequence[str] | None = None,
     class_folder: ClassFolder = "auto",
@@ -69,8 +69,8 @@ def load_data(
             pattern, or several separated by commas), a zip archive, or a Hub dataset; or a `datasets.Dataset` or
             `DatasetDict`. An `ImageData` is returned as it is.
         dataset_name: Name of a loaded dataset (default: that of its builder).
-        config_name: Configuration of a Hub dataset.
-        revision: Branch, tag or commit of a Hub dataset.
+        dataset_config: Configuration of a Hub dataset.
+        dataset_revision: Branch, tag or commit of a Hub dataset.
         split_folders: Folders, files or values of the split column of each split: `train=A,test=B` or a mapping;
             `none` where names like "train" are classes (default: by their names).
         exclude_folders: Folders to leave out, separated by commas.
@@ -117,7 +117,7 @@ def load_data(
         exclude_list=exclude_list,
     )
     fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
-    version = {"config_name": config_name, "revision": revision}
+    version = {"dataset_config": dataset_config, "dataset_revision": dataset_revision}
     if isinstance(dataset, ImageData):
         _check_unread(reading, fractions, {**version, "dataset_name": dataset_name, "streaming": streaming or None})
         return dataset
@@ -127,14 +127,9 @@ def load_data(
         "learned": learned or LearnedFrom(),
         "include_learned": include_training_images,
     }
-    if not streaming:
-        return _prepare(source_of(dataset, reading, dataset_name=dataset_name, **version), reading, **settings)
-    if not isinstance(dataset, str | os.PathLike):
-        raise ConfigError(f"streaming opens a dataset by its name, found a {type(dataset).__name__}: leave it out")
-    name = os.fspath(dataset)
-    return _stream(
-        open_streams(name, **version, image_column=image_column, label_column=label_column), reading, **settings
-    )
+    if streaming:
+        return _stream(_open_streams(dataset, reading, **version), reading, **settings)
+    return _prepare(source_of(dataset, reading, dataset_name=dataset_name, **version), reading, **settings)
 
 
 def source_of(
@@ -142,8 +137,8 @@ def source_of(
     reading: Reading | None = None,
     *,
     dataset_name: str | None = None,
-    config_name: str | None = None,
-    revision: str | None = None,
+    dataset_config: str | None = None,
+    dataset_revision: str | None = None,
 ) -> Source:
     """Return the stored splits of a dataset, before any check or draw. All functions that take a dataset use this.
 
@@ -151,8 +146,8 @@ def source_of(
         dataset: Name, folder, table, `Dataset`, `DatasetDict`, or result of `load_data`, whose splits it has.
         reading: Choices of the user about how to read it.
         dataset_name: Name of a dataset in memory (default: that of its builder).
-        config_name: As in `load_data`.
-        revision: As in `load_data`.
+        dataset_config: As in `load_data`.
+        dataset_revision: As in `load_data`.
 
     Raises:
         ConfigError: `dataset_name` is given for a dataset that has a name.
@@ -161,7 +156,7 @@ def source_of(
     if isinstance(dataset, str | os.PathLike | ImageData) and dataset_name is not None:
         raise ConfigError("dataset_name names a loaded dataset, and this one has a name: leave out dataset_name=")
     if isinstance(dataset, str | os.PathLike):
-        return open_source(os.fspath(dataset), reading, config_name=config_name, revision=revision)
+        return open_source(os.fspath(dataset), reading, config_name=dataset_config, revision=dataset_revision)
     if isinstance(dataset, ImageData):
         return _loaded(dataset)
     splits = _as_splits(dataset)
@@ -199,10 +194,9 @@ def load_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return flags about a dataset as arguments of `load_data`; those that are None are left out.
 
     >>> load_arguments({"dataset_config": "small", "label_column": "breed", "split_column": None})
-    {'config_name': 'small', 'label_column': 'breed'}
+    {'dataset_config': 'small', 'label_column': 'breed'}
     """
-    names = {"dataset_config": "config_name", "dataset_revision": "revision"}
-    return {names.get(flag, flag): value for flag, value in flags.items() if value is not None}
+    return {flag: value for flag, value in flags.items() if value is not None}
 
 
 def make_reading(
@@ -236,6 +230,25 @@ def _check_unread(reading: Reading, fractions: Mapping[str, float], others: Mapp
     changed += [name for name, value in others.items() if value is not None]
     if changed:
         raise ConfigError(f"the dataset is already split by hf_tl.load_data: pass {name_some(changed)} to load_data")
+
+
+def _open_streams(
+    dataset: Any, reading: Reading, *, dataset_config: str | None, dataset_revision: str | None
+) -> StreamSource:
+    """Open a dataset by its name as streams.
+
+    Raises:
+        ConfigError: The dataset is loaded already.
+    """
+    if not isinstance(dataset, str | os.PathLike):
+        raise ConfigError(f"streaming opens a dataset by its name, found a {type(dataset).__name__}: leave it out")
+    return open_streams(
+        os.fspath(dataset),
+        config_name=dataset_config,
+        revision=dataset_revision,
+        image_column=reading.image_column,
+        label_column=reading.label_column,
+    )
 
 
 def _stream(source: StreamSource, reading: Reading, **settings: Any) -> ImageData:

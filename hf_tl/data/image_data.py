@@ -65,7 +65,9 @@ class ImageData(Shown):
         """Yield how the data were read, and the images of each split."""
         first, *splits = self.describe()
         yield "Data", first
-        yield from (tuple(line.split(maxsplit=1)) for line in splits)  # type: ignore[misc]
+        for line in splits:
+            split, images = line.split(maxsplit=1)
+            yield split, images.replace("  ", ", ")
         if self.notes:
             yield "Notes", "; ".join(self.notes)
 

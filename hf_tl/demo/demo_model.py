@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hf_tl.backbones.class_names import class_names
 from hf_tl.data.decoding.colors import to_rgb
 from hf_tl.data.decoding.images import decode
 from hf_tl.data.decoding.scaling import PixelScaling, colors_of, measure_scaling
@@ -56,7 +57,7 @@ class DemoModel:
             ) from error
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.problem = problem_type_of(self.model)
-        self.labels = distinct([one_line(model.config.id2label[index]) for index in range(model.config.num_labels)])
+        self.labels = distinct([one_line(name) for name in class_names(model.config)])
         self._one_at_a_time = Lock()
 
     def rank(self, image: Image.Image) -> list[tuple[int, float]]:

@@ -131,12 +131,8 @@ def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:
         return {"dataset": DIGITS}
     if not data.is_on_hub or data.revision is None or settings.get("streaming"):
         return None
-    arguments = {"config_name": "dataset_config", **{name: name for name in READING}}
-    return {
-        "dataset": data.name,
-        "revision": data.revision,
-        **{argument: settings[setting] for argument, setting in arguments.items() if setting in settings},
-    }
+    arguments = {name: settings[name] for name in ("dataset_config", *READING) if name in settings}
+    return {"dataset": data.name, "dataset_revision": data.revision, **arguments}
 
 
 def drawn_by(data: DataRecord | None) -> dict[str, Any]:

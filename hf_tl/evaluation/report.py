@@ -122,10 +122,15 @@ def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[
     return {
         "images": images.tolist(),
         "precision": [_share(hit, positive) for hit, _, positive in counts],
+        "precision_interval": [_share_interval(hit, positive) for hit, _, positive in counts],
         "recall": [_share(hit, true) for hit, true, _ in counts],
-        "recall_interval": [_rounded(wilson_interval(hit, true)) if true else None for hit, true, _ in counts],
+        "recall_interval": [_share_interval(hit, true) for hit, true, _ in counts],
         "f1": [_share(2 * hit, true + positive) for hit, true, positive in counts],
     }
+
+
+def _share_interval(hits: int, trials: int) -> Interval | None:
+    return _rounded(wilson_interval(hits, trials)) if trials else None
 
 
 def _confusion(predictions: np.ndarray, labels: np.ndarray) -> tuple[tuple[int, ...], ...]:

@@ -32,7 +32,7 @@ from hf_tl.exporting.quantize import CALIBRATION_IMAGES, METHOD, measure_int8, w
 from hf_tl.exporting.quantize import FILE as INT8_FILE
 from hf_tl.exporting.result import REPORT_FILE, ExportResult
 from hf_tl.processes.accelerator import cpu_cores
-from hf_tl.renamed import renamed
+from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.storage.folders import atomic_folder
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ SCHEMA_VERSION = 1
 VERIFIED_IMAGES = 64
 
 
-@renamed(model_name="model")
+@renamed(model_name="model", **OLD_SOURCE)
 def export(
     model: AnyModel,
     format: str = "onnx",

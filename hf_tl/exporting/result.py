@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
 from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
-from hf_tl.reporting.numbers import counted, megabytes, percent, range_of
+from hf_tl.reporting.numbers import counted, megabytes, percent, with_interval
 from hf_tl.reporting.shown import Shown
 from hf_tl.wording import worded
 
@@ -51,7 +52,7 @@ class ExportResult(Shown):
         verified = self.record["verified"]
         yield "Saved in", str(self.output_dir)
         yield "File", f"{self.record['file']} ({megabytes(self.record['bytes'])})"
-        same = percent(verified["differences"]["same_prediction"])
+        same = _agreement(verified, verified["images"])
         yield "Verified", f"on {counted(verified['images'], 'image')}: predictions agree on {same}"
         if (int8 := self.record.get("int8")) is not None:
             problem = PROBLEM_TYPES[self.record["model"]["problem_type"]]
@@ -76,18 +77,24 @@ def _lines(folder: Path, report: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     yield (
         "",
         f"logits differ by at most {differences['logits']:.1g}, probabilities by "
-        f"{differences['probabilities']:.1g}, predictions agree on {percent(differences['same_prediction'])}",
+        f"{differences['probabilities']:.1g}, predictions agree on {_agreement(verified, verified['images'])}",
     )
     yield (
         "",
         f"by {PREPROCESSING_FILE}, in Pillow and NumPy: pixels differ by "
         f"{whole['pixel_levels']['mean']:.1g} of 255 levels, predictions agree on "
-        f"{percent(whole['differences']['same_prediction'])}",
+        f"{_agreement(whole, verified['images'])}",
     )
     if int8 is not None:
         yield from _int8_lines(int8, report["model"]["problem_type"])
     if report["format"] == "torchscript":
         yield "Note", DEPRECATED
+
+
+def _agreement(verified: Mapping[str, Any], images: int) -> str:
+    """Format the share of images for which the exported model makes the same prediction."""
+    share = verified["differences"]["same_prediction"]
+    return with_interval(share, share_interval(share, images))
 
 
 def _int8_lines(int8: Mapping[str, Any], problem_type: str) -> Iterator[tuple[str, str]]:
@@ -97,8 +104,7 @@ def _int8_lines(int8: Mapping[str, Any], problem_type: str) -> Iterator[tuple[st
     for key in ("float32", "int8"):
         yield (
             key,
-            f"{name} {percent(shares[key]['value'])} "
-            f"({range_of(shares[key]['interval'], is_percentage=True)}) on {int8['images']:,} images, "
+            f"{name} {with_interval(shares[key]['value'], shares[key]['interval'])} on {int8['images']:,} images, "
             f"{times[key]:.1f} ms an image on one thread",
         )
     if problem.primary.key != problem.accuracy:

@@ -86,6 +86,26 @@ def list_feature_sets(
     return [*(FeatureSet(train, transforms.train, "train", (config.seed, view)) for view in views), *evaluated]
 
 
+def parts_of(feature_set: FeatureSet, order: str, frozen: str) -> dict[str, Any]:
+    """Return what the features of a set depend on, apart from the network around the frozen tensors.
+
+    Args:
+        feature_set: Feature set.
+        order: Digest of its images in their order.
+        frozen: Digest of the frozen tensors.
+    """
+    from importlib.metadata import version
+
+    return {
+        "frozen tensors": frozen,
+        "images": order,
+        "transform": feature_set.transform.describe(),
+        "view": None if feature_set.view is None else list(feature_set.view),
+        "reduced": feature_set.reduced,
+        "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")},
+    }
+
+
 class FeaturePass:
     """Pass of the frozen prefix of a network.
 
@@ -129,19 +149,12 @@ class FeaturePass:
             feature_set: Feature set.
             order: Digest of its images in their order.
         """
-        from importlib.metadata import version
-
         return {
-            "frozen tensors": self.frozen,
+            **parts_of(feature_set, order, self.frozen),
             "boundary": self.boundary.digest(),
             "network": [type(self.model).__name__, _settings(self.model)],
-            "images": order,
-            "transform": feature_set.transform.describe(),
-            "view": feature_set.view,
-            "reduced": feature_set.reduced,
             "dtype": [str(layout.dtype) for layout in self.layouts],
             "precision": self._precision,
-            "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")},
         }
 
     @property

@@ -21,12 +21,14 @@ from hf_tl.inspection.result import Inspection
 from hf_tl.inspection.summary import image_of, summarize
 from hf_tl.inspection.thumbnails import contact_sheet, thumbnails
 from hf_tl.record.codec import encode
+from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.storage.folders import make_folder
 
 if TYPE_CHECKING:
     from hf_tl.data.image_data import AnyDataset
 
 
+@renamed(**OLD_SOURCE)
 def inspect(
     dataset: "AnyDataset",
     model: str | Backbone | None = None,

@@ -93,23 +93,23 @@ class LabeledImages:
 def open_images(
     dataset: AnyDataset,
     *,
-    config_name: str | None = None,
-    revision: str | None = None,
+    dataset_config: str | None = None,
+    dataset_revision: str | None = None,
     **reading: Any,
 ) -> LabeledImages:
     """Open a dataset and read its labels, as `hf_tl.load_data` does before it draws splits.
 
     Args:
         dataset: As in `hf_tl.load_data`.
-        config_name: As in `hf_tl.load_data`.
-        revision: As in `hf_tl.load_data`.
+        dataset_config: As in `hf_tl.load_data`.
+        dataset_revision: As in `hf_tl.load_data`.
         reading: Arguments of `hf_tl.load_data` about folders, columns and labels, and `exclude_list`.
 
     Raises:
         DataError: There is no such dataset, it has two readings, or no image has a label.
     """
     choices = make_reading(**reading)
-    source = source_of(dataset, choices, config_name=config_name, revision=revision)
+    source = source_of(dataset, choices, dataset_config=dataset_config, dataset_revision=dataset_revision)
     notes = list(source.notes)
     choices = source.complete(choices)
     stored = {split: rows.with_format(None) for split, rows in source.splits.items()}

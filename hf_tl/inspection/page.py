@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from hf_tl.inspection.summary import count_copies
 from hf_tl.reporting.markdown import one_line
-from hf_tl.reporting.numbers import percent, range_of
+from hf_tl.reporting.numbers import percent, with_interval
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHOWN = {"unreadable": 100, "groups": 60, "per_group": 6, "label_errors": 120, "outliers": 24}
@@ -49,7 +49,7 @@ def render_page(
         shown=SHOWN,
         more=_more,
         percent=percent,
-        interval=lambda interval: range_of(interval, is_percentage=True),
+        with_interval=with_interval,
     )
 
 

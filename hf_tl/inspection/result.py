@@ -11,7 +11,7 @@ from hf_tl.inspection.exclusions import Exclusion, to_csv
 from hf_tl.inspection.summary import count_copies
 from hf_tl.record.inspection import INSPECTION_FILE
 from hf_tl.reporting.frames import to_frame
-from hf_tl.reporting.numbers import percent
+from hf_tl.reporting.numbers import percent, with_interval
 from hf_tl.reporting.shown import Shown
 from hf_tl.storage.folders import make_folder, partial_folder, replace_files
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RECORD, PAGE, EXCLUSIONS = INSPECTION_FILE, "inspection.html", "exclusions.csv"
 SHOWN = ("Data", "Files", "Copies", "Labels", "Exclude")
 """Lines of the summary that a short view shows."""
-BAR, BARS = "█", 30
+BAR, BARS = "━", 30
 """Character of a bar, and the length of the longest."""
 
 
@@ -149,11 +149,12 @@ class Inspection(Shown):
             f"{different:,} with different labels",
         )
         if (errors := record["label_errors"]) is not None:
-            accuracy, suspected = errors["probe"]["accuracy"], len(errors["images"])
+            suspected = len(errors["images"])
+            accuracy = with_interval(errors["probe"]["accuracy"], errors["probe"]["interval"])
             yield (
                 "Labels",
                 f"{suspected:,} of {errors['judged']:,} suspect ({percent(suspected / errors['judged'])}); accuracy of "
-                f"the linear probe {percent(accuracy)}",
+                f"the linear probe {accuracy}",
             )
         if record["training_images"]:
             yield (

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.config import READING, DataConfig, TrainingConfig
+from hf_tl.config import READING, SOURCE, DataConfig, TrainingConfig
 from hf_tl.record import LearnedFrom
 from hf_tl.reporting.console import say
 
@@ -52,7 +52,7 @@ def open_data(
         "include_training_images": config.include_training_images,
     }
     with accelerator.main_process_first():
-        source: dict[str, Any] = {"config_name": config.dataset_config, "revision": config.dataset_revision}
+        source: dict[str, Any] = {name: getattr(config, name) for name in SOURCE}
         data = load_data(dataset, dataset_name=name, **source, **shared, streaming=config.streaming)
         _say(accelerator, "Data", [*data.describe(), *data.notes])
         shown = data.notes

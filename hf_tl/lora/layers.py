@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_tl.backbones.stages.adapted import is_adapter, plain_name
+from hf_tl.backbones.stages.freezing import fixed_parameters
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.backbones.stages.stage import list_stages, trainable_parameters
 from hf_tl.errors import StageError, name_some
@@ -58,10 +59,19 @@ def adapt(model: nn.Module, phase: "Phase", pixel_values: Tensor, seed: int = 0)
     for parameter in trained:
         parameter.requires_grad_()  # peft turned it off; `freeze` decides
     del model.peft_config  # peft's note, by which transformers takes the model for one of its own integration
+    for _, layer in _adapted_layers(model):
+        _show_geometry(layer)
     adapted = [name for name, _ in _adapted_layers(model)]
     if sorted(adapted) != sorted(names):
         raise StageError(f"peft adapted other layers than asked for: {name_some(sorted(set(adapted) ^ set(names)))}")
     return names
+
+
+def _show_geometry(layer: Any) -> None:
+    """Give an adapted layer the attributes that networks read from a layer beside calling it, such as `stride`."""
+    for name, value in vars(layer.base_layer).items():
+        if not name.startswith("_") and not hasattr(layer, name):
+            setattr(layer, name, value)
 
 
 def adaptable_layers(model: nn.Module, phase: "Phase", pixel_values: Tensor) -> list[str]:
@@ -75,7 +85,8 @@ def adaptable_layers(model: nn.Module, phase: "Phase", pixel_values: Tensor) -> 
     """
     assert isinstance(phase.tuning, LoRA)
     stages = list_stages(model)
-    trainable = trainable_parameters(stages, phase.trainable_stages).difference(stages[-1].parameter_names)
+    fixed = fixed_parameters(model).union(stages[-1].parameter_names)
+    trainable = trainable_parameters(stages, phase.trainable_stages) - fixed
     chosen = {name: layer for name, layer in _layers(model) if f"{name}.weight" in trainable}
     if phase.tuning.targets != ALL_LAYERS:
         chosen = _matching(chosen, phase.tuning.targets)
@@ -97,8 +108,15 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     for name, module in model.named_modules():
         is_plain = type(module).forward in _FORWARDS and not hasattr(module, "parametrizations")
-        if is_plain and getattr(module, "groups", 1) == 1 and owners.get(id(module.weight)) == 1:
+        if is_plain and owners.get(id(module.weight)) == 1 and not _is_unsupported(module):
             yield name, module
+
+
+def _is_unsupported(layer: nn.Module) -> bool:
+    """Return whether peft would build a matrix A of another geometry: it ignores dilation and padding modes."""
+    return isinstance(layer, nn.Conv2d) and (
+        layer.groups > 1 or set(layer.dilation) != {1} or layer.padding_mode != "zeros"
+    )
 
 
 def _matching(layers: dict[str, nn.Module], targets: str) -> dict[str, nn.Module]:

@@ -14,10 +14,10 @@ from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType
 from hf_tl.evaluation.report import measure_split
 from hf_tl.ranges import COUNT, check_argument
 from hf_tl.record import LearnedSplit, Measured, RunRecord, Temperature
+from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.reporting.frames import to_frame
 from hf_tl.reporting.numbers import counted
 from hf_tl.reporting.shown import Shown
-from hf_tl.storage.folders import make_folder
 
 if TYPE_CHECKING:
     import pandas
@@ -139,13 +139,14 @@ class Evaluation(Shown):
         """Write `evaluation.json`, `evaluation.md`, and figures of the confusion matrix and the calibration.
 
         Raises:
-            ConfigError: The folder is not writable.
+            ConfigError: The folder is not writable, or holds a model.
         """
         from hf_tl.predicting.report import write_report
 
         write_report(self, output_dir)
 
 
+@renamed(**OLD_SOURCE)
 def evaluate(
     model: AnyModel,
     dataset: AnyDataset | None = None,
@@ -186,9 +187,11 @@ def evaluate(
     """
     from accelerate import Accelerator
 
+    from hf_tl.predicting.report import make_report_folder
+
     check_argument("batch_size", batch_size, COUNT)
     if output_dir is not None:
-        make_folder(output_dir)  # fail early, before minutes of computation
+        make_report_folder(output_dir)  # fail early, before minutes of computation
     classifier = Classifier.load(model)
     holdout = open_holdout(dataset, {"the model": classifier}, split, reading, skip_bad_images=skip_bad_images)
     holdout, leakage = holdout.measurable(include_training_images=include_training_images)

@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from hf_tl.data.decoding.images import as_stored
 from hf_tl.data.fingerprint import row_name
 from hf_tl.data.layout.listing import is_image
 from hf_tl.errors import DataError
+from hf_tl.storage.text import read_text
 
 LIST = "@"
 """Prefix of a file that lists paths."""
@@ -105,10 +105,11 @@ def _is_visible(name: str) -> bool:
 
 
 def _lines(file: str) -> list[str]:
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"the list of images {LIST}{file} cannot be read: {error.strerror or error}") from error
+    if file == "-":
+        text = sys.stdin.read()
+    else:
+        title, expected, advice = f"{LIST}{file}", "a text file with a path on each line", "correct the path"
+        text = read_text(file, title, expected, advice, kind=DataError, encoding="utf-8-sig", errors="surrogateescape")
     return [line for line in text.splitlines() if line.strip()]
 
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hf_tl.backbones.class_names import class_names
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.errors import ConfigError, DataError, name_some
@@ -167,10 +168,10 @@ class Predictor:
         with inference(self.model):
             logits = image_logits(self.model, {"pixel_values": pixels.to(self.model.device)})
         best = torch.topk(self.problem.probabilities(logits.float()).cpu(), self.top_k)
-        rankings = []
+        rankings, names = [], class_names(self.model.config)
         for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             kept = [
-                (self.model.config.id2label[index], value)
+                (names[index], value)
                 for index, value in zip(indices, values, strict=True)
                 if self.threshold is None or value >= self.threshold
             ]

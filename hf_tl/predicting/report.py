@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.errors import ConfigError
+from hf_tl.record import RECORD_FILE
 from hf_tl.record.codec import encode
 from hf_tl.reporting.html import picture_of
 from hf_tl.reporting.markdown import escape
-from hf_tl.reporting.numbers import decimal, percent, range_of
-from hf_tl.storage.folders import report_folder
+from hf_tl.reporting.numbers import decimal, percent, range_of, with_interval
+from hf_tl.storage.folders import make_folder, report_folder
 
 if TYPE_CHECKING:
     from hf_tl.predicting.evaluate import Evaluation
@@ -41,7 +43,7 @@ def metric_texts(evaluation: "Evaluation") -> Iterator[tuple[str, str]]:
 
 def class_table(evaluation: "Evaluation") -> list[list[str]]:
     """Return a row for each class that has images, after the titles."""
-    return [["Class", "Images", "Precision", "Recall", "95% CI", "F1"], *_class_rows(evaluation)]
+    return [["Class", "Images", "Precision (95% CI)", "Recall (95% CI)", "F1"], *_class_rows(evaluation)]
 
 
 def class_records(evaluation: "Evaluation") -> Iterator[dict[str, Any]]:
@@ -66,12 +68,26 @@ def confusion_picture(evaluation: "Evaluation") -> bytes | None:
     return picture_of(lambda path: plot_confusion(evaluation.labels, evaluation.measured.confusion, path))
 
 
+def make_report_folder(output_dir: str | os.PathLike[str]) -> None:
+    """Create the folder of an evaluation, if it does not exist.
+
+    Raises:
+        ConfigError: The folder cannot be created, or holds a model, whose figures have the names of those of a report.
+    """
+    if (make_folder(output_dir) / RECORD_FILE).is_file():
+        raise ConfigError(
+            f"--output_dir {os.fspath(output_dir)} holds a trained model, and the figures of its card have the names "
+            "of those of an evaluation; name another folder"
+        )
+
+
 def write_report(evaluation: "Evaluation", output_dir: str | os.PathLike[str]) -> None:
     """Write the record, the page and the figures of an evaluation.
 
     Raises:
-        ConfigError: The folder is not writable.
+        ConfigError: The folder is not writable, or holds a model.
     """
+    make_report_folder(output_dir)
     with report_folder(output_dir, last=RECORD, obsolete=(CONFUSION,)) as folder:
         calibration, temperature = evaluation.measured.calibration, evaluation.temperature
         value = None if temperature is None else temperature.value
@@ -126,11 +142,13 @@ def _metric_rows(evaluation: "Evaluation") -> Iterator[list[str]]:
 
 def _class_rows(evaluation: "Evaluation") -> Iterator[list[str]]:
     classes = evaluation.measured.classes
-    columns = (classes[key] for key in ("images", "precision", "recall", "recall_interval", "f1"))
-    for label, images, precision, recall, interval, f1 in zip(evaluation.labels, *columns, strict=True):
-        if images:
-            shares = [percent(precision), percent(recall), range_of(interval, is_percentage=True), decimal(f1)]
-            yield [label, f"{images:,}", *shares]
+    for place, label in enumerate(evaluation.labels):
+        if images := classes["images"][place]:
+            shares = [
+                with_interval(classes[name][place], classes[f"{name}_interval"][place], is_titled=True)
+                for name in ("precision", "recall")
+            ]
+            yield [label, f"{images:,}", *shares, decimal(classes["f1"][place])]
 
 
 def _table(titles: list[str], rows: Iterable[list[str]]) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
+from hf_tl.backbones.class_names import class_names
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.stages.adapted import is_adapter
 from hf_tl.backbones.weights.saved_model import weight_files, weights_digest
@@ -214,8 +215,8 @@ def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder:
     changed |= {*report["missing_keys"], *report["unexpected_keys"]}
     if changed:
         raise SaveError(f"the saved weights are not those in memory: {name_some(sorted(changed))}")
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    if (names := [loaded.config.id2label[index] for index in range(len(labels))]) != labels:
+    labels = class_names(model.config)
+    if (names := class_names(loaded.config)) != labels:
         raise SaveError(f"the saved labels are {name_some(names)}; expected {name_some(labels)}")
     image = _noise(preprocessing.input_size)
     pixels = processor(image, return_tensors="pt")["pixel_values"]
@@ -290,7 +291,7 @@ def _timm_config(model: "PreTrainedModel") -> dict[str, Any]:
     transformers takes the class names from `label_names`, in the order of the logits.
     """
     config = model.config.to_dict()
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    labels = class_names(model.config)
     settings = dict(config["pretrained_cfg"])
     for key in LOCAL_PRETRAINED_KEYS:
         settings.pop(key, None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_tl.errors import DataError
+from hf_tl.errors import DataError, unreadable
 from hf_tl.record.codec import RecordError, decode
 
 INSPECTION_FILE = "inspection.json"
@@ -94,8 +94,8 @@ def find_inspection(
         if folder is None:
             return None
         raise DataError(
-            f"--inspection {folder}: expected {INSPECTION_FILE} of hf-tl inspect, found {type(error).__name__} "
-            f"({error}); write it with hf-tl inspect"
+            f"--inspection {folder}: expected a folder with the {INSPECTION_FILE} of hf-tl inspect, found "
+            f"{unreadable(error)}; write it with hf-tl inspect"
         ) from error
     if matching is None and folder is not None:
         raise DataError(

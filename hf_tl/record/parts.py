@@ -195,7 +195,7 @@ class Measured:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """95% confidence intervals of some metrics."""
     classes: Mapping[str, Any] = field(default_factory=dict)
-    """`images`, `precision`, `recall`, `recall_interval` and `f1`, each a list in the order of the labels."""
+    """`images`, `precision`, `recall`, their intervals and `f1`, each a list in the order of the labels."""
     confusion: tuple[tuple[int, ...], ...] = ()
     """True class, predicted class and number of images, for each pair that occurs."""
     calibration: Mapping[str, Any] = field(default_factory=dict)

@@ -54,6 +54,24 @@ def range_of(interval: Sequence[float] | None, *, is_percentage: bool) -> str:
     return f"{100 * low:.1f}–{100 * high:.1f}%" if is_percentage else f"{low:.3f}–{high:.3f}"
 
 
+def with_interval(share: float | None, interval: Sequence[float] | None, *, is_titled: bool = False) -> str:
+    """Format a share that was measured, with its 95% interval.
+
+    Args:
+        share: Share.
+        interval: Its interval; None if there is none.
+        is_titled: Whether the text stands below the title "95% CI", or "(95% CI)".
+
+    >>> with_interval(0.9472, [0.9347, 0.9618]), with_interval(0.9472, [0.9347, 0.9618], is_titled=True)
+    ('94.7% (95% CI 93.5–96.2%)', '94.7% (93.5–96.2%)')
+    >>> with_interval(0.9472, None), with_interval(None, None)
+    ('94.7%', '–')
+    """
+    if interval is None:
+        return percent(share)
+    return f"{percent(share)} ({'' if is_titled else '95% CI '}{range_of(interval, is_percentage=True)})"
+
+
 def measured_on(images: int, interval: Sequence[float] | None) -> str:
     """Format the size of a sample and the interval of a share that was measured on it.
 

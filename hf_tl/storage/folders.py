@@ -135,6 +135,8 @@ def make_folder(output_dir: str | os.PathLike[str]) -> Path:
     folder = Path(output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"--output_dir {folder} is a file; name a folder") from error
     except OSError as error:
         raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
     return folder

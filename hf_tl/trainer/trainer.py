@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from hf_tl.backbones.checks import check_classes
+from hf_tl.backbones.class_names import check_classes
 from hf_tl.backbones.load import preprocessing_of, set_problem_type
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.data.columns import IMAGE, LABEL
@@ -157,7 +157,7 @@ class StrategyTrainer(AdaptedTrainer):
 
     def _adapt(self, model: "PreTrainedModel") -> None:
         """Check the classes of the model, and set its problem type."""
-        check_classes(model, self.data.labels)
+        check_classes(model.config, self.data.labels)
         set_problem_type(model, self.data.problem_type)
 
     def _fit_head(self, model: "PreTrainedModel", seed: int) -> None:

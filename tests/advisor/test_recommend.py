@@ -17,6 +17,7 @@ from hf_tl.config import RECOMMENDED_STRATEGY as STRATEGY
 from hf_tl.config import StrategyConfig
 from hf_tl.data.datasets import load_data
 from hf_tl.errors import ModelError
+from hf_tl.reporting.numbers import with_interval
 
 pytestmark = pytest.mark.long
 
@@ -40,6 +41,7 @@ def test_a_recommendation_holds_what_it_promises(backbone: str, tmp_path: Path) 
     text = str(recommendation)
     for word in (
         "linear probe (95% CI)",
+        f"error of the last linear probe: {with_interval(evidence.curve.errors[0], evidence.curve.intervals[0])} with",
         "LogME",
         "similarity to the pretraining data",
         "LEEP",

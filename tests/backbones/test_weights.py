@@ -207,9 +207,9 @@ def write_payload(file: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
-    "gone.safetensors": (lambda file: None, "no such file; pass a .safetensors file or a torch checkpoint"),
+    "gone.safetensors": (lambda file: None, "expected a .safetensors file or a torch checkpoint, found no such file"),
     "gone.pth": (lambda file: None, "no such file"),
-    "folder.pth": (Path.mkdir, "no such file"),
+    "folder.pth": (Path.mkdir, "found a folder"),
     "empty.safetensors": (Path.touch, "is not a complete safetensors file"),
     "empty.pth": (Path.touch, "cannot be read as such"),
     "text.pth": (lambda file: file.write_text("weights"), "cannot be read as such"),

@@ -7,10 +7,10 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
+from hf_tl.backbones.class_names import set_class_names
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.libraries.processors import processor_preprocessing
 from hf_tl.backbones.libraries.timm import create_timm_backbone, timm_preprocessing
-from hf_tl.backbones.load import set_labels
 
 LABELS = ("zebra", "ant", "moth")
 SIZE = 64
@@ -146,7 +146,7 @@ def build_timm(architecture: str, size: int | None = None) -> tuple[PreTrainedMo
         model_args=TIMM[architecture],
         image_size=size or TIMM_SIZES.get(architecture, SIZE),
     )
-    set_labels(model.config, LABELS)
+    set_class_names(model.config, LABELS)
     preprocessing = timm_preprocessing(model.config)
     with torch.no_grad():
         shake(model)(**batch(model, preprocessing))  # the loader runs every model once; ConViT then fills a table
@@ -157,7 +157,7 @@ def build_transformers(name: str) -> tuple[PreTrainedModel, Preprocessing]:
     """Build a class of `TRANSFORMERS`, with an image processor for its size."""
     cls = getattr(transformers, name)
     model = cls(cls.config_class(**TRANSFORMERS[name], num_labels=len(LABELS)))
-    set_labels(model.config, LABELS)
+    set_class_names(model.config, LABELS)
     size = 128 if TRANSFORMERS[name].get("image_size") == 128 else SIZE
     processor = transformers.ViTImageProcessor(size={"height": size, "width": size})
     return shake(model), processor_preprocessing(processor)

@@ -23,6 +23,7 @@ from hf_tl.cli import main
 from hf_tl.comparison.compare import Comparison
 from hf_tl.errors import ConfigError, DataError, ModelError
 from hf_tl.record import read_record
+from hf_tl.reporting.numbers import with_interval
 
 RECIPE = ["--augmentation", "none", "--per_device_train_batch_size", "8"]
 
@@ -257,6 +258,9 @@ def test_any_number_of_classes_is_shown(count: int, problem: str, tmp_path: Path
     text = str(comparison)
     assert text.count("\nclass ") == min(count, 30)
     assert ("The 30 classes that differ most are shown" in text) == (count > 30)
+    assert "A and B make the same prediction for 90.0% (95% CI 88.2–91.6%) of the images." in text
+    row = comparison.record["classes"][0]
+    assert count > 30 or with_interval(row["B"], row["B_interval"], is_titled=True) in text
     assert "  and 4 more" in text
     comparison.save(tmp_path)
     width, height = Image.open(tmp_path / "comparison.png").size
@@ -282,7 +286,7 @@ def test_a_folder_that_cannot_be_written_to(runs: Path, tmp_path: Path, capsys: 
     (tmp_path / "file").write_text("")
     error = fails(["compare", str(runs / "short"), str(runs / "long"), "--output_dir", str(tmp_path / "file")], capsys)
     assert "--output_dir" in error
-    assert "cannot be written to" in error
+    assert "is a file; name a folder" in error
 
 
 def test_models_of_the_hub(hub: HubServer, runs: Path, colors: Path) -> None:

@@ -299,10 +299,10 @@ data = load_data("user/pets")
 assert data.revision and len(data.revision) == 40, data.revision
 assert (data.name, data.license, data.labels) == ("user/pets", "cc0-1.0", ("dog", "cat")), data
 assert [len(data.splits[split]) for split in data.splits] == [8, 2, 10]
-assert load_data("user/pets", revision=commit.oid).license is None
+assert load_data("user/pets", dataset_revision=commit.oid).license is None
 for name in ("user/unknown", "user/pets"):
     try:
-        load_data(name, revision="no-such-branch" if name == "user/pets" else None)
+        load_data(name, dataset_revision="no-such-branch" if name == "user/pets" else None)
     except DataError as error:
         assert error.__cause__ is not None
         print(error)

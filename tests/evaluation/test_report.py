@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL, ProblemType
 from hf_tl.evaluation.report import MISTAKES, fit_scaling, measure_split
@@ -88,6 +89,9 @@ def test_any_number_of_classes() -> None:
     assert result.classes["precision"] == [pytest.approx(2 / 3, abs=1e-6), 1.0, None]
     assert result.classes["recall"] == [1.0, 0.5, None]
     assert result.classes["recall_interval"][2] is None
+    *intervals, missing = result.classes["precision_interval"]
+    assert intervals == [pytest.approx(wilson_interval(*counts), abs=1e-5) for counts in ((2, 3), (1, 1))]
+    assert missing is None
     assert [(m["image"], m["true"], m["predicted"]) for m in result.mistakes] == [(2, None, 0), (3, 1, None)]
     assert [m["probability"] for m in result.mistakes] == pytest.approx([1 / (1 + np.exp(-5)), 1 / (1 + np.exp(-4))])
     assert set(result.intervals) == {"subset_accuracy", "micro_f1", "macro_f1", "mean_average_precision"}

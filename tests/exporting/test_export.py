@@ -230,7 +230,7 @@ def test_the_command_says_what_it_did(vit_folder: Path, colors: Path, tmp_path: 
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"Verified  on 18 images of colors \(test\), in batches of 1, 3 and 16\n", done.stdout)
-    assert "predictions agree on 100.0%" in done.stdout
+    assert "predictions agree on 100.0% (95% CI " in done.stdout
     assert "torch deprecates TorchScript" in done.stdout
     assert "Warning" not in done.stderr
 

@@ -89,7 +89,7 @@ def test_lists_that_cannot_be_used(rows: list[str], header: str, message: str, t
     folder = write_scenes(tmp_path / "pets", COUNTS)
     with pytest.raises(DataError, match=message):
         hf_tl.load_data(str(folder), exclude_list=write_list(tmp_path / "list.csv", rows, header))
-    with pytest.raises(DataError, match="expected a CSV file that can be read"):
+    with pytest.raises(DataError, match="expected a CSV file with a column 'file', found no such file"):
         hf_tl.load_data(str(folder), exclude_list=str(tmp_path / "missing.csv"))
 
 

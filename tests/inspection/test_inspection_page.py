@@ -16,6 +16,7 @@ import hf_tl
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.data.datasets import check_images
 from hf_tl.errors import ConfigError, DataError
+from hf_tl.reporting.numbers import with_interval
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -125,6 +126,10 @@ def test_a_model_finds_label_errors_and_outliers(backbone: Backbone, tmp_path: P
     assert inspection.outliers[0] == "bright/stripes.png"
     reasons = {exclusion.file: (exclusion.reason, exclusion.detail) for exclusion in inspection.exclusions}
     assert reasons["dark/wrong.png"] == ("suspected label error", "perhaps bright")
+    probe = inspection.record["label_errors"]["probe"]
+    accuracy = f"linear probe {with_interval(probe['accuracy'], probe['interval'])}"
+    assert accuracy in str(inspection)
+    assert with_interval(probe["accuracy"], probe["interval"]) in inspection.page
     again = hf_tl.inspect(str(pets), backbone)
     assert undated(again.record) == undated(inspection.record)
 

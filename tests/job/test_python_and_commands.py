@@ -41,6 +41,21 @@ def test_the_same_seed_gives_the_same_model(tmp_path: Path, strategy: str, seed:
     assert not other.timm_model.fc.weight.equal(hf_tl.load_backbone(net, LABELS, seed=seed)[0].timm_model.fc.weight)
 
 
+def test_auto_with_a_loaded_model_searches_without_the_advisor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net").mkdir()
+    model, transforms = hf_tl.load_backbone(str(save_timm(timm_network(), tmp_path / "net")), LABELS)
+    settings: dict[str, Any] = {"report_to": "none", "batch_size": 8, "cpu_threads": 1, "epochs": 1}
+    result = hf_tl.train(
+        model, make_dataset(40), "auto", transforms=transforms, output_dir=tmp_path / "out", **settings
+    )
+    output = capsys.readouterr()
+    assert "Searching the stage depth from its defaults: the advisor measures models by their names" in output.out
+    assert result.record.recommendation is None
+    assert result.record.rungs
+
+
 def test_the_script_that_people_copy(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     net = str(save_timm(timm_network(), tmp_path / "net"))

@@ -12,7 +12,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_tl.cli import main
-from hf_tl.errors import DataError
+from hf_tl.errors import ConfigError, DataError
 from hf_tl.predicting.evaluate import Evaluation, evaluate
 
 
@@ -151,6 +151,20 @@ def test_the_report_holds_confusion_matrix_and_calibration(model: Path, holdout:
     assert "All 21 labeled images." in page
     assert "| red | 7 |" in page
     assert "(confusion.png)" in page
+
+
+def test_a_report_replaces_the_earlier_report_but_no_figures_of_a_card(
+    model: Path, holdout: Path, tmp_path: Path
+) -> None:
+    """A cell of a notebook may run twice."""
+    for images in (21, 14):
+        evaluate(str(model), str(holdout), output_dir=tmp_path / "report")
+        assert json.loads((tmp_path / "report" / "evaluation.json").read_text("utf-8"))["images"] == images
+        shutil.rmtree(holdout / "red", ignore_errors=True)
+    before = {file.name: file.read_bytes() for file in model.iterdir()}
+    with pytest.raises(ConfigError, match="holds a trained model, and the figures of its card"):
+        evaluate(str(model), str(holdout), output_dir=model)
+    assert {file.name: file.read_bytes() for file in model.iterdir()} == before
 
 
 def test_the_temperature_of_the_model_calibrates_its_probabilities(model: Path, holdout: Path) -> None:

@@ -140,7 +140,7 @@ def test_the_batch_size_changes_no_prediction(model: str, files: list[str], batc
         (DatasetDict(), "give one split"),
         (np.zeros((3, 8, 8), np.uint8), r"\(height, width, 3 or 4\), found uint8 of the shape \(3, 8, 8\)"),
         (np.zeros((8, 8)), "found float64"),
-        ("@/no/such/list.txt", "the list of images @/no/such/list.txt cannot be read: No such file"),
+        ("@/no/such/list.txt", "@/no/such/list.txt: expected a text file with a path on each line, found no such file"),
         ("nothing/*.jpg", r"nothing/\*\.jpg: the image cannot be read"),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_phase_has_one_length(length: dict[str, Any]) -> None:
         ),
         ("[3]", "a phase must map field names to values, found 3"),
         ("[]", "at least one phase"),
-        ("[{", "cannot be read"),
+        ("[{", "expected a list of phases in YAML, found unusable content"),
     ],
 )
 def test_phases_that_cannot_be_used(text: str, message: str) -> None:
@@ -137,7 +137,10 @@ def test_files_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> N
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"phases=.nowhere\.yaml. cannot be read"):
+    with pytest.raises(
+        ConfigError,
+        match=r"phases=.nowhere\.yaml.: expected a YAML file of phases, found no such file; correct the path",
+    ):
         Strategy.from_yaml("nowhere.yaml")
 
 

@@ -6,14 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hub.server import HubServer
 from trainer.strategy_trainers import LABELS, SIDE, make_args, make_data, make_model, make_trainer
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    BaseImageProcessor,
     ConvNextConfig,
     ConvNextForImageClassification,
     ConvNextImageProcessor,
+    PreTrainedModel,
     Trainer,
 )
 
@@ -27,35 +31,48 @@ def data() -> ImageData:
     return make_data()
 
 
-def test_transformers_example_with_the_callback(tmp_path: Path, data: ImageData) -> None:
-    """The steps of transformers' run_image_classification.py, with one line more."""
+def example_model(folder: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Save a checkpoint, and load it as transformers' run_image_classification.py does: class names by texts."""
     config = ConvNextConfig(image_size=SIDE, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], num_labels=7)
-    ConvNextForImageClassification(config).save_pretrained(tmp_path / "checkpoint")
-    ConvNextImageProcessor(size={"shortest_edge": SIDE}).save_pretrained(tmp_path / "checkpoint")
-
+    ConvNextForImageClassification(config).save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": SIDE}).save_pretrained(folder)
     names = {str(index): label for index, label in enumerate(LABELS)}
-    model = AutoModelForImageClassification.from_pretrained(
-        tmp_path / "checkpoint", id2label=names, label2id={v: k for k, v in names.items()}, ignore_mismatched_sizes=True
-    )
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "checkpoint")
+    numbers = {label: index for index, label in names.items()}
+    config = AutoConfig.from_pretrained(folder, num_labels=len(LABELS), label2id=numbers, id2label=names)
+    model = AutoModelForImageClassification.from_pretrained(folder, config=config, ignore_mismatched_sizes=True)
+    return model, AutoImageProcessor.from_pretrained(folder)
+
+
+def example_rows(data: ImageData, split: str, processor: BaseImageProcessor) -> Dataset:
+    """Transform rows as that script does: `pixel_values` beside the columns of the dataset."""
 
     def transform(batch: dict[str, Any]) -> dict[str, Any]:
         pixel_values = processor([image.convert("RGB") for image in batch["image"]], return_tensors="pt")
-        return {"pixel_values": list(pixel_values["pixel_values"]), "labels": batch["label"]}
+        return {**batch, "pixel_values": list(pixel_values["pixel_values"])}
+
+    return data.splits[split].with_transform(transform)
+
+
+def test_transformers_example_with_the_callback(tmp_path: Path, data: ImageData) -> None:
+    """The steps of transformers' run_image_classification.py, with one line more."""
+    model, processor = example_model(tmp_path / "checkpoint")
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        labels = torch.tensor([row["labels"] for row in rows])
+        labels = torch.tensor([row["label"] for row in rows])
         return {"pixel_values": torch.stack([row["pixel_values"] for row in rows]), "labels": labels}
 
     def accuracy(prediction: Any) -> dict[str, float]:
         return {"accuracy": float((np.argmax(prediction.predictions, 1) == prediction.label_ids).mean())}
 
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    args = make_args(
+        tmp_path / "out", learning_rate=1e-3, num_train_epochs=2, save_strategy="epoch", remove_unused_columns=False
+    )
     trainer = Trainer(
         model=model,
-        args=make_args(tmp_path / "out", learning_rate=1e-3, num_train_epochs=2, save_strategy="epoch"),
-        train_dataset=data.splits["train"].with_transform(transform),
-        eval_dataset=data.splits["validation"].with_transform(transform),
+        args=args,
+        train_dataset=example_rows(data, "train", processor),
+        eval_dataset=example_rows(data, "validation", processor),
         compute_metrics=accuracy,
         processing_class=processor,
         data_collator=collate,
@@ -71,6 +88,21 @@ def test_transformers_example_with_the_callback(tmp_path: Path, data: ImageData)
     frozen = [name for name, parameter in loaded.named_parameters() if not parameter.requires_grad]
     assert moved.isdisjoint(frozen)
     assert frozen
+
+
+def test_transformers_example_with_strategy_trainer(tmp_path: Path, data: ImageData) -> None:
+    """Its model has texts as keys of `id2label`, and its rows have their class in `label`."""
+    model, processor = example_model(tmp_path / "checkpoint")
+    trainer = hf_tl.StrategyTrainer(
+        model,
+        make_args(tmp_path / "out", num_train_epochs=1),
+        strategy="transfer",
+        data=data,
+        eval_dataset=example_rows(data, "validation", processor),
+    )
+    trainer.train()
+    assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
+    assert hf_tl.load(tmp_path / "out")[0].config.id2label == dict(enumerate(LABELS))
 
 
 def test_a_search_over_the_fields_of_a_strategy(tmp_path: Path, data: ImageData) -> None:

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from hf_tl.backbones.candidates import Backbone
-from hf_tl.backbones.stages.freezing import freeze
+from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
 from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.weights.digest import digest
+from hf_tl.config import TrainingConfig
 from hf_tl.evaluation.measure import seconds_of
+from hf_tl.features.feature_pass import list_feature_sets
+from hf_tl.features.lookup import count_cached
 from hf_tl.strategy import Strategy
 from hf_tl.training.refit import is_refitted
 
@@ -19,7 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_tl.data.datasets import ImageData
-    from hf_tl.data.decoding.images import ImageTransform
+    from hf_tl.data.decoding.images import ImageTransform, Transforms
+    from hf_tl.features.feature_store import FeatureStore
+    from hf_tl.strategy import Phase
 
 TIMED = 8
 """Batch size of the timed step."""
@@ -43,16 +49,19 @@ class Cost:
     """Trained parameters of the phase that trains the most."""
     phase_seconds: tuple[float, ...]
     """Duration of each phase, run once."""
+    cached_images: int = 0
+    """Training and validation images whose features are in the cache: their pass through the frozen part is saved."""
 
     def __str__(self) -> str:
+        cached = f"; features of {self.cached_images:,} images are in the cache" if self.cached_images else ""
         return (
             f"about {describe_seconds(self.seconds)} on this machine, {self.memory / 1e6:,.0f} MB of memory (batch "
-            f"size {BATCH}), {self.parameters_trained:,} of {self.parameters:,} parameters trained"
+            f"size {BATCH}), {self.parameters_trained:,} of {self.parameters:,} parameters trained{cached}"
         )
 
 
 def estimate_cost(
-    backbone: Backbone, data: "ImageData", strategy: Strategy, device: torch.device, *, caches_features: bool = True
+    backbone: Backbone, data: "ImageData", strategy: Strategy, device: torch.device, store: "FeatureStore | None"
 ) -> Cost:
     """Time a step of each phase on a few images, and count the memory that it needs.
 
@@ -61,13 +70,13 @@ def estimate_cost(
         data: Training data.
         strategy: Strategy whose phases are timed.
         device: Device of the training.
-        caches_features: Whether training uses cached features of the frozen part (`--feature_cache`).
+        store: Cache of the features of the frozen part; None if training uses none (`--feature_cache off`).
     """
     model, preprocessing = backbone.load(data.labels, pretrained=not strategy.from_scratch)
     model.to(device)
     train, validation = (len(data.splits[split]) for split in ("train", "validation"))
     seconds: list[float] = []
-    memory, trained = 0, 0
+    memory, trained, cached = 0, 0, 0
     for phase in strategy.phases:
         freeze(model, phase)
         transforms = preprocessing.transforms(phase.augmentation)
@@ -77,9 +86,12 @@ def estimate_cost(
         forward = seconds_of(partial(_forward, model, pixel_values), device) / TIMED
         step = seconds_of(partial(_train_step, model, pixel_values), device) / TIMED
         epochs = phase.epochs if phase.epochs is not None else (phase.steps or 1) * BATCH / train
-        if caches_features and phase.augmentation == "none" and phase.trainable_stages != "all":
+        if store is not None and phase.augmentation == "none" and phase.trainable_stages != "all":
             # cached features: the frozen part runs once, each epoch runs the trained part alone
-            seconds.append((train + validation) * (loading + forward) + epochs * train * max(0.0, step - forward))
+            reused = _cached_images(store, model, phase, data, transforms)
+            missing = train + validation - reused
+            seconds.append(missing * (loading + forward) + epochs * train * max(0.0, step - forward))
+            cached = max(cached, reused)
         else:
             seconds.append(epochs * (train * (loading + step) + validation * (loading + forward)))
         numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -88,7 +100,17 @@ def estimate_cost(
     passes = 1.0
     if is_refitted(strategy, data) and not strategy.is_climb:  # the last depth of a climb is unknown
         passes += 1 + validation / train
-    return Cost(passes * sum(seconds), memory, sum(p.numel() for p in model.parameters()), trained, tuple(seconds))
+    parameters = sum(p.numel() for p in model.parameters())
+    return Cost(passes * sum(seconds), memory, parameters, trained, tuple(seconds), cached)
+
+
+def _cached_images(
+    store: "FeatureStore", model: "PreTrainedModel", phase: "Phase", data: "ImageData", transforms: "Transforms"
+) -> int:
+    """Count the training and validation images whose features an earlier run has left in the cache."""
+    train, validation = data.splits["train"], data.splits["validation"]
+    sets = list_feature_sets(TrainingConfig(), phase, transforms, train, validation)
+    return count_cached(store, sets, digest(frozen_tensors(model)), data.orders)
 
 
 def _loading_seconds(data: "ImageData", transform: "ImageTransform") -> float:

@@ -9,6 +9,7 @@ from hf_tl.advisor.measuring.probes import Probe
 from hf_tl.config import StrategyConfig
 from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.head.head_solver import FOLDS
+from hf_tl.reporting.numbers import with_interval
 
 SOLVED_RULE, SOLVED, SOLVED_AT_LEAST = "a head is enough", 0.99, 0.97
 """Name of the rule, accuracy of a head, and lower end of its interval, at which deeper training cannot gain much."""
@@ -100,7 +101,8 @@ def _no_training(backbone: BackboneEvidence) -> Decision:
 
 def _describe_similarity(backbone: BackboneEvidence) -> str:
     similarity = backbone.similarity
-    removed = f"pretraining removes {similarity.value:.0%} of the errors of random weights"
+    share = with_interval(similarity.value, similarity.interval)
+    removed = f"pretraining removes {share} of the errors of random weights"
     if similarity.value >= SIMILAR:
         return f"{removed}: the images are similar to the pretraining data"
     if similarity.value >= NOT_AT_ALL:

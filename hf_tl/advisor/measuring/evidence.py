@@ -117,7 +117,7 @@ class BackboneEvidence:
             "p_value": self.p_value,
             "similarity": self.similarity.to_record(),
             "source_head": None if self.source is None else vars(self.source),
-            "learning_curve": None if self.curve is None else vars(self.curve),
+            "learning_curve": None if self.curve is None else self.curve.to_record(),
         }
 
 

@@ -4,15 +4,16 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import curve_fit
 from scipy.stats import binomtest
 
-from hf_tl.evaluation.intervals import wilson_interval
+from hf_tl.evaluation.intervals import Interval, share_interval, wilson_interval
 from hf_tl.head.head_solver import FOLDS, cross_validate_head, draw_folds, solve_head
-from hf_tl.reporting.numbers import range_of
+from hf_tl.reporting.numbers import with_interval
 
 NEIGHBORS = 5
 CURVE = (1 / 8, 1 / 4, 1 / 2)
@@ -40,16 +41,14 @@ class Accuracy:
         It covers the sampling of test images, but not that of training images: cross-validation gives no unbiased
         estimate of the latter (Bengio and Grandvalet 2004, https://www.jmlr.org/papers/v5/grandvalet04a.html).
         """
-        interval = wilson_interval(self.correct, self.images)
-        assert interval is not None
-        return interval
+        return wilson_interval(self.correct, self.images)
 
     def to_record(self) -> dict[str, float | int | list[float]]:
         """Return the accuracy as plain values."""
         return {"accuracy": self.value, "interval": list(self.interval), "images": self.images}
 
     def __str__(self) -> str:
-        return f"{self.value:.1%} (95% CI {range_of(self.interval, is_percentage=True)})"
+        return with_interval(self.value, self.interval)
 
 
 @dataclass(frozen=True)
@@ -149,9 +148,18 @@ class LearningCurve:
     scale: float
     rate: float
 
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """Return the 95% confidence intervals of the errors."""
+        return tuple(share_interval(error, self.images) for error in self.errors)
+
     def error_at(self, images: float) -> float:
         """Extrapolate the error to another number of training images."""
         return min(1.0, self.floor + self.scale * images**-self.rate)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the curve as plain values."""
+        return {**vars(self), "intervals": [list(interval) for interval in self.intervals]}
 
 
 def learning_curve(

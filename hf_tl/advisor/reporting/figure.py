@@ -1,10 +1,11 @@
 """Figure of a recommendation: the data's place among the rules, and the measured accuracies."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
@@ -21,16 +22,19 @@ COLORS = (VALIDATION_LINE, "#7a5195", "#3b8f5a", "#a8872d", "#8c564b")
 
 
 def plot_recommendation(record: Mapping[str, Any], path: str | Path) -> None:
-    """Draw the regions of the rules with the data's place, and the accuracies by depth.
+    """Draw the regions of the rules with the data's place, the accuracies by depth, and the learning curves, if any.
 
     Args:
         record: Result of `Recommendation.to_record`.
         path: The PNG to write.
     """
-    figure = new_figure(4.2, WIDTH * 1.25)
-    plane, accuracies = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    curves = [(color, name, curve) for color, name, curve in _curves(record) if curve is not None]
+    figure = new_figure(4.2, WIDTH * (1.75 if curves else 1.25))
+    plane, accuracies, *rest = figure.subplots(1, 3 if curves else 2, width_ratios=(1.15, 1, 0.9)[: 3 if curves else 2])
     _draw_plane(plane, record)
     _draw_accuracies(accuracies, record)
+    for axes in rest:
+        _draw_curves(axes, curves, 2 * record["data"]["training_images"])
     figure.suptitle(
         plain(f"{record['data']['name']}: {record['advice']}", 90),
         x=0.01, ha="left", color=INK, fontsize=12, parse_math=False,
@@ -80,7 +84,8 @@ def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
         for key, style in (("linear_probe", "-"), ("nearest_neighbors", ":")):
             name = key.replace("_", " ")
             label = plain(name if is_alone else f"{published_name(backbone['backbone'])}, {name}", 40)
-            _draw_line(axes, places, [depth[key] for depth in depths], color=color, linestyle=style, label=label)
+            shares, intervals = ([depth[key][field] for depth in depths] for field in ("accuracy", "interval"))
+            _draw_shares(axes, places, shares, intervals, color=color, linestyle=style, label=label)
         untrained = backbone["similarity"]["untrained"]
         height = 100 * untrained["accuracy"]
         axes.axhline(height, color=color, lw=1, linestyle="--", alpha=0.6)
@@ -93,21 +98,49 @@ def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
         axes.set_xticks(ticks, names, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)
     else:
         axes.set_xticks([0, 1], ["first stage", "last stage"])
-    axes.set_title("Cross-validated accuracy (%, 95% CI)", loc="left", color=INK, fontsize=10)
     axes.set_ylim(0, 103)
+    _style(axes, "Cross-validated accuracy (%, 95% CI)", legend="lower right")
+
+
+def _curves(record: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any] | None]]:
+    for number, backbone in enumerate(record["evidence"]):
+        yield COLORS[number % len(COLORS)], published_name(backbone["backbone"]), backbone["learning_curve"]
+
+
+def _draw_curves(axes: Axes, curves: Sequence[tuple[str, str, Mapping[str, Any]]], images: int) -> None:
+    """Draw the errors by the number of training images, and their power law up to some number of images."""
+    for color, name, curve in curves:
+        sizes = np.geomspace(curve["sizes"][0], max(curve["sizes"][-1], images))
+        points = (curve[field] for field in ("sizes", "errors", "intervals"))
+        _draw_shares(axes, *points, color=color, linestyle="none", label=plain(name, 40))
+        law = curve["floor"] + curve["scale"] * sizes ** -curve["rate"]
+        axes.plot(sizes, 100 * law.clip(max=1), color=color, lw=1.2, linestyle="--")
+    axes.set(xscale="log")
+    ticks = [*curves[0][2]["sizes"], images]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(f"training images; dashed: extrapolated to {images:,}", color=MUTED, fontsize=9)
+    _style(axes, "Error of the last linear probe (%, 95% CI)", legend=None if len(curves) == 1 else "upper right")
+
+
+def _style(axes: Axes, title: str, *, legend: str | None) -> None:
+    axes.set_title(title, loc="left", color=INK, fontsize=10)
     axes.tick_params(labelsize=8, colors=MUTED)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e3e8ed", linewidth=0.8)
     axes.set_axisbelow(True)
-    legend = axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    if legend is not None:
+        for text in axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc=legend).get_texts():
+            text.set_parse_math(False)
 
 
-def _draw_line(axes: Axes, places: Sequence[float], probes: Sequence[Mapping[str, Any]], **style: Any) -> None:
-    """Draw accuracies with their confidence intervals."""
-    values = [100 * probe["accuracy"] for probe in probes]
-    ends = [[100 * end for end in probe["interval"]] for probe in probes]
+def _draw_shares(
+    axes: Axes, places: Sequence[float], shares: Sequence[float], intervals: Sequence[Sequence[float]], **style: Any
+) -> None:
+    """Draw shares in percent, with their confidence intervals."""
+    values = [100 * share for share in shares]
+    ends = [[100 * end for end in interval] for interval in intervals]
     errors = [
         [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)],
         [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.advisor.deciding.decision import leading, ranking
 from hf_tl.advisor.measuring.evidence import SIGNIFICANT, BackboneEvidence
 from hf_tl.advisor.measuring.probes import Accuracy
-from hf_tl.reporting.numbers import chance_of, range_of
+from hf_tl.reporting.numbers import chance_of, percent, with_interval
 
 if TYPE_CHECKING:
     from hf_tl.advisor.recommendation import Recommendation
@@ -27,8 +27,7 @@ def facts_of(recommendation: "Recommendation") -> Iterator[tuple[str, str]]:
     yield "Advice", recommendation.advice + (f": {recommendation.backbone}" if recommendation.backbone else "")
     if (best := _chosen(recommendation)) is not None:
         accuracy = best.best.linear.accuracy
-        interval = range_of(accuracy.interval, is_percentage=True)
-        yield "Evidence", f"linear probe {accuracy.value:.1%} (95% CI {interval}, {accuracy.images:,} images)"
+        yield "Evidence", f"accuracy of the linear probe {accuracy}, {accuracy.images:,} images"
     yield "Reason", recommendation.reason
     if recommendation.cost is not None:
         yield "Cost", str(recommendation.cost)
@@ -39,8 +38,8 @@ def facts_of(recommendation: "Recommendation") -> Iterator[tuple[str, str]]:
 def candidate_records(recommendation: "Recommendation") -> Iterator[dict[str, Any]]:
     """Yield the measurements of each candidate by name, best first, then the reasons of those not measured."""
     for backbone in ranking(recommendation.evidence):
-        accuracy = backbone.best.linear.accuracy
-        low, high = accuracy.interval
+        accuracy, neighbors = backbone.best.linear.accuracy, backbone.best.neighbors.accuracy
+        curve = {} if backbone.curve is None else backbone.curve.to_record()
         yield {
             "backbone": backbone.name,
             "is_recommended": backbone.name == recommendation.backbone,
@@ -48,11 +47,16 @@ def candidate_records(recommendation: "Recommendation") -> Iterator[dict[str, An
             "image_size": backbone.input_size[-1],
             "best_stage": backbone.best.stage,
             "accuracy": accuracy.value,
-            "low": low,
-            "high": high,
-            "neighbors": backbone.best.neighbors.accuracy.value,
+            "low": accuracy.interval[0],
+            "high": accuracy.interval[1],
+            "neighbors": neighbors.value,
+            "neighbors_low": neighbors.interval[0],
+            "neighbors_high": neighbors.interval[1],
             "logme": backbone.best.logme,
-            "similarity": str(backbone.similarity),
+            "similarity": backbone.similarity.value,
+            "similarity_low": backbone.similarity.interval[0],
+            "similarity_high": backbone.similarity.interval[1],
+            **{f"curve_{name}": curve.get(name) for name in ("sizes", "errors", "intervals")},
             "error": None,
         }
     for name, reason in recommendation.unavailable.items():
@@ -116,7 +120,7 @@ def _ranking(backbones: Sequence[BackboneEvidence]) -> Iterator[str]:
         is_level = place > 1 and any(backbone is leader for leader in leaders)
         remark = " (difference from the first not significant)" if is_level else ""
         heading = "Ranking" if place == 1 else ""
-        yield f"{heading:<10}{place}. {backbone.name}: {_share(backbone.best.linear.accuracy)}{remark}"
+        yield f"{heading:<10}{place}. {backbone.name}: {backbone.best.linear.accuracy}{remark}"
     if len(leaders) > 1:
         yield f"{INDENT}chosen: the smallest of the {len(leaders)} without a significant difference"
 
@@ -139,9 +143,10 @@ def _evidence(backbone: BackboneEvidence, training_images: int) -> Iterator[str]
         )
     if (curve := backbone.curve) is not None:
         yield (
-            f"{INDENT}error of the last linear probe: {curve.errors[0]:.1%} with {curve.sizes[0]:,} images, "
-            f"{curve.errors[-1]:.1%} with {curve.sizes[-1]:,}; extrapolated: {curve.error_at(training_images):.1%} "
-            f"with {training_images:,}, {curve.error_at(2 * training_images):.1%} with {2 * training_images:,}"
+            f"{INDENT}error of the last linear probe: {with_interval(curve.errors[0], curve.intervals[0])} with "
+            f"{curve.sizes[0]:,} images, {with_interval(curve.errors[-1], curve.intervals[-1], is_titled=True)} with "
+            f"{curve.sizes[-1]:,}; extrapolated: {percent(curve.error_at(training_images))} with {training_images:,}, "
+            f"{percent(curve.error_at(2 * training_images))} with {2 * training_images:,}"
         )
 
 
@@ -161,7 +166,7 @@ def _depth_table(backbone: BackboneEvidence) -> Iterator[str]:
 
 def _share(accuracy: Accuracy) -> str:
     """Format an accuracy with its 95% interval."""
-    return f"{accuracy.value:.1%} ({range_of(accuracy.interval, is_percentage=True)})"
+    return with_interval(accuracy.value, accuracy.interval, is_titled=True)
 
 
 def _best_remark(backbone: BackboneEvidence) -> str:

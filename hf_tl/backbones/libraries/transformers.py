@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hf_tl.backbones.class_names import class_names
 from hf_tl.backbones.libraries.configs import load_config, model_from_config
 from hf_tl.backbones.libraries.image_size import with_image_size, write_image_size
 from hf_tl.backbones.stages.head import reset_head
@@ -145,8 +146,7 @@ def random_weights(kind: type["PreTrainedModel"], config: "PreTrainedConfig", se
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         if config.model_type == "timm_wrapper":
-            labels = [config.id2label[index] for index in range(config.num_labels)]
-            return _initialize(config, labels, None, False).state_dict()
+            return _initialize(config, class_names(config), None, False).state_dict()
         return kind(copy.deepcopy(config)).state_dict()
 
 

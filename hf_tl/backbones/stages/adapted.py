@@ -20,10 +20,11 @@ def is_adapter(name: str) -> bool:
 def plain_name(name: str) -> str:
     """Return the name of a tensor in the model without adapters.
 
-    >>> plain_name("blocks.0.fc1.base_layer.weight"), plain_name("fc1.weight")
-    ('blocks.0.fc1.weight', 'fc1.weight')
+    >>> plain_name("blocks.0.fc1.base_layer.weight"), plain_name("base_layer.0.weight")
+    ('blocks.0.fc1.weight', 'base_layer.0.weight')
     """
-    return ".".join(part for part in name.split(".") if part != _BASE)
+    layer, _, tensor = name.rpartition(".")
+    return f"{layer.removesuffix(_BASE)}{tensor}" if layer.endswith(f".{_BASE}") else name
 
 
 def adapted_weight(name: str) -> str:

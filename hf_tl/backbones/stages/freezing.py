@@ -130,6 +130,11 @@ def fix_unused(model: nn.Module, pixel_values: Tensor) -> list[str]:
     return unused
 
 
+def fixed_parameters(model: nn.Module) -> frozenset[str]:
+    """Return the parameters that no phase trains: fixed by the architecture, or found by `fix_unused`."""
+    return model.__dict__.get(_FIXED, frozenset())
+
+
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of `model` that training must not change, by their names in the model without adapters.
 

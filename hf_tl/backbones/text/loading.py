@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModel
 
+from hf_tl.backbones.class_names import class_names
 from hf_tl.backbones.libraries.configs import load_config
 from hf_tl.backbones.libraries.transformers import origin_of
 from hf_tl.backbones.text.text_head import make_text_head, set_text_head
@@ -50,7 +51,7 @@ def load_image_classifier(
         towers = load_two_towers(name, revision, trust_remote_code)
     else:
         towers = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code).eval()
-    names = [config.id2label[index] for index in range(config.num_labels)] if labels is None else labels
+    names = class_names(config) if labels is None else labels
     places: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     model = image_classifier(towers, name, names, image_size=image_size, **places)
     origin, learned = origin_of(name, config, revision, "new")

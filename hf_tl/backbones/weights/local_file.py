@@ -53,7 +53,10 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     """
     path = Path(file)
     if not path.is_file():
-        raise ModelError(f"--weights {path.name}: no such file; pass a .safetensors file or a torch checkpoint")
+        kind = "a folder" if path.is_dir() else "no such file"
+        raise ModelError(
+            f"--weights {path.name}: expected a .safetensors file or a torch checkpoint, found {kind}; correct the path"
+        )
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_tl.card.settings import published_name
-from hf_tl.evaluation.intervals import wilson_interval
+from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.record import RunRecord
-from hf_tl.reporting.numbers import NOTHING, duration, p_value, percent, points, range_of
+from hf_tl.reporting.numbers import NOTHING, duration, p_value, points, with_interval
 
 PUBLISHED = (
     *("schema_version", "backbone", "strategy", "rule", "advice", "reason", "cost"),
@@ -61,9 +61,9 @@ def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
     return {
         "backbone": backbone["backbone"],
         "parameters": f"{backbone['parameters']:,}",
-        "head": _with_interval(head["linear_probe"]["accuracy"], head["linear_probe"]["interval"]),
+        "head": _probe(head["linear_probe"]),
         "best": backbone["best_depth"],
-        "neighbors": percent(head["nearest_neighbors"]["accuracy"]),
+        "neighbors": _probe(head["nearest_neighbors"]),
         "logme": f"{head['logme']:.3f}",
         "similarity": "{:.2f} ({:.2f}–{:.2f})".format(similarity["value"], *similarity["interval"]),
     }
@@ -91,7 +91,7 @@ def _zero_shot_row(record: RunRecord, *, is_kept: bool) -> list[dict[str, Any]]:
             "last_stage": None,
             "from_random_weights": False,
             "parameters": "0",
-            "accuracy": _with_interval(share, wilson_interval(round(share * result.images), result.images)),
+            "accuracy": with_interval(share, share_interval(share, result.images), is_titled=True),
             "images": f"{result.images:,}",
             "verdict": "kept" if is_kept else "the start",
         }
@@ -105,7 +105,7 @@ def _rung_row(number: int, rung: Mapping[str, Any]) -> dict[str, Any]:
         "last_stage": rung["trainable_stages"][-1],
         "from_random_weights": rung.get("from_random_weights", False),
         "parameters": f"{rung['parameters_trained']:,}",
-        "accuracy": _with_interval(rung["accuracy"], rung["interval"]),
+        "accuracy": with_interval(rung["accuracy"], rung["interval"], is_titled=True),
         "images": f"{rung['images']:,}",
         "gain": NOTHING if rung["gain"] is None else points(rung["gain"]),
         "p_value": p_value(rung["p_value"]),
@@ -114,5 +114,5 @@ def _rung_row(number: int, rung: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _with_interval(share: float, interval: tuple[float, float]) -> str:
-    return f"{percent(share)} ({range_of(interval, is_percentage=True)})"
+def _probe(accuracy: Mapping[str, Any]) -> str:
+    return with_interval(accuracy["accuracy"], accuracy["interval"], is_titled=True)

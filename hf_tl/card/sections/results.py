@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.metrics import MULTI_LABEL, Figure, ProblemType
 from hf_tl.record import Measured, RunRecord
-from hf_tl.reporting.numbers import NOTHING, counted, decimal, measured_on, percent, range_of
+from hf_tl.reporting.numbers import NOTHING, counted, decimal, measured_on, percent, range_of, with_interval
 
 CONFUSIONS_SHOWN = 5
 
@@ -122,7 +123,10 @@ def _plain(measured: Measured, problem: ProblemType) -> str:
     assert measured.plain is not None
     kinds = ", ".join(f"{kind}: {count:,}" for kind, count in measured.plain.conversions.items())
     accuracy = next(figure for figure in problem.figures if figure.key == problem.accuracy)
-    ours, plain = (percent(metrics.get(accuracy.key)) for metrics in (measured.metrics, measured.plain.metrics))
+    shares = (metrics.get(accuracy.key) for metrics in (measured.metrics, measured.plain.metrics))
+    ours, plain = (
+        NOTHING if share is None else with_interval(share, share_interval(share, measured.images)) for share in shares
+    )
     return (
         f"{measured.split.capitalize()} {accuracy.name}: {ours} as evaluated by hf_tl, and {plain} by a plain "
         f"pipeline(), which treats some images differently ({kinds})."
@@ -130,22 +134,25 @@ def _plain(measured: Measured, problem: ProblemType) -> str:
 
 
 def class_results(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Return one row per class: test images, precision, recall with its interval, and F1."""
+    """Return one row per class: test images, precision and recall with their intervals, and F1."""
     if not (classes := _test(record).get("classes")):
         return []
-    columns = zip(*(classes[key] for key in ("images", "precision", "recall", "recall_interval", "f1")), strict=True)
     return [
         (
             label,
             [
-                f"{images:,}",
-                percent(precision),
-                _with_range(percent(recall), range_of(interval, is_percentage=True)),
-                decimal(f1),
+                f"{classes['images'][place]:,}",
+                *(_class_share(classes, name, place) for name in ("precision", "recall")),
+                decimal(classes["f1"][place]),
             ],
         )
-        for label, (images, precision, recall, interval, f1) in zip(labels, columns, strict=False)
+        for place, label in enumerate(labels)
     ]
+
+
+def _class_share(classes: Mapping[str, Any], name: str, place: int) -> str:
+    intervals = classes.get(f"{name}_interval")  # earlier records have none of the precision
+    return with_interval(classes[name][place], intervals and intervals[place], is_titled=True)
 
 
 def confusions(record: RunRecord) -> list[dict[str, Any]]:

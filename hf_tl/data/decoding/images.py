@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from hf_tl.data.columns import LABEL
 from hf_tl.data.decoding.colors import DAMAGED, plain_rgb, to_rgb, upright
 from hf_tl.data.decoding.stored import local_path, stored_bytes
 from hf_tl.errors import ConfigError, DataError, name_some
@@ -262,6 +263,8 @@ class Transforms(Shown):
 def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """Stack transformed rows into a batch.
 
+    As for transformers' default collator, labels are in the column `labels` or `label`.
+
     Returns:
         Batch with `pixel_values` (batch, channels, height, width) and, if the rows have them, `row` (batch,), int64,
         and `labels`: class indices (batch,), int64, or for multi-label rows zeros and ones (batch, classes), float32,
@@ -278,8 +281,8 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     batch = {"pixel_values": torch.stack([example["pixel_values"] for example in examples])}
     if "row" in examples[0]:
         batch["row"] = torch.tensor([example["row"] for example in examples], dtype=torch.long)
-    if "labels" in examples[0]:
-        batch["labels"] = stack_labels([example["labels"] for example in examples])
+    if (column := next((name for name in ("labels", LABEL) if name in examples[0]), None)) is not None:
+        batch["labels"] = stack_labels([example[column] for example in examples])
     return batch
 
 

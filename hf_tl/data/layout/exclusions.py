@@ -6,6 +6,7 @@ have that content, so that a list never leaves out another image that took its n
 """
 
 import csv
+import io
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,8 @@ from hf_tl.data.columns import IMAGE
 from hf_tl.data.decoding.images import as_stored
 from hf_tl.data.fingerprint import digest_image, row_name
 from hf_tl.data.streaming.streams import PLACE
-from hf_tl.errors import DataError
+from hf_tl.errors import DataError, unreadable
+from hf_tl.storage.text import read_text
 
 FILE, DIGEST = "file", "digest"
 """Columns of the list that are read; others are for the reader."""
@@ -70,19 +72,18 @@ def kept_rows(splits: Mapping[str, Dataset], exclude_list: str | None, notes: li
 def _read(file: Path) -> dict[str, set[str]]:
     """Return the digests listed for each file name; an empty digest stands for any content."""
     listed: defaultdict[str, set[str]] = defaultdict(set)
+    title, advice = f"--exclude_list {file}", "use a list that hf-tl inspect wrote, or name the images in such a column"
+    text = read_text(file, title, f"a CSV file with a column {FILE!r}", advice, kind=DataError, encoding="utf-8-sig")
     try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            if FILE not in (reader.fieldnames or ()):
-                raise DataError(
-                    f"--exclude_list {file}: expected a column {FILE!r}, found {', '.join(reader.fieldnames or ())}; "
-                    "use a list that hf-tl inspect wrote, or name the images in such a column"
-                )
-            for row in reader:
-                if name := (row[FILE] or "").strip():
-                    listed[PurePosixPath(name).as_posix()].add((row.get(DIGEST) or "").strip().lower())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"--exclude_list {file}: expected a CSV file that can be read, found: {error}") from error
+        reader = csv.DictReader(io.StringIO(text))
+        if FILE not in (reader.fieldnames or ()):
+            columns = ", ".join(reader.fieldnames or ()) or "an empty file"
+            raise DataError(f"{title}: expected a column {FILE!r}, found {columns}; {advice}")
+        for row in reader:
+            if name := (row[FILE] or "").strip():
+                listed[PurePosixPath(name).as_posix()].add((row.get(DIGEST) or "").strip().lower())
+    except csv.Error as error:
+        raise DataError(f"{title}: expected a CSV file, found {unreadable(error)}; {advice}") from error
     return dict(listed)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from hf_tl.errors import DataError, name_some
+from hf_tl.errors import DataError, name_some, unreadable
 
 SEPARATORS = ",;\t|"
 
@@ -56,7 +56,7 @@ def read_table(root: Path, path: str) -> Table:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8 (Excel: CSV UTF-8)") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"the table {path} cannot be read: {error}") from error
+        raise DataError(f"the table {path} cannot be read: {unreadable(error)}") from error
     return Table(path, columns)
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Union
 
+from hf_tl.backbones.class_names import class_names
 from hf_tl.backbones.load import load, preprocessing_of
 from hf_tl.backbones.weights.digest import digest
 from hf_tl.backbones.weights.provenance import UNRECORDED, Provenance, provenance_of, saved_record
@@ -85,7 +86,7 @@ class Classifier:
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names, in the order of the logits."""
-        return tuple(self.model.config.id2label[index] for index in range(self.model.config.num_labels))
+        return tuple(class_names(self.model.config))
 
     @property
     def problem(self) -> ProblemType:

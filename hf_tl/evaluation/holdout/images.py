@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
+from hf_tl.config import SOURCE
 from hf_tl.data.datasets import load_arguments, make_reading, source_of
 from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.image_data import AnyDataset, ImageData
@@ -129,7 +130,7 @@ def _choose(
 ) -> tuple[_Chosen, ImageData | None]:
     """Choose the rows to evaluate on; return also the dataset as the training split it, if it was opened so."""
     arguments = load_arguments(reading)
-    version = {name: arguments.pop(name, None) for name in ("config_name", "revision")}
+    version = {name: arguments.pop(name, None) for name in SOURCE}
     choices = make_reading(**arguments)
     source = source_of(dataset, choices, **version)
     splits = _own_splits(source, choices)

@@ -317,7 +317,7 @@ def test_two_configurations_of_a_dataset(tmp_path: Path) -> None:
             "Example of usage:\n\t`load_dataset('x', 'a')`"
         )
 
-    with pytest.raises(DataError, match=r"\['a', 'b'\]; name one with config_name"):
+    with pytest.raises(DataError, match=r"\['a', 'b'\]; name one with dataset_config"):
         call("the dataset 'x' of the Hub", load)
 
 
