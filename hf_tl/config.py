@@ -9,6 +9,7 @@ from typing import Literal
 
 from hf_tl.errors import ConfigError
 from hf_tl.phase import ResizeMode
+from hf_tl.prompts import NEEDS_WEIGHTS, HeadInit, TextInit
 from hf_tl.ranges import Settings, setting
 from hf_tl.recipes.preset import StrategyName
 from hf_tl.strategy_config import RECOMMENDED_STRATEGY, StrategyConfig
@@ -59,7 +60,33 @@ class ModelConfig(Settings):
     head: Literal["last_layer", "fully_connected"] = setting(
         "last_layer", "what counts as the head: the last layer, or all fully connected layers (VGG, AlexNet)"
     )
+    head_init: HeadInit | None = setting(
+        None,
+        "text: make the first head from the class names, with the text tower of a CLIP or SigLIP backbone (default: "
+        "random, or the checkpoint's head for the same classes)",
+    )
+    prompt: str | None = setting(
+        None,
+        "prompts of --head_init text, with {} in place of the class name, separated by | (default: seven of CLIP's "
+        "authors)",
+        metavar="TEXT",
+    )
+    text_model: str | None = setting(
+        None,
+        "CLIP or SigLIP checkpoint in transformers' format with the text tower, for timm backbones (default: --model)",
+        metavar="MODEL",
+    )
     trust_remote_code: bool = setting(False, "allow code from the model's repository to run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text is not None and not self.pretrained:
+            raise ConfigError(NEEDS_WEIGHTS)
+
+    @property
+    def text(self) -> TextInit | None:
+        """Return the request for a head from class names; None without one."""
+        return TextInit.of(self.head_init, self.prompt, self.text_model)
 
 
 SOURCE = ("dataset_config", "dataset_revision")

@@ -21,7 +21,7 @@ SMALLEST_ALPHA = 0.01
 """Smallest alpha of mixup and CutMix; below it, practically no image would be mixed."""
 ADAMW_FIELDS = (
     "learning_rate", "backbone_learning_rate", "layer_decay", "norm", "weight_decay", "warmup_ratio", "patience",
-    "batch_norm", "mixup", "cutmix", "ema_decay", "balanced_sampling",
+    "batch_norm", "mixup", "cutmix", "ema_decay", "balanced_sampling", "head_penalty",
 )  # fmt: skip
 """Fields that apply to AdamW only; a phase with a solved head must leave them at their defaults."""
 
@@ -83,6 +83,9 @@ class Phase:
     """Whether to draw the classes equally often with replacement, instead of each image once per epoch."""
     from_random_weights: bool = False
     """Whether the phase starts from random weights instead of the current ones."""
+    head_penalty: float = setting(0.0, at_least=0)
+    """Strength of an L2 penalty on the distance of the head from the weights that it starts the training with; it
+    replaces the head's weight decay (`hf_tl.optimization.head_penalty`)."""
     solver: Solver = "adamw"
     """`"lbfgs"` solves the head to convergence as logistic regression on frozen features, in one step. Cross-validation
     chooses its L2 strength (`hf_tl.head.head_solver`)."""
@@ -95,6 +98,11 @@ class Phase:
         if (self.epochs is None) == (self.steps is None):
             raise ConfigError(
                 f"a phase needs either epochs or steps, found epochs={self.epochs} and steps={self.steps}"
+            )
+        if self.head_penalty and self.from_random_weights:
+            raise ConfigError(
+                "head_penalty of a phase keeps the head near its starting weights, and from_random_weights replaces "
+                "them: leave out one of the two"
             )
         if self.is_solved:
             self._check_solved()

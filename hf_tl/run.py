@@ -116,6 +116,7 @@ def _prepare(request: Request, notes: RunNotes) -> Job:
     from hf_tl.advisor.advice import Advice, take_advice
     from hf_tl.backbones.candidates import candidates
     from hf_tl.backbones.load import set_problem_type
+    from hf_tl.head.text_head import fit_text_head
     from hf_tl.processes.accelerator import make_accelerator
 
     config = request.config
@@ -140,6 +141,7 @@ def _prepare(request: Request, notes: RunNotes) -> Job:
             say(accelerator, WITHOUT_ADVISOR)
         model, preprocessing = request.model, _preprocessing_for(request.model, data, request.transforms)
     set_problem_type(model, data.problem_type)
+    fit_text_head(accelerator, model, data.splits["train"], preprocessing.transforms().eval, config.training.seed)
     strategy, head, notes = _build_strategy(accelerator, model, preprocessing, data, request, advice, notes)
     preprocessing.check_training_is_used(phase.augmentation for phase in strategy.phases)
     set_seed(config.training.seed)
@@ -166,6 +168,10 @@ def _check_together(config: RunConfig, strategy: Strategy, backbones: "Sequence[
     for phase in strategy.phases:
         check_augmentation(phase.augmentation)
     is_auto = config.strategy.strategy == "auto"
+    if config.model.text is not None:
+        from hf_tl.head.text_head import check_text_strategy
+
+        check_text_strategy(strategy)
     if config.data.streaming and config.strategy.find_learning_rate:
         raise ConfigError("--find_learning_rate needs random access to images, not --streaming: set --learning_rate")
     if config.data.streaming and config.strategy.refit:
@@ -235,6 +241,7 @@ def _build_strategy(
     from hf_tl.backbones.stages.head import head_stages
     from hf_tl.backbones.stages.stage import list_stages
     from hf_tl.backbones.weights.provenance import provenance_of
+    from hf_tl.head.text_head import with_head_penalty
     from hf_tl.head.tuning import sweep_learning_rates
 
     config, images = request.config.strategy, data.splits["train"]
@@ -244,9 +251,10 @@ def _build_strategy(
     if request.model is not None:
         pretrained = provenance_of(model).origin.kind != "random"
     if request.strategy is not None:
-        return request.strategy.resolve(len(images), pretrained=pretrained, head_stages=head), head, notes
-    size: dict[str, Any] = {"images": len(images), "pretrained": pretrained, "climb": advice.climb}
-    strategy = config.build(head, **size)
+        strategy = with_head_penalty(request.strategy, model)
+        return strategy.resolve(len(images), pretrained=pretrained, head_stages=head), head, notes
+    size: dict[str, Any] = {"pretrained": pretrained, "head_stages": head}
+    strategy = with_head_penalty(config.preset(head, advice.climb), model).resolve(len(images), **size)
     if not config.find_learning_rate:
         return strategy, head, notes
     plain = preprocessing.transforms().eval
@@ -256,4 +264,5 @@ def _build_strategy(
     say(accelerator, f"Choosing the learning rate of the head: {sweep}")
     chosen = dataclasses.replace(config, find_learning_rate=False, learning_rate=sweep.best)
     notes = dataclasses.replace(notes, choices={"learning rate of the head": str(sweep)})
-    return chosen.build(head, **size), head, notes
+    strategy = with_head_penalty(chosen.preset(head, advice.climb), model).resolve(len(images), **size)
+    return strategy, head, notes

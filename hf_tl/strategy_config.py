@@ -122,6 +122,12 @@ class StrategyConfig(Settings):
         None, "balanced: weight the loss by inverse class frequency (default: none)"
     )
     balanced_sampling: bool = setting(False, "sample all classes equally often")
+    head_penalty: float | None = setting(
+        None,
+        "L2 penalty on the distance of the head from its starting weights, in place of its weight decay (default: 1 "
+        "with --head_init text, else 0)",
+        **like(Phase, "head_penalty"),
+    )
     patience: int | None = setting(
         None,
         "early stopping: end a phase after this many evaluations without a new best (default: no early stopping)",
@@ -243,7 +249,7 @@ _RECIPE = {"num_train_epochs": "epochs"} | {
     for name in (
         "learning_rate", "backbone_learning_rate", "layer_decay", "norm", "batch_norm", "weight_decay", "warmup_ratio",
         "augmentation", "mixup", "cutmix", "label_smoothing", "ema_decay", "class_weights", "balanced_sampling",
-        "patience",
+        "patience", "head_penalty",
     )
 }  # fmt: skip
 """Flags of a strategy's recipe, and the corresponding arguments of `Strategy`."""

@@ -12,6 +12,7 @@ from hf_tl.backbones.weights.provenance import file_origin, learned_from
 from hf_tl.config import DEMO_LICENSE, DEMO_MODEL, ModelConfig
 from hf_tl.errors import ConfigError
 from hf_tl.phase import ResizeMode
+from hf_tl.prompts import TextInit
 from hf_tl.record import LearnedFrom, Origin
 from hf_tl.reporting.shown import repr_of_changes
 
@@ -50,6 +51,8 @@ class Backbone:
     """License of `weights`, if their source states one."""
     resize_mode: ResizeMode | None = None
     """Fit of images to the input (default: as for the checkpoint)."""
+    text: TextInit | None = None
+    """Request for a head from class names."""
 
     def __repr__(self) -> str:
         return repr_of_changes(self)
@@ -85,6 +88,7 @@ class Backbone:
             weights_license=self.weights_license,
             resize_mode=self.resize_mode,
             seed=seed,
+            text=self.text,
         )
 
 
@@ -117,6 +121,7 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
             config.trust_remote_code,
             license_name,
             config.resize_mode,
+            config.text,
         )
         for name, file in itertools.zip_longest(names, files)
     ]

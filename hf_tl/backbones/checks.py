@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.config import ModelConfig, TrainingConfig
 from hf_tl.errors import ConfigError, ModelError, name_some
+from hf_tl.prompts import NEEDS_WEIGHTS, TextInit
 from hf_tl.ranges import check_value
 from hf_tl.strategy_config import kind_of
 
@@ -21,6 +22,16 @@ def check_settings(name: str, settings: Mapping[str, Any], seed: int) -> None:
     for setting, value in settings.items():
         check_value(ModelConfig, setting, value)
     check_value(TrainingConfig, "seed", seed)
+
+
+def checked_text(head_init: Any, prompt: Any, text_model: Any, *, pretrained: bool) -> TextInit | None:
+    """Check the arguments of a head from class names, and return the request; None without one."""
+    for name, value in {"head_init": head_init, "prompt": prompt, "text_model": text_model}.items():
+        check_value(ModelConfig, name, value)
+    text = TextInit.of(head_init, prompt, text_model)
+    if text is not None and not pretrained:
+        raise ConfigError(NEEDS_WEIGHTS)
+    return text
 
 
 def check_labels(labels: Sequence[str]) -> None:

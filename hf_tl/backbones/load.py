@@ -4,9 +4,9 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.checks import check_labels, check_runs, check_settings
+from hf_tl.backbones.checks import check_labels, check_runs, check_settings, checked_text
 from hf_tl.backbones.class_names import class_names, set_class_names
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.config import ModelConfig
@@ -14,7 +14,8 @@ from hf_tl.data.decoding.augmentation import AugmentedPipeline, Missing
 from hf_tl.data.decoding.images import ImageTransform, Transforms
 from hf_tl.errors import ConfigError
 from hf_tl.phase import Phase, ResizeMode
-from hf_tl.record import LearnedFrom
+from hf_tl.prompts import HeadInit, TextInit
+from hf_tl.record import LearnedFrom, Origin
 from hf_tl.record.codec import encode
 from hf_tl.renamed import renamed
 from hf_tl.strategy import Strategy
@@ -46,6 +47,9 @@ def load_backbone(
     revision: str | None = None,
     trust_remote_code: bool = False,
     seed: int = 0,
+    head_init: HeadInit | None = None,
+    prompt: str | None = None,
+    text_model: str | None = None,
 ) -> tuple["PreTrainedModel", Transforms]:
     """Load a backbone with a head for `labels`, frozen for the first phase of the strategy.
 
@@ -67,6 +71,9 @@ def load_backbone(
         trust_remote_code: Whether code from the repository may run.
         seed: Random seed of new weights. `hf_tl.train` with the same seed and `hf-tl train --seed` start from the same
             weights.
+        head_init: `"text"` makes the head from the class names with the text tower of a CLIP or SigLIP backbone.
+        prompt: Prompts with `{}` in place of the class name, separated by `|` (default: seven of CLIP's authors).
+        text_model: Checkpoint with the text tower, for backbones of timm (default: that of the backbone).
 
     Returns:
         A standard transformers image classifier in inference mode, and `transforms`, whose `train` and `eval` are
@@ -83,17 +90,19 @@ def load_backbone(
     from hf_tl.backbones.stages.freezing import freeze
 
     plan = None if strategy is None else as_strategy(strategy)
+    is_pretrained = pretrained and not (plan is not None and plan.from_scratch)
     model, preprocessing = load_model(
         name,
         labels,
         weights=weights,
-        pretrained=pretrained and not (plan is not None and plan.from_scratch),
+        pretrained=is_pretrained,
         image_size=image_size,
         resize_mode=resize_mode,
         in_chans=in_chans,
         revision=revision,
         trust_remote_code=trust_remote_code,
         seed=seed,
+        text=checked_text(head_init, prompt, text_model, pretrained=is_pretrained),
     )
     set_problem_type(model, problem_type or model.config.problem_type)
     if plan is None:
@@ -117,13 +126,14 @@ def load_model(
     trust_remote_code: bool = False,
     weights_license: str | None = None,
     seed: int = 0,
+    text: TextInit | None = None,
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
     """Load a model and its preprocessing; the arguments are those of `load_backbone`.
 
     Without `labels`, the model keeps the labels of the checkpoint, and its head if there is one.
     `hf_tl.backbones.weights.provenance.provenance_of(model)` returns the origin of the weights. `weights_license` is
-    the license of the file `weights`, if its source states one. A black image is run through the model, so that a
-    model that does not accept images of this size is rejected before training.
+    the license of the file `weights`, if its source states one. `text` asks for a head from class names. A black image
+    is run through the model, so that a model that does not accept images of this size is rejected before training.
 
     Raises:
         ModelError: As in `load_backbone`.
@@ -134,7 +144,7 @@ def load_model(
     check_settings(name, {**settings, "in_chans": in_chans, "trust_remote_code": trust_remote_code}, seed)
     with drawing_with(seed):
         model, preprocessing = _load_model(
-            name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license
+            name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license, text
         )
     if resize_mode is not None:
         from hf_tl.backbones.libraries.resize_mode import with_resize_mode
@@ -165,6 +175,7 @@ def _load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     weights_license: str | None = None,
+    text: TextInit | None = None,
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
     from hf_tl.backbones.candidates import candidates, is_demo
 
@@ -172,7 +183,7 @@ def _load_model(
         [demo] = candidates(ModelConfig(name))
         name, weights, weights_license = demo.name, demo.weights, demo.weights_license
     model_args = {} if in_chans is None else {"in_chans": in_chans}
-    learned = LearnedFrom()
+    learned, towers = LearnedFrom(), None
     if name.startswith(TIMM_PREFIX):
         from hf_tl.backbones.libraries.timm import create_timm_backbone
 
@@ -191,23 +202,37 @@ def _load_model(
     elif weights is not None or model_args:
         raise ConfigError(f"expected --model timm:ARCHITECTURE with --weights or --in_chans, found --model {name!r}")
     else:
-        from hf_tl.backbones.libraries.transformers import load_checkpoint
-
-        model, origin, learned = load_checkpoint(
-            name,
-            labels,
-            pretrained=pretrained,
-            image_size=image_size,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
+        options = {"image_size": image_size, "revision": revision, "trust_remote_code": trust_remote_code}
+        model, origin, learned, towers = _load_checkpoint(name, labels, text, pretrained=pretrained, **options)
     if labels is not None:
         set_class_names(model.config, labels)
+    if labels is not None and text is not None and pretrained:
+        from hf_tl.backbones.text.loading import add_text_head
+
+        origin = add_text_head(model, origin, labels, text, towers, name, revision)
     model.config.hf_tl = {"schema_version": SCHEMA_VERSION, "origin": encode(origin)}
     set_provenance(model, origin, learned)
     preprocessing = _preprocessing(model, name, image_size, revision, trust_remote_code)
     model.__dict__[REMEMBERED] = preprocessing
     return model, preprocessing
+
+
+def _load_checkpoint(
+    name: str, labels: Sequence[str] | None, text: TextInit | None, **options: Any
+) -> tuple["PreTrainedModel", "Origin", LearnedFrom, "PreTrainedModel | None"]:
+    """Load a checkpoint as `load_checkpoint` does; for a head from class names, with both of its towers if it has two.
+
+    Returns:
+        Model, origin of its weights, their known training images, and the two-tower model.
+    """
+    from hf_tl.backbones.libraries.transformers import load_checkpoint
+
+    if text is not None:
+        from hf_tl.backbones.text.loading import load_image_classifier
+
+        if (loaded := load_image_classifier(name, labels, **options)) is not None:
+            return loaded
+    return *load_checkpoint(name, labels, **options), None
 
 
 def set_problem_type(model: "PreTrainedModel", problem_type: str | None) -> None:

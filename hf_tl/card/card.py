@@ -25,6 +25,7 @@ from hf_tl.card.sections.phases import (
     phase_row,
     selection_rule,
     stage_rows,
+    text_head_lines,
     trained_stages,
 )
 from hf_tl.card.sections.reasons import evidence_rows, rung_rows
@@ -118,6 +119,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "start": name_start(record.start),
         "origin_lines": origin_lines(record.start),
         "head": head_of(record),
+        "text_head": text_head_lines(record),
         "learned": learned_rows(record),
         "learned_before": has_earlier_training(record),
         "learned_total": learned_total(record),
@@ -161,8 +163,8 @@ def _training_view(record: RunRecord) -> dict[str, Any]:
         "energy": _energy(record.energy),
         "recommendation": record.recommendation,
         "evidence": evidence_rows(record.recommendation),
-        "rungs": (rungs := rung_rows(record.rungs)),
-        "refit": refit_text(record, is_search=len(rungs) > 1),
+        "rungs": rung_rows(record),
+        "refit": refit_text(record, is_search=len(record.rungs) > 1),
         "stages": stage_rows(record),
         "phases": [phase_row(phase) for phase in record.phases],
         "augmentations": augmentation_rows(record),

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.card.sections.phases import selection_rule
-from hf_tl.card.sections.results import training_images
+from hf_tl.card.sections.phases import is_zero_shot, selection_rule
+from hf_tl.card.sections.results import training_images, zero_shot_results
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.record import RunRecord
 from hf_tl.reporting.numbers import duration, epoch_in_phase, measured_on, percent
@@ -65,8 +65,10 @@ def _reused(record: RunRecord) -> str:
 
 
 def metric_lines(record: RunRecord) -> Iterator[tuple[str, str]]:
-    """Yield the titles and the texts of the primary metric on test and validation images."""
+    """Yield the titles and the texts of the primary metric on test and validation images, also before training."""
     yield from (_result(record, split) for split in ("test", "validation") if split in ("test", *record.measured))
+    zero_shot = zero_shot_results(record, PROBLEM_TYPES[record.model.problem_type])
+    yield from reversed(zero_shot)
 
 
 def kept_checkpoint(record: RunRecord) -> str | None:
@@ -77,6 +79,8 @@ def kept_checkpoint(record: RunRecord) -> str | None:
         return None
     phase = record.phases[best["phase"]]
     where = f", phase {best['phase'] + 1}" if len(record.strategy.phases) > 1 else ""
+    if is_zero_shot(record):
+        return "zero-shot head, before training"
     if phase.is_solved:
         return f"solved head{where}"
     last = record.history[-1]

@@ -42,6 +42,8 @@ class TrainingLog:
     """All stage depths that an escalation tried."""
     stopped: str | None = None
     """Reason why an escalation ended before its last stage depth."""
+    zero_shot: dict[str, Any] | None = None
+    """Results of a head from class names before training, by split: `images`, `metrics` and `interval`."""
 
     @property
     def kept_phases(self) -> list[PhaseRecord]:

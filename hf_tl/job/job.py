@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_tl.backbones.libraries.preprocessing import Preprocessing
+    from hf_tl.backbones.text.text_head import TextHead
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.decoding.images import Transforms
     from hf_tl.data.learned import Leakage
@@ -149,6 +150,13 @@ class Job:
         return provenance_of(self.model)
 
     @cached_property
+    def text_head(self) -> "TextHead | None":
+        """Head from class names that the training starts from, looked up before training changes it."""
+        from hf_tl.backbones.text.text_head import text_head_of
+
+        return text_head_of(self.model)
+
+    @cached_property
     def learned_before(self) -> LearnedFrom:
         """Training images of the starting weights.
 
@@ -206,6 +214,7 @@ class Job:
         Raises:
             ConfigError: A setting does not fit the labels of the dataset, or an augmentation its images.
         """
+        from hf_tl.head.text_head import check_head
         from hf_tl.optimization.loss import check_phases
 
         if self.config.test_time_flip and not self.horizontal_flip:
@@ -214,6 +223,7 @@ class Job:
                 f"{self.data.name} change their class (--horizontal_flip false): leave out one of the two flags"
             )
         check_phases(self.strategy.phases, self.problem)
+        check_head(self.model, self.strategy, self.accelerator)
         for phase in self.strategy.phases:
             self.transforms_of(phase)  # which tries the augmentation on images
 
@@ -232,5 +242,6 @@ class Job:
             "starting weights": None if starts_anew else digest(backbone),
             "preprocessing": encode(self.preprocessing.to_record()),
             "horizontal_flip": self.horizontal_flip,
+            "text head": None if self.text_head is None else self.text_head.identity(),
             "classes": list(self.data.labels),
         }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hf_tl.checkpoints.state import Outcome
 from hf_tl.job.job import Job
+from hf_tl.job.zero_shot import describe_text_head
 from hf_tl.record import LearnedFrom, Origin, RefitRecord, RunRecord, Seconds
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def build_record(job: Job, outcome: Outcome, log: "TrainingLog", status: "Status
         learned_from=learned_images(job, outcome).splits,
         rungs=tuple(log.rungs),
         stopped=log.stopped,
+        text_head=describe_text_head(job.text_head, log.zero_shot),
         recommendation=notes.recommendation,
         transforms={"train": transforms.train.describe(), "eval": transforms.eval.describe()},
         hyperparameters={

@@ -12,6 +12,7 @@ from hf_tl.checkpoints.state import Outcome
 from hf_tl.errors import SaveError
 from hf_tl.job.job import Job, RunResult
 from hf_tl.job.records import build_record, learned_images
+from hf_tl.job.zero_shot import measure_zero_shot
 from hf_tl.processes.together import on_main_process
 from hf_tl.publish.measured import measure_run, plain_kinds, predict_plain, with_plain
 from hf_tl.record import RunRecord
@@ -87,6 +88,7 @@ def _train(job: Job) -> Trained:
 
     training, refit = _prepare(job)
     start_trackers(job.accelerator, job.config, job.strategy)
+    measure_zero_shot(job, training)
     try:
         with measured_energy(job.accelerator, is_wanted=job.config.measure_energy) as energy:
             log = training.run()

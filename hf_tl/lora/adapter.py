@@ -66,8 +66,8 @@ def adapter_of(phases: Sequence["Phase"], stages: Sequence[Stage], tensors: Mapp
         tensors: Trained tensors; those of adapters have their names in the model during the phase.
 
     Returns:
-        The adapter; None if the last phase trained none, or if the layers that it adapts were trained in full before,
-        so that it does not fit the starting model.
+        The adapter; None if the last phase trained none, if the weights before it were selected (zero-shot), or if the
+        layers that it adapts were trained in full before, so that it does not fit the starting model.
     """
     *earlier, last = phases
     if not isinstance(last.tuning, LoRA) or any(phase.from_random_weights or phase.is_adapted for phase in earlier):
@@ -78,7 +78,7 @@ def adapter_of(phases: Sequence["Phase"], stages: Sequence[Stage], tensors: Mapp
     whole = _whole_layers(tensors, full)
     fits = all(phase.norm == "frozen" for phase in phases) and whole.isdisjoint(map(adapted_weight, matrices))
     layers = {name: tensor for name, tensor in tensors.items() if name in whole}
-    return Adapter(last.tuning, matrices, layers) if fits and full <= whole else None
+    return Adapter(last.tuning, matrices, layers) if matrices and fits and full <= whole else None
 
 
 def _whole_layers(tensors: Iterable[str], names: set[str]) -> set[str]:

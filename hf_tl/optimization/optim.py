@@ -23,8 +23,9 @@ def parameter_groups(model: nn.Module, stages: Sequence[Stage], phase: Phase) ->
     The head learns at `phase.learning_rate`, the last trained backbone stage at `phase.backbone_learning_rate`, and
     each earlier trained one at `phase.layer_decay` times the learning rate of the stage after it (layer-wise decay,
     ULMFiT, https://arxiv.org/abs/1801.06146; BEiT, https://arxiv.org/abs/2106.08254). Parameters of at most one
-    dimension (norms, biases) and those in the architecture's own `no_weight_decay()` are not decayed. Frozen parameters
-    are in no group, so they have no optimizer state.
+    dimension (norms, biases) and those in the architecture's own `no_weight_decay()` are not decayed, nor is a head
+    that `phase.head_penalty` draws to its starting weights. Frozen parameters are in no group, so they have no
+    optimizer state.
 
     Args:
         model: Classifier, already frozen for `phase`.
@@ -43,6 +44,7 @@ def parameter_groups(model: nn.Module, stages: Sequence[Stage], phase: Phase) ->
     groups = []
     for stage in reversed(stages):
         names = [name for name in stage.parameter_names if name in trainable]
+        undecayed |= set(names) if phase.head_penalty and stage is stages[-1] else set()
         for suffix, weight_decay in (("decay", phase.weight_decay), ("no_decay", 0.0)):
             if members := [trainable[name] for name in names if (name in undecayed) == (suffix == "no_decay")]:
                 group = {"name": f"{stage.name}/{suffix}", "lr": rates[stage.name], "weight_decay": weight_decay}

@@ -134,7 +134,7 @@ class Preset:
         if not scratch:
             return ()
         if not isinstance(scratch, Phase):  # the learning rates that were chosen are those of pretrained weights
-            other = {"learning_rate", "backbone_learning_rate", "tuning"}
+            other = {"learning_rate", "backbone_learning_rate", "head_penalty", "tuning"}
             chosen = {name: value for name, value in self.arguments.items() if name in _RECIPE - other}
             [scratch] = Preset("scratch", chosen).values(images)["phases"]
         return (replace(scratch, from_random_weights=True),)

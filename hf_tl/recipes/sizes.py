@@ -24,6 +24,7 @@ few steps that another size class is needed.
 | label smoothing       | 0.1     | 0.1      | 0.1           | 0.1           | Szegedy et al. 2016, https://arxiv.org/abs/1512.00567; 0 in transfer |
 | BatchNorm of trained stages | keep | keep  | update        | update        | clothes dataset; random weights have no statistics worth keeping |
 | refit, auto           | yes     | yes     | no            | no            | in large datasets the validation images add too little to justify a second training by default |
+| head penalty, with a head from class names | 1 | 1 | 1        | 1             | CLAP (Silva-Rodríguez et al. 2024, https://arxiv.org/abs/2312.12730) weights each class by the confidence of the zero-shot head, at most 1 |
 | EMA of weights, scratch | none  | none     | 0.9999        | 0.9999        | ConvNeXt (Liu et al. 2022, https://arxiv.org/abs/2201.03545) |
 
 Clothes dataset: 3,068 photos of clothes in 10 classes, EfficientNet-Lite0 at 224 px. A plain training loop written
@@ -47,6 +48,8 @@ _EPOCHS = {"transfer": (20, 10, 5, 3), "scratch": (100, 100, 100, 100)}
 _TUNING_EPOCHS = (20, 10, 10, 8)
 _SMALLEST, _TUNING_EPOCHS_OF_SMALLEST = 100, 60
 MIXUP, CUTMIX = 0.1, 1.0
+HEAD_PENALTY = 1.0
+"""Head penalty of strategies that start from a text head."""
 EMA_DECAY = 0.9999
 
 

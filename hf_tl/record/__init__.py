@@ -22,6 +22,8 @@ from hf_tl.record.parts import (
     SplitRecord,
     StageRecord,
     Temperature,
+    TextHeadRecord,
+    ZeroShot,
 )
 from hf_tl.record.run import RECORD_FILE, SCHEMA_VERSION, RunRecord, read_record, read_record_file, write_record
 
@@ -48,6 +50,8 @@ __all__ = [
     "SplitRecord",
     "StageRecord",
     "Temperature",
+    "TextHeadRecord",
+    "ZeroShot",
     "read_record",
     "read_record_file",
     "split_digest",

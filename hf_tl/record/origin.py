@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 Kind = Literal["hub", "file", "folder", "random", "trained", "memory"]
-HeadState = Literal["new", "kept"]
+HeadState = Literal["new", "kept", "text"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Origin:
     seed: int | None = None
     """Seed of random weights, where known."""
     head: HeadState | None = None
-    """Whether the head came with these weights or was initialized anew. None where unknown."""
+    """Whether the head came with these weights (`kept`), was initialized anew, or made from class names (`text`). None
+    where unknown."""
     weights_digest: str | None = None
     """Digest of the tensors of a `trained` model."""
     strategy: str | None = None

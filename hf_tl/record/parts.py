@@ -210,6 +210,33 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class ZeroShot:
+    """Results of a head from class names on a split, before training."""
+
+    images: int
+    metrics: Mapping[str, float]
+    interval: tuple[float, float] | None = None
+    """95% confidence interval of the primary metric, if that is a share of images."""
+
+
+@dataclass(frozen=True)
+class TextHeadRecord:
+    """Head from class names (`--head_init text`) that the training started from."""
+
+    source: str
+    """Checkpoint of the text tower: a Hub id, or the name of a folder."""
+    revision: str | None
+    """Its commit on the Hub."""
+    prompts: tuple[str, ...]
+    """Templates with `{}` in place of the class name."""
+    logit_scale: float
+    norm: float
+    """Mean norm of the embeddings of training images; the logits are the scale times the cosine for this norm."""
+    zero_shot: Mapping[str, ZeroShot] = field(default_factory=dict)
+    """Results before training, by split."""
+
+
+@dataclass(frozen=True)
 class Temperature:
     """Temperature scaling, or the reason for its absence."""
 

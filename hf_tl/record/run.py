@@ -22,6 +22,7 @@ from hf_tl.record.parts import (
     Seconds,
     StageRecord,
     Temperature,
+    TextHeadRecord,
 )
 from hf_tl.strategy import Strategy
 
@@ -65,6 +66,8 @@ class RunRecord:
     """All stage depths that a search (a climb) tried; a stage depth is a rung of the climb."""
     stopped: str | None = None
     """Reason why the search ended before its last stage depth."""
+    text_head: TextHeadRecord | None = None
+    """Head from class names that the training started from."""
     recommendation: Mapping[str, Any] | None = None
     transforms: Mapping[str, str] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)

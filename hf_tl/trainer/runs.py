@@ -18,6 +18,7 @@ from hf_tl.job.job import Job, RunResult
 from hf_tl.job.opening import open_data
 from hf_tl.job.records import build_record, learned_images
 from hf_tl.job.run_job import Trained, finish_run, predict, write_model
+from hf_tl.job.zero_shot import zero_shot_results
 from hf_tl.lora.adapter import Adapter, adapter_of
 from hf_tl.processes.accelerator import unwrap_precision
 from hf_tl.publish.save import commit_model, complete_run, rewrite_card
@@ -70,6 +71,8 @@ class TrainerRun:
 
     def __init__(self, trainer: "StrategyTrainer") -> None:
         self.trainer = trainer
+        self.zero_shot: dict[str, Any] | None = None
+        """Results of a head from class names before training."""
 
     @cached_property
     def job(self) -> Job:
@@ -92,6 +95,7 @@ class TrainerRun:
         """Outcome of the training so far."""
         trainer = self.trainer
         log = trainer.phases.log_so_far(trainer.state.global_step, self.job.model)
+        log = dataclasses.replace(log, zero_shot=self.zero_shot)
         args = trainer.args
         is_best = args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None
         selection = str(args.metric_for_best_model) if is_best else LAST_WEIGHTS
@@ -101,6 +105,8 @@ class TrainerRun:
         """Determine the origin of the weights, before training changes them, and print what the model sees."""
         _ = self.job.provenance, self.job.learned_before
         self.job.note_views()
+        if self.job.text_head is not None:
+            self.zero_shot, _ = zero_shot_results(self.job)
 
     def finish(self) -> RunResult:
         """Commit the trained weights, evaluate them, and write record and card. All processes must call it."""

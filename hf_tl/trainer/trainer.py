@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, TrainingArguments
@@ -14,10 +15,13 @@ from transformers.utils import logging
 
 from hf_tl.backbones.class_names import check_classes
 from hf_tl.backbones.load import preprocessing_of, set_problem_type
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.streaming.streams import streams_of
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import problem_type_of, trainer_metrics
+from hf_tl.head.text_head import check_head, fit_text_head, with_head_penalty
+from hf_tl.optimization.head_penalty import HeadPenalty
 from hf_tl.optimization.loss import balanced_weights, check_phases, training_loss
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.trainer.adapted import AdaptedTrainer
@@ -88,11 +92,11 @@ class StrategyTrainer(AdaptedTrainer):
         args = args or TrainingArguments("tmp_trainer")  # the folder that Trainer takes
         args.hub_strategy = HubStrategy.END  # unfinished models are not published
         self._source = strategy
-        self.phases = StrategyCallback(_strategy_of(strategy, None))
-        self.phases.carries_out = True
         first = model if model is not None else model_init() if model_init is not None else None
         if first is None:
             raise ConfigError("expected a model, or a model_init that returns one")
+        self.phases = StrategyCallback(with_head_penalty(_strategy_of(strategy, None), first))
+        self.phases.carries_out = True
         self.finished: RunResult | None = None
         """Result of the last training, None before its end."""
         self.data, self.leakage = open_run_data(data, args, first, from_scratch=self.strategy.from_scratch)
@@ -100,6 +104,7 @@ class StrategyTrainer(AdaptedTrainer):
             raise ConfigError("StrategyTrainer draws images at random, found a stream: load the data without streaming")
         self._adapt(first)
         self.preprocessing = preprocessing_of(first, transforms)
+        self._fit_head(first, args.seed)
         flips_by_default = self.data.defaults.get("horizontal_flip", True)
         self.horizontal_flip: bool = flips_by_default if horizontal_flip is None else horizontal_flip
         self.phases.images = len(self.data.splits["train"])
@@ -143,8 +148,9 @@ class StrategyTrainer(AdaptedTrainer):
         """Return a new model, and carry out the strategy of the trial on it."""
         model = super().call_model_init(trial)
         self._adapt(model)
+        self._fit_head(model, self.args.seed)
         if trial is not None:
-            self.phases.strategy = _strategy_of(self._source, trial)
+            self.phases.strategy = with_head_penalty(_strategy_of(self._source, trial), model)
             self.phases.prepare(self.args, model)
             self._prepare_phases(model)
         return model
@@ -154,11 +160,18 @@ class StrategyTrainer(AdaptedTrainer):
         check_classes(model.config, self.data.labels)
         set_problem_type(model, self.data.problem_type)
 
+    def _fit_head(self, model: "PreTrainedModel", seed: int) -> None:
+        """Scale the logits of a head from class names by training images."""
+        transform = self.preprocessing.transforms().eval
+        fit_text_head(PartialState(), model, self.data.splits["train"], transform, seed)
+
     def _prepare_phases(self, model: "PreTrainedModel") -> None:
         """Build views, collator and class weights of the phases."""
         phases, data = self.strategy.phases, self.data
         self.preprocessing.check_training_is_used(phase.augmentation for phase in phases)
         check_phases(phases, problem_type_of(model))
+        check_head(model, self.strategy)
+        self._head_penalty = HeadPenalty(model, list_stages(model)[-1])
         self.run = TrainerRun(self)
 
         def transforms_of(phase: Phase) -> "Transforms":
@@ -213,6 +226,7 @@ class StrategyTrainer(AdaptedTrainer):
                 self._weights = balanced_weights(self._labels or [], len(self.data.labels)).to(outputs.logits.device)
             weights = self._weights
         loss = training_loss(outputs.logits, labels, phase, weights, problem)
+        loss = loss + self._head_penalty(self.model, phase.head_penalty)
         self.phases.note_loss(loss.detach(), rows)
         self.loss_is_scaled_for_ga = False  # a mean over the batch, which Trainer divides by the accumulated batches
         return (loss, outputs) if return_outputs else loss

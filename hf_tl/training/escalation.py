@@ -3,10 +3,11 @@
 The phases of such a strategy are the rungs of a climb: a rung is a stage depth, that is, a number of trainable trailing
 stages. Each rung starts from the best weights so far (LP-FT, Kumar et al. 2022, https://arxiv.org/abs/2202.10054), or
 from random weights if its phase says so. A paired test on the validation images decides whether its weights are kept.
+Where the head was made from class names, its zero-shot predictions are the stage depth 0.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Verdict:
     the climb ends."""
     why: str
     gain: float | None = None
-    """Gain in validation accuracy over the last rung that was kept; None for the first rung."""
+    """Gain in validation accuracy over the last rung that was kept, or over zero-shot; None without either."""
     p_value: float | None = None
     """P-value of the gain or loss (McNemar's exact test, two-sided)."""
 
@@ -59,11 +60,13 @@ class Escalation:
     """Expected seconds of each rung, if known."""
     budget: float | None = None
     """Time limit of all rungs together, in seconds. None means no limit."""
+    has_zero_shot: bool = False
+    """Whether the first rung is compared too: with the zero-shot model, the stage depth 0."""
 
     @property
     def level(self) -> float:
         """Significance level of each test (Bonferroni correction)."""
-        return SIGNIFICANT / max(1, self.rungs - 1)
+        return SIGNIFICANT / max(1, self.rungs - 1 + self.has_zero_shot)
 
     def judge(self, rung: int, right: np.ndarray, before: np.ndarray | None) -> Verdict:
         """Decide whether the weights of a finished rung are kept.
@@ -71,7 +74,7 @@ class Escalation:
         Args:
             rung: Number of the rung, from 1.
             right: Whether each validation image is classified correctly (images,).
-            before: The same for the last rung that was kept; None for the first rung.
+            before: The same for the last rung that was kept, or for the zero-shot model; None without either.
         """
         if before is None:
             return Verdict(True, "the first stage depth")
@@ -145,12 +148,14 @@ class Climb:
         """
         before = None if state.kept_right is None else np.array(list(state.kept_right)) == "1"
         rung = len(state.log.rungs) + 1
-        verdict = self.escalation.judge(rung, right, before)
+        escalation = replace(self.escalation, has_zero_shot=state.log.zero_shot is not None)
+        verdict = escalation.judge(rung, right, before)
         state.log.rungs.append(_record(state.log.phases[-1], right, verdict))
         if verdict.is_kept:
             state.kept_right = "".join(map(str, right.astype(int)))
         else:
-            state.log.phases.pop()
+            if rung > 1:  # the phase of the first rung remains, with the zero-shot head that it started from
+                state.log.phases.pop()
             state.log.best, best = state.kept, self.weights
         if not verdict.is_kept and rung < self.escalation.rungs:
             state.log.stopped = verdict.why

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,12 +20,12 @@ from hf_tl.checkpoints.checkpoint import FOLDER, REFIT_FOLDER
 from hf_tl.checkpoints.saving import Checkpoints, gather_random_states, identity_of, names_trained_by
 from hf_tl.checkpoints.state import Contents, Outcome, TrainingLog, TrainingState, set_random_state
 from hf_tl.config import TrainingConfig
-from hf_tl.data.streaming.streams import first_image
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.features.features import Features
 from hf_tl.features.inputs import PhaseInputs
 from hf_tl.lora.adapter import Adapter, adapter_of
+from hf_tl.optimization.head_penalty import HeadPenalty
 from hf_tl.optimization.optim import phase_ends
 from hf_tl.reporting.console import progress_bar, say
 from hf_tl.reporting.numbers import duration, first_to_last
@@ -34,7 +35,7 @@ from hf_tl.training.evaluation import Evaluator
 from hf_tl.training.held_model import HeldModel
 from hf_tl.training.phase_data import PhaseData, TrainingImages
 from hf_tl.training.phase_run import Frozen, PhaseRun, Span, check_recipes
-from hf_tl.training.selection import count_without_gain
+from hf_tl.training.selection import count_without_gain, judge_zero_shot
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -73,8 +74,7 @@ class Training:
 
         Raises:
             StageError: A phase names stages that the model does not have.
-            ConfigError: A phase is shorter than a step, mixes images in batches of odd size, solves a head that is not
-                linear, or needs random access to a stream.
+            ConfigError: A phase cannot be trained on these images with this model and batch size.
         """
         self.accelerator = accelerator
         self.model = model.to(memory_format=torch.channels_last)
@@ -104,6 +104,7 @@ class Training:
         """Start time, as if the training had never been interrupted."""
         self._restored: Contents | None = None
         self._climb = climb_of(strategy, config, rung_seconds)
+        self._head_penalty = HeadPenalty(self.model, self.stages[-1])
 
     def restore(self, source: str) -> None:
         """Restore a checkpoint; the next `run` continues from there.
@@ -134,7 +135,7 @@ class Training:
         """
         self._start = time.perf_counter() - self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
-        images = self._two_images()
+        images = self.data.two_images(self.strategy.phases[0]).to(self.model.device)
         fix_unused(self.model, images)
         self._held = HeldModel(self.accelerator, self.model, images)
         with (
@@ -153,6 +154,12 @@ class Training:
         # the last phase may have been rejected, or its weights not selected
         freeze(self.model, replace(self.state.log.kept_phases[-1].recipe, tuning="full"))
         return self.state.log
+
+    def start_from(self, zero_shot: Mapping[str, Any], right: np.ndarray) -> None:
+        """Let the model before its first step compete with later evaluations; see `judge_zero_shot`."""
+        judge_zero_shot(self.state, zero_shot, right, self.problem)
+        state = self.model.state_dict()
+        self._best_weights = {name: state[name].to("cpu", copy=True) for name in self.ever_trained}
 
     @property
     def outcome(self) -> Outcome:
@@ -226,7 +233,7 @@ class Training:
             CheckpointError: The frozen tensors differ from those of the checkpoint.
         """
         if self.state.frozen_digest is None:  # the phase starts, and does not resume
-            if self._climb is not None and span.index:
+            if self._climb is not None and (span.index or self.state.log.zero_shot is not None):
                 self._climb.begin(self.state, self._best_weights)
             if span.phase.from_random_weights:
                 drawn = self._random_weights()
@@ -258,7 +265,7 @@ class Training:
         return run
 
     def _steps(self, run: PhaseRun) -> Iterator[float]:
-        return run.steps(self.data, self.config, self.state.step)
+        return run.steps(self.data, self.config, self.state.step, self._head_penalty)
 
     def _hold_if_last(self, span: Span) -> None:
         """Pass the best weights so far to `hold` before a step that may be the last, also by early stopping."""
@@ -332,11 +339,6 @@ class Training:
     def _trained_tensors(self, *, merged: bool) -> dict[str, Tensor]:
         """Return the tensors that some phase trains; no others can change. All processes must call this."""
         return self._held.tensors(self.ever_trained, merged=merged)
-
-    def _two_images(self) -> Tensor:
-        transform = self.data.transforms_of(self.strategy.phases[0]).eval
-        pixel_values = transform(first_image(self.data.train_images))
-        return torch.stack([pixel_values] * 2).to(self.model.device)
 
     def passes(self, steps: int) -> float:
         """Convert optimizer steps to passes over the training images."""

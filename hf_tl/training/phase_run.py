@@ -20,6 +20,7 @@ from hf_tl.features.inputs import PhaseInputs
 from hf_tl.head.solved_head import linear_head, solve_phase
 from hf_tl.lora.layers import adapter_tensors
 from hf_tl.optimization.averaging import WeightAverage
+from hf_tl.optimization.head_penalty import HeadPenalty
 from hf_tl.optimization.loss import balanced_weights, training_loss
 from hf_tl.optimization.optim import build_optimizer, build_schedule, stage_rates
 from hf_tl.optimization.recompute import recomputed_activations
@@ -138,7 +139,7 @@ class PhaseRun:
         trained = [stage for stage in self.stages if stage not in self.frozen.stages]
         return recomputed_activations(self.model, trained)
 
-    def steps(self, data: PhaseData, config: TrainingConfig, steps_done: int) -> Iterator[float]:
+    def steps(self, data: PhaseData, config: TrainingConfig, steps_done: int, penalty: HeadPenalty) -> Iterator[float]:
         """Train to the end of the phase, and yield the loss after each optimizer step.
 
         Raises:
@@ -156,7 +157,7 @@ class PhaseRun:
             weights = balanced_weights(data.labels(phase), model.config.num_labels).to(self.accelerator.device)
 
         def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-            return training_loss(logits, labels, phase, weights, problem)
+            return training_loss(logits, labels, phase, weights, problem) + penalty(model, phase.head_penalty)
 
         for loss in train_steps(
             self.accelerator,

@@ -93,6 +93,9 @@ class Refit:
     def is_due(self) -> bool:
         """Return whether to refit: if it differs from the first training and fits into the time budget."""
         log = self.training.state.log
+        if log.best is not None and not log.best["epoch"]:
+            say(self.training.accelerator, "Skipping the retraining: no training improved on the zero-shot head")
+            return False
         if not self.learns_validation and len(log.kept_phases) == 1:
             return False
         has_time = self.has_time()

@@ -9,9 +9,12 @@ evaluations on 20 validation images.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from hf_tl.checkpoints.state import TrainingLog
+import numpy as np
+
+from hf_tl.checkpoints.state import TrainingLog, TrainingState
 from hf_tl.evaluation.metrics import ProblemType
 
 
@@ -39,6 +42,22 @@ def judge_evaluation(
     if is_kept:
         log.best = evaluation
     return is_highest, is_kept
+
+
+def judge_zero_shot(
+    state: TrainingState, zero_shot: Mapping[str, Any], right: np.ndarray, problem: ProblemType
+) -> None:
+    """Record the model before the first step as an evaluation, and as the stage depth 0 of an escalation.
+
+    Args:
+        state: State of the training.
+        zero_shot: Results of the model, by split.
+        right: Whether it classifies each validation image correctly (images,).
+        problem: Kind of labels, which names the metric.
+    """
+    state.log.zero_shot, state.kept_right = dict(zero_shot), "".join(map(str, right.astype(int)))
+    evaluation = {"phase": 0, "epoch": 0.0, "validation": zero_shot["validation"]["metrics"]}
+    judge_evaluation(state.log, evaluation, problem, len(right))
 
 
 def standard_error(share: float, images: int) -> float:

@@ -67,10 +67,12 @@ def load_checkpoint(
         model = with_image_size(model, image_size)
     if not pretrained:
         return model.eval(), Origin.random(), LearnedFrom()
-    return model.eval(), *_origin(name, config, revision, "kept" if keeps_head else "new")
+    return model.eval(), *origin_of(name, config, revision, "kept" if keeps_head else "new")
 
 
-def _origin(name: str, config: "PreTrainedConfig", revision: str | None, head: HeadState) -> tuple[Origin, LearnedFrom]:
+def origin_of(
+    name: str, config: "PreTrainedConfig", revision: str | None, head: HeadState
+) -> tuple[Origin, LearnedFrom]:
     """Return the origin of a checkpoint's weights, and the images that they were trained on."""
     hub_name, commit = (None, None) if Path(name).exists() else (name, commit_of(name, revision))
     if getattr(config, "hf_tl", None):

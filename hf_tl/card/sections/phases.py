@@ -25,7 +25,11 @@ BATCH_NORM = {
     "keep": "BatchNorm of trained stages keeps its statistics",
     "update": "BatchNorm of trained stages updates its statistics",
 }
-HEAD_STATES = {"new": "randomly initialized", "kept": "kept from the starting weights"}
+HEAD_STATES = {
+    "new": "randomly initialized",
+    "kept": "kept from the starting weights",
+    "text": "made from the class names",
+}
 
 
 def stage_rows(record: RunRecord) -> list[dict[str, Any]]:
@@ -155,6 +159,8 @@ def best_after(record: RunRecord) -> str:
     if best is None or record.refit is not None or not 0 <= best["phase"] < len(record.phases):
         return ""
     phase = f"phase {best['phase'] + 1}"
+    if is_zero_shot(record):
+        return "the head from the class names, before training"
     if record.phases[best["phase"]].is_solved:
         return f"the solution of {phase}"
     evaluations = [entry["epoch"] for entry in record.history if entry["phase"] == best["phase"]]
@@ -163,6 +169,25 @@ def best_after(record: RunRecord) -> str:
     before = max((entry["epoch"] for entry in record.history if entry["phase"] < best["phase"]), default=0.0)
     length = record.phases[best["phase"]].recipe.epochs or math.inf
     return f"epoch {epoch_in_phase(best['epoch'], before, length)} of {phase}"
+
+
+def is_zero_shot(record: RunRecord) -> bool:
+    """Return whether the saved weights are the starting ones, because no training improved on them."""
+    return record.refit is None and record.best is not None and not record.best["epoch"]
+
+
+def text_head_lines(record: RunRecord) -> list[tuple[str, str, str]]:
+    """Return a title, a value and its meaning for each fact about a head from class names; empty for other heads."""
+    head = record.text_head
+    if head is None:
+        return []
+    revision = "" if head.revision is None else f", revision {head.revision}"
+    meaning = f" times the cosine similarity, for image embeddings of norm {head.norm:.3g} (mean of training images)"
+    return [
+        ("Text tower", head.source, revision),
+        ("Prompts", " | ".join(head.prompts), ""),
+        ("Logits before training", f"{head.logit_scale:.3g}", meaning),
+    ]
 
 
 def selection_rule(record: RunRecord, primary: str) -> str:

@@ -1,10 +1,13 @@
 """Rows of a card's tables about the choice of the strategy: the advisor's evidence and the tried stage depths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_tl.card.settings import published_name
+from hf_tl.evaluation.intervals import share_interval
+from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.record import RunRecord
 from hf_tl.reporting.numbers import NOTHING, duration, p_value, points, with_interval
 
 PUBLISHED = (
@@ -66,13 +69,38 @@ def _evidence_row(backbone: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def rung_rows(rungs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the result of each stage depth that was tried."""
-    return [_rung_row(rung) for rung in rungs]
+def rung_rows(record: RunRecord) -> list[dict[str, Any]]:
+    """Return the result of each stage depth that was tried, with that of a head from class names as depth 0."""
+    if not record.rungs:
+        return []
+    trained = [_rung_row(number, rung) for number, rung in enumerate(record.rungs, 1)]
+    return [*_zero_shot_row(record, is_kept=not any(rung["is_kept"] for rung in record.rungs)), *trained]
 
 
-def _rung_row(rung: Mapping[str, Any]) -> dict[str, Any]:
+def _zero_shot_row(record: RunRecord, *, is_kept: bool) -> list[dict[str, Any]]:
+    result = None if record.text_head is None else record.text_head.zero_shot.get("validation")
+    if result is None:
+        return []
+    share = result.metrics[PROBLEM_TYPES[record.model.problem_type].accuracy]
+    blank = dict.fromkeys(("gain", "p_value", "time"), NOTHING)
+    return [
+        {
+            **blank,
+            "number": 0,
+            "first_stage": None,
+            "last_stage": None,
+            "from_random_weights": False,
+            "parameters": "0",
+            "accuracy": with_interval(share, share_interval(share, result.images), is_titled=True),
+            "images": f"{result.images:,}",
+            "verdict": "kept" if is_kept else "the start",
+        }
+    ]
+
+
+def _rung_row(number: int, rung: Mapping[str, Any]) -> dict[str, Any]:
     return {
+        "number": number,
         "first_stage": rung["trainable_stages"][0],
         "last_stage": rung["trainable_stages"][-1],
         "from_random_weights": rung.get("from_random_weights", False),

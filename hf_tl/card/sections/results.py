@@ -6,7 +6,7 @@ from typing import Any
 from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.metrics import MULTI_LABEL, Figure, ProblemType
 from hf_tl.record import Measured, RunRecord
-from hf_tl.reporting.numbers import NOTHING, counted, decimal, percent, range_of, with_interval
+from hf_tl.reporting.numbers import NOTHING, counted, decimal, measured_on, percent, range_of, with_interval
 
 CONFUSIONS_SHOWN = 5
 
@@ -64,7 +64,19 @@ def result_notes(record: RunRecord, problem: ProblemType) -> list[str]:
             notes.append(_of_other_weights(record, split))
         if measured.plain is not None:
             notes.append(_plain(measured, problem))
-    return notes
+    return [*notes, *(f"{title}, before training: {text}." for title, text in zero_shot_results(record, problem))]
+
+
+def zero_shot_results(record: RunRecord, problem: ProblemType) -> list[tuple[str, str]]:
+    """Return the title and the text of the zero-shot result on each split; empty without a head from class names."""
+    primary, results = problem.primary, {} if record.text_head is None else record.text_head.zero_shot
+    return [
+        (
+            f"Zero-shot {split} {primary.name}",
+            f"{percent(result.metrics.get(primary.key))} ({measured_on(result.images, result.interval)})",
+        )
+        for split, result in results.items()
+    ]
 
 
 def about_intervals(record: RunRecord, problem: ProblemType) -> str:
