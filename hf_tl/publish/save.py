@@ -215,8 +215,7 @@ def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder:
     changed |= {*report["missing_keys"], *report["unexpected_keys"]}
     if changed:
         raise SaveError(f"the saved weights are not those in memory: {name_some(sorted(changed))}")
-    labels = class_names(model.config)
-    if (names := class_names(loaded.config)) != labels:
+    if (names := class_names(loaded.config)) != (labels := class_names(model.config)):
         raise SaveError(f"the saved labels are {name_some(names)}; expected {name_some(labels)}")
     image = _noise(preprocessing.input_size)
     pixels = processor(image, return_tensors="pt")["pixel_values"]
