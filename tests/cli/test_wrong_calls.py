@@ -34,7 +34,7 @@ CALLS = {
     "train --strategy fine-tune": "found fine-tune; did you mean finetune?",
     "train --strategy finetuning": "found finetuning; did you mean finetune?",
     "train --strategy linear_probe": "found linear_probe; did you mean transfer?",
-    "train --trainable_stages last": "--trainable_stages needs --strategy finetune or gradual",
+    "train --trainable_stages last": "--trainable_stages needs --strategy finetune, gradual or lora",
     "train --report_to nothing": "found nothing .*: choose from .*tensorboard.*, auto and none",
     "evaluate model --dataset images --split val": "found val; did you mean validation?",
     "cache clean": "action takes one of list, clear, found clean; did you mean clear?",
