@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hf_tl.backbones.checks import check_labels, check_runs, check_settings
+from hf_tl.backbones.checks import check_image_size, check_labels, check_runs, check_settings
 from hf_tl.backbones.class_names import class_names, set_class_names
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.config import ModelConfig
@@ -140,6 +140,7 @@ def load_model(
 
         preprocessing = with_resize_mode(model, preprocessing, resize_mode)
         model.__dict__[REMEMBERED] = preprocessing
+    check_image_size(model, image_size)
     check_runs(model, preprocessing.input_size)
     return model, preprocessing
 
