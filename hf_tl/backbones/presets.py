@@ -40,9 +40,9 @@ PRESETS = {
         "timm/convnext_base.clip_laion2b",
     ),
 }
-"""Presets that `--model` accepts besides names. `scripts/benchmark_presets.py` measures the speed of those for a budget;
-`scripts/README.md` has a table of it. DINOv2 is that of transformers, whose class joins the class token and the mean of
-the patches as its authors do, and whose processor gives 224 instead of 518 pixels."""
+"""Presets that `--model` accepts besides names. `scripts/benchmark_presets.py` measures the speed of those for a
+budget; `scripts/README.md` has a table of it. DINOv2 is that of transformers, whose class joins the class token and the
+mean of the patches as its authors do, and whose processor gives 224 instead of 518 pixels."""
 LIMITS = {"mobile": 6e6, "small": 30e6, "base": 100e6, "self_supervised": 100e6, "image_text": 100e6}
 """Maximum number of parameters in each preset."""
 BUDGETS = ("mobile", "small", "base")

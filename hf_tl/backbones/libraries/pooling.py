@@ -16,8 +16,10 @@ def pooling_args(weights: str, classes: int) -> dict[str, str]:
         weights: `ARCHITECTURE.TAG`.
         classes: Number of classes of the weights; 0 without a classifier.
 
-    >>> pooling_args("vit_small_patch16_dinov3.lvd1689m", classes=0), pooling_args("vit_base_patch16_224.mae", classes=0)
-    ({'global_pool': 'token'}, {})
+    >>> pooling_args("vit_small_patch16_dinov3.lvd1689m", classes=0)
+    {'global_pool': 'token'}
+    >>> pooling_args("vit_base_patch16_224.mae", classes=0)
+    {}
     """
     import timm
 
