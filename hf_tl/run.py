@@ -228,6 +228,7 @@ def _build_strategy(
     Returns:
         Strategy, number of stages that count as the head, and notes on what was recommended or selected by search.
     """
+    from hf_tl.backbones.stages.family import family_of
     from hf_tl.backbones.stages.head import head_stages
     from hf_tl.backbones.stages.stage import list_stages
     from hf_tl.backbones.weights.provenance import provenance_of
@@ -240,8 +241,10 @@ def _build_strategy(
     if request.model is not None:
         pretrained = provenance_of(model).origin.kind != "random"
     if request.strategy is not None:
-        return request.strategy.resolve(len(images), pretrained=pretrained, head_stages=head), head, notes
-    size: dict[str, Any] = {"images": len(images), "pretrained": pretrained, "climb": advice.climb}
+        known: dict[str, Any] = {"pretrained": pretrained, "head_stages": head, "family": family_of(model)}
+        return request.strategy.resolve(len(images), **known), head, notes
+    size: dict[str, Any] = {"images": len(images), "pretrained": pretrained, "family": family_of(model)}
+    size["climb"] = advice.climb
     strategy = config.build(head, **size)
     if not config.find_learning_rate:
         return strategy, head, notes

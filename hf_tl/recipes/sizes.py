@@ -39,6 +39,7 @@ from dataclasses import fields
 from typing import Any
 
 from hf_tl.phase import ADAMW_FIELDS, Phase
+from hf_tl.recipes.families import HIERARCHICAL, Family
 from hf_tl.tuning import LoRA
 
 SIZES = (1_000, 20_000, 500_000)
@@ -48,9 +49,11 @@ _TUNING_EPOCHS = (20, 10, 10, 8)
 _SMALLEST, _TUNING_EPOCHS_OF_SMALLEST = 100, 60
 MIXUP, CUTMIX = 0.1, 1.0
 EMA_DECAY = 0.9999
+LAYER_DECAY = 0.75
+"""Layer decay below 1,000 images, and of isotropic networks."""
 
 
-def recipe_for(strategy: str, images: int, *, pretrained: bool = True) -> dict[str, Any]:
+def recipe_for(strategy: str, images: int, *, pretrained: bool = True, family: Family = HIERARCHICAL) -> dict[str, Any]:
     """Return the default recipe of a strategy for a number of training images (the table above).
 
     Args:
@@ -58,6 +61,7 @@ def recipe_for(strategy: str, images: int, *, pretrained: bool = True) -> dict[s
         images: Number of training images.
         pretrained: Whether the network starts from pretrained weights. BatchNorm statistics of random weights are not
             worth keeping. Defaults to True.
+        family: Family of the backbone. Defaults to that of hierarchical networks.
 
     Returns:
         Keyword arguments of the strategy's constructor.
@@ -85,8 +89,10 @@ def recipe_for(strategy: str, images: int, *, pretrained: bool = True) -> dict[s
         recipe |= {"learning_rate": 3e-3, "backbone_learning_rate": 3e-4}
         recipe |= {"augmentation": "medium", "mixup": MIXUP} if is_large else {"augmentation": "light"}
         recipe |= {"batch_norm": "keep" if pretrained and not is_large else "update"}
-        recipe |= {"layer_decay": 0.75} if strategy not in ("gradual", "lora") and size == 0 else {}
-        recipe |= {"backbone_learning_rate": 1e-3, "tuning": LoRA()} if strategy == "lora" else {}
+        if strategy == "lora":
+            recipe |= {"backbone_learning_rate": 1e-3, "tuning": LoRA()}
+        elif (family.is_isotropic and pretrained) or (strategy != "gradual" and size == 0):
+            recipe |= {"layer_decay": LAYER_DECAY}
     return recipe
 
 
