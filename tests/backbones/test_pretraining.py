@@ -129,7 +129,7 @@ def test_origin_names_pretraining_and_license(dinov3: torch.nn.Module) -> None:
     assert (origin.pretraining, origin.license) == ("self-supervised (DINOv3)", "dinov3-license")
 
 
-def test_a_license_with_terms_is_told_before_the_weights_are_read(
+def test_a_license_with_terms_is_announced_before_the_weights_are_read(
     dinov3: torch.nn.Module, cache: Path, lines: pytest.LogCaptureFixture
 ) -> None:
     next(cache.rglob("*.safetensors")).unlink()
@@ -141,13 +141,13 @@ def test_a_license_with_terms_is_told_before_the_weights_are_read(
     assert expected in lines.text
 
 
-def test_a_license_is_told_before_timm_downloads(cache: Path, lines: pytest.LogCaptureFixture) -> None:
+def test_a_license_is_announced_before_timm_downloads(cache: Path, lines: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ModelError):
         load_backbone("timm:vit_small_patch16_dinov3.lvd1689m", PETS)
     assert "license dinov3-license" in lines.text
 
 
-def test_nothing_is_told_of_permissive_licenses_and_of_folders(
+def test_permissive_licenses_and_those_of_folders_are_not_announced(
     dinov3: torch.nn.Module, cache: Path, tmp_path: Path, lines: pytest.LogCaptureFixture
 ) -> None:
     save_timm(timm_network(), in_cache(cache, "timm/test_resnet.r160_in1k"))

@@ -116,7 +116,7 @@ def test_trainer_follows_the_family(tmp_path: Path) -> None:
     assert (phases["resnet18"].trainable_stages, phases["resnet18"].layer_decay) == (2, 1)
 
 
-def test_a_run_records_and_tells_what_the_family_chose(tmp_path: Path) -> None:
+def test_a_run_records_and_announces_the_recipe_of_its_family(tmp_path: Path) -> None:
     backbone = save_timm(timm_network("test_vit"), tmp_path / "backbone")
     settings = {**QUICK, "save_total_limit": 0, "epochs": 2}
     result = hf_tl.train(str(backbone), make_dataset(), "finetune", output_dir=str(tmp_path / "out"), **settings)

@@ -17,7 +17,7 @@ from hf_tl.backbones.libraries.pooling import pooling_args
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.stages.head import reset_head
 from hf_tl.backbones.stages.stage import list_stages
-from hf_tl.backbones.weights.license import tell_license
+from hf_tl.backbones.weights.license import announce_license
 from hf_tl.backbones.weights.local_file import convert_weights, load_weights, sha256_of
 from hf_tl.backbones.weights.pretraining import timm_pretraining, weights_of
 from hf_tl.backbones.weights.provenance import commit_of
@@ -72,7 +72,7 @@ def create_timm_backbone(
     if pretrained and settings is not None:
         model_args = {**pooling_args(weights_of(architecture, settings.tag), source_classes), **model_args}
     if download and settings is not None:
-        tell_license(settings.license, settings.hf_hub_id or architecture)
+        announce_license(settings.license, settings.hf_hub_id or architecture)
     network = _create_network(architecture, download, len(names), model_args)
     if weights is not None and pretrained:
         try:

@@ -13,7 +13,7 @@ from hf_tl.backbones.libraries.configs import load_config, model_from_config
 from hf_tl.backbones.libraries.image_size import with_image_size, write_image_size
 from hf_tl.backbones.stages.head import reset_head
 from hf_tl.backbones.stages.stage import list_stages
-from hf_tl.backbones.weights.license import tell_license
+from hf_tl.backbones.weights.license import announce_license
 from hf_tl.backbones.weights.pretraining import authors_pretraining, timm_pretraining, weights_of
 from hf_tl.backbones.weights.provenance import UNRECORDED, commit_of, config_origin, saved_origin, saved_record
 from hf_tl.backbones.weights.saved_model import damaged_download
@@ -60,7 +60,7 @@ def load_checkpoint(
     has_head = keeps_head = False
     if pretrained:
         if not Path(name).exists():
-            tell_license((getattr(config, "pretrained_cfg", None) or {}).get("license"), name)
+            announce_license((getattr(config, "pretrained_cfg", None) or {}).get("license"), name)
         model, has_head = _load_weights(name, config, revision, trust_remote_code)
         keeps_head = has_head and known_labels == list(labels)
     else:

@@ -1,4 +1,4 @@
-"""Licenses of pretrained weights, told before the weights are downloaded."""
+"""Licenses of pretrained weights, announced before the weights are downloaded."""
 
 from hf_tl.reporting.console import say
 
@@ -6,7 +6,7 @@ PERMISSIVE = frozenset(("apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0
 """Licenses that ask for attribution at most."""
 
 
-def tell_license(license_name: str | None, name: str) -> None:
+def announce_license(license_name: str | None, name: str) -> None:
     """Log the license of weights if its terms go beyond attribution.
 
     Args:
