@@ -24,7 +24,6 @@ def head_then_stages(recipe: dict[str, Any], head_stages: int, trainable_stages:
     return Phase(head_stages, **head), Phase(trainable_stages, epochs, **rest)
 
 
-
 def stage_by_stage(
     recipe: dict[str, Any], head_stages: int, trainable_stages: int | None, at_once: int
 ) -> tuple[Phase, ...]:
