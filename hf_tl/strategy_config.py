@@ -36,8 +36,8 @@ class StrategyConfig(Settings):
     )
     trainable_stages: TrainableStages | None = setting(
         None,
-        "trailing stages to train, head included (default: finetune 2; gradual 4, then all); finetune also takes all, "
-        "a stage's name, several with commas, or re:PATTERN (see hf-tl stages)",
+        "trailing stages to train, head included (default: finetune 2; gradual 4, then all; more for vision "
+        "transformers); finetune also takes all, a stage's name, several with commas, or re:PATTERN (see hf-tl stages)",
         metavar="STAGES",
         **like(Phase, "trainable_stages"),
     )
