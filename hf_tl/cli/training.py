@@ -43,7 +43,7 @@ def stages(options: Namespace) -> None:
 
 def presets_parser() -> Parser:
     """Make the parser of `hf-tl presets`."""
-    return Parser("presets", "List the presets of --model: backbones, their pretraining and license.")
+    return Parser("presets", "List the presets: backbones by budget or pretraining, with their license.")
 
 
 def presets(options: Namespace) -> None:
