@@ -38,7 +38,7 @@ class ModelConfig(Settings):
     model: str | None = setting(
         None,
         "Hub id, local directory, timm:ARCH[.TAG], or demo (default: demo, EfficientNet-Lite0); with --strategy auto "
-        "also several with commas, or a preset: mobile, small, base",
+        "also several with commas, or a preset: mobile, small, base, self_supervised, image_text",
         metavar="MODEL",
     )
     model_revision: str | None = setting(None, "branch, tag or commit of the model on the Hub", metavar="REVISION")

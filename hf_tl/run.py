@@ -238,6 +238,7 @@ def _build_strategy(
     Returns:
         Strategy, number of stages that count as the head, and notes on what was recommended or selected by search.
     """
+    from hf_tl.backbones.stages.family import family_of
     from hf_tl.backbones.stages.head import head_stages
     from hf_tl.backbones.stages.stage import list_stages
     from hf_tl.backbones.weights.provenance import provenance_of
@@ -250,11 +251,11 @@ def _build_strategy(
     pretrained = request.config.model.pretrained
     if request.model is not None:
         pretrained = provenance_of(model).origin.kind != "random"
+    known: dict[str, Any] = {"pretrained": pretrained, "head_stages": head, "family": family_of(model)}
     if request.strategy is not None:
         strategy = with_head_penalty(request.strategy, model)
-        return strategy.resolve(len(images), pretrained=pretrained, head_stages=head), head, notes
-    size: dict[str, Any] = {"pretrained": pretrained, "head_stages": head}
-    strategy = with_head_penalty(config.preset(head, advice.climb), model).resolve(len(images), **size)
+        return strategy.resolve(len(images), **known), head, notes
+    strategy = with_head_penalty(config.preset(head, advice.climb), model).resolve(len(images), **known)
     if not config.find_learning_rate:
         return strategy, head, notes
     plain = preprocessing.transforms().eval
@@ -264,5 +265,5 @@ def _build_strategy(
     say(accelerator, f"Choosing the learning rate of the head: {sweep}")
     chosen = dataclasses.replace(config, find_learning_rate=False, learning_rate=sweep.best)
     notes = dataclasses.replace(notes, choices={"learning rate of the head": str(sweep)})
-    strategy = with_head_penalty(chosen.preset(head, advice.climb), model).resolve(len(images), **size)
+    strategy = with_head_penalty(chosen.preset(head, advice.climb), model).resolve(len(images), **known)
     return strategy, head, notes

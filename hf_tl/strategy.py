@@ -12,6 +12,7 @@ from typing import Any, Self
 from hf_tl.errors import ConfigError
 from hf_tl.phase import BatchNorm, ClassWeights, Norm, Phase, Solver, TrainableStages
 from hf_tl.recipes.constructors import Constructors
+from hf_tl.recipes.families import HIERARCHICAL, Family
 from hf_tl.recipes.phases import merge_depths
 from hf_tl.recipes.preset import PREVIEW, PREVIEW_IMAGES, Preset, count_head
 from hf_tl.strategy_record import plain_fields, read_yaml, strategy_fields
@@ -71,20 +72,20 @@ class Strategy(Constructors):
         phrases = ", then ".join(phase.phrase for phase in self.phases)
         return f"Strategy {self.name}: {phrases}" + ("" if self.preset is None else f" (for {PREVIEW})")
 
-    def resolve(self, images: int, *, pretrained: bool = True, head_stages: int = 1) -> Self:
+    def resolve(
+        self, images: int, *, pretrained: bool = True, head_stages: int = 1, family: Family = HIERARCHICAL
+    ) -> Self:
         """Return the strategy with its phases for a number of training images; explicit phases are returned unchanged.
 
-        Args:
-            images: Number of training images.
-            pretrained: Whether the network starts from pretrained weights. Defaults to True.
-            head_stages: Number of trailing stages that count as the head. Defaults to 1.
+        The arguments are those of `Preset.values`.
 
         >>> [phase.epochs for phase in Strategy.finetune().resolve(500).phases]
         [20, 20]
         """
         if self.preset is None:
             return self
-        return type(self)(**self.preset.values(images, pretrained=pretrained, head_stages=head_stages))
+        known: dict[str, Any] = {"pretrained": pretrained, "head_stages": head_stages, "family": family}
+        return type(self)(**self.preset.values(images, **known))
 
     @classmethod
     def of(cls, name: str, **arguments: Any) -> Self:

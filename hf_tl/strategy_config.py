@@ -9,6 +9,7 @@ from hf_tl.augmentation import preset_contents
 from hf_tl.errors import ConfigError
 from hf_tl.phase import Phase, TrainableStages
 from hf_tl.ranges import Settings, like, setting
+from hf_tl.recipes.families import HIERARCHICAL, Family
 from hf_tl.recipes.preset import SYNONYMS, StrategyName
 from hf_tl.strategy import BatchNorm, ClassWeights, Norm, Solver, Strategy
 from hf_tl.tuning import LoRA
@@ -36,8 +37,8 @@ class StrategyConfig(Settings):
     )
     trainable_stages: TrainableStages | None = setting(
         None,
-        "trailing stages to train, head included (default: finetune 2; gradual 4, then all); finetune also takes all, "
-        "a stage's name, several with commas, or re:PATTERN (see hf-tl stages)",
+        "trailing stages to train, head included (default: finetune 2; gradual 4, then all; more for vision "
+        "transformers); finetune also takes all, a stage's name, several with commas, or re:PATTERN (see hf-tl stages)",
         metavar="STAGES",
         **like(Phase, "trainable_stages"),
     )
@@ -145,6 +146,7 @@ class StrategyConfig(Settings):
         images: int = 10_000,
         *,
         pretrained: bool = True,
+        family: Family = HIERARCHICAL,
         climb: Mapping[str, Any] | None = None,
     ) -> Strategy:
         """Build the strategy from its defaults for the size of the data (`hf_tl.recipes`) and the flags that are set.
@@ -153,13 +155,14 @@ class StrategyConfig(Settings):
             head_stages: Number of trailing stages that count as the head. Defaults to 1.
             images: Number of training images. Defaults to 10,000.
             pretrained: Whether the network starts from pretrained weights. Defaults to True.
+            family: Family of the backbone. Defaults to that of hierarchical networks.
             climb: Recommendation for `auto`: `stages` and `expected_rung` of `Strategy.auto`, and `ends_from_scratch`.
 
         Raises:
             ConfigError: A flag does not apply to the strategy.
         """
         strategy = self.preset(head_stages, climb)
-        return strategy.resolve(images, pretrained=pretrained, head_stages=head_stages)
+        return strategy.resolve(images, pretrained=pretrained, head_stages=head_stages, family=family)
 
     def preset(self, head_stages: int = 1, climb: Mapping[str, Any] | None = None) -> Strategy:
         """Return the strategy of the flags that are set; the rest follows the size of the data. See `build`."""

@@ -13,7 +13,7 @@ import timm
 import torch
 
 from hf_tl.backbones.prefix.folding import folded_where_equal
-from hf_tl.backbones.presets import PRESETS
+from hf_tl.backbones.presets import BUDGETS, PRESETS
 from hf_tl.evaluation.measure import seconds_of
 from hf_tl.processes.memory import keep_freed_memory
 
@@ -24,7 +24,7 @@ FORWARD, STEP, SIDE, TURNS = 64, 16, 224, 3
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PRESETS, default=list(PRESETS), help="presets to measure")
+    parser.add_argument("--only", nargs="+", choices=BUDGETS, default=list(BUDGETS), help="presets to measure")
     options = parser.parse_args()
     keep_freed_memory()
     print("| preset | backbone | million parameters | forward, images/s | step, images/s |\n|---|---|--:|--:|--:|")

@@ -50,6 +50,36 @@ def check_labels(labels: Sequence[str]) -> None:
         raise ConfigError(f"expected distinct class names, found duplicates: {name_some(duplicates)}")
 
 
+def check_image_size(model: "PreTrainedModel", image_size: int | None) -> None:
+    """Check that the patches of a model cover images of a size that was chosen.
+
+    Raises:
+        ConfigError: The size is not a multiple of the patch size, so the network would not see the last pixels.
+    """
+    patch = patch_size(model)
+    if image_size is None or image_size % patch == 0:
+        return
+    below = image_size // patch * patch
+    sizes = " or ".join(str(size) for size in (below, below + patch) if size)
+    raise ConfigError(
+        f"expected an --image_size that is a multiple of {patch} pixels, the patch size of the backbone, found "
+        f"{image_size}: choose {sizes}"
+    )
+
+
+def patch_size(model: "PreTrainedModel") -> int:
+    """Return the width of the patches that the first layer cuts an image into; 1 for overlapping windows.
+
+    A first convolution cuts an image into patches if it moves by its own width and pads nothing.
+    """
+    from torch import nn
+
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.padding not in ("valid", (0, 0)) or first.kernel_size != first.stride:
+        return 1
+    return first.stride[0]
+
+
 def check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> None:
     """Run a black image through a model.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.checks import check_labels, check_runs, check_settings, checked_text
+from hf_tl.backbones.checks import check_image_size, check_labels, check_runs, check_settings, checked_text
 from hf_tl.backbones.class_names import class_names, set_class_names
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.config import ModelConfig
@@ -151,6 +151,7 @@ def load_model(
 
         preprocessing = with_resize_mode(model, preprocessing, resize_mode)
         model.__dict__[REMEMBERED] = preprocessing
+    check_image_size(model, image_size)
     check_runs(model, preprocessing.input_size)
     return model, preprocessing
 

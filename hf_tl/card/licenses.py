@@ -17,10 +17,14 @@ HUB_LICENSES = frozenset(
 )  # fmt: skip
 
 
-def hub_license(name: str | None) -> dict[str, Any]:
+def hub_license(name: str | None, base_model: str | None = None) -> dict[str, Any]:
     """Return the metadata of a license: its identifier, or `other` with its name; nothing for free text.
 
     The Hub refuses cards with unknown identifiers, which some base models have (timm's `dinov3-license`).
+
+    Args:
+        name: Name of the license.
+        base_model: Hub id of the model that states it, whose page is linked where the Hub does not know the license.
 
     >>> hub_license("mit"), hub_license("dinov3-license"), hub_license("see LICENSE")
     ({'license': 'mit'}, {'license': 'other', 'license_name': 'dinov3-license'}, {})
@@ -30,4 +34,7 @@ def hub_license(name: str | None) -> dict[str, Any]:
     if name in HUB_LICENSES:
         return {"license": name}
     is_identifier = name.isascii() and name == name.lower() and name.replace("-", "").replace(".", "").isalnum()
-    return {"license": "other", "license_name": name} if is_identifier else {}
+    if not is_identifier:
+        return {}
+    link = {} if base_model is None else {"license_link": f"https://huggingface.co/{base_model}"}
+    return {"license": "other", "license_name": name, **link}

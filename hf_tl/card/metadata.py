@@ -48,7 +48,7 @@ def card_metadata(record: RunRecord, *, is_adapter: bool = False) -> ModelCardDa
         tags=["hf_tl", *tags, strategy_tag(record)],
         model_name=one_line(f"{record.model.architecture} on {record.data.name}") if results else None,
         eval_results=results or None,
-        **hub_license(record.start.base_license),
+        **hub_license(record.start.base_license, base_model),
     )
 
 

@@ -24,8 +24,18 @@ def announce(model: "PreTrainedModel", strategy: Strategy, processes: int) -> st
             f"Model     {architecture}: {sum(p.numel() for p in model.parameters()):,} parameters",
             f"Strategy  {strategy.name}: {', then '.join(phase.phrase for phase in strategy.phases)}"
             + (f"; {processes} processes" if processes > 1 else ""),
+            *_rates(strategy),
         ]
     )
+
+
+def _rates(strategy: Strategy) -> Iterator[str]:
+    """Yield a line with the learning rates of the last phase, if it trains more than the head."""
+    phase = strategy.phases[-1]
+    if phase.backbone_learning_rate is None:
+        return
+    decay = "" if phase.layer_decay == 1 else f", times {phase.layer_decay:.3g} for each stage before"
+    yield f"Rates     head {phase.learning_rate:g}, last backbone stage {phase.backbone_learning_rate:g}{decay}"
 
 
 def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) -> str:

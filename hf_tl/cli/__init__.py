@@ -50,6 +50,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "train": Command(TrainParser, training.train),
         "recommend": Command(training.recommend_parser, training.recommend),
         "stages": Command(training.stages_parser, training.stages),
+        "presets": Command(training.presets_parser, training.presets),
     },
     "use and evaluate": {
         "predict": Command(measuring.predict_parser, measuring.predict),

@@ -41,6 +41,18 @@ def stages(options: Namespace) -> None:
     print(describe_stages(options.model, options.trainable_stages))
 
 
+def presets_parser() -> Parser:
+    """Make the parser of `hf-tl presets`."""
+    return Parser("presets", "List the presets: backbones by budget or pretraining, with their license.")
+
+
+def presets(options: Namespace) -> None:
+    """Print the presets."""
+    from hf_tl.backbones.presets import describe_presets
+
+    print(describe_presets())
+
+
 def recommend_parser() -> Parser:
     """Make the parser of `hf-tl recommend`."""
     parser = Parser("recommend", "Recommend a backbone and a strategy for a dataset, with the cost of training.")
@@ -49,7 +61,7 @@ def recommend_parser() -> Parser:
         "--model",
         nargs="+",
         metavar="MODEL",
-        help="backbones to compare, or a preset: mobile, small, base (default: the demo's backbone)",
+        help="backbones to compare, or a preset, as hf-tl presets lists them (default: the demo's backbone)",
     )
     text = "local weights files, one for each --model of timm:ARCH"
     parser.add_argument("--weights", nargs="+", metavar="FILE", help=text)

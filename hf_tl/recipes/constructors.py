@@ -62,7 +62,8 @@ class Constructors:
 
         Args:
             trainable_stages: Number of trailing stages that the second phase trains, head included, `"all"`, or names
-                (see `Phase.trainable_stages`). Defaults to 2, the head and the last stage.
+                (see `Phase.trainable_stages`). Defaults to 2, the head and the last stage; for a
+                vision transformer to the head and a quarter of its stages.
             epochs: Passes over the training data, both phases together, a third of them for the head. Defaults to the
                 recipe, like all that is not chosen.
             learning_rate: Peak learning rate of the head in the first phase; the second uses a third of it.
@@ -102,7 +103,7 @@ class Constructors:
 
         Args:
             trainable_stages: Number of trailing stages that the last phase trains, head included. Defaults to four, and
-                then all.
+                then all; for a vision transformer to a quarter of its stages more in each phase.
             epochs: Passes over the training data, all phases together. Defaults to the recipe, like all that is not
                 chosen.
             learning_rate: Peak learning rate of the head in the first phase; later phases use a third of it.
@@ -208,7 +209,7 @@ class Constructors:
 
         Args:
             trainable_stages: Numbers of trailing stages, head included, of the stage depths after the head. Defaults to
-                2, 4 and `"all"`.
+                2, 4 and `"all"`; for a vision transformer to a quarter and three quarters of its stages, and `"all"`.
             expected_rung: Number, from 1, of the stage depth that the evidence favors. Defaults to 1, the head.
             epochs: Passes over the training data at each stage depth. Defaults to the recipe, like all that is not
                 chosen.

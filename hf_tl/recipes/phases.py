@@ -24,13 +24,19 @@ def head_then_stages(recipe: dict[str, Any], head_stages: int, trainable_stages:
     return Phase(head_stages, **head), Phase(trainable_stages, epochs, **rest)
 
 
-def stage_by_stage(recipe: dict[str, Any], head_stages: int, trainable_stages: int | None) -> tuple[Phase, ...]:
-    """Return the phases of `gradual`; the last gets half of the epochs after the head phase."""
+def stage_by_stage(
+    recipe: dict[str, Any], head_stages: int, trainable_stages: int | None, at_once: int
+) -> tuple[Phase, ...]:
+    """Return the phases of `gradual`, each of `at_once` more stages; the last gets half of the epochs after the head's.
+
+    A chosen `trainable_stages` is the depth of the last phase.
+    """
     decay = recipe.get("layer_decay", 1 / 2.6)
     recipe = {name: value for name, value in recipe.items() if name != "layer_decay"}
-    deepest = head_stages + 3 if trainable_stages is None else trainable_stages
+    deepest = head_stages + 3 * at_once if trainable_stages is None else trainable_stages
     depths: list[TrainableStages] = [
-        *range(head_stages + 1, deepest + 1),
+        *range(head_stages + at_once, deepest, at_once),
+        deepest,
         *(["all"] if trainable_stages is None else []),
     ]
     head, rest = _split(recipe, recipe["epochs"] / (2 * len(depths)))
@@ -43,11 +49,11 @@ def stage_by_stage(recipe: dict[str, Any], head_stages: int, trainable_stages: i
 
 
 def depth_by_depth(
-    recipe: dict[str, Any], head_stages: int, trainable_stages: Sequence[TrainableStages] | None
+    recipe: dict[str, Any], head_stages: int, trainable_stages: Sequence[TrainableStages] | None, at_once: int
 ) -> tuple[Phase, ...]:
-    """Return the stage depths of `auto`, each with all epochs."""
+    """Return the stage depths of `auto`, each with all epochs; by default once and three times `at_once` stages."""
     head, rest = _split(recipe, recipe["epochs"])
-    depths = (head_stages + 1, head_stages + 3, "all") if trainable_stages is None else trainable_stages
+    depths = (head_stages + at_once, head_stages + 3 * at_once, "all") if trainable_stages is None else trainable_stages
     return Phase(head_stages, **head), *(Phase(depth, recipe["epochs"], **rest) for depth in depths)
 
 

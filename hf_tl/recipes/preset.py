@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from hf_tl.errors import ConfigError, name_some, nearest
 from hf_tl.phase import ADAMW_FIELDS, Phase, Solver
 from hf_tl.ranges import Domain, domains
+from hf_tl.recipes.families import HIERARCHICAL, Family
 from hf_tl.recipes.phases import all_stages, depth_by_depth, head_only, head_then_stages, stage_by_stage
 from hf_tl.recipes.sizes import recipe_for, solved
 
@@ -73,19 +74,22 @@ class Preset:
         object.__setattr__(self, "arguments", _checked(self.arguments))
         _checked(self.arguments.get("head_recipe", {}))
 
-    def values(self, images: int, *, pretrained: bool = True, head_stages: int = 1) -> dict[str, Any]:
+    def values(
+        self, images: int, *, pretrained: bool = True, head_stages: int = 1, family: Family = HIERARCHICAL
+    ) -> dict[str, Any]:
         """Return the fields of the strategy for a number of training images.
 
         Args:
             images: Number of training images.
             pretrained: Whether the network starts from pretrained weights. Defaults to True.
             head_stages: Number of trailing stages that count as the head, unless an argument sets it. Defaults to 1.
+            family: Family of the backbone. Defaults to that of hierarchical networks.
 
         Raises:
             ConfigError: An argument does not apply to the strategy.
         """
         arguments = {"head_stages": head_stages, "head_solver": "adamw", "expected_rung": 1, **self.arguments}
-        defaults = recipe_for(self.name, images, pretrained=pretrained)
+        defaults = recipe_for(self.name, images, pretrained=pretrained, family=family)
         values: dict[str, Any] = {"refit": defaults.pop("refit", False), "from_scratch": self.name == "scratch"}
         if (refit := arguments.get("refit")) is not None:
             values["refit"] = refit
@@ -96,7 +100,8 @@ class Preset:
             self._check_solved()
             recipe = solved(recipe, is_alone=self.name == "transfer")
         self._check_stages(arguments.get("trainable_stages"), arguments["head_stages"])
-        phases = self._phases(recipe, arguments["head_stages"], arguments.get("trainable_stages"))
+        stages = (arguments["head_stages"], arguments.get("trainable_stages"), family.stages_at_once)
+        phases = self._phases(recipe, *stages)
         return {"name": self.name, "phases": (*phases, *self._last(images)), **values}
 
     def _recipe(self, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +116,9 @@ class Preset:
         recipe["ema_decay"] = recipe.get("ema_decay") or None  # 0 means no average
         return recipe
 
-    def _phases(self, recipe: dict[str, Any], head_stages: int, trainable_stages: Any) -> tuple[Phase, ...]:
+    def _phases(
+        self, recipe: dict[str, Any], head_stages: int, trainable_stages: Any, at_once: int
+    ) -> tuple[Phase, ...]:
         if self.name == "transfer":
             return head_only(recipe, head_stages)
         if self.name in ("full", "scratch"):
@@ -122,11 +129,11 @@ class Preset:
                 "as hf_tl.Phase"
             )
         if self.name in ("finetune", "lora"):
-            default = "all" if self.name == "lora" else head_stages + 1
+            default = "all" if self.name == "lora" else head_stages + at_once
             return head_then_stages(recipe, head_stages, default if trainable_stages is None else trainable_stages)
         if self.name == "gradual":
-            return stage_by_stage(recipe, head_stages, trainable_stages)
-        return depth_by_depth(recipe, head_stages, trainable_stages)
+            return stage_by_stage(recipe, head_stages, trainable_stages, at_once)
+        return depth_by_depth(recipe, head_stages, trainable_stages, at_once)
 
     def _last(self, images: int) -> tuple[Phase, ...]:
         """Return the last phase of an escalation, from random weights, if it has one."""

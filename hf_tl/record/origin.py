@@ -25,6 +25,9 @@ class Origin:
     """Commit of the Hub repository."""
     license: str | None = None
     """License of these weights as stated by their source. None where it states none."""
+    pretraining: str | None = None
+    """Kind of their pretraining: `"supervised"`, `"self-supervised (DINOv2)"`, `"image-text (CLIP), then supervised"`.
+    None where unknown."""
     file: str | None = None
     """Name of the weights file, without its folder."""
     sha256: str | None = None
@@ -67,6 +70,13 @@ class Origin:
         return self.license
 
     @property
+    def base_pretraining(self) -> str | None:
+        """Return the kind of pretraining that the weights descend from; None where it is unknown."""
+        if self.pretraining is None and self.kind == "trained" and self.earlier is not None:
+            return self.earlier.base_pretraining
+        return self.pretraining
+
+    @property
     def base_revision(self) -> str | None:
         """Return the commit of `base_model`."""
         if self.name is not None and self.kind in ("hub", "trained"):
@@ -84,5 +94,5 @@ class Origin:
 
 
 _BLANK: dict[str, None] = dict.fromkeys(
-    ("name", "revision", "license", "file", "sha256", "seed", "weights_digest", "strategy", "data")
+    ("name", "revision", "license", "pretraining", "file", "sha256", "seed", "weights_digest", "strategy", "data")
 )

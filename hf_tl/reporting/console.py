@@ -71,10 +71,10 @@ def say(accelerator: "Accelerator | None", text: str) -> None:
     """Log a message at the level `INFO`.
 
     Args:
-        accelerator: Only its main process logs; without an accelerator, this process does.
+        accelerator: Only its main process logs. Without an accelerator, the first process of a launch does.
         text: The message; its flags become keywords where the caller is Python (`hf_tl.wording`).
     """
-    if accelerator is None or accelerator.is_main_process:
+    if os.environ.get("RANK", "0") == "0" if accelerator is None else accelerator.is_main_process:
         logger.info("%s", worded(text))
 
 

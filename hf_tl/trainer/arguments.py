@@ -18,6 +18,7 @@ from torch import nn
 from transformers import SchedulerType
 from transformers.utils import logging
 
+from hf_tl.backbones.stages.family import family_of
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import MULTI_LABEL, problem_type_of
 from hf_tl.optimization.optim import phase_ends
@@ -46,7 +47,9 @@ _OF_STRATEGY_TRAINER = (
 """Fields of a phase that need `StrategyTrainer`."""
 
 
-def adopt(args: "TrainingArguments", strategy: Strategy, images: int | None, own: Mapping[str, Any]) -> Strategy:
+def adopt(
+    args: "TrainingArguments", strategy: Strategy, images: int | None, model: "PreTrainedModel", own: Mapping[str, Any]
+) -> Strategy:
     """Return the strategy with the training arguments that it leaves open, for a number of training images.
 
     Args:
@@ -54,6 +57,7 @@ def adopt(args: "TrainingArguments", strategy: Strategy, images: int | None, own
         strategy: Strategy; only one made by a constructor such as `Strategy.finetune` leaves something open.
         images: Number of training images. None if it is unknown, as for a callback alone: the recipe is then that for
             1,000 to 20,000 images, without label smoothing of its own, which Trainer computes.
+        model: Model to train, whose family the recipe follows.
         own: Values that `set_arguments` set before; they are not the user's.
     """
     preset = strategy.preset
@@ -62,11 +66,12 @@ def adopt(args: "TrainingArguments", strategy: Strategy, images: int | None, own
     chosen = {field: value for field, value in _values(args, own).items() if field not in preset.arguments}
     if images is None and "label_smoothing" not in preset.arguments:
         chosen.setdefault("label_smoothing", args.label_smoothing_factor)
-    recipe = Strategy.of(preset.name, **preset.arguments).resolve(images or PREVIEW_IMAGES).phases
+    size, family = images or PREVIEW_IMAGES, family_of(model)
+    recipe = Strategy.of(preset.name, **preset.arguments).resolve(size, family=family).phases
     rates = [phase.backbone_learning_rate for phase in recipe if phase.backbone_learning_rate is not None]
     if rates and "learning_rate" in chosen and "backbone_learning_rate" not in preset.arguments:
         chosen["backbone_learning_rate"] = min(chosen["learning_rate"], *rates)
-    adopted = Strategy.of(preset.name, **{**preset.arguments, **chosen}).resolve(images or PREVIEW_IMAGES)
+    adopted = Strategy.of(preset.name, **{**preset.arguments, **chosen}).resolve(size, family=family)
     for argument, field in SHARED.items():
         if field in chosen and (images is not None or chosen[field]):
             logger.info(f"Adopting {argument}={chosen[field]:g} of TrainingArguments as {field} of the phases")

@@ -128,7 +128,7 @@ class StrategyCallback(Safeguards):
         Raises:
             ConfigError: The training arguments contradict the strategy.
         """
-        requested, self.strategy = self.strategy, adopt(args, self.strategy, self.images, self._set)
+        requested, self.strategy = self.strategy, adopt(args, self.strategy, self.images, model, self._set)
         check_strategy(args, self.strategy, carries_out=self.carries_out, is_recipe=requested.preset is not None)
         check_arguments(args, model, self.strategy, self._set, carries_out=self.carries_out)
         self._set = set_arguments(args, self.strategy, self.steps_per_epoch, self._set, carries_out=self.carries_out)

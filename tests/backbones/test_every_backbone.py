@@ -22,6 +22,7 @@ from hf_tl.errors import ModelError
 ALWAYS = (
     *("deit_tiny_distilled_patch16_224", "googlenet", "lcnet_035", "levit_128s", "mobilevit_xxs", "test_coatnet"),
     *("test_convnext", "test_nfnet", "test_resnet", "test_vit", "vgg11"),
+    *("vit_base_patch16_siglip_224", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"),
     *("LevitForImageClassificationWithTeacher", "ResNetForImageClassification", "SiglipForImageClassification"),
     *("SwinForImageClassification", "ViTForImageClassification"),
 )

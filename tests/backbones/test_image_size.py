@@ -92,6 +92,23 @@ def test_a_transformers_convolutional_net_takes_any_size(tmp_path: Path) -> None
     assert model(pixel_values=transforms.eval(photo())[None]).logits.shape == (1, 3)
 
 
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "convnext_atto", "test_resnet"])
+def test_a_size_that_fits_the_patches_is_taken(name: str) -> None:
+    _, transforms = load_backbone(f"timm:{name}", PETS, image_size=112, pretrained=False)
+    assert transforms.eval(photo()).shape == (3, 112, 112)
+
+
+def test_a_size_that_cuts_off_the_last_patches_is_an_error(tmp_path: Path) -> None:
+    message = "that is a multiple of 14 pixels, the patch size of the backbone, found 100: choose 98 or 112"
+    with pytest.raises(ConfigError, match=message):
+        load_backbone("timm:vit_small_patch14_dinov2", PETS, image_size=100, pretrained=False)
+    folder = save_transformers(tiny_vit(), tmp_path)
+    with pytest.raises(ConfigError, match=r"a multiple of 8 pixels, .*: choose 40 or 48"):
+        load_backbone(str(folder), LABELS, image_size=44)
+    with pytest.raises(ConfigError, match=r"choose 4$"):
+        load_backbone("timm:convnext_atto", PETS, image_size=3, pretrained=False)
+
+
 def test_a_size_that_the_network_cannot_take_is_an_error(tmp_path: Path) -> None:
     folder = save_timm(timm_network("mixer_s32_224"), tmp_path)
     with pytest.raises(ModelError, match="supports images of 224 x 224 pixels only, found image_size=64"):

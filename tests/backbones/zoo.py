@@ -38,17 +38,29 @@ NAMES = (
     "xcit_nano_12_p8_224", "zfnet",
 )  # fmt: skip
 """Smallest timm architecture of each module and class."""
-TIMM: dict[str, dict[str, Any]] = {name: {} for name in NAMES} | {
-    "beit_base_patch16_224": TINY,
-    "deepseek_vit_412m": TINY,
-    "efficientvit_l1": {"depths": (1, 1, 1, 1), "widths": (8, 16, 32, 64)},
-    "gemma4_vit_167m": {**TINY, "head_dim": 16, "position_embedding_size": 64},
-    "mobilenetv5_base": {"channel_multiplier": 0.25},
-    "naflexvit_base_patch16_parfac_gap": TINY,
-    "qwen3_vit_88m": TINY,
-    "samvit_base_patch16_224": TINY,
-    "vgg11": {"mlp_ratio": 0.02},
-}
+OF_TODAY = (
+    "convnext_tiny", "vit_base_patch16_224", "vit_base_patch16_clip_224", "vit_base_patch16_siglip_224",
+    "vit_base_patch16_siglip_gap_224", "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2",
+    "vit_small_patch16_dinov3",
+)  # fmt: skip
+"""Architectures of self-supervised and image-text weights: of DINOv3, MAE, CLIP, SigLIP (attention pooling and mean),
+and DINOv2 (without and with registers)."""
+TIMM: dict[str, dict[str, Any]] = (
+    {name: {} for name in NAMES}
+    | dict.fromkeys(OF_TODAY, TINY)
+    | {
+        "beit_base_patch16_224": TINY,
+        "convnext_tiny": {"depths": (1, 1, 2, 1), "dims": (8, 16, 32, 64)},
+        "deepseek_vit_412m": TINY,
+        "efficientvit_l1": {"depths": (1, 1, 1, 1), "widths": (8, 16, 32, 64)},
+        "gemma4_vit_167m": {**TINY, "head_dim": 16, "position_embedding_size": 64},
+        "mobilenetv5_base": {"channel_multiplier": 0.25},
+        "naflexvit_base_patch16_parfac_gap": TINY,
+        "qwen3_vit_88m": TINY,
+        "samvit_base_patch16_224": TINY,
+        "vgg11": {"mlp_ratio": 0.02},
+    }
+)
 """Arguments that reduce the size further, by architecture."""
 TIMM_SIZES = {
     "crossvit_tiny_240": 240,
@@ -63,8 +75,11 @@ TIMM_SIZES = {
     "inception_v4": 96,
     "levit_128s": 128,
     "levit_256d": 128,
+    "vit_small_patch14_dinov2": 56,
+    "vit_small_patch14_reg4_dinov2": 56,
 }
-"""Input sizes where 64 pixels are too small, or are reduced to one pixel, which leaves attention no choice."""
+"""Input sizes where 64 pixels are too small or no multiple of the patch size, or are reduced to one pixel, which leaves
+attention no choice."""
 
 CLASSES = tuple(
     name

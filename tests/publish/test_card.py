@@ -225,7 +225,8 @@ def test_installed_package_brings_its_template(tmp_path: Path, is_there: bool) -
     shutil.copytree(Path(hf_tl.__path__[0]), package, ignore=shutil.ignore_patterns("__pycache__"))
     if is_there:
         shutil.copytree(ROOT / "model_cards", package / "model_cards")
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from hf_tl.card.card import _template_file as f; print(f('template.md'))"
+    lines = "import sys", "sys.path.insert(0, sys.argv[1])", "from hf_tl.card.card import _template_file as f"
+    code = "; ".join([*lines, "print(f('template.md'))"])
     done = subprocess.run([sys.executable, "-I", "-c", code, tmp_path], capture_output=True, text=True, check=False)
     if is_there:
         assert done.stdout.strip() == str(package / "model_cards" / "template.md")

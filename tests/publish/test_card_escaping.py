@@ -44,7 +44,7 @@ hostile_text = st.lists(fragments, min_size=1, max_size=5).map("".join).filter(b
 
 METADATA_KEYS = {
     *("pipeline_tag", "library_name", "base_model", "base_model_relation", "datasets", "license", "metrics", "tags"),
-    *("license_name", "model-index"),
+    *("license_link", "license_name", "model-index"),
 }
 
 AUTOLINK = re.compile(r"(https?|ftp)://|(mailto|xmpp):\S+@|www\.|[\w.+-]+@[\w-]+\.\w", re.IGNORECASE)  # of GFM
@@ -69,6 +69,7 @@ def with_text(texts: list[str]) -> RunRecord:
     names = [f"{first}1", f"{second}2", f"{third}3", "test"]
     chain = Origin("trained", name=second, revision=third, data=first, strategy=second, license=first, head="new")
     chain = put(chain, earlier=Origin("trained", data=third, earlier=Origin("file", file=first, sha256=second)))
+    chain = put(chain, pretraining=third)
     return put(
         record,
         origin=chain,

@@ -50,6 +50,7 @@ def test_license_is_never_invented(record: RunRecord, license_text: str | None) 
 def test_a_license_that_the_hub_does_not_know_is_another_one_with_its_name(record: RunRecord) -> None:
     metadata = card_metadata(put(record, origin__license="dinov3-license")).to_dict()
     assert (metadata["license"], metadata["license_name"]) == ("other", "dinov3-license")
+    assert metadata["license_link"] == f"https://huggingface.co/{record.origin.name}"
 
 
 @pytest.mark.parametrize(("classes", "is_shown"), [(9, False), (10, True)])

@@ -1,7 +1,7 @@
 """Published statements about origin and training: true for every origin and every strategy."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from publish.records import HUB, make_phase, make_record, put
 from hf_tl.card.card import render_card
 from hf_tl.card.figures.draw import draw_figures
 from hf_tl.card.metadata import card_metadata
+from hf_tl.card.sections.origins import origin_lines
 from hf_tl.demo.demo_story import tell_story
 from hf_tl.phase import Phase
 from hf_tl.record import Origin, RunRecord
@@ -295,3 +296,18 @@ def test_the_head_is_what_the_origin_states(kind: str) -> None:
         "kept": ", kept from the starting weights",
     }
     assert f"- Head: fc (3 × 256){state.get(kind, '')}\n" in render_card(record)
+
+
+def test_pretraining_and_terms_are_those_of_the_first_weights() -> None:
+    dinov3 = Origin("hub", name="timm/net", license="dinov3-license", pretraining="self-supervised (DINOv3)")
+    for origin in (dinov3, trained(trained(dinov3))):
+        lines = list(map(str, origin_lines(origin)))
+        assert "Pretraining: self-supervised (DINOv3)" in lines
+        assert "License of the starting weights: dinov3-license; its terms apply to this model too" in lines
+
+
+def test_unknown_pretraining_is_said_and_random_weights_have_none() -> None:
+    assert "Pretraining: unknown" in list(map(str, origin_lines(FILE)))
+    assert not any("Pretraining" in line for line in origin_lines(Origin.random()))
+    assert AT_COMMIT.changed_in_memory().base_pretraining is None
+    assert replace(AT_COMMIT, pretraining="supervised").changed_in_memory().base_pretraining is None

@@ -33,7 +33,7 @@ def plan_training(decision: "Decision", data: "ImageData") -> Plan | None:
     images = len(data.splits["train"])
     climb = plan_climb(decision.backbone, decision.settings)
     settings = _match_climb(decision.settings, climb, data)
-    return Plan(settings, settings.build(1, images), climb)
+    return Plan(settings, settings.build(1, images, family=decision.backbone.family), climb)
 
 
 def plan_climb(backbone: "BackboneEvidence", settings: StrategyConfig) -> dict[str, Any]:

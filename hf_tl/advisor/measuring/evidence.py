@@ -12,9 +12,11 @@ from hf_tl.advisor.measuring.probes import LearningCurve, Probe, learning_curve,
 from hf_tl.advisor.measuring.sample import Sample
 from hf_tl.advisor.measuring.similarity import COMPARED, Similarity, compare_with_untrained
 from hf_tl.advisor.measuring.transferability import h_score, leep, logme, nce
+from hf_tl.backbones.stages.family import family_of
 from hf_tl.backbones.weights.provenance import provenance_of
 from hf_tl.errors import ModelError, TrainingError
 from hf_tl.evaluation.paired import difference_p_value
+from hf_tl.recipes.families import HIERARCHICAL, Family
 
 if TYPE_CHECKING:
     from hf_tl.backbones.candidates import Backbone
@@ -83,6 +85,8 @@ class BackboneEvidence:
     """Learning curve of the linear probe at the last depth; None for too few images."""
     reuses_features: bool = False
     """Whether the features were in the cache, computed by an earlier run."""
+    family: Family = HIERARCHICAL
+    """Family of the backbone, which the recipe follows."""
 
     @property
     def head(self) -> DepthEvidence:
@@ -193,6 +197,7 @@ def gather_evidence(
         source=measure_source_head(pretrained.logits, sample) if provenance_of(model).origin.head == "kept" else None,
         curve=learning_curve(pretrained.last, depths[-1].linear, classes, depths[-1].strength, seed=seed),
         reuses_features=pretrained.is_cached,
+        family=family_of(model),
     )
 
 

@@ -40,8 +40,18 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     if config.model_type == "timm_wrapper":
         # timm's own push leaves num_classes in model_args, which would then be passed twice
         model_args = getattr(config, "model_args", None) or {}
-        config.model_args = {key: value for key, value in model_args.items() if key != "num_classes"} or None
+        model_args = {key: value for key, value in model_args.items() if key != "num_classes"}
+        config.model_args = {**model_args, **_pooling(config)} or None
     return config
+
+
+def _pooling(config: "PreTrainedConfig") -> dict[str, str]:
+    """Return the pooling of published weights without a classifier, in place of that of their config."""
+    from hf_tl.backbones.libraries.pooling import pooling_args
+    from hf_tl.backbones.weights.pretraining import weights_of
+
+    tag = (getattr(config, "pretrained_cfg", None) or {}).get("tag")
+    return pooling_args(weights_of(config.architecture, tag), config.num_labels)
 
 
 def model_from_config(config: "PreTrainedConfig", trust_remote_code: bool = False) -> "PreTrainedModel":

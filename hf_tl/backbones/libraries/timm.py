@@ -13,10 +13,13 @@ from timm.models import get_model_input_config, get_pretrained_cfg
 from torch import nn
 
 import hf_tl.classics  # noqa: F401  registers AlexNet, ZFNet and GoogLeNet with timm
+from hf_tl.backbones.libraries.pooling import pooling_args
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.stages.head import reset_head
 from hf_tl.backbones.stages.stage import list_stages
+from hf_tl.backbones.weights.license import announce_license
 from hf_tl.backbones.weights.local_file import convert_weights, load_weights, sha256_of
+from hf_tl.backbones.weights.pretraining import timm_pretraining, weights_of
 from hf_tl.backbones.weights.provenance import commit_of
 from hf_tl.backbones.weights.saved_model import damaged_download
 from hf_tl.errors import ModelError, name_some
@@ -66,6 +69,10 @@ def create_timm_backbone(
     # an architecture without classes (self-supervised pretraining) gets a head too, because the wrapper needs one
     names = list(labels) if labels is not None else [f"class {number}" for number in range(source_classes or 2)]
     keeps_head = pretrained and not has_new_head and source_classes > 0
+    if pretrained and settings is not None:
+        model_args = {**pooling_args(weights_of(architecture, settings.tag), source_classes), **model_args}
+    if download and settings is not None:
+        announce_license(settings.license, settings.hf_hub_id or architecture)
     network = _create_network(architecture, download, len(names), model_args)
     if weights is not None and pretrained:
         try:
@@ -91,11 +98,14 @@ def create_timm_backbone(
 
 def _downloaded(settings: dict[str, Any], head: HeadState) -> Origin:
     """Return the origin of weights that timm downloaded, from the Hub or from their authors' URL."""
+    stated: dict[str, Any] = {
+        "license": settings.get("license"),
+        "pretraining": timm_pretraining(weights_of(settings["architecture"], settings.get("tag"))),
+        "head": head,
+    }
     if repository := settings.get("hf_hub_id"):
-        return Origin(
-            "hub", name=repository, revision=commit_of(repository), license=settings.get("license"), head=head
-        )
-    return Origin("file", file=Path(settings.get("url") or "").name, license=settings.get("license"), head=head)
+        return Origin("hub", name=repository, revision=commit_of(repository), **stated)
+    return Origin("file", file=Path(settings.get("url") or "").name, **stated)
 
 
 def wrap(network: nn.Module, labels: Sequence[str], model_args: dict[str, Any] | None = None) -> "PreTrainedModel":

@@ -13,6 +13,8 @@ from hf_tl.backbones.libraries.configs import load_config, model_from_config
 from hf_tl.backbones.libraries.image_size import with_image_size, write_image_size
 from hf_tl.backbones.stages.head import reset_head
 from hf_tl.backbones.stages.stage import list_stages
+from hf_tl.backbones.weights.license import announce_license
+from hf_tl.backbones.weights.pretraining import authors_pretraining, timm_pretraining, weights_of
 from hf_tl.backbones.weights.provenance import UNRECORDED, commit_of, config_origin, saved_origin, saved_record
 from hf_tl.backbones.weights.saved_model import damaged_download
 from hf_tl.errors import ModelError, name_some
@@ -55,8 +57,10 @@ def load_checkpoint(
     known_labels = [config.id2label.get(index) for index in range(config.num_labels)]
     labels = known_labels if labels is None else labels
     config.id2label = dict(enumerate(labels))
-    keeps_head = False
+    has_head = keeps_head = False
     if pretrained:
+        if not Path(name).exists():
+            announce_license((getattr(config, "pretrained_cfg", None) or {}).get("license"), name)
         model, has_head = _load_weights(name, config, revision, trust_remote_code)
         keeps_head = has_head and known_labels == list(labels)
     else:
@@ -67,11 +71,11 @@ def load_checkpoint(
         model = with_image_size(model, image_size)
     if not pretrained:
         return model.eval(), Origin.random(), LearnedFrom()
-    return model.eval(), *origin_of(name, config, revision, "kept" if keeps_head else "new")
+    return model.eval(), *origin_of(name, config, revision, "kept" if keeps_head else "new", has_classifier=has_head)
 
 
 def origin_of(
-    name: str, config: "PreTrainedConfig", revision: str | None, head: HeadState
+    name: str, config: "PreTrainedConfig", revision: str | None, head: HeadState, *, has_classifier: bool
 ) -> tuple[Origin, LearnedFrom]:
     """Return the origin of a checkpoint's weights, and the images that they were trained on."""
     hub_name, commit = (None, None) if Path(name).exists() else (name, commit_of(name, revision))
@@ -79,7 +83,12 @@ def origin_of(
         return _trained_origin(name, config, hub_name, commit, head)
     settings = getattr(config, "pretrained_cfg", None) or {}
     kind: Kind = "folder" if hub_name is None else "hub"
-    return Origin(kind, name=hub_name, revision=commit, license=settings.get("license"), head=head), LearnedFrom()
+    if config.model_type == "timm_wrapper":
+        pretraining = timm_pretraining(weights_of(config.architecture, settings.get("tag")))
+    else:
+        pretraining = authors_pretraining(hub_name or "", config.model_type, has_classifier=has_classifier)
+    origin = Origin(kind, hub_name, commit, settings.get("license"), pretraining, head=head)
+    return origin, LearnedFrom()
 
 
 def _trained_origin(

@@ -54,7 +54,7 @@ def load_image_classifier(
     names = class_names(config) if labels is None else labels
     places: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     model = image_classifier(towers, name, names, image_size=image_size, **places)
-    origin, learned = origin_of(name, config, revision, "new")
+    origin, learned = origin_of(name, config, revision, "new", has_classifier=False)
     return model, *((origin, learned) if pretrained else (Origin.random(), LearnedFrom())), towers
 
 

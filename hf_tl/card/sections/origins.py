@@ -2,6 +2,7 @@
 
 from markupsafe import Markup
 
+from hf_tl.backbones.weights.license import PERMISSIVE
 from hf_tl.record import Origin, RunRecord
 from hf_tl.reporting.markdown import code, escape
 from hf_tl.reporting.numbers import counted
@@ -65,9 +66,18 @@ def origin_lines(origin: Origin) -> list[Markup]:
         lines.append(Markup(f"Base model: {code(origin.base_model)}{revision}"))
     if origin.kind != "hub":
         lines.append(Markup(f"Starting weights: {describe_start(origin)}"))
+    if not origin.is_random:
+        lines.append(Markup(f"Pretraining: {escape(origin.base_pretraining or 'unknown')}"))
     if not origin.is_random or origin.base_license is not None:
-        lines.append(Markup(f"License of the starting weights: {escape(origin.base_license or 'not recorded')}"))
+        lines.append(Markup(f"License of the starting weights: {_describe_license(origin.base_license)}"))
     return lines
+
+
+def _describe_license(name: str | None) -> Markup:
+    if name is None:
+        return Markup("not recorded")
+    terms = "" if name in PERMISSIVE else "; its terms apply to this model too"
+    return Markup(f"{escape(name)}{terms}")
 
 
 def _describe(origin: Origin) -> Markup:
