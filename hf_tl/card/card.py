@@ -38,6 +38,7 @@ from hf_tl.card.sections.results import (
     result_notes,
     result_row,
 )
+from hf_tl.card.sections.robustness import robustness_of
 from hf_tl.card.sections.snippets import reading_code
 from hf_tl.card.sections.training_images import has_earlier_training, learned_rows, learned_total
 from hf_tl.errors import PublishError
@@ -188,6 +189,7 @@ def _results_view(record: RunRecord) -> dict[str, Any]:
         "class_results": class_results(record, labels[:CLASSES_SHOWN]),
         "confusions": confusions(record),
         "calibration": calibration_of(record, problem),
+        "robustness": robustness_of(record.measured.get("test"), problem),
     }
 
 

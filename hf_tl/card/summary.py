@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.card.sections.phases import selection_rule
 from hf_tl.card.sections.results import training_images
+from hf_tl.card.sections.robustness import mean_text
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.record import RunRecord
 from hf_tl.reporting.numbers import duration, epoch_in_phase, measured_on, percent
@@ -65,8 +66,11 @@ def _reused(record: RunRecord) -> str:
 
 
 def metric_lines(record: RunRecord) -> Iterator[tuple[str, str]]:
-    """Yield the titles and the texts of the primary metric on test and validation images."""
+    """Yield the titles and the texts of the primary metric on test, validation and corrupted test images."""
     yield from (_result(record, split) for split in ("test", "validation") if split in ("test", *record.measured))
+    test, problem = record.measured.get("test"), PROBLEM_TYPES[record.model.problem_type]
+    if test is not None and test.robustness is not None:
+        yield "Under corruptions", mean_text(test.robustness, problem)
 
 
 def kept_checkpoint(record: RunRecord) -> str | None:

@@ -107,8 +107,8 @@ def metric_intervals(
     intervals |= {key: interval for key, interval in f1_intervals(predicted, labels).items() if key in metrics}
     if problem is MULTI_LABEL:
         intervals["mean_average_precision"] = mean_average_precision_interval(logits, labels)
-    rounded = {key: _rounded(interval) for key, interval in intervals.items()}
-    return {key: interval for key, interval in rounded.items() if interval is not None}
+    shorter = {key: rounded(interval) for key, interval in intervals.items()}
+    return {key: interval for key, interval in shorter.items() if interval is not None}
 
 
 def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, list[Any]]:
@@ -130,7 +130,7 @@ def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[
 
 
 def _share_interval(hits: int, trials: int) -> Interval | None:
-    return _rounded(wilson_interval(hits, trials)) if trials else None
+    return rounded(wilson_interval(hits, trials)) if trials else None
 
 
 def _confusion(predictions: np.ndarray, labels: np.ndarray) -> tuple[tuple[int, ...], ...]:
@@ -171,7 +171,7 @@ def _share(part: int, whole: int) -> float | None:
     return round(part / whole, DIGITS) if whole else None
 
 
-def _rounded(interval: Interval | None) -> Interval | None:
+def rounded(interval: Interval | None) -> Interval | None:
     """Round the bounds; return None for an undefined interval."""
     if interval is None or not all(map(math.isfinite, interval)):
         return None

@@ -13,7 +13,7 @@ from hf_tl.errors import SaveError
 from hf_tl.job.job import Job, RunResult
 from hf_tl.job.records import build_record, learned_images
 from hf_tl.processes.together import on_main_process
-from hf_tl.publish.measured import measure_run, plain_kinds, predict_plain, with_plain
+from hf_tl.publish.measured import measure_run, plain_kinds, predict_plain, with_plain, with_robustness
 from hf_tl.record import RunRecord
 from hf_tl.reporting.console import say
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from hf_tl.card.figures.mistakes import Example
     from hf_tl.checkpoints.state import TrainingLog
+    from hf_tl.data.decoding.images import ImageTransform
     from hf_tl.evaluation.measure import Predictions
     from hf_tl.lora.adapter import Adapter
     from hf_tl.record.run import Status
@@ -174,16 +175,19 @@ def write_model(
 
 
 def _evaluate(job: Job, trained: Trained) -> RunResult:
-    """Predict the test images, as trained and as a plain pipeline does, and finish the run with the results."""
+    """Predict the test images, also as a plain pipeline does and corrupted, and finish the run with the results."""
     test = predict(job, trained.predict, "test")
     kinds = plain_kinds(job.data, job.config, job.preprocessing.input_size[0])
     transform = job.transforms_of(trained.outcome.carried_out.phases[-1]).eval
     plain = predict_plain(job.accelerator, job.model, job.data, transform, job.config, test) if kinds else None
+    corrupted = _predict_corrupted(job, transform) if job.config.corruptions else None
 
     def finish() -> RunResult:
         _check_saved(job)
         measured = measure_run(trained.record, job.problem, trained.validation, test, job.leakage)
         record = measured if plain is None else with_plain(measured, job.problem, plain, kinds)
+        if corrupted is not None:
+            record = with_robustness(record, job.problem, test, corrupted)
         seconds = dataclasses.replace(record.seconds, total=time.perf_counter() - job.start)
         return _publish(job, dataclasses.replace(record, seconds=seconds, energy=trained.energy))
 
@@ -195,6 +199,21 @@ def predict(job: Job, predict_images: "Predict", split: str) -> "Predictions":
     images = job.data.splits[split]
     say(job.accelerator, f"Evaluating on {len(images):,} {split} images")
     return predict_images(images, split)
+
+
+def _predict_corrupted(job: Job, transform: "ImageTransform") -> "Predictions":
+    """Predict the test images under all corruptions."""
+    from hf_tl.data.streaming.streams import streams_of
+    from hf_tl.evaluation.robustness.measure import predict_corrupted
+    from hf_tl.evaluation.robustness.views import corrupted
+    from hf_tl.views.stream_views import viewed
+
+    config, images = job.config, job.data.splits["test"]
+    say(job.accelerator, f"Evaluating on {len(images):,} test images under 15 corruptions each")
+    views = viewed(images, corrupted(transform, job.preprocessing.scaling))
+    workers = 0 if streams_of(job.data.splits) else config.dataloader_num_workers
+    batch_size = config.per_device_eval_batch_size
+    return predict_corrupted(job.accelerator, job.model, views, batch_size, workers, flip=config.test_time_flip)
 
 
 def _check_saved(job: Job) -> None:

@@ -23,12 +23,14 @@ from hf_tl.record.parts import (
     StageRecord,
     Temperature,
 )
+from hf_tl.record.robustness import CorruptedMetrics, Robustness
 from hf_tl.record.run import RECORD_FILE, SCHEMA_VERSION, RunRecord, read_record, read_record_file, write_record
 
 __all__ = [
     "RECORD_FILE",
     "SCHEMA_VERSION",
     "CardTexts",
+    "CorruptedMetrics",
     "DataRecord",
     "FrozenProof",
     "HeadRecord",
@@ -43,6 +45,7 @@ __all__ = [
     "PlainMeasured",
     "Preprocessed",
     "RefitRecord",
+    "Robustness",
     "RunRecord",
     "Seconds",
     "SplitRecord",

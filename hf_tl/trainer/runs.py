@@ -81,7 +81,7 @@ class TrainerRun:
             trainer.preprocessing,
             trainer.data,
             trainer.strategy,
-            training_config(trainer.args),
+            dataclasses.replace(training_config(trainer.args), corruptions=trainer.corruptions),
             HubConfig(),
             horizontal_flip=trainer.horizontal_flip,
             leakage=trainer.leakage,

@@ -18,6 +18,7 @@ from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.streaming.streams import streams_of
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import problem_type_of, trainer_metrics
+from hf_tl.evaluation.robustness.views import check_corruptible
 from hf_tl.optimization.loss import balanced_weights, check_phases, training_loss
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.trainer.adapted import AdaptedTrainer
@@ -57,6 +58,7 @@ class StrategyTrainer(AdaptedTrainer):
         transforms: Transforms that `load_backbone` returned with `model`. Defaults to those of the model.
         model_init: Function that returns a new model, in place of `model`.
         horizontal_flip: Whether a mirrored image keeps its label. Defaults to the dataset's own, else True.
+        corruptions: Whether to measure the test metrics under common corruptions too, as `--corruptions` does.
         options: Other arguments of `Trainer`, such as `callbacks`, `compute_metrics` and `optimizers`.
 
     Raises:
@@ -82,6 +84,7 @@ class StrategyTrainer(AdaptedTrainer):
         transforms: "Transforms | None" = None,
         model_init: "Callable[..., PreTrainedModel] | None" = None,
         horizontal_flip: bool | None = None,
+        corruptions: bool = False,
         **options: Any,
     ) -> None:
         _check_options(options)
@@ -101,6 +104,9 @@ class StrategyTrainer(AdaptedTrainer):
         self._adapt(first)
         self.preprocessing = preprocessing_of(first, transforms)
         flips_by_default = self.data.defaults.get("horizontal_flip", True)
+        if corruptions:
+            check_corruptible(self.preprocessing.scaling)
+        self.corruptions = corruptions
         self.horizontal_flip: bool = flips_by_default if horizontal_flip is None else horizontal_flip
         self.phases.images = len(self.data.splits["train"])
         self.phases.steps_per_epoch = math.ceil(

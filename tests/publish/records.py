@@ -7,9 +7,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.evaluation.robustness.corruptions import CORRUPTIONS
 from hf_tl.phase import Phase
 from hf_tl.record import (
     CardTexts,
+    CorruptedMetrics,
     DataRecord,
     FrozenProof,
     HeadRecord,
@@ -20,6 +23,7 @@ from hf_tl.record import (
     Origin,
     PhaseRecord,
     Preprocessed,
+    Robustness,
     RunRecord,
     Seconds,
     SplitRecord,
@@ -184,6 +188,22 @@ def evaluated(record: RunRecord, *, images: bool = False) -> RunRecord:
         temperature=Temperature(1.7, WEIGHTS, "validation", record.measured["validation"].images),
     )
     return put(record, card=CardTexts(images=images))
+
+
+def with_robustness(record: RunRecord) -> RunRecord:
+    """Return the evaluated record with test results under corruptions, of which each strength is right less often."""
+    key = PROBLEM_TYPES[record.model.problem_type].primary.key
+    results = tuple(
+        CorruptedMetrics(
+            corruption.key, float(strength), {key: 0.8 - 0.2 * place}, {key: (0.7 - 0.2 * place, 0.9 - 0.2 * place)}
+        )
+        for corruption in CORRUPTIONS
+        for place, strength in enumerate(corruption.strengths)
+    )
+    robustness = Robustness(
+        (160, 160), results, {key: 0.6}, {key: (0.5512, 0.6433)}, {key: 0.2754}, {key: (0.2301, 0.3207)}
+    )
+    return put(record, measured__test__robustness=robustness)
 
 
 def without_temperature(record: RunRecord, reason: str) -> RunRecord:

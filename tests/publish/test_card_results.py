@@ -3,7 +3,14 @@
 import pytest
 from huggingface_hub import ModelCard
 from publish.cards import body_of
-from publish.records import EARLIER_WEIGHTS, evaluated, make_multi_label_record, put, without_temperature
+from publish.records import (
+    EARLIER_WEIGHTS,
+    evaluated,
+    make_multi_label_record,
+    put,
+    with_robustness,
+    without_temperature,
+)
 
 from hf_tl.card.card import render_card
 from hf_tl.record import LearnedSplit, Origin, PlainMeasured, RunRecord, Temperature
@@ -92,6 +99,24 @@ def test_training_images_of_all_trainings_are_stated(record: RunRecord) -> None:
 def test_images_are_shown_only_where_allowed(record: RunRecord) -> None:
     assert "mistakes.png" not in render_card(evaluated(record))
     assert "![Test images of the most confident errors](mistakes.png)" in render_card(evaluated(record, images=True))
+
+
+def test_results_under_corruptions_have_a_section(record: RunRecord) -> None:
+    body = body_of(render_card(with_robustness(evaluated(record))))
+    section = body.partition("### Robustness\n")[2].partition("## Strategy")[0]
+    for text in (
+        "Test accuracy under corruptions: mean 60.0% (95% CI 55.1–64.3%), −27.5 points against clean images (95% CI "
+        "−32.1 to −23.0).\n",
+        "![Test accuracy under corruptions of three strengths](robustness.png)",
+        "| Corruption | Clean | Weak | Medium | Strong |\n|---|--:|--:|--:|--:|\n| Gaussian noise (standard deviation "
+        "0.08, 0.18, 0.38 of the range) | 92.5% (",
+        "| 80.0% (70.0–90.0%) | 60.0% (50.0–70.0%) | 40.0% (30.0–50.0%) |",
+        "[ImageNet-C](https://arxiv.org/abs/1903.12261)",
+        "as the network sees them (160 × 160 pixels)",
+    ):
+        assert text in section, text
+    assert "Robustness" not in render_card(evaluated(record))
+    assert RunRecord.from_json(with_robustness(evaluated(record)).to_json()) == with_robustness(evaluated(record))
 
 
 def test_a_missing_temperature_is_given_a_reason(record: RunRecord) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from hf_tl.card.figures.mistakes import Example, plot_examples
 from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.card.figures.robustness import ROBUSTNESS_FIGURE, plot_robustness
 from hf_tl.card.figures.training import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
+from hf_tl.card.metadata import problem_of
 from hf_tl.card.record_errors import record_errors
 from hf_tl.card.sections.results import calibrated
 from hf_tl.record import RunRecord
@@ -14,8 +16,10 @@ from hf_tl.reporting.html import picture_of
 CONFUSION_FIGURE = "confusion.png"
 RELIABILITY_FIGURE = "reliability.png"
 MISTAKES_FIGURE = "mistakes.png"
-NAMES = ("stages", "history", "confusion", "reliability", "mistakes")
-FIGURES = (STAGES_FIGURE, HISTORY_FIGURE, CONFUSION_FIGURE, RELIABILITY_FIGURE, MISTAKES_FIGURE)
+NAMES = ("stages", "history", "confusion", "reliability", "robustness", "mistakes")
+FIGURES = (
+    STAGES_FIGURE, HISTORY_FIGURE, CONFUSION_FIGURE, RELIABILITY_FIGURE, ROBUSTNESS_FIGURE, MISTAKES_FIGURE,
+)  # fmt: skip
 
 
 def figures_of(record: RunRecord) -> dict[str, str]:
@@ -27,6 +31,7 @@ def figures_of(record: RunRecord) -> dict[str, str]:
         "history": (HISTORY_FIGURE, bool(record.history)),
         "confusion": (CONFUSION_FIGURE, test is not None and bool(test.confusion) and can_be_read),
         "reliability": (RELIABILITY_FIGURE, test is not None and bool(test.calibration)),
+        "robustness": (ROBUSTNESS_FIGURE, test is not None and test.robustness is not None),
         "mistakes": (MISTAKES_FIGURE, test is not None and record.card.images and bool(test.mistakes)),
     }
     return {name: file for name, (file, is_shown) in shown.items() if is_shown}
@@ -51,6 +56,7 @@ def draw_figures(record: RunRecord, folder: str | Path, examples: Sequence[Examp
         "history": plot_history,
         "confusion": lambda record, path: plot_confusion(record.data.labels, record.measured["test"].confusion, path),
         "reliability": _draw_reliability,
+        "robustness": lambda record, path: plot_robustness(record.measured["test"], problem_of(record), path),
     }
     if examples:
         draw["mistakes"] = lambda record, path: plot_examples(record, examples, path)
