@@ -16,6 +16,7 @@ from jinja2 import Template
 from hf_tl.card.figures.draw import NAMES, figures_of
 from hf_tl.card.metadata import card_metadata, problem_of
 from hf_tl.card.record_errors import record_errors
+from hf_tl.card.sections.interpolation import interpolation_text
 from hf_tl.card.sections.origins import name_start, origin_lines
 from hf_tl.card.sections.phases import (
     augmentation_rows,
@@ -163,6 +164,7 @@ def _training_view(record: RunRecord) -> dict[str, Any]:
         "recommendation": record.recommendation,
         "evidence": evidence_rows(record.recommendation),
         "rungs": (rungs := rung_rows(record.rungs)),
+        "interpolation": interpolation_text(record, problem_of(record)),
         "refit": refit_text(record, is_search=len(rungs) > 1),
         "stages": stage_rows(record),
         "phases": [phase_row(phase) for phase in record.phases],

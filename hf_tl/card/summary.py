@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_tl.card.sections.interpolation import interpolation_rule
 from hf_tl.card.sections.phases import selection_rule
 from hf_tl.card.sections.results import training_images
 from hf_tl.card.sections.robustness import mean_text
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
-from hf_tl.record import RunRecord
+from hf_tl.record import InterpolationRecord, RunRecord
 from hf_tl.reporting.numbers import duration, epoch_in_phase, measured_on, percent
 from hf_tl.strategy import Strategy
 
@@ -41,6 +42,7 @@ def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) ->
     rows = {
         **dict(metric_lines(record)),
         **({} if (kept := kept_checkpoint(record)) is None else {"Checkpoint": kept}),
+        **({} if (mixed := record.interpolation) is None else {"Interpolated": _interpolated(record, mixed)}),
         "Time": f"{duration(seconds.total)}, of which training {duration(seconds.train)}{_reused(record)}",
         "Parameters": f"{model.parameters_trained:,} trained, {model.parameters_frozen:,} frozen",
         "Saved in": str(folder),
@@ -55,6 +57,11 @@ def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) ->
         *([] if commit_url else ["Publish it", f"  hf-tl push {folder} USER/NAME"]),
     ]
     return "\n".join([*(f"{title:<{width}}{text}" for title, text in rows.items()), *usage])
+
+
+def _interpolated(record: RunRecord, result: InterpolationRecord) -> str:
+    rule = interpolation_rule(result, PROBLEM_TYPES[record.model.problem_type])
+    return f"coefficient {result.kept:g} between the weights before (0) and after fine-tuning (1), {rule}"
 
 
 def _reused(record: RunRecord) -> str:

@@ -84,7 +84,7 @@ def measure_split(
         split_digest=split_digest,
         images=len(labels),
         weights_digest=weights_digest,
-        metrics={key: value if math.isfinite(value) else None for key, value in metrics.items()},
+        metrics=finite_metrics(metrics),
         intervals=metric_intervals(problem, metrics, logits, labels, predicted),
         classes=_classes(predicted, labels, logits.shape[1]),
         confusion=() if is_multi_label else _confusion(predicted, labels),
@@ -93,6 +93,11 @@ def measure_split(
         learned=learned,
         left_out=left_out,
     )
+
+
+def finite_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return metrics with None in place of values that are undefined."""
+    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
 def metric_intervals(

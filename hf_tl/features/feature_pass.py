@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 from hf_tl.backbones.prefix.boundary import Boundary
 from hf_tl.backbones.prefix.compiling import compile_prefix
 from hf_tl.backbones.prefix.folding import are_close, folded_where_equal
+from hf_tl.backbones.stages.freezing import frozen_tensors
 from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.weights.digest import digest
 from hf_tl.config import TrainingConfig
 from hf_tl.data.decoding.images import ImageTransform, Transforms, collate
 from hf_tl.data.decoding.pixels import pixel_batches, resized_side
@@ -127,6 +129,12 @@ class FeaturePass:
     ) -> None:
         self.accelerator, self.model, self.config = accelerator, model, config
         self.boundary, self.frozen = boundary, frozen
+        self._frozen_names = tuple(frozen_tensors(model))
+
+    def is_current(self) -> bool:
+        """Return whether the frozen tensors are still those of the features; the model may have other weights now."""
+        own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        return digest({name: own[name] for name in self._frozen_names}) == self.frozen
 
     @property
     def layouts(self) -> list[Layout]:

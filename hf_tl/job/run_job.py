@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.backbones.weights.provenance import set_provenance, trained_origin
 from hf_tl.checkpoints.state import Outcome
 from hf_tl.errors import SaveError
+from hf_tl.job.interpolated import interpolate_weights, starting_point
 from hf_tl.job.job import Job, RunResult
 from hf_tl.job.records import build_record, learned_images
 from hf_tl.processes.together import on_main_process
@@ -93,10 +94,12 @@ def _train(job: Job) -> Trained:
             log = training.run()
             record = _commit(job, training, log)
             with _saved(job):
+                record = _interpolate(job, training, log, record)
                 validation = predict(job, training.predictions, "validation"), str(record.weights_digest)
                 if refit is not None and refit.is_due():
                     training = refit.run()
                     record = _commit(job, training, log)
+                    record = _interpolate(job, training, log, record, is_held_out=not refit.learns_validation)
                     if not refit.learns_validation:
                         validation = predict(job, training.predictions, "validation"), str(record.weights_digest)
     finally:
@@ -126,6 +129,7 @@ def _prepare(job: Job) -> "tuple[Training, Refit | None]":
         rung_seconds=job.rung_seconds,
         hold=hold,
     )
+    training.start = starting_point(job)
     refit = None
     if is_refitted(job.strategy, job.data):
         refit = Refit.of(training, learns_validation=is_given_back(job.data))
@@ -145,6 +149,20 @@ def _commit(job: Job, training: "Training", log: "TrainingLog") -> RunRecord:
     record = write_model(job, training.outcome, log, "trained", adapter=training.adapter)
     training.write_final_checkpoint()
     return record
+
+
+def _interpolate(
+    job: Job, training: "Training", log: "TrainingLog", record: RunRecord, *, is_held_out: bool = True
+) -> RunRecord:
+    """Commit interpolated weights in place of the trained ones, if wanted; return the record of the weights."""
+
+    def predict_validation() -> "Predictions":
+        return training.predictions(job.data.splits["validation"], "validation")
+
+    measure = predict_validation if is_held_out else None
+    if not interpolate_weights(job, training.outcome, training.start, measure, log.interpolation):
+        return record
+    return write_model(job, training.outcome, log, "trained")
 
 
 def write_model(

@@ -4,6 +4,7 @@ The package imports only `errors`, `phase` and `strategy`, so that every other p
 """
 
 from hf_tl.record.inspection import InspectionRecord
+from hf_tl.record.interpolation import InterpolationPoint, InterpolationRecord
 from hf_tl.record.learned import LearnedFrom, LearnedSplit, split_digest
 from hf_tl.record.origin import Origin
 from hf_tl.record.parts import (
@@ -35,6 +36,8 @@ __all__ = [
     "FrozenProof",
     "HeadRecord",
     "InspectionRecord",
+    "InterpolationPoint",
+    "InterpolationRecord",
     "LayerRecord",
     "LearnedFrom",
     "LearnedSplit",

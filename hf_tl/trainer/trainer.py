@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from datasets import Dataset
 from safetensors.torch import load_file
@@ -24,8 +24,9 @@ from hf_tl.strategy import Phase, Strategy
 from hf_tl.trainer.adapted import AdaptedTrainer
 from hf_tl.trainer.callback import StrategyCallback
 from hf_tl.trainer.images import PhaseCollate, PhaseSampler, PhaseViews
+from hf_tl.trainer.interpolation import StartCallback
 from hf_tl.trainer.progress import AVERAGE_FILE
-from hf_tl.trainer.runs import TrainerRun, open_run_data
+from hf_tl.trainer.runs import TrainerRun, open_run_data, training_config
 from hf_tl.views.stream_views import viewed
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class StrategyTrainer(AdaptedTrainer):
         transforms: Transforms that `load_backbone` returned with `model`. Defaults to those of the model.
         model_init: Function that returns a new model, in place of `model`.
         horizontal_flip: Whether a mirrored image keeps its label. Defaults to the dataset's own, else True.
+        interpolate: Coefficient of the weights between those before and after fine-tuning, or `"auto"`, as
+            `--interpolate` takes it. The end are the weights after the last phase, or the best ones that Trainer loads.
         corruptions: Whether to measure the test metrics under common corruptions too, as `--corruptions` does.
         options: Other arguments of `Trainer`, such as `callbacks`, `compute_metrics` and `optimizers`.
 
@@ -84,6 +87,7 @@ class StrategyTrainer(AdaptedTrainer):
         transforms: "Transforms | None" = None,
         model_init: "Callable[..., PreTrainedModel] | None" = None,
         horizontal_flip: bool | None = None,
+        interpolate: Literal["auto"] | float | None = None,
         corruptions: bool = False,
         **options: Any,
     ) -> None:
@@ -106,7 +110,8 @@ class StrategyTrainer(AdaptedTrainer):
         flips_by_default = self.data.defaults.get("horizontal_flip", True)
         if corruptions:
             check_corruptible(self.preprocessing.scaling)
-        self.corruptions = corruptions
+        self.after_training: dict[str, Any] = {"interpolate": interpolate, "corruptions": corruptions}
+        training_config(args, **self.after_training)  # checks them
         self.horizontal_flip: bool = flips_by_default if horizontal_flip is None else horizontal_flip
         self.phases.images = len(self.data.splits["train"])
         self.phases.steps_per_epoch = math.ceil(
@@ -118,7 +123,8 @@ class StrategyTrainer(AdaptedTrainer):
             "compute_metrics": trainer_metrics,
             "eval_dataset": viewed(self.data.splits["validation"], evaluation),
         }
-        callbacks = [*(options.pop("callbacks", None) or ()), self.phases]
+        self.start = StartCallback(self.phases)
+        callbacks = [*(options.pop("callbacks", None) or ()), self.start, self.phases]
         super().__init__(
             model,
             args,

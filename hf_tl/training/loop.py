@@ -19,7 +19,6 @@ from hf_tl.checkpoints.checkpoint import FOLDER, REFIT_FOLDER
 from hf_tl.checkpoints.saving import Checkpoints, gather_random_states, identity_of, names_trained_by
 from hf_tl.checkpoints.state import Contents, Outcome, TrainingLog, TrainingState, set_random_state
 from hf_tl.config import TrainingConfig
-from hf_tl.data.streaming.streams import first_image
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.features.features import Features
@@ -32,6 +31,7 @@ from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.evaluation import Evaluator
 from hf_tl.training.held_model import HeldModel
+from hf_tl.training.interpolation import StartingPoint
 from hf_tl.training.phase_data import PhaseData, TrainingImages
 from hf_tl.training.phase_run import Frozen, PhaseRun, Span, check_recipes
 from hf_tl.training.selection import count_without_gain
@@ -104,6 +104,8 @@ class Training:
         """Start time, as if the training had never been interrupted."""
         self._restored: Contents | None = None
         self._climb = climb_of(strategy, config, rung_seconds)
+        self.start = StartingPoint()
+        """Weights before fine-tuning, if the result is interpolated with them."""
 
     def restore(self, source: str) -> None:
         """Restore a checkpoint; the next `run` continues from there.
@@ -118,6 +120,7 @@ class Training:
         if self._restored is None:
             return
         self.state, self._best_weights = self._restored.state, dict(self._restored.best)
+        self.start.weights = dict(self._restored.start)
         if self._climb is not None:
             self._climb.weights = dict(self._restored.kept)
         if any(phase.from_random_weights for phase in self.begun):
@@ -134,7 +137,7 @@ class Training:
         """
         self._start = time.perf_counter() - self.state.log.seconds
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
-        images = self._two_images()
+        images = self.data.two_images(self.strategy.phases[0]).to(self.model.device)
         fix_unused(self.model, images)
         self._held = HeldModel(self.accelerator, self.model, images)
         with (
@@ -228,6 +231,7 @@ class Training:
         if self.state.frozen_digest is None:  # the phase starts, and does not resume
             if self._climb is not None and span.index:
                 self._climb.begin(self.state, self._best_weights)
+            self.start.begin(span.index, self._copies)
             if span.phase.from_random_weights:
                 drawn = self._random_weights()
                 self._held.load(drawn)
@@ -293,9 +297,12 @@ class Training:
         is_last = self.state.step == self.phase_ends[-1]
         is_highest, is_kept = self._evaluator.select(evaluation, self.state, is_last=is_last)
         if is_kept:
-            tensors = self._trained_tensors(merged=True) | self._held.adapters()
-            self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+            self._best_weights = self._copies()
         return is_highest
+
+    def _copies(self) -> dict[str, Tensor]:
+        tensors = self._trained_tensors(merged=True) | self._held.adapters()
+        return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
 
     def _restore_phase(self, run: PhaseRun) -> None:
         """Restore optimizer, schedule, scaler and random states in the phase in which the checkpoint was written."""
@@ -325,6 +332,7 @@ class Training:
             weights=self._trained_tensors(merged=False),
             best=self._best_weights,
             kept={} if self._climb is None else self._climb.weights,
+            start=self.start.weights,
             optimizer=None if run is None else run.state(),
             random_states=gather_random_states(self.accelerator),
         )
@@ -332,11 +340,6 @@ class Training:
     def _trained_tensors(self, *, merged: bool) -> dict[str, Tensor]:
         """Return the tensors that some phase trains; no others can change. All processes must call this."""
         return self._held.tensors(self.ever_trained, merged=merged)
-
-    def _two_images(self) -> Tensor:
-        transform = self.data.transforms_of(self.strategy.phases[0]).eval
-        pixel_values = transform(first_image(self.data.train_images))
-        return torch.stack([pixel_values] * 2).to(self.model.device)
 
     def passes(self, steps: int) -> float:
         """Convert optimizer steps to passes over the training images."""

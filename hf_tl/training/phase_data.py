@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hf_tl.data.columns import LABEL
 from hf_tl.data.decoding.augmentation import PairMixer
 from hf_tl.data.decoding.images import Transforms, collate
-from hf_tl.data.streaming.streams import StreamedImages
+from hf_tl.data.streaming.streams import StreamedImages, first_image
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import Predictions, predict_split
 from hf_tl.features.features import Features
@@ -57,6 +58,11 @@ class PhaseData:
         """
         if isinstance(self.train_images, StreamedImages):
             self.features.require(phases)
+
+    def two_images(self, phase: Phase) -> Tensor:
+        """Return a batch of the first training image, twice."""
+        pixel_values = self.transforms_of(phase).eval(first_image(self.train_images))
+        return torch.stack([pixel_values] * 2)
 
     def inputs(self, phase: Phase, frozen: str, passes: float, decided: bool | None = None) -> PhaseInputs:
         """Choose the inputs of a phase; see `Features.for_phase`."""

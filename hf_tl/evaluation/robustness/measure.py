@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hf_tl.evaluation.intervals import Interval
 from hf_tl.evaluation.measure import Predictions, image_logits, predict_split
 from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
-from hf_tl.evaluation.report import metric_intervals, rounded
+from hf_tl.evaluation.report import finite_metrics, metric_intervals, rounded
 from hf_tl.evaluation.resampling import (
     bias_corrected_interval,
     draw_average_precisions,
@@ -68,7 +68,7 @@ def measure_robustness(
         CorruptedMetrics(
             corruption.key,
             float(strength),
-            _finite(metrics),
+            finite_metrics(metrics),
             metric_intervals(problem, metrics, scores, labels, problem.decide(scores)),
         )
         for (corruption, strength), scores, metrics in zip(VARIANTS, logits, computed, strict=True)
@@ -86,7 +86,7 @@ def measure_robustness(
     return Robustness(
         input_size=input_size,
         results=results,
-        mean=_finite(mean),
+        mean=finite_metrics(mean),
         intervals=_defined({key: pair[0] for key, pair in intervals.items()}),
         drop={key: value for key, value in drop.items() if math.isfinite(value)},
         drop_intervals=_defined({key: pair[1] for key, pair in intervals.items()}),
@@ -109,10 +109,6 @@ def _draw_accuracies(problem: ProblemType, clean: Predictions, logits: list[np.n
 def _draw_precisions(clean: Predictions, logits: list[np.ndarray]) -> Draws:
     draws = mean_of_classes(draw_average_precisions([clean.logits, *logits], clean.labels))
     return draws[0], draws[1:].mean(axis=0), bias_corrected_interval
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
 def _defined(intervals: Mapping[str, Interval | None]) -> dict[str, Interval]:
