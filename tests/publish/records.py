@@ -16,6 +16,8 @@ from hf_tl.record import (
     DataRecord,
     FrozenProof,
     HeadRecord,
+    InterpolationPoint,
+    InterpolationRecord,
     LayerRecord,
     LearnedSplit,
     Measured,
@@ -204,6 +206,15 @@ def with_robustness(record: RunRecord) -> RunRecord:
         (160, 160), results, {key: 0.6}, {key: (0.5512, 0.6433)}, {key: 0.2754}, {key: (0.2301, 0.3207)}
     )
     return put(record, measured__test__robustness=robustness)
+
+
+def with_interpolation(record: RunRecord, **changes: Any) -> RunRecord:
+    """Return the record of a run that keeps weights between start and end of fine-tuning."""
+    key = PROBLEM_TYPES[record.model.problem_type].primary.key
+    shares = {step / 10: 0.5 + 0.4 * step / 10 for step in range(11)}
+    points = tuple(InterpolationPoint(c, {key: share}, (share - 0.1, share + 0.1)) for c, share in shares.items())
+    interpolation = InterpolationRecord(0.7, "one standard error", 60, points, "start")
+    return put(record, interpolation=dataclasses.replace(interpolation, **changes))
 
 
 def without_temperature(record: RunRecord, reason: str) -> RunRecord:

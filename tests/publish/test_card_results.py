@@ -1,5 +1,8 @@
 """Statements of cards about results, calibration and training images."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from huggingface_hub import ModelCard
 from publish.cards import body_of
@@ -8,11 +11,13 @@ from publish.records import (
     evaluated,
     make_multi_label_record,
     put,
+    with_interpolation,
     with_robustness,
     without_temperature,
 )
 
 from hf_tl.card.card import render_card
+from hf_tl.card.summary import summarize
 from hf_tl.record import LearnedSplit, Origin, PlainMeasured, RunRecord, Temperature
 
 
@@ -99,6 +104,39 @@ def test_training_images_of_all_trainings_are_stated(record: RunRecord) -> None:
 def test_images_are_shown_only_where_allowed(record: RunRecord) -> None:
     assert "mistakes.png" not in render_card(evaluated(record))
     assert "![Test images of the most confident errors](mistakes.png)" in render_card(evaluated(record, images=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "texts"),
+    [
+        (
+            {},
+            (
+                "at the coefficient 0.7 (the nearest to 0 within one standard error of the best validation accuracy). "
+                "Coefficient 0: the starting weights, with the head that they had when fine-tuning began. Coefficient "
+                "1: the weights at the end of training. Weights between",
+                "![Validation accuracy of interpolated weights by coefficient](interpolation.png)",
+            ),
+        ),
+        (
+            {"rule": "chosen", "head": "end", "kept": 0.5},
+            (
+                "at the coefficient 0.5 (chosen before training). Coefficient 0: the starting weights, with the head "
+                "of the end, because they had no trained head.",
+            ),
+        ),
+        ({"rule": "first training"}, ("(selected in the first training: the nearest to 0 within one standard error",)),
+    ],
+)
+def test_interpolated_weights_are_stated(record: RunRecord, changes: dict[str, Any], texts: tuple[str, ...]) -> None:
+    record = with_interpolation(evaluated(record), **changes)
+    body = body_of(render_card(record))
+    for text in texts:
+        assert text in body
+    assert "interpolated at" not in render_card(put(record, interpolation=None))
+    assert RunRecord.from_json(record.to_json()) == record
+    coefficient = f"coefficient {changes.get('kept', 0.7)} between the weights before (0) and after fine-tuning (1), "
+    assert coefficient in summarize(record, Path("out"))
 
 
 def test_results_under_corruptions_have_a_section(record: RunRecord) -> None:

@@ -13,6 +13,7 @@ from publish.records import (
     make_multi_label_record,
     make_record,
     put,
+    with_interpolation,
     with_robustness,
     without_temperature,
 )
@@ -80,6 +81,19 @@ def test_the_metric_under_corruptions_is_drawn_with_its_intervals(make: Any, tmp
     assert share_of(tmp_path / "robustness.png", FROZEN) < 0.2 * share_of(tmp_path / "wide.png", FROZEN)
 
 
+@pytest.mark.parametrize("make", [make_record, make_multi_label_record])
+def test_the_metric_of_interpolated_weights_is_drawn_with_the_coefficient_that_is_kept(
+    make: Any, tmp_path: Path
+) -> None:
+    record = with_interpolation(make())
+    draw_figures(record, tmp_path)
+    (tmp_path / "interpolation.png").rename(tmp_path / "kept.png")
+    assert share_of(tmp_path / "kept.png", VALIDATION_LINE) > 0.003
+    assert share_of(tmp_path / "kept.png", FROZEN) > 0.01
+    draw_figures(with_interpolation(make(), kept=0.2), tmp_path)
+    assert (tmp_path / "interpolation.png").read_bytes() != (tmp_path / "kept.png").read_bytes()
+
+
 @pytest.mark.parametrize("maps", [True, False])
 @pytest.mark.parametrize("make", [make_record, make_multi_label_record])
 def test_examples_are_shown(make: Any, maps: bool, tmp_path: Path) -> None:
@@ -91,7 +105,7 @@ def test_examples_are_shown(make: Any, maps: bool, tmp_path: Path) -> None:
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     hostile = ("$\\frac{", "%s {0}", "\n\n", "\x00", "w" * 300, "a\ud800b", "猫")
-    record = with_robustness(evaluated(make_record(labels=hostile), images=True))
+    record = with_interpolation(with_robustness(evaluated(make_record(labels=hostile), images=True)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the font may lack a character: a box is drawn
         files = draw_figures(record, tmp_path, make_examples(record, (0.5, 0.5, 0.5)))
