@@ -162,7 +162,9 @@ def _interpolate(
     measure = predict_validation if is_held_out else None
     if not interpolate_weights(job, training.outcome, training.start, measure, log.interpolation):
         return record
-    return write_model(job, training.outcome, log, "trained")
+    result = training.outcome.log.interpolation
+    adapter = training.adapter if result is not None and result.kept == 1 else None  # it is of the end
+    return write_model(job, training.outcome, log, "trained", adapter=adapter)
 
 
 def write_model(

@@ -104,8 +104,7 @@ class Training:
         """Start time, as if the training had never been interrupted."""
         self._restored: Contents | None = None
         self._climb = climb_of(strategy, config, rung_seconds)
-        self.start = StartingPoint()
-        """Weights before fine-tuning, if the result is interpolated with them."""
+        self.start = StartingPoint()  # weights before fine-tuning, for an interpolation
 
     def restore(self, source: str) -> None:
         """Restore a checkpoint; the next `run` continues from there.

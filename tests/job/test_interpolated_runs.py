@@ -137,6 +137,23 @@ def test_a_refit_takes_the_coefficient_of_the_first_training(backbone: Path, aut
     assert same(tmp_path / "end", tmp_path / "whole")
 
 
+def test_merged_adapters_are_the_end(backbone: Path, tmp_path: Path) -> None:
+    """The adapter that lies beside a model is of the end, so it is left out where other weights are kept."""
+    phases = (PHASES[0], Phase(3, 3, 0.02, augmentation="none", tuning=hf_tl.LoRA(rank=2)))
+    for coefficient in (0, 0.5, 1):
+        train(backbone, tmp_path / str(coefficient), phases, interpolate=coefficient)
+        adapter = tmp_path / str(coefficient) / "adapter" / "adapter_config.json"
+        assert adapter.is_file() == (coefficient == 1)
+    start, middle, end = (weights(tmp_path / str(coefficient)) for coefficient in (0, 0.5, 1))
+    before = {name.removeprefix("timm_model."): tensor for name, tensor in weights(backbone).items()}
+    moved = [name for name in end if not torch.equal(end[name], before[name]) and name not in HEAD]
+    assert moved
+    assert all("lora" not in name for name in end)
+    for name in moved:
+        assert torch.equal(start[name], before[name])
+        torch.testing.assert_close(middle[name], (start[name] + end[name]) / 2)
+
+
 def test_weights_before_cached_features_are_measured_on_images(backbone: Path, tmp_path: Path) -> None:
     """The last phase trains the head on features of the trained stages, which other weights make useless."""
     phases = (PHASES[1], Phase(1, 2, 0.01, augmentation="none"))
