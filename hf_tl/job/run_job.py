@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.backbones.weights.provenance import set_provenance, trained_origin
 from hf_tl.checkpoints.state import Outcome
 from hf_tl.errors import SaveError
-from hf_tl.job.interpolated import interpolate_weights, starting_point
+from hf_tl.job.interpolated import interpolate_weights, keeps_end, starting_point
 from hf_tl.job.job import Job, RunResult
 from hf_tl.job.records import build_record, learned_images
 from hf_tl.processes.together import on_main_process
@@ -162,8 +162,7 @@ def _interpolate(
     measure = predict_validation if is_held_out else None
     if not interpolate_weights(job, training.outcome, training.start, measure, log.interpolation):
         return record
-    result = training.outcome.log.interpolation
-    adapter = training.adapter if result is not None and result.kept == 1 else None  # it is of the end
+    adapter = training.adapter if keeps_end(training.outcome) else None
     return write_model(job, training.outcome, log, "trained", adapter=adapter)
 
 

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.checkpoints.saving import names_trained_by
 from hf_tl.checkpoints.state import START
+from hf_tl.lora.layers import plain_tensors
 from hf_tl.trainer.safeguards import PREFIX
 from hf_tl.training.interpolation import StartingPoint
 
@@ -69,6 +70,6 @@ class StartCallback(TrainerCallback):
     def _begin(self, phase: int, model: "PreTrainedModel") -> None:
         def copy_weights() -> dict[str, Tensor]:
             names = names_trained_by(self.phases.strategy.phases, list_stages(model))
-            return {name: t.to("cpu", copy=True) for name, t in model.state_dict().items() if name in names}
+            return {name: t.detach().to("cpu", copy=True) for name, t in plain_tensors(model).items() if name in names}
 
         self.point.begin(phase, copy_weights)

@@ -212,6 +212,19 @@ def test_trainer_interpolates_after_its_last_phase(backbone: Path, head: Path, t
     assert record.hyperparameters["trainer"] == "transformers Trainer"
 
 
+def test_trainer_starts_without_adapters(backbone: Path, tmp_path: Path) -> None:
+    phases = (PHASES[0], Phase(3, 3, 0.02, augmentation="none", tuning=hf_tl.LoRA(rank=2)))
+    for coefficient in (0, 1):
+        trainer_of(backbone, tmp_path / str(coefficient), hf_tl.Strategy("lora", phases), coefficient).train()
+        adapter = tmp_path / str(coefficient) / "adapter" / "adapter_config.json"
+        assert adapter.is_file() == (coefficient == 1)
+    start, end = weights(tmp_path / "0"), weights(tmp_path / "1")
+    before = {name.removeprefix("timm_model."): tensor for name, tensor in weights(backbone).items()}
+    names = [name for name in before if name not in HEAD]
+    assert all(torch.equal(start[name], before[name]) for name in names)
+    assert not all(torch.equal(end[name], before[name]) for name in names)
+
+
 def test_a_resumed_trainer_has_the_same_start(backbone: Path, tmp_path: Path) -> None:
     strategy = hf_tl.Strategy("two phases", PHASES)
     arguments = {"save_strategy": "steps", "save_steps": 1}
