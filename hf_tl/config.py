@@ -192,6 +192,19 @@ class TrainingConfig(Settings):
         False, "on a GPU, halve the batch size and double the gradient accumulation until a step fits into memory"
     )
     test_time_flip: bool = setting(False, "evaluate the mean logits of each image and its mirror image")
+    interpolate: Literal["auto"] | float | None = setting(
+        None,
+        "after fine-tuning, keep weights between those before it (0) and those after it (1): a coefficient, or auto, "
+        "the nearest to 0 within one standard error of the best on the validation images",
+        metavar="{auto,X}",
+        at_least=0,
+        at_most=1,
+    )
+    corruptions: bool = setting(
+        False,
+        "also measure the test metrics under common corruptions (noise, blur, JPEG, brightness, contrast at three "
+        "strengths), for record and card",
+    )
     max_grad_norm: float | None = setting(1.0, "clip gradients to this L2 norm; none: no clipping", above=0)
     save_steps: int | None = setting(None, "optimizer steps between checkpoints (default: one epoch)", at_least=1)
     save_total_limit: int = setting(2, "checkpoints to keep; 0: write one on SIGTERM only", at_least=0)

@@ -126,8 +126,11 @@ class Domain:
     def __str__(self) -> str:
         if self.choices:
             kinds = [f" or hf_tl.{kind.__name__}(…)" for kind in self.kinds if dataclasses.is_dataclass(kind)]
+            if float in self.kinds:
+                kinds.append(f" or {dataclasses.replace(self, choices=(), kinds=(float,), is_optional=False)}")
             others = f", or {self.others}" if self.others else ""
-            return f"one of {', '.join(self.choices)}{''.join(kinds)}{others}"
+            names = ", ".join(self.choices)
+            return f"{names if len(self.choices) == 1 else f'one of {names}'}{''.join(kinds)}{others}"
         if bool in self.kinds:
             return "true or false"
         if tuple in self.kinds:

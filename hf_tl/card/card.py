@@ -16,6 +16,7 @@ from jinja2 import Template
 from hf_tl.card.figures.draw import NAMES, figures_of
 from hf_tl.card.metadata import card_metadata, problem_of
 from hf_tl.card.record_errors import record_errors
+from hf_tl.card.sections.interpolation import interpolation_text
 from hf_tl.card.sections.origins import name_start, origin_lines
 from hf_tl.card.sections.phases import (
     augmentation_rows,
@@ -39,6 +40,7 @@ from hf_tl.card.sections.results import (
     result_notes,
     result_row,
 )
+from hf_tl.card.sections.robustness import robustness_of
 from hf_tl.card.sections.snippets import reading_code
 from hf_tl.card.sections.training_images import has_earlier_training, learned_rows, learned_total
 from hf_tl.errors import PublishError
@@ -164,6 +166,7 @@ def _training_view(record: RunRecord) -> dict[str, Any]:
         "recommendation": record.recommendation,
         "evidence": evidence_rows(record.recommendation),
         "rungs": rung_rows(record),
+        "interpolation": interpolation_text(record, problem_of(record)),
         "refit": refit_text(record, is_search=len(record.rungs) > 1),
         "stages": stage_rows(record),
         "phases": [phase_row(phase) for phase in record.phases],
@@ -190,6 +193,7 @@ def _results_view(record: RunRecord) -> dict[str, Any]:
         "class_results": class_results(record, labels[:CLASSES_SHOWN]),
         "confusions": confusions(record),
         "calibration": calibration_of(record, problem),
+        "robustness": robustness_of(record.measured.get("test"), problem),
     }
 
 

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_tl.card.sections.interpolation import interpolation_rule
 from hf_tl.card.sections.phases import is_zero_shot, selection_rule
 from hf_tl.card.sections.results import training_images, zero_shot_results
+from hf_tl.card.sections.robustness import mean_text
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
-from hf_tl.record import RunRecord
+from hf_tl.record import InterpolationRecord, RunRecord
 from hf_tl.reporting.numbers import duration, epoch_in_phase, measured_on, percent
 from hf_tl.strategy import Strategy
 
@@ -50,6 +52,7 @@ def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) ->
     rows = {
         **dict(metric_lines(record)),
         **({} if (kept := kept_checkpoint(record)) is None else {"Checkpoint": kept}),
+        **({} if (mixed := record.interpolation) is None else {"Interpolated": _interpolated(record, mixed)}),
         "Time": f"{duration(seconds.total)}, of which training {duration(seconds.train)}{_reused(record)}",
         "Parameters": f"{model.parameters_trained:,} trained, {model.parameters_frozen:,} frozen",
         "Saved in": str(folder),
@@ -66,6 +69,11 @@ def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) ->
     return "\n".join([*(f"{title:<{width}}{text}" for title, text in rows.items()), *usage])
 
 
+def _interpolated(record: RunRecord, result: InterpolationRecord) -> str:
+    rule = interpolation_rule(result, PROBLEM_TYPES[record.model.problem_type])
+    return f"coefficient {result.kept:g} between the weights before (0) and after fine-tuning (1), {rule}"
+
+
 def _reused(record: RunRecord) -> str:
     """Say whether the frozen features were computed by an earlier run, which the time does not include."""
     of_features = [phase.reuses_features for phase in record.phases if phase.uses_features]
@@ -75,10 +83,12 @@ def _reused(record: RunRecord) -> str:
 
 
 def metric_lines(record: RunRecord) -> Iterator[tuple[str, str]]:
-    """Yield the titles and the texts of the primary metric on test and validation images, also before training."""
+    """Yield the titles and the texts of the primary metric: test, validation, corruptions, and before training."""
     yield from (_result(record, split) for split in ("test", "validation") if split in ("test", *record.measured))
-    zero_shot = zero_shot_results(record, PROBLEM_TYPES[record.model.problem_type])
-    yield from reversed(zero_shot)
+    test, problem = record.measured.get("test"), PROBLEM_TYPES[record.model.problem_type]
+    if test is not None and test.robustness is not None:
+        yield "Under corruptions", mean_text(test.robustness, problem)
+    yield from reversed(zero_shot_results(record, problem))
 
 
 def kept_checkpoint(record: RunRecord) -> str | None:

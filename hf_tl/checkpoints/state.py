@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hf_tl.errors import CheckpointError
-from hf_tl.record import PhaseRecord
+from hf_tl.record import InterpolationRecord, PhaseRecord
 from hf_tl.record.codec import decode, encode
 from hf_tl.record.run import ONE_STANDARD_ERROR
 from hf_tl.strategy import Strategy
@@ -21,8 +21,9 @@ from hf_tl.strategy import Strategy
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-STATE, WEIGHTS, BEST, KEPT, OPTIMIZER, RANDOM = (
-    "state.json", "weights.safetensors", "best.safetensors", "kept.safetensors", "optimizer.pt", "random.pt"
+STATE, WEIGHTS, BEST, KEPT, START, OPTIMIZER, RANDOM = (
+    "state.json", "weights.safetensors", "best.safetensors", "kept.safetensors", "start.safetensors", "optimizer.pt",
+    "random.pt",
 )  # fmt: skip
 
 
@@ -44,6 +45,8 @@ class TrainingLog:
     """Reason why an escalation ended before its last stage depth."""
     zero_shot: dict[str, Any] | None = None
     """Results of a head from class names before training, by split: `images`, `metrics` and `interval`."""
+    interpolation: InterpolationRecord | None = None
+    """Interpolation of the selected weights with those before fine-tuning."""
 
     @property
     def kept_phases(self) -> list[PhaseRecord]:
@@ -106,6 +109,8 @@ class Contents:
     """The same tensors at the best evaluation so far; in an escalation, at that of the current stage depth."""
     kept: Mapping[str, Tensor]
     """The same tensors at the best evaluation of the previous stage depths, in an escalation."""
+    start: Mapping[str, Tensor]
+    """The same tensors before fine-tuning, if the result is interpolated with them."""
     optimizer: dict[str, Any] | None
     """States of optimizer, schedule, gradient scaler and weight average; None between phases."""
     random_states: list[dict[str, Any]]
@@ -129,8 +134,9 @@ def write_state(folder: Path, contents: Contents, identity: Mapping[str, Any]) -
     weights = {name: tensor.cpu().contiguous() for name, tensor in contents.weights.items()}
     (folder / WEIGHTS).write_bytes(save(weights))
     (folder / BEST).write_bytes(save({name: tensor.contiguous() for name, tensor in contents.best.items()}))
-    if contents.kept:
-        (folder / KEPT).write_bytes(save({name: tensor.contiguous() for name, tensor in contents.kept.items()}))
+    for name, tensors in ((KEPT, contents.kept), (START, contents.start)):
+        if tensors:
+            (folder / name).write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
     (folder / RANDOM).write_bytes(_pickled(contents.random_states))
     if contents.optimizer is not None:
         (folder / OPTIMIZER).write_bytes(_pickled(contents.optimizer))
@@ -161,15 +167,21 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> Contents:
             "Resume with the flags and the number of processes of that run, or start a new run in another --output_dir"
         )
     log = decode(TrainingLog, content.pop("log"), f"the log in {folder / STATE}")
-    kept, optimizer = folder / KEPT, folder / OPTIMIZER
+    optimizer = folder / OPTIMIZER
     return Contents(
         state=TrainingState(**content, log=log),
         weights=load_file(folder / WEIGHTS),
         best=load_file(folder / BEST),
-        kept=load_file(kept) if kept.exists() else {},
+        kept=_read_tensors(folder / KEPT),
+        start=_read_tensors(folder / START),
         optimizer=torch.load(optimizer, map_location="cpu", weights_only=True) if optimizer.exists() else None,
         random_states=torch.load(folder / RANDOM, map_location="cpu", weights_only=True),
     )
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file; none if it does not exist."""
+    return load_file(file) if file.exists() else {}
 
 
 def random_state(accelerator: "Accelerator") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from hf_tl.config import READING, SOURCE, DataConfig
+from hf_tl.config import READING, SOURCE, DataConfig, TrainingConfig
 from hf_tl.parser import COUNT, DATASET, MODEL, SPLIT, Parser, own_values
 from hf_tl.ranges import SHARE, Domain
 
@@ -48,7 +48,12 @@ def evaluate_parser() -> Parser:
     _add_evaluation_flags(parser, text, SPLIT)
     for name in (*SOURCE, *READING, "skip_bad_images", "max_image_pixels"):
         parser.add_setting(DataConfig, name)
-    parser.add_output_dir("evaluation.json, evaluation.md, confusion.png and reliability.png")
+    text = (
+        "also measure the metrics under five corruptions at three strengths (noise, blur, JPEG, brightness, contrast): "
+        "16 times the time"
+    )
+    parser.add_setting(TrainingConfig, "corruptions", text)
+    parser.add_output_dir("evaluation.json, evaluation.md, confusion.png, reliability.png and robustness.png")
     return parser
 
 

@@ -84,7 +84,7 @@ def measure_split(
         split_digest=split_digest,
         images=len(labels),
         weights_digest=weights_digest,
-        metrics={key: value if math.isfinite(value) else None for key, value in metrics.items()},
+        metrics=finite_metrics(metrics),
         intervals=metric_intervals(problem, metrics, logits, labels, predicted),
         classes=_classes(predicted, labels, logits.shape[1]),
         confusion=() if is_multi_label else _confusion(predicted, labels),
@@ -93,6 +93,11 @@ def measure_split(
         learned=learned,
         left_out=left_out,
     )
+
+
+def finite_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return metrics with None in place of values that are undefined."""
+    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
 def metric_intervals(
@@ -107,8 +112,8 @@ def metric_intervals(
     intervals |= {key: interval for key, interval in f1_intervals(predicted, labels).items() if key in metrics}
     if problem is MULTI_LABEL:
         intervals["mean_average_precision"] = mean_average_precision_interval(logits, labels)
-    rounded = {key: _rounded(interval) for key, interval in intervals.items()}
-    return {key: interval for key, interval in rounded.items() if interval is not None}
+    shorter = {key: rounded(interval) for key, interval in intervals.items()}
+    return {key: interval for key, interval in shorter.items() if interval is not None}
 
 
 def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, list[Any]]:
@@ -130,7 +135,7 @@ def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[
 
 
 def _share_interval(hits: int, trials: int) -> Interval | None:
-    return _rounded(wilson_interval(hits, trials)) if trials else None
+    return rounded(wilson_interval(hits, trials)) if trials else None
 
 
 def _confusion(predictions: np.ndarray, labels: np.ndarray) -> tuple[tuple[int, ...], ...]:
@@ -171,7 +176,7 @@ def _share(part: int, whole: int) -> float | None:
     return round(part / whole, DIGITS) if whole else None
 
 
-def _rounded(interval: Interval | None) -> Interval | None:
+def rounded(interval: Interval | None) -> Interval | None:
     """Round the bounds; return None for an undefined interval."""
     if interval is None or not all(map(math.isfinite, interval)):
         return None

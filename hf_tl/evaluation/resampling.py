@@ -1,4 +1,4 @@
-"""Bootstrap of the average precision (Efron 1979): images are resampled with replacement.
+"""Bootstrap of means and of the average precision (Efron 1979): images are resampled with replacement.
 
 All models use the same resamples, so that they can be compared image by image.
 """
@@ -13,6 +13,31 @@ from hf_tl.evaluation.intervals import CONFIDENCE, DRAWN_AT_ONCE, RESAMPLES, Int
 
 SAME = 1e-6
 """Tolerance for equal means, because the resamples are computed in single precision."""
+
+
+def draw_means(values: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Compute means over images in bootstrap resamples, which all rows share: (rows, images) to (rows, draws)."""
+    images = values.shape[1]
+    random, part = np.random.default_rng(seed), max(1, DRAWN_AT_ONCE // images)
+    draws = [
+        random.multinomial(images, np.full(images, 1 / images), size=min(part, RESAMPLES - start)) @ values.T / images
+        for start in range(0, RESAMPLES, part)
+    ]
+    return np.concatenate(draws).T
+
+
+def quantile_interval(draws: np.ndarray) -> Interval | None:
+    """Return the interval between quantiles of draws (draws,); None if all are equal, because zero width is wrong.
+
+    >>> random = np.random.default_rng(0)
+    >>> low, high = quantile_interval(draw_means(random.normal(size=(1, 400)))[0])
+    >>> -0.15 < low < -0.05 < 0.05 < high < 0.15
+    True
+    """
+    if np.ptp(draws) < SAME:
+        return None
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def draw_average_precisions(models: Sequence[np.ndarray], labels: np.ndarray, *, seed: int = 0) -> np.ndarray:

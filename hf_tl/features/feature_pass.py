@@ -16,7 +16,10 @@ from torch.utils.data import DataLoader
 from hf_tl.backbones.prefix.boundary import Boundary
 from hf_tl.backbones.prefix.compiling import compile_prefix
 from hf_tl.backbones.prefix.folding import are_close, folded_where_equal
+from hf_tl.backbones.stages.adapted import plain_name
+from hf_tl.backbones.stages.freezing import frozen_tensors
 from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.weights.digest import digest
 from hf_tl.config import TrainingConfig
 from hf_tl.data.decoding.images import ImageTransform, Transforms, collate
 from hf_tl.data.decoding.pixels import pixel_batches, resized_side
@@ -127,6 +130,17 @@ class FeaturePass:
     ) -> None:
         self.accelerator, self.model, self.config = accelerator, model, config
         self.boundary, self.frozen = boundary, frozen
+        # layers with adapters come after the boundary, and lose their wrapper when the phase ends
+        self._frozen_names = {name for name in frozen_tensors(model) if plain_name(name) == name}
+        self._made_of = self._digest()
+
+    def is_current(self) -> bool:
+        """Return whether the frozen tensors are still those of the features; the model may have other weights now."""
+        return self._digest() == self._made_of
+
+    def _digest(self) -> str:
+        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        return digest({name: tensor for name, tensor in tensors.items() if name in self._frozen_names})
 
     @property
     def layouts(self) -> list[Layout]:

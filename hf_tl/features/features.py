@@ -153,11 +153,14 @@ class Features:
             split: Name of the split.
 
         Returns:
-            The features, and the function from a batch of them to logits. None if the last phase trained on images, or
-            if the features are less precise than the network and the images are available.
+            The features, and the function from a batch of them to logits. None if the last phase trained on images, if
+            the features are less precise than the network and the images are available, or if the model has other
+            weights before the boundary now.
         """
         is_streamed = isinstance(images, StreamedImages)
         if self._current is None or (self.config.feature_dtype != "float32" and not is_streamed):
+            return None
+        if not self._current.is_current():
             return None
         rows = self._rows(self._current, FeatureSet(images, transform, split))
         if rows is None:

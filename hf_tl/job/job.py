@@ -209,14 +209,18 @@ class Job:
         self.data = dataclasses.replace(self.data, notes=(*self.data.notes, *notes))
 
     def check(self) -> None:
-        """Reject settings that contradict the data.
+        """Reject settings that contradict the data or the model.
 
         Raises:
             ConfigError: A setting does not fit the labels of the dataset, or an augmentation its images.
+            ModelError: The preprocessing of the model does not allow corruptions.
         """
+        from hf_tl.evaluation.robustness.views import check_corruptible
         from hf_tl.head.text_head import check_head
         from hf_tl.optimization.loss import check_phases
 
+        if self.config.corruptions:
+            check_corruptible(self.preprocessing.scaling)
         if self.config.test_time_flip and not self.horizontal_flip:
             raise ConfigError(
                 "--test_time_flip averages the logits of an image and its mirror image, but mirrored images of "

@@ -54,6 +54,7 @@ def build_record(job: Job, outcome: Outcome, log: "TrainingLog", status: "Status
         history=tuple(log.history),
         best=log.best,
         selection=outcome.selection,
+        interpolation=done.interpolation,
         refit=refit if is_refitted else None,
         seconds=Seconds(time.perf_counter() - job.start, log.seconds + (done.seconds if is_refitted else 0.0)),
         command=notes.command,

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.backbones.weights.provenance import set_provenance, trained_origin
 from hf_tl.checkpoints.state import Outcome
 from hf_tl.errors import SaveError
+from hf_tl.job.interpolated import interpolate_weights, keeps_end, starting_point
 from hf_tl.job.job import Job, RunResult
 from hf_tl.job.records import build_record, learned_images
 from hf_tl.job.zero_shot import measure_zero_shot
 from hf_tl.processes.together import on_main_process
-from hf_tl.publish.measured import measure_run, plain_kinds, predict_plain, with_plain
+from hf_tl.publish.measured import measure_run, plain_kinds, predict_plain, with_plain, with_robustness
 from hf_tl.record import RunRecord
 from hf_tl.reporting.console import say
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from hf_tl.card.figures.mistakes import Example
     from hf_tl.checkpoints.state import TrainingLog
+    from hf_tl.data.decoding.images import ImageTransform
     from hf_tl.evaluation.measure import Predictions
     from hf_tl.lora.adapter import Adapter
     from hf_tl.record.run import Status
@@ -94,10 +96,12 @@ def _train(job: Job) -> Trained:
             log = training.run()
             record = _commit(job, training, log)
             with _saved(job):
+                record = _interpolate(job, training, log, record)
                 validation = predict(job, training.predictions, "validation"), str(record.weights_digest)
                 if refit is not None and refit.is_due():
                     training = refit.run()
                     record = _commit(job, training, log)
+                    record = _interpolate(job, training, log, record, is_held_out=not refit.learns_validation)
                     if not refit.learns_validation:
                         validation = predict(job, training.predictions, "validation"), str(record.weights_digest)
     finally:
@@ -127,6 +131,7 @@ def _prepare(job: Job) -> "tuple[Training, Refit | None]":
         rung_seconds=job.rung_seconds,
         hold=hold,
     )
+    training.start = starting_point(job)
     refit = None
     if is_refitted(job.strategy, job.data):
         refit = Refit.of(training, learns_validation=is_given_back(job.data))
@@ -146,6 +151,21 @@ def _commit(job: Job, training: "Training", log: "TrainingLog") -> RunRecord:
     record = write_model(job, training.outcome, log, "trained", adapter=training.adapter)
     training.write_final_checkpoint()
     return record
+
+
+def _interpolate(
+    job: Job, training: "Training", log: "TrainingLog", record: RunRecord, *, is_held_out: bool = True
+) -> RunRecord:
+    """Commit interpolated weights in place of the trained ones, if wanted; return the record of the weights."""
+
+    def predict_validation() -> "Predictions":
+        return training.predictions(job.data.splits["validation"], "validation")
+
+    measure = predict_validation if is_held_out else None
+    if not interpolate_weights(job, training.outcome, training.start, measure, log.interpolation):
+        return record
+    adapter = training.adapter if keeps_end(training.outcome) else None
+    return write_model(job, training.outcome, log, "trained", adapter=adapter)
 
 
 def write_model(
@@ -176,16 +196,19 @@ def write_model(
 
 
 def _evaluate(job: Job, trained: Trained) -> RunResult:
-    """Predict the test images, as trained and as a plain pipeline does, and finish the run with the results."""
+    """Predict the test images, also as a plain pipeline does and corrupted, and finish the run with the results."""
     test = predict(job, trained.predict, "test")
     kinds = plain_kinds(job.data, job.config, job.preprocessing.input_size[0])
     transform = job.transforms_of(trained.outcome.carried_out.phases[-1]).eval
     plain = predict_plain(job.accelerator, job.model, job.data, transform, job.config, test) if kinds else None
+    corrupted = _predict_corrupted(job, transform) if job.config.corruptions else None
 
     def finish() -> RunResult:
         _check_saved(job)
         measured = measure_run(trained.record, job.problem, trained.validation, test, job.leakage)
         record = measured if plain is None else with_plain(measured, job.problem, plain, kinds)
+        if corrupted is not None:
+            record = with_robustness(record, job.problem, test, corrupted)
         seconds = dataclasses.replace(record.seconds, total=time.perf_counter() - job.start)
         return _publish(job, dataclasses.replace(record, seconds=seconds, energy=trained.energy))
 
@@ -197,6 +220,21 @@ def predict(job: Job, predict_images: "Predict", split: str) -> "Predictions":
     images = job.data.splits[split]
     say(job.accelerator, f"Evaluating on {len(images):,} {split} images")
     return predict_images(images, split)
+
+
+def _predict_corrupted(job: Job, transform: "ImageTransform") -> "Predictions":
+    """Predict the test images under all corruptions."""
+    from hf_tl.data.streaming.streams import streams_of
+    from hf_tl.evaluation.robustness.measure import predict_corrupted
+    from hf_tl.evaluation.robustness.views import corrupted
+    from hf_tl.views.stream_views import viewed
+
+    config, images = job.config, job.data.splits["test"]
+    say(job.accelerator, f"Evaluating on {len(images):,} test images under 15 corruptions each")
+    views = viewed(images, corrupted(transform, job.preprocessing.scaling))
+    workers = 0 if streams_of(job.data.splits) else config.dataloader_num_workers
+    batch_size = config.per_device_eval_batch_size
+    return predict_corrupted(job.accelerator, job.model, views, batch_size, workers, flip=config.test_time_flip)
 
 
 def _check_saved(job: Job) -> None:

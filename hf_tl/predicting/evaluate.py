@@ -2,18 +2,20 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.data.image_data import AnyDataset
 from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
 from hf_tl.evaluation.holdout.images import open_holdout
 from hf_tl.evaluation.intervals import Interval
-from hf_tl.evaluation.measure import predict_split
+from hf_tl.evaluation.measure import Predictions, predict_split
 from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType
 from hf_tl.evaluation.report import measure_split
+from hf_tl.evaluation.robustness.measure import measure_robustness, predict_corrupted
+from hf_tl.evaluation.robustness.views import check_corruptible, corrupted
 from hf_tl.ranges import COUNT, check_argument
-from hf_tl.record import LearnedSplit, Measured, RunRecord, Temperature
+from hf_tl.record import LearnedSplit, Measured, Robustness, RunRecord, Temperature
 from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.reporting.frames import to_frame
 from hf_tl.reporting.numbers import counted
@@ -21,6 +23,8 @@ from hf_tl.reporting.shown import Shown
 
 if TYPE_CHECKING:
     import pandas
+    from accelerate import Accelerator
+    from datasets import Dataset
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,6 +87,11 @@ class Evaluation(Shown):
         return frozenset(figure.key for figure in self.problem.figures if figure.is_percentage)
 
     @property
+    def robustness(self) -> Robustness | None:
+        """Metrics of the same images under common corruptions; None if they were not measured."""
+        return self.measured.robustness
+
+    @property
     def images(self) -> int:
         """Number of evaluated images."""
         return self.measured.images
@@ -99,11 +108,14 @@ class Evaluation(Shown):
 
     def facts(self) -> Iterator[tuple[str, str]]:
         """Yield the images and the primary metrics, with their intervals."""
+        from hf_tl.card.sections.robustness import mean_text
         from hf_tl.predicting.report import metric_texts
 
         learned = f" ({self.learned:,} of them training images)" if self.learned else ""
         yield "Data", f"{self.data}, {self.split}: {counted(self.images, 'image')}{learned}"
         yield from list(metric_texts(self))[:3]
+        if self.robustness is not None:
+            yield "Corrupted", mean_text(self.robustness, self.problem)
         if self.data_notes or self.notes:
             yield "Notes", "; ".join((*self.notes, *self.data_notes))
 
@@ -114,11 +126,11 @@ class Evaluation(Shown):
         return class_table(self)
 
     def pictures(self) -> Iterator[tuple[str, bytes]]:
-        """Yield the confusion matrix, unless there are too many classes."""
-        from hf_tl.predicting.report import confusion_picture
+        """Yield the confusion matrix, unless there are too many classes, and the robustness, if it was measured."""
+        from hf_tl.predicting.report import confusion_picture, robustness_picture
 
-        picture = confusion_picture(self)
-        yield from [] if picture is None else [("Confusion matrix", picture)]
+        pictures = {"Confusion matrix": confusion_picture(self), "Robustness": robustness_picture(self)}
+        yield from ((title, picture) for title, picture in pictures.items() if picture is not None)
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Return a table with a row for each class.
@@ -136,7 +148,7 @@ class Evaluation(Shown):
         return "\n".join(describe(self))
 
     def save(self, output_dir: str | os.PathLike[str]) -> None:
-        """Write `evaluation.json`, `evaluation.md`, and figures of the confusion matrix and the calibration.
+        """Write `evaluation.json`, `evaluation.md`, and figures: confusion matrix, calibration, robustness.
 
         Raises:
             ConfigError: The folder is not writable, or holds a model.
@@ -155,6 +167,7 @@ def evaluate(
     batch_size: int = 64,
     include_training_images: bool = False,
     skip_bad_images: bool = False,
+    corruptions: bool = False,
     output_dir: str | os.PathLike[str] | None = None,
     **reading: Any,
 ) -> Evaluation:
@@ -171,6 +184,8 @@ def evaluate(
         batch_size: Number of images per step.
         include_training_images: Whether to evaluate on training images of the model too, and count them.
         skip_bad_images: Whether to leave out unreadable images, with a note, instead of raising an error.
+        corruptions: Whether to measure robustness too: the metrics of the same images under five common corruptions at
+            three strengths each (`hf_tl.evaluation.robustness.corruptions`), in about 16 times the time.
         output_dir: Folder to save the evaluation in.
         reading: Arguments of `hf_tl.load_data` about how to read the dataset, such as `label_column`.
 
@@ -178,7 +193,7 @@ def evaluate(
         ConfigError: The dataset has no splits, and `split` names one.
         DataError: The dataset has no such split, none of its classes is known to the model, or it has another problem
             type; or not enough images remain after excluding training images.
-        ModelError: There is no such model.
+        ModelError: There is no such model, or its preprocessing does not allow corruptions.
 
     >>> import hf_tl
     >>> evaluation = hf_tl.evaluate("photos-model", "photos", include_training_images=True)
@@ -193,6 +208,8 @@ def evaluate(
     if output_dir is not None:
         make_report_folder(output_dir)  # fail early, before minutes of computation
     classifier = Classifier.load(model)
+    if corruptions:
+        check_corruptible(classifier.preprocessing.scaling)
     holdout = open_holdout(dataset, {"the model": classifier}, split, reading, skip_bad_images=skip_bad_images)
     holdout, leakage = holdout.measurable(include_training_images=include_training_images)
     accelerator = Accelerator()
@@ -209,6 +226,9 @@ def evaluate(
         learned=leakage.learned,
         left_out=leakage.left_out,
     )
+    if corruptions:
+        robustness = _measure_corrupted(accelerator, classifier, holdout.images, predictions, batch_size)
+        measured = replace(measured, robustness=robustness)
     evaluation = Evaluation(
         measured=measured,
         labels=classifier.labels,
@@ -224,6 +244,15 @@ def evaluate(
     if output_dir is not None:
         evaluation.save(output_dir)
     return evaluation
+
+
+def _measure_corrupted(
+    accelerator: "Accelerator", classifier: Classifier, images: "Dataset", clean: Predictions, batch_size: int
+) -> Robustness:
+    preprocessing = classifier.preprocessing
+    views = corrupted(classifier.transforms.eval, preprocessing.scaling).over(images)
+    predictions = predict_corrupted(accelerator, classifier.model, views, batch_size)
+    return measure_robustness(classifier.problem, clean, predictions, preprocessing.input_size[1:])
 
 
 def _temperature_of(record: RunRecord | None, weights_digest: str) -> Temperature | None:

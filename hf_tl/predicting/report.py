@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.card.figures.robustness import ROBUSTNESS_FIGURE, plot_robustness
+from hf_tl.card.sections.robustness import about_corruptions, corruption_rows, mean_text
 from hf_tl.errors import ConfigError
 from hf_tl.record import RECORD_FILE
 from hf_tl.record.codec import encode
@@ -30,6 +32,12 @@ def describe(evaluation: "Evaluation") -> Iterator[str]:
     width = max(14, *map(len, evaluation.metrics))
     yield from (f"  {name:<{width}} {text}" for name, text in metric_texts(evaluation))
     yield from (f"  {name:<{width}} left out: {reason}" for name, reason in evaluation.metric_notes.items())
+    if evaluation.robustness is not None:
+        problem = evaluation.problem
+        yield f"{problem.primary.name} under corruptions: {mean_text(evaluation.robustness, problem)}"
+        rows = corruption_rows(evaluation.measured, problem, is_short=True)
+        width = max(len(title) for title, *_ in rows)
+        yield from (f"  {title:<{width}}" + "".join(f"{cell:>9}" for cell in cells) for title, *cells in rows)
 
 
 def metric_texts(evaluation: "Evaluation") -> Iterator[tuple[str, str]]:
@@ -81,6 +89,13 @@ def make_report_folder(output_dir: str | os.PathLike[str]) -> None:
         )
 
 
+def robustness_picture(evaluation: "Evaluation") -> bytes | None:
+    """Return the metric under corruptions as a PNG image; None if it was not measured."""
+    if evaluation.robustness is None:
+        return None
+    return picture_of(lambda path: plot_robustness(evaluation.measured, evaluation.problem, path))
+
+
 def write_report(evaluation: "Evaluation", output_dir: str | os.PathLike[str]) -> None:
     """Write the record, the page and the figures of an evaluation.
 
@@ -88,12 +103,14 @@ def write_report(evaluation: "Evaluation", output_dir: str | os.PathLike[str]) -
         ConfigError: The folder is not writable, or holds a model.
     """
     make_report_folder(output_dir)
-    with report_folder(output_dir, last=RECORD, obsolete=(CONFUSION,)) as folder:
+    with report_folder(output_dir, last=RECORD, obsolete=(CONFUSION, ROBUSTNESS_FIGURE)) as folder:
         calibration, temperature = evaluation.measured.calibration, evaluation.temperature
         value = None if temperature is None else temperature.value
         plot_reliability(calibration["before"], calibration["after"], value, folder / RELIABILITY)
         if _has_confusion_figure(evaluation):
             plot_confusion(evaluation.labels, evaluation.measured.confusion, folder / CONFUSION)
+        if evaluation.robustness is not None:
+            plot_robustness(evaluation.measured, evaluation.problem, folder / ROBUSTNESS_FIGURE)
         (folder / REPORT).write_text(_markdown(evaluation), encoding="utf-8")
         text = json.dumps(_to_record(evaluation), indent=2, allow_nan=False, ensure_ascii=False)
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
@@ -131,7 +148,19 @@ def _markdown(evaluation: "Evaluation") -> str:
         parts += ["## Confusion matrix", f"![Confusion matrix]({CONFUSION})"]
     ece = evaluation.measured.calibration["before"]["ece"]
     parts += ["## Calibration", f"Expected calibration error: {percent(ece)}.", f"![Calibration]({RELIABILITY})"]
+    parts += _robustness(evaluation)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _robustness(evaluation: "Evaluation") -> list[str]:
+    """Return the parts of the page about corrupted images; none if they were not measured."""
+    if (robustness := evaluation.robustness) is None:
+        return []
+    titles, *rows = corruption_rows(evaluation.measured, evaluation.problem)
+    primary = evaluation.problem.primary
+    mean = f"{primary.title} under corruptions: {mean_text(robustness, evaluation.problem)}."
+    picture = f"![{primary.title} under corruptions]({ROBUSTNESS_FIGURE})"
+    return ["## Robustness", mean, _table(titles, rows), about_corruptions(robustness), picture]
 
 
 def _metric_rows(evaluation: "Evaluation") -> Iterator[list[str]]:

@@ -11,6 +11,7 @@ from hf_tl.data.decoding.conversions import Conversions
 from hf_tl.evaluation.measure import Predictions, predict_split
 from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.evaluation.report import fit_scaling, measure_split
+from hf_tl.evaluation.robustness.measure import measure_robustness
 from hf_tl.record import PlainMeasured, RunRecord, Temperature
 
 if TYPE_CHECKING:
@@ -123,3 +124,18 @@ def with_plain(record: RunRecord, problem: ProblemType, plain: Predictions, kind
     accuracy = problem.compute(plain.logits, plain.labels)[problem.accuracy]
     test = dataclasses.replace(record.measured["test"], plain=PlainMeasured(kinds, {problem.accuracy: accuracy}))
     return dataclasses.replace(record, measured={**record.measured, "test": test})
+
+
+def with_robustness(record: RunRecord, problem: ProblemType, test: Predictions, corrupted: Predictions) -> RunRecord:
+    """Return the record with the test metrics under common corruptions.
+
+    Args:
+        record: Record with the test results.
+        problem: Problem type.
+        test: Predictions of the test split.
+        corrupted: Result of `predict_corrupted` for the test split.
+    """
+    _, height, width = record.model.preprocessing.input_size
+    robustness = measure_robustness(problem, test, corrupted, (height, width))
+    measured = dataclasses.replace(record.measured["test"], robustness=robustness)
+    return dataclasses.replace(record, measured={**record.measured, "test": measured})

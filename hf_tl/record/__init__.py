@@ -4,6 +4,7 @@ The package imports only `errors`, `phase` and `strategy`, so that every other p
 """
 
 from hf_tl.record.inspection import InspectionRecord
+from hf_tl.record.interpolation import InterpolationPoint, InterpolationRecord
 from hf_tl.record.learned import LearnedFrom, LearnedSplit, split_digest
 from hf_tl.record.origin import Origin
 from hf_tl.record.parts import (
@@ -25,16 +26,20 @@ from hf_tl.record.parts import (
     TextHeadRecord,
     ZeroShot,
 )
+from hf_tl.record.robustness import CorruptedMetrics, Robustness
 from hf_tl.record.run import RECORD_FILE, SCHEMA_VERSION, RunRecord, read_record, read_record_file, write_record
 
 __all__ = [
     "RECORD_FILE",
     "SCHEMA_VERSION",
     "CardTexts",
+    "CorruptedMetrics",
     "DataRecord",
     "FrozenProof",
     "HeadRecord",
     "InspectionRecord",
+    "InterpolationPoint",
+    "InterpolationRecord",
     "LayerRecord",
     "LearnedFrom",
     "LearnedSplit",
@@ -45,6 +50,7 @@ __all__ = [
     "PlainMeasured",
     "Preprocessed",
     "RefitRecord",
+    "Robustness",
     "RunRecord",
     "Seconds",
     "SplitRecord",

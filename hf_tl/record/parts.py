@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from hf_tl.phase import Phase
 from hf_tl.record.inspection import InspectionRecord
+from hf_tl.record.robustness import Robustness
 
 Library = Literal["timm", "transformers"]
 DataSource = Literal["built-in", "hub", "folder", "files", "memory", "unknown"]
@@ -207,6 +208,8 @@ class Measured:
     left_out: int = 0
     """Images of the split left out because the weights were trained on them."""
     plain: PlainMeasured | None = None
+    robustness: Robustness | None = None
+    """Metrics of the same images under common corruptions, if they were measured."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hf_tl.errors import PublishError
 from hf_tl.record.codec import RecordError, decode, encode
+from hf_tl.record.interpolation import InterpolationRecord
 from hf_tl.record.learned import LearnedSplit
 from hf_tl.record.migrate import migrate
 from hf_tl.record.origin import Origin
@@ -77,6 +78,8 @@ class RunRecord:
     """Evaluation of the selected checkpoint."""
     selection: str = ONE_STANDARD_ERROR
     """Rule of the model selection: `ONE_STANDARD_ERROR`, `LAST_WEIGHTS`, or the metric that was the best."""
+    interpolation: InterpolationRecord | None = None
+    """Interpolation of the weights after fine-tuning with those before it, which gave the saved weights."""
     refit: RefitRecord | None = None
     seconds: Seconds = field(default_factory=Seconds)
     energy: Mapping[str, Any] | None = None

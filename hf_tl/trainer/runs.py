@@ -14,6 +14,7 @@ from hf_tl.checkpoints.state import Outcome
 from hf_tl.config import DataConfig, HubConfig, TrainingConfig
 from hf_tl.evaluation.measure import Predictions, predict_split
 from hf_tl.hub.hub import push
+from hf_tl.job.interpolated import interpolate_weights, keeps_end, starting_point
 from hf_tl.job.job import Job, RunResult
 from hf_tl.job.opening import open_data
 from hf_tl.job.records import build_record, learned_images
@@ -50,8 +51,13 @@ def open_run_data(
     return open_data(state, data, DataConfig(), TrainingConfig(seed=args.seed), learned)
 
 
-def training_config(args: "TrainingArguments") -> TrainingConfig:
-    """Return the settings of the Accelerate loop that the training arguments correspond to."""
+def training_config(args: "TrainingArguments", **after_training: Any) -> TrainingConfig:
+    """Return the settings of the Accelerate loop that the training arguments correspond to.
+
+    Args:
+        args: Training arguments.
+        after_training: Settings of what follows the training, by their names.
+    """
     return TrainingConfig(
         output_dir=str(args.output_dir),
         seed=args.seed,
@@ -63,6 +69,7 @@ def training_config(args: "TrainingArguments") -> TrainingConfig:
         dataloader_num_workers=args.dataloader_num_workers,
         report_to="none",
         feature_cache="off",
+        **after_training,
     )
 
 
@@ -84,7 +91,7 @@ class TrainerRun:
             trainer.preprocessing,
             trainer.data,
             trainer.strategy,
-            training_config(trainer.args),
+            training_config(trainer.args, **trainer.after_training),
             HubConfig(),
             horizontal_flip=trainer.horizontal_flip,
             leakage=trainer.leakage,
@@ -102,8 +109,13 @@ class TrainerRun:
         return Outcome(trainer.strategy, log, len(self.job.data.splits["train"]), selection)
 
     def begin(self) -> None:
-        """Determine the origin of the weights, before training changes them, and print what the model sees."""
+        """Determine the origin of the weights, before training changes them, and print what the model sees.
+
+        Raises:
+            ConfigError: The weights are to be interpolated, and only the head trains, or they are random.
+        """
         _ = self.job.provenance, self.job.learned_before
+        self.trainer.start.point = starting_point(self.job)
         self.job.note_views()
         if self.job.text_head is not None:
             self.zero_shot, _ = zero_shot_results(self.job)
@@ -113,9 +125,16 @@ class TrainerRun:
         job, outcome = self.job, self.outcome
         unwrap_precision(job.model)  # what is saved is compared in float32
         say(job.accelerator, f"Saving the trained weights in {job.folder}")
-        record = self.with_arguments(write_model(job, outcome, outcome.log, "trained", adapter=self.adapter))
+        adapter = self.adapter
+        record = self.with_arguments(write_model(job, outcome, outcome.log, "trained", adapter=adapter))
+        if interpolate_weights(job, outcome, self.trainer.start.point, self._predict_validation):
+            adapter = adapter if keeps_end(outcome) else None
+            record = self.with_arguments(write_model(job, outcome, outcome.log, "trained", adapter=adapter))
         validation = predict(job, self.predict, "validation"), str(record.weights_digest)
         return finish_run(job, Trained(outcome, self.predict, record, validation))
+
+    def _predict_validation(self) -> Predictions:
+        return self.predict(self.job.data.splits["validation"], "validation")
 
     @property
     def adapter(self) -> Adapter | None:

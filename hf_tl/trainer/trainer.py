@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from accelerate import PartialState
 from datasets import Dataset
@@ -20,6 +20,7 @@ from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.streaming.streams import streams_of
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import problem_type_of, trainer_metrics
+from hf_tl.evaluation.robustness.views import check_corruptible
 from hf_tl.head.text_head import check_head, fit_text_head, with_head_penalty
 from hf_tl.optimization.head_penalty import HeadPenalty
 from hf_tl.optimization.loss import balanced_weights, check_phases, training_loss
@@ -27,8 +28,9 @@ from hf_tl.strategy import Phase, Strategy
 from hf_tl.trainer.adapted import AdaptedTrainer
 from hf_tl.trainer.callback import StrategyCallback
 from hf_tl.trainer.images import PhaseCollate, PhaseSampler, PhaseViews
+from hf_tl.trainer.interpolation import StartCallback
 from hf_tl.trainer.progress import AVERAGE_FILE
-from hf_tl.trainer.runs import TrainerRun, open_run_data
+from hf_tl.trainer.runs import TrainerRun, open_run_data, training_config
 from hf_tl.views.stream_views import viewed
 
 if TYPE_CHECKING:
@@ -61,6 +63,9 @@ class StrategyTrainer(AdaptedTrainer):
         transforms: Transforms that `load_backbone` returned with `model`. Defaults to those of the model.
         model_init: Function that returns a new model, in place of `model`.
         horizontal_flip: Whether a mirrored image keeps its label. Defaults to the dataset's own, else True.
+        interpolate: Coefficient of the weights between those before and after fine-tuning, or `"auto"`, as
+            `--interpolate` takes it. The end are the weights after the last phase, or the best ones that Trainer loads.
+        corruptions: Whether to measure the test metrics under common corruptions too, as `--corruptions` does.
         options: Other arguments of `Trainer`, such as `callbacks`, `compute_metrics` and `optimizers`.
 
     Raises:
@@ -86,6 +91,8 @@ class StrategyTrainer(AdaptedTrainer):
         transforms: "Transforms | None" = None,
         model_init: "Callable[..., PreTrainedModel] | None" = None,
         horizontal_flip: bool | None = None,
+        interpolate: Literal["auto"] | float | None = None,
+        corruptions: bool = False,
         **options: Any,
     ) -> None:
         _check_options(options)
@@ -106,6 +113,10 @@ class StrategyTrainer(AdaptedTrainer):
         self.preprocessing = preprocessing_of(first, transforms)
         self._fit_head(first, args.seed)
         flips_by_default = self.data.defaults.get("horizontal_flip", True)
+        if corruptions:
+            check_corruptible(self.preprocessing.scaling)
+        self.after_training: dict[str, Any] = {"interpolate": interpolate, "corruptions": corruptions}
+        training_config(args, **self.after_training)  # checks them
         self.horizontal_flip: bool = flips_by_default if horizontal_flip is None else horizontal_flip
         self.phases.images = len(self.data.splits["train"])
         self.phases.steps_per_epoch = math.ceil(
@@ -117,7 +128,8 @@ class StrategyTrainer(AdaptedTrainer):
             "compute_metrics": trainer_metrics,
             "eval_dataset": viewed(self.data.splits["validation"], evaluation),
         }
-        callbacks = [*(options.pop("callbacks", None) or ()), self.phases]
+        self.start = StartCallback(self.phases)
+        callbacks = [*(options.pop("callbacks", None) or ()), self.start, self.phases]
         super().__init__(
             model,
             args,

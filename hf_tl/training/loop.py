@@ -33,6 +33,7 @@ from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.escalation import Climb, climb_of, describe_rung
 from hf_tl.training.evaluation import Evaluator
 from hf_tl.training.held_model import HeldModel
+from hf_tl.training.interpolation import StartingPoint
 from hf_tl.training.phase_data import PhaseData, TrainingImages
 from hf_tl.training.phase_run import Frozen, PhaseRun, Span, check_recipes
 from hf_tl.training.selection import count_without_gain, judge_zero_shot
@@ -105,6 +106,7 @@ class Training:
         self._restored: Contents | None = None
         self._climb = climb_of(strategy, config, rung_seconds)
         self._head_penalty = HeadPenalty(self.model, self.stages[-1])
+        self.start = StartingPoint()  # weights before fine-tuning, for an interpolation
 
     def restore(self, source: str) -> None:
         """Restore a checkpoint; the next `run` continues from there.
@@ -119,6 +121,7 @@ class Training:
         if self._restored is None:
             return
         self.state, self._best_weights = self._restored.state, dict(self._restored.best)
+        self.start.weights = dict(self._restored.start)
         if self._climb is not None:
             self._climb.weights = dict(self._restored.kept)
         if any(phase.from_random_weights for phase in self.begun):
@@ -235,6 +238,7 @@ class Training:
         if self.state.frozen_digest is None:  # the phase starts, and does not resume
             if self._climb is not None and (span.index or self.state.log.zero_shot is not None):
                 self._climb.begin(self.state, self._best_weights)
+            self.start.begin(span.index, self._copies)
             if span.phase.from_random_weights:
                 drawn = self._random_weights()
                 self._held.load(drawn)
@@ -300,9 +304,12 @@ class Training:
         is_last = self.state.step == self.phase_ends[-1]
         is_highest, is_kept = self._evaluator.select(evaluation, self.state, is_last=is_last)
         if is_kept:
-            tensors = self._trained_tensors(merged=True) | self._held.adapters()
-            self._best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+            self._best_weights = self._copies()
         return is_highest
+
+    def _copies(self) -> dict[str, Tensor]:
+        tensors = self._trained_tensors(merged=True) | self._held.adapters()
+        return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
 
     def _restore_phase(self, run: PhaseRun) -> None:
         """Restore optimizer, schedule, scaler and random states in the phase in which the checkpoint was written."""
@@ -332,6 +339,7 @@ class Training:
             weights=self._trained_tensors(merged=False),
             best=self._best_weights,
             kept={} if self._climb is None else self._climb.weights,
+            start=self.start.weights,
             optimizer=None if run is None else run.state(),
             random_states=gather_random_states(self.accelerator),
         )

@@ -135,6 +135,7 @@ class Refit:
             first.config,
             identity=first.identity,
         )
+        again.start = first.start.again(again.strategy.phases, again.stages)
         if first.config.resume_from_checkpoint is not None:
             again.restore("auto")
         again.run()

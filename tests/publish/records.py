@@ -7,12 +7,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hf_tl.evaluation.metrics import PROBLEM_TYPES
+from hf_tl.evaluation.robustness.corruptions import CORRUPTIONS
 from hf_tl.phase import Phase
 from hf_tl.record import (
     CardTexts,
+    CorruptedMetrics,
     DataRecord,
     FrozenProof,
     HeadRecord,
+    InterpolationPoint,
+    InterpolationRecord,
     LayerRecord,
     LearnedSplit,
     Measured,
@@ -20,6 +25,7 @@ from hf_tl.record import (
     Origin,
     PhaseRecord,
     Preprocessed,
+    Robustness,
     RunRecord,
     Seconds,
     SplitRecord,
@@ -184,6 +190,31 @@ def evaluated(record: RunRecord, *, images: bool = False) -> RunRecord:
         temperature=Temperature(1.7, WEIGHTS, "validation", record.measured["validation"].images),
     )
     return put(record, card=CardTexts(images=images))
+
+
+def with_robustness(record: RunRecord) -> RunRecord:
+    """Return the evaluated record with test results under corruptions, of which each strength is right less often."""
+    key = PROBLEM_TYPES[record.model.problem_type].primary.key
+    results = tuple(
+        CorruptedMetrics(
+            corruption.key, float(strength), {key: 0.8 - 0.2 * place}, {key: (0.7 - 0.2 * place, 0.9 - 0.2 * place)}
+        )
+        for corruption in CORRUPTIONS
+        for place, strength in enumerate(corruption.strengths)
+    )
+    robustness = Robustness(
+        (160, 160), results, {key: 0.6}, {key: (0.5512, 0.6433)}, {key: 0.2754}, {key: (0.2301, 0.3207)}
+    )
+    return put(record, measured__test__robustness=robustness)
+
+
+def with_interpolation(record: RunRecord, **changes: Any) -> RunRecord:
+    """Return the record of a run that keeps weights between start and end of fine-tuning."""
+    key = PROBLEM_TYPES[record.model.problem_type].primary.key
+    shares = {step / 10: 0.5 + 0.4 * step / 10 for step in range(11)}
+    points = tuple(InterpolationPoint(c, {key: share}, (share - 0.1, share + 0.1)) for c, share in shares.items())
+    interpolation = InterpolationRecord(0.7, "one standard error", 60, points, "start")
+    return put(record, interpolation=dataclasses.replace(interpolation, **changes))
 
 
 def without_temperature(record: RunRecord, reason: str) -> RunRecord:

@@ -1,11 +1,23 @@
 """Statements of cards about results, calibration and training images."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from huggingface_hub import ModelCard
 from publish.cards import body_of
-from publish.records import EARLIER_WEIGHTS, evaluated, make_multi_label_record, put, without_temperature
+from publish.records import (
+    EARLIER_WEIGHTS,
+    evaluated,
+    make_multi_label_record,
+    put,
+    with_interpolation,
+    with_robustness,
+    without_temperature,
+)
 
 from hf_tl.card.card import render_card
+from hf_tl.card.summary import summarize
 from hf_tl.record import LearnedSplit, Origin, PlainMeasured, RunRecord, Temperature
 
 
@@ -92,6 +104,57 @@ def test_training_images_of_all_trainings_are_stated(record: RunRecord) -> None:
 def test_images_are_shown_only_where_allowed(record: RunRecord) -> None:
     assert "mistakes.png" not in render_card(evaluated(record))
     assert "![Test images of the most confident errors](mistakes.png)" in render_card(evaluated(record, images=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "texts"),
+    [
+        (
+            {},
+            (
+                "at the coefficient 0.7 (the nearest to 0 within one standard error of the best validation accuracy). "
+                "Coefficient 0: the starting weights, with the head that they had when fine-tuning began. Coefficient "
+                "1: the weights at the end of training. Weights between",
+                "![Validation accuracy of interpolated weights by coefficient](interpolation.png)",
+            ),
+        ),
+        (
+            {"rule": "chosen", "head": "end", "kept": 0.5},
+            (
+                "at the coefficient 0.5 (chosen before training). Coefficient 0: the starting weights, with the head "
+                "of the end, because they had no trained head.",
+            ),
+        ),
+        ({"rule": "first training"}, ("(selected in the first training: the nearest to 0 within one standard error",)),
+    ],
+)
+def test_interpolated_weights_are_stated(record: RunRecord, changes: dict[str, Any], texts: tuple[str, ...]) -> None:
+    record = with_interpolation(evaluated(record), **changes)
+    body = body_of(render_card(record))
+    for text in texts:
+        assert text in body
+    assert "interpolated at" not in render_card(put(record, interpolation=None))
+    assert RunRecord.from_json(record.to_json()) == record
+    coefficient = f"coefficient {changes.get('kept', 0.7)} between the weights before (0) and after fine-tuning (1), "
+    assert coefficient in summarize(record, Path("out"))
+
+
+def test_results_under_corruptions_have_a_section(record: RunRecord) -> None:
+    body = body_of(render_card(with_robustness(evaluated(record))))
+    section = body.partition("### Robustness\n")[2].partition("## Strategy")[0]
+    for text in (
+        "Test accuracy under corruptions: mean 60.0% (95% CI 55.1–64.3%), −27.5 points against clean images (95% CI "
+        "−32.1 to −23.0).\n",
+        "![Test accuracy under corruptions of three strengths](robustness.png)",
+        "| Corruption | Clean | Weak | Medium | Strong |\n|---|--:|--:|--:|--:|\n| Gaussian noise (standard deviation "
+        "0.08, 0.18, 0.38 of the range) | 92.5% (",
+        "| 80.0% (70.0–90.0%) | 60.0% (50.0–70.0%) | 40.0% (30.0–50.0%) |",
+        "[ImageNet-C](https://arxiv.org/abs/1903.12261)",
+        "as the network sees them (160 × 160 pixels)",
+    ):
+        assert text in section, text
+    assert "Robustness" not in render_card(evaluated(record))
+    assert RunRecord.from_json(with_robustness(evaluated(record)).to_json()) == with_robustness(evaluated(record))
 
 
 def test_a_missing_temperature_is_given_a_reason(record: RunRecord) -> None:

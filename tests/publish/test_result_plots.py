@@ -1,5 +1,6 @@
 """Figures of results: their content, for any number of classes and any names."""
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from publish.records import evaluated, make_multi_label_record, make_record, put, without_temperature
+from publish.records import (
+    evaluated,
+    make_multi_label_record,
+    make_record,
+    put,
+    with_interpolation,
+    with_robustness,
+    without_temperature,
+)
 from publish.test_plots import share_of
 
 from hf_tl.card.figures.draw import FIGURES, draw_figures, figures_of
@@ -15,7 +24,7 @@ from hf_tl.card.figures.mistakes import Example, plot_examples
 from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion
 from hf_tl.errors import PublishError
 from hf_tl.record import RunRecord
-from hf_tl.reporting.canvas import AFTER, BEFORE
+from hf_tl.reporting.canvas import AFTER, BEFORE, FROZEN, VALIDATION_LINE
 
 pytestmark = pytest.mark.long
 
@@ -60,6 +69,31 @@ def make_examples(record: RunRecord, color: tuple[float, float, float], *, maps:
     ]
 
 
+@pytest.mark.parametrize("make", [make_record, make_multi_label_record])
+def test_the_metric_under_corruptions_is_drawn_with_its_intervals(make: Any, tmp_path: Path) -> None:
+    record = with_robustness(evaluated(make()))
+    draw_figures(record, tmp_path)
+    (tmp_path / "robustness.png").rename(tmp_path / "wide.png")
+    assert share_of(tmp_path / "wide.png", VALIDATION_LINE) > 0.003
+    results = record.measured["test"].robustness.results
+    narrow = tuple(dataclasses.replace(result, intervals={}) for result in results)
+    draw_figures(put(record, measured__test__robustness__results=narrow, measured__test__intervals={}), tmp_path)
+    assert share_of(tmp_path / "robustness.png", FROZEN) < 0.2 * share_of(tmp_path / "wide.png", FROZEN)
+
+
+@pytest.mark.parametrize("make", [make_record, make_multi_label_record])
+def test_the_metric_of_interpolated_weights_is_drawn_with_the_coefficient_that_is_kept(
+    make: Any, tmp_path: Path
+) -> None:
+    record = with_interpolation(make())
+    draw_figures(record, tmp_path)
+    (tmp_path / "interpolation.png").rename(tmp_path / "kept.png")
+    assert share_of(tmp_path / "kept.png", VALIDATION_LINE) > 0.003
+    assert share_of(tmp_path / "kept.png", FROZEN) > 0.01
+    draw_figures(with_interpolation(make(), kept=0.2), tmp_path)
+    assert (tmp_path / "interpolation.png").read_bytes() != (tmp_path / "kept.png").read_bytes()
+
+
 @pytest.mark.parametrize("maps", [True, False])
 @pytest.mark.parametrize("make", [make_record, make_multi_label_record])
 def test_examples_are_shown(make: Any, maps: bool, tmp_path: Path) -> None:
@@ -71,7 +105,7 @@ def test_examples_are_shown(make: Any, maps: bool, tmp_path: Path) -> None:
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     hostile = ("$\\frac{", "%s {0}", "\n\n", "\x00", "w" * 300, "a\ud800b", "猫")
-    record = evaluated(make_record(labels=hostile), images=True)
+    record = with_interpolation(with_robustness(evaluated(make_record(labels=hostile), images=True)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the font may lack a character: a box is drawn
         files = draw_figures(record, tmp_path, make_examples(record, (0.5, 0.5, 0.5)))

@@ -38,7 +38,11 @@ def make_args(output: Path, **settings: Any) -> TrainingArguments:
     return TrainingArguments(str(output), **{**defaults, **sizes, **settings})
 
 
-def make_trainer(output: Path, strategy: Any, data: ImageData, **settings: Any) -> hf_tl.StrategyTrainer:
+def make_trainer(
+    output: Path, strategy: Any, data: ImageData, *, corruptions: bool = False, **settings: Any
+) -> hf_tl.StrategyTrainer:
     model, transforms = make_model()
     args = make_args(output, **settings)
-    return hf_tl.StrategyTrainer(model, args, strategy=strategy, data=data, transforms=transforms)
+    return hf_tl.StrategyTrainer(
+        model, args, strategy=strategy, data=data, transforms=transforms, corruptions=corruptions
+    )

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hf_tl.card.figures.interpolation import INTERPOLATION_FIGURE, plot_interpolation
 from hf_tl.card.figures.mistakes import Example, plot_examples
 from hf_tl.card.figures.results import CLASSES_DRAWN, plot_confusion, plot_reliability
+from hf_tl.card.figures.robustness import ROBUSTNESS_FIGURE, plot_robustness
 from hf_tl.card.figures.training import HISTORY_FIGURE, STAGES_FIGURE, plot_history, plot_stages
+from hf_tl.card.metadata import problem_of
 from hf_tl.card.record_errors import record_errors
 from hf_tl.card.sections.results import calibrated
 from hf_tl.record import RunRecord
@@ -14,8 +17,11 @@ from hf_tl.reporting.html import picture_of
 CONFUSION_FIGURE = "confusion.png"
 RELIABILITY_FIGURE = "reliability.png"
 MISTAKES_FIGURE = "mistakes.png"
-NAMES = ("stages", "history", "confusion", "reliability", "mistakes")
-FIGURES = (STAGES_FIGURE, HISTORY_FIGURE, CONFUSION_FIGURE, RELIABILITY_FIGURE, MISTAKES_FIGURE)
+NAMES = ("stages", "history", "interpolation", "confusion", "reliability", "robustness", "mistakes")
+FIGURES = (
+    STAGES_FIGURE, HISTORY_FIGURE, INTERPOLATION_FIGURE, CONFUSION_FIGURE, RELIABILITY_FIGURE, ROBUSTNESS_FIGURE,
+    MISTAKES_FIGURE,
+)  # fmt: skip
 
 
 def figures_of(record: RunRecord) -> dict[str, str]:
@@ -25,8 +31,10 @@ def figures_of(record: RunRecord) -> dict[str, str]:
     shown = {
         "stages": (STAGES_FIGURE, True),
         "history": (HISTORY_FIGURE, bool(record.history)),
+        "interpolation": (INTERPOLATION_FIGURE, record.interpolation is not None),
         "confusion": (CONFUSION_FIGURE, test is not None and bool(test.confusion) and can_be_read),
         "reliability": (RELIABILITY_FIGURE, test is not None and bool(test.calibration)),
+        "robustness": (ROBUSTNESS_FIGURE, test is not None and test.robustness is not None),
         "mistakes": (MISTAKES_FIGURE, test is not None and record.card.images and bool(test.mistakes)),
     }
     return {name: file for name, (file, is_shown) in shown.items() if is_shown}
@@ -49,8 +57,10 @@ def draw_figures(record: RunRecord, folder: str | Path, examples: Sequence[Examp
     draw: dict[str, Callable[[RunRecord, Path], None]] = {
         "stages": plot_stages,
         "history": plot_history,
+        "interpolation": _draw_interpolation,
         "confusion": lambda record, path: plot_confusion(record.data.labels, record.measured["test"].confusion, path),
         "reliability": _draw_reliability,
+        "robustness": lambda record, path: plot_robustness(record.measured["test"], problem_of(record), path),
     }
     if examples:
         draw["mistakes"] = lambda record, path: plot_examples(record, examples, path)
@@ -66,6 +76,11 @@ def confusion_picture(record: RunRecord) -> bytes | None:
     if "confusion" not in figures_of(record):
         return None
     return picture_of(lambda path: plot_confusion(record.data.labels, record.measured["test"].confusion, path))
+
+
+def _draw_interpolation(record: RunRecord, path: Path) -> None:
+    assert record.interpolation is not None, "the figure is not shown without it"
+    plot_interpolation(record.interpolation, problem_of(record), path)
 
 
 def _draw_reliability(record: RunRecord, path: Path) -> None:

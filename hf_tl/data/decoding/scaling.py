@@ -53,6 +53,17 @@ class PixelScaling:
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return pixels.sub_(mean).div_(std)
 
+    def levels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Convert a tensor (channels, height, width) back to the nearest 8-bit image, RGB or gray.
+
+        >>> scaling = PixelScaling((2, 1, 0), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        >>> scaling.levels(scaling(Image.new("RGB", (1, 1), (255, 51, 0)))).flatten().tolist()
+        [255, 51, 0]
+        """
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        levels = pixels.mul(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+        return levels[torch.tensor(self.order).argsort()]
+
     @property
     def channel_order(self) -> str:
         """Letters of the output channels: "RGB", "BGR", or "L" for gray."""

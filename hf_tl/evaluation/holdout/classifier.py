@@ -18,6 +18,8 @@ from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
+
 AnyModel: TypeAlias = Union[str, os.PathLike[str], "PreTrainedModel"]
 """Model as all functions of hf_tl take it: a folder, a Hub id, the result of a run, or a loaded model."""
 
@@ -51,6 +53,11 @@ class Classifier:
             "expected a model (a folder, a Hub id, the result of hf_tl.train, or a model of hf_tl.load), found "
             f"{type(model).__name__}{_advice(model)}"
         )
+
+    @property
+    def preprocessing(self) -> "Preprocessing":
+        """Preprocessing of the model."""
+        return preprocessing_of(self.model)
 
     @cached_property
     def record(self) -> RunRecord | None:
