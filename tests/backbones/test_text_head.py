@@ -159,7 +159,7 @@ def test_a_classifier_without_its_text_tower_is_refused(tmp_path: Path) -> None:
         ({"head_init": None, "prompt": None, "text_model": "clip"}, "text_model is for a head from class names"),
         ({"pretrained": False}, "needs pretrained weights"),
         ({"strategy": "scratch"}, "needs pretrained weights"),
-        ({"head_init": "names"}, "head_init takes one of text"),
+        ({"head_init": "names"}, "head_init takes text"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_loaded(options: dict[str, Any], match: str) -> None:
