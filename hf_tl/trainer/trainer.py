@@ -31,6 +31,7 @@ from hf_tl.trainer.images import PhaseCollate, PhaseSampler, PhaseViews
 from hf_tl.trainer.interpolation import StartCallback
 from hf_tl.trainer.progress import AVERAGE_FILE
 from hf_tl.trainer.runs import TrainerRun, open_run_data, training_config
+from hf_tl.trainer.saving import SavingTrainer
 from hf_tl.views.stream_views import viewed
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ logger = logging.get_logger(__name__)
 StrategySource = Strategy | str | Callable[[Any], Strategy]
 
 
-class StrategyTrainer(AdaptedTrainer):
+class StrategyTrainer(AdaptedTrainer, SavingTrainer):
     """transformers' `Trainer` that carries out a strategy, and saves what `hf_tl.train` saves.
 
     One call sets everything up: views and collator of the training images, processor, metrics, loss and callback. After
@@ -315,37 +316,6 @@ class StrategyTrainer(AdaptedTrainer):
         average = Path(str(self.state.best_model_checkpoint), AVERAGE_FILE)
         if average.is_file():  # the evaluated weights
             self.model.load_state_dict(load_file(average), strict=False)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the model as hf_tl does, with processor, record and card; no pickle of the arguments."""
-        if self.args.should_save:
-            self.run.save(Path(output_dir or str(self.args.output_dir)), state_dict)
-
-    def create_model_card(self, *arguments: Any, **options: Any) -> None:
-        """Keep hf_tl's card, which `save_model` wrote."""
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **options: Any,
-    ) -> Any:
-        """Publish the saved model with its card, figures and record in one commit, as `hf_tl.push` does.
-
-        Returns:
-            URL of the commit.
-
-        Raises:
-            PublishError: The model is not trained, or the Hub refused the push.
-        """
-        if ignored := [*options, *([] if blocking else ["blocking"])]:
-            logger.warning(f"Ignoring {', '.join(ignored)}: hf_tl's card states them from the record of the run")
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self.save_model(_internal_call=True)
-        return self.run.publish(self.run.job.folder, token=token, revision=revision, private=private)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

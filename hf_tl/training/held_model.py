@@ -26,10 +26,13 @@ class HeldModel:
         accelerator: Accelerator; its class determines whether to shard.
         model: Model to train in place.
         pixel_values: Any two images (2, channels, height, width), which show which layers a pass calls.
+        trained: Names of the tensors that some phase trains; no others can change.
     """
 
-    def __init__(self, accelerator: "Accelerator", model: "PreTrainedModel", pixel_values: Tensor) -> None:
-        self._accelerator, self._pixel_values = accelerator, pixel_values
+    def __init__(
+        self, accelerator: "Accelerator", model: "PreTrainedModel", pixel_values: Tensor, trained: "Container[str]"
+    ) -> None:
+        self._accelerator, self._pixel_values, self._trained = accelerator, pixel_values, trained
         self._whole = model
         self.model = model
         """Model that the phases train: a sharded copy, or the model itself."""
@@ -66,19 +69,19 @@ class HeldModel:
         if self.model is not self._whole:
             self._whole.load_state_dict(tensors, strict=False)
 
-    def adapters(self) -> dict[str, Tensor]:
-        """Return the whole tensors of the adapters. All processes must call this."""
-        return {name: whole(tensor.detach()) for name, tensor in adapter_tensors(self.model).items()}
-
-    def tensors(self, names: "Container[str]", *, merged: bool) -> dict[str, Tensor]:
-        """Return whole tensors by their names in the model without adapters. All processes must call this.
+    def tensors(self, *, merged: bool) -> dict[str, Tensor]:
+        """Return the whole trained tensors by their names without adapters. All processes must call this.
 
         Args:
-            names: Names of the tensors.
             merged: Whether the weights of adapted layers are those with the adapter added.
         """
         state = plain_tensors(self._accelerator.unwrap_model(self.model), merged=merged)
-        return {name: whole(tensor.detach()) for name, tensor in state.items() if name in names}
+        return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self._trained}
+
+    def copies(self) -> dict[str, Tensor]:
+        """Return copies of the trained tensors, merged, and of the adapters. All processes must call this."""
+        adapters = {name: whole(tensor.detach()) for name, tensor in adapter_tensors(self.model).items()}
+        return {name: tensor.to("cpu", copy=True) for name, tensor in (self.tensors(merged=True) | adapters).items()}
 
     def release(self) -> "PreTrainedModel":
         """Return the whole model, on the device. Its weights are those of the last call of `load`, or older."""

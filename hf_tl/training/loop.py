@@ -140,7 +140,7 @@ class Training:
         ends, is_main = self.phase_ends, self.accelerator.is_main_process
         images = self.data.two_images(self.strategy.phases[0]).to(self.model.device)
         fix_unused(self.model, images)
-        self._held = HeldModel(self.accelerator, self.model, images)
+        self._held = HeldModel(self.accelerator, self.model, images, self.ever_trained)
         with (
             self.checkpoints.sigterm.recorded(),
             progress_bar(total=ends[-1], initial=self.state.step, unit="step", disable=not is_main) as progress,
@@ -238,7 +238,7 @@ class Training:
         if self.state.frozen_digest is None:  # the phase starts, and does not resume
             if self._climb is not None and (span.index or self.state.log.zero_shot is not None):
                 self._climb.begin(self.state, self._best_weights)
-            self.start.begin(span.index, self._copies)
+            self.start.begin(span.index, self._held.copies)
             if span.phase.from_random_weights:
                 drawn = self._random_weights()
                 self._held.load(drawn)
@@ -276,7 +276,7 @@ class Training:
         step = self.state.step + 1
         may_stop = span.phase.patience is not None and self._ends_epoch(step)
         if self.hold is not None and (may_stop or step == span.end):
-            self.hold(self._best_weights or self._trained_tensors(merged=True), self)
+            self.hold(self._best_weights or self._held.tensors(merged=True), self)
 
     def _judge(self, climb: Climb, phase: Phase) -> None:
         """Judge the finished stage depth by its best weights; keep them or restore the previous ones."""
@@ -304,12 +304,8 @@ class Training:
         is_last = self.state.step == self.phase_ends[-1]
         is_highest, is_kept = self._evaluator.select(evaluation, self.state, is_last=is_last)
         if is_kept:
-            self._best_weights = self._copies()
+            self._best_weights = self._held.copies()
         return is_highest
-
-    def _copies(self) -> dict[str, Tensor]:
-        tensors = self._trained_tensors(merged=True) | self._held.adapters()
-        return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
 
     def _restore_phase(self, run: PhaseRun) -> None:
         """Restore optimizer, schedule, scaler and random states in the phase in which the checkpoint was written."""
@@ -336,17 +332,13 @@ class Training:
         """Gather the contents of a checkpoint, within a phase or between phases. All processes must call this."""
         return Contents(
             state=self.state,
-            weights=self._trained_tensors(merged=False),
+            weights=self._held.tensors(merged=False),
             best=self._best_weights,
             kept={} if self._climb is None else self._climb.weights,
             start=self.start.weights,
             optimizer=None if run is None else run.state(),
             random_states=gather_random_states(self.accelerator),
         )
-
-    def _trained_tensors(self, *, merged: bool) -> dict[str, Tensor]:
-        """Return the tensors that some phase trains; no others can change. All processes must call this."""
-        return self._held.tensors(self.ever_trained, merged=merged)
 
     def passes(self, steps: int) -> float:
         """Convert optimizer steps to passes over the training images."""
