@@ -17,6 +17,7 @@ from hf_tl.errors import ConfigError
 from hf_tl.flags import GROUPS, parse_run_config
 from hf_tl.phase import Phase
 from hf_tl.ranges import Domain, domains
+from hf_tl.tuning import LoRA
 from hf_tl.wording import flags_meant
 
 REPOSITORY = Path(__file__).parents[1]
@@ -226,7 +227,7 @@ def test_every_field_declares_what_it_takes(owner: type) -> None:
     """A number without a range, or a type that no flag can express, would not be checked."""
     for field in dataclasses.fields(owner):
         domain = domains(owner)[field.name]
-        assert set(domain.kinds) <= {int, float, str, bool, tuple}
+        assert set(domain.kinds) <= {int, float, str, bool, tuple, LoRA}
         limits = {key for key in ("at_least", "above", "at_most", "below") if getattr(domain, key) is not None}
         assert bool(limits) == bool({int, float} & set(domain.kinds)), field.name
         if field.default is not dataclasses.MISSING:

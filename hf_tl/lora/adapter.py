@@ -27,7 +27,7 @@ _PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class Adapter:
-    """What turns a starting model into a trained one: matrices of adapted layers, and layers trained in full."""
+    """Matrices of adapted layers, and layers trained in full, that turn a starting model into the trained one."""
 
     lora: LoRA
     matrices: Mapping[str, Tensor]

@@ -120,7 +120,7 @@ def test_multi_label_data_are_refused(inputs: Inputs, tmp_path: Path, capsys: py
         (["--refit", "true", "--streaming"], "random access"),
         (
             ["--strategy", "auto", "--trainable_stages", "2"],
-            "needs --strategy finetune or gradual, found --strategy auto",
+            "needs --strategy finetune, gradual or lora, found --strategy auto",
         ),
         (
             ["--strategy", "auto", "--head_solver", "lbfgs"],

@@ -119,7 +119,7 @@ def test_two_processes_give_the_metrics_of_one_process(colors: Path, tmp_path: P
         (["--dataset", "./nowhere"], "nowhere"),
         (["--strategy", "finetune", "--trainable_stages", "70"], "expected 1 to 6 trainable stages"),
         (["--strategy", "finetune", "--trainable_stages", "1"], "at least 2"),
-        (["--trainable_stages", "2"], "needs --strategy finetune or gradual, found --strategy transfer"),
+        (["--trainable_stages", "2"], "needs --strategy finetune, gradual or lora, found --strategy transfer"),
         (["--per_device_train_batch_size", "0"], "at least 1"),
         (["--num_train_epochs", "-1"], "--num_train_epochs takes a number above 0 or none, found -1"),
         (["--report_to", "nonsense"], "--report_to takes an installed experiment tracker, found nonsense"),

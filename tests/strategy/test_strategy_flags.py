@@ -40,7 +40,7 @@ def test_phases_exclude_other_flags_of_a_strategy(flags: list[str], message: str
         (["--find_learning_rate", "--learning_rate", "1"], "both set the rate of the head"),
         (["--find_learning_rate", "--strategy", "scratch"], "scratch has none"),
         (["--strategy", "gradual", "--trainable_stages", "1"], "gradual trains the head and at least one more stage"),
-        (["--strategy", "full", "--trainable_stages", "2"], "finetune or gradual"),
+        (["--strategy", "full", "--trainable_stages", "2"], "finetune, gradual or lora"),
         (
             ["--strategy", "gradual", "--trainable_stages", "layer3"],
             "gradual must be a number.*list the phases with --phases",
