@@ -80,8 +80,8 @@ def test_the_accuracy_of_a_plain_pipeline_is_stated_where_it_differs(record: Run
     record = put(record, measured__test__plain=plain, data__splits__test__conversions={"transparency": 16})
     body = body_of(render_card(record))
     assert (
-        "- Test accuracy: 92.5% as evaluated by hf_tl, and 50.0% by a plain pipeline(), which treats some images "
-        "differently (transparency: 16, 16-bit gray: 4)." in body
+        "- Test accuracy: 92.5% (95% CI 86.4–96.0%) as evaluated by hf_tl, and 50.0% (95% CI 41.2–58.8%) by a plain "
+        "pipeline(), which treats some images differently (transparency: 16, 16-bit gray: 4)." in body
     )
     assert "Images that hf_tl converts and a plain pipeline() does not: test: transparency 16." in body
 
