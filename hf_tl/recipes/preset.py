@@ -14,6 +14,7 @@ from hf_tl.ranges import Domain, domains
 from hf_tl.recipes.families import HIERARCHICAL, Family
 from hf_tl.recipes.phases import all_stages, depth_by_depth, head_only, head_then_stages, stage_by_stage
 from hf_tl.recipes.sizes import recipe_for, solved
+from hf_tl.tuning import LoRA
 
 StrategyName = Literal["transfer", "finetune", "gradual", "full", "lora", "scratch", "auto"]
 SYNONYMS = {
@@ -71,6 +72,9 @@ class Preset:
             raise ConfigError(
                 f"the strategy {self.name} has no argument {name_some(unknown)}; {near(unknown[0], sorted(known))}"
             )
+        is_adapted = self.name == "lora" or isinstance(self.arguments.get("tuning"), LoRA)
+        if is_adapted and self.arguments.get("batch_norm") == "update":
+            raise ConfigError("LoRA keeps the statistics of BatchNorm as they are: leave out --batch_norm update")
         object.__setattr__(self, "arguments", _checked(self.arguments))
         _checked(self.arguments.get("head_recipe", {}))
 

@@ -20,8 +20,8 @@ def test_card_states_why_the_strategy(record: RunRecord) -> None:
     for text in (
         "evaluated frozen features of 1,400 train and validation images, and advised to train the head. A head alone, "
         "on what vit already knows, gets 80.0% right. There are few images.\n",
-        "| `vit` | 1,234 | 80.0% (70.0–88.0%) | 80.0% | -0.123 | `layer4` | 0.58 (0.50–0.66) |\n",
-        "| `resnet` | 1,234 | 80.0% (70.0–88.0%) | 80.0% | -0.123 | `head` | 0.58 (0.50–0.66) |\n",
+        "| `vit` | 1,234 | 80.0% (70.0–88.0%) | 80.0% (70.0–88.0%) | -0.123 | `layer4` | 0.58 (0.50–0.66) |\n",
+        "| `resnet` | 1,234 | 80.0% (70.0–88.0%) | 80.0% (70.0–88.0%) | -0.123 | `head` | 0.58 (0.50–0.66) |\n",
         "\n\n- 1 images are copies of others\n- the classes are unequal: cat\n",
         "selected by a search that started with the head. Each depth started from the best weights of the one before "
         "and was evaluated on 60 validation images",
