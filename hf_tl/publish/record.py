@@ -151,11 +151,12 @@ def _optimization(strategy: Strategy, config: TrainingConfig) -> Mapping[str, An
 def _count_trained(model: "PreTrainedModel", phases: Sequence[PhaseRecord]) -> int:
     """Count the parameters trained in at least one phase.
 
-    The count of a single phase allows for norms and for parameters that never train, so it is a lower bound.
+    The count of a single phase allows for norms and for parameters that never train, so it is a lower bound. Of a phase
+    with LoRA, its own count has the parameters of the adapters.
     """
     stages, names = list_stages(model), set[str]()
     for phase in phases:
-        names |= trainable_parameters(stages, phase.recipe.trainable_stages)
+        names |= trainable_parameters(stages, 1 if phase.recipe.is_adapted else phase.recipe.trainable_stages)
     largest = max((phase.parameters_trained for phase in phases), default=0)
     if len({phase.trained_stages for phase in phases}) <= 1:
         return largest

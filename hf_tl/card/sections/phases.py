@@ -61,7 +61,13 @@ def _state(stage: str, phase: PhaseRecord) -> str:
 
 
 def trained_stages(record: RunRecord) -> str:
-    """Return a short name of the trained stages."""
+    """Return a short name of the trained stages, and of the adapters that trained them."""
+    tunings = [phase.recipe.tuning for phase in record.phases]
+    phrases = dict.fromkeys(tuning.phrase for tuning in tunings if isinstance(tuning, LoRA))
+    return _named_stages(record) + "".join(f", by {phrase}" for phrase in phrases)
+
+
+def _named_stages(record: RunRecord) -> str:
     names = [stage.name for stage in record.stages]
     trained = [name for name in names if record.trained_in(name)]
     if not trained:
