@@ -1,4 +1,4 @@
-"""Train every strategy on the same data and print their test results as a table.
+"""Train every strategy on the same data and print their test results and costs as a table.
 
 `python scripts/benchmark_strategies.py --output_dir FOLDER [--dataset digits] [--trainer] [--image_size 128 …]`
 
@@ -8,13 +8,16 @@ README is its output.
 """
 
 import argparse
+import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
-from hf_tl.record import RECORD_FILE, read_record
+from hf_tl.record import read_record
+from hf_tl.reporting.numbers import with_interval
 
 RUNS = {
     "transfer": ["--strategy", "transfer"],
@@ -22,9 +25,13 @@ RUNS = {
     "finetune, 2 stages": ["--strategy", "finetune", "--trainable_stages", "3"],
     "finetune, 3 stages": ["--strategy", "finetune", "--trainable_stages", "4"],
     "gradual": ["--strategy", "gradual"],
+    "lora, rank 4": ["--strategy", "lora", "--lora_rank", "4"],
+    "lora, rank 16": ["--strategy", "lora", "--lora_rank", "16"],
+    "lora, rank 64": ["--strategy", "lora", "--lora_rank", "64"],
     "full": ["--strategy", "full"],
     "scratch, 30 epochs": ["--strategy", "scratch", "--num_train_epochs", "30"],
 }
+COST_FILE = "cost.json"
 TRAINER = Path(__file__).with_name("train_with_trainer.py")
 
 
@@ -41,19 +48,28 @@ def main() -> None:
         arguments = ["--dataset", options.dataset, *RUNS[name], "--output_dir", str(folder), *further_flags]
         loop = [sys.executable, "-m", "hf_tl", "train", "--resume_from_checkpoint", "auto", "--report_to", "none"]
         command = [sys.executable, str(TRAINER), "--disable_tqdm", "true"] if options.trainer else loop
-        metric, value, seconds = train([*command, *arguments], folder)
+        train([*command, *arguments], folder)
+        record = read_record(folder)
+        primary, test = PROBLEM_TYPES[record.model.problem_type].primary, record.measured["test"]
         if number == 0:
-            print(f"| strategy | test {metric} | minutes |\n|---|--:|--:|")
-        print(f"| {name} | {value:.1%} | {seconds / 60:.1f} |", flush=True)
+            print(f"| strategy | test {primary.name} | trained parameters | minutes | peak memory |")
+            print("|---|--:|--:|--:|--:|")
+        value = with_interval(test.metrics[primary.key] or 0.0, test.intervals.get(primary.key))
+        memory = f"{json.loads((folder / COST_FILE).read_text())['peak_bytes'] / 1e9:.2f} GB"
+        seconds, trained = record.seconds.total, record.model.parameters_trained
+        print(f"| {name} | {value} | {trained:,} | {seconds / 60:.1f} | {memory} |", flush=True)
 
 
-def train(command: list[str], folder: Path) -> tuple[str, float, float]:
-    """Train unless done; return the name of the primary metric, its value on the test split, and the seconds."""
-    if not (folder / RECORD_FILE).exists() or read_record(folder).status != "complete":
-        subprocess.run(command, check=True, stdout=sys.stderr)
-    record = read_record(folder)
-    primary = PROBLEM_TYPES[record.model.problem_type].primary
-    return primary.name, record.measured["test"].metrics[primary.key] or 0.0, record.seconds.total
+def train(command: list[str], folder: Path) -> None:
+    """Train unless done, and write the peak memory of the process beside the model."""
+    if (folder / COST_FILE).exists() and read_record(folder).status == "complete":
+        return
+    process = subprocess.Popen(command, stdout=sys.stderr)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"a run failed: {' '.join(command)}")
+    (folder / COST_FILE).write_text(json.dumps({"peak_bytes": usage.ru_maxrss * 1024}))
 
 
 if __name__ == "__main__":
