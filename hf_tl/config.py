@@ -69,7 +69,7 @@ class ModelConfig(Settings):
         None,
         "prompts of --head_init text, with {} in place of the class name, separated by | (default: seven of CLIP's "
         "authors)",
-        metavar="TEXT",
+        metavar="TEMPLATES",
     )
     text_model: str | None = setting(
         None,

@@ -217,7 +217,7 @@ def _learned(request: Request, strategy: Strategy, backbones: "Sequence[Backbone
 
 def _preprocessing_for(model: "PreTrainedModel", data: "ImageData", transforms: "Transforms | None") -> "Preprocessing":
     """Return the preprocessing of a loaded model, whose labels must be those of the data."""
-    from hf_tl.backbones.class_names import check_classes
+    from hf_tl.backbones.libraries.class_names import check_classes
     from hf_tl.backbones.load import preprocessing_of
 
     check_classes(model.config, data.labels)

@@ -117,7 +117,7 @@ NAMES = (
     "Backbone", "Comparison", "Evaluation", "ExportResult", "ImageData", "Inspection", "PredictionResult",
     "Preprocessing", "Recommendation", "RunResult", "Stage", "Stages", "Transforms",
 )  # fmt: skip
-NOT_SHOWN = {"HfTlError", "StrategyCallback", "StrategyTrainer", "TrainingViews", "Phase", "Strategy"}
+NOT_SHOWN = {"HfTlError", "StrategyCallback", "StrategyTrainer", "TrainingViews", "Phase", "Strategy", "LoRA"}
 """Classes of which people look at no instance; phases and strategies are tested in `strategy/`."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.checks import check_image_size, check_labels, check_runs, check_settings, checked_text
-from hf_tl.backbones.class_names import class_names, set_class_names
+from hf_tl.backbones.libraries.class_names import class_names, set_class_names
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.config import ModelConfig
 from hf_tl.data.decoding.augmentation import AugmentedPipeline, Missing

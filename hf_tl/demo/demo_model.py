@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_tl.backbones.class_names import class_names
+from hf_tl.backbones.libraries.class_names import class_names
 from hf_tl.data.decoding.colors import to_rgb
 from hf_tl.data.decoding.images import decode
 from hf_tl.data.decoding.scaling import PixelScaling, colors_of, measure_scaling

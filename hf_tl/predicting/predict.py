@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hf_tl.backbones.class_names import class_names
+from hf_tl.backbones.libraries.class_names import class_names
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.errors import ConfigError, DataError, name_some

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from hf_tl.backbones.class_names import class_names
+from hf_tl.backbones.libraries.class_names import class_names
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.stages.adapted import is_adapter
 from hf_tl.backbones.weights.saved_model import weight_files, weights_digest

@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from hf_tl.backbones.class_names import check_classes
+from hf_tl.backbones.libraries.class_names import check_classes
 from hf_tl.backbones.load import preprocessing_of, set_problem_type
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.data.columns import IMAGE, LABEL

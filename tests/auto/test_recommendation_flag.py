@@ -53,11 +53,11 @@ def without(*names: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (without("data", "fingerprint"), "cannot be read (KeyError: 'fingerprint')"),
-        (without("evidence", "depths"), "cannot be read (KeyError: 'depths')"),
-        (without("warnings"), "cannot be read (KeyError: 'warnings')"),
+        (without("data", "fingerprint"), "found unusable content (KeyError: 'fingerprint')"),
+        (without("evidence", "depths"), "found unusable content (KeyError: 'depths')"),
+        (without("warnings"), "found unusable content (KeyError: 'warnings')"),
         (lambda record: record.update(schema_version=99), "expected schema version 2, found 99"),
-        (lambda record: record.update(backbone=None), "cannot be read (TypeError"),
+        (lambda record: record.update(backbone=None), "found unusable content (TypeError"),
         (lambda record: record.update(backbone="timm/other"), "is for another model than"),
         (lambda record: record["data"].update(fingerprint="0"), "is for other images (colors) than those of --dataset"),
     ],
@@ -90,7 +90,7 @@ def test_a_file_that_is_no_recommendation(
     if content is not None:
         (tmp_path / "advice" / RECORD).write_bytes(content)
     flags = ["--recommendation", str(tmp_path / "advice"), *SMALL, "--output_dir", str(tmp_path / "out")]
-    assert "cannot be read" in fails(["train", *inputs.flags(), *flags], capsys)
+    assert "expected a folder with the recommendation.json" in fails(["train", *inputs.flags(), *flags], capsys)
     assert not (tmp_path / "out").exists()
 
 

@@ -13,6 +13,7 @@ LAYERS: dict[str, set[str]] = {
     "weights": set(),
     "libraries": {"stages", "weights"},
     "prefix": {"stages"},
+    "text": {"libraries", "stages", "weights"},
 }
 """Folders, and the other folders that their modules may import. The modules beside the folders are above them all."""
 

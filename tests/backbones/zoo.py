@@ -7,7 +7,7 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
-from hf_tl.backbones.class_names import set_class_names
+from hf_tl.backbones.libraries.class_names import set_class_names
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.libraries.processors import processor_preprocessing
 from hf_tl.backbones.libraries.timm import create_timm_backbone, timm_preprocessing

@@ -102,7 +102,7 @@ def test_what_is_written_holds_the_same_and_no_path(runs: Path, colors: Path, tm
     assert {path.name for path in tmp_path.iterdir()} == {"comparison.json", "comparison.md", "comparison.png"}
     page = (tmp_path / "comparison.md").read_text()
     assert "![Accuracy of A and B by class, and the difference](comparison.png)" in page
-    assert "| Class | images | A | B |" in page
+    assert "| Class | images | A (95% CI) | B (95% CI) |" in page
     assert comparison.difference == comparison.record["metrics"]["accuracy"]["difference"] > 0.3
     assert comparison.p_value < 0.05
     assert str(runs.parent) not in page + (tmp_path / "comparison.json").read_text() + str(comparison)

@@ -76,7 +76,7 @@ def train_with_trainer(model: Any, data: Any, strategy: str, **settings: Any) ->
 
 @pytest.mark.parametrize("train", [hf_tl.train, train_with_trainer])
 def test_a_preprocessing_that_is_not_linear_is_refused_before_training(tmp_path: Path, train: Any) -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     names = dict(enumerate(LABELS))
     model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, id2label=names, **sizes))
     pipeline = ImageTransform(ProcessorPipeline(Squaring(size={"height": 32, "width": 32})))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_tl.backbones.class_names import class_names
+from hf_tl.backbones.libraries.class_names import class_names
 from hf_tl.backbones.libraries.configs import load_config, model_from_config
 from hf_tl.backbones.libraries.image_size import with_image_size, write_image_size
 from hf_tl.backbones.stages.head import reset_head

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModel
 
-from hf_tl.backbones.class_names import class_names
+from hf_tl.backbones.libraries.class_names import class_names
 from hf_tl.backbones.libraries.configs import load_config
 from hf_tl.backbones.libraries.transformers import origin_of
 from hf_tl.backbones.text.text_head import make_text_head, set_text_head

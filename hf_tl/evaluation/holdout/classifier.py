@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Union
 
-from hf_tl.backbones.class_names import class_names
+from hf_tl.backbones.libraries.class_names import class_names
 from hf_tl.backbones.load import load, preprocessing_of
 from hf_tl.backbones.weights.digest import digest
 from hf_tl.backbones.weights.provenance import UNRECORDED, Provenance, provenance_of, saved_record
