@@ -7,7 +7,7 @@ from torch import Tensor
 from hf_tl.backbones.stages.adapted import is_adapter
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.digest import whole
-from hf_tl.lora.layers import adapt, adapter_tensors, merge, plain_tensors
+from hf_tl.lora.layers import adapt, adapter_tensors, has_adapters, merge, plain_tensors
 from hf_tl.processes.sharding import load_whole, shard
 
 if TYPE_CHECKING:
@@ -75,7 +75,11 @@ class HeldModel:
         Args:
             merged: Whether the weights of adapted layers are those with the adapter added.
         """
-        state = plain_tensors(self._accelerator.unwrap_model(self.model), merged=merged)
+        model = self._accelerator.unwrap_model(self.model)
+        if merged and has_adapters(self._whole):  # whole layers are merged, not parts of them
+            self._gather()
+            model = self._whole
+        state = plain_tensors(model, merged=merged)
         return {name: whole(tensor.detach()) for name, tensor in state.items() if name in self._trained}
 
     def copies(self) -> dict[str, Tensor]:
