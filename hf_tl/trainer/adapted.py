@@ -6,7 +6,6 @@ anywhere, and beside it the tensors from which a run resumes exactly.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +89,7 @@ def let_train(model: "nn.Module", phases: Sequence["Phase"]) -> None:
     """Let all parameters that any phase trains require a gradient; the weights for adapters that are not there yet."""
     trained: set[str] = set()
     for phase in phases:
-        freeze(model, phase if has_adapters(model) else replace(phase, tuning="full"))
+        freeze(model, phase)
         trained |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)

@@ -4,7 +4,6 @@ import contextlib
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,7 +154,7 @@ class Training:
         self._held.release()
         self.model.load_state_dict(self._best_weights, strict=False)
         # the last phase may have been rejected, or its weights not selected
-        freeze(self.model, replace(self.state.log.kept_phases[-1].recipe, tuning="full"))
+        freeze(self.model, self.state.log.kept_phases[-1].recipe)
         return self.state.log
 
     def start_from(self, zero_shot: Mapping[str, Any], right: np.ndarray) -> None:

@@ -139,6 +139,17 @@ def test_the_adapter_alone_turns_the_starting_model_into_the_trained_one(run: Pa
     check_same_logits(rebuilt(run, str(run / "adapter")), run)
 
 
+def test_the_saved_model_loads_frozen_as_its_last_phase(run: Path, dataset: Dataset) -> None:
+    model, transforms = hf_tl.load(run)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not has_adapters(model)
+    assert hf_tl.evaluate(run, dataset).images
+    again = hf_tl.train(
+        model, dataset, "lora", epochs=3, transforms=transforms, output_dir=run.parent / "again", **SETTINGS
+    )
+    assert again.record.start.kind == "trained"
+
+
 def test_record_and_card_state_the_adapters(run: Path) -> None:
     assert read_record(run).phases[-1].recipe.tuning == hf_tl.LoRA(2)
     assert "LoRA of rank 2" in (run / "README.md").read_text(encoding="utf-8")

@@ -39,7 +39,8 @@ def freeze(
         model: Image classifier of transformers, or a timm model.
         trainable_stages: Number of trailing stages to train (1 is the head), `"all"`, or stage names; see
             `hf_tl.backbones.stages.stage.trainable_parameters`. Alternatively a phase, which also sets `norm` and
-            `batch_norm`.
+            `batch_norm`. With LoRA in the phase, the adapters in the model train in place of these stages' weights; a
+            saved model holds none.
         norm: Normalization layers of frozen stages: `"frozen"` keeps them fixed, `"affine"` trains their scale and
             shift, `"adapt"` also updates their running statistics.
         batch_norm: BatchNorm in trained stages: `"update"` normalizes by batch statistics and updates the running
@@ -61,7 +62,8 @@ def freeze(
     """
     is_adapted = False
     if isinstance(trainable_stages, Phase):
-        phase, is_adapted = trainable_stages, trainable_stages.is_adapted
+        phase = trainable_stages
+        is_adapted = phase.is_adapted and any(is_adapter(name) for name, _ in model.named_parameters())
         trainable_stages, norm, batch_norm = phase.trainable_stages, phase.norm, phase.batch_norm
     stages = list_stages(model)
     parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
@@ -96,8 +98,6 @@ def _weights(parameters: Iterable[str], chosen: frozenset[str]) -> frozenset[str
 def _adapters(parameters: Iterable[str], chosen: frozenset[str], head: Stage) -> frozenset[str]:
     """Return the parameters of the head, and of the adapters of the chosen weights."""
     adapters = [name for name in parameters if is_adapter(name) and adapted_weight(name) in chosen]
-    if not adapters:
-        raise StageError("expected adapters in the layers of the model, found none: call hf_tl.lora.layers.adapt first")
     return frozenset((*adapters, *head.parameter_names))
 
 
