@@ -2,7 +2,6 @@
 
 import copy
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,14 +47,10 @@ def adapt(model: nn.Module, phase: "Phase", pixel_values: Tensor, seed: int = 0)
     lora = phase.tuning
     assert isinstance(lora, LoRA)
     names = adaptable_layers(model, phase, pixel_values)
-    config, trained = (
-        peft_config(names, lora),
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-    )
-    with torch.random.fork_rng(_devices(model)), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*tied.*")
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.random.fork_rng(_devices(model)):
         torch.manual_seed(seed)
-        LoraModel(model, config, ADAPTER)
+        LoraModel(model, peft_config(names, lora), ADAPTER)
     for parameter in trained:
         parameter.requires_grad_()  # peft turned it off; `freeze` decides
     del model.peft_config  # peft's note, by which transformers takes the model for one of its own integration
@@ -167,11 +162,6 @@ def peft_config(names: Sequence[str], lora: LoRA, head: Sequence[str] = ()) -> "
         use_dora=lora.dora,
         modules_to_save=list(head) or None,
     )
-
-
-def has_adapters(model: nn.Module) -> bool:
-    """Return whether layers of a model hold adapters."""
-    return any(True for _ in _adapted_layers(model))
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:

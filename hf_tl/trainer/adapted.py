@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer
 
-from hf_tl.backbones.stages.adapted import is_adapter, plain_name
+from hf_tl.backbones.stages.adapted import has_adapters, is_adapter, plain_name
 from hf_tl.backbones.stages.freezing import freeze
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.checkpoints.saving import names_trained_by
 from hf_tl.errors import ConfigError
-from hf_tl.lora.layers import adapt, adapter_tensors, has_adapters, merge, plain_tensors
+from hf_tl.lora.layers import adapt, adapter_tensors, merge, plain_tensors
+from hf_tl.tuning import LoRA
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +43,13 @@ def phase_of_adapters(phases: Sequence["Phase"]) -> "Phase | None":
     adapted = [phase for phase in phases if phase.is_adapted]
     if not adapted:
         return None
+    if any(isinstance(phase.tuning, LoRA) and phase.tuning.dora for phase in adapted) and any(
+        phase.trainable_stages != 1 for phase in phases if not phase.is_adapted
+    ):
+        raise ConfigError(
+            "Trainer holds the magnitudes of DoRA for the whole run, those of the weights before it, found a phase that "
+            "trains stages of the backbone in full: use LoRA without dora, or train with hf_tl.train (Accelerate)"
+        )
     stages = [phase.trainable_stages for phase in adapted]
     is_ordered = len(set(stages)) == 1 or all(isinstance(depth, int) or depth == "all" for depth in stages)
     if len({phase.tuning for phase in adapted}) > 1 or not is_ordered:

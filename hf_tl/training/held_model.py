@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hf_tl.backbones.stages.adapted import is_adapter
+from hf_tl.backbones.stages.adapted import has_adapters, is_adapter
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.digest import whole
-from hf_tl.lora.layers import adapt, adapter_tensors, has_adapters, merge, plain_tensors
+from hf_tl.lora.layers import adapt, adapter_tensors, merge, plain_tensors
 from hf_tl.processes.sharding import load_whole, shard
 
 if TYPE_CHECKING:

@@ -42,7 +42,8 @@ PHASES = {
         Phase(3, 2, 0.02, tuning=LoRA(2, dropout=0.1), ema_decay=0.9),
         Phase("all", 0.5, 0.02, tuning=LoRA(1, dora=True)),
     ),
-    "adapted alone": (PLAIN, Phase(3, 2, 0.02, tuning=LoRA(2))),
+    "adapted alone": (PLAIN, Phase(3, 2, 0.02, tuning=LoRA(2), augmentation="none")),
+    "adapted climb": (PLAIN, *(Phase(k, 1, 1e-3, tuning=LoRA(2), augmentation="none") for k in (2, 3))),
     # all features of a run, with frozen statistics
     "all kept": (
         replace(HEAD, mixup=0.2),

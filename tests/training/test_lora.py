@@ -3,6 +3,7 @@
 import copy
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from training.small_runs import LABELS, Run, make_images, moved, snapshot, train
 
 import hf_tl
-from hf_tl.backbones.stages.adapted import plain_name
-from hf_tl.errors import PublishError, StageError
-from hf_tl.lora.layers import adapt, has_adapters, merge, plain_tensors
+from hf_tl.backbones.stages.adapted import has_adapters, plain_name
+from hf_tl.errors import ConfigError, PublishError, StageError
+from hf_tl.lora.layers import adapt, merge, plain_tensors
 from hf_tl.record import read_record
+from hf_tl.trainer.adapted import phase_of_adapters
 
 CNN, VIT = "timm:test_resnet", "timm:test_vit"
 SETTINGS: dict[str, Any] = {
@@ -177,3 +179,33 @@ def test_layers_trained_in_full_before_leave_no_adapter(tmp_path: Path, dataset:
     model, transforms = hf_tl.load_backbone(CNN, LABELS, pretrained=False, image_size=64)
     result = hf_tl.train(model, dataset, phases, transforms=transforms, output_dir=tmp_path / "run", **SETTINGS)
     assert not (result.output_dir / "adapter").exists()
+
+
+@pytest.mark.parametrize("phases", ["adapted alone", "adapted climb"])
+def test_a_phase_with_adapters_trains_on_cached_features_alike(tmp_path: Path, phases: str) -> None:
+    """Below the lowest adapted stage the prefix is frozen."""
+    outputs = []
+    for cache in ("on", "off"):
+        run = Run(str(tmp_path / cache), phases, {"feature_cache": cache, "feature_cache_dir": str(tmp_path / "c")})
+        outputs.append(train(replace(run, dropout=0, expected_rung=2 if "climb" in phases else None)))
+    on, off = outputs
+    assert on.state.log.phases[-1].uses_features
+    assert not off.state.log.phases[-1].uses_features
+    for name, tensor in snapshot(off.model).items():
+        torch.testing.assert_close(snapshot(on.model)[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"gradient_accumulation_steps": 2}], ids=str)
+def test_settings_of_the_loop_hold_with_adapters(tmp_path: Path, settings: dict[str, Any]) -> None:
+    sizes = {"per_device_train_batch_size": 4 // settings.get("gradient_accumulation_steps", 1)}
+    plain = train(Run(str(tmp_path / "plain"), "adapted alone", dropout=0))
+    other = train(Run(str(tmp_path / "other"), "adapted alone", {**sizes, **settings}, dropout=0))
+    for name, tensor in snapshot(plain.model).items():
+        torch.testing.assert_close(snapshot(other.model)[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_dora_beside_stages_trained_in_full_is_refused_under_trainer() -> None:
+    full, dora = hf_tl.Phase(2, 1), hf_tl.Phase(2, 1, tuning=hf_tl.LoRA(2, dora=True))
+    with pytest.raises(ConfigError, match="magnitudes of DoRA"):
+        phase_of_adapters([full, dora])
+    assert phase_of_adapters([hf_tl.Phase(1, 1), dora]) == dora

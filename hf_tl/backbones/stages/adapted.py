@@ -4,6 +4,11 @@ The library peft replaces a layer by a wrapper, which holds it as `base_layer` a
 `lora_A`, `lora_B` and so on. Stages, checkpoints and digests use the names that the tensors have without a wrapper.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
 _BASE = "base_layer"
 _ADAPTER = "lora_"
 
@@ -15,6 +20,11 @@ def is_adapter(name: str) -> bool:
     (True, False)
     """
     return any(part.startswith(_ADAPTER) for part in name.split("."))
+
+
+def has_adapters(model: "nn.Module") -> bool:
+    """Return whether layers of a model hold adapters."""
+    return any(is_adapter(name) for name, _ in model.named_parameters())
 
 
 def plain_name(name: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
-from hf_tl.backbones.stages.adapted import adapted_weight, is_adapter, plain_name
+from hf_tl.backbones.stages.adapted import adapted_weight, has_adapters, is_adapter, plain_name
 from hf_tl.backbones.stages.stage import Stage, list_stages, trainable_parameters
 from hf_tl.errors import StageError, name_some
 from hf_tl.strategy import BatchNorm, Norm, Phase, TrainableStages
@@ -63,7 +63,7 @@ def freeze(
     is_adapted = False
     if isinstance(trainable_stages, Phase):
         phase = trainable_stages
-        is_adapted = phase.is_adapted and any(is_adapter(name) for name, _ in model.named_parameters())
+        is_adapted = phase.is_adapted and has_adapters(model)
         trainable_stages, norm, batch_norm = phase.trainable_stages, phase.norm, phase.batch_norm
     stages = list_stages(model)
     parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
