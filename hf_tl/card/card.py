@@ -27,6 +27,7 @@ from hf_tl.card.sections.phases import (
     selection_rule,
     stage_rows,
     text_head_lines,
+    trained_parameters,
     trained_stages,
 )
 from hf_tl.card.sections.reasons import evidence_rows, rung_rows
@@ -159,6 +160,8 @@ def _data_view(data: DataRecord, channels: int) -> dict[str, Any]:
 def _training_view(record: RunRecord) -> dict[str, Any]:
     return {
         "what_trained": trained_stages(record),
+        "trained_parameters": trained_parameters(record),
+        "is_adapted": any(phase.recipe.is_adapted for phase in record.phases),
         "total_time": duration(record.seconds.total),
         "train_time": duration(record.seconds.train),
         "settings": _settings(record),

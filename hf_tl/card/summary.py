@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.card.sections.interpolation import interpolation_rule
-from hf_tl.card.sections.phases import is_zero_shot, selection_rule
+from hf_tl.card.sections.phases import is_zero_shot, selection_rule, trained_parameters
 from hf_tl.card.sections.results import training_images, zero_shot_results
 from hf_tl.card.sections.robustness import mean_text
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
@@ -48,13 +48,13 @@ def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) ->
         folder: Folder of the model.
         commit_url: URL of the model on the Hub, if it was pushed.
     """
-    model, seconds = record.model, record.seconds
+    seconds = record.seconds
     rows = {
         **dict(metric_lines(record)),
         **({} if (kept := kept_checkpoint(record)) is None else {"Checkpoint": kept}),
         **({} if (mixed := record.interpolation) is None else {"Interpolated": _interpolated(record, mixed)}),
         "Time": f"{duration(seconds.total)}, of which training {duration(seconds.train)}{_reused(record)}",
-        "Parameters": f"{model.parameters_trained:,} trained, {model.parameters_frozen:,} frozen",
+        "Parameters": trained_parameters(record),
         "Saved in": str(folder),
         **({"Published at": commit_url} if commit_url else {}),
     }

@@ -72,8 +72,7 @@ class Preset:
             raise ConfigError(
                 f"the strategy {self.name} has no argument {name_some(unknown)}; {near(unknown[0], sorted(known))}"
             )
-        is_adapted = self.name == "lora" or isinstance(self.arguments.get("tuning"), LoRA)
-        if is_adapted and self.arguments.get("batch_norm") == "update":
+        if self._is_adapted and self.arguments.get("batch_norm") == "update":
             raise ConfigError("LoRA keeps the statistics of BatchNorm as they are: leave out --batch_norm update")
         object.__setattr__(self, "arguments", _checked(self.arguments))
         _checked(self.arguments.get("head_recipe", {}))
@@ -93,7 +92,8 @@ class Preset:
             ConfigError: An argument does not apply to the strategy.
         """
         arguments = {"head_stages": head_stages, "head_solver": "adamw", "expected_rung": 1, **self.arguments}
-        defaults = recipe_for(self.name, images, pretrained=pretrained, family=family)
+        known = {"pretrained": pretrained, "is_adapted": self._is_adapted}
+        defaults = recipe_for(self.name, images, family=family, **known)
         values: dict[str, Any] = {"refit": defaults.pop("refit", False), "from_scratch": self.name == "scratch"}
         if (refit := arguments.get("refit")) is not None:
             values["refit"] = refit
@@ -107,6 +107,11 @@ class Preset:
         stages = (arguments["head_stages"], arguments.get("trainable_stages"), family.stages_at_once)
         phases = self._phases(recipe, *stages)
         return {"name": self.name, "phases": (*phases, *self._last(images)), **values}
+
+    @property
+    def _is_adapted(self) -> bool:
+        """Whether adapters train in place of the weights of the backbone."""
+        return self.name == "lora" or isinstance(self.arguments.get("tuning"), LoRA)
 
     def _recipe(self, defaults: dict[str, Any]) -> dict[str, Any]:
         """Replace defaults by the arguments, which hold in all phases, the head's included."""

@@ -11,7 +11,7 @@ few steps that another size class is needed.
 | epochs, scratch       | 100     | 100      | 100           | 100           | ResNet strikes back, A3 (Wightman et al. 2021, https://arxiv.org/abs/2110.00476) |
 | learning rate, head   | 3e-3    | 3e-3     | 3e-3          | 3e-3          | clothes dataset |
 | learning rate, backbone | 3e-4  | 3e-4     | 3e-4          | 3e-4          | clothes dataset |
-| learning rate, adapters of lora | 1e-3 | 1e-3 | 1e-3         | 1e-3          | three times that of the weights: the product of two matrices starts at zero (LoRA+, https://arxiv.org/abs/2402.12354); layer decay 1 |
+| learning rate, adapters (lora, or LoRA in another strategy) | 1e-3 | 1e-3 | 1e-3         | 1e-3          | three times that of the weights: the product of two matrices starts at zero (LoRA+, https://arxiv.org/abs/2402.12354); layer decay 1 |
 | learning rate, scratch | 1e-3   | 1e-3     | 1e-3          | 1e-3          | AdamW's own default |
 | layer decay, finetune, full, auto | 0.75 | 1     | 1             | 1             | BEiT (Bao et al. 2021, https://arxiv.org/abs/2106.08254): the fewer images, the less early stages should change |
 | layer decay, gradual  | 1/2.6   | 1/2.6    | 1/2.6         | 1/2.6         | ULMFiT (Howard and Ruder 2018, https://arxiv.org/abs/1801.06146) |
@@ -60,7 +60,14 @@ LAYER_DECAY = 0.75
 """Layer decay below 1,000 images, and of isotropic networks."""
 
 
-def recipe_for(strategy: str, images: int, *, pretrained: bool = True, family: Family = HIERARCHICAL) -> dict[str, Any]:
+def recipe_for(
+    strategy: str,
+    images: int,
+    *,
+    pretrained: bool = True,
+    family: Family = HIERARCHICAL,
+    is_adapted: bool = False,
+) -> dict[str, Any]:
     """Return the default recipe of a strategy for a number of training images (the table above).
 
     Args:
@@ -69,6 +76,7 @@ def recipe_for(strategy: str, images: int, *, pretrained: bool = True, family: F
         pretrained: Whether the network starts from pretrained weights. BatchNorm statistics of random weights are not
             worth keeping. Defaults to True.
         family: Family of the backbone. Defaults to that of hierarchical networks.
+        is_adapted: Whether low-rank adapters train in place of the weights of the backbone, as in `"lora"`.
 
     Returns:
         Keyword arguments of the strategy's constructor.
@@ -96,8 +104,9 @@ def recipe_for(strategy: str, images: int, *, pretrained: bool = True, family: F
         recipe |= {"learning_rate": 3e-3, "backbone_learning_rate": 3e-4}
         recipe |= {"augmentation": "medium", "mixup": MIXUP} if is_large else {"augmentation": "light"}
         recipe |= {"batch_norm": "keep" if pretrained and not is_large else "update"}
-        if strategy == "lora":
-            recipe |= {"backbone_learning_rate": 1e-3, "tuning": LoRA()}
+        recipe |= {"tuning": LoRA()} if strategy == "lora" else {}
+        if strategy == "lora" or is_adapted:
+            recipe |= {"backbone_learning_rate": 1e-3, "layer_decay": 1.0}
         elif (family.is_isotropic and pretrained) or (strategy != "gradual" and size == 0):
             recipe |= {"layer_decay": LAYER_DECAY}
     return recipe

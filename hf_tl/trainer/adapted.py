@@ -47,7 +47,7 @@ def phase_of_adapters(phases: Sequence["Phase"]) -> "Phase | None":
         phase.trainable_stages != 1 for phase in phases if not phase.is_adapted
     ):
         raise ConfigError(
-            "Trainer holds the magnitudes of DoRA for the whole run, those of the weights before it, found a phase that "
+            "Trainer holds DoRA's magnitudes for the whole run, those of the weights before it, found a phase that "
             "trains stages of the backbone in full: use LoRA without dora, or train with hf_tl.train (Accelerate)"
         )
     stages = [phase.trainable_stages for phase in adapted]

@@ -45,11 +45,12 @@ def test_a_step_with_adapters(name: str) -> None:
     torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
     optimizer.step()
     assert digest(frozen_tensors(model)) == frozen
+    model.eval().double()  # random weights amplify rounding
+    inputs = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
     with torch.no_grad():
-        adapted, merged = model.eval()(**inputs).logits, plain_tensors(model)
+        adapted, merged = model(**inputs).logits, plain_tensors(model)
         merge(model)
-        size = max(1.0, float(adapted.abs().max()))
-        torch.testing.assert_close(model(**inputs).logits, adapted, atol=3e-5 * size, rtol=0)
+        torch.testing.assert_close(model(**inputs).logits, adapted, atol=1e-5, rtol=1e-5)
     assert {name: type(module) for name, module in model.named_modules()} == plain
     assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
     assert all(torch.equal(merged[name], tensor) for name, tensor in model.state_dict().items())

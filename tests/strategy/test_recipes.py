@@ -11,6 +11,7 @@ from hf_tl.augmentation import PRESETS
 from hf_tl.config import StrategyConfig, StrategyName
 from hf_tl.recipes.sizes import SIZES, recipe_for
 from hf_tl.strategy import BatchNorm, ClassWeights, Norm, Strategy
+from hf_tl.tuning import LoRA
 
 
 @pytest.mark.parametrize("stages", [2, 3, 6, None])
@@ -126,3 +127,11 @@ def test_flags_win_over_the_recipe() -> None:
     assert {name: getattr(phase, name) for name in flags if name != "ema_decay"} == {
         name: value for name, value in flags.items() if name != "ema_decay"
     }
+
+
+@pytest.mark.parametrize("name", ["finetune", "gradual", "full", "auto"])
+def test_adapters_learn_at_their_own_rate_in_every_strategy(name: str) -> None:
+    *_, last = Strategy.of(name, tuning=LoRA(4)).resolve(500).phases
+    of_lora = Strategy.lora(rank=4).resolve(500).phases[-1]
+    assert (last.backbone_learning_rate, last.layer_decay) == (of_lora.backbone_learning_rate, 1.0)
+    assert Strategy.of(name, tuning=LoRA(4), backbone_learning_rate=0.1).phases[-1].backbone_learning_rate == 0.1

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -154,7 +155,9 @@ def test_the_saved_model_loads_frozen_as_its_last_phase(run: Path, dataset: Data
 
 def test_record_and_card_state_the_adapters(run: Path) -> None:
     assert read_record(run).phases[-1].recipe.tuning == hf_tl.LoRA(2)
-    assert "LoRA of rank 2" in (run / "README.md").read_text(encoding="utf-8")
+    card = (run / "README.md").read_text(encoding="utf-8")
+    assert "LoRA of rank 2" in card
+    assert re.search(r"trained, of adapters and of layers in full, beside [\d,]+ of the network", card)
 
 
 def test_an_adapter_is_published_alone(run: Path, hub: HubServer, tmp_path: Path) -> None:
@@ -206,6 +209,6 @@ def test_settings_of_the_loop_hold_with_adapters(tmp_path: Path, settings: dict[
 
 def test_dora_beside_stages_trained_in_full_is_refused_under_trainer() -> None:
     full, dora = hf_tl.Phase(2, 1), hf_tl.Phase(2, 1, tuning=hf_tl.LoRA(2, dora=True))
-    with pytest.raises(ConfigError, match="magnitudes of DoRA"):
+    with pytest.raises(ConfigError, match="DoRA's magnitudes"):
         phase_of_adapters([full, dora])
     assert phase_of_adapters([hf_tl.Phase(1, 1), dora]) == dora

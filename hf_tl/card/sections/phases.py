@@ -67,6 +67,14 @@ def trained_stages(record: RunRecord) -> str:
     return _named_stages(record) + "".join(f", by {phrase}" for phrase in phrases)
 
 
+def trained_parameters(record: RunRecord) -> str:
+    """Return the numbers of trained and of frozen parameters; those of adapters stand beside the network's own."""
+    model = record.model
+    if any(phase.recipe.is_adapted for phase in record.phases):
+        return f"{model.parameters_trained:,} trained, of adapters and of layers in full, beside {model.parameters:,}"
+    return f"{model.parameters_trained:,} trained, {model.parameters_frozen:,} frozen"
+
+
 def _named_stages(record: RunRecord) -> str:
     names = [stage.name for stage in record.stages]
     trained = [name for name in names if record.trained_in(name)]
