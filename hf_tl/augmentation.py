@@ -294,9 +294,10 @@ def _written(steps: Sequence[Step]) -> str:
 
 def _write_step(step: Step) -> str:
     arguments = ", ".join(
-        f"{name}: {_written(value) if name == NESTED else _write(value)}" for name, value in step.arguments.items()
+        f"{_write(name)}: {_written(value) if name == NESTED else _write(value)}"
+        for name, value in step.arguments.items()
     )
-    return f"{step.name}: {{{arguments}}}" if arguments else step.name
+    return f"{_write(step.name)}: {{{arguments}}}" if arguments else _write(step.name)
 
 
 def _write(value: Any) -> str:

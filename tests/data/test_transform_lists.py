@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
@@ -113,6 +113,7 @@ plain = st.recursive(
 
 
 @settings(max_examples=200, deadline=None)
+@example({"no": None, "on": 1, "null": "yes", "y": "no"})  # words that YAML reads as something other than text
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True).filter(lambda n: n != "transforms"), plain))
 def test_any_plain_arguments_survive_their_text(arguments: dict[str, Any]) -> None:
     text = read_augmentation([{"RandomRotation": arguments}])
