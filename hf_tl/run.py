@@ -132,7 +132,7 @@ def _prepare(request: Request, notes: RunNotes) -> Job:
     advice = Advice()
     if request.model is None:
         backbones = candidates(config.model, data.defaults.get("image_size"))
-        advice = take_advice(accelerator, data, backbones, config)
+        advice = take_advice(accelerator, data, backbones, config, output_dir)
         is_pretrained = config.model.pretrained and not strategy.from_scratch
         chosen = advice.candidate or backbones[0]
         model, preprocessing = chosen.load(data.labels, pretrained=is_pretrained, seed=config.training.seed)

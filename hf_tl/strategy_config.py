@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hf_tl.augmentation import preset_contents
 from hf_tl.errors import ConfigError
@@ -14,6 +14,10 @@ from hf_tl.recipes.preset import SYNONYMS, StrategyName
 from hf_tl.strategy import BatchNorm, ClassWeights, Norm, Solver, Strategy
 from hf_tl.tuning import LoRA
 
+Preference = Literal["accuracy", "balance", "speed"]
+PREFER: Preference = "accuracy"
+TRIAL_BUDGET = 5.0
+"""Minutes."""
 RECOMMENDED_STRATEGY = "strategy.json"
 """File that `hf-tl recommend --output_dir` writes, and that `--recommendation` and `--phases` read."""
 
@@ -34,6 +38,19 @@ class StrategyConfig(Settings):
     )
     recommendation: str | None = setting(
         None, "output folder of hf-tl recommend: train its strategy and report its evidence in the card", metavar="DIR"
+    )
+    trial_budget: float | None = setting(
+        None,
+        "minutes for training strategies in cross-validation before --strategy auto chooses one; if they would take "
+        f"longer, rules decide; 0: rules (default: {TRIAL_BUDGET:g})",
+        metavar="MINUTES",
+        at_least=0,
+    )
+    prefer: Preference | None = setting(
+        None,
+        "choice of --strategy auto between two strategies: accuracy: the more accurate one; speed: the faster one "
+        "unless the other is significantly better; balance: the faster one unless the other is better by more than a "
+        f"standard error (default: {PREFER})",
     )
     trainable_stages: TrainableStages | None = setting(
         None,
@@ -181,6 +198,7 @@ class StrategyConfig(Settings):
             depths = (depth if isinstance(depth, str) else head_stages + depth for depth in climb["stages"])
             arguments |= {"trainable_stages": tuple(depths), "expected_rung": climb["expected_rung"]}
             arguments["scratch"] = climb.get("ends_from_scratch", False)
+            arguments |= {"tuning": climb["tuning"]} if "tuning" in climb else {}
         elif self.trainable_stages is not None:
             arguments["trainable_stages"] = self.trainable_stages
         return Strategy.of(self.strategy, **arguments, refit=self.refit)
@@ -229,6 +247,11 @@ class StrategyConfig(Settings):
             raise ConfigError(
                 f"--trainable_stages needs --strategy finetune, gradual or lora, found --strategy {self.strategy}: "
                 "choose one of them, or leave out --trainable_stages"
+            )
+        advised = [f"--{name}" for name in ("trial_budget", "prefer") if getattr(self, name) is not None]
+        if advised and self.strategy != "auto":
+            raise ConfigError(
+                f"{' and '.join(advised)} needs --strategy auto, found --strategy {self.strategy}: leave it out"
             )
         if self._lora() is not None and self.strategy in ("transfer", "scratch"):
             raise ConfigError(

@@ -105,7 +105,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "Inspection": hf_tl.inspect(pets, backbone),
         "PredictionResult": hf_tl.predict(run, pets),
         "Preprocessing": preprocessing_of(model),
-        "Recommendation": hf_tl.recommend(pets, backbone, max_images=20),
+        "Recommendation": hf_tl.recommend(pets, backbone, max_images=20, trial_budget=0),
         "RunResult": run,
         "Stage": stages[0],
         "Stages": stages,

@@ -10,17 +10,24 @@ from hf_tl.advisor.measuring.data import split_digests
 from hf_tl.advisor.recommend import recommend
 from hf_tl.advisor.recommendation import RECORD, SCHEMA_VERSION
 from hf_tl.card.sections.reasons import published_advice
+from hf_tl.checkpoints.checkpoint import FOLDER
 from hf_tl.config import RunConfig
 from hf_tl.errors import ConfigError, DataError, name_some, unreadable
 from hf_tl.processes.together import on_main_process
+from hf_tl.record.codec import encode
 from hf_tl.record.migrate import rename_keys
 from hf_tl.reporting.console import say
+from hf_tl.tuning import LoRA
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from hf_tl.backbones.candidates import Backbone
     from hf_tl.data.datasets import ImageData
+
+
+ADVICE = "advice.json"
+"""File beside the checkpoints of a run of `--strategy auto`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Advice:
 
 
 def take_advice(
-    accelerator: "Accelerator", data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig
+    accelerator: "Accelerator", data: "ImageData", backbones: "Sequence[Backbone]", config: RunConfig, output_dir: str
 ) -> Advice:
     """Compute or read the recommendation, if the run asks for one.
 
@@ -47,6 +54,8 @@ def take_advice(
         data: Training data.
         backbones: Candidates.
         config: Configuration of the run.
+        output_dir: Folder of the run, which keeps the recommendation of `--strategy auto` until the run is complete:
+            measured again, it might differ from that of the checkpoints.
 
     Raises:
         ConfigError: The recommendation cannot be read, or belongs to other data or another model.
@@ -56,7 +65,55 @@ def take_advice(
         return _read(Path(config.strategy.recommendation), data, backbones)
     if config.strategy.strategy != "auto":
         return Advice()
-    return on_main_process(accelerator, lambda: _compute(data, backbones, config))
+    file = Path(output_dir, FOLDER, ADVICE)
+
+    def compute() -> Advice:
+        if config.training.resume_from_checkpoint is not None and file.exists():
+            return _reread(file, data, backbones)
+        advice = _compute(data, backbones, config)
+        _keep(advice, file, data, backbones)
+        return advice
+
+    return on_main_process(accelerator, compute)
+
+
+def _keep(advice: Advice, file: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> None:
+    """Write the advice beside the checkpoints of a run."""
+    assert advice.candidate is not None
+    content = {
+        "data": data.fingerprint,
+        "record": advice.record,
+        "candidate": backbones.index(advice.candidate),
+        "climb": {name: encode(value) for name, value in (advice.climb or {}).items()},
+        "rung_seconds": list(advice.rung_seconds),
+    }
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(content), encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror or error}") from error
+
+
+def _reread(file: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> Advice:
+    """Read the advice of an interrupted run."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["data"] != data.fingerprint:
+            raise ValueError("the recommendation for other images")
+        climb = dict(content["climb"])
+        if "tuning" in climb:
+            climb["tuning"] = LoRA(**climb["tuning"])
+        candidate, seconds = backbones[content["candidate"]], tuple(content["rung_seconds"])
+        advice = Advice(content["record"], candidate, climb, seconds)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"{file}: expected the recommendation of the run to resume, found {unreadable(error)}; start again with "
+            "--overwrite_output_dir"
+        ) from error
+    say(None, f"Following the recommendation of the interrupted run: {content['record']['advice']}")
+    return advice
 
 
 def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> Advice:
@@ -99,10 +156,13 @@ def _compute(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConf
     from hf_tl.features.feature_store import open_store
 
     say(None, f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name}")
-    training = config.training
+    training, chosen = config.training, config.strategy
     recommendation = recommend(
         data,
         backbones,
+        trial_budget=chosen.trial_budget,
+        prefer=chosen.prefer,
+        horizontal_flip=config.data.horizontal_flip,
         seed=training.seed,
         include_training_images=config.data.include_training_images,
         feature_cache=training.feature_cache,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.advisor.deciding.cost import Cost
 from hf_tl.advisor.deciding.decision import leading, ranking
+from hf_tl.advisor.deciding.expectation import Expectation
 from hf_tl.advisor.measuring.evidence import BackboneEvidence
+from hf_tl.advisor.trials.results import Trials
 from hf_tl.backbones.candidates import Backbone
 from hf_tl.config import RECOMMENDED_STRATEGY
 from hf_tl.record import InspectionRecord
@@ -31,7 +33,7 @@ class Recommendation(Shown):
     """Recommended training, with its reason and its cost; `print` shows all of it, a notebook the figure too.
 
     >>> import hf_tl
-    >>> recommendation = hf_tl.recommend("photos", "backbone", max_images=20)
+    >>> recommendation = hf_tl.recommend("photos", "backbone", max_images=20, trial_budget=0)
     >>> [backbone.name for backbone in recommendation.evidence]
     ['backbone']
     """
@@ -64,6 +66,10 @@ class Recommendation(Shown):
     """Counts of an inspection of the same data, if there is one."""
     inspect_command: str | None = None
     """Command of the inspection; None for data without a name."""
+    trials: Trials = field(default_factory=Trials)
+    """Results of the strategies in cross-validation."""
+    expected: Expectation | None = None
+    """Expected test accuracy; None where no training is recommended."""
 
     def facts(self) -> Iterator[tuple[str, str]]:
         """Yield the advice, its reason and its cost."""
@@ -105,6 +111,8 @@ class Recommendation(Shown):
             "unavailable": dict(self.unavailable),
             "command": self.command,
             "inspection": encode(self.inspection),
+            "trials": self.trials.to_record(),
+            "expected": None if self.expected is None else self.expected.to_record(),
         }
 
     def save(self, output_dir: str | Path) -> None:

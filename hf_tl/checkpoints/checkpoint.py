@@ -69,6 +69,13 @@ def remove_others(committed: Path, keep: int, prefix: str = PREFIX, protected: P
             remove(other)
 
 
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints of an earlier run, but no files beside them: those are of the run that begins."""
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            remove(path)
+
+
 def write_manifest(checkpoint: Path) -> None:
     """Write the hashes of a checkpoint's files, and flush everything to disk."""
     files = [file for file in sorted(checkpoint.rglob("*")) if file.is_file() and file.name != MANIFEST]

@@ -70,6 +70,9 @@ def recommend_parser() -> Parser:
         parser.add_setting(DataConfig, name)
     parser.add_setting(DataConfig, "inspection", "output folder of hf-tl inspect, to name its counts")
     parser.add_flag("max_images", "largest number of images to measure", COUNT, 2_000)
+    for name in ("trial_budget", "prefer"):
+        parser.add_setting(StrategyConfig, name)
+    parser.add_setting(DataConfig, "horizontal_flip")
     parser.add_setting(TrainingConfig, "seed", "random seed (splits, sample, folds)")
     for name in ("feature_cache", "feature_cache_dir", "feature_cache_gb"):
         parser.add_setting(TrainingConfig, name)

@@ -49,6 +49,8 @@ class ImageData(Shown):
     """Parameters of the drawn splits; the other splits are the dataset's own."""
     digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict, repr=False)
     """SHA-256 of each image by split, in row order. Empty for streams, whose content is not read."""
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    """Group of each image by split, in row order: a group lies on one side of every drawn split. Empty: no groups."""
     conversions: Mapping[str, Conversions] = field(default_factory=dict, repr=False)
     """Images by split that a plain `pipeline()` converts differently. Empty before `check_images`, and for streams."""
     problem_type: str = "single_label_classification"

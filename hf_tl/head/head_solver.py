@@ -129,13 +129,16 @@ def solve_head(
     return HeadSolution(weight, bias, strength, train_loss, validation.losses, validation.folds)
 
 
-def cross_validate_head(features: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> CrossValidation:
+def cross_validate_head(
+    features: Tensor, labels: Tensor, classes: int, *, groups: Tensor | None = None, seed: int = 0
+) -> CrossValidation:
     """Predict each image with a head fitted without it; the strength is chosen as in `solve_head`.
 
     Args:
         features: (images, values), float32 or float64, on any device.
         labels: Class indices (images,); at least one class needs two images.
         classes: Number of classes.
+        groups: Group of each image (images,), as in `draw_folds`. Defaults to no groups.
         seed: Random seed of the folds. Defaults to 0.
 
     >>> features = torch.tensor([[0.0], [1.0], [2.0], [7.0], [8.0], [9.0]])
@@ -144,27 +147,45 @@ def cross_validate_head(features: Tensor, labels: Tensor, classes: int, *, seed:
     """
     labels = labels.cpu()
     problem = LogisticRegressions.from_features(features, labels, classes)
-    return _cross_validate(problem, draw_folds(labels, seed))
+    return _cross_validate(problem, draw_folds(labels, seed, groups))
 
 
-def draw_folds(labels: Tensor, seed: int) -> Tensor:
-    """Draw the fold in which each image is held out (images,); -1 if its class has no other image.
+def draw_folds(labels: Tensor, seed: int, groups: Tensor | None = None, folds: int = FOLDS) -> Tensor:
+    """Draw the fold in which each image is held out (images,); -1 if all images of its class would be held out with it.
 
     Args:
-        labels: Class indices (images,); at least one class needs two images.
+        labels: Class indices (images,); at least one class needs two images, and two groups if there are groups.
         seed: Random seed.
+        groups: Group of each image (images,). The images of a group are held out together. Defaults to no groups.
+        folds: Largest number of folds. Defaults to 5.
     """
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    counts = torch.bincount(labels)
+    labels, groups = labels.cpu(), torch.arange(len(labels)) if groups is None else groups.cpu()
+    pairs = torch.unique(torch.stack([labels, groups]), dim=1)
+    counts = torch.bincount(pairs[0], minlength=int(labels.max()) + 1)  # groups of each class
     shared = (counts[labels] > 1).nonzero()[:, 0].numpy()
-    splitter = StratifiedKFold(min(FOLDS, int(counts.max())), shuffle=True, random_state=seed)
+    is_grouped = len(groups.unique()) < len(labels)
+    kind = StratifiedGroupKFold if is_grouped else StratifiedKFold
+    splitter = kind(min(folds, int(counts.max())), shuffle=True, random_state=seed)
     fold_of = torch.full((len(labels),), -1)
     with warnings.catch_warnings():
         # the warning says that a class has fewer images than folds; its images are in different folds
         warnings.simplefilter("ignore", UserWarning)
-        for number, (_, held_out) in enumerate(splitter.split(shared, labels[shared].numpy())):
+        parts = splitter.split(shared, labels[shared].numpy(), groups[shared].numpy() if is_grouped else None)
+        for number, (_, held_out) in enumerate(parts):
             fold_of[shared[held_out]] = number
+    return _with_a_rest(fold_of, labels) if is_grouped else fold_of
+
+
+def _with_a_rest(fold_of: Tensor, labels: Tensor) -> Tensor:
+    """Hold out no image whose class lies in one fold as a whole, and number the folds from 0 without gaps."""
+    for label in labels.unique():
+        own = labels == label
+        if len(fold_of[own].unique()) == 1:
+            fold_of[own] = -1
+    held_out = fold_of >= 0
+    fold_of[held_out] = fold_of[held_out].unique(return_inverse=True)[1]
     return fold_of
 
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.weights.provenance import set_provenance, trained_origin
+from hf_tl.checkpoints.checkpoint import remove_checkpoints
 from hf_tl.checkpoints.state import Outcome
 from hf_tl.errors import SaveError
 from hf_tl.job.interpolated import interpolate_weights, keeps_end, starting_point
@@ -141,7 +141,7 @@ def _prepare(job: Job) -> "tuple[Training, Refit | None]":
         training.restore(job.config.resume_from_checkpoint)
     elif training.checkpoints.folder is not None and job.accelerator.is_main_process:
         # checkpoints of the run that --overwrite_output_dir replaces
-        shutil.rmtree(training.checkpoints.folder, ignore_errors=True)
+        remove_checkpoints(training.checkpoints.folder)
     return training, refit
 
 

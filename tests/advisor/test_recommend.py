@@ -23,7 +23,7 @@ pytestmark = pytest.mark.long
 
 
 def test_a_recommendation_holds_what_it_promises(backbone: str, tmp_path: Path) -> None:
-    recommendation = hf_tl.recommend(colored(np.arange(240) % 3), backbone, output_dir=tmp_path)
+    recommendation = hf_tl.recommend(colored(np.arange(240) % 3), backbone, output_dir=tmp_path, trial_budget=0)
     assert recommendation.backbone == backbone
     assert recommendation.strategy is not None
     assert recommendation.cost is not None
@@ -54,7 +54,7 @@ def test_a_recommendation_holds_what_it_promises(backbone: str, tmp_path: Path) 
 @pytest.mark.parametrize(("spread", "name"), [(1, "transfer"), (30, "full")])
 def test_the_strategy_is_what_a_climb_would_end_with(backbone: str, spread: float, name: str) -> None:
     data = load_data(colored(np.arange(450) % 3, spread))
-    recommendation = hf_tl.recommend(data, backbone)
+    recommendation = hf_tl.recommend(data, backbone, trial_budget=0)
     images = {split: len(rows) for split, rows in data.splits.items()}
     climb = StrategyConfig(strategy="auto").build(images=images["train"], climb=recommendation.climb)
     assert recommendation.strategy is not None
@@ -73,7 +73,9 @@ def test_the_strategy_is_what_a_climb_would_end_with(backbone: str, spread: floa
 
 def test_a_validation_split_of_the_data_stays_one(backbone: str) -> None:
     rows = colored(np.arange(150) % 3)
-    recommendation = hf_tl.recommend(DatasetDict(train=rows, validation=rows.select(range(60)), test=rows), backbone)
+    recommendation = hf_tl.recommend(
+        DatasetDict(train=rows, validation=rows.select(range(60)), test=rows), backbone, trial_budget=0
+    )
     assert recommendation.strategy is not None
     assert recommendation.cost is not None
     assert not recommendation.strategy.refit
@@ -83,7 +85,7 @@ def test_a_validation_split_of_the_data_stays_one(backbone: str) -> None:
 @pytest.mark.slow
 def test_the_recommended_strategy_trains(backbone: str, tmp_path: Path) -> None:
     data = colored(np.arange(60) % 3)
-    recommendation = hf_tl.recommend(data, backbone)
+    recommendation = hf_tl.recommend(data, backbone, trial_budget=0)
     assert recommendation.backbone is not None
     assert recommendation.strategy is not None
     model, transforms = hf_tl.load_backbone(recommendation.backbone, NAMES, recommendation.strategy)
@@ -94,7 +96,7 @@ def test_the_recommended_strategy_trains(backbone: str, tmp_path: Path) -> None:
 def test_shuffled_labels_cannot_be_learned(backbone: str, tmp_path: Path) -> None:
     labels = np.arange(300) % 3
     shuffled = np.random.default_rng(0).permutation(labels)
-    recommendation = hf_tl.recommend(colored(labels, shown=shuffled), backbone, output_dir=tmp_path)
+    recommendation = hf_tl.recommend(colored(labels, shown=shuffled), backbone, output_dir=tmp_path, trial_budget=0)
     assert recommendation.rule == "nothing can be learned"
     assert (recommendation.backbone, recommendation.strategy, recommendation.cost, recommendation.command) == (
         None,
@@ -110,19 +112,19 @@ def test_shuffled_labels_cannot_be_learned(backbone: str, tmp_path: Path) -> Non
 def test_noise_cannot_be_learned(backbone: str) -> None:
     """Also with unequal classes, where a constant prediction of the largest one has a high accuracy."""
     labels = np.array([0] * 200 + [1] * 60 + [2] * 40)
-    recommendation = hf_tl.recommend(colored(labels, shown=np.zeros(300, int)), backbone)
+    recommendation = hf_tl.recommend(colored(labels, shown=np.zeros(300, int)), backbone, trial_budget=0)
     assert recommendation.strategy is None
     assert recommendation.rule == "nothing can be learned"
 
 
 def test_a_candidate_that_cannot_be_loaded_is_named(backbone: str) -> None:
     data = colored(np.arange(60) % 3)
-    recommendation = hf_tl.recommend(data, ["timm:resnet999", backbone])
+    recommendation = hf_tl.recommend(data, ["timm:resnet999", backbone], trial_budget=0)
     assert recommendation.backbone == backbone
     assert "no architecture" in recommendation.unavailable["timm:resnet999"]
     assert "timm:resnet999" in str(recommendation)
     with pytest.raises(ModelError, match="no backbone can be measured"):
-        hf_tl.recommend(data, "timm:resnet999")
+        hf_tl.recommend(data, "timm:resnet999", trial_budget=0)
 
 
 def test_backbones_are_ranked(backbone: str, tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_backbones_are_ranked(backbone: str, tmp_path: Path) -> None:
     shutil.copy(Path(backbone, "preprocessor_config.json"), tmp_path / "blind")
     shutil.copytree(backbone, tmp_path / "twin")
     names = [str(tmp_path / "blind"), backbone, str(tmp_path / "twin")]
-    recommendation = hf_tl.recommend(colored(np.arange(90) % 3), names)
+    recommendation = hf_tl.recommend(colored(np.arange(90) % 3), names, trial_budget=0)
     assert recommendation.backbone == backbone
     record = recommendation.to_record()
     assert record["ranking"] == [*names[1:], names[0]]
@@ -154,6 +156,6 @@ def test_random_numbers_of_the_user_stay(backbone: str) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first, again = (hf_tl.recommend(colored(np.arange(30) % 3, spread=5), backbone) for _ in range(2))
+    first, again = (hf_tl.recommend(colored(np.arange(30) % 3, spread=5), backbone, trial_budget=0) for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
     assert again.to_record()["evidence"] == first.to_record()["evidence"]

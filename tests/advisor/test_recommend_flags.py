@@ -33,7 +33,7 @@ def test_the_command_line_prints_a_command_that_trains(
 ) -> None:
     folder = write_colored(tmp_path / "colors", dict.fromkeys(NAMES, 25))
     out = tmp_path / "out"
-    main(["recommend", "--dataset", str(folder), "--model", backbone, "--output_dir", str(out)])
+    main(["recommend", "--trial_budget", "0", "--dataset", str(folder), "--model", backbone, "--output_dir", str(out)])
     printed = capsys.readouterr().out
     [line] = [line for line in printed.splitlines() if line.startswith("Train")]
     words = line.split()[1:]
@@ -50,7 +50,7 @@ def test_the_command_names_what_decides_the_splits(
     """The advisor must not use the test images of the training that it recommends."""
     folder, out = write_colored(tmp_path / "colors", dict.fromkeys(NAMES, 25)), tmp_path / "out"
     flags = ["--seed", "3", "--test_fraction", "0.3", "--output_dir", str(out)]
-    main(["recommend", "--dataset", str(folder), "--model", backbone, *flags])
+    main(["recommend", "--trial_budget", "0", "--dataset", str(folder), "--model", backbone, *flags])
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Train")]
     assert "--test_fraction 0.3 --seed 3" in line
     assert "--validation_fraction" not in line
@@ -76,12 +76,14 @@ def test_the_command_names_what_decides_the_splits(
 def test_a_folder_that_cannot_be_written_to(backbone: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConfigError, match="is a file; name a folder"):
-        hf_tl.recommend("there is none", backbone, output_dir=tmp_path / "file")  # before anything is loaded
+        hf_tl.recommend(
+            "there is none", backbone, output_dir=tmp_path / "file", trial_budget=0
+        )  # before anything is loaded
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_an_interrupted_write_leaves_the_earlier_report(backbone: str, tmp_path: Path) -> None:
-    first = hf_tl.recommend(colored(np.arange(60) % 3), backbone, output_dir=tmp_path)
+    first = hf_tl.recommend(colored(np.arange(60) % 3), backbone, output_dir=tmp_path, trial_budget=0)
     (tmp_path / "notes.txt").write_text("mine")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(before) == {RECORD, FIGURE, STRATEGY, "notes.txt"}
@@ -106,7 +108,20 @@ def test_no_path_is_printed_or_saved_that_the_user_did_not_write(
     shutil.copy(tmp_path / "colors" / "red" / "3.png", tmp_path / "colors" / "red" / "copy.png")
     shutil.copytree(backbone, tmp_path / "model")
     monkeypatch.chdir(tmp_path)
-    main(["recommend", "--dataset", "colors", "--model", "model", "missing/model", "--output_dir", "out"])
+    main(
+        [
+            "recommend",
+            "--trial_budget",
+            "0",
+            "--dataset",
+            "colors",
+            "--model",
+            "model",
+            "missing/model",
+            "--output_dir",
+            "out",
+        ]
+    )
     texts = capsys.readouterr().out, (tmp_path / "out" / RECORD).read_text()
     for text in texts:
         assert "hf-tl train --model model --dataset colors --strategy" in text
@@ -116,7 +131,7 @@ def test_no_path_is_printed_or_saved_that_the_user_did_not_write(
 def test_the_default_backbone_needs_no_weights_in_the_command(tmp_path: Path) -> None:
     """The path of the demo's weights is that of an installed package on this machine."""
     folder = write_colored(tmp_path / "colors", dict.fromkeys(NAMES, 25))
-    recommendation = hf_tl.recommend(str(folder), image_size=32)
+    recommendation = hf_tl.recommend(str(folder), image_size=32, trial_budget=0)
     assert recommendation.command is not None
     assert recommendation.command.startswith(f"hf-tl train --dataset {folder} --image_size 32 --strategy ")
     assert recommendation.candidate is not None
@@ -133,14 +148,14 @@ def test_the_advisor_follows_the_flags_of_the_feature_cache(
     monkeypatch.setenv("HF_TL_CACHE", str(usual))
     data = load_data(colored(np.arange(240) % 3, spread=1))
     small = {"max_images": 60}
-    hf_tl.recommend(data, backbone, **small, feature_cache="off")
+    hf_tl.recommend(data, backbone, **small, feature_cache="off", trial_budget=0)
     assert not usual.exists()
-    hf_tl.recommend(data, backbone, **small, feature_cache_dir=named)
+    hf_tl.recommend(data, backbone, **small, feature_cache_dir=named, trial_budget=0)
     assert not usual.exists()
     assert [entry.title for entry in open_store(named, 1).entries()] == ["evidence, 60 images at 5 depths"]
-    hf_tl.recommend(data, backbone, **small, feature_cache_gb=1e-9)
+    hf_tl.recommend(data, backbone, **small, feature_cache_gb=1e-9, trial_budget=0)
     assert not open_store(usual, 1).entries()
-    hf_tl.recommend(data, backbone, **small)
+    hf_tl.recommend(data, backbone, **small, trial_budget=0)
     assert len(open_store(usual, 1).entries()) == 1
 
 
@@ -151,6 +166,6 @@ def test_a_run_of_auto_follows_them_too(
     monkeypatch.setenv("HF_TL_CACHE", str(tmp_path / "usual"))
     data = load_data(colored(np.arange(90) % 3, spread=1))
     training = TrainingConfig(feature_cache_dir=tmp_path / "named", **flags)
-    config = RunConfig(strategy=StrategyConfig(strategy="auto"), training=training)
-    take_advice(Accelerator(cpu=True), data, [Backbone(backbone)], config)
-    assert {path.name for path in tmp_path.iterdir()} == ({folder} if folder else set())
+    config = RunConfig(strategy=StrategyConfig(strategy="auto", trial_budget=0), training=training)
+    take_advice(Accelerator(cpu=True), data, [Backbone(backbone)], config, str(tmp_path / "out"))
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *([folder] if folder else [])}

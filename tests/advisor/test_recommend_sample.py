@@ -21,13 +21,13 @@ pytestmark = pytest.mark.long
 
 
 def test_large_data_are_measured_on_a_sample(backbone: str) -> None:
-    recommendation = hf_tl.recommend(colored(np.arange(900) % 3), backbone, max_images=150)
+    recommendation = hf_tl.recommend(colored(np.arange(900) % 3), backbone, max_images=150, trial_budget=0)
     assert (recommendation.data["measured_on"], recommendation.data["available"]) == (150, 720)
     assert recommendation.evidence[0].head.linear.accuracy.images == 150
 
 
 def test_five_images_per_class_are_cross_validated(backbone: str) -> None:
-    recommendation = hf_tl.recommend(colored(np.arange(15) % 3, spread=5), backbone)
+    recommendation = hf_tl.recommend(colored(np.arange(15) % 3, spread=5), backbone, trial_budget=0)
     [evidence] = recommendation.evidence
     assert recommendation.data["measured_on"] == 12  # all but the test images
     assert evidence.head.linear.accuracy.images == 12
@@ -57,7 +57,7 @@ def test_copies_and_conflicts_are_named(backbone: str, tmp_path: Path) -> None:
     (folder / "red" / "twin.png").write_bytes((folder / "red" / "3.png").read_bytes())
     (folder / "blue" / "wrong.png").write_bytes((folder / "green" / "7.png").read_bytes())
     write_colored(tmp_path / "colors" / "test", dict.fromkeys(NAMES, 5))
-    recommendation = hf_tl.recommend(str(tmp_path / "colors"), backbone)
+    recommendation = hf_tl.recommend(str(tmp_path / "colors"), backbone, trial_budget=0)
     conflict, copy = recommendation.warnings
     for text in ("duplicates with different labels (1): ", "7.png (green)", "wrong.png (blue)"):
         assert text in conflict
@@ -67,7 +67,7 @@ def test_copies_and_conflicts_are_named(backbone: str, tmp_path: Path) -> None:
 
 
 def test_class_imbalance_is_a_warning(backbone: str) -> None:
-    recommendation = hf_tl.recommend(colored(np.array([0] * 150 + [1] * 150 + [2] * 6)), backbone)
+    recommendation = hf_tl.recommend(colored(np.array([0] * 150 + [1] * 150 + [2] * 6)), backbone, trial_budget=0)
     assert "blue has 3;" in " ".join(recommendation.warnings)
     assert "balanced" in " ".join(recommendation.warnings)
 
@@ -93,7 +93,7 @@ def with_lists(rows: Dataset) -> Dataset:
 )
 def test_data_that_cannot_be_measured(backbone: str, make: Callable[[], Dataset], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        hf_tl.recommend(make(), backbone)
+        hf_tl.recommend(make(), backbone, trial_budget=0)
 
 
 def test_one_image_per_class_beside_test_images(backbone: str, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_one_image_per_class_beside_test_images(backbone: str, tmp_path: Path) -
         (tmp_path / "colors" / "validation" / name / "0.png").write_bytes(image)
     write_colored(tmp_path / "colors" / "test", dict.fromkeys(NAMES, 3), spread=5)
     with pytest.raises(DataError, match="nothing can be measured"):
-        hf_tl.recommend(str(tmp_path / "colors"), backbone)
+        hf_tl.recommend(str(tmp_path / "colors"), backbone, trial_budget=0)
 
 
 def test_training_images_of_a_backbone_are_excluded(backbone: str, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_training_images_of_a_backbone_are_excluded(backbone: str, tmp_path: Pat
     trained = str(tmp_path / "out")
     learned = LearnedFrom.read(read_record(trained).learned_from, tmp_path / "out")
     both = concatenate_datasets([first, more])
-    recommendation = hf_tl.recommend(both, trained)
+    recommendation = hf_tl.recommend(both, trained, trial_budget=0)
     seen = int(learned.mask(load_data(both, learned=learned).digests["train"]).sum())
     assert seen == len(learned.digests) == 43
     assert recommendation.data["measured_on"] == recommendation.data["available"] - seen
@@ -126,9 +126,9 @@ def test_training_images_of_a_backbone_are_excluded(backbone: str, tmp_path: Pat
     )
     assert f"{leakage}: left out of the sample" in recommendation.warnings
     assert (
-        hf_tl.recommend(both, trained, include_training_images=True).data["measured_on"]
+        hf_tl.recommend(both, trained, include_training_images=True, trial_budget=0).data["measured_on"]
         == recommendation.data["available"]
     )
     held_out = {"validation": more.select([0, 1]), "test": more.select(range(10, 20))}
     with pytest.raises(DataError, match=r"43 of 45 .* training images of a backbone, .*include_training_images=True"):
-        hf_tl.recommend(DatasetDict(train=load_data(first).splits["train"], **held_out), trained)
+        hf_tl.recommend(DatasetDict(train=load_data(first).splits["train"], **held_out), trained, trial_budget=0)

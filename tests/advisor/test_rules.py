@@ -42,7 +42,7 @@ def test_one_rule_holds_everywhere(images: float, similarity: float) -> None:
 @pytest.mark.parametrize(
     ("images", "similarity", "strategy"),
     [
-        (5, 0.6, "transfer"),
+        (5, 0.6, "full"),
         (5, 0.1, "full"),
         (300, 0.6, "full"),
         (300, 0.05, "full"),

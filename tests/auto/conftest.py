@@ -28,5 +28,17 @@ def auto(inputs: Inputs) -> tuple[Path, str]:
 @pytest.fixture(scope="session")
 def recommended(inputs: Inputs) -> Path:
     folder = inputs.root / "advice"
-    printed_by(["recommend", "--dataset", inputs.images, "--model", *inputs.models, "--output_dir", str(folder)])
+    printed_by(
+        [
+            "recommend",
+            "--trial_budget",
+            "0",
+            "--dataset",
+            inputs.images,
+            "--model",
+            *inputs.models,
+            "--output_dir",
+            str(folder),
+        ]
+    )
     return folder

@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from hf_tl.cli import main
 
 RECIPE = ["--num_train_epochs", "2", "--learning_rate", "0.03", "--per_device_train_batch_size", "8"]
-AUTO = ["--strategy", "auto", *RECIPE, *SMALL]
+AUTO = ["--strategy", "auto", "--trial_budget", "0", *RECIPE, *SMALL]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """`--strategy auto` end to end: on small networks and images, through the command line."""
 
+import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -139,3 +141,35 @@ def test_flags_that_do_not_go_together(
 ) -> None:
     assert said in fails(["train", *inputs.flags(), *flags, "--output_dir", str(tmp_path / "out")], capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+class Interruption(logging.Handler):
+    """An interruption by the user when a message is logged."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__()
+        self.message = message
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(self.message):
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_run_follows_the_recommendation_of_the_interrupted_one(inputs: Inputs, tmp_path: Path) -> None:
+    """What is recommended depends on the cost of trials, so that another measurement may recommend something else."""
+    flags = ["train", *inputs.flags(), *AUTO, "--output_dir", str(tmp_path / "out")]
+    interruption = Interruption("Keeping stage depth 1/")
+    logging.getLogger("hf_tl").addHandler(interruption)
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            main(flags)
+    finally:
+        logging.getLogger("hf_tl").removeHandler(interruption)
+    file = tmp_path / "out" / "checkpoints" / "advice.json"
+    content = json.loads(file.read_text())
+    assert content["climb"]["stages"]
+    said = printed_by([*flags, "--resume_from_checkpoint", "auto"])
+    assert f"Following the recommendation of the interrupted run: {content['record']['advice']}" in said
+    assert "Measuring 2 backbones" not in said
+    assert not file.exists()
+    assert read(tmp_path / "out")["recommendation"] == content["record"]

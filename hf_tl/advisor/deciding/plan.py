@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.config import StrategyConfig
 from hf_tl.strategy import Strategy
 from hf_tl.training.refit import is_given_back
+from hf_tl.tuning import LoRA
 
 if TYPE_CHECKING:
     from hf_tl.advisor.deciding.decision import Decision
@@ -40,7 +41,7 @@ def plan_climb(backbone: "BackboneEvidence", settings: StrategyConfig) -> dict[s
     """Choose the stage depths of a climb and the depth that the evidence favors.
 
     If training the head is recommended, the climb continues with the last stage, the later half of the stages, and all
-    stages. If fine-tuning all stages is recommended, that depth follows the head directly. The depths between cost as
+    stages. If another strategy is recommended, its depth follows the head directly. The depths between cost as
     much again, and overfit a small dataset (with five images per class of digits and of Fashion-MNIST, the climb
     through them ended 3 and 0.3 points lower). If training from scratch is recommended, it comes last: its accuracy
     must exceed that of the pretrained weights significantly.
@@ -52,9 +53,14 @@ def plan_climb(backbone: "BackboneEvidence", settings: StrategyConfig) -> dict[s
     Returns:
         Keyword argument `climb` of `StrategyConfig.build`.
     """
-    if settings.strategy != "transfer":
-        return {"stages": ("all",), "expected_rung": 2, "ends_from_scratch": settings.strategy == "scratch"}
     everything = len(backbone.depths)
+    if settings.strategy in ("full", "scratch"):
+        return {"stages": ("all",), "expected_rung": 2, "ends_from_scratch": settings.strategy == "scratch"}
+    if settings.strategy == "lora":
+        return {"stages": ("all",), "expected_rung": 2, "tuning": LoRA()}
+    if settings.strategy == "finetune":
+        assert isinstance(settings.trainable_stages, int)
+        return {"stages": (settings.trainable_stages - 1, "all"), "expected_rung": 2}
     deeper = sorted({1, max(1, everything // 2), everything})
     stages = tuple("all" if depth == everything else depth for depth in deeper)
     return {"stages": stages, "expected_rung": 1}

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hf_tl.advisor.measuring.observation import observe
+from hf_tl.advisor.measuring.observation import Observation, observe
 from hf_tl.advisor.measuring.probes import LearningCurve, Probe, learning_curve, linear_probe, nearest_neighbors
 from hf_tl.advisor.measuring.sample import Sample
+from hf_tl.advisor.measuring.series import Gap, Series, compare_folds, series_of
 from hf_tl.advisor.measuring.similarity import COMPARED, Similarity, compare_with_untrained
 from hf_tl.advisor.measuring.transferability import h_score, leep, logme, nce
 from hf_tl.backbones.stages.family import family_of
@@ -20,7 +21,6 @@ from hf_tl.recipes.families import HIERARCHICAL, Family
 
 if TYPE_CHECKING:
     from hf_tl.backbones.candidates import Backbone
-    from hf_tl.data.datasets import ImageData
     from hf_tl.features.feature_store import FeatureStore
 
 SIGNIFICANT = 0.01
@@ -83,6 +83,8 @@ class BackboneEvidence:
     """Evidence of the pretrained head; None for weights without one."""
     curve: LearningCurve | None
     """Learning curve of the linear probe at the last depth; None for too few images."""
+    gap: Gap | None = None
+    """Accuracy at the last depth in random folds and where whole series are held out; None without series."""
     reuses_features: bool = False
     """Whether the features were in the cache, computed by an earlier run."""
     family: Family = HIERARCHICAL
@@ -122,6 +124,7 @@ class BackboneEvidence:
             "similarity": self.similarity.to_record(),
             "source_head": None if self.source is None else vars(self.source),
             "learning_curve": None if self.curve is None else self.curve.to_record(),
+            "series": None if self.gap is None else self.gap.to_record(),
         }
 
 
@@ -145,22 +148,30 @@ def measure_source_head(logits: np.ndarray, sample: Sample) -> SourceHead:
     )
 
 
-def gather_evidence(
-    backbone: "Backbone",
-    data: "ImageData",
-    sample: Sample,
-    device: torch.device,
-    seed: int,
-    store: "FeatureStore | None" = None,
-) -> BackboneEvidence:
-    """Measure one backbone on the sample, and the same architecture with random weights on a part of it.
+@dataclass(frozen=True)
+class Observed:
+    """A backbone and what it computes of the sample."""
+
+    name: str
+    parameters: int
+    input_size: tuple[int, int, int]
+    family: Family
+    keeps_head: bool
+    """Whether the weights have a pretrained head."""
+    pretrained: Observation
+    untrained: Observation
+    """Features of the same architecture with random weights, of the first images."""
+
+
+def observe_backbone(
+    backbone: "Backbone", sample: Sample, device: torch.device, store: "FeatureStore | None" = None
+) -> Observed:
+    """Run one backbone on the sample, and the same architecture with random weights on a part of it.
 
     Args:
         backbone: Backbone to load.
-        data: Data that the sample was drawn from.
         sample: Images and labels.
         device: Device of the forward passes.
-        seed: Random seed of the folds and the random weights.
         store: Feature cache; None for no caching.
 
     Raises:
@@ -169,41 +180,67 @@ def gather_evidence(
     """
     model, preprocessing = backbone.load()
     transform = preprocessing.transforms().eval
-    pretrained = observe(model, sample.images, transform, device, store)
-    compared_images = min(COMPARED, len(sample.images))
-    first_images = sample.images.select(range(compared_images))
-    untrained = observe(backbone.load(pretrained=False)[0], first_images, transform, device)
-    labels, classes = sample.labels, len(sample.classes)
+    first_images = sample.images.select(range(min(COMPARED, len(sample.images))))
+    return Observed(
+        name=backbone.name,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        input_size=preprocessing.input_size,
+        family=family_of(model),
+        keeps_head=provenance_of(model).origin.head == "kept",
+        pretrained=observe(model, sample.images, transform, device, store),
+        untrained=observe(backbone.load(pretrained=False)[0], first_images, transform, device),
+    )
+
+
+def gather_evidence(observed: Observed, sample: Sample, series: Series | None, seed: int) -> BackboneEvidence:
+    """Measure the features of one backbone; all cross-validation holds out whole series.
+
+    Args:
+        observed: Features of the backbone.
+        sample: Images and labels.
+        series: Series of the images; None if they are independent.
+        seed: Random seed of the folds.
+
+    Raises:
+        TrainingError: The loss of a linear probe is not finite.
+    """
+    pretrained, labels, classes = observed.pretrained, sample.labels, len(sample.classes)
+    groups = None if series is None else series.groups
     depths = tuple(
         DepthEvidence(
             stage,
             features.shape[1],
-            *linear_probe(features, labels, classes, seed),
-            nearest_neighbors(features, labels, seed),
+            *linear_probe(features, labels, classes, seed, groups),
+            nearest_neighbors(features, labels, seed, groups),
             logme(features, labels),
             h_score(features, labels),
         )
         for stage, features in pretrained.depths.items()
     )
-    compared = depths[-1].linear
-    if compared_images < len(labels):
-        compared, _ = linear_probe(pretrained.last[:compared_images], labels[:compared_images], classes, seed)
+    compared, first = depths[-1].linear, slice(len(observed.untrained.last))
+    if len(observed.untrained.last) < len(labels):
+        first_groups = None if groups is None else groups[first]
+        compared, _ = linear_probe(pretrained.last[first], labels[first], classes, seed, first_groups)
+    gap = None
+    if series is not None:
+        gap = compare_folds(series, linear_probe(pretrained.last, labels, classes, seed)[0], depths[-1].linear)
+    probe, strength = depths[-1].linear, depths[-1].strength
     return BackboneEvidence(
-        name=backbone.name,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        input_size=preprocessing.input_size,
+        name=observed.name,
+        parameters=observed.parameters,
+        input_size=observed.input_size,
         depths=depths,
-        similarity=compare_with_untrained(compared, untrained, classes, seed),
-        source=measure_source_head(pretrained.logits, sample) if provenance_of(model).origin.head == "kept" else None,
-        curve=learning_curve(pretrained.last, depths[-1].linear, classes, depths[-1].strength, seed=seed),
+        similarity=compare_with_untrained(compared, observed.untrained, classes, seed),
+        source=measure_source_head(pretrained.logits, sample) if observed.keeps_head else None,
+        curve=learning_curve(pretrained.last, probe, classes, strength, seed=seed),
+        gap=gap,
         reuses_features=pretrained.is_cached,
-        family=family_of(model),
+        family=observed.family,
     )
 
 
 def measure_backbones(
     backbones: "Sequence[Backbone]",
-    data: "ImageData",
     sample: Sample,
     device: torch.device,
     seed: int,
@@ -214,7 +251,6 @@ def measure_backbones(
 
     Args:
         backbones: Backbones to load.
-        data: Data that the sample was drawn from.
         sample: Images and labels.
         device: Device of the forward passes.
         seed: Random seed of the folds and the random weights.
@@ -224,13 +260,22 @@ def measure_backbones(
     Raises:
         ModelError: No backbone loads.
     """
+    observed: dict[Backbone, Observed] = {}
     evidence: dict[Backbone, BackboneEvidence] = {}
     unavailable = dict(unreadable)
     for backbone in backbones:
         torch.manual_seed(seed)  # random weights independent of earlier backbones
         try:
-            evidence[backbone] = gather_evidence(backbone, data, sample, device, seed, store)
+            observed[backbone] = observe_backbone(backbone, sample, device, store)
         except (ModelError, TrainingError) as error:
+            unavailable[backbone.name] = str(error)
+    # all backbones in the same folds, which the features of the first one decide where the data name no groups
+    features = next(iter(observed.values())).pretrained.last if observed else None
+    series = None if features is None else series_of(features, sample.labels, sample.groups)
+    for backbone, features_of in observed.items():
+        try:
+            evidence[backbone] = gather_evidence(features_of, sample, series, seed)
+        except TrainingError as error:
             unavailable[backbone.name] = str(error)
     if not evidence:
         raise ModelError("no backbone can be measured: " + "; ".join(unavailable.values()))

@@ -1,7 +1,6 @@
 """Cross-validated accuracy of simple classifiers on a network's features."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from scipy.optimize import curve_fit
 from scipy.stats import binomtest
 
-from hf_tl.evaluation.intervals import Interval, share_interval, wilson_interval
+from hf_tl.evaluation.intervals import Interval, share_interval
 from hf_tl.head.head_solver import FOLDS, cross_validate_head, draw_folds, solve_head
 from hf_tl.reporting.numbers import with_interval
 
@@ -28,6 +27,8 @@ class Accuracy:
 
     correct: int
     images: int
+    independent: int | None = None
+    """Number of independent images: of series, where images come in series. Defaults to the number of images."""
 
     @property
     def value(self) -> float:
@@ -39,9 +40,10 @@ class Accuracy:
         """Return the 95% confidence interval of the accuracy (Wilson 1927).
 
         It covers the sampling of test images, but not that of training images: cross-validation gives no unbiased
-        estimate of the latter (Bengio and Grandvalet 2004, https://www.jmlr.org/papers/v5/grandvalet04a.html).
+        estimate of the latter (Bengio and Grandvalet 2004, https://www.jmlr.org/papers/v5/grandvalet04a.html). A series
+        counts as one image, because its images may all be right or all be wrong.
         """
-        return wilson_interval(self.correct, self.images)
+        return share_interval(self.value, self.independent or self.images)
 
     def to_record(self) -> dict[str, float | int | list[float]]:
         """Return the accuracy as plain values."""
@@ -59,6 +61,8 @@ class Probe:
     """Class indices (images,); -1 for the only image of a class, which cannot be held out."""
     labels: np.ndarray
     """Class indices (images,)."""
+    groups: np.ndarray | None = None
+    """Series of each image (images,), held out as a whole; None for independent images."""
 
     @property
     def is_right(self) -> np.ndarray:
@@ -68,7 +72,8 @@ class Probe:
     @property
     def accuracy(self) -> Accuracy:
         """Return the accuracy on the held-out images."""
-        return Accuracy(int(self.is_right.sum()), len(self.is_right))
+        groups = None if self.groups is None else len(np.unique(self.groups[self.predictions >= 0]))
+        return Accuracy(int(self.is_right.sum()), len(self.is_right), groups)
 
     @property
     def chance(self) -> float:
@@ -83,11 +88,14 @@ class Probe:
     @property
     def p_value(self) -> float:
         """Return the p-value of the accuracy against chance (one-sided binomial test)."""
-        accuracy = self.accuracy
-        return float(binomtest(accuracy.correct, accuracy.images, self.chance, alternative="greater").pvalue)
+        images = self.accuracy.independent or self.accuracy.images
+        correct = round(self.accuracy.value * images)
+        return float(binomtest(correct, images, self.chance, alternative="greater").pvalue)
 
 
-def linear_probe(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0) -> tuple[Probe, float]:
+def linear_probe(
+    features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0, groups: np.ndarray | None = None
+) -> tuple[Probe, float]:
     """Classify each image by logistic regression in stratified five-fold cross-validation.
 
     The L2 penalty is that with the lowest held-out loss (`hf_tl.head.head_solver`).
@@ -97,37 +105,43 @@ def linear_probe(features: np.ndarray, labels: np.ndarray, classes: int, seed: i
         labels: Class indices (images,).
         classes: Number of classes.
         seed: Random seed of the folds.
+        groups: Group of each image (images,), held out as a whole. Defaults to no groups.
 
     Returns:
         The probe and the L2 penalty.
     """
-    result = cross_validate_head(torch.as_tensor(features), torch.as_tensor(labels), classes, seed=seed)
-    return Probe(result.classes.numpy(), labels), result.strength
+    tensors = torch.as_tensor(features), torch.as_tensor(labels)
+    result = cross_validate_head(*tensors, classes, groups=_tensor(groups), seed=seed)
+    return Probe(result.classes.numpy(), labels, groups), result.strength
 
 
-def nearest_neighbors(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Probe:
+def nearest_neighbors(
+    features: np.ndarray, labels: np.ndarray, seed: int = 0, groups: np.ndarray | None = None
+) -> Probe:
     """Classify each image by its nearest neighbors (cosine distance) in stratified cross-validation.
 
     Args:
         features: Features of shape (images, values); the function centers them.
         labels: Class indices (images,).
         seed: Random seed of the folds.
+        groups: Group of each image (images,), held out as a whole. Defaults to no groups.
     """
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.neighbors import KNeighborsClassifier
 
     counts = np.bincount(labels)
-    several = np.flatnonzero(counts[labels] > 1)
     neighbors = max(1, min(NEIGHBORS, int(np.median(counts[counts > 1])) - 1))
-    folds = StratifiedKFold(min(FOLDS, int(counts.max())), shuffle=True, random_state=seed)
     classifier = KNeighborsClassifier(neighbors, metric="cosine", weights="distance", algorithm="brute")
-    predictions = np.full(len(labels), -1)
-    with warnings.catch_warnings():
-        # scikit-learn warns of classes with fewer images than folds; each of their images is in a fold of its own
-        warnings.simplefilter("ignore", UserWarning)
-        centered = features - features.mean(0)
-        predictions[several] = cross_val_predict(classifier, centered[several], labels[several], cv=folds)
-    return Probe(predictions, labels)
+    fold_of = draw_folds(torch.as_tensor(labels), seed, _tensor(groups)).numpy()
+    predictions, centered = np.full(len(labels), -1), features - features.mean(0)
+    for fold in range(fold_of.max() + 1):
+        held_out = fold_of == fold
+        classifier.fit(centered[~held_out], labels[~held_out])
+        predictions[held_out] = classifier.predict(centered[held_out])
+    return Probe(predictions, labels, groups)
+
+
+def _tensor(groups: np.ndarray | None) -> torch.Tensor | None:
+    return None if groups is None else torch.as_tensor(groups)
 
 
 @dataclass(frozen=True)
@@ -180,7 +194,7 @@ def learning_curve(
         The learning curve; None for too few images to take an eighth of.
     """
     labels = probe.labels
-    fold_of = draw_folds(torch.as_tensor(labels), seed).numpy()
+    fold_of = draw_folds(torch.as_tensor(labels), seed, _tensor(probe.groups)).numpy()
     kept = round(len(labels) * (1 - 1 / FOLDS))
     sizes = [round(share * kept) for share in CURVE]
     if sizes[0] < 2 * classes or fold_of.max() + 1 < FOLDS:

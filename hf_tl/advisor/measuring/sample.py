@@ -60,6 +60,8 @@ class Sample:
     """Groups of copies with different labels; all of them are left out."""
     named: tuple[Copies, ...]
     """Names of some of the groups, conflicts first."""
+    groups: tuple[str, ...] | None = None
+    """Group of each image, as the data name it; None for no groups."""
 
 
 def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0, learned: LearnedFrom | None = None) -> Sample:
@@ -84,6 +86,7 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0, learned: 
     rows = concatenate_datasets([data.splits[split] for split in ("train", "validation")])
     labels = np.asarray(rows[LABEL][:])
     digests = [*data.digests["train"], *data.digests["validation"]]
+    named_groups = [*data.groups.get("train", ()), *data.groups.get("validation", ())]
     is_learned = (learned or LearnedFrom()).mask(digests)
     groups = _copies(digests)
     conflicts = [group for group in groups if len(set(labels[group].tolist())) > 1]
@@ -121,6 +124,7 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0, learned: 
             )
             for group in [*conflicts[:NAMED], *same[:NAMED]]
         ),
+        groups=tuple(named_groups[row] for row in chosen) if named_groups else None,
     )
 
 

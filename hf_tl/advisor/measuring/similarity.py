@@ -59,7 +59,8 @@ def compare_with_untrained(pretrained: Probe, untrained: Observation, classes: i
         classes: Number of classes.
         seed: Random seed of the folds and the bootstrap.
     """
-    others = [linear_probe(features, pretrained.labels, classes, seed)[0] for features in untrained.depths.values()]
+    labels, groups = pretrained.labels, pretrained.groups
+    others = [linear_probe(features, labels, classes, seed, groups)[0] for features in untrained.depths.values()]
     other = max(others, key=lambda probe: probe.accuracy.value)
     return similarity_of(pretrained, other, seed)
 

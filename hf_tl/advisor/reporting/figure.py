@@ -13,7 +13,7 @@ from hf_tl.advisor.deciding.rules import RULES
 from hf_tl.card.settings import published_name
 from hf_tl.reporting.canvas import INK, MUTED, VALIDATION_LINE, WIDTH, new_figure, plain, write
 
-SHADES = {"transfer": "#dbe7f3", "full": "#efc3a8", "scratch": "#e2d5ea"}
+SHADES = {"full": "#efc3a8", "scratch": "#e2d5ea"}
 SMALLEST, LARGEST = 1.0, 100_000.0
 """Limits of the axis of images per class."""
 NAMED = 14
@@ -22,7 +22,9 @@ COLORS = (VALIDATION_LINE, "#7a5195", "#3b8f5a", "#a8872d", "#8c564b")
 
 
 def plot_recommendation(record: Mapping[str, Any], path: str | Path) -> None:
-    """Draw the regions of the rules with the data's place, the accuracies by depth, and the learning curves, if any.
+    """Draw what decided, the accuracies by depth, and the learning curves, if any.
+
+    Trials decide by their accuracies and training times, rules by the place of the data in their regions.
 
     Args:
         record: Result of `Recommendation.to_record`.
@@ -31,7 +33,11 @@ def plot_recommendation(record: Mapping[str, Any], path: str | Path) -> None:
     curves = [(color, name, curve) for color, name, curve in _curves(record) if curve is not None]
     figure = new_figure(4.2, WIDTH * (1.75 if curves else 1.25))
     plane, accuracies, *rest = figure.subplots(1, 3 if curves else 2, width_ratios=(1.15, 1, 0.9)[: 3 if curves else 2])
-    _draw_plane(plane, record)
+    trials = record.get("trials", {}).get("results", [])
+    if trials:
+        _draw_trials(plane, trials, record["advice"])
+    else:
+        _draw_plane(plane, record)
     _draw_accuracies(accuracies, record)
     for axes in rest:
         _draw_curves(axes, curves, 2 * record["data"]["training_images"])
@@ -74,6 +80,25 @@ def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
     axes.set_ylabel("similarity to the pretraining data", color=MUTED, fontsize=9)
     axes.tick_params(labelsize=9, colors=MUTED)
     axes.spines[:].set_visible(False)
+
+
+def _draw_trials(axes: Axes, trials: Sequence[Mapping[str, Any]], advice: str) -> None:
+    """Draw the accuracy of each trial by the time that a training takes; short trials are pale."""
+    for trial in trials:
+        is_chosen = trial["advice"] == advice
+        style: dict[str, Any] = {
+            "color": COLORS[0] if is_chosen else MUTED, "alpha": 1 if trial["is_finalist"] else 0.45
+        }  # fmt: skip
+        _draw_shares(axes, [trial["seconds"]], [trial["accuracy"]], [trial["interval"]], **style)
+        name = trial["advice"] + ("" if trial["is_finalist"] else "\n(a third of the epochs)")
+        axes.annotate(
+            name, (trial["seconds"], 100 * trial["accuracy"]), (6, 6), textcoords="offset points", fontsize=7, color=INK
+        )
+    axes.set(xscale="log")
+    axes.margins(x=0.3)
+    axes.set_ylim(0, 103)
+    axes.set_xlabel("seconds of a training on this machine", color=MUTED, fontsize=9)
+    _style(axes, "Accuracy on held-out images of the trials (%, 95% CI)", legend=None)
 
 
 def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:

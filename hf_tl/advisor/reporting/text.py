@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.advisor.deciding.decision import leading, ranking
 from hf_tl.advisor.measuring.evidence import SIGNIFICANT, BackboneEvidence
 from hf_tl.advisor.measuring.probes import Accuracy
+from hf_tl.advisor.measuring.series import describe_series
+from hf_tl.advisor.trials.results import describe_trials
 from hf_tl.reporting.numbers import chance_of, percent, with_interval
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ def facts_of(recommendation: "Recommendation") -> Iterator[tuple[str, str]]:
         accuracy = best.best.linear.accuracy
         yield "Evidence", f"accuracy of the linear probe {accuracy}, {accuracy.images:,} images"
     yield "Reason", recommendation.reason
+    if recommendation.expected is not None:
+        yield "Expect", str(recommendation.expected)
     if recommendation.cost is not None:
         yield "Cost", str(recommendation.cost)
     if recommendation.backbone is not None:
@@ -70,6 +74,7 @@ def _chosen(recommendation: "Recommendation") -> BackboneEvidence | None:
 
 def _lines(recommendation: "Recommendation") -> Iterator[str]:
     data, counts = recommendation.data, recommendation.data["class_counts"]
+    trials = recommendation.trials.results
     yield (
         f"Data      {data['name']}: {data['training_images']:,} training images, {len(counts)} classes, "
         f"{min(counts):,} to {max(counts):,} per class; measured on {data['measured_on']:,} of {data['available']:,} "
@@ -82,12 +87,17 @@ def _lines(recommendation: "Recommendation") -> Iterator[str]:
         yield from _evidence(backbone, data["training_images"])
     if recommendation.backbone is not None and len(recommendation.evidence) > 1:
         yield from _ranking(recommendation.evidence)
+    for heading, line in zip(("Trials", *[""] * len(trials)), describe_trials(trials), strict=False):
+        yield f"{heading:<10}{line}"
+    yield from (f"{INDENT}{name}: not tried, {why}" for name, why in recommendation.trials.refused.items())
     yield f"Advice    {recommendation.advice}" + (f": {recommendation.backbone}" if recommendation.backbone else "")
     if recommendation.strategy is not None:
         phases = "; ".join(f"{_stages(phase)}, {phase.length}" for phase in recommendation.strategy.phases)
         refit = "; then retrain from scratch on train + validation" if recommendation.strategy.refit else ""
         yield f"Strategy  {recommendation.strategy.name}: {phases}{refit}"
     yield f"Reason    {recommendation.reason}"
+    if recommendation.expected is not None:
+        yield f"Expect    {recommendation.expected}"
     if recommendation.cost is not None:
         yield f"Cost      {recommendation.cost}"
     if recommendation.command is not None:
@@ -135,6 +145,8 @@ def _evidence(backbone: BackboneEvidence, training_images: int) -> Iterator[str]
         f"{_share(similarity.pretrained)}, with random weights {_share(similarity.untrained)}, of "
         f"{similarity.pretrained.images:,} images"
     )
+    if (gap := backbone.gap) is not None:
+        yield f"{INDENT}{describe_series(gap.series)}: {gap}"
     if (source := backbone.source) is not None:
         yield (
             f"{INDENT}pretrained head ({source.classes:,} classes): mean confidence {source.confidence:.2f}, "

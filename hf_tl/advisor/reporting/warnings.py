@@ -1,13 +1,15 @@
-"""Warnings of a recommendation: about the data, data leakage, and an uncertain similarity."""
+"""Warnings of a recommendation: about the data, data leakage, series, and what is uncertain."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_tl.advisor.deciding.decision import SOLVED_RULE, Decision
+from hf_tl.advisor.deciding.decision import Decision
 from hf_tl.advisor.deciding.rules import find_rule
 from hf_tl.advisor.measuring.sample import Sample
+from hf_tl.advisor.measuring.series import describe_series
+from hf_tl.advisor.trials.results import Trials
 from hf_tl.errors import name_some
 from hf_tl.record import LearnedFrom
 
@@ -69,18 +71,36 @@ def leakage_warnings(
         )
 
 
-def similarity_warnings(decision: Decision, images: float) -> Iterator[str]:
-    """Yield a warning if the interval of the similarity allows several recommendations.
+def decision_warnings(decision: Decision, images: float, trials: Trials) -> Iterator[str]:
+    """Yield what is uncertain about the recommendation.
 
     Args:
         decision: Recommended training.
         images: Median number of training images per class.
+        trials: Trials of the strategies.
     """
+    yield from _series_warnings(decision)
+    if trials.why_not is not None:
+        yield trials.why_not
+    if not decision.is_open or trials.results:
+        return
     similarity = decision.backbone.similarity
     advice = {find_rule(images, bound).advice: None for bound in (*similarity.interval, similarity.value)}
-    if decision.settings is None or decision.name == SOLVED_RULE or len(advice) == 1:
+    if len(advice) > 1:
+        yield (
+            f"the 95% interval of the similarity, {similarity.shown_interval}, allows several recommendations: "
+            f"{' or '.join(advice)}; try each, or measure more images (--max_images)"
+        )
+
+
+def _series_warnings(decision: Decision) -> Iterator[str]:
+    gap = decision.backbone.gap
+    if gap is None or not gap.is_evident:
+        return
+    if gap.series.origin == "groups":
+        yield f"{describe_series(gap.series)}; {gap}. The difference is leakage; the splits keep groups together"
         return
     yield (
-        f"the 95% interval of the similarity, {similarity.shown_interval}, allows several recommendations: "
-        f"{' or '.join(advice)}; try each, or measure more images (--max_images)"
+        f"{describe_series(gap.series)}; {gap}. Random splits of train, validation and test show the same objects, so "
+        "that accuracies on them are too high for other objects; name the series with --group_column or --group_names"
     )

@@ -14,6 +14,8 @@ PUBLISHED = (
     *("schema_version", "backbone", "strategy", "rule", "advice", "reason", "cost"),
     *("data", "evidence", "warnings"),
 )
+PUBLISHED_LATER = ("trials", "expected")
+"""Entries that recommendations before November 2026 lack."""
 PUBLISHED_OF_DATA = (
     *("name", "fingerprint", "classes", "training_images", "class_counts", "median_class"),
     *("measured_on", "available", "copies", "conflicts", "notes"),
@@ -34,6 +36,7 @@ def published_advice(recommendation: Mapping[str, Any]) -> dict[str, Any]:
     names = {backbone["backbone"]: published_name(backbone["backbone"]) for backbone in recommendation["evidence"]}
     names |= {name: Path(name).name for group in recommendation["data"]["groups_of_copies"] for name in group["names"]}
     entries = {name: recommendation[name] for name in PUBLISHED}
+    entries |= {name: recommendation[name] for name in PUBLISHED_LATER if name in recommendation}
     entries["data"] = {name: recommendation["data"][name] for name in PUBLISHED_OF_DATA}
     published: dict[str, Any] = _renamed(entries, sorted(names.items(), key=lambda pair: -len(pair[0])))
     return published

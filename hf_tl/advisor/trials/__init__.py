@@ -1,0 +1,1 @@
+"""Trials: strategies are trained in cross-validation, and the results decide between them."""

@@ -1,0 +1,124 @@
+"""Results of the trials, and the choice between the two best strategies."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hf_tl.advisor.deciding.cost import describe_seconds
+from hf_tl.advisor.measuring.probes import Accuracy
+from hf_tl.evaluation.paired import difference_p_value
+from hf_tl.strategy_config import Preference, StrategyConfig
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Cross-validated training by one strategy."""
+
+    settings: StrategyConfig
+    advice: str
+    """Short form of the strategy."""
+    right: np.ndarray
+    """Whether each image was classified correctly while it was held out (images,)."""
+    judged: np.ndarray
+    """Whether each image was held out (images,)."""
+    groups: np.ndarray
+    """Series of each image (images,)."""
+    seconds: float
+    """Duration of a training on all images of the sample, extrapolated from the trials."""
+    parameters_trained: int
+    is_finalist: bool
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Accuracy on the held-out images."""
+        judged = self.judged
+        return Accuracy(int(self.right[judged].sum()), int(judged.sum()), len(np.unique(self.groups[judged])))
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        return {
+            "strategy": self.settings.strategy,
+            "trainable_stages": self.settings.trainable_stages,
+            "advice": self.advice,
+            **self.accuracy.to_record(),
+            "seconds": self.seconds,
+            "parameters_trained": self.parameters_trained,
+            "is_finalist": self.is_finalist,
+        }
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Results of the trials, or the reason why there are none."""
+
+    results: tuple[Trial, ...] = ()
+    why_not: str | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Reason why a strategy cannot be carried out with this backbone, by its short form."""
+
+    def of(self, settings: StrategyConfig | None) -> Trial | None:
+        """Return the trial of the recommended strategy, whatever its epochs."""
+        kinds = {(trial.settings.strategy, trial.settings.trainable_stages): trial for trial in self.results}
+        return None if settings is None else kinds.get((settings.strategy, settings.trainable_stages))
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the results as plain values."""
+        return {
+            "results": [trial.to_record() for trial in self.results],
+            "why_not": self.why_not,
+            "refused": dict(self.refused),
+        }
+
+
+def choose_trial(trials: Sequence[Trial], prefer: Preference) -> Trial:
+    """Choose between the finalists.
+
+    `accuracy` takes the higher accuracy; `speed` the shorter training unless the longer one is significantly better;
+    `balance` the shorter one unless the longer one is better by more than the standard error of the difference.
+
+    Args:
+        trials: Results of `run_trials`.
+        prefer: What counts.
+    """
+    finalists = sorted((trial for trial in trials if trial.is_finalist), key=lambda trial: trial.seconds)
+    quick, slow = finalists[0], finalists[-1]
+    gain, error = paired_gain(quick, slow)
+    is_better = {
+        "accuracy": gain > 0,
+        "balance": gain > error,
+        "speed": gain > 0 and gain_p_value(quick, slow) < SIGNIFICANT,
+    }
+    return slow if is_better[prefer] else quick
+
+
+def paired_gain(first: Trial, second: Trial) -> tuple[float, float]:
+    """Return the gain of the second trial over the first in accuracy, and its standard error over the series."""
+    both = first.judged & second.judged
+    differences = second.right[both].astype(float) - first.right[both]
+    sums = np.bincount(np.unique(first.groups[both], return_inverse=True)[1], weights=differences)
+    return float(differences.mean()), math.sqrt(float((sums**2).sum())) / int(both.sum())
+
+
+def gain_p_value(first: Trial, second: Trial) -> float:
+    """Return the two-sided p-value of the difference on the images of both (McNemar's exact test)."""
+    both = first.judged & second.judged
+    return difference_p_value(first.right[both], second.right[both])
+
+
+def describe_trials(trials: Sequence[Trial]) -> Iterator[str]:
+    """Yield a line for each trial, the finalists first."""
+    if not trials:
+        return
+    ordered = sorted(trials, key=lambda trial: (not trial.is_finalist, -trial.accuracy.value))
+    width = max(len(trial.advice) for trial in trials)
+    for trial in ordered:
+        accuracy, short = trial.accuracy, "" if trial.is_finalist else ", a third of the epochs"
+        yield (
+            f"{trial.advice:<{width}}  {accuracy} of {accuracy.images:,} held-out images{short}; a training takes "
+            f"about {describe_seconds(trial.seconds)} and trains {trial.parameters_trained:,} parameters"
+        )

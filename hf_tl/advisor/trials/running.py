@@ -1,0 +1,260 @@
+"""Trainings of the trials.
+
+Successive halving (Jamieson and Talwalkar 2016, https://proceedings.mlr.press/v51/jamieson16.html): short trainings on
+one fold choose a strategy, which is then compared with that of the rule. Both are trained as recommended, on all folds.
+Whole series are held out. Nothing is selected on the held-out images, so that their accuracy is that of new images, for
+two thirds of the training images.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hf_tl.advisor.deciding.cost import describe_seconds, estimate_cost
+from hf_tl.advisor.deciding.rules import NOT_AT_ALL
+from hf_tl.advisor.measuring.evidence import BackboneEvidence
+from hf_tl.advisor.measuring.sample import Sample
+from hf_tl.advisor.trials.results import Trial, Trials
+from hf_tl.config import StrategyConfig, TrainingConfig
+from hf_tl.errors import ConfigError
+from hf_tl.evaluation.paired import difference_p_value
+from hf_tl.head.head_solver import draw_folds
+from hf_tl.reporting.console import log_level, progress_bar, say
+from hf_tl.training.loop import Training
+from hf_tl.training.phase_data import TrainingImages
+
+if TYPE_CHECKING:
+    from hf_tl.advisor.deciding.decision import Decision
+    from hf_tl.backbones.candidates import Backbone
+    from hf_tl.data.datasets import ImageData
+    from hf_tl.strategy import Phase, Strategy
+
+FOLDS = 3
+SHORT = 1 / 3
+"""Share of the epochs of a short training."""
+DECIDED = 0.01
+"""P-value of the difference between the two strategies below which the remaining folds are left out."""
+SHORT_PASSES, FINAL_PASSES = 0.25, 4.0
+"""Cost of the trials relative to a training of all stages on all images, at most: of each short training, and of all
+final ones."""
+
+
+def try_strategies(
+    backbone: "Backbone",
+    decision: "Decision",
+    data: "ImageData",
+    sample: Sample,
+    budget: float,
+    *,
+    horizontal_flip: bool = True,
+    seed: int = 0,
+) -> Trials:
+    """Try the strategies on the sample, if that takes at most the budget.
+
+    Args:
+        backbone: Backbone to train.
+        decision: Strategy of the rule, with the evidence of the backbone.
+        data: Training data.
+        sample: Images and labels.
+        budget: Minutes.
+        horizontal_flip: Whether augmentation mirrors images.
+        seed: Random seed of the folds and the trainings.
+    """
+    from accelerate import PartialState
+
+    if not budget or not decision.is_open:
+        return Trials()
+    if PartialState().num_processes > 1:
+        return Trials(
+            why_not="strategies are tried by one process only: run hf-tl recommend first, and train with "
+            "--recommendation"
+        )
+    evidence = decision.backbone
+    candidates = list_candidates(evidence)
+    full = StrategyConfig(strategy="full").build(1, len(sample.labels), family=evidence.family)
+    cost = estimate_cost(backbone, data, replace(full, refit=False), PartialState().device, None)
+    seconds = estimate_trials(len(candidates), cost.seconds, len(sample.labels) / len(data.splits["train"]))
+    if seconds > 60 * budget:
+        return Trials(
+            why_not=f"trying the strategies would take about {describe_seconds(seconds)}; to do so, raise "
+            f"--trial_budget ({budget:g} minutes)"
+        )
+    say(None, f"Trying {len(candidates)} strategies in cross-validation: at most about {describe_seconds(seconds)}")
+    rule = next(index for index, (_, advice) in enumerate(candidates) if advice == decision.advice)
+    return run_trials(candidates, rule, backbone, evidence, sample, horizontal_flip=horizontal_flip, seed=seed)
+
+
+def list_candidates(backbone: BackboneEvidence) -> list[tuple[StrategyConfig, str]]:
+    """List the strategies to try: the head, adapters, the later half of the stages, and all stages.
+
+    Training from scratch is tried only where pretraining hardly helps.
+
+    Args:
+        backbone: Evidence of the recommended backbone.
+    """
+    half = 1 + max(1, len(backbone.depths) // 2)
+    candidates = [
+        (StrategyConfig(strategy="transfer"), "train the head"),
+        (StrategyConfig(strategy="lora"), "train low-rank adapters in all stages"),
+        (StrategyConfig(strategy="finetune", trainable_stages=half), "fine-tune the later half of the stages"),
+        (StrategyConfig(strategy="full"), "fine-tune all stages"),
+    ]
+    if backbone.similarity.value < NOT_AT_ALL:  # also wherever the rule recommends it
+        candidates.append((StrategyConfig(strategy="scratch"), "train from scratch"))
+    return candidates
+
+
+def estimate_trials(candidates: int, seconds: float, share: float) -> float:
+    """Estimate the duration of the trials in seconds.
+
+    Args:
+        candidates: Number of strategies to try.
+        seconds: Duration of a training of all stages on all training images.
+        share: Number of images in the sample, relative to the training images.
+
+    >>> estimate_trials(4, 60, 1)
+    300.0
+    """
+    return seconds * share * (candidates * SHORT_PASSES + FINAL_PASSES)
+
+
+def run_trials(
+    candidates: Sequence[tuple[StrategyConfig, str]],
+    rule: int,
+    backbone: "Backbone",
+    evidence: BackboneEvidence,
+    sample: Sample,
+    *,
+    horizontal_flip: bool = True,
+    seed: int = 0,
+) -> Trials:
+    """Train the strategies in cross-validation, and return their results.
+
+    Args:
+        candidates: Strategies, and their short forms.
+        rule: Index of the strategy of the rule.
+        backbone: Backbone to train.
+        evidence: Evidence of the backbone, with the series of the sample.
+        sample: Images and labels.
+        horizontal_flip: Whether augmentation mirrors images.
+        seed: Random seed of the folds and the trainings.
+    """
+    labels = torch.as_tensor(sample.labels)
+    groups = np.arange(len(labels)) if evidence.gap is None else evidence.gap.series.groups
+    fold_of = draw_folds(labels, seed, torch.as_tensor(groups), FOLDS).numpy()
+    folds = range(int(fold_of.max()) + 1)
+    trainer = _Trainer(backbone, sample, fold_of, horizontal_flip, seed)
+    strategies = [_build(settings, evidence, int((fold_of != 0).sum())) for settings, _ in candidates]
+    runs = len(candidates) - 1 + 2 * len(folds)
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        progress_bar(total=runs, desc="Trying strategies", unit="training") as bar,
+        log_level("warning"),
+        torch.random.fork_rng(),
+    ):
+
+        def judge(strategy: "Strategy", fold: int) -> Judged:
+            result = trainer.train(strategy, fold, cache)
+            bar.update()
+            return result
+
+        results, refused = {}, {}
+        for index, strategy in enumerate(strategies):
+            if index != rule:
+                try:
+                    results[index] = [judge(_shortened(strategy), 0)]
+                except ConfigError as error:  # such as adapters in layers that peft cannot adapt
+                    refused[candidates[index][1]] = str(error)
+        best = max(results, key=lambda index: (results[index][0].right.mean(), -results[index][0].seconds))
+        results[best], results[rule] = [], []
+        for fold in folds:
+            for index in (best, rule):
+                results[index].append(judge(strategies[index], fold))
+            first, second = (np.concatenate([part.right for part in results[index]]) for index in (best, rule))
+            if difference_p_value(first, second) < DECIDED:
+                break
+    trials = (
+        _trial(candidates[index], results[index], fold_of, groups, index in (best, rule)) for index in sorted(results)
+    )
+    return Trials(tuple(trials), refused=refused)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One training of a trial."""
+
+    rows: np.ndarray
+    """Held-out images."""
+    right: np.ndarray
+    """Whether each is classified correctly."""
+    seconds: float
+    """Duration, extrapolated to all epochs and all images of the sample."""
+    parameters_trained: int
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    backbone: "Backbone"
+    sample: Sample
+    fold_of: np.ndarray
+    horizontal_flip: bool
+    seed: int
+
+    def train(self, strategy: "Strategy", fold: int, cache: str) -> Judged:
+        """Train on all images but those of a fold, and classify these."""
+        from accelerate.utils import set_seed
+
+        from hf_tl.processes.accelerator import make_accelerator
+
+        train, held_out = np.flatnonzero(self.fold_of != fold), np.flatnonzero(self.fold_of == fold)
+        config = TrainingConfig(
+            seed=self.seed, report_to="none", cpu_threads=torch.get_num_threads(), feature_cache_dir=cache
+        )
+        set_seed(self.seed)
+        model, preprocessing = self.backbone.load(self.sample.classes, pretrained=not strategy.from_scratch)
+
+        def transforms_of(phase: "Phase") -> Any:
+            return preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
+
+        start = time.perf_counter()
+        images = TrainingImages(self.sample.images.select(train), None, transforms_of)
+        training = Training(make_accelerator(config), model, strategy, images, config)
+        log = training.run()
+        seconds = time.perf_counter() - start
+        predictions = training.predictions(self.sample.images.select(held_out), "validation")
+        return Judged(
+            held_out,
+            training.problem.is_right(predictions.logits, predictions.labels),
+            seconds * len(self.fold_of) / len(train),
+            max(phase.parameters_trained for phase in log.phases),
+        )
+
+
+def _build(settings: StrategyConfig, evidence: BackboneEvidence, images: int) -> "Strategy":
+    return replace(settings.build(1, images, family=evidence.family), refit=False)
+
+
+def _shortened(strategy: "Strategy") -> "Strategy":
+    """Return the strategy with a part of its epochs."""
+    phases = (replace(phase, epochs=phase.epochs and max(1, round(SHORT * phase.epochs))) for phase in strategy.phases)
+    return replace(strategy, phases=tuple(phases))
+
+
+def _trial(
+    candidate: tuple[StrategyConfig, str],
+    results: Sequence[Judged],
+    fold_of: np.ndarray,
+    groups: np.ndarray,
+    is_finalist: bool,
+) -> Trial:
+    right, judged = np.zeros(len(fold_of), bool), np.zeros(len(fold_of), bool)
+    for result in results:
+        right[result.rows], judged[result.rows] = result.right, True
+    seconds = float(np.mean([result.seconds for result in results])) / (1 if is_finalist else SHORT)
+    trained = max(result.parameters_trained for result in results)
+    return Trial(*candidate, right, judged, groups, seconds, trained, is_finalist)
