@@ -1,5 +1,6 @@
 """Mapping of a dataset's splits to train, validation and test; each step is noted."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from hf_tl.data.layout.tables import SPLIT_COLUMNS, find_split_column, meanings_
 from hf_tl.errors import ConfigError, DataError, name_some
 
 COPIES = "are also in train or validation"
+SHARED = re.compile(r"[\d,]+ groups of (test|validation) are also in ")
 
 
 def name_splits(
@@ -130,8 +132,18 @@ def draw_missing(
     learned: Collection[bytes] = frozenset(),
     *,
     include_learned: bool = False,
+    criterion: str | None = None,
 ) -> tuple[dict[str, list[int]], dict[str, Draw]]:
     """Draw the splits that a dataset lacks from train, and note what was drawn.
+
+    Args:
+        pool: Training images.
+        fractions: As in `draw_splits`.
+        seed: Random seed.
+        notes: Notes about the data, to which this adds.
+        learned: As in `draw_splits`.
+        include_learned: As in `draw_splits`.
+        criterion: Criterion of the groups of the pool in words; None where nothing names groups.
 
     Returns:
         Rows of `pool` for each drawn split and for `train`, and the parameters of each draw.
@@ -143,6 +155,7 @@ def draw_missing(
         return {"train": list(range(len(pool.digests)))}, {}
     rows = draw_splits(pool, fractions, seed, learned, include_learned=include_learned)
     how = "at random, all classes kept in train" if pool.is_multi_label else "stratified by class"
+    how += f", by {criterion}" if criterion else ""
     remaining = len(pool.digests)
     for split in fractions:
         drawn = len(rows[split])
@@ -152,13 +165,21 @@ def draw_missing(
     return rows, {split: Draw(fraction, seed) for split, fraction in fractions.items()}
 
 
-def note_copies(data: ImageData) -> ImageData:
-    """Note how many test images are copies of images in the other splits; drawn splits share none."""
-    notes = [note for note in data.notes if not note.endswith(COPIES)]
+def note_overlaps(data: ImageData) -> ImageData:
+    """Note how many test images are copies of images in the other splits, and which groups are in several splits.
+
+    Splits that were drawn share neither.
+    """
+    notes = [note for note in data.notes if not note.endswith(COPIES) and not SHARED.match(note)]
     if data.digests:
         seen = {*data.digests["train"], *data.digests["validation"]}
         if repeated := sum(digest in seen for digest in data.digests["test"]):
             notes.append(f"{repeated} images of test {COPIES}")
+    for split, others in (("test", ("train", "validation")), ("validation", ("train",))) if data.groups else ():
+        elsewhere = {group for other in others for group in data.groups[other]}
+        if shared := [group for group in data.groups[split] if group in elsewhere]:
+            groups = f"{len(set(shared)):,} groups of {split} are also in {' or '.join(others)}"
+            notes.append(f"{groups} ({len(shared):,} images)")
     return replace(data, notes=tuple(notes))
 
 

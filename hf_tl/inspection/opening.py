@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from hf_tl.data.columns import IMAGE, LABEL, find_label_column, holds_lists, split_names
-from hf_tl.data.datasets import make_reading, source_of
+from hf_tl.data.datasets import source_of
 from hf_tl.data.decoding.images import as_stored
 from hf_tl.data.encoding import encode
 from hf_tl.data.fingerprint import row_name
@@ -18,6 +18,7 @@ from hf_tl.data.image_data import AnyDataset
 from hf_tl.data.labels import missing_labels
 from hf_tl.data.layout.exclusions import kept_rows
 from hf_tl.data.layout.plan import Reading
+from hf_tl.data.layout.reading import make_reading
 from hf_tl.data.multi_label import flags_of
 from hf_tl.data.sources import Source
 from hf_tl.data.splits import name_splits
@@ -135,9 +136,10 @@ def _labeled(
     splits: Mapping[str, Dataset], reading: Reading, notes: list[str]
 ) -> dict[str, tuple[Dataset, np.ndarray]]:
     """Return the labeled rows of each split that has some, with their numbers; note the others."""
+    label_column = find_label_column(splits["train"].features, reading.label_column, reading.group_column)
     labeled = {}
     for split, rows in splits.items():
-        columns = split_names(rows.features, find_label_column(splits["train"].features, reading.label_column))
+        columns = split_names(rows.features, label_column)
         unlabeled = missing_labels(rows[columns[0]][:]) if len(columns) == 1 and columns[0] in rows.features else []
         places = np.setdiff1d(np.arange(len(rows)), unlabeled)
         if unlabeled:
