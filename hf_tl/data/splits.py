@@ -159,7 +159,8 @@ def draw_missing(
     remaining = len(pool.digests)
     for split in fractions:
         drawn = len(rows[split])
-        share = f"{drawn:,} of {remaining:,} training images ({drawn / remaining:.0%})"
+        groups = f", {len({pool.groups[row] for row in rows[split]}):,} groups" if pool.groups else ""
+        share = f"{drawn:,} of {remaining:,} training images ({drawn / remaining:.0%}{groups})"
         notes.append(f"no {split} split: {share} were held out, {how}, seed {seed}")
         remaining -= drawn
     return rows, {split: Draw(fraction, seed) for split, fraction in fractions.items()}
