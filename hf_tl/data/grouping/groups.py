@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hf_tl.data.columns import GROUP, LABEL
+from hf_tl.data.grouping.near_duplicates import near_duplicates_of
 from hf_tl.data.grouping.series import find_series
 from hf_tl.data.layout.plan import AUTO, Reading
 from hf_tl.errors import ConfigError, DataError, name_some
@@ -91,11 +92,15 @@ def group_images(
         ConfigError: The pattern is no regular expression.
         DataError: Groups are asked for, and the dataset does not name any.
     """
-    candidates = (_by_column(images, reading, notes), _by_names(images, reading, notes, draws=draws))
+    digests = [digest for split in images.splits for digest in images.digests[split]]
+    candidates = (
+        _by_column(images, reading, notes),
+        _by_names(images, reading, notes, draws=draws),
+        _by_pictures(images, digests, notes) if reading.group_near_duplicates else None,
+    )
     origins = [origin for origin in candidates if origin is not None]
     if not origins:
         return {}, None
-    digests = [digest for split in images.splits for digest in images.digests[split]]
     groups = unite(digests, origins)
     sizes = Counter(groups)
     record = GroupRecord(
@@ -224,6 +229,14 @@ def _by_pattern(names: Mapping[str, Sequence[str]], pattern: str, notes: list[st
         f"images{alone}"
     )
     return Origin(f"the pattern {pattern} of file names", groups)
+
+
+def _by_pictures(images: Stored, digests: Sequence[bytes], notes: list[str]) -> Origin | None:
+    """Group near-duplicates; None if there are none."""
+    pairs = near_duplicates_of(images.splits, digests)
+    count = len(np.unique(pairs))
+    notes.append(f"{count:,} images are near-duplicates of others" if count else "no near-duplicates were found")
+    return Origin("near-duplicates", pairs=pairs) if count else None
 
 
 def _group_in(match: re.Match[str] | None) -> str | None:
