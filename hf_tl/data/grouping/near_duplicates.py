@@ -16,6 +16,9 @@ from hf_tl.data.grouping.hashes import SIDE, SMALLEST, perceptual_hashes, simila
 from hf_tl.errors import DataError
 from hf_tl.reporting.console import progress_bar
 
+BATCH = 1024
+"""Number of images that are hashed at a time."""
+
 
 def near_duplicates_of(splits: Mapping[str, Dataset], digests: Sequence[bytes]) -> np.ndarray:
     """Return the pairs of images of a dataset that show the same picture, as `hf-tl inspect` finds them.
@@ -43,9 +46,8 @@ def near_duplicates_of(splits: Mapping[str, Dataset], digests: Sequence[bytes]) 
             return np.empty((0, 2), np.int64)
         file.flush()
         smalls = np.memmap(file, np.uint8, "r", shape=(len(compared), SIDE, SIDE))
-        hashes = np.concatenate(
-            [perceptual_hashes(smalls[start : start + 1024]) for start in range(0, len(smalls), 1024)]
-        )
+        starts = range(0, len(smalls), BATCH)
+        hashes = np.concatenate([perceptual_hashes(smalls[start : start + BATCH]) for start in starts])
         pairs, _ = near_duplicates(similar_hashes(hashes), lambda rows: smalls[rows])
     return np.array(compared)[pairs]
 
