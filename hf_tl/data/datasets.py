@@ -290,7 +290,7 @@ def _prepare(
     identities = {split: _identities(rows, split) for split, rows in splits.items()}
     digests = {split: tuple(digest for digest, _ in pairs) for split, pairs in identities.items()}
     paths = {split: [path for _, path in pairs] for split, pairs in identities.items()}
-    stored = Stored(splits, labels, digests, paths, source.root)
+    stored = Stored(splits, labels, paths, source.root, digests)
     groups, grouping = group_images(stored, reading, notes, draws=bool(missing))
     splits = {split: rows.remove_columns(GROUP) if GROUP in rows.features else rows for split, rows in splits.items()}
     pool = Pool(digests["train"], np.asarray(splits["train"][LABEL][:]), labels, groups.get("train", ()))

@@ -13,9 +13,10 @@ from hf_tl.data.layout.names import split_meanings
 from hf_tl.data.layout.plan import Reading
 from hf_tl.data.layout.tables import SPLIT_COLUMNS, find_split_column, meanings_of
 from hf_tl.errors import ConfigError, DataError, name_some
+from hf_tl.reporting.numbers import counted
 
 COPIES = "are also in train or validation"
-SHARED = re.compile(r"[\d,]+ groups of (test|validation) are also in ")
+SHARED = re.compile(r"[\d,]+ groups? of (test|validation) (is|are) also in ")
 
 
 def name_splits(
@@ -159,7 +160,7 @@ def draw_missing(
     remaining = len(pool.digests)
     for split in fractions:
         drawn = len(rows[split])
-        groups = f", {len({pool.groups[row] for row in rows[split]}):,} groups" if pool.groups else ""
+        groups = f", {counted(len({pool.groups[row] for row in rows[split]}), 'group')}" if pool.groups else ""
         share = f"{drawn:,} of {remaining:,} training images ({drawn / remaining:.0%}{groups})"
         notes.append(f"no {split} split: {share} were held out, {how}, seed {seed}")
         remaining -= drawn
@@ -176,12 +177,25 @@ def note_overlaps(data: ImageData) -> ImageData:
         seen = {*data.digests["train"], *data.digests["validation"]}
         if repeated := sum(digest in seen for digest in data.digests["test"]):
             notes.append(f"{repeated} images of test {COPIES}")
-    for split, others in (("test", ("train", "validation")), ("validation", ("train",))) if data.groups else ():
-        elsewhere = {group for other in others for group in data.groups[other]}
-        if shared := [group for group in data.groups[split] if group in elsewhere]:
-            groups = f"{len(set(shared)):,} groups of {split} are also in {' or '.join(others)}"
-            notes.append(f"{groups} ({len(shared):,} images)")
+    notes += shared_groups(data.groups)
     return replace(data, notes=tuple(notes))
+
+
+def shared_groups(groups: Mapping[str, Collection[str]]) -> list[str]:
+    """Describe the groups that are in several splits.
+
+    >>> shared_groups({"train": ["a", "b"], "test": ["b", "b", "c"]})
+    ['1 group of test is also in train (2 images)']
+    """
+    notes = []
+    for split, names in (("test", ("train", "validation")), ("validation", ("train",))):
+        others = [name for name in names if name in groups]
+        elsewhere = {group for other in others for group in groups[other]}
+        if shared := [group for group in groups.get(split, ()) if group in elsewhere]:
+            count = len(set(shared))
+            what = f"{counted(count, 'group')} of {split} {'is' if count == 1 else 'are'} also in {' or '.join(others)}"
+            notes.append(f"{what} ({counted(len(shared), 'image')})")
+    return notes
 
 
 def _split_column(rows: Dataset, reading: Reading) -> str | None:

@@ -34,11 +34,17 @@ class Stored:
     splits: Mapping[str, Dataset]
     labels: tuple[str, ...]
     """Classes."""
-    digests: Mapping[str, Sequence[bytes]]
     paths: Mapping[str, Sequence[str | None]]
     """Path of the file of each image, as it is stored."""
     root: Path | None = None
     """Folder of the dataset, if it is one."""
+    digests: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    """Digests of the images; without them, copies do not unite groups."""
+
+    def contents(self) -> list[bytes]:
+        """Return the digests of all images; without digests, every image has content of its own."""
+        places = [b"%s %d" % (split.encode(), row) for split, rows in self.splits.items() for row in range(len(rows))]
+        return [digest for split in self.splits for digest in self.digests[split]] if self.digests else places
 
     def names(self) -> dict[str, list[str]]:
         """Return the path of each image within the dataset by split; empty if an image has none."""
@@ -92,7 +98,7 @@ def group_images(
         ConfigError: The pattern is no regular expression.
         DataError: Groups are asked for, and the dataset does not name any.
     """
-    digests = [digest for split in images.splits for digest in images.digests[split]]
+    digests = images.contents()
     candidates = (
         _by_column(images, reading, notes),
         _by_names(images, reading, notes, draws=draws),

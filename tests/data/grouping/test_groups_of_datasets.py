@@ -240,6 +240,7 @@ def test_groups_on_both_sides_of_own_splits_are_noted(tmp_path: Path) -> None:
         note.startswith("file names form 20 series, such as dog09 (8 images): each stays") for note in data.notes
     )
     assert not set(data.groups["train"]) & set(data.groups["validation"])  # drawn
+    assert "20 groups of test are also in train (80 images)" in hf_tl.inspect(tmp_path / "series").record["reading"]
     less = hf_tl.data.splits.note_overlaps(data.select("test", list(range(10))))  # type: ignore[attr-defined]
     assert [note for note in less.notes if "of test are also" in note] == [
         "3 groups of test are also in train or validation (10 images)"
