@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from hf_tl.data.layout.names import COMPANIONS, split_of, words_of
@@ -26,12 +27,10 @@ COUNTED = (
     "frame|frm|image|img|im|picture|pic|photo|view|shot|burst|crop|patch|tile|slice|scan|sample|copy|version|aug|f|v"
 )
 """Words that may precede the running number."""
-NUMBERED = re.compile(
-    rf"(?P<id>.*\d.*?)(?:[-_.~ ]+(?:(?:{COUNTED})[-_.~ ]*)?(?P<number>\d+)"
-    rf"|[-_.~ ]*(?:(?:{COUNTED})[-_.~ ]*)?\((?P<bracketed>\d+)\))",
-    re.IGNORECASE,
+NUMBER = re.compile(
+    rf"[-_.~ ]+(?:(?:{COUNTED})[-_.~ ]*)?(\d+)$|[-_.~ ]*(?:(?:{COUNTED})[-_.~ ]*)?\((\d+)\)$", re.IGNORECASE
 )
-"""Form of a file name that belongs to a series."""
+"""Running number at the end of a file name."""
 PARTS = frozenset({"fold", "folds", "batch", "part", "parts", "set", "sets", "chunk", "shard", "split", "size"})
 """Words of ids that number parts of a collection."""
 CATEGORY = re.compile(r"(19|20)\d\d|n\d{8}")
@@ -75,6 +74,7 @@ def find_series(paths: Mapping[str, Sequence[str]], classes: Mapping[str, Sequen
     labels = [tuple(of_image) for split in paths for of_image in classes[split]]
     training = [split == "train" for split in paths for _ in paths[split]]
     candidates = [*(("subfolders", names) for names in _by_folder(paths, classes)), ("file names", _by_stem(paths))]
+    recognized: list[Series] = []
     for kind, names in candidates:
         repeated = Counter((name, label) for name, of in zip(names, labels, strict=True) if name for label in of)
         if len({name for (name, _), count in repeated.items() if count > 1}) < SEVERAL:
@@ -84,8 +84,8 @@ def find_series(paths: Mapping[str, Sequence[str]], classes: Mapping[str, Sequen
             label for label, groups in sizes.items() if len(groups) < SMALLEST or max(groups) > LARGEST * sum(groups)
         }
         if 2 * sum(len(groups) > 1 for groups in sizes.values()) > len(sizes):  # else a name for each class
-            return Series(kind, tuple(names), frozenset(narrow))
-    return None
+            recognized.append(Series(kind, tuple(names), frozenset(narrow)))
+    return next((series for series in recognized if not series.narrow), recognized[0] if recognized else None)
 
 
 def _by_stem(paths: Mapping[str, Sequence[str]]) -> list[str | None]:
@@ -105,13 +105,18 @@ def _by_stem(paths: Mapping[str, Sequence[str]]) -> list[str | None]:
 
 def _parse(stem: str) -> tuple[str, int] | None:
     """Return the id and the running number in a file name."""
-    match = NUMBERED.fullmatch(stem)
+    match = NUMBER.search(stem)
     if match is None or DATE.fullmatch(stem):
         return None
-    name = match["id"]
-    if CATEGORY.fullmatch(name) or split_of(name) or PARTS & set(words_of(name)):
-        return None
-    return name, int(match["number"] or match["bracketed"])
+    name = stem[: match.start()]
+    return (name, int(match[1] or match[2])) if _is_id(name) else None
+
+
+@lru_cache(100_000)
+def _is_id(name: str) -> bool:
+    if not re.search(r"\d", name) or CATEGORY.fullmatch(name):
+        return False
+    return split_of(name) is None and not PARTS & set(words_of(name))
 
 
 def _by_folder(

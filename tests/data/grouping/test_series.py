@@ -168,6 +168,16 @@ def test_too_narrow_classes_are_named() -> None:
     assert series.narrow == {"dog", "owl"}
 
 
+def test_file_names_count_where_subfolders_are_too_few() -> None:
+    by_class = {
+        label: [f"{label}/site{i % 3}/{label}{i}_{v}.jpg" for i in range(6) for v in range(4)] for label in CLASSES
+    }
+    series = series_of(by_class)
+    assert series is not None
+    assert series.kind == "file names"
+    assert not series.narrow
+
+
 def test_series_of_other_splits_do_not_make_a_class_narrow() -> None:
     train = list(rows(paths_of(lambda c, i, v: f"IMG_{i}_{v}")))
     test = [f"{label}/IMG_{number}_{view}.jpg" for number, label in enumerate(CLASSES) for view in range(9)]
