@@ -77,11 +77,19 @@ def test_groups_of_one_class(sizes: list[tuple[int, int]], fractions: dict[str, 
     for spare, (split, fraction) in zip((2, 1), fractions.items(), strict=True):
         before, after = pool.counts(available), pool.counts(splits[split])
         available = [row for row in available if row not in set(splits[split])]
+        drawn = groups_by_class(pool, splits[split])
         for label, groups in enumerate(groups_by_class(pool, available)):
             largest = max((images for images, of_group in sizes if of_group == label), default=0)
-            if len(groups) > spare:  # else no other group could be spared
-                assert abs(after[label] - fraction * before[label]) <= largest + 1
+            if len(groups) > spare and len(drawn[label]) > 1:  # else no other could be spared, or each is too large
+                assert abs(after[label] - fraction * before[label]) <= largest / 2 + 1
             assert after[label] > 0 or not before[label]
+
+
+def test_a_group_more_where_that_is_nearer() -> None:
+    """Draw 21 of 91 images in groups of seven for a share of 20%, rather than 14."""
+    pool = pool_of([[number % 2] * 7 for number in range(26)])
+    splits = draw_splits(pool, {"test": 0.2}, 0)
+    assert pool.counts(splits["test"])[:2].tolist() == [21, 21]
 
 
 @settings(deadline=None, max_examples=DRAWS)
