@@ -220,8 +220,8 @@ def test_origins_unite() -> None:
     digests = [b"a", b"b", b"c", b"d", b"a", b"e", b"f"]
     names = ["x", "x", "y", None, None, None, "z"]
     pairs = np.array([[2, 3], [5, 5]])
-    one = unite(digests, [Origin("the column patient", names)])
-    assert one == ["x", "x", "y", "64", "x", "65", "z"]
+    alone = unite(digests, [Origin("the column patient", names)])
+    assert alone == ["x", "x", "y", "64", "x", "65", "z"]
     both = unite(digests, [Origin("the column patient", names), Origin("near-duplicates", pairs=pairs)])
     assert both == ["x", "x", "y", "y", "x", "65", "z"]
     others = [None, "1", "1", None, None, "x", "x"]
