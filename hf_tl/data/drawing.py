@@ -150,8 +150,9 @@ def _refuse(pool: Pool, split: str, learned: int) -> None:
     if learned:
         raise DataError(
             f"no {split} split can be drawn: the starting model learned from {learned:,} of {len(pool.digests):,} "
-            f"images, which would not measure generalization, and no class can spare another; add images, provide a "
-            f"split {split}, or measure on training images with --include_training_images"
+            f"images, which would not measure generalization, and no class can spare another"
+            f"{' group' if pool.groups else ''}; add images, provide a split {split}, or measure on training images "
+            f"with --include_training_images{IMAGE_BY_IMAGE if pool.groups else ''}"
         )
     raise DataError(
         f"too few {'groups of ' if pool.groups else ''}images with labels to draw {split} and keep every class in "

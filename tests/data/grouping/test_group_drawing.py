@@ -133,6 +133,14 @@ def test_groups_of_training_images_of_the_starting_weights_stay_in_train(
     assert touched <= groups_in(pool, splits["train"])
 
 
+def test_no_split_is_drawn_where_every_group_holds_a_training_image() -> None:
+    pool = pool_of([[number % 2] * 4 for number in range(20)])
+    learned = {image[:DIGEST_BYTES] for image in pool.digests[::4]}
+    with pytest.raises(DataError, match=r"learned from 20 of 80 images.*spare another group.*group_pattern=.none."):
+        draw_splits(pool, {"test": 0.2}, 0, learned)
+    assert len(draw_splits(pool.without_groups(), {"test": 0.2}, 0, learned)["test"]) == 16
+
+
 def test_an_added_image_moves_few_groups() -> None:
     """A group that grows by an image stays where it is, or moves with at most one other of its class for each split."""
     moved = []
