@@ -94,6 +94,7 @@ SOURCE = ("dataset_config", "dataset_revision")
 READING = (
     *("split_folders", "exclude_folders", "class_folder", "image_column", "label_column", "split_column"),
     *("label_separator", "uncertain_labels", "keep_empty_classes", "exclude_list"),
+    *("group_column", "group_pattern", "group_near_duplicates"),
 )
 """Fields of `DataConfig` that say how to read a dataset; every command that takes a dataset has them as flags."""
 
@@ -140,6 +141,18 @@ class DataConfig(Settings):
         None, "meaning of -1 and blanks beside 0 and 1 in 0/1 columns: no, -1 as yes, or leave the image out"
     )
     keep_empty_classes: bool = setting(False, "keep classes of which there is no image")
+    group_column: str | None = setting(
+        None,
+        "column of groups (patient, video, object): images of a group stay in one split",
+        metavar="NAME",
+    )
+    group_pattern: str = setting(
+        "auto",
+        "regular expression whose first group, or whole match, in a file's path is its group; auto: series such as "
+        "IMG_2041_1 and IMG_2041_2, where names show them; none: no groups by names",
+        metavar="PATTERN",
+    )
+    group_near_duplicates: bool = setting(False, "keep near-duplicates, as hf-tl inspect finds them, in one split")
     validation_fraction: float = setting(
         0.1, "fraction of the training images to hold out if there is no validation split", above=0, below=1
     )

@@ -10,7 +10,7 @@ from hf_tl.data.decoding.conversions import examine, gather
 from hf_tl.data.encoding import require_classes
 from hf_tl.data.fingerprint import map_images
 from hf_tl.data.image_data import ImageData, class_counts_of
-from hf_tl.data.splits import note_copies
+from hf_tl.data.splits import note_overlaps
 from hf_tl.data.streaming.streams import leave_out, streams_of
 from hf_tl.errors import DataError, name_some
 from hf_tl.reporting.console import progress_bar
@@ -71,7 +71,7 @@ def _without_bad_images(data: ImageData) -> ImageData:
         if not any(class_counts_of(rows, len(data.labels))):
             raise DataError(f"no image of the split {split} can be read, or none with a label; replace them")
     require_classes(data.splits["train"], data.labels)
-    return note_copies(data)
+    return note_overlaps(data)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from hf_tl.errors import DataError, name_some
 
 IMAGE, LABEL = "image", "label"
 """Names of the two columns in every split that hf_tl has prepared."""
+GROUP = "group of the image"
+"""Name of the column of groups until the groups are read."""
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "category", "target", "y", "cls")
 
 
@@ -37,10 +39,11 @@ def find_image_column(features: Features, image_column: str | None = None) -> st
     return _only(candidates, features, "images", "--image_column")
 
 
-def find_label_column(features: Features, label_column: str | None = None) -> str:
+def find_label_column(features: Features, label_column: str | None = None, group_column: str | None = None) -> str:
     """Return the label column: the given name, else the only `ClassLabel`, else one with a common name.
 
-    A list of a `ClassLabel` counts as one. Several column names are separated by commas; see `split_names`.
+    A list of a `ClassLabel` counts as one. Several column names are separated by commas; see `split_names`. The column
+    of groups is not detected as labels.
 
     Raises:
         DataError: There is none, or more than one.
@@ -50,9 +53,31 @@ def find_label_column(features: Features, label_column: str | None = None) -> st
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(f"--label_column names a column twice: {name_some(repeated)}; name each class once")
         return ",".join(_require(features, name, "--label_column") for name in names)
-    candidates = [name for name, feature in features.items() if _holds_classes(feature)]
-    candidates = candidates or [name for name in features if name.lower() in LABEL_COLUMNS]
+    others = {name: feature for name, feature in features.items() if name != group_column}
+    candidates = [name for name, feature in others.items() if _holds_classes(feature)]
+    candidates = candidates or [name for name in others if name.lower() in LABEL_COLUMNS]
     return _only(candidates, features, "labels", "--label_column (several columns of 0 and 1 with commas)")
+
+
+def find_group_column(features: Features, group_column: str | None, label_column: str) -> str | None:
+    """Return the column of groups, if the user names one.
+
+    Raises:
+        DataError: There is no such column, it is the label column, or it holds lists or images.
+    """
+    if group_column is None:
+        return None
+    feature = features[_require(features, group_column, "--group_column")]
+    if group_column in split_names(features, label_column):
+        raise DataError(
+            f"--group_column {group_column} names the labels, so each class would be a group; name another column"
+        )
+    if not isinstance(feature, Value | ClassLabel):
+        raise DataError(
+            f"expected a column of texts or numbers, found {group_column!r} of type {type(feature).__name__}; change "
+            "--group_column"
+        )
+    return group_column
 
 
 def split_names(features: Features, label_column: str) -> list[str]:

@@ -11,21 +11,22 @@ import numpy as np
 from datasets import Dataset, DatasetDict, DatasetInfo
 
 from hf_tl.data.checks import check_images
-from hf_tl.data.columns import IMAGE, LABEL
+from hf_tl.data.columns import GROUP, IMAGE, LABEL
 from hf_tl.data.drawing import Pool
 from hf_tl.data.encoding import encode, require_classes
 from hf_tl.data.fingerprint import digest_image, map_images
+from hf_tl.data.grouping.groups import Stored, group_images
 from hf_tl.data.image_data import AnyDataset, ImageData
 from hf_tl.data.layout.exclusions import leave_out_listed
-from hf_tl.data.layout.names import parse_split_folders
-from hf_tl.data.layout.plan import ClassFolder, Reading
+from hf_tl.data.layout.plan import AUTO, ClassFolder, Reading
+from hf_tl.data.layout.reading import make_reading
 from hf_tl.data.learned import resolve_in
 from hf_tl.data.multi_label import name_classes
 from hf_tl.data.sources import Source, open_source
-from hf_tl.data.splits import choose_test, draw_missing, missing_fractions, name_splits, note_copies
+from hf_tl.data.splits import choose_test, draw_missing, missing_fractions, name_splits, note_overlaps
 from hf_tl.data.streaming.sources import StreamSource, open_streams
 from hf_tl.data.streaming.streams import PLACE, streams_of
-from hf_tl.errors import ConfigError, DataError, name_some, nearest
+from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.record import LearnedFrom
 from hf_tl.record.learned import DIGEST_BYTES
 from hf_tl.renamed import OLD_SOURCE, renamed
@@ -50,6 +51,9 @@ def load_data(
     uncertain_labels: Literal["ignore", "zero", "one"] | None = None,
     keep_empty_classes: bool = False,
     exclude_list: str | None = None,
+    group_column: str | None = None,
+    group_pattern: str = AUTO,
+    group_near_duplicates: bool = False,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -87,6 +91,10 @@ def load_data(
             (`one`), or leave the image out (`ignore`).
         keep_empty_classes: Whether to keep classes without images, which the model then has an output for.
         exclude_list: CSV file of images to leave out; see `hf_tl.data.layout.exclusions`.
+        group_column: Column of groups. Images of a group (a patient, a video, an object) stay in one split.
+        group_pattern: Regular expression whose first group, or whole match, in the path of a file is its group; `auto`
+            recognizes series in names, unless there is a column of groups; `none` does not look at names.
+        group_near_duplicates: Whether near-duplicates stay in one split.
         validation_fraction: Share of the training images to hold out if there is no validation split.
         test_fraction: Share of the training images to hold out if there is no test split.
         seed: Random seed of these splits.
@@ -115,6 +123,9 @@ def load_data(
         uncertain_labels=uncertain_labels,
         keep_empty_classes=keep_empty_classes,
         exclude_list=exclude_list,
+        group_column=group_column,
+        group_pattern=group_pattern,
+        group_near_duplicates=group_near_duplicates,
     )
     fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
     version = {"dataset_config": dataset_config, "dataset_revision": dataset_revision}
@@ -199,25 +210,6 @@ def load_arguments(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {flag: value for flag, value in flags.items() if value is not None}
 
 
-def make_reading(
-    *,
-    split_folders: str | Mapping[str, Sequence[str]] | None = None,
-    exclude_folders: str | Sequence[str] | None = None,
-    **choices: Any,
-) -> Reading:
-    """Make the choices of how to read a dataset from the arguments of `load_data` or flags.
-
-    Raises:
-        ConfigError: There is no such choice.
-    """
-    known = [choice.name for choice in fields(Reading)]
-    if unknown := [name for name in choices if name not in known]:
-        raise ConfigError(f"there is no argument {name_some(unknown)} about a dataset{nearest(unknown[0], known)}")
-    named = parse_split_folders(split_folders) if isinstance(split_folders, str) else split_folders
-    folders = exclude_folders.split(",") if isinstance(exclude_folders, str) else exclude_folders or ()
-    return Reading(split_folders=named, exclude_folders=tuple(folder.strip() for folder in folders), **choices)
-
-
 def _check_unread(reading: Reading, fractions: Mapping[str, float], others: Mapping[str, Any]) -> None:
     """Reject settings of columns and splits for data that have been read and split.
 
@@ -238,8 +230,13 @@ def _open_streams(
     """Open a dataset by its name as streams.
 
     Raises:
-        ConfigError: The dataset is loaded already.
+        ConfigError: The dataset is loaded already, or is to be split by groups, which need names or pixels of images.
     """
+    if reading.group_column or reading.group_pattern not in (AUTO, "none") or reading.group_near_duplicates:
+        raise ConfigError(
+            "--streaming draws splits image by image: leave out --streaming, or --group_column, --group_pattern and "
+            "--group_near_duplicates"
+        )
     if not isinstance(dataset, str | os.PathLike):
         raise ConfigError(f"streaming opens a dataset by its name, found a {type(dataset).__name__}: leave it out")
     return open_streams(
@@ -290,16 +287,24 @@ def _prepare(
     require_classes(splits["train"], labels, keep_empty=reading.keep_empty_classes)
     splits, origins = choose_test(splits, origins, notes)
     missing = missing_fractions(splits, validation_fraction=validation_fraction, test_fraction=test_fraction)
-    digests = {split: _digests(rows, split) for split, rows in splits.items()}
-    pool = Pool(digests["train"], np.asarray(splits["train"][LABEL][:]), labels)
+    identities = {split: _identities(rows, split) for split, rows in splits.items()}
+    digests = {split: tuple(digest for digest, _ in pairs) for split, pairs in identities.items()}
+    paths = {split: [path for _, path in pairs] for split, pairs in identities.items()}
+    stored = Stored(splits, labels, paths, source.root, digests)
+    groups, grouping = group_images(stored, reading, notes, draws=bool(missing))
+    splits = {split: rows.remove_columns(GROUP) if GROUP in rows.features else rows for split, rows in splits.items()}
+    pool = Pool(digests["train"], np.asarray(splits["train"][LABEL][:]), labels, groups.get("train", ()))
     known = resolve_in(learned, digests, pool).digests
-    rows, draws = draw_missing(pool, missing, seed, notes, known, include_learned=include_learned)
+    criterion = None if grouping is None else grouping.origin
+    rows, draws = draw_missing(pool, missing, seed, notes, known, include_learned=include_learned, criterion=criterion)
     if stay := int(sum(digest[:DIGEST_BYTES] in known for digest in pool.digests)) if draws else 0:
         notes.append(f"{stay:,} of {len(pool.digests):,} training images are training images of the starting model too")
     train = splits["train"]
     for split, chosen in rows.items():
         splits[split] = train.select(chosen, keep_in_memory=True) if draws else train
         digests[split] = tuple(pool.digests[row] for row in chosen)
+        if groups:
+            groups[split] = tuple(pool.groups[row] for row in chosen)
     order = ("train", "validation", "test")
     data = ImageData(
         splits=DatasetDict({split: splits[split] for split in order}),
@@ -313,17 +318,19 @@ def _prepare(
         origins={split: origins[split] for split in order if split in origins},
         draws=draws,
         digests={split: digests[split] for split in order},
+        groups={split: groups[split] for split in order} if groups else {},
+        grouping=grouping,
         problem_type="multi_label_classification" if pool.is_multi_label else "single_label_classification",
         defaults=source.defaults,
     )
-    return note_copies(data)
+    return note_overlaps(data)
 
 
-def _digests(rows: Dataset, split: str) -> tuple[bytes, ...]:
-    """Hash the images of a split; for a stream, whose images are not read, hash their positions."""
+def _identities(rows: Dataset, split: str) -> list[tuple[bytes, str | None]]:
+    """Return digest and path of each image of a split; for a stream, whose images are not read, hash the positions."""
     if PLACE in rows.features:
-        return tuple(sha256(b"place %d" % place).digest() for place in rows[PLACE][:])
-    return tuple(map_images(rows, split, digest_image))
+        return [(sha256(b"place %d" % place).digest(), None) for place in rows[PLACE][:]]
+    return list(map_images(rows, split, lambda stored, name: (digest_image(stored, name), (stored or {}).get("path"))))
 
 
 def _as_splits(dataset: Any) -> dict[str, Dataset]:

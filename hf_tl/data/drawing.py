@@ -1,14 +1,15 @@
-"""Random hold-out splits by image content, independent of file names and order.
+"""Random hold-out splits by groups of images, independent of file names and order.
 
-Images are ranked by a hash of the seed and their digest. Copies of an image share a digest, so they stay in one split.
-The lowest ranks of each class are drawn. An added image shifts the ranks of its own class by at most one place, so it
-moves at most one other image of that class into or out of each split. If the number of drawn images is rounded
-differently, an image of another class may move too. `hf_tl.record.LearnedFrom` protects evaluation from such moves.
+A group lies on one side of every split. Where nothing names groups, the copies of an image are one, by their digest.
+Groups are ranked by a hash of the seed and their name, or else the digest. The lowest ranks of each class are drawn. An
+added image shifts the ranks of its own class by at most one place, so it moves at most one other group of that class
+into or out of each split. If the number of drawn images is rounded differently, a group of another class may move too.
+`hf_tl.record.LearnedFrom` protects evaluation from such moves.
 """
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -19,6 +20,9 @@ from hf_tl.record.learned import DIGEST_BYTES
 
 DRAWN = ("test", "validation")
 """Splits that are drawn if a dataset lacks them, in this order."""
+IMAGE_BY_IMAGE = (
+    "; or draw image by image: --group_pattern none, without --group_column and without --group_near_duplicates"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,13 @@ class Pool:
     labels: np.ndarray
     """Class indices (images,), or zeros and ones (images, classes)."""
     classes: tuple[str, ...]
+    groups: Sequence[str] = ()
+    """Group of each image; empty where nothing names groups."""
+
+    @property
+    def units(self) -> Sequence[bytes]:
+        """Name of the group of each image: images of equal names lie on one side of every split."""
+        return [group.encode() for group in self.groups] if self.groups else self.digests
 
     @property
     def is_multi_label(self) -> bool:
@@ -61,7 +72,12 @@ class Pool:
 
     def select(self, rows: Sequence[int]) -> "Pool":
         """Return the pool of the given rows."""
-        return Pool([self.digests[row] for row in rows], self.labels[list(rows)], self.classes)
+        groups = [self.groups[row] for row in rows] if self.groups else ()
+        return Pool([self.digests[row] for row in rows], self.labels[list(rows)], self.classes, groups)
+
+    def without_groups(self) -> "Pool":
+        """Return the pool as versions without groups drew from it."""
+        return Pool(self.digests, self.labels, self.classes)
 
 
 def draw_splits(
@@ -78,22 +94,23 @@ def draw_splits(
         pool: Training images.
         fractions: Share of each split, `test` before `validation`; each is a share of the images that remain.
         seed: Random seed.
-        learned: Digests, truncated to `DIGEST_BYTES`, of training images of the starting weights. These stay in train.
+        learned: Digests, truncated to `DIGEST_BYTES`, of training images of the starting weights. These stay in train,
+            with their groups.
         include_learned: Whether to draw such images nevertheless if no others remain.
 
     Returns:
         Rows of each drawn split and of `train`, ascending. Every class keeps an image in train.
 
     Raises:
-        DataError: A class does not have enough distinct images, or nothing can be drawn.
+        DataError: A class does not have enough distinct images or groups, or nothing can be drawn.
     """
     if not pool.is_multi_label:
-        _require_images(pool, fractions)
+        _require_units(pool, fractions)
     remaining = list(range(len(pool.digests)))
     splits: dict[str, list[int]] = {}
     for number, (split, fraction) in enumerate(fractions.items()):
         rest = pool.select(remaining)
-        is_learned = np.fromiter((digest[:DIGEST_BYTES] in learned for digest in rest.digests), bool, len(remaining))
+        is_learned = _of_learned_groups(rest, learned)
         spare = 1 if pool.is_multi_label else len(fractions) - number
         quota = _quota(_stratum_counts(rest), fraction, spare, rest.is_multi_label)
         if is_learned.any() and not include_learned:
@@ -102,81 +119,115 @@ def draw_splits(
         drawn = _draw(rest, quota.tolist(), seed, spare, is_learned, include_learned)
         shown = rest.counts(drawn) > 0
         if not shown.any() or (is_learned.any() and not pool.is_multi_label and shown.sum() < 2):
-            _refuse(pool, split, int(is_learned.sum()))
+            _refuse(pool, split, sum(digest[:DIGEST_BYTES] in learned for digest in rest.digests))
         splits[split] = [remaining[row] for row in drawn]
         kept = set(splits[split])
         remaining = [row for row in remaining if row not in kept]
     return {**splits, "train": remaining}
 
 
-def _require_images(pool: Pool, fractions: Mapping[str, float]) -> None:
-    different = Counter(label for _, label in set(zip(pool.digests, pool.labels.tolist(), strict=True)))
+def _of_learned_groups(pool: Pool, learned: Collection[bytes]) -> np.ndarray:
+    """Return whether the group of each image holds a training image of the starting weights, bool, (images,)."""
+    units = pool.units
+    touched = {unit for unit, digest in zip(units, pool.digests, strict=True) if digest[:DIGEST_BYTES] in learned}
+    return np.fromiter((unit in touched for unit in units), bool, len(units))
+
+
+def _require_units(pool: Pool, fractions: Mapping[str, float]) -> None:
+    different = _count_different(pool)
     minimum = 1 + len(fractions)
-    if small := [f"{pool.classes[label]} ({n})" for label, n in sorted(different.items()) if n < minimum]:
-        raise DataError(
-            f"classes with fewer than {minimum} different images, too few for train, {' and '.join(fractions)}: "
-            f"{name_some(small)}; add images, remove the class, or provide the splits"
-        )
+    small = [f"{pool.classes[label]} ({n})" for label, n in sorted(different.items()) if n < minimum]
+    if not small:
+        return
+    raise DataError(
+        f"classes with fewer than {minimum} {'groups of' if pool.groups else 'different'} images, too few for train, "
+        f"{' and '.join(fractions)}: {name_some(small)}; add images, remove the class, or provide the splits"
+        f"{IMAGE_BY_IMAGE if pool.groups else ''}"
+    )
 
 
 def _refuse(pool: Pool, split: str, learned: int) -> None:
     if learned:
         raise DataError(
             f"no {split} split can be drawn: the starting model learned from {learned:,} of {len(pool.digests):,} "
-            f"images, which would not measure generalization, and no class can spare another; add images, provide a "
-            f"split {split}, or measure on training images with --include_training_images"
+            f"images, which would not measure generalization, and no class can spare another"
+            f"{' group' if pool.groups else ''}; add images, provide a split {split}, or measure on training images "
+            f"with --include_training_images{IMAGE_BY_IMAGE if pool.groups else ''}"
         )
     raise DataError(
-        f"too few images with labels to draw {split} and keep every class in train; add images, or provide the split"
+        f"too few {'groups of ' if pool.groups else ''}images with labels to draw {split} and keep every class in "
+        f"train; add images, or provide the split{IMAGE_BY_IMAGE if pool.groups else ''}"
     )
 
 
 def _draw(
     pool: Pool, quota: list[int], seed: int, spare: int, is_learned: np.ndarray, include_learned: bool
 ) -> list[int]:
-    """Draw groups of copies by rank until each stratum has its quota; keep `spare` different images of each class."""
+    """Draw groups by rank until each stratum has its quota; keep `spare` groups of each class."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
-    for row, digest in enumerate(pool.digests):
+    for row, unit in enumerate(pool.units):
         if include_learned or not is_learned[row]:
-            groups[digest].append(row)
-    different = _count_different(pool)
+            groups[unit].append(row)
     prefix = f"{seed}/".encode()
-    ranked = sorted(groups.items(), key=lambda item: (is_learned[item[1][0]], sha256(prefix + item[0]).digest()))
-    strata = pool.strata().tolist()
-    room, drawn, total = list(quota), [], sum(quota)
-
-    def take(rows: list[int], *, is_over: bool) -> bool:
-        needed = Counter(strata[row] for row in rows)
-        classes = {label for row in rows for label in pool.classes_of(row)}
-        if any(different[label] - 1 < spare for label in classes):
-            return False
-        if not is_over and any(room[stratum] < count for stratum, count in needed.items()):
-            return False
-        drawn.extend(rows)
-        for stratum, count in needed.items():
-            room[stratum] -= count
-        for label in classes:
-            different[label] -= 1
-        return True
-
-    for _, rows in ranked:
-        if len(drawn) >= total:
+    order = sorted(groups, key=lambda unit: (is_learned[groups[unit][0]], sha256(prefix + unit).digest()))
+    ranked = [groups[unit] for unit in order]
+    taken = _Taken(pool, quota, spare)
+    waiting = []
+    for rows in ranked:
+        if len(taken.rows) >= sum(quota):
             break
-        take(rows, is_over=False)
-    # if every image of a class has more copies than the quota, draw one image with its copies
+        if not taken.add(rows, taken.has_room):
+            waiting.append(rows)
+    for rows in sorted(waiting, key=lambda rows: (is_learned[rows[0]], len(rows))) if pool.groups else ():
+        taken.add(rows, taken.comes_nearer)
+    # if every group of a class is larger than the quota, draw one of them
     for stratum, wanted in enumerate(quota):
-        if wanted and room[stratum] == wanted:
-            own = [rows for _, rows in ranked if strata[rows[0]] == stratum]
+        if wanted and taken.room[stratum] == wanted:
+            # copies with different labels count for the first label, so that the draws of earlier versions are repeated
+            own = [rows for rows in ranked if stratum in taken.strata_of(rows if pool.groups else rows[:1])]
             own.sort(key=lambda rows: (is_learned[rows[0]], len(rows)))
-            any(take(rows, is_over=True) for rows in own)
-    return sorted(drawn)
+            any(taken.add(rows) for rows in own)
+    return sorted(taken.rows)
+
+
+class _Taken:
+    """Groups that a draw has taken, and the images of each stratum that it still has room for."""
+
+    def __init__(self, pool: Pool, quota: list[int], spare: int) -> None:
+        self.rows: list[int] = []
+        self.room = list(quota)
+        self._spare, self._pool, self._strata = spare, pool, pool.strata().tolist()
+        self._remaining = _count_different(pool)
+
+    def strata_of(self, rows: Iterable[int]) -> Counter[int]:
+        return Counter(self._strata[row] for row in rows)
+
+    def has_room(self, needed: Counter[int]) -> bool:
+        return all(self.room[stratum] >= count for stratum, count in needed.items())
+
+    def comes_nearer(self, needed: Counter[int]) -> bool:
+        """Return whether a group brings the numbers of images nearer to the quota, above or below it."""
+        after = sum(abs(self.room[stratum] - count) for stratum, count in needed.items())
+        return after < sum(abs(self.room[stratum]) for stratum in needed)
+
+    def add(self, rows: list[int], is_wanted: Callable[[Counter[int]], bool] = lambda needed: True) -> bool:
+        """Take a group if it is wanted and every class keeps enough others."""
+        needed = self.strata_of(rows)
+        classes = {label for row in rows for label in self._pool.classes_of(row)}
+        if any(self._remaining[label] <= self._spare for label in classes) or not is_wanted(needed):
+            return False
+        self.rows += rows
+        for stratum, count in needed.items():
+            self.room[stratum] -= count
+        for label in classes:
+            self._remaining[label] -= 1
+        return True
 
 
 def _count_different(pool: Pool) -> Counter[int]:
-    """Count the images of each class, copies once."""
+    """Count the groups of each class."""
     return Counter(
-        label
-        for _, label in {(digest, label) for row, digest in enumerate(pool.digests) for label in pool.classes_of(row)}
+        label for _, label in {(unit, label) for row, unit in enumerate(pool.units) for label in pool.classes_of(row)}
     )
 
 

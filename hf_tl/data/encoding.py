@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from datasets import Dataset, Image
 
 from hf_tl.data.columns import (
+    GROUP,
+    find_group_column,
     find_image_column,
     find_label_column,
     holds_lists,
@@ -34,21 +36,23 @@ def encode(
     """Find, check and rename the two columns of every split, and encode the labels consistently.
 
     Returns:
-        Splits with the columns `image` and `label`, and the class names.
+        Splits with the columns `image` and `label` (and `GROUP`, where a column of groups is named), and the class
+        names.
 
     Raises:
         DataError: The columns are ambiguous, or labels are missing or of no use.
     """
     features = splits["train"].features
     image_column = find_image_column(features, reading.image_column)
-    label_column = find_label_column(features, reading.label_column)
+    label_column = find_label_column(features, reading.label_column, reading.group_column)
+    group_column = find_group_column(features, reading.group_column, label_column)
     if len(columns := split_names(features, label_column)) > 1:
         splits = join_columns(splits, columns, reading.uncertain_labels, notes)
     else:
         splits = tidy_labels(splits, label_column, notes)
         if reading.label_separator:
             splits = split_labels(splits, label_column, reading.label_separator)
-    splits = _labeled_splits(splits, image_column, label_column, notes)
+    splits = _labeled_splits(splits, image_column, label_column, group_column, notes)
     if holds_lists(splits["train"].features[label_column]):
         splits, labels = encode_lists(splits, label_column)
         return _with_positives(rename_columns(splits, image_column, label_column), notes), labels
@@ -59,10 +63,13 @@ def encode(
 
 
 def _labeled_splits(
-    splits: Mapping[str, Dataset], image_column: str, label_column: str, notes: list[str]
+    splits: Mapping[str, Dataset], image_column: str, label_column: str, group_column: str | None, notes: list[str]
 ) -> dict[str, Dataset]:
-    """Keep the two columns, and the splits with labels; hidden test labels are common, partial labels are an error."""
-    labeled = {}
+    """Keep the columns that are used, and the splits with labels.
+
+    Hidden test labels are common; partial labels are an error.
+    """
+    labeled, groups = {}, [] if group_column is None else [group_column]
     for split, rows in splits.items():
         if not len(rows):
             raise DataError(f"the split {split} is empty; add images to it, or remove it")
@@ -73,8 +80,11 @@ def _labeled_splits(
         if len(unlabeled) == len(rows) and split != "train":
             notes.append(f"split {split} was left out: it has no labels")
             continue
-        columns = [image_column, label_column, *([PLACE] if PLACE in rows.features else [])]
+        if group_column is not None and group_column not in rows.features:
+            raise DataError(f"the split {split} has no column {group_column!r}, unlike train; name it alike everywhere")
+        columns = [image_column, label_column, *groups, *([PLACE] if PLACE in rows.features else [])]
         rows = rows.select_columns(columns).cast_column(image_column, Image())
+        rows = rows if group_column is None else rows.rename_column(group_column, GROUP)
         if unlabeled:
             stored = rows.cast_column(image_column, Image(decode=False))
             named = (row_name(stored[row][image_column], row, split) for row in unlabeled[:6])

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from datasets import Dataset, Image
+from pyarrow.compute import struct_field
 from tqdm import tqdm
 
 from hf_tl.data.columns import IMAGE
@@ -46,6 +47,12 @@ def map_images(rows: Dataset, split: str, function: Any, progress: tqdm | None =
             row += len(images)
             if progress is not None:
                 progress.update(len(images))
+
+
+def paths_of(rows: Dataset) -> list[str | None]:
+    """Return the stored path of each image, without its bytes."""
+    batches = rows.select_columns([IMAGE]).with_format("arrow").iter(BATCH)
+    return [path for batch in batches for path in struct_field(batch[IMAGE], "path").to_pylist()]
 
 
 def digest_in_order(digests: Iterable[bytes]) -> str:

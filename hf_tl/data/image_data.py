@@ -17,7 +17,7 @@ from hf_tl.data.fingerprint import digest_in_order, fingerprint_of
 from hf_tl.data.multi_label import flags_of
 from hf_tl.data.streaming.streams import fingerprint_of_streams
 from hf_tl.errors import name_some
-from hf_tl.record import DataRecord, InspectionRecord, SplitRecord, split_digest
+from hf_tl.record import DataRecord, GroupRecord, InspectionRecord, SplitRecord, split_digest
 from hf_tl.record.inspection import find_inspection
 from hf_tl.record.parts import DataSource
 from hf_tl.reporting.shown import Shown
@@ -50,7 +50,9 @@ class ImageData(Shown):
     digests: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict, repr=False)
     """SHA-256 of each image by split, in row order. Empty for streams, whose content is not read."""
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
-    """Group of each image by split, in row order: a group lies on one side of every drawn split. Empty: no groups."""
+    """Group of each image by split, in row order; empty where nothing names groups. Drawn splits share no group."""
+    grouping: GroupRecord | None = None
+    """Origin of the groups, as the data were loaded."""
     conversions: Mapping[str, Conversions] = field(default_factory=dict, repr=False)
     """Images by split that a plain `pipeline()` converts differently. Empty before `check_images`, and for streams."""
     problem_type: str = "single_label_classification"
@@ -116,19 +118,23 @@ class ImageData(Shown):
         """Return the data with only the given images of a split, in that order; every omission of images uses this."""
         splits = type(self.splits)(self.splits)
         splits[split] = self.splits[split].select(rows, keep_in_memory=True)
-        digests = dict(self.digests)
+        digests, groups = dict(self.digests), dict(self.groups)
         if digests:
             digests[split] = tuple(digests[split][row] for row in rows)
+        if groups:
+            groups[split] = tuple(groups[split][row] for row in rows)
         conversions = dict(self.conversions)
         if split in conversions:
             conversions[split] = conversions[split].select(rows)
-        return replace(self, splits=splits, digests=digests, conversions=conversions)
+        return replace(self, splits=splits, digests=digests, groups=groups, conversions=conversions)
 
     def pool(self, splits: Iterable[str]) -> Pool:
-        """Return the digests and labels of several splits together."""
+        """Return the digests, labels and groups of several splits together."""
         names = list(splits)
         labels = [label for split in names for label in self.splits[split][LABEL][:]]
-        return Pool([digest for split in names for digest in self.digests[split]], np.asarray(labels), self.labels)
+        digests = [digest for split in names for digest in self.digests[split]]
+        groups = [group for split in names for group in self.groups[split]] if self.groups else ()
+        return Pool(digests, np.asarray(labels), self.labels, groups)
 
     def to_record(self) -> DataRecord:
         """Return the data entry of a run's record."""
@@ -143,6 +149,7 @@ class ImageData(Shown):
             notes=self.notes,
             layout=self.layout or None,
             inspection=self.inspection,
+            groups=self._group_record(),
         )
 
     def with_inspection(self, folder: str | None) -> Self:
@@ -165,9 +172,19 @@ class ImageData(Shown):
         width = max(len(f"{len(rows):,}") for rows in self.splits.values())
         for split, rows in self.splits.items():
             draw = self.draws.get(split)
-            origin = f"drawn from train ({draw.share:.0%}, seed {draw.seed})" if draw else self.origins.get(split, "")
+            origin = self._drawn(f" ({draw.share:.0%}, seed {draw.seed})") if draw else self.origins.get(split, "")
             lines.append(f"{split:<10} {len(rows):>{width},} images  {origin}".rstrip())
         return lines
+
+    def _drawn(self, parameters: str = "") -> str:
+        by = "" if self.grouping is None else f" by {self.grouping.origin}"
+        return f"drawn from train{by}{parameters}"
+
+    def _group_record(self) -> GroupRecord | None:
+        if self.grouping is None:
+            return None
+        sizes = Counter(group for groups in self.groups.values() for group in groups)
+        return replace(self.grouping, number=len(sizes), largest=max(sizes.values(), default=0))
 
     def _split_record(self, split: str) -> SplitRecord:
         draw = self.draws.get(split)
@@ -176,7 +193,7 @@ class ImageData(Shown):
             classes=tuple(self.class_counts(split)),
             digest=split_digest(self.digests[split]) if self.digests else None,
             source="dataset" if draw is None else "drawn",
-            origin=self.origins.get(split) if draw is None else "drawn from train",
+            origin=self.origins.get(split) if draw is None else self._drawn(),
             seed=None if draw is None else draw.seed,
             share=None if draw is None else draw.share,
             conversions=self.conversions[split].images if split in self.conversions else {},

@@ -1,5 +1,6 @@
 """Data leakage: training images of a checkpoint in a dataset, found by content and excluded from evaluation."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -130,9 +131,10 @@ def _drawn_again(split: LearnedSplit, pool: Pool, pins: frozenset[bytes]) -> Ite
     wanted = {name: share for name, share in fractions.items() if share is not None}
     if split.seed is None or not wanted:
         return
-    for include_learned in (False, True) if pins else (False,):
+    pools = [pool, pool.without_groups()] if pool.groups else [pool]  # earlier versions knew no groups
+    for images, include_learned in itertools.product(pools, (False, True) if pins else (False,)):
         try:
-            drawn = draw_splits(pool, wanted, split.seed, pins, include_learned=include_learned)
+            drawn = draw_splits(images, wanted, split.seed, pins, include_learned=include_learned)
         except DataError:
             continue  # the images have changed since
         yield from ([pool.digests[row] for row in rows] for rows in drawn.values())

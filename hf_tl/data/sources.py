@@ -58,6 +58,8 @@ class Source:
     """Image column, where the layout decides it."""
     label_column: str | None = None
     """Label column, where the layout decides it and the user does not."""
+    root: Path | None = None
+    """Folder that holds the files, if they are one by one in a folder."""
 
     def complete(self, reading: Reading) -> Reading:
         """Return the choices of the user with the columns that the layout decides."""
@@ -174,6 +176,7 @@ def _planned(plan: Plan, root: Path, name: str) -> Source:
         layout=plan.layout,
         image_column=IMAGE,
         label_column=plan.label_column,
+        root=root.resolve(),
     )
 
 

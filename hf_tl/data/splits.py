@@ -1,5 +1,6 @@
 """Mapping of a dataset's splits to train, validation and test; each step is noted."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -12,8 +13,10 @@ from hf_tl.data.layout.names import split_meanings
 from hf_tl.data.layout.plan import Reading
 from hf_tl.data.layout.tables import SPLIT_COLUMNS, find_split_column, meanings_of
 from hf_tl.errors import ConfigError, DataError, name_some
+from hf_tl.reporting.numbers import counted
 
 COPIES = "are also in train or validation"
+SHARED = re.compile(r"[\d,]+ groups? of (test|validation) (is|are) also in ")
 
 
 def name_splits(
@@ -130,8 +133,18 @@ def draw_missing(
     learned: Collection[bytes] = frozenset(),
     *,
     include_learned: bool = False,
+    criterion: str | None = None,
 ) -> tuple[dict[str, list[int]], dict[str, Draw]]:
     """Draw the splits that a dataset lacks from train, and note what was drawn.
+
+    Args:
+        pool: Training images.
+        fractions: As in `draw_splits`.
+        seed: Random seed.
+        notes: Notes about the data, to which this adds.
+        learned: As in `draw_splits`.
+        include_learned: As in `draw_splits`.
+        criterion: Criterion of the groups of the pool in words; None where nothing names groups.
 
     Returns:
         Rows of `pool` for each drawn split and for `train`, and the parameters of each draw.
@@ -143,23 +156,46 @@ def draw_missing(
         return {"train": list(range(len(pool.digests)))}, {}
     rows = draw_splits(pool, fractions, seed, learned, include_learned=include_learned)
     how = "at random, all classes kept in train" if pool.is_multi_label else "stratified by class"
+    how += f", by {criterion}" if criterion else ""
     remaining = len(pool.digests)
     for split in fractions:
         drawn = len(rows[split])
-        share = f"{drawn:,} of {remaining:,} training images ({drawn / remaining:.0%})"
+        groups = f", {counted(len({pool.groups[row] for row in rows[split]}), 'group')}" if pool.groups else ""
+        share = f"{drawn:,} of {remaining:,} training images ({drawn / remaining:.0%}{groups})"
         notes.append(f"no {split} split: {share} were held out, {how}, seed {seed}")
         remaining -= drawn
     return rows, {split: Draw(fraction, seed) for split, fraction in fractions.items()}
 
 
-def note_copies(data: ImageData) -> ImageData:
-    """Note how many test images are copies of images in the other splits; drawn splits share none."""
-    notes = [note for note in data.notes if not note.endswith(COPIES)]
+def note_overlaps(data: ImageData) -> ImageData:
+    """Note how many test images are copies of images in the other splits, and which groups are in several splits.
+
+    Splits that were drawn share neither.
+    """
+    notes = [note for note in data.notes if not note.endswith(COPIES) and not SHARED.match(note)]
     if data.digests:
         seen = {*data.digests["train"], *data.digests["validation"]}
         if repeated := sum(digest in seen for digest in data.digests["test"]):
             notes.append(f"{repeated} images of test {COPIES}")
+    notes += shared_groups(data.groups)
     return replace(data, notes=tuple(notes))
+
+
+def shared_groups(groups: Mapping[str, Collection[str]]) -> list[str]:
+    """Describe the groups that are in several splits.
+
+    >>> shared_groups({"train": ["a", "b"], "test": ["b", "b", "c"]})
+    ['1 group of test is also in train (2 images)']
+    """
+    notes = []
+    for split, names in (("test", ("train", "validation")), ("validation", ("train",))):
+        others = [name for name in names if name in groups]
+        elsewhere = {group for other in others for group in groups[other]}
+        if shared := [group for group in groups.get(split, ()) if group in elsewhere]:
+            count = len(set(shared))
+            what = f"{counted(count, 'group')} of {split} {'is' if count == 1 else 'are'} also in {' or '.join(others)}"
+            notes.append(f"{what} ({counted(len(shared), 'image')})")
+    return notes
 
 
 def _split_column(rows: Dataset, reading: Reading) -> str | None:

@@ -88,10 +88,10 @@ def open_again(
         )
     source |= load_arguments(reading)
     recorded = None if record is None else record.data
-    draws = drawn_by(recorded)
+    settings = {**source, **drawn_by(recorded)}
 
     def load(include_training_images: bool) -> ImageData:
-        return load_data(**source, **draws, learned=learned, include_training_images=include_training_images)
+        return load_data(**settings, learned=learned, include_training_images=include_training_images)
 
     return split_again(load, recorded)
 
@@ -136,8 +136,17 @@ def recorded_dataset(record: RunRecord | None) -> dict[str, Any] | None:
 
 
 def drawn_by(data: DataRecord | None) -> dict[str, Any]:
-    """Return the seed and fractions of the drawn splits of a training, as arguments of `load_data`."""
+    """Return how a training drew its splits, as arguments of `load_data`: seed, fractions and groups."""
     splits = {} if data is None else data.splits
     drawn = {name: split for name, split in splits.items() if split.seed is not None and split.share is not None}
     shares = {f"{name}_fraction": split.share for name, split in drawn.items()}
-    return {**shares, **({"seed": next(iter(drawn.values())).seed} if drawn else {})}
+    if data is None or not drawn:
+        return {}
+    groups = data.groups
+    return {
+        **shares,
+        "seed": next(iter(drawn.values())).seed,
+        "group_column": None if groups is None else groups.column,
+        "group_pattern": "none" if groups is None else groups.pattern,
+        "group_near_duplicates": groups is not None and groups.near_duplicates,
+    }

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,19 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from hf_tl.data.columns import IMAGE, LABEL, find_label_column, holds_lists, split_names
-from hf_tl.data.datasets import make_reading, source_of
+from hf_tl.data.datasets import source_of
 from hf_tl.data.decoding.images import as_stored
 from hf_tl.data.encoding import encode
-from hf_tl.data.fingerprint import row_name
+from hf_tl.data.fingerprint import paths_of, row_name
+from hf_tl.data.grouping.groups import Stored, group_images
 from hf_tl.data.image_data import AnyDataset
 from hf_tl.data.labels import missing_labels
 from hf_tl.data.layout.exclusions import kept_rows
 from hf_tl.data.layout.plan import Reading
+from hf_tl.data.layout.reading import make_reading
 from hf_tl.data.multi_label import flags_of
 from hf_tl.data.sources import Source
-from hf_tl.data.splits import name_splits
+from hf_tl.data.splits import name_splits, shared_groups
 from hf_tl.errors import DataError, name_some
 
 ORDER = ("train", "validation", "test")
@@ -118,6 +120,9 @@ def open_images(
     encoded, classes = encode({split: rows for split, (rows, _) in labeled.items()}, choices, notes)
     kept = kept_rows(encoded, choices.exclude_list, notes)
     encoded = {split: rows.select(kept[split], keep_in_memory=True) for split, rows in encoded.items()}
+    paths = {split: paths_of(rows) for split, rows in encoded.items()}
+    choices = replace(choices, group_near_duplicates=False)  # they are shown as copies
+    notes += shared_groups(group_images(Stored(encoded, classes, paths, source.root), choices, notes, draws=False)[0])
     return LabeledImages(
         name=source.name,
         rows=concatenate_datasets([as_stored(rows).select_columns([IMAGE]) for rows in encoded.values()]),
@@ -135,9 +140,10 @@ def _labeled(
     splits: Mapping[str, Dataset], reading: Reading, notes: list[str]
 ) -> dict[str, tuple[Dataset, np.ndarray]]:
     """Return the labeled rows of each split that has some, with their numbers; note the others."""
+    label_column = find_label_column(splits["train"].features, reading.label_column, reading.group_column)
     labeled = {}
     for split, rows in splits.items():
-        columns = split_names(rows.features, find_label_column(splits["train"].features, reading.label_column))
+        columns = split_names(rows.features, label_column)
         unlabeled = missing_labels(rows[columns[0]][:]) if len(columns) == 1 and columns[0] in rows.features else []
         places = np.setdiff1d(np.arange(len(rows)), unlabeled)
         if unlabeled:

@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from hf_tl.data.columns import IMAGE
-from hf_tl.data.decoding.colors import to_rgb, upright
+from hf_tl.data.decoding.colors import upright
 from hf_tl.data.decoding.images import ImageTransform, with_image
 from hf_tl.data.decoding.stored import stored_bytes
 from hf_tl.data.fingerprint import digest_image
+from hf_tl.data.grouping.hashes import SIDE, perceptual_hashes, small_version
 from hf_tl.errors import DataError
 from hf_tl.features.feature_store import FeatureRows, Layout
-from hf_tl.inspection.analysis.hashes import SIDE, perceptual_hashes
 from hf_tl.inspection.embedding import Embedder
 from hf_tl.inspection.opening import LabeledImages
 from hf_tl.reporting.console import progress_bar
@@ -107,9 +107,8 @@ def look(stored: Mapping[str, Any] | None, name: str, transform: ImageTransform 
             image.draft(None, (2 * SIDE, 2 * SIDE))
         image = upright(image)
         is_turned = (size[0] > size[1]) != (image.width > image.height)
-        gray = to_rgb(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        pixel_values = None if transform is None else transform(image)
-        return Look(digest, length, None, size[::-1] if is_turned else size, mode, kind, np.asarray(gray), pixel_values)
+        small, pixel_values = small_version(image), None if transform is None else transform(image)
+        return Look(digest, length, None, size[::-1] if is_turned else size, mode, kind, small, pixel_values)
 
     try:
         return with_image(encoded, name, use)

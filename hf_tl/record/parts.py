@@ -141,6 +141,24 @@ class SplitRecord:
 
 
 @dataclass(frozen=True)
+class GroupRecord:
+    """Groups of images, each of which lies on one side of every drawn split."""
+
+    origin: str
+    """Criterion in words, after "by": the column patient, series of file names."""
+    number: int
+    """Number of groups; an image in no other group is one."""
+    largest: int
+    """Images of the largest group."""
+    column: str | None = None
+    """Setting `group_column`."""
+    pattern: str = "none"
+    """Setting `group_pattern`."""
+    near_duplicates: bool = False
+    """Setting `group_near_duplicates`."""
+
+
+@dataclass(frozen=True)
 class DataRecord:
     """Labeled images of a run."""
 
@@ -158,6 +176,8 @@ class DataRecord:
     """Format in words: class folders, table, parquet files."""
     inspection: InspectionRecord | None = None
     """Counts of an inspection of these images and labels; None if there was none."""
+    groups: GroupRecord | None = None
+    """Groups of images; None where splits were drawn image by image."""
 
     @property
     def conversions(self) -> dict[str, int]:

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageOps
 from scenes import cropped, recompressed, scene
 
-from hf_tl.inspection.analysis import hashes
-from hf_tl.inspection.analysis.alignment import near_duplicates
-from hf_tl.inspection.analysis.hashes import SIDE, perceptual_hashes, similar_hashes
+from hf_tl.data.grouping import hashes
+from hf_tl.data.grouping.alignment import near_duplicates
+from hf_tl.data.grouping.hashes import SIDE, perceptual_hashes, similar_hashes
 
 
 def small(image: Image.Image) -> np.ndarray:

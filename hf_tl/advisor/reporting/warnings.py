@@ -102,5 +102,5 @@ def _series_warnings(decision: Decision) -> Iterator[str]:
         return
     yield (
         f"{describe_series(gap.series)}; {gap}. Random splits of train, validation and test show the same objects, so "
-        "that accuracies on them are too high for other objects; name the series with --group_column or --group_names"
+        "that accuracies on them are too high for other objects; name the series with --group_column or --group_pattern"
     )

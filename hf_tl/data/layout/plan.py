@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 ClassFolder = Literal["auto", "outer", "inner"]
+AUTO = "auto"
+"""Value of `group_pattern` that recognizes series by names."""
 
 FORMAT = "expected one folder of images per class (cat/1.jpg, dog/2.jpg), perhaps inside train/, validation/ and test/"
 
@@ -24,6 +26,9 @@ class Reading:
     uncertain_labels: Literal["ignore", "zero", "one"] | None = None
     keep_empty_classes: bool = False
     exclude_list: str | None = None
+    group_column: str | None = None
+    group_pattern: str = AUTO
+    group_near_duplicates: bool = False
 
 
 @dataclass(frozen=True)

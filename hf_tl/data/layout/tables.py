@@ -256,8 +256,9 @@ def find_label(names: Sequence[str], rows: Sequence[_Row], reading: Reading) -> 
     """
     if reading.label_column is not None:
         return reading.label_column
-    usual = [name for name in names if name.lower() in LABEL_COLUMNS]
-    others = sorted({name for row in rows for name in row.values if name != reading.split_column})
+    usual = [name for name in names if name.lower() in LABEL_COLUMNS and name != reading.group_column]
+    named = (reading.split_column, reading.group_column)
+    others = sorted({name for row in rows for name in row.values if name not in named})
     return usual[0] if len(usual) == 1 else others[0] if not usual and len(others) == 1 else None
 
 
@@ -265,4 +266,5 @@ def has_labels(table: Table, reading: Reading, *, only_usual: bool = False) -> b
     """Return whether a table has the named label column, one with a usual name, or one column besides the files."""
     if reading.label_column is not None:
         return all(name.strip() in table.columns for name in reading.label_column.split(","))
-    return any(name.lower() in LABEL_COLUMNS for name in table.columns) or (not only_usual and len(table.columns) == 2)
+    columns = [name for name in table.columns if name != reading.group_column]
+    return any(name.lower() in LABEL_COLUMNS for name in columns) or (not only_usual and len(columns) == 2)

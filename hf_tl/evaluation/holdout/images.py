@@ -8,10 +8,11 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from hf_tl.config import SOURCE
-from hf_tl.data.datasets import load_arguments, make_reading, source_of
+from hf_tl.data.datasets import load_arguments, source_of
 from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.image_data import AnyDataset, ImageData
 from hf_tl.data.layout.plan import Reading
+from hf_tl.data.layout.reading import make_reading
 from hf_tl.data.learned import Leakage, resolve
 from hf_tl.data.sources import Source
 from hf_tl.data.splits import name_splits, splits_by_meaning

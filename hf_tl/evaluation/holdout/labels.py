@@ -99,7 +99,7 @@ def images_of(rows: Dataset, reading: Reading) -> Dataset:
 def _labeled(rows: Dataset, split: str, reading: Reading, notes: list[str]) -> Dataset:
     """Keep the labeled images, in the columns `image` and `label`."""
     image_column = find_image_column(rows.features, reading.image_column)
-    label_column = find_label_column(rows.features, reading.label_column)
+    label_column = find_label_column(rows.features, reading.label_column, reading.group_column)
     if len(names := split_names(rows.features, label_column)) > 1:
         rows = join_columns({split: rows}, names, reading.uncertain_labels, notes)[split]
     else:

@@ -8,13 +8,11 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hf_tl.inspection.analysis.alignment import near_duplicates
-from hf_tl.inspection.analysis.hashes import similar_hashes
+from hf_tl.data.grouping.alignment import near_duplicates
+from hf_tl.data.grouping.hashes import SMALLEST, similar_hashes
 from hf_tl.inspection.opening import LabeledImages
 from hf_tl.inspection.reading import Facts
 
-SMALLEST = 32
-"""Smallest side in pixels of images that are compared by their pictures: smaller ones have too little detail."""
 SIMILAR = 0.7
 """Smallest cosine similarity of embeddings of a pair that is compared further."""
 
@@ -38,7 +36,7 @@ def find_copies(images: LabeledImages, facts: Facts, neighbors: np.ndarray | Non
     """Find groups of copies: identical files, and near-duplicates.
 
     Candidates for near-duplicates have similar perceptual hashes, or neighboring embeddings. Those whose pixels agree
-    (`hf_tl.inspection.analysis.alignment`) are near-duplicates.
+    (`hf_tl.data.grouping.alignment`) are near-duplicates.
 
     Args:
         images: Images.

@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 
-from hf_tl.inspection.analysis.hashes import SIDE
+from hf_tl.data.grouping.hashes import SIDE
 
 SAME_PICTURE = 0.991
 """Smallest similarity of near-duplicates."""

@@ -3,8 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 from scipy.fft import dct
 
+from hf_tl.data.decoding.colors import to_rgb
+
+SMALLEST = 32
+"""Smallest side in pixels of images that are compared by their pictures: smaller ones have too little detail."""
 SIDE = 64
 """Side in pixels of the small gray version of an image."""
 FREQUENCIES = 8
@@ -15,6 +20,12 @@ DISTANCE, NEAREST = 18, 10
 """Largest number of different bits of a pair, and largest number of later images that an image is paired with."""
 QUERIES, REFERENCES = 256, 8192
 """Size of the blocks in which all pairs are compared; memory does not depend on the number of images."""
+
+
+def small_version(image: Image.Image) -> np.ndarray:
+    """Return the small gray version of an upright image (64, 64), uint8."""
+    gray = to_rgb(image).convert("L")
+    return np.asarray(gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 def perceptual_hashes(small: np.ndarray) -> np.ndarray:
