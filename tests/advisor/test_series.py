@@ -1,6 +1,7 @@
 """Series of images: named by the data or found in the features, and held out as a whole."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def lines(recommendation: hf_tl.Recommendation, start: str) -> Sequence[str]:
 
 @pytest.fixture(scope="module")
 def efficientnet(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    """Return a network whose random features tell objects apart."""
+    """Return a network whose random features distinguish objects."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("weights") / "random.safetensors"
     save_file(timm.create_model("test_efficientnet").state_dict(), file)
@@ -148,3 +149,22 @@ def test_independent_images_have_no_gap(efficientnet: Backbone) -> None:
     recommendation = hf_tl.recommend(pictures(40, 1), efficientnet, trial_budget=0)
     assert recommendation.evidence[0].gap is None
     assert not lines(recommendation, "Warning   images look like series")
+
+
+def test_groups_that_file_names_show_are_held_out(efficientnet: Backbone, tmp_path: Path) -> None:
+    rows = pictures(8, 6)
+    for number, row in enumerate(rows):
+        folder = tmp_path / "photos" / NAMES[row["label"]]
+        folder.mkdir(parents=True, exist_ok=True)
+        row["image"].save(folder / f"IMG_{2000 + number // 6}_{number % 6}.png")
+    recommendation = hf_tl.recommend(str(tmp_path / "photos"), efficientnet, trial_budget=0)
+    gap = recommendation.evidence[0].gap
+    assert gap is not None
+    assert gap.series.origin == "groups"
+    assert gap.series.typical == 6
+    assert recommendation.expected is not None
+    assert recommendation.expected.high < gap.random.interval[1] or not gap.is_evident
+    alone = hf_tl.recommend(str(tmp_path / "photos"), efficientnet, trial_budget=0, group_pattern="none")
+    without = alone.evidence[0].gap
+    assert without is not None
+    assert without.series.origin == "clusters"

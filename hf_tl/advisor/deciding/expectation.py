@@ -23,7 +23,7 @@ class Expectation:
     low: float
     high: float
     basis: str
-    """What the range was computed from."""
+    """Measurements that the range follows from."""
 
     def to_record(self) -> dict[str, Any]:
         """Return the range as plain values."""
