@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # the networks are tiny, and two test processes share the cores; child processes inherit the setting
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# the same examples in every run; `pytest --hypothesis-profile=default` draws others
+settings.register_profile("repeated", derandomize=True)
+settings.load_profile("repeated")
 
 LONG_TOPICS = {
     "subprocess",

@@ -156,7 +156,7 @@ class Interruption(logging.Handler):
 
 
 def test_a_resumed_run_follows_the_recommendation_of_the_interrupted_one(inputs: Inputs, tmp_path: Path) -> None:
-    """What is recommended depends on the cost of trials, so that another measurement may recommend something else."""
+    """The recommendation depends on the cost of trials, so that another measurement may give another one."""
     flags = ["train", *inputs.flags(), *AUTO, "--output_dir", str(tmp_path / "out")]
     interruption = Interruption("Keeping stage depth 1/")
     logging.getLogger("hf_tl").addHandler(interruption)

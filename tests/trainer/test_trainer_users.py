@@ -106,7 +106,6 @@ def test_transformers_example_with_strategy_trainer(tmp_path: Path, data: ImageD
 
 
 def test_a_search_over_the_fields_of_a_strategy(tmp_path: Path, data: ImageData) -> None:
-    pytest.importorskip("optuna")
 
     def strategy(trial: Any) -> Strategy:
         stages = 1 if trial is None else trial.suggest_int("trainable_stages", 1, 3)
