@@ -39,7 +39,9 @@ def share_interval(share: float, trials: int) -> Interval:
     return wilson_interval(min(trials, round(share * trials)), trials)
 
 
-def f1_intervals(predictions: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict[str, Interval]:
+def f1_intervals(
+    predictions: np.ndarray, labels: np.ndarray, *, independent: int | None = None, seed: int = 0
+) -> dict[str, Interval]:
     """Compute the intervals of macro and micro F1 by the percentile bootstrap (Efron 1979).
 
     Images are resampled with replacement. F1 depends only on the counts of the pairs of true and predicted class, so
@@ -48,6 +50,7 @@ def f1_intervals(predictions: np.ndarray, labels: np.ndarray, *, seed: int = 0) 
     Args:
         predictions: Class indices (images,), or zeros and ones (images, classes).
         labels: Labels of the same shape.
+        independent: Number of independent images to draw. Defaults to the number of images.
         seed: Random seed of the bootstrap.
 
     Returns:
@@ -63,11 +66,12 @@ def f1_intervals(predictions: np.ndarray, labels: np.ndarray, *, seed: int = 0) 
         return {}
     hits, occurrences, counts = _pairs(predictions, labels) if labels.ndim == 1 else _decisions(predictions, labels)
     random, images = np.random.default_rng(seed), int(counts.sum())
+    size = images if independent is None else max(1, round(images * independent / len(labels)))
     part = max(1, DRAWN_AT_ONCE // len(counts))
     macro: list[float] = []
     micro: list[float] = []
     while len(macro) < RESAMPLES:
-        drawn = random.multinomial(images, counts / images, size=min(part, RESAMPLES - len(macro)))
+        drawn = random.multinomial(size, counts / images, size=min(part, RESAMPLES - len(macro)))
         drawn_hits, totals = drawn @ hits, drawn @ occurrences
         macro.extend(_mean_ratio(2 * drawn_hits, totals))
         micro.extend(_mean_ratio(2 * drawn_hits.sum(axis=1, keepdims=True), totals.sum(axis=1, keepdims=True)))

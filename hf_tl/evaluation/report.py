@@ -1,13 +1,13 @@
 """Evaluation results of a model's predictions, for the run's record."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hf_tl.evaluation.calibration import MIN_WRONG, confidences, fit_temperature, reliability
-from hf_tl.evaluation.intervals import Interval, f1_intervals, share_interval, wilson_interval
+from hf_tl.evaluation.intervals import Interval, f1_intervals, share_interval
 from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
 from hf_tl.evaluation.resampling import mean_average_precision_interval
@@ -49,6 +49,7 @@ def measure_split(
     temperature: Temperature | None = None,
     learned: int = 0,
     left_out: int = 0,
+    groups: Sequence[str] | None = None,
 ) -> Measured:
     """Compute all evaluation results of a split for the record.
 
@@ -61,6 +62,8 @@ def measure_split(
         temperature: Temperature fitted on the same weights.
         learned: Number of training images of the weights in the split.
         left_out: Number of training images of the weights that were excluded from the split.
+        groups: Group of each image. A group counts as one image in the intervals, because its images may all be right
+            or all be wrong.
 
     Returns:
         Results; metrics and intervals that are undefined (average precision without positives) are None or missing.
@@ -72,6 +75,7 @@ def measure_split(
     is_multi_label = problem is MULTI_LABEL
     predicted = (logits > 0).astype(np.int64) if is_multi_label else logits.argmax(axis=1)
     metrics = problem.compute(logits, predictions.labels)
+    independent = len(set(groups)) if groups else None
     scale = None if temperature is None else temperature.value
     if temperature is not None and scale is not None and temperature.weights_digest != weights_digest:
         raise RecordError("a temperature that was fitted on other weights cannot calibrate these")
@@ -85,13 +89,14 @@ def measure_split(
         images=len(labels),
         weights_digest=weights_digest,
         metrics=finite_metrics(metrics),
-        intervals=metric_intervals(problem, metrics, logits, labels, predicted),
-        classes=_classes(predicted, labels, logits.shape[1]),
+        intervals=metric_intervals(problem, metrics, logits, labels, predicted, independent),
+        classes=_classes(predicted, labels, logits.shape[1], (independent or len(labels)) / len(labels)),
         confusion=() if is_multi_label else _confusion(predicted, labels),
         calibration=calibration,
         mistakes=tuple((_wrong_decisions if is_multi_label else _wrong_classes)(problem, logits, labels)),
         learned=learned,
         left_out=left_out,
+        groups=independent,
     )
 
 
@@ -101,23 +106,49 @@ def finite_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def metric_intervals(
-    problem: ProblemType, metrics: Mapping[str, float], logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray
+    problem: ProblemType,
+    metrics: Mapping[str, float],
+    logits: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    independent: int | None = None,
 ) -> dict[str, Interval]:
-    """Compute the 95% intervals of proportions, F1 and mean average precision, where defined."""
+    """Compute the 95% intervals of proportions, F1 and mean average precision, where defined.
+
+    Args:
+        problem: Problem type.
+        metrics: Metrics.
+        logits: Logits (images, classes).
+        labels: Labels.
+        predicted: Predictions, of the shape of the labels.
+        independent: Number of independent images, if images belong to groups. The interval of the mean average
+            precision treats all images as independent.
+    """
     intervals: dict[str, Interval | None] = {
-        figure.key: share_interval(metrics[figure.key], len(labels))
+        figure.key: share_interval(metrics[figure.key], independent or len(labels))
         for figure in problem.figures
         if figure.key.endswith("accuracy")
     }
-    intervals |= {key: interval for key, interval in f1_intervals(predicted, labels).items() if key in metrics}
+    intervals |= {
+        key: interval
+        for key, interval in f1_intervals(predicted, labels, independent=independent).items()
+        if key in metrics
+    }
     if problem is MULTI_LABEL:
         intervals["mean_average_precision"] = mean_average_precision_interval(logits, labels)
     shorter = {key: rounded(interval) for key, interval in intervals.items()}
     return {key: interval for key, interval in shorter.items() if interval is not None}
 
 
-def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, list[Any]]:
-    """Compute the metrics of each class; a metric with a zero denominator is None."""
+def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int, share: float = 1.0) -> dict[str, list[Any]]:
+    """Compute the metrics of each class; a metric with a zero denominator is None.
+
+    Args:
+        predictions: Predictions.
+        labels: Labels of the same shape.
+        classes: Number of classes.
+        share: Number of independent images, as a share of the images.
+    """
     if labels.ndim == 1:
         one_hot = np.eye(classes, dtype=bool)
         predictions, labels = one_hot[predictions], one_hot[labels]
@@ -127,15 +158,15 @@ def _classes(predictions: np.ndarray, labels: np.ndarray, classes: int) -> dict[
     return {
         "images": images.tolist(),
         "precision": [_share(hit, positive) for hit, _, positive in counts],
-        "precision_interval": [_share_interval(hit, positive) for hit, _, positive in counts],
+        "precision_interval": [_share_interval(hit, positive, share) for hit, _, positive in counts],
         "recall": [_share(hit, true) for hit, true, _ in counts],
-        "recall_interval": [_share_interval(hit, true) for hit, true, _ in counts],
+        "recall_interval": [_share_interval(hit, true, share) for hit, true, _ in counts],
         "f1": [_share(2 * hit, true + positive) for hit, true, positive in counts],
     }
 
 
-def _share_interval(hits: int, trials: int) -> Interval | None:
-    return rounded(wilson_interval(hits, trials)) if trials else None
+def _share_interval(hits: int, trials: int, share: float) -> Interval | None:
+    return rounded(share_interval(hits / trials, max(1, round(share * trials)))) if trials else None
 
 
 def _confusion(predictions: np.ndarray, labels: np.ndarray) -> tuple[tuple[int, ...], ...]:

@@ -205,7 +205,7 @@ def _evaluate(job: Job, trained: Trained) -> RunResult:
 
     def finish() -> RunResult:
         _check_saved(job)
-        measured = measure_run(trained.record, job.problem, trained.validation, test, job.leakage)
+        measured = measure_run(trained.record, job.problem, trained.validation, test, job.leakage, job.data.groups)
         record = measured if plain is None else with_plain(measured, job.problem, plain, kinds)
         if corrupted is not None:
             record = with_robustness(record, job.problem, test, corrupted)

@@ -225,6 +225,7 @@ def evaluate(
         temperature=temperature,
         learned=leakage.learned,
         left_out=leakage.left_out,
+        groups=holdout.data.groups.get(holdout.split),
     )
     if corruptions:
         robustness = _measure_corrupted(accelerator, classifier, holdout.images, predictions, batch_size)

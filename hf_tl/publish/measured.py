@@ -1,7 +1,7 @@
 """Evaluation of a trained model for its record: each split with the weights that made its predictions."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,6 +80,7 @@ def measure_run(
     validation: tuple[Predictions, str],
     test: Predictions,
     leakage: "Mapping[str, Leakage]",
+    groups: Mapping[str, Sequence[str]],
 ) -> RunRecord:
     """Return the record with the results on both splits and temperature scaling.
 
@@ -89,6 +90,7 @@ def measure_run(
         validation: Predictions of the validation split, and the digest of the weights that made them.
         test: Predictions of the test split by the saved weights.
         leakage: Images of each split that the starting weights were trained on.
+        groups: Group of each image, by split; empty without groups.
     """
     predicted, digest = validation
     saved = str(record.weights_digest)
@@ -106,6 +108,7 @@ def measure_run(
             temperature=temperature if weights == saved else None,
             learned=leakage[split].learned if split in leakage else 0,
             left_out=leakage[split].left_out if split in leakage else 0,
+            groups=groups.get(split),
         )
         for split, predictions, weights in (("validation", predicted, digest), ("test", test, saved))
     }

@@ -227,6 +227,9 @@ class Measured:
     """Evaluated images that the weights were trained on, included at the user's request."""
     left_out: int = 0
     """Images of the split left out because the weights were trained on them."""
+    groups: int | None = None
+    """Number of groups that the images belong to, each of which counts as one image in the intervals; None without
+    groups."""
     plain: PlainMeasured | None = None
     robustness: Robustness | None = None
     """Metrics of the same images under common corruptions, if they were measured."""

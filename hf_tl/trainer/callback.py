@@ -245,18 +245,21 @@ class StrategyCallback(Safeguards):
         self._losses.append(loss)
         self.watch(loss, rows)
 
-    def note_evaluation(self, metrics: Mapping[str, float], state: "TrainerState", problem: ProblemType) -> bool:
+    def note_evaluation(
+        self, metrics: Mapping[str, float], rate: float, state: "TrainerState", problem: ProblemType
+    ) -> bool:
         """Add an evaluation to the log; return whether the patience of the phase is over.
 
         Args:
             metrics: Metrics that Trainer returned, with its prefix.
+            rate: Learning rate of the head.
             state: State of the trainer.
             problem: Kind of labels, which names the metric.
         """
         if self.progress is None or not self._losses:
             return False  # before the first step
         loss, self._losses = float(torch.stack(self._losses).mean()), []
-        if not self.progress.note_evaluation(metrics, loss, state, problem):
+        if not self.progress.note_evaluation(metrics, loss, rate, state, problem):
             return False
         patience = self.strategy.phases[self.progress.phase].patience
         return patience is not None and self.progress.evaluations_without_gain >= patience

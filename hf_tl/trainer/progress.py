@@ -66,13 +66,14 @@ class Progress:
         return self.phase_seconds + time.perf_counter() - self._start
 
     def note_evaluation(
-        self, metrics: Mapping[str, float], train_loss: float, state: "TrainerState", problem: ProblemType
+        self, metrics: Mapping[str, float], train_loss: float, rate: float, state: "TrainerState", problem: ProblemType
     ) -> bool:
         """Add an evaluation to the log, and count the evaluations without a new best.
 
         Args:
             metrics: Metrics that Trainer returned, with its prefix.
             train_loss: Mean training loss since the last evaluation.
+            rate: Learning rate of the head.
             state: State of the trainer.
             problem: Kind of labels, which names the metric.
 
@@ -83,7 +84,6 @@ class Progress:
         validation = {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}
         if not {problem.primary.key, "loss"} <= set(validation):
             return False
-        rate = next((entry["learning_rate"] for entry in state.log_history[::-1] if "learning_rate" in entry), 0.0)
         evaluation = Evaluation(self.phase, self._epoch(state.global_step), rate, train_loss, validation)
         self.log.history.append(evaluation.entry(self.seconds))
         self.log.best = evaluation.candidate()

@@ -266,7 +266,8 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
                 if isinstance(callback, EarlyStoppingCallback)
                 and callback.early_stopping_patience_counter >= callback.early_stopping_patience
             ]
-            is_over = self.phases.note_evaluation(metrics, self.state, problem_type_of(self.model))
+            rate = float(self.lr_scheduler.get_last_lr()[0])
+            is_over = self.phases.note_evaluation(metrics, rate, self.state, problem_type_of(self.model))
             if stoppers or is_over:
                 self.phases.end_phase(self.state, self.control, self.model)
                 for callback in stoppers:

@@ -52,6 +52,9 @@ def test_a_phase_is_that_of_the_accelerate_loop(tmp_path: Path, data: ImageData,
     trainer.train()
     record = trainer.result.record
     assert losses(record)[: len(losses(loop.record))] == pytest.approx(losses(loop.record), rel=2e-3)
+    rates = [[entry["learning_rate"] for entry in each.history] for each in (record, loop.record)]
+    assert rates[0][: len(rates[1])] == pytest.approx(rates[1], rel=1e-3, abs=1e-9)
+    assert any(rates[0])
     assert [phase.trained_stages for phase in record.phases] == [("head",), ("layer4", "head")]
     kept = loop.record.phases  # up to the selected weights
     assert [phase.steps for phase in record.phases][: len(kept)] == [phase.steps for phase in kept]

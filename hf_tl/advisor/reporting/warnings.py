@@ -9,9 +9,10 @@ from hf_tl.advisor.deciding.decision import Decision
 from hf_tl.advisor.deciding.rules import find_rule
 from hf_tl.advisor.measuring.sample import Sample
 from hf_tl.advisor.measuring.series import describe_series
-from hf_tl.advisor.trials.results import Trials
+from hf_tl.advisor.trials.results import SIGNIFICANT, Trials, gain_p_value
 from hf_tl.errors import name_some
 from hf_tl.record import LearnedFrom
+from hf_tl.reporting.numbers import chance_of
 
 if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
@@ -82,6 +83,7 @@ def decision_warnings(decision: Decision, images: float, trials: Trials) -> Iter
     yield from _series_warnings(decision)
     if trials.why_not is not None:
         yield trials.why_not
+    yield from _trial_warnings(trials)
     if not decision.is_open or trials.results:
         return
     similarity = decision.backbone.similarity
@@ -91,6 +93,20 @@ def decision_warnings(decision: Decision, images: float, trials: Trials) -> Iter
             f"the 95% interval of the similarity, {similarity.shown_interval}, allows several recommendations: "
             f"{' or '.join(advice)}; try each, or measure more images (--max_images)"
         )
+
+
+def _trial_warnings(trials: Trials) -> Iterator[str]:
+    """Yield a warning where the trials do not decide between the two best strategies."""
+    finalists = [trial for trial in trials.results if trial.is_finalist]
+    if not finalists or (p_value := gain_p_value(*finalists)) < SIGNIFICANT:
+        return
+    images = finalists[0].accuracy.independent or finalists[0].accuracy.images
+    commands = " and ".join(f"--strategy {trial.settings.strategy}" for trial in finalists)
+    yield (
+        f"the trials do not decide between two strategies: {finalists[0].advice}, or {finalists[1].advice} "
+        f"({chance_of(p_value)}, {images:,} independent images); to decide on the test images, train with {commands}, "
+        "and run hf-tl compare"
+    )
 
 
 def _series_warnings(decision: Decision) -> Iterator[str]:

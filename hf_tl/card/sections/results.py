@@ -60,6 +60,9 @@ def result_notes(record: RunRecord, problem: ProblemType) -> list[str]:
         if measured.left_out:
             images = counted(measured.left_out, "image")
             notes.append(f"{images} of the {split} split left out: the weights had been trained on them.")
+        if measured.groups is not None:
+            images, groups = counted(measured.images, "image"), counted(measured.groups, "group")
+            notes.append(f"The {images} of {split} belong to {groups}; a group counts as one image in the intervals.")
         if not record.is_of_saved_weights(split):
             notes.append(_of_other_weights(record, split))
         if measured.plain is not None:
