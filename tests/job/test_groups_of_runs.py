@@ -10,6 +10,7 @@ from PIL import Image
 
 import hf_tl
 from hf_tl.cli import main
+from hf_tl.evaluation.intervals import share_interval
 from hf_tl.record import read_record
 
 QUICK = ["--per_device_train_batch_size", "8", "--report_to", "none", "--epochs", "1", "--seed", "3"]
@@ -58,6 +59,12 @@ def test_flags_and_python_draw_the_same_splits(
     assert command.data.splits == python.data.splits
     assert command.data.groups == python.data.groups
     card = (tmp_path / "flags" / "README.md").read_text(encoding="utf-8")
+    measured, groups = command.measured["test"], hf_tl.load_data(str(photos), seed=3, **settings).groups.get("test")
+    assert measured.groups == (None if groups is None else len(set(groups)))
+    independent = measured.groups or measured.images
+    assert measured.intervals["accuracy"] == pytest.approx(
+        share_interval(measured.metrics["accuracy"] or 0.0, independent), abs=1e-3
+    )
     if origin is None:
         assert command.data.groups is None
         assert "group" not in card.partition("## Data")[2].partition("<details>")[0]
@@ -65,6 +72,7 @@ def test_flags_and_python_draw_the_same_splits(
         assert command.data.groups is not None
         assert (command.data.groups.origin, command.data.groups.number) == (origin, number)
         assert f"drawn from train by {origin} (20%, seed 3)" in output
+        assert f"test belong to {measured.groups} groups" in card
         assert f"stratified by class, by {origin}, seed 3" in html.unescape(card).replace("\\", "")
     capsys.readouterr()
     main(["evaluate", str(tmp_path / "flags"), "--dataset", str(photos)])
