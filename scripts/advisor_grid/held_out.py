@@ -26,9 +26,10 @@ def make_examples(results: Mapping[str, Mapping[str, Any]]) -> list[Example]:
 
 
 def _example(cell: Results, backbone: str) -> Example | None:
-    """Return the means over the seeds with all `ACTIONS` and evidence of the backbone; None without such a seed."""
-    advised = {seed for seed, advice in cell.advice.items() if backbone in advice.get("evidence", {})}
-    seeds = sorted(advised.intersection(*(cell.runs.get((backbone, strategy), {}) for strategy in ACTIONS)))
+    """Return the means over the seeds with all `ACTIONS` and a recommended training; None without such a seed."""
+    ran = (cell.runs.get((backbone, strategy), {}).keys() for strategy in ACTIONS)
+    trained = {seed for seed, advice in cell.advice.items() if advice["strategy"] and backbone in advice["evidence"]}
+    seeds = sorted(trained.intersection(*ran))
     if not seeds:
         return None
     accuracies = {

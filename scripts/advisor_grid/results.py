@@ -87,18 +87,24 @@ class Results:
         passes = {(task.backbone, task.strategy): task.passes for task in tasks}
         return sum(known.values()) * sum(passes.values()) / sum(passes[run] for run in known) if known else None
 
+    @property
+    def advised_seeds(self) -> list[str]:
+        """Return the seeds whose recommendation is a training."""
+        return [seed for seed in self.seeds if self.advice.get(seed, {}).get("strategy") is not None]
+
     def reached(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
         """Return the mean accuracy of a rule that maps the recommendation of a seed to backbone and strategy."""
-        if not self.seeds or not self.advice.keys() >= set(self.seeds):
+        if not self.advised_seeds or not self.advice.keys() >= set(self.seeds):
             return None
-        accuracies = [self.accuracy(*choose(self.advice[seed]), [seed]) for seed in self.seeds]
+        accuracies = [self.accuracy(*choose(self.advice[seed]), [seed]) for seed in self.advised_seeds]
         known = [accuracy for accuracy in accuracies if accuracy is not None]
         return mean(known) if len(known) == len(accuracies) else None
 
     def regret(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
-        """Return the difference between the best mean accuracy and that of a rule."""
-        reached, best = self.reached(choose), self.best
-        return None if reached is None or best is None else best - reached
+        """Return the difference between the best mean accuracy and that of a rule, where training is recommended."""
+        reached = self.reached(choose)
+        known = [accuracy for run in self.runs if (accuracy := self.accuracy(*run, self.advised_seeds)) is not None]
+        return None if reached is None else max(known) - reached
 
     @property
     def climbed(self) -> tuple[float, float] | None:

@@ -72,7 +72,7 @@ def _accuracies(cells: list[Results]) -> Iterator[str]:
             f"{mean(similarity):.2f}" if similarity else "",
             *(_percent(cell.accuracy("lite0", strategy)) for strategy in STRATEGIES),
             _percent(cell.best),
-            "; ".join(dict.fromkeys(" ".join(by_advice(draw)) for draw in advice)),
+            "; ".join(dict.fromkeys(" ".join(filter(None, by_advice(draw))) or "no training" for draw in advice)),
             _percent(cell.reached(by_advice)),
             "" if cell.climbed is None else _percent(cell.climbed[0]),
         ]
@@ -89,7 +89,10 @@ def _regrets(cells: list[Results]) -> Iterator[str]:
     yield from _regret_row(AUTO, [best - reached for reached, best in climbed])
     pairs = [(cell.advice[seed], climb) for cell in cells for seed, climb in cell.climbs.items() if seed in cell.advice]
     same = sum(starmap(is_as_advised, pairs))
-    yield f"\n`auto` ended at the recommended stage depth in {same} of {len(pairs)} draws."
+    advice = [cell.advice[seed] for cell in cells for seed in cell.seeds if seed in cell.advice]
+    untrained = sum(draw["strategy"] is None for draw in advice)
+    yield f"\nIn {untrained} of {len(advice)} draws no training is recommended; they count for no rule."
+    yield f"`auto` ended at the recommended stage depth in {same} of {len(pairs)} draws."
 
 
 def _regret_row(name: str, regrets: list[float]) -> Iterator[str]:
