@@ -15,7 +15,7 @@ from advisor_grid.held_out import bootstrap_interval, fit_rules, held_out_tables
 
 def example(data: str, similarity: float, *regrets: float, images: float = 20) -> Example:
     facts = dict.fromkeys(FACTS, 0.0) | {"similarity": similarity, "images per class": images}
-    return Example(data, "", facts, dict(zip(ACTIONS, regrets, strict=True)), None)
+    return Example(data, "plain", "", facts, dict(zip(ACTIONS, regrets, strict=True)), None)
 
 
 def run(accuracy: float) -> dict[str, Any]:
@@ -89,6 +89,9 @@ def test_the_table_has_each_rule_and_the_recommendation() -> None:
     assert "| recommended strategy, with its usual recipe | 2 | 20.0 (10.0 to 30.0) | 20.0 | 30.0 | 0 of 2 |" in text
     assert "| always `full` | 2 | 10.0 (10.0 to 10.0) | 10.0 | 10.0 | 0 of 2 |  |" in text
     assert "| always `transfer` | 2 | 30.0 (30.0 to 30.0) | 30.0 | 30.0 | 0 of 2 | 20.0 (20.0 to 20.0) |" in text
+    assert "| mean regret on the dataset that is left out | digits (1 cells) | fashion (1 cells) |" in text
+    assert "| recommended strategy, with its usual recipe | 30.0 | 10.0 |" in text
+    assert "| mean regret by variant | plain (2 cells) |" in text
 
 
 def test_a_dataset_alone_has_no_table() -> None:

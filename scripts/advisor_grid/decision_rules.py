@@ -19,7 +19,10 @@ class Example:
 
     data: str
     """Name of the dataset."""
+    variant: str
+    """Name of its variant."""
     name: str
+    """Name of the cell and the backbone."""
     facts: Mapping[str, float]
     """Value of each of `FACTS`."""
     regrets: Mapping[str, float]
@@ -80,7 +83,7 @@ class Candidate:
         """Return the tree with the lowest mean regret, of all trees of this depth; the smallest one of equal ones.
 
         >>> examples = [
-        ...     Example("digits", "", {"similarity": value}, {"full": full, "transfer": head}, None)
+        ...     Example("digits", "plain", "", {"similarity": value}, {"full": full, "transfer": head}, None)
         ...     for value, full, head in ((0.1, 0, 9), (0.4, 0, 2), (0.6, 1, 0))
         ... ]
         >>> print(Candidate(("similarity",), 1, ("full", "transfer")).fit(examples))

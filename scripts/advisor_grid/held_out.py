@@ -1,6 +1,6 @@
 """Regret of rules on datasets that they were not fitted to: leave one dataset out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean, median
 from typing import Any
 
@@ -49,6 +49,7 @@ def _example(cell: Results, backbone: str) -> Example | None:
     known = [accuracy for accuracy in reached if accuracy is not None]
     return Example(
         data=cell.data,
+        variant=cell.variant,
         name=f"{cell.name}, {backbone}",
         facts=facts,
         regrets={strategy: best - accuracy for strategy, accuracy in accuracies.items()},
@@ -99,7 +100,13 @@ def held_out_tables(results: Mapping[str, Mapping[str, Any]]) -> str:
         return "Leave one dataset out: expected cells of at least two datasets with all strategies of the rules."
     rules = fit_rules(examples)
     regrets = judge(examples, rules)
-    parts = _summary(examples, regrets), _by_dataset(examples, regrets), _fitted(rules), _by_cell(examples, regrets)
+    parts = (
+        _summary(examples, regrets),
+        _means(examples, regrets, "on the dataset that is left out", lambda example: example.data),
+        _means(examples, regrets, "by variant", lambda example: example.variant),
+        _fitted(rules),
+        _by_cell(examples, regrets),
+    )
     return "\n\n".join("\n".join(part) for part in parts)
 
 
@@ -130,16 +137,18 @@ def _summary(examples: Sequence[Example], regrets: Regrets) -> Iterator[str]:
         yield f"| {' | '.join(columns)} |"
 
 
-def _by_dataset(examples: Sequence[Example], regrets: Regrets) -> Iterator[str]:
-    datasets = list(dict.fromkeys(example.data for example in examples))
-    yield f"| mean regret on the dataset that is left out | {' | '.join(datasets)} |"
-    yield "|---|" + "--:|" * len(datasets)
-    for name, values in regrets.items():
+def _means(examples: Sequence[Example], regrets: Regrets, title: str, key: Callable[[Example], str]) -> Iterator[str]:
+    """Yield the table of mean regrets by a property of the cells."""
+    keys = [key(example) for example in examples]
+    names = list(dict.fromkeys(keys))
+    yield f"| mean regret {title} | {' | '.join(f'{name} ({keys.count(name)} cells)' for name in names)} |"
+    yield "|---|" + "--:|" * len(names)
+    for rule, values in regrets.items():
         columns = [
-            [value for example, value in zip(examples, values, strict=True) if example.data == data]
-            for data in datasets
+            [value for at, value in zip(keys, values, strict=True) if at == name and value is not None]
+            for name in names
         ]
-        yield f"| {name} | {' | '.join(_points(_mean(column)) for column in columns)} |"
+        yield f"| {rule} | {' | '.join(_points(mean(column) if column else None) for column in columns)} |"
 
 
 def _fitted(rules: Mapping[tuple[str, str], Tree]) -> Iterator[str]:
@@ -158,11 +167,6 @@ def _with_interval(values: Sequence[tuple[str, float]]) -> str:
     datasets, numbers = zip(*values, strict=True)
     low, high = bootstrap_interval(datasets, numbers)
     return f"{_points(mean(numbers))} ({_points(low)} to {_points(high)})"
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if len(known) == len(values) else None
 
 
 def _points(value: float | None) -> str:
