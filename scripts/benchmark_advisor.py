@@ -2,10 +2,11 @@
 
 The grid has four datasets at four sizes, some of them in difficult variants; three backbones with ImageNet weights, a
 ViT from a folder, and one with random weights; and every strategy with the defaults of its recipe. `train` fills it.
-`recommend` computes the recommendations, also for controls that nothing can be learned from, and `auto` trains by
-`--strategy auto`, on the same images. `cost` times recommendation and training sequentially, because the other runs may
-be spread over several machines. `table` prints the difference between the recommendations and the best of the grid, and
-how well rules that were fitted on all datasets but one choose for the other one.
+`recommend` computes the recommendations by rules, also for controls that nothing can be learned from, `trials` those
+after trials, and `auto` trains by `--strategy auto`, on the same images. `cost` times recommendation and training
+sequentially, because the other runs may be spread over several machines. `table` prints the difference between the
+recommendations and the best of the grid, and how well rules that were fitted on all datasets but one choose for the
+other one.
 
     python scripts/benchmark_advisor.py train --data trash --folder ../shared/data/trash_160.zip --variants plain series
 
@@ -23,14 +24,14 @@ from typing import Any
 from advisor_grid.backbones import BACKBONES, candidates
 from advisor_grid.cells import STRATEGIES, Cell, Files, Task, cells
 from advisor_grid.held_out import held_out_tables
-from advisor_grid.runs import auto, cost, recommend_for, train
+from advisor_grid.runs import auto, cost, recommend_for, train, tried
 from advisor_grid.sources import DATA
 from advisor_grid.tables import tables
 from advisor_grid.variants import VARIANTS
 
 RESULTS = Path(__file__).parent / "advisor_grid"
 WORK: dict[str, Callable[[Cell, Task], dict[str, Any]]] = {
-    "train": train, "recommend": recommend_for, "auto": auto, "cost": cost
+    "train": train, "recommend": recommend_for, "trials": tried, "auto": auto, "cost": cost
 }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def test_regret_is_the_distance_from_the_best() -> None:
     assert abs(cell.regret(by_advice) - 0.2) < 1e-9  # type: ignore[operator]
     text = tables({"digits": results})
     for row in (
-        "| recommended strategy, with its usual recipe | 1 | 20.0 | 20.0 | 20.0 | 0 of 1 | 0 of 1 |",
+        "| recommended strategy (rules), with its usual recipe | 1 | 20.0 | 20.0 | 20.0 | 0 of 1 | 0 of 1 |",
         "| always `full` | 1 | 0.0 | 0.0 | 0.0 | 1 of 1 | 1 of 1 |",
         "| `--strategy auto`, and what `recommend` recommends | 1 | 5.0 | 5.0 | 5.0 | 0 of 1 | 0 of 1 |",
         "`auto` ended at the recommended stage depth in 0 of 1 draws.",
@@ -131,4 +131,4 @@ def test_the_results_that_are_kept_make_a_table() -> None:
     command = [sys.executable, str(SCRIPTS / "benchmark_advisor.py"), "table"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "| digits, 5 per class |" in printed
-    assert "| recommended strategy, with its usual recipe |" in printed
+    assert "| recommended strategy (rules), with its usual recipe |" in printed

@@ -113,3 +113,12 @@ def test_the_input_of_a_vision_transformer_has_whole_patches(tmp_path: Path) -> 
     named = candidates(96, tmp_path)
     assert (named["vit"].image_size, named["lite0"].image_size) == (84, 96)
     assert "vit" not in candidates(96)
+
+
+def test_a_known_series_lies_on_one_side_of_the_split() -> None:
+    data = Cell("digits", 5, variant="series in groups").images()
+    train, validation = (set(data.groups[split]) for split in ("train", "validation"))
+    assert validation
+    assert not train & validation
+    assert len(train | validation) == 50
+    assert not Cell("digits", 5, variant="series").images().groups

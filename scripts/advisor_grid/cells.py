@@ -37,6 +37,7 @@ SHARE = {
     "lora": 1.3,
     "scratch": 1.0,
     "recommend": 3.0,
+    "trials": 60.0,
     "auto": 40.0,
     "cost": 200.0,
 }

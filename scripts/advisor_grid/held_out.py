@@ -12,7 +12,7 @@ from advisor_grid.results import Results, gather
 
 PRETRAINED = ("lite0", "lite1", "lite2", "vit")
 """Backbones that rules are judged on."""
-RECOMMENDED = "recommended strategy, with its usual recipe"
+RECOMMENDED = "recommended strategy (rules), with its usual recipe"
 BASELINE = next(iter(CANDIDATES))
 POINT, RESAMPLES = 0.01, 4_000
 Regrets = dict[str, list[float | None]]

@@ -10,6 +10,11 @@ from advisor_grid.backbones import BACKBONES
 from advisor_grid.cells import IN_ALL, Cell, Task, cells
 from advisor_grid.variants import PLAIN
 
+Advice = Mapping[str, dict[str, Any]]
+"""Recommendations by seed."""
+Choice = Callable[[dict[str, Any]], tuple[str, str]]
+"""Function from a recommendation to backbone and strategy."""
+
 
 @dataclass
 class Results:
@@ -22,6 +27,8 @@ class Results:
     """Results by (backbone, strategy) and seed."""
     advice: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Recommendations by seed; the fields below are by seed, too."""
+    trials: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Recommendations after trials."""
     climbs: dict[str, dict[str, Any]] = field(default_factory=dict)
     timed: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Time of recommendation and training on one machine."""
@@ -87,24 +94,30 @@ class Results:
         passes = {(task.backbone, task.strategy): task.passes for task in tasks}
         return sum(known.values()) * sum(passes.values()) / sum(passes[run] for run in known) if known else None
 
-    @property
-    def advised_seeds(self) -> list[str]:
-        """Return the seeds whose recommendation is a training."""
-        return [seed for seed in self.seeds if self.advice.get(seed, {}).get("strategy") is not None]
+    def reached(self, choose: Choice, advice: Advice | None = None) -> float | None:
+        """Return the mean accuracy of a choice in the seeds whose recommendation is a training.
 
-    def reached(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
-        """Return the mean accuracy of a rule that maps the recommendation of a seed to backbone and strategy."""
-        if not self.advised_seeds or not self.advice.keys() >= set(self.seeds):
-            return None
-        accuracies = [self.accuracy(*choose(self.advice[seed]), [seed]) for seed in self.advised_seeds]
+        Args:
+            choose: Function from a recommendation to backbone and strategy.
+            advice: Recommendations by seed (default: those by rules, which must then be complete).
+        """
+        seeds, advice = self._judged(advice), self.advice if advice is None else advice
+        accuracies = [self.accuracy(*choose(advice[seed]), [seed]) for seed in seeds]
         known = [accuracy for accuracy in accuracies if accuracy is not None]
-        return mean(known) if len(known) == len(accuracies) else None
+        return mean(known) if known and len(known) == len(accuracies) else None
 
-    def regret(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
-        """Return the difference between the best mean accuracy and that of a rule, where training is recommended."""
-        reached = self.reached(choose)
-        known = [accuracy for run in self.runs if (accuracy := self.accuracy(*run, self.advised_seeds)) is not None]
+    def regret(self, choose: Choice, advice: Advice | None = None) -> float | None:
+        """Return the difference between the best mean accuracy of the grid and `reached`, in the same seeds."""
+        reached, seeds = self.reached(choose, advice), self._judged(advice)
+        known = [accuracy for run in self.runs if (accuracy := self.accuracy(*run, seeds)) is not None]
         return None if reached is None else max(known) - reached
+
+    def _judged(self, advice: Advice | None) -> list[str]:
+        """Return the seeds whose recommendation is a training."""
+        if advice is None and not self.advice.keys() >= set(self.seeds):
+            return []
+        by_seed = self.advice if advice is None else advice
+        return [seed for seed in self.seeds if by_seed.get(seed, {}).get("strategy") is not None]
 
     @property
     def climbed(self) -> tuple[float, float] | None:
@@ -127,6 +140,7 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> list[Results]:
         by_seed = {
             "train": kinds.runs[task.backbone, task.strategy] if work == "train" else {},
             "recommend": kinds.advice,
+            "trials": kinds.trials,
             "auto": kinds.climbs,
             "cost": kinds.timed,
         }[work]
@@ -136,5 +150,5 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> list[Results]:
 
 def _tasks(data: str) -> Iterator[tuple[Cell, str, Task]]:
     for cell in cells(data):
-        for work in ("train", "recommend", "auto", "cost"):
+        for work in ("train", "recommend", "trials", "auto", "cost"):
             yield from ((cell, work, task) for task in cell.tasks(work))

@@ -21,10 +21,13 @@ from hf_tl.errors import DataError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.processes.accelerator import describe_hardware, make_accelerator
 from hf_tl.processes.memory import keep_freed_memory
+from hf_tl.record.codec import encode
 from hf_tl.strategy import Strategy
+from hf_tl.strategy_config import TRIAL_BUDGET
 from hf_tl.training.loop import Training
 from hf_tl.training.phase_data import TrainingImages
 from hf_tl.training.refit import Refit, is_given_back, is_refitted
+from hf_tl.tuning import LoRA
 
 REFUSED = "refused: the data cannot be measured or split"
 """Name of the rule where hf_tl refuses a control with an error instead of a recommendation."""
@@ -90,15 +93,31 @@ def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
         return {"backbone": None, "strategy": None, "rule": REFUSED, "error": str(error)}
 
 
-def advise(cell: Cell) -> dict[str, Any]:
-    """Return the recommendation for a cell, from all available backbones and without the test images."""
+def tried(cell: Cell, task: Task) -> dict[str, Any]:
+    """Return the recommendation for a cell after trials within the default budget."""
+    return advise(cell, trial_budget=TRIAL_BUDGET)
+
+
+def advise(cell: Cell, trial_budget: float = 0) -> dict[str, Any]:
+    """Return the recommendation for a cell, from all available backbones and without the test images.
+
+    Args:
+        cell: Cell.
+        trial_budget: Minutes for trials; 0 for rules alone.
+    """
     keep_freed_memory()
     torch.set_num_threads(1)
     named = candidates(DATA[cell.data].input_size, cell.files.vit)
     data = cell.images()
     with tempfile.TemporaryDirectory() as cache, patch.dict(os.environ, HF_TL_CACHE=cache):
         start = time.process_time()
-        recommendation = recommend(data, list(named.values()), seed=cell.seed)
+        recommendation = recommend(
+            data,
+            list(named.values()),
+            seed=cell.seed,
+            trial_budget=trial_budget,
+            horizontal_flip=DATA[cell.data].is_mirrored,
+        )
         seconds = time.process_time() - start
     evidence = [backbone.to_record() for backbone in recommendation.evidence]
     leaders = {id(backbone) for backbone in leading(recommendation.evidence)}
@@ -110,7 +129,9 @@ def advise(cell: Cell) -> dict[str, Any]:
         "images_a_class": recommendation.data["median_class"],
         "images": recommendation.data["training_images"],
         "classes": len(recommendation.data["classes"]),
-        "climb": recommendation.climb,
+        "climb": encode(recommendation.climb),
+        "trials": recommendation.trials.to_record(),
+        "expected": None if recommendation.expected is None else recommendation.expected.to_record(),
         "leading": [
             name for name, backbone in zip(named, recommendation.evidence, strict=True) if id(backbone) in leaders
         ],
@@ -120,9 +141,12 @@ def advise(cell: Cell) -> dict[str, Any]:
 
 
 def auto(cell: Cell, task: Task) -> dict[str, Any]:
-    """Train by a climb like `--strategy auto`, including the time for the evidence."""
-    advice = advise(cell)
-    strategy = StrategyConfig(strategy="auto").preset(climb=advice["climb"])
+    """Train by a climb like `--strategy auto`, including the time for the evidence and the trials."""
+    advice = tried(cell, task)
+    climb = dict(advice["climb"])
+    if "tuning" in climb:
+        climb["tuning"] = LoRA(**climb["tuning"])
+    strategy = StrategyConfig(strategy="auto").preset(climb=climb)
     result = fit(cell, advice["backbone"], cell.images(), strategy)
     return {**result, "seconds": advice["seconds"] + result["seconds"], "expected_rung": strategy.expected_rung}
 

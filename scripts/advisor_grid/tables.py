@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 from advisor_grid.cells import STRATEGIES
 from advisor_grid.results import Results, gather
 from advisor_grid.sources import DATA
-from advisor_grid.variants import VARIANTS
+from advisor_grid.variants import PLAIN, VARIANTS
 
 MANY, LIKE = 100, 0.4
 """Images per class and similarity from which on the rule of thumb considers data large and similar."""
@@ -39,7 +39,7 @@ def is_as_advised(advice: dict[str, Any], climb: dict[str, Any]) -> bool:
 
 AUTO = "`--strategy auto`, and what `recommend` recommends"
 RULES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
-    "recommended strategy, with its usual recipe": by_advice,
+    "recommended strategy (rules), with its usual recipe": by_advice,
     "always `transfer`": lambda _: ("lite0", "transfer"),
     "always `full`": lambda _: ("lite0", "full"),
     "rule of thumb (few or many images, similar or not)": by_thumb,
@@ -85,6 +85,8 @@ def _regrets(cells: list[Results]) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|" + "--:|" * len(POINTS)
     for name, choose in RULES.items():
         yield from _regret_row(name, [regret for cell in cells if (regret := cell.regret(choose)) is not None])
+    tried = [regret for cell in cells if (regret := cell.regret(by_advice, cell.trials)) is not None]
+    yield from _regret_row("recommended strategy after trials, with its usual recipe", tried)
     climbed = [accuracies for cell in cells if (accuracies := cell.climbed) is not None]
     yield from _regret_row(AUTO, [best - reached for reached, best in climbed])
     pairs = [(cell.advice[seed], climb) for cell in cells for seed, climb in cell.climbs.items() if seed in cell.advice]
@@ -106,7 +108,7 @@ def _regret_row(name: str, regrets: list[float]) -> Iterator[str]:
 def _costs(cells: list[Results]) -> Iterator[str]:
     yield "| data | whole grid, CPU seconds | `recommend` | `auto`, with its evidence |\n|---|--:|--:|--:|"
     for cell in cells:
-        if cell.seconds is None or not cell.seeds:
+        if cell.seconds is None or not cell.seeds or cell.variant != PLAIN:
             continue
         advised = mean(advice["seconds"] for advice in cell.advice.values()) if cell.advice else None
         climbed = mean(climb["seconds"] for climb in cell.climbs.values()) if cell.climbs else None
