@@ -11,12 +11,14 @@ from advisor.colored_images import NAMES
 from datasets import ClassLabel, Dataset, Features, Image
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as Pillow
 from safetensors.torch import save_file
 
 import hf_tl
 from hf_tl.advisor.measuring.probes import linear_probe, nearest_neighbors
 from hf_tl.advisor.measuring.series import compare_folds, find_series, series_of
 from hf_tl.backbones.candidates import Backbone
+from hf_tl.errors import DataError
 from hf_tl.head.head_solver import draw_folds
 
 VALUES = 24
@@ -168,3 +170,38 @@ def test_groups_that_file_names_show_are_held_out(efficientnet: Backbone, tmp_pa
     without = alone.evidence[0].gap
     assert without is not None
     assert without.series.origin == "clusters"
+
+
+def scenes(each: int, views: int) -> Dataset:
+    """Return scenes of two classes, each in several views that differ in light alone."""
+    random = np.random.default_rng(0)
+    images, labels = [], []
+    for label in range(2):
+        for _ in range(each):
+            small = Pillow.fromarray(random.integers(0, 200, (8, 8, 3), dtype=np.uint8))
+            scene = np.asarray(small.resize((96, 96), Pillow.Resampling.BICUBIC), dtype=float)
+            for _ in range(views):
+                light = random.normal(15, 10) + random.normal(0, 2, scene.shape)
+                images.append(np.clip(scene + light, 0, 255).astype(np.uint8))
+                labels.append(label)
+    features = Features(image=Image(), label=ClassLabel(names=["cat", "dog"]))
+    return Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+def test_near_duplicates_are_held_out_together(efficientnet: Backbone) -> None:
+    gap = hf_tl.recommend(scenes(12, 3), efficientnet, trial_budget=0).evidence[0].gap
+    assert gap is not None
+    assert gap.series.number == pytest.approx(24, abs=5)
+
+
+def test_one_scene_for_each_class_cannot_be_measured(efficientnet: Backbone) -> None:
+    with pytest.raises(DataError, match=r"at least two classes with images of two different objects .*near-duplicates"):
+        hf_tl.recommend(scenes(1, 20), efficientnet, trial_budget=0)
+
+
+def test_pairs_unite_groups() -> None:
+    features, labels = objects(4, 6, 4, spread=0.3)
+    names = [f"patient {number // 8}" for number in range(len(labels))]
+    united = series_of(features, labels, names, np.array([[0, 8], [16, 24]]))
+    assert united is not None
+    assert (united.number, sorted(np.bincount(united.groups))) == (10, [8] * 8 + [16] * 2)

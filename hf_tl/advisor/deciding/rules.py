@@ -5,7 +5,7 @@
 | below 1,000    | fine-tune all stages                          | fine-tune all stages   |
 | above 1,000    | fine-tune all stages                          | train from scratch     |
 
-Rules decide where trials (`hf_tl.advisor.deciding.trials`) would take too long. The field's rules of thumb (Stanford's
+Rules decide where trials (`hf_tl.advisor.trials`) would take too long. The field's rules of thumb (Stanford's
 CS231n, https://cs231n.github.io/transfer-learning) also train the head alone where images are few and similar. On
 datasets that it was not made from, no such threshold was better than fine-tuning all stages always
 (`scripts/benchmark_advisor.py`, one dataset left out in turn), so that there is none. Training from scratch is

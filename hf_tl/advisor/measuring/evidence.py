@@ -271,7 +271,7 @@ def measure_backbones(
             unavailable[backbone.name] = str(error)
     # all backbones in the same folds, which the features of the first one decide where the data name no groups
     features = next(iter(observed.values())).pretrained.last if observed else None
-    series = None if features is None else series_of(features, sample.labels, sample.groups)
+    series = None if features is None else series_of(features, sample.labels, sample.groups, sample.pairs)
     for backbone, features_of in observed.items():
         try:
             evidence[backbone] = gather_evidence(features_of, sample, series, seed)

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from datasets import Dataset, Image, concatenate_datasets
 
 from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.fingerprint import row_name
+from hf_tl.data.grouping.near_duplicates import near_duplicates_of
 from hf_tl.errors import DataError, name_some
 from hf_tl.record import LearnedFrom
 
@@ -62,6 +63,8 @@ class Sample:
     """Names of some of the groups, conflicts first."""
     groups: tuple[str, ...] | None = None
     """Group of each image, as the data name it; None for no groups."""
+    pairs: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    """Pairs of near-duplicates (pairs, 2)."""
 
 
 def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0, learned: LearnedFrom | None = None) -> Sample:
@@ -109,8 +112,9 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0, learned: 
         )
     chosen = kept[stratified_order(labels[kept], seed)[:limit]]
     stored = rows.cast_column(IMAGE, Image(decode=False))
+    images = rows.select(chosen, keep_in_memory=True)
     return Sample(
-        images=rows.select(chosen, keep_in_memory=True),
+        images=images,
         labels=labels[chosen],
         classes=data.labels,
         available=len(labels),
@@ -125,6 +129,7 @@ def draw_sample(data: "ImageData", limit: int = IMAGES, seed: int = 0, learned: 
             for group in [*conflicts[:NAMED], *same[:NAMED]]
         ),
         groups=tuple(named_groups[row] for row in chosen) if named_groups else None,
+        pairs=near_duplicates_of({"sample": images}, [digests[row] for row in chosen]),
     )
 
 

@@ -8,12 +8,15 @@ clusters of images that are *not* series would always lower the accuracy, becaus
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from hf_tl.advisor.measuring.probes import Accuracy, Probe
+from hf_tl.errors import DataError
 from hf_tl.evaluation.paired import Difference, share_difference
 from hf_tl.reporting.numbers import chance_of, points
 
@@ -31,7 +34,10 @@ FEWEST = 6
 EVIDENT = 0.05
 """Significance level of the difference between random folds and folds of series."""
 
-Origin = Literal["groups", "clusters"]
+Origin = Literal["groups", "clusters", "near-duplicates"]
+ORIGINS: dict[Origin, str] = {
+    "groups": "groups of the data", "clusters": "clusters of the features", "near-duplicates": "near-duplicates"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Series:
     groups: np.ndarray
     """Series of each image (images,)."""
     origin: Origin
-    """Whether the data name the series, or the features show them."""
+    """Whether the data name the series, the features show them, or near-duplicates alone are held out together."""
     classes: int
     """Number of classes with series."""
     silhouette: float | None = None
@@ -59,20 +65,47 @@ class Series:
         return float(np.median(counts[counts > 1])) if (counts > 1).any() else 1.0
 
 
-def series_of(features: np.ndarray, labels: np.ndarray, groups: Sequence[str] | None) -> Series | None:
+def series_of(
+    features: np.ndarray, labels: np.ndarray, groups: Sequence[str] | None, pairs: np.ndarray | None = None
+) -> Series | None:
     """Return the series of a sample; None if there are none.
 
     Args:
         features: Features of shape (images, values), to find series where the data name none.
         labels: Class indices (images,).
         groups: Groups that the data name (images,); None for no groups.
+        pairs: Rows of near-duplicates (pairs, 2), which belong to one series. Defaults to none.
+
+    Raises:
+        DataError: Fewer than two classes have two series, so that none can be held out.
     """
-    if groups is None:
-        return find_series(features, labels)
-    numbers = np.unique(np.asarray(groups), return_inverse=True)[1]
-    counts = np.bincount(numbers)
-    shared = counts[numbers] > 1
-    return Series(numbers, "groups", len(np.unique(labels[shared]))) if shared.any() else None
+    if groups is not None:
+        named = np.unique(np.asarray(groups), return_inverse=True)[1]
+        series = Series(named, "groups", 0)
+    else:
+        series = find_series(features, labels) or Series(np.arange(len(labels)), "near-duplicates", 0)
+    series = replace(series, groups=_united(series.groups, pairs))
+    if not series.number:
+        return None
+    several = [len(np.unique(series.groups[labels == label])) > 1 for label in np.unique(labels)]
+    if sum(several) < 2:
+        raise DataError(
+            "nothing can be measured: expected at least two classes with images of two different objects each, found "
+            f"{sum(several)}; all images of the others show the same ({ORIGINS[series.origin]}); add images of other "
+            "objects"
+        )
+    shared = np.bincount(series.groups)[series.groups] > 1
+    return replace(series, classes=len(np.unique(labels[shared])))
+
+
+def _united(groups: np.ndarray, pairs: np.ndarray | None) -> np.ndarray:
+    """Return groups (images,) that images of a pair have in common."""
+    if pairs is None or not len(pairs):
+        return groups
+    images, count = len(groups), len(groups) + int(groups.max()) + 1
+    edges = np.concatenate([np.stack([np.arange(images), images + groups], axis=1), pairs])
+    graph = coo_array((np.ones(len(edges)), edges.T), shape=(count, count))
+    return np.unique(connected_components(graph, directed=False)[1][:images], return_inverse=True)[1]
 
 
 def find_series(features: np.ndarray, labels: np.ndarray) -> Series | None:
@@ -193,6 +226,8 @@ def describe_series(series: Series) -> str:
     typical = f"{series.number:,} with about {series.typical:.0f} images each"
     if series.origin == "groups":
         return f"images belong to groups ({typical})"
+    if series.origin == "near-duplicates":
+        return f"there are near-duplicates ({typical})"
     return (
         f"images look like series of the same objects or places ({typical}; silhouette of the clusters "
         f"{series.silhouette:.2f}, substantial from {SUBSTANTIAL} on)"

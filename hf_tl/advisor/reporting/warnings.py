@@ -113,6 +113,9 @@ def _series_warnings(decision: Decision) -> Iterator[str]:
     gap = decision.backbone.gap
     if gap is None or not gap.is_evident:
         return
+    if gap.series.origin == "near-duplicates":
+        yield f"{describe_series(gap.series)}; {gap}. Keep them in one split: --group_near_duplicates"
+        return
     if gap.series.origin == "groups":
         yield f"{describe_series(gap.series)}; {gap}. The difference is leakage; the splits keep groups together"
         return
