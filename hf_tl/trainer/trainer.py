@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import load_file
@@ -15,9 +16,10 @@ from transformers.utils import logging
 
 from hf_tl.backbones.libraries.class_names import check_classes
 from hf_tl.backbones.load import preprocessing_of, set_problem_type
+from hf_tl.backbones.stages.freezing import fix_unused
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.data.columns import IMAGE, LABEL
-from hf_tl.data.streaming.streams import streams_of
+from hf_tl.data.streaming.streams import first_image, streams_of
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import problem_type_of, trainer_metrics
 from hf_tl.evaluation.robustness.views import check_corruptible
@@ -174,9 +176,10 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
         set_problem_type(model, self.data.problem_type)
 
     def _fit_head(self, model: "PreTrainedModel", seed: int) -> None:
-        """Scale the logits of a head from class names by training images."""
-        transform = self.preprocessing.transforms().eval
-        fit_text_head(PartialState(), model, self.data.splits["train"], transform, seed)
+        """Scale the logits of a head from class names by training images, and freeze what no logit depends on."""
+        transform, images = self.preprocessing.transforms().eval, self.data.splits["train"]
+        fit_text_head(PartialState(), model, images, transform, seed)
+        fix_unused(model, torch.stack([transform(first_image(images))] * 2).to(model.device))
 
     def _prepare_phases(self, model: "PreTrainedModel") -> None:
         """Build views, collator and class weights of the phases."""

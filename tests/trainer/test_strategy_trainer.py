@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer.strategy_trainers import BATCH, LABELS, make_data, make_model, make_trainer
+from trainer.strategy_trainers import BATCH, LABELS, SIDE, make_args, make_data, make_model, make_trainer
+from transformers import BitImageProcessor, Dinov2Config, Dinov2ForImageClassification
 
 import hf_tl
 from hf_tl.data.datasets import ImageData
@@ -80,3 +81,22 @@ def test_classes_in_another_order_are_refused(tmp_path: Path, data: ImageData) -
     model, _ = make_model(labels=LABELS[::-1])
     with pytest.raises(hf_tl.HfTlError, match=r"expected a model with the classes of the dataset, \['blue'"):
         hf_tl.StrategyTrainer(model, strategy="transfer", data=data)
+
+
+def test_what_no_logit_depends_on_is_not_trained(tmp_path: Path, data: ImageData) -> None:
+    """A mask token gets no gradient: the loop does not count it either, and several processes would wait for it."""
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=SIDE, patch_size=8, num_labels=3
+    )
+    Dinov2ForImageClassification(config).save_pretrained(tmp_path / "dino")
+    BitImageProcessor(size={"shortest_edge": SIDE}, crop_size=SIDE).save_pretrained(tmp_path / "dino")
+    name, strategy = str(tmp_path / "dino"), Strategy.full(epochs=1)
+    model, transforms = hf_tl.load_backbone(name, data.labels, image_size=SIDE)
+    trainer = hf_tl.StrategyTrainer(
+        model, make_args(tmp_path / "out"), strategy=strategy, data=data, transforms=transforms
+    )
+    trainer.train()
+    loop = hf_tl.train(name, data, strategy, image_size=SIDE, output_dir=tmp_path / "loop", report_to="none")
+    records = [trainer.result.record, loop.record]
+    assert not model.dinov2.embeddings.mask_token.requires_grad
+    assert len({record.phases[0].parameters_trained for record in records}) == 1
