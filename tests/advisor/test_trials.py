@@ -16,7 +16,7 @@ from hf_tl.errors import ConfigError
 def trial(strategy: str, right: np.ndarray, seconds: float, groups: np.ndarray | None = None) -> Trial:
     groups = np.arange(len(right)) if groups is None else groups
     settings = StrategyConfig(strategy=strategy)  # type: ignore[arg-type]
-    return Trial(settings, strategy, right, np.ones(len(right), bool), groups, seconds, 10, True)
+    return Trial(settings, strategy, right, np.ones(len(right), bool), groups, groups, seconds, 10, True)
 
 
 def with_right(count: int, images: int = 100) -> np.ndarray:

@@ -34,29 +34,33 @@ class Expectation:
 
 
 def expect(backbone: BackboneEvidence, strategy: str, trial: Trial | None) -> Expectation:
-    """Return the expected test accuracy of a training.
+    """Return the expected test accuracy of a training, on images like these.
 
     After trials, it ranges from the lower end of the interval to its upper end with all training images instead of two
-    thirds of them. Otherwise it follows from the linear probe. Where clusters of the features may be series, random
-    folds bound it from above, because nobody knows whether the test images show the same objects.
+    thirds of them. Otherwise it follows from the linear probe. Where classes differ in size, it covers test images with
+    these class frequencies and with equal ones. Where clusters of the features may be series, random folds bound it
+    from above, because nobody knows whether the test images show the same objects.
 
     Args:
         backbone: Evidence of the backbone.
         strategy: Name of the strategy.
         trial: Result of the strategy in cross-validation; None without trials.
     """
+    measured = backbone.head.linear if trial is None else trial
+    accuracy, balanced = measured.accuracy, measured.balanced
+    low, high = accuracy.interval
+    low, high = low + min(0.0, balanced - accuracy.value), high + max(0.0, balanced - accuracy.value)
     if trial is not None:
-        low, high = trial.accuracy.interval
         high, basis = 1 - (1 - high) * (1 - 1 / FOLDS) ** FASTEST_RATE, "by cross-validated training"
     else:
-        accuracy = backbone.head.linear.accuracy
         least, most = REMOVED.get(strategy, REMOVED_BY_TUNING)
-        error = 1 - accuracy.value
-        low = min(accuracy.interval[0], 1 - (1 - least) * error)
-        high, basis = max(accuracy.interval[1], 1 - (1 - most) * error), "by the linear probe and the benchmark"
+        ends = sorted((accuracy.value, balanced))
+        low = min(low, 1 - (1 - least) * (1 - ends[0]))
+        high, basis = max(high, 1 - (1 - most) * (1 - ends[1])), "by the linear probe and the benchmark"
+    basis += ", on images like these"
     if backbone.gap is not None and backbone.gap.is_evident:
-        basis += ", on objects that are not among the training images"
+        basis += " of other objects"
         if backbone.gap.series.origin == "clusters":
             high = max(high, backbone.gap.random.interval[1])
-            basis += "; the upper end is that of objects that are"
+            basis += "; the upper end is for the same objects"
     return Expectation(max(0.0, low), min(1.0, high), basis)

@@ -76,6 +76,12 @@ class Probe:
         return Accuracy(int(self.is_right.sum()), len(self.is_right), groups)
 
     @property
+    def balanced(self) -> float:
+        """Return the mean accuracy of the classes: that on images of which each class has as many."""
+        seen = self.predictions >= 0
+        return balanced_accuracy((self.predictions == self.labels)[seen], self.labels[seen])
+
+    @property
     def chance(self) -> float:
         """Return the expected accuracy of predictions with the same class frequencies that ignore the images."""
         seen = self.predictions >= 0
@@ -91,6 +97,15 @@ class Probe:
         images = self.accuracy.independent or self.accuracy.images
         correct = round(self.accuracy.value * images)
         return float(binomtest(correct, images, self.chance, alternative="greater").pvalue)
+
+
+def balanced_accuracy(is_right: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean accuracy of the classes that occur.
+
+    >>> balanced_accuracy(np.array([True, True, True, False]), np.array([0, 0, 0, 1]))
+    0.5
+    """
+    return float(np.mean([is_right[labels == label].mean() for label in np.unique(labels)]))
 
 
 def linear_probe(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_tl.advisor.deciding.cost import describe_seconds
-from hf_tl.advisor.measuring.probes import Accuracy
+from hf_tl.advisor.measuring.probes import Accuracy, balanced_accuracy
 from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.strategy_config import Preference, StrategyConfig
 
@@ -28,6 +28,8 @@ class Trial:
     """Whether each image was held out (images,)."""
     groups: np.ndarray
     """Series of each image (images,)."""
+    labels: np.ndarray
+    """Class of each image (images,)."""
     seconds: float
     """Duration of a training on all images of the sample, extrapolated from the trials."""
     parameters_trained: int
@@ -38,6 +40,11 @@ class Trial:
         """Accuracy on the held-out images."""
         judged = self.judged
         return Accuracy(int(self.right[judged].sum()), int(judged.sum()), len(np.unique(self.groups[judged])))
+
+    @property
+    def balanced(self) -> float:
+        """Mean accuracy of the classes on the held-out images."""
+        return balanced_accuracy(self.right[self.judged], self.labels[self.judged])
 
     def to_record(self) -> dict[str, Any]:
         """Return the result as plain values."""

@@ -179,7 +179,8 @@ def run_trials(
             if difference_p_value(first, second) < DECIDED:
                 break
     trials = (
-        _trial(candidates[index], results[index], fold_of, groups, index in (best, rule)) for index in sorted(results)
+        _trial(candidates[index], results[index], fold_of, groups, sample.labels, index in (best, rule))
+        for index in sorted(results)
     )
     return Trials(tuple(trials), refused=refused)
 
@@ -250,6 +251,7 @@ def _trial(
     results: Sequence[Judged],
     fold_of: np.ndarray,
     groups: np.ndarray,
+    labels: np.ndarray,
     is_finalist: bool,
 ) -> Trial:
     right, judged = np.zeros(len(fold_of), bool), np.zeros(len(fold_of), bool)
@@ -257,4 +259,4 @@ def _trial(
         right[result.rows], judged[result.rows] = result.right, True
     seconds = float(np.mean([result.seconds for result in results])) / (1 if is_finalist else SHORT)
     trained = max(result.parameters_trained for result in results)
-    return Trial(*candidate, right, judged, groups, seconds, trained, is_finalist)
+    return Trial(*candidate, right, judged, groups, labels, seconds, trained, is_finalist)
