@@ -43,11 +43,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="strategies to run")
     parser.add_argument("--trainer", action="store_true", help="under transformers' Trainer instead of Accelerate")
     options, further_flags = parser.parse_known_args()
-    for number, name in enumerate(options.only):
+    # the script for Trainer has no flags of LoRA
+    names = [name for name in options.only if not (options.trainer and "--lora_rank" in RUNS[name])]
+    for number, name in enumerate(names):
         folder = options.output_dir / re.sub(r"\W+", "-", name)
         arguments = ["--dataset", options.dataset, *RUNS[name], "--output_dir", str(folder), *further_flags]
         loop = [sys.executable, "-m", "hf_tl", "train", "--resume_from_checkpoint", "auto", "--report_to", "none"]
-        command = [sys.executable, str(TRAINER), "--disable_tqdm", "true"] if options.trainer else loop
+        command = [sys.executable, str(TRAINER), "--disable_tqdm", "true", "--seed", "0"] if options.trainer else loop
         train([*command, *arguments], folder)
         record = read_record(folder)
         primary, test = PROBLEM_TYPES[record.model.problem_type].primary, record.measured["test"]
