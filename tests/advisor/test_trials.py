@@ -8,7 +8,7 @@ import pytest
 from advisor.colored_images import colored
 
 import hf_tl
-from hf_tl.advisor.trials.results import Trial, choose_trial
+from hf_tl.advisor.trials.results import Trial, choose_trial, gain_p_value
 from hf_tl.config import StrategyConfig
 from hf_tl.errors import ConfigError
 
@@ -43,6 +43,8 @@ def test_a_gain_on_two_series_is_no_significant_one() -> None:
     groups = np.repeat(np.arange(10), 10)
     trials = [trial("transfer", with_right(70), 2, groups), trial("full", with_right(90), 60, groups)]
     assert choose_trial(trials, "balance").settings.strategy == "full"
+    assert choose_trial(trials, "speed").settings.strategy == "transfer"
+    assert gain_p_value(*trials) == 0.5
     assert trials[0].accuracy.independent == 10
 
 
@@ -50,8 +52,9 @@ def test_strategies_are_tried_and_the_better_is_recommended(backbone: str, tmp_p
     recommendation = hf_tl.recommend(colored(np.arange(60) % 3), backbone, output_dir=tmp_path)
     results = {trial.settings.strategy: trial for trial in recommendation.trials.results}
     assert {"transfer", "lora", "finetune", "full"} <= set(results)
-    assert [trial.is_finalist for trial in results.values()].count(True) == 2
+    assert [trial.is_finalist for trial in results.values()].count(True) == 3
     assert results["full"].is_finalist  # the strategy of the rule
+    assert results["transfer"].is_finalist  # costs little
     best = max(
         (trial for trial in results.values() if trial.is_finalist),
         key=lambda trial: (trial.accuracy.value, -trial.seconds),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from hf_tl.advisor.deciding.rules import NOT_AT_ALL, SIMILAR, find_rule
 from hf_tl.advisor.measuring.evidence import SIGNIFICANT, BackboneEvidence
 from hf_tl.advisor.measuring.probes import Probe
-from hf_tl.advisor.trials.results import Trial, choose_trial, gain_p_value, paired_gain
+from hf_tl.advisor.trials.results import Trial, choose_trial, gain_p_value, next_best, paired_gain
 from hf_tl.config import StrategyConfig
 from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.head.head_solver import FOLDS
@@ -75,7 +75,7 @@ def decide_by_trials(decision: Decision, trials: Sequence[Trial], prefer: Prefer
     if not trials:
         return decision
     chosen = choose_trial(trials, prefer)
-    other = next(trial for trial in trials if trial.is_finalist and trial is not chosen)
+    other = next_best(trials, chosen)
     gain, p_value = paired_gain(other, chosen)[0], gain_p_value(other, chosen)
     held_out = "held-out images" if decision.backbone.gap is None else "held-out series"
     reason = (

@@ -9,7 +9,7 @@ from hf_tl.advisor.deciding.decision import Decision
 from hf_tl.advisor.deciding.rules import find_rule
 from hf_tl.advisor.measuring.sample import Sample
 from hf_tl.advisor.measuring.series import describe_series
-from hf_tl.advisor.trials.results import SIGNIFICANT, Trials, gain_p_value
+from hf_tl.advisor.trials.results import SIGNIFICANT, Trials, gain_p_value, next_best
 from hf_tl.errors import name_some
 from hf_tl.record import LearnedFrom
 from hf_tl.reporting.numbers import chance_of
@@ -83,7 +83,7 @@ def decision_warnings(decision: Decision, images: float, trials: Trials) -> Iter
     yield from _series_warnings(decision)
     if trials.why_not is not None:
         yield trials.why_not
-    yield from _trial_warnings(trials)
+    yield from _trial_warnings(decision, trials)
     if not decision.is_open or trials.results:
         return
     similarity = decision.backbone.similarity
@@ -95,10 +95,12 @@ def decision_warnings(decision: Decision, images: float, trials: Trials) -> Iter
         )
 
 
-def _trial_warnings(trials: Trials) -> Iterator[str]:
+def _trial_warnings(decision: Decision, trials: Trials) -> Iterator[str]:
     """Yield a warning where the trials do not decide between the two best strategies."""
-    finalists = [trial for trial in trials.results if trial.is_finalist]
-    if not finalists or (p_value := gain_p_value(*finalists)) < SIGNIFICANT:
+    if (chosen := trials.of(decision.settings)) is None:
+        return
+    finalists = [chosen, next_best(trials.results, chosen)]
+    if (p_value := gain_p_value(*finalists)) < SIGNIFICANT:
         return
     images = finalists[0].accuracy.independent or finalists[0].accuracy.images
     commands = " and ".join(f"--strategy {trial.settings.strategy}" for trial in finalists)

@@ -1,4 +1,4 @@
-"""Results of the trials, and the choice between the two best strategies."""
+"""Results of the trials, and the choice between the strategies."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,7 +83,7 @@ class Trials:
 
 
 def choose_trial(trials: Sequence[Trial], prefer: Preference) -> Trial:
-    """Choose between the finalists.
+    """Choose between the finalists, from the shortest training to the longest.
 
     `accuracy` takes the higher accuracy; `speed` the shorter training unless the longer one is significantly better;
     `balance` the shorter one unless the longer one is better by more than the standard error of the difference.
@@ -92,29 +92,42 @@ def choose_trial(trials: Sequence[Trial], prefer: Preference) -> Trial:
         trials: Results of `run_trials`.
         prefer: What counts.
     """
-    finalists = sorted((trial for trial in trials if trial.is_finalist), key=lambda trial: trial.seconds)
-    quick, slow = finalists[0], finalists[-1]
-    gain, error = paired_gain(quick, slow)
-    is_better = {
-        "accuracy": gain > 0,
-        "balance": gain > error,
-        "speed": gain > 0 and gain_p_value(quick, slow) < SIGNIFICANT,
-    }
-    return slow if is_better[prefer] else quick
+    chosen, *slower = sorted((trial for trial in trials if trial.is_finalist), key=lambda trial: trial.seconds)
+    for trial in slower:
+        gain, error = paired_gain(chosen, trial)
+        is_better = {
+            "accuracy": gain > 0,
+            "balance": gain > error,
+            "speed": gain > 0 and gain_p_value(chosen, trial) < SIGNIFICANT,
+        }
+        chosen = trial if is_better[prefer] else chosen
+    return chosen
+
+
+def next_best(trials: Sequence[Trial], chosen: Trial) -> Trial:
+    """Return the most accurate of the other finalists."""
+    others = (trial for trial in trials if trial.is_finalist and trial is not chosen)
+    return max(others, key=lambda trial: trial.accuracy.value)
 
 
 def paired_gain(first: Trial, second: Trial) -> tuple[float, float]:
     """Return the gain of the second trial over the first in accuracy, and its standard error over the series."""
-    both = first.judged & second.judged
-    differences = second.right[both].astype(float) - first.right[both]
-    sums = np.bincount(np.unique(first.groups[both], return_inverse=True)[1], weights=differences)
-    return float(differences.mean()), math.sqrt(float((sums**2).sum())) / int(both.sum())
+    gains, images = _gains(first, second)
+    return float(gains.sum()) / images, math.sqrt(float((gains**2).sum())) / images
 
 
 def gain_p_value(first: Trial, second: Trial) -> float:
-    """Return the two-sided p-value of the difference on the images of both (McNemar's exact test)."""
+    """Return the two-sided p-value of the difference: McNemar's exact test, in which a series counts as one image."""
+    gains, _ = _gains(first, second)
+    return difference_p_value(gains < 0, gains > 0)
+
+
+def _gains(first: Trial, second: Trial) -> tuple[np.ndarray, int]:
+    """Return by how many images the second trial is better on each series (series,), and the number of images."""
     both = first.judged & second.judged
-    return difference_p_value(first.right[both], second.right[both])
+    differences = second.right[both].astype(float) - first.right[both]
+    series = np.unique(first.groups[both], return_inverse=True)[1]
+    return np.bincount(series, weights=differences), int(both.sum())
 
 
 def describe_trials(trials: Sequence[Trial]) -> Iterator[str]:

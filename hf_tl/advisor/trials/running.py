@@ -1,9 +1,9 @@
 """Trainings of the trials.
 
 Successive halving (Jamieson and Talwalkar 2016, https://proceedings.mlr.press/v51/jamieson16.html): short trainings on
-one fold choose a strategy, which is then compared with that of the rule. Both are trained as recommended, on all folds.
-Whole series are held out. Nothing is selected on the held-out images, so that their accuracy is that of new images, for
-two thirds of the training images.
+one fold choose a strategy, which is then compared with that of the rule and with the head alone, which costs little.
+The finalists are trained as recommended, on all folds. Whole series are held out. Nothing is selected on the held-out
+images, so that their accuracy is that of new images, for two thirds of the training images.
 """
 
 import tempfile
@@ -19,10 +19,9 @@ from hf_tl.advisor.deciding.cost import describe_seconds, estimate_cost
 from hf_tl.advisor.deciding.rules import NOT_AT_ALL
 from hf_tl.advisor.measuring.evidence import BackboneEvidence
 from hf_tl.advisor.measuring.sample import Sample
-from hf_tl.advisor.trials.results import Trial, Trials
+from hf_tl.advisor.trials.results import Trial, Trials, gain_p_value
 from hf_tl.config import StrategyConfig, TrainingConfig
 from hf_tl.errors import ConfigError
-from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.head.head_solver import draw_folds
 from hf_tl.reporting.console import log_level, progress_bar, say
 from hf_tl.training.loop import Training
@@ -38,7 +37,8 @@ FOLDS = 3
 SHORT = 1 / 3
 """Share of the epochs of a short training."""
 DECIDED = 0.01
-"""P-value of the difference between the two strategies below which the remaining folds are left out."""
+"""P-value of the differences from the best strategy below which the remaining folds are left out."""
+HEAD = StrategyConfig(strategy="transfer")
 SHORT_PASSES, FINAL_PASSES = 0.25, 4.0
 """Cost of the trials relative to a training of all stages on all images, at most: of each short training, and of all
 final ones."""
@@ -99,7 +99,7 @@ def list_candidates(backbone: BackboneEvidence) -> list[tuple[StrategyConfig, st
     """
     half = 1 + max(1, len(backbone.depths) // 2)
     candidates = [
-        (StrategyConfig(strategy="transfer"), "train the head"),
+        (HEAD, "train the head"),
         (StrategyConfig(strategy="lora"), "train low-rank adapters in all stages"),
         (StrategyConfig(strategy="finetune", trainable_stages=half), "fine-tune the later half of the stages"),
         (StrategyConfig(strategy="full"), "fine-tune all stages"),
@@ -150,7 +150,8 @@ def run_trials(
     folds = range(int(fold_of.max()) + 1)
     trainer = _Trainer(backbone, sample, fold_of, horizontal_flip, seed)
     strategies = [_build(settings, evidence, int((fold_of != 0).sum())) for settings, _ in candidates]
-    runs = len(candidates) - 1 + 2 * len(folds)
+    finalists = [index for index, (settings, _) in enumerate(candidates) if index == rule or settings == HEAD]
+    runs = len(candidates) - len(finalists) + (len(finalists) + 1) * len(folds)
     with (
         tempfile.TemporaryDirectory() as cache,
         progress_bar(total=runs, desc="Trying strategies", unit="training") as bar,
@@ -163,26 +164,29 @@ def run_trials(
             bar.update()
             return result
 
-        results, refused = {}, {}
-        for index, strategy in enumerate(strategies):
-            if index != rule:
-                try:
-                    results[index] = [judge(_shortened(strategy), 0)]
-                except ConfigError as error:  # such as adapters in layers that peft cannot adapt
-                    refused[candidates[index][1]] = str(error)
-        best = max(results, key=lambda index: (results[index][0].right.mean(), -results[index][0].seconds))
-        results[best], results[rule] = [], []
+        results: dict[int, list[Judged]] = {}
+        refused: dict[str, str] = {}
+        for index in sorted({*range(len(candidates))} - {*finalists}):
+            try:
+                results[index] = [judge(_shortened(strategies[index]), 0)]
+            except ConfigError as error:  # such as adapters in layers that peft cannot adapt
+                refused[candidates[index][1]] = str(error)
+        if results:
+            finalists.append(
+                max(results, key=lambda index: (results[index][0].right.mean(), -results[index][0].seconds))
+            )
+        results |= {index: [] for index in finalists}
+
+        def trial(index: int) -> Trial:
+            return _trial(candidates[index], results[index], fold_of, groups, sample.labels, index in finalists)
+
         for fold in folds:
-            for index in (best, rule):
+            for index in finalists:
                 results[index].append(judge(strategies[index], fold))
-            first, second = (np.concatenate([part.right for part in results[index]]) for index in (best, rule))
-            if difference_p_value(first, second) < DECIDED:
+            best, *others = sorted(map(trial, finalists), key=lambda trial: -trial.accuracy.value)
+            if all(gain_p_value(other, best) < DECIDED for other in others):
                 break
-    trials = (
-        _trial(candidates[index], results[index], fold_of, groups, sample.labels, index in (best, rule))
-        for index in sorted(results)
-    )
-    return Trials(tuple(trials), refused=refused)
+    return Trials(tuple(map(trial, sorted(results))), refused=refused)
 
 
 @dataclass(frozen=True)
