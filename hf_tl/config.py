@@ -148,17 +148,13 @@ class DataConfig(Settings):
     )
     group_pattern: str = setting(
         "auto",
-        "regular expression whose first group, or whole match, in a file's path is its group; auto: series such as "
-        "IMG_2041_1 and IMG_2041_2, where names show them; none: no groups by names",
+        "regular expression of the group in a file's path; auto: series such as IMG_2041_1 and IMG_2041_2; none: no "
+        "groups by names",
         metavar="PATTERN",
     )
     group_near_duplicates: bool = setting(False, "keep near-duplicates, as hf-tl inspect finds them, in one split")
-    validation_fraction: float = setting(
-        0.1, "fraction of the training images to hold out if there is no validation split", above=0, below=1
-    )
-    test_fraction: float = setting(
-        0.2, "fraction of the training images to hold out if there is no test split", above=0, below=1
-    )
+    validation_fraction: float = setting(0.1, "share of train for validation, if that is no split", above=0, below=1)
+    test_fraction: float = setting(0.2, "share of train for test, if that is no split", above=0, below=1)
     streaming: bool = setting(
         False,
         "read a Hub dataset or parquet files without downloading them first: one pass to cache frozen features, "
@@ -234,15 +230,11 @@ class TrainingConfig(Settings):
         metavar="TRACKER",
     )
     cpu_threads: int | None = setting(None, "CPU threads per process (default: all cores, shared equally)", at_least=1)
-    feature_cache: Literal["auto", "on", "off"] = setting(
-        "auto", "cache the features of frozen stages on disk; auto: when that is faster"
-    )
+    feature_cache: Literal["auto", "on", "off"] = setting("auto", "cache frozen features on disk; auto: when faster")
     feature_cache_dir: str | None = setting(
         None, "folder of the feature cache (default: in the Hugging Face cache)", metavar="DIR"
     )
-    feature_cache_gb: float = setting(
-        20.0, "size limit of the feature cache in GB; the least recently used features are removed first", above=0
-    )
+    feature_cache_gb: float = setting(20.0, "limit of the feature cache in GB", above=0)
     feature_dtype: Literal["float32", "bfloat16"] = setting(
         "float32", "precision of computed and cached features; bfloat16 is faster on hardware that supports it"
     )

@@ -66,13 +66,14 @@ def recommend_parser() -> Parser:
     text = "local weights files, one for each --model of timm:ARCH"
     parser.add_argument("--weights", nargs="+", metavar="FILE", help=text)
     parser.add_setting(ModelConfig, "image_size")
-    for name in (*SOURCE, *READING, "validation_fraction", "test_fraction", "include_training_images"):
+    for name in (*SOURCE, *READING, "validation_fraction", "test_fraction"):
         parser.add_setting(DataConfig, name)
+    parser.add_setting(DataConfig, "include_training_images", "also measure on training images of the backbones")
     parser.add_setting(DataConfig, "inspection", "output folder of hf-tl inspect, to name its counts")
     parser.add_flag("max_images", "largest number of images to measure", COUNT, 2_000)
-    for name in ("trial_budget", "prefer"):
-        parser.add_setting(StrategyConfig, name)
-    parser.add_setting(DataConfig, "horizontal_flip")
+    parser.add_setting(StrategyConfig, "trial_budget", "minutes for trying strategies; 0: rules decide (default: 5)")
+    parser.add_setting(StrategyConfig, "prefer", "what decides between strategies that were tried (default: accuracy)")
+    parser.add_setting(DataConfig, "horizontal_flip", "mirror images in trials (default: yes, except digits)")
     parser.add_setting(TrainingConfig, "seed", "random seed (splits, sample, folds)")
     for name in ("feature_cache", "feature_cache_dir", "feature_cache_gb"):
         parser.add_setting(TrainingConfig, name)

@@ -13,7 +13,7 @@ from hf_tl.cli import COMMANDS, PARSERS, main
 from hf_tl.config import RunConfig
 from hf_tl.flags import ALIASES, COMMON, GROUPS, TrainParser, parse_run_config
 
-LINES, COLUMNS = 52, 100
+LINES, COLUMNS = 58, 100
 """Size of a screen."""
 FLAG = re.compile(r"^  (--?\w[\w-]*)(?:, (--?\w[\w-]*))?", re.MULTILINE)
 
