@@ -62,15 +62,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=[*WORK, "table"])
     choices: dict[str, tuple[Collection[str], str]] = {
-        "data": (DATA, "datasets"),
-        "variants": (VARIANTS, "variants"),
-        "backbones": (BACKBONES, "backbones to train"),
-        "strategies": (STRATEGIES, "strategies to train"),
+        "--data": (DATA, "datasets"),
+        "--variants": (VARIANTS, "variants"),
+        "--backbones": (BACKBONES, "backbones to train"),
+        "--strategies": (STRATEGIES, "strategies to train"),
     }
     for flag, (names, meaning) in choices.items():
-        parser.add_argument(
-            f"--{flag}", nargs="+", choices=list(names), default=list(names), help=f"{meaning} (default: all)"
-        )
+        parser.add_argument(flag, nargs="+", choices=list(names), default=list(names), help=f"{meaning} (default: all)")
     parser.add_argument("--folder", type=Path, help="folder or zip archive of the photos: of the clothes or the trash")
     parser.add_argument("--vit", type=Path, help="checkpoint folder of a ViT-S/14, the backbone vit")
     parser.add_argument("--max_passes", type=float, help="skip runs whose images times epochs exceed this number")

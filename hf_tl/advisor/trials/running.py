@@ -39,9 +39,6 @@ SHORT = 1 / 3
 DECIDED = 0.01
 """P-value of the differences from the best strategy below which the remaining folds are left out."""
 HEAD = StrategyConfig(strategy="transfer")
-SHORT_PASSES, FINAL_PASSES = 0.25, 4.0
-"""Cost of the trials relative to a training of all stages on all images, at most: of each short training, and of all
-final ones."""
 
 
 def try_strategies(
@@ -76,9 +73,11 @@ def try_strategies(
         )
     evidence = decision.backbone
     candidates = list_candidates(evidence)
-    full = StrategyConfig(strategy="full").build(1, len(sample.labels), family=evidence.family)
-    cost = estimate_cost(backbone, data, replace(full, refit=False), PartialState().device, None)
-    seconds = estimate_trials(len(candidates), cost.seconds, len(sample.labels) / len(data.splits["train"]))
+    built = {settings.strategy: _build(settings, evidence, len(sample.labels)) for settings, _ in candidates}
+    cost = estimate_cost(backbone, data, built["full"], PartialState().device, None)
+    epochs = {name: sum(phase.epochs or 0 for phase in strategy.phases) for name, strategy in built.items()}
+    lengths = [epochs[name] / epochs["full"] for name in built if name != HEAD.strategy]
+    seconds = estimate_trials(lengths, cost.seconds * len(sample.labels) / len(data.splits["train"]))
     if seconds > 60 * budget:
         return Trials(
             why_not=f"trying the strategies would take about {describe_seconds(seconds)}; to do so, raise "
@@ -109,18 +108,18 @@ def list_candidates(backbone: BackboneEvidence) -> list[tuple[StrategyConfig, st
     return candidates
 
 
-def estimate_trials(candidates: int, seconds: float, share: float) -> float:
-    """Estimate the duration of the trials in seconds.
+def estimate_trials(lengths: Sequence[float], seconds: float) -> float:
+    """Estimate the longest duration of the trials, in seconds: of two strategies on all folds, and of short trainings.
 
     Args:
-        candidates: Number of strategies to try.
-        seconds: Duration of a training of all stages on all training images.
-        share: Number of images in the sample, relative to the training images.
+        lengths: Epochs of each strategy but the head, which costs little, relative to a training of all stages.
+        seconds: Duration of a training of all stages on the sample.
 
-    >>> estimate_trials(4, 60, 1)
-    300.0
+    >>> round(estimate_trials([1, 1, 1], 60))
+    280
     """
-    return seconds * share * (candidates * SHORT_PASSES + FINAL_PASSES)
+    of_fold = 1 - 1 / FOLDS
+    return seconds * of_fold * (SHORT * sum(lengths) + FOLDS * (1 + max(lengths)))
 
 
 def run_trials(
