@@ -81,9 +81,9 @@ def _keep(advice: Advice, file: Path, data: "ImageData", backbones: "Sequence[Ba
     """Write the advice beside the checkpoints of a run."""
     assert advice.candidate is not None
     content = {
-        "data": data.fingerprint,
+        "splits": split_digests(data),
         "record": advice.record,
-        "candidate": backbones.index(advice.candidate),
+        "candidate": [backbones.index(advice.candidate), advice.candidate.name],
         "climb": {name: encode(value) for name, value in (advice.climb or {}).items()},
         "rung_seconds": list(advice.rung_seconds),
     }
@@ -100,13 +100,15 @@ def _reread(file: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> A
     """Read the advice of an interrupted run."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content["data"] != data.fingerprint:
-            raise ValueError("the recommendation for other images")
+        if content["splits"] != split_digests(data):
+            raise ValueError("a recommendation for other images or splits")
+        place, name = content["candidate"]
+        if backbones[place].name != name:
+            raise ValueError("a recommendation for other models")
         climb = dict(content["climb"])
         if "tuning" in climb:
             climb["tuning"] = LoRA(**climb["tuning"])
-        candidate, seconds = backbones[content["candidate"]], tuple(content["rung_seconds"])
-        advice = Advice(content["record"], candidate, climb, seconds)
+        advice = Advice(content["record"], backbones[place], climb, tuple(content["rung_seconds"]))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(
             f"{file}: expected the recommendation of the run to resume, found {unreadable(error)}; start again with "

@@ -211,15 +211,13 @@ class _Trainer:
 
     def train(self, strategy: "Strategy", fold: int, cache: str) -> Judged:
         """Train on all images but those of a fold, and classify these."""
-        from accelerate.utils import set_seed
-
         from hf_tl.processes.accelerator import make_accelerator
 
         train, held_out = np.flatnonzero(self.fold_of != fold), np.flatnonzero(self.fold_of == fold)
         config = TrainingConfig(
             seed=self.seed, report_to="none", cpu_threads=torch.get_num_threads(), feature_cache_dir=cache
         )
-        set_seed(self.seed)
+        torch.manual_seed(self.seed)  # `run_trials` restores the state; those of random and numpy are the user's
         model, preprocessing = self.backbone.load(self.sample.classes, pretrained=not strategy.from_scratch)
 
         def transforms_of(phase: "Phase") -> Any:
