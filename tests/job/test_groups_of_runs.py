@@ -75,6 +75,8 @@ def test_flags_and_python_draw_the_same_splits(
         assert f"drawn from train by {origin} (20%, seed 3)" in output
         assert f"test belong to {counted(measured.groups or 0, 'group')};" in card
         assert f"stratified by class, by {origin}, seed 3" in html.unescape(card).replace("\\", "")
+    again = hf_tl.evaluate(tmp_path / "flags", str(photos)).measured
+    assert (again.groups, again.intervals) == (measured.groups, measured.intervals)
     capsys.readouterr()
     main(["evaluate", str(tmp_path / "flags"), "--dataset", str(photos)])
     assert capsys.readouterr().out.startswith(f"test: {command.data.splits['test'].images} images\n")

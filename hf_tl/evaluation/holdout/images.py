@@ -104,6 +104,7 @@ def open_holdout(
     choices = chosen.source.complete(chosen.reading)
     read = match_labels if needs_labels else without_labels
     rows = read(chosen.rows, chosen.split, first.labels, first.problem, choices, notes, skip_bad_images=skip_bad_images)
+    digests = tuple(map_images(rows, chosen.split, digest_image))
     data = ImageData(
         splits=DatasetDict({chosen.split: rows}),
         labels=first.labels,
@@ -112,7 +113,8 @@ def open_holdout(
         license=chosen.source.license,
         notes=tuple(notes),
         source=chosen.source.kind,
-        digests={chosen.split: tuple(map_images(rows, chosen.split, digest_image))},
+        digests={chosen.split: digests},
+        groups=_groups_of(digests, chosen.split, training),
         problem_type=first.problem.name,
     )
     known = {
@@ -120,6 +122,16 @@ def open_holdout(
     }
     train = None if chosen.train is None else images_of(chosen.train, choices)
     return Holdout(data, chosen.split, known, data.notes, train)
+
+
+def _groups_of(digests: tuple[bytes, ...], split: str, training: ImageData | None) -> dict[str, tuple[str, ...]]:
+    """Return the groups by which the training split these images; empty without groups, or for other images."""
+    if training is None or not training.groups:
+        return {}
+    groups: dict[bytes, str] = {}
+    for name, of_split in training.groups.items():
+        groups.update(zip(training.digests[name], of_split, strict=True))
+    return {split: tuple(groups[digest] for digest in digests)} if groups.keys() >= {*digests} else {}
 
 
 def _choose(
