@@ -84,21 +84,18 @@ def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
 
 def _draw_trials(axes: Axes, trials: Sequence[Mapping[str, Any]], advice: str) -> None:
     """Draw the accuracy of each trial by the time that a training takes; short trials are pale."""
-    for trial in trials:
-        is_chosen = trial["advice"] == advice
-        style: dict[str, Any] = {
-            "color": COLORS[0] if is_chosen else MUTED, "alpha": 1 if trial["is_finalist"] else 0.45
-        }  # fmt: skip
-        _draw_shares(axes, [trial["seconds"]], [trial["accuracy"]], [trial["interval"]], **style)
-        name = trial["advice"] + ("" if trial["is_finalist"] else "\n(a third of the epochs)")
-        axes.annotate(
-            name, (trial["seconds"], 100 * trial["accuracy"]), (6, 6), textcoords="offset points", fontsize=7, color=INK
+    for number, trial in enumerate(sorted(trials, key=lambda trial: -trial["accuracy"])):
+        short = "" if trial["is_finalist"] else " (a third of the epochs)"
+        label = trial["advice"] + (", chosen" if trial["advice"] == advice else short)
+        style: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "alpha": 1 if trial["is_finalist"] else 0.5}
+        _draw_shares(
+            axes, [trial["seconds"]], [trial["accuracy"]], [trial["interval"]], linestyle="none", label=label, **style
         )
     axes.set(xscale="log")
     axes.margins(x=0.3)
     axes.set_ylim(0, 103)
     axes.set_xlabel("seconds of a training on this machine", color=MUTED, fontsize=9)
-    _style(axes, "Accuracy on held-out images of the trials (%, 95% CI)", legend=None)
+    _style(axes, "Accuracy on held-out images of the trials (%, 95% CI)", legend="lower right")
 
 
 def _draw_accuracies(axes: Axes, record: Mapping[str, Any]) -> None:
