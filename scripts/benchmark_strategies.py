@@ -1,6 +1,6 @@
 """Train every strategy on the same data and print their test results and costs as a table.
 
-`python scripts/benchmark_strategies.py --output_dir FOLDER [--dataset digits] [--trainer] [--image_size 128 …]`
+`python scripts/benchmark_strategies.py --output_dir FOLDER [--dataset digits] [--trainer] [--corruptions …]`
 
 Each run is a process of its own, with the defaults of its strategy (30 epochs instead of 100 from random weights) and
 all additional flags. Finished runs in `FOLDER` are not repeated, so an interrupted benchmark resumes. The table in the
@@ -24,6 +24,9 @@ RUNS = {
     "finetune, 1 stage": ["--strategy", "finetune", "--trainable_stages", "2"],
     "finetune, 2 stages": ["--strategy", "finetune", "--trainable_stages", "3"],
     "finetune, 3 stages": ["--strategy", "finetune", "--trainable_stages", "4"],
+    "finetune, all stages": ["--strategy", "finetune", "--trainable_stages", "all"],
+    "finetune, all stages, interpolated": ["--strategy", "finetune", "--trainable_stages", "all"]
+    + ["--interpolate", "auto"],
     "gradual": ["--strategy", "gradual"],
     "lora, rank 4": ["--strategy", "lora", "--lora_rank", "4"],
     "lora, rank 16": ["--strategy", "lora", "--lora_rank", "16"],
@@ -43,8 +46,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="strategies to run")
     parser.add_argument("--trainer", action="store_true", help="under transformers' Trainer instead of Accelerate")
     options, further_flags = parser.parse_known_args()
-    # the script for Trainer has no flags of LoRA
-    names = [name for name in options.only if not (options.trainer and "--lora_rank" in RUNS[name])]
+    # flags that the script for Trainer does not have
+    loop_only = {"--lora_rank", "--interpolate"}
+    names = [name for name in options.only if not (options.trainer and loop_only & {*RUNS[name]})]
     for number, name in enumerate(names):
         folder = options.output_dir / re.sub(r"\W+", "-", name)
         arguments = ["--dataset", options.dataset, *RUNS[name], "--output_dir", str(folder), *further_flags]
@@ -53,10 +57,15 @@ def main() -> None:
         train([*command, *arguments], folder)
         record = read_record(folder)
         primary, test = PROBLEM_TYPES[record.model.problem_type].primary, record.measured["test"]
-        if number == 0:
-            print(f"| strategy | test {primary.name} | trained parameters | minutes | peak memory |")
-            print("|---|--:|--:|--:|--:|")
         value = with_interval(test.metrics[primary.key] or 0.0, test.intervals.get(primary.key))
+        columns = [f"test {primary.name}", "trained parameters", "minutes", "peak memory"]
+        if test.robustness is not None:
+            columns[1:1] = ["under corruptions"]
+            corrupted = test.robustness.mean[primary.key] or 0.0
+            value += f" | {with_interval(corrupted, test.robustness.intervals.get(primary.key))}"
+        if number == 0:
+            print(f"| strategy | {' | '.join(columns)} |")
+            print(f"|---|{'--:|' * len(columns)}")
         memory = f"{json.loads((folder / COST_FILE).read_text())['peak_bytes'] / 1e9:.2f} GB"
         seconds, trained = record.seconds.total, record.model.parameters_trained
         print(f"| {name} | {value} | {trained:,} | {seconds / 60:.1f} | {memory} |", flush=True)

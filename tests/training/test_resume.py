@@ -230,28 +230,31 @@ def test_trainer_keeps_the_limit_of_checkpoints_for_later(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["loop", "trainer"])
-def test_fifty_kills_change_nothing(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "phases"),
+    [("loop", "gradual"), ("trainer", "gradual"), ("loop", "adapted"), ("trainer", "adapted alone")],
+)
+def test_fifty_kills_change_nothing(tmp_path: Path, way: str, phases: str) -> None:
     """Processes are forked from one that has computed nothing, so that 50 of them take minutes."""
     paths = f"{Path(__file__).parents[2]}{os.pathsep}{Path(__file__).parents[1]}"
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, way, str(tmp_path), "50"]
+    command = [sys.executable, __file__, way, phases, str(tmp_path), "50"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     print(done.stdout.splitlines()[-1])
     assert "50 kills" in done.stdout
 
 
-def kill_often(way: str, output: Path, kills: int) -> None:
+def kill_often(way: str, phases: str, output: Path, kills: int) -> None:
     """Kill runs at random moments until `kills` were killed, and compare each finished one with an undisturbed one."""
     draw = random.Random(0)
     config = {"save_steps": 1, "save_total_limit": 2}
-    alone = Run(str(output / "alone"), config=dict(config), way=way)
+    alone = Run(str(output / "alone"), phases, config=dict(config), way=way)
     assert run_and_kill(alone, None) == 0
     expected = read_result(alone)
     killed = while_writing = ended = 0
     while killed < kills or ended == 0:
-        run = Run(str(output / str(ended)), config={**config, **AUTO}, way=way)
+        run = Run(str(output / str(ended)), phases, config={**config, **AUTO}, way=way)
         while run_and_kill(run, (draw.randint(1, 8), draw.uniform(0, 0.06)) if killed < kills else None) != 0:
             killed += 1
             while_writing += is_half_written(run)
@@ -260,7 +263,8 @@ def kill_often(way: str, output: Path, kills: int) -> None:
         assert differences(expected, read_result(run)) == [], run
         ended += 1
     print(
-        f"{way}: {killed} kills, {while_writing} of them while a checkpoint was written; {ended} runs ended, all equal"
+        f"{way}, {phases}: {killed} kills, {while_writing} of them while a checkpoint was written; "
+        f"{ended} runs ended, all equal"
     )
 
 
@@ -298,4 +302,4 @@ def is_half_written(run: Run) -> bool:
 
 
 if __name__ == "__main__":
-    kill_often(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    kill_often(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))

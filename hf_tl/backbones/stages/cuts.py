@@ -3,7 +3,7 @@
 A stage ends where the library says that a feature map or a block is complete (an anchor). Modules between two anchors
 belong to the later one. Modules before the first anchor are the stem. Modules after the last anchor, except the
 classifier, form a stage of their own; a lone norm after a hierarchy of resolutions belongs to the last anchor's stage
-instead.
+instead. Low-rank adapters in its layers do not change how a model is divided.
 """
 
 from bisect import bisect_right
@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import chain
 
+from hf_tl.backbones.stages.adapted import is_adapter
 from hf_tl.backbones.stages.paths import lineage, outermost, parent_of, span, split_number
 from hf_tl.backbones.stages.tables import LISTS, Layout
 
@@ -28,7 +29,7 @@ class Cutter:
         for name, parameter in layout.model.named_parameters():
             for path in lineage(parent_of(name)):
                 self.parameters[path] += 1
-                self.matrices[path] += sum(size > 1 for size in parameter.shape) > 1
+                self.matrices[path] += not is_adapter(name) and sum(size > 1 for size in parameter.shape) > 1
         self.weighted = [name for name, _ in layout.model.named_parameters() if not self._is_placed(name)]
         self.starts = self._starts()
 
