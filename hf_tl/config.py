@@ -204,7 +204,7 @@ class TrainingConfig(Settings):
     interpolate: Literal["auto"] | float | None = setting(
         None,
         "after fine-tuning, keep weights between those before it (0) and those after it (1): a coefficient, or auto, "
-        "the nearest to 0 within one standard error of the best on the validation images",
+        "the nearest to 0 that is as good as the best on the validation images",
         metavar="{auto,X}",
         at_least=0,
         at_most=1,
@@ -230,13 +230,20 @@ class TrainingConfig(Settings):
         metavar="TRACKER",
     )
     cpu_threads: int | None = setting(None, "CPU threads per process (default: all cores, shared equally)", at_least=1)
+    mixed_precision: Literal["auto", "no", "bf16"] = setting(
+        "auto",
+        "precision of training steps, unless the launcher sets one; auto: bf16 where it is measured to be faster, with "
+        "the same losses",
+    )
     feature_cache: Literal["auto", "on", "off"] = setting("auto", "cache frozen features on disk; auto: when faster")
     feature_cache_dir: str | None = setting(
         None, "folder of the feature cache (default: in the Hugging Face cache)", metavar="DIR"
     )
     feature_cache_gb: float = setting(20.0, "limit of the feature cache in GB", above=0)
-    feature_dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", "precision of computed and cached features; bfloat16 is faster on hardware that supports it"
+    feature_dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto",
+        "precision of the frozen stages and of cached features; auto: bfloat16 where it is measured to be faster, with "
+        "the same features",
     )
     cached_views: int | None = setting(
         None,

@@ -70,7 +70,7 @@ def summarize(record: RunRecord, folder: Path, commit_url: str | None = None) ->
 
 
 def _interpolated(record: RunRecord, result: InterpolationRecord) -> str:
-    rule = interpolation_rule(result, PROBLEM_TYPES[record.model.problem_type])
+    rule = interpolation_rule(result)
     return f"coefficient {result.kept:g} between the weights before (0) and after fine-tuning (1), {rule}"
 
 

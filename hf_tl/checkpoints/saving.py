@@ -132,14 +132,15 @@ def identity_of(
         fingerprint: Fingerprint of the data.
         images: Number of training images.
     """
+    launched = accelerator.mixed_precision  # a launcher's precision comes before that of the settings
     return {
         "strategy": strategy.to_record(),
         "data": fingerprint,
         "training images": images,
         "processes": accelerator.num_processes,
         "sharded": isinstance(accelerator, ShardedAccelerator),
-        "mixed_precision": accelerator.mixed_precision,
         **{field.name: getattr(config, field.name) for field in fields(config) if field.name not in CHANGEABLE},
+        "mixed_precision": config.mixed_precision if launched == "no" else launched,
     }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from hf_tl.errors import CheckpointError
 from hf_tl.record import InterpolationRecord, PhaseRecord
 from hf_tl.record.codec import decode, encode
+from hf_tl.record.parts import PrecisionRecord
 from hf_tl.record.run import ONE_STANDARD_ERROR
 from hf_tl.strategy import Strategy
 
@@ -91,11 +92,20 @@ class TrainingState:
     phase_seconds: float = 0.0
     uses_features: bool | None = None
     """Whether the current phase trains on cached features; None between phases."""
+    frozen_precision: PrecisionRecord | None = None
+    """Precision of the frozen part in the current phase; None between phases, and if it runs with the rest."""
+    step_precision: PrecisionRecord | None = None
+    """Precision of the steps of the current phase; None between phases, and if the launcher chose it."""
     kept: dict[str, Any] | None = None
     """Best evaluation of the previous stage depths, while another one is trained."""
     kept_right: str | None = None
     """1 or 0 for each validation image: whether the last stage depth that was kept classifies it correctly."""
     log: TrainingLog = field(default_factory=TrainingLog)
+
+    def end_phase(self, step: int) -> None:
+        """Move to the step after a phase, and forget what belongs to the phase."""
+        self.step, self.frozen_digest, self.phase_seconds = step, None, 0.0
+        self.uses_features = self.frozen_precision = self.step_precision = None
 
 
 @dataclass(frozen=True)
@@ -166,10 +176,9 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> Contents:
             f"the checkpoint {folder} is from another run: {'; '.join(different[:5])}. "
             "Resume with the flags and the number of processes of that run, or start a new run in another --output_dir"
         )
-    log = decode(TrainingLog, content.pop("log"), f"the log in {folder / STATE}")
     optimizer = folder / OPTIMIZER
     return Contents(
-        state=TrainingState(**content, log=log),
+        state=decode(TrainingState, content, f"the state in {folder / STATE}"),
         weights=load_file(folder / WEIGHTS),
         best=load_file(folder / BEST),
         kept=_read_tensors(folder / KEPT),

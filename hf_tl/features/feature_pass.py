@@ -1,13 +1,14 @@
 """A pass of the frozen prefix over images, which computes cached features as fast as the hardware allows."""
 
 import contextlib
+import copy
 import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -23,11 +24,13 @@ from hf_tl.backbones.weights.digest import digest
 from hf_tl.config import TrainingConfig
 from hf_tl.data.decoding.images import ImageTransform, Transforms, collate
 from hf_tl.data.decoding.pixels import pixel_batches, resized_side
-from hf_tl.data.streaming.streams import StreamedImages
+from hf_tl.data.streaming.streams import StreamedImages, first_image
 from hf_tl.errors import StageError
 from hf_tl.features.batch_size import BatchSize
 from hf_tl.features.feature_store import FeatureRows, Layout
 from hf_tl.features.stream_pass import stream_batches
+from hf_tl.processes.precision import BFLOAT16, FLOAT32, OF_THE_RUN, precise
+from hf_tl.record.parts import PrecisionRecord
 from hf_tl.reporting.console import progress_bar, say
 from hf_tl.strategy import Phase
 from hf_tl.views.views import TrainingViews
@@ -68,6 +71,16 @@ class FeatureSet:
         """Images to process: a stream as a whole, once for all of its splits."""
         return self.images.stream if isinstance(self.images, StreamedImages) else self.images
 
+    def sample(self, device: torch.device) -> Tensor:
+        """Return the first images, transformed (images, channels, height, width).
+
+        Of a stream it is one image, because streams are read once.
+        """
+        if isinstance(self.images, StreamedImages):
+            return self.transform(first_image(self.images))[None].to(device)
+        rows = range(min(TIMED_IMAGES, len(self.images)))
+        return next(pixel_batches(self.images, self.transform, rows, TIMED_IMAGES, device))
+
 
 def list_feature_sets(
     config: TrainingConfig,
@@ -87,6 +100,11 @@ def list_feature_sets(
     views = range(config.cached_views or 1)
     # random crops may take a small part, which needs full resolution
     return [*(FeatureSet(train, transforms.train, "train", (config.seed, view)) for view in views), *evaluated]
+
+
+def run_precision(accelerator: "Accelerator", record: PrecisionRecord) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which a frozen prefix runs: its own precision, or that of the run."""
+    return accelerator.autocast() if record.precision == OF_THE_RUN else precise(record.precision, accelerator.device)
 
 
 def parts_of(feature_set: FeatureSet, order: str, frozen: str) -> dict[str, Any]:
@@ -118,6 +136,9 @@ class FeaturePass:
         config: Precision and batch sizes.
         boundary: End of the prefix.
         frozen: Digest of the frozen tensors.
+
+    Attributes:
+        precision: Precision in which the features are computed and stored.
     """
 
     def __init__(
@@ -129,10 +150,16 @@ class FeaturePass:
         frozen: str,
     ) -> None:
         self.accelerator, self.model, self.config = accelerator, model, config
-        self.boundary, self.frozen = boundary, frozen
+        self.boundary, self.frozen, self.precision = boundary, frozen, PrecisionRecord(FLOAT32)
         # layers with adapters come after the boundary, and lose their wrapper when the phase ends
         self._frozen_names = {name for name in frozen_tensors(model) if plain_name(name) == name}
         self._made_of = self._digest()
+
+    def in_precision(self, precision: PrecisionRecord) -> Self:
+        """Return this pass in another precision."""
+        other = copy.copy(self)
+        other.precision = precision
+        return other
 
     def is_current(self) -> bool:
         """Return whether the frozen tensors are still those of the features; the model may have other weights now."""
@@ -145,7 +172,7 @@ class FeaturePass:
     @property
     def layouts(self) -> list[Layout]:
         """Storage layout of each tensor of the features."""
-        stored = torch.bfloat16 if self.config.feature_dtype == "bfloat16" else None
+        stored = torch.bfloat16 if self.precision.precision == BFLOAT16 else None
         return [
             Layout(leaf.row_shape, stored if stored is not None and leaf.dtype.is_floating_point else leaf.dtype)
             for leaf in self.boundary.leaves
@@ -168,13 +195,15 @@ class FeaturePass:
             "boundary": self.boundary.digest(),
             "network": [type(self.model).__name__, _settings(self.model)],
             "dtype": [str(layout.dtype) for layout in self.layouts],
-            "precision": self._precision,
+            "precision": self._precision_name,
         }
 
     @property
-    def _precision(self) -> str:
-        """Precision of the prefix: bfloat16 if features are stored in it, else that of the run."""
-        return "bf16" if self.config.feature_dtype == "bfloat16" else str(self.accelerator.mixed_precision)
+    def _precision_name(self) -> str:
+        """Accelerate's name of the precision."""
+        if self.precision.precision == OF_THE_RUN:
+            return str(self.accelerator.mixed_precision)
+        return "bf16" if self.precision.precision == BFLOAT16 else "no"
 
     def seconds_per_image(self, feature_set: FeatureSet) -> float:
         """Time some images of a set from the file to the features."""
@@ -247,9 +276,7 @@ class FeaturePass:
         return lambda pixel_values: (compiled if len(pixel_values) == len(batch) else prefix)(pixel_values)
 
     def _precise(self) -> contextlib.AbstractContextManager[Any]:
-        if self.config.feature_dtype == "bfloat16":
-            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
-        return self.accelerator.autocast()
+        return run_precision(self.accelerator, self.precision)
 
     def _batches(self, feature_set: FeatureSet, rank: int, size: int) -> Iterator[tuple[Sequence[int], Tensor]]:
         """Yield the images of a process's share in batches, each with its row numbers."""

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from hf_tl.backbones.prefix.boundary import Boundary
 from hf_tl.evaluation.measure import image_logits
 from hf_tl.features.feature_store import ChosenRows, FeatureRows
+from hf_tl.record.parts import PrecisionRecord
 from hf_tl.views.views import Key
 
 LogitsOf = Callable[[nn.Module, Mapping[str, Any]], Tensor]
@@ -30,6 +31,8 @@ class PhaseInputs:
     are_features: bool = False
     are_reused: bool = False
     """Whether all features were in the cache before the phase."""
+    frozen_precision: PrecisionRecord | None = None
+    """Precision of the frozen part; None if it runs with the rest."""
     order: Callable[[int], Sequence[int]] | None = None
     """Function from an epoch to the order of its training images; None allows any order."""
 

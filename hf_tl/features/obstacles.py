@@ -12,12 +12,19 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def obstacle_of(phase: Phase, config: TrainingConfig, accelerator: "Accelerator") -> str | None:
-    """Return the reason why a phase needs images instead of features, or None."""
+def obstacle_to_parts(phase: Phase, accelerator: "Accelerator") -> str | None:
+    """Return the reason why the frozen part of a phase cannot run apart from the rest, or None."""
     if phase.trainable_stages == "all":
         return "everything trains"
     if isinstance(accelerator, ShardedAccelerator):
         return "the network is sharded"
+    return None
+
+
+def obstacle_of(phase: Phase, config: TrainingConfig, accelerator: "Accelerator") -> str | None:
+    """Return the reason why a phase needs images instead of features, or None."""
+    if reason := obstacle_to_parts(phase, accelerator):
+        return reason
     if phase.mixup or phase.cutmix:
         return "images are mixed"
     if phase.augmentation != NONE and config.cached_views is None:

@@ -109,7 +109,6 @@ def hyperparameters(
         **({"test_time_augmentation": "horizontal flip"} if config.test_time_flip else {}),
         **({"decode_reduced": True} if config.decode_reduced else {}),
         **({"cached_views": config.cached_views} if config.cached_views is not None else {}),
-        **({"feature_dtype": config.feature_dtype} if any(phase.uses_features for phase in phases) else {}),
     }
 
 

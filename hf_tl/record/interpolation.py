@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-InterpolationRule = Literal["one standard error", "chosen", "first training"]
+InterpolationRule = Literal["one standard error", "too few images", "chosen", "first training"]
 HeadOfStart = Literal["start", "end"]
 
 
@@ -26,9 +26,9 @@ class InterpolationRecord:
     kept: float
     """Coefficient of the saved weights."""
     rule: InterpolationRule
-    """Reason for the coefficient. `one standard error`: the nearest to the start within one standard error of the best
-    validation metric. `chosen`: by the user. `first training`: that of the training before a refit, whose validation
-    results are the points."""
+    """Reason for the coefficient. `one standard error`: the nearest to the start that is right on as many validation
+    images as the best, within one standard error. `too few images`: the middle. `chosen`: by the user. `first
+    training`: that of the training before a refit, whose validation results are the points."""
     images: int
     """Number of validation images."""
     points: tuple[InterpolationPoint, ...]

@@ -8,6 +8,7 @@ the head of the end takes its place. All floating-point tensors are interpolated
 such as BatchNorm's count of batches, are those of the end.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -24,10 +25,10 @@ from hf_tl.evaluation.measure import Predictions
 from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.evaluation.report import finite_metrics, metric_intervals
 from hf_tl.record import InterpolationPoint, InterpolationRecord, Origin
+from hf_tl.record.interpolation import InterpolationRule
 from hf_tl.reporting.console import say
 from hf_tl.reporting.numbers import measured_on
 from hf_tl.strategy import Phase, Strategy
-from hf_tl.training.selection import standard_error
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 COEFFICIENTS = tuple(step / 10 for step in range(11))
 """Points that are evaluated: the start, the end and nine between them."""
+MIN_IMAGES = 50
+"""Smallest number of validation images that choose the coefficient."""
+MIDDLE = 0.5
+"""Coefficient without images to choose it; close to the best one on most data sets of the paper (section 4)."""
 Wanted = Literal["auto"] | float
 
 
@@ -119,16 +124,25 @@ def between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], coefficient:
     }
 
 
-def nearest_to_start(points: Sequence[InterpolationPoint], metric: str, images: int) -> float:
-    """Return the smallest coefficient within one standard error of the best value of a metric.
+def nearest_to_start(right: Mapping[float, np.ndarray]) -> float:
+    """Return the smallest coefficient that is right on as many images as the best one, within one standard error.
 
-    >>> points = [InterpolationPoint(c, {"accuracy": a}) for c, a in ((0.0, 0.5), (0.5, 0.78), (1.0, 0.8))]
-    >>> nearest_to_start(points, "accuracy", 100), nearest_to_start(points, "accuracy", 10_000)
-    (0.5, 1.0)
+    The standard error is that of the difference on the same images, which is smaller than that of each share.
+
+    Args:
+        right: For each coefficient, whether it is right on each validation image (images,).
+
+    >>> start, end = np.arange(100) < 78, np.arange(100) < 80
+    >>> nearest_to_start({0.0: start, 1.0: end}), nearest_to_start({0.0: start, 1.0: np.roll(end, 50)})
+    (1.0, 0.0)
     """
-    shares = {point.coefficient: point.metrics[metric] or 0.0 for point in points}
-    best = max(shares.values())
-    return min(coefficient for coefficient, share in shares.items() if share >= best - standard_error(best, images))
+    best = max(right, key=lambda coefficient: (right[coefficient].mean(), -coefficient))
+
+    def is_as_good(coefficient: float) -> bool:
+        lead = right[best].astype(float) - right[coefficient]
+        return bool(lead.mean() <= lead.std() / math.sqrt(len(lead)))
+
+    return min(filter(is_as_good, right))
 
 
 @dataclass(frozen=True)
@@ -162,24 +176,26 @@ class Interpolation:
         start, end = self.start.tensors(), self._end()
         coefficients = COEFFICIENTS if wanted == "auto" else tuple(sorted({*COEFFICIENTS, float(wanted)}))
         points: list[InterpolationPoint] = []
-        images = 0
+        right: dict[float, np.ndarray] = {}
         for coefficient in coefficients:
             self._load(between(start, end, coefficient))
             predictions = predict()
-            images = len(predictions.labels)
+            right[coefficient] = self.problem.is_right(predictions.logits, predictions.labels)
             points.append(self._point(coefficient, predictions))
-        key = self.problem.primary.key
-        kept = nearest_to_start(points, key, images) if wanted == "auto" else float(wanted)
+        images = len(right[0.0])
+        kept, rule = self._choose(wanted, right)
         self._load(between(start, end, kept))
-        result = InterpolationRecord(
-            kept,
-            "one standard error" if wanted == "auto" else "chosen",
-            images,
-            tuple(points),
-            "start" if self.start.has_head else "end",
-        )
+        result = InterpolationRecord(kept, rule, images, tuple(points), "start" if self.start.has_head else "end")
         say(self.accelerator, describe(result, self.problem))
         return result
+
+    def _choose(self, wanted: Wanted, right: Mapping[float, np.ndarray]) -> tuple[float, InterpolationRule]:
+        if wanted != "auto":
+            return float(wanted), "chosen"
+        if (images := len(right[0.0])) >= MIN_IMAGES:
+            return nearest_to_start(right), "one standard error"
+        say(self.accelerator, f"Interpolating in the middle, since {images} validation images are too few to choose")
+        return MIDDLE, "too few images"
 
     def repeat(self, earlier: InterpolationRecord) -> InterpolationRecord:
         """Give the model the weights at the coefficient that an earlier training selected."""

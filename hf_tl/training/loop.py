@@ -218,8 +218,7 @@ class Training:
         say(self.accelerator, f"Trained phase {title}: {result} in {duration(self.state.phase_seconds)}")
         # early stopping skips the rest of the span
         progress.update(span.end - self.state.step)
-        self.state.step, self.state.frozen_digest, self.state.phase_seconds = span.end, None, 0.0
-        self.state.uses_features = None
+        self.state.end_phase(span.end)
         run.release()
         if span.phase.is_adapted:
             self._held.merge()
@@ -260,15 +259,16 @@ class Training:
         """Choose the inputs of a phase and build its optimizer, restored from the checkpoint if there is one."""
         phase = span.phase
         passes = 1.0 if phase.is_solved else self.passes(span.end - span.first)
-        inputs = self.data.inputs(phase, frozen.digest, passes, self.state.uses_features)
-        self.state.uses_features = inputs.are_features
+        state = self.state
+        inputs = self.data.inputs(phase, frozen.digest, passes, state.uses_features, state.frozen_precision)
+        state.uses_features, state.frozen_precision = inputs.are_features, inputs.frozen_precision
         loader = self._loader(phase, inputs, span.end)
         run = PhaseRun(self.accelerator, self._held.model, span, frozen, inputs, loader)
         self._restore_phase(run)
         return run
 
     def _steps(self, run: PhaseRun) -> Iterator[float]:
-        return run.steps(self.data, self.config, self.state.step, self._head_penalty)
+        return run.steps(self.data, self.config, self.state, self._head_penalty)
 
     def _hold_if_last(self, span: Span) -> None:
         """Pass the best weights so far to `hold` before a step that may be the last, also by early stopping."""

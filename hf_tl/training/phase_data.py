@@ -1,8 +1,9 @@
 """Inputs of the phases of a training: cached features of the frozen prefix where they save time, else images."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import Predictions, predict_split
 from hf_tl.features.features import Features
 from hf_tl.features.inputs import PhaseInputs, as_read
+from hf_tl.record.parts import PrecisionRecord
 from hf_tl.strategy import Phase
 from hf_tl.views.stream_views import StreamedViews, viewed
 from hf_tl.views.views import Collate, ImageStream, TrainingViews
@@ -64,12 +66,26 @@ class PhaseData:
         pixel_values = self.transforms_of(phase).eval(first_image(self.train_images))
         return torch.stack([pixel_values] * 2)
 
-    def inputs(self, phase: Phase, frozen: str, passes: float, decided: bool | None = None) -> PhaseInputs:
-        """Choose the inputs of a phase; see `Features.for_phase`."""
-        transforms, images, config = self.transforms_of(phase), self.train_images, self.features.config
-        features = self.features.for_phase(phase, transforms, images, self.validation_images, frozen, passes, decided)
+    def inputs(
+        self,
+        phase: Phase,
+        frozen: str,
+        passes: float,
+        decided: bool | None = None,
+        precision: PrecisionRecord | None = None,
+    ) -> PhaseInputs:
+        """Choose the inputs of a phase, and how logits are computed from them; see `Features.for_phase`."""
+        transforms, images, measured = self.transforms_of(phase), self.train_images, self.validation_images
+        features = self.features.for_phase(phase, transforms, images, measured, frozen, passes, decided, precision)
         if features is not None:
             return features
+        inputs = self._images(phase, transforms)
+        if (fast := self.features.fast_logits(phase, transforms.eval, images, passes, precision)) is None:
+            return inputs
+        return dataclasses.replace(inputs, logits_of=fast[0], frozen_precision=fast[1])
+
+    def _images(self, phase: Phase, transforms: Transforms) -> PhaseInputs:
+        images, config = self.train_images, self.features.config
         is_mixed = phase.mixup > 0 or phase.cutmix > 0
         mixer = PairMixer(phase.mixup, phase.cutmix, self.features.model.config.num_labels) if is_mixed else None
         measured = self.validation_images
@@ -101,6 +117,14 @@ class PhaseData:
             # a separate generator: starting an iteration draws a number, which would change those of dropout
             generator=torch.Generator().manual_seed(config.seed),
         )
+
+    def some(self, phase: Phase, inputs: PhaseInputs, device: torch.device) -> Mapping[str, Any]:
+        """Return the first batch of training images, or of their features, on a device."""
+        from accelerate.utils import send_to_device
+
+        size = min(self.features.config.per_device_train_batch_size, len(self.train_images))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return send_to_device(next(iter(self.loader(phase, inputs, (0, size)))), device)
 
     def workers(self, are_features: bool | None = None) -> int:
         """Return the number of loader processes: 0 for features, and for a stream, which each would read completely."""

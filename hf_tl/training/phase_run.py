@@ -17,6 +17,7 @@ from hf_tl.config import TrainingConfig
 from hf_tl.errors import CheckpointError, ConfigError, TrainingError
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.features.inputs import PhaseInputs
+from hf_tl.features.precision import describe_precision
 from hf_tl.head.solved_head import linear_head, solve_phase
 from hf_tl.lora.layers import adapter_tensors
 from hf_tl.optimization.averaging import WeightAverage
@@ -28,8 +29,10 @@ from hf_tl.optimization.steps import train_steps
 from hf_tl.processes.accelerator import unwrap_precision
 from hf_tl.processes.sharding import gather_optimizer, load_whole, scatter_optimizer
 from hf_tl.record import FrozenProof, PhaseRecord
+from hf_tl.reporting.console import say
 from hf_tl.strategy import Phase
 from hf_tl.training.phase_data import PhaseData
+from hf_tl.training.step_precision import LossOf, choose_step_precision, in_precision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -139,7 +142,9 @@ class PhaseRun:
         trained = [stage for stage in self.stages if stage not in self.frozen.stages]
         return recomputed_activations(self.model, trained)
 
-    def steps(self, data: PhaseData, config: TrainingConfig, steps_done: int, penalty: HeadPenalty) -> Iterator[float]:
+    def steps(
+        self, data: PhaseData, config: TrainingConfig, state: TrainingState, penalty: HeadPenalty
+    ) -> Iterator[float]:
         """Train to the end of the phase, and yield the loss after each optimizer step.
 
         Raises:
@@ -159,6 +164,8 @@ class PhaseRun:
         def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
             return training_loss(logits, labels, phase, weights, problem) + penalty(model, phase.head_penalty)
 
+        self._choose_precision(data, config, state, loss_of)
+        steps_done = state.step
         for loss in train_steps(
             self.accelerator,
             self.wrapped,
@@ -174,6 +181,26 @@ class PhaseRun:
             if self.average is not None:
                 self.average.update(steps_done - self.span.first)
             yield loss
+
+    def _choose_precision(self, data: PhaseData, config: TrainingConfig, state: TrainingState, loss_of: LossOf) -> None:
+        """Choose the precision of the steps, unless the phase is resumed; evaluations have it too."""
+        device, logits_of = self.accelerator.device, self.inputs.logits_of
+        if state.step_precision is None:
+            per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+            state.step_precision = choose_step_precision(
+                self.accelerator,
+                self.model,
+                logits_of,
+                loss_of,
+                lambda: data.some(self.span.phase, self.inputs, device),
+                (self.span.end - state.step) * per_step,
+                config,
+            )
+            if state.step_precision is not None and (line := describe_precision(state.step_precision)):
+                say(self.accelerator, f"Training in {line}")
+        self.inputs = dataclasses.replace(
+            self.inputs, logits_of=in_precision(logits_of, state.step_precision, self.accelerator)
+        )
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Give the model its averaged weights, if the phase averages, while the context is open."""
@@ -229,6 +256,8 @@ class PhaseRun:
             record,
             uses_features=bool(state.uses_features),
             reuses_features=self.inputs.are_reused,
+            frozen_precision=self.inputs.frozen_precision,
+            step_precision=state.step_precision,
             solution=self.solution,
         )
 

@@ -6,7 +6,7 @@ from backbones import zoo
 from torch import nn
 
 from hf_tl.backbones.libraries.timm import create_timm_backbone
-from hf_tl.backbones.prefix.folding import folded_batch_norms
+from hf_tl.backbones.prefix.folding import Folding
 from hf_tl.backbones.stages.freezing import freeze
 
 FOLDED = {"test_resnet": 9, "test_efficientnet": 1, "lcnet_035": 1, "vgg11": 0, "test_vit": 0}
@@ -37,9 +37,11 @@ def test_folding_keeps_the_output_and_restores_the_weights(architecture: str) ->
     before, own = identities(model), {name: set(module.__dict__) for name, module in model.named_modules()}
     with torch.inference_mode():
         expected = model(pixels).logits
-        with folded_batch_norms(model, lambda: model(pixels)) as count:
-            assert count >= FOLDED[architecture]
-            assert (count > 0) == (identities(model) != before)
+        folding = Folding(model, lambda: model(pixels))
+        assert identities(model) == before
+        with folding.applied():
+            assert folding.count >= FOLDED[architecture]
+            assert (folding.count > 0) == (identities(model) != before)
             torch.testing.assert_close(model(pixels).logits, expected, rtol=1e-3, atol=1e-4)
         assert torch.equal(model(pixels).logits, expected)
     assert identities(model) == before
@@ -51,7 +53,7 @@ def test_an_exception_restores_the_weights() -> None:
     pixels, before = torch.randn(2, 3, 64, 64), identities(model)
 
     def stop_within() -> None:
-        with torch.inference_mode(), folded_batch_norms(model, lambda: model(pixels)):
+        with torch.inference_mode(), Folding(model, lambda: model(pixels)).applied():
             assert identities(model) != before
             raise KeyboardInterrupt
 
@@ -65,5 +67,4 @@ def test_norms_that_train_are_not_folded() -> None:
     model = build("test_resnet")
     freeze(model, "all")
     pixels = torch.randn(2, 3, 64, 64)
-    with folded_batch_norms(model.eval(), lambda: model(pixels)) as count:
-        assert count == 0
+    assert Folding(model.eval(), lambda: model(pixels)).count == 0

@@ -101,7 +101,7 @@ def test_what_is_measured_is_of_the_kept_weights(automatic: Path) -> None:
     evaluation = hf_tl.evaluate(automatic, make_data(), split="test")
     assert evaluation.metrics["loss"] == pytest.approx(record.measured["test"].metrics["loss"], abs=1e-5)
     card = (automatic / "README.md").read_text("utf-8")
-    assert f"The published weights are interpolated at the coefficient {result.kept:g} (the nearest to 0 within" in card
+    assert f"The published weights are interpolated at the coefficient {result.kept:g} (the middle, because" in card
     assert "Coefficient 0: the starting weights, with the head that they had when fine-tuning began." in card
     assert "](interpolation.png)" in card
     assert (automatic / "interpolation.png").is_file()

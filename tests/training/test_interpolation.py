@@ -1,12 +1,13 @@
 """Interpolation of weights: its ends, its start and the point that is kept."""
 
+import numpy as np
 import pytest
 import torch
 from job.small_data import backbone
 
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.errors import ConfigError
-from hf_tl.record import InterpolationPoint, Origin
+from hf_tl.record import Origin
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.training.interpolation import StartingPoint, between, check_interpolation, nearest_to_start
 
@@ -40,25 +41,29 @@ def test_integers_and_tensors_without_a_start_are_those_of_the_end() -> None:
     assert torch.equal(mixed["timm_model.fc.weight"], end["timm_model.fc.weight"]), "the start has no trained head"
 
 
-def points(*shares: float) -> list[InterpolationPoint]:
-    return [InterpolationPoint(step / 10, {"accuracy": share}) for step, share in enumerate(shares)]
+def right(images: int, *first: int, only: int = 0) -> dict[float, np.ndarray]:
+    """Return images right at each coefficient: the first ones, and at all but the last as many others of `only`."""
+    shares = {step / 10: np.arange(images) < count for step, count in enumerate(first)}
+    for coefficient in [*shares][:-1]:
+        shares[coefficient] |= np.arange(images) >= images - only
+    return shares
 
 
 @pytest.mark.parametrize(
-    ("shares", "images", "kept"),
+    ("shares", "kept"),
     [
-        ((0.5, 0.6, 0.78, 0.8, 0.79), 100, 0.2),  # one standard error is 0.04
-        ((0.5, 0.6, 0.75, 0.8, 0.79), 100, 0.3),
-        ((0.5, 0.6, 0.78, 0.8, 0.79), 100_000, 0.3),
-        ((0.8, 0.8, 0.8), 10, 0.0),
-        ((0.0, 0.0, 0.0), 10, 0.0),
-        ((0.9, 1.0, 1.0), 50, 0.1),
+        (right(100, 50, 60, 78, 80, 79), 0.3),  # two images are more than one standard error, which is 1.4
+        (right(100, 50, 60, 74, 82, only=6), 0.2),  # 8 against 6 of 14 images on which they differ
+        (right(100, 50, 60, 70, 90, only=6), 0.3),
+        (right(10, 8, 8, 8), 0.0),
+        (right(10, 0, 0, 0), 0.0),
+        (right(50, 45, 50, 50), 0.1),
     ],
 )
 def test_the_nearest_to_the_start_within_one_standard_error_is_kept(
-    shares: tuple[float, ...], images: int, kept: float
+    shares: dict[float, np.ndarray], kept: float
 ) -> None:
-    assert nearest_to_start(points(*shares), "accuracy", images) == kept
+    assert nearest_to_start(shares) == kept
 
 
 STRATEGIES = {

@@ -134,7 +134,7 @@ def test_an_incomplete_restore_changes_the_weights(
         ({"config": {"seed": 3}}, "seed was 0, now 3"),
         ({"config": {"per_device_train_batch_size": 2}}, "per_device_train_batch_size was 4, now 2"),
         ({"config": {"gradient_accumulation_steps": 2}}, "gradient_accumulation_steps was 1, now 2"),
-        ({"accelerator": {"mixed_precision": "bf16"}}, "mixed_precision was 'no', now 'bf16'"),
+        ({"accelerator": {"mixed_precision": "bf16"}}, "mixed_precision was 'auto', now 'bf16'"),
     ],
 )
 def test_another_run_is_refused_before_the_first_step(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -1,8 +1,8 @@
-"""Folding of BatchNorm into the preceding convolution, for a frozen prefix that runs once over the data."""
+"""Folding of BatchNorm into the preceding convolution, for the frozen prefix of a network."""
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,45 +14,64 @@ from hf_tl.backbones.stages.freezing import is_frozen
 from hf_tl.backbones.stages.modules import replaced_forwards
 
 
-@contextlib.contextmanager
-def folded_batch_norms(model: nn.Module, run: Callable[[], Any]) -> Iterator[int]:
-    """Fold each frozen BatchNorm into the frozen convolution that feeds it while the context is open.
+class Folding:
+    """Convolutions of a network with the BatchNorm after them folded in, used only while `applied` is open.
 
     The output changes by rounding only (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, section 3.2), provided
-    that nothing else reads the output of the convolution. This function cannot check that: see `folded_where_equal`.
+    that nothing else reads the output of the convolution. This class cannot check that: see `folding_where_equal`.
 
     Args:
-        model: Network in inference mode. Its weights are restored when the context closes.
+        model: Network in inference mode. Only frozen modules are folded.
         run: Function that runs the prefix on sample images.
 
-    Yields:
-        Number of folded BatchNorm layers.
+    Attributes:
+        count: Number of folded BatchNorm layers.
     """
-    pairs = _pairs(model, run)
-    own = [(conv, conv._parameters["weight"], conv._parameters["bias"]) for conv, _ in pairs]
-    try:
-        for conv, norm in pairs:
-            weight, bias = fuse_conv_bn_weights(
-                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-            conv._parameters["weight"] = nn.Parameter(weight.to(memory_format=torch.channels_last), False)
-            conv._parameters["bias"] = nn.Parameter(bias, False)
-        with replaced_forwards({norm: _activation(norm) for _, norm in pairs}):
-            yield len(pairs)
-    finally:
-        for conv, weight, bias in own:
-            conv._parameters["weight"], conv._parameters["bias"] = weight, bias
+
+    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
+        pairs = _pairs(model, run)
+        self.count = len(pairs)
+        self._folded = [(conv, *_fuse(conv, norm)) for conv, norm in pairs]
+        self._forwards = {norm: _activation(norm) for _, norm in pairs}
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Run the folded convolutions in place of the own ones while the context is open."""
+        own = [(conv, conv._parameters["weight"], conv._parameters["bias"]) for conv, _, _ in self._folded]
+        try:
+            _set(self._folded)
+            with replaced_forwards(self._forwards):
+                yield
+        finally:
+            _set(own)
+
+
+def folding_where_equal(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> Folding | None:
+    """Return the folding of a network, or None if it changes the output of `run` by more than rounding."""
+    expected = run()
+    folding = Folding(model, run)
+    with folding.applied():
+        return folding if are_close(run(), expected) else None
 
 
 @contextlib.contextmanager
 def folded_where_equal(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
-    """Fold as in `folded_batch_norms` while the context is open, unless that changes the output of `run`."""
-    expected = run()
-    with contextlib.ExitStack() as trial:
-        trial.enter_context(folded_batch_norms(model, run))
-        if not are_close(run(), expected):
-            trial.close()
+    """Fold while the context is open, unless that changes the output of `run`."""
+    folding = folding_where_equal(model, run)
+    with contextlib.nullcontext() if folding is None else folding.applied():
         yield
+
+
+def _fuse(conv: Any, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return nn.Parameter(weight.to(memory_format=torch.channels_last), False), nn.Parameter(bias, False)
+
+
+def _set(convolutions: Iterable[tuple[nn.Module, Any, Any]]) -> None:
+    for conv, weight, bias in convolutions:
+        conv._parameters["weight"], conv._parameters["bias"] = weight, bias
 
 
 def are_close(features: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree  # transformers registers its outputs 
 from hf_tl.backbones.prefix.boundary import Boundary
 from hf_tl.backbones.prefix.calls import Call, Leaf, intercepted_calls
 from hf_tl.backbones.stages.freezing import has_statistics, is_frozen
+from hf_tl.backbones.stages.modules import undisturbed
 from hf_tl.errors import StageError
 
 
@@ -35,21 +36,13 @@ def find_boundary(model: nn.Module, image: tuple[int, int, int]) -> Boundary:
     >>> boundary.modules, boundary.values
     (['timm_model.global_pool'], 96)
     """
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    was_training = model.training
     device = next(model.parameters()).device
-    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices):
+        with undisturbed(model):
             return _find(model, image, device)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
         # architectures of all kinds are run in a way that they were not written for
         raise StageError(f"the network cannot be run in parts ({type(error).__name__}: {error})") from error
-    finally:
-        model.train(was_training)
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
 
 
 def _find(model: nn.Module, image: tuple[int, int, int], device: torch.device) -> Boundary:

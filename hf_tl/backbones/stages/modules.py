@@ -12,15 +12,37 @@ from hf_tl.backbones.stages.stage import Stage
 
 
 @contextlib.contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Set `model` to inference mode, without gradients, while the context is open."""
+def inference(model: nn.Module, *, for_training: bool = False) -> Iterator[None]:
+    """Set `model` to inference mode, without gradients, while the context is open.
+
+    Args:
+        model: Network.
+        for_training: Whether what is computed becomes the input of a trained part, which tensors of
+            `torch.inference_mode` cannot be.
+    """
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad() if for_training else torch.inference_mode():
             yield
     finally:
         model.train(was_training)
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Restore the buffers and the mode of `model`, and torch's random state, when the context closes."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    was_training = model.training
+    devices = list({parameter.device for parameter in model.parameters() if parameter.is_cuda})
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        model.train(was_training)
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
 
 
 @contextlib.contextmanager

@@ -9,13 +9,14 @@ HEADS = {
 }
 
 
-def interpolation_rule(record: InterpolationRecord, problem: ProblemType) -> str:
+def interpolation_rule(record: InterpolationRecord) -> str:
     """Return the reason for the coefficient."""
-    nearest = f"the nearest to 0 within one standard error of the best validation {problem.primary.name}"
+    nearest = "the nearest to 0 that is right on as many validation images as the best, within one standard error"
     rules = {
         "one standard error": nearest,
+        "too few images": f"the middle, because {record.images} validation images are too few to choose",
         "chosen": "chosen before training",
-        "first training": f"selected in the first training: {nearest}",
+        "first training": "selected in the first training",
     }
     return rules[record.rule]
 
@@ -26,6 +27,6 @@ def interpolation_text(record: RunRecord, problem: ProblemType) -> str:
         return ""
     return (
         f"The published weights are interpolated at the coefficient {result.kept:g} "
-        f"({interpolation_rule(result, problem)}). Coefficient 0: {HEADS[result.head]}. Coefficient 1: the weights at "
+        f"({interpolation_rule(result)}). Coefficient 0: {HEADS[result.head]}. Coefficient 1: the weights at "
         "the end of training."
     )

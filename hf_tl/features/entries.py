@@ -1,0 +1,165 @@
+"""Entries of the feature cache: found, or computed by all processes together."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from hf_tl.backbones.stages.stage import list_stages
+from hf_tl.config import TrainingConfig
+from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
+from hf_tl.data.streaming.streams import StreamedImages
+from hf_tl.errors import DataError
+from hf_tl.features.feature_pass import FeaturePass, FeatureSet
+from hf_tl.features.feature_store import ChosenRows, FeatureRows, key_of, open_store
+from hf_tl.processes.together import on_main_process
+from hf_tl.reporting.console import say
+from hf_tl.storage.folders import partial_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+TRAINING_ON_IMAGES = "Training on images, without cached features"
+IN_CACHE = "in cache"
+
+
+class FeatureEntries:
+    """Cached features of passes over images, which are computed where they are missing.
+
+    Args:
+        accelerator: Accelerator; its processes share the work, and the main one prints.
+        config: Settings of the cache.
+        orders: Order of the images in each split, if known: see `ImageData`.
+    """
+
+    def __init__(
+        self, accelerator: "Accelerator", config: TrainingConfig, orders: Mapping[str, str] | None = None
+    ) -> None:
+        self.accelerator = accelerator
+        self.store = open_store(config.feature_cache_dir, config.feature_cache_gb)
+        self._orders = dict(orders or {})
+        self.are_computed = False
+        """Whether an entry was computed since this was set to False."""
+
+    def is_cached(self, feature_pass: FeaturePass, feature_set: FeatureSet) -> bool:
+        """Return whether there is an entry, without a check of its content."""
+        return (self.store.folder / self._key(feature_pass, feature_set)).is_dir()
+
+    def _key(self, feature_pass: FeaturePass, feature_set: FeatureSet) -> str:
+        return key_of(feature_pass.made_of(feature_set, self._order(feature_set)))
+
+    def _order(self, feature_set: FeatureSet) -> str:
+        if isinstance(feature_set.images, StreamedImages):
+            return feature_set.images.stream.fingerprint
+        key = feature_set.images._fingerprint
+        if key not in self._orders:
+            digests = map_images(feature_set.images, feature_set.split, digest_image)
+            self._orders[key] = digest_in_order(digests)
+        return self._orders[key]
+
+    def rows(self, feature_pass: FeaturePass, feature_set: FeatureSet) -> FeatureRows | ChosenRows | None:
+        """Find or compute the features of a set; return None if they cannot be stored."""
+        rows = self._all_rows(feature_pass, feature_set)
+        if rows is None or not isinstance(feature_set.images, StreamedImages):
+            return rows
+        return ChosenRows(rows, feature_set.images.places)
+
+    def _all_rows(self, feature_pass: FeaturePass, feature_set: FeatureSet) -> FeatureRows | None:
+        key = self._key(feature_pass, feature_set)
+        problem = on_main_process(self.accelerator, lambda: self._prepare(feature_pass, feature_set, key))
+        if problem == IN_CACHE:
+            return self.store.open(key)
+        if problem is None:
+            self.are_computed = True
+            problem = self._compute(feature_pass, feature_set, key)
+        if problem is not None:
+            self.say(f"{TRAINING_ON_IMAGES}: {problem}")
+            return None
+        return self.store.open(key)
+
+    def _prepare(self, feature_pass: FeaturePass, feature_set: FeatureSet, key: str) -> str | None:
+        """Find the entry, or lock it and create its folder (main process only); return a problem or `IN_CACHE`."""
+        entry, damage = self.store.find(key)
+        if damage:
+            self.say(damage)
+        if entry is not None:
+            return IN_CACHE
+        try:
+            self._lock = self.store.lock(key)
+            if not self._try_lock():
+                self.say("Waiting for another run that computes the same features")
+                self._lock.acquire()
+            if self.store.find(key)[0] is not None:
+                self._lock.release()
+                return IN_CACHE
+            self.store.begin(key, feature_pass.layouts, len(feature_set.stored))
+        except OSError as error:
+            self._release()
+            return self._write_problem(error)
+        return None
+
+    def _try_lock(self) -> bool:
+        from filelock import Timeout
+
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        return True
+
+    def _write_problem(self, error: OSError) -> str:
+        return f"cannot write to {self.store.folder} ({error.strerror or error})"
+
+    def _release(self) -> None:
+        if lock := self.__dict__.get("_lock"):
+            lock.release()
+
+    def _compute(self, feature_pass: FeaturePass, feature_set: FeatureSet, key: str) -> str | None:
+        """Compute the features of the set, each process its share, and commit them; return a problem, if any."""
+        from accelerate.utils import gather_object
+
+        partial = partial_of(self.store.folder / key)
+        problem: str | DataError | None = None
+        try:
+            rows = FeatureRows(partial, feature_pass.layouts, len(feature_set.stored), writable=True)
+            with contextlib.closing(rows):
+                feature_pass.fill(rows, feature_set)
+        except DataError as error:  # from one process's share: inform all
+            problem = error
+        except OSError as error:
+            problem = self._write_problem(error)
+        except BaseException:
+            if self.accelerator.is_main_process:
+                self.store.discard(key)
+                self._release()
+            raise
+        problems = [problem for problem in gather_object([problem]) if problem]
+
+        def end() -> str | DataError | None:
+            try:
+                if not problems:
+                    stage = first_trained(feature_pass.model)
+                    title = f"{feature_set.split}, {len(feature_set.stored):,} images before {stage}"
+                    self.store.commit(key, title, rows, feature_pass.made_of(feature_set, self._order(feature_set)))
+            except OSError as error:
+                problems.append(self._write_problem(error))
+            finally:
+                self.store.discard(key)
+                self._release()
+            return problems[0] if problems else None
+
+        result = on_main_process(self.accelerator, end)
+        if isinstance(result, DataError):
+            raise result
+        return result
+
+    def say(self, text: str) -> None:
+        """Print a line on the main process."""
+        if self.accelerator.is_main_process:
+            say(None, text)
+
+
+def first_trained(model: "PreTrainedModel") -> str:
+    """Return the name of the first stage that trains."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return next(stage.name for stage in list_stages(model) if not trained.isdisjoint(stage.parameter_names))
