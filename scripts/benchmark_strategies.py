@@ -25,8 +25,10 @@ RUNS = {
     "finetune, 2 stages": ["--strategy", "finetune", "--trainable_stages", "3"],
     "finetune, 3 stages": ["--strategy", "finetune", "--trainable_stages", "4"],
     "finetune, all stages": ["--strategy", "finetune", "--trainable_stages", "all"],
-    "finetune, all stages, interpolated": ["--strategy", "finetune", "--trainable_stages", "all"]
-    + ["--interpolate", "auto"],
+    "finetune, all stages, interpolated": [
+        *("--strategy", "finetune", "--trainable_stages", "all"),
+        *("--interpolate", "auto"),
+    ],
     "gradual": ["--strategy", "gradual"],
     "lora, rank 4": ["--strategy", "lora", "--lora_rank", "4"],
     "lora, rank 16": ["--strategy", "lora", "--lora_rank", "16"],

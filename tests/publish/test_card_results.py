@@ -112,8 +112,8 @@ def test_images_are_shown_only_where_allowed(record: RunRecord) -> None:
         (
             {},
             (
-                "at the coefficient 0.7 (the nearest to 0 that is right on as many validation images as the best, within "
-                "one standard error). "
+                "at the coefficient 0.7 (the nearest to 0 that is right on as many validation images as the best, "
+                "within one standard error). "
                 "Coefficient 0: the starting weights, with the head that they had when fine-tuning began. Coefficient "
                 "1: the weights at the end of training. Weights between",
                 "![Validation accuracy of interpolated weights by coefficient](interpolation.png)",
