@@ -1,5 +1,6 @@
 """Evaluation of a model on images, each counted once regardless of the number of processes."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,13 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from hf_tl.backbones.prefix.folding import folded_where_equal
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.data.decoding.images import collate
 from hf_tl.evaluation.metrics import problem_type_of
+from hf_tl.processes.sharding import ShardedAccelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
+
+
+FOLDED_FROM = 100
+"""Smallest number of images for whose sake a network is folded, which takes about four passes of two images."""
 
 
 def image_logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
@@ -64,8 +71,11 @@ def predict_split(
         DataLoader(images, batch_size=batch_size, collate_fn=collate_fn, num_workers=num_workers)
     )
     all_logits, all_labels = [], []
-    with inference(model):
-        for batch in loader:
+    is_long = len(images) >= FOLDED_FROM and not isinstance(accelerator, ShardedAccelerator)
+    with inference(model), contextlib.ExitStack() as stack:
+        for number, batch in enumerate(loader):
+            if number == 0 and is_long and "pixel_values" in batch:
+                stack.enter_context(_folded(model, batch, logits_of))
             with accelerator.autocast():
                 logits = logits_of(model, batch).float()
                 if flip:
@@ -75,6 +85,14 @@ def predict_split(
             all_logits.append(logits.cpu())
             all_labels.append(labels.cpu())
     return Predictions(torch.cat(all_logits).numpy(), torch.cat(all_labels).numpy())
+
+
+def _folded(
+    model: nn.Module, batch: Mapping[str, Any], logits_of: Callable[[nn.Module, Mapping[str, Any]], Tensor]
+) -> contextlib.AbstractContextManager[None]:
+    """Fold every BatchNorm while the context is open: the weights do not change in a pass."""
+    some = {"pixel_values": batch["pixel_values"][:2]}
+    return folded_where_equal(model, lambda: [logits_of(model, some)], lambda _: True)
 
 
 def measure(accelerator: "Accelerator", model: nn.Module, *arguments: Any, **options: Any) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """Entries of the feature cache: found, or computed by all processes together."""
 
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hf_tl.backbones.stages.stage import list_stages
@@ -11,7 +10,8 @@ from hf_tl.data.streaming.streams import StreamedImages
 from hf_tl.errors import DataError
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet
 from hf_tl.features.feature_store import ChosenRows, FeatureRows, key_of, open_store
-from hf_tl.processes.together import on_main_process
+from hf_tl.features.machines import exchange, keepers_of
+from hf_tl.processes.together import on_processes
 from hf_tl.reporting.console import say
 from hf_tl.storage.folders import partial_of
 
@@ -38,6 +38,7 @@ class FeatureEntries:
         self.accelerator = accelerator
         self.store = open_store(config.feature_cache_dir, config.feature_cache_gb)
         self._orders = dict(orders or {})
+        self._keepers: tuple[int, ...] = ()
         self.are_computed = False
         """Whether an entry was computed since this was set to False."""
 
@@ -66,19 +67,31 @@ class FeatureEntries:
 
     def _all_rows(self, feature_pass: FeaturePass, feature_set: FeatureSet) -> FeatureRows | None:
         key = self._key(feature_pass, feature_set)
-        problem = on_main_process(self.accelerator, lambda: self._prepare(feature_pass, feature_set, key))
-        if problem == IN_CACHE:
+        self._keepers = self._keepers or keepers_of(self.accelerator, self.store.folder)
+        keepers = sorted({*self._keepers})
+        states = on_processes(self.accelerator, keepers, lambda: self._prepare(feature_pass, feature_set, key))
+        missing = [keeper for keeper, state in zip(keepers, states, strict=True) if state != IN_CACHE]
+        if not missing:
             return self.store.open(key)
+        problem = next((state for state in states if state not in (None, IN_CACHE)), None)
         if problem is None:
             self.are_computed = True
-            problem = self._compute(feature_pass, feature_set, key)
+            problem = self._compute(feature_pass, feature_set, key, missing)
+        else:
+            on_processes(self.accelerator, missing, lambda: self._give_up(key))
         if problem is not None:
             self.say(f"{TRAINING_ON_IMAGES}: {problem}")
             return None
         return self.store.open(key)
 
+    def _give_up(self, key: str) -> None:
+        """Remove an entry that was begun (keepers only)."""
+        if self.__dict__.get("_lock") is not None and self._lock.is_locked:
+            self.store.discard(key)
+        self._release()
+
     def _prepare(self, feature_pass: FeaturePass, feature_set: FeatureSet, key: str) -> str | None:
-        """Find the entry, or lock it and create its folder (main process only); return a problem or `IN_CACHE`."""
+        """Find the entry, or lock it and create its folder (keepers only); return a problem or `IN_CACHE`."""
         entry, damage = self.store.find(key)
         if damage:
             self.say(damage)
@@ -87,6 +100,8 @@ class FeatureEntries:
         try:
             self._lock = self.store.lock(key)
             if not self._try_lock():
+                if len({*self._keepers}) > 1:  # other machines would wait too
+                    return "another run computes the same features"
                 self.say("Waiting for another run that computes the same features")
                 self._lock.acquire()
             if self.store.find(key)[0] is not None:
@@ -114,26 +129,39 @@ class FeatureEntries:
         if lock := self.__dict__.get("_lock"):
             lock.release()
 
-    def _compute(self, feature_pass: FeaturePass, feature_set: FeatureSet, key: str) -> str | None:
-        """Compute the features of the set, each process its share, and commit them; return a problem, if any."""
+    def _compute(
+        self, feature_pass: FeaturePass, feature_set: FeatureSet, key: str, missing: Sequence[int]
+    ) -> str | None:
+        """Compute the features of the set, each process its share, and commit them; return a problem, if any.
+
+        Args:
+            feature_pass: Pass that computes them.
+            feature_set: Set of images.
+            key: Name of the entry.
+            missing: Processes that keep a folder without the entry, and have begun it.
+        """
         from accelerate.utils import gather_object
 
-        partial = partial_of(self.store.folder / key)
         problem: str | DataError | None = None
         try:
-            rows = FeatureRows(partial, feature_pass.layouts, len(feature_set.stored), writable=True)
-            with contextlib.closing(rows):
+            if (rows := self._open_rows(feature_pass, feature_set, key, missing)).is_writable:
                 feature_pass.fill(rows, feature_set)
         except DataError as error:  # from one process's share: inform all
             problem = error
         except OSError as error:
             problem = self._write_problem(error)
         except BaseException:
-            if self.accelerator.is_main_process:
-                self.store.discard(key)
-                self._release()
+            if self.accelerator.process_index in missing:
+                self._give_up(key)
             raise
         problems = [problem for problem in gather_object([problem]) if problem]
+        if not problems and len({*self._keepers}) > 1:
+            failure = exchange(self.accelerator, rows, self._keepers, missing)
+            problem = None if failure is None else self._write_problem(failure)
+            problems = [problem for problem in gather_object([problem]) if problem]
+        if not problems:
+            rows.close()
+            self.accelerator.wait_for_everyone()
 
         def end() -> str | DataError | None:
             try:
@@ -142,16 +170,26 @@ class FeatureEntries:
                     title = f"{feature_set.split}, {len(feature_set.stored):,} images before {stage}"
                     self.store.commit(key, title, rows, feature_pass.made_of(feature_set, self._order(feature_set)))
             except OSError as error:
-                problems.append(self._write_problem(error))
+                return self._write_problem(error)
             finally:
                 self.store.discard(key)
                 self._release()
             return problems[0] if problems else None
 
-        result = on_main_process(self.accelerator, end)
+        results = on_processes(self.accelerator, missing, end)
+        result = next((result for result in results if result), None)
         if isinstance(result, DataError):
             raise result
         return result
+
+    def _open_rows(
+        self, feature_pass: FeaturePass, feature_set: FeatureSet, key: str, missing: Sequence[int]
+    ) -> FeatureRows:
+        """Open the begun entry of the folder that this process sees, or the complete one."""
+        if self._keepers[self.accelerator.process_index] not in missing:
+            return self.store.open(key)
+        partial = partial_of(self.store.folder / key)
+        return FeatureRows(partial, feature_pass.layouts, len(feature_set.stored), writable=True)
 
     def say(self, text: str) -> None:
         """Print a line on the main process."""

@@ -59,7 +59,7 @@ class FeatureRows:
     """
 
     def __init__(self, folder: Path, layouts: Sequence[Layout], images: int, *, writable: bool = False) -> None:
-        self.folder, self.layouts, self.images = folder, tuple(layouts), images
+        self.folder, self.layouts, self.images, self.is_writable = folder, tuple(layouts), images, writable
         self._files = [BlockFile(folder / f"{number}.bin", writable=writable) for number in range(len(layouts))]
 
     def read(self, rows: Sequence[int]) -> list[Tensor]:
@@ -69,6 +69,10 @@ class FeatureRows:
             For each tensor, the features (images, *shape).
         """
         return [self._read(file, layout, rows) for file, layout in zip(self._files, self.layouts, strict=True)]
+
+    def empty(self, images: int) -> list[Tensor]:
+        """Return memory for the features of some images."""
+        return [torch.empty((images, *layout.shape), dtype=layout.dtype) for layout in self.layouts]
 
     def _read(self, file: BlockFile, layout: Layout, rows: Sequence[int]) -> Tensor:
         tensor = torch.empty((len(rows), *layout.shape), dtype=layout.dtype)

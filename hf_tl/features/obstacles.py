@@ -1,6 +1,5 @@
 """Reasons why a phase trains on images instead of cached features."""
 
-import os
 from typing import TYPE_CHECKING
 
 from hf_tl.augmentation import FUNCTION, NONE, brief_augmentation
@@ -34,6 +33,4 @@ def obstacle_of(phase: Phase, config: TrainingConfig, accelerator: "Accelerator"
         return "the augmentation is a Python function, whose content the cache cannot identify"
     if config.test_time_flip:
         return "--test_time_flip measures with mirrored images too"
-    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) != accelerator.num_processes:
-        return "several machines train, and each would need all features"
     return None

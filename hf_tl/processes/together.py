@@ -1,6 +1,6 @@
 """Work on the main process whose result or exception is shared with all processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -41,6 +41,37 @@ def on_main_process(accelerator: "Accelerator", work: Callable[[], T]) -> T:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def on_processes(accelerator: "Accelerator", ranks: Collection[int], work: Callable[[], T]) -> list[T]:
+    """Run `work` on some processes; return their results in order, or raise the first exception, on all processes.
+
+    Args:
+        accelerator: Accelerator; all processes must call with the same one.
+        ranks: Indices of the processes, in ascending order.
+        work: Function to run. Its result must be picklable if there are several processes.
+
+    Raises:
+        MainProcessError: On other processes, instead of an exception that cannot be pickled.
+    """
+    from accelerate.utils import gather_object
+
+    if accelerator.num_processes == 1:
+        return [work()]
+    outcome: tuple[Any, BaseException | None] = (None, None)
+    failure: BaseException | None = None
+    if accelerator.process_index in ranks:
+        try:
+            outcome = (work(), None)
+        except BaseException as error:  # noqa: BLE001  raised again below, on every process
+            failure, outcome = error, (None, _picklable(error))
+    outcomes = gather_object([outcome])
+    if failure is not None:
+        raise failure
+    for _, other in outcomes:
+        if other is not None:
+            raise other
+    return [outcomes[rank][0] for rank in ranks]
 
 
 def agree(accelerator: "Accelerator", value: T) -> T:

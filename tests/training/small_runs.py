@@ -279,15 +279,24 @@ def differences(a: Any, b: Any, name: str = "") -> list[str]:
     return [] if a == b else [name]
 
 
-def launch(run: Run, processes: int = 1, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start a run in processes of its own, which write their results to `result_path`."""
+def launch(
+    run: Run, processes: int = 1, environment: Mapping[str, str] | None = None, expected: int | None = None
+) -> subprocess.Popen[str]:
+    """Start a run in processes of its own, which write their results to `result_path`.
+
+    Args:
+        run: The run.
+        processes: Number of processes to start.
+        environment: Further environment variables.
+        expected: Number of processes that find each other, those of other launches included.
+    """
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     paths = f"{Path(__file__).parents[2]}{os.pathsep}{Path(__file__).parents[1]}"
     variables = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, __file__, json.dumps(asdict(run)), str(processes)],
+        [*command, __file__, json.dumps(asdict(run)), str(expected or processes)],
         env={**variables, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

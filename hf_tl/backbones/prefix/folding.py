@@ -21,15 +21,18 @@ class Folding:
     that nothing else reads the output of the convolution. This class cannot check that: see `folding_where_equal`.
 
     Args:
-        model: Network in inference mode. Only frozen modules are folded.
+        model: Network in inference mode.
         run: Function that runs the prefix on sample images.
+        is_foldable: Function that chooses the modules that may be folded, by default the frozen ones.
 
     Attributes:
         count: Number of folded BatchNorm layers.
     """
 
-    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
-        pairs = _pairs(model, run)
+    def __init__(
+        self, model: nn.Module, run: Callable[[], Any], is_foldable: Callable[[nn.Module], bool] = is_frozen
+    ) -> None:
+        pairs = _pairs(model, run, is_foldable)
         self.count = len(pairs)
         self._folded = [(conv, *_fuse(conv, norm)) for conv, norm in pairs]
         self._forwards = {norm: _activation(norm) for _, norm in pairs}
@@ -46,18 +49,22 @@ class Folding:
             _set(own)
 
 
-def folding_where_equal(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> Folding | None:
+def folding_where_equal(
+    model: nn.Module, run: Callable[[], Sequence[Tensor]], is_foldable: Callable[[nn.Module], bool] = is_frozen
+) -> Folding | None:
     """Return the folding of a network, or None if it changes the output of `run` by more than rounding."""
     expected = run()
-    folding = Folding(model, run)
+    folding = Folding(model, run, is_foldable)
     with folding.applied():
         return folding if are_close(run(), expected) else None
 
 
 @contextlib.contextmanager
-def folded_where_equal(model: nn.Module, run: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
+def folded_where_equal(
+    model: nn.Module, run: Callable[[], Sequence[Tensor]], is_foldable: Callable[[nn.Module], bool] = is_frozen
+) -> Iterator[None]:
     """Fold while the context is open, unless that changes the output of `run`."""
-    folding = folding_where_equal(model, run)
+    folding = folding_where_equal(model, run, is_foldable)
     with contextlib.nullcontext() if folding is None else folding.applied():
         yield
 
@@ -91,7 +98,7 @@ def _activation(norm: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: x
 
 
-def _pairs(model: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
+def _pairs(model: nn.Module, run: Callable[[], Any], is_foldable: Callable[[nn.Module], bool]) -> list[tuple[Any, Any]]:
     """Find consecutive pairs of a convolution and a norm that are each called once."""
     made: dict[int, tuple[nn.Module, Tensor]] = {}
     pairs: list[tuple[nn.Module, nn.Module]] = []
@@ -107,7 +114,7 @@ def _pairs(model: nn.Module, run: Callable[[], Any]) -> list[tuple[Any, Any]]:
             pairs.append((made[id(inputs[0])][0], norm))
 
     hooks = []
-    for module in filter(is_frozen, model.modules()):
+    for module in filter(is_foldable, model.modules()):
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(note_output))
         elif type(module) is nn.BatchNorm2d or type(module) is BatchNormAct2d:

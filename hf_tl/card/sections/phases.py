@@ -118,9 +118,20 @@ def phase_row(phase: PhaseRecord) -> dict[str, Any]:
                 ),
                 *([_tuning(recipe.tuning)] if isinstance(recipe.tuning, LoRA) else []),
                 *filter(None, [NORM_POLICIES[recipe.norm], "on cached features" if phase.uses_features else ""]),
+                *_precisions(phase),
             ]
         ),
     }
+
+
+def _precisions(phase: PhaseRecord) -> list[str]:
+    """Name what was computed in a lower precision than float32."""
+    parts = (("frozen stages", phase.frozen_precision), ("training steps", phase.step_precision))
+    return [
+        f"{name} in {record.precision}"
+        for name, record in parts
+        if record is not None and record.precision == "bfloat16"
+    ]
 
 
 def augmentation_rows(record: RunRecord) -> list[tuple[str, str]]:
