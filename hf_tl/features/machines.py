@@ -41,7 +41,8 @@ def keepers_of(accelerator: "Accelerator", folder: Path) -> tuple[int, ...]:
         seen = gather_object([mark.exists()])
         keepers |= {process: keeper for process in remaining if seen[process] or process == keeper}
         if rank == keeper:
-            mark.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                mark.unlink()
     return tuple(keepers[process] for process in range(size))
 
 

@@ -53,18 +53,23 @@ def test_two_machines_train_on_features(tmp_path: Path, places: tuple[str, str])
         assert [phase["uses_features"] for phase in result["log"]["phases"]] == [True, True]
     folders = [tmp_path / f"cache-{place}" for place in dict.fromkeys(places)]
     stored = [entries(folder) for folder in folders]
-    assert [len(found) for found in stored] == [2] * len(folders), "two phases, training on the validation images"
-    assert len({tuple(sorted(found)) for found in stored}) == 1
+    assert [len(folder) for folder in stored] == [2] * len(folders), "two phases, training on the validation images"
+    assert len({tuple(sorted(folder)) for folder in stored}) == 1
     if len(folders) == 2:
         for name in stored[0]:
             first, second = ((folder / name / "0.bin").read_bytes() for folder in folders)
             assert first == second
     assert not [path for folder in folders for path in folder.glob(".keeper-*")]
+
+
+def test_features_of_two_machines_train_to_the_weights_of_images(tmp_path: Path) -> None:
+    runs = [cached(run_of(tmp_path), tmp_path / name) for name in ("first", "second")]
+    wait(launch_machines(runs))
     alone = replace(runs[0], output=str(tmp_path / "alone"), config={**runs[0].config, "feature_cache": "off"})
     Path(alone.output).mkdir()
     wait(launch_machines([alone, alone]))
     for name, tensor in weights(alone).items():
-        torch.testing.assert_close(results[0]["weights"][name], tensor, atol=1e-3, rtol=1e-2)
+        torch.testing.assert_close(weights(runs[0])[name], tensor, atol=1e-3, rtol=1e-2)
 
 
 def test_a_machine_without_an_entry_gets_it_from_one_that_has_it(tmp_path: Path) -> None:
