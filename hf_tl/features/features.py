@@ -21,7 +21,7 @@ from hf_tl.errors import ConfigError, StageError
 from hf_tl.features.entries import TRAINING_ON_IMAGES, FeatureEntries, first_trained
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet, list_feature_sets, run_precision
 from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
-from hf_tl.features.obstacles import obstacle_of, obstacle_to_parts
+from hf_tl.features.obstacles import is_compiled, obstacle_of, obstacle_to_parts
 from hf_tl.features.precision import choose_precision, describe_precision
 from hf_tl.processes.precision import BFLOAT16, FLOAT32
 from hf_tl.processes.together import on_main_process
@@ -164,9 +164,9 @@ class Features:
 
         Returns:
             The function from a batch of images to logits, and the precision of the frozen part; None if the network
-            cannot be run in parts, or if everything trains.
+            cannot be run in parts, if it is compiled as a whole, or if everything trains.
         """
-        if obstacle_to_parts(phase, self.accelerator):
+        if obstacle_to_parts(phase, self.accelerator) or is_compiled(self.accelerator):
             return None
         if (boundary := self._boundary(transform, train, quietly=True)) is None:
             return None

@@ -20,6 +20,12 @@ def obstacle_to_parts(phase: Phase, accelerator: "Accelerator") -> str | None:
     return None
 
 
+def is_compiled(accelerator: "Accelerator") -> bool:
+    """Return whether the launcher asks for a network compiled as a whole (`--dynamo_backend`)."""
+    plugin = accelerator.state.dynamo_plugin
+    return plugin is not None and str(plugin.backend.value).upper() != "NO"
+
+
 def obstacle_of(phase: Phase, config: TrainingConfig, accelerator: "Accelerator") -> str | None:
     """Return the reason why a phase needs images instead of features, or None."""
     if reason := obstacle_to_parts(phase, accelerator):

@@ -1,6 +1,5 @@
 """Precision of a frozen prefix, chosen on the first images."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hf_tl.config import TrainingConfig
-from hf_tl.processes.precision import BFLOAT16, FLOAT32, OF_THE_RUN, has_bfloat16, measure_precision
+from hf_tl.processes.precision import BFLOAT16, FLOAT32, OF_THE_RUN, has_bfloat16, is_short, measure_precision
 from hf_tl.record.parts import PrecisionRecord
 
 if TYPE_CHECKING:
@@ -45,11 +44,7 @@ def choose_precision(
         return PrecisionRecord(OF_THE_RUN)
     if config.feature_dtype == FLOAT32 or not has_bfloat16(device) or len(pixel_values) < 2:
         return PrecisionRecord(FLOAT32)
-    for _ in range(2):  # the first run is the warm-up
-        start = time.perf_counter()
-        features_of(pixel_values)
-        seconds = time.perf_counter() - start
-    if seconds / len(pixel_values) * images < MIN_SECONDS:
+    if is_short(lambda: features_of(pixel_values), images / len(pixel_values), MIN_SECONDS):
         return PrecisionRecord(FLOAT32)
 
     def agree(exact: Sequence[Tensor], rough: Sequence[Tensor]) -> tuple[float, bool]:

@@ -30,6 +30,16 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
 
 
+def is_short(compute: Callable[[], object], times: float, seconds: float) -> bool:
+    """Return whether a computation, repeated some times, takes less than some seconds; it is run twice at most."""
+    for _ in range(2):  # the first run prepares the kernels
+        start = time.perf_counter()
+        compute()
+        if (time.perf_counter() - start) * times < seconds:
+            return True
+    return False
+
+
 def measure_precision(
     compute: Callable[[], T], agree: Callable[[T, T], tuple[float, bool]], images: int, device: torch.device
 ) -> PrecisionRecord:

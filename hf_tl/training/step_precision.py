@@ -1,6 +1,5 @@
 """Precision of the training steps of a phase, chosen by measured time."""
 
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from hf_tl.backbones.stages.modules import undisturbed
 from hf_tl.config import TrainingConfig
 from hf_tl.features.inputs import LogitsOf
-from hf_tl.processes.precision import BFLOAT16, FLOAT32, has_bfloat16, measure_precision, precise
+from hf_tl.processes.precision import BFLOAT16, FLOAT32, has_bfloat16, is_short, measure_precision, precise
 from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.processes.together import on_main_process
 from hf_tl.record.parts import PrecisionRecord
@@ -84,13 +83,11 @@ def _measure(
         difference = float((exact - rough).abs() / exact.abs().clamp(min=0.1))
         return difference, difference <= MAX_DIFFERENCE  # not a number compares as False
 
+    if count < 2:  # BatchNorm in training mode needs two
+        return PrecisionRecord(FLOAT32)
     with undisturbed(model):
         model.train()
-        for _ in range(2):  # the first run is the warm-up
-            start = time.perf_counter()
-            step()
-            seconds = time.perf_counter() - start
-        if seconds / count * images < MIN_SECONDS:
+        if is_short(step, images / count, MIN_SECONDS):
             return PrecisionRecord(FLOAT32)
         return measure_precision(step, agree, count, accelerator.device)
 

@@ -30,10 +30,13 @@ from hf_tl.checkpoints.state import Contents
 from hf_tl.config import TrainingConfig
 from hf_tl.data.decoding.images import ImageTransform, Transforms
 from hf_tl.errors import HfTlError
+from hf_tl.features import precision as frozen_precision
+from hf_tl.processes import precision
 from hf_tl.processes.accelerator import make_accelerator
 from hf_tl.processes.sharding import launcher_asks, part, whole
 from hf_tl.record.codec import encode
 from hf_tl.strategy import Phase, Strategy
+from hf_tl.training import step_precision
 from hf_tl.training.loop import Training
 from hf_tl.training.phase_data import TrainingImages
 from hf_tl.training.phase_run import PhaseRun
@@ -81,6 +84,8 @@ class Run:
     """Step, rank and signal: the rank sends itself the signal after the step."""
     accelerator: dict[str, Any] = field(default_factory=dict)
     """Arguments of `Accelerator`."""
+    is_measured: bool = False
+    """Whether precisions are measured in short phases too, and bfloat16 taken; for runs in processes of their own."""
 
     @property
     def strategy(self) -> Strategy:
@@ -316,6 +321,8 @@ def read_result(run: Run, rank: int = 0) -> dict[str, Any]:
 
 def main(run: Run, processes: int) -> None:
     """Run as one process of a launch, and exit like the command line."""
+    if run.is_measured:
+        frozen_precision.MIN_SECONDS = step_precision.MIN_SECONDS = precision.MIN_SPEEDUP = 0.0
     try:
         if run.way == "trainer":
             from training.trainer_runs import train_with_trainer

@@ -88,6 +88,18 @@ def test_two_processes_resume_bit_by_bit(tmp_path: Path) -> None:
         assert differences(read_result(run, rank), read_result(last, rank)) == [], rank
 
 
+def test_two_processes_measure_the_precision_once(tmp_path: Path) -> None:
+    run = Run(str(tmp_path), "all kept", {**SPLIT, "feature_cache": "off"}, is_measured=True)
+    finish(launch(run, 2))
+    first, second = (read_result(run, rank)["log"]["phases"] for rank in range(2))
+    assert [phase["step_precision"] for phase in first] == [phase["step_precision"] for phase in second]
+    assert all(phase["step_precision"]["precision"] == "bfloat16" for phase in first)
+    assert {phase["frozen_precision"] and phase["frozen_precision"]["precision"] for phase in first} == {
+        None,
+        "bfloat16",
+    }
+
+
 def test_another_number_of_processes_is_refused(two: tuple[Run, dict[str, Any], dict[str, Any]]) -> None:
     run, _, _ = two
     errors = finish(launch(resumed(run)), status=2)
