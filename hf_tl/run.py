@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_tl.augmentation import PRESETS
 from hf_tl.config import DEMO_DATASET, DEMO_MODEL, RunConfig
 from hf_tl.errors import ConfigError
 from hf_tl.job.job import Job, RunNotes, RunResult
 from hf_tl.job.opening import flips, learned_by, open_data
 from hf_tl.job.output import check_push, choose_output_dir
 from hf_tl.job.request import Request, make_request
-from hf_tl.job.run_job import run_job
-from hf_tl.processes.memory import image_pixel_limit
+from hf_tl.processes.memory import image_pixel_limit, paused_collection
 from hf_tl.record import LearnedFrom
 from hf_tl.reporting.console import say
 from hf_tl.strategy import Phase, Strategy
@@ -37,13 +37,17 @@ WITHOUT_ADVISOR = (
 
 
 def import_libraries() -> None:
-    """Import the libraries that every run needs, all at once instead of at their first use."""
-    from transformers import PreTrainedModel  # noqa: F401
+    """Import the libraries of models, training and saving, all at once instead of at their first use.
 
-    import hf_tl.backbones.libraries.timm
-    import hf_tl.job.run_job
-    import hf_tl.publish.save
-    import hf_tl.training.loop  # noqa: F401
+    A run does so when its data are opened: a mistake in a dataset is reported without waiting for these libraries.
+    """
+    with paused_collection():
+        from transformers import PreTrainedModel  # noqa: F401
+
+        import hf_tl.backbones.libraries.timm
+        import hf_tl.job.run_job
+        import hf_tl.publish.save
+        import hf_tl.training.loop  # noqa: F401
 
 
 def run(config: RunConfig) -> RunResult:
@@ -106,17 +110,17 @@ def train(
 def _run(request: Request, notes: RunNotes) -> RunResult:
     with image_pixel_limit(request.config.data.max_image_pixels):
         start = time.perf_counter()
-        return run_job(dataclasses.replace(_prepare(request, notes), start=start))
+        job = _prepare(request, notes)
+        from hf_tl.job.run_job import run_job
+
+        return run_job(dataclasses.replace(job, start=start))
 
 
 def _prepare(request: Request, notes: RunNotes) -> Job:
     """Open the data, load the model, and build the strategy for both."""
     from accelerate.utils import set_seed
 
-    from hf_tl.advisor.advice import Advice, take_advice
     from hf_tl.backbones.candidates import candidates
-    from hf_tl.backbones.load import set_problem_type
-    from hf_tl.head.text_head import fit_text_head
     from hf_tl.processes.accelerator import make_accelerator
 
     config = request.config
@@ -129,19 +133,8 @@ def _prepare(request: Request, notes: RunNotes) -> Job:
     learned = _learned(request, strategy, backbones)
     source = request.dataset if request.dataset is not None else config.data.dataset or DEMO_DATASET
     data, leakage = open_data(accelerator, source, config.data, config.training, learned, request.dataset_name)
-    advice = Advice()
-    if request.model is None:
-        backbones = candidates(config.model, data.defaults.get("image_size"))
-        advice = take_advice(accelerator, data, backbones, config, output_dir)
-        is_pretrained = config.model.pretrained and not strategy.from_scratch
-        chosen = advice.candidate or backbones[0]
-        model, preprocessing = chosen.load(data.labels, pretrained=is_pretrained, seed=config.training.seed)
-    else:
-        if config.strategy.strategy == "auto":
-            say(accelerator, WITHOUT_ADVISOR)
-        model, preprocessing = request.model, _preprocessing_for(request.model, data, request.transforms)
-    set_problem_type(model, data.problem_type)
-    fit_text_head(accelerator, model, data.splits["train"], preprocessing.transforms().eval, config.training.seed)
+    import_libraries()
+    model, preprocessing, advice = _load_model(accelerator, request, strategy, data, output_dir)
     strategy, head, notes = _build_strategy(accelerator, model, preprocessing, data, request, advice, notes)
     preprocessing.check_training_is_used(phase.augmentation for phase in strategy.phases)
     set_seed(config.training.seed)
@@ -161,12 +154,38 @@ def _prepare(request: Request, notes: RunNotes) -> Job:
     )
 
 
+def _load_model(
+    accelerator: "Accelerator", request: Request, strategy: Strategy, data: "ImageData", output_dir: str
+) -> "tuple[PreTrainedModel, Preprocessing, Advice]":
+    """Return the model with a head for the data, its preprocessing, and the advice that chose among backbones."""
+    from hf_tl.advisor.advice import Advice, take_advice
+    from hf_tl.backbones.candidates import candidates
+    from hf_tl.backbones.load import set_problem_type
+    from hf_tl.head.text_head import fit_text_head
+
+    config, advice = request.config, Advice()
+    if request.model is None:
+        backbones = candidates(config.model, data.defaults.get("image_size"))
+        advice = take_advice(accelerator, data, backbones, config, output_dir)
+        is_pretrained = config.model.pretrained and not strategy.from_scratch
+        chosen = advice.candidate or backbones[0]
+        model, preprocessing = chosen.load(data.labels, pretrained=is_pretrained, seed=config.training.seed)
+    else:
+        if config.strategy.strategy == "auto":
+            say(accelerator, WITHOUT_ADVISOR)
+        model, preprocessing = request.model, _preprocessing_for(request.model, data, request.transforms)
+    set_problem_type(model, data.problem_type)
+    fit_text_head(accelerator, model, data.splits["train"], preprocessing.transforms().eval, config.training.seed)
+    return model, preprocessing, advice
+
+
 def _check_together(config: RunConfig, strategy: Strategy, backbones: "Sequence[Backbone]") -> None:
     """Reject flags of different groups that exclude each other, and unknown transforms, before anything is loaded."""
-    from hf_tl.data.decoding.own_augmentation import check_augmentation
-
     for phase in strategy.phases:
-        check_augmentation(phase.augmentation)
+        if phase.augmentation not in PRESETS:
+            from hf_tl.data.decoding.own_augmentation import check_augmentation
+
+            check_augmentation(phase.augmentation)
     is_auto = config.strategy.strategy == "auto"
     if config.model.text is not None:
         from hf_tl.head.text_head import check_text_strategy

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.advisor.measuring.data import split_digests
-from hf_tl.advisor.recommend import recommend
 from hf_tl.advisor.recommendation import RECORD, SCHEMA_VERSION
 from hf_tl.card.sections.reasons import published_advice
 from hf_tl.checkpoints.checkpoint import FOLDER
@@ -155,6 +154,7 @@ def _compute(data: "ImageData", backbones: "Sequence[Backbone]", config: RunConf
     from accelerate import PartialState
 
     from hf_tl.advisor.deciding.cost import estimate_cost
+    from hf_tl.advisor.recommend import recommend
     from hf_tl.features.feature_store import open_store
 
     say(None, f"Measuring {len(backbones)} {'backbone' if len(backbones) == 1 else 'backbones'} on {data.name}")

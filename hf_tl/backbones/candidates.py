@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hf_tl.backbones.load import TIMM_PREFIX, load_model
 from hf_tl.backbones.presets import PRESETS
 from hf_tl.backbones.weights.provenance import file_origin, learned_from
 from hf_tl.config import DEMO_LICENSE, DEMO_MODEL, ModelConfig
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.libraries.preprocessing import Preprocessing
 
 
+TIMM_PREFIX = "timm:"
 DEMO = "demo"
 """Name of the demo's backbone with its weights, except where a folder of that name exists."""
 
@@ -76,6 +76,8 @@ class Backbone:
         Raises:
             ModelError: The backbone cannot be loaded.
         """
+        from hf_tl.backbones.load import load_model
+
         return load_model(
             self.name,
             labels,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hf_tl.backbones.candidates import TIMM_PREFIX, candidates, is_demo
 from hf_tl.backbones.checks import check_image_size, check_labels, check_runs, check_settings, checked_text
 from hf_tl.backbones.libraries.class_names import class_names, set_class_names
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2
 """Version of the `hf_tl` entry in `config.json`."""
-TIMM_PREFIX = "timm:"
 REMEMBERED = "hf_tl_preprocessing"
 """Model attribute that holds the preprocessing; copies of the model keep it."""
 
@@ -178,8 +178,6 @@ def _load_model(
     weights_license: str | None = None,
     text: TextInit | None = None,
 ) -> tuple["PreTrainedModel", "Preprocessing"]:
-    from hf_tl.backbones.candidates import candidates, is_demo
-
     if weights is None and is_demo(name):
         [demo] = candidates(ModelConfig(name))
         name, weights, weights_license = demo.name, demo.weights, demo.weights_license

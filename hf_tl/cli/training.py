@@ -16,9 +16,8 @@ def train(options: Namespace) -> None:
     with paused_collection():
         from accelerate import PartialState
 
-        from hf_tl.run import import_libraries, run
-
-        import_libraries()
+        import hf_tl.data.datasets  # noqa: F401
+        from hf_tl.run import run
     if config.training.keep_memory:
         keep_freed_memory()
     with uncollected():

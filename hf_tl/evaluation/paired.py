@@ -11,8 +11,9 @@ from statistics import NormalDist
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import binomtest
-from scipy.stats import t as student
+
+# scipy.stats gives the same probabilities, and takes half a second to import
+from scipy.special import bdtr, stdtr, stdtrit
 
 from hf_tl.evaluation.intervals import CONFIDENCE, Interval, wilson_interval
 from hf_tl.evaluation.resampling import (
@@ -51,7 +52,8 @@ def difference_p_value(first: np.ndarray, second: np.ndarray) -> float:
         second: Whether the second classifier is right on each image, (images,).
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    return 1.0 if only_first == only_second else float(binomtest(only_first, only_first + only_second).pvalue)
+    smaller, disagreements = min(only_first, only_second), only_first + only_second
+    return 1.0 if only_first == only_second else min(1.0, 2 * float(bdtr(smaller, disagreements, 0.5)))
 
 
 def paired_interval(only_first: int, only_second: int, images: int, together: int = 1) -> Interval:
@@ -163,9 +165,9 @@ def _difference_of_draws(
     if error < SAME:
         return Difference(first, second, None, 1.0)
     value, freedom = second - first, max(1, positives - 1)
-    half = error * float(student.isf(_tail(together), freedom))
+    half = error * -float(stdtrit(freedom, _tail(together)))
     interval = (max(-1.0, value - half), min(1.0, value + half))
-    return Difference(first, second, interval, 2 * float(student.sf(abs(value) / error, freedom)))
+    return Difference(first, second, interval, 2 * float(stdtr(freedom, -abs(value) / error)))
 
 
 def corrected(p_values: Sequence[float | None]) -> list[float | None]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -112,9 +113,17 @@ def build_schedule(optimizer: torch.optim.Optimizer, phase: Phase, total_steps: 
         phase: Phase with the fraction of warm-up steps.
         total_steps: Optimizer steps of the phase.
     """
-    from transformers import get_cosine_schedule_with_warmup
+    return LambdaLR(optimizer, partial(_share_of_peak, warmup=warmup_steps(phase, total_steps), total=total_steps))
 
-    return get_cosine_schedule_with_warmup(optimizer, warmup_steps(phase, total_steps), total_steps)
+
+def _share_of_peak(step: int, *, warmup: int, total: int) -> float:
+    """Return the learning rate of a step as a share of the peak, as `get_cosine_schedule_with_warmup` sets it.
+
+    That function of transformers is in a module that imports peft and the Trainer's utilities.
+    """
+    if step < warmup:
+        return step / warmup
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
 
 
 def phase_ends(phases: Sequence[Phase], steps_per_epoch: float) -> list[int]:

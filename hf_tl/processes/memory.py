@@ -42,6 +42,8 @@ def paused_collection() -> Iterator[None]:
     try:
         yield
     finally:
+        if gc.get_freeze_count():
+            gc.freeze()  # inside `uncollected`: what was imported is excluded too
         if was_enabled:
             gc.enable()
 

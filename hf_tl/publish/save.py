@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from hf_tl.card.card import render_card
 from hf_tl.card.figures.draw import FIGURES, draw_figures
 from hf_tl.card.figures.mistakes import Example
 from hf_tl.checkpoints.checkpoint import FOLDER as CHECKPOINTS
-from hf_tl.errors import ConfigError, PublishError, SaveError, name_some
+from hf_tl.errors import SaveError, name_some
 from hf_tl.lora.adapter import FILES as ADAPTER_FILES
 from hf_tl.lora.adapter import Adapter
 from hf_tl.lora.layers import plain_tensors
@@ -152,48 +151,6 @@ def _write_card(record: RunRecord, folder: Path, examples: Sequence[Example] = (
     card = render_card(record)
     draw_figures(record, folder, examples)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
-
-
-def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Check, before any work, that a run may be saved in `output_dir`.
-
-    Args:
-        output_dir: Folder; it need not exist.
-        overwrite: Whether a run in the folder may be replaced.
-        resume: Whether a run in the folder is resumed.
-
-    Raises:
-        ConfigError: The folder holds another run or model, is a file, or cannot be written to.
-    """
-    folder = Path(output_dir)
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise ConfigError(f"--output_dir {folder} cannot be created: {nearest} is a file; name a folder")
-    held = [name for name in (RECORD_FILE, "config.json", "model.safetensors") if (folder / name).exists()]
-    is_unfinished = (folder / CHECKPOINTS).exists() or _status(folder) in ("training", "trained")
-    if is_unfinished and not (overwrite or resume):
-        raise ConfigError(
-            f"--output_dir {folder} holds an unfinished run: resume it with --resume_from_checkpoint auto, "
-            "name another folder, or start again with --overwrite_output_dir"
-        )
-    if held and not is_unfinished and not overwrite:
-        raise ConfigError(
-            f"--output_dir {folder} holds another run ({name_some(held)}): name another folder, or "
-            "replace it with --overwrite_output_dir"
-        )
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror}") from error
-
-
-def _status(folder: Path) -> str | None:
-    """Return the status of the run in a folder; None without a readable run."""
-    try:
-        return read_record(folder).status
-    except PublishError:
-        return None
 
 
 def check_reload(model: "PreTrainedModel", preprocessing: Preprocessing, folder: Path) -> None:

@@ -11,7 +11,8 @@ from publish.saving import LEARNED, save_model
 from safetensors.torch import load_file, save_file
 
 from hf_tl.errors import ConfigError, SaveError
-from hf_tl.publish.save import check_output_dir, check_reload, commit_model
+from hf_tl.job.output import check_output_dir
+from hf_tl.publish.save import check_reload, commit_model
 from hf_tl.record import write_record
 
 # --- failed checks

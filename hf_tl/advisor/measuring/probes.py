@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import curve_fit
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
 from hf_tl.evaluation.intervals import Interval, share_interval
 from hf_tl.head.head_solver import FOLDS, cross_validate_head, draw_folds, solve_head
@@ -96,7 +96,7 @@ class Probe:
         """Return the p-value of the accuracy against chance (one-sided binomial test)."""
         images = self.accuracy.independent or self.accuracy.images
         correct = round(self.accuracy.value * images)
-        return float(binomtest(correct, images, self.chance, alternative="greater").pvalue)
+        return float(bdtrc(correct - 1, images, self.chance))
 
 
 def balanced_accuracy(is_right: np.ndarray, labels: np.ndarray) -> float:

@@ -11,11 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from hf_tl.data.columns import GROUP, LABEL
-from hf_tl.data.grouping.near_duplicates import near_duplicates_of
 from hf_tl.data.grouping.series import find_series
 from hf_tl.data.layout.plan import AUTO, Reading
 from hf_tl.errors import ConfigError, DataError, name_some
@@ -132,6 +129,9 @@ def unite(digests: Sequence[bytes], origins: Sequence[Origin]) -> list[str]:
     >>> unite([b"1", b"2", b"3", b"4"], [Origin("a", ["x", None, "y", "x"]), Origin("b", pairs=np.array([[1, 2]]))])
     ['x', 'y', 'y', 'x']
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     images = len(digests)
     several = sum(bool(origin.names) for origin in origins) > 1
     nodes: dict[tuple[int, str | bytes], int] = {}
@@ -239,6 +239,8 @@ def _by_pattern(names: Mapping[str, Sequence[str]], pattern: str, notes: list[st
 
 def _by_pictures(images: Stored, digests: Sequence[bytes], notes: list[str]) -> Origin | None:
     """Group near-duplicates; None if there are none."""
+    from hf_tl.data.grouping.near_duplicates import near_duplicates_of
+
     pairs = near_duplicates_of(images.splits, digests)
     count = len(np.unique(pairs))
     notes.append(f"{count:,} images are near-duplicates of others" if count else "no near-duplicates were found")
