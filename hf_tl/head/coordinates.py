@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hf_tl.storage.rows import blocks, new_rows
+
 
 @dataclass(frozen=True)
 class Coordinates:
@@ -20,22 +22,40 @@ class Coordinates:
     rotation: Tensor
     """Rotation matrix (values, coordinates)."""
     variances: Tensor
-    """Variances of the coordinates, and 1 for the bias (coordinates + 1,)."""
+    """Variances of the coordinates (coordinates,)."""
 
     @classmethod
-    def fit(cls, features: Tensor) -> tuple["Coordinates", Tensor]:
-        """Fit the coordinates, and return the features in them, with a column of ones for the bias."""
-        mean = features.mean(0)
-        centered = features - mean
-        deviation = centered.square().mean(0).sqrt()
+    def fit(cls, features: Tensor) -> "Coordinates":
+        """Fit the coordinates of features (images, values), which are read in blocks."""
+        sums = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+        largest = features.new_zeros(features.shape[1])
+        for rows in blocks(features):
+            sums += features[rows].sum(0, dtype=torch.float64)
+            largest = torch.maximum(largest, features[rows].abs().amax(0))
+        mean = (sums / len(features)).to(features.dtype)
+        squares = torch.zeros_like(sums)
+        for rows in blocks(features):
+            squares += (features[rows] - mean).square_().sum(0, dtype=torch.float64)
+        deviation = (squares / len(features)).sqrt().to(features.dtype)
         # the deviation of a constant feature is rounding error
-        rounding = 4 * torch.finfo(features.dtype).eps * features.abs().amax(0)
+        rounding = 4 * torch.finfo(features.dtype).eps * largest
         deviation = torch.where(deviation > rounding, deviation, torch.inf)
-        centered /= deviation
-        variances, rotation = _principal_axes(centered)
-        intercept = features.new_ones(len(features), 1)
-        coordinates = cls(mean, deviation, rotation, torch.cat([variances.clamp(min=0), intercept[0]]))
-        return coordinates, torch.cat([centered @ rotation, intercept], dim=1)
+        variances, rotation = _principal_axes(features, mean, deviation)
+        return cls(mean, deviation, rotation, variances.clamp(min=0))
+
+    def apply(self, features: Tensor, *, overwrite: bool) -> Tensor:
+        """Return features in these coordinates (images, coordinates), in place if `overwrite` is set and they fit.
+
+        Raises:
+            OSError: They are too large for the memory, and the disk is full.
+        """
+        images, values = features.shape
+        coordinates = self.rotation.shape[1]
+        is_in_place = overwrite and coordinates == values
+        rotated = features if is_in_place else new_rows(images, coordinates, features.dtype, features.device)
+        for rows in blocks(features):
+            rotated[rows] = (features[rows] - self.mean).div_(self.deviation) @ self.rotation
+        return rotated
 
     def fold_back(self, head: Tensor) -> tuple[Tensor, Tensor]:
         """Convert weights and bias (classes, values + 1) into those of the original features."""
@@ -45,12 +65,17 @@ class Coordinates:
         return weight.to(self.mean.dtype), bias.to(self.mean.dtype)
 
 
-def _principal_axes(centered: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the variances (components,) and the axes (values, components) of the principal components."""
-    images, values = centered.shape
+def _principal_axes(features: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variances (components,) and the axes (values, components) of the standardized features."""
+    images, values = features.shape
     if images >= values:
-        variances, axes = torch.linalg.eigh(centered.T @ centered / images)
+        products = features.new_zeros(values, values)
+        for rows in blocks(features):
+            centered = (features[rows] - mean).div_(deviation)
+            products.addmm_(centered.T, centered)
+        variances, axes = torch.linalg.eigh(products / images)
         return variances, axes
+    centered = (features - mean) / deviation
     basis = torch.linalg.qr(centered.T).Q  # of the space that the images span
     seen = centered @ basis
     variances, axes = torch.linalg.eigh(seen.T @ seen / images)

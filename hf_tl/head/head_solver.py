@@ -81,6 +81,7 @@ def solve_head(
     balanced: bool = False,
     strength: float | None = None,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> HeadSolution:
     """Minimize the mean cross-entropy plus an L2 penalty on the weights of the standardized features.
 
@@ -104,6 +105,8 @@ def solve_head(
             is held out. Defaults to False.
         strength: L2 strength. Defaults to cross-validation.
         seed: Random seed of the folds. Defaults to 0.
+        overwrite: Whether the memory of `features` may be used for other values, so that no second matrix of their size
+            is needed. Defaults to False.
 
     >>> features = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]])
     >>> solution = solve_head(features, torch.tensor([0, 0, 0, 1, 1, 1]), classes=2)
@@ -111,7 +114,7 @@ def solve_head(
     [0, 0, 0, 1, 1, 1]
     """
     labels = labels.cpu()
-    problem = LogisticRegressions.from_features(features, labels, classes, views, label_smoothing, balanced)
+    problem = LogisticRegressions.from_features(features, labels, classes, views, label_smoothing, balanced, overwrite)
     validation, start = None, problem.zeros(1)
     if strength is None and int(torch.bincount(labels).max()) > 1:
         validation = _cross_validate(problem, draw_folds(labels, seed).repeat(views))

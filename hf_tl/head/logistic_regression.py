@@ -10,11 +10,14 @@ from torch import Tensor
 from hf_tl.errors import TrainingError
 from hf_tl.head.coordinates import Coordinates
 from hf_tl.optimization.loss import balanced_weights
+from hf_tl.storage.rows import blocks
 
 OVERFLOW_LOSS = 1e100
 """Loss returned on float32 overflow. It is finite, because the line search squares it."""
 MAX_LOGITS = 1 << 22
 """Maximum number of logits in memory at a time."""
+MAX_WEIGHTS = 1 << 24
+"""Maximum number of weights that are solved together."""
 ADVICE = "as with random weights and extreme images: choose another --model, or pretrained weights"
 """End of the errors about numbers that are not finite."""
 
@@ -24,7 +27,7 @@ class LogisticRegressions:
     """Logistic regressions on several selections of the images, solved at once with shared passes over the features."""
 
     features: Tensor
-    """Features in `coordinates` (images, values), with a last column of ones."""
+    """Features in `coordinates` (images, values)."""
     labels: Tensor
     """Labels as indices into `classes` (images,)."""
     weights: Tensor
@@ -43,29 +46,34 @@ class LogisticRegressions:
         views: int = 1,
         smoothing: float = 0.0,
         balanced: bool = False,
+        overwrite: bool = False,
     ) -> "LogisticRegressions":
         """Build the regressions from the original features; see `solve_head`.
 
         Raises:
             TrainingError: A feature is not finite.
         """
-        if not torch.isfinite(features).all():
+        if not all(torch.isfinite(features[rows]).all() for rows in blocks(features)):
             raise TrainingError(f"the features of the backbone are not finite, {ADVICE}")
         counts = torch.bincount(labels, minlength=classes)
         # without smoothing, the bias of a class without images would decrease forever
         learnable = torch.arange(classes) if smoothing else counts.nonzero()[:, 0]
         weights = balanced_weights(labels.tolist(), classes) if balanced else torch.ones(classes)
-        coordinates, rotated = Coordinates.fit(features)
+        coordinates = Coordinates.fit(features)
+        rotated = coordinates.apply(features, overwrite=overwrite)
         indices, device = torch.searchsorted(learnable, labels).repeat(views), features.device
         weights = weights[learnable].to(rotated)
         return cls(rotated, indices.to(device), weights, smoothing, coordinates, learnable.to(device))
 
     def zeros(self, selections: int) -> Tensor:
-        """Return starting weights of zero (selections, classes, values)."""
-        return self.features.new_zeros(selections, len(self.weights), self.features.shape[1])
+        """Return starting weights of zero (selections, classes, values + 1); the last ones are the biases."""
+        return self.features.new_zeros(selections, len(self.weights), self.features.shape[1] + 1)
 
     def minimize(self, selected: Tensor, strength: float, start: Tensor, tolerance: float) -> Tensor:
         """Minimize by L-BFGS, in coordinates in which the curvature is about equal in all directions.
+
+        L-BFGS keeps about 30 vectors of the size of the weights. Selections are solved together as far as these are
+        small.
 
         Args:
             selected: 1 for the images of each selection, else 0 (selections, images).
@@ -74,11 +82,17 @@ class LogisticRegressions:
             tolerance: Tolerance on the largest gradient entry.
 
         Returns:
-            The solutions (selections, classes, values).
+            The solutions (selections, classes, values + 1).
         """
-        penalty = torch.full_like(self.coordinates.variances, strength)
+        together = max(1, MAX_WEIGHTS // start[0].numel())
+        parts = zip(selected.split(together), start.split(together), strict=True)
+        return torch.cat([self._minimize(*part, strength, tolerance) for part in parts])
+
+    def _minimize(self, selected: Tensor, start: Tensor, strength: float, tolerance: float) -> Tensor:
+        variances = torch.cat([self.coordinates.variances, start.new_ones(1)])
+        penalty = torch.full_like(variances, strength)
         penalty[-1] = 0
-        scale = (self._curvature(start) * self.coordinates.variances + penalty).rsqrt()
+        scale = (self._curvature(start) * variances + penalty).rsqrt()
         shares = self._shares(selected)
         point = (start / scale).requires_grad_()
         optimizer = torch.optim.LBFGS(
@@ -131,6 +145,7 @@ class LogisticRegressions:
         """Return the mean losses, summed over the selections, and their gradient; see `training_loss`."""
         total = torch.zeros((), dtype=torch.float64, device=self.features.device)
         gradient = torch.zeros_like(solutions).flatten(0, 1)
+        slopes, intercepts = gradient[:, :-1], gradient[:, -1]
         spread = self.weights * self.smoothing / len(self.weights)
         for rows, log_p in self._log_probabilities(solutions):
             labels = self.labels[rows].view(-1, 1, 1).expand(-1, log_p.shape[1], 1)
@@ -141,7 +156,8 @@ class LogisticRegressions:
             total += (losses[:, :, 0] * shares[rows]).sum(dtype=torch.float64)
             residual = log_p.exp_().mul_(label_weight + spread.sum()).sub_(spread)
             residual.scatter_add_(2, labels, -label_weight).mul_(shares[rows][:, :, None])
-            gradient += residual.flatten(1).T @ self.features[rows]
+            slopes.addmm_(residual.flatten(1).T, self.features[rows])
+            intercepts += residual.flatten(1).sum(0)
         return total, gradient.view_as(solutions)
 
     def _curvature(self, solutions: Tensor) -> float:
@@ -154,8 +170,9 @@ class LogisticRegressions:
 
     def _log_probabilities(self, solutions: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield the log-probabilities of all images in chunks (rows, selections, classes)."""
+        slopes, intercepts = solutions.flatten(0, 1).split(self.features.shape[1], 1)
         step = max(1, MAX_LOGITS // solutions.shape[:2].numel())
         for first in range(0, len(self.features), step):
             rows = slice(first, first + step)
-            logits = self.features[rows] @ solutions.flatten(0, 1).T
+            logits = torch.addmm(intercepts[:, 0], self.features[rows], slopes.T)
             yield rows, logits.view(-1, *solutions.shape[:2]).log_softmax(2)

@@ -1,5 +1,6 @@
 """A phase with a solved head: logistic regression on the head's inputs from the frozen network."""
 
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from hf_tl.phase import Phase
 from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.processes.together import on_main_process
 from hf_tl.reporting.console import progress_bar, say
+from hf_tl.storage.rows import new_rows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -67,22 +69,28 @@ def solve_phase(
 
     Raises:
         ConfigError: The logits of the model are not the output of the head.
-        TrainingError: An input of the head is not finite.
+        TrainingError: An input of the head is not finite, or the disk is too full for all inputs.
     """
     from accelerate.utils import broadcast
 
     views = 1 if phase.augmentation == "none" else config.cached_views or 1
-    collected = [head_inputs(accelerator, model, head, inputs, view, config, num_workers) for view in range(views)]
+    images = len(inputs.train)  # type: ignore[arg-type]
+    stored: list[Tensor] = []  # on the main process
+    on_main_process(accelerator, lambda: stored.append(_allocate(views * images, head)))
+    for view in range(views):
+        rows = [features[view * images : (view + 1) * images] for features in stored]
+        labels = store_inputs(accelerator, model, head, inputs, view, config, num_workers, *rows)
 
     def solve() -> tuple[float, dict[str, Any]]:
         solution = solve_head(
-            torch.cat([features for features, _ in collected]),
-            collected[0][1],
+            stored.pop(),
+            labels,
             head.out_features,
             views=views,
             label_smoothing=phase.label_smoothing,
             balanced=phase.class_weights == "balanced",
             seed=config.seed,
+            overwrite=True,
         )
         say(None, f"Solved the head: {solution}")
         _load_weights(head, [solution.weight, solution.bias])
@@ -94,7 +102,19 @@ def solve_phase(
     return result
 
 
-def head_inputs(
+def _allocate(images: int, head: nn.Linear) -> Tensor:
+    """Return memory for the inputs of the head (images, values)."""
+    try:
+        return new_rows(images, head.in_features, torch.float32, head.weight.device)
+    except OSError as error:
+        raise TrainingError(
+            f"the inputs of the head for {images:,} images ({4e-9 * images * head.in_features:,.1f} GB) cannot be "
+            f"stored in {tempfile.gettempdir()} ({error.strerror}): set TMPDIR to another folder, or choose "
+            "--head_solver adamw"
+        ) from error
+
+
+def store_inputs(
     accelerator: "Accelerator",
     model: nn.Module,
     head: nn.Linear,
@@ -102,11 +122,14 @@ def head_inputs(
     view: int,
     config: TrainingConfig,
     num_workers: int,
-) -> tuple[Tensor, Tensor]:
+    stored: Tensor | None = None,
+) -> Tensor:
     """Compute the head's input for each training image, in one pass in inference mode.
 
+    The inputs are written to `stored` in the order of the images (images, values), on processes that have it.
+
     Returns:
-        Features (images, values) and labels (images,), in the order of the images, the same on all processes.
+        Labels (images,) in the same order, on all processes.
     """
     images = len(inputs.train)  # type: ignore[arg-type]
     loader = accelerator.prepare_data_loader(
@@ -119,7 +142,9 @@ def head_inputs(
             generator=torch.Generator().manual_seed(config.seed),
         )
     )
-    features, labels, calls = [], [], []
+    labels: list[Tensor] = []
+    calls: list[tuple[Tensor, Tensor]] = []
+    first = 0
     hook = head.register_forward_hook(lambda module, arguments, output: calls.append((arguments[0], output)))
     hidden = not accelerator.is_main_process
     try:
@@ -141,12 +166,14 @@ def head_inputs(
                         "--head_solver lbfgs needs a head that maps one feature vector per image to the logits, "
                         f"found an input of shape {tuple(head_input.shape)}: choose --head_solver adamw"
                     )
-                features.append(rows)
+                if stored is not None:
+                    stored[first : first + len(rows)] = rows
+                first += len(rows)
                 labels.append(label)
                 progress.update(len(rows))
     finally:
         hook.remove()
-    return torch.cat(features).clone(), torch.cat(labels).clone()
+    return torch.cat(labels).clone()
 
 
 def _check_finite(rows: Tensor, index: Tensor) -> None:

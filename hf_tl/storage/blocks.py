@@ -6,7 +6,7 @@ import shutil
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 _HAS_POSITIONS = hasattr(os, "preadv") and hasattr(os, "pwrite")
 _CANNOT_ALLOCATE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -84,14 +84,32 @@ def allocate(file: Path, size: int) -> None:
     Raises:
         OSError: The disk is full or read-only.
     """
-    if shutil.disk_usage(file.parent).free < size:  # reserving would fill the disk before it fails
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+    check_space(file, size)
     with open(file, "wb") as stream:
-        if hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(stream.fileno(), 0, max(1, size))
-                return
-            except OSError as error:
-                if error.errno not in _CANNOT_ALLOCATE:
-                    raise
-        stream.truncate(max(1, size))
+        reserve(stream, size)
+
+
+def check_space(file: Path, size: int) -> None:
+    """Check that the disk has room for a new file; reserving the space would fill the disk before it fails.
+
+    Raises:
+        OSError: The disk is too full.
+    """
+    if shutil.disk_usage(file.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+
+def reserve(stream: IO[bytes], size: int) -> None:
+    """Give an open file its size, and reserve the space where the system can.
+
+    Raises:
+        OSError: The disk is full or read-only.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(stream.fileno(), 0, max(1, size))
+            return
+        except OSError as error:
+            if error.errno not in _CANNOT_ALLOCATE:
+                raise
+    stream.truncate(max(1, size))
