@@ -1,4 +1,4 @@
-"""What `hf-tl train` has imported when it opens the first image, at its end, and how often it reads the weights."""
+"""Modules that `hf-tl train` has imported at the first image and at its end, and how often it reads the weights."""
 
 import json
 import subprocess
