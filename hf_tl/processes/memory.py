@@ -50,7 +50,10 @@ def paused_collection() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Exclude existing objects, such as the libraries, from garbage collection while the context is open."""
+    """Exclude existing objects, such as the libraries, from garbage collection while the context is open.
+
+    Objects of libraries that are imported meanwhile, under `paused_collection`, are excluded too.
+    """
     gc.freeze()
     try:
         yield
