@@ -25,7 +25,7 @@ MESSAGES = {
     "one of the two flags --refit and --streaming": "one of the two arguments refit=True and streaming=True",
     "--int8 needs --format onnx": "int8=True needs format onnx",
     "run hf-tl card DIR --quiet, or --refit": "run hf-tl card DIR --quiet, or refit=True",
-    "add --mixed_precision bf16 to accelerate launch --cpu": "add --mixed_precision bf16 to accelerate launch --cpu",
+    "add --use_fsdp to accelerate launch --cpu": "add --use_fsdp to accelerate launch --cpu",
     "a file my--seed.png -- no flag": "a file my--seed.png -- no flag",
 }
 

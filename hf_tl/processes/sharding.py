@@ -92,7 +92,7 @@ def check_sharding(accelerator: ShardedAccelerator) -> None:
         )
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise ConfigError(
-            f"FSDP needs the precision float32 or bf16, found {accelerator.mixed_precision}: add --mixed_precision bf16"
+            f"FSDP needs the precision float32 or bf16, found {accelerator.mixed_precision}: launch with bf16"
         )
 
 

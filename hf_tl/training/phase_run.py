@@ -32,7 +32,7 @@ from hf_tl.record import FrozenProof, PhaseRecord
 from hf_tl.reporting.console import say
 from hf_tl.strategy import Phase
 from hf_tl.training.phase_data import PhaseData
-from hf_tl.training.step_precision import LossOf, choose_step_precision, in_precision
+from hf_tl.training.step_precision import LossOf, check_step_precision, choose_step_precision, in_precision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -313,8 +313,10 @@ def check_recipes(
         config: Settings with the batch size.
 
     Raises:
-        ConfigError: Images are mixed in batches of odd size, or a head to solve is not linear.
+        ConfigError: Images are mixed in batches of odd size, a head to solve is not linear, or the launcher chose
+            another precision.
     """
+    check_step_precision(accelerator, config)
     batch_size = config.per_device_train_batch_size
     if batch_size % 2 and any(phase.mixup or phase.cutmix for phase in phases):
         raise ConfigError(

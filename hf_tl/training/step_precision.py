@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hf_tl.backbones.stages.modules import undisturbed
 from hf_tl.config import TrainingConfig
+from hf_tl.errors import ConfigError
 from hf_tl.features.inputs import LogitsOf
 from hf_tl.processes.precision import BFLOAT16, FLOAT32, has_bfloat16, is_short, measure_precision, precise
 from hf_tl.processes.sharding import ShardedAccelerator
@@ -25,6 +26,23 @@ MAX_DIFFERENCE = 0.05
 """Largest difference of the losses, relative to the loss, at which bfloat16 is chosen."""
 
 LossOf = Callable[[Tensor, Tensor], Tensor]
+
+
+def check_step_precision(accelerator: "Accelerator", config: TrainingConfig) -> None:
+    """Reject a precision that the launcher overrides.
+
+    Raises:
+        ConfigError: The launcher chose another precision, or FSDP takes only that of the launcher.
+    """
+    wanted, launched = config.mixed_precision, accelerator.mixed_precision
+    if wanted in ("auto", launched):
+        return
+    if launched != "no" or isinstance(accelerator, ShardedAccelerator):
+        raise ConfigError(
+            f"--mixed_precision {wanted} contradicts the launcher, which chose {launched}"
+            f"{' (FSDP has no other)' if isinstance(accelerator, ShardedAccelerator) else ''}: leave it out here, and "
+            "choose the precision in accelerate launch"
+        )
 
 
 def choose_step_precision(

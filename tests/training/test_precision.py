@@ -11,6 +11,7 @@ from torch import Tensor
 from training.small_runs import RecordedTraining, Run, make_training, moved, snapshot, train
 
 from hf_tl.checkpoints.state import BEST, WEIGHTS
+from hf_tl.errors import ConfigError
 
 BF16 = {"mixed_precision": "bf16"}
 
@@ -49,6 +50,12 @@ def test_bf16_trains_and_the_weights_stay_float32(tmp_path: Path, phases: str) -
         assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
     for state in training.optimizer["state"].values():
         assert state["exp_avg"].dtype == torch.float32
+
+
+def test_another_precision_than_the_launcher_is_refused(tmp_path: Path) -> None:
+    run = Run(str(tmp_path), "transfer", {"mixed_precision": "no"}, accelerator=BF16)
+    with pytest.raises(ConfigError, match="mixed_precision=.no. contradicts the launcher, which chose bf16: leave it"):
+        make_training(run)
 
 
 def test_bf16_is_not_float32_but_close_to_it(tmp_path: Path) -> None:
