@@ -3,6 +3,7 @@
 Files stay where they are: nothing is copied or cached, so changed images are detected.
 """
 
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -27,15 +28,14 @@ DEPTH = 3
 """Deepest folder in which tables are looked for, counted from the root."""
 
 
-def plan_folder(root: Path, reading: Reading) -> Plan:
-    """Read the names below a folder, and its tables, into a plan.
+def plan_folder(listing: Listing, root: Path, reading: Reading) -> Plan:
+    """Read the names of the files below a folder, and its tables, into a plan.
 
     A table named metadata comes first, then class folders, then other tables.
 
     Raises:
         DataError: No reading or several are possible.
     """
-    listing = Listing.read(root)
     tables = [path for path in listing.tables() if path.count("/") < DEPTH and LOOK_ALIKE not in path.lower()]
     metadata = [path for path in tables if PurePosixPath(path).stem.lower() == METADATA]
     if metadata:
@@ -116,8 +116,7 @@ def carry_out(plan: Plan, root: Path) -> DatasetDict:
 
 
 def _build(split: PlannedSplit, plan: Plan, root: Path) -> Dataset:
-    base = root.resolve()
-    columns: dict[str, Any] = {IMAGE: [str(base / image) for image in split.images]}
+    columns: dict[str, Any] = {IMAGE: _below(root.resolve(), split.images)}
     features: dict[str, Any] = {IMAGE: Image()}
     if plan.classes:
         return Dataset.from_dict(
@@ -138,9 +137,22 @@ def _build(split: PlannedSplit, plan: Plan, root: Path) -> Dataset:
     return rows.cast(Features({name: known.get(name, feature) for name, feature in rows.features.items()}))
 
 
+def _below(base: Path, images: Iterable[str]) -> list[str]:
+    """Return the paths of images below a folder."""
+    folders: dict[str, str] = {}
+    paths = []
+    for image in images:
+        parent, _, name = image.rpartition("/")
+        if parent not in folders:
+            folders[parent] = os.path.join(base / parent, "")
+        paths.append(folders[parent] + name)
+    return paths
+
+
 def _check_names(names: Iterable[str]) -> None:
     """Reject file names that are not valid text, which neither a dataset nor a card can hold."""
-    if escaped := [ascii(name) for name in names if any("\ud800" <= character <= "\udfff" for character in name)]:
+    others = (name for name in names if not name.isascii())
+    if escaped := [ascii(name) for name in others if any("\ud800" <= character <= "\udfff" for character in name)]:
         raise DataError(
             f"names of files that are not {sys.getfilesystemencoding().upper()} text: {name_some(escaped, 2)}; rename "
             "them, or, where the system's language setting is the reason, set PYTHONUTF8=1"
