@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, DatasetInfo
 
 from hf_tl.data.checks import check_images
-from hf_tl.data.columns import GROUP, IMAGE, LABEL
+from hf_tl.data.columns import GROUP, IMAGE, LABEL, column_of
 from hf_tl.data.drawing import Pool
 from hf_tl.data.encoding import encode, require_classes
 from hf_tl.data.fingerprint import digest_image, map_images
@@ -293,15 +293,16 @@ def _prepare(
     stored = Stored(splits, labels, paths, source.root, digests)
     groups, grouping = group_images(stored, reading, notes, draws=bool(missing))
     splits = {split: rows.remove_columns(GROUP) if GROUP in rows.features else rows for split, rows in splits.items()}
-    pool = Pool(digests["train"], np.asarray(splits["train"][LABEL][:]), labels, groups.get("train", ()))
+    targets = np.asarray(column_of(splits["train"], LABEL).to_pylist())
+    pool = Pool(digests["train"], targets, labels, groups.get("train", ()))
     known = resolve_in(learned, digests, pool).digests
     criterion = None if grouping is None else grouping.origin
     rows, draws = draw_missing(pool, missing, seed, notes, known, include_learned=include_learned, criterion=criterion)
-    if stay := int(sum(digest[:DIGEST_BYTES] in known for digest in pool.digests)) if draws else 0:
+    if stay := int(sum(digest[:DIGEST_BYTES] in known for digest in pool.digests)) if draws and known else 0:
         notes.append(f"{stay:,} of {len(pool.digests):,} training images are training images of the starting model too")
     train = splits["train"]
     for split, chosen in rows.items():
-        splits[split] = train.select(chosen, keep_in_memory=True) if draws else train
+        splits[split] = train.select(np.asarray(chosen), keep_in_memory=True) if draws else train
         digests[split] = tuple(pool.digests[row] for row in chosen)
         if groups:
             groups[split] = tuple(pool.groups[row] for row in chosen)

@@ -1,11 +1,13 @@
 """Content hashes of images and datasets, and iteration over stored images."""
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset, Image
 from pyarrow.compute import struct_field
 from tqdm import tqdm
@@ -13,7 +15,8 @@ from tqdm import tqdm
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.decoding.stored import stored_bytes
 
-BATCH = 256
+BATCH, SHARE = 256, 16
+"""Number of images that are read at a time, and of those that a thread takes at a time."""
 
 
 def row_name(stored: Mapping[str, Any] | None, row: int, split: str) -> str:
@@ -38,12 +41,17 @@ def digest_image(stored: Mapping[str, Any] | None, name: str) -> bytes:
 def map_images(rows: Dataset, split: str, function: Any, progress: tqdm | None = None) -> Iterator[Any]:
     """Apply a function to each stored image and its name, in threads (file access and codecs release the GIL)."""
     stored = rows.cast_column(IMAGE, Image(decode=False)).select_columns([IMAGE])
+
+    def map_share(named: Sequence[tuple[Any, str]]) -> list[Any]:
+        return [function(image, name) for image, name in named]
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         row = 0
         for batch in stored.iter(BATCH):
             images = batch[IMAGE]
-            names = [row_name(image, row + number, split) for number, image in enumerate(images)]
-            yield from pool.map(function, images, names)
+            named = [(image, row_name(image, row + number, split)) for number, image in enumerate(images)]
+            shares = pool.map(map_share, [named[start : start + SHARE] for start in range(0, len(named), SHARE)])
+            yield from itertools.chain.from_iterable(shares)
             row += len(images)
             if progress is not None:
                 progress.update(len(images))
@@ -51,8 +59,8 @@ def map_images(rows: Dataset, split: str, function: Any, progress: tqdm | None =
 
 def paths_of(rows: Dataset) -> list[str | None]:
     """Return the stored path of each image, without its bytes."""
-    batches = rows.select_columns([IMAGE]).with_format("arrow").iter(BATCH)
-    return [path for batch in batches for path in struct_field(batch[IMAGE], "path").to_pylist()]
+    paths = struct_field(rows.data.table[IMAGE], "path").cast(pa.large_string())
+    return (paths if rows._indices is None else paths.take(rows._indices.column(0))).to_pylist()
 
 
 def digest_in_order(digests: Iterable[bytes]) -> str:

@@ -5,13 +5,15 @@ Files stay where they are: nothing is copied or cached, so changed images are de
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Image, Value
+from datasets.features.features import FeatureType
 
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.layout.folders import plan_folders
@@ -116,13 +118,13 @@ def carry_out(plan: Plan, root: Path) -> DatasetDict:
 
 
 def _build(split: PlannedSplit, plan: Plan, root: Path) -> Dataset:
-    columns: dict[str, Any] = {IMAGE: _below(root.resolve(), split.images)}
-    features: dict[str, Any] = {IMAGE: Image()}
+    paths = _below(root.resolve(), split.images)
     if plan.classes:
-        return Dataset.from_dict(
-            {**columns, "label": list(split.columns["label"])},
-            features=Features({**features, "label": ClassLabel(names=list(plan.classes))}),
-        )
+        index = {name: number for number, name in enumerate(plan.classes)}
+        numbers = np.fromiter((index[str(name)] for name in split.columns["label"]), np.int64, len(paths))
+        return _with_images(paths, {"label": pa.array(numbers)}, {"label": ClassLabel(names=list(plan.classes))})
+    columns: dict[str, Any] = {}
+    features: dict[str, Any] = {}
     for name, values in split.columns.items():
         if name == IMAGE:
             continue
@@ -134,7 +136,18 @@ def _build(split: PlannedSplit, plan: Plan, root: Path) -> Dataset:
         features[name] = Value("string") if pa.types.is_null(array.type) else None
     known = {name: feature for name, feature in features.items() if feature is not None}
     rows = Dataset.from_dict(columns)
-    return rows.cast(Features({name: known.get(name, feature) for name, feature in rows.features.items()}))
+    rows = rows.cast(Features({name: known.get(name, feature) for name, feature in rows.features.items()}))
+    return _with_images(paths, {name: rows.data.table[name] for name in columns}, rows.features)
+
+
+def _with_images(
+    paths: Sequence[str], columns: Mapping[str, pa.Array | pa.ChunkedArray], features: Mapping[str, FeatureType]
+) -> Dataset:
+    """Return a dataset of the images at some paths and of other columns, without a Python object for each image."""
+    without_bytes = pa.nulls(len(paths), pa.binary())
+    images = pa.StructArray.from_arrays([without_bytes, pa.array(paths, pa.string())], ["bytes", "path"])
+    table = pa.table({IMAGE: images, **columns})
+    return Dataset(table, info=DatasetInfo(features=Features({IMAGE: Image(), **features})))
 
 
 def _below(base: Path, images: Iterable[str]) -> list[str]:
