@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -61,6 +62,8 @@ class ImageData(Shown):
     """Recommended settings of a built-in dataset: `image_size`, `horizontal_flip`."""
     inspection: InspectionRecord | None = None
     """Counts of an inspection of these images and labels, if there is one."""
+    root: Path | None = field(default=None, repr=False)
+    """Folder that holds the images, if they are one by one in a folder, whose index is used."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notes", tuple(map(worded, self.notes)))
