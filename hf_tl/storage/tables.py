@@ -64,10 +64,10 @@ class KeptTable:
         except OSError as error:
             return empty, f"it cannot be read ({error.strerror or error})"
         body = memoryview(content)[HEADER:]
-        if content[:HEADER] != _header(body):
+        if content[:HEADER] != _header(hashlib.sha256(body)):
             return empty, "its content does not match its hash"
         try:
-            table = pa.ipc.open_file(pa.py_buffer(body)).read_all()
+            table = pa.ipc.open_stream(pa.py_buffer(body)).read_all()
         except pa.ArrowException as error:
             return empty, f"it is no Arrow file ({error})"
         with contextlib.suppress(OSError):  # a read-only cache can still be read
@@ -100,18 +100,19 @@ class KeptTable:
         return self.schema.with_metadata({**(self.schema.metadata or {}), TITLE: self.title.encode()})
 
     def _write(self, table: pa.Table, file: Path) -> None:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, self._schema) as writer:
-            writer.write_table(table)
-        body = memoryview(sink.getvalue())
-        with open(file, "wb") as stream:
-            stream.write(_header(body))
-            stream.write(body)
+        with open(file, "wb+") as stream:
+            stream.write(bytes(HEADER))
+            with pa.ipc.new_stream(pa.PythonFile(stream, "w"), self._schema) as writer:
+                writer.write_table(table)
+            stream.seek(HEADER)
+            digest = hashlib.file_digest(stream, "sha256")
+            stream.seek(0)
+            stream.write(_header(digest))
         flush_file(file)
 
 
-def _header(body: memoryview) -> bytes:
-    return (MARK + hashlib.sha256(body).digest()).ljust(HEADER, b"\0")
+def _header(digest: "hashlib._Hash") -> bytes:
+    return (MARK + digest.digest()).ljust(HEADER, b"\0")
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _title(file: Path) -> str:
     try:
         with open(file, "rb") as stream:
             stream.seek(HEADER)
-            schema = pa.ipc.open_file(pa.py_buffer(stream.read())).schema
+            schema = pa.ipc.open_stream(stream).schema
     except (OSError, pa.ArrowException):
         return "damaged"
     return (schema.metadata or {}).get(TITLE, b"damaged").decode(errors="replace")

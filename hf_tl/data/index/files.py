@@ -6,6 +6,7 @@ before it was read is read again by the next run, because another change might l
 
 import os
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -86,13 +87,13 @@ def _table(root: Path) -> KeptTable:
 
 def _states(paths: Sequence[str]) -> dict[str, np.ndarray]:
     """Return size, time of change and inode of each file; a size of -1 for one that is not there."""
-    sizes, times, inodes = [], [], []
+    sizes, times, inodes = array("q"), array("q"), array("Q")
     for path in paths:
         state = _state(path)
         sizes.append(-1 if state is None else state.st_size)
         times.append(0 if state is None else state.st_mtime_ns)
         inodes.append(0 if state is None else state.st_ino)
-    return {"size": np.array(sizes, np.int64), "time": np.array(times, np.int64), "inode": np.array(inodes, np.uint64)}
+    return {"size": np.asarray(sizes), "time": np.asarray(times), "inode": np.asarray(inodes)}
 
 
 def _state(path: str) -> os.stat_result | None:

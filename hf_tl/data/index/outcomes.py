@@ -3,7 +3,7 @@
 What cannot be read is not kept: it is looked at in every run, which names it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -42,6 +42,8 @@ SCHEMA = pa.schema(
         "mode": pa.string(),
     }
 )
+CHUNK = 10_000
+"""Number of outcomes that are packed at a time."""
 NONE = -1
 """Conversion of an image that is none of `CONVERSIONS`."""
 
@@ -83,7 +85,7 @@ def examine_images(data: "ImageData", progress: tqdm) -> dict[str, Outcomes]:
     name, key = (data.name, data.name) if data.root is None else (data.root.name, str(data.root))
     table = KeptTable(f"checked images of {name}", f"outcomes {key}", schema)
     known = read(table, f"the images of {name}")
-    outcomes, new = {}, []
+    outcomes, new = {}, _New()
     contents = _contents(data) if len(known) else {}
     for split, rows in data.splits.items():
         digests = data.digests[split]
@@ -103,10 +105,10 @@ def examine_images(data: "ImageData", progress: tqdm) -> dict[str, Outcomes]:
             conversions[row] = NONE if outcome.conversion is None else CONVERSIONS.index(outcome.conversion)
             is_readable[row] = outcome.is_readable
             if digest == digests[row]:  # else the file has changed since it was hashed
-                new.append((digest, conversions[row], *outcome[1:]))
+                new.add((digest, conversions[row], *outcome[1:]))
         outcomes[split] = Outcomes(conversions, is_readable, unreadable)
-    if new:
-        keep(table, partial(_merged, new))
+    if len(added := new.table()):
+        keep(table, partial(_merged, added))
     return outcomes
 
 
@@ -131,9 +133,29 @@ def _check() -> bytes:
     return ", ".join(map(str, parts)).encode()
 
 
-def _merged(new: Iterable[tuple[Any, ...]], known: pa.Table) -> pa.Table:
-    columns = zip(SCHEMA, zip(*new, strict=True), strict=True)
-    added = pa.table([pa.array(values, column.type) for column, values in columns], SCHEMA)
+class _New:
+    """Outcomes to keep, in columns: tuples of a million images would take 300 MB."""
+
+    def __init__(self) -> None:
+        self._tables, self._rows = [SCHEMA.empty_table()], list[tuple[Any, ...]]()
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == CHUNK:
+            self._pack()
+
+    def table(self) -> pa.Table:
+        self._pack()
+        return pa.concat_tables(self._tables).combine_chunks()
+
+    def _pack(self) -> None:
+        if self._rows:
+            columns = zip(SCHEMA, zip(*self._rows, strict=True), strict=True)
+            self._tables.append(pa.table([pa.array(values, column.type) for column, values in columns], SCHEMA))
+            self._rows = []
+
+
+def _merged(added: pa.Table, known: pa.Table) -> pa.Table:
     digests = added["digest"]
     added = added.filter(pc.equal(pc.index_in(digests, digests), pa.array(np.arange(len(added)), pa.int32())))
     others = known.filter(pc.invert(pc.is_in(known["digest"], added["digest"].combine_chunks())))
