@@ -3,6 +3,7 @@
 Groups that share an image are one group. An image in no group is a group of its own, with its copies.
 """
 
+import functools
 import os
 import re
 from collections import Counter, defaultdict
@@ -53,16 +54,16 @@ class Stored:
         paths = {split: [path for path in of_split if path] for split, of_split in self.paths.items()}
         if any(len(paths[split]) < len(of_split) for split, of_split in self.paths.items()):
             return {}
-        folders = {os.path.dirname(path) for of_split in paths.values() for path in of_split}
-        within = {folder: self._within(folder) for folder in folders}
+        within = functools.cache(self._within)
+        parts = {split: (path.rpartition(os.sep) for path in of_split) for split, of_split in paths.items()}
         return {
-            split: [within[os.path.dirname(path)] + os.path.basename(path) for path in of_split]
-            for split, of_split in paths.items()
+            split: [within(folder, separator) + name for folder, separator, name in of_split]
+            for split, of_split in parts.items()
         }
 
-    def _within(self, path: str) -> str:
+    def _within(self, path: str, separator: str) -> str:
         """Return the beginning of the paths, within the dataset, of the files in a folder."""
-        folder = Path(path)
+        folder = Path(path + separator)
         is_inside = self.root is not None and folder.is_relative_to(self.root)
         relative = (folder.relative_to(self.root) if self.root is not None and is_inside else folder).as_posix()
         return "" if relative == "." else relative if relative.endswith("/") else f"{relative}/"

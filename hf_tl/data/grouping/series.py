@@ -105,6 +105,8 @@ def _by_stem(paths: Mapping[str, Sequence[str]]) -> list[str | None]:
 
 def _parse(stem: str) -> tuple[str, int] | None:
     """Return the id and the running number in a file name."""
+    if stem.isalnum():  # no separator, which `NUMBER` begins with
+        return None
     match = NUMBER.search(stem)
     if match is None or DATE.fullmatch(stem):
         return None

@@ -1,6 +1,7 @@
 """Digests of the images of a dataset, read from its index where the images have not changed."""
 
 import itertools
+import os
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -37,10 +38,15 @@ def identify(splits: Mapping[str, Dataset], root: Path | None) -> tuple[Digests,
 
 
 def _digest_rows(rows: Dataset, split: str) -> tuple[bytes, ...]:
-    """Return the digests of stored images; datasets names files of the same content by the same `_fingerprint`."""
+    """Return the digests of stored images.
+
+    For the same files, datasets gives the same selection of rows the same `_fingerprint`.
+    """
     if not rows.cache_files or not holds_bytes(rows):
         return tuple(map_images(rows, split, digest_image))
-    table = KeptTable(f"digests of {len(rows):,} images", f"rows {rows._fingerprint}", SCHEMA)
+    states = [os.stat(file["filename"]) for file in rows.cache_files]
+    files = [(state.st_size, state.st_mtime_ns, state.st_ino) for state in states]
+    table = KeptTable(f"digests of {len(rows):,} images", f"rows {rows._fingerprint} of {files}", SCHEMA)
     known = read(table, f"the images of {split}")
     if len(known) != len(rows):
         digests = map_images(rows, split, digest_image)

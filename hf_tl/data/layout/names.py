@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from hf_tl.errors import ConfigError, name_some
@@ -89,6 +90,7 @@ def words_of(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+", name)]
 
 
+@lru_cache(100_000)
 def split_of(name: str) -> str | None:
     """Return the split that a name stands for, by the one split word in it; None if there is none or more than one.
 
