@@ -121,14 +121,15 @@ def test_the_time_of_epochs_that_were_not_run_is_computed() -> None:
 
 
 def test_starts_are_compared_by_turn() -> None:
-    first, again = (run_of(seconds, images=100_000) for seconds in (10.0, 2.0))
-    sides = {"hf_tl, first": [first], "hf_tl, again": [again], "torchvision ImageFolder, again": [run_of(1.0)]}
+    first, again, other = (run_of(seconds, images=100_000, start_cpu_seconds=1) for seconds in (10.0, 2.0, 1.0))
+    sides = {"hf_tl, first": [first], "hf_tl, again": [again], "torchvision ImageFolder, again": [other]}
     row = row_of("start", "start", sides)
     lines = tables({"start": row}).split("\n\n")[0].splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [line[7] for line in cells] == ["no", "no", "yes", "yes"]
     assert cells[2][:6] == [
-        "start on 100,000 images, again", "torchvision ImageFolder", "at most 2 s", "2.00 s", "1.00 s", "0.50"
+        *("start on 100,000 images, again", "torchvision ImageFolder", "at most 2 s"),
+        *("2.00 s, CPU 1.0 s", "1.00 s, CPU 1.0 s", "0.50"),
     ]  # fmt: skip
 
 

@@ -179,8 +179,12 @@ def _start(row: Row) -> list[list[str]]:
             other = row["sides"].get(f"{name}, {turn}", [])
             ratios = [theirs["seconds"] / mine["seconds"] for mine, theirs in zip(own, other, strict=False)]
             title = f"start on {images:,} images, {turn}"
-            lines.append([title, name, goal, _seconds(own), _seconds(other), _range(ratios), "", reached])
+            lines.append([title, name, goal, _start_seconds(own), _start_seconds(other), _range(ratios), "", reached])
     return lines or _failed(row)
+
+
+def _start_seconds(runs: Runs) -> str:
+    return f"{_seconds(runs)}, CPU {_median(runs, 'start_cpu_seconds'):.1f} s" if runs else ""
 
 
 def _gpu(row: Row) -> list[list[str]]:

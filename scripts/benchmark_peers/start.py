@@ -33,9 +33,10 @@ def main() -> None:
         return
     os.environ |= {"HF_TL_CACHE": str(options.cache), "HF_DATASETS_CACHE": str(options.cache / "datasets")}
     start = STARTS[options.what](options.folder)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     images = start()
-    result = {"seconds": time.perf_counter() - began, "images": images}
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+    result = {"seconds": seconds, "start_cpu_seconds": cpu_seconds, "images": images}
     options.output_dir.mkdir(parents=True, exist_ok=True)
     (options.output_dir / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
