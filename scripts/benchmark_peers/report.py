@@ -177,7 +177,7 @@ def _start(row: Row) -> list[list[str]]:
         goal = "" if limit is None else f"at most {limit} s"
         for name in (IMAGE_FOLDER, DATASETS):
             other = row["sides"].get(f"{name}, {turn}", [])
-            ratios = [theirs["seconds"] / mine["seconds"] for mine, theirs in zip(own, other, strict=False)]
+            ratios = [peer["seconds"] / run["seconds"] for run, peer in zip(own, other, strict=False)]
             title = f"start on {images:,} images, {turn}"
             lines.append([title, name, goal, _start_seconds(own), _start_seconds(other), _range(ratios), "", reached])
     return lines or _failed(row)
