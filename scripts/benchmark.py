@@ -30,6 +30,7 @@ from benchmark_peers.processes import machine, measure
 from benchmark_peers.report import tables
 from benchmark_peers.sides import GPU_MODELS, PYTHON, WORKS, Setting, Side
 
+START = Path(__file__).parent / "benchmark_peers" / "start.py"
 PREPARE = Path(__file__).parent / "benchmark_peers" / "prepare.py"
 PACKAGES = ("hf_tl", "torch", "transformers", "timm", "datasets", "accelerate")
 NO_NETWORK = {"HF_HUB_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
@@ -78,6 +79,7 @@ def parse_flags() -> tuple[argparse.Namespace, list[str]]:
         default=[1_000, 4_000, 16_000, 60_000],
         help="numbers of images of the row scaling",
     )
+    parser.add_argument("--start_images", type=int, default=100_000, help="images of the row start (default: 100,000)")
     parser.add_argument(
         "--seconds", type=float, default=30, help="duration of each measurement of a machine limit (default: 30)"
     )
@@ -107,6 +109,10 @@ def prepare(options: argparse.Namespace, hf_tl_flags: tuple[str, ...], folder: P
     about = json.loads((folder / "model" / "about.json").read_text(encoding="utf-8"))
     for size in options.sizes if "scaling" in options.only else []:
         call_prepare("digits", folder / f"digits-{size}", "--images", str(size))
+    if "start" in options.only:
+        subprocess.run(
+            [PYTHON, str(START), "make", str(folder / "start"), "--images", str(options.start_images)], check=True
+        )
     for model in GPU_MODELS if about["gpu"] else []:
         call_prepare("model", folder / model, *images, "--model", f"timm:{model}")
     listing = subprocess.run([PYTHON, "-m", "hf_tl", "train", "--help-all"], check=True, capture_output=True, text=True)
@@ -132,7 +138,7 @@ def call_prepare(*words: str | Path) -> None:
 
 def new_row(work: str, setting: Setting, dataset: str) -> dict[str, Any]:
     """Return a new row: subject, settings, machine and date of the measurement."""
-    kinds = {"head_again": "again", "scaling": "scaling", "decode": "decode"}
+    kinds = {"head_again": "again", "scaling": "scaling", "decode": "decode", "start": "start"}
     kind = kinds.get(work, work.split("_")[0] if "_" in work else "training")
     images = setting.about["images"]
     device = f", {setting.about['gpu']}" if setting.about["gpu"] else ""

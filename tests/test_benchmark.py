@@ -120,6 +120,31 @@ def test_the_time_of_epochs_that_were_not_run_is_computed() -> None:
     assert seconds_left_out([7, 8], [1, 1], 2, 1) == 0
 
 
+def test_starts_are_compared_by_turn() -> None:
+    first, again, other = (run_of(seconds, images=100_000, start_cpu_seconds=1) for seconds in (10.0, 2.0, 1.0))
+    sides = {"hf_tl, first": [first], "hf_tl, again": [again], "torchvision ImageFolder, again": [other]}
+    row = row_of("start", "start", sides)
+    lines = tables({"start": row}).split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [line[7] for line in cells] == ["no", "no", "yes", "yes"]
+    assert cells[2][:6] == [
+        *("start on 100,000 images, again", "torchvision ImageFolder", "at most 2 s"),
+        *("2.00 s, CPU 1.0 s", "1.00 s, CPU 1.0 s", "0.50"),
+    ]  # fmt: skip
+
+
+def test_a_start_is_timed(tmp_path: Path) -> None:
+    program = [sys.executable, str(SCRIPTS / "benchmark_peers" / "start.py")]
+    subprocess.run([*program, "make", str(tmp_path / "images"), "--images", "700"], check=True)
+    for turn in ("first", "again"):
+        places = ["--cache", str(tmp_path / "cache"), "--output_dir", str(tmp_path / turn)]
+        subprocess.run([*program, "hf_tl", str(tmp_path / "images"), *places], check=True)
+        result = json.loads((tmp_path / turn / "result.json").read_text())
+        assert result["images"] == 700
+        assert result["seconds"] > 0
+    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 2
+
+
 @pytest.mark.slow
 def test_a_small_run(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from hf_tl.reporting.numbers import megabytes
 
 def cache_parser() -> Parser:
     """Make the parser of `hf-tl cache`."""
-    parser = Parser("cache", "List or clear the cached features.")
+    parser = Parser("cache", "List or clear what is kept between runs: cached features, and indexes of images.")
     choices, text = ["list", "clear"], "list (default) or clear"
     parser.add_argument("action", nargs="?", choices=choices, default="list", help=text)
     parser.add_setting(TrainingConfig, "feature_cache_dir")
@@ -21,18 +21,20 @@ def cache_parser() -> Parser:
 
 
 def cache(options: Namespace) -> None:
-    """List or clear the cached features."""
-    from hf_tl.features.feature_store import open_store
+    """List or clear the cached features and the indexes of images."""
+    from hf_tl.features.feature_store import Entry, open_store
+    from hf_tl.storage.tables import KeptFile, clear_tables, list_tables
 
     store = open_store(options.feature_cache_dir, 0)
     folder = store.folder
     if options.action == "clear":
         try:
-            print(f"{megabytes(store.clear())} freed in {folder}")
+            print(f"{megabytes(store.clear() + clear_tables(folder))} freed in {folder}")
         except OSError as error:
             raise ConfigError(f"{folder} cannot be cleared: {error.strerror or error} ({error.filename})") from error
         return
-    entries = store.entries()
+    entries: list[Entry | KeptFile] = [*store.entries(), *list_tables(folder)]
+    entries.sort(key=lambda entry: -entry.used)
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
         print(f"{megabytes(entry.bytes):>12}  last used {used}  {entry.title}")

@@ -1,15 +1,14 @@
 """Check of all images before training: each is decoded once, and unreadable ones are named or left out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_tl.data.decoding.colors import Conversion
-from hf_tl.data.decoding.conversions import examine, gather
+from hf_tl.data.decoding.conversions import examine
 from hf_tl.data.encoding import require_classes
-from hf_tl.data.fingerprint import map_images
 from hf_tl.data.image_data import ImageData, class_counts_of
+from hf_tl.data.index.outcomes import examine_images
 from hf_tl.data.splits import note_overlaps
 from hf_tl.data.streaming.streams import leave_out, streams_of
 from hf_tl.errors import DataError, name_some
@@ -41,19 +40,17 @@ def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: boo
         readable, more = leave_out(data.splits, _bad_image, verbose)
         return _without_bad_images(replace(data, splits=readable, notes=(*data.notes, *more))) if more else data
     notes, errors, kept, conversions = [], [], {}, {}
-    with progress_bar(
-        total=sum(map(len, data.splits.values())), desc="Checking images", disable=not verbose
-    ) as progress:
-        for split, rows in data.splits.items():
-            results = list(map_images(rows, split, _examine, progress))
-            if bad := [result for result in results if isinstance(result, _Unreadable)]:
-                errors += [image.error for image in bad]
-                kept[split] = [row for row, result in enumerate(results) if not isinstance(result, _Unreadable)]
-                names = name_some(Path(image.name).name for image in bad)
-                notes.append(f"{len(bad)} images of {split} that cannot be read were left out: {names}")
-            converted = gather((None, True) if isinstance(result, _Unreadable) else result for result in results)
-            conversions[split] = converted
-            notes += converted.notes(split, len(rows))
+    images = sum(map(len, data.splits.values()))
+    with progress_bar(total=images, desc="Checking images", disable=not verbose) as progress:
+        outcomes = examine_images(data, progress)
+    for split, rows in data.splits.items():
+        if bad := outcomes[split].unreadable:
+            errors += [image.error for image in bad.values()]
+            kept[split] = [row for row in range(len(rows)) if row not in bad]
+            names = name_some(Path(image.name).name for image in bad.values())
+            notes.append(f"{len(bad)} images of {split} that cannot be read were left out: {names}")
+        conversions[split] = outcomes[split].gather()
+        notes += conversions[split].notes(split, len(rows))
     data = replace(data, conversions=conversions)
     if not errors:
         return replace(data, notes=(*data.notes, *notes))
@@ -74,19 +71,9 @@ def _without_bad_images(data: ImageData) -> ImageData:
     return note_overlaps(data)
 
 
-@dataclass(frozen=True)
-class _Unreadable:
-    name: str
-    error: str
-
-
-def _examine(stored: Mapping[str, Any] | None, name: str) -> tuple[Conversion | None, bool] | _Unreadable:
-    try:
-        return examine(stored, name)
-    except DataError as error:
-        return _Unreadable(name, str(error))
-
-
 def _bad_image(stored: Mapping[str, Any] | None, name: str) -> tuple[str, str] | None:
-    result = _examine(stored, name)
-    return (result.name, result.error) if isinstance(result, _Unreadable) else None
+    try:
+        examine(stored, name)
+    except DataError as error:
+        return name, str(error)
+    return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, LargeList, List, Value
 from datasets.features.features import FeatureType
 
@@ -19,6 +20,12 @@ def rename_columns(splits: Mapping[str, Dataset], image_column: str, label_colum
     names = {image_column: IMAGE, label_column: LABEL}
     changed = {old: new for old, new in names.items() if old != new}
     return {split: rows.rename_columns(changed) if changed else rows for split, rows in splits.items()}
+
+
+def column_of(rows: Dataset, name: str) -> pa.ChunkedArray:
+    """Return a column as it is stored, in the order of the rows; `rows[name]` makes a Python object of each value."""
+    stored = rows.data.table[name]
+    return stored if rows._indices is None else stored.take(rows._indices.column(0))
 
 
 def holds_lists(feature: FeatureType) -> bool:

@@ -4,19 +4,18 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict, DatasetInfo
 
 from hf_tl.data.checks import check_images
-from hf_tl.data.columns import GROUP, IMAGE, LABEL
+from hf_tl.data.columns import GROUP, IMAGE, LABEL, column_of
 from hf_tl.data.drawing import Pool
 from hf_tl.data.encoding import encode, require_classes
-from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.grouping.groups import Stored, group_images
 from hf_tl.data.image_data import AnyDataset, ImageData
+from hf_tl.data.index.digests import identify
 from hf_tl.data.layout.exclusions import leave_out_listed
 from hf_tl.data.layout.plan import AUTO, ClassFolder, Reading
 from hf_tl.data.layout.reading import make_reading
@@ -25,7 +24,7 @@ from hf_tl.data.multi_label import name_classes
 from hf_tl.data.sources import Source, open_source
 from hf_tl.data.splits import choose_test, draw_missing, missing_fractions, name_splits, note_overlaps
 from hf_tl.data.streaming.sources import StreamSource, open_streams
-from hf_tl.data.streaming.streams import PLACE, streams_of
+from hf_tl.data.streaming.streams import streams_of
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.record import LearnedFrom
 from hf_tl.record.learned import DIGEST_BYTES
@@ -287,21 +286,20 @@ def _prepare(
     require_classes(splits["train"], labels, keep_empty=reading.keep_empty_classes)
     splits, origins = choose_test(splits, origins, notes)
     missing = missing_fractions(splits, validation_fraction=validation_fraction, test_fraction=test_fraction)
-    identities = {split: _identities(rows, split) for split, rows in splits.items()}
-    digests = {split: tuple(digest for digest, _ in pairs) for split, pairs in identities.items()}
-    paths = {split: [path for _, path in pairs] for split, pairs in identities.items()}
+    digests, paths = identify(splits, source.root)
     stored = Stored(splits, labels, paths, source.root, digests)
     groups, grouping = group_images(stored, reading, notes, draws=bool(missing))
     splits = {split: rows.remove_columns(GROUP) if GROUP in rows.features else rows for split, rows in splits.items()}
-    pool = Pool(digests["train"], np.asarray(splits["train"][LABEL][:]), labels, groups.get("train", ()))
+    targets = np.asarray(column_of(splits["train"], LABEL).to_pylist())
+    pool = Pool(digests["train"], targets, labels, groups.get("train", ()))
     known = resolve_in(learned, digests, pool).digests
     criterion = None if grouping is None else grouping.origin
     rows, draws = draw_missing(pool, missing, seed, notes, known, include_learned=include_learned, criterion=criterion)
-    if stay := int(sum(digest[:DIGEST_BYTES] in known for digest in pool.digests)) if draws else 0:
+    if stay := int(sum(digest[:DIGEST_BYTES] in known for digest in pool.digests)) if draws and known else 0:
         notes.append(f"{stay:,} of {len(pool.digests):,} training images are training images of the starting model too")
     train = splits["train"]
     for split, chosen in rows.items():
-        splits[split] = train.select(chosen, keep_in_memory=True) if draws else train
+        splits[split] = train.select(np.asarray(chosen), keep_in_memory=True) if draws else train
         digests[split] = tuple(pool.digests[row] for row in chosen)
         if groups:
             groups[split] = tuple(pool.groups[row] for row in chosen)
@@ -322,15 +320,9 @@ def _prepare(
         grouping=grouping,
         problem_type="multi_label_classification" if pool.is_multi_label else "single_label_classification",
         defaults=source.defaults,
+        root=source.root,
     )
     return note_overlaps(data)
-
-
-def _identities(rows: Dataset, split: str) -> list[tuple[bytes, str | None]]:
-    """Return digest and path of each image of a split; for a stream, whose images are not read, hash the positions."""
-    if PLACE in rows.features:
-        return [(sha256(b"place %d" % place).digest(), None) for place in rows[PLACE][:]]
-    return list(map_images(rows, split, lambda stored, name: (digest_image(stored, name), (stored or {}).get("path"))))
 
 
 def _as_splits(dataset: Any) -> dict[str, Dataset]:

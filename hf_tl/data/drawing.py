@@ -8,10 +8,12 @@ into or out of each split. If the number of drawn images is rounded differently,
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 
@@ -45,10 +47,16 @@ class Pool:
     groups: Sequence[str] = ()
     """Group of each image; empty where nothing names groups."""
 
-    @property
+    @cached_property
     def units(self) -> Sequence[bytes]:
         """Name of the group of each image: images of equal names lie on one side of every split."""
         return [group.encode() for group in self.groups] if self.groups else self.digests
+
+    @cached_property
+    def unit_numbers(self) -> np.ndarray:
+        """Number of the group of each image, in the order in which the groups first occur, (images,)."""
+        numbers: dict[bytes, int] = {}
+        return np.fromiter((numbers.setdefault(unit, len(numbers)) for unit in self.units), np.int64, len(self.units))
 
     @property
     def is_multi_label(self) -> bool:
@@ -129,6 +137,8 @@ def draw_splits(
 def _of_learned_groups(pool: Pool, learned: Collection[bytes]) -> np.ndarray:
     """Return whether the group of each image holds a training image of the starting weights, bool, (images,)."""
     units = pool.units
+    if not learned:
+        return np.zeros(len(units), bool)
     touched = {unit for unit, digest in zip(units, pool.digests, strict=True) if digest[:DIGEST_BYTES] in learned}
     return np.fromiter((unit in touched for unit in units), bool, len(units))
 
@@ -164,21 +174,15 @@ def _draw(
     pool: Pool, quota: list[int], seed: int, spare: int, is_learned: np.ndarray, include_learned: bool
 ) -> list[int]:
     """Draw groups by rank until each stratum has its quota; keep `spare` groups of each class."""
-    groups: defaultdict[bytes, list[int]] = defaultdict(list)
-    for row, unit in enumerate(pool.units):
-        if include_learned or not is_learned[row]:
-            groups[unit].append(row)
-    prefix = f"{seed}/".encode()
-    order = sorted(groups, key=lambda unit: (is_learned[groups[unit][0]], sha256(prefix + unit).digest()))
-    ranked = [groups[unit] for unit in order]
+    ranked = _Ranked(pool, seed, is_learned, include_learned=include_learned)
     taken = _Taken(pool, quota, spare)
-    waiting = []
+    waiting, total = [], sum(quota)
     for rows in ranked:
-        if len(taken.rows) >= sum(quota):
+        if len(taken.rows) >= total:
             break
-        if not taken.add(rows, taken.has_room):
+        if not taken.add(rows, taken.has_room) and pool.groups:
             waiting.append(rows)
-    for rows in sorted(waiting, key=lambda rows: (is_learned[rows[0]], len(rows))) if pool.groups else ():
+    for rows in sorted(waiting, key=lambda rows: (is_learned[rows[0]], len(rows))):
         taken.add(rows, taken.comes_nearer)
     # if every group of a class is larger than the quota, draw one of them
     for stratum, wanted in enumerate(quota):
@@ -190,6 +194,33 @@ def _draw(
     return sorted(taken.rows)
 
 
+class _Ranked(Sequence[list[int]]):
+    """Rows of each group, sorted by a hash of the seed and the group's name.
+
+    Groups of training images of the starting weights come last, or are left out.
+    """
+
+    def __init__(self, pool: Pool, seed: int, is_learned: np.ndarray, *, include_learned: bool) -> None:
+        rows = np.arange(len(is_learned)) if include_learned else np.flatnonzero(~is_learned)
+        numbers = pool.unit_numbers[rows]
+        order = np.argsort(numbers, kind="stable")
+        self._rows, numbers = rows[order], numbers[order]
+        first = np.flatnonzero(np.diff(numbers, prepend=-1))
+        self._ends = np.append(first, len(rows))[1:]
+        self._starts = first
+        prefix, units = f"{seed}/".encode(), pool.units
+        hashes = b"".join(sha256(prefix + units[row]).digest() for row in self._rows[first].tolist())
+        columns = np.frombuffer(hashes, ">u8").reshape(-1, 4).T
+        self._order = np.lexsort((*columns[::-1], is_learned[self._rows[first]]))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, rank: Any) -> Any:
+        place = self._order[rank]
+        return self._rows[self._starts[place] : self._ends[place]].tolist()
+
+
 class _Taken:
     """Groups that a draw has taken, and the images of each stratum that it still has room for."""
 
@@ -197,23 +228,23 @@ class _Taken:
         self.rows: list[int] = []
         self.room = list(quota)
         self._spare, self._pool, self._strata = spare, pool, pool.strata().tolist()
-        self._remaining = _count_different(pool)
+        self._remaining, self._is_multi_label = _count_different(pool), pool.is_multi_label
 
-    def strata_of(self, rows: Iterable[int]) -> Counter[int]:
-        return Counter(self._strata[row] for row in rows)
+    def strata_of(self, rows: Sequence[int]) -> Mapping[int, int]:
+        return {self._strata[rows[0]]: 1} if len(rows) == 1 else Counter(self._strata[row] for row in rows)
 
-    def has_room(self, needed: Counter[int]) -> bool:
+    def has_room(self, needed: Mapping[int, int]) -> bool:
         return all(self.room[stratum] >= count for stratum, count in needed.items())
 
-    def comes_nearer(self, needed: Counter[int]) -> bool:
+    def comes_nearer(self, needed: Mapping[int, int]) -> bool:
         """Return whether a group brings the numbers of images nearer to the quota, above or below it."""
         after = sum(abs(self.room[stratum] - count) for stratum, count in needed.items())
         return after < sum(abs(self.room[stratum]) for stratum in needed)
 
-    def add(self, rows: list[int], is_wanted: Callable[[Counter[int]], bool] = lambda needed: True) -> bool:
+    def add(self, rows: list[int], is_wanted: Callable[[Mapping[int, int]], bool] = lambda needed: True) -> bool:
         """Take a group if it is wanted and every class keeps enough others."""
         needed = self.strata_of(rows)
-        classes = {label for row in rows for label in self._pool.classes_of(row)}
+        classes = {label for row in rows for label in self._pool.classes_of(row)} if self._is_multi_label else needed
         if any(self._remaining[label] <= self._spare for label in classes) or not is_wanted(needed):
             return False
         self.rows += rows
@@ -226,9 +257,9 @@ class _Taken:
 
 def _count_different(pool: Pool) -> Counter[int]:
     """Count the groups of each class."""
-    return Counter(
-        label for _, label in {(unit, label) for row, unit in enumerate(pool.units) for label in pool.classes_of(row)}
-    )
+    rows, labels = np.nonzero(pool.labels) if pool.is_multi_label else (np.arange(len(pool.labels)), pool.labels)
+    different = np.unique(pool.unit_numbers[rows] * len(pool.classes) + labels) % len(pool.classes)
+    return Counter(dict(zip(*(values.tolist() for values in np.unique(different, return_counts=True)), strict=True)))
 
 
 def _stratum_counts(pool: Pool) -> np.ndarray:

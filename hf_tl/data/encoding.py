@@ -20,9 +20,9 @@ from hf_tl.data.labels import (
     drop_empty_classes,
     encode_labels,
     joined_note,
-    missing_labels,
     split_labels,
     tidy_labels,
+    unlabeled_rows,
 )
 from hf_tl.data.layout.plan import Reading
 from hf_tl.data.multi_label import encode_lists, flags_of, join_columns
@@ -75,8 +75,7 @@ def _labeled_splits(
             raise DataError(f"the split {split} is empty; add images to it, or remove it")
         if image_column not in rows.features:
             raise DataError(f"the split {split} has no column {image_column!r}, unlike train; name it alike everywhere")
-        values = rows[label_column][:] if label_column in rows.features else [None] * len(rows)
-        unlabeled = missing_labels(values)
+        unlabeled = unlabeled_rows(rows, label_column)
         if len(unlabeled) == len(rows) and split != "train":
             notes.append(f"split {split} was left out: it has no labels")
             continue

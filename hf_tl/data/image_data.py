@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from hf_tl.data.columns import LABEL, holds_lists
+from hf_tl.data.columns import LABEL, column_of, holds_lists
 from hf_tl.data.decoding.conversions import Conversions
 from hf_tl.data.drawing import Draw, Pool
 from hf_tl.data.fingerprint import digest_in_order, fingerprint_of
@@ -61,6 +62,8 @@ class ImageData(Shown):
     """Recommended settings of a built-in dataset: `image_size`, `horizontal_flip`."""
     inspection: InspectionRecord | None = None
     """Counts of an inspection of these images and labels, if there is one."""
+    root: Path | None = field(default=None, repr=False)
+    """Folder that holds the images, if they are one by one in a folder, whose index is used."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notes", tuple(map(worded, self.notes)))
@@ -98,7 +101,7 @@ class ImageData(Shown):
         """
         if not self.digests:
             return fingerprint_of_streams(self.splits, self.labels)
-        labels = [label for rows in self.splits.values() for label in rows[LABEL][:]]
+        labels = [label for rows in self.splits.values() for label in column_of(rows, LABEL).to_pylist()]
         digests = [digest for split in self.splits for digest in self.digests[split]]
         return fingerprint_of(digests, labels, self.labels)
 
@@ -117,7 +120,7 @@ class ImageData(Shown):
     def select(self, split: str, rows: Sequence[int]) -> Self:
         """Return the data with only the given images of a split, in that order; every omission of images uses this."""
         splits = type(self.splits)(self.splits)
-        splits[split] = self.splits[split].select(rows, keep_in_memory=True)
+        splits[split] = self.splits[split].select(np.asarray(rows, np.int64), keep_in_memory=True)
         digests, groups = dict(self.digests), dict(self.groups)
         if digests:
             digests[split] = tuple(digests[split][row] for row in rows)
@@ -131,7 +134,7 @@ class ImageData(Shown):
     def pool(self, splits: Iterable[str]) -> Pool:
         """Return the digests, labels and groups of several splits together."""
         names = list(splits)
-        labels = [label for split in names for label in self.splits[split][LABEL][:]]
+        labels = [label for split in names for label in column_of(self.splits[split], LABEL).to_pylist()]
         digests = [digest for split in names for digest in self.digests[split]]
         groups = [group for split in names for group in self.groups[split]] if self.groups else ()
         return Pool(digests, np.asarray(labels), self.labels, groups)
@@ -208,5 +211,5 @@ def class_counts_of(rows: Dataset, classes: int) -> list[int]:
     """Count the images of each class, in the order of the labels."""
     if holds_lists(rows.features[LABEL]):
         return flags_of(rows).sum(axis=0, dtype=int).tolist()
-    counts = Counter(rows[LABEL][:])
-    return [counts[label] for label in range(classes)]
+    labels = column_of(rows, LABEL).to_numpy() if isinstance(rows, Dataset) else np.asarray(rows[LABEL][:])
+    return np.bincount(labels[labels >= 0], minlength=classes)[:classes].tolist()

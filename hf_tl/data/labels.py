@@ -5,10 +5,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, List, Value
 from datasets.features.features import FeatureType
 
-from hf_tl.data.columns import LABEL, holds_lists
+from hf_tl.data.columns import LABEL, column_of, holds_lists
 from hf_tl.errors import DataError, name_some
 
 SEPARATORS = "|,;/&+"
@@ -87,7 +88,7 @@ def _texts(rows: Dataset, column: str) -> list[Any]:
     feature = rows.features.get(column)
     element = feature.feature if feature is not None and holds_lists(feature) else feature
     is_text = isinstance(element, Value) and element.dtype in ("string", "large_string")
-    return rows[column][:] if is_text else []
+    return column_of(rows, column).to_pylist() if is_text else []
 
 
 def _listed(value: Any) -> list[str]:
@@ -151,11 +152,20 @@ def missing_labels(values: Iterable[Any]) -> list[int]:
     return [row for row, value in enumerate(listed) if is_unlabeled(value)]
 
 
+def unlabeled_rows(rows: Dataset, column: str) -> list[int]:
+    """Return the rows without a label in a column; all rows, if there is no such column."""
+    if column not in rows.features:
+        return list(range(len(rows)))
+    values = column_of(rows, column)
+    is_scalar = not pa.types.is_nested(values.type)
+    return [] if is_scalar and not missing_labels(values.unique().to_pylist()) else missing_labels(values.to_pylist())
+
+
 def drop_empty_classes(
     splits: Mapping[str, Dataset], names: Sequence[str], notes: list[str]
 ) -> tuple[dict[str, Dataset], tuple[str, ...]]:
     """Leave out the classes of which no split has an image."""
-    present = {int(label) for rows in splits.values() for label in set(rows[LABEL][:])}
+    present = {int(label) for rows in splits.values() for label in column_of(rows, LABEL).unique().to_pylist()}
     if len(present) == len(names):
         return dict(splits), tuple(names)
     empty = [name for number, name in enumerate(names) if number not in present]
@@ -167,7 +177,7 @@ def drop_empty_classes(
     index = {number: kept.index(names[number]) for number in present}
     feature = ClassLabel(names=kept)
     return {
-        split: replace_column(rows, LABEL, [index[label] for label in rows[LABEL][:]], feature)
+        split: replace_column(rows, LABEL, [index[label] for label in column_of(rows, LABEL).to_pylist()], feature)
         for split, rows in splits.items()
     }, tuple(kept)
 
@@ -182,7 +192,7 @@ def class_names(train: Dataset, label_column: str) -> tuple[str, ...]:
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
     if isinstance(feature, Value) and feature.dtype.startswith(("int", "uint", "bool", "string", "large_string")):
-        names = {str(value) for value in train[label_column][:]}
+        names = {str(value) for value in column_of(train, label_column).unique().to_pylist()}
         is_numbered = all(name.removeprefix("-").isdecimal() for name in names)
         return tuple(sorted(names, key=lambda name: (int(name), name) if is_numbered else (0, name)))
     raise DataError(
@@ -204,9 +214,11 @@ def encode_labels(splits: Mapping[str, Dataset], names: Sequence[str], label_col
         if isinstance(feature, ClassLabel) and feature.names == list(names):
             encoded[split] = rows
             continue
-        labels = [str(value) for value in rows[label_column][:]]
+        values = column_of(rows, label_column)
+        texts = {value: str(value) for value in values.unique().to_pylist()}
         if isinstance(feature, ClassLabel):
-            labels = [feature.int2str(int(value)) for value in labels]
+            texts = {value: feature.int2str(int(text)) for value, text in texts.items()}
+        labels = [texts[value] for value in values.to_pylist()]
         if unknown := sorted(set(labels) - set(names)):
             raise DataError(
                 f"{split} has classes missing from training: {name_some(unknown)}; "

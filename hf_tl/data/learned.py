@@ -107,6 +107,8 @@ def resolve_in(learned: LearnedFrom, splits: Mapping[str, Sequence[bytes]], pool
         splits: Image digests of the splits.
         pool: Images that splits are drawn from.
     """
+    if learned.is_complete:
+        return learned
     candidates = [*splits.values(), pool.digests]
     known = {split_digest(digests): digests for digests in candidates}
     digests, pins, unknown = learned.digests, learned.digests, []

@@ -27,8 +27,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.layout.archives import ZIP, is_tar, unpack
 from hf_tl.data.layout.carry_out import carry_out, plan_folder, plan_table, require_table
-from hf_tl.data.layout.listing import is_image, is_table
-from hf_tl.data.layout.names import is_hidden, is_plain, split_meanings, split_of
+from hf_tl.data.layout.listing import Listing
+from hf_tl.data.layout.names import is_plain, split_meanings, split_of
 from hf_tl.data.layout.plan import Plan, Reading
 from hf_tl.errors import DataError, name_some
 from hf_tl.record.parts import DataSource
@@ -150,16 +150,17 @@ def _folder(root: Path, reading: Reading) -> Source:
         saved = call(f"the dataset saved in {root}", lambda: load_from_disk(str(root)))
         splits = saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
         return Source(splits, name, layout="dataset on disk")
-    if parquet := files_of(root, ".parquet"):
+    listing = Listing.read(root)
+    if parquet := files_of(listing, root, ".parquet"):
         return replace(_parquet(parquet, reading), name=name, kind="folder")
-    if shards := files_of(root, ".tar"):
+    if shards := files_of(listing, root, ".tar"):
         return replace(_shards(shards, reading), name=name, kind="folder")
-    if archives := files_of(root, ZIP):
+    if archives := files_of(listing, root, ZIP):
         raise DataError(
             f"{root.name} holds archives ({name_some(Path(file).name for file in archives)}) and no images; "
             f"give one: --dataset {archives[0]}"
         )
-    return _planned(plan_folder(root, reading), root, name)
+    return _planned(plan_folder(listing, root, reading), root, name)
 
 
 def _table(path: Path, reading: Reading) -> Source:
@@ -180,20 +181,9 @@ def _planned(plan: Plan, root: Path, name: str) -> Source:
     )
 
 
-def files_of(root: Path, suffix: str) -> list[str]:
-    """List the files of a suffix in a folder that contains no images and no other tables."""
-    files = _visible_files(root)
-    matching = sorted(str(file) for file in files if file.name.lower().endswith(suffix))
-    others = [file for file in files if str(file) not in matching and (is_image(file.name) or is_table(file.name))]
-    return [] if others else matching
-
-
-def _visible_files(root: Path) -> list[Path]:
-    files: list[Path] = []
-    for path in sorted(root.iterdir()):
-        if not is_hidden(path.name):
-            files += _visible_files(path) if path.is_dir() else [path] if path.is_file() else []
-    return files
+def files_of(listing: Listing, root: Path, suffix: str) -> list[str]:
+    """Return the files of a suffix in a folder that contains no images and no other tables."""
+    return [str(root / file) for file in listing.only(suffix)]
 
 
 def expand(patterns: str) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datasets import Dataset, Value
 from datasets.features.features import FeatureType
 
+from hf_tl.data.columns import column_of
 from hf_tl.data.drawing import DRAWN, Draw, Pool, draw_splits
 from hf_tl.data.image_data import ImageData
 from hf_tl.data.layout.names import split_meanings
@@ -82,7 +83,7 @@ def _divide(
     rows: Dataset, column: str, reading: Reading, notes: list[str]
 ) -> tuple[dict[str, Dataset], dict[str, str]]:
     """Divide rows by the values of a split column."""
-    values = [str(value) for value in rows[column][:]]
+    values = [str(value) for value in column_of(rows, column).to_pylist()]
     meanings = meanings_of(values, column, reading)
     splits = {
         split: rows.select([row for row, value in enumerate(values) if meanings[value] == split])

@@ -24,18 +24,12 @@ from torch import Tensor
 
 from hf_tl.checkpoints.checkpoint import find_damage, write_manifest
 from hf_tl.storage.blocks import BlockFile, allocate
+from hf_tl.storage.cache import cache_folder
 from hf_tl.storage.folders import PARTIAL, partial_of, put, remove
 
 DESCRIPTION_FILE = "features.json"
 LOCK_SUFFIX = ".lock"
 FORMAT_VERSION = 1
-
-
-def default_folder() -> Path:
-    """Return the default cache folder: `$HF_TL_CACHE`, else `hf_tl/features` in the cache of Hugging Face."""
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(os.environ.get("HF_TL_CACHE") or Path(HF_HOME, "hf_tl", "features")).expanduser()
 
 
 @dataclass(frozen=True)
@@ -310,7 +304,7 @@ class FeatureStore:
 
 def open_store(folder: str | Path | None, gigabytes: float) -> FeatureStore:
     """Open the store in a folder (default: the cache of Hugging Face) with a size limit in GB."""
-    return FeatureStore(Path(folder) if folder else default_folder(), int(gigabytes * 1e9))
+    return FeatureStore(Path(folder) if folder else cache_folder(), int(gigabytes * 1e9))
 
 
 def key_of(made_of: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.config import READING, SOURCE, DataConfig, TrainingConfig
+from hf_tl.processes.together import node_by_node
 from hf_tl.record import LearnedFrom
 from hf_tl.reporting.console import say
 
@@ -51,12 +52,17 @@ def open_data(
         "learned": learned,
         "include_training_images": config.include_training_images,
     }
-    with accelerator.main_process_first():
+
+    def load() -> "tuple[ImageData, tuple[str, ...]]":
+        """Return the checked data, and their notes before the check."""
         source: dict[str, Any] = {name: getattr(config, name) for name in SOURCE}
         data = load_data(dataset, dataset_name=name, **source, **shared, streaming=config.streaming)
         _say(accelerator, "Data", [*data.describe(), *data.notes])
-        shown = data.notes
-        data = check_images(data, skip_bad_images=config.skip_bad_images, verbose=accelerator.is_main_process)
+        is_shown = accelerator.is_main_process
+        return check_images(data, skip_bad_images=config.skip_bad_images, verbose=is_shown), data.notes
+
+    # the first process of a node keeps an index of the images, which spares the others to read them
+    data, shown = node_by_node(accelerator, load)
     data, leakage = leave_out_learned(data, resolve(learned, data), keep=config.include_training_images)
     _say(accelerator, "Images", [note for note in data.notes if note not in shown])
     data = data.with_inspection(config.inspection)

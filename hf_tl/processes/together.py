@@ -1,4 +1,4 @@
-"""Work on the main process whose result or exception is shared with all processes."""
+"""Work on the main process, or on one process of each node first, with exceptions that reach all processes."""
 
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class MainProcessError(RuntimeError):
-    """Error on the other processes when the main process raised an exception that cannot be pickled."""
+    """Error on the other processes when a process raised an exception that cannot be pickled."""
 
 
 def on_main_process(accelerator: "Accelerator", work: Callable[[], T]) -> T:
@@ -72,6 +72,27 @@ def on_processes(accelerator: "Accelerator", ranks: Collection[int], work: Calla
         if other is not None:
             raise other
     return [outcomes[rank][0] for rank in ranks]
+
+
+def node_by_node(accelerator: "Accelerator", work: Callable[[], T]) -> T:
+    """Run `work` on one process of each node, then on its others, which find there what the first one has kept.
+
+    Args:
+        accelerator: Accelerator; all processes must call with the same one.
+        work: Function to run on every process, without communication between them.
+
+    Raises:
+        MainProcessError: Instead of an exception of another process that cannot be pickled.
+    """
+    from accelerate.utils import gather_object
+
+    results: list[T] = []
+    is_first = gather_object([accelerator.is_local_main_process])
+    for turn in (True, False):
+        ranks = [rank for rank, first in enumerate(is_first) if first is turn]
+        if ranks:
+            on_processes(accelerator, ranks, lambda: results.append(work()))
+    return results[0]
 
 
 def agree(accelerator: "Accelerator", value: T) -> T:

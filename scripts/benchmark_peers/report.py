@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from benchmark_peers.sides import HF_TL, TRAINER, TRAINER_KEPT
+from benchmark_peers.sides import DATASETS, HF_TL, IMAGE_FOLDER, TRAINER, TRAINER_KEPT
 
 Row = Mapping[str, Any]
 Runs = Sequence[Mapping[str, Any]]
@@ -25,6 +25,8 @@ SHARE_OF_PEAK = 0.9
 IMAGES_PER_GFLOP = 90 / 150
 """Goal for lite0: images per second for each GFLOP/s of the GEMM peak."""
 SPREAD = 0.10
+START_SECONDS = {100_000: {"first": 8, "again": 2}, 1_000_000: {"first": 60, "again": 10}}
+"""Goals of a start by the number of images."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,29 @@ def _scaling(row: Row) -> list[list[str]]:
     ]
 
 
+def _start(row: Row) -> list[list[str]]:
+    """Return the lines of the starts on many images, for the first time and again, one per other library."""
+    lines = []
+    for turn in ("first", "again"):
+        own = row["sides"].get(f"{HF_TL}, {turn}", [])
+        if not own:
+            continue
+        images = int(own[0]["images"])
+        limit = START_SECONDS.get(images, {}).get(turn)
+        reached = "" if limit is None else _yes(_median(own, "seconds") <= limit)
+        goal = "" if limit is None else f"at most {limit} s"
+        for name in (IMAGE_FOLDER, DATASETS):
+            other = row["sides"].get(f"{name}, {turn}", [])
+            ratios = [peer["seconds"] / run["seconds"] for run, peer in zip(own, other, strict=False)]
+            title = f"start on {images:,} images, {turn}"
+            lines.append([title, name, goal, _start_seconds(own), _start_seconds(other), _range(ratios), "", reached])
+    return lines or _failed(row)
+
+
+def _start_seconds(runs: Runs) -> str:
+    return f"{_seconds(runs)}, CPU {_median(runs, 'start_cpu_seconds'):.1f} s" if runs else ""
+
+
 def _gpu(row: Row) -> list[list[str]]:
     lines = []
     for mine in [side for side in row["sides"] if side.startswith(f"{HF_TL}, ") and row["sides"][side]]:
@@ -244,5 +269,6 @@ LINES: dict[str, Callable[[Row], list[list[str]]]] = {
     "forward": _forward,
     "scaling": _scaling,
     "decode": _decode,
+    "start": _start,
     "gpu": _gpu,
 }

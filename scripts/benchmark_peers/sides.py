@@ -14,6 +14,7 @@ from hf_tl.record import read_record
 HERE = Path(__file__).parent
 PYTHON = sys.executable
 HF_TL, TRAINER, TRAINER_KEPT = "hf_tl", "Trainer recipe", "Trainer recipe, same memory setting"
+IMAGE_FOLDER, DATASETS = "torchvision ImageFolder", "datasets imagefolder"
 FASTAI, TIMM = "fastai vision_learner", "timm train.py"
 
 # These two tables contain all commands of hf_tl.
@@ -83,7 +84,7 @@ class Setting:
 
     folder: Path
     """Folder with `images`, `images-of-peers` for a share below 1, `model`, `digits-N` of each size and, with a GPU,
-    each of `GPU_MODELS`."""
+    each of `GPU_MODELS`, and `start`, the images of that work."""
     about: dict[str, Any]
     """Facts about the model, from prepare.py."""
     image_size: int
@@ -206,6 +207,17 @@ def scaling(setting: Setting) -> list[Side]:
     ]
 
 
+def start(setting: Setting) -> list[Side]:
+    """Return the commands that start on many images: for the first time, and again with what was kept."""
+    words = "--cache {caches} --output_dir {output}"
+    sides = []
+    for name, what in ((HF_TL, "hf_tl"), (IMAGE_FOLDER, "torchvision"), (DATASETS, "datasets")):
+        command = (PYTHON, str(HERE / "start.py"), what, str(setting.folder / "start"), *words.split())
+        first = Side(f"{name}, first", command)
+        sides += [first, replace(first, name=f"{name}, again", earlier=command)]
+    return sides
+
+
 def gpu(work: str, strategy: str, synthetic: str) -> Callable[[Setting], list[Side]]:
     """Return a function that lists GPU trainings in bf16: hf_tl, a loop on synthetic images, and Trainer."""
 
@@ -238,6 +250,7 @@ WORKS: dict[str, Callable[[Setting], list[Side]]] = {
     "forward_lite0": forward("tf_efficientnet_lite0"),
     "scaling": scaling,
     "decode": decode,
+    "start": start,
     "gpu_extract": gpu("head", "transfer", "forward"),
     "gpu_full": gpu("full", "full", "train"),
 }

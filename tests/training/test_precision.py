@@ -54,7 +54,7 @@ def test_bf16_trains_and_the_weights_stay_float32(tmp_path: Path, phases: str) -
 
 def test_another_precision_than_the_launcher_is_refused(tmp_path: Path) -> None:
     run = Run(str(tmp_path), "transfer", {"mixed_precision": "no"}, accelerator=BF16)
-    with pytest.raises(ConfigError, match="mixed_precision=.no. contradicts the launcher, which chose bf16: leave it"):
+    with pytest.raises(ConfigError, match=r"mixed_precision=.no. contradicts the launcher, which chose bf16: leave it"):
         make_training(run)
 
 

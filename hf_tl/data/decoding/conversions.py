@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -61,32 +61,45 @@ class Conversions:
         return [f"{count:,} of {images:,} {split} images {what}: {ours}; {plain}" for count, what, ours, plain in texts]
 
 
-def examine(stored: Any, name: str) -> tuple[Conversion | None, bool]:
-    """Decode a stored image; JPEGs are decoded at an eighth of their size.
+class Examined(NamedTuple):
+    """Outcome of a check of an image that can be decoded."""
 
-    Returns:
-        Kind of conversion that the image needs, if any, and whether the plain rule can read it.
+    conversion: Conversion | None
+    """Kind of conversion that the image needs, if any."""
+    is_readable: bool
+    """Whether the plain rule can read it."""
+    width: int
+    """Width in pixels as stored, before the EXIF orientation."""
+    height: int
+    mode: str
+    """Pillow mode as stored."""
+
+
+def examine(stored: Any, name: str) -> Examined:
+    """Decode a stored image; JPEGs are decoded at an eighth of their size.
 
     Raises:
         DataError: The image cannot be decoded.
     """
 
-    def look(image: Image.Image) -> tuple[Conversion | None, bool]:
+    def look(image: Image.Image) -> Examined:
+        properties = *image.size, image.mode
         image.draft(None, (1, 1))
         kind = conversion_of(image)
-        return kind, kind is None or (kind != "unreadable EXIF" and _is_readable(image))
+        is_readable = kind is None or (kind != "unreadable EXIF" and _is_readable(image))
+        return Examined(kind, is_readable, *properties)
 
     return with_image(stored or {}, name, look)
 
 
-def gather(images: Iterable[tuple[Conversion | None, bool]]) -> Conversions:
+def gather(images: Iterable[Examined]) -> Conversions:
     """Collect the results of `examine` for the images of a split, in row order."""
     rows: dict[Conversion, list[int]] = {kind: [] for kind in CONVERSIONS}
     unreadable = []
-    for row, (kind, is_readable) in enumerate(images):
-        if kind is not None:
-            rows[kind].append(row)
-            unreadable += [] if is_readable else [row]
+    for row, image in enumerate(images):
+        if image.conversion is not None:
+            rows[image.conversion].append(row)
+            unreadable += [] if image.is_readable else [row]
     return Conversions({kind: listed for kind, listed in rows.items() if listed}, unreadable)
 
 

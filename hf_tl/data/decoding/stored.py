@@ -1,7 +1,6 @@
 """Access to the bytes of a stored image, wherever datasets keeps them."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 
@@ -25,7 +24,8 @@ def stored_bytes(stored: Mapping[str, Any]) -> bytes | None:
     if data is not None or path is None:
         return data
     if (local := local_path(stored)) is not None:
-        return Path(local).read_bytes()
+        with open(local, "rb", buffering=0) as local_file:
+            return local_file.read()
     from datasets.utils.file_utils import xopen
 
     with xopen(str(path), "rb") as file:

@@ -3,6 +3,8 @@
 Groups that share an image are one group. An image in no group is a group of its own, with its copies.
 """
 
+import functools
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from hf_tl.data.columns import GROUP, LABEL
+from hf_tl.data.columns import GROUP, LABEL, column_of
 from hf_tl.data.grouping.series import find_series
 from hf_tl.data.layout.plan import AUTO, Reading
 from hf_tl.errors import ConfigError, DataError, name_some
@@ -40,29 +42,40 @@ class Stored:
 
     def contents(self) -> list[bytes]:
         """Return the digests of all images; without digests, every image has content of its own."""
-        places = [b"%s %d" % (split.encode(), row) for split, rows in self.splits.items() for row in range(len(rows))]
-        return [digest for split in self.splits for digest in self.digests[split]] if self.digests else places
+        if self.digests:
+            return [digest for split in self.splits for digest in self.digests[split]]
+        return [b"%s %d" % (split.encode(), row) for split, rows in self.splits.items() for row in range(len(rows))]
 
     def names(self) -> dict[str, list[str]]:
         """Return the path of each image within the dataset by split; empty if an image has none."""
         paths = {split: [path for path in of_split if path] for split, of_split in self.paths.items()}
         if any(len(paths[split]) < len(of_split) for split, of_split in self.paths.items()):
             return {}
-        return {split: [self._within(path) for path in of_split] for split, of_split in paths.items()}
+        within = functools.cache(self._within)
+        parts = {split: (path.rpartition(os.sep) for path in of_split) for split, of_split in paths.items()}
+        return {
+            split: [within(folder, separator) + name for folder, separator, name in of_split]
+            for split, of_split in parts.items()
+        }
 
-    def _within(self, path: str) -> str:
-        file = Path(path)
-        is_inside = self.root is not None and file.is_relative_to(self.root)
-        return (file.relative_to(self.root) if self.root is not None and is_inside else file).as_posix()
+    def _within(self, path: str, separator: str) -> str:
+        """Return the beginning of the paths, within the dataset, of the files in a folder."""
+        folder = Path(path + separator)
+        is_inside = self.root is not None and folder.is_relative_to(self.root)
+        relative = (folder.relative_to(self.root) if self.root is not None and is_inside else folder).as_posix()
+        return "" if relative == "." else relative if relative.endswith("/") else f"{relative}/"
 
-    def classes(self) -> dict[str, list[list[str]]]:
+    def classes(self) -> dict[str, list[tuple[str, ...]]]:
         """Return the classes of each image by split."""
-        return {split: [self._named(label) for label in rows[LABEL][:]] for split, rows in self.splits.items()}
+        single = [(name,) for name in self.labels]
+        labels = {split: column_of(rows, LABEL).to_pylist() for split, rows in self.splits.items()}
+        return {
+            split: [single[label] if isinstance(label, int) else self._named(label) for label in of_split]
+            for split, of_split in labels.items()
+        }
 
-    def _named(self, label: int | Sequence[int]) -> list[str]:
-        if isinstance(label, int):
-            return [self.labels[label]]
-        return [name for name, flag in zip(self.labels, label, strict=True) if flag]
+    def _named(self, flags: Sequence[int]) -> tuple[str, ...]:
+        return tuple(name for name, flag in zip(self.labels, flags, strict=True) if flag)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ collection (`ILSVRC2012_val_00000001`) or of a day (`20190301_123456`) form none
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
 
-from hf_tl.data.layout.names import COMPANIONS, split_of, words_of
+from hf_tl.data.layout.names import COMPANIONS, split_of, stem_of, words_of
 
 SMALLEST, LARGEST = 5, 0.5
 """Smallest number of groups of each class, and largest share of a class in one group, to split by recognized series."""
@@ -90,7 +90,7 @@ def find_series(paths: Mapping[str, Sequence[str]], classes: Mapping[str, Sequen
 
 def _by_stem(paths: Mapping[str, Sequence[str]]) -> list[str | None]:
     """Return the id in each file name; none if the numbers behind the ids are no running numbers."""
-    stems = [PurePosixPath(path).stem for split in paths for path in paths[split]]
+    stems = [stem_of(path) for split in paths for path in paths[split]]
     parsed = [_parse(stem) for stem in stems]
     numbers: defaultdict[str, set[int]] = defaultdict(set)
     for entry in filter(None, parsed):
@@ -105,6 +105,8 @@ def _by_stem(paths: Mapping[str, Sequence[str]]) -> list[str | None]:
 
 def _parse(stem: str) -> tuple[str, int] | None:
     """Return the id and the running number in a file name."""
+    if stem.isalnum():  # no separator, which `NUMBER` begins with
+        return None
     match = NUMBER.search(stem)
     if match is None or DATE.fullmatch(stem):
         return None
@@ -131,16 +133,18 @@ def _by_folder(
 
 def _below_classes(paths: Sequence[str], classes: Sequence[Iterable[str]]) -> list[tuple[str, ...]]:
     """Return the folders of each image below those that all images of a class share."""
-    folders = [PurePosixPath(path).parts[:-1] for path in paths]
-    by_class: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
-    for parts, labels in zip(folders, classes, strict=True):
+    parents = [path.rpartition("/")[0] for path in paths]
+    parts = {parent: PurePosixPath(parent).parts for parent in set(parents)}
+    by_class: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for parent, labels in set(zip(parents, map(tuple, classes), strict=True)):
         for label in labels:
-            by_class[label].append(parts)
+            by_class[label].add(parts[parent])
     depth = min((_shared_depth(of_class) for of_class in by_class.values()), default=0)
-    return [parts[depth:] for parts in folders]
+    below = {parent: folders[depth:] for parent, folders in parts.items()}
+    return [below[parent] for parent in parents]
 
 
-def _shared_depth(folders: Sequence[tuple[str, ...]]) -> int:
+def _shared_depth(folders: Collection[tuple[str, ...]]) -> int:
     """Return the number of outermost folders that all paths share."""
     return sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False)))
 

@@ -3,14 +3,17 @@
 Files stay where they are: nothing is copied or cached, so changed images are detected.
 """
 
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Image, Value
+from datasets.features.features import FeatureType
 
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.layout.folders import plan_folders
@@ -27,15 +30,14 @@ DEPTH = 3
 """Deepest folder in which tables are looked for, counted from the root."""
 
 
-def plan_folder(root: Path, reading: Reading) -> Plan:
-    """Read the names below a folder, and its tables, into a plan.
+def plan_folder(listing: Listing, root: Path, reading: Reading) -> Plan:
+    """Read the names of the files below a folder, and its tables, into a plan.
 
     A table named metadata comes first, then class folders, then other tables.
 
     Raises:
         DataError: No reading or several are possible.
     """
-    listing = Listing.read(root)
     tables = [path for path in listing.tables() if path.count("/") < DEPTH and LOOK_ALIKE not in path.lower()]
     metadata = [path for path in tables if PurePosixPath(path).stem.lower() == METADATA]
     if metadata:
@@ -116,14 +118,13 @@ def carry_out(plan: Plan, root: Path) -> DatasetDict:
 
 
 def _build(split: PlannedSplit, plan: Plan, root: Path) -> Dataset:
-    base = root.resolve()
-    columns: dict[str, Any] = {IMAGE: [str(base / image) for image in split.images]}
-    features: dict[str, Any] = {IMAGE: Image()}
+    paths = _below(root.resolve(), split.images)
     if plan.classes:
-        return Dataset.from_dict(
-            {**columns, "label": list(split.columns["label"])},
-            features=Features({**features, "label": ClassLabel(names=list(plan.classes))}),
-        )
+        index = {name: number for number, name in enumerate(plan.classes)}
+        numbers = np.fromiter((index[str(name)] for name in split.columns["label"]), np.int64, len(paths))
+        return _with_images(paths, {"label": pa.array(numbers)}, {"label": ClassLabel(names=list(plan.classes))})
+    columns: dict[str, Any] = {}
+    features: dict[str, Any] = {}
     for name, values in split.columns.items():
         if name == IMAGE:
             continue
@@ -135,12 +136,36 @@ def _build(split: PlannedSplit, plan: Plan, root: Path) -> Dataset:
         features[name] = Value("string") if pa.types.is_null(array.type) else None
     known = {name: feature for name, feature in features.items() if feature is not None}
     rows = Dataset.from_dict(columns)
-    return rows.cast(Features({name: known.get(name, feature) for name, feature in rows.features.items()}))
+    rows = rows.cast(Features({name: known.get(name, feature) for name, feature in rows.features.items()}))
+    return _with_images(paths, {name: rows.data.table[name] for name in columns}, rows.features)
+
+
+def _with_images(
+    paths: Sequence[str], columns: Mapping[str, pa.Array | pa.ChunkedArray], features: Mapping[str, FeatureType]
+) -> Dataset:
+    """Return a dataset of the images at some paths and of other columns, without a Python object for each image."""
+    without_bytes = pa.nulls(len(paths), pa.binary())
+    images = pa.StructArray.from_arrays([without_bytes, pa.array(paths, pa.string())], ["bytes", "path"])
+    table = pa.table({IMAGE: images, **columns})
+    return Dataset(table, info=DatasetInfo(features=Features({IMAGE: Image(), **features})))
+
+
+def _below(base: Path, images: Iterable[str]) -> list[str]:
+    """Return the paths of images below a folder."""
+    folders: dict[str, str] = {}
+    paths = []
+    for image in images:
+        parent, _, name = image.rpartition("/")
+        if parent not in folders:
+            folders[parent] = os.path.join(base / parent, "")
+        paths.append(folders[parent] + name)
+    return paths
 
 
 def _check_names(names: Iterable[str]) -> None:
     """Reject file names that are not valid text, which neither a dataset nor a card can hold."""
-    if escaped := [ascii(name) for name in names if any("\ud800" <= character <= "\udfff" for character in name)]:
+    others = (name for name in names if not name.isascii())
+    if escaped := [ascii(name) for name in others if any("\ud800" <= character <= "\udfff" for character in name)]:
         raise DataError(
             f"names of files that are not {sys.getfilesystemencoding().upper()} text: {name_some(escaped, 2)}; rename "
             "them, or, where the system's language setting is the reason, set PYTHONUTF8=1"

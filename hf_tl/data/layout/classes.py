@@ -3,10 +3,10 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
+from functools import cache
 
 from hf_tl.data.layout.listing import Listing, Tree
-from hf_tl.data.layout.names import ANNOTATIONS, split_of, words_of
+from hf_tl.data.layout.names import ANNOTATIONS, split_of, stem_of, suffix_of, words_of
 from hf_tl.data.layout.plan import FORMAT, Reading
 from hf_tl.errors import DataError, name_some
 
@@ -37,19 +37,24 @@ def class_folders(
         )
     _require_different_images(node)
     outer = {name: list(child.images()) for name, child in children.items()}
-    inner: defaultdict[str, list[str]] = defaultdict(list)
-    for images in outer.values():
-        for image in images:
-            inner[image.split("/")[-2]].append(image)
     nested = {name: child for name, child in children.items() if child.filled()}
     if reading.class_folder == "inner":
-        return dict(inner)
+        return _by_inner_folder(outer)
     if nested and reading.class_folder == "auto" and not known & outer.keys():
-        _require_one_reading(node, nested, outer, inner)
+        _require_one_reading(node, nested, outer, _by_inner_folder(outer))
     if nested and any(child.files for child in nested.values()):
         within = sorted(f"{name}/{part}" for name, child in nested.items() for part in child.filled())
         notes.append(f"images in subfolders count for their class folder: {name_some(within)}")
     return outer
+
+
+def _by_inner_folder(outer: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the images by the folder that they lie in."""
+    inner: defaultdict[str, list[str]] = defaultdict(list)
+    for images in outer.values():
+        for image in images:
+            inner[image.split("/")[-2]].append(image)
+    return dict(inner)
 
 
 def _require_one_reading(
@@ -85,17 +90,24 @@ def _require_different_images(node: Tree) -> None:
         DataError: Two folders hold files of the same names, which are no plain numbers, or one is named like targets.
     """
     folders = {name: child for name, child in node.filled().items() if not child.filled()}
-    stems = {name: {_stem(file) for file in child.files} for name, child in folders.items()}
-    for name in sorted(stems):
+
+    @cache
+    def stems_of(name: str) -> set[str]:
+        return {_stem(file) for file in folders[name].files}
+
+    for name in sorted(folders):
         if set(words_of(name)) & ANNOTATIONS:
-            others = [other for other in stems if other != name and _are_alike(stems[name], stems[other])]
+            others = [other for other in folders if other != name and _are_alike(stems_of(name), stems_of(other))]
             if others:
                 _raise_twice(node, [others[0], name])
-    named = [name for name, files in stems.items() if len(files) > 1 and not _are_numbered(files)]
-    if len(named) > 1 and len(named) == len(stems):
-        first, *rest = named
-        if all(_are_alike(stems[first], stems[other]) for other in rest):
-            _raise_twice(node, named)
+    names = list(folders)
+    # most datasets differ in the first two folders: the names in the others are not looked at
+    if (
+        len(names) > 1
+        and all(_are_alike(stems_of(names[0]), stems_of(other)) for other in names[1:])
+        and all(len(stems_of(name)) > 1 and not _are_numbered(stems_of(name)) for name in names)
+    ):
+        _raise_twice(node, names)
 
 
 def _raise_twice(node: Tree, names: Sequence[str]) -> None:
@@ -120,12 +132,14 @@ def _are_numbered(stems: Iterable[str]) -> bool:
             return False
         numbers.add(int(digits.group()))
         texts.add(stem[: digits.start()] + stem[digits.end() :])
+        if len(texts) > 1:
+            return False
     return len(texts) == 1 and max(numbers) - min(numbers) < 2 * len(numbers)
 
 
 def _stem(file: str) -> str:
     """Return a file's name without suffix and without words of annotations (`7_mask.png` is `7`)."""
-    parts = re.split(r"[-_. ]", PurePosixPath(file).stem)
+    parts = re.split(r"[-_. ]", stem_of(file))
     return "_".join(part for part in parts if part.lower() not in ANNOTATIONS)
 
 
@@ -144,10 +158,12 @@ def descend(node: Tree, notes: list[str], known: frozenset[str] = frozenset()) -
 
 def annotation_hint(listing: Listing) -> str:
     """Return a sentence if files look like annotations of a detection dataset."""
-    stems = {PurePosixPath(image).stem for image in listing.images()}
-    texts = [file for file in listing.others() if PurePosixPath(file).suffix.lower() in (".txt", ".xml", ".json")]
-    matching = [file for file in texts if PurePosixPath(file).stem in stems]
-    named = [file for file in texts if PurePosixPath(file).suffix == ".json" and "annotation" in file.lower()]
+    texts = [file for file in listing.others() if suffix_of(file) in (".txt", ".xml", ".json")]
+    if not texts:
+        return ""
+    stems = {stem_of(image) for image in listing.images()}
+    matching = [file for file in texts if stem_of(file) in stems]
+    named = [file for file in texts if file.endswith(".json") and "annotation" in file.lower()]
     if len(matching) >= max(1, len(stems) // 2) or named:
         example = sorted(matching or named)[0]
         return (

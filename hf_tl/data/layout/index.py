@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from hf_tl.data.columns import LABEL_COLUMNS
-from hf_tl.data.layout.names import split_of
+from hf_tl.data.layout.names import split_of, stem_of
 from hf_tl.data.layout.table_files import Table
 from hf_tl.errors import DataError, name_some
 
@@ -25,8 +25,8 @@ class ImageIndex:
         self.names: defaultdict[str, list[str]] = defaultdict(list)
         self.stems: defaultdict[str, list[str]] = defaultdict(list)
         for path in images:
-            self.names[PurePosixPath(path).name].append(path)
-            self.stems[PurePosixPath(path).stem].append(path)
+            self.names[path.rpartition("/")[2]].append(path)
+            self.stems[stem_of(path)].append(path)
 
     def has(self, text: str) -> bool:
         """Return whether a text is the path or the name of an image."""

@@ -1,7 +1,7 @@
 """Names of all files below a folder, from which a plan is made without opening an image."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +11,7 @@ from typing import Self
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from hf_tl.data.layout.index import ImageIndex
-from hf_tl.data.layout.names import folder_splits, is_hidden
+from hf_tl.data.layout.names import folder_splits, is_hidden, parents_of, suffix_of
 from hf_tl.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({*ImageFolder.EXTENSIONS, ".avif", ".avifs", ".heic", ".heif", ".jxl", ".qoi"}) - {
@@ -71,20 +71,34 @@ class Listing:
     def of(cls, files: Iterable[str], *, folders: Iterable[str] = (), broken: Iterable[str] = ()) -> Self:
         """Make a listing of paths, for which no file needs to exist."""
         visible = tuple(file for file in files if not any(is_hidden(part) for part in PurePosixPath(file).parts))
-        parents = {str(parent) for file in visible for parent in PurePosixPath(file).parents} - {"."}
+        parents = parents_of(visible)
         return cls(tuple(sorted(visible)), tuple(sorted({*parents, *folders})), tuple(broken))
 
     def images(self) -> list[str]:
         """Return the files that are images by their suffix."""
-        return [file for file in self.files if is_image(file)]
+        return self._kinds[0]
 
     def others(self) -> list[str]:
         """Return the files that are neither images nor tables."""
-        return [file for file in self.files if not is_image(file) and not is_table(file)]
+        return self._kinds[2]
 
     def tables(self) -> list[str]:
         """Return the files that are tables by their suffix."""
-        return [file for file in self.files if is_table(file)]
+        return self._kinds[1]
+
+    def only(self, suffix: str) -> list[str]:
+        """Return the files of a suffix, sorted, if no other file is an image or a table."""
+        if any(suffix_of(file) != suffix for kind in (self.images(), self.tables()) for file in kind):
+            return []
+        return sorted(file for file in self.files if file.lower().endswith(suffix))
+
+    @cached_property
+    def _kinds(self) -> tuple[list[str], list[str], list[str]]:
+        """Images, tables and other files."""
+        kinds: tuple[list[str], list[str], list[str]] = ([], [], [])
+        for file in self.files:
+            kinds[0 if is_image(file) else 1 if is_table(file) else 2].append(file)
+        return kinds
 
     @cached_property
     def index(self) -> ImageIndex:
@@ -97,9 +111,12 @@ class Listing:
         root = Tree("")
         for folder in self.folders:
             root.at(folder)
+        files: defaultdict[str, list[str]] = defaultdict(list)
         for file in self.images():
             folder, _, name = file.rpartition("/")
-            root.at(folder).files.append(name)
+            files[folder].append(name)
+        for folder, names in files.items():
+            root.at(folder).files += names
         return root
 
 
@@ -153,12 +170,12 @@ class Tree:
 
 def is_image(file: str) -> bool:
     """Return whether a file is an image by its suffix."""
-    return PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES
+    return suffix_of(file) in IMAGE_SUFFIXES
 
 
 def is_table(file: str) -> bool:
     """Return whether a file is a table by its suffix."""
-    return PurePosixPath(file).suffix.lower() in TABLE_SUFFIXES
+    return suffix_of(file) in TABLE_SUFFIXES
 
 
 def count_suffixes(files: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from hf_tl.errors import ConfigError, name_some
@@ -58,6 +59,28 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in JUNK
 
 
+def suffix_of(file: str) -> str:
+    """Return the suffix of a file, in lowercase, as `PurePosixPath.suffix` finds it.
+
+    >>> [suffix_of(file) for file in ("a/1.JPG", "a.b/1", "a/.hidden", "1.")]
+    ['.jpg', '', '', '']
+    """
+    name = file[file.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
+
+
+def stem_of(file: str) -> str:
+    """Return the name of a file without its suffix; see `suffix_of`.
+
+    >>> [stem_of(file) for file in ("a/1.JPG", "a.b/1", "a/.hidden", "1.")]
+    ['1', '1', '.hidden', '1.']
+    """
+    name = file[file.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    return name[:dot] if 0 < dot < len(name) - 1 else name
+
+
 def words_of(name: str) -> list[str]:
     """Split a name into lowercase words at separators, digits and capitals.
 
@@ -67,6 +90,7 @@ def words_of(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+", name)]
 
 
+@lru_cache(100_000)
 def split_of(name: str) -> str | None:
     """Return the split that a name stands for, by the one split word in it; None if there is none or more than one.
 
@@ -112,6 +136,16 @@ def split_meanings(names: Iterable[str]) -> dict[str, str]:
     return meanings
 
 
+def parents_of(files: Iterable[str]) -> set[str]:
+    """Return the folders above some files, by relative path.
+
+    >>> sorted(parents_of(["a/b/1.jpg", "a/b/2.jpg", "3.jpg"]))
+    ['a', 'a/b']
+    """
+    nearest = {file.rpartition("/")[0] for file in files}
+    return {str(folder) for path in nearest for folder in (PurePosixPath(path), *PurePosixPath(path).parents)} - {"."}
+
+
 def folder_splits(files: Iterable[str]) -> dict[str, str]:
     """Return the folders above some files that stand for a split, by relative path.
 
@@ -120,7 +154,7 @@ def folder_splits(files: Iterable[str]) -> dict[str, str]:
     >>> folder_splits(["seg_train/1.jpg", "seg_test/2.jpg", "train station/3.jpg"])
     {'seg_test': 'test', 'seg_train': 'train'}
     """
-    folders = sorted({str(folder) for file in files for folder in PurePosixPath(file).parents} - {"."})
+    folders = sorted(parents_of(files))
     siblings: defaultdict[str, list[str]] = defaultdict(list)
     for folder in folders:
         siblings[folder.rpartition("/")[0]].append(folder.rpartition("/")[2])

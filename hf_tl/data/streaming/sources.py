@@ -22,6 +22,7 @@ from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from hf_tl.data.columns import IMAGE, find_image_column, find_label_column, split_names
 from hf_tl.data.fingerprint import digest_image
+from hf_tl.data.layout.listing import Listing
 from hf_tl.data.sources import (
     DIGITS,
     call,
@@ -121,7 +122,10 @@ def open_streams(
 def _builder_of(name: str, config_name: str | None, revision: str | None) -> tuple[str, Callable[..., DatasetBuilder]]:
     """Return a publishable name, and a function that creates the builder and accepts further arguments."""
     path = Path(name).expanduser()
-    files = files_of(path, ".parquet") if path.is_dir() else expand(name) if name.endswith(".parquet") else []
+    if path.is_dir():
+        files = files_of(Listing.read(path), path, ".parquet")
+    else:
+        files = expand(name) if name.endswith(".parquet") else []
     if files:
         title, by_split = name_files(files)
         return path.resolve().name if path.is_dir() else title, partial(

@@ -9,8 +9,8 @@ from datasets import Dataset, DatasetDict
 
 from hf_tl.config import SOURCE
 from hf_tl.data.datasets import load_arguments, source_of
-from hf_tl.data.fingerprint import digest_image, map_images
 from hf_tl.data.image_data import AnyDataset, ImageData
+from hf_tl.data.index.digests import identify
 from hf_tl.data.layout.plan import Reading
 from hf_tl.data.layout.reading import make_reading
 from hf_tl.data.learned import Leakage, resolve
@@ -104,7 +104,7 @@ def open_holdout(
     choices = chosen.source.complete(chosen.reading)
     read = match_labels if needs_labels else without_labels
     rows = read(chosen.rows, chosen.split, first.labels, first.problem, choices, notes, skip_bad_images=skip_bad_images)
-    digests = tuple(map_images(rows, chosen.split, digest_image))
+    digests = identify({chosen.split: rows}, chosen.source.root)[0][chosen.split]
     data = ImageData(
         splits=DatasetDict({chosen.split: rows}),
         labels=first.labels,
