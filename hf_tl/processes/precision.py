@@ -16,8 +16,11 @@ OF_THE_RUN = "run"
 """Precision of a part that has none of its own: that of the run (`mixed_precision`), which a launcher chose."""
 MIN_SPEEDUP = 1.2
 """Factor by which bfloat16 must be faster than float32 to be chosen."""
-REPEATS = 3
+REPEATS = 2
 """Number of timed runs in each precision; the fastest counts, because the first one prepares the kernels."""
+MIN_RUNS = 40
+"""Smallest work for which precisions are measured, in runs of the computation that is timed: a measurement takes about
+as long as four of them."""
 
 
 def precise(precision: str, device: torch.device) -> torch.autocast:
@@ -31,7 +34,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def is_short(compute: Callable[[], object], times: float, seconds: float) -> bool:
-    """Return whether a computation, repeated some times, takes less than some seconds; it is run twice at most."""
+    """Return whether a computation, repeated some times, takes less than some seconds, or is too short to measure.
+
+    It is run twice at most.
+    """
+    if times < MIN_RUNS:
+        return True
     for _ in range(2):  # the first run prepares the kernels
         start = time.perf_counter()
         compute()

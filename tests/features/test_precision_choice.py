@@ -37,6 +37,7 @@ def always_measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(frozen, "MIN_SECONDS", 0.0)
     monkeypatch.setattr(steps, "MIN_SECONDS", 0.0)
     monkeypatch.setattr(processes, "MIN_SPEEDUP", 0.0)
+    monkeypatch.setattr(processes, "MIN_RUNS", 0)
     return
 
 
@@ -96,16 +97,18 @@ def test_a_precision_that_is_asked_for_is_taken_unmeasured(asked: Any) -> None:
     assert choose_precision(Accelerator(), config, refused, torch.zeros(4, 3, 8, 8), 1e9) == PrecisionRecord(asked)
 
 
-def test_short_work_is_not_measured() -> None:
+@pytest.mark.parametrize(("images", "runs"), [(100, 0), (1000, 1)])
+def test_short_work_is_not_measured(images: int, runs: int) -> None:
+    """100 images are 25 times the sample: a measurement would take too large a part of the time."""
     calls = []
 
     def features_of(pixel_values: Tensor) -> list[Tensor]:
         calls.append(len(pixel_values))
         return [pixel_values]
 
-    chosen = choose_precision(Accelerator(), TrainingConfig(), features_of, torch.randn(4, 3, 8, 8), 100)
+    chosen = choose_precision(Accelerator(), TrainingConfig(), features_of, torch.randn(4, 3, 8, 8), images)
     assert chosen == PrecisionRecord(FLOAT32)
-    assert calls == [4]
+    assert calls == [4] * runs
 
 
 @pytest.mark.usefixtures("always_measured")
@@ -121,6 +124,7 @@ def test_features_that_differ_are_computed_in_float32(error: float, chosen: str)
 
 def test_bfloat16_must_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "MIN_RUNS", 0)
     monkeypatch.setattr(processes, "MIN_SPEEDUP", 1e9)
     record = choose_precision(
         Accelerator(), TrainingConfig(), lambda pixels: [pixels.flatten(1) @ torch.eye(192)], torch.randn(8, 3, 8, 8), 1

@@ -322,7 +322,7 @@ def read_result(run: Run, rank: int = 0) -> dict[str, Any]:
 def main(run: Run, processes: int) -> None:
     """Run as one process of a launch, and exit like the command line."""
     if run.is_measured:
-        frozen_precision.MIN_SECONDS = step_precision.MIN_SECONDS = precision.MIN_SPEEDUP = 0.0
+        frozen_precision.MIN_SECONDS = step_precision.MIN_SECONDS = precision.MIN_SPEEDUP = precision.MIN_RUNS = 0
     try:
         if run.way == "trainer":
             from training.trainer_runs import train_with_trainer
