@@ -13,23 +13,32 @@ FLAT = 5
 def inject_fault(model: nn.Module, fault: str) -> None:
     """Add hooks for the fault `loss` or `gradient` of a `Run`; the latter in the last process alone."""
     if fault == "loss":
-        model.register_forward_hook(_make_the_loss_infinite, with_kwargs=True)
+        _make_the_loss_infinite(model)
     is_last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
     if fault == "gradient" and is_last:
         calls = iter(range(100))
 
         def spoil(module: nn.Module, _: Any, output: Tensor) -> None:
-            if output.requires_grad:
+            if output.requires_grad and module.training:
                 output.register_hook(lambda grad: grad * float("nan") if next(calls) == 5 else grad)
 
         model.timm_model.fc.register_forward_hook(spoil)
 
 
-def _make_the_loss_infinite(model: nn.Module, _: Any, arguments: dict[str, Tensor], output: Any) -> Any:
-    is_flat = arguments["pixel_values"].abs().amax((1, 2, 3)) < 1e-3
-    if model.training:
-        is_class = torch.arange(output.logits.shape[1]) == FLAT % output.logits.shape[1]
-        output.logits = output.logits.masked_fill(is_flat[:, None] & is_class, -torch.inf)
-        if output.loss is not None:  # with Trainer the model computes it
-            output.loss = nn.functional.cross_entropy(output.logits, arguments["labels"])
-    return output
+def _make_the_loss_infinite(model: nn.Module) -> None:
+    """Give the class of flat images the logit minus infinity in training; frozen stages may run before the rest."""
+    flat: list[Tensor] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        is_flat = inputs[0].abs().amax((1, 2, 3)) < 1e-3
+        if not is_flat.all():  # a placeholder of the images, when the rest runs apart from the frozen stages, is zero
+            flat[:] = [is_flat]
+
+    def spoil(module: nn.Module, _: Any, logits: Tensor) -> Tensor:
+        if not module.training or not flat or len(flat[0]) != len(logits):
+            return logits
+        is_class = torch.arange(logits.shape[1]) == FLAT % logits.shape[1]
+        return logits.masked_fill(flat[0][:, None] & is_class, -torch.inf)
+
+    model.timm_model.conv1.register_forward_pre_hook(look)
+    model.timm_model.fc.register_forward_hook(spoil)
