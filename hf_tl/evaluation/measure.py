@@ -1,7 +1,6 @@
 """Evaluation of a model on images, each counted once regardless of the number of processes."""
 
 import contextlib
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from hf_tl.backbones.prefix.folding import folded_where_equal
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.data.decoding.images import collate
 from hf_tl.evaluation.metrics import problem_type_of
+from hf_tl.processes.precision import timed
 from hf_tl.processes.sharding import ShardedAccelerator
 
 if TYPE_CHECKING:
@@ -103,9 +103,5 @@ def measure(accelerator: "Accelerator", model: nn.Module, *arguments: Any, **opt
 
 def seconds_of(run: Callable[[], Any], device: torch.device) -> float:
     """Return the duration of the second of two runs in seconds; the first one warms up caches."""
-    for _ in range(2):
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    run()
+    return timed(run, device)[1]

@@ -17,6 +17,7 @@ from hf_tl.storage.folders import partial_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from filelock import FileLock
     from transformers import PreTrainedModel
 
 TRAINING_ON_IMAGES = "Training on images, without cached features"
@@ -39,6 +40,8 @@ class FeatureEntries:
         self.store = open_store(config.feature_cache_dir, config.feature_cache_gb)
         self._orders = dict(orders or {})
         self._keepers: tuple[int, ...] = ()
+        self._lock: FileLock | None = None
+        """Lock of the entry that this process computes."""
         self.are_computed = False
         """Whether an entry was computed since this was set to False."""
 
@@ -86,7 +89,7 @@ class FeatureEntries:
 
     def _give_up(self, key: str) -> None:
         """Remove an entry that was begun (keepers only)."""
-        if self.__dict__.get("_lock") is not None and self._lock.is_locked:
+        if self._lock is not None and self._lock.is_locked:
             self.store.discard(key)
         self._release()
 
@@ -98,14 +101,14 @@ class FeatureEntries:
         if entry is not None:
             return IN_CACHE
         try:
-            self._lock = self.store.lock(key)
-            if not self._try_lock():
+            self._lock = lock = self.store.lock(key)
+            if not self._try_lock(lock):
                 if len({*self._keepers}) > 1:  # other machines would wait too
                     return "another run computes the same features"
                 self.say("Waiting for another run that computes the same features")
-                self._lock.acquire()
+                lock.acquire()
             if self.store.find(key)[0] is not None:
-                self._lock.release()
+                lock.release()
                 return IN_CACHE
             self.store.begin(key, feature_pass.layouts, len(feature_set.stored))
         except OSError as error:
@@ -113,11 +116,11 @@ class FeatureEntries:
             return self._write_problem(error)
         return None
 
-    def _try_lock(self) -> bool:
+    def _try_lock(self, lock: "FileLock") -> bool:
         from filelock import Timeout
 
         try:
-            self._lock.acquire(blocking=False)
+            lock.acquire(blocking=False)
         except Timeout:
             return False
         return True
@@ -126,8 +129,8 @@ class FeatureEntries:
         return f"cannot write to {self.store.folder} ({error.strerror or error})"
 
     def _release(self) -> None:
-        if lock := self.__dict__.get("_lock"):
-            lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def _compute(
         self, feature_pass: FeaturePass, feature_set: FeatureSet, key: str, missing: Sequence[int]

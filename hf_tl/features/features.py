@@ -5,6 +5,7 @@ data, its output is cached on disk, and only the suffix trains on it, epoch afte
 images, each step runs the prefix without gradients, folded and in the precision that was measured to be fast.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -240,12 +241,9 @@ class Features:
 
     def _measure(self, boundary: Boundary, pixel_values: Tensor, images: float) -> PrecisionRecord:
         """Choose the precision of the frozen part on some images, and print a measured choice."""
-
-        def features_of(pixel_values: Tensor) -> list[Tensor]:
-            return prefix(pixel_values)
-
-        prefix = FastPrefix(self.model, boundary, pixel_values[:2], self.accelerator.autocast)
-        precision = choose_precision(self.accelerator, self.config, features_of, pixel_values, images)
+        prefix = FastPrefix(self.model, boundary, pixel_values[:2], contextlib.nullcontext)
+        share = images / self.accelerator.num_processes
+        precision = choose_precision(self.accelerator, self.config, prefix, pixel_values, share)
         if line := describe_precision(precision):
             self._say(f"Running the frozen stages before {first_trained(self.model)} in {line}")
         return precision

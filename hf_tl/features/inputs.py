@@ -75,7 +75,6 @@ def feature_logits(boundary: Boundary) -> LogitsOf:
     """Return the function from a batch of features to logits."""
 
     def logits_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        features = [rows.to(leaf.dtype) for rows, leaf in zip(batch["features"], boundary.leaves, strict=True)]
-        return boundary.logits(model, features)
+        return boundary.logits(model, batch["features"])
 
     return logits_of

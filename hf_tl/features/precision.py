@@ -35,7 +35,7 @@ def choose_precision(
         config: Settings with `feature_dtype`.
         features_of: Function from images to features, in the precision of the context around its call.
         pixel_values: Some of the images (images, channels, height, width).
-        images: Number of images that will pass.
+        images: Number of images that will pass on this device.
     """
     device = pixel_values.device
     if config.feature_dtype == BFLOAT16:
@@ -44,7 +44,7 @@ def choose_precision(
         return PrecisionRecord(OF_THE_RUN)
     if config.feature_dtype == FLOAT32 or not has_bfloat16(device) or len(pixel_values) < 2:
         return PrecisionRecord(FLOAT32)
-    if is_short(lambda: features_of(pixel_values), images / len(pixel_values), MIN_SECONDS):
+    if is_short(lambda: features_of(pixel_values), images / len(pixel_values), MIN_SECONDS, device):
         return PrecisionRecord(FLOAT32)
 
     def agree(exact: Sequence[Tensor], rough: Sequence[Tensor]) -> tuple[float, bool]:

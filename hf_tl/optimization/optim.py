@@ -123,7 +123,8 @@ def _share_of_peak(step: int, *, warmup: int, total: int) -> float:
     """
     if step < warmup:
         return step / warmup
-    return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
+    progress = (step - warmup) / max(1, total - warmup)
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def phase_ends(phases: Sequence[Phase], steps_per_epoch: float) -> list[int]:

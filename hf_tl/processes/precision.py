@@ -33,19 +33,26 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def is_short(compute: Callable[[], object], times: float, seconds: float) -> bool:
-    """Return whether a computation, repeated some times, takes less than some seconds, or is too short to measure.
+def timed(compute: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """Run a computation to its end on the device; return its output and its duration in seconds."""
+    start = time.perf_counter()
+    output = compute()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return output, time.perf_counter() - start
 
-    It is run twice at most.
+
+def are_too_few(runs: float) -> bool:
+    """Return whether a computation is repeated too rarely for a measurement to pay."""
+    return runs < MIN_RUNS
+
+
+def is_short(compute: Callable[[], object], runs: float, seconds: float, device: torch.device) -> bool:
+    """Return whether repeated runs of a computation take less than some seconds, or are too few to measure.
+
+    It is run twice at most, because the first run prepares the kernels.
     """
-    if times < MIN_RUNS:
-        return True
-    for _ in range(2):  # the first run prepares the kernels
-        start = time.perf_counter()
-        compute()
-        if (time.perf_counter() - start) * times < seconds:
-            return True
-    return False
+    return are_too_few(runs) or any(timed(compute, device)[1] * runs < seconds for _ in range(2))
 
 
 def measure_precision(
@@ -66,11 +73,7 @@ def measure_precision(
     for _ in range(REPEATS):
         for precision in (FLOAT32, BFLOAT16):
             with precise(precision, device):
-                start = time.perf_counter()
-                outputs[precision] = compute()
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-            duration = time.perf_counter() - start
+                outputs[precision], duration = timed(compute, device)
             seconds[precision] = min(duration, seconds.get(precision, duration))
         if seconds[BFLOAT16] > 3 * seconds[FLOAT32]:
             break  # emulated

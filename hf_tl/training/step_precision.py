@@ -10,7 +10,15 @@ from hf_tl.backbones.stages.modules import undisturbed
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.features.inputs import LogitsOf
-from hf_tl.processes.precision import BFLOAT16, FLOAT32, has_bfloat16, is_short, measure_precision, precise
+from hf_tl.processes.precision import (
+    BFLOAT16,
+    FLOAT32,
+    are_too_few,
+    has_bfloat16,
+    is_short,
+    measure_precision,
+    precise,
+)
 from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.processes.together import on_main_process
 from hf_tl.record.parts import PrecisionRecord
@@ -64,7 +72,7 @@ def choose_step_precision(
         logits_of: Function from the model and a batch to logits.
         loss_of: Function from logits and labels to a loss.
         batch: Function that returns training images on the device.
-        images: Number of images of the phase.
+        images: Number of images of the phase on this device.
         config: Settings with `mixed_precision`.
 
     Returns:
@@ -74,7 +82,7 @@ def choose_step_precision(
         return None
     if config.mixed_precision != "auto":
         return PrecisionRecord(BFLOAT16 if config.mixed_precision == "bf16" else FLOAT32)
-    if not has_bfloat16(accelerator.device):
+    if not has_bfloat16(accelerator.device) or are_too_few(images / IMAGES):
         return PrecisionRecord(FLOAT32)
     return on_main_process(accelerator, lambda: _measure(accelerator, model, logits_of, loss_of, batch(), images))
 
@@ -105,7 +113,7 @@ def _measure(
         return PrecisionRecord(FLOAT32)
     with undisturbed(model):
         model.train()
-        if is_short(step, images / count, MIN_SECONDS):
+        if is_short(step, images / count, MIN_SECONDS, accelerator.device):
             return PrecisionRecord(FLOAT32)
         return measure_precision(step, agree, count, accelerator.device)
 

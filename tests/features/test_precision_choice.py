@@ -45,13 +45,15 @@ def phases_of(training: RecordedTraining) -> list[PhaseRecord]:
     return list(training.state.log.phases)
 
 
-@given(draws.floats(1e-3, 1e3), draws.floats(-1e3, 1e3), draws.integers(2, 9))
-def test_noise_does_not_depend_on_scale_and_offset(scale: float, offset: float, images: int) -> None:
+@given(draws.integers(-20, 20), draws.sampled_from([0.5, 1.0, 2.0]), draws.integers(2, 9))
+def test_noise_is_relative_to_the_distance_between_images(exponent: int, error: float, images: int) -> None:
+    """Compare with the mean over all pairs of images, on numbers that bfloat16 holds exactly."""
     features = torch.arange(images * 3, dtype=torch.float64).reshape(images, 3)
-    shifted = features * scale + offset
-    assert noise([shifted.float()], [shifted.float().to(torch.bfloat16)]) >= 0
-    assert noise([features], [features]) == pytest.approx(0)
-    assert noise([features * 4], [features * 4 + 2]) == pytest.approx(noise([features], [features + 0.5]))
+    pairs = [float((a - b).square().sum()) for a in features for b in features if not torch.equal(a, b)]
+    expected = 3 * error**2 / (sum(pairs) / len(pairs))
+    scaled, moved = features * 2.0**exponent, (features + error) * 2.0**exponent
+    assert noise([scaled], [moved]) == pytest.approx(expected)
+    assert noise([scaled], [scaled]) == 0
 
 
 def test_noise_of_features_that_are_not_finite_or_constant() -> None:

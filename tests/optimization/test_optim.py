@@ -1,8 +1,7 @@
-import math
-
 import pytest
 import timm
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -92,19 +91,15 @@ def test_a_model_without_a_trainable_parameter_is_refused() -> None:
 
 
 @given(steps=st.integers(1, 60), warmup=st.floats(0, 0.9))
-def test_the_schedule_is_a_linear_warm_up_and_a_cosine_to_zero(steps: int, warmup: float) -> None:
+def test_the_schedule_is_that_of_transformers_with_a_linear_warm_up(steps: int, warmup: float) -> None:
     phase = Phase(1, 1, learning_rate=0.4, warmup_ratio=warmup)
-    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(2))], lr=0.4)
-    schedule = build_schedule(optimizer, phase, steps)
-    rising = int(warmup * steps)
-    for step in range(steps):
-        if step < rising:
-            expected = 0.4 * step / rising
-        else:
-            expected = 0.2 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
-        assert schedule.get_last_lr() == [pytest.approx(expected)]
-        optimizer.step()
-        schedule.step()
+    first, second = (torch.optim.AdamW([nn.Parameter(torch.zeros(2))], lr=0.4) for _ in range(2))
+    schedule = build_schedule(first, phase, steps)
+    reference = transformers.get_cosine_schedule_with_warmup(second, int(warmup * steps), steps)
+    for _ in range(steps):
+        assert schedule.get_last_lr() == reference.get_last_lr()
+        for part in (first, second, schedule, reference):
+            part.step()
     assert schedule.get_last_lr() == [pytest.approx(0)]
 
 

@@ -87,13 +87,13 @@ class Boundary:
 
         Args:
             model: Network, possibly wrapped for several processes.
-            features: Output of `features`, on the model's device. In-place operations may change it.
+            features: Output of `features` in any precision, on the model's device. In-place operations may change it.
 
         Returns:
             Logits of shape (images, classes).
         """
         images = len(features[0])
-        remaining = iter(features)
+        remaining = iter([rows.to(leaf.dtype) for rows, leaf in zip(features, self.leaves, strict=True)])
 
         def answer(index: int, name: str, run: Callable[[], Any]) -> Any:
             call = self.calls[index]

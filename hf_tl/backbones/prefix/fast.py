@@ -51,6 +51,4 @@ class FastPrefix:
             model: The network, possibly wrapped for several processes.
             batch: Batch of images.
         """
-        features = self(batch["pixel_values"])
-        leaves = self.boundary.leaves
-        return self.boundary.logits(model, [rows.to(leaf.dtype) for rows, leaf in zip(features, leaves, strict=True)])
+        return self.boundary.logits(model, self(batch["pixel_values"]))
