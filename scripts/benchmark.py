@@ -65,6 +65,10 @@ def parse_flags() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dataset", default="digits", help="images, as in hf-tl train (default: digits)")
     parser.add_argument("--repeats", type=int, default=3, help="number of runs of each command (default: 3)")
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"), help="results (default: benchmark.json)")
+    parser.add_argument(
+        "--backbone",
+        help="timm:ARCH with random weights, for speed alone (default: the demo's backbone with its weights)",
+    )
     parser.add_argument("--image_size", type=int, default=224, help="height and width in pixels (default: 224)")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of head and finetune (default: 10)")
     parser.add_argument(
@@ -84,6 +88,7 @@ def parse_flags() -> tuple[argparse.Namespace, list[str]]:
         "--seconds", type=float, default=30, help="duration of each measurement of a machine limit (default: 30)"
     )
     parser.add_argument("--fastai_python", help="python of an environment with fastai and timm")
+    parser.add_argument("--lightly_python", help="python of an environment with lightly-train and timm")
     parser.add_argument("--timm_train", type=Path, help="train.py in a checkout of pytorch-image-models")
     options, further = parser.parse_known_args()
     if options.repeats < 1:
@@ -92,8 +97,9 @@ def parse_flags() -> tuple[argparse.Namespace, list[str]]:
         parser.error(f"--peer_epochs must be a whole number or between 0 and 1, found {options.peer_epochs:g}")
     if options.timm_train is not None and not options.timm_train.is_file():
         parser.error(f"--timm_train {options.timm_train}: no such file")
-    if options.fastai_python is not None and shutil.which(options.fastai_python) is None:
-        parser.error(f"--fastai_python {options.fastai_python}: no such program")
+    for python in ("fastai_python", "lightly_python"):
+        if (program := getattr(options, python)) is not None and shutil.which(program) is None:
+            parser.error(f"--{python} {program}: no such program")
     return options, further
 
 
@@ -105,7 +111,8 @@ def prepare(options: argparse.Namespace, hf_tl_flags: tuple[str, ...], folder: P
     if peer_epochs < 1:
         share = ("--share", str(peer_epochs))
         call_prepare("images", folder / "images-of-peers", "--dataset", options.dataset, *share)
-    call_prepare("model", folder / "model", *images)
+    backbone = ["--model", options.backbone] if options.backbone else []
+    call_prepare("model", folder / "model", *images, *backbone)
     about = json.loads((folder / "model" / "about.json").read_text(encoding="utf-8"))
     for size in options.sizes if "scaling" in options.only else []:
         call_prepare("digits", folder / f"digits-{size}", "--images", str(size))
@@ -124,7 +131,9 @@ def prepare(options: argparse.Namespace, hf_tl_flags: tuple[str, ...], folder: P
         peer_epochs=peer_epochs,
         sizes=tuple(options.sizes),
         seconds=options.seconds,
+        backbone=options.backbone,
         fastai_python=options.fastai_python,
+        lightly_python=options.lightly_python,
         timm_train=options.timm_train,
         known_flags=frozenset(re.findall(r"--\w+", listing.stdout)),
         hf_tl_flags=hf_tl_flags,

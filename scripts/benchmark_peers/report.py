@@ -42,9 +42,9 @@ class Goal:
 
 GOALS = {
     ("head", TRAINER): Goal(40, accuracy=True),
-    ("head", TRAINER_KEPT): Goal(12, accuracy=True),
-    ("finetune", TRAINER): Goal(5),
-    ("full", TRAINER): Goal(2),
+    ("head", TRAINER_KEPT): Goal(20, accuracy=True),
+    ("finetune", TRAINER): Goal(6, accuracy=True),
+    ("full", TRAINER): Goal(2.3),
     ("full", TRAINER_KEPT): Goal(1.2),
 }
 

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 PYTHON = sys.executable
 HF_TL, TRAINER, TRAINER_KEPT = "hf_tl", "Trainer recipe", "Trainer recipe, same memory setting"
 IMAGE_FOLDER, DATASETS = "torchvision ImageFolder", "datasets imagefolder"
-FASTAI, TIMM = "fastai vision_learner", "timm train.py"
+FASTAI, LIGHTLY, TIMM = "fastai vision_learner", "LightlyTrain", "timm train.py"
 
 # These two tables contain all commands of hf_tl.
 TRAIN: dict[str, str] = {
@@ -93,7 +93,10 @@ class Setting:
     """Number of epochs of the peers; a number below 1 means one epoch over that share of the training images."""
     sizes: tuple[int, ...]
     seconds: float
+    backbone: str | None
+    """`timm:ARCH` with random weights; `None` is the demo's backbone."""
     fastai_python: str | None
+    lightly_python: str | None
     timm_train: Path | None
     known_flags: frozenset[str]
     """Flags of `hf-tl train`."""
@@ -104,7 +107,8 @@ class Setting:
         """Return a command of hf_tl."""
         optional = [word for flag, value in WHERE_KNOWN.items() if flag in self.known_flags for word in (flag, value)]
         words = (f"--dataset {dataset} --image_size {image_size} --output_dir {{output}}").split()
-        return (PYTHON, "-m", "hf_tl", "train", *words, *flags.split(), *optional, *self.hf_tl_flags)
+        model = ("--model", self.backbone, "--pretrained", "false") if self.backbone else ()
+        return (PYTHON, "-m", "hf_tl", "train", *words, *model, *flags.split(), *optional, *self.hf_tl_flags)
 
     @property
     def share(self) -> float:
@@ -132,7 +136,8 @@ def training(work: str) -> Callable[[Setting], list[Side]]:
         trainer = (PYTHON, *setting.peer("transformers_recipe.py", work, epochs), *rate)
         recipe = Side(TRAINER, trainer, read_result, {}, epochs, run, setting.share)
         kept = [replace(recipe, name=TRAINER_KEPT, environment=KEEP_MEMORY)] if work != "finetune" else []
-        return [hf_tl, recipe, *kept, fastai(setting, work, epochs), timm(setting, work)]
+        peers = fastai(setting, work, epochs), lightly(setting, work, epochs), timm(setting, work)
+        return [hf_tl, recipe, *kept, *peers]
 
     return sides
 
@@ -144,6 +149,16 @@ def fastai(setting: Setting, work: str, epochs: int) -> Side:
     command = (setting.fastai_python or "", *setting.peer("fastai_recipe.py", work, run), *size)
     missing = "" if setting.fastai_python else "no --fastai_python given"
     return Side(FASTAI, command, read_result, {"PYTHONPATH": ""}, epochs, run, setting.share, missing=missing)
+
+
+def lightly(setting: Setting, work: str, epochs: int) -> Side:
+    """Return LightlyTrain's command, for an epoch: it evaluates after a number of steps that it chooses."""
+    size = ("--image_size", str(setting.image_size))
+    command = (setting.lightly_python or "", *setting.peer("lightly_recipe.py", work, 1), *size)
+    missing = "" if setting.lightly_python else "no --lightly_python given"
+    if work == "finetune":
+        missing = "it freezes all of a backbone or nothing"
+    return Side(LIGHTLY, command, read_result, {"PYTHONPATH": ""}, epochs, 1, setting.share, missing=missing)
 
 
 def timm(setting: Setting, work: str) -> Side:
