@@ -67,7 +67,7 @@ def parse_flags() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"), help="results (default: benchmark.json)")
     parser.add_argument(
         "--backbone",
-        help="timm:ARCH with random weights, for speed alone (default: the demo's backbone with its weights)",
+        help="timm:ARCH with random weights (default: the weights and backbone of the demo)",
     )
     parser.add_argument("--image_size", type=int, default=224, help="height and width in pixels (default: 224)")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of head and finetune (default: 10)")

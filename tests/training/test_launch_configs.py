@@ -15,7 +15,7 @@ from hf_tl.record import read_record
 
 PROJECT = Path(__file__).parents[2]
 CONFIGS = sorted((PROJECT / "scripts" / "accelerate").glob("*.yaml"))
-TWO = dict.fromkeys(("ddp", "bf16", "fsdp2", "two_machines"), ("--num_processes", "2"))
+TWO = dict.fromkeys(("ddp", "bf16", "fsdp2", MACHINES), ("--num_processes", "2"))
 """As many processes as a machine without GPUs runs in a test."""
 
 
@@ -59,7 +59,7 @@ def test_a_configuration_trains(config: Path, photos: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_two_machines_train(photos: Path, tmp_path: Path) -> None:
-    config = next(file for file in CONFIGS if file.stem == "two_machines")
+    config = next(file for file in CONFIGS if file.stem == MACHINES)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = str(listening.getsockname()[1])
