@@ -19,8 +19,8 @@ SHARE, PATHS = 16, 256
 """Number of images that a worker takes at a time, and that a process takes if only their paths are handed over."""
 AHEAD = 16
 """Number of shares that threads may be ahead."""
-IDLE = 10
-"""Seconds after which idle processes end."""
+IDLE = 60
+"""Seconds after which idle processes end: those that hashed the images then check them too."""
 
 
 def in_shares(
