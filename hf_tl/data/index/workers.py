@@ -15,10 +15,12 @@ THREADS = 8
 """Largest number of threads."""
 EACH = 10_000
 """Smallest number of images for each process, which takes half a second to start."""
-SHARE, PATHS = 16, 256
+SHARE, PATHS = 16, 1_000
 """Number of images that a worker takes at a time, and that a process takes if only their paths are handed over."""
 AHEAD = 16
 """Number of shares that threads may be ahead."""
+WAITING = 4
+"""Number of shares handed over for each process, so that none waits for this one."""
 IDLE = 60
 """Seconds after which idle processes end: those that hashed the images then check them too."""
 
@@ -75,7 +77,7 @@ def _in_processes(
         backend="loky",
         return_as="generator",
         batch_size=1,
-        pre_dispatch=processes + 2,
+        pre_dispatch=WAITING * processes,
         max_nbytes=None,
         idle_worker_timeout=IDLE,
     )
