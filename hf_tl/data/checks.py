@@ -15,7 +15,9 @@ from hf_tl.errors import DataError, name_some
 from hf_tl.reporting.console import progress_bar
 
 
-def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: bool = False) -> ImageData:
+def check_images(
+    data: ImageData, *, skip_bad_images: bool = False, verbose: bool = False, just_loaded: bool = False
+) -> ImageData:
     """Decode every image once (JPEGs at an eighth of their size), so that none fails in the middle of training.
 
     Images that a plain `pipeline()` would convert differently are counted and noted.
@@ -27,6 +29,8 @@ def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: boo
         data: Result of `load_data`.
         skip_bad_images: Whether to leave out unreadable images, with a note, instead of raising an error.
         verbose: Whether to show a progress bar.
+        just_loaded: Whether `load_data` has returned the data a moment ago; otherwise files that have changed since are
+            looked for.
 
     Returns:
         Data without the unreadable images.
@@ -42,7 +46,7 @@ def check_images(data: ImageData, *, skip_bad_images: bool = False, verbose: boo
     notes, errors, kept, conversions = [], [], {}, {}
     images = sum(map(len, data.splits.values()))
     with progress_bar(total=images, desc="Checking images", disable=not verbose) as progress:
-        outcomes = examine_images(data, progress)
+        outcomes = examine_images(data, progress, just_loaded=just_loaded)
     for split, rows in data.splits.items():
         if bad := outcomes[split].unreadable:
             errors += [image.error for image in bad.values()]

@@ -10,11 +10,11 @@ import numpy as np
 from datasets import Dataset, DatasetDict, DatasetInfo
 
 from hf_tl.data.checks import check_images
-from hf_tl.data.columns import GROUP, IMAGE, LABEL, column_of
+from hf_tl.data.columns import GROUP, IMAGE, LABEL
 from hf_tl.data.drawing import Pool
 from hf_tl.data.encoding import encode, require_classes
 from hf_tl.data.grouping.groups import Stored, group_images
-from hf_tl.data.image_data import AnyDataset, ImageData
+from hf_tl.data.image_data import AnyDataset, ImageData, targets_of
 from hf_tl.data.index.digests import identify
 from hf_tl.data.layout.exclusions import leave_out_listed
 from hf_tl.data.layout.plan import AUTO, ClassFolder, Reading
@@ -286,12 +286,11 @@ def _prepare(
     require_classes(splits["train"], labels, keep_empty=reading.keep_empty_classes)
     splits, origins = choose_test(splits, origins, notes)
     missing = missing_fractions(splits, validation_fraction=validation_fraction, test_fraction=test_fraction)
-    digests, paths = identify(splits, source.root)
-    stored = Stored(splits, labels, paths, source.root, digests)
+    digests = identify(splits, source.root)
+    stored = Stored(splits, labels, source.root, digests)
     groups, grouping = group_images(stored, reading, notes, draws=bool(missing))
     splits = {split: rows.remove_columns(GROUP) if GROUP in rows.features else rows for split, rows in splits.items()}
-    targets = np.asarray(column_of(splits["train"], LABEL).to_pylist())
-    pool = Pool(digests["train"], targets, labels, groups.get("train", ()))
+    pool = Pool(digests["train"], targets_of(splits["train"]), labels, groups.get("train", ()))
     known = resolve_in(learned, digests, pool).digests
     criterion = None if grouping is None else grouping.origin
     rows, draws = draw_missing(pool, missing, seed, notes, known, include_learned=include_learned, criterion=criterion)

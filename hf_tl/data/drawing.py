@@ -9,13 +9,12 @@ into or out of each split. If the number of drawn images is rounded differently,
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from hf_tl.errors import DataError, name_some
 from hf_tl.record.learned import DIGEST_BYTES
@@ -47,16 +46,19 @@ class Pool:
     groups: Sequence[str] = ()
     """Group of each image; empty where nothing names groups."""
 
-    @cached_property
-    def units(self) -> Sequence[bytes]:
-        """Name of the group of each image: images of equal names lie on one side of every split."""
-        return [group.encode() for group in self.groups] if self.groups else self.digests
+    def ranks(self, seed: int) -> np.ndarray:
+        """Return the rank of each image's group by a hash of the seed and the group's name, (images,).
 
-    @cached_property
-    def unit_numbers(self) -> np.ndarray:
-        """Number of the group of each image, in the order in which the groups first occur, (images,)."""
-        numbers: dict[bytes, int] = {}
-        return np.fromiter((numbers.setdefault(unit, len(numbers)) for unit in self.units), np.int64, len(self.units))
+        Images of equal rank are a group, which lies on one side of every split: without names of groups, copies.
+        """
+        units = pa.array([group.encode() for group in self.groups] if self.groups else self.digests, pa.large_binary())
+        numbered = units.dictionary_encode()
+        prefix = f"{seed}/".encode()
+        hashes = b"".join(sha256(prefix + name).digest() for name in numbered.dictionary.to_pylist())
+        columns = np.frombuffer(hashes, ">u8").reshape(-1, 4).T.astype(np.uint64)
+        ranks = np.empty(columns.shape[1], np.int64)
+        ranks[np.lexsort(columns[::-1])] = np.arange(len(ranks))
+        return ranks[numbered.indices.to_numpy()]
 
     @property
     def is_multi_label(self) -> bool:
@@ -81,7 +83,7 @@ class Pool:
     def select(self, rows: Sequence[int]) -> "Pool":
         """Return the pool of the given rows."""
         groups = [self.groups[row] for row in rows] if self.groups else ()
-        return Pool([self.digests[row] for row in rows], self.labels[list(rows)], self.classes, groups)
+        return Pool([self.digests[row] for row in rows], self.labels[np.asarray(rows, np.int64)], self.classes, groups)
 
     def without_groups(self) -> "Pool":
         """Return the pool as versions without groups drew from it."""
@@ -112,39 +114,38 @@ def draw_splits(
     Raises:
         DataError: A class does not have enough distinct images or groups, or nothing can be drawn.
     """
+    ranks = pool.ranks(seed)
     if not pool.is_multi_label:
-        _require_units(pool, fractions)
-    remaining = list(range(len(pool.digests)))
+        _require_units(pool, ranks, fractions)
+    remaining = np.arange(len(ranks))
     splits: dict[str, list[int]] = {}
     for number, (split, fraction) in enumerate(fractions.items()):
-        rest = pool.select(remaining)
-        is_learned = _of_learned_groups(rest, learned)
+        rest = pool.select(remaining.tolist())
+        is_learned = _of_learned_groups(rest, ranks[remaining], learned)
         spare = 1 if pool.is_multi_label else len(fractions) - number
         quota = _quota(_stratum_counts(rest), fraction, spare, rest.is_multi_label)
         if is_learned.any() and not include_learned:
             later = list(fractions.values())[number + 1 :]
             quota = _share_out(rest, quota, is_learned, later, spare - 1)
-        drawn = _draw(rest, quota.tolist(), seed, spare, is_learned, include_learned)
+        drawn = _draw(rest, ranks[remaining], quota.tolist(), spare, is_learned, include_learned)
         shown = rest.counts(drawn) > 0
         if not shown.any() or (is_learned.any() and not pool.is_multi_label and shown.sum() < 2):
             _refuse(pool, split, sum(digest[:DIGEST_BYTES] in learned for digest in rest.digests))
-        splits[split] = [remaining[row] for row in drawn]
-        kept = set(splits[split])
-        remaining = [row for row in remaining if row not in kept]
-    return {**splits, "train": remaining}
+        splits[split] = remaining[drawn].tolist()
+        remaining = np.delete(remaining, drawn)
+    return {**splits, "train": remaining.tolist()}
 
 
-def _of_learned_groups(pool: Pool, learned: Collection[bytes]) -> np.ndarray:
+def _of_learned_groups(pool: Pool, ranks: np.ndarray, learned: Collection[bytes]) -> np.ndarray:
     """Return whether the group of each image holds a training image of the starting weights, bool, (images,)."""
-    units = pool.units
     if not learned:
-        return np.zeros(len(units), bool)
-    touched = {unit for unit, digest in zip(units, pool.digests, strict=True) if digest[:DIGEST_BYTES] in learned}
-    return np.fromiter((unit in touched for unit in units), bool, len(units))
+        return np.zeros(len(ranks), bool)
+    is_learned = np.fromiter((digest[:DIGEST_BYTES] in learned for digest in pool.digests), bool, len(ranks))
+    return np.isin(ranks, ranks[is_learned])
 
 
-def _require_units(pool: Pool, fractions: Mapping[str, float]) -> None:
-    different = _count_different(pool)
+def _require_units(pool: Pool, ranks: np.ndarray, fractions: Mapping[str, float]) -> None:
+    different = _count_different(pool, ranks)
     minimum = 1 + len(fractions)
     small = [f"{pool.classes[label]} ({n})" for label, n in sorted(different.items()) if n < minimum]
     if not small:
@@ -171,11 +172,11 @@ def _refuse(pool: Pool, split: str, learned: int) -> None:
 
 
 def _draw(
-    pool: Pool, quota: list[int], seed: int, spare: int, is_learned: np.ndarray, include_learned: bool
+    pool: Pool, ranks: np.ndarray, quota: list[int], spare: int, is_learned: np.ndarray, include_learned: bool
 ) -> list[int]:
     """Draw groups by rank until each stratum has its quota; keep `spare` groups of each class."""
-    ranked = _Ranked(pool, seed, is_learned, include_learned=include_learned)
-    taken = _Taken(pool, quota, spare)
+    ranked = _Ranked(ranks, is_learned, include_learned=include_learned)
+    taken = _Taken(pool, ranks, quota, spare)
     waiting, total = [], sum(quota)
     for rows in ranked:
         if len(taken.rows) >= total:
@@ -194,41 +195,32 @@ def _draw(
     return sorted(taken.rows)
 
 
-class _Ranked(Sequence[list[int]]):
-    """Rows of each group, sorted by a hash of the seed and the group's name.
+class _Ranked:
+    """Rows of each group, by rank.
 
     Groups of training images of the starting weights come last, or are left out.
     """
 
-    def __init__(self, pool: Pool, seed: int, is_learned: np.ndarray, *, include_learned: bool) -> None:
-        rows = np.arange(len(is_learned)) if include_learned else np.flatnonzero(~is_learned)
-        numbers = pool.unit_numbers[rows]
-        order = np.argsort(numbers, kind="stable")
-        self._rows, numbers = rows[order], numbers[order]
-        first = np.flatnonzero(np.diff(numbers, prepend=-1))
-        self._ends = np.append(first, len(rows))[1:]
-        self._starts = first
-        prefix, units = f"{seed}/".encode(), pool.units
-        hashes = b"".join(sha256(prefix + units[row]).digest() for row in self._rows[first].tolist())
-        columns = np.frombuffer(hashes, ">u8").reshape(-1, 4).T
-        self._order = np.lexsort((*columns[::-1], is_learned[self._rows[first]]))
+    def __init__(self, ranks: np.ndarray, is_learned: np.ndarray, *, include_learned: bool) -> None:
+        rows = np.arange(len(ranks)) if include_learned else np.flatnonzero(~is_learned)
+        rows = rows[np.argsort(ranks[rows], kind="stable")]
+        starts = np.flatnonzero(np.diff(ranks[rows], prepend=-1))
+        order = np.argsort(is_learned[rows[starts]], kind="stable")
+        self._rows, self._starts = rows.tolist(), starts[order].tolist()
+        self._ends = np.append(starts, len(rows))[1:][order].tolist()
 
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, rank: Any) -> Any:
-        place = self._order[rank]
-        return self._rows[self._starts[place] : self._ends[place]].tolist()
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self._rows[start:end] for start, end in zip(self._starts, self._ends, strict=True))
 
 
 class _Taken:
     """Groups that a draw has taken, and the images of each stratum that it still has room for."""
 
-    def __init__(self, pool: Pool, quota: list[int], spare: int) -> None:
+    def __init__(self, pool: Pool, ranks: np.ndarray, quota: list[int], spare: int) -> None:
         self.rows: list[int] = []
         self.room = list(quota)
         self._spare, self._pool, self._strata = spare, pool, pool.strata().tolist()
-        self._remaining, self._is_multi_label = _count_different(pool), pool.is_multi_label
+        self._remaining, self._is_multi_label = _count_different(pool, ranks), pool.is_multi_label
 
     def strata_of(self, rows: Sequence[int]) -> Mapping[int, int]:
         return {self._strata[rows[0]]: 1} if len(rows) == 1 else Counter(self._strata[row] for row in rows)
@@ -244,8 +236,10 @@ class _Taken:
     def add(self, rows: list[int], is_wanted: Callable[[Mapping[int, int]], bool] = lambda needed: True) -> bool:
         """Take a group if it is wanted and every class keeps enough others."""
         needed = self.strata_of(rows)
+        if not is_wanted(needed):
+            return False
         classes = {label for row in rows for label in self._pool.classes_of(row)} if self._is_multi_label else needed
-        if any(self._remaining[label] <= self._spare for label in classes) or not is_wanted(needed):
+        if any(self._remaining[label] <= self._spare for label in classes):
             return False
         self.rows += rows
         for stratum, count in needed.items():
@@ -255,10 +249,10 @@ class _Taken:
         return True
 
 
-def _count_different(pool: Pool) -> Counter[int]:
+def _count_different(pool: Pool, ranks: np.ndarray) -> Counter[int]:
     """Count the groups of each class."""
     rows, labels = np.nonzero(pool.labels) if pool.is_multi_label else (np.arange(len(pool.labels)), pool.labels)
-    different = np.unique(pool.unit_numbers[rows] * len(pool.classes) + labels) % len(pool.classes)
+    different = np.unique(ranks[rows] * len(pool.classes) + labels) % len(pool.classes)
     return Counter(dict(zip(*(values.tolist() for values in np.unique(different, return_counts=True)), strict=True)))
 
 

@@ -1,9 +1,6 @@
 """Content hashes of images and datasets, and iteration over stored images."""
 
-import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any
 
@@ -14,10 +11,12 @@ from pyarrow.compute import struct_field
 from tqdm import tqdm
 
 from hf_tl.data.columns import IMAGE
-from hf_tl.data.decoding.stored import stored_bytes
+from hf_tl.data.index.workers import PATHS, SHARE, in_shares
 
-BATCH, SHARE = 256, 16
-"""Number of images that are read at a time, and of those that a thread takes at a time."""
+BATCH = 256
+"""Number of stored images that are read at a time."""
+CHUNK = 10_000
+"""Number of values of a column that are Python objects at a time."""
 
 
 def row_name(stored: Mapping[str, Any] | None, row: int, split: str) -> str:
@@ -25,29 +24,16 @@ def row_name(stored: Mapping[str, Any] | None, row: int, split: str) -> str:
     return (stored or {}).get("path") or f"row {row} of {split}"
 
 
-def digest_image(stored: Mapping[str, Any] | None, name: str) -> bytes:
-    """Return the digest of an encoded image, which detects every change.
-
-    An unreadable file counts as empty; `check_images` reports it.
-    """
-    try:
-        data = stored_bytes(stored or {})
-    except OSError:
-        data = None
-    return digest_of(data or b"")
-
-
-def digest_of(data: bytes) -> bytes:
-    """Hash the content of a file: its length and all of its bytes."""
-    digest = sha256(b"%d:" % len(data))
-    digest.update(data)
-    return digest.digest()
-
-
 def map_images(
-    rows: Dataset, split: str, function: Any, progress: tqdm | None = None, *, only: np.ndarray | None = None
+    rows: Dataset,
+    split: str,
+    function: Any,
+    progress: tqdm | None = None,
+    *,
+    only: np.ndarray | None = None,
+    apart: bool = False,
 ) -> Iterator[Any]:
-    """Apply a function to each stored image and its name, in threads (file access and codecs release the GIL).
+    """Apply a function to each stored image and its name, in threads or processes (`hf_tl.data.index.workers`).
 
     Args:
         rows: Images.
@@ -55,36 +41,34 @@ def map_images(
         function: Function of a stored image and its name.
         progress: Progress bar over the images.
         only: Rows to apply it to; all by default.
+        apart: Whether processes may call the function; see `process_share` of `in_shares`.
     """
     numbers = list(range(len(rows)) if only is None else only.tolist())
-
-    def map_share(named: Sequence[tuple[Any, str]]) -> list[Any]:
-        return [function(image, name) for image, name in named]
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        row = 0
-        for images in _batches(rows, only):
-            batch_rows = numbers[row : row + len(images)]
-            named = [(image, row_name(image, number, split)) for image, number in zip(images, batch_rows, strict=True)]
-            shares = pool.map(map_share, [named[start : start + SHARE] for start in range(0, len(named), SHARE)])
-            yield from itertools.chain.from_iterable(shares)
-            row += len(images)
-            if progress is not None:
-                progress.update(len(images))
+    if not numbers:
+        return
+    share = (PATHS if _is_in_files(rows) else SHARE) if apart else 0
+    images = _stored_images(rows, only)
+    named = ((image, row_name(image, row, split)) for image, row in zip(images, numbers, strict=True))
+    for results in in_shares(function, named, len(numbers), process_share=share):
+        yield from results
+        if progress is not None:
+            progress.update(len(results))
 
 
-def _batches(rows: Dataset, only: np.ndarray | None) -> Iterator[list[Any]]:
+def _stored_images(rows: Dataset, only: np.ndarray | None) -> Iterator[Any]:
     """Yield the stored images of some rows."""
-    is_in_files = struct_field(rows.data.table[IMAGE], "bytes").null_count == len(rows.data.table)
-    if is_in_files:
-        paths = paths_of(rows)
-        chosen = paths if only is None else [paths[row] for row in only.tolist()]
-        for start in range(0, len(chosen), BATCH):
-            yield [{"bytes": None, "path": path} for path in chosen[start : start + BATCH]]
+    if _is_in_files(rows):
+        paths = paths_of(rows) if only is None else paths_of(rows).take(pa.array(only))
+        yield from ({"bytes": None, "path": path} for path in texts_of(paths))
         return
     stored = rows.cast_column(IMAGE, Image(decode=False)).select_columns([IMAGE])
     stored = stored if only is None or len(only) == len(rows) else stored.select(only, keep_in_memory=True)
-    yield from (batch[IMAGE] for batch in stored.iter(BATCH))
+    for batch in stored.iter(BATCH):
+        yield from batch[IMAGE]
+
+
+def _is_in_files(rows: Dataset) -> bool:
+    return struct_field(rows.data.table[IMAGE], "bytes").null_count == len(rows.data.table)
 
 
 def holds_bytes(rows: Dataset) -> bool:
@@ -92,10 +76,16 @@ def holds_bytes(rows: Dataset) -> bool:
     return not struct_field(rows.data.table[IMAGE], "bytes").null_count
 
 
-def paths_of(rows: Dataset) -> list[str | None]:
+def paths_of(rows: Dataset) -> pa.ChunkedArray:
     """Return the stored path of each image, without its bytes."""
     paths = struct_field(rows.data.table[IMAGE], "path").cast(pa.large_string())
-    return (paths if rows._indices is None else paths.take(rows._indices.column(0))).to_pylist()
+    return paths if rows._indices is None else paths.take(rows._indices.column(0))
+
+
+def texts_of(column: pa.ChunkedArray) -> Iterator[Any]:
+    """Yield the values of a column, of which a few are Python objects at a time: a million paths take 100 MB."""
+    for start in range(0, len(column), CHUNK):
+        yield from column[start : start + CHUNK].to_pylist()
 
 
 def digest_in_order(digests: Iterable[bytes]) -> str:

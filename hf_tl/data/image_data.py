@@ -134,10 +134,10 @@ class ImageData(Shown):
     def pool(self, splits: Iterable[str]) -> Pool:
         """Return the digests, labels and groups of several splits together."""
         names = list(splits)
-        labels = [label for split in names for label in column_of(self.splits[split], LABEL).to_pylist()]
+        labels = np.concatenate([targets_of(self.splits[split]) for split in names])
         digests = [digest for split in names for digest in self.digests[split]]
         groups = [group for split in names for group in self.groups[split]] if self.groups else ()
-        return Pool(digests, np.asarray(labels), self.labels, groups)
+        return Pool(digests, labels, self.labels, groups)
 
     def to_record(self) -> DataRecord:
         """Return the data entry of a run's record."""
@@ -205,6 +205,13 @@ class ImageData(Shown):
 
 AnyDataset: TypeAlias = str | os.PathLike[str] | Dataset | DatasetDict | ImageData
 """Dataset as all functions of hf_tl take it: a name, a folder or a table, or loaded."""
+
+
+def targets_of(rows: Dataset) -> np.ndarray:
+    """Return the label of each image: class indices (images,), -1 for none, or zeros and ones (images, classes)."""
+    if holds_lists(rows.features[LABEL]):
+        return flags_of(rows)
+    return column_of(rows, LABEL).fill_null(-1).to_numpy()
 
 
 def class_counts_of(rows: Dataset, classes: int) -> list[int]:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.config import TrainingConfig
-from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
+from hf_tl.data.decoding.stored import digest_image
+from hf_tl.data.fingerprint import digest_in_order, map_images
 from hf_tl.data.streaming.streams import StreamedImages
 from hf_tl.errors import DataError
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet

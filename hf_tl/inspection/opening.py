@@ -13,7 +13,7 @@ from hf_tl.data.columns import IMAGE, LABEL, find_label_column, holds_lists, spl
 from hf_tl.data.datasets import source_of
 from hf_tl.data.decoding.images import as_stored
 from hf_tl.data.encoding import encode
-from hf_tl.data.fingerprint import paths_of, row_name
+from hf_tl.data.fingerprint import row_name
 from hf_tl.data.grouping.groups import Stored, group_images
 from hf_tl.data.image_data import AnyDataset
 from hf_tl.data.labels import missing_labels
@@ -120,9 +120,8 @@ def open_images(
     encoded, classes = encode({split: rows for split, (rows, _) in labeled.items()}, choices, notes)
     kept = kept_rows(encoded, choices.exclude_list, notes)
     encoded = {split: rows.select(kept[split], keep_in_memory=True) for split, rows in encoded.items()}
-    paths = {split: paths_of(rows) for split, rows in encoded.items()}
     choices = replace(choices, group_near_duplicates=False)  # they are shown as copies
-    notes += shared_groups(group_images(Stored(encoded, classes, paths, source.root), choices, notes, draws=False)[0])
+    notes += shared_groups(group_images(Stored(encoded, classes, source.root), choices, notes, draws=False)[0])
     return LabeledImages(
         name=source.name,
         rows=concatenate_datasets([as_stored(rows).select_columns([IMAGE]) for rows in encoded.values()]),

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.decoding.colors import upright
-from hf_tl.data.decoding.images import ImageTransform, with_image
-from hf_tl.data.decoding.stored import stored_bytes
-from hf_tl.data.fingerprint import digest_image
+from hf_tl.data.decoding.images import ImageTransform
+from hf_tl.data.decoding.opening import with_image
+from hf_tl.data.decoding.stored import digest_image, stored_bytes
 from hf_tl.data.grouping.hashes import SIDE, perceptual_hashes, small_version
 from hf_tl.errors import DataError
 from hf_tl.features.feature_store import FeatureRows, Layout

@@ -58,8 +58,13 @@ def open_data(
         source: dict[str, Any] = {name: getattr(config, name) for name in SOURCE}
         data = load_data(dataset, dataset_name=name, **source, **shared, streaming=config.streaming)
         _say(accelerator, "Data", [*data.describe(), *data.notes])
-        is_shown = accelerator.is_main_process
-        return check_images(data, skip_bad_images=config.skip_bad_images, verbose=is_shown), data.notes
+        checked = check_images(
+            data,
+            skip_bad_images=config.skip_bad_images,
+            verbose=accelerator.is_main_process,
+            just_loaded=data is not dataset,
+        )
+        return checked, data.notes
 
     # the first process of a node keeps an index of the images, which spares the others to read them
     data, shown = node_by_node(accelerator, load)

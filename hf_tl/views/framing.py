@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hf_tl.data.decoding.images import with_image
+from hf_tl.data.decoding.opening import with_image
 from hf_tl.data.decoding.scaling import Pipeline
 from hf_tl.errors import DataError
 from hf_tl.phase import ResizeMode

@@ -8,7 +8,8 @@ from data.pictures import WriteFolder, picture
 from datasets import Dataset, DatasetDict
 
 from hf_tl.data.datasets import check_images, load_data
-from hf_tl.data.fingerprint import digest_image, map_images
+from hf_tl.data.decoding.stored import digest_image
+from hf_tl.data.fingerprint import map_images
 from hf_tl.data.learned import learn, leave_out_learned, resolve
 from hf_tl.errors import DataError, ModelError
 from hf_tl.evaluation.leakage import measurable

@@ -9,7 +9,7 @@ from scenes import scene, write_scenes
 
 import hf_tl
 from hf_tl.data.datasets import ImageData, load_data
-from hf_tl.data.fingerprint import digest_image
+from hf_tl.data.decoding.stored import digest_image
 from hf_tl.errors import DataError
 
 COUNTS = {"train/cat": 6, "train/dog": 6, "test/cat": 3, "test/dog": 3}

@@ -18,7 +18,8 @@ from hf_tl.backbones.stages.modules import inference
 from hf_tl.backbones.weights.digest import digest
 from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.data.decoding.pixels import pixel_batches
-from hf_tl.data.fingerprint import digest_image, digest_in_order, map_images
+from hf_tl.data.decoding.stored import digest_image
+from hf_tl.data.fingerprint import digest_in_order, map_images
 from hf_tl.errors import TrainingError, name_some
 from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, key_of
 from hf_tl.reporting.console import progress_bar, say

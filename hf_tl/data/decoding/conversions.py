@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from hf_tl.data.decoding.colors import CONVERSIONS, DAMAGED, Conversion, conversion_of, plain_rgb
-from hf_tl.data.decoding.images import with_image
+from hf_tl.data.decoding.opening import with_image
 
 WHAT: Mapping[Conversion, tuple[str, str, str]] = {
     "transparency": (

@@ -1,31 +1,24 @@
 """Decoding of stored images, and the transforms of a dataset's rows."""
 
 import inspect
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from hf_tl.augmentation import identify
 from hf_tl.data.columns import LABEL
-from hf_tl.data.decoding.colors import DAMAGED, plain_rgb, to_rgb, upright
-from hf_tl.data.decoding.stored import local_path, stored_bytes
+from hf_tl.data.decoding.colors import plain_rgb, to_rgb, upright
+from hf_tl.data.decoding.opening import with_image
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.reporting.shown import Shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import BaseImageProcessor
-
-T = TypeVar("T")
-HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"})
-HEAD = 12
 
 
 def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
@@ -51,78 +44,6 @@ def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Im
         return upright(image)
 
     return with_image(value, name, load)
-
-
-def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
-    """Open a stored image and apply a function to it.
-
-    Args:
-        value: Stored image; see `decode`.
-        name: Name of the image in errors, if it has no path.
-        use: Function of the image, whose pixels are not loaded yet.
-
-    Raises:
-        DataError: As in `decode`.
-    """
-    if isinstance(value, Image.Image):
-        return _checked(value, name, use)
-    stored = value if isinstance(value, Mapping) else {"path" if isinstance(value, str | Path) else "bytes": value}
-    data, path = stored.get("bytes"), stored.get("path")
-    if data is None and path is None:
-        raise DataError(f"{name}: expected an image, found none; remove the row")
-    name = str(path or name)
-    if data is None and local_path(stored) is None:
-        data = stored_bytes(stored)
-    try:
-        with Image.open(io.BytesIO(data) if data is not None else str(path)) as image:
-            return _checked(image, name, use)
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            f"{name}: {error}; shrink the image, or allow it with --max_image_pixels (in Python: "
-            "PIL.Image.MAX_IMAGE_PIXELS) if you trust it"
-        ) from error
-    except UnidentifiedImageError as error:
-        if _is_heic(data, path):
-            if _register_heic():
-                return with_image(value, name, use)
-            raise DataError(
-                f"{name}: HEIC images need a package: pip install pillow-heif; or convert the image to JPEG"
-            ) from error
-        raise DataError(f"{name}: no image that Pillow can read; replace or remove it") from error
-    except DAMAGED as error:
-        raise DataError(f"{name}: the image cannot be read ({error}); replace or remove it") from error
-
-
-def _register_heic() -> bool:
-    """Let Pillow read HEIC with pillow-heif, if it is installed; return whether this call did it."""
-    if ".heic" in Image.registered_extensions() or find_spec("pillow_heif") is None:
-        return False
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-    return True
-
-
-def _is_heic(data: bytes | None, path: str | None) -> bool:
-    """Return whether a file starts as HEIC images do: the file type box of the ISO base media format."""
-    if data is None:
-        with open(str(path), "rb") as file:
-            data = file.read(HEAD)
-    return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
-
-
-def _checked(image: Image.Image, name: str, use: Callable[[Image.Image], T]) -> T:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise DataError(
-            f"{name}: {image.width} x {image.height} pixels are more than the limit of {limit}; "
-            "shrink the image, or allow it with --max_image_pixels (in Python: PIL.Image.MAX_IMAGE_PIXELS) if you "
-            "trust it"
-        )
-    try:
-        return use(image)
-    except DAMAGED as error:
-        raise DataError(f"{name}: the image is truncated or damaged ({error}); replace or remove it") from error
 
 
 def as_stored(images: "Dataset", image_column: str = "image") -> "Dataset":

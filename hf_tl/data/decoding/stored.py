@@ -1,6 +1,7 @@
-"""Access to the bytes of a stored image, wherever datasets keeps them."""
+"""Bytes of a stored image, wherever datasets keeps them, and their digest."""
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 
@@ -31,3 +32,22 @@ def stored_bytes(stored: Mapping[str, Any]) -> bytes | None:
     with xopen(str(path), "rb") as file:
         content: bytes = file.read()
     return content
+
+
+def digest_image(stored: Mapping[str, Any] | None, name: str) -> bytes:
+    """Return the digest of an encoded image, which detects every change.
+
+    An unreadable file counts as empty; `check_images` reports it.
+    """
+    try:
+        data = stored_bytes(stored or {})
+    except OSError:
+        data = None
+    return digest_of(data or b"")
+
+
+def digest_of(data: bytes) -> bytes:
+    """Hash the content of a file: its length and all of its bytes."""
+    digest = sha256(b"%d:" % len(data))
+    digest.update(data)
+    return digest.digest()

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from hf_tl.data.columns import GROUP, LABEL, column_of
+from hf_tl.data.fingerprint import paths_of, texts_of
 from hf_tl.data.grouping.series import find_series
 from hf_tl.data.layout.plan import AUTO, Reading
 from hf_tl.errors import ConfigError, DataError, name_some
@@ -33,8 +35,6 @@ class Stored:
     splits: Mapping[str, Dataset]
     labels: tuple[str, ...]
     """Classes."""
-    paths: Mapping[str, Sequence[str | None]]
-    """Path of the file of each image, as it is stored."""
     root: Path | None = None
     """Folder of the dataset, if it is one."""
     digests: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
@@ -48,11 +48,11 @@ class Stored:
 
     def names(self) -> dict[str, list[str]]:
         """Return the path of each image within the dataset by split; empty if an image has none."""
-        paths = {split: [path for path in of_split if path] for split, of_split in self.paths.items()}
-        if any(len(paths[split]) < len(of_split) for split, of_split in self.paths.items()):
+        paths = {split: paths_of(rows) for split, rows in self.splits.items()}
+        if any(of_split.null_count or pc.any(pc.equal(of_split, "")).as_py() for of_split in paths.values()):
             return {}
         within = functools.cache(self._within)
-        parts = {split: (path.rpartition(os.sep) for path in of_split) for split, of_split in paths.items()}
+        parts = {split: (path.rpartition(os.sep) for path in texts_of(of_split)) for split, of_split in paths.items()}
         return {
             split: [within(folder, separator) + name for folder, separator, name in of_split]
             for split, of_split in parts.items()

@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 
 from hf_tl.data.decoding.colors import upright
-from hf_tl.data.decoding.images import with_image
+from hf_tl.data.decoding.opening import with_image
 from hf_tl.data.fingerprint import map_images
 from hf_tl.data.grouping.alignment import near_duplicates
 from hf_tl.data.grouping.hashes import SIDE, SMALLEST, perceptual_hashes, similar_hashes, small_version

@@ -71,9 +71,10 @@ def find_series(paths: Mapping[str, Sequence[str]], classes: Mapping[str, Sequen
     >>> series.kind, series.names[:3]
     ('file names', ('cat0', 'cat0', 'cat1'))
     """
-    labels = [tuple(of_image) for split in paths for of_image in classes[split]]
-    training = [split == "train" for split in paths for _ in paths[split]]
     candidates = [*(("subfolders", names) for names in _by_folder(paths, classes)), ("file names", _by_stem(paths))]
+    candidates = [(kind, names) for kind, names in candidates if any(names)]
+    labels = [tuple(of_image) for split in paths for of_image in classes[split]] if candidates else []
+    training = [split == "train" for split in paths for _ in paths[split]]
     recognized: list[Series] = []
     for kind, names in candidates:
         repeated = Counter((name, label) for name, of in zip(names, labels, strict=True) if name for label in of)

@@ -7,8 +7,7 @@ before it was read is read again by the next run, because another change might l
 import os
 import time
 from array import array
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,9 +15,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset
 
-from hf_tl.data.fingerprint import digest_of
+from hf_tl.data.fingerprint import paths_of, texts_of
+from hf_tl.data.index.contents import digest_file
 from hf_tl.data.index.tables import keep, read
+from hf_tl.data.index.workers import PATHS, in_shares
 from hf_tl.storage.tables import KeptTable
 
 SCHEMA = pa.schema(
@@ -26,12 +28,15 @@ SCHEMA = pa.schema(
 )
 SETTLED = 2 * 10**9
 """Nanoseconds after which the time of a further change differs on every file system (2 seconds on FAT)."""
-SHARE = 64
-"""Number of files that a thread takes at a time."""
 STATE = ("size", "time", "inode")
 
 
-def digest_files(paths: Sequence[str], root: Path) -> list[bytes]:
+def files_of(splits: Mapping[str, Dataset]) -> pa.Array:
+    """Return the absolute path of each image of all splits, which are files."""
+    return pa.concat_arrays([paths_of(rows).combine_chunks() for rows in splits.values()])
+
+
+def digest_files(paths: pa.Array, root: Path) -> list[bytes]:
     """Return the digest of each file; an unreadable one counts as empty, and `check_images` reports it.
 
     Args:
@@ -39,27 +44,27 @@ def digest_files(paths: Sequence[str], root: Path) -> list[bytes]:
         root: Folder of the dataset, whose index is used and updated.
     """
     table, now = _table(root), time.time_ns()
-    column, states = pa.array(paths, pa.large_string()), _states(paths)
-    known = _unchanged(column, states, read(table, f"the images of {root.name}"))
+    states = _states(paths)
+    known = _unchanged(paths, states, read(table, f"the images of {root.name}"))
     digests: list[bytes] = known.to_pylist()
     changed = np.flatnonzero(known.is_null())
     if not len(changed):
         return digests
-    new = _digests([paths[row] for row in changed.tolist()])
-    for row, (digest, _) in zip(changed.tolist(), new, strict=True):
-        digests[row] = digest
+    files = ((path,) for path in texts_of(paths.take(pa.array(changed))))
+    new = in_shares(digest_file, files, len(changed), process_share=PATHS)
     is_sound = np.ones(len(paths), bool)
-    is_sound[changed] = [is_readable for _, is_readable in new]
+    for row, (digest, is_readable) in zip(changed.tolist(), chain.from_iterable(new), strict=True):
+        digests[row], is_sound[row] = digest, is_readable
     is_sound &= (states["size"] >= 0) & (np.abs(now - states["time"]) > SETTLED)
-    columns = {"path": column, **{name: pa.array(states[name]) for name in STATE}}
+    columns = {"path": paths, **{name: pa.array(states[name]) for name in STATE}}
     entries = pa.table({**columns, "digest": pa.array(digests, pa.binary(32))}).filter(pa.array(is_sound))
-    keep(table, partial(_merged, entries, column))
+    keep(table, partial(_merged, entries, paths))
     return digests
 
 
-def known_digests(paths: Sequence[str], root: Path) -> pa.Array:
+def known_digests(paths: pa.Array, root: Path) -> pa.Array:
     """Return the digest that the index holds of each file; null for one that has changed since, or is not in it."""
-    return _unchanged(pa.array(paths, pa.large_string()), _states(paths), _table(root).read()[0])
+    return _unchanged(paths, _states(paths), _table(root).read()[0])
 
 
 def _merged(entries: pa.Table, paths: pa.Array, known: pa.Table) -> pa.Table:
@@ -85,10 +90,10 @@ def _table(root: Path) -> KeptTable:
     return KeptTable(f"digests of the files of {root.name}", f"files {root}", SCHEMA)
 
 
-def _states(paths: Sequence[str]) -> dict[str, np.ndarray]:
+def _states(paths: pa.Array) -> dict[str, np.ndarray]:
     """Return size, time of change and inode of each file; a size of -1 for one that is not there."""
     sizes, times, inodes = array("q"), array("q"), array("Q")
-    for path in paths:
+    for path in texts_of(paths):
         state = _state(path)
         sizes.append(-1 if state is None else state.st_size)
         times.append(0 if state is None else state.st_mtime_ns)
@@ -101,18 +106,3 @@ def _state(path: str) -> os.stat_result | None:
         return os.stat(path)
     except OSError:
         return None
-
-
-def _digests(paths: Sequence[str]) -> list[tuple[bytes, bool]]:
-    """Return the digest of each file, and whether it could be read."""
-    shares = [paths[start : start + SHARE] for start in range(0, len(paths), SHARE)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(chain.from_iterable(pool.map(lambda share: [_digest(path) for path in share], shares)))
-
-
-def _digest(path: str) -> tuple[bytes, bool]:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return digest_of(file.read()), True
-    except OSError:
-        return digest_of(b""), False

@@ -3,7 +3,7 @@
 What cannot be read is not kept: it is looked at in every run, which names it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -17,15 +17,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from hf_tl.data.decoding.colors import CONVERSIONS
-from hf_tl.data.decoding.conversions import Conversions, Examined, examine
-from hf_tl.data.decoding.stored import stored_bytes
-from hf_tl.data.fingerprint import digest_of, holds_bytes, map_images, paths_of
-from hf_tl.data.index.files import known_digests
+from hf_tl.data.decoding.conversions import Conversions, Examined
+from hf_tl.data.fingerprint import holds_bytes, map_images
+from hf_tl.data.index.contents import Unreadable, examine_stored
+from hf_tl.data.index.files import files_of, known_digests
 from hf_tl.data.index.tables import keep, read
-from hf_tl.errors import DataError
 from hf_tl.storage.tables import KeptTable
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from hf_tl.data.image_data import ImageData
 
 VERSION = "1"
@@ -49,14 +50,6 @@ NONE = -1
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """Image that cannot be used."""
-
-    name: str
-    error: str
-
-
-@dataclass(frozen=True)
 class Outcomes:
     """Outcomes of the images of a split."""
 
@@ -74,19 +67,20 @@ class Outcomes:
         return Conversions({kind: listed for kind, listed in rows.items() if listed}, unreadable)
 
 
-def examine_images(data: "ImageData", progress: tqdm) -> dict[str, Outcomes]:
+def examine_images(data: "ImageData", progress: tqdm, *, just_loaded: bool = False) -> dict[str, Outcomes]:
     """Examine the images of all splits, and remember those that can be read.
 
     Args:
         data: Images.
         progress: Progress bar over all images.
+        just_loaded: Whether files are as they were when they were hashed; otherwise their state is asked again.
     """
     schema = SCHEMA.with_metadata({b"check": _check()})
     name, key = (data.name, data.name) if data.root is None else (data.root.name, str(data.root))
     table = KeptTable(f"checked images of {name}", f"outcomes {key}", schema)
     known = read(table, f"the images of {name}")
     outcomes, new = {}, _New()
-    contents = _contents(data) if len(known) else {}
+    contents = _contents(data, just_loaded=just_loaded) if len(known) else {}
     for split, rows in data.splits.items():
         digests = data.digests[split]
         places = np.full(len(rows), NONE)
@@ -97,8 +91,7 @@ def examine_images(data: "ImageData", progress: tqdm) -> dict[str, Outcomes]:
         conversions = _taken(known["conversion"], places, NONE)
         is_readable = _taken(known["is_readable"], places, True)
         unreadable = {}
-        examined = map_images(rows, split, _examine, progress, only=missing) if len(missing) else ()
-        for row, (digest, outcome) in zip(missing.tolist(), examined, strict=True):
+        for row, digest, outcome in _examine(rows, split, missing, progress):
             if isinstance(outcome, Unreadable):
                 unreadable[row] = outcome
                 continue
@@ -112,13 +105,33 @@ def examine_images(data: "ImageData", progress: tqdm) -> dict[str, Outcomes]:
     return outcomes
 
 
-def _contents(data: "ImageData") -> dict[str, pa.Array]:
+def _examine(
+    rows: "Dataset", split: str, missing: np.ndarray, progress: tqdm
+) -> Iterator[tuple[int, bytes | None, Examined | Unreadable]]:
+    """Yield row, digest and outcome of some images.
+
+    Those that cannot be read are examined once more in this process, which may have plugins of Pillow that others lack.
+    """
+    examine, unreadable = partial(examine_stored, Image.MAX_IMAGE_PIXELS), list[int]()
+    examined = map_images(rows, split, examine, progress, only=missing, apart=True)
+    for row, (digest, outcome) in zip(missing.tolist(), examined, strict=True):
+        if isinstance(outcome, Unreadable):
+            unreadable.append(row)
+        else:
+            yield row, digest, outcome
+    examined = map_images(rows, split, examine, only=np.array(unreadable, np.int64))
+    for row, (digest, outcome) in zip(unreadable, examined, strict=True):
+        yield row, digest, outcome
+
+
+def _contents(data: "ImageData", *, just_loaded: bool) -> dict[str, pa.Array]:
     """Return the digest of each image by split; null for a file that may have changed since it was hashed."""
     digests = {split: pa.array(of_split, pa.binary(32)) for split, of_split in data.digests.items()}
     if data.root is None:
         return {split: of_split for split, of_split in digests.items() if holds_bytes(data.splits[split])}
-    paths = {split: paths_of(rows) for split, rows in data.splits.items()}
-    current = known_digests([str(path) for of_split in paths.values() for path in of_split], data.root)
+    if just_loaded:
+        return digests
+    current = known_digests(files_of(data.splits), data.root)
     contents, start = {}, 0
     for split, of_split in digests.items():
         of_files = current[start : start + len(of_split)]
@@ -166,17 +179,3 @@ def _taken(column: pa.ChunkedArray, places: np.ndarray, default: int | bool) -> 
     """Return the values of a column at some places, and the default for a place of `NONE`."""
     values = np.append(column.to_numpy(), np.array([default], column.type.to_pandas_dtype()))
     return np.asarray(values[places])
-
-
-def _examine(stored: Mapping[str, Any] | None, name: str) -> tuple[bytes | None, Examined | Unreadable]:
-    """Return the digest of a stored image and its outcome, both of the same bytes."""
-    stored = stored or {}
-    try:
-        data = stored_bytes(stored)
-    except OSError:
-        data = None  # which the check below reports
-    content = stored if data is None else {"bytes": data, "path": stored.get("path")}
-    try:
-        return None if data is None else digest_of(data), examine(content, name)
-    except DataError as error:
-        return None, Unreadable(name, str(error))

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -147,7 +148,17 @@ def _with_images(
     without_bytes = pa.nulls(len(paths), pa.binary())
     images = pa.StructArray.from_arrays([without_bytes, pa.array(paths, pa.string())], ["bytes", "path"])
     table = pa.table({IMAGE: images, **columns})
-    return Dataset(table, info=DatasetInfo(features=Features({IMAGE: Image(), **features})))
+    info = DatasetInfo(features=Features({IMAGE: Image(), **features}))
+    return Dataset(table, info=info, fingerprint=_fingerprint(table))
+
+
+def _fingerprint(table: pa.Table) -> str:
+    """Return a hash of the content of a table, for which datasets would copy all of it twice."""
+    digest = sha256(str(table.schema).encode())
+    for column in table.columns:
+        for buffer in column.combine_chunks().buffers():
+            digest.update(buffer or b"")
+    return digest.hexdigest()[:16]
 
 
 def _below(base: Path, images: Iterable[str]) -> list[str]:

@@ -15,7 +15,8 @@ from datasets import Dataset
 
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.decoding.images import as_stored
-from hf_tl.data.fingerprint import digest_image, row_name
+from hf_tl.data.decoding.stored import digest_image
+from hf_tl.data.fingerprint import row_name
 from hf_tl.data.streaming.streams import PLACE
 from hf_tl.errors import DataError, unreadable
 from hf_tl.storage.text import read_text

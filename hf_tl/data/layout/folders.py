@@ -53,10 +53,10 @@ def plan_folders(listing: Listing, reading: Reading | None = None, name: str = "
 
 
 def _planned(classes: Mapping[str, Sequence[str]], folders: Iterable["Folder"]) -> PlannedSplit:
-    rows = [(image, name) for name, images in sorted(classes.items()) for image in images]
+    names = sorted(classes)
     origin = " + ".join(dict.fromkeys(folder.origin for folder in folders))
-    labels: tuple[object, ...] = tuple(name for _, name in rows)
-    return PlannedSplit(tuple(image for image, _ in rows), {"label": labels}, origin)
+    labels: tuple[object, ...] = tuple(name for name in names for _ in classes[name])
+    return PlannedSplit(tuple(image for name in names for image in classes[name]), {"label": labels}, origin)
 
 
 class Folder(Tree):
@@ -142,7 +142,8 @@ def _splits_inside_classes(node: Tree, notes: list[str]) -> dict[str, list[Folde
     children = node.filled()
     inside = {name: split_meanings(child.filled()) for name, child in children.items()}
     with_splits = [name for name, meanings in inside.items() if meanings and not children[name].files]
-    is_split_level = any(name in split_meanings(children) and child.filled() for name, child in children.items())
+    meanings = split_meanings(children)
+    is_split_level = any(name in meanings and child.filled() for name, child in children.items())
     if is_split_level or not any(len(set(inside[name].values())) > 1 for name in with_splits):
         return {}
     if without := sorted(children.keys() - set(with_splits)):

@@ -21,7 +21,7 @@ from datasets import (
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from hf_tl.data.columns import IMAGE, find_image_column, find_label_column, split_names
-from hf_tl.data.fingerprint import digest_image
+from hf_tl.data.decoding.stored import digest_image
 from hf_tl.data.layout.listing import Listing
 from hf_tl.data.sources import (
     DIGITS,

@@ -104,7 +104,7 @@ def open_holdout(
     choices = chosen.source.complete(chosen.reading)
     read = match_labels if needs_labels else without_labels
     rows = read(chosen.rows, chosen.split, first.labels, first.problem, choices, notes, skip_bad_images=skip_bad_images)
-    digests = identify({chosen.split: rows}, chosen.source.root)[0][chosen.split]
+    digests = identify({chosen.split: rows}, chosen.source.root)[chosen.split]
     data = ImageData(
         splits=DatasetDict({chosen.split: rows}),
         labels=first.labels,

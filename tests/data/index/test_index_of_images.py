@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,10 +13,12 @@ import pytest
 from data.pictures import WriteFolder, picture
 from datasets import Dataset, Image, disable_progress_bars
 from PIL import Image as Pillow
+from PIL import ImageFile
 
 import hf_tl
 from hf_tl.cli import main
 from hf_tl.data.datasets import ImageData, check_images, load_data
+from hf_tl.data.index import workers
 from hf_tl.errors import DataError
 from hf_tl.storage.tables import list_tables
 
@@ -53,6 +56,16 @@ def photos(write_folder: WriteFolder) -> Path:
     for file in folder.rglob("*.png"):
         settle(file)
     return folder
+
+
+class BlackFile(ImageFile.ImageFile):
+    """Image format of a plugin: a black pixel."""
+
+    format = "BLACK"
+
+    def _open(self) -> None:
+        self._mode, self._size = "L", (1, 1)
+        self.tile = [ImageFile._Tile("raw", (0, 0, 1, 1), 5, "L")]
 
 
 def settle(file: Path, time_ns: int | None = None) -> None:
@@ -141,6 +154,39 @@ def test_a_file_that_may_still_change_is_read_again(photos: Path) -> None:
     assert start(photos)[1] == {"dog2.png"}
 
 
+def test_many_images_are_read_in_processes(photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    in_threads = fresh(photos, monkeypatch, tmp_path)
+    monkeypatch.setattr(workers, "EACH", 1)
+    data, read = start(photos)
+    assert not read  # in this process
+    assert facts(data) == in_threads
+    (photos / "dog" / "dog5.png").write_bytes((photos / "dog" / "dog5.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"1 images cannot be used(.|\n)*5\.png: the image is truncated or damaged"):
+        start(photos)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_processes_use_the_settings_and_plugins_of_pillow(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "EACH", 1)
+    monkeypatch.setitem(Pillow.OPEN, "BLACK", (BlackFile, lambda prefix: prefix.startswith(b"BLACK")))
+    monkeypatch.setattr(Pillow, "ID", [*Pillow.ID, "BLACK"])
+    (photos / "dog" / "dog5.png").write_bytes(b"BLACK" + bytes(4))
+    start(photos)
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"12 x 10 pixels are more than the limit of 100"):
+        start(photos)
+
+
+def test_processes_do_not_run_the_program_again(photos: Path, cache: Path) -> None:
+    program = photos.parent / "program.py"
+    program.write_text(
+        "import hf_tl\nfrom hf_tl.data.index import workers\nworkers.EACH = 1\n"
+        f"print('images', len(hf_tl.load_data({str(photos)!r}).splits['train']))\n"
+    )
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=120, check=False)
+    assert (run.returncode, run.stdout.count("images")) == (0, 1), run.stderr
+
+
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "text"])
 def test_a_damaged_index_is_made_again(
     damage: str, photos: Path, cache: Path, capsys: pytest.CaptureFixture[str]
@@ -196,6 +242,7 @@ def test_a_file_that_changes_after_it_was_loaded_is_checked(photos: Path) -> Non
     start(photos)
     data = load_data(str(photos))
     (photos / "dog" / "dog5.png").write_bytes(b"no image")
+    check_images(data, just_loaded=True)
     with pytest.raises(DataError, match=r"5\.png: no image that Pillow can read"):
         check_images(data)
 
