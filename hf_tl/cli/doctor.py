@@ -50,9 +50,9 @@ def installed_versions(names: Sequence[str]) -> str:
 
 
 def _accelerator() -> str | None:
-    import torch
+    from hf_tl.processes.accelerator import available_device
 
-    device = torch.accelerator.current_accelerator(check_available=True)
+    device = available_device()
     return None if device is None else device.type
 
 

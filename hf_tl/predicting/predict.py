@@ -21,7 +21,7 @@ from hf_tl.evaluation.measure import image_logits
 from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
 from hf_tl.predicting.inputs import NamedImage, collect_images
 from hf_tl.predicting.result import Prediction, PredictionResult, TableFormat
-from hf_tl.processes.accelerator import cpu_cores
+from hf_tl.processes.accelerator import available_device, cpu_cores
 from hf_tl.ranges import COUNT, SHARE, check_argument
 from hf_tl.reporting.console import logger, progress_bar
 
@@ -125,7 +125,7 @@ class Predictor:
             check_argument(name, value, domain)
         classifier = Classifier.load(model)
         loaded, problem, classes = classifier.model, classifier.problem, len(classifier.labels)
-        device = torch.accelerator.current_accelerator(check_available=True)
+        device = available_device()
         if classifier.source is not None and device is not None:
             loaded.to(device)
         if threshold is not None and problem is not MULTI_LABEL:

@@ -133,6 +133,11 @@ def close_logs(accelerator: Accelerator, config: TrainingConfig) -> None:
             file.replace(file.with_name(file.name.replace(f".{socket.gethostname()}.", ".")))
 
 
+def available_device() -> torch.device | None:
+    """Return the GPU or other accelerator of this machine; None if there is none."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+
+
 def cpu_cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

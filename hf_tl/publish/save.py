@@ -200,19 +200,26 @@ def _runs_own_code(model: "nn.Module") -> bool:
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Compute float32 products in float32: no TF32 on GPUs, no bfloat16 on CPUs."""
-    backends: Any = torch.backends
-    switches = (
+    switches = _precision_switches(torch.backends)
+    before = [getattr(owner, name) for owner, name, _ in switches]
+    try:
+        for owner, name, precise in switches:
+            setattr(owner, name, precise)
+        yield
+    finally:
+        for (owner, name, _), value in zip(switches, before, strict=True):
+            setattr(owner, name, value)
+
+
+def _precision_switches(backends: Any) -> list[tuple[Any, str, Any]]:
+    """Return for each switch of torch its owner, its name, and its value for products in float32."""
+    if not hasattr(backends.cudnn, "conv"):  # torch before 2.9, which keeps float32 on CPUs
+        return [(backends.cuda.matmul, "allow_tf32", False), (backends.cudnn, "allow_tf32", False)]
+    owners = (
         backends.cuda.matmul, backends.cudnn, backends.cudnn.conv, backends.mkldnn, backends.mkldnn.matmul,
         backends.mkldnn.conv,
     )  # fmt: skip
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision
+    return [(owner, "fp32_precision", "ieee") for owner in owners]
 
 
 def _write_checkpoint(

@@ -139,13 +139,36 @@ def quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()
-    hook = transformers_logging.set_tqdm_hook(lambda *call: transformers_logging.EmptyTqdm(*call[1]))
     transformers_logging.set_verbosity_error()
+    try:
+        with _without_bars(transformers_logging):
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _without_bars(transformers_logging: Any) -> Iterator[None]:
+    """Hide the bars of transformers, but not those of huggingface_hub."""
+    if hasattr(transformers_logging, "set_tqdm_hook"):
+        hook = transformers_logging.set_tqdm_hook(lambda *call: transformers_logging.EmptyTqdm(*call[1]))
+        try:
+            yield
+        finally:
+            transformers_logging.set_tqdm_hook(hook)
+        return
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+
+    # transformers without hooks turns off both, so huggingface_hub's are turned on again
+    were_shown, are_downloads_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    if are_downloads_shown:
+        enable_progress_bars()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.set_tqdm_hook(hook)
+        if were_shown:
+            transformers_logging.enable_progress_bar()
 
 
 class TolerantStream:

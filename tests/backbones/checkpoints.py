@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+import transformers
+from backbones.processor_classes import pil, tv
 from PIL import Image
 from safetensors.torch import save_file
 from timm.models import save_for_hf
@@ -21,8 +23,6 @@ from transformers import (
     TimmWrapperForImageClassification,
     ViTConfig,
     ViTForImageClassification,
-    ViTImageProcessor,
-    ViTImageProcessorPil,
 )
 
 LABELS = ("zebra", "ant", "moth")
@@ -48,7 +48,8 @@ def tiny_resnet(labels: tuple[str, ...] = LABELS) -> ResNetForImageClassificatio
 
 def save_transformers(model: PreTrainedModel, folder: Path, *, fast: bool = True, size: int = 32) -> Path:
     model.save_pretrained(folder)
-    processor = (ViTImageProcessor if fast else ViTImageProcessorPil)(
+    name = (tv if fast else pil)("ViTImageProcessor")
+    processor = getattr(transformers, name)(
         size={"height": size, "width": size}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.25, 0.3]
     )
     processor.save_pretrained(folder)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from backbones.checkpoints import LABELS, save_transformers, tiny_resnet, tiny_vit
+from backbones.processor_classes import pil, tv
 from PIL import Image
 from timm.data import create_transform
 from torchvision.transforms import v2
@@ -39,19 +40,28 @@ def classifier_processors() -> Iterator[str]:
 
 NAMES = sorted({*classifier_processors()} - {"TimmWrapperImageProcessor"})
 EXOTIC: dict[str, tuple[str, dict[str, Any]]] = {
-    "channels flipped": ("MobileViTImageProcessor", {"do_flip_channel_order": True}),
-    "channels flipped, padded": ("MobileViTImageProcessorPil", {"size": {"shortest_edge": 200}}),
-    "not normalized": ("ViTImageProcessor", {"do_normalize": False}),
-    "not rescaled": ("ViTImageProcessorPil", {"do_rescale": False, "image_mean": [9.0] * 3, "image_std": [40.0] * 3}),
-    "another factor": ("ViTImageProcessorPil", {"rescale_factor": 1 / 127.5}),
-    "another factor, fast": ("ViTImageProcessor", {"rescale_factor": 1 / 127.5, "do_normalize": False}),
-    "normalized once": ("EfficientNetImageProcessor", {"include_top": False}),
-    "normalized twice": ("EfficientNetImageProcessor", {"include_top": True, "image_std": [0.2, 0.3, 0.4]}),
-    "offset": ("EfficientNetImageProcessorPil", {"rescale_offset": True, "rescale_factor": 1 / 127.5}),
-    "offset alone": ("EfficientNetImageProcessor", {"rescale_offset": True, "do_normalize": False}),
-    "not resized": ("ViTImageProcessor", {"do_resize": False}),
-    "no crop": ("ConvNextImageProcessor", {"size": {"shortest_edge": 384}}),
-    "channels flipped, normalized": ("PPLCNetImageProcessor", {}),
+    "channels flipped": (tv("MobileViTImageProcessor"), {"do_flip_channel_order": True}),
+    "channels flipped, padded": (pil("MobileViTImageProcessor"), {"size": {"shortest_edge": 200}}),
+    "not normalized": (tv("ViTImageProcessor"), {"do_normalize": False}),
+    "not rescaled": (
+        pil("ViTImageProcessor"),
+        {"do_rescale": False, "image_mean": [9.0] * 3, "image_std": [40.0] * 3},
+    ),
+    "another factor": (pil("ViTImageProcessor"), {"rescale_factor": 1 / 127.5}),
+    "another factor, fast": (
+        tv("ViTImageProcessor"),
+        {"rescale_factor": 1 / 127.5, "do_normalize": False},
+    ),
+    "normalized once": (tv("EfficientNetImageProcessor"), {"include_top": False}),
+    "normalized twice": (
+        tv("EfficientNetImageProcessor"),
+        {"include_top": True, "image_std": [0.2, 0.3, 0.4]},
+    ),
+    "offset": (pil("EfficientNetImageProcessor"), {"rescale_offset": True, "rescale_factor": 1 / 127.5}),
+    "offset alone": (tv("EfficientNetImageProcessor"), {"rescale_offset": True, "do_normalize": False}),
+    "not resized": (tv("ViTImageProcessor"), {"do_resize": False}),
+    "no crop": (tv("ConvNextImageProcessor"), {"size": {"shortest_edge": 384}}),
+    "channels flipped, normalized": (tv("PPLCNetImageProcessor"), {}),
 }
 
 
@@ -158,7 +168,7 @@ def test_the_record_holds_the_measured_values(mobile: Path) -> None:
     assert record["std"] == [0.5] * 3
 
 
-class Stretching(transformers.ViTImageProcessorPil):
+class Stretching(getattr(transformers, tv("ViTImageProcessor"))):  # type: ignore[misc]
     """Nonlinear processor, as a repository's own code may define."""
 
     def _preprocess(self, images: Any, **settings: Any) -> Any:

@@ -16,6 +16,9 @@ from hf_tl.backbones.load import load_model
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.publish.save import TOLERANCE, check_reload
 
+HAS_PRECISIONS = hasattr(torch.backends.cudnn, "conv")
+"""Whether torch names the precision of float32 products; older versions only allow TF32 or not."""
+SWITCH, TF32, IEEE = ("fp32_precision", "tf32", "ieee") if HAS_PRECISIONS else ("allow_tf32", True, False)
 PRODUCTS = (functional.linear, functional.conv2d, torch.conv2d)
 
 
@@ -25,7 +28,7 @@ class Tf32(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, arguments: tuple[Any, ...] = (), options: Any = None
     ) -> Any:
-        if function in PRODUCTS and torch.backends.cuda.matmul.fp32_precision != "ieee":
+        if function in PRODUCTS and getattr(torch.backends.cuda.matmul, SWITCH) != IEEE:
             arguments = tuple(rounded(value) if isinstance(value, Tensor) else value for value in arguments)
         return function(*arguments, **(options or {}))
 
@@ -56,14 +59,14 @@ def test_tf32_moves_logits_by_more_than_the_tolerance(saved: tuple[Any, Any, Pat
 
 def test_a_model_trained_with_tf32_is_saved(saved: tuple[Any, Any, Path]) -> None:
     model, preprocessing, folder = saved
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    before = getattr(torch.backends.cuda.matmul, SWITCH)
+    setattr(torch.backends.cuda.matmul, SWITCH, TF32)
     try:
         with Tf32():
             check_reload(model, preprocessing, folder)
-        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        assert getattr(torch.backends.cuda.matmul, SWITCH) == TF32
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        setattr(torch.backends.cuda.matmul, SWITCH, before)
 
 
 @pytest.mark.gpu
