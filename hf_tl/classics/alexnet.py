@@ -41,7 +41,13 @@ class AlexNet(PlainConvNet):
     Inputs have shape (N, in_chans, H, W) with H and W of at least 63 pixels (224 as published).
     """
 
-    def __init__(self, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.5) -> None:
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.5,
+        global_pool: str = "avg",
+    ) -> None:
         reference = torchvision.models.AlexNet(num_classes=1, dropout=drop_rate)
         reference.features[0] = with_input_channels(reference.features[0], in_chans)
         super().__init__(
@@ -52,6 +58,7 @@ class AlexNet(PlainConvNet):
             hidden_size=4096,
             num_classes=num_classes,
             in_chans=in_chans,
+            global_pool=global_pool,
         )
 
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_device_dtype
 from timm.models import adapt_input_conv, checkpoint
@@ -43,6 +44,8 @@ def with_input_channels(conv: nn.Conv2d, in_chans: int) -> nn.Conv2d:
 class SequentialBackbone(nn.Module):
     """Backbone whose layers run in sequence, with timm's interface.
 
+    `forward`, `forward_features` and `forward_head` can be scripted (`torch.jit.script`) and traced (`torch.fx`).
+
     Args:
         layer_names: Module names of the layers, in the order in which they run.
         feature_info: For each feature level, `num_chs`, `reduction` (stride in input pixels) and `module`, the last
@@ -56,19 +59,28 @@ class SequentialBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.layer_names = tuple(layer_names)
+        self.feature_children = list(dict.fromkeys(name.partition(".")[0] for name in layer_names))
         self.feature_info = feature_info
         self.num_features = num_features
         self.in_chans = in_chans
         self.grad_checkpointing = False
 
+    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the activations of each feature level in the backward pass instead of storing them."""
         self.grad_checkpointing = enable
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map images (N, in_chans, H, W) to features (N, num_features, h, w)."""
-        return self._run(x, self.layer_names)[0]
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return self._run(x, self.layer_names)[0]
+        # TorchScript unrolls a loop over children, but cannot look up a layer by its name, as `_run` does
+        for name, layer in self.named_children():
+            if name in self.feature_children:
+                x = layer(x)
+        return x
 
+    @torch.jit.ignore
     def forward_intermediates(
         self,
         x: Tensor,
@@ -100,6 +112,7 @@ class SequentialBackbone(nn.Module):
         intermediates = [outputs[tap] for tap in taps]
         return intermediates if intermediates_only else (x, intermediates)
 
+    @torch.jit.ignore
     def _run(self, x: Tensor, names: Sequence[str], taps: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the named layers on `x`; return the output of the last one, and the outputs of `taps` by name.
 
@@ -142,6 +155,7 @@ class PlainConvNet(SequentialBackbone):
         hidden_size: Width of the last hidden layer.
         num_classes: Width of the classifier; 0 for none.
         in_chans: Number of input channels.
+        global_pool: "avg", or "" with `num_classes` 0 for a model that returns unpooled features.
     """
 
     def __init__(
@@ -153,34 +167,49 @@ class PlainConvNet(SequentialBackbone):
         hidden_size: int,
         num_classes: int,
         in_chans: int,
+        global_pool: str,
     ) -> None:
         layer_names = [f"features.{name}" for name, _ in features.named_children()]
         super().__init__(layer_names, feature_info, feature_info[-1]["num_chs"], in_chans)
-        self.head_hidden_size = hidden_size
+        self.hidden_size = hidden_size
         self.features = features
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten(1))
         self.pre_logits = pre_logits
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
 
+    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """Return the classifier layer."""
         return self.head
 
+    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier, or remove it if `num_classes` is 0, so that `forward` returns hidden features.
+        """Replace the classifier, or remove it if `num_classes` is 0.
+
+        Without a classifier, `forward` returns hidden features (N, head_hidden_size) with `global_pool` "avg", and
+        unpooled features (N, num_features, h, w) with "". Hidden layers are kept, so that "avg" restores them.
+
+        Args:
+            num_classes: Width of the classifier; 0 for none.
+            global_pool: "avg" or "" (default: unchanged).
 
         Raises:
-            ModelError: `global_pool` is not "avg", which the fixed grid of the fully connected layers requires.
+            ModelError: `global_pool` is another pooling, or "" with a classifier: the fully connected layers require a
+                fixed grid.
         """
-        if global_pool not in (None, "avg"):
+        pool = ("avg" if self.has_pooling else "") if global_pool is None else global_pool
+        if pool not in ("avg", "") or (num_classes and not pool):
             raise ModelError(
-                f"expected global_pool 'avg' (the fully connected layers take a fixed grid), found {global_pool!r}; "
-                "for unpooled features call forward_features"
+                f"expected global_pool 'avg' (the fully connected layers take a fixed grid), found {pool!r} for "
+                f"{num_classes} classes; for unpooled features call reset_classifier(0, '') or forward_features"
             )
         self.num_classes = num_classes
+        self.has_pooling = bool(pool)
+        self.head_hidden_size = self.hidden_size if pool else self.num_features
         head = nn.Linear(self.head_hidden_size, num_classes, **get_device_dtype(self)) if num_classes else nn.Identity()
         self.head = head.train(self.training)
 
+    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return timm's parameter groups: each layer; `coarse` merges all convolutions after the first."""
         blocks = r"^features\." if coarse else r"^features\.(\d+)"
@@ -189,7 +218,8 @@ class PlainConvNet(SequentialBackbone):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map features (N, num_features, h, w) to logits (N, num_classes), or with `pre_logits` to hidden features."""
-        x = self.pre_logits(self.pool(x))
+        if self.has_pooling:
+            x = self.pre_logits(self.pool(x))
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -52,7 +52,13 @@ class ZFNet(PlainConvNet):
     in section 3.1. Inputs have shape (N, in_chans, H, W), 224 pixels as published.
     """
 
-    def __init__(self, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.5) -> None:
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.5,
+        global_pool: str = "avg",
+    ) -> None:
         features = nn.Sequential(
             nn.Conv2d(in_chans, 96, kernel_size=7, stride=2, padding=1),
             nn.ReLU(inplace=True),
@@ -86,6 +92,7 @@ class ZFNet(PlainConvNet):
             hidden_size=4096,
             num_classes=num_classes,
             in_chans=in_chans,
+            global_pool=global_pool,
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

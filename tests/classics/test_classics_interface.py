@@ -136,17 +136,84 @@ def test_resetting_the_classifier_replaces_it_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["alexnet", "zfnet"])
-def test_fully_connected_layers_keep_their_pooling(name: str) -> None:
-    with pytest.raises(ModelError, match=r"global_pool 'avg'.*found 'max'.*forward_features"):
-        on_meta(name).reset_classifier(10, "max")
+@pytest.mark.parametrize(("classes", "pool"), [(10, "max"), (0, "max"), (10, "")])
+def test_fully_connected_layers_keep_their_pooling(name: str, classes: int, pool: str) -> None:
+    with pytest.raises(ModelError, match=rf"global_pool 'avg'.*found '{pool}' for {classes} classes.*forward_features"):
+        on_meta(name).reset_classifier(classes, pool)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_output_without_classifier_and_pooling_is_the_features(name: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10).eval()
+    images, parameters = torch.randn(2, 3, 96, 80), dict(model.named_parameters())
+    with torch.no_grad():
+        features = model.forward_features(images)
+        hidden = model.forward_head(features, pre_logits=True)
+        model.reset_classifier(0, "")
+        assert model.head_hidden_size == model.num_features == features.shape[1]
+        assert torch.equal(model(images), features)
+        assert torch.equal(model.forward_head(features, pre_logits=True), features)
+        model.reset_classifier(0)
+        assert torch.equal(model(images), features)
+        model.reset_classifier(5, "avg")
+        assert torch.equal(model.forward_head(features, pre_logits=True), hidden)
+        assert model(images).shape == (2, 5)
+    classifier = {f"{model.pretrained_cfg['classifier']}.{leaf}" for leaf in ("weight", "bias")}
+    assert {key for key, value in model.named_parameters() if value is not parameters[key]} == classifier
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_without_classifier_and_pooling_can_be_created(name: str) -> None:
+    model = on_meta(name, num_classes=0, global_pool="")
+    height, width = model.pretrained_cfg["pool_size"]
+    assert model(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, model.num_features, height, width)
 
 
 def test_googlenets_pooling_can_be_changed() -> None:
     model = on_meta("googlenet", num_classes=4, global_pool="catavgmax")
     images = torch.empty(2, 3, 96, 96, device="meta")
     assert (model(images).shape, model.head_hidden_size) == ((2, 4), 2048)
-    model.reset_classifier(0, "")
-    assert model(images).shape == (2, 1024, 3, 3)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_scripts_of_the_model_compute_what_it_computes(model: nn.Module, checkpointing: bool) -> None:
+    images = torch.randn(2, 1, 70, 80)
+    model.set_grad_checkpointing(checkpointing)
+    scripted = torch.jit.script(model)
+    with torch.no_grad():
+        features = model.forward_features(images)
+        assert torch.equal(scripted(images), model(images))
+        assert torch.equal(scripted.forward_features(images), features)
+        hidden = model.forward_head(features, pre_logits=True)
+        assert torch.equal(scripted.forward_head(features, pre_logits=True), hidden)
+    model.set_grad_checkpointing(False)
+    assert scripted.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_traced_graphs_and_their_scripts_compute_what_the_model_computes(name: str, training: bool) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3, drop_rate=0.0).train(training)
+    images = torch.randn(2, 3, 70, 80)
+    graph = torch.fx.symbolic_trace(model)
+    logits = model(images)
+    assert torch.equal(graph(images), logits)
+    assert torch.equal(torch.jit.script(graph)(images), logits)
+    graph(images).mean().backward()
+    assert [key for key, parameter in graph.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("feature_cls", ["getter", "fx", "list", "dict", "hook"])
+def test_each_feature_extractor_of_timm_has_the_channels_of_feature_info(name: str, feature_cls: str) -> None:
+    features_only = on_meta(name, features_only=True, feature_cls=feature_cls)
+    features = features_only(torch.empty(1, 3, 96, 96, device="meta"))
+    features = list(features.values()) if isinstance(features, dict) else features
+    assert [feature.shape[1] for feature in features] == features_only.feature_info.channels()
 
 
 @pytest.mark.long
