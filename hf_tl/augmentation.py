@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from hf_tl.storage.documents import parse_yaml
+
 NONE = "none"
 PREPROCESSING = "preprocessing"
 """Entry of a list that marks the place of the model's preprocessing: resizing, cropping, normalization. A list without
@@ -204,23 +206,10 @@ def _read(path: str) -> str:
 
 def _load(text: str, title: str) -> list[Any]:
     """Parse the YAML of a list."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Safe loader that refuses a key that occurs twice."""
-
-    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-        keys = [str(key.value) for key, _ in node.value]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            line = node.start_mark.line + 1
-            raise _error(title, f"expected each name once, found {twice[0]} twice in line {line}; remove one of them")
-        return loader.construct_mapping(node, deep=True)
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
-        content = yaml.load(text, Loader)  # a safe one
-    except yaml.YAMLError as error:
-        raise _error(title, f"expected YAML: {' '.join(str(error).split())}") from error
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise _error(title, f"expected YAML: {error}") from error
     if not isinstance(content, list):
         kind = "nothing" if content is None else type(content).__name__
         raise _error(title, f"expected a list of transforms, such as '- RandomRotation: {{degrees: 15}}', found {kind}")

@@ -81,13 +81,17 @@ class PublishError(HfTlError):
     """Error of a push that the Hub refused, or that cannot be sent."""
 
 
+LONGEST_NAME = 300
+"""Number of characters of a name in a message; the rest is cut off."""
+
+
 def name_some(names: Iterable[object], limit: int = 5) -> str:
     """Join names, and replace those beyond `limit` by their number.
 
     >>> name_some(["a", "b", "c"], limit=2)
     'a, b and 1 more'
     """
-    listed = [str(name) for name in names]
+    listed = [f"{name!s:.{LONGEST_NAME}}" for name in names]
     shown = ", ".join(listed[:limit])
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"
 
@@ -117,4 +121,4 @@ def unreadable(error: Exception) -> str:
             return f"a file that is not {error.encoding.upper()} text (byte {error.start:,})"
         case OSError():
             return f"a file that cannot be read ({error.strerror or error})"
-    return f"unusable content ({type(error).__name__}: {' '.join(str(error).split())})"
+    return f"unusable content ({type(error).__name__}: {' '.join(str(error).split()):.500})"

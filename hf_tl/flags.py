@@ -12,6 +12,7 @@ from hf_tl.config import DataConfig, HubConfig, ModelConfig, RunConfig, Strategy
 from hf_tl.errors import ConfigError, name_some, unreadable
 from hf_tl.parser import Parser
 from hf_tl.ranges import Domain, domains
+from hf_tl.storage.documents import parse_yaml
 from hf_tl.storage.text import read_text
 from hf_tl.wording import flags_meant
 
@@ -120,27 +121,22 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file cannot be read, or a key or a value does not match a flag.
     """
-    import yaml
-
     advice = "correct the path; hf-tl train --help-all lists the settings"
     text = read_text(file, f"--config {file}", "a YAML file of settings", advice)
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        content = parse_yaml(text) or {}
+    except ValueError as error:
         raise ConfigError(f"--config {file}: expected settings in YAML, found {unreadable(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {file} must map names to values, found {type(content).__name__}")
+    if both := [name for key, name in OF_ALIAS.items() if key in content and name in content and key != name]:
+        raise ConfigError(f"--config {file} has duplicate keys: {name_some(both)}; remove all but one of each")
     content = {OF_ALIAS.get(key, key): value for key, value in content.items()}
     settings = {name: domain for owner in GROUPS for name, domain in domains(owner).items()}
     if unknown := sorted(str(key) for key in content if key not in settings):
         close = [match for key in unknown for match in difflib.get_close_matches(key, settings, n=1)]
         advice = f"did you mean {name_some(close)}?" if close else "see hf-tl train --help-all"
         raise ConfigError(f"--config {file} has unknown keys: {name_some(unknown)}; {advice}")
-    if node is not None and len(node.value) > len(content):
-        keys = [key.value for key, _ in node.value]
-        duplicates = sorted({key for key in keys if keys.count(key) > 1})
-        raise ConfigError(f"--config {file} has duplicate keys: {name_some(duplicates)}; remove all but one of each")
     values = {}
     for name, value in content.items():
         if value is None:

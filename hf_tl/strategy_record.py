@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_tl.errors import ConfigError, name_some, unreadable
 from hf_tl.phase import Phase
+from hf_tl.storage.documents import parse_yaml
 from hf_tl.storage.text import read_text
 
 FIELDS = ("expected_rung", "from_scratch", "name", "phases", "refit")
@@ -23,6 +24,8 @@ def strategy_fields(record: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: The record is not one of a strategy; the message names unknown keys.
     """
+    if not isinstance(record, Mapping):
+        raise ConfigError(f"a strategy must map names to values, found {record!r:.80}")
     if unknown := sorted(str(key) for key in record if key not in FIELDS):
         raise ConfigError(f"a strategy has no field {name_some(unknown)}; choose from {', '.join(FIELDS)}")
     phases = record.get("phases") or ()
@@ -58,15 +61,13 @@ def read_yaml(source: str | Path) -> tuple[str, Mapping[str, Any]]:
     Raises:
         ConfigError: The source cannot be read, or holds neither a list nor a mapping.
     """
-    import yaml
-
     is_text = str(source).lstrip().startswith("[")
     title = "--phases" if is_text else f"--phases {source}"
     advice = "correct the path, or write the list itself: --phases '[{trainable_stages: 1, epochs: 3}]'"
     text = str(source) if is_text else read_text(source, title, "a YAML file of phases", advice)
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = parse_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"{title}: expected a list of phases in YAML, found {unreadable(error)}") from error
     record = {"phases": content} if isinstance(content, list) else content
     if not isinstance(record, Mapping):

@@ -16,6 +16,7 @@ from hf_tl.processes.together import on_main_process
 from hf_tl.record.codec import encode
 from hf_tl.record.migrate import rename_keys
 from hf_tl.reporting.console import say
+from hf_tl.storage.documents import read_json
 from hf_tl.tuning import LoRA
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _keep(advice: Advice, file: Path, data: "ImageData", backbones: "Sequence[Ba
 def _reread(file: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> Advice:
     """Read the advice of an interrupted run."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         if content["splits"] != split_digests(data):
             raise ValueError("a recommendation for other images or splits")
         place, name = content["candidate"]
@@ -106,24 +107,26 @@ def _reread(file: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> A
             raise ValueError("a recommendation for other models")
         climb = dict(content["climb"])
         if "tuning" in climb:
-            climb["tuning"] = LoRA(**climb["tuning"])
+            climb["tuning"] = LoRA.from_record(climb["tuning"])
         advice = Advice(content["record"], backbones[place], climb, tuple(content["rung_seconds"]))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        text = content["record"]["advice"]
+    except (OSError, ValueError, LookupError, TypeError, ConfigError) as error:
         raise ConfigError(
             f"{file}: expected the recommendation of the run to resume, found {unreadable(error)}; start again with "
             "--overwrite_output_dir"
         ) from error
-    say(None, f"Following the recommendation of the interrupted run: {content['record']['advice']}")
+    say(None, f"Following the recommendation of the interrupted run: {text}")
     return advice
 
 
 def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> Advice:
     try:
-        record = rename_keys(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        record = rename_keys(read_json(folder / RECORD))
         if record["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"expected schema version {SCHEMA_VERSION}, found {record['schema_version']!r:.80}")
-        published, name, measured = published_advice(record), Path(record["backbone"]), record["data"]
-        is_of_data, dataset = measured["fingerprint"] == data.fingerprint, measured["name"]
+        published, name, measured = published_advice(record), record["backbone"], record["data"]
+        path = Path(name).resolve()
+        is_of_data, dataset = measured["fingerprint"] == data.fingerprint, f"{measured['name']!s:.80}"
         is_of_split = dict(measured["splits"]) == split_digests(data)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(
@@ -140,12 +143,12 @@ def _read(folder: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> A
             f"--recommendation {folder} is for other splits of {dataset}, and may have used test images of these; use "
             "the --seed, --validation_fraction and --test_fraction of hf-tl recommend, or run it again"
         )
-    recommended = [backbone for backbone in backbones if Path(backbone.name).resolve() == name.resolve()]
+    recommended = [backbone for backbone in backbones if Path(backbone.name).resolve() == path]
     if not recommended:
         names = name_some(backbone.name for backbone in backbones)
         raise ConfigError(
             f"--recommendation {folder} is for another model than {names}; "
-            f"use --model {name}, with the same --weights as with hf-tl recommend"
+            f"use --model {name:.300}, with the same --weights as with hf-tl recommend"
         )
     return Advice(published, recommended[0])
 

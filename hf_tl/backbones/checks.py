@@ -93,9 +93,11 @@ def check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> No
     try:
         with torch.inference_mode():
             output = model(pixel_values=torch.zeros(1, *input_size))
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError) as error:
+        name = model.config.name_or_path
         raise ModelError(
-            f"{type(model).__name__} cannot be run on an image of {takes}: {error}; choose another --image_size"
+            f"{type(model).__name__}{f' of {name}' if name else ''} cannot be run on an image of {takes}: "
+            f"{error!s:.500}; choose another --image_size"
         ) from error
     if getattr(output, "logits", None) is None:
         raise ModelError(

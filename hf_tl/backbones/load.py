@@ -2,18 +2,19 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.candidates import TIMM_PREFIX, candidates, is_demo
 from hf_tl.backbones.checks import check_image_size, check_labels, check_runs, check_settings, checked_text
 from hf_tl.backbones.libraries.class_names import class_names, set_class_names
+from hf_tl.backbones.weights.limits import settings_of
 from hf_tl.backbones.weights.provenance import file_origin, set_provenance
 from hf_tl.config import ModelConfig
 from hf_tl.data.decoding.augmentation import AugmentedPipeline, Missing
 from hf_tl.data.decoding.images import ImageTransform, Transforms
-from hf_tl.errors import ConfigError
+from hf_tl.errors import ConfigError, HfTlError, ModelError
 from hf_tl.phase import Phase, ResizeMode
 from hf_tl.prompts import HeadInit, TextInit
 from hf_tl.record import LearnedFrom, Origin
@@ -249,10 +250,18 @@ def _preprocessing(
     if model.config.model_type == "timm_wrapper":
         from hf_tl.backbones.libraries.timm import timm_preprocessing
 
-        return timm_preprocessing(model.config)
+        with settings_of(name, "config.json"):
+            return _tried(timm_preprocessing(model.config))
     from hf_tl.backbones.libraries.processors import load_processor, processor_preprocessing
 
-    return processor_preprocessing(load_processor(name, image_size, revision, trust_remote_code))
+    with settings_of(name, "preprocessor_config.json"):
+        return _tried(processor_preprocessing(load_processor(name, image_size, revision, trust_remote_code)))
+
+
+def _tried(preprocessing: "Preprocessing") -> "Preprocessing":
+    """Run a preprocessing on images, so that settings on which it fails are found while they are read."""
+    _ = preprocessing.scaling
+    return preprocessing
 
 
 @renamed(name="model")
@@ -288,11 +297,15 @@ def load(
     # no check for duplicates: ImageNet has two classes named "crane"
     loaded, preprocessing = _load_model(source, labels, revision=revision, trust_remote_code=trust_remote_code)
     set_problem_type(loaded, loaded.config.problem_type)
-    if record is None or "strategy" not in record:
+    check_runs(loaded, preprocessing.input_size)
+    if not isinstance(record, Mapping) or "strategy" not in record:
         return loaded, preprocessing.transforms()
     loaded.config.hf_tl = record
-    phase = Strategy.from_record(record["strategy"]).phases[-1]
-    freeze(loaded, phase)
+    try:
+        phase = Strategy.from_record(record["strategy"]).phases[-1]
+        freeze(loaded, phase)
+    except HfTlError as error:
+        raise ModelError(f"the strategy in config.json of {source} does not fit the model: {error}") from error
     try:
         return loaded, preprocessing.transforms(phase.augmentation)
     except ConfigError as error:  # a Python function, or a transform that this torchvision does not have

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hf_tl.errors import CheckpointError, name_some
+from hf_tl.storage.documents import read_json
 from hf_tl.storage.flush import flush_tree
 from hf_tl.storage.folders import atomic_folder, remove, remove_leftovers
 
@@ -78,10 +79,15 @@ def remove_checkpoints(folder: Path) -> None:
 
 def write_manifest(checkpoint: Path) -> None:
     """Write the hashes of a checkpoint's files, and flush everything to disk."""
-    files = [file for file in sorted(checkpoint.rglob("*")) if file.is_file() and file.name != MANIFEST]
-    hashes = {file.relative_to(checkpoint).as_posix(): _hash(file) for file in files}
+    hashes = {name: _hash(file) for name, file in _files(checkpoint).items()}
     (checkpoint / MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
     flush_tree(checkpoint)
+
+
+def _files(checkpoint: Path) -> dict[str, Path]:
+    """Return the files that a manifest lists, by their names in it."""
+    files = [file for file in sorted(checkpoint.rglob("*")) if file.is_file() and file.name != MANIFEST]
+    return {file.relative_to(checkpoint).as_posix(): file for file in files}
 
 
 def list_checkpoints(folder: Path, prefix: str = PREFIX) -> list[Path]:
@@ -119,10 +125,13 @@ def find_damage(checkpoint: Path) -> str | None:
         None if every file of the manifest exists with its content.
     """
     try:
-        hashes = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        hashes = read_json(checkpoint / MANIFEST)
         if not isinstance(hashes, dict) or not hashes:
             return "its manifest is empty"
-        wrong = [name for name, digest in hashes.items() if _hash(checkpoint / name) != digest]
+        files = _files(checkpoint)  # no other file is opened, whatever the manifest names
+        if missing := sorted(hashes.keys() - files.keys()):
+            return f"{name_some(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        wrong = [name for name, digest in hashes.items() if _hash(files[name]) != digest]
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError) as error:

@@ -6,17 +6,20 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from hf_tl.errors import CheckpointError
+from hf_tl.errors import CheckpointError, unreadable
 from hf_tl.record import InterpolationRecord, PhaseRecord
 from hf_tl.record.codec import decode, encode
 from hf_tl.record.parts import PrecisionRecord
 from hf_tl.record.run import ONE_STANDARD_ERROR
+from hf_tl.storage.documents import read_json
 from hf_tl.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -26,6 +29,10 @@ STATE, WEIGHTS, BEST, KEPT, START, OPTIMIZER, RANDOM = (
     "state.json", "weights.safetensors", "best.safetensors", "kept.safetensors", "start.safetensors", "optimizer.pt",
     "random.pt",
 )  # fmt: skip
+
+
+OF_FILES = (SafetensorError, UnpicklingError, EOFError)
+"""Errors of the libraries that read tensors."""
 
 
 @dataclass
@@ -162,12 +169,23 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> Contents:
     """Read the files of a complete checkpoint.
 
     Raises:
-        CheckpointError: The checkpoint is from a run with other settings; the message names them.
+        CheckpointError: The checkpoint is from a run with other settings, which the message names; or its files hold
+            something else than a checkpoint's.
     """
-    content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    try:
+        return _read_contents(folder, identity)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, *OF_FILES) as error:
+        raise CheckpointError(
+            f"expected the state of a training in {folder}, found {unreadable(error)}; resume from another checkpoint, "
+            "or start a new run in another --output_dir"
+        ) from error
+
+
+def _read_contents(folder: Path, identity: Mapping[str, Any]) -> Contents:
+    content = read_json(folder / STATE)
     recorded, expected = content.pop("identity"), json.loads(json.dumps(identity))
     different = [
-        f"{name} was {recorded.get(name)!r:.200}, now {expected.get(name)!r:.200}"
+        f"{name:.80} was {recorded.get(name)!r:.200}, now {expected.get(name)!r:.200}"
         for name in {**recorded, **expected}
         if recorded.get(name) != expected.get(name)
     ]

@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-import torch
 import torchvision
 from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import create_classifier, get_device_dtype
@@ -88,12 +87,10 @@ class GoogLeNet(SequentialBackbone):
         self.global_pool, self.head_drop, self.fc = create_classifier(1024, 0, global_pool, drop_rate=drop_rate)
         self.reset_classifier(num_classes, global_pool)
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """Return the classifier layer."""
         return self.fc
 
-    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier, or remove it if `num_classes` is 0."""
         self.num_classes = num_classes
@@ -103,7 +100,6 @@ class GoogLeNet(SequentialBackbone):
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return timm's parameter groups: stem and blocks; `coarse` merges the blocks of one resolution."""
         blocks = [name for name in self.layer_names if name.startswith("inception")]

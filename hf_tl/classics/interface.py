@@ -65,14 +65,13 @@ class SequentialBackbone(nn.Module):
         self.in_chans = in_chans
         self.grad_checkpointing = False
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the activations of each feature level in the backward pass instead of storing them."""
         self.grad_checkpointing = enable
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map images (N, in_chans, H, W) to features (N, num_features, h, w)."""
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self._run(x, self.layer_names)[0]
         # TorchScript unrolls a loop over children, but cannot look up a layer by its name, as `_run` does
         for name, layer in self.named_children():
@@ -80,7 +79,6 @@ class SequentialBackbone(nn.Module):
                 x = layer(x)
         return x
 
-    @torch.jit.ignore
     def forward_intermediates(
         self,
         x: Tensor,
@@ -112,7 +110,6 @@ class SequentialBackbone(nn.Module):
         intermediates = [outputs[tap] for tap in taps]
         return intermediates if intermediates_only else (x, intermediates)
 
-    @torch.jit.ignore
     def _run(self, x: Tensor, names: Sequence[str], taps: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the named layers on `x`; return the output of the last one, and the outputs of `taps` by name.
 
@@ -175,14 +172,13 @@ class PlainConvNet(SequentialBackbone):
         self.features = features
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten(1))
         self.pre_logits = pre_logits
+        self.has_pooling = True
         self.reset_classifier(num_classes, global_pool)
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """Return the classifier layer."""
         return self.head
 
-    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier, or remove it if `num_classes` is 0.
 
@@ -209,7 +205,6 @@ class PlainConvNet(SequentialBackbone):
         head = nn.Linear(self.head_hidden_size, num_classes, **get_device_dtype(self)) if num_classes else nn.Identity()
         self.head = head.train(self.training)
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return timm's parameter groups: each layer; `coarse` merges all convolutions after the first."""
         blocks = r"^features\." if coarse else r"^features\.(\d+)"

@@ -1,5 +1,6 @@
 """Entries of the feature cache: found, or computed by all processes together."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from hf_tl.data.fingerprint import digest_in_order, map_images
 from hf_tl.data.streaming.streams import StreamedImages
 from hf_tl.errors import DataError
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet
-from hf_tl.features.feature_store import ChosenRows, FeatureRows, key_of, open_store
+from hf_tl.features.feature_store import ATTEMPTS, ChosenRows, FeatureRows, key_of, open_store
 from hf_tl.features.machines import exchange, keepers_of
 from hf_tl.processes.together import on_processes
 from hf_tl.reporting.console import say
@@ -72,21 +73,38 @@ class FeatureEntries:
     def _all_rows(self, feature_pass: FeaturePass, feature_set: FeatureSet) -> FeatureRows | None:
         key = self._key(feature_pass, feature_set)
         self._keepers = self._keepers or keepers_of(self.accelerator, self.store.folder)
+        for _ in range(ATTEMPTS):
+            problem = self._find_or_compute(feature_pass, feature_set, key)
+            if problem is not None:
+                break
+            if (rows := self._open(key)) is not None:
+                return rows
+            problem = f"other processes remove the features from {self.store.folder}; set another --feature_cache_dir"
+        self.say(f"{TRAINING_ON_IMAGES}: {problem}")
+        return None
+
+    def _find_or_compute(self, feature_pass: FeaturePass, feature_set: FeatureSet, key: str) -> str | None:
+        """Find the entry, or compute it where it is missing; return a problem, if any."""
         keepers = sorted({*self._keepers})
         states = on_processes(self.accelerator, keepers, lambda: self._prepare(feature_pass, feature_set, key))
         missing = [keeper for keeper, state in zip(keepers, states, strict=True) if state != IN_CACHE]
         if not missing:
-            return self.store.open(key)
+            return None
         problem = next((state for state in states if state not in (None, IN_CACHE)), None)
         if problem is None:
             self.are_computed = True
-            problem = self._compute(feature_pass, feature_set, key, missing)
-        else:
-            on_processes(self.accelerator, missing, lambda: self._give_up(key))
-        if problem is not None:
-            self.say(f"{TRAINING_ON_IMAGES}: {problem}")
-            return None
-        return self.store.open(key)
+            return self._compute(feature_pass, feature_set, key, missing)
+        on_processes(self.accelerator, missing, lambda: self._give_up(key))
+        return problem
+
+    def _open(self, key: str) -> FeatureRows | None:
+        """Open a complete entry; return None if it was removed before all processes have opened it."""
+        from accelerate.utils import gather_object
+
+        rows = None
+        with contextlib.suppress(FileNotFoundError):
+            rows = self.store.open(key)
+        return rows if all(gather_object([rows is not None])) else None
 
     def _give_up(self, key: str) -> None:
         """Remove an entry that was begun (keepers only)."""

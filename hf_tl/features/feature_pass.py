@@ -27,7 +27,8 @@ from hf_tl.data.decoding.pixels import pixel_batches, resized_side
 from hf_tl.data.streaming.streams import StreamedImages, first_image
 from hf_tl.errors import StageError
 from hf_tl.features.batch_size import BatchSize
-from hf_tl.features.feature_store import FeatureRows, Layout
+from hf_tl.features.description import Layout
+from hf_tl.features.feature_store import FeatureRows
 from hf_tl.features.stream_pass import stream_batches
 from hf_tl.processes.precision import BFLOAT16, FLOAT32, OF_THE_RUN, precise
 from hf_tl.record.parts import PrecisionRecord

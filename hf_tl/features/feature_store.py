@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,26 +22,17 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from hf_tl.checkpoints.checkpoint import find_damage, write_manifest
+from hf_tl.features.description import Description, Layout, title_of
 from hf_tl.storage.blocks import BlockFile, allocate
 from hf_tl.storage.cache import cache_folder
 from hf_tl.storage.folders import PARTIAL, partial_of, put, remove
 
-DESCRIPTION_FILE = "features.json"
 LOCK_SUFFIX = ".lock"
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Storage layout of one tensor of an image's features."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def bytes(self) -> int:
-        """Bytes per image."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+REMOVED = ".removed-"
+"""Prefix of the name of an entry that is being removed, before the id of the process."""
+ATTEMPTS = 3
+"""Number of readings after which an entry counts as damaged."""
 
 
 class FeatureRows:
@@ -167,31 +157,48 @@ class FeatureStore:
         Returns:
             The entry (None if there is none), and the damage of an entry that was removed.
         """
+        folder, problem = self.folder / key, ""
+        for _ in range(ATTEMPTS):  # another process may remove or replace the entry while its files are read
+            if not folder.is_dir():
+                return None, None
+            try:
+                problem = find_damage(folder) or ""
+                rows = None if problem else self.open(key)
+            except (FileNotFoundError, ValueError) as error:
+                rows, problem = None, str(error)
+            if rows is not None:
+                with contextlib.suppress(OSError):  # a read-only cache can still be read
+                    os.utime(folder)
+                return rows, None
+        self._remove(key)
+        return None, f"Computing features again: the cache entry {key[:12]} is incomplete or damaged ({problem})"
+
+    def _remove(self, key: str) -> None:
+        """Remove an entry at once: other processes see all of its files or none. It may be gone already."""
         folder = self.folder / key
-        if not folder.is_dir():
-            return None, None
-        if problem := find_damage(folder):
-            remove(folder)
-            return None, f"Computing features again: the cache entry {key[:12]} is incomplete or damaged ({problem})"
-        with contextlib.suppress(OSError):  # a read-only cache can still be read
-            os.utime(folder)
-        return self.open(key), None
+        aside = folder.with_name(f"{REMOVED}{os.getpid()}-{key}")
+        try:
+            os.rename(folder, aside)
+        except FileNotFoundError:
+            return
+        except OSError:  # Windows does not rename a folder with open files
+            aside = folder
+        remove(aside)
 
     def open(self, key: str) -> FeatureRows:
         """Open an entry that `find` has verified, here or in another process, without hashing its files again.
 
         Raises:
             OSError: The entry no longer exists.
+            ValueError: Its description is damaged.
         """
-        folder = self.folder / key
-        content = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        layouts = [Layout(tuple(shape), getattr(torch, dtype)) for shape, dtype in content["layouts"]]
-        return FeatureRows(folder, layouts, content["images"])
+        description = Description.read(self.folder / key)
+        return FeatureRows(self.folder / key, description.layouts, description.images)
 
-    def descriptions(self) -> list[dict[str, Any]]:
+    def descriptions(self) -> list[Mapping[str, Any]]:
         """Return what each entry was made of (see `commit`), without damaged entries."""
-        described = (_description(folder) for folder in self._folders())
-        return [content["made of"] for content in described if content is not None]
+        described = (Description.of(folder) for folder in self._folders())
+        return [description.made_of for description in described if description is not None]
 
     def lock(self, key: str) -> FileLock:
         """Return the lock for writing an entry; it is released when its process ends, even by a crash.
@@ -227,12 +234,10 @@ class FeatureStore:
         Raises:
             OSError: The disk is full or read-only.
         """
-        layouts = [[list(layout.shape), str(layout.dtype).removeprefix("torch.")] for layout in rows.layouts]
-        content = {"title": title, "images": rows.images, "layouts": layouts, "made of": dict(made_of)}
-        (rows.folder / DESCRIPTION_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        Description(title, rows.images, rows.layouts, made_of).write(rows.folder)
         write_manifest(rows.folder)
         rows.close()
-        remove(self.folder / key)
+        self._remove(key)
         put(rows.folder, self.folder / key)
 
     def discard(self, key: str) -> None:
@@ -241,7 +246,11 @@ class FeatureStore:
 
     def entries(self) -> list[Entry]:
         """List the entries, the most recently used first, including damaged ones so that they can be removed."""
-        entries = [Entry(path.name, _title(path), _size(path), path.stat().st_mtime) for path in self._folders()]
+        entries = [
+            Entry(path.name, title_of(path), _size(path), used)
+            for path in self._folders()
+            if (used := _time(path)) is not None
+        ]
         return sorted(entries, key=lambda entry: -entry.used)
 
     def clear(self) -> int:
@@ -252,19 +261,19 @@ class FeatureStore:
         freed = 0
         for path in self._folders():
             freed += _size(path)
-            shutil.rmtree(path)
+            self._remove(path.name)
         for path in self._paths():
             with self._idle(path) as is_idle:
                 if is_idle and path.is_dir():
                     freed += _size(path)
-                    shutil.rmtree(path)
+                    remove(path)
                 elif is_idle:
                     path.unlink(missing_ok=True)
         return freed
 
     def _folders(self) -> list[Path]:
         """List the folders of the entries."""
-        return [path for path in self._paths() if path.is_dir() and not path.name.startswith(PARTIAL)]
+        return [path for path in self._paths() if path.is_dir() and _KEY.fullmatch(path.name)]
 
     def _paths(self) -> list[Path]:
         """List the paths that this class created; a user's folder may hold other files."""
@@ -274,7 +283,7 @@ class FeatureStore:
     @contextlib.contextmanager
     def _idle(self, path: Path) -> Iterator[bool]:
         """Hold the lock of an entry and yield True; yield False if another process is computing it."""
-        lock = self.lock(path.name.removeprefix(PARTIAL).removesuffix(LOCK_SUFFIX))
+        lock = self.lock(_KEY.findall(path.name)[-1])
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -291,12 +300,13 @@ class FeatureStore:
         self._remove_stale()
         entries = self.entries()
         while entries and sum(entry.bytes for entry in entries) + size > self.limit:
-            remove(self.folder / entries.pop().key)
+            self._remove(entries.pop().key)
 
     def _remove_stale(self) -> None:
         """Remove the remains of killed processes: older than a day, and not locked."""
         for path in self._paths():
-            if path.name.startswith(PARTIAL) and time.time() - path.stat().st_mtime > 24 * 3600:
+            used = _time(path)
+            if path.name.startswith((PARTIAL, REMOVED)) and used is not None and time.time() - used > 24 * 3600:
                 with self._idle(path) as is_idle:
                     if is_idle:
                         remove(path)
@@ -312,24 +322,26 @@ def key_of(made_of: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps({"format": FORMAT_VERSION, **made_of}, sort_keys=True).encode()).hexdigest()[:40]
 
 
-_CACHE_NAME = re.compile(f"({re.escape(PARTIAL)})?[0-9a-f]{{40}}({re.escape(LOCK_SUFFIX)})?")
-"""Name of an entry, of an uncommitted entry, or of a lock: see `key_of`."""
-
-
-def _description(folder: Path) -> dict[str, Any] | None:
-    """Read the description of an entry; return None if it is damaged."""
-    try:
-        content = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    is_whole = isinstance(content, dict) and content.keys() >= {"title", "images", "layouts", "made of"}
-    return content if is_whole else None
-
-
-def _title(folder: Path) -> str:
-    content = _description(folder)
-    return "damaged" if content is None else str(content["title"])
+_KEY = re.compile("[0-9a-f]{40}")
+"""Name of an entry: see `key_of`."""
+_CACHE_NAME = re.compile(
+    f"({re.escape(PARTIAL)}|{re.escape(REMOVED)}[0-9]+-)?{_KEY.pattern}({re.escape(LOCK_SUFFIX)})?"
+)
+"""Name of an entry, of one that is being written or removed, or of a lock."""
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
+    """Return the number of bytes of a folder's files; another process may be removing them."""
+    size = 0
+    with contextlib.suppress(FileNotFoundError):
+        for file in folder.iterdir():
+            size += file.stat().st_size
+    return size
+
+
+def _time(path: Path) -> float | None:
+    """Return the time of the last use, in seconds since 1970; None if the path is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None

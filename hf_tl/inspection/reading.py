@@ -21,7 +21,8 @@ from hf_tl.data.decoding.opening import with_image
 from hf_tl.data.decoding.stored import digest_image, stored_bytes
 from hf_tl.data.grouping.hashes import SIDE, perceptual_hashes, small_version
 from hf_tl.errors import DataError
-from hf_tl.features.feature_store import FeatureRows, Layout
+from hf_tl.features.description import Layout
+from hf_tl.features.feature_store import FeatureRows
 from hf_tl.inspection.embedding import Embedder
 from hf_tl.inspection.opening import LabeledImages
 from hf_tl.reporting.console import progress_bar

@@ -60,7 +60,7 @@ def check_folder(folder: Path) -> list[Path]:
 
 
 def _figures_of_card(card: Path) -> set[str]:
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     return set(re.findall(r"!\[[^]]*\]\(([^)/]+\.png)\)", text))
 
 
@@ -77,10 +77,11 @@ def _check_card(card: Path) -> None:
 def _check_match(folder: Path, record: RunRecord, config: Mapping[str, Any], weights: set[str]) -> None:
     """Check that config and weights belong to the record."""
     expected = list(record.data.labels)
-    labels = config.get("label_names") or [label for _, label in _in_order(config.get("id2label") or {})]
+    labels = config.get("label_names") or _in_order(config.get("id2label"))
     if labels != expected:
+        shown = name_some(labels if isinstance(labels, list) else [labels])
         raise PublishError(
-            f"{folder} mixes two runs: config.json has the classes {name_some(labels)}, and the record "
+            f"{folder} mixes two runs: config.json has the classes {shown}, and the record "
             f"{name_some(expected)}; train or save again"
         )
     if record.weights_digest not in (None, weights_digest(folder, weights)):
@@ -90,5 +91,7 @@ def _check_match(folder: Path, record: RunRecord, config: Mapping[str, Any], wei
         )
 
 
-def _in_order(names: Mapping[str, str]) -> list[tuple[str, str]]:
-    return sorted(names.items(), key=lambda item: int(item[0]) if item[0].isdigit() else -1)
+def _in_order(names: Any) -> list[Any]:
+    """Return the values of `id2label` in the order of the logits."""
+    known = names if isinstance(names, dict) else {}
+    return [known[index] for index in sorted(known, key=lambda index: int(index) if index.isdecimal() else -1)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hf_tl.errors import ConfigError
+from hf_tl.errors import ConfigError, name_some
 from hf_tl.phase import Phase
 from hf_tl.strategy import Strategy
 
@@ -57,11 +57,11 @@ def decode(kind: type[T], value: Any, where: str = "the record") -> T:
         raise RecordError(f"{where} must map names to values, found {type(value).__name__}")
     hints, fields = _hints(kind), {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(str(name) for name in value if name not in fields):
-        raise RecordError(f"{where} has unknown fields: {', '.join(unknown[:5])}")
+        raise RecordError(f"{where} has unknown fields: {name_some(unknown)}")
     required = [name for name, field in fields.items() if _is_required(field) and name not in value]
     if required:
         raise RecordError(f"{where} lacks {', '.join(required[:5])}")
-    arguments = {name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()}
+    arguments = {name: _decode(hints[name], item, f"{where}.{name!s:.80}") for name, item in value.items()}
     try:
         return kind(**arguments)
     except ConfigError as error:
@@ -118,7 +118,7 @@ def _decode_tuple(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ..
 def _decode_mapping(kind: Any, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise RecordError(f"{where} must map names to values, found {type(value).__name__}")
-    return {str(name): _decode(kind, item, f"{where}.{name}") for name, item in value.items()}
+    return {str(name): _decode(kind, item, f"{where}.{name!s:.80}") for name, item in value.items()}
 
 
 def _decode_plain(kind: Any, value: Any, where: str) -> Any:

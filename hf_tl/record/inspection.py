@@ -3,14 +3,14 @@
 `inspection.json` holds the counts, and digests of the data that they are of. Counts of other data are never used.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from hf_tl.errors import DataError, unreadable
 from hf_tl.record.codec import RecordError, decode
+from hf_tl.storage.documents import read_json
 
 INSPECTION_FILE = "inspection.json"
 LeftOut = Literal["nothing", "unreadable", "suggested"]
@@ -87,9 +87,10 @@ def find_inspection(
     """
     file = Path(default_folder(dataset) if folder is None else folder).expanduser() / INSPECTION_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         counts = decode(InspectionRecord, content["counts"], str(file))
-        matching = _of_data(counts, content["data"], fingerprint, splits)
+        inspected = [_read(name, data, str(file)) for name, data in dict(content["data"]).items()]
+        matching = _of_data(counts, inspected, fingerprint, splits)
     except (OSError, ValueError, KeyError, TypeError, RecordError) as error:
         if folder is None:
             return None
@@ -105,14 +106,27 @@ def find_inspection(
     return matching
 
 
+@dataclass(frozen=True)
+class _Inspected:
+    """Digests of inspected data, without the images that were left out."""
+
+    left_out: LeftOut
+    fingerprint: str
+    splits: Mapping[str, str]
+
+
+def _read(left_out: str, data: Any, where: str) -> _Inspected:
+    return decode(_Inspected, {**data, "left_out": left_out}, f"{where}: {left_out:.80}")
+
+
 def _of_data(
-    counts: InspectionRecord, inspected: Any, fingerprint: str, splits: Mapping[str, str]
+    counts: InspectionRecord, inspected: Iterable[_Inspected], fingerprint: str, splits: Mapping[str, str]
 ) -> InspectionRecord | None:
     """Return the counts if they are of the same images, without the count of leaks if the splits differ."""
-    for left_out, data in inspected.items():
-        if data["fingerprint"] == fingerprint:
-            others = [digest for split, digest in data["splits"].items() if split != "train"]
+    for data in inspected:
+        if data.fingerprint == fingerprint:
+            others = [digest for split, digest in data.splits.items() if split != "train"]
             has_splits = bool(others) and set(others) <= set(splits.values())
             leaks = counts.across_splits if has_splits else None
-            return replace(counts, left_out=left_out, across_splits=leaks)
+            return replace(counts, left_out=data.left_out, across_splits=leaks)
     return None

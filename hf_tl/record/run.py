@@ -25,6 +25,7 @@ from hf_tl.record.parts import (
     Temperature,
     TextHeadRecord,
 )
+from hf_tl.storage.documents import read_json
 from hf_tl.strategy import Strategy
 
 RECORD_FILE = "run.json"
@@ -168,8 +169,10 @@ def read_record_file(file: Path, where: str) -> RunRecord:
         PublishError: The record is damaged.
     """
     try:
-        return RunRecord.from_json(json.loads(file.read_text(encoding="utf-8")), where)
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(file)
+        json.dumps(content, ensure_ascii=False).encode("utf-8")  # halves of characters could not be written to a card
+        return RunRecord.from_json(content, where)
+    except (OSError, ValueError) as error:
         raise PublishError(f"{where} cannot be read: {error}; save the model again, or fetch it again") from error
 
 

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,15 +127,15 @@ class KeptFile:
 
 def list_tables(folder: Path) -> list[KeptFile]:
     """List the tables in a cache folder, including damaged ones."""
-    listed = ((file, file.stat()) for file in _files(folder) if file.suffix == ".arrow")
+    listed = _states(file for file in _files(folder) if file.suffix == ".arrow")
     return [KeptFile(_title(file), state.st_size, state.st_mtime) for file, state in listed]
 
 
 def clear_tables(folder: Path) -> int:
     """Remove all tables of a cache folder, and return the number of bytes freed."""
     freed = 0
-    for file in _files(folder):
-        freed += file.stat().st_size
+    for file, state in _states(_files(folder)):
+        freed += state.st_size
         file.unlink(missing_ok=True)
     return freed
 
@@ -153,15 +153,25 @@ def _title(file: Path) -> str:
             schema = pa.ipc.open_stream(stream).schema
     except (OSError, pa.ArrowException):
         return "damaged"
-    return (schema.metadata or {}).get(TITLE, b"damaged").decode(errors="replace")
+    title = (schema.metadata or {}).get(TITLE, b"damaged").decode(errors="replace")
+    return "".join(filter(str.isprintable, title))
 
 
 def _make_room(latest: Path) -> None:
     """Remove the least recently used tables beyond the limit, but not the latest one."""
-    tables = sorted(latest.parent.glob("*.arrow"), key=lambda file: file.stat().st_mtime)
-    excess = sum(file.stat().st_size for file in tables) - LIMIT
-    for file in tables:
+    tables = sorted(_states(latest.parent.glob("*.arrow")), key=lambda pair: pair[1].st_mtime)
+    excess = sum(state.st_size for _, state in tables) - LIMIT
+    for file, state in tables:
         if excess > 0 and file != latest:
-            excess -= file.stat().st_size
+            excess -= state.st_size
             with contextlib.suppress(OSError):  # another process removed it, or Windows keeps it
                 file.unlink()
+
+
+def _states(files: Iterable[Path]) -> list[tuple[Path, os.stat_result]]:
+    """Return the files that exist, with their sizes and times; another process may remove them."""
+    states = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            states.append((file, file.stat()))
+    return states

@@ -6,12 +6,14 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from hf_tl.backbones.load import SCHEMA_VERSION
 from hf_tl.checkpoints.state import TrainingLog
+from hf_tl.errors import CheckpointError, unreadable
 from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.record.codec import decode, encode
+from hf_tl.storage.documents import read_json
 from hf_tl.strategy import Strategy
 from hf_tl.training.evaluation import Evaluation
 
@@ -109,12 +111,21 @@ class Progress:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Read the progress of a checkpoint; return None if it holds none."""
+        """Read the progress of a checkpoint; return None if it holds none.
+
+        Raises:
+            CheckpointError: The progress is damaged.
+        """
         file = folder / STATE_FILE
         if not file.is_file():
             return None
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return cls(**{**content, "log": decode(TrainingLog, content["log"], f"the log in {file}")})
+        try:
+            return decode(cls, read_json(file), str(file))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"expected the progress of a training in {file}, found {unreadable(error)}; resume from another "
+                "checkpoint"
+            ) from error
 
 
 def name_strategy(model: "PreTrainedModel", strategy: Strategy, *, has_augmentation: bool) -> None:

@@ -8,7 +8,10 @@ import torch
 from timm.models import group_parameters
 from torch import nn
 
+import hf_tl.classics
 from hf_tl.errors import ModelError
+
+assert hf_tl.classics  # registers AlexNet, ZFNet and GoogLeNet with timm
 
 NAMES = ("alexnet", "zfnet", "googlenet")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, key_of
+from hf_tl.features.description import Layout
+from hf_tl.features.feature_store import FeatureRows, FeatureStore, key_of
 
 LAYOUTS = (Layout((2, 3), torch.float32), Layout((), torch.int64))
 IMAGES = 6

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hf_tl.cli import ERROR_STATUS, main
-from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, key_of
+from hf_tl.features.description import Layout
+from hf_tl.features.feature_store import FeatureRows, FeatureStore, key_of
 
 LAYOUTS = [Layout((1, 250), torch.float32)]
 

@@ -12,7 +12,8 @@ from features.stored_entries import IMAGES, KEYS, LARGE, LAYOUTS, draw, files_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_tl.features.feature_store import DESCRIPTION_FILE, FeatureRows, FeatureStore, Layout, key_of
+from hf_tl.features.description import DESCRIPTION_FILE, Layout
+from hf_tl.features.feature_store import FeatureRows, FeatureStore, key_of
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)
 NAMES = {key: name for name, key in KEYS.items()}

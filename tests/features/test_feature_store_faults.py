@@ -11,7 +11,8 @@ import pytest
 import torch
 from features.stored_entries import IMAGES, KEYS, LARGE, LAYOUTS, draw, files_of, open_entry, write
 
-from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout
+from hf_tl.features.description import Layout
+from hf_tl.features.feature_store import FeatureRows, FeatureStore
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -20,7 +21,8 @@ import os, sys, time
 from pathlib import Path
 import torch
 from hf_tl.features import feature_store
-from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout
+from hf_tl.features.description import Layout
+from hf_tl.features.feature_store import FeatureRows, FeatureStore
 
 store, key = FeatureStore(Path(sys.argv[1]), 10**9), sys.argv[3]
 layouts = [Layout((1000,), torch.float32)]
@@ -147,7 +149,8 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from hf_tl.features.feature_store import FeatureStore, Layout
+from hf_tl.features.description import Layout
+from hf_tl.features.feature_store import FeatureStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 store = FeatureStore(Path(sys.argv[1]), 10**9)

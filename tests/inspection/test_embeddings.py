@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_tl.features.feature_store import FeatureRows, Layout
+from hf_tl.features.description import Layout
+from hf_tl.features.feature_store import FeatureRows
 from hf_tl.inspection import embedding
 from hf_tl.inspection.analysis.label_errors import LEAST, find_label_errors
 from hf_tl.inspection.analysis.outliers import find_outliers

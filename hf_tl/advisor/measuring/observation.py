@@ -21,7 +21,8 @@ from hf_tl.data.decoding.pixels import pixel_batches
 from hf_tl.data.decoding.stored import digest_image
 from hf_tl.data.fingerprint import digest_in_order, map_images
 from hf_tl.errors import TrainingError, name_some
-from hf_tl.features.feature_store import FeatureRows, FeatureStore, Layout, key_of
+from hf_tl.features.description import Layout
+from hf_tl.features.feature_store import FeatureRows, FeatureStore, key_of
 from hf_tl.reporting.console import progress_bar, say
 
 if TYPE_CHECKING:

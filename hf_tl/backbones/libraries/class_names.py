@@ -23,11 +23,12 @@ def class_names(config: "PreTrainedConfig") -> list[str]:
     >>> class_names(config)
     ['cat', 'dog']
     """
-    names = {int(index): name for index, name in config.id2label.items()}
+    names = {int(index): name for index, name in config.id2label.items() if isinstance(name, str)}
     if missing := [index for index in range(config.num_labels) if index not in names]:
         raise ConfigError(
-            f"expected a name for each of {config.num_labels} classes in the model's config (id2label), found none for "
-            f"class {missing[0]}: set config.id2label = dict(enumerate(names))"
+            f"expected a name for each of {config.num_labels} classes in the config of "
+            f"{config.name_or_path or 'the model'} (id2label), found none for class "
+            f"{missing[0]}: set config.id2label = dict(enumerate(names))"
         )
     return [names[index] for index in range(config.num_labels)]
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hf_tl.backbones.weights.limits import check_numbers, settings_of, within_limits
 from hf_tl.backbones.weights.repository import check_checkpoint, check_config, check_needs_no_code
 from hf_tl.errors import ModelError
 
@@ -19,24 +20,27 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
         ModelError: There is none, or the checkpoint fails the safety checks of `hf_tl.backbones.weights.repository`.
     """
     import timm
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
     from transformers.utils import CONFIG_NAME
 
     import hf_tl.classics  # noqa: F401  registers with timm the architectures that such a checkpoint may name
 
     check_checkpoint(name, revision)
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        check_needs_no_code(name, error)
-        is_other_folder = Path(name).is_dir() and not (Path(name) / CONFIG_NAME).is_file()
-        reason = f"the folder has no {CONFIG_NAME}" if is_other_folder else " ".join(str(error).split()).rstrip(".")
-        if timm.is_model(name.partition(".")[0]):
-            reason = f"did you mean timm:{name}?"
-        kinds = f"a Hub id (user/name), a local directory with {CONFIG_NAME}, or timm:ARCHITECTURE"
-        raise ModelError(f"no model {name!r}: {reason}; a model is {kinds}".replace("?;", "?")) from error
-    if not trust_remote_code:
-        check_config(config.to_dict(), name)
+    with settings_of(name, CONFIG_NAME):
+        try:
+            content, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+            check_numbers(content, name)
+            if not trust_remote_code:
+                check_config(content, name)
+            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError) as error:
+            check_needs_no_code(name, error)
+            is_other_folder = Path(name).is_dir() and not (Path(name) / CONFIG_NAME).is_file()
+            reason = f"the folder has no {CONFIG_NAME}" if is_other_folder else " ".join(str(error).split()).rstrip(".")
+            if timm.is_model(name.partition(".")[0]):
+                reason = f"did you mean timm:{name}?"
+            kinds = f"a Hub id (user/name), a local directory with {CONFIG_NAME}, or timm:ARCHITECTURE"
+            raise ModelError(f"no model {name!r}: {reason:.500}; a model is {kinds}".replace("?;", "?")) from error
     if config.model_type == "timm_wrapper":
         # timm's own push leaves num_classes in model_args, which would then be passed twice
         model_args = getattr(config, "model_args", None) or {}
@@ -62,12 +66,14 @@ def model_from_config(config: "PreTrainedConfig", trust_remote_code: bool = Fals
     """
     from transformers import AutoModelForImageClassification
 
-    try:
-        return AutoModelForImageClassification.from_config(
-            config, dtype=torch.float32, trust_remote_code=trust_remote_code
-        )
-    except (ImportError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(
-            f"transformers cannot build an image classifier of type {config.model_type}: {reason}"
-        ) from error
+    name = str(config.name_or_path)
+    with settings_of(name, "config.json"), within_limits(name):
+        try:
+            return AutoModelForImageClassification.from_config(
+                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
+        except (ImportError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(
+                f"transformers cannot build an image classifier of type {config.model_type}: {reason}"
+            ) from error

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
+from hf_tl.backbones.weights.limits import check_sides, settings_of
 from hf_tl.backbones.weights.repository import check_needs_no_code
 from hf_tl.errors import ModelError, name_some
 
@@ -75,14 +76,24 @@ def load_processor(
     """
     from transformers import AutoImageProcessor
 
-    try:
-        processor = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        check_needs_no_code(name, error)
-        raise ModelError(f"{name!r} has no image processor (preprocessor_config.json): {error}") from error
+    with settings_of(name, "preprocessor_config.json"):
+        try:
+            processor = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError) as error:
+            check_needs_no_code(name, error)
+            raise ModelError(f"{name!r} has no image processor (preprocessor_config.json): {error}") from error
+        _check_sizes(processor.to_dict(), name)
     if image_size is not None:
         square = {"height": image_size, "width": image_size}
         processor.size = {"shortest_edge": image_size} if "shortest_edge" in dict(processor.size) else square
         if getattr(processor, "crop_size", None):
             processor.crop_size = square
     return processor
+
+
+def _check_sizes(settings: dict[str, Any], name: str) -> None:
+    """Check the sizes to which a processor resizes, crops and pads."""
+    sizes = [size for key in ("size", "crop_size", "pad_size") if (size := settings.get(key)) is not None]
+    check_sides(sizes, name)
+    if crop := settings.get("crop_pct"):
+        check_sides([side / crop for size in sizes for side in dict(size).values() if side], name)

@@ -18,6 +18,7 @@ from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.stages.head import reset_head
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.license import announce_license
+from hf_tl.backbones.weights.limits import check_input, check_sides
 from hf_tl.backbones.weights.local_file import convert_weights, load_weights, sha256_of
 from hf_tl.backbones.weights.pretraining import timm_pretraining, weights_of
 from hf_tl.backbones.weights.provenance import commit_of
@@ -194,6 +195,8 @@ def timm_preprocessing(config: "TimmWrapperConfig") -> Preprocessing:
     from transformers import TimmWrapperImageProcessor
 
     data = resolve_data_config(pretrained_cfg=config.pretrained_cfg)
+    check_input(data["input_size"], config.name_or_path)
+    check_sides([side / data["crop_pct"] for side in data["input_size"]], config.name_or_path)
     return Preprocessing(
         input_size=tuple(data["input_size"]),
         interpolation=data["interpolation"],

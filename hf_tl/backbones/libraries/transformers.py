@@ -14,6 +14,7 @@ from hf_tl.backbones.libraries.image_size import with_image_size, write_image_si
 from hf_tl.backbones.stages.head import reset_head
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.license import announce_license
+from hf_tl.backbones.weights.limits import settings_of, within_limits
 from hf_tl.backbones.weights.pretraining import authors_pretraining, timm_pretraining, weights_of
 from hf_tl.backbones.weights.provenance import UNRECORDED, commit_of, config_origin, saved_origin, saved_record
 from hf_tl.backbones.weights.saved_model import damaged_download
@@ -116,28 +117,29 @@ def _load_weights(
     from safetensors import SafetensorError
     from transformers import AutoModelForImageClassification
 
-    try:
-        with quiet_transformers():
-            model, report = AutoModelForImageClassification.from_pretrained(
-                name,
-                config=config,
-                dtype=torch.float32,
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-    except UnpicklingError as error:
-        raise ModelError(
-            f"expected tensors only in the weights of {name!r}, found a pickle that would run code or is damaged; do "
-            "not load it, or ask its author for model.safetensors"
-        ) from error
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        if not Path(name).exists() and (damaged := damaged_download(name)) is not None:
+    with settings_of(name, "config.json"), within_limits(name):
+        try:
+            with quiet_transformers():
+                model, report = AutoModelForImageClassification.from_pretrained(
+                    name,
+                    config=config,
+                    dtype=torch.float32,
+                    revision=revision,
+                    trust_remote_code=trust_remote_code,
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
+        except UnpicklingError as error:
             raise ModelError(
-                f"the cached file {damaged} is damaged ({error}): delete it, and it is downloaded again"
+                f"expected tensors only in the weights of {name!r}, found a pickle that would run code or is damaged; "
+                "do not load it, or ask its author for model.safetensors"
             ) from error
-        raise ModelError(f"the weights of {name!r} cannot be loaded: {error}") from error
+        except (OSError, ValueError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+            if not Path(name).exists() and (damaged := damaged_download(name)) is not None:
+                raise ModelError(
+                    f"the cached file {damaged} is damaged ({error}): delete it, and it is downloaded again"
+                ) from error
+            raise ModelError(f"the weights of {name!r} cannot be loaded: {error}") from error
     return model, _has_head(model, report, name)
 
 

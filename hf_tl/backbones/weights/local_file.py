@@ -101,11 +101,18 @@ def load_weights(model: nn.Module, file: str | Path, head_parameters: frozenset[
             f"({type(error).__name__}: {error})"
         ) from error
     wrong_shape = [name for name in weights.keys() & expected.keys() if weights[name].shape != expected[name].shape]
-    fitting = {name: tensor for name, tensor in weights.items() if name in expected and name not in wrong_shape}
+    wrong_type = [
+        name
+        for name in weights.keys() & expected.keys()
+        if expected[name].is_floating_point() and not weights[name].is_floating_point()
+    ]
+    wrong = {*wrong_shape, *wrong_type}
+    fitting = {name: tensor for name, tensor in weights.items() if name in expected and name not in wrong}
     problems = {
         "missing": set(expected) - set(weights),
         "not in the architecture": set(weights) - set(expected),
         "of another shape": set(wrong_shape),
+        "of integers": set(wrong_type),
     }
     head_modules = {name.rpartition(".")[0] for name in head_parameters}
     mismatches = [

@@ -1,6 +1,5 @@
 """Provenance of a model in memory: the origin of its weights and their training images, recorded by the loader."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from hf_tl.backbones.weights.saved_model import weight_files, weights_digest
 from hf_tl.errors import ModelError
 from hf_tl.record import RECORD_FILE, LearnedFrom, LearnedSplit, Origin, RunRecord
 from hf_tl.record.codec import RecordError, decode
+from hf_tl.storage.documents import read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,8 +114,8 @@ def file_origin(origin: Origin, weights: str) -> tuple[Origin, LearnedFrom]:
 def config_origin(saved: Mapping[str, Any]) -> Origin | None:
     """Read the origin from the `hf_tl` entry of `config.json`; return None if there is no readable one."""
     try:
-        return decode(Origin, saved["origin"], "the origin in config.json") if "origin" in saved else None
-    except RecordError:
+        return decode(Origin, saved["origin"], "the origin in config.json")
+    except (RecordError, LookupError, TypeError):
         return None
 
 
@@ -132,7 +132,7 @@ def saved_record(name: str, revision: str | None = None) -> RunRecord | None:
 
     try:
         file = cached_file(name, RECORD_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
-        return None if file is None else RunRecord.from_json(json.loads(Path(file).read_text(encoding="utf-8")), name)
+        return None if file is None else RunRecord.from_json(read_json(Path(file)), name)
     except (OSError, ValueError) as error:
         raise ModelError(f"{RECORD_FILE} of {name}, the record of its training, cannot be read: {error}") from error
 
@@ -155,7 +155,7 @@ def _is_trained(name: str, revision: str | None) -> bool:
 
     try:
         file = cached_file(name, "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
-        return file is not None and bool(json.loads(Path(file).read_text(encoding="utf-8")).get("hf_tl"))
+        return file is not None and bool(read_json(Path(file)).get("hf_tl"))
     except (OSError, ValueError, AttributeError):
         return False  # the loader reports what is wrong with the config
 

@@ -5,20 +5,18 @@ module covers the remaining risks: files that fill the memory, file names that p
 request more than an architecture.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_tl.errors import ModelError, name_some
+from hf_tl.storage.documents import MOST_BYTES, read_json
 
 READ_WHOLE = (
     "config.json", "preprocessor_config.json", "processor_config.json", "adapter_config.json", "run.json", "README.md",
     "model.safetensors.index.json", "pytorch_model.bin.index.json",
 )  # fmt: skip
-"""Files that are read into memory as a whole."""
-MOST_BYTES = 32 * 2**20
-"""Maximum size of such a file in bytes; the config for the 21,843 classes of ImageNet-21k has 2 MB."""
+"""Files that are read into memory as a whole, of at most `MOST_BYTES`."""
 MODEL_ARGUMENTS_REFUSED = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 """Arguments of `timm.create_model` with which a config could load other files."""
 
@@ -107,7 +105,7 @@ def _check_indices(folder: Path) -> None:
         if not index.is_file():
             continue
         try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            shards = set(read_json(index)["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"expected an index of weights in {index}, found invalid content: {error}") from error
         if outside := sorted(shard for shard in shards if _leads_out(str(shard))):

@@ -1,6 +1,5 @@
 """Weights of a saved model as they lie in its folder."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from hf_tl.backbones.weights.digest import digest
 from hf_tl.errors import PublishError
+from hf_tl.storage import documents
 
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILE = "model.safetensors.index.json"
@@ -81,7 +81,7 @@ def read_json(path: Path) -> dict[str, Any]:
         PublishError: It is damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = documents.read_json(path)
     except ValueError as error:
         raise PublishError(f"{path} is not valid JSON ({error}); train or save again") from error
     if not isinstance(content, dict):
