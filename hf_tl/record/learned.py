@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Self
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -127,10 +126,12 @@ class LearnedFrom:
             return cls(splits, unknown=splits)
         try:
             with np.load(file, allow_pickle=False) as stored:
+                if sum(part.file_size for part in stored.zip.infolist()) > file.stat().st_size:
+                    raise ValueError("expected arrays that are not compressed")
                 rows, known = stored["digests"], set(stored["known"].tolist())
             if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != DIGEST_BYTES:
                 raise ValueError(f"expected rows of {DIGEST_BYTES} bytes, found {rows.dtype} of shape {rows.shape}")
-        except (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, BadZipFile) as error:
+        except Exception as error:  # zipfile and numpy raise anything from EOFError to NotImplementedError when damaged
             raise ModelError(
                 f"{file}, which identifies the training images of the model, is damaged ({error}): delete it, and "
                 "hf_tl will state that the training images of the model are unknown"

@@ -28,7 +28,8 @@ LIMIT = 2 * 10**9
 """Largest size of all tables together in bytes. The least recently used ones are removed first."""
 WAIT = 60
 """Seconds to wait for another process that writes the table."""
-_NAME = re.compile(r"(\.partial-\d+-)?[0-9a-f]{40}\.(arrow|lock)")
+_KEY = re.compile("[0-9a-f]{40}")
+_NAME = re.compile(rf"(\.partial-\d+-)?{_KEY.pattern}\.(arrow|lock)")
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,12 @@ def list_tables(folder: Path) -> list[KeptFile]:
 
 
 def clear_tables(folder: Path) -> int:
-    """Remove all tables of a cache folder, and return the number of bytes freed."""
+    """Remove all tables of a cache folder but what another process is writing; return the number of bytes freed."""
     freed = 0
-    for file, state in _states(_files(folder)):
-        freed += state.st_size
-        file.unlink(missing_ok=True)
+    for file, state in sorted(_states(_files(folder)), key=lambda pair: pair[0].suffix):  # locks last
+        with contextlib.suppress(Timeout), FileLock(file.with_name(f"{_KEY.findall(file.name)[-1]}.lock"), timeout=0):
+            freed += state.st_size
+            file.unlink(missing_ok=True)
     return freed
 
 
