@@ -24,7 +24,8 @@ def problem_of(record: RunRecord) -> ProblemType:
     """
     name = record.model.problem_type
     if name not in PROBLEM_TYPES:
-        raise PublishError(f"the record's problem_type is {name!r}; expected one of {', '.join(PROBLEM_TYPES)}")
+        known = ", ".join(PROBLEM_TYPES)
+        raise PublishError(f"the record (run.json): its problem_type is {name!r:.80}; expected one of {known}")
     return PROBLEM_TYPES[name]
 
 

@@ -1,7 +1,9 @@
-"""Description of an entry of the feature cache: what its files hold, and what they were made of."""
+"""Entry of the feature cache as a folder: what its files hold, what they were made of, and their state."""
 
+import contextlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,3 +103,31 @@ def _check_sizes(folder: Path, layouts: Sequence[Layout], images: int) -> None:
         size, file = images * math.prod(layout.shape) * layout.dtype.itemsize, folder / f"{number}.bin"
         if images < 0 or file.stat().st_size != max(1, size):
             raise ValueError(f"{file.name} does not hold features of {images:,} images")
+
+
+def size_of(folder: Path) -> int:
+    """Return the number of bytes of a folder's files; another process may be removing them."""
+    size = 0
+    with contextlib.suppress(FileNotFoundError):
+        for file in folder.iterdir():
+            size += file.stat().st_size
+    return size
+
+
+def time_of(path: Path) -> float | None:
+    """Return the time of the last use, in seconds since 1970; None if the path is gone."""
+    state = _state(path)
+    return None if state is None else state.st_mtime
+
+
+def identity_of(folder: Path) -> tuple[int, int] | None:
+    """Return what differs between an entry and one that replaces it; None if the entry is gone."""
+    state = _state(folder)
+    return None if state is None else (state.st_ino, state.st_ctime_ns)
+
+
+def _state(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

@@ -11,7 +11,7 @@ from hf_tl.data.fingerprint import digest_in_order, map_images
 from hf_tl.data.streaming.streams import StreamedImages
 from hf_tl.errors import DataError
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet
-from hf_tl.features.feature_store import ATTEMPTS, ChosenRows, FeatureRows, key_of, open_store
+from hf_tl.features.feature_store import ChosenRows, FeatureRows, key_of, open_store
 from hf_tl.features.machines import exchange, keepers_of
 from hf_tl.processes.together import on_processes
 from hf_tl.reporting.console import say
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 TRAINING_ON_IMAGES = "Training on images, without cached features"
 IN_CACHE = "in cache"
+ATTEMPTS = 3
+"""Number of times that features are computed which other processes remove before they are opened."""
 
 
 class FeatureEntries:

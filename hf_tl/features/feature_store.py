@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from hf_tl.checkpoints.checkpoint import find_damage, write_manifest
-from hf_tl.features.description import Description, Layout, title_of
+from hf_tl.features.description import Description, Layout, identity_of, size_of, time_of, title_of
 from hf_tl.storage.blocks import BlockFile, allocate
 from hf_tl.storage.cache import cache_folder
 from hf_tl.storage.folders import PARTIAL, partial_of, put, remove
@@ -30,9 +30,9 @@ from hf_tl.storage.folders import PARTIAL, partial_of, put, remove
 LOCK_SUFFIX = ".lock"
 FORMAT_VERSION = 1
 REMOVED = ".removed-"
-"""Prefix of the name of an entry that is being removed, before the id of the process."""
-ATTEMPTS = 3
-"""Number of readings after which an entry counts as damaged."""
+"""Prefix of the name of an entry that is being removed, before a number of its own."""
+ATTEMPTS = 20
+"""Number of readings of an entry that other processes keep replacing."""
 
 
 class FeatureRows:
@@ -157,12 +157,12 @@ class FeatureStore:
         Returns:
             The entry (None if there is none), and the damage of an entry that was removed.
         """
-        folder, problem = self.folder / key, ""
-        for _ in range(ATTEMPTS):  # another process may remove or replace the entry while its files are read
-            if not folder.is_dir():
+        folder = self.folder / key
+        for _ in range(ATTEMPTS):
+            if (before := identity_of(folder)) is None:
                 return None, None
             try:
-                problem = find_damage(folder) or ""
+                problem = find_damage(folder)
                 rows = None if problem else self.open(key)
             except (FileNotFoundError, ValueError) as error:
                 rows, problem = None, str(error)
@@ -170,13 +170,18 @@ class FeatureStore:
                 with contextlib.suppress(OSError):  # a read-only cache can still be read
                     os.utime(folder)
                 return rows, None
-        self._remove(key)
-        return None, f"Computing features again: the cache entry {key[:12]} is incomplete or damaged ({problem})"
+            if identity_of(folder) == before:  # else another process removed or replaced the entry meanwhile
+                self._remove(key)
+                return (
+                    None,
+                    f"Computing features again: the cache entry {key[:12]} is incomplete or damaged ({problem})",
+                )
+        return None, None
 
     def _remove(self, key: str) -> None:
         """Remove an entry at once: other processes see all of its files or none. It may be gone already."""
         folder = self.folder / key
-        aside = folder.with_name(f"{REMOVED}{os.getpid()}-{key}")
+        aside = folder.with_name(f"{REMOVED}{os.getpid()}{time.monotonic_ns()}-{key}")
         try:
             os.rename(folder, aside)
         except FileNotFoundError:
@@ -247,9 +252,9 @@ class FeatureStore:
     def entries(self) -> list[Entry]:
         """List the entries, the most recently used first, including damaged ones so that they can be removed."""
         entries = [
-            Entry(path.name, title_of(path), _size(path), used)
+            Entry(path.name, title_of(path), size_of(path), used)
             for path in self._folders()
-            if (used := _time(path)) is not None
+            if (used := time_of(path)) is not None
         ]
         return sorted(entries, key=lambda entry: -entry.used)
 
@@ -260,12 +265,12 @@ class FeatureStore:
         """
         freed = 0
         for path in self._folders():
-            freed += _size(path)
+            freed += size_of(path)
             self._remove(path.name)
-        for path in self._paths():
+        for path in set(self._paths()).difference(self._folders()):
             with self._idle(path) as is_idle:
                 if is_idle and path.is_dir():
-                    freed += _size(path)
+                    freed += size_of(path)
                     remove(path)
                 elif is_idle:
                     path.unlink(missing_ok=True)
@@ -305,7 +310,7 @@ class FeatureStore:
     def _remove_stale(self) -> None:
         """Remove the remains of killed processes: older than a day, and not locked."""
         for path in self._paths():
-            used = _time(path)
+            used = time_of(path)
             if path.name.startswith((PARTIAL, REMOVED)) and used is not None and time.time() - used > 24 * 3600:
                 with self._idle(path) as is_idle:
                     if is_idle:
@@ -328,20 +333,3 @@ _CACHE_NAME = re.compile(
     f"({re.escape(PARTIAL)}|{re.escape(REMOVED)}[0-9]+-)?{_KEY.pattern}({re.escape(LOCK_SUFFIX)})?"
 )
 """Name of an entry, of one that is being written or removed, or of a lock."""
-
-
-def _size(folder: Path) -> int:
-    """Return the number of bytes of a folder's files; another process may be removing them."""
-    size = 0
-    with contextlib.suppress(FileNotFoundError):
-        for file in folder.iterdir():
-            size += file.stat().st_size
-    return size
-
-
-def _time(path: Path) -> float | None:
-    """Return the time of the last use, in seconds since 1970; None if the path is gone."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return None
