@@ -6,7 +6,6 @@ The model is loaded by plain transformers, so the page needs neither hf_tl's tra
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -14,8 +13,6 @@ import torch
 from PIL import Image
 
 from hf_tl.backbones.libraries.class_names import class_names
-from hf_tl.data.decoding.colors import to_rgb
-from hf_tl.data.decoding.images import decode
 from hf_tl.data.decoding.scaling import PixelScaling, colors_of, measure_scaling
 from hf_tl.errors import ModelError
 from hf_tl.evaluation.activation_maps import class_activation_maps
@@ -107,15 +104,6 @@ class DemoModel:
     def _colors(self, pixels: np.ndarray) -> np.ndarray:
         """Turn pixel values (channels, height, width) back into colors (height, width, 3) from 0 to 1."""
         return colors_of(self._scaling, pixels)
-
-
-def read_image(file: str | Path) -> Image.Image:
-    """Read an uploaded image with the same conversions as training.
-
-    Raises:
-        DataError: The file is not an image, is damaged or is too large; the message contains no path.
-    """
-    return to_rgb(decode(Path(file).read_bytes(), "the file"))
 
 
 def distinct(labels: Sequence[str]) -> list[str]:

@@ -15,8 +15,9 @@ from huggingface_hub.errors import EntryNotFoundError
 from markupsafe import Markup, escape
 from PIL import Image
 
-from hf_tl.demo.demo_model import DemoModel, read_image
+from hf_tl.demo.demo_model import DemoModel
 from hf_tl.demo.demo_story import tell_story, title_of
+from hf_tl.demo.uploads import read_image
 from hf_tl.errors import DataError
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.record import RECORD_FILE, RunRecord, read_record_file

@@ -17,8 +17,9 @@ from torch import nn
 
 from hf_tl.backbones.load import load_backbone
 from hf_tl.cli import ERROR_STATUS, main
-from hf_tl.demo.demo_model import DemoModel, blend, distinct, read_image
+from hf_tl.demo.demo_model import DemoModel, blend, distinct
 from hf_tl.demo.demo_story import tell_story
+from hf_tl.demo.uploads import read_image
 from hf_tl.errors import DataError, ModelError, PublishError
 from hf_tl.predicting.predict import predict
 from hf_tl.record import CardTexts, LearnedSplit, Origin, RunRecord, read_record

@@ -14,9 +14,10 @@ pytest.importorskip("gradio")
 from hub.client import environment, run_python
 from hub.server import HubServer
 from PIL import Image
-from publish.browser import PATIENCE, Browser, needs_chromium, opened, served, wait_for
+from publish.browser import Browser, needs_chromium, opened
 from publish.records import evaluated, make_record, put
 from publish.saving import save_model
+from publish.servers import PATIENCE, served, wait_for
 
 from hf_tl.backbones.load import load_backbone
 from hf_tl.demo.space import push_with_space
