@@ -43,7 +43,9 @@ def launch(
         _check_address(server_name, server_port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it on import
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that the uploads are removed
-    with TemporaryDirectory(prefix="hf_tl-demo-", dir=os.environ.get("GRADIO_TEMP_DIR")) as uploads:
+    if place := os.environ.get("GRADIO_TEMP_DIR"):
+        Path(place).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="hf_tl-demo-", dir=place, ignore_cleanup_errors=True) as uploads:
         folder = Path(uploads).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         _serve(name, revision, folder, server_name, server_port)

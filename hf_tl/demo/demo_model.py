@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from hf_tl.backbones.libraries.class_names import class_names
+from hf_tl.backbones.weights.repository import check_checkpoint, check_config
 from hf_tl.data.decoding.scaling import PixelScaling, colors_of, measure_scaling
 from hf_tl.errors import ModelError
 from hf_tl.evaluation.activation_maps import class_activation_maps
@@ -35,15 +36,18 @@ class DemoModel:
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ModelError: The classifier does not exist, or needs code of its repository to load.
+        ModelError: The classifier does not exist, needs code of its repository to load, or fails the safety checks of
+            `hf_tl.backbones.weights.repository`.
     """
 
     def __init__(self, name: str, revision: str | None = None) -> None:
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
         import hf_tl.classics  # noqa: F401  registers the classic architectures with timm
 
+        check_checkpoint(name, revision)
         try:
+            check_config(AutoConfig.from_pretrained(name, revision=revision).to_dict(), name)
             self.processor = AutoImageProcessor.from_pretrained(name, revision=revision)
             with quiet_transformers():
                 model = AutoModelForImageClassification.from_pretrained(name, revision=revision, use_safetensors=True)
