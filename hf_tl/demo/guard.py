@@ -77,7 +77,7 @@ class PageGuard:
     def _is_upload(self, path: str) -> bool:
         """Return whether a path is that of a file in the folder of the uploads."""
         _, prefix, file = path.partition(FILE_PREFIX)
-        return bool(prefix) and Path(file).resolve().is_relative_to(self.folder)
+        return bool(prefix) and "\0" not in file and Path(file).resolve().is_relative_to(self.folder)
 
     async def _upload(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         body = Body(receive, LARGEST_UPLOAD + ENVELOPE)

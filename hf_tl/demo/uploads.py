@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -52,15 +53,15 @@ def answer(file: str) -> None:
     """Decode a file, and write one line of JSON with the error or the size, then the RGB values, to standard output."""
     _limit_memory()
     Image.MAX_IMAGE_PIXELS = LARGEST_IMAGE
+    result: dict[str, Any] = {}
+    pixels = b""
     try:
         image = to_rgb(decode(Path(file).read_bytes(), NAME))
+        result["size"], pixels = image.size, image.tobytes()
     except PixelLimitError:
-        result = {"error": f"{NAME}: more than the limit of {LARGEST_IMAGE // 10**6} megapixels; shrink the image"}
-        pixels = b""
+        result["error"] = f"{NAME}: more than the limit of {LARGEST_IMAGE // 10**6} megapixels; shrink the image"
     except DataError as error:
-        result, pixels = {"error": str(error)}, b""
-    else:
-        result, pixels = {"size": image.size}, image.tobytes()
+        result["error"] = str(error)
     sys.stdout.buffer.write(json.dumps(result).encode() + b"\n" + pixels)
 
 
