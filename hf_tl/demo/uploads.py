@@ -32,6 +32,7 @@ def read_image(file: str | os.PathLike[str]) -> Image.Image:
     Raises:
         DataError: The file is not an image, is damaged, or takes too many pixels, too much memory or time; the message
             contains no path.
+        RuntimeError: The process failed for another reason.
     """
     code = f"import sys; sys.path[:] = {sys.path!r}; from hf_tl.demo.uploads import answer; answer(sys.argv[1])"
     command = [sys.executable, "-c", code, os.fspath(file)]
@@ -41,8 +42,10 @@ def read_image(file: str | os.PathLike[str]) -> Image.Image:
     except subprocess.TimeoutExpired as error:
         raise DataError(f"{NAME}: not decoded in {SECONDS} seconds; save the image again, as JPEG or PNG") from error
     head, _, pixels = done.stdout.partition(b"\n")
-    if not head:
-        raise DataError(f"{NAME}: decoding it takes too much memory; save the image again, as JPEG or PNG")
+    if done.returncode < 0:  # a signal: the decoder crashed, or the system needed the memory
+        raise DataError(f"{NAME}: the image cannot be decoded (signal {-done.returncode}); replace or remove it")
+    if done.returncode:
+        raise RuntimeError(done.stderr.decode(errors="replace"))
     result = json.loads(head)
     if "error" in result:
         raise DataError(result["error"])
@@ -60,6 +63,8 @@ def answer(file: str) -> None:
         result["size"], pixels = image.size, image.tobytes()
     except PixelLimitError:
         result["error"] = f"{NAME}: more than the limit of {LARGEST_IMAGE // 10**6} megapixels; shrink the image"
+    except MemoryError:
+        result["error"] = f"{NAME}: decoding it takes too much memory; save the image again, as JPEG or PNG"
     except DataError as error:
         result["error"] = str(error)
     sys.stdout.buffer.write(json.dumps(result).encode() + b"\n" + pixels)

@@ -37,6 +37,8 @@ HOSTILE = (
     "w" * 300,
     "owl",
 )
+FONTS = "https://fonts.googleapis.com/"
+"""What gradio asks for in a Space, for a header of the Hub; the policy refuses it, so that no visitor is counted."""
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -189,7 +191,7 @@ def test_a_pushed_space_shows_the_pushed_model(hub: HubServer, folder: Path, ima
     variables = environment(hub.url, tmp_path / "home", token=None) | {"PYTHONPATH": ""} | patience | place
     with served(["app.py"], variables, tmp_path / "clone") as url, opened(url, tmp_path / "profile") as browser:
         check_answer(browser, folder, image)
-        assert not browser.refusals()
+        assert not [line for line in browser.refusals() if FONTS not in line]
         with urllib.request.urlopen(url) as answer:
             policy = answer.headers["Content-Security-Policy"]
         assert "frame-ancestors 'self' https://huggingface.co" in policy, "the Hub shows the Space in a frame"
