@@ -25,7 +25,7 @@ UPLOAD_PATH, FILE_PREFIX = "/gradio_api/upload", "/gradio_api/file="
 PATHS = re.compile(
     r"/|/(assets|static)/.+|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)"
     r"|/gradio_api/(info|upload|upload_progress|startup-events|app_id|cancel|reset|theme\.css)"
-    r"|/gradio_api/(queue/(join|data|status)|heartbeat/\w+|call/\w+(/\w+)?)"
+    r"|/gradio_api/(queue/(join|data)|heartbeat/\w+|call/\w+(/\w+)?)"
 )
 """Paths that the page, gradio's client and curl use, besides the uploads."""
 LARGEST_UPLOAD = 20 << 20

@@ -17,6 +17,7 @@ import torch
 
 pytest.importorskip("gradio")
 
+import gradio_client
 import httpx
 from publish.hostile_files import FILES, Hostile, encoded, picture
 from publish.records import LABELS, evaluated, make_record
@@ -283,23 +284,23 @@ def test_uploads_are_private_and_removed_with_the_server(start: Callable[[], obj
     assert not uploads.exists()
 
 
-def test_the_oldest_files_are_removed_beyond_a_size_and_a_number(tmp_path: Path) -> None:
-    for number in range(6):
-        file = tmp_path / f"{number}" / "image.png" if number % 2 else tmp_path / f"broken-off-{number}"
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(bytes(10))
-        os.utime(file, (number, number))
+def test_every_answer_has_the_headers(demo: Demo) -> None:
+    path = demo.upload("image.png", encoded(picture(), "PNG"))
+    with demo.client() as client:
+        for target in ("/", "/config", "/theme.css", f"/gradio_api/file={path}", "/no/such/page"):
+            headers = client.get(target).headers
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert "unsafe-eval" not in headers["content-security-policy"]
+            assert "frame-ancestors 'self'" in headers["content-security-policy"].split("; ")
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "same-origin"
 
-    def kept() -> list[int]:
-        return sorted(int(file.stat().st_mtime) for file in tmp_path.rglob("*") if file.is_file())
 
-    remove_old_files(tmp_path, 50, 100)
-    assert kept() == [1, 2, 3, 4, 5]
-    remove_old_files(tmp_path, 50, 3)
-    assert kept() == [3, 4, 5]
-    assert not (tmp_path / "1").exists()
-    remove_old_files(tmp_path, 19, 3)
-    assert kept() == [5]
+def test_gradio_s_client_classifies(demo: Demo, tmp_path: Path) -> None:
+    picture().save(tmp_path / "image.png")
+    client = gradio_client.Client(demo.url, verbose=False, download_files=str(tmp_path))
+    answer, *_ = client.predict(gradio_client.handle_file(tmp_path / "image.png"), api_name="/classify")
+    assert answer["label"] in LABELS
 
 
 def test_an_upload_that_was_broken_off_counts(demo: Demo) -> None:

@@ -37,8 +37,8 @@ HOSTILE = (
     "w" * 300,
     "owl",
 )
-FONTS = "https://fonts.googleapis.com/"
-"""What gradio asks for in a Space, for a header of the Hub; the policy refuses it, so that no visitor is counted."""
+HEADER_OF_SPACES = ("https://fonts.googleapis.com/", "https://huggingface.co/api/spaces/user/bird-page")
+"""What gradio asks for to draw a header of the Hub above a Space; the policy refuses it, and the page works."""
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -105,9 +105,11 @@ def test_an_uploaded_image_is_classified(browser: Browser, address: str, folder:
 
 def test_the_policy_stops_what_the_page_does_not_do_itself(browser: Browser, image: Path, folder: Path) -> None:
     attacks = {
-        "script-src": "const script = document.createElement('script'); script.text = \"document.title = 'hit'\";"
+        "inline script": "const script = document.createElement('script'); script.text = \"document.title = 'hit'\";"
         "document.body.append(script)",
-        "script-src-attr": "document.body.setAttribute('onclick', \"document.title = 'hit'\"); document.body.click()",
+        "inline event handler": "document.body.setAttribute('onclick', \"document.title = 'hit'\");"
+        "document.body.click()",
+        "a string as JavaScript": "setTimeout(\"document.title = 'hit'\", 0)",
         "connect-src": "fetch('https://example.com/').catch(() => {})",
         "img-src": "new Image().src = 'https://example.com/a.png'",
         "form-action": "const form = document.createElement('form'); form.action = 'https://example.com/';"
@@ -116,9 +118,9 @@ def test_the_policy_stops_what_the_page_does_not_do_itself(browser: Browser, ima
     assert not browser.refusals()
     for attack in attacks.values():
         browser.driver.execute_script(attack)
-    told = " ".join(wait_for(browser.refusals))
-    assert not [directive for directive in attacks if directive.removesuffix("-attr") not in told]
-    assert browser.driver.execute_script("try { eval('1') } catch (error) { return error.name }") == "EvalError"
+    refusals = ""
+    while not all(directive in refusals for directive in attacks):
+        refusals += " ".join(wait_for(browser.refusals))
     assert browser.driver.title.startswith("test_resnet on")
     check_answer(browser, folder, image)
 
@@ -191,7 +193,7 @@ def test_a_pushed_space_shows_the_pushed_model(hub: HubServer, folder: Path, ima
     variables = environment(hub.url, tmp_path / "home", token=None) | {"PYTHONPATH": ""} | patience | place
     with served(["app.py"], variables, tmp_path / "clone") as url, opened(url, tmp_path / "profile") as browser:
         check_answer(browser, folder, image)
-        assert not [line for line in browser.refusals() if FONTS not in line]
+        assert not [line for line in browser.refusals() if not any(url in line for url in HEADER_OF_SPACES)]
         with urllib.request.urlopen(url) as answer:
             policy = answer.headers["Content-Security-Policy"]
         assert "frame-ancestors 'self' https://huggingface.co" in policy, "the Hub shows the Space in a frame"
