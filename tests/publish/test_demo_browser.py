@@ -38,7 +38,7 @@ HOSTILE = (
     "owl",
 )
 HEADER_OF_SPACES = ("https://fonts.googleapis.com/", "https://huggingface.co/api/spaces/user/bird-page")
-"""What gradio asks for to draw a header of the Hub above a Space; the policy refuses it, and the page works."""
+"""URLs that gradio requests to draw a header of the Hub above a Space; the policy refuses them, and the page works."""
 REPOSITORY = Path(__file__).parents[2]
 
 
