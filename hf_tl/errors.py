@@ -6,6 +6,7 @@ HfTlError
 ├── ModelError       an unknown backbone, or weights that do not fit it
 │   └── StageError   a stage that the backbone does not have
 ├── DataError        a dataset, an image or a label that cannot be used
+│   └── PixelLimitError  an image with more pixels than are decoded
 ├── TrainingError    training that must stop (a loss that is not finite)
 ├── CheckpointError  a checkpoint that is incomplete, damaged or from another run
 ├── IncompleteError  inputs that had to be left out; the others were handled
@@ -57,6 +58,10 @@ class StageError(ModelError):
 
 class DataError(HfTlError):
     """Error of a dataset, an image or a label that cannot be used."""
+
+
+class PixelLimitError(DataError):
+    """Error of an image with more pixels than are decoded."""
 
 
 class TrainingError(HfTlError):

@@ -20,8 +20,12 @@ TIMEOUT = 5.0
 """Seconds to wait for the Hub."""
 
 
-def report() -> str:
-    """Return versions, devices, precisions, caches and Hub access, a line each."""
+def report(asks_hub: bool = False) -> str:
+    """Return versions, devices, precisions, caches and Hub access, a line each.
+
+    Args:
+        asks_hub: Ask the Hub whether it answers; else nothing is sent.
+    """
     rows = [
         ("hf-tl", __version__),
         ("Python", f"{platform.python_version()}, {platform.system()} {platform.release()}, {platform.machine()}"),
@@ -31,7 +35,7 @@ def report() -> str:
         ("matmul speed", "; ".join(_precisions())),
         ("feature cache", _feature_cache()),
         ("Hub cache", _hub_cache()),
-        ("Hub", _hub_access()),
+        ("Hub", _hub_access(asks_hub)),
         ("demo weights", _demo_weights()),
     ]
     return "\n".join(f"{name:<15}{text}" for name, text in rows)
@@ -133,7 +137,7 @@ def _user() -> str | None:
         return None
 
 
-def _hub_access() -> str:
+def _hub_access(asks_hub: bool) -> str:
     from huggingface_hub import constants, get_session, get_token
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
@@ -141,6 +145,8 @@ def _hub_access() -> str:
         return "offline mode (HF_HUB_OFFLINE)"
     place = "huggingface.co" if constants.ENDPOINT == "https://huggingface.co" else "the endpoint of HF_ENDPOINT"
     token = "a token is set" if get_token() else "no token"
+    if not asks_hub:
+        return f"{place} was not asked (--hub asks it); {token}"
     try:
         status = get_session().head(constants.ENDPOINT, timeout=TIMEOUT, follow_redirects=True).status_code
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:

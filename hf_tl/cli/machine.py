@@ -44,14 +44,16 @@ def cache(options: Namespace) -> None:
 
 def doctor_parser() -> Parser:
     """Make the parser of `hf-tl doctor`."""
-    return Parser("doctor", "Report versions, devices, caches and Hub access, to paste into a bug report.")
+    parser = Parser("doctor", "Report versions, devices and caches, to paste into a bug report.")
+    parser.add_argument("--hub", action="store_true", help="also ask whether the Hub answers (else nothing is sent)")
+    return parser
 
 
 def doctor(options: Namespace) -> None:
     """Print the report."""
     from hf_tl.cli.doctor import report
 
-    print(report())
+    print(report(options.hub))
 
 
 def completion_parser() -> Parser:

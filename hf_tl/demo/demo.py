@@ -1,14 +1,22 @@
 """Launch of a model's web page (`hf_tl.demo.demo_page`), for `hf-tl demo` and for Spaces."""
 
 import os
+import signal
 import socket
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hf_tl.errors import ConfigError
 from hf_tl.reporting.console import say
 
-LARGEST_UPLOAD = "20mb"
+HOST = "https://huggingface.co"
+"""Origin that embeds the pages of Spaces."""
+LONGEST_QUEUE = 256
+"""Number of requests that may wait for the model; more are refused until some are answered."""
+MOST_SESSIONS = 1_000
+TERMINATED = 143
 STYLE = Path(__file__).with_name("demo.css")
 
 
@@ -34,12 +42,26 @@ def launch(
     if server_name is not None:
         _check_address(server_name, server_port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it on import
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that the uploads are removed
+    if place := os.environ.get("GRADIO_TEMP_DIR"):
+        Path(place).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="hf_tl-demo-", dir=place, ignore_cleanup_errors=True) as uploads:
+        folder = Path(uploads).resolve()
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        _serve(name, revision, folder, server_name, server_port)
+
+
+def _serve(name: str, revision: str | None, uploads: Path, server_name: str | None, server_port: int | None) -> None:
+    from gradio.utils import get_space
+    from starlette.middleware import Middleware
     from transformers.utils import logging
 
     from hf_tl.demo.demo_page import THEME, build_page
+    from hf_tl.demo.guard import LARGEST_UPLOAD, PageGuard
 
     logging.set_verbosity_error()
-    page = build_page(name, revision)
+    page = build_page(name, revision).queue(max_size=LONGEST_QUEUE)
+    hosts = HOST if get_space() else ""
     _, url, _ = page.launch(
         server_name=server_name,
         server_port=server_port,
@@ -53,6 +75,8 @@ def launch(
         pwa=False,
         mcp_server=False,
         max_file_size=LARGEST_UPLOAD,
+        state_session_capacity=MOST_SESSIONS,
+        app_kwargs={"middleware": [Middleware(PageGuard, folder=uploads, hosts=hosts)]},
         theme=THEME,
         css_paths=STYLE,
     )

@@ -6,7 +6,6 @@ The model is loaded by plain transformers, so the page needs neither hf_tl's tra
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -14,8 +13,7 @@ import torch
 from PIL import Image
 
 from hf_tl.backbones.libraries.class_names import class_names
-from hf_tl.data.decoding.colors import to_rgb
-from hf_tl.data.decoding.images import decode
+from hf_tl.backbones.weights.repository import check_checkpoint, check_config
 from hf_tl.data.decoding.scaling import PixelScaling, colors_of, measure_scaling
 from hf_tl.errors import ModelError
 from hf_tl.evaluation.activation_maps import class_activation_maps
@@ -38,15 +36,18 @@ class DemoModel:
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ModelError: The classifier does not exist, or needs code of its repository to load.
+        ModelError: The classifier does not exist, needs code of its repository to load, or fails the safety checks of
+            `hf_tl.backbones.weights.repository`.
     """
 
     def __init__(self, name: str, revision: str | None = None) -> None:
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
         import hf_tl.classics  # noqa: F401  registers the classic architectures with timm
 
+        check_checkpoint(name, revision)
         try:
+            check_config(AutoConfig.from_pretrained(name, revision=revision).to_dict(), name)
             self.processor = AutoImageProcessor.from_pretrained(name, revision=revision)
             with quiet_transformers():
                 model = AutoModelForImageClassification.from_pretrained(name, revision=revision, use_safetensors=True)
@@ -107,15 +108,6 @@ class DemoModel:
     def _colors(self, pixels: np.ndarray) -> np.ndarray:
         """Turn pixel values (channels, height, width) back into colors (height, width, 3) from 0 to 1."""
         return colors_of(self._scaling, pixels)
-
-
-def read_image(file: str | Path) -> Image.Image:
-    """Read an uploaded image with the same conversions as training.
-
-    Raises:
-        DataError: The file is not an image, is damaged or is too large; the message contains no path.
-    """
-    return to_rgb(decode(Path(file).read_bytes(), "the file"))
 
 
 def distinct(labels: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from hf_tl.hub.hub_requests import explained
 from hf_tl.publish.checks import CARD_FILE
 
 PACKAGE = Path(__file__).parents[1]
-ROOTS = ("hf_tl.demo.demo", "hf_tl.demo.demo_page", "hf_tl.classics")
+ROOTS = ("hf_tl.demo.demo", "hf_tl.demo.demo_page", "hf_tl.demo.guard", "hf_tl.classics")
 """Modules of hf_tl that a Space imports."""
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "pillow", "numpy", "gradio")
 """Libraries that these modules import."""

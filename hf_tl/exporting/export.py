@@ -16,7 +16,8 @@ from hf_tl.backbones.load import preprocessing_of
 from hf_tl.backbones.weights.digest import digest
 from hf_tl.backbones.weights.provenance import commit_of
 from hf_tl.data.columns import IMAGE, LABEL
-from hf_tl.data.decoding.images import as_stored, decode
+from hf_tl.data.decoding.images import as_stored
+from hf_tl.data.decoding.opening import decode
 from hf_tl.data.image_data import AnyDataset
 from hf_tl.data.learned import Leakage
 from hf_tl.errors import ConfigError, DataError, SaveError, name_some

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.decoding.colors import to_rgb
-from hf_tl.data.decoding.images import decode
+from hf_tl.data.decoding.opening import decode
 from hf_tl.inspection.opening import LabeledImages
 from hf_tl.inspection.reading import Facts
 

@@ -26,7 +26,7 @@ LIST = "@"
 
 @dataclass(frozen=True)
 class NamedImage:
-    """Stored image, as `hf_tl.data.decoding.images.decode` takes it, with its name in the results."""
+    """Stored image, as `hf_tl.data.decoding.opening.decode` takes it, with its name in the results."""
 
     name: str
     stored: Any

@@ -14,8 +14,8 @@ from hf_tl.cli import main
 from hf_tl.cli.doctor import _shown
 
 
-def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    main(["doctor"])
+def rows(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, str]:
+    main(["doctor", *flags])
     return {line[:15].strip(): line[15:] for line in capsys.readouterr().out.splitlines()}
 
 
@@ -33,8 +33,10 @@ def test_versions_devices_and_caches(capsys: pytest.CaptureFixture[str], monkeyp
     assert "installed" in report["demo weights"]
 
 
-def test_the_hub_is_asked(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
-    report = rows(capsys)
+def test_the_hub_is_asked_with_the_flag_alone(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rows(capsys)["Hub"] == "the endpoint of HF_ENDPOINT was not asked (--hub asks it); a token is set"
+    assert not hub.hub.log
+    report = rows(capsys, "--hub")
     assert report["Hub"].startswith("the endpoint of HF_ENDPOINT answers (status ")
     assert report["Hub"].endswith("a token is set")
     assert TOKEN not in str(report)
@@ -46,7 +48,7 @@ def test_a_hub_that_does_not_answer_is_reported(
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", "")
-    assert rows(capsys)["Hub"] == "the endpoint of HF_ENDPOINT cannot be reached (ConnectError); no token"
+    assert rows(capsys, "--hub")["Hub"] == "the endpoint of HF_ENDPOINT cannot be reached (ConnectError); no token"
 
 
 def test_paths_hide_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from hf_tl.data.decoding.colors import to_rgb
 from hf_tl.data.decoding.conversions import examine
-from hf_tl.data.decoding.images import decode
+from hf_tl.data.decoding.opening import decode
 from hf_tl.errors import DataError
 
 STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")

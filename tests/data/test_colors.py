@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from transformers.image_utils import load_image
 
 from hf_tl.data.decoding.colors import CONVERSIONS, conversion_of, plain_rgb, to_rgb
-from hf_tl.data.decoding.images import decode
+from hf_tl.data.decoding.opening import decode
 
 FORMATS = {
     "PNG": ("1", "L", "P", "RGB", "RGBA", "LA", "I;16"),

@@ -13,7 +13,8 @@ from torchvision.transforms import v2
 
 from hf_tl.augmentation import identify
 from hf_tl.data.decoding.colors import conversion_of, plain_rgb, to_rgb
-from hf_tl.data.decoding.images import ImageTransform, Transforms, collate, decode
+from hf_tl.data.decoding.images import ImageTransform, Transforms, collate
+from hf_tl.data.decoding.opening import decode
 from hf_tl.errors import DataError
 
 Transpose = Image.Transpose

@@ -12,7 +12,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_tl.data.datasets import check_images, load_data
-from hf_tl.data.decoding.images import decode
+from hf_tl.data.decoding.opening import decode
 from hf_tl.errors import DataError
 
 WriteFolder = Callable[[Mapping[str, int]], Path]

@@ -1,17 +1,13 @@
-"""A page in a real browser: Debian's Chromium without a window, and the process that serves the page."""
+"""A page in a real browser: Debian's Chromium without a window."""
 
 import json
-import re
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
+from publish.servers import PATIENCE, wait_for
 
 webdriver = pytest.importorskip("selenium.webdriver")
 By = pytest.importorskip("selenium.webdriver.common.by").By
@@ -21,42 +17,8 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--window-size=1280,1300"),
 )
-PATIENCE = 900
-"""Timeout in seconds, far above the duration of a test; a loaded machine is slow."""
-T = TypeVar("T")
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs Chromium and its driver")
-
-
-def wait_for(look: Callable[[], T]) -> T:
-    """Poll a function, and return its first true result."""
-    end = time.monotonic() + PATIENCE
-    while not (result := look()):
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.1)
-    return result
-
-
-@contextmanager
-def served(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Iterator[str]:
-    """Run a process that serves a page, and yield the page's URL."""
-    log = folder / "served.log"
-    with (
-        log.open("w") as out,
-        subprocess.Popen(
-            [sys.executable, *command], cwd=folder, env=dict(environment), stdout=out, stderr=out
-        ) as process,
-    ):
-        try:
-            yield wait_for(lambda: _address(log, process))
-        finally:
-            process.terminate()
-
-
-def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
-    assert process.poll() is None, log.read_text()
-    match = re.search(r"shown at (http://127\.0\.0\.1:\d+)", log.read_text())
-    return match[1] if match else ""
 
 
 class Browser:
@@ -67,7 +29,7 @@ class Browser:
         options.binary_location = CHROMIUM
         for flag in (*FLAGS, f"--user-data-dir={profile}"):
             options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
         self.driver.set_page_load_timeout(PATIENCE)
         self.driver.get(url)
@@ -100,6 +62,11 @@ class Browser:
     def elements(self, tag: str) -> int:
         """Return the number of elements of a tag in the page's body."""
         return len(self.driver.find_elements(By.CSS_SELECTOR, f"body {tag}"))
+
+    def refusals(self) -> list[str]:
+        """Return what the console says about the content security policy since the last call."""
+        lines = [entry["message"] for entry in self.driver.get_log("browser")]
+        return [line for line in lines if "Content Security Policy" in line]
 
     def requests(self) -> list[str]:
         """Return the URLs that the page has requested."""

@@ -1,5 +1,6 @@
 """Parts of the demo page: the model, and the section about its training."""
 
+import os
 import re
 import shutil
 import socket
@@ -17,8 +18,10 @@ from torch import nn
 
 from hf_tl.backbones.load import load_backbone
 from hf_tl.cli import ERROR_STATUS, main
-from hf_tl.demo.demo_model import DemoModel, blend, distinct, read_image
+from hf_tl.demo.demo_model import DemoModel, blend, distinct
 from hf_tl.demo.demo_story import tell_story
+from hf_tl.demo.guard import remove_old_files
+from hf_tl.demo.uploads import read_image
 from hf_tl.errors import DataError, ModelError, PublishError
 from hf_tl.predicting.predict import predict
 from hf_tl.record import CardTexts, LearnedSplit, Origin, RunRecord, read_record
@@ -244,3 +247,22 @@ def test_gradio_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (folder / "run.json").write_text("{")
     with pytest.raises(PublishError, match=r"run\.json of .* cannot be read"):
         build_page(str(folder))
+
+
+def test_the_oldest_files_are_removed_beyond_a_size_and_a_number(tmp_path: Path) -> None:
+    for number in range(6):
+        file = tmp_path / f"{number}" / "image.png" if number % 2 else tmp_path / f"broken-off-{number}"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(bytes(10))
+        os.utime(file, (number, number))
+
+    def kept() -> list[int]:
+        return sorted(int(file.stat().st_mtime) for file in tmp_path.rglob("*") if file.is_file())
+
+    remove_old_files(tmp_path, 50, 100)
+    assert kept() == [1, 2, 3, 4, 5]
+    remove_old_files(tmp_path, 50, 3)
+    assert kept() == [3, 4, 5]
+    assert not (tmp_path / "1").exists()
+    remove_old_files(tmp_path, 19, 3)
+    assert kept() == [5]

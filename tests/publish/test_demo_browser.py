@@ -4,7 +4,10 @@ import json
 import os
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -14,9 +17,10 @@ pytest.importorskip("gradio")
 from hub.client import environment, run_python
 from hub.server import HubServer
 from PIL import Image
-from publish.browser import PATIENCE, Browser, needs_chromium, opened, served, wait_for
+from publish.browser import Browser, needs_chromium, opened
 from publish.records import evaluated, make_record, put
 from publish.saving import save_model
+from publish.servers import PATIENCE, served, wait_for
 
 from hf_tl.backbones.load import load_backbone
 from hf_tl.demo.space import push_with_space
@@ -33,6 +37,8 @@ HOSTILE = (
     "w" * 300,
     "owl",
 )
+HEADER_OF_SPACES = ("https://fonts.googleapis.com/", "https://huggingface.co/api/spaces/user/bird-page")
+"""URLs that gradio requests to draw a header of the Hub above a Space; the policy refuses them, and the page works."""
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -94,6 +100,39 @@ def test_an_uploaded_image_is_classified(browser: Browser, address: str, folder:
     asked = browser.requests()
     assert len(asked) > 10
     assert all(url.startswith(address) for url in asked), "the page asks nobody else"
+    assert not browser.refusals(), "the page works under its own policy"
+
+
+def test_the_policy_stops_what_the_page_does_not_do_itself(browser: Browser, image: Path, folder: Path) -> None:
+    attacks = {
+        "inline script": "const script = document.createElement('script'); script.text = \"document.title = 'hit'\";"
+        "document.body.append(script)",
+        "inline event handler": "document.body.setAttribute('onclick', \"document.title = 'hit'\");"
+        "document.body.click()",
+        "a string as JavaScript": "setTimeout(\"document.title = 'hit'\", 0)",
+        "connect-src": "fetch('https://example.com/').catch(() => {})",
+        "img-src": "new Image().src = 'https://example.com/a.png'",
+        "form-action": "const form = document.createElement('form'); form.action = 'https://example.com/';"
+        "document.body.append(form); form.submit()",
+    }
+    assert not browser.refusals()
+    for attack in attacks.values():
+        browser.driver.execute_script(attack)
+    refusals = ""
+    while not all(directive in refusals for directive in attacks):
+        refusals += " ".join(wait_for(browser.refusals))
+    assert browser.driver.title.startswith("test_resnet on")
+    check_answer(browser, folder, image)
+
+
+def test_another_page_cannot_frame_the_page(address: str, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(f"<input type=file><iframe src={address}></iframe>")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with opened(f"http://127.0.0.1:{server.server_port}/", tmp_path / "profile") as browser:
+            assert "frame-ancestors" in wait_for(browser.refusals)[0]
+        server.shutdown()
 
 
 def test_what_others_wrote_is_text(browser: Browser, folder: Path, image: Path) -> None:
@@ -126,7 +165,7 @@ def test_a_bad_upload_is_reported_and_the_page_stays_usable(
     messages = {
         "no image": "no image that Pillow can read",
         "truncated": "truncated",
-        "too large": "more than the limit",
+        "too large": "more than the limit of 50 megapixels",
     }
     wait_for(lambda: messages[fault] in browser.text)
     assert "/tmp" not in browser.text
@@ -150,6 +189,12 @@ def test_a_pushed_space_shows_the_pushed_model(hub: HubServer, folder: Path, ima
     fetch = "snapshot_download('user/bird-page', repo_type='space', local_dir='clone')"
     run_python(f"from huggingface_hub import snapshot_download; {fetch}", hub.url, tmp_path)
     patience = {"HF_HUB_ETAG_TIMEOUT": str(PATIENCE), "HF_HUB_DOWNLOAD_TIMEOUT": str(PATIENCE)}
-    variables = environment(hub.url, tmp_path / "home", token=None) | {"PYTHONPATH": ""} | patience
+    place = {"SYSTEM": "spaces", "SPACE_ID": "user/bird-page"}
+    variables = environment(hub.url, tmp_path / "home", token=None) | {"PYTHONPATH": ""} | patience | place
     with served(["app.py"], variables, tmp_path / "clone") as url, opened(url, tmp_path / "profile") as browser:
         check_answer(browser, folder, image)
+        assert not [line for line in browser.refusals() if not any(url in line for url in HEADER_OF_SPACES)]
+        with urllib.request.urlopen(url) as answer:
+            policy = answer.headers["Content-Security-Policy"]
+        assert "frame-ancestors 'self' https://huggingface.co" in policy, "the Hub shows the Space in a frame"
+        assert not answer.headers["X-Frame-Options"]

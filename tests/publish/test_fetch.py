@@ -16,6 +16,7 @@ from publish.records import LABELS
 
 import hf_tl
 from hf_tl.backbones.load import load
+from hf_tl.demo.demo_model import DemoModel
 from hf_tl.errors import ModelError, PublishError
 from hf_tl.hub.fetch import pull
 from hf_tl.hub.hub import push
@@ -260,6 +261,17 @@ def test_a_hostile_repository_is_refused(hub: HubServer, saved: Path, tmp_path: 
     assert not marker.exists()
     written = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
     assert written <= {"hub", "cache", "outside"}
+    assert {path.name for path in marker.parent.iterdir()} <= {"other.bin", "evil.bin"}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_the_demo_refuses_a_hostile_repository(hub: HubServer, saved: Path, tmp_path: Path, case: str) -> None:
+    marker = tmp_path / "outside" / "executed"
+    marker.parent.mkdir()
+    publish_files(hub, hostile(case, saved, marker))
+    with pytest.raises(ModelError, match="evil/pets"):
+        DemoModel("evil/pets")
+    assert not marker.exists()
     assert {path.name for path in marker.parent.iterdir()} <= {"other.bin", "evil.bin"}
 
 

@@ -19,7 +19,7 @@ from publish.records import LABELS, make_record, put
 from hf_tl.backbones.load import load, load_backbone, preprocessing_of
 from hf_tl.card.card import render_card
 from hf_tl.data.decoding.conversions import examine, gather
-from hf_tl.data.decoding.images import decode
+from hf_tl.data.decoding.opening import decode
 from hf_tl.data.decoding.pixels import pixel_batches
 from hf_tl.data.fingerprint import map_images
 from hf_tl.demo.demo_model import DemoModel, read_image

@@ -67,7 +67,9 @@ def test_the_space_imports_nothing_but_what_it_holds_and_requires(tmp_path: Path
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    program = "import sys; sys.path.insert(0, '.'); import hf_tl.classics, hf_tl.demo.demo_page, json; "
+    program = "import sys; sys.path.insert(0, '.'); "
+    program += "import hf_tl.classics, hf_tl.demo.demo_page, hf_tl.demo.guard, json; "
+    program += "assert not {'datasets', 'evaluate'} & set(sys.modules), 'a Space does not install them'; "
     program += "print(json.dumps([[name, module.__file__] for name, module in sys.modules.items() if 'hf_tl' in name]))"
     done = subprocess.run(
         [sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""Decoding of stored images, and the transforms of a dataset's rows."""
+"""Transforms of stored images and of a dataset's rows."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,39 +11,14 @@ from PIL import Image
 
 from hf_tl.augmentation import identify
 from hf_tl.data.columns import LABEL
-from hf_tl.data.decoding.colors import plain_rgb, to_rgb, upright
-from hf_tl.data.decoding.opening import with_image
+from hf_tl.data.decoding.colors import plain_rgb, to_rgb
+from hf_tl.data.decoding.opening import decode, with_image
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.reporting.shown import Shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import BaseImageProcessor
-
-
-def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
-    """Decode a stored image completely; errors name the image.
-
-    Args:
-        value: PIL image, encoded bytes, path, or the `{"bytes": ..., "path": ...}` of datasets' `Image` feature.
-        name: Name of the image in errors, if it has no path.
-        reduced: Decode JPEGs at a half, a quarter or an eighth of their size, whichever is the smallest with sides of
-            at least this many pixels. 1 suffices to find damage; 0 is the full size.
-
-    Returns:
-        Loaded image, upright, in its own mode; see `hf_tl.data.decoding.colors.to_rgb`.
-
-    Raises:
-        DataError: The image is missing, truncated, in no format that Pillow reads, or has more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS` (a "decompression bomb").
-    """
-
-    def load(image: Image.Image) -> Image.Image:
-        if reduced:
-            image.draft(None, (reduced, reduced))
-        return upright(image)
-
-    return with_image(value, name, load)
 
 
 def as_stored(images: "Dataset", image_column: str = "image") -> "Dataset":

@@ -1,4 +1,4 @@
-"""Opening of a stored image with Pillow, with errors that name it."""
+"""Decoding of a stored image, in any format that Pillow reads. Needs neither torch nor datasets."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -8,25 +8,52 @@ from typing import Any, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from hf_tl.data.decoding.colors import DAMAGED
+from hf_tl.data.decoding.colors import DAMAGED, upright
 from hf_tl.data.decoding.stored import local_path, stored_bytes
-from hf_tl.errors import DataError
+from hf_tl.errors import DataError, PixelLimitError
 
 T = TypeVar("T")
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"})
 HEAD = 12
+EXTERNAL = frozenset({"EPS"})
+"""Formats whose pixels Pillow leaves to another program, Ghostscript."""
+
+
+def decode(value: Any, name: str = "the image", *, reduced: int = 0) -> Image.Image:
+    """Decode a stored image completely; errors name the image.
+
+    Args:
+        value: PIL image, encoded bytes, path, or the `{"bytes": ..., "path": ...}` of datasets' `Image` feature.
+        name: Name of the image in errors, if it has no path.
+        reduced: Decode JPEGs at a half, a quarter or an eighth of their size, whichever is the smallest with sides of
+            at least this many pixels. 1 suffices to find damage; 0 is the full size.
+
+    Returns:
+        Loaded image, upright, in its own mode; see `hf_tl.data.decoding.colors.to_rgb`.
+
+    Raises:
+        PixelLimitError: The image has more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (a "decompression bomb").
+        DataError: The image is missing, truncated, or in no format that Pillow reads by itself.
+    """
+
+    def load(image: Image.Image) -> Image.Image:
+        if reduced:
+            image.draft(None, (reduced, reduced))
+        return upright(image)
+
+    return with_image(value, name, load)
 
 
 def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
     """Open a stored image and apply a function to it.
 
     Args:
-        value: Stored image; see `hf_tl.data.decoding.images.decode`.
+        value: Stored image; see `decode`.
         name: Name of the image in errors, if it has no path.
         use: Function of the image, whose pixels are not loaded yet.
 
     Raises:
-        DataError: As in `hf_tl.data.decoding.images.decode`.
+        DataError: As in `decode`.
     """
     if isinstance(value, Image.Image):
         return _checked(value, name, use)
@@ -41,7 +68,7 @@ def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
         with Image.open(io.BytesIO(data) if data is not None else str(path)) as image:
             return _checked(image, name, use)
     except Image.DecompressionBombError as error:
-        raise DataError(
+        raise PixelLimitError(
             f"{name}: {error}; shrink the image, or allow it with --max_image_pixels (in Python: "
             "PIL.Image.MAX_IMAGE_PIXELS) if you trust it"
         ) from error
@@ -54,7 +81,7 @@ def with_image(value: Any, name: str, use: Callable[[Image.Image], T]) -> T:
             ) from error
         raise DataError(f"{name}: no image that Pillow can read; replace or remove it") from error
     except DAMAGED as error:
-        raise DataError(f"{name}: the image cannot be read ({error}); replace or remove it") from error
+        raise DataError(f"{name}: the image cannot be read ({_reason(error)}); replace or remove it") from error
 
 
 def _register_heic() -> bool:
@@ -76,9 +103,11 @@ def _is_heic(data: bytes | None, path: str | None) -> bool:
 
 
 def _checked(image: Image.Image, name: str, use: Callable[[Image.Image], T]) -> T:
+    if image.format in EXTERNAL:
+        raise DataError(f"{name}: {image.format} is a program to be run, not an image; convert it to PNG")
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise DataError(
+        raise PixelLimitError(
             f"{name}: {image.width} x {image.height} pixels are more than the limit of {limit}; "
             "shrink the image, or allow it with --max_image_pixels (in Python: PIL.Image.MAX_IMAGE_PIXELS) if you "
             "trust it"
@@ -86,4 +115,10 @@ def _checked(image: Image.Image, name: str, use: Callable[[Image.Image], T]) -> 
     try:
         return use(image)
     except DAMAGED as error:
-        raise DataError(f"{name}: the image is truncated or damaged ({error}); replace or remove it") from error
+        raise DataError(
+            f"{name}: the image is truncated or damaged ({_reason(error)}); replace or remove it"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

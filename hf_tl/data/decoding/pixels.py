@@ -14,7 +14,8 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from hf_tl.data.decoding.images import ImageTransform, as_stored, decode
+from hf_tl.data.decoding.images import ImageTransform, as_stored
+from hf_tl.data.decoding.opening import decode
 
 RESIZE = (transforms.Resize, v2.Resize)
 

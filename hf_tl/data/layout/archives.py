@@ -1,6 +1,7 @@
 """Archives: zip files are unpacked into the cache once, tar files are read as WebDataset shards."""
 
 import os
+import shutil
 import zipfile
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +26,7 @@ def unpack(archive: Path) -> Path:
     The folder is used again while path, size and time of change of the archive stay the same.
 
     Raises:
-        DataError: The archive is damaged, or has members outside of it.
+        DataError: The archive is damaged, has members outside of it, or takes more than the free space.
     """
     state = archive.stat()
     key = f"{archive.resolve()}:{state.st_size}:{state.st_mtime_ns}".encode()
@@ -40,6 +41,12 @@ def unpack(archive: Path) -> Path:
             if outside:
                 raise DataError(
                     f"{archive.name} has members outside of its folder: {name_some(outside)}; do not trust it"
+                )
+            size, room = sum(member.file_size for member in opened.infolist()), shutil.disk_usage(cache).free
+            if size > room:  # a zip file of 10 MB can hold 10 GB of zeros, one of 50 MB 4 PB
+                raise DataError(
+                    f"{archive.name} takes {size / 1e9:,.1f} GB unpacked, and {cache} has {room / 1e9:,.1f} GB left; "
+                    "do not trust it, or unpack it elsewhere and name the folder"
                 )
             with atomic_folder(folder, replace=True) as partial:
                 opened.extractall(partial)

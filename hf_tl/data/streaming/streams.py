@@ -23,7 +23,8 @@ from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[att
 from tqdm import tqdm
 
 from hf_tl.data.columns import IMAGE, LABEL
-from hf_tl.data.decoding.images import as_stored, decode
+from hf_tl.data.decoding.images import as_stored
+from hf_tl.data.decoding.opening import decode
 from hf_tl.data.fingerprint import row_name
 from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.reporting.console import progress_bar
