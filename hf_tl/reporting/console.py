@@ -157,7 +157,7 @@ def _without_bars(transformers_logging: Any) -> Iterator[None]:
         finally:
             transformers_logging.set_tqdm_hook(hook)
         return
-    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 
     # transformers without hooks turns off both, so huggingface_hub's are turned on again
     were_shown, are_downloads_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
