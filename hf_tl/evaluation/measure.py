@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from hf_tl.backbones.prefix.folding import folded_where_equal
 from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.weights.digest import is_sharded
 from hf_tl.data.decoding.images import collate
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.processes.precision import timed
-from hf_tl.processes.sharding import ShardedAccelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,7 +71,7 @@ def predict_split(
         DataLoader(images, batch_size=batch_size, collate_fn=collate_fn, num_workers=num_workers)
     )
     all_logits, all_labels = [], []
-    is_long = len(images) >= FOLDED_FROM and not isinstance(accelerator, ShardedAccelerator)
+    is_long = len(images) >= FOLDED_FROM and not is_sharded(model)
     with inference(model), contextlib.ExitStack() as stack:
         for number, batch in enumerate(loader):
             if number == 0 and is_long and "pixel_values" in batch:

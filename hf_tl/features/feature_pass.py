@@ -257,6 +257,7 @@ class FeaturePass:
             pixel_values: Images on which folding must not change the features.
         """
         samples = pixel_values[:2]
+        self.model.to(self.accelerator.device)  # while a sharded copy trains, it waits in the memory of the CPU
         with (
             inference(self.model),
             self._precise(),

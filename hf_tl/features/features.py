@@ -22,9 +22,10 @@ from hf_tl.errors import ConfigError, StageError
 from hf_tl.features.entries import TRAINING_ON_IMAGES, FeatureEntries, first_trained
 from hf_tl.features.feature_pass import FeaturePass, FeatureSet, list_feature_sets, run_precision
 from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
-from hf_tl.features.obstacles import is_compiled, obstacle_of, obstacle_to_parts
+from hf_tl.features.obstacles import is_compiled, obstacle_of
 from hf_tl.features.precision import choose_precision, describe_precision
 from hf_tl.processes.precision import BFLOAT16, FLOAT32
+from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.processes.together import on_main_process
 from hf_tl.record.parts import PrecisionRecord
 from hf_tl.strategy import Phase
@@ -43,7 +44,7 @@ class Features:
 
     Args:
         accelerator: Accelerator; its processes share the work, and the main one decides and prints.
-        model: Network in training.
+        model: Network in training, whole. A sharded copy of it may train; then it is frozen as the copy is.
         config: `feature_cache` and its settings, batch sizes and seed.
         orders: Order of the images in each split, if known: see `ImageData`.
     """
@@ -66,14 +67,11 @@ class Features:
             ConfigError: A phase draws images at random.
         """
         for number, phase in enumerate(phases, start=1):
-            if phase.balanced_sampling and (reason := self._obstacle(phase) or self._is_off()):
+            if phase.balanced_sampling and (reason := obstacle_of(phase, self.config) or self._is_off()):
                 raise ConfigError(
                     "--balanced_sampling draws images at random, which a stream supports only with cached features; "
                     f"phase {number} cannot cache them: {reason}. Use --class_weights balanced instead"
                 )
-
-    def _obstacle(self, phase: Phase) -> str | None:
-        return obstacle_of(phase, self.config, self.accelerator)
 
     def _is_off(self) -> str | None:
         return "--feature_cache is off" if self.config.feature_cache == "off" else None
@@ -107,7 +105,7 @@ class Features:
         self._current, self.entries.are_computed = None, False
         if self.config.feature_cache == "off" or decided is False:
             return None
-        if reason := self._obstacle(phase):
+        if reason := obstacle_of(phase, self.config):
             self._say(f"{TRAINING_ON_IMAGES}: {reason}", only_if_asked=True)
             return None
         if (boundary := self._boundary(transforms.eval, train)) is None:
@@ -165,9 +163,11 @@ class Features:
 
         Returns:
             The function from a batch of images to logits, and the precision of the frozen part; None if the network
-            cannot be run in parts, if it is compiled as a whole, or if everything trains.
+            cannot be run in parts, if it is compiled as a whole, if everything trains, or if it is sharded without
+            `feature_cache`: then no device holds it as a whole.
         """
-        if obstacle_to_parts(phase, self.accelerator) or is_compiled(self.accelerator):
+        is_in_shards = self.config.feature_cache == "off" and isinstance(self.accelerator, ShardedAccelerator)
+        if phase.trainable_stages == "all" or is_in_shards or is_compiled(self.accelerator):
             return None
         if (boundary := self._boundary(transform, train, quietly=True)) is None:
             return None
@@ -212,7 +212,7 @@ class Features:
         channels, height, width = transform(first_image(images)).shape
         try:
             with self.accelerator.autocast():
-                return find_boundary(self.model, (channels, height, width))
+                return find_boundary(self.model.to(self.accelerator.device), (channels, height, width))
         except StageError as error:
             if not quietly:
                 self._say(f"{TRAINING_ON_IMAGES}: {error}")

@@ -36,6 +36,11 @@ class PhaseInputs:
     order: Callable[[int], Sequence[int]] | None = None
     """Function from an epoch to the order of its training images; None allows any order."""
 
+    @property
+    def runs_prefix(self) -> bool:
+        """Return whether each step runs the frozen part apart from the rest."""
+        return self.frozen_precision is not None and not self.are_features
+
 
 class FeatureViews(Dataset[Any]):
     """Features of training images with the interface of `TrainingViews`: `views[epoch, index]`.

@@ -5,19 +5,9 @@ from typing import TYPE_CHECKING
 from hf_tl.augmentation import FUNCTION, NONE, brief_augmentation
 from hf_tl.config import TrainingConfig
 from hf_tl.phase import Phase
-from hf_tl.processes.sharding import ShardedAccelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-def obstacle_to_parts(phase: Phase, accelerator: "Accelerator") -> str | None:
-    """Return the reason why the frozen part of a phase cannot run apart from the rest, or None."""
-    if phase.trainable_stages == "all":
-        return "everything trains"
-    if isinstance(accelerator, ShardedAccelerator):
-        return "the network is sharded"
-    return None
 
 
 def is_compiled(accelerator: "Accelerator") -> bool:
@@ -26,10 +16,10 @@ def is_compiled(accelerator: "Accelerator") -> bool:
     return plugin is not None and str(plugin.backend.value).upper() != "NO"
 
 
-def obstacle_of(phase: Phase, config: TrainingConfig, accelerator: "Accelerator") -> str | None:
+def obstacle_of(phase: Phase, config: TrainingConfig) -> str | None:
     """Return the reason why a phase needs images instead of features, or None."""
-    if reason := obstacle_to_parts(phase, accelerator):
-        return reason
+    if phase.trainable_stages == "all":
+        return "everything trains"
     if phase.mixup or phase.cutmix:
         return "images are mixed"
     if phase.augmentation != NONE and config.cached_views is None:

@@ -15,7 +15,7 @@ from hf_tl.features.inputs import PhaseInputs
 from hf_tl.head.head_solver import solve_head
 from hf_tl.head.tuning import head_module
 from hf_tl.phase import Phase
-from hf_tl.processes.sharding import ShardedAccelerator
+from hf_tl.processes.sharding import load_whole
 from hf_tl.processes.together import on_main_process
 from hf_tl.reporting.console import progress_bar, say
 from hf_tl.storage.rows import new_rows
@@ -24,17 +24,13 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def linear_head(accelerator: "Accelerator", model: nn.Module, head: Stage) -> nn.Linear:
+def linear_head(model: nn.Module, head: Stage) -> nn.Linear:
     """Return the linear layer that a phase can solve.
 
     Raises:
-        ConfigError: The head is not linear, or its weights are sharded.
+        ConfigError: The head is not linear.
     """
     instead = "choose --head_solver adamw"
-    if isinstance(accelerator, ShardedAccelerator):
-        raise ConfigError(
-            f"--head_solver lbfgs needs unsharded weights on each process, and they are sharded: {instead}"
-        )
     module = head_module(model, head, "--head_solver lbfgs", instead)
     if type(module) is not nn.Linear or module.bias is None:
         layers = " ".join(str(module).split())
@@ -57,7 +53,7 @@ def solve_phase(
 
     Args:
         accelerator: Accelerator; its processes share the pass over the images.
-        model: Model on the accelerator's device.
+        model: Model on the accelerator's device, whole or sharded.
         head: Result of `linear_head`.
         inputs: Images, or features of the frozen prefix.
         phase: Augmentation, label smoothing and class weights.
@@ -80,6 +76,7 @@ def solve_phase(
     for view in range(views):
         rows = [features[view * images : (view + 1) * images] for features in stored]
         labels = store_inputs(accelerator, model, head, inputs, view, config, num_workers, *rows)
+    solved = [torch.zeros(parameter.shape, device=accelerator.device) for parameter in (head.weight, head.bias)]
 
     def solve() -> tuple[float, dict[str, Any]]:
         solution = solve_head(
@@ -93,12 +90,12 @@ def solve_phase(
             overwrite=True,
         )
         say(None, f"Solved the head: {solution}")
-        _load_weights(head, [solution.weight, solution.bias])
+        for tensor, value in zip(solved, (solution.weight, solution.bias), strict=True):
+            tensor.copy_(value)
         return solution.train_loss, solution.to_record()
 
     result = on_main_process(accelerator, solve)
-    if accelerator.num_processes > 1:
-        _load_weights(head, broadcast([head.weight.detach(), head.bias.detach()]))
+    load_whole(head, dict(zip(("weight", "bias"), broadcast(solved), strict=True)))
     return result
 
 
@@ -183,9 +180,3 @@ def _check_finite(rows: Tensor, index: Tensor) -> None:
             "features of the head must be finite, and are not for the images in these rows of the training split: "
             f"{name_some(sorted(wrong))}. Check these images"
         )
-
-
-@torch.no_grad()
-def _load_weights(head: nn.Linear, tensors: list[Tensor]) -> None:
-    for parameter, tensor in zip((head.weight, head.bias), tensors, strict=True):
-        parameter.copy_(tensor)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hf_tl.backbones.stages.modules import inference, outermost_modules
 from hf_tl.backbones.stages.stage import Stage
-from hf_tl.backbones.weights.digest import is_part, whole
+from hf_tl.backbones.weights.digest import is_part, is_sharded, whole
 from hf_tl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def load_whole(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def gather_optimizer(model: nn.Module, optimizer: Any) -> dict[str, Any]:
     """Gather the state of a prepared optimizer on the main process. All processes must call this."""
-    if not _is_sharded(model):
+    if not is_sharded(model):
         return optimizer.state_dict()
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
@@ -176,14 +176,10 @@ def gather_optimizer(model: nn.Module, optimizer: Any) -> dict[str, Any]:
 
 def scatter_optimizer(model: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
     """Restore the state that `gather_optimizer` returned on the main process."""
-    if not _is_sharded(model):
+    if not is_sharded(model):
         optimizer.load_state_dict(state)
         return
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
     options = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(model, optimizer.optimizer, optim_state_dict=state, options=options)
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    return any(is_part(parameter) for parameter in model.parameters())

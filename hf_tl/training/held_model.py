@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from hf_tl.backbones.stages.adapted import has_adapters, is_adapter
+from hf_tl.backbones.stages.freezing import freeze
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.digest import whole
 from hf_tl.lora.layers import adapt, adapter_tensors, merge, plain_tensors
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 class HeldModel:
     """Model in training.
+
+    A sharded copy trains. The whole model runs the frozen part of a phase, on each process for itself, and holds
+    adapters while they are added and merged.
 
     Args:
         accelerator: Accelerator; its class determines whether to shard.
@@ -41,10 +46,24 @@ class HeldModel:
     def _shard(self) -> None:
         self.model = shard(self._accelerator, self._whole, list_stages(self._whole), self._pixel_values)
 
+    @torch.no_grad()
     def _gather(self) -> None:
         """Copy the weights of the processes into the whole model. All processes must call this."""
         if self.model is not self._whole:
-            self._whole.load_state_dict({name: whole(tensor) for name, tensor in self.model.state_dict().items()})
+            own = self._whole.state_dict()
+            for name, tensor in self.model.state_dict().items():
+                own[name].copy_(whole(tensor))
+
+    def follow(self, phase: "Phase") -> None:
+        """Give the whole model the weights and the frozen stages of a sharded copy. All processes must call this."""
+        if self.model is not self._whole:
+            self._gather()
+            freeze(self._whole, phase)
+
+    def park(self, *, is_used: bool) -> None:
+        """Move the whole model to the memory of the CPU while a sharded copy trains, unless each step uses it."""
+        if self.model is not self._whole and not is_used:
+            self._whole.to("cpu")
 
     def adapt(self, phase: "Phase", seed: int) -> None:
         """Add the adapters of a phase with LoRA.

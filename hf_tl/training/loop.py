@@ -238,11 +238,11 @@ class Training:
                 self._climb.begin(self.state, self._best_weights)
             self.start.begin(span.index, self._held.copies)
             if span.phase.from_random_weights:
-                drawn = self._random_weights()
-                self._held.load(drawn)
+                self._held.load(self._random_weights())
         if span.phase.is_adapted:
             self._held.adapt(span.phase, self.config.seed + span.index)
         frozen = Frozen.of(self._held.model, span.phase, self.state.frozen_digest)
+        self._held.follow(span.phase)
         self.state.frozen_digest = frozen.digest
         return frozen
 
@@ -262,6 +262,7 @@ class Training:
         state = self.state
         inputs = self.data.inputs(phase, frozen.digest, passes, state.uses_features, state.frozen_precision)
         state.uses_features, state.frozen_precision = inputs.are_features, inputs.frozen_precision
+        self._held.park(is_used=inputs.runs_prefix)
         loader = self._loader(phase, inputs, span.end)
         run = PhaseRun(self.accelerator, self._held.model, span, frozen, inputs, loader)
         self._restore_phase(run)

@@ -152,7 +152,7 @@ class PhaseRun:
         """
         phase, model = self.span.phase, self.model
         if phase.is_solved:
-            head = linear_head(self.accelerator, model, self.stages[-1])
+            head = linear_head(model, self.stages[-1])
             workers = data.workers(self.inputs.are_features)
             loss, self.solution = solve_phase(self.accelerator, model, head, self.inputs, phase, config, workers)
             yield loss
@@ -324,4 +324,4 @@ def check_recipes(
             f"{batch_size}. Choose an even number, or --mixup 0 --cutmix 0"
         )
     if any(phase.is_solved for phase in phases):
-        linear_head(accelerator, model, head)
+        linear_head(model, head)

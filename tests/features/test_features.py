@@ -8,16 +8,14 @@ from typing import Any
 import pytest
 import torch
 from features.cached_runs import IMAGE, assert_close, cached, entries, inputs_of, losses, uncached, uses_features
+from training.launched_runs import launch, read_result, result_path
 from training.small_runs import (
     IMAGES,
     Run,
     differences,
-    launch,
     make_images,
     make_transforms,
-    read_result,
     result_of,
-    result_path,
     resumed,
     stopped_at,
     train,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from features.cached_runs import cached, entries
-from training.small_runs import Run, launch, result_path
+from training.launched_runs import launch, result_path
+from training.small_runs import Run
 
 pytestmark = pytest.mark.long
 

@@ -7,20 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from training.launched_runs import launch, read_result, result_path
 from training.small_runs import (
     LABELS,
     PHASES,
     RecordedTraining,
     Run,
     differences,
-    launch,
     make_training,
-    read_result,
     result_of,
-    result_path,
     resumed,
     stopped_at,
     train,
@@ -130,7 +127,7 @@ def test_a_head_that_is_not_one_linear_layer_is_refused(name: str) -> None:
     if name == "timm:test_convnext":
         model.timm_model.head.fc = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Linear(8, 3))
     with pytest.raises(ConfigError, match=r"head_solver=.lbfgs. needs a head .*choose head_solver=.adamw"):
-        linear_head(Accelerator(cpu=True), model, list_stages(model)[-1])
+        linear_head(model, list_stages(model)[-1])
 
 
 @pytest.mark.parametrize(

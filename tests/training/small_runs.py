@@ -2,18 +2,15 @@
 
 import copy
 import gc
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Image
 from torch import Tensor, nn
@@ -29,14 +26,10 @@ from hf_tl.backbones.stages.freezing import frozen_tensors
 from hf_tl.checkpoints.state import Contents
 from hf_tl.config import TrainingConfig
 from hf_tl.data.decoding.images import ImageTransform, Transforms
-from hf_tl.errors import HfTlError
-from hf_tl.features import precision as frozen_precision
-from hf_tl.processes import precision
 from hf_tl.processes.accelerator import make_accelerator
 from hf_tl.processes.sharding import launcher_asks, part, whole
 from hf_tl.record.codec import encode
 from hf_tl.strategy import Phase, Strategy
-from hf_tl.training import step_precision
 from hf_tl.training.loop import Training
 from hf_tl.training.phase_data import TrainingImages
 from hf_tl.training.phase_run import PhaseRun
@@ -68,8 +61,9 @@ class Run:
     seed: int = 0
     """Seed of the random state before the run: a result that does not depend on it came from a checkpoint."""
     model: str = "resnet"
-    """Network: `resnet`, or `siglip`, a part of which never gets a gradient."""
+    """Network: `resnet`; `vit`; or `siglip`, a part of which never gets a gradient."""
     dropout: float = 0.2
+    """Dropout before the head of a `resnet`; the others have none."""
     fault: str = ""
     """Injected fault. `image`: image 5 has one color, so that it becomes NaN when divided by its own standard
     deviation. `loss`: its class has the logit minus infinity, with finite gradients. `gradient`: one is NaN in the last
@@ -115,7 +109,7 @@ def make_model(run: Run) -> nn.Module:
     set_seed(0)
     if run.model == "siglip":
         return SiglipForImageClassification(SiglipConfig(vision_config=TINY, num_labels=len(LABELS)))
-    model, _ = load_backbone("timm:test_resnet", LABELS, Strategy.transfer(), pretrained=False, image_size=SIDE)
+    model, _ = load_backbone(f"timm:test_{run.model}", LABELS, Strategy.transfer(), pretrained=False, image_size=SIDE)
     model.timm_model.drop_rate = run.dropout
     set_seed(run.seed)
     inject_fault(model, run.fault)
@@ -282,65 +276,3 @@ def differences(a: Any, b: Any, name: str = "") -> list[str]:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
         return [path for i, (x, y) in enumerate(zip(a, b, strict=True)) for path in differences(x, y, f"{name}/{i}")]
     return [] if a == b else [name]
-
-
-def launch(
-    run: Run, processes: int = 1, environment: Mapping[str, str] | None = None, expected: int | None = None
-) -> subprocess.Popen[str]:
-    """Start a run in processes of its own, which write their results to `result_path`.
-
-    Args:
-        run: The run.
-        processes: Number of processes to start.
-        environment: Further environment variables.
-        expected: Number of processes that find each other, those of other launches included.
-    """
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    paths = f"{Path(__file__).parents[2]}{os.pathsep}{Path(__file__).parents[1]}"
-    variables = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, __file__, json.dumps(asdict(run)), str(expected or processes)],
-        env={**variables, **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def result_path(run: Run, rank: int = 0) -> Path:
-    return Path(run.output, f"result-{rank}.pt")
-
-
-def read_result(run: Run, rank: int = 0) -> dict[str, Any]:
-    """Read the results that must not depend on an interruption."""
-    result = torch.load(result_path(run, rank))
-    return {name: value for name, value in result.items() if name != "by step"}
-
-
-def main(run: Run, processes: int) -> None:
-    """Run as one process of a launch, and exit like the command line."""
-    if run.is_measured:
-        frozen_precision.MIN_SECONDS = step_precision.MIN_SECONDS = precision.MIN_SPEEDUP = precision.MIN_RUNS = 0
-    try:
-        if run.way == "trainer":
-            from training.trainer_runs import train_with_trainer
-
-            result = train_with_trainer(run)
-        else:
-            training = train(run)
-            assert training.accelerator.num_processes == processes
-            names = ("weights", "frozen", "seen", "pixels", "held")
-            result = {**result_of(training), "by step": {name: getattr(training, name) for name in names}}
-    except HfTlError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    rank = int(os.environ.get("RANK", "0"))
-    torch.save(result, result_path(run, rank))
-    PartialState().destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Run(**json.loads(sys.argv[1])), int(sys.argv[2]))

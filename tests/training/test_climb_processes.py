@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_sharding import FSDP
-from training.small_runs import Run, differences, launch, moved, read_result, result_path, resumed
+from training.launched_runs import FSDP, launch, read_result, result_path
+from training.small_runs import Run, differences, moved, resumed
 
 pytestmark = pytest.mark.slow
 

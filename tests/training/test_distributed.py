@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from training.small_runs import FLAT, Run, differences, launch, make_model, moved, read_result, result_path, resumed
+from training.launched_runs import launch, read_result, result_path
+from training.small_runs import FLAT, Run, differences, make_model, moved, resumed
 
 from hf_tl.backbones.stages.freezing import freeze, frozen_tensors
 from hf_tl.checkpoints.checkpoint import newest_checkpoint

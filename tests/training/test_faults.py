@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from training.launched_runs import launch
 from training.small_runs import (
     FLAT,
     Run,
-    launch,
     make_images,
     make_model,
     make_training,

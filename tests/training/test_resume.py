@@ -14,14 +14,13 @@ from typing import Any
 import pytest
 import torch
 from training import small_runs
+from training.launched_runs import main, read_result
 from training.small_runs import (
     AUTO,
     RecordedTraining,
     Run,
     differences,
-    main,
     make_training,
-    read_result,
     result_of,
     resumed,
     stopped_at,

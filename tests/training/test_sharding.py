@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from training.small_runs import Run, differences, launch, moved, read_result, result_path, resumed
+from training.launched_runs import FSDP, launch, launch_all, read_result, result_path
+from training.small_runs import Run, differences, moved, resumed
 
 from hf_tl.backbones.load import load
 from hf_tl.config import TrainingConfig
@@ -18,59 +19,104 @@ from hf_tl.errors import ConfigError
 from hf_tl.processes.accelerator import make_accelerator
 from hf_tl.record import read_record
 
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 SPLIT = {"per_device_train_batch_size": 2, "save_steps": 1}
+CACHED = {"feature_cache": "on"}
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=900)
     assert process.returncode == status, errors[:3000]
     return output + errors
 
 
+@dataclass(frozen=True)
+class Case:
+    """A run of two processes that is compared with the same run of two processes with whole models."""
+
+    phases: str
+    model: str = "resnet"
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    prefix: tuple[bool, ...] = ()
+    """For each phase, whether the frozen part runs apart from the rest, in each step or cached."""
+    tolerance: float = 1e-5
+    steps: int | None = None
+    """Last step at which weights are compared; None for all."""
+
+
+MIXED, STAGED = (True, True, False, True), (True, True, True, False)
+CASES = {
+    "augmented": Case("all kept", prefix=MIXED),
+    "cached": Case("unfreezing", config=CACHED, prefix=STAGED),
+    "augmented ViT": Case("all kept", "vit", prefix=MIXED, tolerance=1e-4),
+    "cached ViT": Case("unfreezing", "vit", CACHED, prefix=STAGED, tolerance=1e-4),
+    "in the shards": Case("all kept", config={"feature_cache": "off"}, prefix=(False,) * 4),
+    "adapted": Case("adapted alone", prefix=(True, True)),
+    "solved": Case("solved", prefix=(True, True), tolerance=1e-4),
+    "checkpointed": Case("all kept", config={"gradient_checkpointing": True}, prefix=MIXED),
+    "accumulated": Case("all kept", config={"gradient_accumulation_steps": 2}, prefix=MIXED),
+    "compiled": Case("all kept", environment={"ACCELERATE_DYNAMO_BACKEND": "aot_eager"}, prefix=(False,) * 4),
+    "compiled and cached": Case(
+        "unfreezing", config=CACHED, environment={"ACCELERATE_DYNAMO_BACKEND": "aot_eager"}, prefix=STAGED
+    ),
+    # AdamW turns the sign of a small gradient, which bf16 rounding changes, into a step
+    "bf16": Case(
+        "all kept", environment={"ACCELERATE_MIXED_PRECISION": "bf16"}, prefix=MIXED, tolerance=1e-3, steps=10
+    ),
+}
+SHAPES = ("whole", "sharded")
+
+
+def run_of(folder: Path, name: str, shape: str) -> Run:
+    case, output = CASES[name], folder / name / shape
+    caches = {"feature_cache_dir": str(output / "features")}
+    return Run(str(output), case.phases, {**SPLIT, **caches, **case.config}, dropout=0, model=case.model)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train all cases, in two processes that start once."""
+    folder = tmp_path_factory.mktemp("cases")
+    runs = [
+        (run_of(folder, name, shape), {**case.environment, **fsdp})
+        for name, case in CASES.items()
+        for shape, fsdp in zip(SHAPES, ({}, FSDP), strict=True)
+    ]
+    for run, _ in runs:
+        Path(run.output).mkdir(parents=True)
+    finish(launch_all(runs, 2))
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("phases", "config", "environment", "tolerance", "steps"),
-    [
-        ("all kept", {}, {}, 1e-5, None),
-        ("adapted alone", {}, {}, 1e-5, None),
-        ("all kept", {"gradient_checkpointing": True}, {}, 1e-5, None),
-        ("all kept", {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}, {}, 1e-5, None),
-        ("all kept", {}, {"ACCELERATE_DYNAMO_BACKEND": "aot_eager"}, 1e-5, None),
-        # AdamW turns the sign of a small gradient, which bf16 rounding changes, into a step
-        ("all kept", {}, {"ACCELERATE_MIXED_PRECISION": "bf16"}, 1e-3, 10),
-    ],
-    ids=["plain", "adapted", "checkpointed", "accumulated", "compiled", "bf16"],
-)
-def test_sharded_processes_do_as_replicated_ones(
-    tmp_path: Path,
-    phases: str,
-    config: dict[str, Any],
-    environment: dict[str, str],
-    tolerance: float,
-    steps: int | None,
-) -> None:
-    runs = [Run(str(tmp_path / name), phases, {**SPLIT, **config}, dropout=0) for name in ("whole", "sharded")]
-    for run, fsdp in zip(runs, ({}, FSDP), strict=True):
-        Path(run.output).mkdir()
-        finish(launch(run, 2, {**environment, **fsdp}))
-    replicated, sharded, second = *map(torch.load, map(result_path, runs)), torch.load(result_path(runs[1], 1))
+@pytest.mark.parametrize("name", CASES)
+def test_sharded_processes_do_as_replicated_ones(finished: Path, name: str) -> None:
+    case, (whole, parts) = CASES[name], (run_of(finished, name, shape) for shape in SHAPES)
+    replicated, sharded, second = (
+        torch.load(path) for path in (*map(result_path, (whole, parts)), result_path(parts, 1))
+    )
     assert sharded["last step"] == replicated["last step"]
     for step, expected in replicated["by step"]["weights"].items():
-        if steps is not None and step > steps:
+        if case.steps is not None and step > case.steps:
             break
         weights = sharded["by step"]["weights"][step]
         assert not moved(weights, second["by step"]["weights"][step]), step
         assert weights.keys() == expected.keys()
-        for name, tensor in expected.items():
-            torch.testing.assert_close(weights[name], tensor, atol=tolerance, rtol=0, msg=f"{step}: {name}")
+        for tensor_name, tensor in expected.items():
+            torch.testing.assert_close(
+                weights[tensor_name], tensor, atol=case.tolerance, rtol=0, msg=f"{step}: {tensor_name}"
+            )
         assert sharded["by step"]["frozen"].get(step) == replicated["by step"]["frozen"].get(step)
-    for name, tensor in replicated["best weights"].items():
-        torch.testing.assert_close(sharded["best weights"][name], tensor, atol=tolerance, rtol=0, msg=name)
+    for tensor_name, tensor in replicated["best weights"].items():
+        torch.testing.assert_close(
+            sharded["best weights"][tensor_name], tensor, atol=case.tolerance, rtol=0, msg=tensor_name
+        )
     for a, b in zip(replicated["log"]["history"], sharded["log"]["history"], strict=True):
-        assert b["validation"]["loss"] == pytest.approx(a["validation"]["loss"], rel=10 * tolerance)
-        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=10 * tolerance)
-    assert [phase["parameters_trained"] for phase in sharded["log"]["phases"]] == [
+        assert b["validation"]["loss"] == pytest.approx(a["validation"]["loss"], rel=10 * case.tolerance)
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=10 * case.tolerance)
+    phases = sharded["log"]["phases"]
+    assert tuple(phase["frozen_precision"] is not None for phase in phases) == case.prefix
+    assert [phase["parameters_trained"] for phase in phases] == [
         phase["parameters_trained"] for phase in replicated["log"]["phases"]
     ]
     # each process holds about half, including the optimizer state

@@ -15,31 +15,42 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # transformers registers its outputs here; torch has no public registry
 
 from hf_tl.backbones.prefix.calls import Call, Leaf, intercepted_calls
+from hf_tl.backbones.stages.modules import unwrapped
 
 
 class Boundary:
     """Position at which a partly frozen network can be cut, as returned by `find_boundary`.
 
+    It names modules, and so holds for every copy of the network: `features` may run a whole copy, and `logits` one that
+    is sharded over processes.
+
     Attributes:
         leaves: Leaves that the suffix reads, in the order of `features`.
     """
 
-    def __init__(
-        self, model: nn.Module, calls: Sequence[Call], needed: Sequence[int], image: tuple[int, int, int]
-    ) -> None:
+    def __init__(self, calls: Sequence[Call], needed: Sequence[int], image: tuple[int, int, int]) -> None:
         self.calls = tuple(calls)
         self.needed = tuple(needed)
         self.leaves = tuple(leaf for index in needed for leaf in calls[index].leaves if isinstance(leaf, Leaf))
         self._image = image
-        modules = dict(model.named_modules())
-        self._modules = {name: modules[name] for name in dict.fromkeys(call.module for call in calls)}
+        self._names = tuple(dict.fromkeys(call.module for call in calls))
+        self._idle = frozenset(self._names).difference(call.module for call in calls if not call.is_prefix)
+        """Names of the modules that `logits` never runs."""
         self._scratch: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
-    @property
-    def prefix_modules(self) -> list[nn.Module]:
-        """Outermost modules that `features` runs."""
+    def prefix_modules(self, model: nn.Module) -> list[nn.Module]:
+        """Return the outermost modules that `features` runs."""
         calls = self.calls[: self.needed[-1] + 1]
-        return [self._modules[name] for name in dict.fromkeys(call.module for call in calls if call.is_prefix)]
+        return [model.get_submodule(name) for name in dict.fromkeys(call.module for call in calls if call.is_prefix)]
+
+    def _modules(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Return the watched modules of a copy of the network, possibly wrapped."""
+        network, modules = unwrapped(model), {}
+        for name in self._names:
+            # layers after the boundary whose adapters have been merged
+            with contextlib.suppress(AttributeError):
+                modules[name] = network.get_submodule(name)
+        return modules
 
     @property
     def modules(self) -> list[str]:
@@ -78,7 +89,7 @@ class Boundary:
                 features[index] = [rows.clone() for rows in features[index]]
             return output
 
-        with intercepted_calls(self._modules, keep), contextlib.suppress(_ReachedError):
+        with intercepted_calls(self._modules(model), keep), contextlib.suppress(_ReachedError):
             model(pixel_values=pixel_values)
         return [rows for index in self.needed for rows in features[index]]
 
@@ -86,7 +97,7 @@ class Boundary:
         """Run the suffix alone.
 
         Args:
-            model: Network, possibly wrapped for several processes.
+            model: Network, possibly wrapped for several processes or sharded over them.
             features: Output of `features` in any precision, on the model's device. In-place operations may change it.
 
         Returns:
@@ -112,7 +123,7 @@ class Boundary:
 
         channels, height, width = self._image
         blank = Leaf((channels, height, width), 1, (1, 2, 3), torch.float32)
-        with intercepted_calls(self._modules, answer):
+        with intercepted_calls(self._modules(model), answer, self._idle):
             return model(pixel_values=self._placeholder(blank, images, features[0].device)).logits
 
     def _placeholder(self, leaf: Leaf, images: int, device: torch.device) -> Tensor:

@@ -1,15 +1,15 @@
 """Calls of modules in a forward pass: their outputs, and how to answer them in place of the modules."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_tl.backbones.stages.modules import replaced_forwards
+from hf_tl.backbones.stages.modules import replaced_calls, replaced_forwards
 
 Answer = Callable[[int, str, Callable[[], Any]], Any]
 """Function that maps (index of the call, module name, function that runs the module) to the output of the call."""
@@ -60,8 +60,16 @@ class Call:
     """Leaves of the output, in order: a `Leaf`, or a value that is the same for all images."""
 
 
-def intercepted_calls(modules: Mapping[str, nn.Module], answer: Answer) -> AbstractContextManager[None]:
-    """Return a context in which `answer` replaces the output of each outermost call of `modules`."""
+@contextlib.contextmanager
+def intercepted_calls(modules: Mapping[str, nn.Module], answer: Answer, idle: Container[str] = ()) -> Iterator[None]:
+    """Let `answer` replace the output of each outermost call of `modules` while the context is open.
+
+    Args:
+        modules: Modules by their names.
+        answer: Function that returns the output of a call.
+        idle: Names of modules that `answer` never runs. Their hooks are not run either: those of FSDP would gather
+            parameters that nobody reads.
+    """
     count, is_inside = 0, False
 
     def call(name: str, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -75,6 +83,9 @@ def intercepted_calls(modules: Mapping[str, nn.Module], answer: Answer) -> Abstr
         finally:
             is_inside = False
 
-    return replaced_forwards(
-        {module: functools.partial(call, name, module.forward) for name, module in modules.items()}
-    )
+    forwards = {module: functools.partial(call, name, module.forward) for name, module in modules.items()}
+    calls = {
+        module: functools.partial(call, name, module._call_impl) for name, module in modules.items() if name in idle
+    }
+    with replaced_forwards(forwards), replaced_calls(calls):
+        yield

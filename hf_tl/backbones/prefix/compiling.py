@@ -31,7 +31,7 @@ def compile_prefix(boundary: Boundary, model: nn.Module, pixel_values: Tensor) -
     """
     forwards = {
         module: torch.compile(module.forward, dynamic=False, options={"freezing": True})
-        for module in boundary.prefix_modules
+        for module in boundary.prefix_modules(model)
     }
 
     def features(pixel_values: Tensor) -> list[Tensor]:

@@ -48,7 +48,7 @@ class FastPrefix:
         """Return the logits (images, classes) of a batch of `pixel_values`, with gradients in the suffix alone.
 
         Args:
-            model: The network, possibly wrapped for several processes.
+            model: The network or a copy of it, possibly wrapped for several processes or sharded over them.
             batch: Batch of images.
         """
         return self.boundary.logits(model, self(batch["pixel_values"]))

@@ -70,7 +70,7 @@ def _cut(
     calls = [_describe(*pair) for pair in zip(two.calls, three.calls, strict=True)]
     if not any(isinstance(leaf, Leaf) for call in calls for leaf in call.leaves):
         raise StageError("no frozen module precedes all trained modules")
-    boundary = Boundary(model, calls, _read_by_the_suffix(model, calls, watched, batches[0]), image)
+    boundary = Boundary(calls, _read_by_the_suffix(model, calls, watched, batches[0]), image)
     with torch.no_grad():
         computed = boundary.features(model, batches[0])
         recorded_rows = [rows for index in boundary.needed for rows in three.rows(calls, index)]

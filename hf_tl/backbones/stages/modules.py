@@ -1,4 +1,4 @@
-"""Modules of a model: their mode, their `forward`, and the outermost modules of a stage."""
+"""Modules of a model: their mode, their calls, and the outermost modules of a stage."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -6,14 +6,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hf_tl.backbones.stages.paths import outermost
 from hf_tl.backbones.stages.stage import Stage
+from hf_tl.backbones.weights.digest import is_sharded
 
 
 @contextlib.contextmanager
 def inference(model: nn.Module, *, for_training: bool = False) -> Iterator[None]:
     """Set `model` to inference mode, without gradients, while the context is open.
+
+    A sharded model runs without `torch.inference_mode`, because it trains in the memory into which it gathered its
+    weights first.
 
     Args:
         model: Network.
@@ -23,7 +28,7 @@ def inference(model: nn.Module, *, for_training: bool = False) -> Iterator[None]
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad() if for_training else torch.inference_mode():
+        with torch.no_grad() if for_training or is_sharded(model) else torch.inference_mode():
             yield
     finally:
         model.train(was_training)
@@ -45,19 +50,37 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(buffers[name])
 
 
-@contextlib.contextmanager
-def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network within the wrappers of `torch.compile` and DistributedDataParallel."""
+    model = getattr(model, "_orig_mod", model)
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> contextlib.AbstractContextManager[None]:
     """Replace the `forward` of each module by the function that `forwards` holds for it while the context is open."""
-    own = {module: module.__dict__["forward"] for module in forwards if "forward" in module.__dict__}
-    for module, forward in forwards.items():
-        module.__dict__["forward"] = forward
+    return _replaced("forward", forwards)
+
+
+def replaced_calls(calls: Mapping[nn.Module, Callable[..., Any]]) -> contextlib.AbstractContextManager[None]:
+    """Replace the call of each module, hooks included, by the function that `calls` holds for it, as above.
+
+    `nn.Module.compile` replaces calls in the same way. Code that `torch.compile` traces calls `forward` all the same.
+    """
+    return _replaced("_compiled_call_impl", calls)
+
+
+@contextlib.contextmanager
+def _replaced(attribute: str, functions: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    own = {module: module.__dict__[attribute] for module in functions if attribute in module.__dict__}
+    for module, function in functions.items():
+        module.__dict__[attribute] = function
     try:
         yield
     finally:
-        for module in forwards:
-            del module.__dict__["forward"]
-        for module, forward in own.items():
-            module.__dict__["forward"] = forward
+        for module in functions:
+            del module.__dict__[attribute]
+        for module, function in own.items():
+            module.__dict__[attribute] = function
 
 
 def outermost_modules(stage: Stage, modules: Mapping[str, nn.Module]) -> list[str]:
