@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from training.launched_runs import FSDP, launch, launch_all, read_result, result_path
 from training.small_runs import Run, differences, moved, resumed
 
@@ -40,6 +41,8 @@ class Case:
     prefix: tuple[bool, ...] = ()
     """For each phase, whether the frozen part runs apart from the rest, in each step or cached."""
     tolerance: float = 1e-5
+    """Largest distance of weights, and a tenth of that of losses. AdamW turns a rounding error into a step where a
+    gradient is almost zero."""
     steps: int | None = None
     """Last step at which weights are compared; None for all."""
 
@@ -59,7 +62,6 @@ CASES = {
     "compiled and cached": Case(
         "unfreezing", config=CACHED, environment={"ACCELERATE_DYNAMO_BACKEND": "aot_eager"}, prefix=STAGED
     ),
-    # AdamW turns the sign of a small gradient, which bf16 rounding changes, into a step
     "bf16": Case(
         "all kept", environment={"ACCELERATE_MIXED_PRECISION": "bf16"}, prefix=MIXED, tolerance=1e-3, steps=10
     ),
@@ -88,6 +90,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def distance(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Return the norm of the difference of all weights, relative to their norm."""
+    assert weights.keys() == expected.keys()
+    squares = [(weights[name].double() - tensor.double()).square().sum() for name, tensor in expected.items()]
+    return float((sum(squares) / sum(tensor.double().square().sum() for tensor in expected.values())) ** 0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_sharded_processes_do_as_replicated_ones(finished: Path, name: str) -> None:
@@ -101,16 +110,10 @@ def test_sharded_processes_do_as_replicated_ones(finished: Path, name: str) -> N
             break
         weights = sharded["by step"]["weights"][step]
         assert not moved(weights, second["by step"]["weights"][step]), step
-        assert weights.keys() == expected.keys()
-        for tensor_name, tensor in expected.items():
-            torch.testing.assert_close(
-                weights[tensor_name], tensor, atol=case.tolerance, rtol=0, msg=f"{step}: {tensor_name}"
-            )
+        assert distance(weights, expected) <= case.tolerance, step
         assert sharded["by step"]["frozen"].get(step) == replicated["by step"]["frozen"].get(step)
-    for tensor_name, tensor in replicated["best weights"].items():
-        torch.testing.assert_close(
-            sharded["best weights"][tensor_name], tensor, atol=case.tolerance, rtol=0, msg=tensor_name
-        )
+    if case.steps is None:
+        assert distance(sharded["best weights"], replicated["best weights"]) <= case.tolerance
     for a, b in zip(replicated["log"]["history"], sharded["log"]["history"], strict=True):
         assert b["validation"]["loss"] == pytest.approx(a["validation"]["loss"], rel=10 * case.tolerance)
         assert b["train_loss"] == pytest.approx(a["train_loss"], rel=10 * case.tolerance)
