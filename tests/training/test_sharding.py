@@ -39,7 +39,7 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     prefix: tuple[bool, ...] = ()
-    """For each phase, whether the frozen part runs apart from the rest, in each step or cached."""
+    """Whether the frozen part of each phase runs apart from the rest, in each step or cached."""
     tolerance: float = 1e-5
     """Largest distance of weights, and a tenth of that of losses. AdamW turns a rounding error into a step where a
     gradient is almost zero."""
