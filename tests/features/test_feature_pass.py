@@ -75,7 +75,7 @@ import numpy as np
 import torch
 from dataclasses import replace
 from pathlib import Path
-from training from training import small_runs
+from training import small_runs
 from datasets import ClassLabel, Dataset, Features, Image
 
 torch.set_num_threads(1)
