@@ -17,7 +17,7 @@ PROJECT = Path(__file__).parents[2]
 CONFIGS = sorted((PROJECT / "scripts" / "accelerate").glob("*.yaml"))
 MACHINES = "two_machines"
 TWO = dict.fromkeys(("ddp", "bf16", "fsdp2", MACHINES), ("--num_processes", "2"))
-"""As many processes as a machine without GPUs runs in a test."""
+"""Number of processes in a test, on a machine without GPUs."""
 
 
 @pytest.fixture(scope="module")
