@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hf_tl.errors import ConfigError
 from hf_tl.storage.flush import flush_folder, flush_tree
+from hf_tl.storage.writing import writing
 
 PARTIAL = ".partial-"
 """Prefix of the name of a folder that is being written."""
@@ -86,7 +87,12 @@ def put(partial: Path, final: Path, *, replace: bool = False) -> None:
 
 
 def replace_files(
-    partial: Path, folder: Path, last: Sequence[str] = ("run.json",), *, obsolete: Sequence[str] = ()
+    partial: Path,
+    folder: Path,
+    last: Sequence[str] = ("run.json",),
+    *,
+    obsolete: Sequence[str] = (),
+    stale: Sequence[str] = (),
 ) -> None:
     """Flush the files of `partial` to the disk and move them into `folder`, one by one.
 
@@ -97,11 +103,14 @@ def replace_files(
         folder: Destination; created if it does not exist.
         last: Names of files that are moved after all others, in this order: their presence marks a complete folder.
         obsolete: Names of old files that are removed afterwards, unless `partial` has a file of that name.
+        stale: Names of old files that are removed before the first new one is moved, because they do not fit it.
 
     Raises:
         OSError: The disk is full or read-only.
     """
     flush_tree(partial)
+    for name in stale:
+        (folder / name).unlink(missing_ok=True)
     files = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]
     order = {name: place for place, name in enumerate(last, 1)}
     files.sort(key=lambda file: (order.get(file.as_posix(), 0), file))
@@ -133,12 +142,11 @@ def make_folder(output_dir: str | os.PathLike[str]) -> Path:
         ConfigError: The folder cannot be created.
     """
     folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"--output_dir {folder} is a file; name a folder") from error
-    except OSError as error:
-        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+    with writing(f"--output_dir {folder}", ConfigError):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ConfigError(f"--output_dir {folder} is a file; name a folder") from error
     return folder
 
 
@@ -157,12 +165,9 @@ def report_folder(output_dir: str | os.PathLike[str], last: str, *, obsolete: Se
         ConfigError: The folder cannot be written to.
     """
     folder = make_folder(output_dir)
-    try:
-        with partial_folder(folder / "report") as partial:
-            yield partial
-            replace_files(partial, folder, last=(last,), obsolete=obsolete)
-    except OSError as error:
-        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+    with writing(f"--output_dir {folder}", ConfigError), partial_folder(folder / "report") as partial:
+        yield partial
+        replace_files(partial, folder, last=(last,), obsolete=obsolete)
 
 
 def _recover(final: Path) -> None:

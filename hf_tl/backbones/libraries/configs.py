@@ -7,6 +7,7 @@ import torch
 
 from hf_tl.backbones.weights.repository import check_checkpoint, check_config, check_needs_no_code
 from hf_tl.errors import ModelError
+from hf_tl.storage.writing import library_writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -26,7 +27,8 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
 
     check_checkpoint(name, revision)
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        with library_writing():
+            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         check_needs_no_code(name, error)
         is_other_folder = Path(name).is_dir() and not (Path(name) / CONFIG_NAME).is_file()
