@@ -18,6 +18,7 @@ TRAIN = ("train", "--dataset", "{inputs}/images", "--image_size", "32", "--per_d
 RANDOM = ("--model", "timm:test_resnet", "--no_pretrained")
 PHASES = ("--strategy", "finetune", "--num_train_epochs", "2", "--feature_cache", "on")
 AUTO = ("--model", "{inputs}/backbone", "--strategy", "auto", "--trial_budget", "0", "--num_train_epochs", "1")
+LOGS = ("--report_to", "tensorboard")
 RESUME = ("--resume_from_checkpoint", "auto")
 RESULT = "out"
 """Name of the result of each command, in the folder whose writes fail."""
@@ -147,7 +148,7 @@ COMMANDS = {
         is_unfinished=is_unmeasured,
     ),
     "train over another": Command(
-        (*TRAIN, *RANDOM, *PHASES, "--output_dir", RESULT, "--overwrite_output_dir"),
+        (*TRAIN, *RANDOM, *PHASES, "--output_dir", RESULT, "--overwrite_output_dir", *LOGS),
         old=(*TRAIN, *RANDOM, "--dataset", "{inputs}/others", "--num_train_epochs", "1", "--output_dir", RESULT),
         again=RESUME,
         read=model_of,
