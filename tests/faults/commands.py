@@ -74,8 +74,8 @@ def opened(file: Path) -> None:
 
 
 def files_of(folder: Path) -> list[str]:
-    """Return the names of the files of a report, all of them complete."""
-    files = [file for file in folder.rglob("*") if file.is_file()]
+    """Return the names of the files of a report, all of them complete, without unfinished ones."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.parent.name.startswith(".")]
     for file in files:
         opened(file)
     return sorted(str(file.relative_to(folder)) for file in files)
@@ -106,7 +106,7 @@ def table_of(file: Path) -> Any:
     with file.open(encoding="utf-8", newline="") as rows:
         table = list(csv.DictReader(rows))
     assert all(None not in row.values() for row in table), "half a row"
-    return [[Path(row["file"]).name, *list(row.values())[1:]] for row in table]
+    return [[Path(row["image"]).name, *list(row.values())[1:]] for row in table]
 
 
 def export_of(folder: Path) -> Any:
@@ -147,7 +147,7 @@ COMMANDS = {
         read=model_of,
         is_unfinished=is_unmeasured,
     ),
-    "train over another": Command(
+    "train-over": Command(
         (*TRAIN, *RANDOM, *PHASES, "--output_dir", RESULT, "--overwrite_output_dir", *LOGS),
         old=(*TRAIN, *RANDOM, "--dataset", "{inputs}/others", "--num_train_epochs", "1", "--output_dir", RESULT),
         again=RESUME,

@@ -15,8 +15,6 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +27,22 @@ from faults.write_faults import TIMED_OUT, Fault, Outcome, run
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-def serve(folder: Path, connection: Connection) -> None:
-    """Serve a Hub, in a process of its own: a process with threads must not fork."""
-    from hub.fixtures import ACCOUNTS
-    from hub.server import HubServer
+def serve(folder: Path) -> str:
+    """Serve a Hub until this process ends, and return its URL; in another process, because threads must not fork."""
+    (reading, writing), (waiting, held) = os.pipe(), os.pipe()
+    if not os.fork():
+        from hub.fixtures import ACCOUNTS
+        from hub.server import HubServer
 
-    with HubServer(folder, tokens=ACCOUNTS) as server:
-        connection.send(server.url)
-        connection.recv()
+        os.close(held)
+        with HubServer(folder, tokens=ACCOUNTS) as server:
+            os.write(writing, server.url.encode())
+            os.close(writing)
+            os.read(waiting, 1)  # until the other end is closed
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        return pipe.read()
 
 
 def import_everything() -> None:
@@ -85,10 +91,14 @@ def problem_of(machine: Machine, command: Command, reference: Reference, fault: 
     if problem := problem_of_end(machine, fault, outcome, is_new=result == reference.after):
         return problem
     is_ended = outcome.status >= 0 and fault.error != errno.EROFS
-    if is_ended and (files := [*machine.unfinished(), *machine.temporary()]):
-        return f"temporary files stay: {files[:5]}"
-    is_done = outcome.status == 0 or result == reference.after != reference.before
-    return None if is_done else problem_of_next(machine, command, reference.after)
+    files = {*machine.unfinished(), *machine.temporary()} - {*reference.temporary}
+    if is_ended and files:
+        return f"temporary files stay: {sorted(files)[:5]}"
+    state = machine.state()
+    if outcome.status == 0 or result == reference.after != reference.before or state in reference.completed:
+        return None
+    reference.completed.add(state)
+    return problem_of_next(machine, command, reference.after)
 
 
 def problem_of_end(machine: Machine, fault: Fault, outcome: Outcome, *, is_new: bool) -> str | None:
@@ -135,11 +145,11 @@ def faults_of(reference: Reference, options: argparse.Namespace, values: random.
     """Yield the faults that a command meets."""
     for first in range(1, min(options.each, reference.writes) + 1):
         yield Fault(first, errno.ENOSPC)
-    for number in range(options.faults):
+    for number in range(options.faults if reference.writes else 0):
         yield Fault(values.randint(1, reference.writes), ERRORS[number % len(ERRORS)])
     for number in range(options.signals):
         sent = (signal.SIGKILL, signal.SIGTERM)[number % 2]
-        if number % 4 < 2:
+        if number % 4 < 2 and reference.writes:
             yield Fault(values.randint(1, reference.writes), sent=sent)
         else:
             yield Fault(sent=sent, delay=values.uniform(0, reference.seconds))
@@ -155,10 +165,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     machine = Machine(options.folder.resolve())
-    connection, other = get_context("fork").Pipe()
-    hub = get_context("fork").Process(target=serve, args=(options.folder / "hub", other), daemon=True)
-    hub.start()
-    os.environ |= machine.environment() | {"HF_ENDPOINT": connection.recv(), "HF_TOKEN": "hf_test"}
+    os.environ |= machine.environment() | {"HF_ENDPOINT": serve(options.folder / "hub"), "HF_TOKEN": "hf_test"}
     os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     import_everything()
     prepare(machine, {word for name in options.commands for word in COMMANDS[name].words})
@@ -169,6 +176,7 @@ def main() -> int:
         for fault in faults_of(reference, options, values):
             done += 1
             failures += not disturb(machine, name, reference, fault)
+        print(f"{name}: completed from {len(reference.completed)} different states of the disk", flush=True)
     print(f"{done} commands disturbed, {failures} failed", flush=True)
     return failures
 

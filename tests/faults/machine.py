@@ -1,12 +1,13 @@
 """Folder with inputs and a disk whose writes fail, and the commands that run there in forked processes."""
 
 import contextlib
+import gc
 import importlib
 import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ LIBRARIES, TEMPORARY, CACHE = "home", "tmp", "cache"
 """Folders on the disk: caches of other libraries, whose interrupted downloads stay; `TMPDIR`; the cache of hf_tl."""
 PREFIXES = (".partial", ".replaced")
 """Beginnings of the names of files and folders that hf_tl is writing."""
+
+SIZED = (".safetensors", ".bin", ".pt", ".npz", ".arrow")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class Reference:
     """Essence of the result."""
     writes: int
     seconds: float
+    temporary: tuple[str, ...]
+    """Files that libraries keep in `TMPDIR`."""
+    completed: set[frozenset[tuple[str, int]]] = field(default_factory=set)
+    """States of the disk from which a disturbed command was completed."""
 
 
 class Machine:
@@ -109,6 +116,13 @@ class Machine:
         """List the files and folders on the disk that hf_tl has not finished, except in `TMPDIR`."""
         return [str(path.relative_to(self.disk)) for path in self.disk.rglob("*") if path.name.startswith(PREFIXES)]
 
+    def state(self) -> frozenset[tuple[str, int]]:
+        """Return the names of all files on the disk, with the size of those whose size is the same in every run."""
+        files = [path for path in self.disk.rglob("*") if path.is_file()]
+        return frozenset(
+            (str(file.relative_to(self.disk)), file.stat().st_size if file.suffix in SIZED else 0) for file in files
+        )
+
     def temporary(self) -> list[str]:
         """List the files and folders in `TMPDIR`."""
         return [str(path.relative_to(self.disk)) for path in (self.disk / TEMPORARY).iterdir()]
@@ -120,7 +134,9 @@ class Machine:
             self.must_run(command.old)
         self.keep(name)
         before = self.essence(command)
-        outcome = self.must_run(command.arguments)
+        self.must_run(command.arguments)
         self.restore(name)
         outcome = self.must_run(command.arguments)  # in the time that it takes once everything is imported
-        return Reference(before, self.essence(command), outcome.writes, outcome.seconds)
+        temporary = tuple(self.temporary())
+        gc.freeze()  # forked processes copy fewer pages
+        return Reference(before, self.essence(command), outcome.writes, outcome.seconds, temporary)
