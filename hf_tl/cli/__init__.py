@@ -95,7 +95,7 @@ hf-tl COMMAND --help shows the flags of a command, hf-tl --version the version."
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, by default from the arguments of the process."""
-    with tolerant_streams(), flags_meant(), _terminable():
+    with tolerant_streams(), flags_meant(), _terminable(), _explained_threads():
         _run(list(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -119,6 +119,24 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _explained_threads() -> Iterator[None]:
+    """Print one line, without a traceback, when the disk fails in a thread of a library, such as a tracker's."""
+    before = threading.excepthook
+
+    def explain(arguments: threading.ExceptHookArgs) -> None:
+        if (failure := failure_of(arguments.exc_value)) is None:
+            before(arguments)
+        else:
+            print(failure, file=sys.stderr)
+
+    threading.excepthook = explain
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _run(words: list[str]) -> None:

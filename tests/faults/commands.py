@@ -82,12 +82,14 @@ def files_of(folder: Path) -> list[str]:
 
 
 def model_of(folder: Path) -> Any:
-    """Return the digest of the weights of a model that loads in transformers and in hf_tl, with its record."""
+    """Return the digest of the weights of a model that loads in transformers and in hf_tl; None without a config."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     import hf_tl
     from hf_tl.record import read_record
 
+    if not (folder / "config.json").exists():  # checkpoints of a training that has committed nothing so far
+        return None
     model = AutoModelForImageClassification.from_pretrained(folder)
     pixels = AutoImageProcessor.from_pretrained(folder)(Image.new("RGB", (32, 32)), return_tensors="pt")
     assert model(**pixels).logits.isfinite().all()

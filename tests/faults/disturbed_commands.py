@@ -108,7 +108,8 @@ def problem_of_end(machine: Machine, fault: Fault, outcome: Outcome, *, is_new: 
         return None if outcome.status in expected else f"status {outcome.status}: {outcome.last_errors}"
     if outcome.status == 0:
         return None if is_new else "success without the result"
-    message = outcome.last_errors.split(" | ")[-1]
+    messages = [line for line in outcome.errors.splitlines() if line.startswith("hf-tl ")]
+    message = messages[-1] if messages else ""
     if outcome.status != 2 or "Traceback" in outcome.errors:
         return f"status {outcome.status}: {outcome.last_errors}"
     if os.strerror(fault.error) not in message:
