@@ -21,8 +21,8 @@ def full(path: Path | None = None) -> OSError:
 
 def test_an_error_of_the_system_names_the_path_and_the_cause(tmp_path: Path) -> None:
     file = tmp_path / "none" / "text"
-    expected = rf"^--output {file} cannot be written: No such file or directory; name another$"
-    with pytest.raises(ConfigError, match=expected), writing(f"--output {file}", ConfigError, "name another"):
+    expected = rf"^the table {file} cannot be written: No such file or directory; name another$"
+    with pytest.raises(ConfigError, match=expected), writing(f"the table {file}", ConfigError, "name another"):
         file.write_text("text", encoding="utf-8")
 
 
