@@ -8,8 +8,11 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 from hf_tl.errors import ConfigError
 from hf_tl.storage.flush import flush_folder, flush_tree
@@ -70,19 +73,20 @@ def put(partial: Path, final: Path, *, replace: bool = False) -> None:
     """Flush a complete folder to the disk and move it to `final`; see `atomic_folder`."""
     flush_tree(partial)
     aside = final.with_name(f"{REPLACED}{final.name}")
-    if final.is_dir() and not any(final.iterdir()):
-        final.rmdir()  # Windows cannot rename a folder onto another, not even onto an empty one
-    elif final.exists():
-        if not replace:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
-        remove(aside)
-        os.replace(final, aside)
-    try:
-        os.replace(partial, final)
-    except OSError:
-        _recover(final)
-        raise
-    flush_folder(final.parent)
+    with _uninterrupted():
+        if final.is_dir() and not any(final.iterdir()):
+            final.rmdir()  # Windows cannot rename a folder onto another, not even onto an empty one
+        elif final.exists():
+            if not replace:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+            remove(aside)
+            os.replace(final, aside)
+        try:
+            os.replace(partial, final)
+        except OSError:
+            _recover(final)
+            raise
+        flush_folder(final.parent)
     remove(aside)
 
 
@@ -109,18 +113,19 @@ def replace_files(
         OSError: The disk is full or read-only.
     """
     flush_tree(partial)
-    for name in stale:
-        (folder / name).unlink(missing_ok=True)
     files = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]
     order = {name: place for place, name in enumerate(last, 1)}
     files.sort(key=lambda file: (order.get(file.as_posix(), 0), file))
-    for file in files:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(partial / file, folder / file)
-    for name in {*obsolete} - {file.as_posix() for file in files}:
-        with contextlib.suppress(OSError):  # a folder under this name is not removed
+    with _uninterrupted():
+        for name in stale:
             (folder / name).unlink(missing_ok=True)
-    flush_folder(folder)
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(partial / file, folder / file)
+        for name in {*obsolete} - {file.as_posix() for file in files}:
+            with contextlib.suppress(OSError):  # a folder under this name is not removed
+                (folder / name).unlink(missing_ok=True)
+        flush_folder(folder)
 
 
 def remove(folder: Path) -> None:
@@ -168,6 +173,28 @@ def report_folder(output_dir: str | os.PathLike[str], last: str, *, obsolete: Se
     with writing(f"--output_dir {folder}", ConfigError), partial_folder(folder / "report") as partial:
         yield partial
         replace_files(partial, folder, last=(last,), obsolete=obsolete)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Delay Ctrl-C and SIGTERM until the context ends, so that they do not separate renames that belong together."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    is_main = threading.current_thread() is threading.main_thread()  # the only thread that Python interrupts
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
+    before = {number: handler for number, handler in before.items() if handler is not None}
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for delayed in received:
+            signal.raise_signal(delayed)
 
 
 def _recover(final: Path) -> None:

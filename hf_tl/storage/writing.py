@@ -65,8 +65,6 @@ def cause_of(error: BaseException) -> str | None:
     """
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
     number = None if isinstance(error, HfTlError) else _number_of(error)
     return None if number is None else os.strerror(number)
 

@@ -159,7 +159,7 @@ def run_trials(
     ):
 
         def judge(strategy: "Strategy", fold: int) -> Judged:
-            result = trainer.train(strategy, fold, cache)
+            result = trainer.train(strategy, fold, str(cache))
             bar.update()
             return result
 
