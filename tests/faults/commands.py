@@ -39,6 +39,8 @@ class Command:
     read: Callable[[Path], Any] = field(default=lambda result: None)
     """Function that reads what a result must have in common with that of an undisturbed command, or fails."""
 
+    may_lose_old: bool = False
+    """Whether the old result may be absent, where the command ends among the renames that replace it."""
     is_in_folder: bool = True
     """Whether the result is the folder `RESULT`."""
     is_unfinished: Callable[[Any], bool] = lambda essence: False
@@ -82,13 +84,13 @@ def files_of(folder: Path) -> list[str]:
 
 
 def model_of(folder: Path) -> Any:
-    """Return the digest of the weights of a model that loads in transformers and in hf_tl; None without a config."""
+    """Return the digest of the weights of a model that loads in transformers and in hf_tl; None without a record."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     import hf_tl
     from hf_tl.record import read_record
 
-    if not (folder / "config.json").exists():  # checkpoints of a training that has committed nothing so far
+    if not (folder / "run.json").exists():  # the last file of a model: the training has committed nothing so far
         return None
     model = AutoModelForImageClassification.from_pretrained(folder)
     pixels = AutoImageProcessor.from_pretrained(folder)(Image.new("RGB", (32, 32)), return_tensors="pt")
@@ -152,6 +154,7 @@ COMMANDS = {
     "train-over": Command(
         (*TRAIN, *RANDOM, *PHASES, "--output_dir", RESULT, "--overwrite_output_dir", *LOGS),
         old=(*TRAIN, *RANDOM, "--dataset", "{inputs}/others", "--num_train_epochs", "1", "--output_dir", RESULT),
+        may_lose_old=True,
         again=RESUME,
         read=model_of,
         is_unfinished=is_unmeasured,

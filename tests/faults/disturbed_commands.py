@@ -86,7 +86,7 @@ def problem_of(machine: Machine, command: Command, reference: Reference, fault: 
         return f"the result is damaged: {error}"
     if result not in (None, reference.before, reference.after) and not command.is_unfinished(result):
         return f"the result is neither the old nor the new one: {result!r:.300}"
-    if result is None and reference.before is not None:
+    if result is None and reference.before is not None and not command.may_lose_old:
         return "the old result is lost"
     if problem := problem_of_end(machine, fault, outcome, is_new=result == reference.after):
         return problem
