@@ -33,12 +33,8 @@ def disturb(library: Path, folder: Path, *options: str) -> None:
     assert ", 0 failed" in done.stdout
 
 
-def test_a_training_on_a_disk_that_fails(library: Path, tmp_path: Path) -> None:
-    disturb(library, tmp_path, "--commands", "train", "--faults", "8", "--signals", "4")
-
-
-def test_predictions_on_a_disk_that_fails(library: Path, tmp_path: Path) -> None:
-    disturb(library, tmp_path, "--commands", "predict", "--faults", "4")
+def test_commands_on_a_disk_that_fails_or_killed(library: Path, tmp_path: Path) -> None:
+    disturb(library, tmp_path, "--commands", "train", "predict", "--faults", "4", "--signals", "2")
 
 
 @pytest.mark.slow
