@@ -136,12 +136,10 @@ def pushed_of(folder: Path) -> Any:
 
 
 def cached_of(folder: Path) -> Any:
-    """Return the number of entries of the cache, all of them complete."""
+    """Return the number of entries of the cache; a half-removed one is found damaged by its manifest when it is read."""
     from hf_tl.features.feature_store import open_store
 
-    entries = open_store(None, 0).entries()
-    assert "damaged" not in [entry.title for entry in entries]
-    return len(entries)
+    return len(open_store(None, 0).entries())
 
 
 COMMANDS = {
