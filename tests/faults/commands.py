@@ -136,7 +136,7 @@ def pushed_of(folder: Path) -> Any:
 
 
 def cached_of(folder: Path) -> Any:
-    """Return the number of entries of the cache; a half-removed one is found damaged by its manifest when it is read."""
+    """Return the number of entries of the cache; the manifest of a half-removed one shows its damage to readers."""
     from hf_tl.features.feature_store import open_store
 
     return len(open_store(None, 0).entries())
