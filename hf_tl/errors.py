@@ -24,6 +24,9 @@ from collections.abc import Iterable
 
 from hf_tl.wording import worded
 
+TERMINATED_STATUS = 143
+"""Exit status after SIGTERM: 128 + 15, as shells report it."""
+
 
 class HfTlError(Exception):
     """Base class of all errors that hf_tl raises on purpose.

@@ -17,6 +17,8 @@ from hf_tl.record.codec import encode
 from hf_tl.record.migrate import rename_keys
 from hf_tl.reporting.console import say
 from hf_tl.storage.documents import read_json
+from hf_tl.storage.text import replace_text
+from hf_tl.storage.writing import writing
 from hf_tl.tuning import LoRA
 
 if TYPE_CHECKING:
@@ -87,13 +89,9 @@ def _keep(advice: Advice, file: Path, data: "ImageData", backbones: "Sequence[Ba
         "climb": {name: encode(value) for name, value in (advice.climb or {}).items()},
         "rung_seconds": list(advice.rung_seconds),
     }
-    try:
+    with writing(file, ConfigError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror or error}") from error
+        replace_text(file, json.dumps(content))
 
 
 def _reread(file: Path, data: "ImageData", backbones: "Sequence[Backbone]") -> Advice:

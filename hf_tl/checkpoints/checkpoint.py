@@ -5,6 +5,7 @@ written last, and a single rename makes the folder `step-00000120`. Old checkpoi
 the first one on there is always a complete checkpoint. An incomplete checkpoint is never loaded.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from hf_tl.errors import CheckpointError, name_some
 from hf_tl.storage.documents import read_json
 from hf_tl.storage.flush import flush_tree
 from hf_tl.storage.folders import atomic_folder, remove, remove_leftovers
+from hf_tl.storage.writing import writing
 
 FOLDER = "checkpoints"
 REFIT_FOLDER = f"{FOLDER}/refit"
@@ -38,20 +40,21 @@ def write_checkpoint(folder: Path, step: int, write_files: Callable[[Path], None
         CheckpointError: The disk is full or read-only; the existing checkpoints are untouched.
     """
     final = folder / f"{PREFIX}{step:08d}"
-    try:
+    advice = "free some space or make the folder writable, then resume with --resume_from_checkpoint auto"
+    with writing_checkpoint(final, advice):
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         # the folder exists if this run went back to an earlier checkpoint
         with atomic_folder(final, replace=True) as partial:
             write_files(partial)
             write_manifest(partial)
-    except OSError as error:
-        raise CheckpointError(
-            f"the checkpoint {final} could not be written: {error.strerror or error}; earlier checkpoints are "
-            "untouched. Free space or make the folder writable, then resume with --resume_from_checkpoint auto"
-        ) from error
     remove_others(final, keep)
     return final
+
+
+def writing_checkpoint(checkpoint: Path, advice: str) -> contextlib.AbstractContextManager[None]:
+    """Turn an error of the system, while a checkpoint is written, into a `CheckpointError`; see `writing`."""
+    return writing(f"the checkpoint {checkpoint}", CheckpointError, f"earlier checkpoints are untouched; {advice}")
 
 
 def remove_others(committed: Path, keep: int, prefix: str = PREFIX, protected: Path | None = None) -> None:

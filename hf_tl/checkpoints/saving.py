@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.stages.stage import Stage, trainable_parameters
 from hf_tl.checkpoints.checkpoint import FOLDER, check_whole, newest_checkpoint, write_checkpoint
-from hf_tl.checkpoints.sigterm import TERMINATED_STATUS, Sigterm
+from hf_tl.checkpoints.sigterm import Sigterm
 from hf_tl.checkpoints.state import Contents, random_state, read_state, write_state
 from hf_tl.config import TrainingConfig
+from hf_tl.errors import TERMINATED_STATUS
 from hf_tl.processes.sharding import ShardedAccelerator
 from hf_tl.processes.together import on_main_process
 from hf_tl.reporting.console import say

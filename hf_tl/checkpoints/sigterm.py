@@ -11,9 +11,6 @@ import torch
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-TERMINATED_STATUS = 143
-"""Exit status after SIGTERM, once a checkpoint has been written: 128 + 15, as shells report it."""
-
 
 class Sigterm:
     """Handler that records SIGTERM instead of exiting, so that the current step can be finished and saved."""

@@ -10,26 +10,31 @@ Exit codes:
 |---|---|
 | 0 | success |
 | 1 | unexpected error, with Python's traceback: a bug |
-| 2 | mistake in the input, in one line on the standard error stream |
+| 2 | mistake in the input, or a disk that cannot be written to, in one line on the standard error stream |
 | 3 | done, except for inputs that cannot be read, which are named (`hf-tl predict`) |
 | 130 | Ctrl-C |
-| 143 | SIGTERM, after a checkpoint was written |
+| 143 | SIGTERM, after a checkpoint was written and temporary files were removed |
 """
 
+import contextlib
 import difflib
 import os
+import signal
 import sys
+import threading
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import NamedTuple, NoReturn
 
 from hf_tl import __version__
 from hf_tl.cli import inspecting, machine, measuring, publishing, training
 from hf_tl.cli.doctor import installed_versions
-from hf_tl.errors import ConfigError, HfTlError
+from hf_tl.errors import TERMINATED_STATUS, ConfigError, HfTlError
 from hf_tl.flags import TrainParser
 from hf_tl.parser import Parser
 from hf_tl.reporting.console import log_level, tolerant_streams
+from hf_tl.storage.writing import failure_of
 from hf_tl.wording import flags_meant
 
 LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate")
@@ -90,8 +95,48 @@ hf-tl COMMAND --help shows the flags of a command, hf-tl --version the version."
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command, by default from the arguments of the process."""
-    with tolerant_streams(), flags_meant():
+    with tolerant_streams(), flags_meant(), _terminable(), _explained_threads():
         _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does, so that temporary files are removed.
+
+    A process of several is killed at once, as ever: it may be waiting for another one, where Python sees no signal.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second signal kills the process
+        sys.exit(TERMINATED_STATUS)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or "RANK" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _explained_threads() -> Iterator[None]:
+    """Print one line, without a traceback, when the disk fails in a thread of a library, such as a tracker's."""
+    before = threading.excepthook
+
+    def explain(arguments: threading.ExceptHookArgs) -> None:
+        if (failure := failure_of(arguments.exc_value)) is None:
+            before(arguments)
+        else:
+            print(failure, file=sys.stderr)
+
+    threading.excepthook = explain
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _run(words: list[str]) -> None:
@@ -114,6 +159,10 @@ def _run(words: list[str]) -> None:
         _leave(name, str(error), error.exit_status)
     except KeyboardInterrupt:
         _leave(name, "interrupted", INTERRUPTED_STATUS)
+    except Exception as error:
+        if (failure := failure_of(error)) is None:
+            raise
+        _leave(name, failure, ERROR_STATUS)
 
 
 def _unknown(name: str) -> str:

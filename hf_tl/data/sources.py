@@ -32,6 +32,7 @@ from hf_tl.data.layout.names import is_plain, split_meanings, split_of
 from hf_tl.data.layout.plan import Plan, Reading
 from hf_tl.errors import DataError, name_some
 from hf_tl.record.parts import DataSource
+from hf_tl.storage.writing import library_writing
 
 DIGITS = "digits"
 """Name of the built-in dataset."""
@@ -302,7 +303,8 @@ def _listed(value: str | Iterable[str] | None) -> list[str]:
 def call(what: str, load: Callable[[], Any]) -> Any:
     """Call `load`, and convert library exceptions to an error that says what could not be loaded and why."""
     try:
-        return load()
+        with library_writing():
+            return load()
     except DatasetNotFoundError as error:
         advice = "check --dataset; a private or gated dataset needs `hf auth login`"
         raise DataError(f"{what} does not exist, nor does a local folder of that name ({error}); {advice}") from error

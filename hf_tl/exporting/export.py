@@ -20,7 +20,7 @@ from hf_tl.data.decoding.images import as_stored
 from hf_tl.data.decoding.opening import decode
 from hf_tl.data.image_data import AnyDataset
 from hf_tl.data.learned import Leakage
-from hf_tl.errors import ConfigError, DataError, SaveError, name_some
+from hf_tl.errors import ConfigError, DataError, name_some
 from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
 from hf_tl.evaluation.holdout.images import Holdout, open_holdout
 from hf_tl.evaluation.metrics import MULTI_LABEL
@@ -35,6 +35,7 @@ from hf_tl.exporting.result import REPORT_FILE, ExportResult
 from hf_tl.processes.accelerator import cpu_cores
 from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.storage.folders import atomic_folder
+from hf_tl.storage.writing import writing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -243,11 +244,8 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder, and move it to `folder` when it is complete."""
-    try:
-        with atomic_folder(folder, replace=True) as partial:
-            yield partial
-    except OSError as error:
-        raise SaveError(f"{folder} cannot be written: {error.strerror or error}; nothing was exported") from error
+    with writing(folder, advice="nothing was exported"), atomic_folder(folder, replace=True) as partial:
+        yield partial
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

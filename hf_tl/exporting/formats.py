@@ -1,5 +1,6 @@
 """Export formats: writing a file, and running it with its own runtime."""
 
+import io
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -151,13 +152,12 @@ def open_onnx(file: Path, threads: int = 0) -> Runner:
 
 
 def _write_torchscript(network: nn.Module, example: Tensor, file: Path) -> dict[str, Any]:
-    whole = file.with_suffix(".traced")
-    torch.jit.trace(network, (example,), check_trace=False).save(str(whole))
+    whole = io.BytesIO()  # torch hides the cause when the disk is full
+    torch.jit.save(torch.jit.trace(network, (example,), check_trace=False), whole)
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target:
         for entry in source.infolist():
             if not entry.filename.endswith(SOURCE_PLACES):
                 target.writestr(entry.filename, source.read(entry))
-    whole.unlink()
     return {"versions": {"torch": version("torch")}}
 
 
@@ -172,7 +172,9 @@ def _write_torch_export(network: nn.Module, example: Tensor, file: Path) -> dict
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
             node.meta.pop("stack_trace", None)  # contains source paths
-    torch.export.save(program, file)
+    content = io.BytesIO()  # torch hides the cause when the disk is full
+    torch.export.save(program, content)
+    file.write_bytes(content.getbuffer())
     return {"versions": {"torch": version("torch")}}
 
 

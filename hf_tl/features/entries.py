@@ -16,6 +16,7 @@ from hf_tl.features.machines import exchange, keepers_of
 from hf_tl.processes.together import on_processes
 from hf_tl.reporting.console import say
 from hf_tl.storage.folders import partial_of
+from hf_tl.storage.writing import cause_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -147,7 +148,7 @@ class FeatureEntries:
         return True
 
     def _write_problem(self, error: OSError) -> str:
-        return f"cannot write to {self.store.folder} ({error.strerror or error})"
+        return f"cannot write to {self.store.folder} ({cause_of(error)})"
 
     def _release(self) -> None:
         if self._lock is not None:

@@ -1,6 +1,5 @@
 """A phase with a solved head: logistic regression on the head's inputs from the frozen network."""
 
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +18,7 @@ from hf_tl.processes.sharding import load_whole
 from hf_tl.processes.together import on_main_process
 from hf_tl.reporting.console import progress_bar, say
 from hf_tl.storage.rows import new_rows
+from hf_tl.storage.writing import temporary_place, writing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -101,14 +101,10 @@ def solve_phase(
 
 def _allocate(images: int, head: nn.Linear) -> Tensor:
     """Return memory for the inputs of the head (images, values)."""
-    try:
+    size = f"{4e-9 * images * head.in_features:,.1f} GB"
+    what = f"the inputs of the head for {images:,} images ({size}) in {temporary_place()}"
+    with writing(what, TrainingError, "set TMPDIR to another folder, or choose --head_solver adamw"):
         return new_rows(images, head.in_features, torch.float32, head.weight.device)
-    except OSError as error:
-        raise TrainingError(
-            f"the inputs of the head for {images:,} images ({4e-9 * images * head.in_features:,.1f} GB) cannot be "
-            f"stored in {tempfile.gettempdir()} ({error.strerror}): set TMPDIR to another folder, or choose "
-            "--head_solver adamw"
-        ) from error
 
 
 def store_inputs(

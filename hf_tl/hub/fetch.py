@@ -13,6 +13,7 @@ from hf_tl.errors import PublishError, name_some
 from hf_tl.hub.hub_requests import explained, retried, timeout
 from hf_tl.publish.checks import PUBLISHED, REQUIRED, check_folder, is_among
 from hf_tl.storage.folders import atomic_folder
+from hf_tl.storage.writing import library_writing, writing
 
 
 def pull(
@@ -44,10 +45,7 @@ def pull(
     folder = Path(output_dir)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise PublishError(f"expected a new or empty folder, found files in {folder}; name another")
-    try:
-        return _fetch(HfApi(token=token, library_name="hf_tl"), repo_id, revision, folder)
-    except OSError as error:
-        raise PublishError(f"{folder} cannot be written: {error.strerror or error}") from error
+    return _fetch(HfApi(token=token, library_name="hf_tl"), repo_id, revision, folder)
 
 
 def _fetch(api: HfApi, repo_id: str, revision: str | None, folder: Path) -> Path:
@@ -60,8 +58,9 @@ def _fetch(api: HfApi, repo_id: str, revision: str | None, folder: Path) -> Path
                 f"{repo_id} was not published by hf_tl: it has no {name_some(missing)}; load it with hf_tl.load or "
                 "transformers instead"
             )
-        cached = [retried(partial(_download, api, repo_id, name, head.sha)) for name in names]
-    with atomic_folder(folder) as unfinished:
+        with library_writing():
+            cached = [retried(partial(_download, api, repo_id, name, head.sha)) for name in names]
+    with writing(folder, PublishError), atomic_folder(folder) as unfinished:
         for name, file in zip(names, cached, strict=True):
             shutil.copyfile(file, unfinished / name)
         _check(unfinished, repo_id)

@@ -1,6 +1,5 @@
 """Inspect a dataset before training."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tl import __version__
 from hf_tl.backbones.candidates import Backbone, candidates, is_demo
 from hf_tl.config import ModelConfig
-from hf_tl.errors import ConfigError, DataError
+from hf_tl.errors import ConfigError
 from hf_tl.inspection.analysis.findings import analyze
 from hf_tl.inspection.counts import count_findings, digest_data
 from hf_tl.inspection.embedding import Embedder
@@ -23,6 +22,7 @@ from hf_tl.inspection.thumbnails import contact_sheet, thumbnails
 from hf_tl.record.codec import encode
 from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.storage.folders import make_folder
+from hf_tl.storage.writing import temporary_folder
 
 if TYPE_CHECKING:
     from hf_tl.data.image_data import AnyDataset
@@ -68,16 +68,10 @@ def inspect(
     backbone = _backbone(model, weights)
     images = open_images(dataset, **reading)
     embedder = None if backbone is None else Embedder(backbone, PartialState().device)
-    try:
-        with tempfile.TemporaryDirectory(prefix="hf-tl-inspect-") as folder:
-            facts = read_images(images, Path(folder), embedder)
-            findings = analyze(images, facts, seed)
-            facts.close()
-    except OSError as error:
-        raise DataError(
-            f"the disk of {tempfile.gettempdir()} cannot hold small versions of the images "
-            f"({error.strerror or error}): free some space, or name another folder in TMPDIR"
-        ) from error
+    with temporary_folder("small versions of the images") as folder:
+        facts = read_images(images, folder, embedder)
+        findings = analyze(images, facts, seed)
+        facts.close()
     suggested = suggest_exclusions(images, facts, findings)
     exclusions, name = tuple(suggested.values()), None if backbone is None else backbone.name
     record = {

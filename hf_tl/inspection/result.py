@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.errors import ConfigError
 from hf_tl.inspection.exclusions import Exclusion, to_csv
 from hf_tl.inspection.summary import count_copies
 from hf_tl.record.inspection import INSPECTION_FILE
 from hf_tl.reporting.frames import to_frame
 from hf_tl.reporting.numbers import percent, with_interval
 from hf_tl.reporting.shown import Shown
-from hf_tl.storage.folders import make_folder, partial_folder, replace_files
+from hf_tl.storage.folders import report_folder
 
 if TYPE_CHECKING:
     import pandas
@@ -80,16 +79,11 @@ class Inspection(Shown):
         Raises:
             ConfigError: The folder cannot be written to.
         """
-        folder = make_folder(output_dir)
-        try:
-            with partial_folder(folder / "inspection") as partial:
-                (partial / PAGE).write_text(self.page, encoding="utf-8")
-                (partial / EXCLUSIONS).write_text(to_csv(self.exclusions), encoding="utf-8")
-                text = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False)
-                (partial / RECORD).write_text(f"{text}\n", encoding="utf-8")
-                replace_files(partial, folder, last=(RECORD,))
-        except OSError as error:
-            raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+        with report_folder(output_dir, RECORD) as partial:
+            (partial / PAGE).write_text(self.page, encoding="utf-8")
+            (partial / EXCLUSIONS).write_text(to_csv(self.exclusions), encoding="utf-8")
+            text = json.dumps(self.record, indent=1, ensure_ascii=False, allow_nan=False)
+            (partial / RECORD).write_text(f"{text}\n", encoding="utf-8")
 
     def __str__(self) -> str:
         return "\n".join(f"{title:<10}{text}" for title, text in self._lines())

@@ -9,6 +9,7 @@ from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError, PublishError, name_some
 from hf_tl.processes.together import on_main_process
 from hf_tl.record import RECORD_FILE, read_record
+from hf_tl.storage.writing import writing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -62,11 +63,8 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool = False, resume:
             f"--output_dir {folder} holds another run ({name_some(held)}): name another folder, or "
             "replace it with --overwrite_output_dir"
         )
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror}") from error
+    with writing(f"--output_dir {folder}", ConfigError), tempfile.TemporaryFile(dir=nearest):
+        pass
 
 
 def _status(folder: Path) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.backbones.weights.provenance import set_provenance, trained_origin
+from hf_tl.checkpoints.checkpoint import FOLDER as CHECKPOINTS
 from hf_tl.checkpoints.checkpoint import remove_checkpoints
 from hf_tl.checkpoints.state import Outcome
 from hf_tl.errors import SaveError
@@ -18,6 +19,7 @@ from hf_tl.processes.together import on_main_process
 from hf_tl.publish.measured import measure_run, plain_kinds, predict_plain, with_plain, with_robustness
 from hf_tl.record import RunRecord
 from hf_tl.reporting.console import say
+from hf_tl.storage.writing import writing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -189,10 +191,14 @@ def write_model(
     from hf_tl.publish.save import commit_model
 
     record, learned = build_record(job, outcome, log, status), learned_images(job, outcome)
-    return on_main_process(
-        job.accelerator,
-        lambda: commit_model(job.model, job.preprocessing, record, learned, job.folder, tensors, adapter),
-    )
+
+    def write() -> RunRecord:
+        with writing(f"the model in {job.folder}"):
+            # a run that ends among the renames of its first model can be resumed
+            (job.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        return commit_model(job.model, job.preprocessing, record, learned, job.folder, tensors, adapter)
+
+    return on_main_process(job.accelerator, write)
 
 
 def _evaluate(job: Job, trained: Trained) -> RunResult:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_tl.errors import ConfigError, DataError
 from hf_tl.predicting.result import Prediction, TableFormat
+from hf_tl.storage.writing import writing
 
 PARTIAL = ".partial"
 """Suffix of a table that is being written."""
@@ -39,13 +40,11 @@ def open_table(path: str | os.PathLike[str], table: TableFormat) -> Iterator[Row
     path = Path(path)
     writer = writer_of(path)
     partial = path.with_name(path.name + PARTIAL)
-    try:
+    with writing(f"--output {path}", ConfigError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with writer(partial, table) as write:
             yield lambda predictions: write([table.row(prediction) for prediction in predictions])
         os.replace(partial, path)
-    except OSError as error:
-        raise ConfigError(f"--output {path} cannot be written: {error.strerror or error}") from error
 
 
 def writer_of(path: Path) -> "Writer":

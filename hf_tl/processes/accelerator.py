@@ -14,6 +14,7 @@ from accelerate.utils import InitProcessGroupKwargs, LoggerType, ProjectConfigur
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.processes.sharding import ShardedAccelerator, check_sharding, hidden_from_accelerate, launcher_asks
+from hf_tl.storage.writing import writing
 from hf_tl.strategy import Strategy
 
 _ENGINES = ("DEEPSPEED", "MEGATRON_LM")
@@ -116,21 +117,37 @@ def unwrap_precision(model: torch.nn.Module) -> None:
 
 
 def start_trackers(accelerator: Accelerator, config: TrainingConfig, strategy: Strategy) -> None:
-    """Open the trackers, with their logs in the output folder."""
+    """Open the trackers, with their logs in the output folder.
+
+    Raises:
+        SaveError: The disk is full or read-only.
+    """
     accelerator.project_configuration.set_directories(str(config.output_dir))
     accelerator.project_configuration.logging_dir = str(Path(str(config.output_dir), "logs"))
     settings = {"strategy": strategy.name, "seed": config.seed, "batch_size": config.per_device_train_batch_size}
-    accelerator.init_trackers("hf_tl", config=settings)
+    with writing_logs(config):
+        accelerator.init_trackers("hf_tl", config=settings)
 
 
 def close_logs(accelerator: Accelerator, config: TrainingConfig) -> None:
-    """Close TensorBoard's files, also after an interruption, and remove the machine's name from their names."""
-    for tracker in accelerator.trackers:
-        if tracker.name == "tensorboard":
-            tracker.finish()
-    if accelerator.is_main_process:
-        for file in Path(str(config.output_dir), "logs").rglob(f"*tfevents*.{socket.gethostname()}.*"):
-            file.replace(file.with_name(file.name.replace(f".{socket.gethostname()}.", ".")))
+    """Close TensorBoard's files, also after an interruption, and remove the machine's name from their names.
+
+    Raises:
+        SaveError: The disk is full or read-only.
+    """
+    with writing_logs(config):
+        for tracker in accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.finish()
+        if accelerator.is_main_process:
+            for file in Path(str(config.output_dir), "logs").rglob(f"*tfevents*.{socket.gethostname()}.*"):
+                file.replace(file.with_name(file.name.replace(f".{socket.gethostname()}.", ".")))
+
+
+def writing_logs(config: TrainingConfig) -> contextlib.AbstractContextManager[None]:
+    """Turn an error of the system, while a tracker writes, into a `SaveError`; see `writing`."""
+    advice = "free some space, or choose --report_to none"
+    return writing(f"the logs in {Path(str(config.output_dir), 'logs')}", advice=advice)
 
 
 def available_device() -> torch.device | None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
 from hf_tl.backbones.libraries.class_names import class_names
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
@@ -33,6 +32,7 @@ from hf_tl.publish.record import config_record
 from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord, read_record, write_record
 from hf_tl.reporting.console import quiet_transformers
 from hf_tl.storage.folders import partial_folder, replace_files
+from hf_tl.storage.writing import writing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +58,7 @@ def commit_model(
     """Write the weights with all files needed to load them, and their record.
 
     Each file replaces an older one by a rename, the record last: a process killed at any moment leaves a model that
-    loads.
+    loads. Only where the folder holds another network, a process killed between the renames leaves none.
 
     Args:
         model: Model on any device.
@@ -77,16 +77,29 @@ def commit_model(
     """
     folder = Path(output_dir)
     model.config.hf_tl = config_record(record)
-    with _explained(folder, "the model"), partial_folder(folder / "model") as partial:
+    with writing(f"the model in {folder}"), partial_folder(folder / "model") as partial:
         _write_checkpoint(model, preprocessing, partial, tensors or {})
         record = replace(record, weights_digest=weights_digest(partial, weight_files(partial)))
         if adapter is not None:
             adapter.write(partial, record.start.base_model)
         learned.save(partial)
         write_record(record, partial)
+        # the config of another network must not be read with the new weights
+        stale = () if _is_same_network(partial, folder) else (RECORD_FILE, "config.json")
         old = (*WEIGHT_FILES, "preprocessor_config.json", CARD_FILE, *FIGURES, *ADAPTER_FILES)
-        replace_files(partial, folder, last=(*WEIGHT_FILES, "config.json", RECORD_FILE), obsolete=old)
+        replace_files(partial, folder, last=(*WEIGHT_FILES, "config.json", RECORD_FILE), obsolete=old, stale=stale)
     return record
+
+
+def _is_same_network(first: Path, second: Path) -> bool:
+    """Return whether the configs of two folders differ in the record of hf_tl alone."""
+    configs = []
+    for folder in (first, second):
+        try:
+            configs.append({**json.loads((folder / "config.json").read_text(encoding="utf-8")), "hf_tl": None})
+        except (OSError, ValueError, TypeError):  # there is none, or it is damaged
+            return False
+    return bool(configs[0] == configs[1])
 
 
 def complete_run(record: RunRecord, output_dir: str | Path, examples: Sequence[Example] = ()) -> RunRecord:
@@ -104,7 +117,7 @@ def complete_run(record: RunRecord, output_dir: str | Path, examples: Sequence[E
         SaveError: The disk is full or read-only; the model is unchanged.
     """
     folder, record = Path(output_dir), replace(record, status="complete")
-    with _explained(folder, "the card"), partial_folder(folder / "card") as partial:
+    with writing(f"the card in {folder}"), partial_folder(folder / "card") as partial:
         _write_card(record, partial, examples)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         (partial / "config.json").write_text(_json({**config, "hf_tl": config_record(record)}), encoding="utf-8")
@@ -132,7 +145,7 @@ def rewrite_card(output_dir: str | Path) -> Path:
     folder = Path(output_dir)
     record = read_record(folder)
     card = folder / CARD_FILE
-    with _explained(folder, "the card"), partial_folder(folder / "card") as partial:
+    with writing(f"the card in {folder}"), partial_folder(folder / "card") as partial:
         _write_card(record, partial)
         if card.is_file() and card.read_bytes() != (partial / CARD_FILE).read_bytes():
             os.replace(card, _free_name(folder))
@@ -268,16 +281,6 @@ def _timm_config(model: "PreTrainedModel") -> dict[str, Any]:
         "label_names": labels,
         "pretrained_cfg": settings,
     }
-
-
-@contextlib.contextmanager
-def _explained(folder: Path, what: str) -> Iterator[None]:
-    """Name the folder and the cause in errors of the disk."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        cause = getattr(error, "strerror", None) or error
-        raise SaveError(f"{what} in {folder} could not be written: {cause}") from error
 
 
 def _noise(input_size: tuple[int, int, int]) -> Any:

@@ -8,11 +8,15 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 from hf_tl.errors import ConfigError
 from hf_tl.storage.flush import flush_folder, flush_tree
+from hf_tl.storage.writing import writing
 
 PARTIAL = ".partial-"
 """Prefix of the name of a folder that is being written."""
@@ -69,24 +73,30 @@ def put(partial: Path, final: Path, *, replace: bool = False) -> None:
     """Flush a complete folder to the disk and move it to `final`; see `atomic_folder`."""
     flush_tree(partial)
     aside = final.with_name(f"{REPLACED}{final.name}")
-    if final.is_dir() and not any(final.iterdir()):
-        final.rmdir()  # Windows cannot rename a folder onto another, not even onto an empty one
-    elif final.exists():
-        if not replace:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
-        remove(aside)
-        os.replace(final, aside)
-    try:
-        os.replace(partial, final)
-    except OSError:
-        _recover(final)
-        raise
-    flush_folder(final.parent)
+    with _uninterrupted():
+        if final.is_dir() and not any(final.iterdir()):
+            final.rmdir()  # Windows cannot rename a folder onto another, not even onto an empty one
+        elif final.exists():
+            if not replace:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+            remove(aside)
+            os.replace(final, aside)
+        try:
+            os.replace(partial, final)
+        except OSError:
+            _recover(final)
+            raise
+        flush_folder(final.parent)
     remove(aside)
 
 
 def replace_files(
-    partial: Path, folder: Path, last: Sequence[str] = ("run.json",), *, obsolete: Sequence[str] = ()
+    partial: Path,
+    folder: Path,
+    last: Sequence[str] = ("run.json",),
+    *,
+    obsolete: Sequence[str] = (),
+    stale: Sequence[str] = (),
 ) -> None:
     """Flush the files of `partial` to the disk and move them into `folder`, one by one.
 
@@ -97,6 +107,7 @@ def replace_files(
         folder: Destination; created if it does not exist.
         last: Names of files that are moved after all others, in this order: their presence marks a complete folder.
         obsolete: Names of old files that are removed afterwards, unless `partial` has a file of that name.
+        stale: Names of old files that are removed before the first new one is moved, because they do not fit it.
 
     Raises:
         OSError: The disk is full or read-only.
@@ -105,13 +116,16 @@ def replace_files(
     files = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]
     order = {name: place for place, name in enumerate(last, 1)}
     files.sort(key=lambda file: (order.get(file.as_posix(), 0), file))
-    for file in files:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(partial / file, folder / file)
-    for name in {*obsolete} - {file.as_posix() for file in files}:
-        with contextlib.suppress(OSError):  # a folder under this name is not removed
+    with _uninterrupted():
+        for name in stale:
             (folder / name).unlink(missing_ok=True)
-    flush_folder(folder)
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(partial / file, folder / file)
+        for name in {*obsolete} - {file.as_posix() for file in files}:
+            with contextlib.suppress(OSError):  # a folder under this name is not removed
+                (folder / name).unlink(missing_ok=True)
+        flush_folder(folder)
 
 
 def remove(folder: Path) -> None:
@@ -133,12 +147,11 @@ def make_folder(output_dir: str | os.PathLike[str]) -> Path:
         ConfigError: The folder cannot be created.
     """
     folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"--output_dir {folder} is a file; name a folder") from error
-    except OSError as error:
-        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+    with writing(f"--output_dir {folder}", ConfigError):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ConfigError(f"--output_dir {folder} is a file; name a folder") from error
     return folder
 
 
@@ -157,12 +170,31 @@ def report_folder(output_dir: str | os.PathLike[str], last: str, *, obsolete: Se
         ConfigError: The folder cannot be written to.
     """
     folder = make_folder(output_dir)
+    with writing(f"--output_dir {folder}", ConfigError), partial_folder(folder / "report") as partial:
+        yield partial
+        replace_files(partial, folder, last=(last,), obsolete=obsolete)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Delay Ctrl-C and SIGTERM until the context ends, so that they do not separate renames that belong together."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    is_main = threading.current_thread() is threading.main_thread()  # the only thread that Python interrupts
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
+    before = {number: handler for number, handler in before.items() if handler is not None}
     try:
-        with partial_folder(folder / "report") as partial:
-            yield partial
-            replace_files(partial, folder, last=(last,), obsolete=obsolete)
-    except OSError as error:
-        raise ConfigError(f"--output_dir {folder} cannot be written to: {error.strerror or error}") from error
+        for number in before:
+            signal.signal(number, note)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for delayed in received:
+            signal.raise_signal(delayed)
 
 
 def _recover(final: Path) -> None:

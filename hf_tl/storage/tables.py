@@ -29,7 +29,8 @@ LIMIT = 2 * 10**9
 WAIT = 60
 """Seconds to wait for another process that writes the table."""
 _KEY = re.compile("[0-9a-f]{40}")
-_NAME = re.compile(rf"(\.partial-\d+-)?{_KEY.pattern}\.(arrow|lock)")
+_NAME = re.compile(rf"({re.escape(PARTIAL)}(\d+-)?)?{_KEY.pattern}\.(arrow|lock)")
+"""Name of a table, of an unfinished table (that of earlier versions has the number of a process), or of a lock."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class KeptTable:
         """
         file = self.file
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{PARTIAL}{os.getpid()}-{file.name}")
+        partial = file.with_name(f"{PARTIAL}{file.name}")
         try:
             with FileLock(file.with_suffix(".lock"), timeout=WAIT):
                 table = change(self.read()[0]).cast(self._schema).combine_chunks()

@@ -1,9 +1,12 @@
-"""Text files that the user names, with errors that say what was expected and what was found."""
+"""Text files: read with errors that say what was expected and what was found, and replaced as a whole."""
 
+import contextlib
 import os
 from pathlib import Path
 
 from hf_tl.errors import ConfigError, HfTlError, unreadable
+from hf_tl.storage.flush import flush_file
+from hf_tl.storage.folders import PARTIAL
 
 
 def read_text(
@@ -34,3 +37,19 @@ def read_text(
         return Path(file).read_text(encoding=encoding, errors=errors)
     except (OSError, UnicodeDecodeError) as error:
         raise kind(f"{title}: expected {expected}, found {unreadable(error)}; {advice}") from error
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Write a text file, or replace it; a process that is killed leaves the old file or the new one.
+
+    Raises:
+        OSError: The disk is full or read-only; the old file is unchanged.
+    """
+    partial = file.with_name(f"{PARTIAL}{file.name}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        flush_file(partial)
+        os.replace(partial, file)
+    finally:
+        with contextlib.suppress(OSError):  # a read-only disk
+            partial.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from transformers.utils import logging
 from hf_tl.backbones.libraries.transformers import random_weights
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.provenance import set_provenance
+from hf_tl.checkpoints.checkpoint import writing_checkpoint
 from hf_tl.checkpoints.state import TrainingLog
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import ProblemType
@@ -38,7 +39,7 @@ from hf_tl.trainer.arguments import adopt, check_arguments, check_strategy, set_
 from hf_tl.trainer.groups import PhaseGroups, set_schedule
 from hf_tl.trainer.images import PhaseSampler
 from hf_tl.trainer.progress import AVERAGE_FILE, Progress, name_strategy
-from hf_tl.trainer.safeguards import PREFIX, Safeguards
+from hf_tl.trainer.safeguards import PREFIX, RESUME, Safeguards
 from hf_tl.training.phase_run import Frozen, describe_phase
 
 if TYPE_CHECKING:
@@ -276,10 +277,11 @@ class StrategyCallback(Safeguards):
         """Add the progress of the phases to the checkpoint, and complete it."""
         folder = Path(str(args.output_dir), f"{PREFIX}{state.global_step}")
         if args.should_save and folder.is_dir() and self.progress is not None:
-            self.progress.save(folder)
-            if self.average is not None:
-                save_file(self.average.state_dict(), folder / AVERAGE_FILE)
-            save_exact(folder, kwargs["model"], self.strategy.phases)
+            with writing_checkpoint(folder, RESUME):
+                self.progress.save(folder)
+                if self.average is not None:
+                    save_file(self.average.state_dict(), folder / AVERAGE_FILE)
+                save_exact(folder, kwargs["model"], self.strategy.phases)
         super().on_save(args, state, control, **kwargs)
 
     def on_train_end(

@@ -14,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from hf_tl.checkpoints import checkpoint
-from hf_tl.errors import CheckpointError, TrainingError, name_some
+from hf_tl.errors import TrainingError, name_some
 from hf_tl.views.views import TrainingViews
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 PREFIX = f"{PREFIX_CHECKPOINT_DIR}-"
+RESUME = "free some space, then resume from hf_tl.newest_checkpoint(args.output_dir)"
 
 
 def newest_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
@@ -165,16 +166,11 @@ class Safeguards(TrainerCallback):
         folder = Path(str(args.output_dir), f"{PREFIX}{state.global_step}")
         if not args.should_save or not folder.is_dir():  # a hyperparameter search has its own folders
             return
-        try:
+        with checkpoint.writing_checkpoint(folder, RESUME):
             checkpoint.write_manifest(folder)
             if self._save_total_limit:
                 best = state.best_model_checkpoint
                 checkpoint.remove_others(folder, self._save_total_limit, PREFIX, None if best is None else Path(best))
-        except OSError as error:
-            raise CheckpointError(
-                f"the checkpoint {folder} could not be written: {error.strerror or error}; earlier checkpoints are "
-                "untouched. Free space, then resume from hf_tl.newest_checkpoint(args.output_dir)"
-            ) from error
 
     def on_pre_optimizer_step(
         self,

@@ -10,6 +10,7 @@ from hf_tl.config import TrainingConfig
 from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.measure import measure
 from hf_tl.evaluation.metrics import ProblemType
+from hf_tl.processes.accelerator import writing_logs
 from hf_tl.reporting.numbers import epoch_in_phase, measured_on
 from hf_tl.training.phase_data import PhaseData
 from hf_tl.training.phase_run import PhaseRun
@@ -95,7 +96,8 @@ class Evaluator:
         if images is None:
             state.log.best = evaluation.candidate()
             return True, is_last
-        self.accelerator.log(evaluation.curves(), step=state.step)
+        with writing_logs(self.config):
+            self.accelerator.log(evaluation.curves(), step=state.step)
         return judge_evaluation(state.log, evaluation.candidate(), self.problem, len(images))
 
     def log_line(self, run: PhaseRun, state: TrainingState, phases: int) -> str | None:

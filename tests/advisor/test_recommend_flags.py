@@ -91,7 +91,7 @@ def test_an_interrupted_write_leaves_the_earlier_report(backbone: str, tmp_path:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))  # room for the record, not for the figure
     try:
-        with pytest.raises(ConfigError, match="cannot be written to: File too large"):
+        with pytest.raises(ConfigError, match="cannot be written: File too large"):
             without_training.save(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

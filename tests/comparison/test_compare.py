@@ -306,7 +306,7 @@ def test_an_interrupted_write_leaves_the_earlier_report(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # room for record and page, not for the figure
     try:
-        with pytest.raises(ConfigError, match="cannot be written to: File too large"):
+        with pytest.raises(ConfigError, match="cannot be written: File too large"):
             second.save(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

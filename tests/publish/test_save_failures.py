@@ -73,7 +73,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     lines = run_python(code, "http://127.0.0.1:9", tmp_path, has_hf_tl=True).splitlines()
     assert len(lines) == 4
     for line in lines:
-        assert line.startswith("the model in out could not be written: ")
+        assert line.startswith("the model in out cannot be written: ")
         assert "File too large" in line
         assert line.endswith(" []")
 
@@ -109,10 +109,10 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_to(folder: str) -> None:
     if not Path(folder).parent.is_dir():
         pytest.skip("Linux only")
-    with pytest.raises(ConfigError, match="cannot be written to"):
+    with pytest.raises(ConfigError, match="cannot be written: "):
         check_output_dir(folder)
     model, preprocessing = build("timm", Path("."))
-    with pytest.raises(SaveError, match="could not be written: "):
+    with pytest.raises(SaveError, match="cannot be written: "):
         commit_model(model, preprocessing, record_of(model, LABELS["unsorted"]), LEARNED, folder)
 
 

@@ -1,5 +1,7 @@
 import errno
 import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,3 +161,29 @@ def test_a_broken_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_partial_folder_is_a_neighbor(tmp_path: Path) -> None:
     assert partial_of(tmp_path / "a").parent == tmp_path
+
+
+def test_an_interruption_waits_for_the_renames(tmp_path: Path) -> None:
+    """Ctrl-C arrives at the first of two renames."""
+    folder, partial = tmp_path / "out", tmp_path / "new"
+    for place, text in ((folder, "old"), (partial, "new")):
+        place.mkdir()
+        for name in ("a", "b"):
+            (place / name).write_text(text, encoding="utf-8")
+
+    def interrupt(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "os.rename" and Path(str(arguments[0])).parent == partial and not interrupted:
+            interrupted.append(event)
+            signal.raise_signal(signal.SIGINT)
+
+    interrupted: list[str] = []
+    sys.addaudithook(interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            replace_files(partial, folder, last=("b",))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert interrupted
+    assert [(folder / name).read_text(encoding="utf-8") for name in ("a", "b")] == ["new", "new"]

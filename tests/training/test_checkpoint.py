@@ -140,9 +140,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         writer(2)(folder)
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(
-        CheckpointError, match=r"step-00000002 could not be written: No space left on device.*untouched"
-    ):
+    with pytest.raises(CheckpointError, match=r"step-00000002 cannot be written: No space left on device.*untouched"):
         write_checkpoint(tmp_path, 2, fail, 1)
     assert_untouched(tmp_path, before)
 
@@ -160,7 +158,7 @@ def test_partial_folders_of_killed_processes_are_removed(tmp_path: Path) -> None
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match=r"file/checkpoints/step-00000001 could not be written: Not a directory"):
+    with pytest.raises(CheckpointError, match=r"file/checkpoints/step-00000001 cannot be written: Not a directory"):
         write(tmp_path / "file" / "checkpoints", 1)
 
 
@@ -184,7 +182,7 @@ def test_a_read_only_folder(ordinary_user: Path) -> None:
     (before,) = write(ordinary_user / "checkpoints", 1)
     (ordinary_user / "checkpoints").chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
-        with pytest.raises(CheckpointError, match=r"step-00000002 could not be written: Permission denied"):
+        with pytest.raises(CheckpointError, match=r"step-00000002 cannot be written: Permission denied"):
             write(ordinary_user / "checkpoints", 2)
         assert_untouched(ordinary_user / "checkpoints", before)
     finally:

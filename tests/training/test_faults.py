@@ -161,7 +161,7 @@ def half_trained(tmp_path: Path) -> Run:
 
 def test_a_full_disk(half_trained: Run, full_disk: None) -> None:
     folder = Path(half_trained.output, "checkpoints")
-    with pytest.raises(CheckpointError, match=f"{folder}/step-00000003 could not be written: File too large"):
+    with pytest.raises(CheckpointError, match=f"{folder}/step-00000003 cannot be written: File too large"):
         train(resumed(half_trained))
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000001", "step-00000002"]
     assert newest_checkpoint(folder) == (folder / "step-00000002", [])
@@ -169,5 +169,5 @@ def test_a_full_disk(half_trained: Run, full_disk: None) -> None:
 
 def test_an_output_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="step-00000001 could not be written: Not a directory"):
+    with pytest.raises(CheckpointError, match="step-00000001 cannot be written: Not a directory"):
         train(Run(str(tmp_path / "file"), config={"save_steps": 1}))

@@ -6,7 +6,6 @@ The finalists are trained as recommended, on all folds. Whole series are held ou
 images, so that their accuracy is that of new images, for two thirds of the training images.
 """
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from hf_tl.config import StrategyConfig, TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.head.head_solver import draw_folds
 from hf_tl.reporting.console import log_level, progress_bar, say
+from hf_tl.storage.writing import temporary_folder
 from hf_tl.training.loop import Training
 from hf_tl.training.phase_data import TrainingImages
 
@@ -152,14 +152,14 @@ def run_trials(
     finalists = [index for index, (settings, _) in enumerate(candidates) if index == rule or settings == HEAD]
     runs = len(candidates) - len(finalists) + (len(finalists) + 1) * len(folds)
     with (
-        tempfile.TemporaryDirectory() as cache,
+        temporary_folder("features of the trials") as cache,
         progress_bar(total=runs, desc="Trying strategies", unit="training") as bar,
         log_level("warning"),
         torch.random.fork_rng(),
     ):
 
         def judge(strategy: "Strategy", fold: int) -> Judged:
-            result = trainer.train(strategy, fold, cache)
+            result = trainer.train(strategy, fold, str(cache))
             bar.update()
             return result
 

@@ -8,6 +8,7 @@ import torch
 from hf_tl.backbones.weights.limits import check_numbers, settings_of, within_limits
 from hf_tl.backbones.weights.repository import check_checkpoint, check_config, check_needs_no_code
 from hf_tl.errors import ModelError
+from hf_tl.storage.writing import library_writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -28,11 +29,13 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
     check_checkpoint(name, revision)
     with settings_of(name, CONFIG_NAME):
         try:
-            content, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+            with library_writing():
+                content, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
             check_numbers(content, name)
             if not trust_remote_code:
                 check_config(content, name)
-            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+            with library_writing():
+                config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             check_needs_no_code(name, error)
             is_other_folder = Path(name).is_dir() and not (Path(name) / CONFIG_NAME).is_file()

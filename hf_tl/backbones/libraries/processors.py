@@ -11,6 +11,7 @@ from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.weights.limits import check_sides, settings_of
 from hf_tl.backbones.weights.repository import check_needs_no_code
 from hf_tl.errors import ModelError, name_some
+from hf_tl.storage.writing import library_writing
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor
@@ -78,7 +79,10 @@ def load_processor(
 
     with settings_of(name, "preprocessor_config.json"):
         try:
-            processor = AutoImageProcessor.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+            with library_writing():
+                processor = AutoImageProcessor.from_pretrained(
+                    name, revision=revision, trust_remote_code=trust_remote_code
+                )
         except (OSError, ValueError) as error:
             check_needs_no_code(name, error)
             raise ModelError(f"{name!r} has no image processor (preprocessor_config.json): {error}") from error

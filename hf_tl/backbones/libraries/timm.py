@@ -26,6 +26,7 @@ from hf_tl.backbones.weights.saved_model import damaged_download
 from hf_tl.errors import ModelError, name_some
 from hf_tl.record import Origin
 from hf_tl.record.origin import HeadState
+from hf_tl.storage.writing import library_writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TimmWrapperConfig
@@ -136,7 +137,8 @@ def wrap(network: nn.Module, labels: Sequence[str], model_args: dict[str, Any] |
 
 def _create_network(architecture: str, download: bool, num_classes: int, model_args: dict[str, Any]) -> nn.Module:
     try:
-        return timm.create_model(architecture, pretrained=download, num_classes=num_classes, **model_args)
+        with library_writing():
+            return timm.create_model(architecture, pretrained=download, num_classes=num_classes, **model_args)
     except (RuntimeError, OSError, TypeError, ValueError, AssertionError, SafetensorError) as error:
         if download and (damaged := _damaged_download(architecture)) is not None:
             raise ModelError(

@@ -22,6 +22,7 @@ from hf_tl.errors import ModelError, name_some
 from hf_tl.record import LearnedFrom, Origin
 from hf_tl.record.origin import HeadState, Kind
 from hf_tl.reporting.console import quiet_transformers
+from hf_tl.storage.writing import library_writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -119,7 +120,7 @@ def _load_weights(
 
     with settings_of(name, "config.json"), within_limits(name):
         try:
-            with quiet_transformers():
+            with library_writing(), quiet_transformers():
                 model, report = AutoModelForImageClassification.from_pretrained(
                     name,
                     config=config,

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_tl.errors import ModelError
+from hf_tl.storage.writing import library_writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +46,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision)
+        with library_writing():
+            return AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(
             f"{name!r} has no tokenizer that transformers can load ({error}): name a checkpoint with its tokenizer"

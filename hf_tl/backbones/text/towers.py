@@ -21,6 +21,7 @@ from hf_tl.backbones.libraries.processors import load_processor
 from hf_tl.backbones.libraries.timm import set_image_size, wrap
 from hf_tl.errors import ModelError, name_some
 from hf_tl.reporting.console import quiet_transformers
+from hf_tl.storage.writing import library_writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -72,7 +73,7 @@ def load_two_towers(name: str, revision: str | None = None, trust_remote_code: b
             "openai/clip-vit-base-patch32"
         )
     try:
-        with quiet_transformers():
+        with library_writing(), quiet_transformers():
             model, report = AutoModel.from_pretrained(
                 name,
                 config=config,

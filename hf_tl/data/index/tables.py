@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from hf_tl.reporting.console import say
 from hf_tl.storage.tables import KeptTable
+from hf_tl.storage.writing import cause_of
 
 
 def read(table: KeptTable, what: str) -> pa.Table:
@@ -26,4 +27,4 @@ def keep(table: KeptTable, change: Callable[[pa.Table], pa.Table]) -> None:
     try:
         table.update(change)
     except OSError as error:
-        say(None, f"Continuing without an index of the images, which cannot be written ({error.strerror or error})")
+        say(None, f"Continuing without an index of the images, which cannot be written ({cause_of(error)})")

@@ -10,6 +10,7 @@ import datasets
 
 from hf_tl.errors import DataError, name_some
 from hf_tl.storage.folders import atomic_folder
+from hf_tl.storage.writing import writing
 
 ZIP = ".zip"
 TAR = (".tar", ".tar.gz", ".tgz")
@@ -34,7 +35,6 @@ def unpack(archive: Path) -> Path:
     folder = cache / f"{archive.stem}-{sha256(key).hexdigest()[:16]}"
     if folder.is_dir():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as opened:
             outside = [name for name in opened.namelist() if name.startswith(("/", "\\")) or ".." in Path(name).parts]
@@ -48,7 +48,8 @@ def unpack(archive: Path) -> Path:
                     f"{archive.name} takes {size / 1e9:,.1f} GB unpacked, and {cache} has {room / 1e9:,.1f} GB left; "
                     "do not trust it, or unpack it elsewhere and name the folder"
                 )
-            with atomic_folder(folder, replace=True) as partial:
+            advice = "free some space, or set HF_HOME to a folder on another disk"
+            with writing(folder, DataError, advice), atomic_folder(folder, replace=True) as partial:
                 opened.extractall(partial)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"the archive {archive.name} cannot be unpacked: {error}") from error
