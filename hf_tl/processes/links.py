@@ -74,7 +74,7 @@ def meet(number: int) -> tuple[int, int, Entrance | Connection]:
     Raises:
         ConfigError: The processes do not reach each other.
     """
-    from torch.distributed import rendezvous
+    from torch.distributed.rendezvous import rendezvous
 
     key = f"hf_tl/{number}"
     try:

@@ -74,6 +74,24 @@ def on_processes(accelerator: "Accelerator", ranks: Collection[int], work: Calla
     return [outcomes[rank][0] for rank in ranks]
 
 
+def on_all_processes(accelerator: "Accelerator", work: Callable[[], T]) -> T:
+    """Run `work` on all processes; return its own result, or raise the first exception, on each.
+
+    What a process decides by an exception that it handles, all decide then: no process waits in a collective that
+    another does not call.
+
+    Args:
+        accelerator: Accelerator; all processes must call with the same one.
+        work: Function to run on every process, without communication between them.
+
+    Raises:
+        MainProcessError: Instead of an exception of another process that cannot be pickled.
+    """
+    results: list[T] = []
+    on_processes(accelerator, range(accelerator.num_processes), lambda: results.append(work()))
+    return results[0]
+
+
 def node_by_node(accelerator: "Accelerator", work: Callable[[], T]) -> T:
     """Run `work` on one process of each node, then on its others, which find there what the first one has kept.
 

@@ -53,7 +53,7 @@ KINDS: dict[str, type[Exception]] = {
 
 @dataclass
 class Fault:
-    """What happens to a process."""
+    """Event in a process at a call of a function."""
 
     rank: int
     kind: str
@@ -90,7 +90,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    """How the processes of a case ended."""
+    """End of the processes of a case."""
 
     statuses: list[int]
     """Exit statuses; negative: the signal that ended the process."""

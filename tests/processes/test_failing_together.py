@@ -37,9 +37,10 @@ CASES = [
     Case("kill", [Fault(1, "kill", STEP, call=3)], flags={"feature_cache": "off", "save_steps": 1}, workers=1),
     Case("kill on main", [Fault(0, "kill", STEP)], processes=3),
     Case("busy main", [Fault(0, "sleep", STEP, seconds=60), Fault(1, "DataError", STEP)]),
+    Case("handled", [Fault(1, "RuntimeError", "_read_by_the_suffix")]),
     Case("slow", [Fault(1, "sleep", STEP, seconds=1.5 * PATIENCE), Fault(0, "sleep", TEST, seconds=1.5 * PATIENCE)]),
 ]
-NAMES = [case.name for case in CASES]
+SUCCESSES = {"handled", "slow"}
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -89,7 +90,7 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
     return observe(CASES, folder)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.name != "slow"], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in CASES if case.name not in SUCCESSES], ids=lambda case: case.name)
 def test_all_processes_end_with_the_error_of_any(outcomes: dict[str, Outcome], case: Case) -> None:
     outcome = outcomes[case.name]
     assert problems(case, outcome) == [], outcome
@@ -97,6 +98,13 @@ def test_all_processes_end_with_the_error_of_any(outcomes: dict[str, Outcome], c
 
 def test_a_slow_process_is_no_failure(outcomes: dict[str, Outcome]) -> None:
     assert outcomes["slow"].statuses == [0, 0], outcomes["slow"].errors
+
+
+def test_all_processes_take_the_way_around_an_error_that_a_process_handles(
+    outcomes: dict[str, Outcome], folder: Path
+) -> None:
+    assert outcomes["handled"].statuses == [0, 0], outcomes["handled"].errors
+    assert f"{MESSAGE} RuntimeError" in (folder / "handled" / "0.out").read_text()
 
 
 def test_a_mistake_in_the_input_has_its_exit_status(outcomes: dict[str, Outcome]) -> None:
