@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import time
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.runs import REPOSITORY, write_images
+from cli.runs import REPOSITORY, TINY, write_images
+from pages import blocks
 from processes.failing_runs import KINDS, MESSAGE, Case, Fault, Outcome, free_port
 
 from hf_tl.checkpoints.checkpoint import newest_checkpoint
 from hf_tl.processes.failure import PATIENCE
+from hf_tl.record import read_record
 
 SCRIPT = str(Path(__file__).with_name("failing_runs.py"))
 LIMIT = 10.0
@@ -165,6 +168,37 @@ def test_two_machines_end_together(tmp_path: Path) -> None:
     assert all(agent.returncode for agent in agents)
     assert sum(text.count(f"{MESSAGE} ValueError") for text in errors) == 1
     assert seconds < LIMIT
+
+
+SRUN = """#!/bin/bash
+for task in $(seq 0 $((SLURM_NTASKS - 1))); do
+    SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
+    tasks+=" $!"
+done
+for task in $tasks; do wait $task || status=$?; done
+exit ${status:-0}
+"""
+"""Stand-in for `srun`, which starts the tasks of a job on one machine."""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_of_the_page_trains(tmp_path: Path) -> None:
+    write_images(tmp_path / "FOLDER", 14)
+    programs = {
+        "srun": SRUN,
+        "scontrol": "#!/bin/bash\necho 127.0.0.1\necho another-machine\n",
+        "hf-tl": f'#!/bin/bash\nexec {sys.executable} -m hf_tl "$@" {shlex.join([*TINY, "--num_train_epochs", "1"])}\n',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    script = next(block for block in blocks(REPOSITORY / "hf_tl" / "training" / "README.md", "sh") if "srun" in block)
+    variables = {**environment(tmp_path), "SLURM_NTASKS": "2", "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = ["bash", "-c", script.replace("MASTER_PORT=29500", f"MASTER_PORT={free_port()}")]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Test accuracy") == 1
+    assert read_record(tmp_path / "OUT").hyperparameters["processes"] == 2
 
 
 def random_cases(plain: dict[int, Outcome], count: int, seed: int) -> list[Case]:
