@@ -13,6 +13,7 @@ from hf_tl.job.job import Job, RunNotes, RunResult
 from hf_tl.job.opening import flips, learned_by, open_data
 from hf_tl.job.output import check_push, choose_output_dir
 from hf_tl.job.request import Request, make_request
+from hf_tl.processes.failure import failing_together
 from hf_tl.processes.memory import image_pixel_limit, paused_collection
 from hf_tl.record import LearnedFrom
 from hf_tl.reporting.console import say
@@ -108,7 +109,7 @@ def train(
 
 
 def _run(request: Request, notes: RunNotes) -> RunResult:
-    with image_pixel_limit(request.config.data.max_image_pixels):
+    with failing_together(), image_pixel_limit(request.config.data.max_image_pixels):
         start = time.perf_counter()
         job = _prepare(request, notes)
         from hf_tl.job.run_job import run_job

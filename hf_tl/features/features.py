@@ -26,7 +26,7 @@ from hf_tl.features.obstacles import is_compiled, obstacle_of
 from hf_tl.features.precision import choose_precision, describe_precision
 from hf_tl.processes.precision import BFLOAT16, FLOAT32
 from hf_tl.processes.sharding import ShardedAccelerator
-from hf_tl.processes.together import on_main_process
+from hf_tl.processes.together import on_all_processes, on_main_process
 from hf_tl.record.parts import PrecisionRecord
 from hf_tl.strategy import Phase
 
@@ -210,9 +210,13 @@ class Features:
     ) -> Boundary | None:
         """Find the boundary of the network for images of one size; return None if there is none."""
         channels, height, width = transform(first_image(images)).shape
-        try:
+
+        def find() -> Boundary:
             with self.accelerator.autocast():
                 return find_boundary(self.model.to(self.accelerator.device), (channels, height, width))
+
+        try:
+            return on_all_processes(self.accelerator, find)
         except StageError as error:
             if not quietly:
                 self._say(f"{TRAINING_ON_IMAGES}: {error}")

@@ -34,7 +34,7 @@ def on_main_process(accelerator: "Accelerator", work: Callable[[], T]) -> T:
         try:
             outcome[0] = work()
         except BaseException as error:  # noqa: BLE001  raised again below, on every process
-            failure, outcome[1] = error, _picklable(error)
+            failure, outcome[1] = error, picklable(error)
     broadcast(accelerator, outcome)
     if failure is not None:
         raise failure
@@ -64,7 +64,7 @@ def on_processes(accelerator: "Accelerator", ranks: Collection[int], work: Calla
         try:
             outcome = (work(), None)
         except BaseException as error:  # noqa: BLE001  raised again below, on every process
-            failure, outcome = error, (None, _picklable(error))
+            failure, outcome = error, (None, picklable(error))
     outcomes = gather_object([outcome])
     if failure is not None:
         raise failure
@@ -72,6 +72,24 @@ def on_processes(accelerator: "Accelerator", ranks: Collection[int], work: Calla
         if other is not None:
             raise other
     return [outcomes[rank][0] for rank in ranks]
+
+
+def on_all_processes(accelerator: "Accelerator", work: Callable[[], T]) -> T:
+    """Run `work` on all processes; return its own result, or raise the first exception, on each.
+
+    What a process decides by an exception that it handles, all decide then: no process waits in a collective that
+    another does not call.
+
+    Args:
+        accelerator: Accelerator; all processes must call with the same one.
+        work: Function to run on every process, without communication between them.
+
+    Raises:
+        MainProcessError: Instead of an exception of another process that cannot be pickled.
+    """
+    results: list[T] = []
+    on_processes(accelerator, range(accelerator.num_processes), lambda: results.append(work()))
+    return results[0]
 
 
 def node_by_node(accelerator: "Accelerator", work: Callable[[], T]) -> T:
@@ -110,11 +128,17 @@ def broadcast(accelerator: "Accelerator", objects: list[Any]) -> None:
         broadcast_object_list(objects)
 
 
-def _picklable(error: BaseException) -> BaseException:
+def picklable(error: BaseException) -> BaseException:
+    """Return a copy of an exception that other processes can receive, without its traceback.
+
+    >>> picklable(ValueError("too large"))
+    ValueError('too large')
+    >>> picklable(type("LocalError", (Exception,), {})("too large"))
+    MainProcessError('a process failed: LocalError: too large')
+    """
     import pickle
 
     try:
-        pickle.loads(pickle.dumps(error))
+        return pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001  an exception's own pickling may raise anything
-        return MainProcessError(f"the main process failed: {type(error).__name__}: {error}")
-    return error
+        return MainProcessError(f"a process failed: {type(error).__name__}: {error}")

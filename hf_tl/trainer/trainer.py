@@ -26,6 +26,7 @@ from hf_tl.evaluation.robustness.views import check_corruptible
 from hf_tl.head.text_head import check_head, fit_text_head, with_head_penalty
 from hf_tl.optimization.head_penalty import HeadPenalty
 from hf_tl.optimization.loss import balanced_weights, check_phases, training_loss
+from hf_tl.processes.failure import failing_together
 from hf_tl.strategy import Phase, Strategy
 from hf_tl.trainer.adapted import AdaptedTrainer
 from hf_tl.trainer.callback import StrategyCallback
@@ -84,6 +85,7 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
     1
     """
 
+    @failing_together()
     def __init__(
         self,
         model: "PreTrainedModel | None" = None,
@@ -292,6 +294,7 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
 
     # checkpoints, record and card
 
+    @failing_together()
     def train(self, *arguments: Any, trial: Any = None, **options: Any) -> Any:
         """Train, save the model, evaluate it, and write its record and card.
 
