@@ -107,7 +107,7 @@ def test_noise_and_too_small_a_sample_are_different_reasons() -> None:
 def test_a_climb_ends_at_the_depth_that_the_rule_recommends(
     depths: int, similarity: float, images: float, accuracy: float
 ) -> None:
-    """From the head at once; from random weights only where they beat the training of all stages significantly."""
+    """It starts at the head; random weights come last, and must beat the training of all stages significantly."""
     decision = decide([backbone(*[accuracy] * depths, similarity=similarity)], images)
     assert decision.settings is not None
     strategy = StrategyConfig(strategy="auto").build(climb=plan_climb(decision))

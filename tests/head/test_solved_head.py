@@ -80,7 +80,7 @@ def test_the_head_is_the_solution_on_its_inputs(cache: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("refits", [False, True], ids=["first", "retrained"])
 def test_the_folds_of_a_training_hold_out_whole_groups(refits: bool, tmp_path: Path) -> None:
-    """With a group for each class nothing can be held out, and the strength is the default."""
+    """Nothing can be held out where each class is one group, and the strength is the default."""
     run = Run(str(tmp_path), "solved")
     training = make_training(run, kind=PlainTraining)
     classes = [str(label) for label in training.images.train["label"]]

@@ -115,7 +115,7 @@ def test_each_stage_depth_starts_from_the_best_weights_before(monkeypatch: pytes
 
 
 def test_a_group_of_validation_images_counts_as_one(tmp_path: Path) -> None:
-    """In the intervals of the stage depths, and in their test: two groups show no gain."""
+    """Both the intervals of the stage depths and their test count groups: two of them show no gain."""
     run = Run(str(tmp_path), "climb", expected_rung=1)
     training = make_training(run)
     grouped = make_training(run)

@@ -1,10 +1,10 @@
 """Trainings of the trials.
 
 Successive halving (Jamieson and Talwalkar 2016, https://proceedings.mlr.press/v51/jamieson16.html): short trainings on
-one fold choose a rival of the rule's strategy; a training in full on this fold decides between the two. The one that is
-left, and the head alone, which costs little, are trained as recommended on all folds. Whole series are held out. No
-weights are selected on the held-out images, so that their accuracy is that of new images, for two thirds of the
-training images.
+one fold choose a rival of the rule's strategy. Unless the short training is worse than that of the rule in full by more
+than a standard error, a training of the rival in full on this fold decides between the two. The one that is left, and
+the head alone, which costs little, are trained as recommended on all folds. Whole series are held out. No weights are
+selected on the held-out images, so that their accuracy is that of new images, for two thirds of the training images.
 """
 
 import copy
@@ -173,15 +173,16 @@ def run_trials(
             except ConfigError as error:  # such as adapters in layers that peft cannot adapt
                 refused[candidates[index][1]] = str(error)
             bar.update()
-        chosen = rule
+        chosen, results[rule] = rule, [trainer.train(strategies[rule], 0, cache)]
+        bar.update()
         if rivals := [index for index in others if index in results]:
             rival = max(rivals, key=lambda index: (results[index][0].right.mean(), -results[index][0].seconds))
-            results[rival] = []
-            for index in (rule, rival):
-                results[index].append(trainer.train(strategies[index], 0, cache))
-                bar.update()
             gain, standard_error = paired_gain(trial(rule), trial(rival))
-            chosen = rival if gain > standard_error else rule
+            if gain >= -standard_error:
+                results[rival] = [trainer.train(strategies[rival], 0, cache)]
+                gain, standard_error = paired_gain(trial(rule), trial(rival))
+                chosen = rival if gain > standard_error else rule
+            bar.update()
         for fold in folds:
             for index in (head, chosen):
                 if len(results[index]) == fold:
