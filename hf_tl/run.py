@@ -279,9 +279,9 @@ def _build_strategy(
     if not config.find_learning_rate:
         return strategy, head, notes
     plain = preprocessing.transforms().eval
-    sweep = sweep_learning_rates(
-        accelerator, model.to(accelerator.device), plain.over(images), strategy.phases[0], request.config.training
-    )
+    model.to(accelerator.device)
+    inputs, units = plain.over(images), data.units["train"]
+    sweep = sweep_learning_rates(accelerator, model, inputs, strategy.phases[0], request.config.training, units)
     say(accelerator, f"Choosing the learning rate of the head: {sweep}")
     chosen = dataclasses.replace(config, find_learning_rate=False, learning_rate=sweep.best)
     notes = dataclasses.replace(notes, choices={"learning rate of the head": str(sweep)})

@@ -9,7 +9,7 @@ into or out of each split. If the number of drawn images is rounded differently,
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -88,6 +88,16 @@ class Pool:
     def without_groups(self) -> "Pool":
         """Return the pool as versions without groups drew from it."""
         return Pool(self.digests, self.labels, self.classes)
+
+
+def number_units(units: Sequence[Hashable]) -> np.ndarray:
+    """Return the number of the group of each image (images,), in the order in which the groups first occur.
+
+    >>> number_units(["b", "a", "b"]).tolist()
+    [0, 1, 0]
+    """
+    numbers: dict[Hashable, int] = {}
+    return np.fromiter((numbers.setdefault(unit, len(numbers)) for unit in units), np.int64, len(units))
 
 
 def draw_splits(

@@ -117,6 +117,14 @@ class ImageData(Shown):
             if isinstance(self.splits[split], Dataset)
         }
 
+    @property
+    def units(self) -> dict[str, Sequence[str | bytes]]:
+        """Return the group of each image by split, in row order, or its digest where nothing names groups.
+
+        Images of equal units are not independent. Empty for streams.
+        """
+        return {split: self.groups.get(split) or self.digests.get(split, ()) for split in self.splits}
+
     def select(self, split: str, rows: Sequence[int]) -> Self:
         """Return the data with only the given images of a split, in that order; every omission of images uses this."""
         splits = type(self.splits)(self.splits)

@@ -44,14 +44,22 @@ class Difference:
         return self.second - self.first
 
 
-def difference_p_value(first: np.ndarray, second: np.ndarray) -> float:
+def difference_p_value(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> float:
     """Compute the exact McNemar test (1947) of two classifiers on the same images.
 
     Args:
         first: Whether the first classifier is right on each image, (images,).
         second: Whether the second classifier is right on each image, (images,).
+        groups: Number of the group of each image (images,). A group counts as one image, for the classifier that is
+            right on more of its images. Defaults to independent images.
+
+    >>> first, second = np.repeat([True, False], 10), np.repeat([True, True], 10)
+    >>> round(difference_p_value(first, second), 4), difference_p_value(first, second, np.repeat([0, 1], 10))
+    (0.002, 1.0)
     """
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    gains = second.astype(np.int64) - first
+    gains = gains if groups is None else np.bincount(groups, weights=gains)
+    only_first, only_second = int((gains < 0).sum()), int((gains > 0).sum())
     smaller, disagreements = min(only_first, only_second), only_first + only_second
     return 1.0 if only_first == only_second else min(1.0, 2 * float(bdtr(smaller, disagreements, 0.5)))
 

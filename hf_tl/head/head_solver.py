@@ -77,6 +77,7 @@ def solve_head(
     classes: int,
     *,
     views: int = 1,
+    groups: Tensor | None = None,
     label_smoothing: float = 0.0,
     balanced: bool = False,
     strength: float | None = None,
@@ -90,9 +91,10 @@ def solve_head(
 
     The strength is chosen by stratified cross-validation with the one-standard-error rule (Hastie, Tibshirani and
     Friedman, The Elements of Statistical Learning, 2nd edition, section 7.10): the strongest one whose cross-entropy on
-    held-out images is within one standard error, over the folds, of the lowest. A class with fewer images than folds is
-    held out in fewer folds, and the only image of a class is never held out. If no class has two images, the strength
-    is scikit-learn's default, C = 1. A class without images gets the weight 0, and a bias below the others.
+    held-out images is within one standard error, over the folds, of the lowest. Images of a group are held out
+    together. A class with fewer groups than folds is held out in fewer folds, and the only group of a class never. If
+    no class has two groups, the strength is scikit-learn's default, C = 1. A class without images gets the weight 0,
+    and a bias below the others.
 
     Args:
         features: (views * images, values), float32 or float64, on any device: all images of the first view, then those
@@ -100,6 +102,7 @@ def solve_head(
         labels: Class indices of the images (images,).
         classes: Number of classes.
         views: Number of views of each image, which are held out together. Defaults to 1.
+        groups: Group of each image (images,), as in `draw_folds`. Defaults to no groups.
         label_smoothing: Probability of each label that is spread over all classes. Defaults to 0.
         balanced: Whether to weight each image by the inverse frequency of its class (`balanced_weights`), also when it
             is held out. Defaults to False.
@@ -116,8 +119,9 @@ def solve_head(
     labels = labels.cpu()
     problem = LogisticRegressions.from_features(features, labels, classes, views, label_smoothing, balanced, overwrite)
     validation, start = None, problem.zeros(1)
-    if strength is None and int(torch.bincount(labels).max()) > 1:
-        validation = _cross_validate(problem, draw_folds(labels, seed).repeat(views))
+    fold_of = draw_folds(labels, seed, groups) if strength is None else None
+    if fold_of is not None and int(fold_of.max()) >= 0:
+        validation = _cross_validate(problem, fold_of.repeat(views))
         strength, start = validation.strength, validation.mean
     strength = 1 / len(labels) if strength is None else strength
     all_images = features.new_ones(1, len(features))
@@ -157,7 +161,7 @@ def draw_folds(labels: Tensor, seed: int, groups: Tensor | None = None, folds: i
     """Draw the fold in which each image is held out (images,); -1 if all images of its class would be held out with it.
 
     Args:
-        labels: Class indices (images,); at least one class needs two images, and two groups if there are groups.
+        labels: Class indices (images,).
         seed: Random seed.
         groups: Group of each image (images,). The images of a group are held out together. Defaults to no groups.
         folds: Largest number of folds. Defaults to 5.
@@ -167,11 +171,13 @@ def draw_folds(labels: Tensor, seed: int, groups: Tensor | None = None, folds: i
     labels, groups = labels.cpu(), torch.arange(len(labels)) if groups is None else groups.cpu()
     pairs = torch.unique(torch.stack([labels, groups]), dim=1)
     counts = torch.bincount(pairs[0], minlength=int(labels.max()) + 1)  # groups of each class
+    fold_of = torch.full((len(labels),), -1)
+    if int(counts.max()) < 2:
+        return fold_of
     shared = (counts[labels] > 1).nonzero()[:, 0].numpy()
     is_grouped = len(groups.unique()) < len(labels)
     kind = StratifiedGroupKFold if is_grouped else StratifiedKFold
     splitter = kind(min(folds, int(counts.max())), shuffle=True, random_state=seed)
-    fold_of = torch.full((len(labels),), -1)
     with warnings.catch_warnings():
         # the warning says that a class has fewer images than folds; its images are in different folds
         warnings.simplefilter("ignore", UserWarning)

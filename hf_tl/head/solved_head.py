@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -48,6 +49,7 @@ def solve_phase(
     phase: Phase,
     config: TrainingConfig,
     num_workers: int,
+    groups: np.ndarray | None = None,
 ) -> tuple[float, dict[str, Any]]:
     """Solve the head on the main process, and load the solution on all processes.
 
@@ -59,6 +61,7 @@ def solve_phase(
         phase: Augmentation, label smoothing and class weights.
         config: Seed, batch size, and number of views of each image.
         num_workers: Number of loader processes.
+        groups: Number of the group of each image (images,), held out together. Defaults to independent images.
 
     Returns:
         The mean training loss, and the search results for the record.
@@ -84,6 +87,7 @@ def solve_phase(
             labels,
             head.out_features,
             views=views,
+            groups=None if groups is None else torch.as_tensor(groups),
             label_smoothing=phase.label_smoothing,
             balanced=phase.class_weights == "balanced",
             seed=config.seed,

@@ -1,10 +1,11 @@
 """Choices made before training: learning rate of the head, and a batch size that fits into memory."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,6 +16,7 @@ from hf_tl.backbones.stages.paths import outermost
 from hf_tl.backbones.stages.stage import Stage, list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.decoding.images import collate
+from hf_tl.data.drawing import number_units
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType, problem_type_of
 from hf_tl.optimization.loss import training_loss
@@ -58,6 +60,7 @@ def sweep_learning_rates(
     images: "Dataset",
     phase: Phase,
     config: TrainingConfig,
+    units: Sequence[str | bytes] = (),
 ) -> RateSweep:
     """Train copies of the head on frozen features, one per learning rate, which takes seconds.
 
@@ -71,6 +74,7 @@ def sweep_learning_rates(
         images: Training images with the evaluation transform.
         phase: Phase that trains the head.
         config: Batch size and seed.
+        units: Group of each image; no group is both trained on and held out. Defaults to independent images.
 
     Raises:
         ConfigError: The head is not a single module after the rest of the network.
@@ -78,7 +82,7 @@ def sweep_learning_rates(
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     steps = phase.steps or round((phase.epochs or 0) * len(images) / batch)
     generator = torch.Generator().manual_seed(config.seed)
-    sample = torch.randperm(len(images), generator=generator)[:MAX_IMAGES].tolist()
+    sample, held_out = by_groups(torch.randperm(len(images), generator=generator)[:MAX_IMAGES].tolist(), units)
     head = head_module(model, list_stages(model)[-1])
     with torch.random.fork_rng(devices=[]):
         features, labels = head_inputs(model, head, images.select(sample), config.per_device_eval_batch_size)
@@ -86,10 +90,28 @@ def sweep_learning_rates(
             rate: held_out_loss(
                 copy.deepcopy(head), features, labels, replace(phase, learning_rate=rate),
                 steps=max(1, min(steps, MAX_STEPS)), batch=batch, seed=config.seed, problem=problem_type_of(model),
+                held_out=held_out,
             )
             for rate in LEARNING_RATES
         }  # fmt: skip
     return agree(accelerator, RateSweep(losses))
+
+
+def by_groups(rows: Sequence[int], units: Sequence[str | bytes]) -> tuple[list[int], int]:
+    """Sort rows so that those of a group follow one another, and return how many of the first to hold out: a fifth.
+
+    The border lies between two groups, unless all rows are of one.
+
+    >>> by_groups([0, 1, 2, 3, 4, 5], [])
+    ([0, 1, 2, 3, 4, 5], 1)
+    >>> by_groups([0, 1, 2, 3, 4, 5], ["a", "b", "a", "a", "c", "c"])
+    ([0, 2, 3, 1, 4, 5], 3)
+    """
+    groups = number_units([units[row] for row in rows]) if units else np.arange(len(rows))
+    order = np.argsort(groups, kind="stable")
+    fifth = max(1, len(rows) // 5)
+    held_out = int((groups <= groups[order[fifth - 1]]).sum())
+    return [rows[place] for place in order], held_out if held_out < len(rows) else fifth
 
 
 def head_module(
@@ -145,13 +167,14 @@ def held_out_loss(
     batch: int,
     seed: int,
     problem: ProblemType = SINGLE_LABEL,
+    held_out: int | None = None,
 ) -> float:
-    """Train `head` on four fifths of the features and return its cross-entropy on the rest.
+    """Train `head` on four fifths of the features, or on all but the first ones; return its cross-entropy on the rest.
 
     Returns:
         The loss; infinity if it is not finite.
     """
-    held_out = max(1, len(labels) // 5)
+    held_out = max(1, len(labels) // 5) if held_out is None else held_out
     train = len(labels) - held_out
     optimizer = torch.optim.AdamW(
         head.requires_grad_().parameters(), phase.learning_rate, weight_decay=phase.weight_decay

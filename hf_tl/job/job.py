@@ -173,7 +173,7 @@ class Job:
 
         data = self.data
         train, validation = data.splits["train"], data.splits["validation"]
-        return TrainingImages(train, validation, self.transforms_of, data.fingerprint, data.orders)
+        return TrainingImages(train, validation, self.transforms_of, data.fingerprint, data.orders, data.units)
 
     def transforms_of(self, phase: Phase) -> "Transforms":
         """Return the transforms of a phase."""

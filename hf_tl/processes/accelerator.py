@@ -19,8 +19,8 @@ from hf_tl.strategy import Strategy
 
 _ENGINES = ("DEEPSPEED", "MEGATRON_LM")
 COLLECTIVE_TIMEOUT = timedelta(hours=6)
-"""Time that other processes wait for the main one, which loads data and measures backbones. The default of torch is 10
-minutes."""
+"""Time that other processes wait for the main one, which loads data, measures backbones and tries strategies. The
+default of torch is 10 minutes."""
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:

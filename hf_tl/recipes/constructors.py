@@ -208,9 +208,11 @@ class Constructors:
         """Escalate: train the head, then deeper stages from the best weights so far, while accuracy improves.
 
         Args:
-            trainable_stages: Numbers of trailing stages, head included, of the stage depths after the head. Defaults to
-                2, 4 and `"all"`; for a vision transformer to a quarter and three quarters of its stages, and `"all"`.
-            expected_rung: Number, from 1, of the stage depth that the evidence favors. Defaults to 1, the head.
+            trainable_stages: Numbers of trailing stages, head included, of the stage depths after the head; none for
+                the head alone. Defaults to 2, 4 and `"all"`; for a vision transformer to a quarter and three quarters
+                of its stages, and `"all"`.
+            expected_rung: Number, from 1, of the stage depth that the evidence favors. Defaults to all stages below
+                1,000 training images, which have too few validation images to show a gain, and to 1, the head.
             epochs: Passes over the training data at each stage depth. Defaults to the recipe, like all that is not
                 chosen.
             learning_rate: Peak learning rate of the head in the first phase; later phases use a third of it.

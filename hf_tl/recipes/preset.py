@@ -13,7 +13,7 @@ from hf_tl.phase import ADAMW_FIELDS, Phase, Solver
 from hf_tl.ranges import Domain, domains
 from hf_tl.recipes.families import HIERARCHICAL, Family
 from hf_tl.recipes.phases import all_stages, depth_by_depth, head_only, head_then_stages, stage_by_stage
-from hf_tl.recipes.sizes import recipe_for, solved
+from hf_tl.recipes.sizes import default_rung, recipe_for, solved
 from hf_tl.tuning import LoRA
 
 StrategyName = Literal["transfer", "finetune", "gradual", "full", "lora", "scratch", "auto"]
@@ -91,14 +91,12 @@ class Preset:
         Raises:
             ConfigError: An argument does not apply to the strategy.
         """
-        arguments = {"head_stages": head_stages, "head_solver": "adamw", "expected_rung": 1, **self.arguments}
+        arguments = {"head_stages": head_stages, "head_solver": "adamw", **self.arguments}
         known = {"pretrained": pretrained, "is_adapted": self._is_adapted}
         defaults = recipe_for(self.name, images, family=family, **known)
         values: dict[str, Any] = {"refit": defaults.pop("refit", False), "from_scratch": self.name == "scratch"}
         if (refit := arguments.get("refit")) is not None:
             values["refit"] = refit
-        if self.name == "auto":
-            values["expected_rung"] = arguments["expected_rung"]
         recipe = self._recipe(defaults)
         if arguments["head_solver"] == "lbfgs":
             self._check_solved()
@@ -106,6 +104,8 @@ class Preset:
         self._check_stages(arguments.get("trainable_stages"), arguments["head_stages"])
         stages = (arguments["head_stages"], arguments.get("trainable_stages"), family.stages_at_once)
         phases = self._phases(recipe, *stages)
+        if self.name == "auto":
+            values["expected_rung"] = arguments.get("expected_rung", default_rung(images, len(phases)))
         return {"name": self.name, "phases": (*phases, *self._last(images)), **values}
 
     @property
@@ -160,7 +160,7 @@ class Preset:
         if stages is None:
             return
         is_list = isinstance(stages, Sequence) and not isinstance(stages, str)
-        if self.name == "auto" and not (is_list and stages):
+        if self.name == "auto" and not is_list:
             raise ConfigError(
                 'trainable_stages of the strategy auto must be a list of depths, such as (2, 4, "all"), found '
                 f"{stages!r}"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hf_tl.checkpoints.state import TrainingState
 from hf_tl.config import TrainingConfig
-from hf_tl.evaluation.intervals import wilson_interval
+from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.processes.together import agree
 from hf_tl.record import PhaseRecord
@@ -68,17 +68,21 @@ class Escalation:
         """Significance level of each test (Bonferroni correction)."""
         return SIGNIFICANT / max(1, self.rungs - 1 + self.has_zero_shot)
 
-    def judge(self, rung: int, right: np.ndarray, before: np.ndarray | None) -> Verdict:
+    def judge(
+        self, rung: int, right: np.ndarray, before: np.ndarray | None, groups: np.ndarray | None = None
+    ) -> Verdict:
         """Decide whether the weights of a finished rung are kept.
 
         Args:
             rung: Number of the rung, from 1.
             right: Whether each validation image is classified correctly (images,).
             before: The same for the last rung that was kept, or for the zero-shot model; None without either.
+            groups: Number of the group of each image (images,), which counts as one image. Defaults to independent
+                images.
         """
         if before is None:
             return Verdict(True, "the first stage depth")
-        gain, p_value = float(right.mean() - before.mean()), difference_p_value(right, before)
+        gain, p_value = float(right.mean() - before.mean()), difference_p_value(right, before, groups)
         is_significant = p_value < self.level
         if is_significant and gain < 0:
             return Verdict(False, "significantly worse than the stage depth before", gain, p_value)
@@ -138,19 +142,22 @@ class Climb:
         self.weights, state.kept = best, state.log.best
         state.log.best = state.log.highest = None
 
-    def end(self, state: TrainingState, best: dict[str, Tensor], right: np.ndarray) -> dict[str, Tensor]:
+    def end(
+        self, state: TrainingState, best: dict[str, Tensor], right: np.ndarray, groups: np.ndarray | None = None
+    ) -> dict[str, Tensor]:
         """Judge the finished rung, add it to the log, and return the weights that are kept.
 
         Args:
             state: State of the training; the rung is the last phase of its log.
             best: Weights of the rung.
             right: Whether they classify each validation image correctly (images,).
+            groups: Number of the group of each image (images,). Defaults to independent images.
         """
         before = None if state.kept_right is None else np.array(list(state.kept_right)) == "1"
         rung = len(state.log.rungs) + 1
         escalation = replace(self.escalation, has_zero_shot=state.log.zero_shot is not None)
-        verdict = escalation.judge(rung, right, before)
-        state.log.rungs.append(_record(state.log.phases[-1], right, verdict))
+        verdict = escalation.judge(rung, right, before, groups)
+        state.log.rungs.append(_record(state.log.phases[-1], right, groups, verdict))
         if verdict.is_kept:
             state.kept_right = "".join(map(str, right.astype(int)))
         else:
@@ -163,15 +170,15 @@ class Climb:
         return best
 
 
-def _record(phase: PhaseRecord, right: np.ndarray, verdict: Verdict) -> dict[str, Any]:
-    correct, images = int(right.sum()), len(right)
+def _record(phase: PhaseRecord, right: np.ndarray, groups: np.ndarray | None, verdict: Verdict) -> dict[str, Any]:
+    accuracy, images = float(right.mean()), len(right)
     return {
         "trainable_stages": list(phase.trained_stages),
         "parameters_trained": phase.parameters_trained,
         "from_random_weights": phase.recipe.from_random_weights,
         "seconds": phase.seconds,
-        "accuracy": correct / images,
-        "interval": wilson_interval(correct, images),
+        "accuracy": accuracy,
+        "interval": share_interval(accuracy, images if groups is None else len(np.unique(groups))),
         "images": images,
         **asdict(verdict),
     }

@@ -98,7 +98,7 @@ class Evaluator:
             return True, is_last
         with writing_logs(self.config):
             self.accelerator.log(evaluation.curves(), step=state.step)
-        return judge_evaluation(state.log, evaluation.candidate(), self.problem, len(images))
+        return judge_evaluation(state.log, evaluation.candidate(), self.problem, self.data.independent)
 
     def log_line(self, run: PhaseRun, state: TrainingState, phases: int) -> str | None:
         """Describe the last entry of the history in a line for the log: one line per epoch of a phase.
@@ -136,7 +136,8 @@ class Evaluator:
         if not with_interval:
             return text
         is_proportion = primary.key == self.problem.accuracy
-        return f"{text} ({measured_on(images, share_interval(share, images) if is_proportion else None)})"
+        interval = share_interval(share, self.data.independent) if is_proportion else None
+        return f"{text} ({measured_on(images, interval)})"
 
 
 def share_statistics(model: "nn.Module") -> None:

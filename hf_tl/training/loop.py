@@ -91,7 +91,7 @@ class Training:
         self.phase_ends = phase_ends(strategy.phases, len(images.train) / self.images_per_step)
         self.ever_trained = names_trained_by(strategy.phases, self.stages)
         features = Features(accelerator, model, config, images.orders)
-        self.data = PhaseData(features, images.transforms_of, images.train, images.validation)
+        self.data = PhaseData(features, images.transforms_of, images.train, images.validation, images.units)
         check_recipes(accelerator, self.model, self.stages[-1], strategy.phases, config)
         self.data.require(strategy.phases)
         self._evaluator = Evaluator(accelerator, self.data, config, self.problem)
@@ -283,7 +283,8 @@ class Training:
         self._held.load(self._best_weights)
         validation = self.data.predictions(self._held.model, phase, self.data.validation_images, "validation")
         right = self.problem.is_right(validation.logits, validation.labels)
-        self._best_weights = climb.end(self.state, self._best_weights, right)
+        groups = self.data.groups("validation")
+        self._best_weights = climb.end(self.state, self._best_weights, right, groups)
         rungs = self.state.log.rungs
         say(self.accelerator, describe_rung(rungs[-1], len(rungs), climb.escalation.rungs))
 

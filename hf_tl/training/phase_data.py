@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader
 from hf_tl.data.columns import LABEL
 from hf_tl.data.decoding.augmentation import PairMixer
 from hf_tl.data.decoding.images import Transforms, collate
+from hf_tl.data.drawing import number_units
 from hf_tl.data.streaming.streams import StreamedImages, first_image
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import Predictions, predict_split
@@ -41,6 +44,9 @@ class TrainingImages:
     """Fingerprint of the data; a checkpoint of other data is rejected."""
     orders: Mapping[str, str] | None = None
     """Digest of the order of the images in each split, if known: see `ImageData`."""
+    units: Mapping[str, Sequence[str | bytes]] = field(default_factory=dict)
+    """Group of each image of train and validation, in row order; images of a group are not independent. Empty where it
+    is unknown."""
 
 
 @dataclass
@@ -51,6 +57,18 @@ class PhaseData:
     transforms_of: Callable[[Phase], Transforms]
     train_images: "Dataset | StreamedImages"
     validation_images: "Dataset | StreamedImages | None"
+    units: Mapping[str, Sequence[str | bytes]] = field(default_factory=dict)
+
+    def groups(self, split: str) -> np.ndarray | None:
+        """Return the number of the group of each image of a split (images,); None where it is unknown."""
+        units = self.units.get(split)
+        return number_units(units) if units else None
+
+    @cached_property
+    def independent(self) -> int:
+        """Number of independent validation images: of their groups."""
+        groups, images = self.groups("validation"), self.validation_images
+        return int(groups.max()) + 1 if groups is not None else 0 if images is None else len(images)
 
     def require(self, phases: Sequence[Phase]) -> None:
         """Reject phases that need random access to the images of a stream.

@@ -154,7 +154,10 @@ class PhaseRun:
         if phase.is_solved:
             head = linear_head(model, self.stages[-1])
             workers = data.workers(self.inputs.are_features)
-            loss, self.solution = solve_phase(self.accelerator, model, head, self.inputs, phase, config, workers)
+            groups = data.groups("train")
+            loss, self.solution = solve_phase(
+                self.accelerator, model, head, self.inputs, phase, config, workers, groups
+            )
             yield loss
             return
         problem, weights = problem_type_of(model), None

@@ -10,6 +10,7 @@ the refit trains at the selected depth from the start, with a new head, for as m
 (`Strategy.at_once`). This also holds for a dataset with its own validation split, which is never trained on.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -67,6 +68,12 @@ class Refit:
         if not self.learns_validation:
             return data.train_images
         return concatenate_datasets([data.train_images, data.validation_images])
+
+    @property
+    def units(self) -> Sequence[str | bytes]:
+        """Group of each image of the refit, in row order; empty where it is unknown."""
+        splits = ("train", "validation") if self.learns_validation else ("train",)
+        return [unit for split in splits for unit in self.training.images.units.get(split, ())]
 
     @property
     def strategy(self) -> Strategy:
@@ -131,7 +138,7 @@ class Refit:
             first.accelerator,
             first.model,
             self.strategy,
-            replace(first.images, train=images, validation=None),
+            replace(first.images, train=images, validation=None, units={"train": self.units}),
             first.config,
             identity=first.identity,
         )

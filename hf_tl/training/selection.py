@@ -19,7 +19,7 @@ from hf_tl.evaluation.metrics import ProblemType
 
 
 def judge_evaluation(
-    log: TrainingLog, evaluation: dict[str, Any], problem: ProblemType, images: int
+    log: TrainingLog, evaluation: dict[str, Any], problem: ProblemType, independent: int
 ) -> tuple[bool, bool]:
     """Record an evaluation as the best so far, and as the selected one, where it is.
 
@@ -27,7 +27,7 @@ def judge_evaluation(
         log: Log of the training.
         evaluation: `phase`, `epoch` and the metrics, `validation`.
         problem: Kind of labels, which names the metric.
-        images: Number of validation images.
+        independent: Number of independent validation images: a group counts as one.
 
     Returns:
         Whether the evaluation is the best so far, and whether its weights are selected.
@@ -38,7 +38,7 @@ def judge_evaluation(
         log.highest = evaluation
     assert log.highest is not None
     highest = log.highest["validation"][problem.primary.key]
-    is_kept = is_highest or metrics[problem.primary.key] >= highest - standard_error(highest, images)
+    is_kept = is_highest or metrics[problem.primary.key] >= highest - standard_error(highest, independent)
     if is_kept:
         log.best = evaluation
     return is_highest, is_kept

@@ -62,7 +62,8 @@ def fit(cell: Cell, backbone: str, data: ImageData, strategy: Strategy) -> dict[
             return preprocessing.transforms(phase.augmentation, horizontal_flip=source.is_mirrored)
 
         start = time.process_time()
-        images = TrainingImages(splits["train"], splits["validation"], transforms_of, data.fingerprint, data.orders)
+        made_of = data.fingerprint, data.orders, data.units
+        images = TrainingImages(splits["train"], splits["validation"], transforms_of, *made_of)
         training = Training(accelerator, model, strategy, images, config)
         refit = None
         if is_refitted(strategy, data):

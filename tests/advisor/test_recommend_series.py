@@ -38,10 +38,10 @@ def test_a_group_is_held_out_as_a_whole(data: st.DataObject) -> None:
     images = data.draw(st.integers(4, 60))
     labels = torch.tensor(data.draw(st.lists(st.integers(0, 3), min_size=images, max_size=images)))
     groups = torch.tensor(data.draw(st.lists(st.integers(0, 12), min_size=images, max_size=images)))
-    if max(len(groups[labels == label].unique()) for label in labels.unique()) < 2:
-        return
     fold_of = draw_folds(labels, data.draw(st.integers(0, 9)), groups)
     held_out = fold_of >= 0
+    if max(len(groups[labels == label].unique()) for label in labels.unique()) < 2:
+        assert not held_out.any()
     for group in groups[held_out].unique():
         assert len(fold_of[held_out & (groups == group)].unique()) == 1
     for fold in range(int(fold_of.max()) + 1):

@@ -1,5 +1,6 @@
 """Rules of the advisor: they cover the plane, and decide like the rule of thumb."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_tl.advisor.deciding.decision import choose_backbone, decide
+from hf_tl.advisor.deciding.decision import TRIALS, choose_backbone, decide
 from hf_tl.advisor.deciding.plan import plan_climb
 from hf_tl.advisor.deciding.rules import RULES, find_rule
 from hf_tl.advisor.measuring.evidence import BackboneEvidence, DepthEvidence
@@ -102,29 +103,43 @@ def test_noise_and_too_small_a_sample_are_different_reasons() -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(1, 40), st.integers(0, 39), st.booleans(), st.floats(0, 1), st.floats(1, 1e6))
-def test_the_stage_depths_of_a_climb_include_the_recommended_depth(
-    depths: int, best: int, is_better: bool, similarity: float, images: float
+@given(st.integers(1, 40), st.floats(0, 1), st.floats(1, 1e6), st.sampled_from([0.6, 0.9975]))
+def test_a_climb_ends_at_the_depth_that_the_rule_recommends(
+    depths: int, similarity: float, images: float, accuracy: float
 ) -> None:
-    """The last stage depth trains everything, the expected one what the rule recommends; then follows scratch."""
-    accuracies = [0.95 if is_better and number == best else 0.6 for number in range(depths)]
-    decision = decide([backbone(*accuracies, similarity=similarity)], images)
+    """It starts at the head; random weights come last, and must beat the training of all stages significantly."""
+    decision = decide([backbone(*[accuracy] * depths, similarity=similarity)], images)
     assert decision.settings is not None
-    climb = plan_climb(decision.backbone, decision.settings)
-    strategy = StrategyConfig(strategy="auto").build(climb=climb)
-    scratch = strategy.phases[-1] if strategy.phases[-1].from_random_weights else None
-    assert (scratch is not None) == (decision.settings.strategy == "scratch")
-    if scratch is not None:
-        assert scratch == decision.settings.build().phases[0]
-        strategy = strategy.done(len(strategy.phases) - 1)
-    rungs = [depths + 1 if phase.trainable_stages == "all" else phase.trainable_stages for phase in strategy.phases]
-    assert rungs == sorted(set(rungs))
-    assert (rungs[0], strategy.phases[-1].trainable_stages) == (1, "all")
-    assert len(rungs) <= 4
-    advised = decision.settings.build()
-    assert strategy.expected_rung is not None
-    expected = strategy.phases[strategy.expected_rung - 1].trainable_stages
-    if advised.phases[-1].trainable_stages in ("all", depths + 1):
-        assert expected == "all"
-    else:
-        assert expected == advised.phases[-1].trainable_stages
+    strategy = StrategyConfig(strategy="auto").build(climb=plan_climb(decision))
+    rungs = [(phase.trainable_stages, phase.from_random_weights) for phase in strategy.phases]
+    expected = {
+        "transfer": [(1, False)],
+        "full": [(1, False), ("all", False)],
+        "scratch": [(1, False), ("all", False), ("all", True)],
+    }[decision.settings.strategy]
+    assert rungs == expected
+    assert strategy.expected_rung == min(2, len(rungs))
+    if decision.settings.strategy == "scratch":
+        assert strategy.phases[-1] == decision.settings.build().phases[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rungs"),
+    [
+        (StrategyConfig(strategy="transfer"), [(1, False)]),
+        (StrategyConfig(strategy="finetune", trainable_stages=4), [(1, False), (4, False)]),
+        (StrategyConfig(strategy="lora"), [(1, False), ("all", False)]),
+        (StrategyConfig(strategy="full"), [(1, False), ("all", False)]),
+        (StrategyConfig(strategy="scratch"), [(1, False), ("all", True)]),
+    ],
+    ids=lambda value: value.strategy if isinstance(value, StrategyConfig) else "",
+)
+def test_after_trials_a_climb_leaves_no_choice_to_the_validation_images(
+    settings: StrategyConfig, rungs: list[tuple[object, bool]]
+) -> None:
+    """No depth is tried that the trials did not choose, and the chosen one is kept unless it is significantly worse."""
+    decision = replace(decide([backbone(0.5, 0.6)], 20), name=TRIALS, settings=settings)
+    strategy = StrategyConfig(strategy="auto").build(climb=plan_climb(decision))
+    assert [(phase.trainable_stages, phase.from_random_weights) for phase in strategy.phases] == rungs
+    assert strategy.expected_rung == len(rungs)
+    assert strategy.phases[-1].is_adapted is (settings.strategy == "lora")

@@ -49,7 +49,10 @@ def test_a_climb_from_python_without_evidence(inputs: Inputs, tmp_path: Path, se
     }
     result = hf_tl.train(model, data, strategy, transforms=transforms, **settings)
     assert result.record.recommendation is None
-    assert 2 <= len(result.record.rungs) <= 3
+    rungs = result.record.rungs
+    assert len(rungs) >= 2
+    for rung in rungs[1:]:  # so few validation images only stop it where they show a loss
+        assert rung["is_kept"] or rung["why"].startswith("significantly worse")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| Stage depth | Stages trained |" in card
     assert "advisor" not in card

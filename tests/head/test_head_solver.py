@@ -79,6 +79,32 @@ def test_the_gradient_of_the_training_loss_is_zero_at_the_solution(balanced: boo
     assert max(float(gradient.abs().max()) for gradient in gradients) < 5e-5
 
 
+def repeated(copies: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return features, labels and groups of images of 40 objects without a pattern, each seen several times."""
+    generator = torch.Generator().manual_seed(0)
+    objects = torch.randn(40, 60, generator=generator, dtype=torch.float64)
+    features = objects.repeat_interleave(copies, 0)
+    features = features + 0.01 * torch.randn(features.shape, generator=generator, dtype=torch.float64)
+    return features, (torch.arange(40) % 2).repeat_interleave(copies), torch.arange(40).repeat_interleave(copies)
+
+
+def test_the_strength_is_chosen_on_groups_that_no_head_was_fitted_to() -> None:
+    """Objects seen on both sides make a head look good that has learned them by heart."""
+    features, labels, groups = repeated(6)
+    apart, mixed = solve_head(features, labels, 2, groups=groups), solve_head(features, labels, 2)
+    assert apart.held_out_loss is not None
+    assert mixed.held_out_loss is not None
+    assert mixed.held_out_loss < 0.3 < math.log(2) - 0.05 < apart.held_out_loss
+    assert apart.strength > 100 * mixed.strength
+    single = solve_head(features[::6], labels[::6], 2)
+    assert math.isclose(apart.held_out_loss, single.held_out_loss or 0, abs_tol=0.1)
+
+
+def test_without_two_groups_in_a_class_the_strength_is_the_default() -> None:
+    features, labels, _ = repeated(6)
+    assert solve_head(features, labels, 2, groups=labels).strength == 1 / len(labels)
+
+
 def test_the_strength_is_the_strongest_within_one_standard_error_of_the_best() -> None:
     features, labels = clusters()
     solution = solve_head(features.double(), labels, CLASSES, seed=3)

@@ -36,6 +36,7 @@ from hf_tl.optimization.loss import check_phases
 from hf_tl.phase import Phase
 from hf_tl.strategy import Strategy
 from hf_tl.trainer.callback import StrategyCallback
+from hf_tl.training.refit import Refit
 from hf_tl.wording import flags_meant
 
 SOLVED = replace(PHASES["solved"][0], augmentation="none")
@@ -72,6 +73,24 @@ def test_the_head_is_the_solution_on_its_inputs(cache: str, tmp_path: Path) -> N
     loss = -float(probabilities.log()[range(len(labels)), labels].mean())
     assert log.history[0]["train_loss"] == pytest.approx(loss, rel=1e-2)
     assert log.history[0]["learning_rate"] == 0
+
+
+@pytest.mark.parametrize("refits", [False, True], ids=["first", "retrained"])
+def test_the_folds_of_a_training_hold_out_whole_groups(refits: bool, tmp_path: Path) -> None:
+    """Nothing can be held out where each class is one group, and the strength is the default."""
+    run = Run(str(tmp_path), "solved")
+    training = make_training(run, kind=PlainTraining)
+    classes = [str(label) for label in training.images.train["label"]]
+    training.images = replace(training.images, units={"train": classes, "validation": classes})
+    training.data.units = training.images.units
+    refit = Refit.of(training)
+    training.run()
+    training = refit.run() if refits else training
+    [phase] = training.state.log.phases
+    assert phase.solution is not None
+    assert phase.solution["held_out_loss"] is None
+    assert phase.solution["l2_strength"] == 1 / len(training.data.train_images)
+    assert train(Run(str(tmp_path / "without"), "solved"), kind=PlainTraining).state.log.phases[0].solution["folds"] > 1
 
 
 def test_all_views_of_the_images_are_used(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from training.small_runs import LABELS, Run, make_images, make_model, make_transforms, snapshot
 
@@ -19,6 +21,7 @@ from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.head.tuning import (
     LEARNING_RATES,
     RateSweep,
+    by_groups,
     fit_batch_size,
     head_inputs,
     head_module,
@@ -66,6 +69,20 @@ def test_multi_label_rates_are_judged_by_the_binary_loss() -> None:
     assert trained < 0.6 * untrained
     plain = nn.functional.binary_cross_entropy_with_logits(head(features[:40]), flags[:40])
     assert trained == pytest.approx(plain.item())  # without label smoothing
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=50), st.booleans())
+def test_no_group_is_both_trained_on_and_held_out(groups: list[int], is_known: bool) -> None:
+    units = [str(group) for group in groups] if is_known else []
+    rows = np.random.default_rng(0).permutation(len(groups)).tolist()
+    order, held_out = by_groups(rows, units)
+    assert sorted(order) == sorted(rows)
+    assert len(rows) // 5 <= held_out < len(rows)
+    if not is_known:
+        assert (order, held_out) == (rows, max(1, len(rows) // 5))
+    elif len(set(units)) > 1:
+        first, rest = ({units[row] for row in part} for part in (order[:held_out], order[held_out:]))
+        assert not first & rest
 
 
 def test_the_rate_with_the_lowest_finite_loss_is_selected() -> None:

@@ -59,6 +59,16 @@ def test_the_documented_defaults() -> None:
     assert (large.augmentation, large.mixup, large.cutmix, large.ema_decay) == ("strong", 0.1, 1.0, 0.9999)
 
 
+@pytest.mark.parametrize(("images", "expected"), [(50, 3), (999, 3), (1_000, 1), (20_000, 1)])
+def test_auto_without_evidence_expects_all_stages_where_images_are_few(images: int, expected: int) -> None:
+    """A tenth of them cannot show a gain; what was chosen stays, and random weights must show one."""
+    strategy = Strategy.auto(trainable_stages=(2, "all"), scratch=True)
+    assert strategy.resolve(images).expected_rung == expected
+    assert len(strategy.resolve(images).phases) == 4
+    assert Strategy.auto(expected_rung=2).resolve(images).expected_rung == 2
+    assert StrategyConfig("auto").build(images=images, climb={"stages": (), "expected_rung": 1}).expected_rung == 1
+
+
 @pytest.mark.parametrize("name", ["finetune", "gradual"])
 def test_flags_hold_in_the_phase_of_the_head_too(name: StrategyName) -> None:
     plain = StrategyConfig(name).build(1, 3_000)

@@ -22,6 +22,7 @@ from training.small_runs import (
 )
 
 from hf_tl.backbones.libraries.transformers import random_weights
+from hf_tl.evaluation.intervals import share_interval
 from hf_tl.strategy import Strategy
 from hf_tl.training.escalation import Climb, Escalation
 from hf_tl.training.phase_run import PhaseRun
@@ -111,6 +112,22 @@ def test_each_stage_depth_starts_from_the_best_weights_before(monkeypatch: pytes
     )
     last = snapshot(climb.model)
     assert differences(climb.kept[2], {name: last[name] for name in climb.kept[2]}) == []
+
+
+def test_a_group_of_validation_images_counts_as_one(tmp_path: Path) -> None:
+    """Both the intervals of the stage depths and their test count groups: two of them show no gain."""
+    run = Run(str(tmp_path), "climb", expected_rung=1)
+    training = make_training(run)
+    grouped = make_training(run)
+    images = len(grouped.data.validation_images)
+    grouped.data.units = {"validation": ["a", "b"] * (images // 2)}
+    for each in (training, grouped):
+        each.run()
+    independent, together = (each.state.log.rungs for each in (training, grouped))
+    assert (training.data.independent, grouped.data.independent) == (images, 2)
+    assert together[0]["interval"] == share_interval(together[0]["accuracy"], 2)
+    assert independent[0]["interval"] == share_interval(independent[0]["accuracy"], images)
+    assert together[1]["p_value"] >= 0.5
 
 
 def test_the_phases_of_a_strategy_that_were_carried_out() -> None:

@@ -73,6 +73,19 @@ def test_more_stage_depths_need_stronger_evidence(
 
 
 @settings(deadline=None)
+@given(climbs(), answers(), st.integers(2, 9))
+def test_copies_of_the_images_change_no_decision(
+    climb: tuple[Escalation, int], pair: tuple[np.ndarray, np.ndarray], copies: int
+) -> None:
+    """The images of a group count as one; taken for independent, copies would make any difference significant."""
+    (escalation, rung), (right, before) = climb, pair
+    groups = np.repeat(np.arange(len(right)), copies)
+    verdict = escalation.judge(rung, np.repeat(right, copies), np.repeat(before, copies), groups)
+    expected = escalation.judge(rung, right, before)
+    assert (verdict.is_kept, verdict.why, verdict.p_value) == (expected.is_kept, expected.why, expected.p_value)
+
+
+@settings(deadline=None)
 @given(answers(), st.integers(1, 5))
 def test_the_first_stage_depth_is_kept(pair: tuple[np.ndarray, np.ndarray], rungs: int) -> None:
     verdict = Escalation(rungs, 1).judge(1, pair[0], None)

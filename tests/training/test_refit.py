@@ -159,6 +159,16 @@ def test_it_must_fit_into_the_remaining_time(tmp_path: Path) -> None:
     assert not refit.has_time()
 
 
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_retraining_knows_the_groups_of_its_images(learns: bool, tmp_path: Path) -> None:
+    training = make_training(Run(str(tmp_path)))
+    units = {"train": list("aabbccddeeffgg"), "validation": list("hhiijjkkllmmnn")}
+    training.images = replace(training.images, units=units)
+    refit = Refit.of(training, learns_validation=learns)
+    assert len(refit.units) == len(refit.images)
+    assert refit.units == [*units["train"], *(units["validation"] if learns else [])]
+
+
 @pytest.mark.parametrize(
     ("expected_rung", "learns", "expected"), [(1, False, False), (1, True, True), (2, False, True)]
 )

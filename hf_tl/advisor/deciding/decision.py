@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 
 from hf_tl.advisor.deciding.rules import NOT_AT_ALL, SIMILAR, find_rule
 from hf_tl.advisor.measuring.evidence import SIGNIFICANT, BackboneEvidence
-from hf_tl.advisor.measuring.probes import Probe
+from hf_tl.advisor.measuring.probes import Probe, probe_p_value
 from hf_tl.advisor.trials.results import Trial, choose_trial, gain_p_value, next_best, paired_gain
 from hf_tl.config import StrategyConfig
-from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.head.head_solver import FOLDS
 from hf_tl.reporting.numbers import chance_of, points, with_interval
 from hf_tl.strategy_config import Preference
@@ -40,6 +39,11 @@ class Decision:
     def is_open(self) -> bool:
         """Whether trials may choose another strategy: a training is recommended, and the head is not enough."""
         return self.settings is not None and self.name != SOLVED_RULE
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether trials have decided."""
+        return self.name == TRIALS
 
 
 def decide(backbones: Sequence[BackboneEvidence], images: float) -> Decision:
@@ -100,11 +104,7 @@ def leading(backbones: Sequence[BackboneEvidence]) -> list[BackboneEvidence]:
     """Return the backbones whose best depth does not differ significantly from that of the first one."""
     leader = ranking(backbones)[0]
     level = SIGNIFICANT / max(1, len(backbones) - 1)
-    return [backbone for backbone in backbones if _difference_p_value(leader, backbone) >= level]
-
-
-def _difference_p_value(first: BackboneEvidence, second: BackboneEvidence) -> float:
-    return difference_p_value(first.best.linear.is_right, second.best.linear.is_right)
+    return [backbone for backbone in backbones if probe_p_value(leader.best.linear, backbone.best.linear) >= level]
 
 
 def _no_training(backbone: BackboneEvidence) -> Decision:

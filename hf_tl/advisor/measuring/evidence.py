@@ -8,7 +8,14 @@ import numpy as np
 import torch
 
 from hf_tl.advisor.measuring.observation import Observation, observe
-from hf_tl.advisor.measuring.probes import LearningCurve, Probe, learning_curve, linear_probe, nearest_neighbors
+from hf_tl.advisor.measuring.probes import (
+    LearningCurve,
+    Probe,
+    learning_curve,
+    linear_probe,
+    nearest_neighbors,
+    probe_p_value,
+)
 from hf_tl.advisor.measuring.sample import Sample
 from hf_tl.advisor.measuring.series import Gap, Series, compare_folds, series_of
 from hf_tl.advisor.measuring.similarity import COMPARED, Similarity, compare_with_untrained
@@ -16,7 +23,6 @@ from hf_tl.advisor.measuring.transferability import h_score, leep, logme, nce
 from hf_tl.backbones.stages.family import family_of
 from hf_tl.backbones.weights.provenance import provenance_of
 from hf_tl.errors import ModelError, TrainingError
-from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.recipes.families import HIERARCHICAL, Family
 
 if TYPE_CHECKING:
@@ -108,7 +114,7 @@ class BackboneEvidence:
     @property
     def best_p_value(self) -> float:
         """Return the p-value of the best depth against the last one, with Bonferroni correction."""
-        p_value = difference_p_value(self.best.linear.is_right, self.head.linear.is_right)
+        p_value = probe_p_value(self.best.linear, self.head.linear)
         return min(1.0, p_value * max(1, len(self.depths) - 1))
 
     def to_record(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from scipy.optimize import curve_fit
 from scipy.special import bdtrc
 
 from hf_tl.evaluation.intervals import Interval, share_interval
+from hf_tl.evaluation.paired import difference_p_value
 from hf_tl.head.head_solver import FOLDS, cross_validate_head, draw_folds, solve_head
 from hf_tl.reporting.numbers import with_interval
 
@@ -70,10 +71,16 @@ class Probe:
         return (self.predictions == self.labels)[self.predictions >= 0]
 
     @property
+    def held_out_groups(self) -> np.ndarray | None:
+        """Return the series of each held-out image (held-out images,); None for independent images."""
+        return None if self.groups is None else self.groups[self.predictions >= 0]
+
+    @property
     def accuracy(self) -> Accuracy:
         """Return the accuracy on the held-out images."""
-        groups = None if self.groups is None else len(np.unique(self.groups[self.predictions >= 0]))
-        return Accuracy(int(self.is_right.sum()), len(self.is_right), groups)
+        groups = self.held_out_groups
+        independent = None if groups is None else len(np.unique(groups))
+        return Accuracy(int(self.is_right.sum()), len(self.is_right), independent)
 
     @property
     def balanced(self) -> float:
@@ -97,6 +104,11 @@ class Probe:
         images = self.accuracy.independent or self.accuracy.images
         correct = round(self.accuracy.value * images)
         return float(bdtrc(correct - 1, images, self.chance))
+
+
+def probe_p_value(first: Probe, second: Probe) -> float:
+    """Return the p-value of the difference of two probes in the same folds (McNemar); a series counts as one image."""
+    return difference_p_value(first.is_right, second.is_right, first.held_out_groups)
 
 
 def balanced_accuracy(is_right: np.ndarray, labels: np.ndarray) -> float:

@@ -85,7 +85,7 @@ def _draw_plane(axes: Axes, record: Mapping[str, Any]) -> None:
 def _draw_trials(axes: Axes, trials: Sequence[Mapping[str, Any]], advice: str) -> None:
     """Draw the accuracy of each trial by the time that a training takes; short trials are pale."""
     for number, trial in enumerate(sorted(trials, key=lambda trial: -trial["accuracy"])):
-        short = "" if trial["is_finalist"] else " (a third of the epochs)"
+        short = "" if trial["is_finalist"] else " (not in full)"
         label = trial["advice"] + (", chosen" if trial["advice"] == advice else short)
         style: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "alpha": 1 if trial["is_finalist"] else 0.5}
         _draw_shares(

@@ -112,22 +112,16 @@ def next_best(trials: Sequence[Trial], chosen: Trial) -> Trial:
 
 def paired_gain(first: Trial, second: Trial) -> tuple[float, float]:
     """Return the gain of the second trial over the first in accuracy, and its standard error over the series."""
-    gains, images = _gains(first, second)
+    both = first.judged & second.judged
+    gains = np.bincount(first.groups[both], weights=second.right[both].astype(float) - first.right[both])
+    images = int(both.sum())
     return float(gains.sum()) / images, math.sqrt(float((gains**2).sum())) / images
 
 
 def gain_p_value(first: Trial, second: Trial) -> float:
     """Return the two-sided p-value of the difference: McNemar's exact test, in which a series counts as one image."""
-    gains, _ = _gains(first, second)
-    return difference_p_value(gains < 0, gains > 0)
-
-
-def _gains(first: Trial, second: Trial) -> tuple[np.ndarray, int]:
-    """Return by how many images the second trial is better on each series (series,), and the number of images."""
     both = first.judged & second.judged
-    differences = second.right[both].astype(float) - first.right[both]
-    series = np.unique(first.groups[both], return_inverse=True)[1]
-    return np.bincount(series, weights=differences), int(both.sum())
+    return difference_p_value(first.right[both], second.right[both], first.groups[both])
 
 
 def describe_trials(trials: Sequence[Trial]) -> Iterator[str]:
@@ -137,7 +131,7 @@ def describe_trials(trials: Sequence[Trial]) -> Iterator[str]:
     ordered = sorted(trials, key=lambda trial: (not trial.is_finalist, -trial.accuracy.value))
     width = max(len(trial.advice) for trial in trials)
     for trial in ordered:
-        accuracy, short = trial.accuracy, "" if trial.is_finalist else ", a third of the epochs"
+        accuracy, short = trial.accuracy, "" if trial.is_finalist else ", not tried in full"
         yield (
             f"{trial.advice:<{width}}  {accuracy} of {accuracy.images:,} held-out images{short}; a training takes "
             f"about {describe_seconds(trial.seconds)} and trains {trial.parameters_trained:,} parameters"

@@ -1,14 +1,16 @@
 """Trainings of the trials.
 
 Successive halving (Jamieson and Talwalkar 2016, https://proceedings.mlr.press/v51/jamieson16.html): short trainings on
-one fold choose a strategy, which is then compared with that of the rule and with the head alone, which costs little.
-The finalists are trained as recommended, on all folds. Whole series are held out. Nothing is selected on the held-out
-images, so that their accuracy is that of new images, for two thirds of the training images.
+one fold choose a rival of the rule's strategy. Unless the short training is worse than that of the rule in full by more
+than a standard error, a training of the rival in full on this fold decides between the two. The one that is left, and
+the head alone, which costs little, are trained as recommended on all folds. Whole series are held out. No weights are
+selected on the held-out images, so that their accuracy is that of new images, for two thirds of the training images.
 """
 
+import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,18 +20,22 @@ from hf_tl.advisor.deciding.cost import describe_seconds, estimate_cost
 from hf_tl.advisor.deciding.rules import NOT_AT_ALL
 from hf_tl.advisor.measuring.evidence import BackboneEvidence
 from hf_tl.advisor.measuring.sample import Sample
-from hf_tl.advisor.trials.results import Trial, Trials, gain_p_value
+from hf_tl.advisor.trials.results import Trial, Trials, gain_p_value, paired_gain
 from hf_tl.config import StrategyConfig, TrainingConfig
 from hf_tl.errors import ConfigError
 from hf_tl.head.head_solver import draw_folds
+from hf_tl.processes.alone import single_process
 from hf_tl.reporting.console import log_level, progress_bar, say
 from hf_tl.storage.writing import temporary_folder
 from hf_tl.training.loop import Training
 from hf_tl.training.phase_data import TrainingImages
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from hf_tl.advisor.deciding.decision import Decision
     from hf_tl.backbones.candidates import Backbone
+    from hf_tl.backbones.libraries.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.strategy import Phase, Strategy
 
@@ -66,11 +72,6 @@ def try_strategies(
 
     if not budget or not decision.is_open:
         return Trials()
-    if PartialState().num_processes > 1:
-        return Trials(
-            why_not="strategies are tried by one process only: run hf-tl recommend first, and train with "
-            "--recommendation"
-        )
     evidence = decision.backbone
     candidates = list_candidates(evidence)
     built = {settings.strategy: _build(settings, evidence, len(sample.labels)) for settings, _ in candidates}
@@ -109,17 +110,19 @@ def list_candidates(backbone: BackboneEvidence) -> list[tuple[StrategyConfig, st
 
 
 def estimate_trials(lengths: Sequence[float], seconds: float) -> float:
-    """Estimate the longest duration of the trials, in seconds: of two strategies on all folds, and of short trainings.
+    """Estimate the longest duration of the trials, in seconds.
+
+    Of the strategies but the head, each has a short training, two a training in full, and one of them one on each fold.
 
     Args:
         lengths: Epochs of each strategy but the head, which costs little, relative to a training of all stages.
         seconds: Duration of a training of all stages on the sample.
 
     >>> round(estimate_trials([1, 1, 1], 60))
-    280
+    200
     """
     of_fold = 1 - 1 / FOLDS
-    return seconds * of_fold * (SHORT * sum(lengths) + FOLDS * (1 + max(lengths)))
+    return seconds * of_fold * (SHORT * sum(lengths) + 1 + FOLDS * max(lengths))
 
 
 def run_trials(
@@ -149,43 +152,49 @@ def run_trials(
     folds = range(int(fold_of.max()) + 1)
     trainer = _Trainer(backbone, sample, fold_of, horizontal_flip, seed)
     strategies = [_build(settings, evidence, int((fold_of != 0).sum())) for settings, _ in candidates]
-    finalists = [index for index, (settings, _) in enumerate(candidates) if index == rule or settings == HEAD]
-    runs = len(candidates) - len(finalists) + (len(finalists) + 1) * len(folds)
+    head = next(index for index, (settings, _) in enumerate(candidates) if settings == HEAD)
+    others = sorted({*range(len(candidates))} - {rule, head})
+    results: dict[int, list[Judged]] = {rule: [], head: []}
+    refused: dict[str, str] = {}
+
+    def trial(index: int, *, is_finalist: bool = True) -> Trial:
+        return _trial(candidates[index], results[index], fold_of, groups, sample.labels, is_finalist)
+
     with (
-        temporary_folder("features of the trials") as cache,
-        progress_bar(total=runs, desc="Trying strategies", unit="training") as bar,
+        temporary_folder("features of the trials") as folder,
+        progress_bar(total=len(others) + 1 + 2 * len(folds), desc="Trying strategies", unit="training") as bar,
         log_level("warning"),
         torch.random.fork_rng(),
+        single_process(),
     ):
-
-        def judge(strategy: "Strategy", fold: int) -> Judged:
-            result = trainer.train(strategy, fold, str(cache))
-            bar.update()
-            return result
-
-        results: dict[int, list[Judged]] = {}
-        refused: dict[str, str] = {}
-        for index in sorted({*range(len(candidates))} - {*finalists}):
+        cache = str(folder)
+        for index in others:
             try:
-                results[index] = [judge(_shortened(strategies[index]), 0)]
+                results[index] = [trainer.train(_shortened(strategies[index]), 0, cache, SHORT)]
             except ConfigError as error:  # such as adapters in layers that peft cannot adapt
                 refused[candidates[index][1]] = str(error)
-        if results:
-            finalists.append(
-                max(results, key=lambda index: (results[index][0].right.mean(), -results[index][0].seconds))
-            )
-        results |= {index: [] for index in finalists}
-
-        def trial(index: int) -> Trial:
-            return _trial(candidates[index], results[index], fold_of, groups, sample.labels, index in finalists)
-
+            bar.update()
+        chosen, results[rule] = rule, [trainer.train(strategies[rule], 0, cache)]
+        bar.update()
+        if rivals := [index for index in others if index in results]:
+            rival = max(rivals, key=lambda index: (results[index][0].right.mean(), -results[index][0].seconds))
+            gain, standard_error = paired_gain(trial(rule), trial(rival))
+            if gain >= -standard_error:
+                results[rival] = [trainer.train(strategies[rival], 0, cache)]
+                gain, standard_error = paired_gain(trial(rule), trial(rival))
+                chosen = rival if gain > standard_error else rule
+            bar.update()
         for fold in folds:
-            for index in finalists:
-                results[index].append(judge(strategies[index], fold))
-            best, *others = sorted(map(trial, finalists), key=lambda trial: -trial.accuracy.value)
-            if all(gain_p_value(other, best) < DECIDED for other in others):
+            for index in (head, chosen):
+                if len(results[index]) == fold:
+                    results[index].append(trainer.train(strategies[index], fold, cache))
+                    bar.update()
+            if gain_p_value(trial(head), trial(chosen)) < DECIDED:
                 break
-    return Trials(tuple(map(trial, sorted(results))), refused=refused)
+    return Trials(
+        tuple(trial(index, is_finalist=index in (head, chosen)) for index in sorted(results) if results[index]),
+        refused=refused,
+    )
 
 
 @dataclass(frozen=True)
@@ -208,17 +217,26 @@ class _Trainer:
     fold_of: np.ndarray
     horizontal_flip: bool
     seed: int
+    loaded: "dict[bool, tuple[PreTrainedModel, Preprocessing]]" = field(default_factory=dict)
+    """Model and preprocessing, loaded once, by whether the weights are pretrained."""
 
-    def train(self, strategy: "Strategy", fold: int, cache: str) -> Judged:
-        """Train on all images but those of a fold, and classify these."""
+    def load(self, *, pretrained: bool) -> "tuple[PreTrainedModel, Preprocessing]":
+        """Return a model that no trial has trained, and its preprocessing."""
+        if pretrained not in self.loaded:
+            self.loaded[pretrained] = self.backbone.load(self.sample.classes, pretrained=pretrained)
+        model, preprocessing = self.loaded[pretrained]
+        return copy.deepcopy(model), preprocessing
+
+    def train(self, strategy: "Strategy", fold: int, cache: str, share: float = 1) -> Judged:
+        """Train on all images but those of a fold, for a share of the epochs, and classify these."""
         from hf_tl.processes.accelerator import make_accelerator
 
         train, held_out = np.flatnonzero(self.fold_of != fold), np.flatnonzero(self.fold_of == fold)
         config = TrainingConfig(
             seed=self.seed, report_to="none", cpu_threads=torch.get_num_threads(), feature_cache_dir=cache
         )
+        model, preprocessing = self.load(pretrained=not strategy.from_scratch)
         torch.manual_seed(self.seed)  # `run_trials` restores the state; those of random and numpy are the user's
-        model, preprocessing = self.backbone.load(self.sample.classes, pretrained=not strategy.from_scratch)
 
         def transforms_of(phase: "Phase") -> Any:
             return preprocessing.transforms(phase.augmentation, horizontal_flip=self.horizontal_flip)
@@ -232,7 +250,7 @@ class _Trainer:
         return Judged(
             held_out,
             training.problem.is_right(predictions.logits, predictions.labels),
-            seconds * len(self.fold_of) / len(train),
+            seconds / share * len(self.fold_of) / len(train),
             max(phase.parameters_trained for phase in log.phases),
         )
 
@@ -258,6 +276,6 @@ def _trial(
     right, judged = np.zeros(len(fold_of), bool), np.zeros(len(fold_of), bool)
     for result in results:
         right[result.rows], judged[result.rows] = result.right, True
-    seconds = float(np.mean([result.seconds for result in results])) / (1 if is_finalist else SHORT)
+    seconds = float(np.mean([result.seconds for result in results]))
     trained = max(result.parameters_trained for result in results)
     return Trial(*candidate, right, judged, groups, labels, seconds, trained, is_finalist)
