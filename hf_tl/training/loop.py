@@ -283,8 +283,7 @@ class Training:
         self._held.load(self._best_weights)
         validation = self.data.predictions(self._held.model, phase, self.data.validation_images, "validation")
         right = self.problem.is_right(validation.logits, validation.labels)
-        groups = self.data.groups("validation")
-        self._best_weights = climb.end(self.state, self._best_weights, right, groups)
+        self._best_weights = climb.end(self.state, self._best_weights, right, self.data.groups("validation"))
         rungs = self.state.log.rungs
         say(self.accelerator, describe_rung(rungs[-1], len(rungs), climb.escalation.rungs))
 
