@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hf_tl.backbones.prefix.folding import folded_where_equal
-from hf_tl.backbones.stages.modules import inference
-from hf_tl.backbones.weights.digest import is_sharded
+from hf_tl.backbones.stages.modules import inference, is_sharded
 from hf_tl.data.decoding.images import collate
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.processes.precision import timed

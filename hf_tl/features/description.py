@@ -129,5 +129,5 @@ def identity_of(folder: Path) -> tuple[int, int] | None:
 def _state(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None

@@ -17,9 +17,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from hf_tl.backbones.stages.modules import inference, outermost_modules
+from hf_tl.backbones.stages.modules import inference, is_sharded, outermost_modules
 from hf_tl.backbones.stages.stage import Stage
-from hf_tl.backbones.weights.digest import is_part, is_sharded, whole
+from hf_tl.backbones.weights.digest import is_part, whole
 from hf_tl.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -85,7 +85,7 @@ def failure_of(error: BaseException | None) -> str | None:
 
 def temporary_place() -> Path:
     """Return the folder of temporary files, whether or not it can be written to."""
-    return Path(tempfile.tempdir or os.environ.get("TMPDIR") or "/tmp")
+    return Path(tempfile.tempdir or os.environ.get("TMPDIR") or os.path.join(os.sep, "tmp"))
 
 
 @contextlib.contextmanager

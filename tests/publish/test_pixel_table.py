@@ -22,7 +22,8 @@ from hf_tl.data.decoding.conversions import examine, gather
 from hf_tl.data.decoding.opening import decode
 from hf_tl.data.decoding.pixels import pixel_batches
 from hf_tl.data.fingerprint import map_images
-from hf_tl.demo.demo_model import DemoModel, read_image
+from hf_tl.demo.demo_model import DemoModel
+from hf_tl.demo.uploads import read_image
 from hf_tl.evaluation.measure import inference
 from hf_tl.exporting.export import export
 from hf_tl.exporting.preprocessing import apply, describe

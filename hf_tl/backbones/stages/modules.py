@@ -10,7 +10,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hf_tl.backbones.stages.paths import outermost
 from hf_tl.backbones.stages.stage import Stage
-from hf_tl.backbones.weights.digest import is_sharded
 
 
 @contextlib.contextmanager
@@ -87,3 +86,8 @@ def outermost_modules(stage: Stage, modules: Mapping[str, nn.Module]) -> list[st
     """Return the names of the outermost callable modules of a stage that hold parameters."""
     names = [name for name in stage.module_names if not isinstance(modules[name], nn.ModuleList | nn.ModuleDict)]
     return [name for name in outermost(names) if any(True for _ in modules[name].parameters())]
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether each process keeps a part of the model's parameters, as DTensors."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -31,8 +31,3 @@ def whole(tensor: Any) -> Tensor:
 def is_part(tensor: Tensor) -> bool:
     """Return whether a tensor is a DTensor, without importing that class (almost a second in every run)."""
     return hasattr(tensor, "full_tensor")
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Return whether each process keeps a part of the model's parameters."""
-    return any(is_part(parameter) for parameter in model.parameters())

@@ -35,6 +35,9 @@ def unpack(archive: Path) -> Path:
     folder = cache / f"{archive.stem}-{sha256(key).hexdigest()[:16]}"
     if folder.is_dir():
         return folder
+    advice = "free some space, or set HF_HOME to a folder on another disk"
+    with writing(cache, DataError, advice):
+        cache.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as opened:
             outside = [name for name in opened.namelist() if name.startswith(("/", "\\")) or ".." in Path(name).parts]
@@ -48,7 +51,6 @@ def unpack(archive: Path) -> Path:
                     f"{archive.name} takes {size / 1e9:,.1f} GB unpacked, and {cache} has {room / 1e9:,.1f} GB left; "
                     "do not trust it, or unpack it elsewhere and name the folder"
                 )
-            advice = "free some space, or set HF_HOME to a folder on another disk"
             with writing(folder, DataError, advice), atomic_folder(folder, replace=True) as partial:
                 opened.extractall(partial)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
