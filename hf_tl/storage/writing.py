@@ -30,7 +30,7 @@ def writing(what: object, kind: type[HfTlError] = SaveError, advice: str = "") -
     >>> with writing("--output_dir out", advice="nothing was exported"):
     ...     raise OSError(28, "No space left on device")
     Traceback (most recent call last):
-    hf_tl.errors.SaveError: --output_dir out cannot be written: No space left on device; nothing was exported
+    hf_tl.errors.SaveError: output_dir out cannot be written: No space left on device; nothing was exported
     """
     try:
         yield
