@@ -21,7 +21,7 @@ from training.small_runs import train as train_whole
 
 from hf_tl.backbones.prefix.search import find_boundary
 from hf_tl.backbones.stages.freezing import freeze
-from hf_tl.backbones.weights.digest import is_sharded
+from hf_tl.backbones.stages.modules import is_sharded
 from hf_tl.processes.sharding import ShardedAccelerator
 
 IMAGE = (3, 32, 32)
