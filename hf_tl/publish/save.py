@@ -31,6 +31,7 @@ from hf_tl.publish.checks import CARD_FILE
 from hf_tl.publish.record import config_record
 from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord, read_record, write_record
 from hf_tl.reporting.console import quiet_transformers
+from hf_tl.storage.documents import read_json
 from hf_tl.storage.folders import partial_folder, replace_files
 from hf_tl.storage.writing import writing
 
@@ -96,7 +97,7 @@ def _is_same_network(first: Path, second: Path) -> bool:
     configs = []
     for folder in (first, second):
         try:
-            configs.append({**json.loads((folder / "config.json").read_text(encoding="utf-8")), "hf_tl": None})
+            configs.append({**read_json(folder / "config.json"), "hf_tl": None})
         except (OSError, ValueError, TypeError):  # there is none, or it is damaged
             return False
     return bool(configs[0] == configs[1])

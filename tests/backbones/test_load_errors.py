@@ -11,6 +11,7 @@ from hub.server import HubServer
 from safetensors.torch import load_file, save_file
 
 from hf_tl.backbones.load import load, load_backbone
+from hf_tl.backbones.weights.limits import settings_of
 from hf_tl.errors import ConfigError, ModelError
 
 
@@ -145,3 +146,9 @@ def test_a_pickle_that_holds_code_is_refused_and_nothing_runs(
 def test_invalid_labels_are_errors(labels: list[str], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         load_backbone("timm:test_resnet", labels, pretrained=False)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "sentencepiece", "detectron2"])
+def test_a_missing_library_is_not_blamed_on_the_settings(library: str) -> None:
+    with pytest.raises(ImportError, match=library), settings_of("cats", "preprocessor_config.json"):
+        raise ImportError(f"the processor needs {library}")

@@ -180,3 +180,12 @@ def test_another_run_s_files_do_not_stay(tmp_path: Path) -> None:
     saved("timm", tmp_path)
     assert {path.name for path in folder.iterdir()} == FILES | {"notes.txt"}
     assert type(AutoImageProcessor.from_pretrained(folder)).__name__ == "TimmWrapperImageProcessor"
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", "{", "[" * 100_000, '{"a": ' * 100_000, "\\x00"])
+def test_a_damaged_config_in_the_folder_does_not_lose_the_new_model(damage: str, tmp_path: Path) -> None:
+    model, preprocessing = build("timm", tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text(damage)
+    folder = save_model(model, preprocessing, record_of(model, LABELS["unsorted"]), tmp_path / "out")
+    assert load(folder)[0].config.num_labels == 3

@@ -111,7 +111,8 @@ def within_limits(name: str) -> Iterator[None]:
 def settings_of(name: str, file: str) -> Iterator[None]:
     """Turn every error of the libraries that read the settings of a checkpoint into one that names them.
 
-    A value of another type or size makes them fail anywhere, with any exception.
+    A value of another type or size makes them fail anywhere, with any exception. A missing library is no fault of the
+    settings.
 
     Args:
         name: Directory of the checkpoint, or Hub id.
@@ -119,10 +120,11 @@ def settings_of(name: str, file: str) -> Iterator[None]:
 
     Raises:
         ModelError: The settings cannot be used.
+        ImportError: A library is not installed.
     """
     try:
         yield
-    except HfTlError:
+    except (HfTlError, ImportError):
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
