@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from parts import is_drawn
 
 # the networks are tiny, and two test processes share the cores; child processes inherit the setting
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -35,6 +36,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fast", action="store_true", help="leave out files that start processes, servers or trainings, and long tests"
     )
+    parser.addoption("--share", type=float, default=1.0, help="share of the slow tests to run (default: 1, all)")
+    parser.addoption("--draw", default="", help="name of the draw of these tests, such as today's date")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """State the share of slow tests and the name of their draw, with which a failure can be repeated."""
+    share, draw = config.getoption("share"), config.getoption("draw")
+    return f"slow tests: --share {share:g} --draw '{draw}'" if share < 1 else None
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -50,10 +59,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("fast"):
-        long = [item for item in items if item.get_closest_marker("long")]
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if not item.get_closest_marker("long")]
+    share, draw = config.getoption("share"), config.getoption("draw")
+    left_out = [
+        item
+        for item in items
+        if (config.getoption("fast") and item.get_closest_marker("long"))
+        or (item.get_closest_marker("slow") and not is_drawn(item.nodeid, share, draw))
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 def imported(file: Path) -> set[str]:

@@ -8,7 +8,8 @@ import pytest
 from accelerate import Accelerator
 from auto.inputs import Inputs
 from fuzzing.mutations import mutate_json
-from fuzzing.reading import FEW, MANY, fuzz
+from fuzzing.reading import PARTS, fuzz
+from parts import parts
 
 import hf_tl
 from hf_tl.advisor.advice import take_advice
@@ -17,9 +18,9 @@ from hf_tl.backbones.candidates import candidates
 from hf_tl.flags import parse_run_config
 
 
-@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", parts(PARTS))
 def test_mutated_recommendations_are_followed_or_refused(
-    inputs: Inputs, recommended: Path, tmp_path: Path, count: int
+    inputs: Inputs, recommended: Path, tmp_path: Path, part: int
 ) -> None:
     advice = tmp_path / "advice"
     shutil.copytree(recommended, advice)
@@ -32,4 +33,4 @@ def test_mutated_recommendations_are_followed_or_refused(
         assert taken.candidate in backbones
         assert json.dumps(taken.record, allow_nan=False)
 
-    fuzz(advice / RECORD, mutate_json, read, count, names=str(advice))
+    fuzz(advice / RECORD, mutate_json, read, part, names=str(advice))

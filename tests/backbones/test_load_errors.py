@@ -1,11 +1,14 @@
 """Names, folders, weights and labels that cannot be loaded: the error says why."""
 
+import json
 import pickle
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from backbones.checkpoints import PETS, save_transformers, tiny_vit
+from backbones.checkpoints import PETS, save_timm, save_transformers, timm_network, tiny_vit
 from hub.client import run_python
 from hub.server import HubServer
 from safetensors.torch import load_file, save_file
@@ -152,3 +155,14 @@ def test_invalid_labels_are_errors(labels: list[str], text: str) -> None:
 def test_a_missing_library_is_not_blamed_on_the_settings(library: str) -> None:
     with pytest.raises(ImportError, match=library), settings_of("cats", "preprocessor_config.json"):
         raise ImportError(f"the processor needs {library}")
+
+
+@pytest.mark.parametrize("save", [partial(save_transformers, tiny_vit()), partial(save_timm, timm_network("test_vit"))])
+def test_only_numbers_that_a_library_reads_are_limited(save: Callable[[Path], Path], tmp_path: Path) -> None:
+    config = save(tmp_path) / "config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "training_images": 14_197_122, "notes": {"seed": 2**40}}))
+    assert load_backbone(str(tmp_path), PETS)[0].config.num_labels == len(PETS)
+    config.write_text(json.dumps({**settings, "num_labels": 14_197_122}))
+    with pytest.raises(ModelError, match=r"expected numbers up to .* found num_labels"):
+        load_backbone(str(tmp_path), PETS)

@@ -144,8 +144,9 @@ def disturb(machine: Machine, name: str, reference: Reference, fault: Fault) -> 
 
 def faults_of(reference: Reference, options: argparse.Namespace, values: random.Random) -> Iterator[Fault]:
     """Yield the faults that a command meets."""
-    for first in range(1, min(options.each, reference.writes) + 1):
-        yield Fault(first, errno.ENOSPC)
+    first, last = options.each
+    for write in range(first, min(last, reference.writes) + 1):
+        yield Fault(write, errno.ENOSPC)
     for number in range(options.faults if reference.writes else 0):
         yield Fault(values.randint(1, reference.writes), ERRORS[number % len(ERRORS)])
     for number in range(options.signals):
@@ -160,7 +161,9 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=COMMANDS)
-    parser.add_argument("--each", type=int, default=0, help="disks that are full from each of the first writes on")
+    parser.add_argument(
+        "--each", type=int, nargs=2, default=(1, 0), help="disks that are full from each write of this range on"
+    )
     parser.add_argument("--faults", type=int, default=0, help="disks that fail from a random write on, per command")
     parser.add_argument("--signals", type=int, default=0, help="SIGKILL and SIGTERM at random moments, per command")
     parser.add_argument("--seed", type=int, default=0)

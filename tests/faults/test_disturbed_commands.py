@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from faults.commands import COMMANDS
 from faults.write_faults import compile_library, compiler
+from parts import parts
 
 pytestmark = pytest.mark.skipif(
     compiler() is None or not sys.platform.startswith("linux"), reason="needs a C compiler, on Linux"
@@ -37,18 +38,20 @@ def test_commands_on_a_disk_that_fails_or_killed(library: Path, tmp_path: Path) 
     disturb(library, tmp_path, "--commands", "train", "predict", "--faults", "4", "--signals", "2")
 
 
-@pytest.mark.slow
-def test_a_disk_that_is_full_at_each_of_the_first_200_writes_of_a_training(library: Path, tmp_path: Path) -> None:
-    disturb(library, tmp_path, "--commands", "train", "--each", "200")
+@pytest.mark.parametrize("part", parts(10, plain=0))
+def test_a_disk_that_is_full_at_each_of_the_first_200_writes_of_a_training(
+    library: Path, tmp_path: Path, part: int
+) -> None:
+    disturb(library, tmp_path, "--commands", "train", "--each", f"{20 * part + 1}", f"{20 * part + 20}")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("part", parts(2, plain=0))
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_on_a_disk_that_fails(library: Path, tmp_path: Path, command: str) -> None:
-    disturb(library, tmp_path, "--commands", command, "--faults", "16")
+def test_every_command_on_a_disk_that_fails(library: Path, tmp_path: Path, command: str, part: int) -> None:
+    disturb(library, tmp_path, "--commands", command, "--faults", "8", "--seed", f"{part}")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("part", parts(3, plain=0))
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_killed_at_random_moments(library: Path, tmp_path: Path, command: str) -> None:
-    disturb(library, tmp_path, "--commands", command, "--signals", "24")
+def test_every_command_killed_at_random_moments(library: Path, tmp_path: Path, command: str, part: int) -> None:
+    disturb(library, tmp_path, "--commands", command, "--signals", "8", "--seed", f"{part}")

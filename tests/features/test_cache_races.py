@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from parts import parts
 
 REPOSITORY = Path(__file__).parents[2]
-PROCESSES = 3
+PROCESSES, ROUNDS = 3, 25
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -90,12 +91,12 @@ assert outcomes["computed"] and outcomes["read"]
 """
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(500, marks=pytest.mark.slow)])
-def test_a_cache_that_processes_share_gives_right_features_or_none(tmp_path: Path, rounds: int) -> None:
+@pytest.mark.parametrize("part", parts(20))
+def test_a_cache_that_processes_share_gives_right_features_or_none(tmp_path: Path, part: int) -> None:
     environment = {**os.environ, "HF_TL_CACHE": str(tmp_path)}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path), str(rounds), str(seed)],
+            [sys.executable, "-c", PROGRAM, str(tmp_path), str(ROUNDS), str(PROCESSES * part + seed)],
             cwd=REPOSITORY,
             env=environment,
             stdout=subprocess.PIPE,

@@ -13,8 +13,8 @@ from typing import Any
 
 from hf_tl.errors import HfTlError
 
-FEW, MANY = 300, 10_000
-"""Number of mutations in the plain suite, and in the slow one."""
+MUTATIONS, PARTS = 100, 100
+"""Number of mutations in a part of a test, and number of its parts."""
 SECONDS = 20.0
 """Longest time of the processor for one file."""
 MEMORY = 1500
@@ -27,15 +27,15 @@ sys.addaudithook(lambda event, arguments: [watch(event, arguments) for watch in 
 
 
 def fuzz(
-    file: Path, mutate: Mutate, read: Callable[[], object], count: int, *, names: str | None = None
+    file: Path, mutate: Mutate, read: Callable[[], object], part: int, *, names: str | None = None
 ) -> Counter[str]:
-    """Read `count` mutations of a file; each must be read, or be refused with an error that names it.
+    """Read `MUTATIONS` mutations of a file; each must be read, or be refused with an error that names it.
 
     Args:
         file: The file, restored in the end.
         mutate: Mutation of its bytes.
         read: Function that reads it.
-        count: Number of mutations.
+        part: Number of the part, whose mutations differ from those of all others.
         names: Text that errors must contain (default: the name of the file).
 
     Returns:
@@ -44,14 +44,14 @@ def fuzz(
     content, outcomes = file.read_bytes(), Counter[str]()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        for seed in range(count):
+        for seed in range(part * MUTATIONS, (part + 1) * MUTATIONS):
             file.write_bytes(mutate(content, Random(seed)))
             outcomes[_outcome(file, read, seed, names or file.name)] += 1
     finally:
         file.write_bytes(content)
     growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024
     assert growth < MEMORY, f"{growth:,.0f} MB"
-    assert outcomes["refused"] > count / 20, outcomes
+    assert outcomes["refused"] > MUTATIONS / 20, outcomes
     return outcomes
 
 

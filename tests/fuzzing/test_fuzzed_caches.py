@@ -8,7 +8,7 @@ import pytest
 import torch
 from features.stored_entries import IMAGES, KEYS, LARGE, write
 from fuzzing.mutations import mutate_bytes, mutate_json, mutate_safetensors
-from fuzzing.reading import FEW, MANY, Mutate, fuzz
+from fuzzing.reading import Mutate, fuzz
 
 from hf_tl.checkpoints.checkpoint import MANIFEST, check_whole, find_damage, newest_checkpoint, write_manifest
 from hf_tl.checkpoints.state import STATE, WEIGHTS, Contents, TrainingState, read_state, write_state
@@ -19,15 +19,7 @@ from hf_tl.record import LearnedFrom
 from hf_tl.record.learned import DIGEST_BYTES, LEARNED_FILE
 from hf_tl.storage.tables import KeptTable, list_tables
 
-COUNTS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
 SCHEMA = pa.schema({"path": pa.string(), "size": pa.int64()})
-
-
-@pytest.fixture(params=COUNTS)
-def count(request: pytest.FixtureRequest) -> int:
-    """Return the number of mutations."""
-    number: int = request.param
-    return number
 
 
 def damaged(name: str) -> DataError:
@@ -47,7 +39,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def test_mutated_manifests_never_hide_damage(checkpoint: Path, count: int) -> None:
+def test_mutated_manifests_never_hide_damage(checkpoint: Path, part: int) -> None:
     (checkpoint.parent / "outside.txt").write_text("outside")
     true = json.loads((checkpoint / MANIFEST).read_text())
 
@@ -58,22 +50,20 @@ def test_mutated_manifests_never_hide_damage(checkpoint: Path, count: int) -> No
         check_whole(checkpoint)
         assert json.loads((checkpoint / MANIFEST).read_text()).items() <= true.items()
 
-    fuzz(checkpoint / MANIFEST, mutate_json, read, count, names=str(checkpoint))
+    fuzz(checkpoint / MANIFEST, mutate_json, read, part, names=str(checkpoint))
 
 
 @pytest.mark.parametrize(("name", "mutate"), [(STATE, mutate_json), (WEIGHTS, mutate_safetensors)])
-def test_mutated_states_of_training_are_read_or_refused(
-    checkpoint: Path, count: int, name: str, mutate: Mutate
-) -> None:
+def test_mutated_states_of_training_are_read_or_refused(checkpoint: Path, part: int, name: str, mutate: Mutate) -> None:
     identity = {"seed": 0, "phases": [{"trainable_stages": 1}]}
-    fuzz(checkpoint / name, mutate, lambda: read_state(checkpoint, identity), count, names=str(checkpoint))
+    fuzz(checkpoint / name, mutate, lambda: read_state(checkpoint, identity), part, names=str(checkpoint))
 
 
 @pytest.mark.parametrize(
     ("name", "is_consistent"),
     [(MANIFEST, False), (DESCRIPTION_FILE, False), (DESCRIPTION_FILE, True), ("0.bin", False), ("0.bin", True)],
 )
-def test_mutated_features_are_computed_again(tmp_path: Path, count: int, name: str, is_consistent: bool) -> None:
+def test_mutated_features_are_computed_again(tmp_path: Path, part: int, name: str, is_consistent: bool) -> None:
     """A consistent entry has a manifest of its mutated files, as a hostile program could write it."""
     store = FeatureStore(tmp_path, LARGE)
     tensors = write(store, KEYS["a"])
@@ -101,10 +91,10 @@ def test_mutated_features_are_computed_again(tmp_path: Path, count: int, name: s
             assert made_of == original
             assert all(torch.equal(ours, true) for ours, true in zip(features, tensors, strict=True))
 
-    fuzz(folder / name, mutate_json if name.endswith("json") else mutate_bytes, read, count)
+    fuzz(folder / name, mutate_json if name.endswith("json") else mutate_bytes, read, part)
 
 
-def test_mutated_indexes_count_as_absent(feature_cache: Path, count: int) -> None:
+def test_mutated_indexes_count_as_absent(feature_cache: Path, part: int) -> None:
     table = KeptTable("sizes of files", "fuzzed", SCHEMA)
     content = pa.table({"path": ["a", "b", "c"], "size": [1, 2, 3]}, SCHEMA)
     table.update(lambda _: content)
@@ -117,12 +107,12 @@ def test_mutated_indexes_count_as_absent(feature_cache: Path, count: int) -> Non
             raise damaged(table.file.name)
         assert known.to_pydict() == content.to_pydict()
 
-    fuzz(table.file, mutate_bytes, read, count)
+    fuzz(table.file, mutate_bytes, read, part)
     table.update(lambda _: content)
     assert table.read()[0].num_rows == 3
 
 
-def test_mutated_digests_of_training_images_are_read_or_refused(tmp_path: Path, count: int) -> None:
+def test_mutated_digests_of_training_images_are_read_or_refused(tmp_path: Path, part: int) -> None:
     images = [bytes([number]) * DIGEST_BYTES for number in range(20)]
     learned = LearnedFrom().plus("photos", "train", len(images), images)
     learned.save(tmp_path)
@@ -130,4 +120,4 @@ def test_mutated_digests_of_training_images_are_read_or_refused(tmp_path: Path, 
     def read() -> None:
         assert all(len(digest) == DIGEST_BYTES for digest in LearnedFrom.read(learned.splits, tmp_path).digests)
 
-    fuzz(tmp_path / LEARNED_FILE, mutate_bytes, read, count)
+    fuzz(tmp_path / LEARNED_FILE, mutate_bytes, read, part)

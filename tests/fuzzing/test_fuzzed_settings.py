@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fuzzing.mutations import mutate_bytes, mutate_json
-from fuzzing.reading import FEW, MANY, Mutate, fuzz
+from fuzzing.reading import Mutate, fuzz
 from publish.records import make_record
 
 from hf_tl.backbones.weights.provenance import saved_record
@@ -17,7 +17,6 @@ from hf_tl.record import RunRecord, read_record
 from hf_tl.record.inspection import find_inspection
 from hf_tl.strategy import Strategy
 
-COUNTS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
 PHASES = """
 name: mine
 phases:
@@ -50,36 +49,29 @@ AUGMENTATION = """
 """
 
 
-@pytest.fixture(params=COUNTS)
-def count(request: pytest.FixtureRequest) -> int:
-    """Return the number of mutations."""
-    number: int = request.param
-    return number
-
-
 @pytest.mark.parametrize("as_json", [False, True])
-def test_mutated_phases_are_read_or_refused(tmp_path: Path, count: int, as_json: bool) -> None:
+def test_mutated_phases_are_read_or_refused(tmp_path: Path, part: int, as_json: bool) -> None:
     file = tmp_path / ("phases.json" if as_json else "phases.yaml")
     file.write_text(PHASES)
     if as_json:
         file.write_text(json.dumps(Strategy.from_yaml(file).to_record()))
     mutate: Mutate = mutate_json if as_json else mutate_bytes
-    fuzz(file, mutate, lambda: repr(Strategy.from_yaml(file).to_record()), count)
+    fuzz(file, mutate, lambda: repr(Strategy.from_yaml(file).to_record()), part)
 
 
-def test_mutated_configurations_are_read_or_refused(tmp_path: Path, count: int) -> None:
+def test_mutated_configurations_are_read_or_refused(tmp_path: Path, part: int) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(CONFIG.replace("classes: [cat, dog]\n", ""))
-    fuzz(file, mutate_bytes, lambda: parse_run_config(["--config", str(file)]), count)
+    fuzz(file, mutate_bytes, lambda: parse_run_config(["--config", str(file)]), part)
 
 
-def test_mutated_augmentations_are_read_or_refused(tmp_path: Path, count: int) -> None:
+def test_mutated_augmentations_are_read_or_refused(tmp_path: Path, part: int) -> None:
     file = tmp_path / "augmentation.yaml"
     file.write_text(AUGMENTATION)
-    fuzz(file, mutate_bytes, lambda: Phase(1, epochs=1, augmentation=str(file)).augmentation, count)
+    fuzz(file, mutate_bytes, lambda: Phase(1, epochs=1, augmentation=str(file)).augmentation, part)
 
 
-def test_mutated_records_are_read_or_refused(tmp_path: Path, count: int) -> None:
+def test_mutated_records_are_read_or_refused(tmp_path: Path, part: int) -> None:
     file = tmp_path / "run.json"
     file.write_text(json.dumps(make_record().to_json(), indent=2))
 
@@ -89,10 +81,10 @@ def test_mutated_records_are_read_or_refused(tmp_path: Path, count: int) -> None
         assert saved_record(str(tmp_path)) == record
         render_card(record)
 
-    fuzz(file, mutate_json, read, count)
+    fuzz(file, mutate_json, read, part)
 
 
-def test_mutated_inspections_are_read_or_refused(tmp_path: Path, count: int) -> None:
+def test_mutated_inspections_are_read_or_refused(tmp_path: Path, part: int) -> None:
     counts = {
         **{"created": "2026-11-29", "version": "1", "model": None, "images": 100, "unreadable": 0, "exact_copies": 1},
         **{"near_duplicates": 2, "different_labels": 0, "across_splits": 1, "label_errors": None, "outliers": 3},
@@ -107,7 +99,7 @@ def test_mutated_inspections_are_read_or_refused(tmp_path: Path, count: int) -> 
             assert folder is None or inspection is not None
             assert inspection is None or inspection.describe()
 
-    fuzz(file, mutate_json, read, count, names=str(tmp_path))
+    fuzz(file, mutate_json, read, part, names=str(tmp_path))
 
 
 def test_a_reference_that_grows_without_end_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Configs of transformers, and untrained models that are built from them."""
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +14,9 @@ from hf_tl.storage.writing import library_writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+_OF_TIMM = ("num_classes", "label_names", "pretrained_cfg")
+"""Settings of timm that the config class of transformers takes from a file without declaring them."""
 
 
 def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "PreTrainedConfig":
@@ -31,7 +36,7 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
         try:
             with library_writing():
                 content, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-            check_numbers(content, name)
+            check_numbers(_read_settings(content), name)
             if not trust_remote_code:
                 check_config(content, name)
             with library_writing():
@@ -50,6 +55,21 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
         model_args = {key: value for key, value in model_args.items() if key != "num_classes"}
         config.model_args = {**model_args, **_pooling(config)} or None
     return config
+
+
+def _read_settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a library reads; transformers only keeps the others, such as notes of the author.
+
+    Of types that transformers does not know, there are none: their own code reads them, which the user must trust.
+    """
+    from transformers import CONFIG_MAPPING
+
+    kind = content.get("model_type", "timm_wrapper")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return {}
+    config_class = CONFIG_MAPPING[kind]
+    names = {*dir(config_class), *inspect.signature(config_class).parameters, *config_class.attribute_map, *_OF_TIMM}
+    return {key: value for key, value in content.items() if key in names}
 
 
 def _pooling(config: "PreTrainedConfig") -> dict[str, str]:

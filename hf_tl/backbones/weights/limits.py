@@ -22,17 +22,15 @@ MOST_MODULES = 100_000
 MOST_PARAMETERS = 20 * 10**9
 NEW_PARAMETERS = 10**8
 """Parameters that a network may have beyond its weights file: those of another head."""
-OWN_SETTINGS = "hf_tl"
-"""Entry of a config whose values are checked as they are read, among them random seeds."""
 
 
 def check_numbers(config: Mapping[str, Any], name: str) -> None:
-    """Check the integers of a config.
+    """Check the integers of a config that libraries read.
 
     Raises:
         ModelError: One exceeds `LARGEST_INTEGER`.
     """
-    for key, value in _numbers({key: value for key, value in config.items() if key != OWN_SETTINGS}):
+    for key, value in _numbers(config):
         if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
             raise ModelError(
                 f"expected numbers up to {LARGEST_INTEGER:,} in config.json of {name}, found {key} {value:.3g}; do not "
