@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,17 +45,40 @@ def launch_all(
     expected: int | None = None,
 ) -> subprocess.Popen[str]:
     """Start runs in the same processes, one after another, each with environment variables of its own."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return _start(
+        runs, ["--standalone", f"--nproc_per_node={processes}"] * (processes > 1), environment, expected or processes
+    )
+
+
+def launch_machines(run: Run, machines: int = 2) -> list[subprocess.Popen[str]]:
+    """Start a run by one torchrun per machine, with one process each; which one is the main machine is open.
+
+    Each is the leader of a process group, so that a machine can be lost as a whole.
+    """
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{listening.getsockname()[1]}"
+    words = ["--nnodes", f"{machines}", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", endpoint]
+    return [_start([(run, {})], words, None, machines) for _ in range(machines)]
+
+
+def _start(
+    runs: Sequence[tuple[Run, Mapping[str, str]]],
+    agent: Sequence[str],
+    environment: Mapping[str, str] | None,
+    expected: int,
+) -> subprocess.Popen[str]:
+    """Start runs under torchrun with these words, or without it."""
+    launcher = ["-m", "torch.distributed.run", *agent] if agent else []
     paths = f"{Path(__file__).parents[2]}{os.pathsep}{Path(__file__).parents[1]}"
     variables = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, __file__, json.dumps([(asdict(run), its) for run, its in runs]), str(expected or processes)],
+        [sys.executable, *launcher, __file__, json.dumps([(asdict(run), its) for run, its in runs]), str(expected)],
         env={**variables, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        process_group=0,
     )
 
 
