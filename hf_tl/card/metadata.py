@@ -9,8 +9,8 @@ from hf_tl.card.sections.origins import strategy_tag
 from hf_tl.errors import PublishError
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES, ProblemType
 from hf_tl.record import RunRecord
-from hf_tl.reporting.markdown import one_line
 from hf_tl.reporting.numbers import is_number
+from hf_tl.reporting.plain import one_line
 
 HUB_METRICS = {"accuracy", "f1"}
 """Metrics that the Hub indexes; the other ones appear only in a model's results."""

@@ -159,6 +159,11 @@ def _run(words: list[str]) -> None:
         _leave(name, str(error), error.exit_status)
     except KeyboardInterrupt:
         _leave(name, "interrupted", INTERRUPTED_STATUS)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == "hf_tl":
+            raise
+        text = f"needs the module {error.name}, which is not installed; install hf-tl with its dependencies"
+        _leave(name, text, ERROR_STATUS)
     except Exception as error:
         if (failure := failure_of(error)) is None:
             raise

@@ -63,7 +63,7 @@ def _accelerator() -> str | None:
 def _devices() -> Iterator[str]:
     import torch
 
-    from hf_tl.processes.accelerator import cpu_cores
+    from hf_tl.processes.cores import cpu_cores
 
     yield f"CPU with {cpu_cores()} cores ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} threads"
     if (kind := _accelerator()) is None:

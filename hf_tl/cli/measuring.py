@@ -13,9 +13,10 @@ def predict_parser() -> Parser:
         "hf-tl predict out cat.jpg",
         "hf-tl predict out photos 'more/**/*.jpg' --output predictions.csv",
         "hf-tl predict out @list.txt --output predictions.parquet",
+        "hf-tl predict out/onnx cat.jpg",
     )
     parser = Parser("predict", "Classify images with a trained model.", examples)
-    parser.add_argument("model", help=MODEL)
+    parser.add_argument("model", help=f"{MODEL}, or folder or file of an exported model")
     text = "image files, folders (all images in them), patterns, or @FILE (a text file with a path on each line)"
     parser.add_argument("images", nargs="+", metavar="PATH...", help=text)
     text = "table to write: .csv, .jsonl or .parquet (default: print the classes of each image)"

@@ -5,8 +5,9 @@ from typing import Any
 
 from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, SINGLE_LABEL
-from hf_tl.reporting.markdown import escape, one_line
+from hf_tl.reporting.markdown import escape
 from hf_tl.reporting.numbers import NOTHING, p_value, points, with_interval
+from hf_tl.reporting.plain import one_line
 
 CLASSES_SHOWN = 30
 """Maximum number of classes to show; those that differ most are kept."""

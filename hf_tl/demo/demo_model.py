@@ -19,7 +19,7 @@ from hf_tl.errors import ModelError
 from hf_tl.evaluation.activation_maps import class_activation_maps
 from hf_tl.evaluation.metrics import problem_type_of
 from hf_tl.reporting.console import quiet_transformers
-from hf_tl.reporting.markdown import one_line
+from hf_tl.reporting.plain import one_line
 
 SMALLEST_MAP = 448
 """Smallest shorter side of a map in pixels; the network's own input may be too small to view."""

@@ -21,7 +21,7 @@ from hf_tl.demo.uploads import read_image
 from hf_tl.errors import DataError
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.record import RECORD_FILE, RunRecord, read_record_file
-from hf_tl.reporting.markdown import one_line
+from hf_tl.reporting.plain import one_line
 
 BARS = 5
 IN_A_ROW = {"height": 360, "min_width": 300}

@@ -13,8 +13,8 @@ from hf_tl.card.sections.results import result_row
 from hf_tl.card.sections.training_images import learned_total
 from hf_tl.evaluation.metrics import MULTI_LABEL, PROBLEM_TYPES
 from hf_tl.record import Origin, RunRecord
-from hf_tl.reporting.markdown import one_line
 from hf_tl.reporting.numbers import duration, percent
+from hf_tl.reporting.plain import one_line
 
 CLASSES_SHOWN = 200
 STARTS = {

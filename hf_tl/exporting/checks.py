@@ -9,10 +9,11 @@ import torch
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.errors import ModelError, SaveError, name_some
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
-from hf_tl.exporting.formats import Runner, explained
+from hf_tl.exporting.formats import explained
 from hf_tl.exporting.images import BATCH, cut
-from hf_tl.exporting.preprocessing import FILE, apply
 from hf_tl.publish.save import TOLERANCE
+from hf_tl.runtime.preprocessing import FILE, apply
+from hf_tl.runtime.runners import Runner
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -25,15 +25,16 @@ from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
 from hf_tl.evaluation.holdout.images import Holdout, open_holdout
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.exporting.checks import verify, verify_steps
-from hf_tl.exporting.formats import FORMATS, INPUT, OUTPUT, Format, check_format, explained, write_model
+from hf_tl.exporting.formats import FORMATS, Format, check_format, explained, write_model
 from hf_tl.exporting.images import evenly, evenly_spaced, pixels_of
-from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.exporting.preprocessing import describe
 from hf_tl.exporting.quantize import CALIBRATION_IMAGES, METHOD, measure_int8, write_int8
 from hf_tl.exporting.quantize import FILE as INT8_FILE
 from hf_tl.exporting.result import REPORT_FILE, ExportResult
-from hf_tl.processes.accelerator import cpu_cores
+from hf_tl.processes.cores import cpu_cores
 from hf_tl.renamed import OLD_SOURCE, renamed
+from hf_tl.runtime.preprocessing import FILE as PREPROCESSING_FILE
+from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES
 from hf_tl.storage.folders import atomic_folder
 from hf_tl.storage.writing import writing
 
@@ -110,9 +111,9 @@ def export(
     quantized = _divide(holdout, include_training_images) if int8 else None
     with _new_folder(folder) as partial:
         report = _describe_model(classifier, holdout)
-        report |= {"format": format, "file": chosen.file, "input": INPUT, "output": OUTPUT}
+        report |= {"format": format, "file": chosen.runtime.file, "input": INPUT, "output": OUTPUT}
         report |= write_model(format, classifier.model, preprocessing.input_size, partial)
-        report["bytes"] = _size(partial, chosen.file)
+        report["bytes"] = _size(partial, chosen.runtime.file)
         report["verified"] = _verify(chosen, format, partial, classifier, holdout, steps)
         if quantized is not None:
             report["int8"] = _quantize(partial, classifier, *quantized)
@@ -152,7 +153,7 @@ def _verify(
     images = evenly(holdout.images, VERIFIED_IMAGES)
     pixels = np.concatenate(list(pixels_of(images, classifier.transforms.eval)))
     with explained(f"the {name} file cannot be loaded", "try another --format"):
-        run = chosen.open(folder / chosen.file)
+        run = chosen.runtime.open(folder / chosen.runtime.file)
     report = {"split": holdout.split, "images": len(images), **verify(run, classifier.model, pixels, name)}
     decoded = [decode(image) for image in as_stored(images)[IMAGE]]
     return {**report, "without_hf_tl": verify_steps(steps, decoded, pixels, run, classifier.model)}
@@ -185,7 +186,7 @@ def _quantize(
     folder: Path, classifier: Classifier, holdout: Holdout, leakage: Leakage, calibration: "Dataset", split: str
 ) -> dict[str, Any]:
     transform = classifier.transforms.eval
-    float_file = folder / FORMATS["onnx"].file
+    float_file = folder / FORMATS["onnx"].runtime.file
     int8_file = write_int8(float_file, pixels_of(calibration, transform))
     labels = np.asarray(holdout.images[LABEL][:])
     with explained("ONNX Runtime cannot run the quantized network", "leave out --int8"):
@@ -231,7 +232,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         raise ConfigError(f"--output_dir {folder} is a file; name a folder")
     held = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     ours = {REPORT_FILE, PREPROCESSING_FILE, INT8_FILE}
-    ours |= {name for format_ in FORMATS.values() for name in (format_.file, f"{format_.file}.data")}
+    ours |= {name for runtime in RUNTIMES.values() for name in (runtime.file, f"{runtime.file}.data")}
     if foreign := [name for name in held if name not in ours]:
         raise ConfigError(f"--output_dir {folder} has files of no export ({name_some(foreign)}); name a new folder")
     if held and not overwrite:

@@ -1,4 +1,4 @@
-"""Export formats: writing a file, and running it with its own runtime."""
+"""Export formats: writing a file that `hf_tl.runtime` runs."""
 
 import io
 import warnings
@@ -11,18 +11,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hf_tl.errors import ConfigError, SaveError
+from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES, Runtime
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-INPUT, OUTPUT = "pixel_values", "logits"
-Runner = Callable[[np.ndarray], np.ndarray]
-"""Function from `pixel_values` (batch, channels, height, width), float32, to `logits` (batch, classes)."""
 SOURCE_PLACES = ".debug_pkl"
 """Suffix of the files in a TorchScript archive that record the source line of each operation."""
 
@@ -31,12 +28,12 @@ SOURCE_PLACES = ".debug_pkl"
 class Format:
     """Export format."""
 
-    file: str
     write: Callable[[nn.Module, Tensor, Path], dict[str, Any]]
     """Function of a network in inference mode, an example batch and a file path; returns facts for `export.json`."""
-    open: Callable[[Path], Runner]
+    runtime: Runtime
+    """Name of the file, and the function that opens it."""
     packages: tuple[str, ...] = ()
-    """Required packages, from the extra named like the format."""
+    """Packages that write it, from the extra named like the format."""
 
 
 class Logits(nn.Module):
@@ -87,7 +84,7 @@ def write_model(name: str, model: "PreTrainedModel", input_size: tuple[int, int,
     ):
         # the command reports that TorchScript is deprecated; the issues that tracing warns of are verified afterwards
         warnings.simplefilter("ignore")
-        return FORMATS[name].write(network, example, folder / FORMATS[name].file)
+        return FORMATS[name].write(network, example, folder / FORMATS[name].runtime.file)
 
 
 @contextmanager
@@ -123,34 +120,6 @@ def _write_onnx(network: nn.Module, example: Tensor, file: Path) -> dict[str, An
     return {"opset": program.model.opset_imports[""], "ir_version": program.model.ir_version, "versions": versions}
 
 
-def open_onnx(file: Path, threads: int = 0) -> Runner:
-    """Load a file with ONNX Runtime on the CPU; `threads=0` uses all cores.
-
-    Raises:
-        RuntimeError: ONNX Runtime cannot load it, or later run it.
-    """
-    from onnxruntime import InferenceSession, SessionOptions
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    # these are not subclasses of RuntimeError
-    failures = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
-
-    options = SessionOptions()
-    options.intra_op_num_threads = threads
-    try:
-        session = InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except failures as error:
-        raise RuntimeError(str(error)) from error
-
-    def run(pixels: np.ndarray) -> np.ndarray:
-        try:
-            return session.run([OUTPUT], {INPUT: pixels})[0]
-        except failures as error:
-            raise RuntimeError(str(error)) from error
-
-    return run
-
-
 def _write_torchscript(network: nn.Module, example: Tensor, file: Path) -> dict[str, Any]:
     whole = io.BytesIO()  # torch hides the cause when the disk is full
     torch.jit.save(torch.jit.trace(network, (example,), check_trace=False), whole)
@@ -159,12 +128,6 @@ def _write_torchscript(network: nn.Module, example: Tensor, file: Path) -> dict[
             if not entry.filename.endswith(SOURCE_PLACES):
                 target.writestr(entry.filename, source.read(entry))
     return {"versions": {"torch": version("torch")}}
-
-
-def _open_torchscript(file: Path) -> Runner:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return _torch_runner(torch.jit.load(str(file)))
 
 
 def _write_torch_export(network: nn.Module, example: Tensor, file: Path) -> dict[str, Any]:
@@ -178,24 +141,12 @@ def _write_torch_export(network: nn.Module, example: Tensor, file: Path) -> dict
     return {"versions": {"torch": version("torch")}}
 
 
-def _open_torch_export(file: Path) -> Runner:
-    return _torch_runner(torch.export.load(file).module())
-
-
 def _any_batch() -> dict[str, dict[int, Any]]:
     return {INPUT: {0: torch.export.Dim("batch", min=1)}}
 
 
-def _torch_runner(module: Callable[[Tensor], Tensor]) -> Runner:
-    def run(pixels: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return module(torch.from_numpy(pixels)).numpy()
-
-    return run
-
-
 FORMATS = {
-    "onnx": Format("model.onnx", _write_onnx, open_onnx, packages=("onnx", "onnxscript", "onnxruntime")),
-    "torchscript": Format("model.pt", _write_torchscript, _open_torchscript),
-    "torch_export": Format("model.pt2", _write_torch_export, _open_torch_export),
+    "onnx": Format(_write_onnx, RUNTIMES["onnx"], packages=("onnx", "onnxscript", "onnxruntime")),
+    "torchscript": Format(_write_torchscript, RUNTIMES["torchscript"]),
+    "torch_export": Format(_write_torch_export, RUNTIMES["torch_export"]),
 }

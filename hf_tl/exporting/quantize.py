@@ -12,7 +12,8 @@ import numpy as np
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.evaluation.paired import paired_interval
-from hf_tl.exporting.formats import INPUT, explained, open_onnx
+from hf_tl.exporting.formats import explained
+from hf_tl.runtime.runners import INPUT, open_onnx
 
 FILE = "model_int8.onnx"
 CALIBRATION_IMAGES = 256

@@ -8,9 +8,9 @@ from typing import Any
 
 from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
-from hf_tl.exporting.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.reporting.numbers import counted, megabytes, percent, with_interval
 from hf_tl.reporting.shown import Shown
+from hf_tl.runtime.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.wording import worded
 
 REPORT_FILE = "export.json"

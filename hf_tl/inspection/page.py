@@ -8,8 +8,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from hf_tl.inspection.summary import count_copies
-from hf_tl.reporting.markdown import one_line
 from hf_tl.reporting.numbers import percent, with_interval
+from hf_tl.reporting.plain import one_line
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHOWN = {"unreadable": 100, "groups": 60, "per_group": 6, "label_errors": 120, "outliers": 24}

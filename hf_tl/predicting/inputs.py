@@ -5,20 +5,17 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
-from datasets import Image as ImageFeature
-from datasets.arrow_dataset import Column
 from PIL import Image
 
-from hf_tl.data.columns import find_image_column
-from hf_tl.data.decoding.images import as_stored
-from hf_tl.data.fingerprint import row_name
-from hf_tl.data.layout.listing import is_image
+from hf_tl.data.layout.names import is_image
 from hf_tl.errors import DataError
 from hf_tl.storage.text import read_text
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 LIST = "@"
 """Prefix of a file that lists paths."""
@@ -43,10 +40,8 @@ def collect_images(images: Any) -> list[NamedImage]:
     Raises:
         DataError: There are no images, or a value is no image.
     """
-    if isinstance(images, Dataset):
-        named = list(_rows(images, find_image_column(images.features)))
-    elif isinstance(images, Column) and isinstance(images.features, ImageFeature):
-        named = list(_rows(images.source, images.column_name))
+    if (rows := _of_datasets(images)) is not None:
+        named = list(rows)
     elif isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
         named = list(_named(images, 0))
     elif isinstance(images, Iterable) and not isinstance(images, dict):
@@ -135,7 +130,30 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _rows(images: Dataset, column: str) -> Iterator[NamedImage]:
+def _of_datasets(images: Any) -> Iterator[NamedImage] | None:
+    """Return the images of a dataset or of a column; None for other values.
+
+    Only a program that has imported datasets can pass one, so others do not import it.
+    """
+    if "datasets" not in sys.modules:
+        return None
+    from datasets import Dataset
+    from datasets import Image as ImageFeature
+    from datasets.arrow_dataset import Column
+
+    from hf_tl.data.columns import find_image_column
+
+    if isinstance(images, Dataset):
+        return _rows(images, find_image_column(images.features))
+    if isinstance(images, Column) and isinstance(images.features, ImageFeature):
+        return _rows(images.source, images.column_name)
+    return None
+
+
+def _rows(images: "Dataset", column: str) -> Iterator[NamedImage]:
+    from hf_tl.data.decoding.images import as_stored
+    from hf_tl.data.fingerprint import row_name
+
     stored = as_stored(images.with_format(None), column).select_columns([column])
     for number, row in enumerate(stored):
         yield NamedImage(row_name(row[column], number, "the dataset"), row[column])

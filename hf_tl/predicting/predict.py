@@ -1,4 +1,4 @@
-"""Prediction of images by a saved model, in batches, with bounded memory."""
+"""Prediction of images by a saved or exported model, in batches, with bounded memory."""
 
 import contextlib
 import threading
@@ -8,25 +8,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
-from hf_tl.backbones.libraries.class_names import class_names
-from hf_tl.backbones.stages.modules import inference
-from hf_tl.data.decoding.images import ImageTransform
 from hf_tl.errors import ConfigError, DataError, name_some
-from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
-from hf_tl.evaluation.measure import image_logits
-from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
+from hf_tl.predicting.classifiers import ImageClassifier, open_classifier
 from hf_tl.predicting.inputs import NamedImage, collect_images
 from hf_tl.predicting.result import Prediction, PredictionResult, TableFormat
-from hf_tl.processes.accelerator import available_device, cpu_cores
+from hf_tl.processes.cores import cpu_cores
 from hf_tl.ranges import COUNT, SHARE, check_argument
 from hf_tl.reporting.console import logger, progress_bar
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from hf_tl.evaluation.holdout.classifier import AnyModel
 
 TOP_K, BATCH_SIZE = 5, 8
 THREADS = 4
@@ -35,7 +29,7 @@ _LOCK = threading.Lock()
 
 
 def predict(
-    model: AnyModel,
+    model: "AnyModel",
     images: Any,
     *,
     top_k: int | None = None,
@@ -45,8 +39,8 @@ def predict(
     """Classify images, in batches, on a GPU where there is one.
 
     Args:
-        model: Folder of a saved model, Hub id, `RunResult`, or a model of `load_backbone` or `load`, which stays on its
-            device.
+        model: Folder of a saved model, Hub id, folder or file of an exported model, `RunResult`, or a model of
+            `load_backbone` or `load`, which stays on its device.
         images: Path, PIL image, array, `datasets.Dataset` or a column of it, or a sequence of paths, PIL images and
             arrays. A path is a
             file, a folder (all images in it, at any depth), a pattern (`photos/**/*.jpg`), or `@FILE`: a text file with
@@ -61,7 +55,8 @@ def predict(
     Raises:
         DataError: There are no images, or none can be read.
         ModelError: There is no such model.
-        ConfigError: `threshold` is given for a model with one class per image.
+        ConfigError: `threshold` is given for a model with one class per image, or the runtime of an exported model is
+            not installed.
 
     >>> import numpy as np, hf_tl
     >>> model, _ = hf_tl.load_backbone("timm:test_resnet", ["cat", "dog"], pretrained=False)
@@ -102,9 +97,7 @@ def describe_unreadable(unreadable: int, images: int) -> str:
 class Predictor:
     """Model with its transform, and what to return of its predictions."""
 
-    model: "PreTrainedModel"
-    transform: ImageTransform
-    problem: ProblemType
+    classifier: ImageClassifier
     top_k: int
     threshold: float | None
     batch_size: int
@@ -112,7 +105,7 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        model: AnyModel,
+        model: "AnyModel",
         *,
         top_k: int | None = None,
         threshold: float | None = None,
@@ -123,17 +116,14 @@ class Predictor:
             ("top_k", top_k, COUNT), ("threshold", threshold, SHARE), ("batch_size", batch_size, COUNT)
         ):  # fmt: skip
             check_argument(name, value, domain)
-        classifier = Classifier.load(model)
-        loaded, problem, classes = classifier.model, classifier.problem, len(classifier.labels)
-        device = available_device()
-        if classifier.source is not None and device is not None:
-            loaded.to(device)
-        if threshold is not None and problem is not MULTI_LABEL:
+        classifier = open_classifier(model)
+        classes = len(classifier.labels)
+        if threshold is not None and not classifier.is_multi_label:
             raise ConfigError(
                 "--threshold is for multi-label models, and this model gives each image one class: leave it out"
             )
         limit = top_k or (TOP_K if threshold is None else classes)
-        return cls(loaded, classifier.transforms.eval, problem, min(limit, classes), threshold, batch_size)
+        return cls(classifier, min(limit, classes), threshold, batch_size)
 
     @property
     def table(self) -> TableFormat:
@@ -143,19 +133,19 @@ class Predictor:
     def batches(self, images: Iterable[NamedImage]) -> Iterator[list[Prediction]]:
         """Predict images in order; each list holds at most `batch_size` readable images."""
         names: list[str] = []
-        pixels: list[Tensor | DataError] = []
-        for name, values in read_ahead(images, self.transform, self.batch_size):
+        pixels: list[Any] = []
+        for name, values in read_ahead(images, self.classifier, self.batch_size):
             names.append(name)
             pixels.append(values)
-            if sum(isinstance(each, Tensor) for each in pixels) == self.batch_size:
+            if sum(not isinstance(each, DataError) for each in pixels) == self.batch_size:
                 yield self._predict(names, pixels)
                 names, pixels = [], []
         if names:
             yield self._predict(names, pixels)
 
-    def _predict(self, names: Sequence[str], pixels: Sequence[Tensor | DataError]) -> list[Prediction]:
-        readable = [values for values in pixels if isinstance(values, Tensor)]
-        rankings = iter(self._rank(torch.stack(readable)) if readable else ())
+    def _predict(self, names: Sequence[str], pixels: Sequence[Any]) -> list[Prediction]:
+        readable = [values for values in pixels if not isinstance(values, DataError)]
+        rankings = iter(self._rank(readable) if readable else ())
         predictions = []
         for name, values in zip(names, pixels, strict=True):
             if isinstance(values, DataError):
@@ -164,24 +154,15 @@ class Predictor:
                 predictions.append(Prediction(name, *next(rankings)))
         return predictions
 
-    def _rank(self, pixels: Tensor) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
-        with inference(self.model):
-            logits = image_logits(self.model, {"pixel_values": pixels.to(self.model.device)})
-        best = torch.topk(self.problem.probabilities(logits.float()).cpu(), self.top_k)
-        rankings, names = [], class_names(self.model.config)
-        for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            kept = [
-                (names[index], value)
-                for index, value in zip(indices, values, strict=True)
-                if self.threshold is None or value >= self.threshold
-            ]
-            rankings.append((tuple(label for label, _ in kept), tuple(value for _, value in kept)))
-        return rankings
+    def _rank(self, pixels: Sequence[Any]) -> Iterator[tuple[tuple[str, ...], tuple[float, ...]]]:
+        labels = self.classifier.labels
+        for values in self.classifier.probabilities(pixels):
+            best = np.argsort(-values, kind="stable")[: self.top_k]
+            kept = [index for index in best if self.threshold is None or values[index] >= self.threshold]
+            yield tuple(labels[index] for index in kept), tuple(float(values[index]) for index in kept)
 
 
-def read_ahead(
-    images: Iterable[NamedImage], transform: ImageTransform, ahead: int
-) -> Iterator[tuple[str, Tensor | DataError]]:
+def read_ahead(images: Iterable[NamedImage], classifier: ImageClassifier, ahead: int) -> Iterator[tuple[str, Any]]:
     """Decode and transform images in threads, in order, at most `ahead` of them before they are needed.
 
     Only as many images as there are threads are in memory at full size.
@@ -191,9 +172,9 @@ def read_ahead(
     """
     threads = min(THREADS, cpu_cores())
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[str, Future[Tensor | DataError]]] = deque()
+        waiting: deque[tuple[str, Future[Any]]] = deque()
         for image in images:
-            waiting.append((image.name, pool.submit(_read, image, transform)))
+            waiting.append((image.name, pool.submit(_read, image, classifier)))
             if len(waiting) > ahead + threads:
                 name, future = waiting.popleft()
                 yield name, future.result()
@@ -202,11 +183,11 @@ def read_ahead(
             yield name, future.result()
 
 
-def _read(image: NamedImage, transform: ImageTransform) -> Tensor | DataError:
+def _read(image: NamedImage, classifier: ImageClassifier) -> Any:
     # Pillow's images are not safe in several threads, and the same image may be given twice
     is_shared = isinstance(image.stored, Image.Image)
     try:
         with _LOCK if is_shared else contextlib.nullcontext():
-            return transform.apply(image.stored, image.name)
+            return classifier.pixels(image.stored, image.name)
     except DataError as error:
         return error

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from hf_tl.errors import name_some
 from hf_tl.reporting.frames import to_frame
-from hf_tl.reporting.markdown import one_line
 from hf_tl.reporting.numbers import counted, percent
+from hf_tl.reporting.plain import one_line
 from hf_tl.reporting.shown import Shown, shortened
 
 if TYPE_CHECKING:

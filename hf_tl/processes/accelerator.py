@@ -13,6 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs, LoggerType, ProjectConfigur
 
 from hf_tl.config import TrainingConfig
 from hf_tl.errors import ConfigError, name_some
+from hf_tl.processes.cores import cpu_cores
 from hf_tl.processes.sharding import ShardedAccelerator, check_sharding, hidden_from_accelerate, launcher_asks
 from hf_tl.storage.writing import writing
 from hf_tl.strategy import Strategy
@@ -153,13 +154,6 @@ def writing_logs(config: TrainingConfig) -> contextlib.AbstractContextManager[No
 def available_device() -> torch.device | None:
     """Return the GPU or other accelerator of this machine; None if there is none."""
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-
-
-def cpu_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def describe_hardware(accelerator: Accelerator) -> str:

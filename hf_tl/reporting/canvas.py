@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hf_tl.reporting.fonts import use_fonts
-from hf_tl.reporting.markdown import one_line
+from hf_tl.reporting.plain import one_line
 
 FROZEN, TRAINED, INK, MUTED = "#a9c4de", "#e8743b", "#22303c", "#6b7780"
 TRAIN_LINE, VALIDATION_LINE = "#e8743b", "#2b6ca3"

@@ -7,32 +7,17 @@ also work inside HTML and before a renderer's mathematics.
 """
 
 import re
-import unicodedata
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+
+from hf_tl.reporting.plain import one_line, printable
 
 _SYNTAX = {ord(character): f"&#{ord(character)};" for character in '\\`*[]<>&|~$^{}#="'}
 # GFM turns bare addresses into links after escapes are resolved; an invisible space inside them prevents it.
 _BARE_LINK = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)|(?<=mailto)(?=:)|(?<=xmpp)(?=:)", re.IGNORECASE)
 _EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # underscores within words have no meaning
 _BLOCK_START = re.compile(r"^(\d*)([-+.)])(?=\s|$|\2)")  # a list item, a rule or an underlined heading
-_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def one_line(value: object) -> str:
-    r"""Return a single non-empty line of printable text, without control characters and text reordering.
-
-    >>> one_line("a\n# b\x00")
-    'a # b'
-    """
-    return " ".join(_printable(str(value)).split()) or "(empty)"
-
-
-def _printable(text: str) -> str:
-    """Replace control characters by spaces, and remove characters that reorder text."""
-    text = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written to a file
-    return "".join(" " if unicodedata.category(c) == "Cc" else c for c in text if c not in _BIDI_CONTROLS)
 
 
 def escape(value: object) -> Markup:
@@ -68,7 +53,7 @@ def code_block(value: object, language: str = "") -> Markup:
     ls
     ```
     """
-    text = "\n".join(_printable(line) for line in str(value).rstrip("\n").split("\n"))
+    text = "\n".join(printable(line) for line in str(value).rstrip("\n").split("\n"))
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markup(f"{fence}{language}\n{text}\n{fence}")

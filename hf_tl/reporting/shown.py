@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hf_tl.reporting.html import html_summary
-from hf_tl.reporting.markdown import one_line
+from hf_tl.reporting.plain import one_line
 from hf_tl.wording import worded
 
 WIDTH = 110

@@ -27,7 +27,7 @@ from hf_tl.config import TrainingConfig
 from hf_tl.data.decoding.images import collate
 from hf_tl.features.batch_size import BatchSize
 from hf_tl.features.feature_pass import FeaturePass
-from hf_tl.processes.accelerator import cpu_cores
+from hf_tl.processes.cores import cpu_cores
 from hf_tl.processes.memory import keep_freed_memory
 
 GEMM_SIZE = 2048

@@ -18,8 +18,9 @@ from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.libraries.processors import processor_preprocessing
 from hf_tl.backbones.load import load_backbone, preprocessing_of
 from hf_tl.errors import ConfigError
-from hf_tl.exporting.preprocessing import apply, describe
+from hf_tl.exporting.preprocessing import describe
 from hf_tl.phase import ResizeMode
+from hf_tl.runtime.preprocessing import apply
 from hf_tl.strategy import Strategy
 from hf_tl.views.framing import WholeImage, median_size, resize_mode_of, visible_share
 from hf_tl.views.notes import flip_notes

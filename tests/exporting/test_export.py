@@ -70,7 +70,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_file_runs_in_its_own_runtime_alone(exported: tuple[str, Path], timm_folder: Path, tmp_path: Path) -> None:
     """Run batches of any size, in a process without the libraries of the model, with the same logits."""
     name, folder = exported
-    file = folder / FORMATS[name].file
+    file = folder / FORMATS[name].runtime.file
     random = np.random.default_rng(0)
     pixels = random.normal(size=(7, 3, *read(folder, "preprocessing.json")["size"].values())).astype(np.float32)
     np.save(tmp_path / "pixels.npy", pixels)
@@ -93,9 +93,9 @@ def test_the_file_runs_in_its_own_runtime_alone(exported: tuple[str, Path], timm
 def test_the_report_names_what_was_verified(exported: tuple[str, Path], timm_folder: Path) -> None:
     name, folder = exported
     report = read(folder)
-    assert {path.name for path in folder.iterdir()} == {FORMATS[name].file, "preprocessing.json", "export.json"}
+    assert {path.name for path in folder.iterdir()} == {FORMATS[name].runtime.file, "preprocessing.json", "export.json"}
     assert report["format"] == name
-    assert report["bytes"] == (folder / FORMATS[name].file).stat().st_size
+    assert report["bytes"] == (folder / FORMATS[name].runtime.file).stat().st_size
     verified = report["verified"]
     assert verified["images"] == 18
     assert verified["batch_sizes"] == [1, 3, 16]

@@ -16,7 +16,8 @@ from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.libraries.processors import processor_preprocessing
 from hf_tl.errors import ModelError
 from hf_tl.exporting.checks import model_logits, verify_steps
-from hf_tl.exporting.preprocessing import apply, describe
+from hf_tl.exporting.preprocessing import describe
+from hf_tl.runtime.preprocessing import apply
 
 PROCESSORS: dict[str, dict[str, Any]] = {
     "BitImageProcessor": {},

@@ -20,7 +20,7 @@ def check_logits(network: str, name: str, folder: Path) -> None:
     """Compare an exported file's logits with those of its model, on batch sizes other than that of the export."""
     model, preprocessing = build_timm(network) if network in TIMM else build_transformers(network)
     write_model(name, model, preprocessing.input_size, folder)
-    run = FORMATS[name].open(folder / FORMATS[name].file)
+    run = FORMATS[name].runtime.open(folder / FORMATS[name].runtime.file)
     for count in (1, 3, 5):
         pixels = batch(model, preprocessing, count)["pixel_values"]
         with torch.inference_mode():

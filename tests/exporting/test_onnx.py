@@ -21,10 +21,10 @@ from hf_tl.errors import DataError
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.evaluation.paired import paired_interval
-from hf_tl.exporting.formats import open_onnx
 from hf_tl.exporting.quantize import measure_int8
 from hf_tl.exporting.result import ExportResult
 from hf_tl.predicting.predict import predict
+from hf_tl.runtime.runners import open_onnx
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -25,7 +25,7 @@ from hf_tl.record import (
     RefitRecord,
     RunRecord,
 )
-from hf_tl.reporting.markdown import one_line
+from hf_tl.reporting.plain import one_line
 
 pytestmark = pytest.mark.long
 

@@ -26,10 +26,11 @@ from hf_tl.demo.demo_model import DemoModel
 from hf_tl.demo.uploads import read_image
 from hf_tl.evaluation.measure import inference
 from hf_tl.exporting.export import export
-from hf_tl.exporting.preprocessing import apply, describe
+from hf_tl.exporting.preprocessing import describe
 from hf_tl.predicting.predict import predict
 from hf_tl.publish.save import commit_model
 from hf_tl.record import LearnedFrom
+from hf_tl.runtime.preprocessing import apply
 
 PHOTO = Pillow.effect_mandelbrot((90, 60), (-2.2, -1.2, 0.8, 1.2), 60).convert("RGB")
 FIRST = PHOTO.getchannel(0)

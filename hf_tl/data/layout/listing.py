@@ -8,16 +8,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-
 from hf_tl.data.layout.index import ImageIndex
-from hf_tl.data.layout.names import folder_splits, is_hidden, parents_of, suffix_of
+from hf_tl.data.layout.names import folder_splits, is_hidden, is_image, parents_of, suffix_of
 from hf_tl.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({*ImageFolder.EXTENSIONS, ".avif", ".avifs", ".heic", ".heif", ".jxl", ".qoi"}) - {
-    *(".eps", ".ps", ".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".wmf", ".emf", ".fits", ".fit")
-}
-"""Suffixes of files that are read as images; a file that Pillow cannot read is reported by name."""
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".parquet"})
 
 
@@ -166,11 +160,6 @@ class Tree:
     def filled(self) -> dict[str, "Tree"]:
         """Return the subfolders that hold images at any depth."""
         return {name: folder for name, folder in self.folders.items() if folder.count}
-
-
-def is_image(file: str) -> bool:
-    """Return whether a file is an image by its suffix."""
-    return suffix_of(file) in IMAGE_SUFFIXES
 
 
 def is_table(file: str) -> bool:

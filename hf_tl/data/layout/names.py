@@ -49,6 +49,18 @@ ANNOTATIONS = frozenset(
 )
 """Words of folders that hold targets of detection or segmentation, beside a folder of images."""
 
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".apng", ".avif", ".avifs", ".blp", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".flc", ".fli", ".ftc"),
+        *(".ftu", ".gbr", ".gif", ".heic", ".heif", ".icb", ".icns", ".ico", ".iim", ".im", ".j2c", ".j2k", ".jfif"),
+        *(".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".jxl", ".msp", ".pbm", ".pcd", ".pcx", ".pgm"),
+        *(".png", ".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff"),
+        *(".vda", ".vst", ".webp", ".xbm", ".xpm"),
+    }
+)
+"""Suffixes of files that are read as images: those of datasets' `imagefolder`, and newer ones, without vectors, movies
+and scientific data. A file that Pillow cannot read is reported by name."""
+
 
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden or made by a system.
@@ -68,6 +80,11 @@ def suffix_of(file: str) -> str:
     name = file[file.rfind("/") + 1 :]
     dot = name.rfind(".")
     return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
+
+
+def is_image(file: str) -> bool:
+    """Return whether a file is an image by its suffix."""
+    return suffix_of(file) in IMAGE_SUFFIXES
 
 
 def stem_of(file: str) -> str:

@@ -1,0 +1,85 @@
+"""Classifiers that predict: a model in torch, or an exported file in its own runtime."""
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol, Union
+
+import numpy as np
+
+from hf_tl.runtime.exported import ExportedModel, exported_file
+
+if TYPE_CHECKING:
+    from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+
+
+class ImageClassifier(Protocol):
+    """Classifier as predictions need it."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the probabilities."""
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have any number of classes."""
+
+    def pixels(self, stored: Any, name: str) -> Any:
+        """Return the pixels of a stored image, which errors name, as an array or tensor (channels, height, width)."""
+
+    def probabilities(self, pixels: Any) -> np.ndarray:
+        """Return the probability of each class, (images, classes), for a list of such pixels."""
+
+
+def open_classifier(model: Union["AnyModel", str, os.PathLike[str]]) -> ImageClassifier:
+    """Open an exported model, or load any other; torch is imported for the latter alone.
+
+    Raises:
+        ConfigError: The runtime of an exported model is not installed.
+        ModelError: There is no such model, or it cannot be used.
+    """
+    if isinstance(model, str | os.PathLike) and (file := exported_file(model)) is not None:
+        return _Exported(ExportedModel.open(file))
+    from hf_tl.evaluation.holdout.classifier import Classifier
+
+    return _Loaded(Classifier.load(model))
+
+
+class _Exported:
+    """Exported model, which takes any number of images at once."""
+
+    def __init__(self, model: ExportedModel) -> None:
+        self._model = model
+        self.labels, self.is_multi_label = model.labels, model.is_multi_label
+
+    def pixels(self, stored: Any, name: str) -> np.ndarray:
+        return self._model.pixels(stored, name)
+
+    def probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
+        return self._model.probabilities(np.stack(pixels))
+
+
+class _Loaded:
+    """Model in torch, on a GPU where there is one; a model in memory stays on its device."""
+
+    def __init__(self, classifier: "Classifier") -> None:
+        from hf_tl.evaluation.metrics import MULTI_LABEL
+        from hf_tl.processes.accelerator import available_device
+
+        self._model, self._problem = classifier.model, classifier.problem
+        self._transform = classifier.transforms.eval
+        self.labels, self.is_multi_label = classifier.labels, classifier.problem is MULTI_LABEL
+        device = available_device()
+        if classifier.source is not None and device is not None:
+            self._model.to(device)
+
+    def pixels(self, stored: Any, name: str) -> Any:
+        return self._transform.apply(stored, name)
+
+    def probabilities(self, pixels: Any) -> np.ndarray:
+        import torch
+
+        from hf_tl.backbones.stages.modules import inference
+        from hf_tl.evaluation.measure import image_logits
+
+        with inference(self._model):
+            logits = image_logits(self._model, {"pixel_values": torch.stack(pixels).to(self._model.device)})
+        return np.asarray(self._problem.probabilities(logits.float()).cpu().numpy())

@@ -1,0 +1,10 @@
+"""Cores of the machine. Needs no library."""
+
+import os
+
+
+def cpu_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,127 @@
+"""Exported model: its file in its own runtime, its preprocessing and its classes."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+
+from hf_tl.data.decoding.opening import decode
+from hf_tl.errors import ModelError
+from hf_tl.runtime.preprocessing import FILE, apply, probabilities
+from hf_tl.runtime.runners import RUNTIMES, Runner
+from hf_tl.storage.documents import read_json
+
+LARGEST_SIDE = 4096
+"""Largest size in pixels that a preprocessing may ask for."""
+_SAMPLE = (17, 13)
+"""Width and height of the image on which a preprocessing is tried."""
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """Exported model, as `hf-tl export` writes it."""
+
+    file: Path
+    steps: Mapping[str, Any]
+    """Content of `preprocessing.json`."""
+    run: Runner
+
+    @classmethod
+    def open(cls, file: Path) -> Self:
+        """Open an exported file with the `preprocessing.json` beside it.
+
+        Files of torch contain programs, which run with the rights of this process; those of ONNX contain none.
+
+        Raises:
+            ConfigError: The runtime of its format is not installed.
+            ModelError: The runtime cannot open it, or its preprocessing is missing or damaged.
+        """
+        runtime = next(runtime for runtime in RUNTIMES.values() if Path(runtime.file).suffix == file.suffix)
+        runtime.check_installed(file)
+        steps = _read_steps(file.with_name(FILE))
+        try:
+            run = runtime.open(file)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ModelError(
+                f"expected a model that {runtime.package} can open in {file}, found {_reason(error)}; export it again"
+            ) from error
+        return cls(file, steps, run)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the logits."""
+        return tuple(self.steps["labels"])
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have any number of classes."""
+        return bool(self.steps["scores"] == "sigmoid")
+
+    def pixels(self, stored: Any, name: str) -> np.ndarray:
+        """Decode and preprocess a stored image to float32 pixels of shape (channels, height, width).
+
+        Raises:
+            DataError: The image cannot be read.
+        """
+        return apply(self.steps, decode(stored, name))
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the probability of each class, (images, classes), for pixels (images, channels, height, width).
+
+        Raises:
+            ModelError: The file does not run, or gives another number of classes.
+        """
+        try:
+            logits = self.run(pixels)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"{self.file} cannot be run: {_reason(error)}; export it again") from error
+        if logits.shape != (expected := (len(pixels), len(self.labels))):
+            raise ModelError(f"expected logits of shape {expected} of {self.file}, found {logits.shape}; export again")
+        return probabilities(self.steps["scores"], logits)
+
+
+def exported_file(path: str | os.PathLike[str]) -> Path | None:
+    """Return the exported file that a path names: the file itself, or that in the folder of an export; else None."""
+    place = Path(path)
+    if place.is_dir() and (place / FILE).is_file():
+        return next((place / runtime.file for runtime in RUNTIMES.values() if (place / runtime.file).is_file()), None)
+    is_exported = place.suffix in {Path(runtime.file).suffix for runtime in RUNTIMES.values()}
+    return place if is_exported and place.is_file() else None
+
+
+def _read_steps(file: Path) -> dict[str, Any]:
+    """Read the preprocessing, and try it on a black image.
+
+    Raises:
+        ModelError: There is none, or it is damaged.
+    """
+    try:
+        steps = read_json(file)
+        if any(not 0 <= side <= LARGEST_SIDE for side in _sides(steps)):
+            raise ValueError(f"sizes beyond {LARGEST_SIDE:,} pixels")
+        channels, size = len(steps["mean"]), steps["size"]
+        shape = apply(steps, Image.new("RGB", _SAMPLE)).shape
+        if shape != (channels, size["height"], size["width"]):
+            raise ValueError(f"steps that make images of shape {shape} instead of {size}")
+        if steps["scores"] not in ("softmax", "sigmoid") or not all(isinstance(name, str) for name in steps["labels"]):
+            raise ValueError("no class names or scores")
+    except OSError as error:
+        raise ModelError(f"expected {file.name} beside the model, found {_reason(error)}; export the model") from error
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ModelError(
+            f"expected the preprocessing of an exported model in {file}, found {_reason(error)}; export the model again"
+        ) from error
+    return dict(steps)
+
+
+def _sides(steps: Mapping[str, Any]) -> Iterator[float]:
+    for name in ("resize", "center_crop", "pad", "size"):
+        yield from (value for value in (steps.get(name) or {}).values() if isinstance(value, int | float))
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
