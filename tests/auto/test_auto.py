@@ -83,7 +83,7 @@ def test_one_backbone_in_no_time(inputs: Inputs, auto: tuple[Path, str], tmp_pat
     [evidence] = record["recommendation"]["evidence"]
     assert evidence == next(e for e in read(auto[0])["recommendation"]["evidence"] if e["backbone"] == "resnet")
     assert len(record["rungs"]) == len(record["phases"]) == 1
-    stopped = "The climb ended early: the time budget leaves no room for the next stage depth."
+    stopped = "The search ended early: the time budget leaves no room for the next stage depth."
     assert stopped in (out / "README.md").read_text()
 
 
