@@ -46,18 +46,32 @@ def read_table(root: Path, path: str) -> Table:
     file = root / path
     try:
         if file.suffix.lower() == ".parquet":
-            import pyarrow.parquet as pq
-
-            columns = {name: tuple(values) for name, values in pq.read_table(file).to_pydict().items()}
+            columns = _read_parquet(file)
         elif file.suffix.lower() == ".jsonl":
             columns = _parse_jsonl(file.read_text(encoding="utf-8-sig"), path)
         else:
             columns = parse_csv(_decode(file.read_bytes(), path), path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8 (Excel: CSV UTF-8)") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise DataError(f"the table {path} cannot be read: {unreadable(error)}") from error
     return Table(path, columns)
+
+
+def _read_parquet(file: Path) -> dict[str, tuple[object, ...]]:
+    """Read a Parquet file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged, or has contents that Arrow does not know.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return {name: tuple(values) for name, values in pq.read_table(file).to_pydict().items()}
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
 
 
 def _decode(data: bytes, path: str) -> str:
@@ -99,7 +113,7 @@ def parse_csv(text: str, path: str) -> dict[str, tuple[object, ...]]:
 
 
 def _parse_jsonl(text: str, path: str) -> dict[str, tuple[object, ...]]:
-    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    rows = [json.loads(line) for line in text.split("\n") if line.strip()]  # strings may contain other line breaks
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"expected one JSON object a line in {path}, each with the same names")
     return {name: tuple(row.get(name) for row in rows) for name in dict.fromkeys(name for row in rows for name in row)}
