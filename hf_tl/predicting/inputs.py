@@ -105,7 +105,8 @@ def _lines(file: str) -> list[str]:
     else:
         title, expected, advice = f"{LIST}{file}", "a text file with a path on each line", "correct the path"
         text = read_text(file, title, expected, advice, kind=DataError, encoding="utf-8-sig", errors="surrogateescape")
-    return [line for line in text.splitlines() if line.strip()]
+    # a name may contain the other characters at which `splitlines` splits
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def _named(value: Any, number: int) -> Iterator[NamedImage]:

@@ -17,6 +17,7 @@ from pyarrow import parquet
 import hf_tl
 from hf_tl.cli import main
 from hf_tl.errors import ConfigError, DataError
+from hf_tl.predicting.inputs import list_files
 from hf_tl.predicting.predict import predict
 
 
@@ -80,6 +81,13 @@ def test_links_in_a_circle_end(model: str, tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     (tmp_path / "again").symlink_to(tmp_path)
     assert names(predict(model, tmp_path)) == [str(tmp_path / "a.png")]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_list_names_files_with_any_characters_but_the_end_of_a_line(tmp_path: Path, ending: str) -> None:
+    paths = [f"a{character}b.png" for character in "\x0b\x0c\x1c\x85\u2028 "]
+    (tmp_path / "list.txt").write_bytes("".join(path + ending for path in paths).encode())
+    assert list(list_files(f"@{tmp_path / 'list.txt'}")) == paths
 
 
 def test_paths_images_arrays_and_rows_get_the_same_classes(model: str, files: list[str]) -> None:
