@@ -48,9 +48,9 @@ class StrategyConfig(Settings):
     )
     prefer: Preference | None = setting(
         None,
-        "choice of --strategy auto between two strategies: accuracy: the more accurate one; speed: the faster one "
-        "unless the other is significantly better; balance: the faster one unless the other is better by more than a "
-        f"standard error (default: {PREFER})",
+        "choice of --strategy auto between two strategies: accuracy: the slower one unless the faster one is better by "
+        "more than a standard error; balance: the faster one unless the slower one is better by more than that; speed: "
+        f"the faster one unless the slower one is significantly better (default: {PREFER})",
     )
     trainable_stages: TrainableStages | None = setting(
         None,

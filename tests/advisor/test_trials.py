@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import hf_tl
 from hf_tl.advisor.trials.results import Trial, choose_trial, gain_p_value
 from hf_tl.config import StrategyConfig
 from hf_tl.errors import ConfigError
+from hf_tl.strategy_config import Preference
 
 
 def trial(strategy: str, right: np.ndarray, seconds: float, groups: np.ndarray | None = None) -> Trial:
@@ -37,6 +39,16 @@ def test_the_preference_decides(quick: int, slow: int, chosen: dict[str, str]) -
     trials = [trial("transfer", with_right(quick), 2), trial("full", with_right(slow), 60)]
     for prefer, strategy in chosen.items():
         assert choose_trial(trials, prefer).settings.strategy == strategy, prefer  # type: ignore[arg-type]
+
+
+def test_a_head_that_is_better_by_chance_is_not_preferred() -> None:
+    quick, slow = with_right(32, 50), with_right(32, 50)
+    slow[:6], slow[-5:] = False, True
+    trials = [trial("transfer", quick, 4), trial("full", slow, 83)]
+    chosen = [choose_trial(trials, prefer).settings.strategy for prefer in get_args(Preference)]
+    assert dict(zip(get_args(Preference), chosen, strict=True)) == {
+        "accuracy": "full", "balance": "transfer", "speed": "transfer"
+    }  # fmt: skip
 
 
 def test_a_gain_on_two_series_is_no_significant_one() -> None:

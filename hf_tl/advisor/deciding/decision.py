@@ -81,11 +81,12 @@ def decide_by_trials(decision: Decision, trials: Sequence[Trial], prefer: Prefer
     chosen = choose_trial(trials, prefer)
     other = next_best(trials, chosen)
     gain, p_value = paired_gain(other, chosen)[0], gain_p_value(other, chosen)
+    preferred = "shorter" if chosen.seconds < other.seconds else "longer"
     held_out = "held-out images" if decision.backbone.gap is None else "held-out series"
     reason = (
         f"Trained in cross-validation on {decision.backbone.name}: {chosen.advice}, {chosen.accuracy} on {held_out}; "
         f"{other.advice}, {other.accuracy}. The difference is {points(gain)} points ({chance_of(p_value)})"
-        f"{'' if gain >= 0 else ', and the shorter training was preferred'}."
+        f"{'' if gain >= 0 else f', and the {preferred} training was preferred'}."
     )
     return replace(decision, name=TRIALS, settings=chosen.settings, advice=chosen.advice, reason=reason)
 
