@@ -3,6 +3,7 @@
 Nothing here imports hf_tl: each process imports it from the copy of the repository.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,9 @@ from typing import Any
 import coverage
 import pytest
 
-ARGUMENTS = ["-n0", "-q", "-p", "no:cacheprovider", "--fast", "--no-header", "--tb=line"]
+ARGUMENTS = ["-n0", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line"]
+QUICK = ["--assert=plain", "-p", "no:unraisableexception", "-p", "no:hypothesispytest"]
+"""What of pytest's start is not needed to see whether a test fails: more than half of the time of a short run."""
 NO_TESTS = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
@@ -118,6 +121,7 @@ class Chosen:
 def enter(root: Path, log: Path) -> None:
     """Make the copy of the repository this process's own, and the process the leader of its group."""
     os.setsid()
+    gc.freeze()
     with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -131,7 +135,7 @@ def trace_tests(sending: Connection, root: Path, log: Path, files: Sequence[str]
     enter(root, log)
     tracer = Tracer(root, files)
     tracer.coverage.start()
-    status = pytest.main([*ARGUMENTS, *paths], [tracer])
+    status = pytest.main([*ARGUMENTS, "--fast", *paths], [tracer])
     tracer.coverage.stop()
     sending.send((int(status), tracer.result()))
 
@@ -141,7 +145,7 @@ def run_tests(sending: Connection, root: Path, log: Path, tests: Sequence[str], 
     enter(root, log)
     chosen = Chosen(tests)
     paths = list(dict.fromkeys(test.split("::")[0] for test in tests))
-    status = pytest.main([*ARGUMENTS, *["-x"] * stop, *paths], [chosen])
+    status = pytest.main([*ARGUMENTS, *QUICK, *["-x"] * stop, *paths], [chosen])
     sending.send((int(status), chosen.failed))
 
 
