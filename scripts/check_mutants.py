@@ -61,7 +61,7 @@ GROUPS = {
     "freezing": Group(
         ("hf_tl/backbones/stages/freezing.py",),
         ("tests/backbones/test_freezing.py", "tests/backbones/test_freezing_phases.py",
-         "tests/backbones/test_frozen_norms.py",
+         "tests/backbones/test_unused_parameters.py", "tests/backbones/test_frozen_norms.py",
          "tests/backbones/test_frozen_digest.py", "tests/backbones/test_trainable_parameters.py",
          "tests/backbones/test_boundary.py", "tests/backbones/test_fast_prefix.py"),
     ),
