@@ -43,7 +43,6 @@ def test_countdown():
 def test_that_fails():
     assert price(1) == 1
 """
-OPTION = "def pytest_addoption(parser):\n    parser.addoption('--fast', action='store_true')\n"
 
 
 @pytest.fixture
@@ -51,7 +50,6 @@ def project(tmp_path: Path) -> Path:
     root = tmp_path / "copy"
     (root / "tests").mkdir(parents=True)
     (root / "shop.py").write_text(CODE)
-    (root / "conftest.py").write_text(OPTION)
     (root / "tests" / "test_shop.py").write_text(TESTS)
     return root
 

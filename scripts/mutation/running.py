@@ -20,6 +20,7 @@ import coverage
 import pytest
 
 ARGUMENTS = ["-n0", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line"]
+SHORT = ["-m", "not slow and not gpu and not long"]
 QUICK = ["--assert=plain", "-p", "no:unraisableexception", "-p", "no:hypothesispytest"]
 """What of pytest's start is not needed to see whether a test fails: more than half of the time of a short run."""
 NO_TESTS = pytest.ExitCode.NO_TESTS_COLLECTED
@@ -135,7 +136,7 @@ def trace_tests(sending: Connection, root: Path, log: Path, files: Sequence[str]
     enter(root, log)
     tracer = Tracer(root, files)
     tracer.coverage.start()
-    status = pytest.main([*ARGUMENTS, "--fast", *paths], [tracer])
+    status = pytest.main([*ARGUMENTS, *SHORT, *paths], [tracer])
     tracer.coverage.stop()
     sending.send((int(status), tracer.result()))
 
@@ -145,7 +146,7 @@ def run_tests(sending: Connection, root: Path, log: Path, tests: Sequence[str], 
     enter(root, log)
     chosen = Chosen(tests)
     paths = list(dict.fromkeys(test.split("::")[0] for test in tests))
-    status = pytest.main([*ARGUMENTS, *QUICK, *["-x"] * stop, *paths], [chosen])
+    status = pytest.main([*ARGUMENTS, *SHORT, *QUICK, *["-x"] * stop, *paths], [chosen])
     sending.send((int(status), chosen.failed))
 
 
