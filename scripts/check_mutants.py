@@ -160,9 +160,7 @@ def check(name: str, group: Group, root: Path, options: argparse.Namespace) -> t
 
 
 def traced(root: Path, files: Sequence[str], paths: Sequence[str]) -> "Trace":
-    """Run the tests of a group on the code as it is, and let later processes start with the same libraries."""
-    import multiprocessing
-
+    """Run the tests of a group on the code as it is."""
     from mutation.running import in_process, trace_tests
 
     log = root.parent / "log"
@@ -171,7 +169,6 @@ def traced(root: Path, files: Sequence[str], paths: Sequence[str]) -> "Trace":
         sys.exit(f"the tests could not be traced (exit status {status}):\n{log.read_text(errors='replace')[-4000:]}")
     failed = f"; left out, because they fail without mutants: {trace.failed}" if trace.failed else ""
     say(f"  {len(trace.seconds)} tests in {seconds:.0f} s{failed}")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(trace.libraries)
     return trace
 
 

@@ -1,4 +1,4 @@
-"""Runs of tests in processes that are forked from one where the libraries are imported already.
+"""Runs of tests in processes that are forked from one that has imported the libraries.
 
 Nothing here imports hf_tl: each process imports it from the copy of the repository.
 """
@@ -20,6 +20,11 @@ import coverage
 import pytest
 
 ARGUMENTS = ["-n0", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line"]
+LIBRARIES = [
+    *("torch", "torchvision", "timm", "transformers.modeling_utils", "datasets", "accelerate", "peft", "evaluate"),
+    *("sklearn.linear_model", "scipy.stats", "matplotlib.pyplot", "hypothesis", "pytest", "jinja2"),
+]
+"""Modules that are imported once for all runs. None of them imports hf_tl."""
 SHORT = ["-m", "not slow and not gpu and not long"]
 QUICK = ["--assert=plain", "-p", "no:unraisableexception", "-p", "no:hypothesispytest"]
 """What of pytest's start is not needed to see whether a test fails: more than half of the time of a short run."""
@@ -35,8 +40,6 @@ class Trace:
     seconds: dict[str, float] = field(default_factory=dict)
     """Duration of each test that passed."""
     failed: list[str] = field(default_factory=list)
-    libraries: list[str] = field(default_factory=list)
-    """Modules outside of the repository that the tests imported, in this order."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,6 @@ class Tracer:
             for line, contexts in data.contexts_by_lineno(path).items():
                 tests = {test for context in contexts for test in self.fixtures.get(context, {context})}
                 lines[line] = tests & trace.seconds.keys()
-        own = {path.stem for path in self.root.rglob("*.py")} | {path.name for path in self.root.rglob("*/")}
-        trace.libraries = [name for name in sys.modules if name.split(".")[0] not in own and "__" not in name]
         return trace
 
 
@@ -157,6 +158,8 @@ def in_process(method: str, target: Callable, arguments: tuple, limit: float | N
         What the function sent: status (None: out of time) and value; and the seconds that it took.
     """
     context, start = multiprocessing.get_context(method), time.perf_counter()
+    if method == "forkserver":
+        context.set_forkserver_preload(LIBRARIES)
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=target, args=(sending, *arguments))  # type: ignore[attr-defined]
     process.start()
