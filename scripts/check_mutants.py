@@ -73,7 +73,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a mutant."""
+    """Outcome of one mutant."""
 
     file: str
     line: int
@@ -101,12 +101,14 @@ def main() -> None:
             root = copy_checkout(Path(folder) / name.replace(" ", "_") / "copy")
             results[name] = check(name, GROUPS[name], root, options)
             if options.output:
-                text = {group: [asdict(result) for result in found] for group, (_, found) in results.items()}
+                text = {group: [asdict(result) for result in checked] for group, (_, checked) in results.items()}
                 options.output.write_text(json.dumps(text, indent=1), encoding="utf-8")
-    for name, (_, found) in results.items():
-        report(name, found)
+    for name, (_, checked) in results.items():
+        report(name, checked)
     print(f"\n{table(results)}")
-    sys.exit(any(sum(result.killed for result in found) < options.goal * len(found) for _, found in results.values()))
+    sys.exit(
+        any(sum(result.killed for result in checked) < options.goal * len(checked) for _, checked in results.values())
+    )
 
 
 def parse_flags() -> argparse.Namespace:
@@ -240,11 +242,14 @@ def table(results: dict[str, tuple[int, list[Result]]]) -> str:
         "| modules | mutants | sample | killed | of these out of time | share (95% interval) |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    for name, (total, found) in results.items():
-        killed, late = sum(result.killed for result in found), sum(result.outcome == "out of time" for result in found)
-        low, high = wilson_interval(killed, len(found))
-        share = f"{killed / len(found):.0%} ({low:.0%}–{high:.0%})"
-        rows.append(f"| {name} | {total:,} | {len(found)} | {killed} | {late} | {share} |")
+    for name, (total, checked) in results.items():
+        killed, late = (
+            sum(result.killed for result in checked),
+            sum(result.outcome == "out of time" for result in checked),
+        )
+        low, high = wilson_interval(killed, len(checked))
+        share = f"{killed / len(checked):.0%} ({low:.0%}–{high:.0%})"
+        rows.append(f"| {name} | {total:,} | {len(checked)} | {killed} | {late} | {share} |")
     return "\n".join(rows)
 
 

@@ -85,5 +85,5 @@ def test_the_outcome_of_each_mutant(project: Path) -> None:
 
 
 def test_the_table_states_the_share_with_its_interval() -> None:
-    found = [Result("shop.py", 1, "", outcome) for outcome in ["killed"] * 8 + ["out of time", "survived"]]
-    assert table({"shop": (1234, found)}).splitlines()[-1] == "| shop | 1,234 | 10 | 9 | 1 | 90% (60%–98%) |"
+    results = [Result("shop.py", 1, "", outcome) for outcome in ["killed"] * 8 + ["out of time", "survived"]]
+    assert table({"shop": (1234, results)}).splitlines()[-1] == "| shop | 1,234 | 10 | 9 | 1 | 90% (60%–98%) |"

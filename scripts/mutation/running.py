@@ -27,13 +27,13 @@ LIBRARIES = [
 """Modules that are imported once for all runs. None of them imports hf_tl."""
 SHORT = ["-m", "not slow and not gpu and not long"]
 QUICK = ["--assert=plain", "-p", "no:unraisableexception", "-p", "no:hypothesispytest"]
-"""What of pytest's start is not needed to see whether a test fails: more than half of the time of a short run."""
+"""Options without the parts of pytest that only explain failures: they take more than half of a short run."""
 NO_TESTS = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 @dataclass
 class Trace:
-    """What the tests of a group run."""
+    """Lines that the tests of a group run."""
 
     tests: dict[str, dict[int, set[str]]] = field(default_factory=dict)
     """Tests that run each line of each file."""

@@ -113,7 +113,7 @@ def test_a_folder_is_split_as_in_the_training(pets: Path) -> None:
 
 
 def test_training_images_fill_gaps_only_where_the_training_filled_them(pets: Path) -> None:
-    """With the data of the training, splits are drawn without them if that gives its test images."""
+    """Splits of the training's data are drawn without them if that gives its test images."""
     data, other = hf_tl.load_data(str(pets), seed=0), hf_tl.load_data(str(pets), seed=1)
     loads: list[bool] = []
 
