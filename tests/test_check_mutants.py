@@ -32,13 +32,18 @@ def countdown(number):
 def unused(number):
     return number + 1
 '''
-TESTS = """from shop import countdown, price
+TESTS = """import pytest
+from shop import countdown, price
+
+@pytest.fixture(scope="session")
+def shared():
+    return countdown(7)
+
+def test_with_a_shared_fixture(shared):
+    assert shared == 0 and price(4) == 4
 
 def test_price():
     assert [price(number) for number in range(5)] == [0, 2, 4, 3, 4]
-
-def test_countdown():
-    assert countdown(5) == 0
 
 def test_that_fails():
     assert price(1) == 1
@@ -80,6 +85,9 @@ def test_the_outcome_of_each_mutant(project: Path) -> None:
     assert outcomes[8, "+ if number < 1:"].killed
     assert outcomes[15, "+ number += 1"].outcome == "out of time"
     assert outcomes[14, "+ while number > 1:"].killed
+    assert {"test_with_a_shared_fixture" in result.test for (line, _), result in outcomes.items() if line == 14} == {
+        True
+    }
     assert {result.outcome for (line, _), result in outcomes.items() if line == 20} == {"not run by any test"}
     assert (project / "shop.py").read_text() == CODE  # each mutant is undone
 

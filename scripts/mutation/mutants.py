@@ -93,7 +93,15 @@ def meaning(source: str) -> str | None:
 
 
 class _WithoutTexts(ast.NodeTransformer):
-    """Remove texts of errors, logs and warnings, names of encodings, checks of `zip`, and types that are cast to."""
+    """Remove texts of errors, logs and warnings, names of encodings, checks of `zip`, types of `cast`, and `__all__`.
+
+    Mistakes in the last two are found by the type checker and the linter.
+    """
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        if ast.unparse(node.targets[0]) == "__all__":
+            node.value = ast.Constant(None)
+        return self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         if isinstance(node.exc, ast.Call):

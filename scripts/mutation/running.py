@@ -71,11 +71,12 @@ class Tracer:
         """Assign lines to this test."""
         for name in item.fixturenames:
             self.fixtures[f"fixture {name}"].add(item.nodeid)
-        self.coverage.switch_context(item.nodeid)
+        self.test = item.nodeid
+        self.coverage.switch_context(self.test)
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Generator[None, Any, Any]:
+    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
         """Assign the lines of a shared fixture to all tests that use it."""
         if fixturedef.scope == "function":
             return (yield)
@@ -83,7 +84,7 @@ class Tracer:
         try:
             return (yield)
         finally:
-            self.coverage.switch_context(request.node.nodeid)
+            self.coverage.switch_context(self.test)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Add the durations of set-up, call and tear-down."""

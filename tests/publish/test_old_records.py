@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hf_tl.record import Origin, RunRecord
+from hf_tl.record import CardTexts, Origin, RunRecord
 
 OLD = Path(__file__).with_name("run_of_version_1.json")
 READ = Path(__file__).with_name("run_of_version_1_read.json")
@@ -64,6 +64,7 @@ def test_a_strategy_from_scratch_has_random_weights() -> None:
         ({"learned_validation": False, "seconds": 3.0}, ["train"], 1293, True),
         ({"seconds": 3.0, "images": 7}, ["train", "validation"], 7, False),
         ({"seconds": 3.0}, ["train", "validation"], 1437, False),
+        ({"images": 1437}, ["train", "validation"], 1437, False),
     ],
 )
 def test_which_images_a_refit_learned_from(
@@ -73,7 +74,7 @@ def test_which_images_a_refit_learned_from(
     record = RunRecord.from_json(content)
     assert [split.split for split in record.learned_from] == learned
     assert (record.refit and (record.refit.images, record.refit.splits)) == (images and (images, tuple(learned)))
-    assert record.refit is None or record.refit.seconds == 3.0
+    assert record.refit is None or record.refit.seconds == (refit or {}).get("seconds", 0.0)
     assert record.is_of_saved_weights("validation") is is_of_saved_weights
     assert record.is_of_saved_weights("test")
 
@@ -104,6 +105,12 @@ def test_trained_parameters_are_those_of_all_phases() -> None:
     assert RunRecord.from_json(content).model.parameters_trained == 100
     content["model"]["parameters_trained"] = sizes["stem"] + sizes["head"] + 1
     assert RunRecord.from_json(content).model.parameters_trained == sizes["stem"] + sizes["head"] + 1
+
+
+def test_the_texts_of_a_user_are_kept() -> None:
+    """Version 1 wrote null for texts that were not given."""
+    card = read(card={"intended_use": "sorting mail", "limits": None, "images": None}).card
+    assert card == CardTexts(intended_use="sorting mail")
 
 
 OPTIONAL = ["weights_digest", "evaluation", "refit", "card", "stopped", "recommendation", "best", "energy", "command"]

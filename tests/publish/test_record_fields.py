@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from publish.records import climbed, evaluated, make_record
 
-from hf_tl.record import RunRecord
+from hf_tl.record import CardTexts, Measured, RunRecord, Seconds, SplitRecord, Temperature
 from hf_tl.record.codec import RecordError, decode, encode
+from hf_tl.record.parts import GroupRecord
 from hf_tl.strategy import Strategy
 
 WHOLE = climbed(evaluated(make_record())).to_json()
@@ -89,3 +90,25 @@ def test_what_a_record_reads() -> None:
     for pair in ([1], [1, "x", 2], ["x", 1], None):
         with pytest.raises(RecordError, match=r"the pair\.pair must"):
             decode(Pair, {"pair": pair}, "the pair")
+
+
+def test_a_record_without_optional_parts_says_nothing_about_them() -> None:
+    """Readers add up counts and seconds, and look for texts, without asking whether they were recorded."""
+    assert encode(Seconds()) == {"total": 0.0, "train": 0.0}
+    assert encode(CardTexts()) == {"intended_use": None, "limits": None, "images": False, "maps": False}
+    assert encode(Temperature(None)) == {
+        **{"value": None, "weights_digest": None, "split": None, "images": 0, "reason": None}
+    }
+    assert encode(Measured("test", None, 3, "d1", {})) == {
+        **{"split": "test", "split_digest": None, "images": 3, "weights_digest": "d1", "metrics": {}},
+        **{"intervals": {}, "classes": {}, "confusion": [], "calibration": {}, "mistakes": [], "learned": 0},
+        **{"left_out": 0, "plain": None, "robustness": None, "groups": None},
+    }
+    assert encode(SplitRecord(3, (1, 2))) == {
+        **{"images": 3, "classes": [1, 2], "digest": None, "source": "unknown", "seed": None, "share": None},
+        **{"conversions": {}, "origin": None},
+    }
+    assert encode(GroupRecord("the column patient", 9, 3)) == {
+        **{"origin": "the column patient", "number": 9, "largest": 3},
+        **{"column": None, "pattern": "none", "near_duplicates": False},
+    }
