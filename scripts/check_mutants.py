@@ -47,7 +47,8 @@ GROUPS = {
     "record": Group(
         ("hf_tl/record/*.py",),
         ("tests/publish/test_records.py", "tests/publish/test_old_records.py", "tests/publish/test_record_fields.py",
-         "tests/publish/test_origins.py", "tests/publish/test_card_results.py", "tests/publish/test_card_strategy.py",
+         "tests/publish/test_inspection_record.py", "tests/publish/test_origins.py",
+         "tests/publish/test_card_results.py", "tests/publish/test_card_strategy.py",
          "tests/publish/test_card_metadata.py", "tests/publish/test_rewritten_card.py", "tests/data/test_learned.py",
          "tests/data/test_drawing.py", "tests/evaluation/test_report.py", "tests/job/test_closing_summary.py"),
     ),
