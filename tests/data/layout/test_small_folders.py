@@ -19,6 +19,7 @@ WORDS = [
 @pytest.mark.parametrize(("part", "split"), [("train", "train"), ("val", "validation"), ("Test", "test")])
 def test_words_beside_the_name_of_a_split(word: str, part: str, split: str) -> None:
     assert split_of(f"{part}_{word}") == split_of(f"{word.upper()} {part}") == split
+    assert split_of(f"{part}{word}") == split_of(f"{part}{word}".upper()) == split
     assert split_of(f"{word}_{word}") is None
 
 
