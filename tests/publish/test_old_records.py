@@ -107,6 +107,12 @@ def test_trained_parameters_are_those_of_all_phases() -> None:
     assert RunRecord.from_json(content).model.parameters_trained == sizes["stem"] + sizes["head"] + 1
 
 
+def test_the_solution_of_a_head_is_kept() -> None:
+    content = json.loads(OLD.read_text(encoding="utf-8"))
+    content["phases"][0]["solution"] = {"penalty": 0.1}
+    assert RunRecord.from_json(content).phases[0].solution == {"penalty": 0.1}
+
+
 def test_the_texts_of_a_user_are_kept() -> None:
     """Version 1 wrote null for texts that were not given."""
     card = read(card={"intended_use": "sorting mail", "limits": None, "images": None}).card

@@ -112,3 +112,18 @@ def test_a_record_without_optional_parts_says_nothing_about_them() -> None:
         **{"origin": "the column patient", "number": 9, "largest": 3},
         **{"column": None, "pattern": "none", "near_duplicates": False},
     }
+
+
+def test_a_record_of_a_run_may_lack_its_optional_parts() -> None:
+    needed = ("status", "created", "origin", "model", "strategy", "stages", "phases", "data", "learned_from")
+    content = {name: WHOLE[name] for name in (*needed, "schema_version")}
+    record = RunRecord.from_json(content).to_json()
+    assert {name: record[name] for name in content} == content
+    assert {name: value for name, value in record.items() if name not in content and value not in (None, [], {})} == {
+        "hardware": "",
+        "selection": "one standard error",
+        "seconds": {"total": 0.0, "train": 0.0},
+        "card": {"intended_use": None, "limits": None, "images": False, "maps": False},
+    }
+    absent = {name: type(record[name]) for name in ("measured", "transforms", "hyperparameters", "versions", "history")}
+    assert absent == {**dict.fromkeys(absent, dict), "history": list}
