@@ -1,20 +1,26 @@
 """Parameters that the logits do not depend on stay fixed, and looking for them changes nothing else."""
 
+import pytest
 import torch
 from backbones.steps import SIZE, images
 from transformers import Dinov2Config, Dinov2ForImageClassification
 
 import hf_tl
 from hf_tl.backbones.stages.freezing import fix_unused, fixed_parameters, freeze, frozen_tensors
+from hf_tl.errors import StageError
 
 MASK = "dinov2.embeddings.mask_token"
 """Parameter that only pretraining reads."""
 
 
-def test_what_only_pretraining_reads_is_never_trained() -> None:
+def tiny_dinov2() -> Dinov2ForImageClassification:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    model = Dinov2ForImageClassification(Dinov2Config(**sizes, num_labels=3))
+    return Dinov2ForImageClassification(Dinov2Config(**sizes, num_labels=3))
+
+
+def test_what_only_pretraining_reads_is_never_trained() -> None:
+    model = tiny_dinov2()
     assert fixed_parameters(model) == frozenset()
     assert fix_unused(model, images(2, 28)) == [MASK]
     assert fixed_parameters(model) == {MASK}
@@ -22,6 +28,13 @@ def test_what_only_pretraining_reads_is_never_trained() -> None:
     assert fix_unused(model, images(2, 28)) == []
     freeze(model, "all")
     assert list(frozen_tensors(model)) == [MASK]
+
+
+def test_a_head_that_was_frozen_by_hand_is_an_error() -> None:
+    model = tiny_dinov2()
+    model.classifier.requires_grad_(False)
+    with pytest.raises(StageError, match="expected a head that trains"):
+        fix_unused(model, images(2, 28))
 
 
 def test_the_search_changes_nothing_else() -> None:
