@@ -1,5 +1,6 @@
 """Rules of the advisor: they cover the plane, and decide like the rule of thumb."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from hf_tl.advisor.deciding.decision import TRIALS, choose_backbone, decide
 from hf_tl.advisor.deciding.plan import plan_climb
-from hf_tl.advisor.deciding.rules import RULES, find_rule
+from hf_tl.advisor.deciding.rules import RULES, Rule, find_rule
 from hf_tl.advisor.measuring.evidence import BackboneEvidence, DepthEvidence
 from hf_tl.advisor.measuring.probes import Accuracy, Probe
 from hf_tl.advisor.measuring.similarity import Similarity
@@ -35,7 +36,7 @@ def backbone(*accuracies: float, similarity: float = 0.5, parameters: int = 10, 
     )  # fmt: skip
 
 
-@given(st.floats(1, 1e9), st.floats(0, 1))
+@given(st.floats(0, 1e9), st.floats(-1, 1))
 def test_one_rule_holds_everywhere(images: float, similarity: float) -> None:
     assert [rule for rule in RULES if rule.holds(images, similarity)] == [find_rule(images, similarity)]
 
@@ -58,6 +59,29 @@ def test_the_rule_of_thumb(images: int, similarity: float, strategy: str) -> Non
     assert decision.settings.build(1, 1000).name == strategy  # ready to train
     assert decision.reason.count(". ") == 1
     assert decision.reason.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("images", "similarity", "name", "advice"),
+    [
+        (1, 0.4, "similar", "fine-tune all stages"),
+        (1e6, 0.4, "similar", "fine-tune all stages"),
+        (1, 0.399, "different", "fine-tune all stages"),
+        (1e6, 0.1, "different", "fine-tune all stages"),
+        (999, 0.099, "very different", "fine-tune all stages"),
+        (999, -0.3, "very different", "fine-tune all stages"),
+        (1000, 0.099, "very many images, very different", "train from scratch"),
+        (1e9, -0.3, "very many images, very different", "train from scratch"),
+    ],
+)
+def test_the_borders_of_the_regions(images: float, similarity: float, name: str, advice: str) -> None:
+    rule = find_rule(images, similarity)
+    assert (rule.name, rule.advice) == (name, advice)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_rule_explains_itself_in_a_sentence(rule: Rule) -> None:
+    assert re.fullmatch(r"The( [a-z-]+,?)+ [a-z]+", rule.why)
 
 
 def test_the_best_stage_has_a_p_value_against_the_last() -> None:

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
 from transformers import EvalPrediction
 
 from hf_tl.errors import DataError
-from hf_tl.evaluation.metrics import compute_metrics, top_k_accuracy, trainer_metrics
+from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL, compute_metrics, top_k_accuracy, trainer_metrics
 from hf_tl.evaluation.offline import Accuracy, MacroF1, TopKAccuracy
 
 
@@ -135,3 +135,34 @@ def test_a_metric_can_use_evaluates_cache_files_where_memory_is_short(tmp_path) 
     metric.add_batch(predictions=[0, 1], references=[0, 0])
     assert metric.compute() == {"accuracy": 0.5}
     assert not list(tmp_path.rglob("*.arrow"))
+
+
+def test_metrics_as_readers_see_them() -> None:
+    shown = {
+        problem.name: [(figure.key, figure.title, figure.hub_type, figure.is_percentage) for figure in problem.figures]
+        for problem in (SINGLE_LABEL, MULTI_LABEL)
+    }
+    assert shown == {
+        "single_label_classification": [
+            ("accuracy", "Accuracy", "accuracy", True),
+            ("top5_accuracy", "Top-5 accuracy", "top5_accuracy", True),
+            ("macro_f1", "Macro F1", "f1", False),
+        ],
+        "multi_label_classification": [
+            ("mean_average_precision", "Mean average precision", "mAP", True),
+            ("micro_f1", "Micro F1", "f1", False),
+            ("macro_f1", "Macro F1", "f1", False),
+            ("subset_accuracy", "Exact-match accuracy", "accuracy", True),
+        ],
+    }
+    assert [figure.name for figure in (SINGLE_LABEL.primary, MULTI_LABEL.primary)] == [
+        "accuracy",
+        "mean average precision",
+    ]
+
+
+@pytest.mark.parametrize(("classes", "is_shown"), [(2, False), (9, False), (10, True), (11, True)])
+def test_top_5_accuracy_is_shown_from_ten_classes_on(classes: int, is_shown: bool) -> None:
+    names = [figure.key for figure in SINGLE_LABEL.figures_for(classes)]
+    assert names == ["accuracy", *["top5_accuracy"] * is_shown, "macro_f1"]
+    assert MULTI_LABEL.figures_for(classes) == MULTI_LABEL.figures

@@ -52,6 +52,7 @@ def freeze(
 
     Raises:
         StageError: `model` has no such stage, or its head was frozen by other means.
+        ConfigError: `norm` or `batch_norm` has another value.
 
     >>> import timm
     >>> model = timm.create_model("test_resnet")
@@ -60,11 +61,10 @@ def freeze(
     >>> model.train().layer1.training, model.layer4.training
     (False, True)
     """
-    is_adapted = False
+    phase = Phase(1, epochs=1, norm=norm, batch_norm=batch_norm)  # checks both
     if isinstance(trainable_stages, Phase):
-        phase = trainable_stages
-        is_adapted = phase.is_adapted and has_adapters(model)
-        trainable_stages, norm, batch_norm = phase.trainable_stages, phase.norm, phase.batch_norm
+        phase, trainable_stages = trainable_stages, trainable_stages.trainable_stages
+    norm, batch_norm, is_adapted = phase.norm, phase.batch_norm, phase.is_adapted and has_adapters(model)
     stages = list_stages(model)
     parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
     chosen = trainable_parameters(stages, trainable_stages)

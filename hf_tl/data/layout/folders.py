@@ -29,7 +29,7 @@ def plan_folders(listing: Listing, reading: Reading | None = None, name: str = "
     root = _without(listing.tree, reading.exclude_folders, notes)
     if not root.count:
         raise DataError(f"no images in {name or 'the folder'}: {FORMAT}")
-    _note_others(listing, root, notes)
+    _note_others(listing, notes)
     splits = _split_folders(root, reading, notes, listing)
     classes: dict[str, dict[str, list[str]]] = {}
     known: frozenset[str] = frozenset()
@@ -225,7 +225,7 @@ def _require_folders(tree: Tree, folders: Iterable[str], flag: str = "--split_fo
         raise ConfigError(f"no folder {name_some(missing)}, found {name_some(sorted(tree.folders))}; check {flag}")
 
 
-def _note_others(listing: Listing, root: Tree, notes: list[str]) -> None:
+def _note_others(listing: Listing, notes: list[str]) -> None:
     """Note files that are not images, and folders without images."""
     if others := [*listing.others(), *listing.tables()]:
         notes.append(f"files that are not images were left out: {name_some(count_suffixes(others))}")

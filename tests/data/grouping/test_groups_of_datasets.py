@@ -55,6 +55,11 @@ def require_one_side(data: ImageData) -> None:
     }
 
 
+def test_the_largest_series_is_the_example(series: Path) -> None:
+    picture(1000).save(series / "cat" / f"cat03_{VIEWS}.png")
+    assert load_data(series).notes[0].startswith("file names form 20 series, such as cat03 (5 images): ")
+
+
 def test_series_of_file_names(series: Path) -> None:
     data = load_data(series)
     require_one_side(data)
