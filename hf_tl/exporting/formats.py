@@ -131,7 +131,7 @@ def _write_torchscript(network: nn.Module, example: Tensor, file: Path) -> dict[
 
 
 def _write_torch_export(network: nn.Module, example: Tensor, file: Path) -> dict[str, Any]:
-    program = torch.export.export(network, (example,), dynamic_shapes=_any_batch())
+    program = torch.export.export(network, (example,), dynamic_shapes=_any_batch(), strict=False)  # default since 2.7
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
             node.meta.pop("stack_trace", None)  # contains source paths
@@ -142,7 +142,8 @@ def _write_torch_export(network: nn.Module, example: Tensor, file: Path) -> dict
 
 
 def _any_batch() -> dict[str, dict[int, Any]]:
-    return {INPUT: {0: torch.export.Dim("batch", min=1)}}
+    # torch 2.6 expects a largest size
+    return {INPUT: {0: torch.export.Dim("batch", min=1, max=2**31 - 1)}}
 
 
 FORMATS = {

@@ -88,7 +88,7 @@ def _transformers_sizes(preprocessing: "Preprocessing") -> dict[str, Any]:
     settings: dict[str, Any] = processor.to_dict() if processor is not None else {}
     size = dict(settings["size"]) if settings.get("do_resize") else None
     crop = dict(settings["crop_size"]) if settings.get("do_center_crop") else None
-    match settings.get("image_processor_type"):
+    match str(settings.get("image_processor_type")).removesuffix("Fast"):  # of transformers 5.0
         case "ConvNextImageProcessor":
             size, crop = _convnext_sizes(size["shortest_edge"], settings["crop_pct"]) if size else (None, crop)
         case "LevitImageProcessor":

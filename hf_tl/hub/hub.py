@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, Discussion, HfApi, ModelCard, RepoCard
-from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub import CommitOperationAdd, Discussion, HfApi, ModelCard, RepoCard, constants, get_session
+from huggingface_hub.errors import BadRequestError, HFValidationError  # type: ignore[attr-defined]
+from huggingface_hub.utils import hf_raise_for_status, validate_repo_id  # type: ignore[attr-defined]
 
 from hf_tl.card.card import render_adapter_card, with_repo_id
 from hf_tl.errors import PublishError, name_some
@@ -183,13 +183,22 @@ def check_card(card: RepoCard) -> None:
         PublishError: The Hub refuses the card.
     """
     try:
-        retried(card.validate)
-    except HTTPError:
-        raise
-    except ValueError as error:
+        retried(lambda: _validate(card))
+    except BadRequestError as error:
         raise PublishError(
-            f"the Hub refused the card: {messages_of(str(error))}; correct its metadata, at the top of {CARD_FILE}"
+            f"the Hub refused the card: {messages_of(error.response.text)}; correct its metadata, at the top of "
+            f"{CARD_FILE}"
         ) from error
+
+
+def _validate(card: RepoCard) -> None:
+    """Send a card to the Hub in use; `RepoCard.validate` of huggingface_hub 1 always asks huggingface.co."""
+    answer = get_session().post(
+        f"{constants.ENDPOINT}/api/validate-yaml",
+        json={"repoType": card.repo_type, "content": str(card)},
+        headers={"Accept": "text/plain"},
+    )
+    hf_raise_for_status(answer)
 
 
 def _own_pull_request(api: HfApi, repo_id: str) -> Discussion:

@@ -12,7 +12,8 @@ from hf_tl.errors import HfTlError, SaveError
 
 FAILURES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO} & {*errno.errorcode})
 """Errors of a disk itself, which reading a missing or a protected file does not raise."""
-_NUMBER_IN_RUST = re.compile(r"\(os error (\d+)\)")
+_NUMBER_IN_RUST = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+),")
+"""Number of the error as Rust prints it for people (safetensors 0.6 and newer), and for developers."""
 
 
 @contextlib.contextmanager
@@ -111,4 +112,4 @@ def _number_of(error: BaseException) -> int | None:
     if isinstance(error, OSError):
         return error.errno
     number = _NUMBER_IN_RUST.search(str(error))  # libraries in Rust, such as safetensors, raise classes of their own
-    return int(number[1]) if number else None
+    return int(number[1] or number[2]) if number else None

@@ -190,13 +190,15 @@ def check_arguments(
     Raises:
         ConfigError: An argument contradicts the strategy; the message says what to do.
     """
+    sampling = getattr(args, "train_sampling_strategy", "random")  # before transformers had it: group_by_length
     settings = {
         "max_steps": args.max_steps > 0 and args.max_steps != own.get("max_steps"),
         "fsdp": bool(args.fsdp),
         "deepspeed": bool(args.deepspeed),
         "ddp_find_unused_parameters=False": args.ddp_find_unused_parameters is False,
         "torch_compile": args.torch_compile,
-        f"train_sampling_strategy={args.train_sampling_strategy!r}": args.train_sampling_strategy != "random",
+        f"train_sampling_strategy={sampling!r}": sampling != "random",
+        "group_by_length": getattr(args, "group_by_length", False),
     }
     if refused := [name for name, is_set in settings.items() if is_set]:
         raise ConfigError(
@@ -206,7 +208,7 @@ def check_arguments(
         )
     updates = any(phase.batch_norm == "update" and phase.trainable_stages != 1 for phase in strategy.phases)
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if (args.gradient_checkpointing or args.activation_checkpointing) and updates and norms:
+    if checkpoints_activations(args) and updates and norms:
         raise ConfigError(
             "gradient_checkpointing runs each trained stage twice, so its BatchNorm statistics would be updated twice "
             "in each step. Give the strategy batch_norm='keep', or train with hf_tl.train(..., "
@@ -226,6 +228,11 @@ def check_arguments(
             f"{sorted(smoothing)}: Trainer computes the loss. Set both to the same value, or train with "
             "hf_tl.StrategyTrainer"
         )
+
+
+def checkpoints_activations(args: "TrainingArguments") -> bool:
+    """Return whether stages are run twice to save memory, by either name of the argument."""
+    return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
 
 
 def check_strategy(args: "TrainingArguments", strategy: Strategy, *, carries_out: bool, is_recipe: bool) -> None:

@@ -26,6 +26,7 @@ from hf_tl.publish.save import commit_model, complete_run, rewrite_card
 from hf_tl.record import LearnedFrom, RunRecord
 from hf_tl.record.run import LAST_WEIGHTS
 from hf_tl.reporting.console import say
+from hf_tl.trainer.arguments import checkpoints_activations
 from hf_tl.views.stream_views import viewed
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def training_config(args: "TrainingArguments", **after_training: Any) -> Trainin
         per_device_eval_batch_size=args.per_device_eval_batch_size,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         max_grad_norm=args.max_grad_norm or None,
-        gradient_checkpointing=bool(args.gradient_checkpointing or args.activation_checkpointing),
+        gradient_checkpointing=checkpoints_activations(args),
         dataloader_num_workers=args.dataloader_num_workers,
         report_to="none",
         feature_cache="off",

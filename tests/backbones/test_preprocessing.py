@@ -93,6 +93,8 @@ def test_every_image_processor_of_a_classifier(name: str) -> None:
 @pytest.mark.parametrize("name", EXOTIC)
 def test_unusual_settings_of_image_processors(name: str) -> None:
     kind, settings = EXOTIC[name]
+    if not hasattr(transformers, kind):
+        pytest.skip(f"this version of transformers has no {kind}")
     preprocessing = processor_preprocessing(getattr(transformers, kind)(**settings))
     check_training_sees_the_pixels_of_evaluation(preprocessing)
     size = preprocessing.input_size[:0:-1]

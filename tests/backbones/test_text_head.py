@@ -209,7 +209,7 @@ def test_towers_of_known_sizes_have_the_names_of_timm() -> None:
         config = CLIPVisionConfig(**sizes)
         with torch.device("meta"):
             tower = CLIPVisionModel(config)
-        return timm_architecture(config, timm_weights(tower.state_dict()))
+        return timm_architecture(config, timm_weights(getattr(tower, "vision_model", tower).state_dict()))
 
     assert named() == ("vit_base_patch32_clip_quickgelu_224", {})
     assert named(hidden_act="gelu", patch_size=16) == ("vit_base_patch16_clip_224", {})

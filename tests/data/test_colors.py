@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data.pictures import palette_with_alpha
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -95,7 +96,7 @@ def test_what_needs_no_conversion_is_read_alike_by_a_plain_pipeline(
         (Image.new("RGBA", (3, 2), (1, 2, 3, 254)), "transparency"),
         (Image.new("LA", (3, 2), (1, 255)), None),
         (Image.new("LA", (3, 2), (1, 0)), "transparency"),
-        (Image.new("RGBA", (3, 2), (1, 2, 3, 0)).convert("PA"), "transparency"),
+        (palette_with_alpha((3, 2), 0), "transparency"),
         (Image.new("RGBa", (3, 2), (1, 2, 3, 9)), "transparency"),
         (Image.new("La", (3, 2), (1, 255)), "transparency"),  # Pillow does not convert it, opaque or not
         (Image.new("I;16", (3, 2), 7), "deep gray"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data.pictures import palette_with_alpha
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
@@ -23,6 +24,8 @@ MODES = (
     "1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "RGBX", "RGBa", "La", "I;16",
     "I;16L", "I;16B",
 )  # fmt: skip
+Image.init()
+AVIF = ["AVIF"] if "AVIF" in Image.SAVE else []  # Pillow 11.3 and newer
 TO_TENSOR = v2.Compose([v2.Resize((8, 8)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
 
@@ -55,7 +58,11 @@ def test_exif_rotation_is_applied(orientation: int, stored_as: Transpose | None,
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_16_bit_gray_is_scaled(kind: str) -> None:
     gradient = np.linspace(0, 65535, 4096).astype(np.uint16).reshape(64, 64)
-    gray = np.asarray(to_rgb(decode(encoded(Image.fromarray(gradient), kind))))[..., 0]
+    if kind == "PPM":  # older versions of Pillow do not write it
+        data = b"P5 64 64 65535\n" + gradient.astype(">u2").tobytes()
+    else:
+        data = encoded(Image.fromarray(gradient), kind)
+    gray = np.asarray(to_rgb(decode(data)))[..., 0]
     assert np.abs(gray.astype(float) - gradient / 257).max() <= 0.5
     assert len(np.unique(gray)) == 256
 
@@ -121,7 +128,7 @@ def test_transparent_palette_is_laid_on_white(kind: str) -> None:
         (Image.new("RGBa", (1, 1), (0, 50, 100, 128)), (127, 177, 227)),
         (Image.new("LA", (1, 1), (0, 128)), (127, 127, 127)),
         (Image.new("LA", (1, 1), (0, 128)).convert("La"), (127, 127, 127)),
-        (Image.new("RGBA", (1, 1), (0, 0, 0, 0)).convert("PA"), (255, 255, 255)),
+        (palette_with_alpha((1, 1), 0), (255, 255, 255)),
     ],
 )
 def test_alpha_is_laid_on_white(image: Image.Image, expected: tuple[int, int, int]) -> None:
@@ -170,7 +177,7 @@ def test_truncated_file_is_named(tmp_path: Path, kind: str, reduced: bool) -> No
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 @settings(max_examples=150, deadline=None)
 @given(
-    kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "DDS", "AVIF"]),
+    kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "DDS", *AVIF]),
     cut=st.floats(0, 1),
     changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=8),
 )

@@ -29,7 +29,13 @@ def test_the_bootstrap_of_pairs_is_that_of_images() -> None:
         return float(f1_score(true, predicted, average="macro"))
 
     expected = bootstrap(
-        (predictions, labels), macro_f1, paired=True, vectorized=False, n_resamples=600, method="percentile", rng=0
+        (predictions, labels),
+        macro_f1,
+        paired=True,
+        vectorized=False,
+        n_resamples=600,
+        method="percentile",
+        random_state=np.random.default_rng(0),
     ).confidence_interval
     intervals = f1_intervals(predictions, labels)
     assert intervals["macro_f1"] == pytest.approx((expected.low, expected.high), abs=0.012)

@@ -72,7 +72,12 @@ def test_the_interval_is_near_scipys_bca() -> None:
         return mean_average_precision(scores[rows], labels[rows])
 
     expected = bootstrap(
-        (np.arange(150),), statistic, vectorized=False, n_resamples=400, method="BCa", rng=0
+        (np.arange(150),),
+        statistic,
+        vectorized=False,
+        n_resamples=400,
+        method="BCa",
+        random_state=np.random.default_rng(0),
     ).confidence_interval
     assert mean_average_precision_interval(scores, labels) == pytest.approx((expected.low, expected.high), abs=0.02)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import transformers
 from backbones.checkpoints import tiny_vit
+from backbones.processor_classes import pil, tv
 from exporting.models import SIZES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,14 +71,14 @@ def test_the_pixels_are_those_of_timm(
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_the_pixels_are_those_of_transformers(name: str) -> None:
     """Classes that use Pillow give the same pixels; the others resize with torchvision, which rounds differently."""
-    for suffix, levels in (("Pil", 1e-3), ("", 0.5)):
-        preprocessing = processor_preprocessing(getattr(transformers, name + suffix)(**PROCESSORS[name]))
+    for kind, levels in ((pil(name), 1e-3), (tv(name), 0.5)):
+        preprocessing = processor_preprocessing(getattr(transformers, kind)(**PROCESSORS[name]))
         steps = describe(preprocessing)
         for size in SIZES:
             image = noise(*(3 * side for side in size))
             expected, pixels = preprocessing.evaluation(image).numpy(), apply(steps, image)
             difference = np.abs(pixels - expected) * 255 * np.array(steps["std"])[:, None, None]
-            assert difference.mean() < levels, (suffix, size)
+            assert difference.mean() < levels, (kind, size)
             low, high = steps["value_range"]
             assert low - 1e-5 <= pixels.min() <= pixels.max() <= high + 1e-5
             assert pixels.dtype == np.float32
@@ -109,6 +110,6 @@ def test_steps_that_the_file_cannot_describe_are_refused() -> None:
     with pytest.raises(ModelError, match="found the steps ResizeKeepRatio, CenterCropOrPad"):
         describe(timm_like(24, 0.875, "border"))
     sizes = {"shortest_edge": 64, "longest_edge": 96}
-    processor = transformers.ViTImageProcessor(size=sizes)
+    processor = getattr(transformers, tv("ViTImageProcessor"))(size=sizes)
     with pytest.raises(ModelError, match="a resize of longest_edge, shortest_edge"):
         describe(processor_preprocessing(processor))

@@ -1,6 +1,7 @@
 """The reload check compares both models on one device in one precision, even if training used TF32."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ def rounded(values: Tensor) -> Tensor:
     return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
+@contextmanager
+def allowed_tf32() -> Iterator[None]:
+    """Set the switch as a training with TF32 does."""
+    before = getattr(torch.backends.cuda.matmul, SWITCH)
+    setattr(torch.backends.cuda.matmul, SWITCH, TF32)
+    try:
+        yield
+    finally:
+        setattr(torch.backends.cuda.matmul, SWITCH, before)
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Any, Any, Path]:
     torch.manual_seed(0)
@@ -52,21 +64,17 @@ def test_tf32_moves_logits_by_more_than_the_tolerance(saved: tuple[Any, Any, Pat
     pixels = torch.rand(1, *preprocessing.input_size)
     with torch.inference_mode():
         exact = model(pixel_values=pixels).logits
-        with Tf32():
+        with allowed_tf32(), Tf32():
             moved = model(pixel_values=pixels).logits
     assert (exact - moved).abs().max() > TOLERANCE * max(1.0, exact.abs().max().item())
 
 
 def test_a_model_trained_with_tf32_is_saved(saved: tuple[Any, Any, Path]) -> None:
     model, preprocessing, folder = saved
-    before = getattr(torch.backends.cuda.matmul, SWITCH)
-    setattr(torch.backends.cuda.matmul, SWITCH, TF32)
-    try:
+    with allowed_tf32():
         with Tf32():
             check_reload(model, preprocessing, folder)
         assert getattr(torch.backends.cuda.matmul, SWITCH) == TF32
-    finally:
-        setattr(torch.backends.cuda.matmul, SWITCH, before)
 
 
 @pytest.mark.gpu

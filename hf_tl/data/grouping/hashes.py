@@ -18,6 +18,8 @@ COSINES = dct(np.eye(SIDE, dtype=np.float32), axis=0)[:FREQUENCIES]
 """Matrix of the cosine transform to these frequencies (frequencies, pixels)."""
 DISTANCE, NEAREST = 18, 10
 """Largest number of different bits of a pair, and largest number of later images that an image is paired with."""
+ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16)[:, None].view(np.uint8), axis=1).sum(axis=1, dtype=np.uint8)
+"""Number of ones of each 16-bit word."""
 QUERIES, REFERENCES = 256, 8192
 """Size of the blocks in which all pairs are compared; memory does not depend on the number of images."""
 
@@ -65,7 +67,7 @@ def similar_hashes(hashes: Sequence[int] | np.ndarray, distance: int = DISTANCE,
         queries = hashes[first : first + QUERIES, None]
         block = []
         for start in range(first, len(hashes), REFERENCES):
-            bits = np.bitwise_count(queries ^ hashes[None, start : start + REFERENCES])
+            bits = _count_ones(queries ^ hashes[None, start : start + REFERENCES])
             rows, others = np.nonzero(bits <= distance)
             is_later = rows + first < others + start
             block.append(np.stack([rows + first, others + start, bits[rows, others]])[:, is_later])
@@ -75,3 +77,10 @@ def similar_hashes(hashes: Sequence[int] | np.ndarray, distance: int = DISTANCE,
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
         pairs.append(np.stack([rows, others], axis=1)[rank < nearest])
     return np.concatenate(pairs)
+
+
+def _count_ones(words: np.ndarray) -> np.ndarray:
+    """Count the ones of each 64-bit word."""
+    if hasattr(np, "bitwise_count"):  # not in NumPy 1
+        return np.bitwise_count(words)
+    return ONES[words.view(np.uint16)].reshape(*words.shape, 4).sum(axis=-1, dtype=np.uint8)

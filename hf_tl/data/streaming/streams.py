@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 import numpy as np
 import PIL.Image
 from datasets import Dataset, Features, IterableDataset
-from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[attr-defined]
 from tqdm import tqdm
@@ -67,7 +66,7 @@ class Stream:
         """Read the share of one of several processes; each image is read by one of them.
 
         A process gets every n-th shard. If the shares would be too unequal, every process reads all shards and keeps
-        every n-th image (see `datasets.distributed.split_dataset_by_node`).
+        every n-th image.
 
         Yields:
             Position of an image in the stream, and the stored image.
@@ -76,11 +75,11 @@ class Stream:
             DataError: The stream breaks off, or its length has changed.
         """
         if self._are_shares_alike(processes):
-            share = split_dataset_by_node(self.images, process, processes, "shards")
+            share = self.images.shard(processes, process, contiguous=False)
             yield from self._with_places(share, range(process, len(self.shard_sizes), processes))
         else:
-            share = split_dataset_by_node(self.images, process, processes, "examples")
-            yield from self._at(share, range(process, len(self), processes))
+            rows = islice(self.images, process, None, processes)
+            yield from self._at(rows, range(process, len(self), processes))
 
     def read_shards(self, shards: Iterable[int]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
         """Read the given shards in order; see `read`."""
@@ -94,7 +93,9 @@ class Stream:
         spans = (range(ends[shard] - self.shard_sizes[shard], ends[shard]) for shard in shards)
         return self._at(rows, chain.from_iterable(spans))
 
-    def _at(self, images: IterableDataset, places: Iterable[int]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    def _at(
+        self, images: Iterable[Mapping[str, Any]], places: Iterable[int]
+    ) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
         rows = iter(images)
         for place in places:
             row = self._next(rows)
