@@ -23,12 +23,13 @@ from hf_tl.processes.accelerator import describe_hardware, make_accelerator
 from hf_tl.processes.memory import keep_freed_memory
 from hf_tl.record.codec import encode
 from hf_tl.strategy import Strategy
-from hf_tl.strategy_config import TRIAL_BUDGET
 from hf_tl.training.loop import Training
 from hf_tl.training.phase_data import TrainingImages
 from hf_tl.training.refit import Refit, is_given_back, is_refitted
 from hf_tl.tuning import LoRA
 
+PATIENT_BUDGET = 60.0
+"""Minutes for trials: more than the default, because a busy machine expects them to take longer."""
 REFUSED = "refused: the data cannot be measured or split"
 """Name of the rule where hf_tl refuses a control with an error instead of a recommendation."""
 
@@ -95,8 +96,8 @@ def recommend_for(cell: Cell, task: Task) -> dict[str, Any]:
 
 
 def tried(cell: Cell, task: Task) -> dict[str, Any]:
-    """Return the recommendation for a cell after trials within the default budget."""
-    return advise(cell, trial_budget=TRIAL_BUDGET)
+    """Return the recommendation for a cell after trials."""
+    return advise(cell, trial_budget=PATIENT_BUDGET)
 
 
 def advise(cell: Cell, trial_budget: float = 0) -> dict[str, Any]:
@@ -120,7 +121,10 @@ def advise(cell: Cell, trial_budget: float = 0) -> dict[str, Any]:
             horizontal_flip=DATA[cell.data].is_mirrored,
         )
         seconds = time.process_time() - start
-    evidence = [backbone.to_record() for backbone in recommendation.evidence]
+    evidence = [
+        {**backbone.to_record(), "backbone": name}
+        for name, backbone in zip(named, recommendation.evidence, strict=True)
+    ]
     leaders = {id(backbone) for backbone in leading(recommendation.evidence)}
     chosen = [name for name, backbone in named.items() if backbone == recommendation.candidate]
     return {
