@@ -10,7 +10,7 @@ from hf_tl.inspection.exclusions import Exclusion, to_csv
 from hf_tl.inspection.summary import count_copies
 from hf_tl.record.inspection import INSPECTION_FILE
 from hf_tl.reporting.frames import to_frame
-from hf_tl.reporting.numbers import percent, with_interval
+from hf_tl.reporting.numbers import counted, percent, with_interval
 from hf_tl.reporting.shown import Shown
 from hf_tl.storage.folders import report_folder
 
@@ -139,7 +139,8 @@ class Inspection(Shown):
         across, different = (count_copies(copies, name) for name in ("across_splits", "different_labels"))
         yield (
             "Copies",
-            f"{exact:,} groups of exact copies, {near:,} of near-duplicates; {across:,} across splits (data leakage), "
+            f"{counted(exact, 'group')} of exact copies, {near:,} of near-duplicates; {across:,} across splits (data "
+            "leakage), "
             f"{different:,} with different labels",
         )
         if (errors := record["label_errors"]) is not None:

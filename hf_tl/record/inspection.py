@@ -42,16 +42,17 @@ class InspectionRecord:
 
     def describe(self) -> str:
         """List the counts in words; what was not looked for is named as such."""
-        counts = {
-            "groups of exact copies": self.exact_copies,
-            "groups of near-duplicates": self.near_duplicates,
-            "groups across splits (data leakage)": self.across_splits,
-            "groups with different labels": self.different_labels,
-            "suspected label errors": self.label_errors,
-            "outliers": self.outliers,
-            "unreadable files": self.unreadable,
-        }
-        listed = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count is not None)
+        counts = (
+            ("group", " of exact copies", self.exact_copies),
+            ("group", " of near-duplicates", self.near_duplicates),
+            ("group", " across splits (data leakage)", self.across_splits),
+            ("group", " with different labels", self.different_labels),
+            ("suspected label error", "", self.label_errors),
+            ("outlier", "", self.outliers),
+            ("unreadable file", "", self.unreadable),
+        )
+        known = ((noun if count == 1 else f"{noun}s", kind, count) for noun, kind, count in counts if count is not None)
+        listed = ", ".join(f"{count:,} {noun}{kind}" for noun, kind, count in known)
         unjudged = "; label errors were not looked for" if self.label_errors is None else ""
         rest = "" if self.left_out == "nothing" else f"; of these, the {self.left_out} images are left out"
         return f"{listed} among {self.images:,} images{unjudged}{rest}"

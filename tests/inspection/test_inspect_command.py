@@ -26,7 +26,7 @@ def test_the_command_prints_a_summary_and_writes_the_page(
     lines = capsys.readouterr().out.splitlines()
     assert "Data      pets: 24 images in 2 classes (train 17, test 7)" in lines
     assert "          train/dog/bad.png: no image that Pillow can read; replace or remove it" in lines
-    assert any("1 groups of exact copies" in line and "1 across splits (data leakage)" in line for line in lines)
+    assert any("1 group of exact copies" in line and "1 across splits (data leakage)" in line for line in lines)
     assert lines[-2:] == [
         "Train     hf-tl train --dataset pets --exclude_list runs/pets-inspection/exclusions.csv",
         "Page      runs/pets-inspection/inspection.html",

@@ -14,7 +14,7 @@ from hf_tl.record import read_record
 COUNTS = {"train/cat": 8, "train/dog": 8, "test/cat": 3, "test/dog": 3}
 TRAIN = ["train", "--model", "timm:test_resnet", "--no_pretrained", "--image_size", "32", "--epochs", "1"]
 TRAIN += ["--report_to", "none", "--cpu_threads", "1"]
-LEAK = "1 groups of exact copies, 0 groups of near-duplicates, 1 groups across splits (data leakage)"
+LEAK = "1 group of exact copies, 0 groups of near-duplicates, 1 group across splits (data leakage)"
 
 
 @pytest.fixture

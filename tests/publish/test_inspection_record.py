@@ -68,5 +68,8 @@ def test_counts_in_words() -> None:
     unjudged = replace(COUNTS, label_errors=None, outliers=None, across_splits=None).describe()
     assert unjudged.endswith("4 groups with different labels, 9 unreadable files among 1,200 images; label errors were "
                              "not looked for")  # fmt: skip
+    single = replace(COUNTS, exact_copies=1, label_errors=1, unreadable=1).describe()
+    assert single.startswith("1 group of exact copies, 3 groups of near-duplicates")
+    assert "1 suspected label error, 7 outliers, 1 unreadable file among" in single
     assert COUNTS.method == "2026-11-28, perceptual hashes"
     assert replace(COUNTS, model="demo").method == "2026-11-28, perceptual hashes and features of demo"
