@@ -50,6 +50,12 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
             kinds = f"a Hub id (user/name), a local directory with {CONFIG_NAME}, or timm:ARCHITECTURE"
             raise ModelError(f"no model {name!r}: {reason:.500}; a model is {kinds}".replace("?;", "?")) from error
     if config.model_type == "timm_wrapper":
+        pretrained = getattr(config, "pretrained_cfg", None)
+        if not isinstance(pretrained or {}, Mapping):
+            raise ModelError(
+                f"expected names with values as pretrained_cfg in {CONFIG_NAME} of {name}, found "
+                f"{type(pretrained).__name__}; correct it, or choose another model"
+            )
         # timm's own push leaves num_classes in model_args, which would then be passed twice
         model_args = getattr(config, "model_args", None) or {}
         model_args = {key: value for key, value in model_args.items() if key != "num_classes"}
