@@ -137,7 +137,7 @@ def test_a_second_run_on_a_stream_reads_only_labels_and_the_first_image(served: 
 
 @pytest.mark.slow
 def test_a_streamed_run_is_that_of_the_downloaded_dataset(shards: Path, tmp_path: Path) -> None:
-    """On the splits of the dataset; those that hf_tl draws differ, because the content of a stream is not read."""
+    """The dataset has splits; those that hf_tl draws differ, because the content of a stream is not read."""
     with HubServer(tmp_path / "hub", tokens={TOKEN: {"name": "user", "role": "write"}}) as server:
         command = [sys.executable, "-c", PUSH, str(shards / "*.parquet"), str(SHARDS), "train", "validation", "test"]
         run(command, environment(server.url, tmp_path / "pusher"))
