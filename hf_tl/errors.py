@@ -24,6 +24,8 @@ from collections.abc import Iterable
 
 from hf_tl.wording import worded
 
+LONGEST = 4_000
+"""Largest number of characters of a message: it may quote a value of a file, which may be of any length."""
 TERMINATED_STATUS = 143
 """Exit status after SIGTERM: 128 + 15, as shells report it."""
 
@@ -44,7 +46,7 @@ class HfTlError(Exception):
 
     def __init__(self, *details: object) -> None:
         """Create an error; flags in its message become keywords where the caller is Python (`hf_tl.wording`)."""
-        super().__init__(*(worded(detail) if isinstance(detail, str) else detail for detail in details))
+        super().__init__(*(_bounded(worded(detail)) if isinstance(detail, str) else detail for detail in details))
 
 
 class ConfigError(HfTlError):
@@ -112,6 +114,11 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _bounded(message: str) -> str:
+    """Shorten a message in its middle: the beginning names the problem, the end what to do."""
+    return message if len(message) <= LONGEST else f"{message[: 3 * LONGEST // 4]} … {message[-LONGEST // 4 + 3 :]}"
 
 
 def unreadable(error: Exception) -> str:

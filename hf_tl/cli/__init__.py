@@ -162,7 +162,7 @@ def _run(words: list[str]) -> None:
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] == "hf_tl":
             raise
-        text = f"needs the module {error.name}, which is not installed; install hf-tl with its dependencies"
+        text = f"needs the module {error.name}, which is not installed; install its package, or hf-tl with all it needs"
         _leave(name, text, ERROR_STATUS)
     except Exception as error:
         if (failure := failure_of(error)) is None:

@@ -140,8 +140,7 @@ class Inspection(Shown):
         yield (
             "Copies",
             f"{counted(exact, 'group')} of exact copies, {near:,} of near-duplicates; {across:,} across splits (data "
-            "leakage), "
-            f"{different:,} with different labels",
+            f"leakage), {different:,} with different labels",
         )
         if (errors := record["label_errors"]) is not None:
             suspected = len(errors["images"])

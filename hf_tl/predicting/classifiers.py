@@ -1,7 +1,8 @@
 """Classifiers that predict: a model in torch, or an exported file in its own runtime."""
 
 import os
-from typing import TYPE_CHECKING, Any, Protocol, Union
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,11 +26,11 @@ class ImageClassifier(Protocol):
     def pixels(self, stored: Any, name: str) -> Any:
         """Return the pixels of a stored image, which errors name, as an array or tensor (channels, height, width)."""
 
-    def probabilities(self, pixels: Any) -> np.ndarray:
-        """Return the probability of each class, (images, classes), for a list of such pixels."""
+    def probabilities(self, pixels: Sequence[Any]) -> np.ndarray:
+        """Return the probability of each class, (images, classes), for the pixels of each image."""
 
 
-def open_classifier(model: Union["AnyModel", str, os.PathLike[str]]) -> ImageClassifier:
+def open_classifier(model: "AnyModel") -> ImageClassifier:
     """Open an exported model, or load any other; torch is imported for the latter alone.
 
     Raises:
@@ -37,24 +38,10 @@ def open_classifier(model: Union["AnyModel", str, os.PathLike[str]]) -> ImageCla
         ModelError: There is no such model, or it cannot be used.
     """
     if isinstance(model, str | os.PathLike) and (file := exported_file(model)) is not None:
-        return _Exported(ExportedModel.open(file))
+        return ExportedModel.open(file)
     from hf_tl.evaluation.holdout.classifier import Classifier
 
     return _Loaded(Classifier.load(model))
-
-
-class _Exported:
-    """Exported model, which takes any number of images at once."""
-
-    def __init__(self, model: ExportedModel) -> None:
-        self._model = model
-        self.labels, self.is_multi_label = model.labels, model.is_multi_label
-
-    def pixels(self, stored: Any, name: str) -> np.ndarray:
-        return self._model.pixels(stored, name)
-
-    def probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
-        return self._model.probabilities(np.stack(pixels))
 
 
 class _Loaded:
@@ -74,12 +61,12 @@ class _Loaded:
     def pixels(self, stored: Any, name: str) -> Any:
         return self._transform.apply(stored, name)
 
-    def probabilities(self, pixels: Any) -> np.ndarray:
+    def probabilities(self, pixels: Sequence[Any]) -> np.ndarray:
         import torch
 
         from hf_tl.backbones.stages.modules import inference
         from hf_tl.evaluation.measure import image_logits
 
         with inference(self._model):
-            logits = image_logits(self._model, {"pixel_values": torch.stack(pixels).to(self._model.device)})
+            logits = image_logits(self._model, {"pixel_values": torch.stack(list(pixels)).to(self._model.device)})
         return np.asarray(self._problem.probabilities(logits.float()).cpu().numpy())

@@ -1,7 +1,7 @@
 """Exported model: its file in its own runtime, its preprocessing and its classes."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hf_tl.data.decoding.opening import decode
-from hf_tl.errors import ModelError
+from hf_tl.errors import ModelError, unreadable
 from hf_tl.runtime.preprocessing import FILE, apply, probabilities
 from hf_tl.runtime.runners import RUNTIMES, Runner
 from hf_tl.storage.documents import read_json
@@ -47,7 +47,7 @@ class ExportedModel:
             run = runtime.open(file)
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelError(
-                f"expected a model that {runtime.package} can open in {file}, found {_reason(error)}; export it again"
+                f"expected a model that {runtime.package} can open in {file}, found {unreadable(error)}; export again"
             ) from error
         return cls(file, steps, run)
 
@@ -69,16 +69,16 @@ class ExportedModel:
         """
         return apply(self.steps, decode(stored, name))
 
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the probability of each class, (images, classes), for pixels (images, channels, height, width).
+    def probabilities(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the probability of each class, (images, classes), for the pixels of each image.
 
         Raises:
             ModelError: The file does not run, or gives another number of classes.
         """
         try:
-            logits = self.run(pixels)
+            logits = self.run(np.stack(pixels))
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{self.file} cannot be run: {_reason(error)}; export it again") from error
+            raise ModelError(f"{self.file} cannot be run: {unreadable(error)}; export it again") from error
         if logits.shape != (expected := (len(pixels), len(self.labels))):
             raise ModelError(f"expected logits of shape {expected} of {self.file}, found {logits.shape}; export again")
         return probabilities(self.steps["scores"], logits)
@@ -110,10 +110,12 @@ def _read_steps(file: Path) -> dict[str, Any]:
         if steps["scores"] not in ("softmax", "sigmoid") or not all(isinstance(name, str) for name in steps["labels"]):
             raise ValueError("no class names or scores")
     except OSError as error:
-        raise ModelError(f"expected {file.name} beside the model, found {_reason(error)}; export the model") from error
+        raise ModelError(
+            f"expected {file.name} beside the model, found {unreadable(error)}; export the model"
+        ) from error
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise ModelError(
-            f"expected the preprocessing of an exported model in {file}, found {_reason(error)}; export the model again"
+            f"expected the preprocessing of an exported model in {file}, found {unreadable(error)}; export again"
         ) from error
     return dict(steps)
 
@@ -121,7 +123,3 @@ def _read_steps(file: Path) -> dict[str, Any]:
 def _sides(steps: Mapping[str, Any]) -> Iterator[float]:
     for name in ("resize", "center_crop", "pad", "size"):
         yield from (value for value in (steps.get(name) or {}).values() if isinstance(value, int | float))
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"

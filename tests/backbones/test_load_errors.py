@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_tl.backbones.load import load, load_backbone
 from hf_tl.backbones.weights.limits import settings_of
-from hf_tl.errors import ConfigError, ModelError
+from hf_tl.errors import LONGEST, ConfigError, ModelError
 
 
 def test_weights_and_channels_belong_to_timm_names(tmp_path: Path) -> None:
@@ -166,3 +167,24 @@ def test_only_numbers_that_a_library_reads_are_limited(save: Callable[[Path], Pa
     config.write_text(json.dumps({**settings, "num_labels": 14_197_122}))
     with pytest.raises(ModelError, match=r"expected numbers up to .* found num_labels"):
         load_backbone(str(tmp_path), PETS)
+
+
+@pytest.mark.parametrize("entry", [{"pretrained_cfg": "x"}, {"pretrained_cfg": [1]}, {"model_args": [1]}])
+def test_settings_of_timm_are_refused_by_name_where_timm_reads_them(tmp_path: Path, entry: dict[str, object]) -> None:
+    folders = [
+        save_timm(timm_network("test_vit"), tmp_path / "timm"),
+        save_transformers(tiny_vit(), tmp_path / "transformers"),
+    ]
+    for folder in folders:
+        config = folder / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), **entry}))
+    with pytest.raises(ModelError, match=re.escape(str(folders[0]))):
+        load(folders[0])
+    assert load(folders[1])[0].config.num_labels == 3
+
+
+def test_a_message_that_quotes_a_long_value_keeps_its_problem_and_its_advice() -> None:
+    message = str(ModelError(f"expected a name, found {200_000 * 'x'}; choose another model"))
+    assert len(message) <= LONGEST
+    assert message.startswith("expected a name, found x")
+    assert message.endswith("x; choose another model")

@@ -113,7 +113,7 @@ def test_a_missing_library_is_named_in_one_line(exported: dict[str, Path], tmp_p
         done = run(LIBRARIES, *words, folder=tmp_path)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
-        assert "which is not installed; install hf-tl with its dependencies" in done.stderr
+        assert "which is not installed; install its package, or hf-tl with all it needs" in done.stderr
 
 
 def test_a_multi_label_model_takes_a_threshold(exported: dict[str, Path], colors: Path, tmp_path: Path) -> None:

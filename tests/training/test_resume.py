@@ -32,6 +32,7 @@ import hf_tl
 from hf_tl.checkpoints.checkpoint import newest_checkpoint
 from hf_tl.checkpoints.state import RANDOM, STATE
 from hf_tl.errors import CheckpointError
+from hf_tl.storage.folders import PARTIAL
 from hf_tl.training.phase_run import PhaseRun
 
 STEPS = 14
@@ -257,7 +258,9 @@ def kill_often(way: str, phases: str, output: Path, kills: int) -> None:
         while run_and_kill(run, (draw.randint(1, 8), draw.uniform(0, 0.06)) if killed < kills else None) != 0:
             killed += 1
             while_writing += is_half_written(run)
-            has_checkpoint = any(Path(run.output).glob("**/manifest.json"))
+            # not those in `.partial-` folders, which are never resumed from
+            whole = (file.parent for file in Path(run.output).glob("**/manifest.json"))
+            has_checkpoint = any(not folder.name.startswith(PARTIAL) for folder in whole)
             run = replace(run, seed=run.seed + has_checkpoint)
         assert differences(expected, read_result(run)) == [], run
         ended += 1

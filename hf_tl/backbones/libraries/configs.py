@@ -49,18 +49,17 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
                 reason = f"did you mean timm:{name}?"
             kinds = f"a Hub id (user/name), a local directory with {CONFIG_NAME}, or timm:ARCHITECTURE"
             raise ModelError(f"no model {name!r}: {reason:.500}; a model is {kinds}".replace("?;", "?")) from error
-    if config.model_type == "timm_wrapper":
-        pretrained = getattr(config, "pretrained_cfg", None)
-        if not isinstance(pretrained or {}, Mapping):
-            raise ModelError(
-                f"expected names with values as pretrained_cfg in {CONFIG_NAME} of {name}, found "
-                f"{type(pretrained).__name__}; correct it, or choose another model"
-            )
-        # timm's own push leaves num_classes in model_args, which would then be passed twice
-        model_args = getattr(config, "model_args", None) or {}
-        model_args = {key: value for key, value in model_args.items() if key != "num_classes"}
-        config.model_args = {**model_args, **_pooling(config)} or None
+        if config.model_type == "timm_wrapper":
+            # timm's own push leaves num_classes in model_args, which would then be passed twice
+            model_args = getattr(config, "model_args", None) or {}
+            model_args = {key: value for key, value in model_args.items() if key != "num_classes"}
+            config.model_args = {**model_args, **_pooling(config)} or None
     return config
+
+
+def timm_settings(config: "PreTrainedConfig") -> Mapping[str, Any]:
+    """Return the `pretrained_cfg` of a timm checkpoint; empty for any other model, whose entry means nothing."""
+    return getattr(config, "pretrained_cfg", None) or {} if config.model_type == "timm_wrapper" else {}
 
 
 def _read_settings(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def _pooling(config: "PreTrainedConfig") -> dict[str, str]:
     from hf_tl.backbones.libraries.pooling import pooling_args
     from hf_tl.backbones.weights.pretraining import weights_of
 
-    tag = (getattr(config, "pretrained_cfg", None) or {}).get("tag")
+    tag = timm_settings(config).get("tag")
     return pooling_args(weights_of(config.architecture, tag), config.num_labels)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_tl.backbones.libraries.class_names import class_names
-from hf_tl.backbones.libraries.configs import load_config, model_from_config
+from hf_tl.backbones.libraries.configs import load_config, model_from_config, timm_settings
 from hf_tl.backbones.libraries.image_size import with_image_size, write_image_size
 from hf_tl.backbones.stages.head import reset_head
 from hf_tl.backbones.stages.stage import list_stages
@@ -62,7 +62,7 @@ def load_checkpoint(
     has_head = keeps_head = False
     if pretrained:
         if not Path(name).exists():
-            announce_license((getattr(config, "pretrained_cfg", None) or {}).get("license"), name)
+            announce_license(timm_settings(config).get("license"), name)
         model, has_head = _load_weights(name, config, revision, trust_remote_code)
         keeps_head = has_head and known_labels == list(labels)
     else:
@@ -83,7 +83,7 @@ def origin_of(
     hub_name, commit = (None, None) if Path(name).exists() else (name, commit_of(name, revision))
     if getattr(config, "hf_tl", None):
         return _trained_origin(name, config, hub_name, commit, head)
-    settings = getattr(config, "pretrained_cfg", None) or {}
+    settings = timm_settings(config)
     kind: Kind = "folder" if hub_name is None else "hub"
     if config.model_type == "timm_wrapper":
         pretraining = timm_pretraining(weights_of(config.architecture, settings.get("tag")))

@@ -67,8 +67,10 @@ def read_layout(model: nn.Module) -> Layout:
 
 
 def describe(model: nn.Module) -> str:
-    """Describe a model by its top-level modules, for error messages."""
-    return f"{type(model).__name__} with {name_some(f'{n} ({type(m).__name__})' for n, m in model.named_children())}"
+    """Describe a model by its checkpoint and its top-level modules, for error messages."""
+    checkpoint = str(getattr(getattr(model, "config", None), "name_or_path", ""))
+    name = type(model).__name__ + (f" of {checkpoint}" if checkpoint else "")
+    return f"{name} with {name_some(f'{n} ({type(m).__name__})' for n, m in model.named_children())}"
 
 
 def _read_timm(model: nn.Module, prefix: str = "") -> Layout:

@@ -1,5 +1,6 @@
 """Perceptual hashes, and pairs of images with similar hashes."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,8 +19,6 @@ COSINES = dct(np.eye(SIDE, dtype=np.float32), axis=0)[:FREQUENCIES]
 """Matrix of the cosine transform to these frequencies (frequencies, pixels)."""
 DISTANCE, NEAREST = 18, 10
 """Largest number of different bits of a pair, and largest number of later images that an image is paired with."""
-ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16)[:, None].view(np.uint8), axis=1).sum(axis=1, dtype=np.uint8)
-"""Number of ones of each 16-bit word."""
 QUERIES, REFERENCES = 256, 8192
 """Size of the blocks in which all pairs are compared; memory does not depend on the number of images."""
 
@@ -83,4 +82,11 @@ def _count_ones(words: np.ndarray) -> np.ndarray:
     """Count the ones of each 64-bit word."""
     if hasattr(np, "bitwise_count"):  # not in NumPy 1
         return np.bitwise_count(words)
-    return ONES[words.view(np.uint16)].reshape(*words.shape, 4).sum(axis=-1, dtype=np.uint8)
+    return _ones_of_16_bits()[words.view(np.uint16)].reshape(*words.shape, 4).sum(axis=-1, dtype=np.uint8)
+
+
+@functools.cache
+def _ones_of_16_bits() -> np.ndarray:
+    """Return the number of ones of each 16-bit word."""
+    words = np.arange(1 << 16, dtype=np.uint16)[:, None].view(np.uint8)
+    return np.unpackbits(words, axis=1).sum(axis=1, dtype=np.uint8)
