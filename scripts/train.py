@@ -6,7 +6,7 @@ cores, with a test accuracy of at least 94%. `--help` lists the flags.
 
 import sys
 
-from hf_tl.cli import main
+from hf_tl.__main__ import command
 
 if __name__ == "__main__":
-    main(["train", *sys.argv[1:]])
+    command(["train", *sys.argv[1:]])

@@ -1,5 +1,6 @@
 """The process of a command: unknown commands, and how it ends."""
 
+import os
 import subprocess
 import sys
 
@@ -37,11 +38,19 @@ command()
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "ends"), [(["--help"], 0, ["closed"]), (["trian"], ERROR_STATUS, ["closed", "freed"])]
+    ("words", "rank", "status", "ends"),
+    [
+        (["--help"], {}, 0, ["closed"]),
+        (["trian"], {}, ERROR_STATUS, ["closed", "freed"]),
+        (["trian"], {"RANK": "1"}, ERROR_STATUS, ["closed"]),
+    ],
 )
-def test_the_process_ends_without_freeing_its_objects(words: list[str], status: int, ends: list[str]) -> None:
+def test_the_process_ends_without_freeing_its_objects(
+    words: list[str], rank: dict[str, str], status: int, ends: list[str]
+) -> None:
     """Exit handlers of libraries run, and output is flushed; an error has its status."""
-    done = subprocess.run([sys.executable, "-c", LEAVING, *words], cwd=REPOSITORY, capture_output=True, text=True)
+    command = [sys.executable, "-c", LEAVING, *words]
+    done = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **rank}, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     assert done.stdout.splitlines()[-len(ends) :] == ends
     assert ("usage: hf-tl" in done.stdout) == (status == 0)

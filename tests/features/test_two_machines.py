@@ -1,6 +1,5 @@
 """The feature cache on several machines: each has all features, whether they share a folder or not."""
 
-import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,26 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from features.cached_runs import cached, entries
-from training.launched_runs import launch, result_path
+from training.launched_runs import launch_unwatched, result_path
 from training.small_runs import Run
 
 pytestmark = pytest.mark.long
-
-
-def free_port() -> str:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return str(listening.getsockname()[1])
-
-
-def launch_machines(runs: Sequence[Run]) -> list[subprocess.Popen[str]]:
-    """Start one process on each of several machines, as far as the environment tells them."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(len(runs))}
-    local = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    return [
-        launch(run, environment={**shared, **local, "RANK": str(rank)}, expected=len(runs))
-        for rank, run in enumerate(runs)
-    ]
 
 
 def wait(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
@@ -48,7 +31,7 @@ def weights(run: Run, rank: int = 0) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("places", [("same", "same"), ("first", "second")])
 def test_two_machines_train_on_features(tmp_path: Path, places: tuple[str, str]) -> None:
     runs = [cached(run_of(tmp_path), tmp_path / f"cache-{place}") for place in places]
-    wait(launch_machines(runs))
+    wait(launch_unwatched(runs))
     results = [torch.load(result_path(runs[0], rank)) for rank in range(2)]
     for result in results:
         assert [phase["uses_features"] for phase in result["log"]["phases"]] == [True, True]
@@ -65,23 +48,23 @@ def test_two_machines_train_on_features(tmp_path: Path, places: tuple[str, str])
 
 def test_features_of_two_machines_train_to_the_weights_of_images(tmp_path: Path) -> None:
     runs = [cached(run_of(tmp_path), tmp_path / name) for name in ("first", "second")]
-    wait(launch_machines(runs))
+    wait(launch_unwatched(runs))
     alone = replace(runs[0], output=str(tmp_path / "alone"), config={**runs[0].config, "feature_cache": "off"})
     Path(alone.output).mkdir()
-    wait(launch_machines([alone, alone]))
+    wait(launch_unwatched([alone, alone]))
     for name, tensor in weights(alone).items():
         torch.testing.assert_close(weights(runs[0])[name], tensor, atol=1e-3, rtol=1e-2)
 
 
 def test_a_machine_without_an_entry_gets_it_from_one_that_has_it(tmp_path: Path) -> None:
     first, second = (cached(run_of(tmp_path), tmp_path / name) for name in ("first", "second"))
-    wait(launch_machines([first, second]))
+    wait(launch_unwatched([first, second]))
     before = entries(tmp_path / "first")
     for file in (tmp_path / "second").glob("*/*"):
         file.unlink()
     for folder in (tmp_path / "second").glob("*/"):
         folder.rmdir()
-    wait(launch_machines([first, second]))
+    wait(launch_unwatched([first, second]))
     assert entries(tmp_path / "first") == before
     assert entries(tmp_path / "second").keys() == before.keys()
 
@@ -89,7 +72,7 @@ def test_a_machine_without_an_entry_gets_it_from_one_that_has_it(tmp_path: Path)
 def test_a_machine_that_cannot_write_makes_all_train_on_images(tmp_path: Path) -> None:
     (tmp_path / "second").write_text("no folder")
     first, second = (cached(run_of(tmp_path), tmp_path / name) for name in ("first", "second"))
-    wait(launch_machines([first, second]))
+    wait(launch_unwatched([first, second]))
     result = torch.load(result_path(first))
     assert [phase["uses_features"] for phase in result["log"]["phases"]] == [False, False]
     assert not entries(tmp_path / "first")

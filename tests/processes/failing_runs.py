@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from ports import free_port
 
 import hf_tl
 from hf_tl.cli import main as command
@@ -217,11 +217,6 @@ def session_of(process: str) -> int:
 def started_by(leaders: set[int]) -> list[int]:
     """Return the processes in the sessions of others."""
     return [int(path.name) for path in Path("/proc").glob("[0-9]*") if session_of(path.name) in leaders]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 def wait_until(is_met: Callable[[], bool], seconds: float) -> None:

@@ -16,7 +16,8 @@ import pytest
 from cli.runs import REPOSITORY, TINY, write_images
 from pages import blocks
 from parts import parts
-from processes.failing_runs import KINDS, MESSAGE, Case, Fault, Outcome, free_port
+from ports import free_port
+from processes.failing_runs import KINDS, MESSAGE, Case, Fault, Outcome
 
 from hf_tl.checkpoints.checkpoint import newest_checkpoint
 from hf_tl.processes.failure import PATIENCE

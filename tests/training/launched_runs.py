@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from ports import free_port
 from training.small_runs import Run, result_of, train
 
 from hf_tl.errors import HfTlError
@@ -55,11 +55,19 @@ def launch_machines(run: Run, machines: int = 2) -> list[subprocess.Popen[str]]:
 
     Each is the leader of a process group, so that a machine can be lost as a whole.
     """
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{listening.getsockname()[1]}"
-    words = ["--nnodes", f"{machines}", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", endpoint]
+    words = ["--nnodes", f"{machines}", "--nproc_per_node", "1", "--rdzv_backend", "c10d"]
+    words += ["--rdzv_endpoint", f"127.0.0.1:{free_port()}"]
     return [_start([(run, {})], words, None, machines) for _ in range(machines)]
+
+
+def launch_unwatched(runs: Sequence[Run]) -> list[subprocess.Popen[str]]:
+    """Start a process for each run, as if alone on its machine; no launcher watches and ends them."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{free_port()}", "WORLD_SIZE": str(len(runs))}
+    local = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    return [
+        launch(run, environment={**shared, **local, "RANK": str(rank)}, expected=len(runs))
+        for rank, run in enumerate(runs)
+    ]
 
 
 def _start(
@@ -108,8 +116,8 @@ def main(run: Run, processes: int) -> None:
             result = {**result_of(training), "by step": {name: getattr(training, name) for name in names}}
     except HfTlError as error:
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(error.exit_status)  # as `hf_tl.__main__` does
     rank = int(os.environ.get("RANK", "0"))
     torch.save(result, result_path(run, rank))
 

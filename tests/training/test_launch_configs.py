@@ -1,6 +1,5 @@
 """The configurations of scripts/accelerate, started by accelerate itself."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
+from ports import free_port
 
 from hf_tl.record import read_record
 
@@ -61,9 +61,6 @@ def test_a_configuration_trains(config: Path, photos: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_two_machines_train(photos: Path, tmp_path: Path) -> None:
     config = next(file for file in CONFIGS if file.stem == MACHINES)
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = str(listening.getsockname()[1])
-    address = ("--main_process_ip", "127.0.0.1", "--main_process_port", port)
+    address = ("--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port()))
     finish([start(config, photos, tmp_path / "model", (*address, "--machine_rank", rank)) for rank in ("0", "1")])
     assert read_record(tmp_path / "model").hyperparameters["processes"] == 2

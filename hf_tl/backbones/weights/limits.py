@@ -14,8 +14,9 @@ from torch.nn.modules.module import (
 
 from hf_tl.errors import HfTlError, ModelError
 
-LARGEST_INTEGER = 2**22
-"""Largest integer in a config: libraries make lists of that many names while they read it."""
+LARGEST_INTEGER = 2**19
+"""Largest integer in a config: libraries make and copy lists of that many names while they read it. Three million class
+names take a minute; the largest vocabulary of an image-text model has 262,144 entries."""
 LARGEST_SIDE = 2048
 """Largest height and width of images in pixels, before cropping too."""
 MOST_MODULES = 100_000
