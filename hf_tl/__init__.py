@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hf_tl.inspection.inspect import inspect
     from hf_tl.inspection.result import Inspection
     from hf_tl.job.job import RunResult
+    from hf_tl.predicting.calibrate import calibrate
     from hf_tl.predicting.evaluate import Evaluation, evaluate
     from hf_tl.predicting.predict import predict
     from hf_tl.predicting.result import PredictionResult
@@ -54,6 +55,7 @@ _HOMES = {
     "StrategyCallback": "hf_tl.trainer.callback",
     "StrategyTrainer": "hf_tl.trainer.trainer",
     "TrainingViews": "hf_tl.views.views",
+    "calibrate": "hf_tl.predicting.calibrate",
     "evaluate": "hf_tl.predicting.evaluate",
     "export": "hf_tl.exporting.export",
     "inspect": "hf_tl.inspection.inspect",
@@ -89,6 +91,7 @@ __all__ = [
     "StrategyCallback",
     "StrategyTrainer",
     "TrainingViews",
+    "calibrate",
     "collate",
     "compare",
     "evaluate",

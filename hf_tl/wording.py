@@ -18,9 +18,10 @@ _COMMAND = re.compile(r"(\b(?:hf-tl [a-z]+|torchrun|accelerate launch)(?: [^\s,;
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9]*(?:[_-][a-z0-9]+)*)(?:([ =])(?!--)([^\s;)]*[^\s;:,.)]))?")
 _NAMES = {"num_train_epochs": "epochs"}
 """Keywords of functions whose name differs from the flag."""
-_SWITCHES = {"int8", "private", "create_pr", "space"}
+_SWITCHES = {"int8", "private", "create_pr", "space", "abstain", "prediction_sets"}
 _OTHERS = {
     *("split", "format", "output", "threshold", "top_k", "max_images", "batch_size", "revision"),
+    *("accept", "coverage", "ood"),
     *("space_name", "server_name", "server_port", "expected_rung", "head_stages", "steps"),
 }
 """Flags of commands and arguments of strategies that are no field of a dataclass, with and without a value."""

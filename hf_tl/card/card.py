@@ -16,6 +16,7 @@ from jinja2 import Template
 from hf_tl.card.figures.draw import NAMES, figures_of
 from hf_tl.card.metadata import card_metadata, problem_of
 from hf_tl.card.record_errors import record_errors
+from hf_tl.card.sections.abstention import abstention_lines
 from hf_tl.card.sections.interpolation import interpolation_text
 from hf_tl.card.sections.origins import name_start, origin_lines
 from hf_tl.card.sections.phases import (
@@ -197,6 +198,7 @@ def _results_view(record: RunRecord) -> dict[str, Any]:
         "confusions": confusions(record),
         "calibration": calibration_of(record, problem),
         "robustness": robustness_of(record.measured.get("test"), problem),
+        "abstention": abstention_lines(record.abstention),
     }
 
 

@@ -59,6 +59,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "use and evaluate": {
         "predict": Command(measuring.predict_parser, measuring.predict),
+        "calibrate": Command(measuring.calibrate_parser, measuring.calibrate),
         "evaluate": Command(measuring.evaluate_parser, measuring.evaluate),
         "compare": Command(measuring.compare_parser, measuring.compare),
         "demo": Command(publishing.demo_parser, publishing.demo),

@@ -24,6 +24,10 @@ def predict_parser() -> Parser:
     parser.add_flag("top_k", "classes for each image (default: 5; with --threshold: all)", COUNT)
     text = "smallest probability of a class, for multi-label models (default: no limit)"
     parser.add_flag("threshold", text, SHARE)
+    text = "give no class to images unlike the training images (needs hf-tl calibrate)"
+    parser.add_argument("--abstain", action="store_true", help=text)
+    text = "all classes that an image may have, with the coverage of hf-tl calibrate"
+    parser.add_argument("--prediction_sets", action="store_true", help=text)
     parser.add_flag("batch_size", "images per step", COUNT, 8)
     parser.add_setting(DataConfig, "max_image_pixels")
     return parser
@@ -38,6 +42,30 @@ def predict(options: Namespace) -> None:
     values = own_values(options)
     with image_pixel_limit(values.pop("max_image_pixels")):
         predict_paths(**values)
+
+
+def calibrate_parser() -> Parser:
+    """Make the parser of `hf-tl calibrate`."""
+    text = "Fit on held-out images when a trained model abstains."
+    parser = Parser("calibrate", text)
+    parser.add_argument("model", metavar="DIR", help="folder of a trained model, which gets abstention.safetensors")
+    text = "images that it was trained on (default: those of the training, if they are a Hub dataset or digits)"
+    parser.add_argument("--dataset", metavar="DATASET", help=text)
+    parser.add_flag("accept", "share of validation images that the model does not abstain from", SHARE, 0.95)
+    parser.add_flag("coverage", "share of the images of each class whose prediction set holds it", SHARE, 0.9)
+    parser.add_flag("batch_size", "images per step", COUNT, 64)
+    for name in (*SOURCE, *READING):
+        parser.add_setting(DataConfig, name)
+    return parser
+
+
+def calibrate(options: Namespace) -> None:
+    """Print what was fitted and measured."""
+    from hf_tl.card.sections.abstention import abstention_lines
+    from hf_tl.predicting.calibrate import calibrate as fit
+
+    for title, text in abstention_lines(fit(**own_values(options))).items():
+        print(f"{title}: {text}")
 
 
 def evaluate_parser() -> Parser:

@@ -11,6 +11,7 @@ from huggingface_hub import CommitOperationAdd, Discussion, HfApi, ModelCard, Re
 from huggingface_hub.errors import BadRequestError, HFValidationError  # type: ignore[attr-defined]
 from huggingface_hub.utils import hf_raise_for_status, validate_repo_id  # type: ignore[attr-defined]
 
+from hf_tl.abstention.detector import FILE as ABSTENTION_FILE
 from hf_tl.card.card import render_adapter_card, with_repo_id
 from hf_tl.errors import PublishError, name_some
 from hf_tl.hub.hub_commit import Branch
@@ -20,7 +21,7 @@ from hf_tl.publish.checks import CARD_FILE, WEIGHTS, check_folder, is_among
 from hf_tl.record import RECORD_FILE, read_record
 from hf_tl.renamed import renamed
 
-REPLACED = (*WEIGHTS, "preprocessor_config.json", *(Path(name).name for name in ADAPTER_FILES))
+REPLACED = (*WEIGHTS, "preprocessor_config.json", ABSTENTION_FILE, *(Path(name).name for name in ADAPTER_FILES))
 """Files that a push removes from the repository unless the new model has them: they would be loaded with the new
 model."""
 COMMIT_MESSAGE = "Upload the model with its card and its record"

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from hf_tl.errors import ConfigError
 from hf_tl.runtime.exported import ExportedModel, exported_file
 
 if TYPE_CHECKING:
+    from hf_tl.abstention.detector import Detector
+    from hf_tl.abstention.head_input import HeadReader
     from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
 
 
@@ -41,10 +44,29 @@ def open_classifier(model: "AnyModel") -> ImageClassifier:
         return ExportedModel.open(file)
     from hf_tl.evaluation.holdout.classifier import Classifier
 
-    return _Loaded(Classifier.load(model))
+    return LoadedClassifier(Classifier.load(model))
 
 
-class _Loaded:
+def open_calibrated(model: "AnyModel") -> "tuple[LoadedClassifier, Detector]":
+    """Load a model with its detector of images unlike its training images.
+
+    Raises:
+        ConfigError: The model was not calibrated, or is an exported one.
+        ModelError: There is no such model, or it cannot be used.
+    """
+    from hf_tl.abstention.detector import Detector
+    from hf_tl.evaluation.holdout.classifier import Classifier
+
+    if isinstance(model, str | os.PathLike) and (file := exported_file(model)) is not None:
+        raise ConfigError(f"{file} is an exported model, which never abstains: name the folder of the model itself")
+    classifier = Classifier.load(model)
+    if (source := classifier.source) is None:
+        raise ConfigError("a model in memory never abstains: save it, run hf-tl calibrate, and name its folder")
+    detector = Detector.load(source, classifier.weights_digest, len(classifier.labels))
+    return LoadedClassifier(classifier), detector
+
+
+class LoadedClassifier:
     """Model in torch, on a GPU where there is one; a model in memory stays on its device."""
 
     def __init__(self, classifier: "Classifier") -> None:
@@ -54,14 +76,17 @@ class _Loaded:
         self._model, self._problem = classifier.model, classifier.problem
         self._transform = classifier.transforms.eval
         self.labels, self.is_multi_label = classifier.labels, classifier.problem is MULTI_LABEL
+        self._read_head: HeadReader | None = None
         device = available_device()
         if classifier.source is not None and device is not None:
             self._model.to(device)
 
     def pixels(self, stored: Any, name: str) -> Any:
+        """Return the pixels of a stored image."""
         return self._transform.apply(stored, name)
 
     def probabilities(self, pixels: Sequence[Any]) -> np.ndarray:
+        """Return the probability of each class, (images, classes)."""
         import torch
 
         from hf_tl.backbones.stages.modules import inference
@@ -70,3 +95,14 @@ class _Loaded:
         with inference(self._model):
             logits = image_logits(self._model, {"pixel_values": torch.stack(list(pixels)).to(self._model.device)})
         return np.asarray(self._problem.probabilities(logits.float()).cpu().numpy())
+
+    def judge(self, pixels: Sequence[Any], detector: "Detector") -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities (images, classes) and out-of-distribution scores (images,)."""
+        import torch
+
+        from hf_tl.abstention.head_input import HeadReader
+
+        read = self._read_head = self._read_head or HeadReader(self._model)
+        features, logits = read(torch.stack(list(pixels)))
+        probabilities = self._problem.probabilities(logits).cpu().numpy()
+        return np.asarray(probabilities), detector.scores(features.cpu().numpy(), logits.cpu().numpy())

@@ -20,6 +20,8 @@ def predict_paths(
     output: str | None = None,
     top_k: int | None = None,
     threshold: float | None = None,
+    abstain: bool = False,
+    prediction_sets: bool = False,
     batch_size: int = BATCH_SIZE,
 ) -> None:
     """Print the classes of images, or write them to a table; name the unreadable images on the way.
@@ -30,6 +32,8 @@ def predict_paths(
         output: Table to write instead of printing.
         top_k: As in `hf_tl.predict`.
         threshold: As in `hf_tl.predict`.
+        abstain: As in `hf_tl.predict`.
+        prediction_sets: As in `hf_tl.predict`.
         batch_size: As in `hf_tl.predict`.
 
     Raises:
@@ -39,7 +43,14 @@ def predict_paths(
     if output is not None:
         writer_of(Path(output))  # fail before anything is loaded
     collected = collect_images(list(images))
-    predictor = Predictor.load(model, top_k=top_k, threshold=threshold, batch_size=batch_size)
+    predictor = Predictor.load(
+        model,
+        top_k=top_k,
+        threshold=threshold,
+        abstain=abstain,
+        prediction_sets=prediction_sets,
+        batch_size=batch_size,
+    )
     errors: list[str] = []
     with contextlib.ExitStack() as stack:
         show: Callable[[Iterable[Prediction]], None] = _print
@@ -68,5 +79,7 @@ def _print(predictions: Iterable[Prediction]) -> None:
     for prediction in predictions:
         if prediction.error is None:
             print(prediction.image)  # noqa: T201
+            if prediction.abstained:
+                print(f"  no class: unlike the training images (score {prediction.ood_score:.3f})")  # noqa: T201
             for label, probability in prediction.ranking:
                 print(f"  {probability:7.2%}  {label}")  # noqa: T201

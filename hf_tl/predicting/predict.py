@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hf_tl.errors import ConfigError, DataError, name_some
-from hf_tl.predicting.classifiers import ImageClassifier, open_classifier
+from hf_tl.predicting.classifiers import ImageClassifier, LoadedClassifier, open_calibrated, open_classifier
 from hf_tl.predicting.inputs import NamedImage, collect_images
 from hf_tl.predicting.result import Prediction, PredictionResult, TableFormat
 from hf_tl.processes.cores import cpu_cores
@@ -20,6 +20,7 @@ from hf_tl.ranges import COUNT, SHARE, check_argument
 from hf_tl.reporting.console import logger, progress_bar
 
 if TYPE_CHECKING:
+    from hf_tl.abstention.detector import Detector
     from hf_tl.evaluation.holdout.classifier import AnyModel
 
 TOP_K, BATCH_SIZE = 5, 8
@@ -34,6 +35,8 @@ def predict(
     *,
     top_k: int | None = None,
     threshold: float | None = None,
+    abstain: bool = False,
+    prediction_sets: bool = False,
     batch_size: int = BATCH_SIZE,
 ) -> PredictionResult:
     """Classify images, in batches, on a GPU where there is one.
@@ -47,6 +50,9 @@ def predict(
             a path on each line. Arrays are uint8 of the shape (height, width) or (height, width, 3 or 4).
         top_k: Largest number of classes for each image (default: 5; with `threshold` all).
         threshold: Smallest probability of a class, for multi-label models (default: no limit).
+        abstain: Whether to give no class to images unlike the training images, by the threshold of
+            `hf_tl.calibrate`, and to return the out-of-distribution score of all.
+        prediction_sets: Whether to give all classes that an image may have, with the coverage of `hf_tl.calibrate`.
         batch_size: Number of images per step.
 
     Returns:
@@ -55,8 +61,8 @@ def predict(
     Raises:
         DataError: There are no images, or none can be read.
         ModelError: There is no such model.
-        ConfigError: `threshold` is given for a model with one class per image, or the runtime of an exported model is
-            not installed.
+        ConfigError: `threshold` is given for a model with one class per image, the runtime of an exported model is
+            not installed, or the model was not calibrated to abstain.
 
     >>> import numpy as np, hf_tl
     >>> model, _ = hf_tl.load_backbone("timm:test_resnet", ["cat", "dog"], pretrained=False)
@@ -64,7 +70,14 @@ def predict(
     >>> len(result), sorted(result[0].labels), result[0].error
     (1, ['cat', 'dog'], None)
     """
-    predictor = Predictor.load(model, top_k=top_k, threshold=threshold, batch_size=batch_size)
+    predictor = Predictor.load(
+        model,
+        top_k=top_k,
+        threshold=threshold,
+        abstain=abstain,
+        prediction_sets=prediction_sets,
+        batch_size=batch_size,
+    )
     collected = collect_images(images)
     predictions: list[Prediction] = []
     with progress_bar(total=len(collected), desc="Predicting", unit="image") as progress:
@@ -101,6 +114,10 @@ class Predictor:
     top_k: int
     threshold: float | None
     batch_size: int
+    detector: "Detector | None" = None
+    """Detector of a calibrated model."""
+    abstain: bool = False
+    prediction_sets: bool = False
 
     @classmethod
     def load(
@@ -109,6 +126,8 @@ class Predictor:
         *,
         top_k: int | None = None,
         threshold: float | None = None,
+        abstain: bool = False,
+        prediction_sets: bool = False,
         batch_size: int = BATCH_SIZE,
     ) -> "Predictor":
         """Load the model; the arguments are those of `predict`."""
@@ -116,19 +135,33 @@ class Predictor:
             ("top_k", top_k, COUNT), ("threshold", threshold, SHARE), ("batch_size", batch_size, COUNT)
         ):  # fmt: skip
             check_argument(name, value, domain)
-        classifier = open_classifier(model)
+        classifier: ImageClassifier
+        detector = None
+        if abstain or prediction_sets:
+            classifier, detector = open_calibrated(model)
+        else:
+            classifier = open_classifier(model)
         classes = len(classifier.labels)
         if threshold is not None and not classifier.is_multi_label:
             raise ConfigError(
                 "--threshold is for multi-label models, and this model gives each image one class: leave it out"
             )
-        limit = top_k or (TOP_K if threshold is None else classes)
-        return cls(classifier, min(limit, classes), threshold, batch_size)
+        limit = top_k or (TOP_K if threshold is None and not prediction_sets else classes)
+        return cls(
+            classifier,
+            min(limit, classes),
+            threshold,
+            batch_size,
+            detector,
+            abstain,
+            prediction_sets,
+        )
 
     @property
     def table(self) -> TableFormat:
         """Columns of a table of the predictions."""
-        return TableFormat(self.top_k if self.threshold is None else None)
+        is_ranked = self.threshold is None and not self.prediction_sets
+        return TableFormat(self.top_k if is_ranked else None, has_scores=self.abstain)
 
     def batches(self, images: Iterable[NamedImage]) -> Iterator[list[Prediction]]:
         """Predict images in order; each list holds at most `batch_size` readable images."""
@@ -145,21 +178,34 @@ class Predictor:
 
     def _predict(self, names: Sequence[str], pixels: Sequence[Any]) -> list[Prediction]:
         readable = [values for values in pixels if not isinstance(values, DataError)]
-        rankings = iter(self._rank(readable) if readable else ())
-        predictions = []
-        for name, values in zip(names, pixels, strict=True):
-            if isinstance(values, DataError):
-                predictions.append(Prediction(name, error=str(values)))
-            else:
-                predictions.append(Prediction(name, *next(rankings)))
-        return predictions
+        read = [name for name, values in zip(names, pixels, strict=True) if not isinstance(values, DataError)]
+        predicted = iter(self._classify(read, readable) if readable else ())
+        return [
+            Prediction(name, error=str(values)) if isinstance(values, DataError) else next(predicted)
+            for name, values in zip(names, pixels, strict=True)
+        ]
 
-    def _rank(self, pixels: Sequence[Any]) -> Iterator[tuple[tuple[str, ...], tuple[float, ...]]]:
-        labels = self.classifier.labels
-        for values in self.classifier.probabilities(pixels):
-            best = np.argsort(-values, kind="stable")[: self.top_k]
-            kept = [index for index in best if self.threshold is None or values[index] >= self.threshold]
-            yield tuple(labels[index] for index in kept), tuple(float(values[index]) for index in kept)
+    def _classify(self, names: Sequence[str], pixels: Sequence[Any]) -> Iterator[Prediction]:
+        scores: Sequence[float | None] = [None] * len(pixels)
+        if self.abstain and self.detector is not None and isinstance(self.classifier, LoadedClassifier):
+            probabilities, measured = self.classifier.judge(pixels, self.detector)
+            scores, is_foreign = measured.tolist(), ~(measured <= self.detector.threshold)
+        else:
+            probabilities, is_foreign = self.classifier.probabilities(pixels), np.zeros(len(pixels), bool)
+        is_offered = probabilities >= (self.threshold or 0)
+        if self.prediction_sets and self.detector is not None:
+            is_offered = self.detector.sets(probabilities)
+        for place, name in enumerate(names):
+            values = probabilities[place]
+            ranked = () if is_foreign[place] else np.argsort(-values, kind="stable")[: self.top_k]
+            kept = [index for index in ranked if is_offered[place, index]]
+            yield Prediction(
+                name,
+                tuple(self.classifier.labels[index] for index in kept),
+                tuple(float(values[index]) for index in kept),
+                ood_score=scores[place],
+                abstained=bool(is_foreign[place]),
+            )
 
 
 def read_ahead(images: Iterable[NamedImage], classifier: ImageClassifier, ahead: int) -> Iterator[tuple[str, Any]]:

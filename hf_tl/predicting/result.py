@@ -30,10 +30,14 @@ class Prediction:
     """Probability of each of `labels`; those of a multi-label model do not sum to one."""
     error: str | None = None
     """Reason why the image could not be read, if it could not."""
+    ood_score: float | None = None
+    """Out-of-distribution score, where the model may abstain: the higher, the more unlike the training images."""
+    abstained: bool = False
+    """Whether the image has no class because it is unlike the training images."""
 
     @property
     def label(self) -> str | None:
-        """Most probable class; None for an unreadable image, and where no class reaches the threshold."""
+        """Most probable class; None for an unreadable image, after an abstention, and below the threshold."""
         return self.labels[0] if self.labels else None
 
     @property
@@ -44,6 +48,8 @@ class Prediction:
     def __repr__(self) -> str:
         if self.error is not None:
             return f"Prediction({self.image!r}, unreadable: {shortened(one_line(self.error))})"
+        if self.abstained:
+            return f"Prediction({self.image!r}: abstained, score {self.ood_score:.3f})"
         classes = [f"{one_line(label)} {percent(probability)}" for label, probability in self.ranking]
         return f"Prediction({self.image!r}: {name_some(classes, 3) or 'no class'})"
 
@@ -55,15 +61,19 @@ class TableFormat:
     ranks: int | None
     """Number of classes that have columns: `label`, `probability`, `label_2`, `probability_2`, …. None: all classes of
     an image in `labels` and `probabilities`, two columns of lists."""
+    has_scores: bool = False
+    """Whether there are the columns `abstained` and `ood_score`."""
 
     @property
     def columns(self) -> dict[str, type]:
         """Type of each column; `list` holds labels or probabilities."""
+        last: dict[str, type] = {"abstained": bool, "ood_score": float} if self.has_scores else {}
+        last["error"] = str
         if self.ranks is None:
-            return {"image": str, "labels": list, "probabilities": list, "error": str}
+            return {"image": str, "labels": list, "probabilities": list, **last}
         places = ["", *(f"_{rank}" for rank in range(2, self.ranks + 1))]
         ranked = {f"{name}{place}": kind for place in places for name, kind in (("label", str), ("probability", float))}
-        return {"image": str, **ranked, "error": str}
+        return {"image": str, **ranked, **last}
 
     def row(self, prediction: Prediction) -> dict[str, Any]:
         """Return the values of a prediction, by column; missing ones are None."""
@@ -75,9 +85,13 @@ class TableFormat:
             row |= {"labels": list(prediction.labels) if has_classes else None}
             row |= {"probabilities": rounded if has_classes else None}
         else:
-            names = [name for name in self.columns if name not in ("image", "error")]
+            names = [name for name in self.columns if name.startswith(("label", "probability"))]
             pairs = zip(prediction.labels, rounded, strict=True)
             row |= dict.fromkeys(names) | dict(zip(names, (value for pair in pairs for value in pair), strict=False))
+        if self.has_scores:
+            is_read = prediction.error is None
+            row |= {"abstained": prediction.abstained if is_read else None}
+            row |= {"ood_score": None if prediction.ood_score is None else round(prediction.ood_score, DIGITS)}
         return {**row, "error": prediction.error}
 
 
@@ -126,13 +140,19 @@ class PredictionResult(Sequence[Prediction], Shown):
     def _first(prediction: Prediction) -> str:
         if prediction.error is not None:
             return prediction.error
+        if prediction.abstained:
+            return "abstained"
         return percent(prediction.probabilities[0]) if prediction.probabilities else "no class"
 
     def __repr__(self) -> str:
         return f"PredictionResult({self._counts()})"
 
     def _counts(self) -> str:
-        labels = Counter(prediction.label or "no class" for prediction in self if prediction.error is None)
+        labels = Counter(
+            prediction.label or ("abstained" if prediction.abstained else "no class")
+            for prediction in self
+            if prediction.error is None
+        )
         counts = [f"{one_line(label)} {count:,}" for label, count in labels.most_common(3)]
         others = sum(labels.values()) - sum(count for _, count in labels.most_common(3))
         counts += [f"others {others:,}"] if others else []

@@ -94,7 +94,7 @@ def _parquet(path: Path, table: TableFormat) -> Iterator[Callable[[list[dict[str
     import pyarrow as pa
     from pyarrow import parquet
 
-    kinds = {str: pa.string(), float: pa.float64()}
+    kinds = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
     lists = {"labels": pa.list_(pa.string()), "probabilities": pa.list_(pa.float64())}
     schema = pa.schema([(name, lists.get(name) or kinds[kind]) for name, kind in table.columns.items()])
     with parquet.ParquetWriter(path, schema) as writer:

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 from yaml import YAMLError
 
+from hf_tl.abstention.detector import FILE as ABSTENTION_FILE
 from hf_tl.backbones.weights.saved_model import INDEX_FILE, read_json, weight_names, weights_digest
 from hf_tl.errors import PublishError, name_some
 from hf_tl.record import RECORD_FILE, RunRecord, read_record
@@ -16,7 +17,7 @@ from hf_tl.record import RECORD_FILE, RunRecord, read_record
 CARD_FILE = "README.md"
 REQUIRED = ("config.json", CARD_FILE, RECORD_FILE)
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", INDEX_FILE)
-PUBLISHED = (*REQUIRED, *WEIGHTS, "preprocessor_config.json", "*.png")
+PUBLISHED = (*REQUIRED, *WEIGHTS, "preprocessor_config.json", ABSTENTION_FILE, "*.png")
 """Published files. Checkpoints, logs, and digests of training images (`hf_tl.record.learned`) stay on the machine."""
 
 

@@ -8,13 +8,14 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hf_tl.abstention.detector import FILE as ABSTENTION_FILE
 from hf_tl.backbones.libraries.class_names import class_names
 from hf_tl.backbones.libraries.preprocessing import Preprocessing
 from hf_tl.backbones.stages.adapted import is_adapter
@@ -87,7 +88,7 @@ def commit_model(
         write_record(record, partial)
         # the config of another network must not be read with the new weights
         stale = () if _is_same_network(partial, folder) else (RECORD_FILE, "config.json")
-        old = (*WEIGHT_FILES, "preprocessor_config.json", CARD_FILE, *FIGURES, *ADAPTER_FILES)
+        old = (*WEIGHT_FILES, "preprocessor_config.json", CARD_FILE, *FIGURES, *ADAPTER_FILES, ABSTENTION_FILE)
         replace_files(partial, folder, last=(*WEIGHT_FILES, "config.json", RECORD_FILE), obsolete=old, stale=stale)
     return record
 
@@ -152,6 +153,25 @@ def rewrite_card(output_dir: str | Path) -> Path:
             os.replace(card, _free_name(folder))
         replace_files(partial, folder)
     return card
+
+
+def write_beside(folder: Path, write: Callable[[Path], None], record: RunRecord | None) -> None:
+    """Write files beside a saved model, with its record and its card, each in place of an older one by a rename.
+
+    Args:
+        folder: Folder of the model.
+        write: Function that writes the files into a folder.
+        record: New record of the model; None for a model without one, which gets no card.
+
+    Raises:
+        SaveError: The disk is full or read-only; the model is unchanged.
+    """
+    with writing(f"files beside the model in {folder}"), partial_folder(folder / "beside") as partial:
+        write(partial)
+        if record is not None:
+            _write_card(record, partial)
+            write_record(record, partial)
+        replace_files(partial, folder, last=(RECORD_FILE,))
 
 
 def _free_name(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 The package imports only `errors`, `phase` and `strategy`, so that every other package may import it.
 """
 
+from hf_tl.record.abstention import AbstentionMeasured, AbstentionRecord
 from hf_tl.record.inspection import InspectionRecord
 from hf_tl.record.interpolation import InterpolationPoint, InterpolationRecord
 from hf_tl.record.learned import LearnedFrom, LearnedSplit, split_digest
@@ -33,6 +34,8 @@ from hf_tl.record.run import RECORD_FILE, SCHEMA_VERSION, RunRecord, read_record
 __all__ = [
     "RECORD_FILE",
     "SCHEMA_VERSION",
+    "AbstentionMeasured",
+    "AbstentionRecord",
     "CardTexts",
     "CorruptedMetrics",
     "DataRecord",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_tl.errors import PublishError
+from hf_tl.record.abstention import AbstentionRecord
 from hf_tl.record.codec import RecordError, decode, encode
 from hf_tl.record.interpolation import InterpolationRecord
 from hf_tl.record.learned import LearnedSplit
@@ -64,6 +65,8 @@ class RunRecord:
     measured: Mapping[str, Measured] = field(default_factory=dict)
     """Results by split."""
     temperature: Temperature | None = None
+    abstention: AbstentionRecord | None = None
+    """Calibration of abstention and prediction sets, if the model was calibrated."""
     rungs: tuple[Mapping[str, Any], ...] = ()
     """All stage depths that a search (a climb) tried; a stage depth is a rung of the climb."""
     stopped: str | None = None
@@ -100,6 +103,8 @@ class RunRecord:
             != {measured.weights_digest for measured in self.measured.values() if measured.calibration.get("after")}
         ):
             raise RecordError("a temperature was fitted on other weights than those that were measured")
+        if self.abstention is not None and self.abstention.weights_digest != self.weights_digest:
+            raise RecordError("abstention was calibrated for other weights than those that were saved")
         if self.weights_digest is not None and digests and self.weights_digest not in digests:
             raise RecordError("what was measured was measured on other weights than those that were saved")
 
