@@ -10,10 +10,10 @@ from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
 from hf_tl.reporting.numbers import counted, megabytes, percent, with_interval
 from hf_tl.reporting.shown import Shown
+from hf_tl.runtime.origin import FILE as REPORT_FILE
 from hf_tl.runtime.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.wording import worded
 
-REPORT_FILE = "export.json"
 DEPRECATED = "torch deprecates TorchScript and names torch.export as its successor: --format torch_export"
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from hf_tl.runtime.exported import ExportedModel, exported_file
 
 if TYPE_CHECKING:
-    from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+    from hf_tl.evaluation.holdout.classifier import AnyModel
+    from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
 
 class ImageClassifier(Protocol):
@@ -39,15 +40,15 @@ def open_classifier(model: "AnyModel") -> ImageClassifier:
     """
     if isinstance(model, str | os.PathLike) and (file := exported_file(model)) is not None:
         return ExportedModel.open(file)
-    from hf_tl.evaluation.holdout.classifier import Classifier
+    from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
-    return _Loaded(Classifier.load(model))
+    return _Loaded(LoadedClassifier.load(model))
 
 
 class _Loaded:
     """Model in torch, on a GPU where there is one; a model in memory stays on its device."""
 
-    def __init__(self, classifier: "Classifier") -> None:
+    def __init__(self, classifier: "LoadedClassifier") -> None:
         from hf_tl.evaluation.metrics import MULTI_LABEL
         from hf_tl.processes.accelerator import available_device
 
