@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hf_tl.errors import DataError
 from hf_tl.evaluation.holdout.exported import ExportedClassifier
 from hf_tl.evaluation.holdout.opening import load_classifier
 from hf_tl.predicting.evaluate import Evaluation, evaluate
+from hf_tl.record import LearnedFrom, read_record, write_record
 from hf_tl.runtime.origin import origin_of
 from hf_tl.runtime.runners import RUNTIMES
 
@@ -50,6 +52,15 @@ def plain(evaluation: Evaluation) -> dict[str, Any]:
         "predictions": (measured.confusion, evaluation.accuracy),
         "notes": (evaluation.labels, evaluation.problem, evaluation.data_notes, evaluation.metric_notes),
     }
+
+
+def write_other_record(model: Path, folder: Path) -> None:
+    """Write the record of a model that was trained on other images, and their digests."""
+    folder.mkdir()
+    record = read_record(model)
+    learned = LearnedFrom().plus("other images", "train", 1, [b"a" * 32])
+    write_record(replace(record, learned_from=learned.splits), folder)
+    learned.save(folder)
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
@@ -109,6 +120,7 @@ def test_digests_are_found_around_the_export_and_beside_it_and_nowhere_else(
     (tmp_path / "damaged").mkdir()
     for name in ("run.json", "learned_from.npz"):
         (tmp_path / "damaged" / name).write_bytes(b"{")
+    write_other_record(model, tmp_path / "another")
     alone = shutil.copytree(model / "onnx", tmp_path / "alone" / "onnx")
     beside = shutil.copytree(model / "onnx", tmp_path / "beside")
     shutil.copytree(model, tmp_path / "model")
