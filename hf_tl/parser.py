@@ -21,6 +21,7 @@ PORT = Domain((int,), at_least=1, at_most=65_535)
 SPLIT = Domain((str,), ("train", "validation", "test"), synonyms=dict.fromkeys(("val", "valid", "dev"), "validation"))
 FORMAT = Domain((str,), ("onnx", "torchscript", "torch_export"))
 MODEL = "folder of a trained model, or Hub id"
+ANY_MODEL = f"{MODEL}, or folder or file of an exported model"
 DATASET = "folder, table, parquet, tar or zip files, Hub id, or digits"
 LOG_LEVEL = Domain((str,), ("debug", "info", "warning", "error"))
 WIDTH = 100

@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 from hf_tl.config import READING, SOURCE, DataConfig, TrainingConfig
-from hf_tl.parser import COUNT, DATASET, MODEL, SPLIT, Parser, own_values
+from hf_tl.parser import ANY_MODEL, COUNT, DATASET, SPLIT, Parser, own_values
 from hf_tl.ranges import SHARE, Domain
 
 
@@ -16,7 +16,7 @@ def predict_parser() -> Parser:
         "hf-tl predict out/onnx cat.jpg",
     )
     parser = Parser("predict", "Classify images with a trained model.", examples)
-    parser.add_argument("model", help=f"{MODEL}, or folder or file of an exported model")
+    parser.add_argument("model", help=ANY_MODEL)
     text = "image files, folders (all images in them), patterns, or @FILE (a text file with a path on each line)"
     parser.add_argument("images", nargs="+", metavar="PATH...", help=text)
     text = "table to write: .csv, .jsonl or .parquet (default: print the classes of each image)"
@@ -71,7 +71,7 @@ def calibrate(options: Namespace) -> None:
 def evaluate_parser() -> Parser:
     """Make the parser of `hf-tl evaluate`."""
     parser = Parser("evaluate", "Evaluate a trained model on labeled images.")
-    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("model", metavar="MODEL", help=ANY_MODEL)
     parser.add_argument("--dataset", required=True, metavar="DATASET", help=DATASET)
     text = "split of a dataset that has splits (default: test, or validation); of others, all images are evaluated"
     _add_evaluation_flags(parser, text, SPLIT)
@@ -102,7 +102,7 @@ def evaluate(options: Namespace) -> None:
 def compare_parser() -> Parser:
     """Make the parser of `hf-tl compare`."""
     parser = Parser("compare", "Compare two trained models on the same images, with a test of significance.")
-    parser.add_argument("first", metavar="A", help=MODEL)
+    parser.add_argument("first", metavar="A", help=ANY_MODEL)
     parser.add_argument("second", metavar="B", help="the other model")
     parser.add_argument("--dataset", metavar="DATASET", help=f"{DATASET} (default: the training dataset of both)")
     text = "split of a dataset that has splits (default: test, or validation); of others, all images are compared"

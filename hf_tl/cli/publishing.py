@@ -4,13 +4,13 @@ from argparse import Namespace
 
 from hf_tl.config import READING, SOURCE, DataConfig
 from hf_tl.errors import ConfigError
-from hf_tl.parser import FORMAT, MODEL, PORT, Parser, own_values
+from hf_tl.parser import ANY_MODEL, FORMAT, MODEL, PORT, Parser, own_values
 
 
 def demo_parser() -> Parser:
     """Make the parser of `hf-tl demo`."""
     parser = Parser("demo", "Serve a web page that classifies images and shows activation maps.")
-    parser.add_argument("name", metavar="MODEL", help=MODEL)
+    parser.add_argument("name", metavar="MODEL", help=ANY_MODEL)
     parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit on the Hub (default: main)")
     parser.add_argument("--server_name", metavar="ADDRESS", default="127.0.0.1", help="address to listen on")
     parser.add_flag("server_port", "port to listen on (default: the first free one from 7860)", PORT)

@@ -10,7 +10,8 @@ from hf_tl.comparison.contenders import check_alike, measure_speed, open_images,
 from hf_tl.comparison.findings import find_differences
 from hf_tl.comparison.record import build_record
 from hf_tl.data.image_data import AnyDataset
-from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+from hf_tl.evaluation.holdout.classifier import AnyModel
+from hf_tl.evaluation.holdout.opening import load_classifier
 from hf_tl.ranges import COUNT, check_argument
 from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.reporting.frames import to_frame
@@ -119,8 +120,8 @@ def compare(
     drawn again.
 
     Args:
-        first: Model A: folder of a trained model, `RunResult`, Hub id, any other transformers image classifier, or a
-            loaded model.
+        first: Model A: folder of a trained model, `RunResult`, Hub id, any other transformers image classifier, a
+            loaded model, or folder or file of an exported model, which its own runtime runs.
         second: Model B, likewise.
         dataset: A name, a folder, a table, `datasets.Dataset`, `DatasetDict`, or the result of `hf_tl.load_data`
             (default: the dataset that both were trained on, if it is a Hub dataset or digits).
@@ -144,14 +145,14 @@ def compare(
     check_argument("batch_size", batch_size, COUNT)
     if output_dir is not None:
         make_folder(output_dir)  # fail early, before minutes of computation
-    pair = {"A": Classifier.load(first), "B": Classifier.load(second)}
+    pair = {"A": load_classifier(first), "B": load_classifier(second)}
     check_alike(*pair.values())
     holdout, leakage = open_images(pair, dataset, split, reading).measurable(
         include_training_images=include_training_images
     )
     accelerator, labels, problem = Accelerator(), pair["A"].labels, pair["A"].problem
     predictions = [predict(accelerator, contender, holdout.images, labels, batch_size) for contender in pair.values()]
-    speeds = [measure_speed(contender, holdout.images, accelerator.device) for contender in pair.values()]
+    speeds = [measure_speed(contender, holdout.images) for contender in pair.values()]
     findings = find_differences(problem, labels, *predictions)
     comparison = Comparison(build_record(pair, speeds, holdout, leakage, predictions, findings))
     if output_dir is not None:

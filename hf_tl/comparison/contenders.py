@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.image_data import AnyDataset, ImageData
@@ -15,23 +17,11 @@ from hf_tl.evaluation.leakage import open_again, recorded_dataset
 from hf_tl.evaluation.measure import Predictions, image_logits, predict_split, seconds_of
 
 if TYPE_CHECKING:
-    import torch
     from accelerate import Accelerator
     from datasets import Dataset
 
 TIMED = 8
 """Number of images in the timed batch."""
-
-
-def describe_model(contender: Classifier) -> dict[str, Any]:
-    """Describe a model without its path, so that the result can be published."""
-    config = contender.model.config
-    return {
-        "name": contender.name,
-        "architecture": config.architecture if config.model_type == "timm_wrapper" else config.model_type,
-        "strategy": ((getattr(config, "hf_tl", None) or {}).get("strategy") or {}).get("name"),
-        "parameters": sum(parameter.numel() for parameter in contender.model.parameters()),
-    }
 
 
 def check_alike(first: Classifier, second: Classifier) -> None:
@@ -129,17 +119,21 @@ def predict(
         labels: Class names that set the order of the returned logits, whatever the model's own order.
         batch_size: Number of images per step.
     """
-    model = contender.model.to(accelerator.device)
-    predictions = predict_split(accelerator, model, contender.transforms.eval.over(images), batch_size)
+    network = contender.network.to(accelerator.device)
+    predictions = predict_split(accelerator, network, contender.transform.over(images), batch_size)
     if contender.labels == tuple(labels):
         return predictions
     order = [contender.labels.index(label) for label in labels]
     return replace(predictions, logits=predictions.logits[:, order])
 
 
-def measure_speed(contender: Classifier, images: "Dataset", device: "torch.device") -> float:
-    """Measure the throughput of a model on this machine in images per second, without decoding and resizing."""
-    row = images[0][IMAGE]
-    batch = {"pixel_values": contender.transforms.eval(row)[None].repeat(TIMED, 1, 1, 1).to(device)}
-    with inference(contender.model):
-        return TIMED / min(seconds_of(partial(image_logits, contender.model, batch), device) for _ in range(3))
+def measure_speed(contender: Classifier, images: "Dataset") -> float:
+    """Measure the throughput of a model on this machine in images per second, without decoding and resizing.
+
+    An exported file, whose network has no parameters, gets the images in the memory of the CPU.
+    """
+    network = contender.network
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    batch = {"pixel_values": contender.transform(images[0][IMAGE])[None].repeat(TIMED, 1, 1, 1).to(device)}
+    with inference(network):
+        return TIMED / min(seconds_of(partial(image_logits, network, batch), device) for _ in range(3))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_tl.comparison.contenders import describe_model
 from hf_tl.comparison.findings import SIGNIFICANT, Findings
 from hf_tl.data.columns import IMAGE
 from hf_tl.data.fingerprint import row_name
@@ -48,7 +47,7 @@ def build_record(
         "schema_version": SCHEMA_VERSION,
         "conclusion": conclude(findings, problem),
         "models": {
-            letter: {**describe_model(contender), "images_per_second": round(speed, 1)}
+            letter: {"name": contender.name, **contender.describe(), "images_per_second": round(speed, 1)}
             for (letter, contender), speed in zip(pair.items(), speeds, strict=True)
         },
         "data": {

@@ -176,14 +176,20 @@ def _shares(row: Mapping[str, Any]) -> list[str]:
 
 def _models(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (
-            letter,
-            f"{one_line(model['name'])}: {model['architecture']}, "
-            + (f"strategy {model['strategy']}, " if model["strategy"] else "")
-            + f"{model['parameters']:,} parameters, {model['images_per_second']:,.0f} images/s on this machine",
-        )
-        for letter, model in record["models"].items()
+        (letter, f"{one_line(model['name'])}: {', '.join(_about(model))}") for letter, model in record["models"].items()
     ]
+
+
+def _about(model: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is known of a model; an export may not state all of it."""
+    if model["architecture"] is not None:
+        yield model["architecture"]
+    if model["strategy"]:
+        yield f"strategy {model['strategy']}"
+    if model["parameters"] is not None:
+        yield f"{model['parameters']:,} parameters"
+    runtime = f" in {model['runtime']}" if "runtime" in model else ""
+    yield f"{model['images_per_second']:,.0f} images/s{runtime} on this machine"
 
 
 def _data(record: Mapping[str, Any]) -> str:

@@ -28,14 +28,14 @@ def launch(
     No data leave the machine: no telemetry, no remote fonts, no public URL.
 
     Args:
-        name: Folder of a saved model, or a Hub id.
+        name: Folder of a saved model, Hub id, or folder or file of an exported model.
         revision: Branch, tag or commit on the Hub.
         server_name: Address to listen on; `GRADIO_SERVER_NAME`, or this machine alone, by default.
         server_port: Port to listen on; `GRADIO_SERVER_PORT`, or the first free one from 7860, by default.
 
     Raises:
-        ConfigError: gradio is not installed, or the address is not available.
-        ModelError: The model does not exist.
+        ConfigError: gradio or the runtime of an exported model is not installed, or the address is not available.
+        ModelError: The model does not exist, or cannot be used.
         PublishError: The record of the model is damaged.
     """
     check_gradio()

@@ -6,7 +6,7 @@ text, and the section about the training escapes its values.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -15,13 +15,15 @@ from huggingface_hub.errors import EntryNotFoundError
 from markupsafe import Markup, escape
 from PIL import Image
 
+from hf_tl.demo.demo_exported import ExportedDemoModel, read_exported_record
 from hf_tl.demo.demo_model import DemoModel
 from hf_tl.demo.demo_story import tell_story, title_of
 from hf_tl.demo.uploads import read_image
 from hf_tl.errors import DataError
-from hf_tl.evaluation.metrics import MULTI_LABEL
+from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
 from hf_tl.record import RECORD_FILE, RunRecord, read_record_file
 from hf_tl.reporting.plain import one_line
+from hf_tl.runtime.exported import exported_file
 
 BARS = 5
 IN_A_ROW = {"height": 360, "min_width": 300}
@@ -44,10 +46,26 @@ Upload = Mapping[str, Any]
 """Description of an uploaded file that gradio does not read itself."""
 
 
+class PageModel(Protocol):
+    """Model as a page needs it."""
+
+    problem: ProblemType
+    labels: list[str]
+
+    def rank(self, image: Image.Image) -> list[tuple[int, float]]:
+        """Return the index and the probability of each class, the most probable first."""
+
+    def look(self, image: Image.Image, index: int) -> Image.Image | None:
+        """Draw the activation map of a class over the input image; None where no region supports the class."""
+
+    def why_it_cannot_look(self) -> str | None:
+        """Return the reason why the model has no activation maps; None where it has them."""
+
+
 class Page:
     """Event handlers of a page."""
 
-    def __init__(self, model: DemoModel) -> None:
+    def __init__(self, model: PageModel) -> None:
         self.model = model
         self.blind = model.why_it_cannot_look()
         """Reason why the model has no activation maps; None where it has them."""
@@ -76,14 +94,16 @@ def build_page(name: str, revision: str | None = None) -> gr.Blocks:
     """Build the web page of a model.
 
     Args:
-        name: Folder of a saved model, or a Hub id.
+        name: Folder of a saved model, Hub id, or folder or file of an exported model.
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ModelError: The model does not exist.
+        ConfigError: The runtime of an exported model is not installed.
+        ModelError: The model does not exist, or cannot be used.
         PublishError: The record of the model is damaged.
     """
-    page, record = Page(DemoModel(name, revision)), _read_record(name, revision)
+    model, record, figure = _open(name, revision)
+    page = Page(model)
     title = one_line(Path(name).name) if record is None else title_of(record)
     is_multi_label = page.model.problem is MULTI_LABEL
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
@@ -98,11 +118,19 @@ def build_page(name: str, revision: str | None = None) -> gr.Blocks:
                 _html(NOTE.format(page.blind or HINT))
             seen = gr.Image(label=MAP, buttons=["fullscreen"], visible=page.blind is None, **IN_A_ROW)
         if record is not None:
-            _html(tell_story(record, _file_of(name, revision, STAGES_FIGURE)))
+            _html(tell_story(record, figure))
         ranking, raw = gr.State([]), {"preprocess": False, "concurrency_id": "model"}
         upload.change(page.classify, upload, [bars, ranking, seen], api_name="classify", **raw)
         bars.select(page.look, [upload, ranking], seen, api_visibility="private", **raw)
     return blocks
+
+
+def _open(name: str, revision: str | None) -> tuple[PageModel, RunRecord | None, Path | None]:
+    """Open a model, its record if hf_tl trained it, and the figure of its stages."""
+    if (file := exported_file(name)) is not None:
+        return ExportedDemoModel(file), read_exported_record(file), None
+    model, record = DemoModel(name, revision), _read_record(name, revision)
+    return model, record, None if record is None else _file_of(name, revision, STAGES_FIGURE)
 
 
 def _html(text: Markup) -> None:

@@ -21,8 +21,9 @@ from hf_tl.data.decoding.opening import decode
 from hf_tl.data.image_data import AnyDataset
 from hf_tl.data.learned import Leakage
 from hf_tl.errors import ConfigError, DataError, name_some
-from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+from hf_tl.evaluation.holdout.classifier import AnyModel
 from hf_tl.evaluation.holdout.images import Holdout, open_holdout
+from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.exporting.checks import verify, verify_steps
 from hf_tl.exporting.formats import FORMATS, Format, check_format, explained, write_model
@@ -30,9 +31,12 @@ from hf_tl.exporting.images import evenly, evenly_spaced, pixels_of
 from hf_tl.exporting.preprocessing import describe
 from hf_tl.exporting.quantize import CALIBRATION_IMAGES, METHOD, measure_int8, write_int8
 from hf_tl.exporting.quantize import FILE as INT8_FILE
-from hf_tl.exporting.result import REPORT_FILE, ExportResult
+from hf_tl.exporting.result import ExportResult
 from hf_tl.processes.cores import cpu_cores
+from hf_tl.record import RECORD_FILE, write_record
 from hf_tl.renamed import OLD_SOURCE, renamed
+from hf_tl.runtime.origin import FILE as REPORT_FILE
+from hf_tl.runtime.origin import digests_of
 from hf_tl.runtime.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES
 from hf_tl.storage.folders import atomic_folder
@@ -79,8 +83,9 @@ def export(
         reading: Other arguments of `load_data` about how to read the dataset, for example `label_column`.
 
     Returns:
-        Folder, usable as a path, with the model file, `preprocessing.json` (preprocessing steps and classes) and
-        `export.json` (verification and evaluation results), which is its `record`.
+        Folder, usable as a path, with the model file, `preprocessing.json` (preprocessing steps and classes),
+        `export.json` (verification and evaluation results), which is its `record`, and, of a model that hf_tl trained,
+        `run.json` (record of the training).
 
     Raises:
         ConfigError: A package is missing, the folder is not empty, or the dataset must be named.
@@ -92,7 +97,7 @@ def export(
     >>> import hf_tl
     >>> exported = hf_tl.export("photos-model", "torch_export", "exported", dataset="photos")
     >>> sorted(os.listdir(exported))
-    ['export.json', 'model.pt2', 'preprocessing.json']
+    ['export.json', 'model.pt2', 'preprocessing.json', 'run.json']
     """
     chosen = check_format(format)
     if int8 and format != "onnx":
@@ -102,7 +107,7 @@ def export(
         )
     folder = _choose_folder(model, format, output_dir)
     _check_folder(folder, overwrite_output_dir)
-    classifier = Classifier.load(model)
+    classifier = LoadedClassifier.load(model)
     if classifier.model.device.type != "cpu":
         classifier = replace(classifier, model=copy.deepcopy(classifier.model).cpu())
     preprocessing = preprocessing_of(classifier.model, classifier.transforms)
@@ -117,14 +122,18 @@ def export(
         report["verified"] = _verify(chosen, format, partial, classifier, holdout, steps)
         if quantized is not None:
             report["int8"] = _quantize(partial, classifier, *quantized)
+        report["files"] = digests_of(*(partial / name for name in (chosen.runtime.file, INT8_FILE)))
         scores = "sigmoid" if classifier.problem is MULTI_LABEL else "softmax"
         _write_json(partial / PREPROCESSING_FILE, {**steps, "scores": scores, "labels": list(classifier.labels)})
         _write_json(partial / REPORT_FILE, report)
+        if classifier.record is not None:
+            write_record(classifier.record, partial)
     return ExportResult(folder, report)
 
 
-def _describe_model(classifier: Classifier, holdout: Holdout) -> dict[str, Any]:
+def _describe_model(classifier: LoadedClassifier, holdout: Holdout) -> dict[str, Any]:
     """Describe model and images without paths; the digest is that of the model's `run.json`."""
+    network = classifier.describe()
     weights = {name.removeprefix("timm_model."): tensor for name, tensor in classifier.model.state_dict().items()}
     source = classifier.source
     is_on_hub = source is not None and not Path(source).exists()
@@ -135,6 +144,8 @@ def _describe_model(classifier: Classifier, holdout: Holdout) -> dict[str, Any]:
             "name": source if is_on_hub else None,
             "revision": commit_of(source) if source is not None else None,
             "class": type(classifier.model).__name__,
+            "architecture": network["architecture"],
+            "parameters": network["parameters"],
             "problem_type": classifier.problem.name,
             "weights_digest": digest(weights),
         },
@@ -148,7 +159,7 @@ def _describe_model(classifier: Classifier, holdout: Holdout) -> dict[str, Any]:
 
 
 def _verify(
-    chosen: Format, name: str, folder: Path, classifier: Classifier, holdout: Holdout, steps: Mapping[str, Any]
+    chosen: Format, name: str, folder: Path, classifier: LoadedClassifier, holdout: Holdout, steps: Mapping[str, Any]
 ) -> dict[str, Any]:
     images = evenly(holdout.images, VERIFIED_IMAGES)
     pixels = np.concatenate(list(pixels_of(images, classifier.transforms.eval)))
@@ -183,7 +194,7 @@ def _divide(holdout: Holdout, include_training_images: bool) -> "tuple[Holdout, 
 
 
 def _quantize(
-    folder: Path, classifier: Classifier, holdout: Holdout, leakage: Leakage, calibration: "Dataset", split: str
+    folder: Path, classifier: LoadedClassifier, holdout: Holdout, leakage: Leakage, calibration: "Dataset", split: str
 ) -> dict[str, Any]:
     transform = classifier.transforms.eval
     float_file = folder / FORMATS["onnx"].runtime.file
@@ -231,7 +242,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if folder.is_file():
         raise ConfigError(f"--output_dir {folder} is a file; name a folder")
     held = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    ours = {REPORT_FILE, PREPROCESSING_FILE, INT8_FILE}
+    ours = {REPORT_FILE, PREPROCESSING_FILE, RECORD_FILE, INT8_FILE}
     ours |= {name for runtime in RUNTIMES.values() for name in (runtime.file, f"{runtime.file}.data")}
     if foreign := [name for name in held if name not in ours]:
         raise ConfigError(f"--output_dir {folder} has files of no export ({name_some(foreign)}); name a new folder")

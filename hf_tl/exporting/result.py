@@ -8,12 +8,13 @@ from typing import Any
 
 from hf_tl.evaluation.intervals import share_interval
 from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
+from hf_tl.record import RECORD_FILE
 from hf_tl.reporting.numbers import counted, megabytes, percent, with_interval
 from hf_tl.reporting.shown import Shown
+from hf_tl.runtime.origin import FILE as REPORT_FILE
 from hf_tl.runtime.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.wording import worded
 
-REPORT_FILE = "export.json"
 DEPRECATED = "torch deprecates TorchScript and names torch.export as its successor: --format torch_export"
 
 
@@ -67,7 +68,8 @@ def _lines(folder: Path, report: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     written = f"{report['file']} ({megabytes(report['bytes'])})"
     if int8 is not None:
         written += f", {int8['file']} ({megabytes(int8['bytes'])})"
-    yield "Exported", f"{os.fspath(folder)}: {written}, {PREPROCESSING_FILE}, {REPORT_FILE}"
+    others = (PREPROCESSING_FILE, REPORT_FILE, *([RECORD_FILE] if (folder / RECORD_FILE).is_file() else []))
+    yield "Exported", f"{os.fspath(folder)}: {written}, {', '.join(others)}"
     yield from (("Data", note) for note in report["data"].get("notes", ()))
     yield (
         "Verified",

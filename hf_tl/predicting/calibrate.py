@@ -14,7 +14,7 @@ from hf_tl.abstention.scores import SCORES, Score
 from hf_tl.data.columns import LABEL
 from hf_tl.data.image_data import AnyDataset, ImageData
 from hf_tl.errors import ConfigError, DataError, ModelError, name_some
-from hf_tl.evaluation.holdout.classifier import Classifier
+from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.leakage import measurable, open_again
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL
@@ -78,7 +78,7 @@ def calibrate(
     check_argument("batch_size", batch_size, COUNT)
     if not Path(model).is_dir():
         raise ConfigError(f"expected the folder of a saved model, found {os.fspath(model)!r}; get it with hf-tl pull")
-    classifier = Classifier.load(model)
+    classifier = LoadedClassifier.load(model)
     data = _open(classifier, dataset, reading)
     if (device := available_device()) is not None:
         classifier.model.to(device)
@@ -109,7 +109,7 @@ def calibrate(
     return record
 
 
-def _open(classifier: Classifier, dataset: AnyDataset | None, reading: Any) -> ImageData:
+def _open(classifier: LoadedClassifier, dataset: AnyDataset | None, reading: Any) -> ImageData:
     """Open the dataset as the training split it, with the classes in the order of the model.
 
     Raises:
@@ -136,7 +136,7 @@ def _open(classifier: Classifier, dataset: AnyDataset | None, reading: Any) -> I
 
 
 def _read(
-    classifier: Classifier,
+    classifier: LoadedClassifier,
     data: ImageData,
     split: str,
     batch_size: int,
@@ -213,7 +213,7 @@ def _measure(detector: Detector, test: HeadOutputs, labels: Sequence[str]) -> Ab
     )
 
 
-def _save(classifier: Classifier, folder: Path, detector: Detector, record: AbstentionRecord) -> None:
+def _save(classifier: LoadedClassifier, folder: Path, detector: Detector, record: AbstentionRecord) -> None:
     from dataclasses import replace
 
     from hf_tl.publish.save import write_beside

@@ -12,7 +12,8 @@ from hf_tl.runtime.exported import ExportedModel, exported_file
 if TYPE_CHECKING:
     from hf_tl.abstention.detector import Detector
     from hf_tl.abstention.head_input import HeadReader
-    from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+    from hf_tl.evaluation.holdout.classifier import AnyModel
+    from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
 
 class ImageClassifier(Protocol):
@@ -42,12 +43,12 @@ def open_classifier(model: "AnyModel") -> ImageClassifier:
     """
     if isinstance(model, str | os.PathLike) and (file := exported_file(model)) is not None:
         return ExportedModel.open(file)
-    from hf_tl.evaluation.holdout.classifier import Classifier
+    from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
-    return LoadedClassifier(Classifier.load(model))
+    return TorchClassifier(LoadedClassifier.load(model))
 
 
-def open_calibrated(model: "AnyModel") -> "tuple[LoadedClassifier, Detector]":
+def open_calibrated(model: "AnyModel") -> "tuple[TorchClassifier, Detector]":
     """Load a model with its detector of images unlike its training images.
 
     Raises:
@@ -55,21 +56,21 @@ def open_calibrated(model: "AnyModel") -> "tuple[LoadedClassifier, Detector]":
         ModelError: There is no such model, or it cannot be used.
     """
     from hf_tl.abstention.detector import Detector
-    from hf_tl.evaluation.holdout.classifier import Classifier
+    from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
     if isinstance(model, str | os.PathLike) and (file := exported_file(model)) is not None:
         raise ConfigError(f"{file} is an exported model, which never abstains: name the folder of the model itself")
-    classifier = Classifier.load(model)
+    classifier = LoadedClassifier.load(model)
     if (source := classifier.source) is None:
         raise ConfigError("a model in memory never abstains: save it, run hf-tl calibrate, and name its folder")
     detector = Detector.load(source, classifier.weights_digest, len(classifier.labels))
-    return LoadedClassifier(classifier), detector
+    return TorchClassifier(classifier), detector
 
 
-class LoadedClassifier:
+class TorchClassifier:
     """Model in torch, on a GPU where there is one; a model in memory stays on its device."""
 
-    def __init__(self, classifier: "Classifier") -> None:
+    def __init__(self, classifier: "LoadedClassifier") -> None:
         from hf_tl.evaluation.metrics import MULTI_LABEL
         from hf_tl.processes.accelerator import available_device
 

@@ -1,4 +1,4 @@
-"""Evaluation of a saved model on images that it was not trained on."""
+"""Evaluation of a saved or exported model on images that it was not trained on."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tl.data.image_data import AnyDataset
 from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
 from hf_tl.evaluation.holdout.images import open_holdout
+from hf_tl.evaluation.holdout.opening import load_classifier
 from hf_tl.evaluation.intervals import Interval
 from hf_tl.evaluation.measure import Predictions, predict_split
 from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType
@@ -177,7 +178,8 @@ def evaluate(
     again. Training images of the model are excluded, even if they were renamed.
 
     Args:
-        model: Folder of a saved model, Hub id, `RunResult`, or a loaded model.
+        model: Folder of a saved model, Hub id, folder or file of an exported model, which its own runtime runs,
+            `RunResult`, or a loaded model.
         dataset: A name, a folder, a table, `datasets.Dataset`, `DatasetDict`, or the result of `hf_tl.load_data`
             (default: the dataset that the model was trained on, if it is a Hub dataset or digits).
         split: `"train"`, `"validation"` or `"test"` of a dataset with splits (default: test, or validation).
@@ -190,7 +192,8 @@ def evaluate(
         reading: Arguments of `hf_tl.load_data` about how to read the dataset, such as `label_column`.
 
     Raises:
-        ConfigError: The dataset has no splits, and `split` names one.
+        ConfigError: The dataset has no splits, and `split` names one; or the runtime of an exported model is not
+            installed.
         DataError: The dataset has no such split, none of its classes is known to the model, or it has another problem
             type; or not enough images remain after excluding training images.
         ModelError: There is no such model, or its preprocessing does not allow corruptions.
@@ -207,14 +210,14 @@ def evaluate(
     check_argument("batch_size", batch_size, COUNT)
     if output_dir is not None:
         make_report_folder(output_dir)  # fail early, before minutes of computation
-    classifier = Classifier.load(model)
+    classifier = load_classifier(model)
     if corruptions:
-        check_corruptible(classifier.preprocessing.scaling)
+        check_corruptible(classifier.scaling)
     holdout = open_holdout(dataset, {"the model": classifier}, split, reading, skip_bad_images=skip_bad_images)
     holdout, leakage = holdout.measurable(include_training_images=include_training_images)
     accelerator = Accelerator()
-    images = classifier.transforms.eval.over(holdout.images)
-    predictions = predict_split(accelerator, classifier.model.to(accelerator.device), images, batch_size)
+    images = classifier.transform.over(holdout.images)
+    predictions = predict_split(accelerator, classifier.network.to(accelerator.device), images, batch_size)
     temperature = _temperature_of(classifier.record, classifier.weights_digest)
     measured = measure_split(
         classifier.problem,
@@ -250,10 +253,9 @@ def evaluate(
 def _measure_corrupted(
     accelerator: "Accelerator", classifier: Classifier, images: "Dataset", clean: Predictions, batch_size: int
 ) -> Robustness:
-    preprocessing = classifier.preprocessing
-    views = corrupted(classifier.transforms.eval, preprocessing.scaling).over(images)
-    predictions = predict_corrupted(accelerator, classifier.model, views, batch_size)
-    return measure_robustness(classifier.problem, clean, predictions, preprocessing.input_size[1:])
+    views = corrupted(classifier.transform, classifier.scaling).over(images)
+    predictions = predict_corrupted(accelerator, classifier.network, views, batch_size)
+    return measure_robustness(classifier.problem, clean, predictions, classifier.input_size)
 
 
 def _temperature_of(record: RunRecord | None, weights_digest: str) -> Temperature | None:

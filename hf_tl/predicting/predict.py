@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hf_tl.errors import ConfigError, DataError, name_some
-from hf_tl.predicting.classifiers import ImageClassifier, LoadedClassifier, open_calibrated, open_classifier
+from hf_tl.predicting.classifiers import ImageClassifier, TorchClassifier, open_calibrated, open_classifier
 from hf_tl.predicting.inputs import NamedImage, collect_images
 from hf_tl.predicting.result import Prediction, PredictionResult, TableFormat
 from hf_tl.processes.cores import cpu_cores
@@ -187,7 +187,7 @@ class Predictor:
 
     def _classify(self, names: Sequence[str], pixels: Sequence[Any]) -> Iterator[Prediction]:
         scores: Sequence[float | None] = [None] * len(pixels)
-        if self.abstain and self.detector is not None and isinstance(self.classifier, LoadedClassifier):
+        if self.abstain and self.detector is not None and isinstance(self.classifier, TorchClassifier):
             probabilities, measured = self.classifier.judge(pixels, self.detector)
             scores, is_foreign = measured.tolist(), ~(measured <= self.detector.threshold)
         else:

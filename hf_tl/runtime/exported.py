@@ -12,7 +12,7 @@ from PIL import Image
 from hf_tl.data.decoding.opening import decode
 from hf_tl.errors import ModelError, unreadable
 from hf_tl.runtime.preprocessing import FILE, apply, probabilities
-from hf_tl.runtime.runners import RUNTIMES, Runner
+from hf_tl.runtime.runners import RUNTIMES, Runner, Runtime
 from hf_tl.storage.documents import read_json
 
 LARGEST_SIDE = 4096
@@ -40,7 +40,7 @@ class ExportedModel:
             ConfigError: The runtime of its format is not installed.
             ModelError: The runtime cannot open it, or its preprocessing is missing or damaged.
         """
-        runtime = next(runtime for runtime in RUNTIMES.values() if Path(runtime.file).suffix == file.suffix)
+        runtime = _runtime_of(file)
         runtime.check_installed(file)
         steps = _read_steps(file.with_name(FILE))
         try:
@@ -50,6 +50,11 @@ class ExportedModel:
                 f"expected a model that {runtime.package} can open in {file}, found {unreadable(error)}; export again"
             ) from error
         return cls(file, steps, run)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Runtime of the file."""
+        return _runtime_of(self.file)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -70,18 +75,22 @@ class ExportedModel:
         return apply(self.steps, decode(stored, name))
 
     def probabilities(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the probability of each class, (images, classes), for the pixels of each image.
+        """Return the probability of each class, (images, classes), for the pixels of each image; see `logits`."""
+        return probabilities(self.steps["scores"], self.logits(np.stack(pixels)))
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the logits, (images, classes), for pixels of shape (images, channels, height, width).
 
         Raises:
             ModelError: The file does not run, or gives another number of classes.
         """
         try:
-            logits = self.run(np.stack(pixels))
+            logits = self.run(pixels)
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"{self.file} cannot be run: {unreadable(error)}; export it again") from error
         if logits.shape != (expected := (len(pixels), len(self.labels))):
             raise ModelError(f"expected logits of shape {expected} of {self.file}, found {logits.shape}; export again")
-        return probabilities(self.steps["scores"], logits)
+        return logits
 
 
 def exported_file(path: str | os.PathLike[str]) -> Path | None:
@@ -91,6 +100,10 @@ def exported_file(path: str | os.PathLike[str]) -> Path | None:
         return next((place / runtime.file for runtime in RUNTIMES.values() if (place / runtime.file).is_file()), None)
     is_exported = place.suffix in {Path(runtime.file).suffix for runtime in RUNTIMES.values()}
     return place if is_exported and place.is_file() else None
+
+
+def _runtime_of(file: Path) -> Runtime:
+    return next(runtime for runtime in RUNTIMES.values() if Path(runtime.file).suffix == file.suffix)
 
 
 def _read_steps(file: Path) -> dict[str, Any]:

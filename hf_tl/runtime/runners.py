@@ -23,6 +23,7 @@ Runner = Callable[[np.ndarray], np.ndarray]
 class Runtime:
     """Runtime of a format."""
 
+    name: str
     file: str
     """Name of the exported file."""
     open: Callable[[Path], Runner]
@@ -97,8 +98,8 @@ def _torch_runner(module: Callable[["Tensor"], "Tensor"]) -> Runner:
 
 
 RUNTIMES = {
-    "onnx": Runtime("model.onnx", open_onnx, "onnxruntime", 'pip install "hf-tl[runtime]"'),
-    "torchscript": Runtime("model.pt", open_torchscript, "torch", "pip install torch"),
-    "torch_export": Runtime("model.pt2", open_torch_export, "torch", "pip install torch"),
+    "onnx": Runtime("ONNX Runtime", "model.onnx", open_onnx, "onnxruntime", 'pip install "hf-tl[runtime]"'),
+    "torchscript": Runtime("TorchScript", "model.pt", open_torchscript, "torch", "pip install torch"),
+    "torch_export": Runtime("torch.export", "model.pt2", open_torch_export, "torch", "pip install torch"),
 }
 """Runtimes by the name of their format."""

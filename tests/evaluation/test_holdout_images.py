@@ -16,8 +16,8 @@ from PIL import Image
 import hf_tl
 from hf_tl.backbones.weights.provenance import provenance_of
 from hf_tl.errors import ConfigError, DataError, HfTlError, ModelError
-from hf_tl.evaluation.holdout.classifier import Classifier
 from hf_tl.evaluation.holdout.images import open_holdout
+from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
 Read = Callable[..., tuple[str, int, list[str]]]
 
@@ -117,7 +117,7 @@ def test_labels_of_loaded_images_with_several_classes_keep_their_names(tmp_path:
     images = [Image.fromarray(np.full((8, 8, 3), number * 5, np.uint8)) for number in range(len(names))]
     features = Features(image=ImageFeature(), label=List(Value("string")))
     data = hf_tl.load_data(Dataset.from_dict({"image": images, "label": names}, features=features))
-    classifier = Classifier.load(folder)
+    classifier = LoadedClassifier.load(folder)
     holdout = open_holdout(data, {"the model": classifier}, None, {})
     expected = np.array(data.splits["test"]["label"][:])[:, [0, 1]]
     actual = np.array(holdout.images["label"][:])

@@ -1,114 +1,68 @@
-"""Trained classifier: a saved model, or one in memory, with what is known of its training."""
+"""Classifier as evaluations need it, whatever runs it: a model in torch, or an exported file in its own runtime."""
 
 import os
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
-from hf_tl.backbones.libraries.class_names import class_names
-from hf_tl.backbones.load import load, preprocessing_of
-from hf_tl.backbones.weights.digest import digest
-from hf_tl.backbones.weights.provenance import UNRECORDED, Provenance, provenance_of, saved_record
-from hf_tl.data.decoding.images import Transforms
-from hf_tl.errors import ModelError
-from hf_tl.evaluation.metrics import ProblemType, problem_type_of
-from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord
+from hf_tl.data.decoding.images import ImageTransform
+from hf_tl.data.decoding.scaling import PixelScaling
+from hf_tl.evaluation.metrics import ProblemType
+from hf_tl.record import LearnedFrom, RunRecord
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
-    from hf_tl.backbones.libraries.preprocessing import Preprocessing
-
 AnyModel: TypeAlias = Union[str, os.PathLike[str], "PreTrainedModel"]
-"""Model as all functions of hf_tl take it: a folder, a Hub id, the result of a run, or a loaded model."""
+"""Model as all functions of hf_tl take it: a folder, a Hub id, the result of a run, or a loaded model. Those that run
+models, and do not train or convert them, take the folder or the file of an exported model too."""
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """Trained classifier to predict with, to evaluate or to export."""
-
-    model: "PreTrainedModel"
-    transforms: Transforms
-    source: str | None = None
-    """Folder or Hub id; None for a model in memory."""
-
-    @classmethod
-    def load(cls, model: AnyModel) -> Self:
-        """Load a model, unless it is loaded.
-
-        Args:
-            model: Folder of a saved model, Hub id, `RunResult`, or a model of `load_backbone` or `load`.
-
-        Raises:
-            ModelError: There is no such model, or the value is no model.
-        """
-        from transformers import PreTrainedModel
-
-        if isinstance(model, str | os.PathLike):
-            return cls(*load(model), os.fspath(model))
-        if isinstance(model, PreTrainedModel):
-            return cls(model, preprocessing_of(model).transforms())
-        raise ModelError(
-            "expected a model (a folder, a Hub id, the result of hf_tl.train, or a model of hf_tl.load), found "
-            f"{type(model).__name__}{_advice(model)}"
-        )
+class Classifier(Protocol):
+    """Classifier to evaluate, with what is known of its training."""
 
     @property
-    def preprocessing(self) -> "Preprocessing":
-        """Preprocessing of the model."""
-        return preprocessing_of(self.model)
-
-    @cached_property
-    def record(self) -> RunRecord | None:
-        """Record of the training; None for a model that hf_tl did not train, or whose weights changed since.
-
-        Raises:
-            ModelError: The record cannot be read or downloaded.
-        """
-        if self.source is not None:
-            return saved_record(self.source)
-        folder, origin = str(self.model.config.name_or_path), self.provenance.origin
-        if origin.kind != "trained" or not folder or not Path(folder, RECORD_FILE).is_file():
-            return None
-        record = saved_record(folder)
-        return record if record is not None and record.weights_digest == origin.weights_digest else None
-
-    @cached_property
-    def provenance(self) -> Provenance:
-        """Origin and training images of the weights."""
-        return provenance_of(self.model)
+    def network(self) -> "nn.Module":
+        """Network of torch: `pixel_values` to an output with `logits`."""
 
     @property
-    def learned(self) -> LearnedFrom:
-        """Training images of the model; those of weights that changed in memory are unknown."""
-        known = self.provenance
-        return known.learned.union(UNRECORDED) if known.origin.kind == "memory" else known.learned
+    def transform(self) -> ImageTransform:
+        """Transform of stored images to inputs of the network."""
 
-    @cached_property
-    def weights_digest(self) -> str:
-        """Digest of the weights."""
-        return self.provenance.origin.weights_digest or digest(self.model.state_dict())
+    @property
+    def scaling(self) -> PixelScaling | None:
+        """Map from pixel levels to inputs of the network; None if it is not linear in each channel."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the inputs of the network."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names, in the order of the logits."""
-        return tuple(class_names(self.model.config))
 
     @property
     def problem(self) -> ProblemType:
         """Problem type of the model."""
-        return problem_type_of(self.model)
+
+    @property
+    def record(self) -> RunRecord | None:
+        """Record of the training; None if there is none of these weights.
+
+        Raises:
+            ModelError: The record cannot be read or downloaded.
+        """
+
+    @property
+    def learned(self) -> LearnedFrom:
+        """Training images of the model, as far as they are known."""
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the weights."""
 
     @property
     def name(self) -> str:
-        """Publishable name: a Hub id, or the name of the folder; of a model in memory, its class."""
-        if self.source is None:
-            return type(self.model).__name__
-        return Path(self.source).resolve().name if Path(self.source).exists() else self.source
+        """Publishable name."""
 
-
-def _advice(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ": load returns (model, transforms), give the first of them"
-    return ": the model comes first, then the images" if hasattr(value, "features") else ""
+    def describe(self) -> dict[str, Any]:
+        """Describe the network as plain values, without a path: `architecture`, `strategy`, `parameters`, `runtime`."""
