@@ -82,6 +82,8 @@ def evaluate_parser() -> Parser:
         "16 times the time"
     )
     parser.add_setting(TrainingConfig, "corruptions", text)
+    text = "images of none of the classes: files, folders, patterns, @FILE (needs hf-tl calibrate)"
+    parser.add_argument("--ood", nargs="+", metavar="PATH", help=text)
     parser.add_output_dir("evaluation.json, evaluation.md, confusion.png, reliability.png and robustness.png")
     return parser
 

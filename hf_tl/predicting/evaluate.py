@@ -15,6 +15,9 @@ from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType
 from hf_tl.evaluation.report import measure_split
 from hf_tl.evaluation.robustness.measure import measure_robustness, predict_corrupted
 from hf_tl.evaluation.robustness.views import check_corruptible, corrupted
+from hf_tl.predicting.classifiers import open_calibrated
+from hf_tl.predicting.foreign import ForeignMeasured, measure_foreign
+from hf_tl.predicting.inputs import collect_images
 from hf_tl.ranges import COUNT, check_argument
 from hf_tl.record import LearnedSplit, Measured, Robustness, RunRecord, Temperature
 from hf_tl.renamed import OLD_SOURCE, renamed
@@ -57,6 +60,8 @@ class Evaluation(Shown):
     """Notes on images and classes that were left out."""
     metric_notes: Mapping[str, str] = field(default_factory=dict)
     """Metrics that these images do not allow, each with the reason."""
+    foreign: ForeignMeasured | None = None
+    """Abstention on images of none of the classes, if there were any."""
 
     @property
     def split(self) -> str:
@@ -169,6 +174,7 @@ def evaluate(
     include_training_images: bool = False,
     skip_bad_images: bool = False,
     corruptions: bool = False,
+    ood: Any = None,
     output_dir: str | os.PathLike[str] | None = None,
     **reading: Any,
 ) -> Evaluation:
@@ -188,12 +194,14 @@ def evaluate(
         skip_bad_images: Whether to leave out unreadable images, with a note, instead of raising an error.
         corruptions: Whether to measure robustness too: the metrics of the same images under five common corruptions at
             three strengths each (`hf_tl.evaluation.robustness.corruptions`), in about 16 times the time.
+        ood: Images of none of the classes, as `hf_tl.predict` takes them: the result says how many of them a calibrated
+            model abstains from (`hf_tl.calibrate`).
         output_dir: Folder to save the evaluation in.
         reading: Arguments of `hf_tl.load_data` about how to read the dataset, such as `label_column`.
 
     Raises:
         ConfigError: The dataset has no splits, and `split` names one; or the runtime of an exported model is not
-            installed.
+            installed; or `ood` is given for a model that was not calibrated.
         DataError: The dataset has no such split, none of its classes is known to the model, or it has another problem
             type; or not enough images remain after excluding training images.
         ModelError: There is no such model, or its preprocessing does not allow corruptions.
@@ -211,6 +219,7 @@ def evaluate(
     if output_dir is not None:
         make_report_folder(output_dir)  # fail early, before minutes of computation
     classifier = load_classifier(model)
+    calibrated = None if ood is None else (collect_images(ood), *open_calibrated(model))
     if corruptions:
         check_corruptible(classifier.scaling)
     holdout = open_holdout(dataset, {"the model": classifier}, split, reading, skip_bad_images=skip_bad_images)
@@ -245,6 +254,10 @@ def evaluate(
         data_notes=holdout.notes,
         metric_notes=_undefined(classifier.problem, measured),
     )
+    if calibrated is not None:
+        images_of_none, abstaining, detector = calibrated
+        foreign = measure_foreign(abstaining, detector, holdout.images, images_of_none, batch_size)
+        evaluation = replace(evaluation, foreign=foreign)
     if output_dir is not None:
         evaluation.save(output_dir)
     return evaluation

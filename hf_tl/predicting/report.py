@@ -38,6 +38,9 @@ def describe(evaluation: "Evaluation") -> Iterator[str]:
         rows = corruption_rows(evaluation.measured, problem, is_short=True)
         width = max(len(title) for title, *_ in rows)
         yield from (f"  {title:<{width}}" + "".join(f"{cell:>9}" for cell in cells) for title, *cells in rows)
+    if evaluation.foreign is not None:
+        yield "abstention"
+        yield from (f"  {name:<14} {text}" for name, text in evaluation.foreign.describe())
 
 
 def metric_texts(evaluation: "Evaluation") -> Iterator[tuple[str, str]]:
@@ -127,6 +130,7 @@ def _to_record(evaluation: "Evaluation") -> dict[str, Any]:
         "data": {"name": evaluation.data, "fingerprint": evaluation.fingerprint, "labels": list(evaluation.labels)},
         "notes": [*evaluation.data_notes, *evaluation.notes],
         "metrics_left_out": dict(evaluation.metric_notes),
+        "foreign": None if evaluation.foreign is None else encode(evaluation.foreign),
         "temperature": None if evaluation.temperature is None else encode(evaluation.temperature),
         **{**measured, "metrics": {name: measured["metrics"].get(name) for name in evaluation.metrics}},
     }
@@ -149,6 +153,9 @@ def _markdown(evaluation: "Evaluation") -> str:
     ece = evaluation.measured.calibration["before"]["ece"]
     parts += ["## Calibration", f"Expected calibration error: {percent(ece)}.", f"![Calibration]({RELIABILITY})"]
     parts += _robustness(evaluation)
+    if evaluation.foreign is not None:
+        rows = [[title, text] for title, text in evaluation.foreign.describe()]
+        parts += ["## Abstention", _table(["Value", "Images"], rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -177,3 +177,40 @@ def test_what_cannot_be_calibrated(trained: Path, photos: Path, tmp_path: Path) 
 def test_a_mutated_file_is_read_or_refused(calibrated: Path, tmp_path: Path, part: int) -> None:
     file = shutil.copy(calibrated / FILE, tmp_path / FILE)
     fuzz(file, mutate_bytes, lambda: Detector.read(file, 3).scores(np.ones((1, 32)), np.ones((1, 3))), part)
+
+
+def test_foreign_images_are_measured_beside_the_own(
+    calibrated: Path, photos: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    words = ["evaluate", str(calibrated), "--dataset", str(photos), "--output_dir", str(tmp_path / "report")]
+    main([*words, "--ood", str(foreign), str(tmp_path / "broken.png")])
+    printed = capsys.readouterr()
+    assert "1 of 5 images cannot be read" in printed.err
+    assert "abstained      100.0% of 4 foreign images" in printed.out
+    result = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+    measured = read_record(calibrated).abstention.measured  # type: ignore[union-attr]
+    assert measured is not None
+    assert result["foreign"]["accepted"] == measured.accepted
+    assert result["foreign"]["own_images"] == measured.images == result["images"]
+    assert result["foreign"]["auroc"] > 0.9
+    assert "## Abstention" in (tmp_path / "report" / "evaluation.md").read_text()
+
+
+def test_own_images_given_as_foreign_are_not_separated(calibrated: Path, photos: Path) -> None:
+    own = [row["image"] for row in hf_tl.load_data(photos, seed=0).splits["test"]]
+    foreign = hf_tl.evaluate(calibrated, photos, ood=own).foreign
+    assert foreign is not None
+    assert foreign.auroc == 0.5
+    assert foreign.auroc_interval is not None
+    assert foreign.auroc_interval[0] < 0.5 < foreign.auroc_interval[1]
+    assert foreign.abstained == pytest.approx(1 - foreign.accepted)
+
+
+def test_foreign_images_need_a_calibrated_model(
+    trained: Path, photos: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", str(trained), "--dataset", str(photos), "--ood"]
+    assert "hf-tl calibrate" in fails([*words, str(foreign)], capsys)
+    (tmp_path / "empty").mkdir()
+    assert "no images in the folder" in fails([*words, str(tmp_path / "empty")], capsys)
