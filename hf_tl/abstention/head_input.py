@@ -1,30 +1,13 @@
 """Input of the last layer of a classifier, beside its logits."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from hf_tl.backbones.stages.modules import inference
-from hf_tl.data.decoding.images import collate
-from hf_tl.evaluation.measure import image_logits
-
-
-@dataclass(frozen=True)
-class HeadOutputs:
-    """Input and output of the last layer for images, in order."""
-
-    features: np.ndarray
-    """Input of the last layer (images, features), averaged over places or tokens."""
-    logits: np.ndarray
-    """Logits (images, classes)."""
-    labels: np.ndarray
-    """Class indices (images,); empty for images without labels."""
 
 
 class HeadReader:
@@ -47,38 +30,14 @@ class HeadReader:
             if self._layer is None:
                 self._layer = _last_layer(self.model, pixels[:1])
             with _inputs_of([self._layer]) as calls:
-                logits = image_logits(self.model, {"pixel_values": pixels})
+                logits = _logits(self.model, pixels)
         return _flat(*calls[-1]).float(), logits.float()
-
-
-def read_heads(
-    model: nn.Module,
-    images: Any,
-    batch_size: int,
-    *,
-    change: Callable[[Tensor], Tensor] | None = None,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> HeadOutputs:
-    """Compute the input of the last layer and the logits of images, in one pass.
-
-    Args:
-        model: Classifier.
-        images: Rows of `pixel_values` and `labels`.
-        batch_size: Number of images per step.
-        change: Function of the pixels of a batch (default: none).
-        progress: Function that reports the batches as they are taken.
-    """
-    read, parts = HeadReader(model), []
-    for batch in progress(DataLoader(images, batch_size=batch_size, collate_fn=collate)):
-        pixels = batch["pixel_values"] if change is None else change(batch["pixel_values"])
-        parts.append((*(tensor.cpu().numpy() for tensor in read(pixels)), batch["labels"].numpy()))
-    return HeadOutputs(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
 def _last_layer(model: nn.Module, pixels: Tensor) -> nn.Module:
     owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
     with _inputs_of(owners) as calls:
-        image_logits(model, {"pixel_values": pixels})
+        _logits(model, pixels)
     return calls[-1][0]
 
 
@@ -106,16 +65,5 @@ def _flat(layer: nn.Module, values: Tensor) -> Tensor:
     return values.mean(dim=tuple(places)) if len(places) else values
 
 
-def scrambled(pixels: Tensor) -> Tensor:
-    """Return images (images, channels, height, width) with random phases of their Fourier components.
-
-    They keep the mean color, contrast and texture of the images, and hold no objects: stand-ins for images of no class.
-    Oppenheim and Lim 1981, "The importance of phase in signals", https://doi.org/10.1109/PROC.1981.12022.
-    """
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(pixels.shape[0], 1, *pixels.shape[2:], generator=generator)
-    turns = torch.fft.rfft2(noise)
-    turns /= turns.abs().clamp_min(1e-12)
-    turns[..., 0, 0] = 1  # the mean
-    turned = torch.fft.rfft2(pixels.float()) * turns
-    return torch.fft.irfft2(turned, s=pixels.shape[2:])
+def _logits(model: nn.Module, pixels: Tensor) -> Tensor:
+    return model(pixel_values=pixels.contiguous(memory_format=torch.channels_last)).logits

@@ -36,6 +36,10 @@ class ExportedDemoModel:
         [probabilities] = self._exported.probabilities([self._exported.pixels(image, "the image")])
         return [(index, float(probabilities[index])) for index in (-probabilities).argsort(kind="stable").tolist()]
 
+    def abstains(self, image: Image.Image) -> bool:
+        """Return False: an exported model gives every image a class."""
+        return False
+
     def look(self, image: Image.Image, index: int) -> Image.Image | None:
         """Refuse to draw an activation map.
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hf_tl.abstention.detector import Detector
+from hf_tl.abstention.head_input import HeadReader
 from hf_tl.backbones.libraries.class_names import class_names
 from hf_tl.backbones.weights.repository import check_checkpoint, check_config
 from hf_tl.data.decoding.scaling import PixelScaling, colors_of, measure_scaling
@@ -34,13 +36,14 @@ class DemoModel:
     Args:
         name: Folder of a saved model, or a Hub id.
         revision: Branch, tag or commit on the Hub.
+        detector: Detector of images unlike the training images, if the model was calibrated.
 
     Raises:
         ModelError: The classifier does not exist, needs code of its repository to load, or fails the safety checks of
             `hf_tl.backbones.weights.repository`.
     """
 
-    def __init__(self, name: str, revision: str | None = None) -> None:
+    def __init__(self, name: str, revision: str | None = None, detector: Detector | None = None) -> None:
         from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
         import hf_tl.classics  # noqa: F401  registers the classic architectures with timm
@@ -59,6 +62,7 @@ class DemoModel:
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.problem = problem_type_of(self.model)
         self.labels = distinct([one_line(name) for name in class_names(model.config)])
+        self.detector, self._read_head = detector, HeadReader(self.model)
         self._one_at_a_time = Lock()
 
     def rank(self, image: Image.Image) -> list[tuple[int, float]]:
@@ -67,6 +71,15 @@ class DemoModel:
             logits = self.model(pixel_values=self._pixel_values(image)).logits
         probabilities = self.problem.probabilities(logits)[0]
         return [(index, probabilities[index].item()) for index in probabilities.argsort(descending=True).tolist()]
+
+    def abstains(self, image: Image.Image) -> bool:
+        """Return whether an image is unlike the training images; never without a detector."""
+        if self.detector is None:
+            return False
+        with self._one_at_a_time:
+            features, logits = self._read_head(self._pixel_values(image))
+        [score] = self.detector.scores(features.cpu().numpy(), logits.cpu().numpy())
+        return not score <= self.detector.threshold
 
     def look(self, image: Image.Image, index: int) -> Image.Image | None:
         """Draw the activation map of a class over the input image; None where no region supports the class.

@@ -15,11 +15,12 @@ from huggingface_hub.errors import EntryNotFoundError
 from markupsafe import Markup, escape
 from PIL import Image
 
+from hf_tl.abstention.detector import FILE, Detector
 from hf_tl.demo.demo_exported import ExportedDemoModel, read_exported_record
 from hf_tl.demo.demo_model import DemoModel
 from hf_tl.demo.demo_story import tell_story, title_of
 from hf_tl.demo.uploads import read_image
-from hf_tl.errors import DataError
+from hf_tl.errors import DataError, ModelError
 from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
 from hf_tl.record import RECORD_FILE, RunRecord, read_record_file
 from hf_tl.reporting.plain import one_line
@@ -34,6 +35,7 @@ SINGLE, MULTIPLE = (
     "An image classification model for {:,} classes.",
     "An image classification model for {:,} labels, any number of them per image.",
 )
+UNLIKE = "Not like the images it was trained on"
 HINT = "Click a class to see its activation map, over the part of the image that the model sees."
 HEADER = Markup('<header class="hf-tl"><h1>{}</h1><p>{}</p></header>')
 NOTE = Markup('<p class="hf-tl note">{}</p>')
@@ -55,6 +57,9 @@ class PageModel(Protocol):
     def rank(self, image: Image.Image) -> list[tuple[int, float]]:
         """Return the index and the probability of each class, the most probable first."""
 
+    def abstains(self, image: Image.Image) -> bool:
+        """Return whether an image is unlike the training images, as far as the model knows."""
+
     def look(self, image: Image.Image, index: int) -> Image.Image | None:
         """Draw the activation map of a class over the input image; None where no region supports the class."""
 
@@ -70,11 +75,16 @@ class Page:
         self.blind = model.why_it_cannot_look()
         """Reason why the model has no activation maps; None where it has them."""
 
-    def classify(self, file: Upload | None) -> tuple[dict[str, float] | None, list[int], Any]:
-        """Return the best classes with their probabilities, their indices, and the activation map of the first one."""
+    def classify(self, file: Upload | None) -> tuple[dict[str, float] | str | None, list[int], Any]:
+        """Return the best classes with their probabilities, their indices, and the activation map of the first one.
+
+        An image unlike the training images gets a sentence in place of classes.
+        """
         if file is None:
             return None, [], self._picture(None)
         image = _read(file)
+        if self.model.abstains(image):
+            return UNLIKE, [], self._picture(None)
         best = self.model.rank(image)[:BARS]
         bars, indices = {self.model.labels[index]: share for index, share in best}, [index for index, _ in best]
         return bars, indices, self._picture(image, indices[0])
@@ -129,7 +139,8 @@ def _open(name: str, revision: str | None) -> tuple[PageModel, RunRecord | None,
     """Open a model, its record if hf_tl trained it, and the figure of its stages."""
     if (file := exported_file(name)) is not None:
         return ExportedDemoModel(file), read_exported_record(file), None
-    model, record = DemoModel(name, revision), _read_record(name, revision)
+    record = _read_record(name, revision)
+    model = DemoModel(name, revision, None if record is None else _read_detector(name, revision, record))
     return model, record, None if record is None else _file_of(name, revision, STAGES_FIGURE)
 
 
@@ -156,6 +167,20 @@ def _read_record(name: str, revision: str | None) -> RunRecord | None:
     """Return the record of a model; None for a classifier that hf_tl did not train."""
     file = _file_of(name, revision, RECORD_FILE)
     return None if file is None else read_record_file(file, f"{RECORD_FILE} of {name}")
+
+
+def _read_detector(name: str, revision: str | None, record: RunRecord) -> Detector | None:
+    """Return the detector of a calibrated model; None for others.
+
+    Raises:
+        ModelError: It is damaged, or was fitted for other weights.
+    """
+    if record.abstention is None or (file := _file_of(name, revision, FILE)) is None:
+        return None
+    detector = Detector.read(file, len(record.data.labels))
+    if detector.weights_digest != record.weights_digest:
+        raise ModelError(f"{FILE} of {name} was fitted for other weights: run hf-tl calibrate again")
+    return detector
 
 
 def _file_of(name: str, revision: str | None, file: str) -> Path | None:

@@ -8,6 +8,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from hf_tl.card.record_errors import record_errors
+from hf_tl.card.sections.abstention import abstention_lines
 from hf_tl.card.sections.phases import phase_row, stage_rows, trained_stages
 from hf_tl.card.sections.results import result_row
 from hf_tl.card.sections.training_images import learned_total
@@ -67,6 +68,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "stages": stage_rows(record),
         "labels": record.data.labels[:CLASSES_SHOWN],
         "texts": record.card,
+        "abstention": abstention_lines(record.abstention).get("Accepted"),
     }
 
 
@@ -153,6 +155,8 @@ _TEMPLATE = _ENVIRONMENT.from_string("""
 <p>
 {% if is_multi_label %}
 The model gives each label a probability of its own (they do not add up to one) and predicts those above 0.5.
+{% elif abstention %}
+The model gives no class to images unlike its training images. Accepted: {{ abstention }}.
 {% else %}
 The model predicts one of its classes for every image, including images that show none of them.
 {% endif %}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_tl.abstention.detector import Detector
-from hf_tl.abstention.head_input import HeadOutputs, read_heads, scrambled
 from hf_tl.abstention.prediction_sets import quantile, set_thresholds
+from hf_tl.abstention.reading import HeadOutputs, read_heads, scrambled
 from hf_tl.abstention.scores import SCORES, Score
 from hf_tl.data.columns import LABEL
 from hf_tl.data.image_data import AnyDataset, ImageData

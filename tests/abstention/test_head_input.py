@@ -10,7 +10,8 @@ from torch import nn
 from transformers import Dinov2Config, Dinov2ForImageClassification, PreTrainedModel
 
 import hf_tl
-from hf_tl.abstention.head_input import HeadReader, scrambled
+from hf_tl.abstention.head_input import HeadReader
+from hf_tl.abstention.reading import scrambled
 
 LABELS = ["cat", "dog", "owl"]
 TIMM = (

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from abstention.calibrated import calibrate, train, write_foreign
 from cli.runs import TINY, fails, write_images
 from fuzzing.mutations import mutate_bytes
 from fuzzing.reading import PARTS, fuzz
 from parts import parts
-from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 
@@ -22,34 +22,26 @@ from hf_tl.errors import ConfigError, DataError, ModelError
 from hf_tl.hub.hub import check_folder
 from hf_tl.record import read_record
 
-FEW = ["--accept", "0.8", "--coverage", "0.7"]
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("runs"), "--strategy", "full", "--epochs", "2")
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data") / "photos", 30)
+def photos(trained: Path) -> Path:
+    return trained.parent / "photos"
 
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("foreign")
-    lines = 255 * (np.arange(24)[:, None] // 2 % 2) * np.ones((24, 30))
-    for number in range(4):
-        Image.fromarray(np.roll(lines, number, axis=0).astype(np.uint8)).save(folder / f"{number}.png")
-    return folder
+    return write_foreign(tmp_path_factory.mktemp("foreign"))
 
 
 @pytest.fixture(scope="module")
-def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "model"
-    main(["train", "--dataset", str(photos), "--output_dir", str(folder), "--epochs", "2", "--strategy", "full", *TINY])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def calibrated(trained: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = shutil.copytree(trained, tmp_path_factory.mktemp("calibrated") / "model")
-    main(["calibrate", str(folder), "--dataset", str(photos), *FEW])
+def calibrated(trained: Path) -> Path:
+    folder = shutil.copytree(trained, trained.with_name("calibrated"))
+    calibrate(folder)
     return folder
 
 
