@@ -38,7 +38,18 @@ def test_images_are_split_by_class(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_whole_check(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "check_gpu.py"), "--output", str(tmp_path / "gpu.json")]
-    command += ["--backbones", "test_resnet", "--images", "200", "--image_size", "64", "--batch_size", "16"]
+    command += [
+        "--backbones",
+        "test_resnet",
+        "--images",
+        "200",
+        "--image_size",
+        "64",
+        "--batch_size",
+        "16",
+        "--minutes",
+        "60",
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     results = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
     assert results["default training"]["status"] == 0

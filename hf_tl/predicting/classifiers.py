@@ -27,6 +27,10 @@ class ImageClassifier(Protocol):
     def is_multi_label(self) -> bool:
         """Whether an image may have any number of classes."""
 
+    @property
+    def identity(self) -> str:
+        """Digest of the weights, or of the file."""
+
     def pixels(self, stored: Any, name: str) -> Any:
         """Return the pixels of a stored image, which errors name, as an array or tensor (channels, height, width)."""
 
@@ -77,10 +81,16 @@ class TorchClassifier:
         self._model, self._problem = classifier.model, classifier.problem
         self._transform = classifier.transforms.eval
         self.labels, self.is_multi_label = classifier.labels, classifier.problem is MULTI_LABEL
+        self._classifier = classifier
         self._read_head: HeadReader | None = None
         device = available_device()
         if classifier.source is not None and device is not None:
             self._model.to(device)
+
+    @property
+    def identity(self) -> str:
+        """Digest of the weights."""
+        return self._classifier.weights_digest
 
     def pixels(self, stored: Any, name: str) -> Any:
         """Return the pixels of a stored image."""

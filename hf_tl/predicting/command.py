@@ -1,14 +1,15 @@
 """`hf-tl predict`: predictions of files, printed or written while they are made."""
 
-import contextlib
+import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hf_tl.errors import IncompleteError
-from hf_tl.predicting.inputs import collect_images
+from hf_tl.errors import ConfigError, IncompleteError
+from hf_tl.predicting.inputs import NamedImage, collect_images
+from hf_tl.predicting.parts import Parts
 from hf_tl.predicting.predict import BATCH_SIZE, Predictor, check_any_readable, describe_unreadable
-from hf_tl.predicting.result import Prediction
+from hf_tl.predicting.result import Prediction, TableFormat
 from hf_tl.predicting.table import open_table, writer_of
 from hf_tl.reporting.console import logger, progress_bar, say
 
@@ -42,6 +43,11 @@ def predict_paths(
     """
     if output is not None:
         writer_of(Path(output))  # fail before anything is loaded
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        if output is None:
+            raise ConfigError("several processes need an --output to write to together: name a table")
+        _join_processes()  # before the model takes a device
     collected = collect_images(list(images))
     predictor = Predictor.load(
         model,
@@ -51,28 +57,85 @@ def predict_paths(
         prediction_sets=prediction_sets,
         batch_size=batch_size,
     )
+    if output is None:
+        _print_all(predictor, collected)
+    else:
+        _write_all(predictor, collected, Path(output), processes)
+
+
+def _print_all(predictor: Predictor, collected: Sequence[NamedImage]) -> None:
     errors: list[str] = []
-    with contextlib.ExitStack() as stack:
-        show: Callable[[Iterable[Prediction]], None] = _print
-        if output is not None:
-            show = stack.enter_context(open_table(output, predictor.table))
-        # on a terminal, the printed classes show the progress
-        hides_bar = output is None and sys.stdout.isatty()
-        bar = progress_bar(total=len(collected), desc="Predicting", unit="image", disable=hides_bar)
-        progress = stack.enter_context(bar)
+    # on a terminal, the printed classes show the progress
+    hides_bar = sys.stdout.isatty()
+    with progress_bar(total=len(collected), desc="Predicting", unit="image", disable=hides_bar) as progress:
         for batch in predictor.batches(collected):
-            bad = [prediction.error for prediction in batch if prediction.error is not None]
-            for error in bad if len(collected) > 1 else ():
-                logger.warning("%s", error)
-            errors += bad
-            show(batch)
+            errors += _warn(batch, len(collected))
+            _print(batch)
             progress.update(len(batch))
+    _check_all_read(errors, len(collected))
+
+
+def _write_all(predictor: Predictor, collected: Sequence[NamedImage], output: Path, processes: int) -> None:
+    """Write a table in parts, each by one of the processes; parts of an interrupted command are kept."""
+    process = int(os.environ.get("RANK", "0"))
+    if process == 0:
+        parts = Parts.open(output, predictor.table, collected, predictor.identity)
+        if done := parts.done:
+            say(None, f"Continuing {output}: {done:,} of {len(collected):,} images are predicted")
+    if processes > 1:
+        _join_processes()
+        parts = Parts.open(output, predictor.table, collected, predictor.identity)
+    missing = parts.missing(process, processes)
+    total = sum(map(len, missing))
+    with progress_bar(total=total, desc="Predicting", unit="image", disable=process > 0) as progress:
+        for rows in missing:
+            predictions: list[Prediction] = []
+            for batch in predictor.batches(collected[rows.start : rows.stop]):
+                _warn(batch, len(collected))
+                predictions += batch
+                progress.update(len(batch))
+            parts.write(rows, predictions)
+    if processes > 1:
+        _join_processes()
+    if process == 0:
+        _join(parts, output, predictor.table)
+
+
+def _join(parts: Parts, output: Path, table: TableFormat) -> None:
+    """Write the table from its parts."""
+    errors: list[str] = []
+    with open_table(output, table) as write:
+        for rows in parts.read():
+            errors += [row["error"] for row in rows if row["error"] is not None]
+            write(rows)
         if errors:
-            check_any_readable(len(errors), len(collected), errors[0])
-    if output is not None:
-        say(None, f"Predicted {len(collected) - len(errors):,} images: {output}")
+            check_any_readable(len(errors), parts.images, errors[0])
+    parts.remove()
+    say(None, f"Predicted {parts.images - len(errors):,} images: {output}")
+    _check_all_read(errors, parts.images)
+
+
+def _join_processes() -> None:
+    """Wait for the other processes; the first time, each takes its device."""
+    from accelerate import PartialState
+
+    from hf_tl.processes.accelerator import available_device
+
+    PartialState(cpu=available_device() is None).wait_for_everyone()
+
+
+def _warn(batch: Sequence[Prediction], images: int) -> list[str]:
+    """Name the unreadable images of a batch, and return their errors."""
+    errors = [prediction.error for prediction in batch if prediction.error is not None]
+    for error in errors if images > 1 else ():
+        logger.warning("%s", error)
+    return errors
+
+
+def _check_all_read(errors: Sequence[str], images: int) -> None:
     if errors:
-        raise IncompleteError(describe_unreadable(len(errors), len(collected)) + "; the others were predicted")
+        check_any_readable(len(errors), images, errors[0])
+        raise IncompleteError(describe_unreadable(len(errors), images) + "; the others were predicted")
 
 
 def _print(predictions: Iterable[Prediction]) -> None:

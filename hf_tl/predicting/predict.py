@@ -158,6 +158,12 @@ class Predictor:
         )
 
     @property
+    def identity(self) -> str:
+        """Everything that predictions depend on, beside the images and the columns."""
+        detector = None if self.detector is None else [self.detector.threshold, *self.detector.set_thresholds.tolist()]
+        return f"{self.classifier.identity} {self.threshold} {self.abstain} {self.prediction_sets} {detector}"
+
+    @property
     def table(self) -> TableFormat:
         """Columns of a table of the predictions."""
         is_ranked = self.threshold is None and not self.prediction_sets

@@ -176,4 +176,4 @@ class PredictionResult(Sequence[Prediction], Shown):
         from hf_tl.predicting.table import open_table
 
         with open_table(path, self.table) as write:
-            write(self.predictions)
+            write([self.table.row(prediction) for prediction in self.predictions])

@@ -4,12 +4,12 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hf_tl.errors import ConfigError, DataError
-from hf_tl.predicting.result import Prediction, TableFormat
+from hf_tl.predicting.result import TableFormat
 from hf_tl.storage.writing import writing
 
 PARTIAL = ".partial"
@@ -17,7 +17,7 @@ PARTIAL = ".partial"
 SEPARATOR = "|"
 """Character between the labels of an image in CSV."""
 
-Rows = Callable[[Iterable[Prediction]], None]
+Rows = Callable[[list[dict[str, Any]]], None]
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def open_table(path: str | os.PathLike[str], table: TableFormat) -> Iterator[Row
         table: Columns.
 
     Yields:
-        Function that appends predictions.
+        Function that appends rows of `TableFormat.row`.
 
     Raises:
         ConfigError: The name has another ending, or the file cannot be written.
@@ -43,7 +43,7 @@ def open_table(path: str | os.PathLike[str], table: TableFormat) -> Iterator[Row
     with writing(f"--output {path}", ConfigError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with writer(partial, table) as write:
-            yield lambda predictions: write([table.row(prediction) for prediction in predictions])
+            yield write
         os.replace(partial, path)
 
 

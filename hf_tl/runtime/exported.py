@@ -1,5 +1,6 @@
 """Exported model: its file in its own runtime, its preprocessing and its classes."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ class ExportedModel:
     def runtime(self) -> Runtime:
         """Runtime of the file."""
         return _runtime_of(self.file)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the file."""
+        with self.file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
 
     @property
     def labels(self) -> tuple[str, ...]:
