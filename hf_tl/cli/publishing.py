@@ -110,6 +110,8 @@ def export_parser() -> Parser:
     text = "images to verify on (default: the training dataset, if known)"
     parser.add_argument("--dataset", metavar="DATASET", help=text)
     parser.add_argument("--int8", action="store_true", help="also quantize, and measure the accuracy (onnx only)")
+    text = "also write a file that takes images of any size and returns probabilities (onnx only)"
+    parser.add_argument("--with_preprocessing", action="store_true", help=text)
     for name in (*SOURCE, *READING, "include_training_images"):
         parser.add_setting(DataConfig, name)
     parser.add_argument("--overwrite_output_dir", action="store_true", help="replace an earlier export in the folder")

@@ -9,8 +9,8 @@ from hf_tl.errors import ModelError
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL
 from hf_tl.record import RECORD_FILE, RunRecord, read_record_file
 from hf_tl.reporting.plain import one_line
-from hf_tl.runtime.exported import ExportedModel
 from hf_tl.runtime.origin import origin_of
+from hf_tl.runtime.whole import open_exported
 
 BLIND = "An exported model has no activation maps: its runtime returns the probabilities of the classes alone."
 
@@ -27,7 +27,7 @@ class ExportedDemoModel:
     """
 
     def __init__(self, file: Path) -> None:
-        self._exported = ExportedModel.open(file)
+        self._exported = open_exported(file)
         self.problem = MULTI_LABEL if self._exported.is_multi_label else SINGLE_LABEL
         self.labels = distinct([one_line(name) for name in self._exported.labels])
 

@@ -25,19 +25,22 @@ from hf_tl.evaluation.holdout.classifier import AnyModel
 from hf_tl.evaluation.holdout.images import Holdout, open_holdout
 from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.metrics import MULTI_LABEL
-from hf_tl.exporting.checks import verify, verify_steps
+from hf_tl.exporting.checks import model_logits, verify, verify_steps
 from hf_tl.exporting.formats import FORMATS, Format, check_format, explained, write_model
 from hf_tl.exporting.images import evenly, evenly_spaced, pixels_of
 from hf_tl.exporting.preprocessing import describe
 from hf_tl.exporting.quantize import CALIBRATION_IMAGES, METHOD, measure_int8, write_int8
 from hf_tl.exporting.quantize import FILE as INT8_FILE
 from hf_tl.exporting.result import ExportResult
+from hf_tl.exporting.whole import FILE as WHOLE_FILE
+from hf_tl.exporting.whole import check_whole, verify_whole, write_whole
 from hf_tl.processes.cores import cpu_cores
 from hf_tl.record import RECORD_FILE, write_record
 from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.runtime.origin import FILE as REPORT_FILE
 from hf_tl.runtime.origin import digests_of
 from hf_tl.runtime.preprocessing import FILE as PREPROCESSING_FILE
+from hf_tl.runtime.preprocessing import probabilities
 from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES
 from hf_tl.storage.folders import atomic_folder
 from hf_tl.storage.writing import writing
@@ -58,6 +61,7 @@ def export(
     dataset: AnyDataset | None = None,
     split: str | None = None,
     int8: bool = False,
+    with_preprocessing: bool = False,
     include_training_images: bool = False,
     overwrite_output_dir: bool = False,
     **reading: Any,
@@ -78,6 +82,8 @@ def export(
         split: Split of a dataset with splits (default: test, or validation).
         int8: Whether to also write `model_int8.onnx`, calibrated on training images (of a dataset without them, on
             half of the images) and evaluated on the others.
+        with_preprocessing: Whether to also write `model_with_preprocessing.onnx`, which takes an image of any size
+            (uint8, height, width, 3) and gives the probability of each class; the class names are in its metadata.
         include_training_images: Whether to evaluate int8 on training images of the model too, and count them.
         overwrite_output_dir: Whether to replace an existing export.
         reading: Other arguments of `load_data` about how to read the dataset, for example `label_column`.
@@ -100,18 +106,17 @@ def export(
     ['export.json', 'model.pt2', 'preprocessing.json', 'run.json']
     """
     chosen = check_format(format)
-    if int8 and format != "onnx":
-        raise ConfigError(
-            f"--int8 needs --format onnx, whose runtime has int8 kernels for CPUs; found --format {format}: leave out "
-            "--int8, or quantize with the package torchao"
-        )
+    _check_options(format, int8, with_preprocessing)
     folder = _choose_folder(model, format, output_dir)
     _check_folder(folder, overwrite_output_dir)
     classifier = LoadedClassifier.load(model)
     if classifier.model.device.type != "cpu":
         classifier = replace(classifier, model=copy.deepcopy(classifier.model).cpu())
     preprocessing = preprocessing_of(classifier.model, classifier.transforms)
-    steps = describe(preprocessing)
+    scores = "sigmoid" if classifier.problem is MULTI_LABEL else "softmax"
+    steps = {**describe(preprocessing), "scores": scores, "labels": list(classifier.labels)}
+    if with_preprocessing:
+        check_whole(steps)
     holdout = open_holdout(dataset, {"the model": classifier}, split, reading, needs_labels=int8)
     quantized = _divide(holdout, include_training_images) if int8 else None
     with _new_folder(folder) as partial:
@@ -122,9 +127,10 @@ def export(
         report["verified"] = _verify(chosen, format, partial, classifier, holdout, steps)
         if quantized is not None:
             report["int8"] = _quantize(partial, classifier, *quantized)
-        report["files"] = digests_of(*(partial / name for name in (chosen.runtime.file, INT8_FILE)))
-        scores = "sigmoid" if classifier.problem is MULTI_LABEL else "softmax"
-        _write_json(partial / PREPROCESSING_FILE, {**steps, "scores": scores, "labels": list(classifier.labels)})
+        if with_preprocessing:
+            report["with_preprocessing"] = _write_whole(partial, classifier, holdout, steps)
+        report["files"] = digests_of(*(partial / name for name in (chosen.runtime.file, INT8_FILE, WHOLE_FILE)))
+        _write_json(partial / PREPROCESSING_FILE, steps)
         _write_json(partial / REPORT_FILE, report)
         if classifier.record is not None:
             write_record(classifier.record, partial)
@@ -168,6 +174,36 @@ def _verify(
     report = {"split": holdout.split, "images": len(images), **verify(run, classifier.model, pixels, name)}
     decoded = [decode(image) for image in as_stored(images)[IMAGE]]
     return {**report, "without_hf_tl": verify_steps(steps, decoded, pixels, run, classifier.model)}
+
+
+def _check_options(format_: str, int8: bool, with_preprocessing: bool) -> None:
+    """Check that a format has what is asked of it.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    if int8 and format_ != "onnx":
+        raise ConfigError(
+            f"--int8 needs --format onnx, whose runtime has int8 kernels for CPUs; found --format {format_}: leave out "
+            "--int8, or quantize with the package torchao"
+        )
+    if with_preprocessing and format_ != "onnx":
+        raise ConfigError(
+            f"--with_preprocessing needs --format onnx, which has an operator that resizes as Pillow does; found "
+            f"--format {format_}: leave out --with_preprocessing, and use preprocessing.json"
+        )
+
+
+def _write_whole(
+    folder: Path, classifier: LoadedClassifier, holdout: Holdout, steps: Mapping[str, Any]
+) -> dict[str, Any]:
+    images = evenly(holdout.images, VERIFIED_IMAGES)
+    pixels = np.concatenate(list(pixels_of(images, classifier.transforms.eval)))
+    expected = probabilities(steps["scores"], model_logits(classifier.model, pixels))
+    file = write_whole(folder / RUNTIMES["onnx"].file, steps)
+    decoded = [decode(image) for image in as_stored(images)[IMAGE]]
+    verified = verify_whole(file, decoded, pixels, expected, steps["std"])
+    return {"file": file.name, "bytes": _size(folder, file.name), **verified}
 
 
 def _divide(holdout: Holdout, include_training_images: bool) -> "tuple[Holdout, Leakage, Dataset, str]":
@@ -242,7 +278,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if folder.is_file():
         raise ConfigError(f"--output_dir {folder} is a file; name a folder")
     held = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    ours = {REPORT_FILE, PREPROCESSING_FILE, RECORD_FILE, INT8_FILE}
+    ours = {REPORT_FILE, PREPROCESSING_FILE, RECORD_FILE, INT8_FILE, WHOLE_FILE}
     ours |= {name for runtime in RUNTIMES.values() for name in (runtime.file, f"{runtime.file}.data")}
     if foreign := [name for name in held if name not in ours]:
         raise ConfigError(f"--output_dir {folder} has files of no export ({name_some(foreign)}); name a new folder")

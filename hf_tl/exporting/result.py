@@ -62,12 +62,14 @@ class ExportResult(Shown):
 
 def _lines(folder: Path, report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what was written, what was verified, and what int8 costs in accuracy."""
-    verified, int8 = report["verified"], report.get("int8")
-    differences, whole = verified["differences"], verified["without_hf_tl"]
+    verified, int8, whole = report["verified"], report.get("int8"), report.get("with_preprocessing")
+    differences, steps = verified["differences"], verified["without_hf_tl"]
     *some, last = map(str, verified["batch_sizes"])
     written = f"{report['file']} ({megabytes(report['bytes'])})"
     if int8 is not None:
         written += f", {int8['file']} ({megabytes(int8['bytes'])})"
+    if whole is not None:
+        written += f", {whole['file']} ({megabytes(whole['bytes'])})"
     others = (PREPROCESSING_FILE, REPORT_FILE, *([RECORD_FILE] if (folder / RECORD_FILE).is_file() else []))
     yield "Exported", f"{os.fspath(folder)}: {written}, {', '.join(others)}"
     yield from (("Data", note) for note in report["data"].get("notes", ()))
@@ -84,13 +86,26 @@ def _lines(folder: Path, report: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     yield (
         "",
         f"by {PREPROCESSING_FILE}, in Pillow and NumPy: pixels differ by "
-        f"{whole['pixel_levels']['mean']:.1g} of 255 levels, predictions agree on "
-        f"{_agreement(whole, verified['images'])}",
+        f"{steps['pixel_levels']['mean']:.1g} of 255 levels, predictions agree on "
+        f"{_agreement(steps, verified['images'])}",
     )
+    if whole is not None:
+        yield from _whole_lines(whole)
     if int8 is not None:
         yield from _int8_lines(int8, report["model"]["problem_type"])
     if report["format"] == "torchscript":
         yield "Note", DEPRECATED
+
+
+def _whole_lines(whole: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    levels = whole["pixel_levels"]
+    yield (
+        "",
+        f"with preprocessing inside, by ONNX Runtime: {percent(levels['share'])} of the pixel values differ, by at "
+        f"most {levels['largest']:.0f} of 255 levels; probabilities differ by {whole['probabilities']:.1g}, "
+        f"predictions agree on "
+        f"{with_interval(whole['same_prediction'], share_interval(whole['same_prediction'], whole['images']))}",
+    )
 
 
 def _agreement(verified: Mapping[str, Any], images: int) -> str:

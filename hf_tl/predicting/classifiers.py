@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from hf_tl.errors import ConfigError
-from hf_tl.runtime.exported import ExportedModel, exported_file
+from hf_tl.runtime.exported import exported_file
+from hf_tl.runtime.whole import open_exported
 
 if TYPE_CHECKING:
     from hf_tl.abstention.detector import Detector
@@ -46,7 +47,7 @@ def open_classifier(model: "AnyModel") -> ImageClassifier:
         ModelError: There is no such model, or it cannot be used.
     """
     if isinstance(model, str | os.PathLike) and (file := exported_file(model)) is not None:
-        return ExportedModel.open(file)
+        return open_exported(file)
     from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
     return TorchClassifier(LoadedClassifier.load(model))

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -32,36 +33,36 @@ class ExportedModel:
     run: Runner
 
     @classmethod
-    def open(cls, file: Path) -> Self:
+    def open(cls, file: Path, run: Runner | None = None) -> Self:
         """Open an exported file with the `preprocessing.json` beside it.
 
         Files of torch contain programs, which run with the rights of this process; those of ONNX contain none.
+
+        Args:
+            file: Exported file.
+            run: The file in its runtime, where it is open already.
 
         Raises:
             ConfigError: The runtime of its format is not installed.
             ModelError: The runtime cannot open it, or its preprocessing is missing or damaged.
         """
-        runtime = _runtime_of(file)
+        runtime = runtime_of(file)
         runtime.check_installed(file)
         steps = _read_steps(file.with_name(FILE))
-        try:
-            run = runtime.open(file)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ModelError(
-                f"expected a model that {runtime.package} can open in {file}, found {unreadable(error)}; export again"
-            ) from error
+        if run is None:
+            with opening(runtime, file):
+                run = runtime.open(file)
         return cls(file, steps, run)
 
     @property
     def runtime(self) -> Runtime:
         """Runtime of the file."""
-        return _runtime_of(self.file)
+        return runtime_of(self.file)
 
     @property
     def identity(self) -> str:
         """SHA-256 of the file."""
-        with self.file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return sha256_of(self.file)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -100,6 +101,12 @@ class ExportedModel:
         return logits
 
 
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def exported_file(path: str | os.PathLike[str]) -> Path | None:
     """Return the exported file that a path names: the file itself, or that in the folder of an export; else None."""
     place = Path(path)
@@ -109,8 +116,24 @@ def exported_file(path: str | os.PathLike[str]) -> Path | None:
     return place if is_exported and place.is_file() else None
 
 
-def _runtime_of(file: Path) -> Runtime:
+def runtime_of(file: Path) -> Runtime:
+    """Return the runtime of an exported file."""
     return next(runtime for runtime in RUNTIMES.values() if Path(runtime.file).suffix == file.suffix)
+
+
+@contextmanager
+def opening(runtime: Runtime, file: Path) -> Iterator[None]:
+    """Name a file that its runtime cannot open.
+
+    Raises:
+        ModelError: The body failed as runtimes do.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(
+            f"expected a model that {runtime.package} can open in {file}, found {unreadable(error)}; export again"
+        ) from error
 
 
 def _read_steps(file: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def origin_of(file: Path) -> FileOrigin | None:
             weights_digest=_checked(model["weights_digest"], str),
             architecture=_checked(model["architecture"], str),
             parameters=_checked(model["parameters"], int),
-            is_exact=report["file"] == file.name,
+            is_exact=file.name != (report.get("int8") or {}).get("file"),
         )
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {unreadable(error)}") from error

@@ -1,7 +1,8 @@
 """Exported files, run by their own runtimes."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from hf_tl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
     from torch import Tensor
 
 INPUT, OUTPUT = "pixel_values", "logits"
@@ -48,27 +50,44 @@ def open_onnx(file: Path, threads: int = 0) -> Runner:
     Raises:
         RuntimeError: ONNX Runtime cannot load it, or later run it.
     """
-    from onnxruntime import InferenceSession, SessionOptions
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    return session_runner(open_session(file, threads))
 
-    # these are not subclasses of RuntimeError
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
-    failures = tuple(getattr(state, name) for name in names)
+
+def open_session(file: Path, threads: int = 0) -> "InferenceSession":
+    """Load a file with ONNX Runtime as `open_onnx` does, whatever its inputs and outputs are."""
+    from onnxruntime import InferenceSession, SessionOptions
 
     options = SessionOptions()
     options.intra_op_num_threads = threads
+    with _failures():
+        return InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def session_runner(session: "InferenceSession") -> Runner:
+    """Return a session as a function from `pixel_values` to `logits`."""
+    return lambda pixels: run_session(session, INPUT, pixels, OUTPUT)
+
+
+def run_session(session: "InferenceSession", input_: str, value: np.ndarray, output: str) -> np.ndarray:
+    """Run a session with one input for one output.
+
+    Raises:
+        RuntimeError: ONNX Runtime cannot run it.
+    """
+    with _failures():
+        return np.asarray(session.run([output], {input_: value})[0])
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """Convert exceptions of ONNX Runtime, which are not subclasses of RuntimeError."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
     try:
-        session = InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except failures as error:
+        yield
+    except tuple(getattr(state, name) for name in names) as error:
         raise RuntimeError(str(error)) from error
-
-    def run(pixels: np.ndarray) -> np.ndarray:
-        try:
-            return session.run([OUTPUT], {INPUT: pixels})[0]
-        except failures as error:
-            raise RuntimeError(str(error)) from error
-
-    return run
 
 
 def open_torchscript(file: Path) -> Runner:

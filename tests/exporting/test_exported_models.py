@@ -133,6 +133,7 @@ def test_a_damaged_export_is_refused_by_name(exported: dict[str, Path], tmp_path
     (folder / "model.onnx").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError, match=r"expected a model that onnxruntime can open in .*model\.onnx"):
         hf_tl.predict(folder, "image.png")
+    (folder / "model.onnx").write_bytes(content)
     (folder / "preprocessing.json").unlink()
     with pytest.raises(ModelError, match=r"expected preprocessing\.json beside the model"):
         hf_tl.predict(folder / "model.onnx", "image.png")

@@ -13,6 +13,7 @@ from exporting.trained import train_and_export
 from fuzzing.mutations import mutate_json
 from fuzzing.reading import PARTS, fuzz
 from parts import parts
+from PIL import Image
 
 import hf_tl
 from hf_tl.cli import main
@@ -196,3 +197,24 @@ def test_an_exported_model_describes_itself_without_a_path(model: Path) -> None:
     expected = load_classifier(model).describe()
     assert classifier.describe() == {**expected, "runtime": "ONNX Runtime"}
     assert classifier.name == "onnx/model.onnx"
+
+
+@pytest.mark.parametrize("options", [{"in_chans": 1}, {"problem_type": "multi_label_classification"}], ids=str)
+def test_gray_and_multi_label_exports_are_classifiers_as_their_models(
+    model: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    network, _ = hf_tl.load_backbone("timm:test_resnet", ["a", "b"], "transfer", pretrained=False, **options)
+    images = model.parent / "images"
+    exported = load_classifier(hf_tl.export(network, "onnx", tmp_path / "onnx", dataset=images))
+    expected = load_classifier(network)
+    assert exported.labels == expected.labels
+    assert exported.problem is expected.problem
+    assert exported.input_size == expected.input_size
+    assert exported.scaling == expected.scaling
+    for file in sorted(images.glob("*/0.png")):
+        pixels = [each.transform(Image.open(file)) for each in (exported, expected)]
+        assert torch.allclose(*pixels, atol=1e-5)
+        with torch.no_grad():
+            logits = [each.network.eval()(pixel_values=pixels[0][None]).logits for each in (exported, expected)]
+        assert torch.allclose(*logits, atol=1e-4)

@@ -21,6 +21,8 @@ from hf_tl.record.learned import LEARNED_FILE
 from hf_tl.runtime.exported import ExportedModel
 from hf_tl.runtime.origin import FileOrigin, digests_of, origin_of
 from hf_tl.runtime.preprocessing import apply
+from hf_tl.runtime.runners import RUNTIMES
+from hf_tl.runtime.whole import open_exported
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,18 @@ class ExportedClassifier:
 
     @classmethod
     def open(cls, file: Path) -> Self:
-        """Open an exported file; the exceptions are those of `ExportedModel.open`."""
-        return cls(ExportedModel.open(file))
+        """Open an exported file; the exceptions are those of `open_exported`.
+
+        Raises:
+            ModelError: It returns probabilities, and metrics and calibration are of logits.
+        """
+        exported = open_exported(file)
+        if not isinstance(exported, ExportedModel):
+            raise ModelError(
+                f"expected an exported file that returns logits, found probabilities in {file}; name the file of the "
+                f"same export without preprocessing, {RUNTIMES['onnx'].file}"
+            )
+        return cls(exported)
 
     @cached_property
     def network(self) -> nn.Module:
