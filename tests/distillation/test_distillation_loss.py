@@ -96,8 +96,8 @@ def test_a_teacher_has_its_default_weight_in_all_phases_that_are_trained_step_by
 
 def test_weights_that_are_set_stay() -> None:
     assert weights_of(with_teacher(Strategy.full(distillation_weight=0.5), has_teacher=True)) == [0.5]
-    one = Strategy("own", (Phase(1, epochs=1), Phase(2, epochs=1, distillation_weight=0.2)))
-    assert weights_of(with_teacher(one, has_teacher=True)) == [0, 0.2]
+    partly = Strategy("own", (Phase(1, epochs=1), Phase(2, epochs=1, distillation_weight=0.2)))
+    assert weights_of(with_teacher(partly, has_teacher=True)) == [0, 0.2]
 
 
 def test_a_taught_strategy_still_follows_the_size_of_the_data() -> None:

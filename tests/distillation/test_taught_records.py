@@ -1,4 +1,4 @@
-"""What a run with a teacher refuses, records and resumes; and which images it may be measured on."""
+"""Runs with a teacher: refusals, record, resuming, and the images that they may be measured on."""
 
 import json
 import os
@@ -222,6 +222,6 @@ def test_a_resumed_run_keeps_its_teacher(tmp_path: Path, teacher: Path, stopped:
         train_student(tmp_path / "out", other, TAUGHT, resume_from_checkpoint="auto")
     moved = shutil.copytree(teacher, tmp_path / "moved")
     resumed = train_student(tmp_path / "out", moved, TAUGHT, resume_from_checkpoint="auto")
-    expected, found = (load_file(each.output_dir / "model.safetensors") for each in (whole, resumed))
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    expected, kept = (load_file(each.output_dir / "model.safetensors") for each in (whole, resumed))
+    assert expected.keys() == kept.keys()
+    assert all(torch.equal(expected[name], kept[name]) for name in expected)

@@ -65,11 +65,9 @@ def test_trainer_resumes_with_its_teacher_alone(tmp_path: Path, teacher: Path) -
 
 
 def test_a_callback_alone_has_no_teacher(tmp_path: Path) -> None:
-    model, _ = backbone()
+    model, args = backbone()[0], make_args(tmp_path, eval_strategy="no")
     with pytest.raises(ConfigError, match="distillation_weight"):
-        Trainer(
-            model, make_args(tmp_path, eval_strategy="no"), callbacks=[hf_tl.StrategyCallback(Strategy("one", (HEAD,)))]
-        )
+        Trainer(model, args, callbacks=[hf_tl.StrategyCallback(Strategy("one", (HEAD,)))])
 
 
 def test_a_weight_without_teacher_is_refused(tmp_path: Path) -> None:
