@@ -133,7 +133,7 @@ def _prepare(request: Request, notes: RunNotes) -> Job:
     strategy = request.strategy or config.strategy.build()  # rejects wrong flags before anything is loaded
     backbones = [] if request.model is not None else candidates(config.model)
     _check_together(config, strategy, backbones)
-    strategy = _taught(strategy, request)
+    _taught(request.strategy or config.strategy.preset(), request)  # rejects weights without effect
     accelerator = make_accelerator(config.training)
     check_push(accelerator, config.hub.push_to_hub)
     output_dir = choose_output_dir(accelerator, config.training, _run_name(request, strategy))
