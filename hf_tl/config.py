@@ -192,6 +192,11 @@ class TrainingConfig(Settings):
     seed: int = setting(
         0, "random seed (head initialization, data order, augmentation)", at_least=0, at_most=LARGEST_SEED
     )
+    teacher: str | None = setting(
+        None,
+        "trained classifier for the same classes, a folder or Hub id, whose predictions are taught to the model",
+        metavar="MODEL",
+    )
     per_device_train_batch_size: int = setting(32, "training batch size per device", at_least=1)
     per_device_eval_batch_size: int = setting(
         64, "evaluation batch size per device, and the largest batch for computing frozen features", at_least=1

@@ -21,7 +21,8 @@ SMALLEST_ALPHA = 0.01
 """Smallest alpha of mixup and CutMix; below it, practically no image would be mixed."""
 ADAMW_FIELDS = (
     "learning_rate", "backbone_learning_rate", "layer_decay", "norm", "weight_decay", "warmup_ratio", "patience",
-    "batch_norm", "mixup", "cutmix", "ema_decay", "balanced_sampling", "head_penalty",
+    "batch_norm", "mixup", "cutmix", "ema_decay", "balanced_sampling", "head_penalty", "distillation_weight",
+    "distillation_temperature",
 )  # fmt: skip
 """Fields that apply to AdamW only; a phase with a solved head must leave them at their defaults."""
 
@@ -86,6 +87,10 @@ class Phase:
     head_penalty: float = setting(0.0, at_least=0)
     """Strength of an L2 penalty on the distance of the head from the weights that it starts the training with; it
     replaces the head's weight decay (`hf_tl.optimization.head_penalty`)."""
+    distillation_weight: float = setting(0.0, at_least=0, at_most=1)
+    """Share of the loss to the teacher's softened predictions; the labels have the rest (`hf_tl.distillation`)."""
+    distillation_temperature: float = setting(5.0, above=0)
+    """Temperature that softens the predictions of teacher and student."""
     solver: Solver = "adamw"
     """`"lbfgs"` solves the head to convergence as logistic regression on frozen features, in one step. Cross-validation
     chooses its L2 strength (`hf_tl.head.head_solver`)."""

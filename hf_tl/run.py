@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from hf_tl.backbones.libraries.preprocessing import Preprocessing
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.decoding.images import Transforms
+    from hf_tl.distillation.teacher import Teacher
+    from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
 
 
 WITHOUT_ADVISOR = (
@@ -70,6 +72,7 @@ def train(
     *,
     transforms: "Transforms | None" = None,
     dataset_name: str | None = None,
+    teacher: "AnyModel | None" = None,
     **settings: Any,
 ) -> RunResult:
     """Train a model with Accelerate, phase by phase, and save it with its record and card.
@@ -84,6 +87,8 @@ def train(
         transforms: Transforms that `load_backbone` returned with `model`. Defaults to those of the model. A different
             `train` transform replaces augmentation presets; phases with augmentation `"none"` train on `eval`.
         dataset_name: Name of a loaded dataset in log, record and card. Defaults to the name in its `info`.
+        teacher: Trained classifier for the same classes whose predictions are taught to the model: a folder, a Hub id,
+            the result of a run, or a loaded model (`hf_tl.distillation`).
         settings: Flags of `hf-tl train` by their names, `epochs`, `lr` and `batch_size` included: `output_dir`, `seed`,
             `push_to_hub`, …; for a strategy by name, those of strategies (`epochs`, `trainable_stages`, `mixup`, …);
             for a model by name, those of models (`image_size`, `pretrained`, …).
@@ -103,7 +108,7 @@ def train(
     True
     """
     request = make_request(
-        model, dataset, strategy, transforms=transforms, dataset_name=dataset_name, settings=settings
+        model, dataset, strategy, transforms=transforms, dataset_name=dataset_name, teacher=teacher, settings=settings
     )
     return _run(request, RunNotes())
 
@@ -128,12 +133,13 @@ def _prepare(request: Request, notes: RunNotes) -> Job:
     strategy = request.strategy or config.strategy.build()  # rejects wrong flags before anything is loaded
     backbones = [] if request.model is not None else candidates(config.model)
     _check_together(config, strategy, backbones)
+    _taught(request.strategy or config.strategy.preset(), request)  # rejects weights without effect
     accelerator = make_accelerator(config.training)
     check_push(accelerator, config.hub.push_to_hub)
     output_dir = choose_output_dir(accelerator, config.training, _run_name(request, strategy))
-    learned = _learned(request, strategy, backbones)
+    teacher, learned = _open_teacher(request), _learned(request, strategy, backbones)
     source = request.dataset if request.dataset is not None else config.data.dataset or DEMO_DATASET
-    data, leakage = open_data(accelerator, source, config.data, config.training, learned, request.dataset_name)
+    data, leakage = open_data(accelerator, source, config.data, config.training, learned, request.dataset_name, teacher)
     import_libraries()
     model, preprocessing, advice = _load_model(accelerator, request, strategy, data, output_dir)
     strategy, head, notes = _build_strategy(accelerator, model, preprocessing, data, request, advice, notes)
@@ -152,7 +158,44 @@ def _prepare(request: Request, notes: RunNotes) -> Job:
         head_stages=head,
         notes=notes,
         rung_seconds=advice.rung_seconds,
+        teacher=_teacher_of(accelerator, teacher, data, preprocessing),
     )
+
+
+def _taught(strategy: Strategy, request: Request) -> Strategy:
+    """Return a strategy whose phases listen to the teacher of the request, if it has one."""
+    if not request.has_teacher and not any(phase.distillation_weight for phase in strategy.phases):
+        return strategy
+    from hf_tl.distillation.recipe import with_teacher
+
+    return with_teacher(strategy, has_teacher=request.has_teacher)
+
+
+def _open_teacher(request: Request) -> "Classifier | None":
+    """Load the teacher, and check it against the classes of a model in memory before data are loaded."""
+    if not request.has_teacher:
+        return None
+    from hf_tl.backbones.libraries.class_names import class_names
+    from hf_tl.distillation.teacher import check_teacher
+    from hf_tl.evaluation.holdout.classifier import Classifier
+
+    teacher = Classifier.load(request.teacher or request.config.training.teacher)
+    if request.model is not None:
+        check_teacher(teacher, class_names(request.model.config), student=request.model)
+    return teacher
+
+
+def _teacher_of(
+    accelerator: "Accelerator", teacher: "Classifier | None", data: "ImageData", preprocessing: "Preprocessing"
+) -> "Teacher | None":
+    """Return the teacher of a model with a preprocessing."""
+    if teacher is None:
+        return None
+    from hf_tl.distillation.teacher import Teacher
+
+    result = Teacher.of(teacher, data.labels, preprocessing)
+    say(accelerator, f"Teacher   {result.describe()}")
+    return result
 
 
 def _load_model(
@@ -273,9 +316,10 @@ def _build_strategy(
         pretrained = provenance_of(model).origin.kind != "random"
     known: dict[str, Any] = {"pretrained": pretrained, "head_stages": head, "family": family_of(model)}
     if request.strategy is not None:
-        strategy = with_head_penalty(request.strategy, model)
+        strategy = _taught(with_head_penalty(request.strategy, model), request)
         return strategy.resolve(len(images), **known), head, notes
-    strategy = with_head_penalty(config.preset(head, advice.climb), model).resolve(len(images), **known)
+    preset = with_head_penalty(config.preset(head, advice.climb), model)
+    strategy = _taught(preset, request).resolve(len(images), **known)
     if not config.find_learning_rate:
         return strategy, head, notes
     plain = preprocessing.transforms().eval
@@ -285,5 +329,6 @@ def _build_strategy(
     say(accelerator, f"Choosing the learning rate of the head: {sweep}")
     chosen = dataclasses.replace(config, find_learning_rate=False, learning_rate=sweep.best)
     notes = dataclasses.replace(notes, choices={"learning rate of the head": str(sweep)})
-    strategy = with_head_penalty(chosen.preset(head, advice.climb), model).resolve(len(images), **known)
+    preset = with_head_penalty(chosen.preset(head, advice.climb), model)
+    strategy = _taught(preset, request).resolve(len(images), **known)
     return strategy, head, notes

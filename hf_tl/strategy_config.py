@@ -146,6 +146,16 @@ class StrategyConfig(Settings):
         "with --head_init text, else 0)",
         **like(Phase, "head_penalty"),
     )
+    distillation_weight: float | None = setting(
+        None,
+        "share of the loss to the predictions of --teacher; the labels have the rest (default: 0.9 with --teacher)",
+        **like(Phase, "distillation_weight"),
+    )
+    distillation_temperature: float | None = setting(
+        None,
+        "temperature that softens the predictions of --teacher and of the model (default: 5)",
+        **like(Phase, "distillation_temperature"),
+    )
     patience: int | None = setting(
         None,
         "early stopping: end a phase after this many evaluations without a new best (default: no early stopping)",
@@ -275,7 +285,7 @@ _RECIPE = {"num_train_epochs": "epochs"} | {
     for name in (
         "learning_rate", "backbone_learning_rate", "layer_decay", "norm", "batch_norm", "weight_decay", "warmup_ratio",
         "augmentation", "mixup", "cutmix", "label_smoothing", "ema_decay", "class_weights", "balanced_sampling",
-        "patience", "head_penalty",
+        "patience", "head_penalty", "distillation_weight", "distillation_temperature",
     )
 }  # fmt: skip
 """Flags of a strategy's recipe, and the corresponding arguments of `Strategy`."""

@@ -18,7 +18,7 @@ from hf_tl.card.metadata import card_metadata, problem_of
 from hf_tl.card.record_errors import record_errors
 from hf_tl.card.sections.abstention import abstention_lines
 from hf_tl.card.sections.interpolation import interpolation_text
-from hf_tl.card.sections.origins import name_start, origin_lines
+from hf_tl.card.sections.origins import name_start, origin_lines, teacher_line
 from hf_tl.card.sections.phases import (
     augmentation_rows,
     best_after,
@@ -124,6 +124,7 @@ def _view(record: RunRecord) -> dict[str, Any]:
         "origin_lines": origin_lines(record.start),
         "head": head_of(record),
         "text_head": text_head_lines(record),
+        "teacher": teacher_line(record),
         "learned": learned_rows(record),
         "learned_before": has_earlier_training(record),
         "learned_total": learned_total(record),

@@ -10,7 +10,7 @@ from typing import Any
 from hf_tl.config import RunConfig
 from hf_tl.ranges import flag_words
 
-HUB_IDS = ("model", "dataset", "text_model")
+HUB_IDS = ("model", "dataset", "text_model", "teacher")
 """Flags that take a Hub id or a path."""
 PATHS = (*HUB_IDS, "weights", "phases", "recommendation", "exclude_list", "inspection")
 PRIVATE = (

@@ -25,8 +25,8 @@ CHANGEABLE = frozenset(
         "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "report_to",
         "per_device_eval_batch_size", "auto_find_batch_size", "gradient_checkpointing", "dataloader_num_workers",
         "cpu_threads", "feature_cache", "feature_cache_dir", "feature_cache_gb", "time_budget", "measure_energy",
-        "keep_memory",
-        "corruptions",
+        "keep_memory", "corruptions",
+        "teacher",  # known by the digest of its weights
     )
 )  # fmt: skip
 """Settings that may change when a run resumes, because they do not change its results."""

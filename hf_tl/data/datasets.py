@@ -295,7 +295,7 @@ def _prepare(
     criterion = None if grouping is None else grouping.origin
     rows, draws = draw_missing(pool, missing, seed, notes, known, include_learned=include_learned, criterion=criterion)
     if stay := int(sum(digest[:DIGEST_BYTES] in known for digest in pool.digests)) if draws and known else 0:
-        notes.append(f"{stay:,} of {len(pool.digests):,} training images are training images of the starting model too")
+        notes.append(f"{stay:,} of {len(pool.digests):,} images of train were learned from in an earlier training")
     train = splits["train"]
     for split, chosen in rows.items():
         splits[split] = train.select(np.asarray(chosen), keep_in_memory=True) if draws else train

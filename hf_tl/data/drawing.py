@@ -170,7 +170,7 @@ def _require_units(pool: Pool, ranks: np.ndarray, fractions: Mapping[str, float]
 def _refuse(pool: Pool, split: str, learned: int) -> None:
     if learned:
         raise DataError(
-            f"no {split} split can be drawn: the starting model learned from {learned:,} of {len(pool.digests):,} "
+            f"no {split} split can be drawn: an earlier training learned from {learned:,} of {len(pool.digests):,} "
             f"images, which would not measure generalization, and no class can spare another"
             f"{' group' if pool.groups else ''}; add images, provide a split {split}, or measure on training images "
             f"with --include_training_images{IMAGE_BY_IMAGE if pool.groups else ''}"

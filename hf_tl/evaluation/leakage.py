@@ -56,7 +56,9 @@ def _concerns(learned: LearnedFrom, data: ImageData, splits: Sequence[str]) -> b
     """Return whether a model was trained on images of the splits, or may have been."""
     if not learned.splits:
         return False
-    return not learned.is_complete or any(learned.mask(data.digests.get(split, ())).any() for split in splits)
+    if not learned.is_complete or not data.digests:
+        return True
+    return any(learned.mask(data.digests.get(split, ())).any() for split in splits)
 
 
 def open_again(

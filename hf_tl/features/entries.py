@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.config import TrainingConfig
 from hf_tl.data.decoding.stored import digest_image
 from hf_tl.data.fingerprint import digest_in_order, map_images
@@ -21,7 +20,6 @@ from hf_tl.storage.writing import cause_of
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from filelock import FileLock
-    from transformers import PreTrainedModel
 
 TRAINING_ON_IMAGES = "Training on images, without cached features"
 IN_CACHE = "in cache"
@@ -191,8 +189,7 @@ class FeatureEntries:
         def end() -> str | DataError | None:
             try:
                 if not problems:
-                    stage = first_trained(feature_pass.model)
-                    title = f"{feature_set.split}, {len(feature_set.stored):,} images before {stage}"
+                    title = f"{feature_set.split}, {len(feature_set.stored):,} images {feature_pass.place}"
                     self.store.commit(key, title, rows, feature_pass.made_of(feature_set, self._order(feature_set)))
             except OSError as error:
                 return self._write_problem(error)
@@ -220,9 +217,3 @@ class FeatureEntries:
         """Print a line on the main process."""
         if self.accelerator.is_main_process:
             say(None, text)
-
-
-def first_trained(model: "PreTrainedModel") -> str:
-    """Return the name of the first stage that trains."""
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return next(stage.name for stage in list_stages(model) if not trained.isdisjoint(stage.parameter_names))

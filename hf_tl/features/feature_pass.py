@@ -20,6 +20,7 @@ from hf_tl.backbones.prefix.folding import are_close, folded_where_equal
 from hf_tl.backbones.stages.adapted import plain_name
 from hf_tl.backbones.stages.freezing import frozen_tensors
 from hf_tl.backbones.stages.modules import inference
+from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.digest import digest
 from hf_tl.config import TrainingConfig
 from hf_tl.data.decoding.images import ImageTransform, Transforms, collate
@@ -156,6 +157,14 @@ class FeaturePass:
         self._frozen_names = {name for name in frozen_tensors(model) if plain_name(name) == name}
         self._made_of = self._digest()
 
+    title = "Features"
+    """Title of the progress bar."""
+
+    @property
+    def place(self) -> str:
+        """Part of the network that the images pass."""
+        return f"before {first_trained(self.model)}"
+
     def in_precision(self, precision: PrecisionRecord) -> Self:
         """Return this pass in another precision."""
         other = copy.copy(self)
@@ -194,7 +203,7 @@ class FeaturePass:
         return {
             **parts_of(feature_set, order, self.frozen),
             "boundary": self.boundary.digest(),
-            "network": [type(self.model).__name__, _settings(self.model)],
+            "network": [type(self.model).__name__, network_settings(self.model)],
             "dtype": [str(layout.dtype) for layout in self.layouts],
             "precision": self._precision_name,
         }
@@ -233,7 +242,7 @@ class FeaturePass:
         batch_size = BatchSize(self.config.per_device_eval_batch_size, images // size)
         with (
             self.prefix(first[1]) as prefix,
-            progress_bar(total=images, desc=f"Features of {what}", unit="image", disable=rank > 0) as progress,
+            progress_bar(total=images, desc=f"{self.title} of {what}", unit="image", disable=rank > 0) as progress,
         ):
             remaining, is_compilation_decided = images // size, False
             for places, pixel_values in itertools.chain([first], loaded):
@@ -325,7 +334,13 @@ SETTINGS_WITHOUT_EFFECT = (
 """Settings of a network that do not affect its frozen prefix."""
 
 
-def _settings(model: "PreTrainedModel") -> dict[str, Any]:
+def network_settings(model: "PreTrainedModel") -> dict[str, Any]:
     """Return the settings that affect the features of the same weights, such as pooling, activation and epsilon."""
     settings = json.loads(model.config.to_json_string(use_diff=False))
     return {name: value for name, value in settings.items() if name not in SETTINGS_WITHOUT_EFFECT}
+
+
+def first_trained(model: "PreTrainedModel") -> str:
+    """Return the name of the first stage that trains."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return next(stage.name for stage in list_stages(model) if not trained.isdisjoint(stage.parameter_names))

@@ -19,8 +19,8 @@ from hf_tl.data.columns import LABEL
 from hf_tl.data.decoding.images import ImageTransform, Transforms, stack_labels
 from hf_tl.data.streaming.streams import StreamedImages, first_image
 from hf_tl.errors import ConfigError, StageError
-from hf_tl.features.entries import TRAINING_ON_IMAGES, FeatureEntries, first_trained
-from hf_tl.features.feature_pass import FeaturePass, FeatureSet, list_feature_sets, run_precision
+from hf_tl.features.entries import TRAINING_ON_IMAGES, FeatureEntries
+from hf_tl.features.feature_pass import FeaturePass, FeatureSet, first_trained, list_feature_sets, run_precision
 from hf_tl.features.inputs import FeatureViews, LogitsOf, PhaseInputs, as_read, feature_logits
 from hf_tl.features.obstacles import is_compiled, obstacle_of
 from hf_tl.features.precision import choose_precision, describe_precision

@@ -33,6 +33,8 @@ class PhaseInputs:
     """Whether all features were in the cache before the phase."""
     frozen_precision: PrecisionRecord | None = None
     """Precision of the frozen part; None if it runs with the rest."""
+    taught: Callable[[Mapping[str, Any]], Tensor] | None = None
+    """Function from a batch to the logits of the teacher for it; None without a teacher."""
     order: Callable[[int], Sequence[int]] | None = None
     """Function from an epoch to the order of its training images; None allows any order."""
 
@@ -48,10 +50,16 @@ class FeatureViews(Dataset[Any]):
     Args:
         views: Features of the images, one set per view; epochs cycle through them.
         labels: Labels of the images, (images,) or (images, classes).
+        taught: Logits of a teacher, one set per view. Defaults to none.
     """
 
-    def __init__(self, views: Sequence[FeatureRows | ChosenRows], labels: Tensor) -> None:
-        self.views, self.labels = views, labels
+    def __init__(
+        self,
+        views: Sequence[FeatureRows | ChosenRows],
+        labels: Tensor,
+        taught: Sequence[FeatureRows | ChosenRows] = (),
+    ) -> None:
+        self.views, self.labels, self.taught = views, labels, taught
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,12 +71,17 @@ class FeatureViews(Dataset[Any]):
         """Read a whole batch at once for a data loader."""
         places = [(0, key) if isinstance(key, int) else (key[0] % len(self.views), key[1]) for key in keys]
         index = torch.tensor([row for _, row in places])
-        batch = {"labels": self.labels[index], "index": index}
-        used = {view for view, _ in places}
-        if len(used) == 1:
-            return {**batch, "features": self.views[used.pop()].read([row for _, row in places])}
-        single = [self.views[view].read([row]) for view, row in places]
-        return {**batch, "features": [torch.cat(tensors) for tensors in zip(*single, strict=True)]}
+        batch = {"labels": self.labels[index], "index": index, "features": _read(self.views, places)}
+        return {**batch, "taught": _read(self.taught, places)[0]} if self.taught else batch
+
+
+def _read(views: Sequence[FeatureRows | ChosenRows], places: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Read rows, each of a view of its own."""
+    used = {view for view, _ in places}
+    if len(used) == 1:
+        return views[used.pop()].read([row for _, row in places])
+    single = [views[view].read([row]) for view, row in places]
+    return [torch.cat(tensors) for tensors in zip(*single, strict=True)]
 
 
 def as_read(batch: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -195,7 +195,12 @@ def held_out_loss(
 
 
 def fit_batch_size(
-    accelerator: "Accelerator", model: nn.Module, strategy: Strategy, config: TrainingConfig, image: tuple[int, ...]
+    accelerator: "Accelerator",
+    model: nn.Module,
+    strategy: Strategy,
+    config: TrainingConfig,
+    image: tuple[int, ...],
+    teach: Callable[[Tensor], Tensor] | None = None,
 ) -> TrainingConfig:
     """Halve the batch size until a step of the largest phase fits into the memory of every device.
 
@@ -208,6 +213,7 @@ def fit_batch_size(
         strategy: Strategy; the phase with the most trained parameters is tried.
         config: Settings with the initial batch size.
         image: (channels, height, width).
+        teach: Function from images to the logits of a teacher, which needs memory too. Defaults to none.
 
     Raises:
         ConfigError: The batch size cannot be halved any further.
@@ -215,7 +221,7 @@ def fit_batch_size(
     if accelerator.device.type == "cpu":
         return config
     largest = config.per_device_train_batch_size
-    batch = largest_fitting(largest, lambda size: _fits(accelerator, model, strategy, (size, *image)))
+    batch = largest_fitting(largest, lambda size: _fits(accelerator, model, strategy, (size, *image), teach))
     batch = int(accelerator.gather(torch.tensor([batch], device=accelerator.device)).min())
     accumulation = config.gradient_accumulation_steps * (largest // batch)
     accelerator.gradient_accumulation_steps = accumulation
@@ -241,7 +247,13 @@ def largest_fitting(batch: int, fits: Callable[[int], bool]) -> int:
     return batch
 
 
-def _fits(accelerator: "Accelerator", model: nn.Module, strategy: Strategy, shape: tuple[int, ...]) -> bool:
+def _fits(
+    accelerator: "Accelerator",
+    model: nn.Module,
+    strategy: Strategy,
+    shape: tuple[int, ...],
+    teach: Callable[[Tensor], Tensor] | None,
+) -> bool:
     from accelerate.utils import release_memory
     from accelerate.utils.memory import should_reduce_batch_size
 
@@ -261,7 +273,9 @@ def _fits(accelerator: "Accelerator", model: nn.Module, strategy: Strategy, shap
         with torch.random.fork_rng(), accelerator.autocast():
             logits = model.train()(pixel_values=pixel_values).logits
             problem = problem_type_of(model)
-            loss = training_loss(logits, problem.probabilities(logits.detach()), largest, problem=problem)
+            taught = None if teach is None else teach(pixel_values)
+            labels = problem.probabilities(logits.detach())
+            loss = training_loss(logits, labels, largest, problem=problem, taught=taught)
         loss.backward()
     except RuntimeError as error:
         if not should_reduce_batch_size(error):

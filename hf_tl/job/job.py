@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.decoding.images import Transforms
     from hf_tl.data.learned import Leakage
+    from hf_tl.distillation.teacher import Teacher
     from hf_tl.training.phase_data import TrainingImages
 
 
@@ -132,6 +133,8 @@ class Job:
     notes: RunNotes = field(default_factory=RunNotes)
     rung_seconds: Sequence[float] = ()
     """Expected seconds of each stage depth of an escalation, for `time_budget`."""
+    teacher: "Teacher | None" = None
+    """Classifier whose predictions are taught, if any."""
     start: float = field(default_factory=time.perf_counter)
 
     @property
@@ -166,14 +169,25 @@ class Job:
 
         return resolve(self.provenance.learned, self.data)
 
+    @cached_property
+    def learned_by_teacher(self) -> LearnedFrom:
+        """Training images of the teacher, looked up in the data like those of the starting weights."""
+        from hf_tl.data.learned import resolve
+        from hf_tl.distillation.teacher import learned_by_teacher
+
+        return (
+            LearnedFrom() if self.teacher is None else resolve(learned_by_teacher(self.teacher.classifier), self.data)
+        )
+
     @property
     def images(self) -> "TrainingImages":
-        """Training and validation images, and their transforms."""
+        """Training and validation images, their transforms and their teacher."""
         from hf_tl.training.phase_data import TrainingImages
 
-        data = self.data
+        data, transforms_of = self.data, self.transforms_of
         train, validation = data.splits["train"], data.splits["validation"]
-        return TrainingImages(train, validation, self.transforms_of, data.fingerprint, data.orders, data.units)
+        known = data.fingerprint, data.orders, data.units
+        return TrainingImages(train, validation, transforms_of, *known, self.teacher)
 
     def transforms_of(self, phase: Phase) -> "Transforms":
         """Return the transforms of a phase."""
@@ -247,5 +261,6 @@ class Job:
             "preprocessing": encode(self.preprocessing.to_record()),
             "horizontal_flip": self.horizontal_flip,
             "text head": None if self.text_head is None else self.text_head.identity(),
+            "teacher": None if self.teacher is None else self.teacher.identity(),
             "classes": list(self.data.labels),
         }

@@ -1,6 +1,7 @@
 """Images of a run: loaded, split, checked, and without those that the starting weights learned from."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from hf_tl.config import READING, SOURCE, DataConfig, TrainingConfig
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.candidates import Backbone
     from hf_tl.data.image_data import AnyDataset, ImageData
     from hf_tl.data.learned import Leakage
+    from hf_tl.evaluation.holdout.classifier import Classifier
 
 SPLIT_SETTINGS = (*READING, "validation_fraction", "test_fraction")
 """Fields of `DataConfig` that `load_data` takes."""
@@ -26,6 +28,7 @@ def open_data(
     training: TrainingConfig,
     learned: LearnedFrom,
     name: str | None = None,
+    teacher: "Classifier | None" = None,
 ) -> "tuple[ImageData, dict[str, Leakage]]":
     """Load, split and check the images of a run, from Python and from the command line alike.
 
@@ -36,20 +39,28 @@ def open_data(
         training: Training settings; their seed draws the splits.
         learned: Images that the starting weights learned from.
         name: Name of a loaded dataset.
+        teacher: Teacher, whose training images count like those of the starting weights.
 
     Returns:
-        The data, and for each split how many of its images the starting weights learned from.
+        The data, and for each split how many of its images the starting weights or the teacher learned from.
 
     Raises:
         DataError: The dataset cannot be used for training.
+        ModelError: The teacher has other classes.
     """
     from hf_tl.data.datasets import check_images, load_data
-    from hf_tl.data.learned import leave_out_learned, resolve
+    from hf_tl.evaluation.leakage import measurable
 
+    origins = {"the starting model": learned}
+    if teacher is not None:
+        from hf_tl.distillation.teacher import check_teacher, learned_by_teacher
+        from hf_tl.evaluation.metrics import PROBLEM_TYPES
+
+        origins["the teacher"] = learned_by_teacher(teacher)
     shared: dict[str, Any] = {
         **{name: getattr(config, name) for name in SPLIT_SETTINGS},
         "seed": training.seed,
-        "learned": learned,
+        "learned": reduce(LearnedFrom.union, origins.values()),
         "include_training_images": config.include_training_images,
     }
 
@@ -58,6 +69,8 @@ def open_data(
         source: dict[str, Any] = {name: getattr(config, name) for name in SOURCE}
         data = load_data(dataset, dataset_name=name, **source, **shared, streaming=config.streaming)
         _say(accelerator, "Data", [*data.describe(), *data.notes])
+        if teacher is not None:
+            check_teacher(teacher, data.labels, PROBLEM_TYPES[data.problem_type])
         checked = check_images(
             data,
             skip_bad_images=config.skip_bad_images,
@@ -68,7 +81,7 @@ def open_data(
 
     # the first process of a node keeps an index of the images, which spares the others to read them
     data, shown = node_by_node(accelerator, load)
-    data, leakage = leave_out_learned(data, resolve(learned, data), keep=config.include_training_images)
+    data, leakage = measurable(data, origins, include_training_images=config.include_training_images)
     _say(accelerator, "Images", [note for note in data.notes if note not in shown])
     data = data.with_inspection(config.inspection)
     _say(accelerator, "Inspected", [] if data.inspection is None else [data.inspection.describe()])

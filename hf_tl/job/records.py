@@ -43,6 +43,7 @@ def build_record(job: Job, outcome: Outcome, log: "TrainingLog", status: "Status
         rungs=tuple(log.rungs),
         stopped=log.stopped,
         text_head=describe_text_head(job.text_head, log.zero_shot),
+        teacher=None if job.teacher is None else job.teacher.to_record(),
         recommendation=notes.recommendation,
         transforms={"train": transforms.train.describe(), "eval": transforms.eval.describe()},
         hyperparameters={
@@ -65,10 +66,10 @@ def build_record(job: Job, outcome: Outcome, log: "TrainingLog", status: "Status
 
 
 def learned_images(job: Job, outcome: Outcome) -> LearnedFrom:
-    """Return the images that the trained weights learned from, including those of the starting weights."""
+    """Return the images that the trained weights learned from, with those of the starting weights and the teacher."""
     from hf_tl.data.learned import learn
 
-    learned = LearnedFrom() if outcome.is_from_random else job.learned_before
+    learned = (LearnedFrom() if outcome.is_from_random else job.learned_before).union(job.learned_by_teacher)
     for split in learned_splits(job, outcome):
         learned = learn(learned, job.data, split)
     return learned

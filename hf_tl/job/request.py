@@ -45,6 +45,12 @@ class Request:
     """Transforms of `model`."""
     dataset_name: str | None = None
     """Name of `dataset` in log, record and card."""
+    teacher: "PreTrainedModel | None" = None
+
+    @property
+    def has_teacher(self) -> bool:
+        """Return whether a teacher is named, or loaded."""
+        return self.teacher is not None or self.config.training.teacher is not None
 
 
 def make_request(
@@ -54,6 +60,7 @@ def make_request(
     *,
     transforms: Any,
     dataset_name: str | None,
+    teacher: Any = None,
     settings: Mapping[str, Any],
 ) -> Request:
     """Make a request of the arguments of `hf_tl.train`.
@@ -76,6 +83,9 @@ def make_request(
     if isinstance(dataset, str | os.PathLike):
         groups[DataConfig]["dataset"] = os.fspath(dataset)
         dataset = None
+    if isinstance(teacher, str | os.PathLike):
+        groups[TrainingConfig]["teacher"] = os.fspath(teacher)
+        teacher = None
     strategy = _strategy(strategy, groups[StrategyConfig])
     if not is_named and "recommendation" in groups[StrategyConfig]:
         raise ConfigError("--recommendation is for a model by its name: name the model of the recommendation")
@@ -89,7 +99,7 @@ def make_request(
     _check_split_once(dataset, config.data)
     if not is_named and strategy is None and config.strategy.strategy == "auto":
         strategy = config.strategy.preset()  # the advisor compares backbones by name
-    return Request(config, None if is_named else model, dataset, strategy, transforms, dataset_name)
+    return Request(config, None if is_named else model, dataset, strategy, transforms, dataset_name, teacher)
 
 
 def _named(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,8 +66,8 @@ def run_job(job: Job) -> RunResult:
     _ = job.provenance  # computed before training changes the weights
     job.model.to(job.accelerator.device)
     if job.config.auto_find_batch_size:
-        size = job.preprocessing.input_size
-        job.config = fit_batch_size(job.accelerator, job.model, job.strategy, job.config, size)
+        size, teach = job.preprocessing.input_size, None if job.teacher is None else job.teacher.logits
+        job.config = fit_batch_size(job.accelerator, job.model, job.strategy, job.config, size, teach)
     job.note_views()
     say(job.accelerator, announce(job.model, job.strategy, job.accelerator.num_processes))
     return finish_run(job, _train(job))

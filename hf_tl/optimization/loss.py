@@ -20,22 +20,60 @@ def training_loss(
     phase: "Phase",
     weights: Tensor | None = None,
     problem: ProblemType = SINGLE_LABEL,
+    taught: Tensor | None = None,
 ) -> Tensor:
     """Compute the cross-entropy of a batch, or the binary cross-entropy for a multi-label problem.
 
-    It is computed in float32 whatever the precision of the network. The models' own loss is not used, because
-    TimmWrapper silently applies a binary loss to soft labels.
+    With a teacher it is mixed with the distance from the teacher's predictions (`distillation_loss`). It is computed in
+    float32 whatever the precision of the network. The models' own loss is not used, because TimmWrapper silently
+    applies a binary loss to soft labels.
 
     Args:
         logits: (batch, classes).
         labels: Class indices (batch,), or probabilities (batch, classes) of mixed images; for a multi-label problem the
             probability of each class (batch, classes).
-        phase: Phase with the label smoothing: towards equal probabilities of all classes, or towards one half in each
-            decision of a multi-label problem.
+        phase: Phase with the label smoothing (towards equal probabilities of all classes, or towards one half in each
+            decision of a multi-label problem), and with the weight and temperature of the distillation.
         weights: Class weights (classes,) from `balanced_weights`. The loss is divided by the number of images, not by
             the weights in the batch, so that it does not depend on the composition of batches.
         problem: Kind of labels. Defaults to single-label.
+        taught: Logits of the teacher for the same images (batch, classes), if there is one.
     """
+    loss = _label_loss(logits, labels, phase, weights, problem)
+    if taught is None or not phase.distillation_weight:
+        return loss
+    soft = distillation_loss(logits, taught, phase.distillation_temperature, problem)
+    return (1 - phase.distillation_weight) * loss + phase.distillation_weight * soft
+
+
+def distillation_loss(
+    logits: Tensor, taught: Tensor, temperature: float, problem: ProblemType = SINGLE_LABEL
+) -> Tensor:
+    """Compute the Kullback-Leibler divergence of softened predictions from those of a teacher.
+
+    Both logits are divided by the temperature. The squared temperature makes up for the smaller gradients (Hinton et
+    al. 2015, https://arxiv.org/abs/1503.02531). Like the cross-entropy, it is a mean over the images, and for a
+    multi-label problem over the decisions; class weights and label smoothing do not apply to it.
+
+    Args:
+        logits: Logits of the model (batch, classes).
+        taught: Logits of the teacher (batch, classes).
+        temperature: Temperature.
+        problem: Kind of labels. Defaults to single-label.
+    """
+    logits, taught = logits.float() / temperature, taught.float() / temperature
+    if problem is MULTI_LABEL:
+        likelihood = functional.binary_cross_entropy_with_logits
+        targets = taught.sigmoid()
+        divergence = likelihood(logits, targets) - likelihood(taught, targets)
+    else:
+        expected = taught.log_softmax(1)
+        divergence = functional.kl_div(logits.log_softmax(1), expected, reduction="batchmean", log_target=True)
+    return divergence * temperature**2
+
+
+def _label_loss(logits: Tensor, labels: Tensor, phase: "Phase", weights: Tensor | None, problem: ProblemType) -> Tensor:
+    """Compute the loss of the labels; see `training_loss`."""
     if problem is MULTI_LABEL:
         targets = labels.float() * (1 - phase.label_smoothing) + phase.label_smoothing / 2
         return functional.binary_cross_entropy_with_logits(logits.float(), targets, pos_weight=weights)

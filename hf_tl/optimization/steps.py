@@ -25,7 +25,7 @@ def train_steps(
     schedule: Any,
     loader: DataLoader,
     logits_of: Callable[[nn.Module, Mapping[str, Any]], Tensor],
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: Callable[[Tensor, Mapping[str, Any]], Tensor],
     max_grad_norm: float | None,
     steps_done: int,
 ) -> Iterator[float]:
@@ -38,7 +38,7 @@ def train_steps(
         schedule: Learning rate schedule, advanced once per optimizer step.
         loader: Batches with `labels` and `index`.
         logits_of: Function from the model and a batch to logits.
-        loss_of: Function from logits and labels to a mean loss.
+        loss_of: Function from logits and their batch to a mean loss.
         max_grad_norm: L2 norm to which gradients are clipped. None disables clipping.
         steps_done: Number of previous steps, for messages.
 
@@ -53,7 +53,7 @@ def train_steps(
         with accelerator.accumulate(model):
             with _named_batch_of_one():
                 logits = logits_of(model, batch)
-            loss = loss_of(logits, batch["labels"])
+            loss = loss_of(logits, batch)
             losses.append(loss.detach())
             indices += batch["index"].tolist()
             accelerator.backward(loss)

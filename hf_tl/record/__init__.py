@@ -30,6 +30,7 @@ from hf_tl.record.parts import (
 )
 from hf_tl.record.robustness import CorruptedMetrics, Robustness
 from hf_tl.record.run import RECORD_FILE, SCHEMA_VERSION, RunRecord, read_record, read_record_file, write_record
+from hf_tl.record.teacher import TeacherRecord
 
 __all__ = [
     "RECORD_FILE",
@@ -60,6 +61,7 @@ __all__ = [
     "Seconds",
     "SplitRecord",
     "StageRecord",
+    "TeacherRecord",
     "Temperature",
     "TextHeadRecord",
     "ZeroShot",

@@ -26,6 +26,7 @@ from hf_tl.record.parts import (
     Temperature,
     TextHeadRecord,
 )
+from hf_tl.record.teacher import TeacherRecord
 from hf_tl.storage.documents import read_json
 from hf_tl.strategy import Strategy
 
@@ -59,7 +60,7 @@ class RunRecord:
     refit."""
     data: DataRecord
     learned_from: tuple[LearnedSplit, ...]
-    """All splits that the weights were trained on, including those of the starting model."""
+    """All splits that the weights were trained on, including those of the starting model and of the teacher."""
     weights_digest: str | None = None
     """Digest of the saved tensors."""
     measured: Mapping[str, Measured] = field(default_factory=dict)
@@ -73,6 +74,8 @@ class RunRecord:
     """Reason why the search ended before its last stage depth."""
     text_head: TextHeadRecord | None = None
     """Head from class names that the training started from."""
+    teacher: TeacherRecord | None = None
+    """Classifier whose predictions were taught."""
     recommendation: Mapping[str, Any] | None = None
     transforms: Mapping[str, str] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)

@@ -42,7 +42,7 @@ SCHEDULE = "cosine"
 """Schedule of every phase, after linear warm-up."""
 _OF_STRATEGY_TRAINER = (
     "steps", "patience", "mixup", "cutmix", "ema_decay", "class_weights", "balanced_sampling",
-    "head_penalty",
+    "head_penalty", "distillation_weight", "distillation_temperature",
 )  # fmt: skip
 """Fields of a phase that need `StrategyTrainer`."""
 

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 
+from hf_tl.backbones.libraries.class_names import class_names
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.backbones.weights.provenance import provenance_of
 from hf_tl.checkpoints.state import Outcome
 from hf_tl.config import DataConfig, HubConfig, TrainingConfig
+from hf_tl.distillation.teacher import check_teacher
+from hf_tl.errors import CheckpointError
+from hf_tl.evaluation.holdout.classifier import Classifier
 from hf_tl.evaluation.measure import Predictions, predict_split
 from hf_tl.hub.hub import push
 from hf_tl.job.interpolated import interpolate_weights, keeps_end, starting_point
@@ -23,7 +27,7 @@ from hf_tl.job.zero_shot import zero_shot_results
 from hf_tl.lora.adapter import Adapter, adapter_of
 from hf_tl.processes.accelerator import unwrap_precision
 from hf_tl.publish.save import commit_model, complete_run, rewrite_card
-from hf_tl.record import LearnedFrom, RunRecord
+from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord, read_record
 from hf_tl.record.run import LAST_WEIGHTS
 from hf_tl.reporting.console import say
 from hf_tl.trainer.arguments import checkpoints_activations
@@ -45,11 +49,14 @@ def open_run_data(
     model: "PreTrainedModel",
     *,
     from_scratch: bool,
+    teacher: Classifier | None = None,
 ) -> "tuple[ImageData, dict[str, Leakage]]":
-    """Load, split and check the images of a run, and leave out those that the starting weights learned from."""
+    """Load, split and check the images of a run, and leave out those that its weights or its teacher learned from."""
+    if teacher is not None:
+        check_teacher(teacher, class_names(model.config), student=model)
     learned = LearnedFrom() if from_scratch else provenance_of(model).learned
     state: Any = PartialState()  # there is no accelerator before the Trainer
-    return open_data(state, data, DataConfig(), TrainingConfig(seed=args.seed), learned)
+    return open_data(state, data, DataConfig(), TrainingConfig(seed=args.seed), learned, teacher=teacher)
 
 
 def training_config(args: "TrainingArguments", **after_training: Any) -> TrainingConfig:
@@ -96,6 +103,7 @@ class TrainerRun:
             HubConfig(),
             horizontal_flip=trainer.horizontal_flip,
             leakage=trainer.leakage,
+            teacher=trainer.teacher,
         )
 
     @property
@@ -120,6 +128,22 @@ class TrainerRun:
         self.job.note_views()
         if self.job.text_head is not None:
             self.zero_shot, _ = zero_shot_results(self.job)
+
+    def check_teacher(self, checkpoint: Path) -> None:
+        """Check that a checkpoint has the teacher of this run.
+
+        Raises:
+            CheckpointError: It has another one, or only one of the two has any.
+        """
+        if not (checkpoint / RECORD_FILE).is_file():
+            return
+        recorded, teacher = read_record(checkpoint).teacher, self.job.teacher
+        before, now = recorded and recorded.weights_digest, teacher and teacher.identity()
+        if before != now:
+            raise CheckpointError(
+                f"the checkpoint {checkpoint} is from another run: teacher was {before!r}, now {now!r}. Resume with "
+                "the teacher of that run, or start a new run in another output_dir"
+            )
 
     def finish(self) -> RunResult:
         """Commit the trained weights, evaluate them, and write record and card. All processes must call it."""

@@ -20,7 +20,10 @@ from hf_tl.backbones.stages.freezing import fix_unused
 from hf_tl.backbones.stages.stage import list_stages
 from hf_tl.data.columns import IMAGE, LABEL
 from hf_tl.data.streaming.streams import first_image, streams_of
+from hf_tl.distillation.recipe import with_teacher
+from hf_tl.distillation.teacher import Teacher
 from hf_tl.errors import ConfigError
+from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
 from hf_tl.evaluation.metrics import problem_type_of, trainer_metrics
 from hf_tl.evaluation.robustness.views import check_corruptible
 from hf_tl.head.text_head import check_head, fit_text_head, with_head_penalty
@@ -70,6 +73,7 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
         interpolate: Coefficient of the weights between those before and after fine-tuning, or `"auto"`, as
             `--interpolate` takes it. The end are the weights after the last phase, or the best ones that Trainer loads.
         corruptions: Whether to measure the test metrics under common corruptions too, as `--corruptions` does.
+        teacher: Trained classifier whose predictions are taught to the model, as `--teacher` takes it, or a loaded one.
         options: Other arguments of `Trainer`, such as `callbacks`, `compute_metrics` and `optimizers`.
 
     Raises:
@@ -98,6 +102,7 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
         horizontal_flip: bool | None = None,
         interpolate: Literal["auto"] | float | None = None,
         corruptions: bool = False,
+        teacher: AnyModel | None = None,
         **options: Any,
     ) -> None:
         _check_options(options)
@@ -107,15 +112,18 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
         first = model if model is not None else model_init() if model_init is not None else None
         if first is None:
             raise ConfigError("expected a model, or a model_init that returns one")
-        self.phases = StrategyCallback(with_head_penalty(_strategy_of(strategy, None), first))
+        self._has_teacher = teacher is not None
+        self.phases = StrategyCallback(self._strategy_of(None, first))
         self.phases.carries_out = True
         self.finished: RunResult | None = None
         """Result of the last training, None before its end."""
-        self.data, self.leakage = open_run_data(data, args, first, from_scratch=self.strategy.from_scratch)
+        classifier, anew = None if teacher is None else Classifier.load(teacher), self.strategy.from_scratch
+        self.data, self.leakage = open_run_data(data, args, first, from_scratch=anew, teacher=classifier)
         if streams_of(self.data.splits):
             raise ConfigError("StrategyTrainer draws images at random, found a stream: load the data without streaming")
         self._adapt(first)
         self.preprocessing = preprocessing_of(first, transforms)
+        self.teacher = None if classifier is None else Teacher.of(classifier, self.data.labels, self.preprocessing)
         self._fit_head(first, args.seed)
         flips_by_default = self.data.defaults.get("horizontal_flip", True)
         if corruptions:
@@ -167,10 +175,16 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
         self._adapt(model)
         self._fit_head(model, self.args.seed)
         if trial is not None:
-            self.phases.strategy = with_head_penalty(_strategy_of(self._source, trial), model)
+            self.phases.strategy = self._strategy_of(trial, model)
             self.phases.prepare(self.args, model)
             self._prepare_phases(model)
         return model
+
+    def _strategy_of(self, trial: Any, model: "PreTrainedModel") -> Strategy:
+        source = self._source
+        strategy = source if isinstance(source, Strategy | str) else source(trial)
+        strategy = Strategy.of(strategy) if isinstance(strategy, str) else strategy
+        return with_teacher(with_head_penalty(strategy, model), has_teacher=self._has_teacher)
 
     def _adapt(self, model: "PreTrainedModel") -> None:
         """Check the classes of the model, and set its problem type."""
@@ -238,12 +252,13 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
         labels = inputs.pop("labels")
         outputs = model(**inputs)
         phase, problem = self._phase, problem_type_of(self.model)
+        taught = self.teacher.logits(inputs["pixel_values"]) if self.teacher and phase.distillation_weight else None
         weights = None
         if phase.class_weights == "balanced":
             if self._weights is None:
                 self._weights = balanced_weights(self._labels or [], len(self.data.labels)).to(outputs.logits.device)
             weights = self._weights
-        loss = training_loss(outputs.logits, labels, phase, weights, problem)
+        loss = training_loss(outputs.logits, labels, phase, weights, problem, taught)
         loss = loss + self._head_penalty(self.model, phase.head_penalty)
         self.phases.note_loss(loss.detach(), rows)
         self.loss_is_scaled_for_ga = False  # a mean over the batch, which Trainer divides by the accumulated batches
@@ -316,6 +331,7 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.phases.resumed_from = Path(resume_from_checkpoint)
+        self.run.check_teacher(self.phases.resumed_from)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
@@ -332,8 +348,3 @@ def _check_options(options: Mapping[str, Any]) -> None:
             f"StrategyTrainer takes {', '.join(replaced)} from the data and the phases: leave it out, or train with a "
             "Trainer of your own and hf_tl.StrategyCallback"
         )
-
-
-def _strategy_of(source: StrategySource, trial: Any) -> Strategy:
-    strategy = source if isinstance(source, Strategy | str) else source(trial)
-    return Strategy.of(strategy) if isinstance(strategy, str) else strategy

@@ -91,7 +91,7 @@ class Training:
         self.phase_ends = phase_ends(strategy.phases, len(images.train) / self.images_per_step)
         self.ever_trained = names_trained_by(strategy.phases, self.stages)
         features = Features(accelerator, model, config, images.orders)
-        self.data = PhaseData(features, images.transforms_of, images.train, images.validation, images.units)
+        self.data = PhaseData.of(features, images)
         check_recipes(accelerator, self.model, self.stages[-1], strategy.phases, config)
         self.data.require(strategy.phases)
         self._evaluator = Evaluator(accelerator, self.data, config, self.problem)

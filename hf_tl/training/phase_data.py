@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from hf_tl.data.decoding.augmentation import PairMixer
 from hf_tl.data.decoding.images import Transforms, collate
 from hf_tl.data.drawing import number_units
 from hf_tl.data.streaming.streams import StreamedImages, first_image
+from hf_tl.distillation.cached import taught
+from hf_tl.distillation.teacher import Teacher
 from hf_tl.errors import ConfigError
 from hf_tl.evaluation.measure import Predictions, predict_split
 from hf_tl.features.features import Features
@@ -47,6 +49,8 @@ class TrainingImages:
     units: Mapping[str, Sequence[str | bytes]] = field(default_factory=dict)
     """Group of each image of train and validation, in row order; images of a group are not independent. Empty where it
     is unknown."""
+    teacher: Teacher | None = None
+    """Teacher of the phases that have a weight for it, if any."""
 
 
 @dataclass
@@ -58,6 +62,12 @@ class PhaseData:
     train_images: "Dataset | StreamedImages"
     validation_images: "Dataset | StreamedImages | None"
     units: Mapping[str, Sequence[str | bytes]] = field(default_factory=dict)
+    teacher: Teacher | None = None
+
+    @classmethod
+    def of(cls, features: Features, images: TrainingImages) -> Self:
+        """Return the data of a training on images."""
+        return cls(features, images.transforms_of, images.train, images.validation, images.units, images.teacher)
 
     def groups(self, split: str) -> np.ndarray | None:
         """Return the number of the group of each image of a split (images,); None where it is unknown."""
@@ -92,12 +102,18 @@ class PhaseData:
         decided: bool | None = None,
         precision: PrecisionRecord | None = None,
     ) -> PhaseInputs:
-        """Choose the inputs of a phase, and how logits are computed from them; see `Features.for_phase`."""
+        """Choose the inputs of a phase, and how logits are computed from them; see `Features.for_phase`.
+
+        They include the logits of the teacher, if there is one (`hf_tl.distillation`).
+        """
         transforms, images, measured = self.transforms_of(phase), self.train_images, self.validation_images
         features = self.features.for_phase(phase, transforms, images, measured, frozen, passes, decided, precision)
         if features is not None:
+            features = taught(features, self.teacher, phase, transforms, images, self.features)
+        if features is not None:
             return features
-        inputs = self._images(phase, transforms)
+        inputs = taught(self._images(phase, transforms), self.teacher, phase, transforms, images, self.features)
+        assert inputs is not None, "a teacher can see images"
         if (fast := self.features.fast_logits(phase, transforms.eval, images, passes, precision)) is None:
             return inputs
         return dataclasses.replace(inputs, logits_of=fast[0], frozen_precision=fast[1])

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -160,12 +160,14 @@ class PhaseRun:
             )
             yield loss
             return
-        problem, weights = problem_type_of(model), None
+        problem, weights, teach = problem_type_of(model), None, self.inputs.taught
         if phase.class_weights == "balanced":
             weights = balanced_weights(data.labels(phase), model.config.num_labels).to(self.accelerator.device)
 
-        def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-            return training_loss(logits, labels, phase, weights, problem) + penalty(model, phase.head_penalty)
+        def loss_of(logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+            taught = None if teach is None else teach(batch)
+            loss = training_loss(logits, batch["labels"], phase, weights, problem, taught)
+            return loss + penalty(model, phase.head_penalty)
 
         self._choose_precision(data, config, state, loss_of)
         steps_done = state.step

@@ -33,7 +33,7 @@ MIN_SECONDS = 30.0
 MAX_DIFFERENCE = 0.05
 """Largest difference of the losses, relative to the loss, at which bfloat16 is chosen."""
 
-LossOf = Callable[[Tensor, Tensor], Tensor]
+LossOf = Callable[[Tensor, Mapping[str, Any]], Tensor]
 
 
 def check_step_precision(accelerator: "Accelerator", config: TrainingConfig) -> None:
@@ -70,7 +70,7 @@ def choose_step_precision(
         accelerator: Accelerator of the training.
         model: Model, frozen for the phase, on the accelerator's device.
         logits_of: Function from the model and a batch to logits.
-        loss_of: Function from logits and labels to a loss.
+        loss_of: Function from logits and their batch to a loss.
         batch: Function that returns training images on the device.
         images: Number of images of the phase on this device.
         config: Settings with `mixed_precision`.
@@ -100,7 +100,7 @@ def _measure(
 
     def step() -> Tensor:
         torch.manual_seed(0)  # the same dropout each time; `undisturbed` restores the random state
-        loss = loss_of(logits_of(model, some).float(), some["labels"])
+        loss = loss_of(logits_of(model, some).float(), some)
         loss.backward()  # type: ignore[no-untyped-call]
         model.zero_grad()
         return loss.detach()

@@ -100,7 +100,7 @@ def test_drawn_splits_keep_it_in_train(rows: Rows) -> None:
         data = load_data(rows(LABELS), seed=seed, learned=learned)
         assert not learned.mask(data.digests["test"]).any()
         assert not learned.mask(data.digests["validation"]).any()
-        assert "28 of 40 training images are training images of the starting model too" in data.notes
+        assert "28 of 40 images of train were learned from in an earlier training" in data.notes
         assert leave_out_learned(data, learned)[0] == data
 
 

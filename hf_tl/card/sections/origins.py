@@ -5,7 +5,7 @@ from markupsafe import Markup
 from hf_tl.backbones.weights.license import PERMISSIVE
 from hf_tl.record import Origin, RunRecord
 from hf_tl.reporting.markdown import code, escape
-from hf_tl.reporting.numbers import counted
+from hf_tl.reporting.numbers import counted, percent
 
 LINKS_SHOWN = 3
 """Number of earlier trainings that a card names; the rest of a chain is counted."""
@@ -71,6 +71,26 @@ def origin_lines(origin: Origin) -> list[Markup]:
     if not origin.is_random or origin.base_license is not None:
         lines.append(Markup(f"License of the starting weights: {_describe_license(origin.base_license)}"))
     return lines
+
+
+def teacher_line(record: RunRecord) -> Markup | None:
+    """Return the teacher of a training, and how much it taught, as a line of Markdown; None without a teacher."""
+    teacher = record.teacher
+    if teacher is None:
+        return None
+    revision = "" if teacher.revision is None else f", revision {code(teacher.revision)}"
+    shares = dict.fromkeys(
+        f"{percent(phase.recipe.distillation_weight)} of the loss at temperature "
+        f"{phase.recipe.distillation_temperature:g}"
+        for phase in record.phases
+        if phase.recipe.distillation_weight
+    )
+    _, height, width = teacher.input_size
+    return Markup(
+        f"Teacher: {code(teacher.name)}{revision} ({code(teacher.architecture)}, weights "
+        f"{code(teacher.weights_digest)}, license {escape(teacher.license or 'not recorded')}); its predictions on the "
+        f"same views, at {height} × {width} pixels, had {' and '.join(shares) or 'no share of the loss'}"
+    )
 
 
 def _describe_license(name: str | None) -> Markup:

@@ -97,6 +97,7 @@ def phase_row(phase: PhaseRecord) -> dict[str, Any]:
     recipe, names = phase.recipe, phase.trained_stages
     backbone = "as the head" if recipe.backbone_learning_rate is None else rate(recipe.backbone_learning_rate)
     hidden = IN_TABLE.union(ADAMW_FIELDS) if phase.is_solved else IN_TABLE
+    hidden = hidden if recipe.distillation_weight else hidden | {"distillation_temperature"}
     shown = {**dataclasses.asdict(recipe), "augmentation": brief_augmentation(recipe.augmentation)}
     return {
         "first_stage": names[0],

@@ -29,5 +29,5 @@ def learned_total(record: RunRecord) -> str:
 
 
 def has_earlier_training(record: RunRecord) -> bool:
-    """Return whether the starting weights come from another training that hf_tl recorded."""
-    return record.start.kind == "trained" or record.start.earlier is not None
+    """Return whether the starting weights come from another training that hf_tl recorded, or a teacher taught them."""
+    return record.teacher is not None or record.start.kind == "trained" or record.start.earlier is not None

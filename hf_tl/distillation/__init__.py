@@ -1,0 +1,1 @@
+"""Distillation: a trained classifier teaches its predictions to a model."""
