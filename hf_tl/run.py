@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from hf_tl.data.datasets import ImageData
     from hf_tl.data.decoding.images import Transforms
     from hf_tl.distillation.teacher import Teacher
-    from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+    from hf_tl.evaluation.holdout.classifier import AnyModel
+    from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
 
 WITHOUT_ADVISOR = (
@@ -171,22 +172,22 @@ def _taught(strategy: Strategy, request: Request) -> Strategy:
     return with_teacher(strategy, has_teacher=request.has_teacher)
 
 
-def _open_teacher(request: Request) -> "Classifier | None":
+def _open_teacher(request: Request) -> "LoadedClassifier | None":
     """Load the teacher, and check it against the classes of a model in memory before data are loaded."""
     if not request.has_teacher:
         return None
     from hf_tl.backbones.libraries.class_names import class_names
     from hf_tl.distillation.teacher import check_teacher
-    from hf_tl.evaluation.holdout.classifier import Classifier
+    from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
-    teacher = Classifier.load(request.teacher or request.config.training.teacher)
+    teacher = LoadedClassifier.load(request.teacher or request.config.training.teacher)
     if request.model is not None:
         check_teacher(teacher, class_names(request.model.config), student=request.model)
     return teacher
 
 
 def _teacher_of(
-    accelerator: "Accelerator", teacher: "Classifier | None", data: "ImageData", preprocessing: "Preprocessing"
+    accelerator: "Accelerator", teacher: "LoadedClassifier | None", data: "ImageData", preprocessing: "Preprocessing"
 ) -> "Teacher | None":
     """Return the teacher of a model with a preprocessing."""
     if teacher is None:

@@ -10,7 +10,7 @@ from hf_tl.backbones.stages.modules import inference
 from hf_tl.backbones.weights.provenance import UNRECORDED
 from hf_tl.distillation.views import SharedView
 from hf_tl.errors import ModelError, name_some
-from hf_tl.evaluation.holdout.classifier import Classifier
+from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.measure import image_logits
 from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.processes.precision import FLOAT32, precise
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 class Teacher:
     """Trained classifier that teaches its predictions to a model, the student."""
 
-    classifier: Classifier
+    classifier: LoadedClassifier
     labels: tuple[str, ...]
     """Class names in the order of the student's logits."""
     view: SharedView
 
     @classmethod
-    def of(cls, classifier: Classifier, labels: Sequence[str], preprocessing: "Preprocessing") -> Self:
+    def of(cls, classifier: LoadedClassifier, labels: Sequence[str], preprocessing: "Preprocessing") -> Self:
         """Return a classifier as the teacher of a student.
 
         Args:
@@ -91,7 +91,7 @@ class Teacher:
 
 
 def check_teacher(
-    classifier: Classifier,
+    classifier: LoadedClassifier,
     labels: Sequence[str],
     problem: ProblemType | None = None,
     student: "PreTrainedModel | None" = None,
@@ -133,7 +133,7 @@ def check_teacher(
         )
 
 
-def learned_by_teacher(classifier: Classifier) -> LearnedFrom:
+def learned_by_teacher(classifier: LoadedClassifier) -> LearnedFrom:
     """Return the training images of a teacher; they are unknown for a classifier that hf_tl did not train."""
     learned = classifier.learned
     return learned if learned.splits or classifier.provenance.origin.is_random else UNRECORDED

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hf_tl.backbones.candidates import Backbone
     from hf_tl.data.image_data import AnyDataset, ImageData
     from hf_tl.data.learned import Leakage
-    from hf_tl.evaluation.holdout.classifier import Classifier
+    from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
 SPLIT_SETTINGS = (*READING, "validation_fraction", "test_fraction")
 """Fields of `DataConfig` that `load_data` takes."""
@@ -28,7 +28,7 @@ def open_data(
     training: TrainingConfig,
     learned: LearnedFrom,
     name: str | None = None,
-    teacher: "Classifier | None" = None,
+    teacher: "LoadedClassifier | None" = None,
 ) -> "tuple[ImageData, dict[str, Leakage]]":
     """Load, split and check the images of a run, from Python and from the command line alike.
 

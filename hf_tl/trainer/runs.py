@@ -15,7 +15,7 @@ from hf_tl.checkpoints.state import Outcome
 from hf_tl.config import DataConfig, HubConfig, TrainingConfig
 from hf_tl.distillation.teacher import check_teacher
 from hf_tl.errors import CheckpointError
-from hf_tl.evaluation.holdout.classifier import Classifier
+from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.measure import Predictions, predict_split
 from hf_tl.hub.hub import push
 from hf_tl.job.interpolated import interpolate_weights, keeps_end, starting_point
@@ -49,7 +49,7 @@ def open_run_data(
     model: "PreTrainedModel",
     *,
     from_scratch: bool,
-    teacher: Classifier | None = None,
+    teacher: LoadedClassifier | None = None,
 ) -> "tuple[ImageData, dict[str, Leakage]]":
     """Load, split and check the images of a run, and leave out those that its weights or its teacher learned from."""
     if teacher is not None:

@@ -23,7 +23,8 @@ from hf_tl.data.streaming.streams import first_image, streams_of
 from hf_tl.distillation.recipe import with_teacher
 from hf_tl.distillation.teacher import Teacher
 from hf_tl.errors import ConfigError
-from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+from hf_tl.evaluation.holdout.classifier import AnyModel
+from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.metrics import problem_type_of, trainer_metrics
 from hf_tl.evaluation.robustness.views import check_corruptible
 from hf_tl.head.text_head import check_head, fit_text_head, with_head_penalty
@@ -117,7 +118,7 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
         self.phases.carries_out = True
         self.finished: RunResult | None = None
         """Result of the last training, None before its end."""
-        classifier, anew = None if teacher is None else Classifier.load(teacher), self.strategy.from_scratch
+        classifier, anew = None if teacher is None else LoadedClassifier.load(teacher), self.strategy.from_scratch
         self.data, self.leakage = open_run_data(data, args, first, from_scratch=anew, teacher=classifier)
         if streams_of(self.data.splits):
             raise ConfigError("StrategyTrainer draws images at random, found a stream: load the data without streaming")

@@ -24,7 +24,7 @@ import hf_tl
 from hf_tl.cli import main
 from hf_tl.distillation.teacher import check_teacher
 from hf_tl.errors import CheckpointError, ModelError
-from hf_tl.evaluation.holdout.classifier import Classifier
+from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL
 from hf_tl.publish.save import rewrite_card
 from hf_tl.record import read_record
@@ -44,17 +44,17 @@ TAUGHT = Strategy("taught", (replace(LEARNING, epochs=1, distillation_weight=0.8
 )
 def test_other_classes_are_refused(teacher: Path, labels: list[str], problem: Any, named: str) -> None:
     with pytest.raises(ModelError, match=named):
-        check_teacher(Classifier.load(teacher), labels, problem)
+        check_teacher(LoadedClassifier.load(teacher), labels, problem)
 
 
 def test_classes_in_another_order_are_accepted(teacher: Path) -> None:
-    classifier = Classifier.load(teacher)
+    classifier = LoadedClassifier.load(teacher)
     assert classifier.labels == ("light", "dark")
     check_teacher(classifier, LABELS, SINGLE_LABEL)
 
 
 def test_duplicate_names_are_refused(teacher: Path) -> None:
-    classifier = Classifier.load(teacher)
+    classifier = LoadedClassifier.load(teacher)
     classifier.model.config.id2label = {0: "dark", 1: "dark"}
     with pytest.raises(ModelError, match="unique class names"):
         check_teacher(classifier, LABELS)

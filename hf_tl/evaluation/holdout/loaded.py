@@ -66,12 +66,12 @@ class LoadedClassifier:
     @property
     def scaling(self) -> PixelScaling | None:
         """Map from pixel levels to inputs of the network; None if it is not linear in each channel."""
-        return self._preprocessing.scaling
+        return self.preprocessing.scaling
 
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width of the inputs of the network."""
-        _, height, width = self._preprocessing.input_size
+        _, height, width = self.preprocessing.input_size
         return height, width
 
     @cached_property
@@ -133,7 +133,8 @@ class LoadedClassifier:
         }
 
     @property
-    def _preprocessing(self) -> "Preprocessing":
+    def preprocessing(self) -> "Preprocessing":
+        """Preprocessing of the model."""
         return preprocessing_of(self.model)
 
 
