@@ -49,7 +49,9 @@ def test_cached_logits_train_like_those_of_each_batch(
     views = settings.get("cached_views", 1)
     assert f"Caching logits of the teacher for {TRAINED * views} images" in capsys.readouterr().out
     assert all(phase.uses_features for phase in cached.record.phases)
-    assert losses(cached) == pytest.approx(losses(on_images), rel=1e-4)
+    # with two views, the last images of the second epoch are in their third pass, of another view
+    assert losses(cached) == pytest.approx(losses(on_images), rel=1e-4 if views == 1 else 1e-3)
+    assert losses(cached)[0] == pytest.approx(losses(on_images)[0], rel=1e-5)
 
 
 def test_cached_logits_are_used_again_by_the_same_teacher_alone(
