@@ -31,7 +31,8 @@ def test_a_student_of_random_labels_learns_those_of_its_teacher(tmp_path: Path, 
     ("strategy", "settings"),
     [
         (HEAD, {}),
-        (hf_tl.Strategy.transfer(epochs=2, learning_rate=0.01, augmentation="light"), {"cached_views": 2}),
+        # 60 images: a third pass would see other views than the cached two
+        (hf_tl.Strategy.transfer(epochs=1.7, learning_rate=0.01, augmentation="light"), {"cached_views": 2}),
         (Strategy("stages", (Phase(2, 2, 0.01, augmentation="none", distillation_weight=0.5),)), {}),
     ],
     ids=["head", "two views", "stages"],
@@ -49,9 +50,7 @@ def test_cached_logits_train_like_those_of_each_batch(
     views = settings.get("cached_views", 1)
     assert f"Caching logits of the teacher for {TRAINED * views} images" in capsys.readouterr().out
     assert all(phase.uses_features for phase in cached.record.phases)
-    # with two views, the last images of the second epoch are in their third pass, of another view
-    assert losses(cached) == pytest.approx(losses(on_images), rel=1e-4 if views == 1 else 1e-3)
-    assert losses(cached)[0] == pytest.approx(losses(on_images)[0], rel=1e-5)
+    assert losses(cached) == pytest.approx(losses(on_images), rel=1e-4)
 
 
 def test_cached_logits_are_used_again_by_the_same_teacher_alone(
