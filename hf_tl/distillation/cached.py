@@ -58,7 +58,7 @@ class TeacherPass(FeaturePass):
             **parts_of(feature_set, order, teacher.identity()),
             "teacher": [type(teacher.classifier.model).__name__, network_settings(teacher.classifier.model)],
             "labels": list(teacher.labels),
-            "view": repr(teacher.view),
+            "conversion": repr(teacher.view),
         }
 
     @contextlib.contextmanager
