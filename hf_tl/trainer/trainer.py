@@ -110,28 +110,27 @@ class StrategyTrainer(AdaptedTrainer, SavingTrainer):
         args = args or TrainingArguments("tmp_trainer")  # the folder that Trainer takes
         args.hub_strategy = HubStrategy.END  # unfinished models are not published
         self._source = strategy
-        first = model if model is not None else model_init() if model_init is not None else None
-        if first is None:
+        if (first := model if model is not None or model_init is None else model_init()) is None:
             raise ConfigError("expected a model, or a model_init that returns one")
         self._has_teacher = teacher is not None
         self.phases = StrategyCallback(self._strategy_of(None, first))
         self.phases.carries_out = True
         self.finished: RunResult | None = None
         """Result of the last training, None before its end."""
-        classifier, anew = None if teacher is None else LoadedClassifier.load(teacher), self.strategy.from_scratch
-        self.data, self.leakage = open_run_data(data, args, first, from_scratch=anew, teacher=classifier)
+        taught_by, anew = None if teacher is None else LoadedClassifier.load(teacher), self.strategy.from_scratch
+        self.data, self.leakage = open_run_data(data, args, first, from_scratch=anew, teacher=taught_by)
         if streams_of(self.data.splits):
             raise ConfigError("StrategyTrainer draws images at random, found a stream: load the data without streaming")
         self._adapt(first)
         self.preprocessing = preprocessing_of(first, transforms)
-        self.teacher = None if classifier is None else Teacher.of(classifier, self.data.labels, self.preprocessing)
+        self.teacher = None if taught_by is None else Teacher.of(taught_by, self.data.labels, self.preprocessing)
         self._fit_head(first, args.seed)
-        flips_by_default = self.data.defaults.get("horizontal_flip", True)
         if corruptions:
             check_corruptible(self.preprocessing.scaling)
         self.after_training: dict[str, Any] = {"interpolate": interpolate, "corruptions": corruptions}
         training_config(args, **self.after_training)  # checks them
-        self.horizontal_flip: bool = flips_by_default if horizontal_flip is None else horizontal_flip
+        flips = self.data.defaults.get("horizontal_flip", True) if horizontal_flip is None else horizontal_flip
+        self.horizontal_flip: bool = flips
         self.phases.images = len(self.data.splits["train"])
         self.phases.steps_per_epoch = math.ceil(
             math.ceil(self.phases.images / (args.train_batch_size * args.world_size)) / args.gradient_accumulation_steps

@@ -47,8 +47,8 @@ def ink(file: Path) -> int:
 @pytest.fixture(autouse=True)
 def _no_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use only the fonts of matplotlib, whatever the machine has."""
-    own = Path(font_manager.findfont("DejaVu Sans")).parent
-    listed = [font for font in font_manager.fontManager.ttflist if Path(font.fname).parent == own]
+    own = Path(font_manager.findfont("DejaVu Sans")).resolve().parent
+    listed = [font for font in font_manager.fontManager.ttflist if Path(font.fname).resolve().parent == own]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", listed)
     fonts._font_with.cache_clear()
 
