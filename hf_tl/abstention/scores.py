@@ -61,7 +61,7 @@ class NearestNeighbors(Score):
         similarity = _unit(features) @ self.bank.astype(np.float32).T
         place = min(NEIGHBORS, similarity.shape[1]) - 1
         nearest = -np.partition(-similarity, place, axis=1)[:, place]
-        return np.sqrt(np.maximum(2 - 2 * nearest, 0))
+        return np.sqrt(np.maximum(2 - 2 * nearest.astype(np.float64), 0))
 
 
 @dataclass(frozen=True)

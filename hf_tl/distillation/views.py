@@ -21,6 +21,7 @@ class SharedView:
     Both normalizations are linear maps of the channels. So augmented, mixed and erased images are converted exactly, up
     to float32 rounding.
 
+    >>> import torch
     >>> student, teacher = (PixelScaling((0, 1, 2), (mean,) * 3, (0.5,) * 3) for mean in (0.0, 0.5))
     >>> SharedView(student, teacher, (1, 1))(torch.ones(1, 3, 1, 1)).flatten().tolist()
     [0.0, 0.0, 0.0]
