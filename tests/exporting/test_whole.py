@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from backbones.checkpoints import save_timm, timm_network
 from exporting.test_exported_models import LIBRARIES, run
+from pages import blocks
 from PIL import Image
 
 import hf_tl
@@ -23,6 +26,7 @@ from hf_tl.runtime.whole import IMAGE, PROBABILITIES, WholeModel, open_exported
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
+PAGE = Path(__file__).parents[2] / "hf_tl" / "exporting" / "README.md"
 SIZES = ((300, 200), (61, 149), (40, 40), (33, 32), (640, 427))
 STEPS: dict[str, Any] = {
     "mode": "RGB",
@@ -130,6 +134,15 @@ def models(
     if model is None:
         model = save_timm(timm_network(), folder / "model", problem_type="multi_label_classification")
     return model, Path(hf_tl.export(model, "onnx", folder / "onnx", dataset=colors, with_preprocessing=True))
+
+
+def test_the_program_of_the_page_names_the_class(models: tuple[Path, Path], colors: Path) -> None:
+    model, exported = models
+    [code] = [code for code in blocks(PAGE, "python") if "DIR/onnx/model_with_preprocessing.onnx" in code]
+    for image in sorted(colors.glob("test/*/0.png")):
+        program = code.replace('"DIR/onnx', f'"{exported}').replace('"IMAGE"', repr(str(image)))
+        done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True)
+        assert done.stdout.strip() == hf_tl.predict(model, image)[0].label, done.stderr
 
 
 def test_the_file_alone_predicts_as_the_model(
