@@ -87,9 +87,17 @@ class Detector:
                 f"{model} has no {FILE}, which says when it abstains: hf-tl calibrate {model} --dataset IMAGES"
             )
         detector = cls.read(Path(file), classes)
-        if detector.weights_digest != weights_digest:
-            raise ModelError(f"{FILE} of {model} was fitted for other weights: run hf-tl calibrate again")
+        detector.check_weights(weights_digest, os.fspath(model))
         return detector
+
+    def check_weights(self, weights_digest: str | None, model: str) -> None:
+        """Check that the detector was fitted for the weights of a model, which the message names.
+
+        Raises:
+            ModelError: It was fitted for others.
+        """
+        if self.weights_digest != weights_digest:
+            raise ModelError(f"{FILE} of {model} was fitted for other weights: run hf-tl calibrate again")
 
     @classmethod
     def read(cls, file: Path, classes: int) -> Self:

@@ -20,7 +20,7 @@ from hf_tl.demo.demo_exported import ExportedDemoModel, read_exported_record
 from hf_tl.demo.demo_model import DemoModel
 from hf_tl.demo.demo_story import tell_story, title_of
 from hf_tl.demo.uploads import read_image
-from hf_tl.errors import DataError, ModelError
+from hf_tl.errors import DataError
 from hf_tl.evaluation.metrics import MULTI_LABEL, ProblemType
 from hf_tl.record import RECORD_FILE, RunRecord, read_record_file
 from hf_tl.reporting.plain import one_line
@@ -178,8 +178,7 @@ def _read_detector(name: str, revision: str | None, record: RunRecord) -> Detect
     if record.abstention is None or (file := _file_of(name, revision, FILE)) is None:
         return None
     detector = Detector.read(file, len(record.data.labels))
-    if detector.weights_digest != record.weights_digest:
-        raise ModelError(f"{FILE} of {name} was fitted for other weights: run hf-tl calibrate again")
+    detector.check_weights(record.weights_digest, name)
     return detector
 
 

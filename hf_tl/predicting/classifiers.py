@@ -13,7 +13,7 @@ from hf_tl.runtime.whole import open_exported
 if TYPE_CHECKING:
     from hf_tl.abstention.detector import Detector
     from hf_tl.abstention.head_input import HeadReader
-    from hf_tl.evaluation.holdout.classifier import AnyModel
+    from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
     from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
 
@@ -53,19 +53,20 @@ def open_classifier(model: "AnyModel") -> ImageClassifier:
     return TorchClassifier(LoadedClassifier.load(model))
 
 
-def open_calibrated(model: "AnyModel") -> "tuple[TorchClassifier, Detector]":
-    """Load a model with its detector of images unlike its training images.
+def with_detector(classifier: "Classifier") -> "tuple[TorchClassifier, Detector]":
+    """Return a classifier with its detector of images unlike its training images.
 
     Raises:
         ConfigError: The model was not calibrated, or is an exported one.
-        ModelError: There is no such model, or it cannot be used.
+        ModelError: The detector is damaged, or of other weights.
     """
     from hf_tl.abstention.detector import Detector
     from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
-    if isinstance(model, str | os.PathLike) and (file := exported_file(model)) is not None:
-        raise ConfigError(f"{file} is an exported model, which never abstains: name the folder of the model itself")
-    classifier = LoadedClassifier.load(model)
+    if not isinstance(classifier, LoadedClassifier):
+        raise ConfigError(
+            f"{classifier.name} is an exported model, which never abstains: name the folder of the model itself"
+        )
     if (source := classifier.source) is None:
         raise ConfigError("a model in memory never abstains: save it, run hf-tl calibrate, and name its folder")
     detector = Detector.load(source, classifier.weights_digest, len(classifier.labels))

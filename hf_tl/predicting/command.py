@@ -77,14 +77,15 @@ def _print_all(predictor: Predictor, collected: Sequence[NamedImage]) -> None:
 
 def _write_all(predictor: Predictor, collected: Sequence[NamedImage], output: Path, processes: int) -> None:
     """Write a table in parts, each by one of the processes; parts of an interrupted command are kept."""
-    process = int(os.environ.get("RANK", "0"))
+    process = int(os.environ["RANK"]) if processes > 1 else 0
+    if process > 0:
+        _join_processes()  # the first opens the folder before
+    parts = Parts.open(output, predictor.table, collected, predictor.identity)
     if process == 0:
-        parts = Parts.open(output, predictor.table, collected, predictor.identity)
         if done := parts.done:
             say(None, f"Continuing {output}: {done:,} of {len(collected):,} images are predicted")
-    if processes > 1:
-        _join_processes()
-        parts = Parts.open(output, predictor.table, collected, predictor.identity)
+        if processes > 1:
+            _join_processes()
     missing = parts.missing(process, processes)
     total = sum(map(len, missing))
     with progress_bar(total=total, desc="Predicting", unit="image", disable=process > 0) as progress:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hf_tl.errors import ConfigError, DataError, name_some
-from hf_tl.predicting.classifiers import ImageClassifier, TorchClassifier, open_calibrated, open_classifier
+from hf_tl.predicting.classifiers import ImageClassifier, TorchClassifier, open_classifier, with_detector
 from hf_tl.predicting.inputs import NamedImage, collect_images
 from hf_tl.predicting.result import Prediction, PredictionResult, TableFormat
 from hf_tl.processes.cores import cpu_cores
@@ -138,7 +138,9 @@ class Predictor:
         classifier: ImageClassifier
         detector = None
         if abstain or prediction_sets:
-            classifier, detector = open_calibrated(model)
+            from hf_tl.evaluation.holdout.opening import load_classifier
+
+            classifier, detector = with_detector(load_classifier(model))
         else:
             classifier = open_classifier(model)
         classes = len(classifier.labels)
@@ -161,7 +163,8 @@ class Predictor:
     def identity(self) -> str:
         """Everything that predictions depend on, beside the images and the columns."""
         detector = None if self.detector is None else [self.detector.threshold, *self.detector.set_thresholds.tolist()]
-        return f"{self.classifier.identity} {self.threshold} {self.abstain} {self.prediction_sets} {detector}"
+        settings = [self.top_k, self.threshold, self.abstain, self.prediction_sets, detector, Image.MAX_IMAGE_PIXELS]
+        return f"{self.classifier.identity} {settings}"
 
     @property
     def table(self) -> TableFormat:
