@@ -16,6 +16,7 @@ from PIL import Image
 from hf_tl.cli import main
 from hf_tl.predicting.inputs import NamedImage
 from hf_tl.predicting.parts import IMAGES, Parts
+from hf_tl.predicting.predict import Predictor
 from hf_tl.predicting.result import Prediction, TableFormat
 
 COMMAND = [sys.executable, "-m", "hf_tl", "predict"]
@@ -122,3 +123,11 @@ def test_every_part_belongs_to_one_process(photos: Path, tmp_path: Path, process
     assert [parts.missing(process, processes) for process in range(1, processes)] == shares[1:]
     rows = sorted(row for share in shares for part in share for row in part)
     assert rows == list(range(COUNT))
+
+
+def test_settings_that_change_rows_change_the_identity(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Predictor.load(model, top_k=1).identity
+    assert Predictor.load(model, top_k=1, batch_size=3).identity == first
+    assert Predictor.load(model, top_k=2).identity != first
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert Predictor.load(model, top_k=1).identity != first
