@@ -129,5 +129,5 @@ def test_settings_that_change_rows_change_the_identity(model: Path, monkeypatch:
     first = Predictor.load(model, top_k=1).identity
     assert Predictor.load(model, top_k=1, batch_size=3).identity == first
     assert Predictor.load(model, top_k=2).identity != first
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     assert Predictor.load(model, top_k=1).identity != first
