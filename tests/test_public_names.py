@@ -209,7 +209,7 @@ WRONG: dict[str, tuple[Callable[[Any, str], Any], str]] = {
         lambda run, data: hf_tl.evaluate(run, hf_tl.load_data(data), split="tset"), r"did you mean test\?"
     ),
     "a split of data without": (lambda run, data: hf_tl.evaluate(run, data, split="dev"), "the splits train"),
-    "a misspelt format": (lambda run, data: hf_tl.export(run, "onx", dataset=data), r"one of onnx, torchscript"),
+    "a misspelt format": (lambda run, data: hf_tl.export(run, "onx", dataset=data), r"one of onnx, openvino"),
     "a missing column": (
         lambda run, data: hf_tl.evaluate(run, hf_tl.load_data(data), label_column="x"), "no column 'x': .* image, label"
     ),

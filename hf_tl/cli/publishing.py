@@ -4,7 +4,8 @@ from argparse import Namespace
 
 from hf_tl.config import READING, SOURCE, DataConfig
 from hf_tl.errors import ConfigError
-from hf_tl.parser import ANY_MODEL, FORMAT, MODEL, PORT, Parser, own_values
+from hf_tl.parser import ANY_MODEL, COUNT, FORMAT, MODEL, PORT, Parser, own_values
+from hf_tl.ranges import SHARE
 
 
 def demo_parser() -> Parser:
@@ -103,15 +104,18 @@ def card(options: Namespace) -> None:
 
 def export_parser() -> Parser:
     """Make the parser of `hf-tl export`."""
-    parser = Parser("export", "Export a trained model to ONNX, TorchScript or torch.export, verified on real images.")
+    parser = Parser("export", "Export a trained model to a file that runs elsewhere, verified on real images.")
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_flag("format", "file format", FORMAT, "onnx")
     parser.add_output_dir("the export: a new one (default: one named after the format, in the model's folder)")
     text = "images to verify on (default: the training dataset, if known)"
     parser.add_argument("--dataset", metavar="DATASET", help=text)
-    parser.add_argument("--int8", action="store_true", help="also quantize, and measure the accuracy (onnx only)")
+    text = "also quantize, and measure the accuracy (onnx and openvino)"
+    parser.add_argument("--int8", action="store_true", help=text)
+    parser.add_flag("max_int8_loss", "largest loss of accuracy by --int8, as 0.01 (default: any)", SHARE)
     text = "also write a file that takes images of any size and returns probabilities (onnx only)"
     parser.add_argument("--with_preprocessing", action="store_true", help=text)
+    parser.add_flag("opset", "version of the operators (onnx only; default: that of torch)", COUNT)
     for name in (*SOURCE, *READING, "include_training_images"):
         parser.add_setting(DataConfig, name)
     parser.add_argument("--overwrite_output_dir", action="store_true", help="replace an earlier export in the folder")

@@ -26,22 +26,30 @@ from hf_tl.evaluation.holdout.images import Holdout, open_holdout
 from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.metrics import MULTI_LABEL
 from hf_tl.exporting.checks import model_logits, verify, verify_steps
-from hf_tl.exporting.formats import FORMATS, Format, check_format, explained, write_model
+from hf_tl.exporting.formats import Format, check_format, explained, write_model
 from hf_tl.exporting.images import evenly, evenly_spaced, pixels_of
 from hf_tl.exporting.preprocessing import describe
-from hf_tl.exporting.quantize import CALIBRATION_IMAGES, METHOD, measure_int8, write_int8
-from hf_tl.exporting.quantize import FILE as INT8_FILE
+from hf_tl.exporting.quantize import (
+    CALIBRATION_IMAGES,
+    METHODS,
+    check_loss,
+    check_quantizer,
+    int8_file,
+    measure_int8,
+    write_int8,
+)
 from hf_tl.exporting.result import ExportResult
 from hf_tl.exporting.whole import FILE as WHOLE_FILE
 from hf_tl.exporting.whole import check_whole, verify_whole, write_whole
 from hf_tl.processes.cores import cpu_cores
+from hf_tl.ranges import COUNT, SHARE, check_argument
 from hf_tl.record import RECORD_FILE, write_record
 from hf_tl.renamed import OLD_SOURCE, renamed
 from hf_tl.runtime.origin import FILE as REPORT_FILE
 from hf_tl.runtime.origin import digests_of
 from hf_tl.runtime.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.runtime.preprocessing import probabilities
-from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES
+from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES, Runtime, parts_of
 from hf_tl.storage.folders import atomic_folder
 from hf_tl.storage.writing import writing
 
@@ -61,7 +69,9 @@ def export(
     dataset: AnyDataset | None = None,
     split: str | None = None,
     int8: bool = False,
+    max_int8_loss: float | None = None,
     with_preprocessing: bool = False,
+    opset: int | None = None,
     include_training_images: bool = False,
     overwrite_output_dir: bool = False,
     **reading: Any,
@@ -74,16 +84,19 @@ def export(
 
     Args:
         model: Folder of a saved model, Hub id, `RunResult`, or a loaded model.
-        format: `"onnx"` (needs the extra `onnx`), `"torchscript"` or `"torch_export"`.
+        format: `"onnx"` or `"openvino"` (need the extras of these names), `"torch_export"` or `"torchscript"`.
         output_dir: New folder (default: a folder named after the format, in the model's own).
         dataset: Images to verify the export on: a name, a folder, a table, `datasets.Dataset`, `DatasetDict`, or the
             result of `hf_tl.load_data` (default: the data that the model was trained on, if it is a Hub dataset or
             `digits`). All images of a dataset without splits are used.
         split: Split of a dataset with splits (default: test, or validation).
-        int8: Whether to also write `model_int8.onnx`, calibrated on training images (of a dataset without them, on
-            half of the images) and evaluated on the others.
+        int8: Whether to also write `model_int8.onnx` or `model_int8.xml`, calibrated on training images (of a dataset
+            without them, on half of the images) and evaluated on the others.
+        max_int8_loss: Largest share of the images by which int8 may lower the accuracy, for example 0.01 (default: any
+            loss is written and reported).
         with_preprocessing: Whether to also write `model_with_preprocessing.onnx`, which takes an image of any size
             (uint8, height, width, 3) and gives the probability of each class; the class names are in its metadata.
+        opset: Version of ONNX's operators (default: that of torch).
         include_training_images: Whether to evaluate int8 on training images of the model too, and count them.
         overwrite_output_dir: Whether to replace an existing export.
         reading: Other arguments of `load_data` about how to read the dataset, for example `label_column`.
@@ -97,8 +110,8 @@ def export(
         ConfigError: A package is missing, the folder is not empty, or the dataset must be named.
         ModelError: There is no such model, or its preprocessing cannot be expressed.
         DataError: The images cannot be used.
-        SaveError: The network cannot be written in this format, the written file gives other outputs than the model, or
-            the disk is full or read-only.
+        SaveError: The network cannot be written in this format, the written file gives other outputs than the model,
+            int8 loses more than `max_int8_loss`, or the disk is full or read-only.
 
     >>> import hf_tl
     >>> exported = hf_tl.export("photos-model", "torch_export", "exported", dataset="photos")
@@ -106,7 +119,7 @@ def export(
     ['export.json', 'model.pt2', 'preprocessing.json', 'run.json']
     """
     chosen = check_format(format)
-    _check_options(format, int8, with_preprocessing)
+    _check_options(format, int8, max_int8_loss, with_preprocessing, opset)
     folder = _choose_folder(model, format, output_dir)
     _check_folder(folder, overwrite_output_dir)
     classifier = LoadedClassifier.load(model)
@@ -122,14 +135,16 @@ def export(
     with _new_folder(folder) as partial:
         report = _describe_model(classifier, holdout)
         report |= {"format": format, "file": chosen.runtime.file, "input": INPUT, "output": OUTPUT}
-        report |= write_model(format, classifier.model, preprocessing.input_size, partial)
-        report["bytes"] = _size(partial, chosen.runtime.file)
+        settings = {} if opset is None else {"opset": opset}
+        report |= write_model(format, classifier.model, preprocessing.input_size, partial, **settings)
+        report["bytes"] = _size(partial / chosen.runtime.file)
         report["verified"] = _verify(chosen, format, partial, classifier, holdout, steps)
         if quantized is not None:
-            report["int8"] = _quantize(partial, classifier, *quantized)
+            report["int8"] = _quantize(format, partial, classifier, *quantized)
+            check_loss(report["int8"][classifier.problem.accuracy], max_int8_loss)
         if with_preprocessing:
             report["with_preprocessing"] = _write_whole(partial, classifier, holdout, steps)
-        report["files"] = digests_of(*(partial / name for name in (chosen.runtime.file, INT8_FILE, WHOLE_FILE)))
+        report["files"] = digests_of(*(partial / name for name in _model_files(chosen.runtime)))
         _write_json(partial / PREPROCESSING_FILE, steps)
         _write_json(partial / REPORT_FILE, report)
         if classifier.record is not None:
@@ -176,17 +191,22 @@ def _verify(
     return {**report, "without_hf_tl": verify_steps(steps, decoded, pixels, run, classifier.model)}
 
 
-def _check_options(format_: str, int8: bool, with_preprocessing: bool) -> None:
+def _check_options(
+    format_: str, int8: bool, max_int8_loss: float | None, with_preprocessing: bool, opset: int | None
+) -> None:
     """Check that a format has what is asked of it.
 
     Raises:
         ConfigError: It has not.
     """
-    if int8 and format_ != "onnx":
-        raise ConfigError(
-            f"--int8 needs --format onnx, whose runtime has int8 kernels for CPUs; found --format {format_}: leave out "
-            "--int8, or quantize with the package torchao"
-        )
+    check_argument("max_int8_loss", max_int8_loss, SHARE)
+    check_argument("opset", opset, COUNT)
+    if int8:
+        check_quantizer(format_)
+    elif max_int8_loss is not None:
+        raise ConfigError("--max_int8_loss limits what --int8 may lose: add --int8, or leave it out")
+    if opset is not None and format_ != "onnx":
+        raise ConfigError(f"--opset is for --format onnx, found --format {format_}: leave it out")
     if with_preprocessing and format_ != "onnx":
         raise ConfigError(
             f"--with_preprocessing needs --format onnx, which has an operator that resizes as Pillow does; found "
@@ -203,7 +223,7 @@ def _write_whole(
     file = write_whole(folder / RUNTIMES["onnx"].file, steps)
     decoded = [decode(image) for image in as_stored(images)[IMAGE]]
     verified = verify_whole(file, decoded, pixels, expected, steps["std"])
-    return {"file": file.name, "bytes": _size(folder, file.name), **verified}
+    return {"file": file.name, "bytes": _size(file), **verified}
 
 
 def _divide(holdout: Holdout, include_training_images: bool) -> "tuple[Holdout, Leakage, Dataset, str]":
@@ -230,19 +250,24 @@ def _divide(holdout: Holdout, include_training_images: bool) -> "tuple[Holdout, 
 
 
 def _quantize(
-    folder: Path, classifier: LoadedClassifier, holdout: Holdout, leakage: Leakage, calibration: "Dataset", split: str
+    format_: str,
+    folder: Path,
+    classifier: LoadedClassifier,
+    holdout: Holdout,
+    leakage: Leakage,
+    calibration: "Dataset",
+    split: str,
 ) -> dict[str, Any]:
-    transform = classifier.transforms.eval
-    float_file = folder / FORMATS["onnx"].runtime.file
-    int8_file = write_int8(float_file, pixels_of(calibration, transform))
+    transform, runtime = classifier.transforms.eval, RUNTIMES[format_]
+    file = write_int8(format_, folder / runtime.file, pixels_of(calibration, transform))
     labels = np.asarray(holdout.images[LABEL][:])
-    with explained("ONNX Runtime cannot run the quantized network", "leave out --int8"):
+    with explained(f"{runtime.name} cannot run the quantized network", "leave out --int8"):
         pixels = pixels_of(holdout.images, transform)
-        measured = measure_int8(float_file, int8_file, pixels, labels, classifier.problem)
+        measured = measure_int8(runtime, folder / runtime.file, file, pixels, labels, classifier.problem)
     return {
-        "file": INT8_FILE,
-        "bytes": _size(folder, INT8_FILE),
-        "method": METHOD,
+        "file": file.name,
+        "bytes": _size(file),
+        "method": METHODS[format_],
         "calibration": {"split": split, "images": len(calibration)},
         "split": holdout.split,
         **measured,
@@ -251,9 +276,14 @@ def _quantize(
     }
 
 
-def _size(folder: Path, name: str) -> int:
+def _size(file: Path) -> int:
     """Return the size of a model file in bytes, including external weights."""
-    return sum(file.stat().st_size for file in folder.glob(f"{name}*"))
+    return sum(part.stat().st_size for part in parts_of(file))
+
+
+def _model_files(runtime: Runtime) -> list[str]:
+    """Return the names of the files of models that an export may write for a runtime, without those of weights."""
+    return [runtime.file, int8_file(Path(runtime.file)).name, *([WHOLE_FILE] if runtime is RUNTIMES["onnx"] else [])]
 
 
 def _choose_folder(model: AnyModel, format_: str, output_dir: str | os.PathLike[str] | None) -> Path:
@@ -278,8 +308,9 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if folder.is_file():
         raise ConfigError(f"--output_dir {folder} is a file; name a folder")
     held = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    ours = {REPORT_FILE, PREPROCESSING_FILE, RECORD_FILE, INT8_FILE, WHOLE_FILE}
-    ours |= {name for runtime in RUNTIMES.values() for name in (runtime.file, f"{runtime.file}.data")}
+    models = [(runtime, Path(name)) for runtime in RUNTIMES.values() for name in _model_files(runtime)]
+    ours = {part.name for runtime, file in models for part in runtime.parts(file)}
+    ours |= {REPORT_FILE, PREPROCESSING_FILE, RECORD_FILE}
     if foreign := [name for name in held if name not in ours]:
         raise ConfigError(f"--output_dir {folder} has files of no export ({name_some(foreign)}); name a new folder")
     if held and not overwrite:

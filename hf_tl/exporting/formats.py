@@ -1,6 +1,7 @@
 """Export formats: writing a file that `hf_tl.runtime` runs."""
 
 import io
+import logging
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -28,8 +29,9 @@ SOURCE_PLACES = ".debug_pkl"
 class Format:
     """Export format."""
 
-    write: Callable[[nn.Module, Tensor, Path], dict[str, Any]]
-    """Function of a network in inference mode, an example batch and a file path; returns facts for `export.json`."""
+    write: Callable[..., dict[str, Any]]
+    """Function of a network in inference mode, an example batch and a file path; returns facts for `export.json`. That
+    of ONNX also takes `opset`."""
     runtime: Runtime
     """Name of the file, and the function that opens it."""
     packages: tuple[str, ...] = ()
@@ -62,7 +64,9 @@ def check_format(name: str) -> Format:
     return format_
 
 
-def write_model(name: str, model: "PreTrainedModel", input_size: tuple[int, int, int], folder: Path) -> dict[str, Any]:
+def write_model(
+    name: str, model: "PreTrainedModel", input_size: tuple[int, int, int], folder: Path, **settings: Any
+) -> dict[str, Any]:
     """Write a model in a format, for batches of any size, and return facts for `export.json`.
 
     Args:
@@ -70,6 +74,7 @@ def write_model(name: str, model: "PreTrainedModel", input_size: tuple[int, int,
         model: Model on the CPU, in inference mode.
         input_size: Channels, height and width.
         folder: Folder of the file.
+        settings: Settings of the format: `opset` of ONNX.
 
     Raises:
         SaveError: The format cannot express the network.
@@ -79,12 +84,13 @@ def write_model(name: str, model: "PreTrainedModel", input_size: tuple[int, int,
     example = torch.zeros(2, *input_size)
     with (
         explained(f"{type(model).__name__} cannot be written as {name}", "try another --format"),
+        quiet_logs(),
         torch.no_grad(),
         warnings.catch_warnings(),
     ):
         # the command reports that TorchScript is deprecated; the issues that tracing warns of are verified afterwards
         warnings.simplefilter("ignore")
-        return FORMATS[name].write(network, example, folder / FORMATS[name].runtime.file)
+        return FORMATS[name].write(network, example, folder / FORMATS[name].runtime.file, **settings)
 
 
 @contextmanager
@@ -101,7 +107,7 @@ def explained(what: str, advice: str) -> Iterator[None]:
         raise SaveError(f"{what}: {reason:.500}; nothing was exported, {advice}") from error
 
 
-def _write_onnx(network: nn.Module, example: Tensor, file: Path) -> dict[str, Any]:
+def _write_onnx(network: nn.Module, example: Tensor, file: Path, opset: int | None = None) -> dict[str, Any]:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     program = torch.onnx.export(
@@ -111,13 +117,30 @@ def _write_onnx(network: nn.Module, example: Tensor, file: Path) -> dict[str, An
         dynamic_shapes=_any_batch(),
         input_names=[INPUT],
         output_names=[OUTPUT],
+        opset_version=opset,
         verbose=False,
     )
     assert program is not None  # always true with dynamo
+    written = program.model.opset_imports[""]
+    if opset not in (None, written):  # torch goes on with a newer one
+        raise ValueError(f"--opset {opset} cannot be had, torch writes {written}")
     ClearMetadataAndDocStringPass()(program.model)  # the metadata include source paths of each operation
     program.save(file)
     versions = {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
-    return {"opset": program.model.opset_imports[""], "ir_version": program.model.ir_version, "versions": versions}
+    ir_version = program.model.ir_version
+    needs = {"onnx": least_onnx(written, ir_version)}
+    return {"opset": written, "ir_version": ir_version, "needs": needs, "versions": versions}
+
+
+def least_onnx(opset: int, ir_version: int) -> str:
+    """Return the oldest release of ONNX that a runtime must support for a file.
+
+    >>> least_onnx(18, 10)
+    '1.16.0'
+    """
+    from onnx.helper import VERSION_TABLE
+
+    return next(str(release) for release, ir, operators, *_ in VERSION_TABLE if ir >= ir_version and operators >= opset)
 
 
 def _write_torchscript(network: nn.Module, example: Tensor, file: Path) -> dict[str, Any]:
@@ -141,6 +164,32 @@ def _write_torch_export(network: nn.Module, example: Tensor, file: Path) -> dict
     return {"versions": {"torch": version("torch")}}
 
 
+def _write_openvino(network: nn.Module, example: Tensor, file: Path) -> dict[str, Any]:
+    from openvino import save_model
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    program = torch.export.export(network, (example,), dynamic_shapes=_any_batch(), strict=False)
+    frontend = FrontEndManager().load_by_framework("pytorch")  # openvino.convert_model would send statistics
+    decoder = TorchFXPythonDecoder.from_exported_program(program)  # must live as long as the model is converted
+    model = frontend.convert(frontend.load(decoder))
+    model.reshape([-1, *example.shape[1:]])
+    model.outputs[0].tensor.set_names({OUTPUT})
+    save_model(model, file, compress_to_fp16=False)
+    return {"versions": {name: version(name) for name in ("torch", "openvino")}}
+
+
+@contextmanager
+def quiet_logs() -> Iterator[None]:
+    """Hide what libraries log below errors."""
+    hidden = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(hidden)
+
+
 def _any_batch() -> dict[str, dict[int, Any]]:
     # torch 2.6 expects a largest size
     return {INPUT: {0: torch.export.Dim("batch", min=1, max=2**31 - 1)}}
@@ -148,6 +197,7 @@ def _any_batch() -> dict[str, dict[int, Any]]:
 
 FORMATS = {
     "onnx": Format(_write_onnx, RUNTIMES["onnx"], packages=("onnx", "onnxscript", "onnxruntime")),
+    "openvino": Format(_write_openvino, RUNTIMES["openvino"], packages=("openvino",)),
     "torchscript": Format(_write_torchscript, RUNTIMES["torchscript"]),
     "torch_export": Format(_write_torch_export, RUNTIMES["torch_export"]),
 }

@@ -1,40 +1,73 @@
-"""Quantization of an ONNX file to 8-bit weights and activations, for CPUs, and its cost in accuracy."""
+"""Quantization of an exported file to 8-bit weights and activations, for CPUs, and its cost in accuracy."""
 
 import logging
+import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hf_tl.errors import ConfigError, SaveError
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.evaluation.paired import paired_interval
-from hf_tl.exporting.formats import explained
-from hf_tl.runtime.runners import INPUT, open_onnx
+from hf_tl.exporting.formats import explained, quiet_logs
+from hf_tl.runtime.runners import INPUT, RUNTIMES, Runtime
 
-FILE = "model_int8.onnx"
+STEM = "model_int8"
 CALIBRATION_IMAGES = 256
-METHOD = "static, by ONNX Runtime: int8 weights by channel, uint8 activations by calibrated minimum and maximum"
+METHODS = {
+    "onnx": "static, by ONNX Runtime: int8 weights by channel, uint8 activations by calibrated minimum and maximum",
+    "openvino": "static, by nncf: int8 weights by channel, uint8 activations by calibrated ranges, biases corrected",
+}
+"""Methods of quantization by format."""
 SPEED_RUNS = 30
 """Number of timed runs on single images, of which the median is reported."""
 
 
-def write_int8(float_file: Path, pixels: Iterator[np.ndarray]) -> Path:
-    """Quantize an ONNX file, and write the result beside it.
+def check_quantizer(format_: str) -> None:
+    """Check that files of a format can be quantized here.
 
-    The format is U8S8, which is fast on x86
-    (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
+    Raises:
+        ConfigError: They cannot, or a package is missing.
+    """
+    if format_ not in METHODS:
+        raise ConfigError(
+            f"--int8 needs --format {' or '.join(METHODS)}, whose runtimes have int8 kernels for CPUs; found --format "
+            f"{format_}: leave out --int8, or quantize with the package torchao"
+        )
+    if format_ == "openvino" and find_spec("nncf") is None:
+        raise ConfigError('--int8 with --format openvino needs nncf: pip install "hf-tl[openvino]"')
+
+
+def int8_file(file: Path) -> Path:
+    """Return the place of the quantized file, beside that in float32."""
+    return file.with_stem(STEM)
+
+
+def write_int8(format_: str, float_file: Path, pixels: Iterator[np.ndarray]) -> Path:
+    """Quantize an exported file, and write the result beside it.
 
     Args:
+        format_: Format with a method in `METHODS`.
         float_file: File of the model in float32.
         pixels: Batches of images that calibrate the ranges of activations.
 
     Raises:
-        SaveError: ONNX Runtime cannot quantize the model.
+        SaveError: The network cannot be quantized.
     """
+    write = {"onnx": _write_onnx, "openvino": _write_openvino}[format_]
+    with explained(f"{RUNTIMES[format_].name} cannot quantize this network", "leave out --int8"), quiet_logs():
+        write(float_file, int8_file(float_file), pixels)
+    return int8_file(float_file)
+
+
+def _write_onnx(float_file: Path, file: Path, pixels: Iterator[np.ndarray]) -> None:
+    # U8S8 is fast on x86: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -43,27 +76,45 @@ def write_int8(float_file: Path, pixels: Iterator[np.ndarray]) -> Path:
             batch = next(pixels, None)
             return None if batch is None else {INPUT: batch}
 
-    prepared, file = float_file.with_name(".prepared.onnx"), float_file.with_name(FILE)
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # hide advice to preprocess the file (done above) and a warning for each layer
+    prepared = float_file.with_name(".prepared.onnx")
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
     try:
-        with explained("ONNX Runtime cannot quantize this network", "leave out --int8"):
-            quant_pre_process(float_file, prepared)
-            quantize_static(prepared, file, Reader(), per_channel=True, **types)
+        quant_pre_process(float_file, prepared)
+        quantize_static(prepared, file, Reader(), per_channel=True, **types)
     finally:
-        logger.setLevel(level)
         prepared.unlink(missing_ok=True)
-    return file
+
+
+def _write_openvino(float_file: Path, file: Path, pixels: Iterator[np.ndarray]) -> None:
+    os.environ.setdefault("NNCF_CI", "1")  # else nncf sends statistics
+    import nncf
+    from openvino import Core, save_model
+
+    nncf.set_log_level(logging.ERROR)
+    model = Core().read_model(float_file)
+    has_attention = any(node.get_type_name() == "ScaledDotProductAttention" for node in model.get_ops())
+    images = [image[np.newaxis] for batch in pixels for image in batch]
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset(images),
+        subset_size=len(images),
+        model_type=nncf.ModelType.TRANSFORMER if has_attention else None,
+    )
+    save_model(quantized, file, compress_to_fp16=False)
 
 
 def measure_int8(
-    float_file: Path, int8_file: Path, pixels: Iterator[np.ndarray], labels: np.ndarray, problem: ProblemType
+    runtime: Runtime,
+    float_file: Path,
+    int8_file: Path,
+    pixels: Iterator[np.ndarray],
+    labels: np.ndarray,
+    problem: ProblemType,
 ) -> dict[str, Any]:
     """Evaluate both files on the same labeled images.
 
     Args:
+        runtime: Runtime of the files.
         float_file: File of the model in float32.
         int8_file: File of the quantized model.
         pixels: Batches of all images.
@@ -74,7 +125,7 @@ def measure_int8(
         For `export.json`: `metrics` of `float32` and `int8`, the accuracy of each with its interval, their paired
         `difference` with its interval, the share of equal predictions, and the time per image.
     """
-    runs = {name: open_onnx(file) for name, file in (("float32", float_file), ("int8", int8_file))}
+    runs = {name: runtime.open(file) for name, file in (("float32", float_file), ("int8", int8_file))}
     first = next(pixels)
     all_logits: dict[str, list[np.ndarray]] = {name: [run(first)] for name, run in runs.items()}
     for batch in pixels:
@@ -96,17 +147,37 @@ def measure_int8(
             },
         },
         "same_prediction": float(np.mean(same)),
-        "milliseconds_per_image": {**_speed(float_file, int8_file, first[:1]), "batch_size": 1, "threads": 1},
+        "milliseconds_per_image": {**_speed(runtime, float_file, int8_file, first[:1]), "batch_size": 1, "threads": 1},
     }
+
+
+def check_loss(accuracy: Mapping[str, Any], largest: float | None) -> None:
+    """Check that int8 does not lower the accuracy by more than a limit.
+
+    Args:
+        accuracy: Accuracies as `measure_int8` returns them.
+        largest: Limit as a share of the images; None for no limit.
+
+    Raises:
+        SaveError: It does.
+    """
+    difference = accuracy["difference"]
+    if largest is not None and -difference["value"] > largest:
+        low, high = (100 * bound for bound in difference["interval"])
+        raise SaveError(
+            f"--max_int8_loss {largest} allows a loss of {100 * largest:.2g} points, found int8 "
+            f"{100 * difference['value']:+.1f} points ({low:+.1f} to {high:+.1f}) against float32: nothing was "
+            "exported, leave out --int8, or allow more"
+        )
 
 
 def _share(hits: int, images: int) -> dict[str, Any]:
     return {"value": hits / images, "interval": list(wilson_interval(hits, images))}
 
 
-def _speed(float_file: Path, int8_file: Path, image: np.ndarray) -> dict[str, float]:
+def _speed(runtime: Runtime, float_file: Path, int8_file: Path, image: np.ndarray) -> dict[str, float]:
     """Time both alternately on one thread, so that other load on the machine slows both."""
-    runs = {"float32": open_onnx(float_file, threads=1), "int8": open_onnx(int8_file, threads=1)}
+    runs = {"float32": runtime.open(float_file, threads=1), "int8": runtime.open(int8_file, threads=1)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(SPEED_RUNS + 1):
         for name, run in runs.items():

@@ -93,6 +93,9 @@ def _lines(folder: Path, report: Mapping[str, Any]) -> Iterator[tuple[str, str]]
         yield from _whole_lines(whole)
     if int8 is not None:
         yield from _int8_lines(int8, report["model"]["problem_type"])
+    if "needs" in report:
+        release = report["needs"]["onnx"]
+        yield "Needs", f"a runtime for ONNX {release} (opset {report['opset']}, IR version {report['ir_version']})"
     if report["format"] == "torchscript":
         yield "Note", DEPRECATED
 

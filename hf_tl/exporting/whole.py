@@ -14,7 +14,7 @@ import numpy as np
 from hf_tl.errors import ModelError, SaveError
 from hf_tl.exporting.checks import LEVELS
 from hf_tl.exporting.formats import explained
-from hf_tl.runtime.runners import INPUT, OUTPUT, open_session, run_session
+from hf_tl.runtime.runners import INPUT, OUTPUT, open_session, parts_of, run_session
 from hf_tl.runtime.whole import IMAGE, LABELS, PROBABILITIES, SCORES, WholeModel
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def write_whole(network: Path, steps: Mapping[str, Any]) -> Path:
     import onnx
     from onnx import TensorProto, helper
 
-    if network.with_name(f"{network.name}.data").exists():
+    if len(parts_of(network)) > 1:
         raise SaveError("--with_preprocessing needs a network that fits into one file, of 2 GB: leave it out")
     with explained("the network cannot be written with its preprocessing", "leave out --with_preprocessing"):
         model = onnx.load(network)

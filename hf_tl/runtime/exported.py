@@ -14,7 +14,7 @@ from PIL import Image
 from hf_tl.data.decoding.opening import decode
 from hf_tl.errors import ModelError, unreadable
 from hf_tl.runtime.preprocessing import FILE, apply, probabilities
-from hf_tl.runtime.runners import RUNTIMES, Runner, Runtime
+from hf_tl.runtime.runners import RUNTIMES, Runner, Runtime, parts_of, runtime_of
 from hf_tl.storage.documents import read_json
 
 LARGEST_SIDE = 4096
@@ -61,7 +61,7 @@ class ExportedModel:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the file."""
+        """SHA-256 of the file and of that of its weights."""
         return sha256_of(self.file)
 
     @property
@@ -102,9 +102,12 @@ class ExportedModel:
 
 
 def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    """Return the SHA-256 of an exported file, or those of its parts, joined by a space."""
+    digests = []
+    for part in parts_of(file):
+        with part.open("rb") as opened:
+            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    return " ".join(digests)
 
 
 def exported_file(path: str | os.PathLike[str]) -> Path | None:
@@ -114,11 +117,6 @@ def exported_file(path: str | os.PathLike[str]) -> Path | None:
         return next((place / runtime.file for runtime in RUNTIMES.values() if (place / runtime.file).is_file()), None)
     is_exported = place.suffix in {Path(runtime.file).suffix for runtime in RUNTIMES.values()}
     return place if is_exported and place.is_file() else None
-
-
-def runtime_of(file: Path) -> Runtime:
-    """Return the runtime of an exported file."""
-    return next(runtime for runtime in RUNTIMES.values() if Path(runtime.file).suffix == file.suffix)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_tl.errors import ModelError, unreadable
+from hf_tl.runtime.runners import parts_of
 from hf_tl.storage.documents import read_json
 
 FILE = "export.json"
@@ -30,7 +31,7 @@ class FileOrigin:
 def digests_of(*files: Path) -> dict[str, str]:
     """Return the SHA-256 of those of some exported files that exist, and of their external weights, by name."""
     digests = {}
-    for part in (part for file in files for part in (file, file.with_name(f"{file.name}.data")) if part.is_file()):
+    for part in (part for file in files for part in parts_of(file)):
         with open(part, "rb") as stream:
             digests[part.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests

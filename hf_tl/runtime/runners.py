@@ -28,11 +28,14 @@ class Runtime:
     name: str
     file: str
     """Name of the exported file."""
-    open: Callable[[Path], Runner]
+    open: Callable[..., Runner]
+    """Function that loads a file; where the runtime is not torch, it takes `threads`."""
     package: str
     """Package of the runtime."""
     advice: str
     """Command that installs it."""
+    weights: Callable[[Path], Path] | None = None
+    """File of the weights of an exported file, where they may lie in one of their own."""
 
     def check_installed(self, file: Path) -> None:
         """Check that the runtime of a file is installed.
@@ -42,6 +45,10 @@ class Runtime:
         """
         if find_spec(self.package) is None:
             raise ConfigError(f"{file} runs with the package {self.package}, which is not installed: {self.advice}")
+
+    def parts(self, file: Path) -> tuple[Path, ...]:
+        """Return an exported file and that of its weights, where the format may have one, whether they exist or not."""
+        return (file,) if self.weights is None else (file, self.weights(file))
 
 
 def open_onnx(file: Path, threads: int = 0) -> Runner:
@@ -106,6 +113,19 @@ def open_torch_export(file: Path) -> Runner:
     return _torch_runner(torch.export.load(file).module())
 
 
+def open_openvino(file: Path, threads: int = 0) -> Runner:
+    """Load a file with OpenVINO on the CPU, in float32; `threads=0` uses all cores.
+
+    Raises:
+        RuntimeError: OpenVINO cannot load it, or later run it.
+    """
+    from openvino import Core
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}  # else bfloat16 where it is fast
+    compiled = Core().compile_model(str(file), "CPU", settings)
+    return lambda pixels: np.array(compiled({INPUT: pixels})[OUTPUT])
+
+
 def _torch_runner(module: Callable[["Tensor"], "Tensor"]) -> Runner:
     import torch
 
@@ -117,8 +137,33 @@ def _torch_runner(module: Callable[["Tensor"], "Tensor"]) -> Runner:
 
 
 RUNTIMES = {
-    "onnx": Runtime("ONNX Runtime", "model.onnx", open_onnx, "onnxruntime", 'pip install "hf-tl[runtime]"'),
+    "onnx": Runtime(
+        "ONNX Runtime",
+        "model.onnx",
+        open_onnx,
+        "onnxruntime",
+        'pip install "hf-tl[runtime]"',
+        weights=lambda file: file.with_name(f"{file.name}.data"),
+    ),
+    "openvino": Runtime(
+        "OpenVINO",
+        "model.xml",
+        open_openvino,
+        "openvino",
+        'pip install "hf-tl[openvino]"',
+        weights=lambda file: file.with_suffix(".bin"),
+    ),
     "torchscript": Runtime("TorchScript", "model.pt", open_torchscript, "torch", "pip install torch"),
     "torch_export": Runtime("torch.export", "model.pt2", open_torch_export, "torch", "pip install torch"),
 }
 """Runtimes by the name of their format."""
+
+
+def runtime_of(file: Path) -> Runtime:
+    """Return the runtime of an exported file, by its suffix."""
+    return next(runtime for runtime in RUNTIMES.values() if Path(runtime.file).suffix == file.suffix)
+
+
+def parts_of(file: Path) -> list[Path]:
+    """Return those of the parts of an exported file that exist: the file, and that of its weights."""
+    return [part for part in runtime_of(file).parts(file) if part.is_file()]

@@ -9,8 +9,8 @@ import numpy as np
 from hf_tl.data.decoding.colors import to_rgb
 from hf_tl.data.decoding.opening import decode
 from hf_tl.errors import ModelError, unreadable
-from hf_tl.runtime.exported import ExportedModel, opening, runtime_of, sha256_of
-from hf_tl.runtime.runners import RUNTIMES, open_session, run_session, session_runner
+from hf_tl.runtime.exported import ExportedModel, opening, sha256_of
+from hf_tl.runtime.runners import RUNTIMES, open_session, run_session, runtime_of, session_runner
 from hf_tl.storage.documents import parse_json
 
 if TYPE_CHECKING:

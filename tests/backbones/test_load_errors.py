@@ -169,6 +169,15 @@ def test_only_numbers_that_a_library_reads_are_limited(save: Callable[[Path], Pa
         load_backbone(str(tmp_path), PETS)
 
 
+def test_a_classifier_that_does_not_pool_is_refused(tmp_path: Path) -> None:
+    save_timm(timm_network("test_vit"), tmp_path)
+    edit_config(tmp_path, model_args={"global_pool": ""})
+    with pytest.raises(ModelError, match="expected an image classifier in .* found the model_args global_pool=''"):
+        load(tmp_path)
+    edit_config(tmp_path, model_args={"global_pool": "token"})
+    load(tmp_path)
+
+
 @pytest.mark.parametrize("entry", [{"pretrained_cfg": "x"}, {"pretrained_cfg": [1]}, {"model_args": [1]}])
 def test_settings_of_timm_are_refused_by_name_where_timm_reads_them(tmp_path: Path, entry: dict[str, object]) -> None:
     folders = [

@@ -37,6 +37,8 @@ REPOSITORY = Path(__file__).parents[2]
 RUNNERS = {
     "onnx": "import onnxruntime\n"
     "run = lambda x: onnxruntime.InferenceSession(file).run(['logits'], {'pixel_values': x})[0]",
+    "openvino": "import openvino\nmodel = openvino.Core().compile_model(file, 'CPU')\n"
+    "run = lambda x: model({'pixel_values': x})['logits']",
     "torchscript": "import torch\nmodel = torch.jit.load(file)\n"
     "run = lambda x: model(torch.from_numpy(x)).detach().numpy()",
     "torch_export": "import torch\nmodel = torch.export.load(file).module()\n"
@@ -51,9 +53,8 @@ def exported(
     request: pytest.FixtureRequest, timm_folder: Path, colors: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
     """Return an export in each format."""
-    if request.param == "onnx":
-        pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnxscript")
+    for package in FORMATS[request.param].packages:
+        pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("exports") / request.param
     assert hf_tl.export(timm_folder, request.param, folder, dataset=str(colors)).output_dir == folder
     return request.param, folder
@@ -247,10 +248,18 @@ def test_a_missing_package_is_named_with_its_extra(
 
 
 def test_wrong_arguments_are_refused_before_any_work(timm_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="format takes one of onnx, torchscript, torch_export, found 'tflite'"):
+    with pytest.raises(
+        ConfigError, match="format takes one of onnx, openvino, torchscript, torch_export, found 'tflite'"
+    ):
         hf_tl.export(timm_folder, "tflite")
-    with pytest.raises(ConfigError, match="int8=True needs format onnx"):
+    with pytest.raises(ConfigError, match="int8=True needs format onnx or openvino"):
         hf_tl.export(timm_folder, "torchscript", int8=True)
+    with pytest.raises(ConfigError, match="max_int8_loss limits what int8=True may lose"):
+        hf_tl.export(timm_folder, "onnx", max_int8_loss=0.1)
+    with pytest.raises(ConfigError, match="max_int8_loss takes a number"):
+        hf_tl.export(timm_folder, "onnx", int8=True, max_int8_loss=2)
+    with pytest.raises(ConfigError, match="opset is for format onnx, found format torchscript"):
+        hf_tl.export(timm_folder, "torchscript", opset=18)
     with pytest.raises(ConfigError, match=r"no folder 'user/model'; .*output_dir"):
         hf_tl.export("user/model", "torchscript")
     with pytest.raises(ConfigError, match="cannot be opened by its name: name images with dataset"):

@@ -1,14 +1,12 @@
-"""Features of ONNX alone: 8 bits with their measured loss, and the page's program without the model's libraries."""
+"""Features of ONNX alone: operators of a version, and the page's program without the model's libraries."""
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from backbones.checkpoints import edit_config, save_transformers, tiny_vit
 from datasets import Dataset
@@ -16,15 +14,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 import hf_tl
-from hf_tl.data.datasets import load_data
-from hf_tl.errors import DataError
-from hf_tl.evaluation.intervals import wilson_interval
-from hf_tl.evaluation.metrics import MULTI_LABEL
-from hf_tl.evaluation.paired import paired_interval
-from hf_tl.exporting.quantize import measure_int8
-from hf_tl.exporting.result import ExportResult
+from hf_tl.errors import SaveError
 from hf_tl.predicting.predict import predict
-from hf_tl.runtime.runners import open_onnx
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -41,71 +32,17 @@ def read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "export.json").read_text(encoding="utf-8"))
 
 
-def test_int8_is_measured_on_all_test_images(quantized: Path, timm_folder: Path, colors: Path) -> None:
-    names = {"model.onnx", "model_int8.onnx", "preprocessing.json", "export.json"}
-    assert {path.name for path in quantized.iterdir()} == names
-    model, transforms = hf_tl.load(timm_folder)
-    splits = load_data(str(colors)).splits
-    images = splits["test"]
-    pixels = np.stack([transforms.eval(row["image"]).numpy() for row in images])
-    classes = images.features["label"].names
-    true = np.array([model.config.label2id[classes[row["label"]]] for row in images])
-    right = {
-        name: open_onnx(quantized / file)(pixels).argmax(1) == true
-        for name, file in (("float32", "model.onnx"), ("int8", "model_int8.onnx"))
-    }
-    int8 = read(quantized)["int8"]
-    assert int8["images"] == len(true) == 18
-    for name, hits in right.items():
-        expected = {"value": hits.mean(), "interval": list(wilson_interval(hits.sum(), 18))}
-        assert int8["accuracy"][name] == {key: pytest.approx(value) for key, value in expected.items()}
-        assert int8["metrics"][name]["accuracy"] == pytest.approx(hits.mean())
-    gained, lost = (right["int8"] & ~right["float32"]).sum(), (right["float32"] & ~right["int8"]).sum()
-    assert int8["accuracy"]["difference"]["value"] == pytest.approx((gained - lost) / 18)
-    assert int8["accuracy"]["difference"]["interval"] == pytest.approx(paired_interval(lost, gained, 18))
-    assert int8["calibration"] == {"split": "train", "images": len(splits["train"]) + len(splits["validation"])}
-    assert int8["bytes"] == (quantized / "model_int8.onnx").stat().st_size < read(quantized)["bytes"] / 2
-    assert int8["milliseconds_per_image"].keys() == {"float32", "int8", "batch_size", "threads"}
-    assert re.search(
-        r"int8      accuracy \d.* on 18 images, [\d.]+ ms an image", str(ExportResult(quantized, read(quantized)))
-    )
+def test_the_operators_are_of_the_asked_version(timm_folder: Path, colors: Path, tmp_path: Path) -> None:
+    import onnx
 
-
-def test_int8_is_not_measured_on_training_images(colors: Path, tmp_path: Path) -> None:
-    """The test split contains three training images under other names."""
-    strategy = hf_tl.Strategy.transfer(epochs=1, augmentation="none")
-    data = load_data(str(colors))
-    model, transforms = hf_tl.load_backbone("timm:test_resnet", data.labels, strategy, pretrained=False, image_size=64)
-    hf_tl.train(model, data, strategy, transforms=transforms, output_dir=str(tmp_path / "out"), report_to="none")
-    shutil.copytree(colors, tmp_path / "mixed")
-    for number, row in enumerate(data.splits["train"].select(range(3))):
-        label = data.labels[row["label"]]
-        shutil.copyfile(row["image"].filename, tmp_path / "mixed" / "test" / label / f"other-{number}.png")
-    flags = {"dataset": str(tmp_path / "mixed"), "int8": True}
-    folder = hf_tl.export(tmp_path / "out", "onnx", **flags)
-    int8 = read(folder)["int8"]
-    assert (int8["images"], int8["leakage"]["left_out"], int8["leakage"]["learned"]) == (18, 3, 0)
-    note = "3 of 21 test images are training images of the model"
-    assert f"Leakage   {note}: left out" in str(folder)
-    flags |= {"include_training_images": True, "overwrite_output_dir": True}
-    int8 = read(hf_tl.export(tmp_path / "out", "onnx", **flags))["int8"]
-    assert (int8["images"], int8["leakage"]["left_out"], int8["leakage"]["learned"]) == (21, 0, 3)
-
-
-def test_int8_is_not_measured_with_classes_of_others(timm_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the model knows none of the classes"):
-        hf_tl.export(timm_folder, "onnx", tmp_path / "out", dataset="digits", int8=True)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_images_of_several_classes_are_right_when_all_are(quantized: Path) -> None:
-    pixels = np.random.default_rng(0).normal(size=(8, 3, 160, 160)).astype(np.float32)
-    files = quantized / "model.onnx", quantized / "model_int8.onnx"
-    labels = (open_onnx(files[0])(pixels) > 0).astype(np.int64)
-    labels[0, 1] ^= 1
-    measured = measure_int8(*files, iter([pixels[:5], pixels[5:]]), labels, MULTI_LABEL)
-    assert measured["subset_accuracy"]["float32"]["value"] == 7 / 8
-    assert set(measured["metrics"]["int8"]) >= {"mean_average_precision", "micro_f1"}
+    for opset in (18, 21):
+        done = hf_tl.export(timm_folder, "onnx", tmp_path / str(opset), dataset=str(colors), opset=opset)
+        assert [each.version for each in onnx.load(done.file).opset_import if not each.domain] == [opset]
+        assert done.record["needs"] == {"onnx": "1.16.0"}
+        assert f"a runtime for ONNX 1.16.0 (opset {opset}," in str(done)
+    with pytest.raises(SaveError, match="opset 99 cannot be had"):
+        hf_tl.export(timm_folder, "onnx", tmp_path / "99", dataset=str(colors), opset=99)
+    assert not (tmp_path / "99").exists()
 
 
 def program(folder: Path, image: Path) -> str:

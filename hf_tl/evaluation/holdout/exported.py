@@ -19,7 +19,7 @@ from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL, ProblemType
 from hf_tl.record import RECORD_FILE, LearnedFrom, LearnedSplit, RunRecord
 from hf_tl.record.learned import LEARNED_FILE
 from hf_tl.runtime.exported import ExportedModel
-from hf_tl.runtime.origin import FileOrigin, digests_of, origin_of
+from hf_tl.runtime.origin import FileOrigin, origin_of
 from hf_tl.runtime.preprocessing import apply
 from hf_tl.runtime.runners import RUNTIMES
 from hf_tl.runtime.whole import open_exported
@@ -102,7 +102,7 @@ class ExportedClassifier:
         """Digest of the weights of the model; of a file with other weights (int8), the digest of the file."""
         if self._origin is not None and self._origin.is_exact:
             return self._origin.weights_digest
-        return digests_of(self.exported.file)[self.exported.file.name]
+        return self.exported.identity
 
     @property
     def name(self) -> str:
