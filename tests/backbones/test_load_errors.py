@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbones.checkpoints import PETS, save_timm, save_transformers, timm_network, tiny_vit
+from backbones.checkpoints import PETS, edit_config, save_timm, save_transformers, timm_network, tiny_vit
 from hub.client import run_python
 from hub.server import HubServer
 from safetensors.torch import load_file, save_file
@@ -172,7 +172,7 @@ def test_only_numbers_that_a_library_reads_are_limited(save: Callable[[Path], Pa
 def test_a_classifier_that_does_not_pool_is_refused(tmp_path: Path) -> None:
     save_timm(timm_network("test_vit"), tmp_path)
     edit_config(tmp_path, model_args={"global_pool": ""})
-    with pytest.raises(ModelError, match="expected an image classifier in .* found the model_args global_pool=''"):
+    with pytest.raises(ModelError, match=r"expected an image classifier in .* found the model_args global_pool=''"):
         load(tmp_path)
     edit_config(tmp_path, model_args={"global_pool": "token"})
     load(tmp_path)
