@@ -1,7 +1,6 @@
 """Detector of foreign images and thresholds of prediction sets, as they are saved beside a model."""
 
 import json
-import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from hf_tl.abstention.prediction_sets import prediction_sets
+from hf_tl.abstention.limits import Limits
 from hf_tl.abstention.scores import SCORES, Score
 from hf_tl.errors import ConfigError, ModelError, unreadable
 
@@ -24,10 +23,7 @@ class Detector:
     """Score with the threshold from which a model abstains, and the thresholds of its prediction sets."""
 
     score: Score
-    threshold: float
-    """Largest score of an accepted image."""
-    set_thresholds: np.ndarray
-    """Smallest probability with which each class is in a set, (classes,)."""
+    limits: Limits
     weights_digest: str
     """Digest of the weights that it was fitted for."""
 
@@ -46,10 +42,6 @@ class Detector:
         except ValueError as error:
             raise ModelError(f"{FILE} does not fit the model: {error}; run hf-tl calibrate again") from error
 
-    def sets(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return whether each class is in the prediction set of each image, (images, classes)."""
-        return prediction_sets(probabilities, self.set_thresholds)
-
     def save(self, folder: Path) -> None:
         """Write the file into a folder.
 
@@ -58,10 +50,14 @@ class Detector:
         """
         from safetensors.numpy import save
 
-        content = {"schema_version": SCHEMA_VERSION, "score": self.score.name, "threshold": self.threshold}
-        metadata = {_METADATA: json.dumps({**content, "weights_digest": self.weights_digest})}
+        content = {"schema_version": SCHEMA_VERSION, "score": self.score.name}
+        metadata = {
+            _METADATA: json.dumps(
+                {**content, "threshold": self.limits.threshold, "weights_digest": self.weights_digest}
+            )
+        }
         tensors = {field.name: np.ascontiguousarray(getattr(self.score, field.name)) for field in fields(self.score)}  # type: ignore[arg-type]
-        (folder / FILE).write_bytes(save({**tensors, _SETS: self.set_thresholds}, metadata))
+        (folder / FILE).write_bytes(save({**tensors, _SETS: self.limits.set_thresholds}, metadata))
 
     @classmethod
     def load(cls, model: str | os.PathLike[str], weights_digest: str, classes: int) -> Self:
@@ -117,8 +113,8 @@ class Detector:
             raise ModelError(f"{file} cannot be read: {unreadable(error)}; run hf-tl calibrate again") from error
 
 
-def _checked(content: Any, tensors: dict[str, np.ndarray], classes: int) -> tuple[Score, float, np.ndarray]:
-    """Return score, threshold and thresholds of the sets.
+def _checked(content: Any, tensors: dict[str, np.ndarray], classes: int) -> tuple[Score, Limits]:
+    """Return score and limits.
 
     Raises:
         ValueError: A value is of another kind or size.
@@ -130,10 +126,6 @@ def _checked(content: Any, tensors: dict[str, np.ndarray], classes: int) -> tupl
     are_arrays = all(array.ndim == 2 and array.size and np.isfinite(array).all() for array in tensors.values())
     if tensors.keys() != names or not are_arrays:
         raise ValueError(f"arrays {', '.join(sorted(tensors)):.200}, expected {', '.join(sorted(names))}")
-    if thresholds.shape != (classes,) or not np.isfinite(thresholds).all():
-        raise ValueError(f"thresholds of shape {thresholds.shape}, expected {classes:,} numbers")
-    if type(content["threshold"]) is not float or not math.isfinite(content["threshold"]):
-        raise ValueError(f"threshold {content['threshold']!r:.80}, expected a number")
     if not isinstance(content["weights_digest"], str):
         raise ValueError("no digest of the weights")
-    return kind(**tensors), content["threshold"], thresholds.astype(np.float64)
+    return kind(**tensors), Limits.from_json({**content, "set_thresholds": thresholds}, classes)

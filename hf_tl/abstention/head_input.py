@@ -1,7 +1,7 @@
 """Input of the last layer of a classifier, beside its logits."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -28,13 +28,20 @@ class HeadReader:
         pixels = pixels.to(next(self.model.parameters()).device)
         with inference(self.model):
             if self._layer is None:
-                self._layer = _last_layer(self.model, pixels[:1])
-            with _inputs_of([self._layer]) as calls:
-                logits = _logits(self.model, pixels)
-        return _flat(*calls[-1]).float(), logits.float()
+                self._layer = last_layer(self.model, pixels[:1])
+            features, logits = with_input(self._layer, lambda: _logits(self.model, pixels))
+        return features.float(), logits.float()
 
 
-def _last_layer(model: nn.Module, pixels: Tensor) -> nn.Module:
+def with_input(layer: nn.Module, call: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the input of a layer in a call, averaged over places or tokens, and the result of the call."""
+    with _inputs_of([layer]) as calls:
+        result = call()
+    return _flat(*calls[-1]), result
+
+
+def last_layer(model: nn.Module, pixels: Tensor) -> nn.Module:
+    """Return the last module with own parameters that a classifier calls for images."""
     owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
     with _inputs_of(owners) as calls:
         _logits(model, pixels)

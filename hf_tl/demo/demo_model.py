@@ -78,8 +78,8 @@ class DemoModel:
             return False
         with self._one_at_a_time:
             features, logits = self._read_head(self._pixel_values(image))
-        [score] = self.detector.scores(features.cpu().numpy(), logits.cpu().numpy())
-        return not score <= self.detector.threshold
+        scores = self.detector.scores(features.cpu().numpy(), logits.cpu().numpy())
+        return not self.detector.limits.accepts(scores)[0]
 
     def look(self, image: Image.Image, index: int) -> Image.Image | None:
         """Draw the activation map of a class over the input image; None where no region supports the class.

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hf_tl.abstention.detector import Detector
+from hf_tl.abstention.head_input import HeadReader
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.errors import ModelError, SaveError, name_some
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BATCH_SIZES = (1, 3, BATCH)
+SCORE_TOLERANCE = 1e-3
+"""Largest difference of out-of-distribution scores, relative to the largest; a distance takes the root of rounding."""
 LEVELS = 1.0
 """Maximum mean pixel difference, in levels of 0 to 255, between the resizing of two libraries (observed: below 0.4 on
 noise; shifting a photo by one pixel changes several levels)."""
@@ -61,6 +65,28 @@ def verify(run: Runner, model: "PreTrainedModel", pixels: np.ndarray, name: str)
             f"difference of {differences['logits']:.2g}: nothing was exported, try another --format"
         )
     return {"batch_sizes": list(BATCH_SIZES), "differences": differences}
+
+
+def verify_scores(run: Runner, model: "PreTrainedModel", detector: Detector, pixels: np.ndarray) -> float:
+    """Compare the out-of-distribution scores of an exported file with those of its model.
+
+    Returns:
+        Largest absolute difference.
+
+    Raises:
+        SaveError: They differ by more than float32 rounding.
+    """
+    read = HeadReader(model)
+    outputs = [[tensor.numpy() for tensor in read(torch.from_numpy(batch))] for batch in cut(pixels, [BATCH])]
+    expected = np.concatenate([detector.scores(*each) for each in outputs])
+    scores = np.concatenate([run.outputs(batch)[1] for batch in cut(pixels, [BATCH])])
+    difference, allowed = float(np.abs(scores - expected).max()), SCORE_TOLERANCE * max(1.0, np.abs(expected).max())
+    if not difference <= allowed:
+        raise SaveError(
+            f"expected the out-of-distribution scores of the model, up to {allowed:.2g} of rounding, found a "
+            f"difference of {difference:.2g}: nothing was exported, try another --format"
+        )
+    return difference
 
 
 def compare(problem: ProblemType, logits: np.ndarray, expected: np.ndarray) -> dict[str, float]:

@@ -12,49 +12,47 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_tl.abstention.detector import Detector
 from hf_tl.backbones.load import preprocessing_of
 from hf_tl.backbones.weights.digest import digest
 from hf_tl.backbones.weights.provenance import commit_of
-from hf_tl.data.columns import IMAGE, LABEL
+from hf_tl.data.columns import IMAGE
 from hf_tl.data.decoding.images import as_stored
 from hf_tl.data.decoding.opening import decode
 from hf_tl.data.image_data import AnyDataset
-from hf_tl.data.learned import Leakage
-from hf_tl.errors import ConfigError, DataError, name_some
+from hf_tl.errors import ConfigError, name_some
 from hf_tl.evaluation.holdout.classifier import AnyModel
 from hf_tl.evaluation.holdout.images import Holdout, open_holdout
 from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.metrics import MULTI_LABEL
-from hf_tl.exporting.checks import model_logits, verify, verify_steps
+from hf_tl.exporting.checks import model_logits, verify, verify_scores, verify_steps
 from hf_tl.exporting.formats import Format, check_format, explained, write_model
-from hf_tl.exporting.images import evenly, evenly_spaced, pixels_of
+from hf_tl.exporting.images import evenly, pixels_of
 from hf_tl.exporting.preprocessing import describe
 from hf_tl.exporting.quantize import (
-    CALIBRATION_IMAGES,
-    METHODS,
     check_loss,
     check_quantizer,
+    divide,
     int8_file,
-    measure_int8,
-    write_int8,
+    quantize,
 )
 from hf_tl.exporting.result import ExportResult
 from hf_tl.exporting.whole import FILE as WHOLE_FILE
 from hf_tl.exporting.whole import check_whole, verify_whole, write_whole
-from hf_tl.processes.cores import cpu_cores
 from hf_tl.ranges import COUNT, SHARE, check_argument
 from hf_tl.record import RECORD_FILE, write_record
 from hf_tl.renamed import OLD_SOURCE, renamed
+from hf_tl.runtime.exported import ABSTENTION
 from hf_tl.runtime.origin import FILE as REPORT_FILE
 from hf_tl.runtime.origin import digests_of
 from hf_tl.runtime.preprocessing import FILE as PREPROCESSING_FILE
 from hf_tl.runtime.preprocessing import probabilities
-from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES, Runtime, parts_of
+from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES, Runtime, size_of
 from hf_tl.storage.folders import atomic_folder
 from hf_tl.storage.writing import writing
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 SCHEMA_VERSION = 1
 VERIFIED_IMAGES = 64
@@ -128,19 +126,23 @@ def export(
     preprocessing = preprocessing_of(classifier.model, classifier.transforms)
     scores = "sigmoid" if classifier.problem is MULTI_LABEL else "softmax"
     steps = {**describe(preprocessing), "scores": scores, "labels": list(classifier.labels)}
+    detector = _detector_of(classifier)
+    if detector is not None:
+        steps[ABSTENTION] = detector.limits.to_json()
     if with_preprocessing:
         check_whole(steps)
     holdout = open_holdout(dataset, {"the model": classifier}, split, reading, needs_labels=int8)
-    quantized = _divide(holdout, include_training_images) if int8 else None
+    quantized = divide(holdout, include_training_images) if int8 else None
     with _new_folder(folder) as partial:
         report = _describe_model(classifier, holdout)
         report |= {"format": format, "file": chosen.runtime.file, "input": INPUT, "output": OUTPUT}
-        settings = {} if opset is None else {"opset": opset}
+        settings: dict[str, Any] = {} if opset is None else {"opset": opset}
+        settings["score"] = None if detector is None else detector.score
         report |= write_model(format, classifier.model, preprocessing.input_size, partial, **settings)
-        report["bytes"] = _size(partial / chosen.runtime.file)
-        report["verified"] = _verify(chosen, format, partial, classifier, holdout, steps)
+        report["bytes"] = size_of(partial / chosen.runtime.file)
+        report["verified"] = _verify(chosen, format, partial, classifier, holdout, steps, detector)
         if quantized is not None:
-            report["int8"] = _quantize(format, partial, classifier, *quantized)
+            report["int8"] = quantize(format, partial, classifier, *quantized)
             check_loss(report["int8"][classifier.problem.accuracy], max_int8_loss)
         if with_preprocessing:
             report["with_preprocessing"] = _write_whole(partial, classifier, holdout, steps)
@@ -179,14 +181,29 @@ def _describe_model(classifier: LoadedClassifier, holdout: Holdout) -> dict[str,
     }
 
 
+def _detector_of(classifier: LoadedClassifier) -> Detector | None:
+    """Return the detector of a calibrated model; None for others."""
+    if classifier.source is None or classifier.record is None or classifier.record.abstention is None:
+        return None
+    return Detector.load(classifier.source, classifier.weights_digest, len(classifier.labels))
+
+
 def _verify(
-    chosen: Format, name: str, folder: Path, classifier: LoadedClassifier, holdout: Holdout, steps: Mapping[str, Any]
+    chosen: Format,
+    name: str,
+    folder: Path,
+    classifier: LoadedClassifier,
+    holdout: Holdout,
+    steps: Mapping[str, Any],
+    detector: Detector | None,
 ) -> dict[str, Any]:
     images = evenly(holdout.images, VERIFIED_IMAGES)
     pixels = np.concatenate(list(pixels_of(images, classifier.transforms.eval)))
     with explained(f"the {name} file cannot be loaded", "try another --format"):
         run = chosen.runtime.open(folder / chosen.runtime.file)
     report = {"split": holdout.split, "images": len(images), **verify(run, classifier.model, pixels, name)}
+    if detector is not None:
+        report["ood_scores"] = verify_scores(run, classifier.model, detector, pixels)
     decoded = [decode(image) for image in as_stored(images)[IMAGE]]
     return {**report, "without_hf_tl": verify_steps(steps, decoded, pixels, run, classifier.model)}
 
@@ -223,62 +240,7 @@ def _write_whole(
     file = write_whole(folder / RUNTIMES["onnx"].file, steps)
     decoded = [decode(image) for image in as_stored(images)[IMAGE]]
     verified = verify_whole(file, decoded, pixels, expected, steps["std"])
-    return {"file": file.name, "bytes": _size(file), **verified}
-
-
-def _divide(holdout: Holdout, include_training_images: bool) -> "tuple[Holdout, Leakage, Dataset, str]":
-    """Return the images to measure int8 on, and those to calibrate it on, with the name of their split.
-
-    Without a training split, at most half of the images calibrate, and the others are measured.
-
-    Raises:
-        DataError: There is only one image.
-    """
-    measured, leakage = holdout.measurable(include_training_images=include_training_images)
-    if measured.train is not None:
-        return measured, leakage, evenly(measured.train, CALIBRATION_IMAGES), "train"
-    count = len(measured.images)
-    if count < 2:
-        raise DataError(
-            f"--int8 needs images to calibrate on and others to measure, found {count}: name a dataset with more "
-            "images, or leave out --int8"
-        )
-    rows = evenly_spaced(count, min(CALIBRATION_IMAGES, count // 2))
-    others = np.setdiff1d(np.arange(count), rows).tolist()
-    data = measured.data.select(measured.split, others)
-    return replace(measured, data=data), leakage, measured.images.select(rows), measured.split
-
-
-def _quantize(
-    format_: str,
-    folder: Path,
-    classifier: LoadedClassifier,
-    holdout: Holdout,
-    leakage: Leakage,
-    calibration: "Dataset",
-    split: str,
-) -> dict[str, Any]:
-    transform, runtime = classifier.transforms.eval, RUNTIMES[format_]
-    file = write_int8(format_, folder / runtime.file, pixels_of(calibration, transform))
-    labels = np.asarray(holdout.images[LABEL][:])
-    with explained(f"{runtime.name} cannot run the quantized network", "leave out --int8"):
-        pixels = pixels_of(holdout.images, transform)
-        measured = measure_int8(runtime, folder / runtime.file, file, pixels, labels, classifier.problem)
-    return {
-        "file": file.name,
-        "bytes": _size(file),
-        "method": METHODS[format_],
-        "calibration": {"split": split, "images": len(calibration)},
-        "split": holdout.split,
-        **measured,
-        "hardware": f"CPU, {cpu_cores()} cores",
-        "leakage": leakage.to_record(),
-    }
-
-
-def _size(file: Path) -> int:
-    """Return the size of a model file in bytes, including external weights."""
-    return sum(part.stat().st_size for part in parts_of(file))
+    return {"file": file.name, "bytes": size_of(file), **verified}
 
 
 def _model_files(runtime: Runtime) -> list[str]:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hf_tl.abstention.in_torch import LogitsAndScore
+from hf_tl.abstention.scores import Score
 from hf_tl.errors import ConfigError, SaveError
-from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES, Runtime
+from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES, SCORE, Runtime
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,7 +67,12 @@ def check_format(name: str) -> Format:
 
 
 def write_model(
-    name: str, model: "PreTrainedModel", input_size: tuple[int, int, int], folder: Path, **settings: Any
+    name: str,
+    model: "PreTrainedModel",
+    input_size: tuple[int, int, int],
+    folder: Path,
+    score: Score | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Write a model in a format, for batches of any size, and return facts for `export.json`.
 
@@ -74,12 +81,14 @@ def write_model(
         model: Model on the CPU, in inference mode.
         input_size: Channels, height and width.
         folder: Folder of the file.
+        score: Out-of-distribution score to be a second output (default: none).
         settings: Settings of the format: `opset` of ONNX.
 
     Raises:
         SaveError: The format cannot express the network.
     """
-    network = Logits(model).eval().requires_grad_(False)
+    black = torch.zeros(1, *input_size)
+    network = (Logits(model) if score is None else LogitsAndScore(model, score, black)).eval().requires_grad_(False)
     # two images, because torch specializes a size of one; black, because the example may be stored in the file
     example = torch.zeros(2, *input_size)
     with (
@@ -116,7 +125,7 @@ def _write_onnx(network: nn.Module, example: Tensor, file: Path, opset: int | No
         dynamo=True,
         dynamic_shapes=_any_batch(),
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=outputs_of(network),
         opset_version=opset,
         verbose=False,
     )
@@ -174,7 +183,8 @@ def _write_openvino(network: nn.Module, example: Tensor, file: Path) -> dict[str
     decoder = TorchFXPythonDecoder.from_exported_program(program)  # must live as long as the model is converted
     model = frontend.convert(frontend.load(decoder))
     model.reshape([-1, *example.shape[1:]])
-    model.outputs[0].tensor.set_names({OUTPUT})
+    for output, name in zip(model.outputs, outputs_of(network), strict=True):
+        output.tensor.set_names({name})
     save_model(model, file, compress_to_fp16=False)
     return {"versions": {name: version(name) for name in ("torch", "openvino")}}
 
@@ -188,6 +198,11 @@ def quiet_logs() -> Iterator[None]:
         yield
     finally:
         logging.disable(hidden)
+
+
+def outputs_of(network: nn.Module) -> list[str]:
+    """Return the names of the outputs of a network."""
+    return [OUTPUT, *([SCORE] if isinstance(network, LogitsAndScore) else [])]
 
 
 def _any_batch() -> dict[str, dict[int, Any]]:

@@ -5,18 +5,28 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_tl.errors import ConfigError, SaveError
+from hf_tl.data.columns import LABEL
+from hf_tl.data.learned import Leakage
+from hf_tl.errors import ConfigError, DataError, SaveError
+from hf_tl.evaluation.holdout.images import Holdout
+from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.intervals import wilson_interval
 from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.evaluation.paired import paired_interval
 from hf_tl.exporting.formats import explained, quiet_logs
-from hf_tl.runtime.runners import INPUT, RUNTIMES, Runtime
+from hf_tl.exporting.images import evenly, evenly_spaced, pixels_of
+from hf_tl.processes.cores import cpu_cores
+from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES, Runtime, size_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 STEM = "model_int8"
 CALIBRATION_IMAGES = 256
@@ -68,6 +78,7 @@ def write_int8(format_: str, float_file: Path, pixels: Iterator[np.ndarray]) -> 
 
 def _write_onnx(float_file: Path, file: Path, pixels: Iterator[np.ndarray]) -> None:
     # U8S8 is fast on x86: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+    import onnx.utils
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -79,7 +90,9 @@ def _write_onnx(float_file: Path, file: Path, pixels: Iterator[np.ndarray]) -> N
     prepared = float_file.with_name(".prepared.onnx")
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
     try:
-        quant_pre_process(float_file, prepared)
+        # without the score, which for 8-bit features is another than the model was calibrated with
+        onnx.utils.extract_model(float_file, prepared, [INPUT], [OUTPUT], check_model=False)
+        quant_pre_process(prepared, prepared)
         quantize_static(prepared, file, Reader(), per_channel=True, **types)
     finally:
         prepared.unlink(missing_ok=True)
@@ -92,6 +105,8 @@ def _write_openvino(float_file: Path, file: Path, pixels: Iterator[np.ndarray]) 
 
     nncf.set_log_level(logging.ERROR)
     model = Core().read_model(float_file)
+    for result in model.get_results()[1:]:  # a score of 8-bit features is another than the model was calibrated with
+        model.remove_result(result)
     has_attention = any(node.get_type_name() == "ScaledDotProductAttention" for node in model.get_ops())
     images = [image[np.newaxis] for batch in pixels for image in batch]
     quantized = nncf.quantize(
@@ -101,6 +116,64 @@ def _write_openvino(float_file: Path, file: Path, pixels: Iterator[np.ndarray]) 
         model_type=nncf.ModelType.TRANSFORMER if has_attention else None,
     )
     save_model(quantized, file, compress_to_fp16=False)
+
+
+def divide(holdout: Holdout, include_training_images: bool) -> "tuple[Holdout, Leakage, Dataset, str]":
+    """Return the images to measure int8 on, and those to calibrate it on, with the name of their split.
+
+    Without a training split, at most half of the images calibrate, and the others are measured.
+
+    Raises:
+        DataError: There is only one image.
+    """
+    measured, leakage = holdout.measurable(include_training_images=include_training_images)
+    if measured.train is not None:
+        return measured, leakage, evenly(measured.train, CALIBRATION_IMAGES), "train"
+    count = len(measured.images)
+    if count < 2:
+        raise DataError(
+            f"--int8 needs images to calibrate on and others to measure, found {count}: name a dataset with more "
+            "images, or leave out --int8"
+        )
+    rows = evenly_spaced(count, min(CALIBRATION_IMAGES, count // 2))
+    others = np.setdiff1d(np.arange(count), rows).tolist()
+    data = measured.data.select(measured.split, others)
+    return replace(measured, data=data), leakage, measured.images.select(rows), measured.split
+
+
+def quantize(
+    format_: str,
+    folder: Path,
+    classifier: LoadedClassifier,
+    holdout: Holdout,
+    leakage: Leakage,
+    calibration: "Dataset",
+    split: str,
+) -> dict[str, Any]:
+    """Quantize the exported file in a folder, and measure both files.
+
+    Returns:
+        What `measure_int8` measured, with the file and how it was made, for `export.json`.
+
+    Raises:
+        SaveError: The network cannot be quantized, or the result does not run.
+    """
+    transform, runtime = classifier.transforms.eval, RUNTIMES[format_]
+    file = write_int8(format_, folder / runtime.file, pixels_of(calibration, transform))
+    labels = np.asarray(holdout.images[LABEL][:])
+    with explained(f"{runtime.name} cannot run the quantized network", "leave out --int8"):
+        pixels = pixels_of(holdout.images, transform)
+        measured = measure_int8(runtime, folder / runtime.file, file, pixels, labels, classifier.problem)
+    return {
+        "file": file.name,
+        "bytes": size_of(file),
+        "method": METHODS[format_],
+        "calibration": {"split": split, "images": len(calibration)},
+        "split": holdout.split,
+        **measured,
+        "hardware": f"CPU, {cpu_cores()} cores",
+        "leakage": leakage.to_record(),
+    }
 
 
 def measure_int8(

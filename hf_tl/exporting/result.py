@@ -89,6 +89,8 @@ def _lines(folder: Path, report: Mapping[str, Any]) -> Iterator[tuple[str, str]]
         f"{steps['pixel_levels']['mean']:.1g} of 255 levels, predictions agree on "
         f"{_agreement(steps, verified['images'])}",
     )
+    if (scores := verified.get("ood_scores")) is not None:
+        yield "", f"out-of-distribution scores differ by at most {scores:.1g}"
     if whole is not None:
         yield from _whole_lines(whole)
     if int8 is not None:

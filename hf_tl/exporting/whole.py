@@ -14,7 +14,8 @@ import numpy as np
 from hf_tl.errors import ModelError, SaveError
 from hf_tl.exporting.checks import LEVELS
 from hf_tl.exporting.formats import explained
-from hf_tl.runtime.runners import INPUT, OUTPUT, open_session, parts_of, run_session
+from hf_tl.runtime.exported import ABSTENTION
+from hf_tl.runtime.runners import INPUT, OUTPUT, SCORE, open_session, parts_of, run_session
 from hf_tl.runtime.whole import IMAGE, LABELS, PROBABILITIES, SCORES, WholeModel
 
 if TYPE_CHECKING:
@@ -80,14 +81,26 @@ def write_whole(network: Path, steps: Mapping[str, Any]) -> Path:
         shape = [1, len(steps["mean"]), steps["size"]["height"], steps["size"]["width"]]
         pixels = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape)
         scores = helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, [len(steps["labels"])])
+        outputs = [scores]
         metadata = {SCORES: steps["scores"], LABELS: json.dumps(steps["labels"])}
-        for operators, output, file in ((steps_alone, pixels, PIXELS_FILE), (whole, scores, FILE)):
-            graph = helper.make_graph(operators.nodes, "hf_tl", [image], [output], operators.values)
+        if ABSTENTION in steps:
+            outputs.append(helper.make_tensor_value_info(_squeeze_score(whole), TensorProto.FLOAT, []))
+            metadata[ABSTENTION] = json.dumps(steps[ABSTENTION])
+        for operators, made_outputs, file in ((steps_alone, [pixels], PIXELS_FILE), (whole, outputs, FILE)):
+            graph = helper.make_graph(operators.nodes, "hf_tl", [image], made_outputs, operators.values)
             versions = {"opset_imports": model.opset_import, "ir_version": model.ir_version}
             made = helper.make_model(graph, producer_name="hf_tl", **versions)
             helper.set_model_props(made, metadata)
             onnx.save(made, network.with_name(file))
     return network.with_name(FILE)
+
+
+def _squeeze_score(whole: "_Operators") -> str:
+    """Make the output with the score of a batch that of one image, under the same name, and return the name."""
+    inner = f"{SCORE}_of_a_batch"
+    for node in whole.nodes:
+        node.output[:] = [inner if name == SCORE else name for name in node.output]
+    return whole.add("Squeeze", inner, whole.constant([0]), output=SCORE)
 
 
 def verify_whole(
@@ -116,7 +129,7 @@ def verify_whole(
     with explained("the file with its preprocessing does not run", "leave out --with_preprocessing"):
         model, steps = WholeModel(whole, open_session(whole)), open_session(alone)
         arrays = [model.pixels(image, "an image") for image in images]
-        made = np.concatenate([run_session(steps, IMAGE, array, INPUT) for array in arrays])
+        made = np.concatenate([run_session(steps, IMAGE, array, [INPUT])[0] for array in arrays])
         probabilities = model.probabilities(arrays)
         levels = np.abs(made - pixels) * np.abs(np.reshape(std, (-1, 1, 1))) * 255
     alone.unlink()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_tl.abstention.detector import Detector
+from hf_tl.abstention.limits import Limits
 from hf_tl.abstention.prediction_sets import quantile, set_thresholds
 from hf_tl.abstention.reading import HeadOutputs, read_heads, scrambled
 from hf_tl.abstention.scores import SCORES, Score
@@ -92,8 +93,8 @@ def calibrate(
             f"--accept {accept:g} needs more validation images (or groups of them) than {len(validation.labels):,}: "
             "accept fewer, or hold out more with --validation_fraction in the training"
         )
-    limits = set_thresholds(_probabilities(validation), validation.labels, coverage, groups.get("validation"))
-    detector = Detector(score, threshold, limits, classifier.weights_digest)
+    thresholds = set_thresholds(_probabilities(validation), validation.labels, coverage, groups.get("validation"))
+    detector = Detector(score, Limits(threshold, thresholds), classifier.weights_digest)
     record = AbstentionRecord(
         weights_digest=classifier.weights_digest,
         score=score.name,
@@ -194,8 +195,8 @@ def _probabilities(outputs: HeadOutputs) -> np.ndarray:
 
 
 def _measure(detector: Detector, test: HeadOutputs, labels: Sequence[str]) -> AbstentionMeasured:
-    is_accepted = detector.scores(test.features, test.logits) <= detector.threshold
-    sets = detector.sets(_probabilities(test))
+    is_accepted = detector.limits.accepts(detector.scores(test.features, test.logits))
+    sets = detector.limits.sets(_probabilities(test))
     is_covered = sets[np.arange(len(sets)), test.labels]
     by_class = {label: float(is_covered[test.labels == label].mean()) for label in np.unique(test.labels)}
     least = min(by_class, key=by_class.__getitem__)

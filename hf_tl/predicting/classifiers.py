@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -12,9 +12,12 @@ from hf_tl.runtime.whole import open_exported
 
 if TYPE_CHECKING:
     from hf_tl.abstention.detector import Detector
-    from hf_tl.abstention.head_input import HeadReader
+    from hf_tl.abstention.limits import Limits
     from hf_tl.evaluation.holdout.classifier import AnyModel, Classifier
+    from hf_tl.evaluation.holdout.exported import ExportedClassifier
     from hf_tl.evaluation.holdout.loaded import LoadedClassifier
+    from hf_tl.runtime.exported import ExportedModel
+    from hf_tl.runtime.whole import WholeModel
 
 
 class ImageClassifier(Protocol):
@@ -39,7 +42,18 @@ class ImageClassifier(Protocol):
         """Return the probability of each class, (images, classes), for the pixels of each image."""
 
 
-def open_classifier(model: "AnyModel") -> ImageClassifier:
+class AbstainingClassifier(ImageClassifier, Protocol):
+    """Classifier of a calibrated model."""
+
+    @property
+    def limits(self) -> "Limits":
+        """Limits of abstention and of prediction sets."""
+
+    def judge(self, pixels: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities (images, classes) and out-of-distribution scores (images,), for pixels of each image."""
+
+
+def open_classifier(model: "AnyModel") -> "ExportedModel | WholeModel | TorchClassifier":
     """Open an exported model, or load any other; torch is imported for the latter alone.
 
     Raises:
@@ -53,24 +67,33 @@ def open_classifier(model: "AnyModel") -> ImageClassifier:
     return TorchClassifier(LoadedClassifier.load(model))
 
 
-def with_detector(classifier: "Classifier") -> "tuple[TorchClassifier, Detector]":
-    """Return a classifier with its detector of images unlike its training images.
+def open_abstaining(model: "AnyModel") -> AbstainingClassifier:
+    """Open a calibrated model, or an exported file of one.
 
     Raises:
-        ConfigError: The model was not calibrated, or is an exported one.
-        ModelError: The detector is damaged, or of other weights.
+        ConfigError: The model was not calibrated, or the runtime of an exported one is not installed.
+        ModelError: There is no such model, or what was calibrated is damaged or of other weights.
     """
-    from hf_tl.abstention.detector import Detector
+    classifier = open_classifier(model)
+    return _with_limits(classifier) if not isinstance(classifier, TorchClassifier) else classifier.calibrated()
+
+
+def abstaining(classifier: "Classifier") -> AbstainingClassifier:
+    """Return a classifier of an evaluation as one that abstains; the errors are those of `open_abstaining`."""
     from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
-    if not isinstance(classifier, LoadedClassifier):
+    if isinstance(classifier, LoadedClassifier):
+        return TorchClassifier(classifier).calibrated()
+    return _with_limits(cast("ExportedClassifier", classifier).exported)
+
+
+def _with_limits(exported: "ExportedModel | WholeModel") -> AbstainingClassifier:
+    if exported.limits is None:
         raise ConfigError(
-            f"{classifier.name} is an exported model, which never abstains: name the folder of the model itself"
+            f"{exported.file} never abstains: it was exported before hf-tl calibrate, or is quantized; export the "
+            "calibrated model again, or name its folder"
         )
-    if (source := classifier.source) is None:
-        raise ConfigError("a model in memory never abstains: save it, run hf-tl calibrate, and name its folder")
-    detector = Detector.load(source, classifier.weights_digest, len(classifier.labels))
-    return TorchClassifier(classifier), detector
+    return cast("AbstainingClassifier", exported)
 
 
 class TorchClassifier:
@@ -84,7 +107,6 @@ class TorchClassifier:
         self._transform = classifier.transforms.eval
         self.labels, self.is_multi_label = classifier.labels, classifier.problem is MULTI_LABEL
         self._classifier = classifier
-        self._read_head: HeadReader | None = None
         device = available_device()
         if classifier.source is not None and device is not None:
             self._model.to(device)
@@ -109,13 +131,35 @@ class TorchClassifier:
             logits = image_logits(self._model, {"pixel_values": torch.stack(list(pixels)).to(self._model.device)})
         return np.asarray(self._problem.probabilities(logits.float()).cpu().numpy())
 
-    def judge(self, pixels: Sequence[Any], detector: "Detector") -> tuple[np.ndarray, np.ndarray]:
+    def calibrated(self) -> "CalibratedClassifier":
+        """Return the model with what was calibrated.
+
+        Raises:
+            ConfigError: It was not calibrated, or is in memory.
+            ModelError: What was calibrated is damaged, or of other weights.
+        """
+        from hf_tl.abstention.detector import Detector
+
+        if (source := self._classifier.source) is None:
+            raise ConfigError("a model in memory never abstains: save it, run hf-tl calibrate, and name its folder")
+        return CalibratedClassifier(
+            self._classifier, Detector.load(source, self._classifier.weights_digest, len(self.labels))
+        )
+
+
+class CalibratedClassifier(TorchClassifier):
+    """Model in torch with its detector."""
+
+    def __init__(self, classifier: "LoadedClassifier", detector: "Detector") -> None:
+        from hf_tl.abstention.head_input import HeadReader
+
+        super().__init__(classifier)
+        self.limits, self._detector, self._read_head = detector.limits, detector, HeadReader(self._model)
+
+    def judge(self, pixels: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return probabilities (images, classes) and out-of-distribution scores (images,)."""
         import torch
 
-        from hf_tl.abstention.head_input import HeadReader
-
-        read = self._read_head = self._read_head or HeadReader(self._model)
-        features, logits = read(torch.stack(list(pixels)))
+        features, logits = self._read_head(torch.stack(list(pixels)))
         probabilities = self._problem.probabilities(logits).cpu().numpy()
-        return np.asarray(probabilities), detector.scores(features.cpu().numpy(), logits.cpu().numpy())
+        return np.asarray(probabilities), self._detector.scores(features.cpu().numpy(), logits.cpu().numpy())

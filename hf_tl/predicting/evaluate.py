@@ -15,7 +15,7 @@ from hf_tl.evaluation.metrics import SINGLE_LABEL, ProblemType
 from hf_tl.evaluation.report import measure_split
 from hf_tl.evaluation.robustness.measure import measure_robustness, predict_corrupted
 from hf_tl.evaluation.robustness.views import check_corruptible, corrupted
-from hf_tl.predicting.classifiers import with_detector
+from hf_tl.predicting.classifiers import abstaining
 from hf_tl.predicting.foreign import ForeignMeasured, measure_foreign
 from hf_tl.predicting.inputs import collect_images
 from hf_tl.ranges import COUNT, check_argument
@@ -219,7 +219,7 @@ def evaluate(
     if output_dir is not None:
         make_report_folder(output_dir)  # fail early, before minutes of computation
     classifier = load_classifier(model)
-    calibrated = None if ood is None else (collect_images(ood), *with_detector(classifier))
+    calibrated = None if ood is None else (collect_images(ood), abstaining(classifier))
     if corruptions:
         check_corruptible(classifier.scaling)
     holdout = open_holdout(dataset, {"the model": classifier}, split, reading, skip_bad_images=skip_bad_images)
@@ -255,8 +255,8 @@ def evaluate(
         metric_notes=_undefined(classifier.problem, measured),
     )
     if calibrated is not None:
-        images_of_none, abstaining, detector = calibrated
-        foreign = measure_foreign(abstaining, detector, holdout.images, images_of_none, batch_size)
+        images_of_none, judge = calibrated
+        foreign = measure_foreign(judge, holdout.images, images_of_none, batch_size)
         evaluation = replace(evaluation, foreign=foreign)
     if output_dir is not None:
         evaluation.save(output_dir)

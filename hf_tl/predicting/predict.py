@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hf_tl.errors import ConfigError, DataError, name_some
-from hf_tl.predicting.classifiers import ImageClassifier, TorchClassifier, open_classifier, with_detector
+from hf_tl.predicting.classifiers import AbstainingClassifier, ImageClassifier, open_abstaining, open_classifier
 from hf_tl.predicting.inputs import NamedImage, collect_images
 from hf_tl.predicting.result import Prediction, PredictionResult, TableFormat
 from hf_tl.processes.cores import cpu_cores
@@ -20,7 +20,6 @@ from hf_tl.ranges import COUNT, SHARE, check_argument
 from hf_tl.reporting.console import logger, progress_bar
 
 if TYPE_CHECKING:
-    from hf_tl.abstention.detector import Detector
     from hf_tl.evaluation.holdout.classifier import AnyModel
 
 TOP_K, BATCH_SIZE = 5, 8
@@ -114,8 +113,8 @@ class Predictor:
     top_k: int
     threshold: float | None
     batch_size: int
-    detector: "Detector | None" = None
-    """Detector of a calibrated model."""
+    judge: AbstainingClassifier | None = None
+    """The classifier, if the model is calibrated and abstention or prediction sets are asked for."""
     abstain: bool = False
     prediction_sets: bool = False
 
@@ -136,11 +135,9 @@ class Predictor:
         ):  # fmt: skip
             check_argument(name, value, domain)
         classifier: ImageClassifier
-        detector = None
+        judge = None
         if abstain or prediction_sets:
-            from hf_tl.evaluation.holdout.opening import load_classifier
-
-            classifier, detector = with_detector(load_classifier(model))
+            classifier = judge = open_abstaining(model)
         else:
             classifier = open_classifier(model)
         classes = len(classifier.labels)
@@ -154,7 +151,7 @@ class Predictor:
             min(limit, classes),
             threshold,
             batch_size,
-            detector,
+            judge,
             abstain,
             prediction_sets,
         )
@@ -162,8 +159,8 @@ class Predictor:
     @property
     def identity(self) -> str:
         """Everything that predictions depend on, beside the images and the columns."""
-        detector = None if self.detector is None else [self.detector.threshold, *self.detector.set_thresholds.tolist()]
-        settings = [self.top_k, self.threshold, self.abstain, self.prediction_sets, detector, Image.MAX_IMAGE_PIXELS]
+        limits = None if self.judge is None else self.judge.limits.to_json()
+        settings = [self.top_k, self.threshold, self.abstain, self.prediction_sets, limits, Image.MAX_IMAGE_PIXELS]
         return f"{self.classifier.identity} {settings}"
 
     @property
@@ -196,14 +193,14 @@ class Predictor:
 
     def _classify(self, names: Sequence[str], pixels: Sequence[Any]) -> Iterator[Prediction]:
         scores: Sequence[float | None] = [None] * len(pixels)
-        if self.abstain and self.detector is not None and isinstance(self.classifier, TorchClassifier):
-            probabilities, measured = self.classifier.judge(pixels, self.detector)
-            scores, is_foreign = measured.tolist(), ~(measured <= self.detector.threshold)
+        if self.abstain and self.judge is not None:
+            probabilities, measured = self.judge.judge(pixels)
+            scores, is_foreign = measured.tolist(), ~self.judge.limits.accepts(measured)
         else:
             probabilities, is_foreign = self.classifier.probabilities(pixels), np.zeros(len(pixels), bool)
         is_offered = probabilities >= (self.threshold or 0)
-        if self.prediction_sets and self.detector is not None:
-            is_offered = self.detector.sets(probabilities)
+        if self.prediction_sets and self.judge is not None:
+            is_offered = self.judge.limits.sets(probabilities)
         for place, name in enumerate(names):
             values = probabilities[place]
             ranked = () if is_foreign[place] else np.argsort(-values, kind="stable")[: self.top_k]

@@ -5,18 +5,22 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
+from hf_tl.abstention.limits import Limits
 from hf_tl.data.decoding.opening import decode
 from hf_tl.errors import ModelError, unreadable
 from hf_tl.runtime.preprocessing import FILE, apply, probabilities
 from hf_tl.runtime.runners import RUNTIMES, Runner, Runtime, parts_of, runtime_of
 from hf_tl.storage.documents import read_json
 
+ABSTENTION = "abstention"
+"""Entry of `preprocessing.json` with the limits of a calibrated model."""
 LARGEST_SIDE = 4096
 """Largest size in pixels that a preprocessing may ask for."""
 _SAMPLE = (17, 13)
@@ -54,6 +58,18 @@ class ExportedModel:
                 run = runtime.open(file)
         return cls(file, steps, run)
 
+    @cached_property
+    def limits(self) -> Limits | None:
+        """Limits of abstention; None for a file without out-of-distribution scores."""
+        if ABSTENTION not in self.steps or len(self.run.outputs(self._black)) == 1:
+            return None
+        return Limits.from_json(self.steps[ABSTENTION], len(self.labels))
+
+    @property
+    def _black(self) -> np.ndarray:
+        size = self.steps["size"]
+        return np.zeros((1, len(self.steps["mean"]), size["height"], size["width"]), np.float32)
+
     @property
     def runtime(self) -> Runtime:
         """Runtime of the file."""
@@ -86,19 +102,33 @@ class ExportedModel:
         """Return the probability of each class, (images, classes), for the pixels of each image; see `logits`."""
         return probabilities(self.steps["scores"], self.logits(np.stack(pixels)))
 
+    def judge(self, pixels: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities (images, classes) and out-of-distribution scores (images,), for pixels of each image.
+
+        Raises:
+            ModelError: The file does not run, or gives no scores.
+        """
+        logits, *scores = self._outputs(np.stack(pixels))
+        if [each.shape for each in scores] != [(len(pixels),)]:
+            raise ModelError(f"expected a score of each image of {self.file}, found other outputs; export again")
+        return probabilities(self.steps["scores"], logits), scores[0]
+
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Return the logits, (images, classes), for pixels of shape (images, channels, height, width).
 
         Raises:
             ModelError: The file does not run, or gives another number of classes.
         """
+        return self._outputs(pixels)[0]
+
+    def _outputs(self, pixels: np.ndarray) -> Sequence[np.ndarray]:
         try:
-            logits = self.run(pixels)
+            outputs = self.run.outputs(pixels)
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"{self.file} cannot be run: {unreadable(error)}; export it again") from error
-        if logits.shape != (expected := (len(pixels), len(self.labels))):
-            raise ModelError(f"expected logits of shape {expected} of {self.file}, found {logits.shape}; export again")
-        return logits
+        if (found := outputs[0].shape) != (expected := (len(pixels), len(self.labels))):
+            raise ModelError(f"expected logits of shape {expected} of {self.file}, found {found}; export again")
+        return outputs
 
 
 def sha256_of(file: Path) -> str:
@@ -150,6 +180,8 @@ def _read_steps(file: Path) -> dict[str, Any]:
             raise ValueError(f"steps that make images of shape {shape} instead of {size}")
         if steps["scores"] not in ("softmax", "sigmoid") or not all(isinstance(name, str) for name in steps["labels"]):
             raise ValueError("no class names or scores")
+        if ABSTENTION in steps:
+            Limits.from_json(steps[ABSTENTION], len(steps["labels"]))
     except OSError as error:
         raise ModelError(
             f"expected {file.name} beside the model, found {unreadable(error)}; export the model"

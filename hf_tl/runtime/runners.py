@@ -2,11 +2,11 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +16,19 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
     from torch import Tensor
 
-INPUT, OUTPUT = "pixel_values", "logits"
-Runner = Callable[[np.ndarray], np.ndarray]
-"""Function from `pixel_values` (batch, channels, height, width), float32, to `logits` (batch, classes)."""
+INPUT, OUTPUT, SCORE = "pixel_values", "logits", "ood_score"
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Exported file in its runtime: `pixel_values` (batch, channels, height, width), float32, to its outputs."""
+
+    outputs: Callable[[np.ndarray], Sequence[np.ndarray]]
+    """Function that returns `logits` (batch, classes), and of a file that abstains `ood_score` (batch,)."""
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the logits."""
+        return self.outputs(pixels)[0]
 
 
 @dataclass(frozen=True)
@@ -71,18 +81,22 @@ def open_session(file: Path, threads: int = 0) -> "InferenceSession":
 
 
 def session_runner(session: "InferenceSession") -> Runner:
-    """Return a session as a function from `pixel_values` to `logits`."""
-    return lambda pixels: run_session(session, INPUT, pixels, OUTPUT)
+    """Return a session as a function from `pixel_values` to its outputs."""
+    names = [output.name for output in session.get_outputs()]
+    wanted = [name for name in (OUTPUT, SCORE) if name == OUTPUT or name in names]
+    return Runner(lambda pixels: run_session(session, INPUT, pixels, wanted))
 
 
-def run_session(session: "InferenceSession", input_: str, value: np.ndarray, output: str) -> np.ndarray:
-    """Run a session with one input for one output.
+def run_session(
+    session: "InferenceSession", input_: str, value: np.ndarray, outputs: Sequence[str]
+) -> list[np.ndarray]:
+    """Run a session with one input for some outputs.
 
     Raises:
         RuntimeError: ONNX Runtime cannot run it.
     """
     with _failures():
-        return np.asarray(session.run([output], {input_: value})[0])
+        return [np.asarray(result) for result in session.run(list(outputs), {input_: value})]
 
 
 @contextlib.contextmanager
@@ -123,17 +137,24 @@ def open_openvino(file: Path, threads: int = 0) -> Runner:
 
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}  # else bfloat16 where it is fast
     compiled = Core().compile_model(str(file), "CPU", settings)
-    return lambda pixels: np.array(compiled({INPUT: pixels})[OUTPUT])
+    names = [name for name in (OUTPUT, SCORE) if name == OUTPUT or len(compiled.outputs) > 1]
+
+    def run(pixels: np.ndarray) -> list[np.ndarray]:
+        results = compiled({INPUT: pixels})
+        return [np.array(results[name]) for name in names]
+
+    return Runner(run)
 
 
-def _torch_runner(module: Callable[["Tensor"], "Tensor"]) -> Runner:
+def _torch_runner(module: Callable[["Tensor"], Any]) -> Runner:
     import torch
 
-    def run(pixels: np.ndarray) -> np.ndarray:
+    def run(pixels: np.ndarray) -> list[np.ndarray]:
         with torch.no_grad():
-            return module(torch.from_numpy(pixels)).numpy()
+            results = module(torch.from_numpy(pixels))
+        return [result.numpy() for result in (results if isinstance(results, tuple) else (results,))]
 
-    return run
+    return Runner(run)
 
 
 RUNTIMES = {
@@ -167,3 +188,8 @@ def runtime_of(file: Path) -> Runtime:
 def parts_of(file: Path) -> list[Path]:
     """Return those of the parts of an exported file that exist: the file, and that of its weights."""
     return [part for part in runtime_of(file).parts(file) if part.is_file()]
+
+
+def size_of(file: Path) -> int:
+    """Return the size of a model file in bytes, including external weights."""
+    return sum(part.stat().st_size for part in parts_of(file))

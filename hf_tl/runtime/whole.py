@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_tl.abstention.limits import Limits
 from hf_tl.data.decoding.colors import to_rgb
 from hf_tl.data.decoding.opening import decode
 from hf_tl.errors import ModelError, unreadable
-from hf_tl.runtime.exported import ExportedModel, opening, sha256_of
-from hf_tl.runtime.runners import RUNTIMES, open_session, run_session, runtime_of, session_runner
+from hf_tl.runtime.exported import ABSTENTION, ExportedModel, opening, sha256_of
+from hf_tl.runtime.runners import RUNTIMES, SCORE, open_session, run_session, runtime_of, session_runner
 from hf_tl.storage.documents import parse_json
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class WholeModel:
                 raise ValueError("no list of class names")
             if metadata[SCORES] not in ("softmax", "sigmoid"):
                 raise ValueError("no scores")
-        except (LookupError, ValueError) as error:
+            text = metadata.get(ABSTENTION)
+            self.limits = None if text is None else Limits.from_json(parse_json(text), len(labels))
+        except (LookupError, ValueError, TypeError) as error:
             raise ModelError(
                 f"expected class names in the metadata of {file}, found {unreadable(error)}; export again"
             ) from error
@@ -67,13 +70,25 @@ class WholeModel:
         Raises:
             ModelError: The file does not run, or gives another number of classes.
         """
+        return self._outputs(pixels, [PROBABILITIES])[0]
+
+    def judge(self, pixels: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities (images, classes) and out-of-distribution scores (images,), for pixels of each image.
+
+        Raises:
+            ModelError: The file does not run, or gives no scores.
+        """
+        probabilities, scores = self._outputs(pixels, [PROBABILITIES, SCORE])
+        return probabilities, scores
+
+    def _outputs(self, pixels: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
         try:
-            results = [run_session(self._session, IMAGE, array, PROBABILITIES) for array in pixels]
+            results = [run_session(self._session, IMAGE, array, names) for array in pixels]
         except RuntimeError as error:
             raise ModelError(f"{self.file} cannot be run: {unreadable(error)}; export it again") from error
-        if other := {result.shape for result in results} - {(len(self.labels),)}:
+        if other := {result[0].shape for result in results} - {(len(self.labels),)}:
             raise ModelError(f"expected {len(self.labels)} probabilities of {self.file}, found {other}; export again")
-        return np.stack(results).astype(np.float64)
+        return [np.stack(values).astype(np.float64) for values in zip(*results, strict=True)]
 
 
 def open_exported(file: Path) -> ExportedModel | WholeModel:

@@ -92,7 +92,7 @@ def test_the_operators_make_the_pixels_of_the_steps(
     session = open_session(tmp_path / PIXELS_FILE)
     shares = []
     for image in images:
-        pixels, expected = run_session(session, IMAGE, np.asarray(image), "pixel_values")[0], apply(steps, image)
+        pixels, expected = run_session(session, IMAGE, np.asarray(image), ["pixel_values"])[0][0], apply(steps, image)
         assert pixels.shape == expected.shape
         levels = np.abs(pixels - expected) * np.reshape(steps["std"], (-1, 1, 1)) / steps["rescale_factor"]
         assert levels.max() < 1.01, "no pixel differs by more than a level"

@@ -85,7 +85,7 @@ def test_foreign_images_get_no_class(calibrated: Path, foreign: Path, photos: Pa
         main([*words, "--abstain", "--output", str(table)])
     assert stop.value.code == 3
     *unlike, known, broken = csv.DictReader(table.open())
-    threshold = Detector.read(calibrated / FILE, 3).threshold
+    threshold = Detector.read(calibrated / FILE, 3).limits.threshold
     assert all(row["abstained"] == "True" and float(row["ood_score"]) > threshold for row in unlike)
     assert {row["label"] for row in unlike} == {""}
     assert known["abstained"] == "False"
