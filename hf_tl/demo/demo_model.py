@@ -44,13 +44,14 @@ class DemoModel:
     """
 
     def __init__(self, name: str, revision: str | None = None, detector: Detector | None = None) -> None:
-        from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+        from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig
 
         import hf_tl.classics  # noqa: F401  registers the classic architectures with timm
 
         check_checkpoint(name, revision)
         try:
-            check_config(AutoConfig.from_pretrained(name, revision=revision).to_dict(), name)
+            content, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+            check_config(content, name)
             self.processor = AutoImageProcessor.from_pretrained(name, revision=revision)
             with quiet_transformers():
                 model = AutoModelForImageClassification.from_pretrained(name, revision=revision, use_safetensors=True)

@@ -211,6 +211,10 @@ def hostile(case: str, saved: Path, marker: Path) -> dict[str, bytes]:
             files["code.py"] = code
         case "nested trust_remote_code":
             config["model_args"] = {"trust_remote_code": True}
+        case "attention kernel":
+            config["_attn_implementation_internal"] = "evil/kernel"
+        case "nested attention kernel":
+            config["text_config"] = {"attn_implementation": {"": "evil/kernel@main"}}
         case "other weights":
             config["model_args"] = {"checkpoint_path": str(marker.parent / "other.bin")}
             torch.save(Payload(marker), marker.parent / "other.bin")
@@ -242,6 +246,8 @@ HOSTILE = {
     "auto_map": "needs code from its repository.*trust_remote_code=True",
     "auto_map of a known type": "expected a config without trust_remote_code",
     "nested trust_remote_code": "expected a config without trust_remote_code",
+    "attention kernel": "expected a config without kernels of another repository, found _attn_implementation_internal",
+    "nested attention kernel": "expected a config without kernels of another repository, found attn_implementation",
     "other weights": "expected model_args without files in the config of .*, found checkpoint_path",
     "other place": "expected an architecture of timm in the config of .*, found the location",
     "processor": "needs code from its repository.*trust_remote_code=True",
@@ -275,7 +281,9 @@ def test_the_demo_refuses_a_hostile_repository(hub: HubServer, saved: Path, tmp_
     assert {path.name for path in marker.parent.iterdir()} <= {"other.bin", "evil.bin"}
 
 
-@pytest.mark.parametrize("case", ["other weights", "other place", "nested trust_remote_code", "shards"])
+@pytest.mark.parametrize(
+    "case", ["other weights", "other place", "nested trust_remote_code", "attention kernel", "shards"]
+)
 def test_a_hostile_folder_is_refused(saved: Path, tmp_path: Path, case: str) -> None:
     marker = tmp_path / "executed"
     folder = tmp_path / "evil"

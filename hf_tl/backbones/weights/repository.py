@@ -19,6 +19,8 @@ READ_WHOLE = (
 """Files that are read into memory as a whole, of at most `MOST_BYTES`."""
 MODEL_ARGUMENTS_REFUSED = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 """Arguments of `timm.create_model` with which a config could load other files."""
+IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
+"""Settings of transformers, also with a prefix or suffix, whose value may be a Hub repository of compiled kernels."""
 
 
 def check_checkpoint(name: str, revision: str | None = None) -> None:
@@ -62,12 +64,17 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
     """Check that a config describes a network and nothing more.
 
     Raises:
-        ModelError: The config grants itself permission to run code, or loads other files.
+        ModelError: The config grants itself permission to run code, requests kernels, or loads other files.
     """
     if any(key == "trust_remote_code" and value for key, value in _items(config)):
         raise ModelError(
             f"expected a config without trust_remote_code, found it set in {name}: only you may allow code; do not "
             "load it"
+        )
+    if kernels := [f"{key}={value!r:.100}" for key, value in _items(config) if _names_a_kernel(key, value)]:
+        raise ModelError(
+            f"expected a config without kernels of another repository, found {name_some(kernels)} in {name}: they are "
+            "code; do not load it"
         )
     if config.get("model_type") != "timm_wrapper":
         return
@@ -93,6 +100,11 @@ def check_needs_no_code(name: str, error: Exception) -> None:
             f"{name!r} needs code from its repository, which would run on this machine: read the code, and pass "
             "--trust_remote_code if you trust it"
         ) from error
+
+
+def _names_a_kernel(key: str, value: Any) -> bool:
+    """Return whether a setting requests a kernel of the Hub: a text with a slash, or one for each part of the model."""
+    return any(name in key for name in IMPLEMENTATIONS) and "/" in str(value)
 
 
 def _leads_out(file: str) -> bool:
