@@ -15,8 +15,6 @@ from hf_tl.abstention.scores import SCORES
 
 NAMES = ("test_resnet", "test_vit", "test_convnext")
 NETWORKS = [pytest.param(lambda name=name: load(name), id=name) for name in NAMES]
-    pytest.param(lambda name=name: load(name), id=name) for name in ("test_resnet", "test_vit", "test_convnext")
-]
 
 
 @pytest.mark.parametrize("make", [*NETWORKS, tiny_vit, tiny_dinov2])
