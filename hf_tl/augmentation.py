@@ -10,7 +10,6 @@ import functools
 import hashlib
 import inspect
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -102,7 +101,7 @@ def read_augmentation(value: Any) -> str | None:
         if value.startswith(FUNCTION):
             return FunctionAugmentation(value)
         if not value.lstrip().startswith("["):
-            if not (Path(value).suffix.lower() in (".yaml", ".yml", ".json") or os.path.isfile(value)):
+            if not names_file(value):
                 return None
             title, value = value, _read(value)
         value = _load(value, title)
@@ -113,6 +112,12 @@ def read_augmentation(value: Any) -> str | None:
         raise _error(title, "expected a list of transforms, found none in it; choose the preset none instead")
     is_marked = any(step.name == PREPROCESSING for step in steps)
     return _written(steps if is_marked else [*steps, Step(PREPROCESSING, {})])
+
+
+def names_file(value: Any) -> bool:
+    """Return whether an augmentation is the path of a file, which its suffix tells."""
+    is_path = isinstance(value, str) and not value.startswith(FUNCTION) and not value.lstrip().startswith("[")
+    return is_path and Path(value).suffix.lower() in (".yaml", ".yml", ".json")
 
 
 @functools.cache

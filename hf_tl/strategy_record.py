@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_tl.augmentation import names_file
 from hf_tl.errors import ConfigError, name_some, unreadable
 from hf_tl.phase import Phase
 from hf_tl.storage.documents import parse_yaml
@@ -40,6 +41,18 @@ def strategy_fields(record: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"expected_rung of a strategy must be an integer, found {expected_rung!r:.80}")
     name = str(record.get("name", "custom"))
     return {"name": name, "phases": tuple(_read_phases(phases)), "expected_rung": expected_rung, **switches}
+
+
+def check_names_no_files(record: Any) -> None:
+    """Check that the phases of a record, which may come from others, name no files to read.
+
+    Raises:
+        ConfigError: An augmentation is a path; records hold the list of transforms itself.
+    """
+    phases = record.get("phases", [record]) if isinstance(record, Mapping) else ()
+    for phase in phases if isinstance(phases, Sequence) else ():
+        if isinstance(phase, Mapping) and names_file(value := phase.get("augmentation")):
+            raise ConfigError(f"expected a list of transforms as the augmentation of a record, found the file {value}")
 
 
 def _read_phases(phases: Sequence[Any]) -> list[Phase]:

@@ -127,3 +127,14 @@ def test_a_record_of_a_run_may_lack_its_optional_parts() -> None:
     }
     absent = {name: type(record[name]) for name in ("measured", "transforms", "hyperparameters", "versions", "history")}
     assert absent == {**dict.fromkeys(absent, dict), "history": list}
+
+
+def test_a_record_names_no_file_to_read() -> None:
+    """Records of others must not make hf_tl open files; those of hf_tl hold the list of transforms itself."""
+    content = make_record().to_json()
+    content["strategy"]["phases"][0]["augmentation"] = "gone.yaml"
+    with pytest.raises(RecordError, match=r"strategy: expected a list of transforms as .* found the file gone\.yaml"):
+        RunRecord.from_json(content)
+    content["strategy"]["phases"][0]["augmentation"] = "/etc/passwd"
+    with pytest.raises(RecordError, match=r"augmentation of a phase takes one of .* found '/etc/passwd'"):
+        RunRecord.from_json(content)

@@ -54,7 +54,6 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
             model_args = getattr(config, "model_args", None) or {}
             model_args = {key: value for key, value in model_args.items() if key != "num_classes"}
             config.model_args = {**model_args, **_pooling(config)} or None
-            _check_pooling(config, name)
     return config
 
 
@@ -85,19 +84,6 @@ def _pooling(config: "PreTrainedConfig") -> dict[str, str]:
 
     tag = timm_settings(config).get("tag")
     return pooling_args(weights_of(config.architecture, tag), config.num_labels)
-
-
-def _check_pooling(config: "PreTrainedConfig", name: str) -> None:
-    """Check that a timm classifier pools: with `global_pool=""`, timm gives logits for each place of an image.
-
-    Raises:
-        ModelError: It does not.
-    """
-    if config.num_labels and (config.model_args or {}).get("global_pool") == "":
-        raise ModelError(
-            f"expected an image classifier in {name}, found the model_args global_pool='', with which timm gives "
-            "logits for each place of an image; name a pooling of the architecture"
-        )
 
 
 def model_from_config(config: "PreTrainedConfig", trust_remote_code: bool = False) -> "PreTrainedModel":
