@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
-from hf_tl.augmentation import OTHERS, PRESETS, read_augmentation
+from hf_tl.augmentation import OTHERS, PRESETS, names_file, read_augmentation
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.ranges import check_fields, domains, setting
 from hf_tl.tuning import LoRA, Tuning
@@ -169,8 +169,12 @@ class Phase:
         return f"{'solution' if self.is_solved else self.length} of {scope}{by}"
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
+    def from_record(cls, record: Mapping[str, Any], *, may_name_files: bool = False) -> Self:
         """Create a phase from plain values, as read from JSON or YAML.
+
+        Args:
+            record: Fields of a phase.
+            may_name_files: Whether the augmentation may be a path, as in a file of the user's own.
 
         Raises:
             ConfigError: A key is unknown, or a value has the wrong type or is outside its range.
@@ -184,6 +188,8 @@ class Phase:
             raise ConfigError(
                 f"a phase needs trainable_stages, such as 1 for the head, found only {name_some(record) or 'no field'}"
             )
+        if not may_name_files and names_file(file := record.get("augmentation")):
+            raise ConfigError(f"expected a list of transforms as the augmentation of a record, found the file {file}")
         return cls(**{name: _read(name, value) for name, value in record.items()})
 
 

@@ -146,7 +146,7 @@ class Strategy(Constructors):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Create a strategy from its record.
+        """Create a strategy from its record, which may come from others and so may name no files to read.
 
         Raises:
             ConfigError: The record is not one of a strategy; the message names unknown keys.
@@ -170,6 +170,6 @@ class Strategy(Constructors):
         """
         title, record = read_yaml(source)
         try:
-            return cls.from_record(record)
+            return cls(**strategy_fields(record, may_name_files=True))
         except ConfigError as error:
             raise ConfigError(f"{title}: {error}") from error

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_tl.augmentation import names_file
 from hf_tl.errors import ConfigError, name_some, unreadable
 from hf_tl.phase import Phase
 from hf_tl.storage.documents import parse_yaml
@@ -19,7 +18,7 @@ def plain_fields(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, str) else value for name, value in fields}
 
 
-def strategy_fields(record: Mapping[str, Any]) -> dict[str, Any]:
+def strategy_fields(record: Mapping[str, Any], *, may_name_files: bool = False) -> dict[str, Any]:
     """Read the fields of a strategy from its record.
 
     Raises:
@@ -40,26 +39,19 @@ def strategy_fields(record: Mapping[str, Any]) -> dict[str, Any]:
     if expected_rung is not None and type(expected_rung) is not int:
         raise ConfigError(f"expected_rung of a strategy must be an integer, found {expected_rung!r:.80}")
     name = str(record.get("name", "custom"))
-    return {"name": name, "phases": tuple(_read_phases(phases)), "expected_rung": expected_rung, **switches}
+    return {
+        "name": name,
+        "phases": tuple(_read_phases(phases, may_name_files)),
+        "expected_rung": expected_rung,
+        **switches,
+    }
 
 
-def check_names_no_files(record: Any) -> None:
-    """Check that the phases of a record, which may come from others, name no files to read.
-
-    Raises:
-        ConfigError: An augmentation is a path; records hold the list of transforms itself.
-    """
-    phases = record.get("phases", [record]) if isinstance(record, Mapping) else ()
-    for phase in phases if isinstance(phases, Sequence) else ():
-        if isinstance(phase, Mapping) and names_file(value := phase.get("augmentation")):
-            raise ConfigError(f"expected a list of transforms as the augmentation of a record, found the file {value}")
-
-
-def _read_phases(phases: Sequence[Any]) -> list[Phase]:
+def _read_phases(phases: Sequence[Any], may_name_files: bool) -> list[Phase]:
     read = []
     for number, phase in enumerate(phases, 1):
         try:
-            read.append(Phase.from_record(phase))
+            read.append(Phase.from_record(phase, may_name_files=may_name_files))
         except ConfigError as error:
             raise ConfigError(f"phase {number} of {len(phases)}: {error}") from error
     return read

@@ -105,8 +105,8 @@ def check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> No
             f"expected a model that returns logits, found {type(model).__name__}, which returns {name_some(output)} "
             "and no logits: no loss can be computed and no pipeline can use it; choose another model"
         )
-    if (found := tuple(output.logits.shape)) != (expected := (1, model.config.num_labels)):
+    if (shape := tuple(output.logits.shape)) != (expected := (1, model.config.num_labels)):
         raise ModelError(
-            f"expected logits of shape {expected} for an image, found {found} of {type(model).__name__} of "
+            f"expected logits of shape {expected} for an image, found {shape} of {type(model).__name__} of "
             f"{model.config.name_or_path}: its config.json asks for another output, as global_pool='' does with timm"
         )

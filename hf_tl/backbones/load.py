@@ -22,7 +22,6 @@ from hf_tl.record.codec import encode
 from hf_tl.renamed import renamed
 from hf_tl.strategy import Strategy
 from hf_tl.strategy_config import as_strategy
-from hf_tl.strategy_record import check_names_no_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -303,7 +302,6 @@ def load(
         return loaded, preprocessing.transforms()
     loaded.config.hf_tl = record
     try:
-        check_names_no_files(record["strategy"])
         phase = Strategy.from_record(record["strategy"]).phases[-1]
         freeze(loaded, phase)
     except HfTlError as error:

@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from hf_tl.errors import ConfigError, name_some
 from hf_tl.phase import Phase
 from hf_tl.strategy import Strategy
-from hf_tl.strategy_record import check_names_no_files
 
 T = TypeVar("T")
 
@@ -124,8 +123,6 @@ def _decode_mapping(kind: Any, value: Any, where: str) -> dict[str, Any]:
 
 def _decode_plain(kind: Any, value: Any, where: str) -> Any:
     try:
-        if kind in (Strategy, Phase):
-            check_names_no_files(value)
         if kind is Strategy:
             return Strategy.from_record(value)
         if kind is Phase:

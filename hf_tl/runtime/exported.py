@@ -126,8 +126,8 @@ class ExportedModel:
             outputs = self.run.outputs(pixels)
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"{self.file} cannot be run: {unreadable(error)}; export it again") from error
-        if (found := outputs[0].shape) != (expected := (len(pixels), len(self.labels))):
-            raise ModelError(f"expected logits of shape {expected} of {self.file}, found {found}; export again")
+        if (shape := outputs[0].shape) != (expected := (len(pixels), len(self.labels))):
+            raise ModelError(f"expected logits of shape {expected} of {self.file}, found {shape}; export again")
         return outputs
 
 

@@ -133,7 +133,7 @@ def test_a_record_names_no_file_to_read() -> None:
     """Records of others must not make hf_tl open files; those of hf_tl hold the list of transforms itself."""
     content = make_record().to_json()
     content["strategy"]["phases"][0]["augmentation"] = "gone.yaml"
-    with pytest.raises(RecordError, match=r"strategy: expected a list of transforms as .* found the file gone\.yaml"):
+    with pytest.raises(RecordError, match=r"phase 1 of \d: expected a list of transforms .* found the file gone\.yaml"):
         RunRecord.from_json(content)
     content["strategy"]["phases"][0]["augmentation"] = "/etc/passwd"
     with pytest.raises(RecordError, match=r"augmentation of a phase takes one of .* found '/etc/passwd'"):
