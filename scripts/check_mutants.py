@@ -55,8 +55,9 @@ GROUPS = {
     "data plan": Group(
         ("hf_tl/data/layout/*.py", "hf_tl/data/splits.py", "hf_tl/data/drawing.py", "hf_tl/data/grouping/groups.py",
          "hf_tl/data/grouping/series.py"),
-        ("tests/data/layout", "tests/data/grouping", "tests/data/test_drawing.py", "tests/data/test_bad_data.py",
-         "tests/data/test_learned.py", "tests/data/test_multi_label_data.py", "tests/inspection/test_exclude_list.py"),
+        ("tests/data/layout", "tests/data/grouping", "tests/data/test_drawing.py", "tests/data/test_named_splits.py",
+         "tests/data/test_bad_data.py", "tests/data/test_learned.py", "tests/data/test_multi_label_data.py",
+         "tests/inspection/test_exclude_list.py"),
     ),
     "evaluation": Group(
         ("hf_tl/evaluation/**/*.py",),
