@@ -150,7 +150,10 @@ def test_series_are_noted_by_whether_a_split_is_drawn() -> None:
     groups, record, notes = grouped(few)
     assert (groups, record) == ({}, None)
     assert notes[0].startswith("file names look like 8 series, such as s7 (2 images), but too few of them, or mostly ")
-    assert "the training images of cat, dog: images were drawn one by one" in notes[0]
+    assert notes[0].endswith(
+        "the training images of cat, dog: images were drawn one by one, and a series may be in several splits; name "
+        "groups with --group_pattern PATTERN or --group_column"
+    )
     assert grouped(few, draws=False) == ({}, None, [])
 
 

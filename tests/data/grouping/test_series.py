@@ -259,6 +259,18 @@ def test_ids_and_numbers(name: str, example: str | None) -> None:
     assert series.names[-1] == example
 
 
+@pytest.mark.parametrize(
+    "word", ["fold", "folds", "batch", "part", "parts", "set", "sets", "chunk", "shard", "split", "size"]
+)
+def test_words_that_number_parts_of_a_collection(word: str) -> None:
+    for name in (f"{word}1_{{}}", f"{word.upper()}-2-{{}}", f"my {word} 7 ({{}})"):
+        assert series_of({label: [f"{label}/{name.format(n)}.jpg" for n in range(9)] for label in CLASSES}) is None
+        others = [f"x{number}_{view}" for number in range(5) for view in range(3)]
+        series = series_of({"cat": [f"cat/{stem}.jpg" for stem in (*others, name.format(1), name.format(2))]})
+        assert series is not None
+        assert series.names[-2:] == (None, None)
+
+
 def test_an_image_without_a_number_is_of_the_series_that_it_names() -> None:
     stems = [*(f"x{number}_{view}" for number in range(5) for view in range(3)), "x3", "x9", "y"]
     series = series_of({"cat": [f"cat/{stem}.jpg" for stem in stems]})

@@ -134,6 +134,17 @@ def test_the_dataset_of_class_folders(tmp_path: Path) -> None:
     assert carry_out(plan_of(root), root)["train"]._fingerprint != prints["train"]
 
 
+def test_names_of_classes_and_columns_tell_datasets_apart(tmp_path: Path) -> None:
+    """Results of `map` are cached by the fingerprint."""
+    root = write(tmp_path, ["x/p/1.jpg", "y/q/2.jpg"])
+    plans = [plan_of(root, class_folder=choice) for choice in ("outer", "inner")]
+    plans += [
+        Plan("table", {"train": PlannedSplit(plans[0].splits["train"].images, {name: ("x", "y")}, "t.csv")})
+        for name in ("label", "kind")
+    ]
+    assert len({carry_out(plan, root)["train"]._fingerprint for plan in plans}) == 4
+
+
 def test_the_dataset_of_a_table(tmp_path: Path) -> None:
     columns = {
         "label": ("u", None), "none": (None, None), "number": (1, 2), "mixed": (1, "x"), "image": ("p", "q"),
