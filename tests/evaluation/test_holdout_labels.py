@@ -62,8 +62,8 @@ SINGLE: dict[str, tuple[Sequence[object], object, list[int], list[str]]] = {
 @pytest.mark.parametrize("case", SINGLE)
 def test_one_label_for_each_image(case: str) -> None:
     labels, feature, expected, notes = SINGLE[case]
-    found, noted = matched(rows(labels, feature))
-    assert found == expected
+    numbers, noted = matched(rows(labels, feature))
+    assert numbers == expected
     assert case == "texts with spaces" or noted == notes
 
 

@@ -117,8 +117,8 @@ PATTERNS = [
 def test_a_pattern(pattern: str, expected: list[str | None], number: int, largest: int, alone: int) -> None:
     images = Stored({"train": stored(["s0_0.jpg", "s0_1.jpg"]), "test": stored(["s1_0.jpg", "s1_1.jpg"])}, LABELS)
     groups, record, notes = grouped(images, group_pattern=pattern)
-    found = [*groups["train"], *groups["test"]]
-    assert [group if group in expected else None for group in found] == expected
+    names = [*groups["train"], *groups["test"]]
+    assert [group if group in expected else None for group in names] == expected
     own = f"; {alone} images that it does not match are groups of their own" if alone else ""
     assert notes == [f"the pattern {pattern} of file names names {number} groups, the largest of {largest} images{own}"]
     assert record == GroupRecord(
@@ -146,15 +146,15 @@ def test_series_are_noted_by_whether_a_split_is_drawn() -> None:
     assert notes == [start]
     assert groups["train"][:3] == ("s0", "s0", "s1")
     assert record == GroupRecord("series of file names", 10, 2, None, "auto", near_duplicates=False)
-    few = Stored({"train": stored(names[:16], [0, 0, 1, 1] * 4)}, LABELS)
-    groups, record, notes = grouped(few)
+    small = Stored({"train": stored(names[:16], [0, 0, 1, 1] * 4)}, LABELS)
+    groups, record, notes = grouped(small)
     assert (groups, record) == ({}, None)
     assert notes[0].startswith("file names look like 8 series, such as s7 (2 images), but too few of them, or mostly ")
     assert notes[0].endswith(
         "the training images of cat, dog: images were drawn one by one, and a series may be in several splits; name "
         "groups with --group_pattern PATTERN or --group_column"
     )
-    assert grouped(few, draws=False) == ({}, None, [])
+    assert grouped(small, draws=False) == ({}, None, [])
 
 
 def test_names_of_united_groups() -> None:

@@ -68,7 +68,7 @@ def test_folders_of_targets_are_no_classes(word: str, spelling: str) -> None:
     assert plan_folders(Listing.of(files("cars", "bikes", f"a{word}a"))).splits
 
 
-def test_words_of_targets_in_file_names_do_not_tell_files_apart() -> None:
+def test_words_of_targets_in_file_names_do_not_count() -> None:
     images = [f"images/{name}.jpg" for name in ("ant", "bee", "fly")]
     for suffix in ("_mask", "-segmentation", ".GT", " labels"):
         masks = [f"other/{name}{suffix}.png" for name in ("ant", "bee", "fly")]

@@ -51,8 +51,8 @@ def test_class_folders_come_before_other_tables(tmp_path: Path) -> None:
         "files that are not images were left out: 2 .csv",
         "tables beside class folders were not used: a.csv, b.csv",
     )
-    one = plan_of(write(tmp_path / "b", CLASSES[:2], {"labels.csv": text.replace("dog", "cat")}))
-    assert (one.layout, one.label_column) == ("table", "label")
+    single = plan_of(write(tmp_path / "b", CLASSES[:2], {"labels.csv": text.replace("dog", "cat")}))
+    assert (single.layout, single.label_column) == ("table", "label")
     no_other = plan_of(write(tmp_path / "c", CLASSES[:2], {"a.csv": "name,price\nx,99\n", "sizes.txt": ""}))
     assert (no_other.layout, no_other.classes) == ("class folders", ("cat",))
     assert not any("tables" in note for note in no_other.notes)
@@ -134,7 +134,7 @@ def test_the_dataset_of_class_folders(tmp_path: Path) -> None:
     assert carry_out(plan_of(root), root)["train"]._fingerprint != prints["train"]
 
 
-def test_names_of_classes_and_columns_tell_datasets_apart(tmp_path: Path) -> None:
+def test_names_of_classes_and_columns_change_the_fingerprint(tmp_path: Path) -> None:
     """Results of `map` are cached by the fingerprint."""
     root = write(tmp_path, ["x/p/1.jpg", "y/q/2.jpg"])
     plans = [plan_of(root, class_folder=choice) for choice in ("outer", "inner")]
