@@ -182,3 +182,11 @@ def test_classes_describe_themselves(metric: OfflineMetric, description: str, in
     assert "scikit-learn.org" in metric.info.citation
     assert metric.inputs_description.startswith(f"predictions: {inputs}")
     assert len(metric.features if isinstance(metric.features, list) else [metric.features]) == forms
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64])
+def test_the_loss_is_computed_in_double_precision(dtype: type) -> None:
+    """The loss of sure predictions is not rounded to zero, and that of half precision and of integers is exact."""
+    logits = np.array([[20, 0], [0, 22], [19, 1]]).astype(dtype)
+    expected = np.log1p(np.exp([-20.0, -22.0, -18.0])).mean()
+    assert compute_metrics(logits, np.array([0, 1, 0]))["loss"] == pytest.approx(expected, rel=1e-6)
