@@ -4,10 +4,10 @@
     python scripts/check_mutants.py --only record freezing --sample 100
 
 mutmut makes the mutants: an operator, a number, a text or an argument of one statement is changed. A sample of each
-group of modules is drawn by the seed. For each mutant the tests of the group that run the changed lines are run, the
-shortest first; tests marked long, slow or gpu are left out. A mutant is killed when a test fails, when the run breaks,
-or when it runs out of time. The share of killed mutants is a lower bound, because other tests are not run. Mutants of
-texts of errors and log lines are left out.
+group of modules is drawn by the seed. For each mutant the tests of the group, and the examples in the docstrings of its
+modules, that run the changed lines are run, the shortest first; tests marked long, slow or gpu are left out. A mutant
+is killed when a test fails, when the run breaks, or when it runs out of time. The share of killed mutants is a lower
+bound, because other tests are not run. Mutants of texts of errors and log lines are left out.
 
 The checkout is not changed: everything runs on a copy of its files.
 """
@@ -37,7 +37,7 @@ FACTOR = 5
 
 @dataclass(frozen=True)
 class Group:
-    """Modules that are checked together, and the tests that may kill their mutants."""
+    """Modules that are checked together, and the tests that may kill their mutants, besides the modules' examples."""
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
@@ -55,10 +55,16 @@ GROUPS = {
     "data plan": Group(
         ("hf_tl/data/layout/*.py", "hf_tl/data/splits.py", "hf_tl/data/drawing.py", "hf_tl/data/grouping/groups.py",
          "hf_tl/data/grouping/series.py"),
-        ("tests/data/layout", "tests/data/grouping", "tests/data/test_drawing.py", "tests/data/test_bad_data.py",
-         "tests/data/test_learned.py", "tests/data/test_multi_label_data.py", "tests/inspection/test_exclude_list.py"),
+        ("tests/data/layout", "tests/data/grouping", "tests/data/test_drawing.py", "tests/data/test_named_splits.py",
+         "tests/data/test_bad_data.py", "tests/data/test_learned.py", "tests/data/test_multi_label_data.py",
+         "tests/inspection/test_exclude_list.py"),
     ),
-    "evaluation": Group(("hf_tl/evaluation/**/*.py",), ("tests/evaluation", "tests/data/test_learned.py")),
+    "evaluation": Group(
+        ("hf_tl/evaluation/**/*.py",),
+        ("tests/evaluation", "tests/data/test_learned.py", "tests/data/test_leakage_chains.py",
+         "tests/data/grouping/test_groups_of_datasets.py", "tests/test_leakage.py", "tests/comparison/test_findings.py",
+         "tests/predicting/test_evaluate.py", "tests/predicting/test_evaluate_exported.py"),
+    ),
     "advisor's rules": Group(
         ("hf_tl/advisor/deciding/rules.py",), ("tests/advisor/test_rules.py", "tests/advisor/test_figure.py")
     ),
@@ -150,7 +156,7 @@ def check(name: str, group: Group, root: Path, options: argparse.Namespace) -> t
     files = sorted({str(path.relative_to(root)) for pattern in group.modules for path in root.glob(pattern)})
     mutants, total = sample(root, files, options.sample, options.seed)
     say(f"{name}: {len(mutants)} of {total} mutants of {len(files)} files; tracing the tests")
-    trace = traced(root, files, group.tests)
+    trace = traced(root, files, (*group.tests, *files))
     chosen = [choose(mutant, trace, options.budget) for mutant in mutants]
     sound = reliable(root, trace, chosen, options.wait)
     results = []

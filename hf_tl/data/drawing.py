@@ -69,7 +69,7 @@ class Pool:
         """Return the number of images of each class, (classes,)."""
         labels = self.labels if rows is None else self.labels[list(rows)]
         if self.is_multi_label:
-            return np.asarray(labels.sum(axis=0, dtype=np.int64))
+            return np.asarray(labels.sum(axis=0))
         return np.asarray(np.bincount(labels, minlength=len(self.classes)))
 
     def classes_of(self, row: int) -> list[int]:
@@ -289,4 +289,4 @@ def _share_out(pool: Pool, quota: np.ndarray, is_learned: np.ndarray, later: Seq
     free = np.bincount(pool.strata()[~is_learned], minlength=len(counts))
     wanted = quota + sum(_quota(counts - quota, share, spare, pool.is_multi_label) for share in later)
     part = np.maximum(free * quota // np.maximum(wanted, 1), quota > 0)
-    return np.minimum(np.where(free < wanted, part, quota), free)
+    return np.minimum.reduce([part, quota, free])

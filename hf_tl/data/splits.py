@@ -64,7 +64,8 @@ def splits_by_meaning(names: Iterable[str], reading: Reading) -> dict[str, str]:
     names = list(names)
     if reading.split_folders:
         meanings = {name: split for split, chosen in reading.split_folders.items() for name in chosen}
-        meanings |= {split: split for split in names if split in reading.split_folders and split not in meanings}
+        built = {split for split, chosen in reading.split_folders.items() if not {*chosen} & {*names}}
+        meanings = {split: split for split in built} | meanings  # splits that were built so have their usual names
     else:
         meanings = split_meanings(names)
     named: dict[str, str] = {}
@@ -210,9 +211,7 @@ def _split_column(rows: Dataset, reading: Reading) -> str | None:
         for name, feature in rows.features.items()
         if name == reading.split_column or (name.lower() in SPLIT_COLUMNS and _is_text(feature))
     }
-    return (
-        find_split_column(texts or dict.fromkeys(rows.features, ()), reading) if texts or reading.split_column else None
-    )
+    return find_split_column(texts or dict.fromkeys(rows.features, ()), reading)
 
 
 def _is_text(feature: FeatureType) -> bool:

@@ -61,7 +61,7 @@ def difference_p_value(first: np.ndarray, second: np.ndarray, groups: np.ndarray
     gains = gains if groups is None else np.bincount(groups, weights=gains)
     only_first, only_second = int((gains < 0).sum()), int((gains > 0).sum())
     smaller, disagreements = min(only_first, only_second), only_first + only_second
-    return 1.0 if only_first == only_second else min(1.0, 2 * float(bdtr(smaller, disagreements, 0.5)))
+    return min(1.0, 2 * float(bdtr(smaller, disagreements, 0.5)))  # 1 where both are right as often
 
 
 def paired_interval(only_first: int, only_second: int, images: int, together: int = 1) -> Interval:

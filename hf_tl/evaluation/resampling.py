@@ -94,7 +94,7 @@ class _Ranking:
             return np.full(counts.shape[1], np.nan)
         ranked = counts[self.order]
         starts = np.concatenate([[0], self.ends[:-1] + 1])
-        seen = np.add.reduceat(ranked, starts, axis=0).cumsum(axis=0)[self.end_of]
+        seen = np.add.reduceat(ranked, starts).cumsum(axis=0)[self.end_of]
         weights = ranked[self.positives]
         hits = weights.cumsum(axis=0)[np.searchsorted(self.positives, self.ends[self.end_of], side="right") - 1]
         precisions = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)

@@ -19,7 +19,7 @@ from typing import Any
 import coverage
 import pytest
 
-ARGUMENTS = ["-n0", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line"]
+ARGUMENTS = ["-n0", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line", "--doctest-modules"]
 LIBRARIES = [
     *("torch", "torchvision", "timm", "transformers.modeling_utils", "datasets", "accelerate", "peft", "evaluate"),
     *("sklearn.linear_model", "scipy.stats", "matplotlib.pyplot", "hypothesis", "pytest", "jinja2"),

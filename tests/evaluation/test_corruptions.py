@@ -58,6 +58,12 @@ def test_noise_follows_from_the_content_alone() -> None:
     assert not np.array_equal(changes[0], changes[1])
 
 
+def test_noise_is_that_of_published_figures() -> None:
+    """Figures in cards are compared across versions: the same image gets the same noise in each."""
+    noisy = BY_KEY["gaussian_noise"].apply(Image.new("L", (4, 2), 128), 0.18)
+    assert np.asarray(noisy).tolist() == [[207, 142, 101, 228], [139, 132, 169, 76]]
+
+
 @pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (10, 200, 90), (200, 40, 40), (7, 7, 7)])
 def test_brightness_is_added_to_the_value_of_hsv(color: tuple[int, int, int]) -> None:
     pixel = BY_KEY["brightness"].apply(Image.new("RGB", (1, 1), color), 0.3).getpixel((0, 0))

@@ -119,6 +119,7 @@ def test_labels_of_loaded_images_with_several_classes_keep_their_names(tmp_path:
     data = hf_tl.load_data(Dataset.from_dict({"image": images, "label": names}, features=features))
     classifier = LoadedClassifier.load(folder)
     holdout = open_holdout(data, {"the model": classifier}, None, {})
+    assert holdout.data.problem_type == "multi_label_classification"
     expected = np.array(data.splits["test"]["label"][:])[:, [0, 1]]
     actual = np.array(holdout.images["label"][:])
     assert LABELS == ("zebra", "ant", "moth")

@@ -14,7 +14,7 @@ from transformers import EvalPrediction
 
 from hf_tl.errors import DataError
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL, compute_metrics, top_k_accuracy, trainer_metrics
-from hf_tl.evaluation.offline import Accuracy, MacroF1, TopKAccuracy
+from hf_tl.evaluation.offline import Accuracy, MacroF1, MeanAveragePrecision, OfflineMetric, TopKAccuracy
 
 
 @st.composite
@@ -166,3 +166,27 @@ def test_top_5_accuracy_is_shown_from_ten_classes_on(classes: int, is_shown: boo
     names = [figure.key for figure in SINGLE_LABEL.figures_for(classes)]
     assert names == ["accuracy", *["top5_accuracy"] * is_shown, "macro_f1"]
     assert MULTI_LABEL.figures_for(classes) == MULTI_LABEL.figures
+
+
+@pytest.mark.parametrize(
+    ("metric", "description", "inputs", "forms"),
+    [
+        (Accuracy(), "Share of samples whose predicted class is the true class.", "class indices or scores", 2),
+        (MacroF1(), "Unweighted mean of the F1 scores of the classes.", "class indices or scores", 2),
+        (TopKAccuracy(k=3), "Share of samples whose true class is among the k highest scores.", "class indices or", 1),
+        (MeanAveragePrecision(), "Mean of the average precision over the classes.", "a score for each class", 1),
+    ],
+)
+def test_classes_describe_themselves(metric: OfflineMetric, description: str, inputs: str, forms: int) -> None:
+    assert metric.info.description.startswith(description)
+    assert "scikit-learn.org" in metric.info.citation
+    assert metric.inputs_description.startswith(f"predictions: {inputs}")
+    assert len(metric.features if isinstance(metric.features, list) else [metric.features]) == forms
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64])
+def test_the_loss_is_computed_in_double_precision(dtype: type) -> None:
+    """The loss of sure predictions is not rounded to zero, and that of half precision and of integers is exact."""
+    logits = np.array([[20, 0], [0, 22], [19, 1]]).astype(dtype)
+    expected = np.log1p(np.exp([-20.0, -22.0, -18.0])).mean()
+    assert compute_metrics(logits, np.array([0, 1, 0]))["loss"] == pytest.approx(expected, rel=1e-6)

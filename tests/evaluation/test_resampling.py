@@ -16,8 +16,10 @@ from hf_tl.evaluation.report import measure_split
 from hf_tl.evaluation.resampling import (
     average_precisions,
     draw_average_precisions,
+    draw_means,
     mean_average_precision_interval,
     mean_of_classes,
+    quantile_interval,
 )
 
 
@@ -128,3 +130,29 @@ def test_a_report_holds_the_interval() -> None:
     assert set(result.intervals) == {figure.key for figure in MULTI_LABEL.figures}
     low, high = result.intervals["mean_average_precision"]
     assert low < mean_average_precision(scores, labels) < high
+
+
+def test_the_interval_holds_the_middle_95_percent_of_the_draws() -> None:
+    assert quantile_interval(np.arange(1001) / 1000) == pytest.approx((0.025, 0.975))
+    assert quantile_interval(np.array([0.5, 0.5 + 2e-6])) is not None
+    assert quantile_interval(np.array([0.5, 0.5 + 5e-7])) is None
+
+
+def test_means_of_resamples_are_centered_and_spread_as_those_of_a_sample() -> None:
+    values = np.random.default_rng(0).normal(3, 2, (1, 100))
+    draws = draw_means(np.concatenate([values, -values]), seed=1)
+    assert draws.shape == (2, RESAMPLES)
+    np.testing.assert_allclose(draws[0], -draws[1])  # all rows share the resamples
+    assert draws[0].mean() == pytest.approx(values.mean(), abs=0.03)
+    assert draws[0].std() == pytest.approx(values.std() / 10, rel=0.1)
+    assert not np.array_equal(draws, draw_means(np.concatenate([values, -values]), seed=2))
+    np.testing.assert_array_equal(draw_means(values), draw_means(values, seed=0))
+
+
+def test_means_of_many_images_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=(2, 50))
+    whole = draw_means(values)
+    monkeypatch.setattr("hf_tl.evaluation.resampling.DRAWN_AT_ONCE", 50 * 300)
+    np.testing.assert_allclose(draw_means(values), whole)
+    monkeypatch.setattr("hf_tl.evaluation.resampling.DRAWN_AT_ONCE", 1)
+    assert draw_means(values).shape == whole.shape

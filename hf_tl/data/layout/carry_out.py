@@ -149,12 +149,12 @@ def _with_images(
     images = pa.StructArray.from_arrays([without_bytes, pa.array(paths, pa.string())], ["bytes", "path"])
     table = pa.table({IMAGE: images, **columns})
     info = DatasetInfo(features=Features({IMAGE: Image(), **features}))
-    return Dataset(table, info=info, fingerprint=_fingerprint(table))
+    return Dataset(table, info=info, fingerprint=_fingerprint(table, info.features))
 
 
-def _fingerprint(table: pa.Table) -> str:
-    """Return a hash of the content of a table, for which datasets would copy all of it twice."""
-    digest = sha256(str(table.schema).encode())
+def _fingerprint(table: pa.Table, features: Features) -> str:
+    """Return a hash of a table and its features, for which datasets would copy all of it twice."""
+    digest = sha256(repr(features).encode())
     for column in table.columns:
         for buffer in column.combine_chunks().buffers():
             digest.update(buffer or b"")

@@ -1,6 +1,6 @@
 """Images that a list leaves out of a dataset: `--exclude_list FILE.csv`, as `hf-tl inspect` writes it.
 
-Each row names an image by the column `file`: its path within the dataset, or `row 5 of train` for a dataset without
+Each row names an image by the column `file`: its path, or the end of it, or `row 5 of train` for a dataset without
 file names. With the column `digest` (SHA-256 of the length and bytes of the file, in hexadecimal), the image must also
 have that content, so that a list never leaves out another image that took its name.
 """
@@ -82,7 +82,7 @@ def _read(file: Path) -> dict[str, set[str]]:
             raise DataError(f"{title}: expected a column {FILE!r}, found {columns}; {advice}")
         for row in reader:
             if name := (row[FILE] or "").strip():
-                listed[PurePosixPath(name).as_posix()].add((row.get(DIGEST) or "").strip().lower())
+                listed[PurePosixPath(name).as_posix().lstrip("/")].add((row.get(DIGEST) or "").strip().lower())
     except csv.Error as error:
         raise DataError(f"{title}: expected a CSV file, found {unreadable(error)}; {advice}") from error
     return dict(listed)
@@ -90,7 +90,7 @@ def _read(file: Path) -> dict[str, set[str]]:
 
 def _match(stored: Mapping[str, object] | None, name: str, listed: Mapping[str, set[str]]) -> tuple[str, str] | None:
     """Return the row of the list that names an image: by the end of its path, and by its content."""
-    parts = PurePosixPath(Path(name).as_posix()).parts
+    parts = Path(name).as_posix().lstrip("/").split("/")
     for first in range(len(parts)):
         digests = listed.get("/".join(parts[first:]))
         if digests is None:

@@ -66,7 +66,7 @@ class ImageIndex:
         candidates: Sequence[str] = index.get(text.rpartition("/")[2], ()) if text else ()
         split = split_of(PurePosixPath(table.name).stem)
         narrower: tuple[Callable[[str], bool], ...] = (
-            lambda path: path.rpartition(".")[0].endswith(f"/{text}") or path.endswith(f"/{text}"),
+            lambda path: any(f"/{name}".endswith(f"/{text}") for name in (path, path.rpartition(".")[0])),
             lambda path: bool(table.folder) and path.startswith(f"{table.folder}/"),
             lambda path: split is not None and (split_above(path, self.folders) or (None,))[0] == split,
         )

@@ -187,3 +187,99 @@ def test_series_of_other_splits_do_not_make_a_class_narrow() -> None:
     assert not series.narrow
     assert series.sizes()["IMG_0"] == 13
     assert series.names[-1] == "IMG_2"
+
+
+def subfolders(path: Callable[[str, int, int], str]) -> Series:
+    series = series_of({label: [path(label, i, v) for i in range(6) for v in range(4)] for label in CLASSES})
+    assert series is not None
+    return series
+
+
+def test_names_of_series_are_the_folders_below_the_classes() -> None:
+    assert subfolders(lambda label, i, v: f"{label}/P{i}/s{v // 2}/{v}.jpg").names[3:5] == ("P0", "P1")
+    nested = subfolders(lambda label, i, v: f"{label}/site1/s{i}/{'xy'[v % 2]}/{v}.jpg")
+    assert nested.names[::4][:6] == tuple(f"s{i}" for i in range(6))
+    two = subfolders(lambda label, i, v: f"{label}/site{i % 2}/s{i}/{v}.jpg")
+    assert two.names[::4][:3] == ("site0/s0", "site1/s1", "site0/s2")
+    assert subfolders(lambda label, i, v: f"s{i}/{label}/{v}.jpg").names[0] == "s0"
+
+
+LIMITS: dict[str, tuple[list[str], bool]] = {
+    "three series of two": (["a1_1", "a1_2", "a2_1", "a2_2", "a3_1", "a3_2", "a4_1", "a5_1"], True),
+    "two series of two": (["a1_1", "a1_2", "a2_1", "a2_2", "a3_1", "a4_1", "a5_1"], False),
+    "numbers sixty apart": (["a1_0", "a1_60", "a2_0", "a2_60", "a3_0", "a3_60", "a4_1", "a5_1"], True),
+    "numbers farther apart": (["a1_0", "a1_61", "a2_0", "a2_61", "a3_0", "a3_61", "a4_1", "a5_1"], False),
+    "numbers of four of five are near": (
+        [*(f"a{n}_{v}" for n in range(4) for v in (1, 2)), "a9_1", "a9_99"], True,
+    ),
+    "numbers of three of four are near": (
+        [*(f"a{n}_{v}" for n in range(3) for v in (1, 2)), "a9_1", "a9_99", "a7_1"], False,
+    ),
+    "the same number twice": ([f"{kind}/a{n}_1" for n in range(5) for kind in "xy"], True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_limits_of_series(case: str) -> None:
+    names, are_series = LIMITS[case]
+    assert (series_of({"cat": [f"cat/{name}.jpg" for name in names]}) is not None) == are_series
+
+
+@pytest.mark.parametrize(
+    ("sizes", "narrow"), [((1, 1, 2, 2, 6), False), ((1, 1, 2, 2, 7), True), ((2, 2, 2, 2), True), ((2,) * 5, False)]
+)
+def test_limits_of_narrow_classes(sizes: tuple[int, ...], narrow: bool) -> None:
+    """Five series are enough, of which one may hold half of a class."""
+    others = [f"dog/d{number}_{view}.jpg" for number in range(5) for view in range(2)]
+    own = [f"cat/c{number}_{view}.jpg" for number, size in enumerate(sizes) for view in range(size)]
+    series = series_of({"cat": own, "dog": others})
+    assert series is not None
+    assert series.narrow == ({"cat"} if narrow else set())
+
+
+@pytest.mark.parametrize(("repeated", "are_series"), [(2, False), (3, True)])
+def test_more_than_half_of_the_classes_have_several_groups(repeated: int, are_series: bool) -> None:
+    paths = {}
+    for number, label in enumerate("abcd"):
+        items = range(5) if number < repeated else range(1)
+        paths[label] = [f"{label}/{label}{item}_{view}.jpg" for item in items for view in range(3)]
+    assert (series_of(paths) is not None) == are_series
+
+
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [("s1_frm_{}", "s1"), ("s1-PHOTO{}", "s1"), ("s1.v{}", "s1"), ("s1 - view ({})", "s1"), ("s1view({})", "s1"),
+     ("s1__{}", "s1"), ("s1_x{}", None), ("s_{}", None), ("size1_{}", None), ("part1_{}", None), ("val1_{}", None),
+     ("1999_{}", None), ("2024_{}", None), ("1899_{}", "1899"), ("n01440764_{}", None), ("n0144076_{}", "n0144076")],
+)  # fmt: skip
+def test_ids_and_numbers(name: str, example: str | None) -> None:
+    others = [f"x{number}_{view}" for number in range(5) for view in range(3)]
+    series = series_of({"cat": [f"cat/{stem}.jpg" for stem in (*others, *(name.format(view) for view in range(3)))]})
+    assert series is not None
+    assert series.names[-1] == example
+
+
+@pytest.mark.parametrize(
+    "word", ["fold", "folds", "batch", "part", "parts", "set", "sets", "chunk", "shard", "split", "size"]
+)
+def test_words_that_number_parts_of_a_collection(word: str) -> None:
+    for name in (f"{word}1_{{}}", f"{word.upper()}-2-{{}}", f"my {word} 7 ({{}})"):
+        assert series_of({label: [f"{label}/{name.format(n)}.jpg" for n in range(9)] for label in CLASSES}) is None
+        others = [f"x{number}_{view}" for number in range(5) for view in range(3)]
+        series = series_of({"cat": [f"cat/{stem}.jpg" for stem in (*others, name.format(1), name.format(2))]})
+        assert series is not None
+        assert series.names[-2:] == (None, None)
+
+
+def test_an_image_without_a_number_is_of_the_series_that_it_names() -> None:
+    stems = [*(f"x{number}_{view}" for number in range(5) for view in range(3)), "x3", "x9", "y"]
+    series = series_of({"cat": [f"cat/{stem}.jpg" for stem in stems]})
+    assert series is not None
+    assert series.names[-3:] == ("x3", None, None)
+    assert series.sizes() == {"x0": 3, "x1": 3, "x2": 3, "x3": 4, "x4": 3}
+
+
+def test_nothing_and_images_without_series() -> None:
+    assert find_series({}, {}) is None
+    assert find_series({"train": []}, {"train": []}) is None
+    assert series_of({"cat": ["cat/a.jpg", "cat/b.jpg"]}) is None

@@ -1,12 +1,13 @@
 """Zip archives as datasets: members that lead out of the folder, links, and more than the disk holds."""
 
+import os
 import zipfile
 from pathlib import Path
 
 import datasets
 import pytest
 
-from hf_tl.data.layout.archives import unpack
+from hf_tl.data.layout.archives import is_tar, unpack
 from hf_tl.errors import DataError
 
 CENTRAL_ENTRY = b"PK\x01\x02"
@@ -20,6 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def zipped(file: Path, members: dict[str, bytes]) -> Path:
+    file.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -55,3 +57,51 @@ def test_an_archive_that_would_fill_the_disk_is_refused_before_it_is_unpacked(ca
     with pytest.raises(DataError, match=r"pets\.zip takes 85,899\.3 GB unpacked, and .* GB left; do not trust it"):
         unpack(archive)
     assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_an_archive_is_unpacked_once_while_it_stays_the_same(cache: Path, tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "pets.zip", {"cat/1.png": b"1"})
+    folder = unpack(archive)
+    assert folder.parent == cache / "hf_tl_unpacked"
+    assert folder.name.startswith("pets-")
+    (folder / "mark").touch()
+    assert unpack(archive) == folder
+    assert (folder / "mark").exists()
+    changed = unpack(zipped(archive, {"cat/1.png": b"1", "dog/2.png": b"22"}))
+    assert changed != folder
+    assert (changed / "dog" / "2.png").read_bytes() == b"22"
+    os.utime(archive, ns=(0, 0))
+    again = unpack(archive)
+    assert again not in (folder, changed)
+    assert unpack(zipped(tmp_path / "other" / "pets.zip", {"cat/1.png": b"1"})) not in (folder, changed, again)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 no archive", b"<html></html>"], ids=["empty", "start of an archive", "text"]
+)
+def test_a_file_that_is_no_archive(cache: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "pets.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"^the archive pets\.zip cannot be unpacked: "):
+        unpack(tmp_path / "pets.zip")
+
+
+def test_a_damaged_member_leaves_no_folder(cache: Path, tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "pets.zip", {"cat/1.png": b"some bytes"})
+    archive.write_bytes(archive.read_bytes().replace(b"some bytes", b"none bytes"))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"^the archive pets\.zip cannot be unpacked: Bad CRC"):
+            unpack(archive)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_names_with_dots_that_stay_inside(cache: Path, tmp_path: Path) -> None:
+    folder = unpack(zipped(tmp_path / "pets.zip", {"cat..s/1..png": b"1", "./dog/2.png": b"2"}))
+    assert sorted(path.name for path in folder.rglob("*.png")) == ["1..png", "2.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.tar", True), ("a.TAR.GZ", True), ("a.tgz", True), ("a.gz", False), ("a.tar.bz2", False), ("atar", False)],
+)
+def test_names_of_tar_archives(name: str, expected: bool) -> None:
+    assert is_tar(name) == expected

@@ -7,7 +7,7 @@ import pytest
 from data.pictures import picture
 
 from hf_tl.data.datasets import load_data
-from hf_tl.data.layout.listing import Listing
+from hf_tl.data.layout.listing import Listing, count_suffixes
 
 
 def write(root: Path, *files: str) -> None:
@@ -64,3 +64,56 @@ def test_listing_of_names_alone_equals_that_of_the_disk(tmp_path: Path) -> None:
     write(tmp_path, *files)
     assert sorted(Listing.read(tmp_path).files) == sorted(Listing.of(files).files)
     assert set(Listing.read(tmp_path).folders) == set(Listing.of(files).folders)
+
+
+def test_links_of_every_kind(tmp_path: Path) -> None:
+    root = tmp_path / "pets"
+    write(root, "cat/0.png")
+    (root / "cat" / "gone.png").symlink_to(root / "none.png")
+    (root / "again").symlink_to(root / "cat")
+    (root / "up").symlink_to(root / "cat" / "..")
+    (root / ".hidden").symlink_to(root / "none.png")
+    listing = Listing.read(root)
+    assert listing.files == ("again/0.png", "cat/0.png")
+    assert listing.folders == ("again", "cat", "up")
+    assert listing.broken == ("again/gone.png", "cat/gone.png")
+
+
+def test_kinds_of_files() -> None:
+    listing = Listing.of(["b.PNG", "a/x.csv", "a/y.txt", "a.jpg", ".z.png", "z/.git/1.png", "none"], folders=["e", "a"])
+    assert listing.files == ("a.jpg", "a/x.csv", "a/y.txt", "b.PNG", "none")
+    assert (listing.images(), listing.tables(), listing.others()) == (
+        ["a.jpg", "b.PNG"], ["a/x.csv"], ["a/y.txt", "none"],
+    )  # fmt: skip
+    assert (listing.folders, listing.broken) == (("a", "e"), ())
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["b.parquet", "a.PARQUET", "x.txt"], ["a.PARQUET", "b.parquet"]),
+        (["b.parquet", "1.png"], []),
+        (["b.parquet", "t.csv"], []),
+        (["x.txt"], []),
+    ],
+)
+def test_files_of_one_suffix(files: list[str], expected: list[str]) -> None:
+    assert Listing.of(files).only(".parquet") == expected
+
+
+def test_the_tree_of_a_listing() -> None:
+    tree = Listing.of(["a/b/1.png", "a/2.png", "3.png", "c/x.txt"], folders=["a/d"]).tree
+    assert (tree.path, tree.name, tree.files, tree.count, list(tree.folders)) == ("", "", ["3.png"], 3, ["a", "c"])
+    assert list(tree.filled()) == ["a"]
+    inner = tree.at("a/b")
+    assert (inner.path, inner.name, inner.files, inner.count) == ("a/b", "b", ["1.png"], 1)
+    assert sorted(tree.images()) == ["3.png", "a/2.png", "a/b/1.png"]
+    assert list(inner.images()) == ["a/b/1.png"]
+    assert [tree.has(path) for path in ("a", "a/b", "a/d", "b", "a/c", "a/b/1.png")] == [True] * 3 + [False] * 3
+    assert tree.at("") is tree
+    assert tree.at("new/one").path == "new/one"
+
+
+def test_suffixes_are_counted_from_the_most_frequent() -> None:
+    files = ["x/a.txt", "b.TXT", "LICENSE", "y/LICENSE", "c.md", "d.txt"]
+    assert count_suffixes(files) == ["3 .txt", "2 LICENSE", "1 .md"]
