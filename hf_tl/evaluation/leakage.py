@@ -58,7 +58,7 @@ def _concerns(learned: LearnedFrom, data: ImageData, splits: Sequence[str]) -> b
         return False
     if not learned.is_complete or not data.digests:
         return True
-    return any(learned.mask(data.digests.get(split, ())).any() for split in splits)
+    return any(learned.mask(data.digests[split]).any() for split in splits)
 
 
 def open_again(

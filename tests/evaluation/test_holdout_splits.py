@@ -59,10 +59,10 @@ def trained(data: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Loaded
     return save_trained(data, tmp_path_factory.mktemp("run") / "out")
 
 
-def save_trained(data: ImageData, folder: Path) -> LoadedClassifier:
+def save_trained(data: ImageData, folder: Path, earlier: LearnedFrom | None = None) -> LoadedClassifier:
     """Save a model as a training on the split train of these data does."""
     model, transforms = hf_tl.load_backbone("timm:test_resnet", CLASSES, pretrained=False, image_size=32)
-    learned = learn(LearnedFrom(), data, "train")
+    learned = learn(earlier or LearnedFrom(), data, "train")
     record = replace(make_record(labels=CLASSES), status="trained", measured={}, temperature=None)
     record = replace(record, data=data.to_record(), learned_from=learned.splits)
     commit_model(model, preprocessing_of(model, transforms), record, learned, folder)
@@ -245,6 +245,21 @@ def test_training_images_that_are_known_by_a_digest_alone(images: Path, data: Im
     [note] = holdout.measurable()[1].describe()
     assert "cannot tell whether the images were among the " in note
     assert note.endswith("(published without image digests), which the model learned from")
+
+
+def test_images_of_earlier_trainings_stay_in_train(images: Path, data: ImageData, tmp_path: Path) -> None:
+    """A second training with another seed has kept them there; with all images learned, they fill the splits."""
+    first = learn(LearnedFrom(), load_data(images, seed=7), "train")
+    second = load_data(images, seed=5, learned=first)
+    assert set(second.digests["test"]) != set(load_data(images, seed=5).digests["test"])
+    classifier = save_trained(second, tmp_path / "second", first)
+    assert content(opened(images, classifier)) == set(second.digests["test"])
+    all_images = learn(learn(LearnedFrom(), data, "test"), data, "validation")
+    knows_all = save_trained(data, tmp_path / "all", all_images)
+    holdout = opened(images, knows_all)
+    assert content(holdout) == set(data.digests["test"])
+    with pytest.raises(DataError, match="11 of 11 test images are training images of the model, and no other is there"):
+        holdout.measurable()
 
 
 def test_groups_of_the_training_are_those_of_its_test_images(tmp_path: Path) -> None:
