@@ -1,4 +1,4 @@
-"""Which images a hold-out set consists of: the splits of a dataset, or those that a training drew from it."""
+"""Images of a hold-out set: a split of the dataset, or the one that a training drew from it."""
 
 import shutil
 from dataclasses import replace
@@ -194,8 +194,8 @@ def test_other_images_are_evaluated_as_a_whole(trained: LoadedClassifier, tmp_pa
     other = write(tmp_path / "other", 800, ant=20, moth=20, zebra=20)
     holdout = opened(other, trained)
     assert (holdout.split, len(holdout.images), holdout.train) == ("all", 60, None)
-    few = write(tmp_path / "few", 900, ant=1)  # too few for a training
-    assert (opened(few, trained).split, len(opened(few, trained).images)) == ("all", 1)
+    single = write(tmp_path / "single", 900, ant=1)  # too few images for a training
+    assert (opened(single, trained).split, len(opened(single, trained).images)) == ("all", 1)
 
 
 def test_a_dataset_without_some_training_images(
@@ -291,10 +291,10 @@ def test_training_images_of_two_models(
     assert holdout.learned.keys() == {"A", "B"}
     rows = in_memory(images, train=range(42))["train"]
     own = opened(DatasetDict(train=rows, test=rows), trained, other)
-    left = len(data.splits["train"])
-    assert own.measurable()[1].describe() == [f"{left} of 42 test images are training images of A: left out"]
+    learned = len(data.splits["train"])
+    assert own.measurable()[1].describe() == [f"{learned} of 42 test images are training images of A: left out"]
     both = opened(DatasetDict(train=rows, test=rows), trained, trained)
-    assert both.measurable()[1].describe() == [f"{left} of 42 test images are training images of A or B: left out"]
+    assert both.measurable()[1].describe() == [f"{learned} of 42 test images are training images of A or B: left out"]
 
 
 def test_a_dataset_that_cannot_be_opened_by_its_name_must_be_named(
@@ -329,7 +329,7 @@ def test_models_are_named_whose_training_images_may_be_there(data: ImageData) ->
         measurable(data, {}, ["test", "tset"])
 
 
-def test_the_digest_of_the_test_split_tells_the_dataset_of_a_training(
+def test_the_test_split_identifies_the_dataset_of_a_training(
     trained: LoadedClassifier, images: Path, data: ImageData
 ) -> None:
     assert trained.record is not None

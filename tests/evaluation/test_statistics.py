@@ -56,8 +56,8 @@ def test_fewer_independent_images_widen_the_intervals_of_f1(predictions: np.ndar
         copies = f1_intervals(np.repeat(predictions, 4, axis=0), np.repeat(labels, 4, axis=0), independent=images)
         assert copies[name] == pytest.approx(interval, abs=0.02)
     assert f1_intervals(predictions, labels, seed=1) != full
-    one = f1_intervals(predictions, labels, independent=0)
-    assert width(one["micro_f1"]) > 0.5
+    single = f1_intervals(predictions, labels, independent=0)
+    assert width(single["micro_f1"]) > 0.5
 
 
 @pytest.mark.parametrize(("predictions", "labels"), [noisy(), flags()])
