@@ -19,9 +19,11 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from huggingface_hub import DatasetCard, hf_hub_download
+from datasets.packaged_modules.cache.cache import Cache
+from huggingface_hub import DatasetCard, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.errors import HTTPError as HubHTTPError  # type: ignore[attr-defined]
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_tl.data.columns import IMAGE
@@ -273,12 +275,28 @@ def name_files(files: list[str], reading: Reading | None = None) -> tuple[str, d
 def _hub(name: str, config_name: str | None, revision: str | None) -> Source:
     def download() -> tuple[DatasetDict, str | None, str | None]:
         builder = load_dataset_builder(name, config_name, revision=revision)
-        builder.download_and_prepare()
         commit = commit_of(builder)
+        if (
+            revision is not None
+            and isinstance(builder, Cache)
+            and commit not in (revision, _cached_commit(name, revision))
+        ):
+            raise FileNotFoundError(
+                f"the revision {revision!r} cannot be downloaded, and the cache has another one ({commit}); check "
+                "--dataset_revision and the network"
+            )
+        builder.download_and_prepare()
         return builder.as_dataset(), commit, card_license(name, commit)
 
     splits, commit, license_name = call(f"the dataset {name!r} of the Hub", download)
     return Source(splits, name, commit, license_name, kind="hub", layout="Hub dataset")
+
+
+def _cached_commit(name: str, revision: str) -> str | None:
+    """Return the commit of a branch or tag when the Hub was last asked, if it was."""
+    folder = repo_folder_name(repo_id=name, repo_type="dataset")
+    file = Path(constants.HF_HUB_CACHE, folder, "refs", revision)
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
 
 def commit_of(builder: DatasetBuilder) -> str | None:

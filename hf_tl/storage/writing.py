@@ -72,7 +72,9 @@ def cause_of(error: BaseException) -> str | None:
 
 def failure_of(error: BaseException | None) -> str | None:
     """Describe the failure of a disk that an error, or an error behind it, reports; None without one."""
-    while error is not None and not isinstance(error, HfTlError):
+    seen: set[int] = set()  # two errors may be the cause of each other
+    while error is not None and not isinstance(error, HfTlError) and id(error) not in seen:
+        seen.add(id(error))
         if (number := _number_of(error)) in FAILURES:
             place = getattr(error, "filename", None) or "a file"
             home = os.environ.get("HF_HOME", "~/.cache/huggingface")

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import transformers
+from backbones.processor_classes import tv
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
@@ -92,11 +93,12 @@ REFUSED = {
     "ShieldGemma2ForImageClassification": "by the tokens of a language model, and has no head to train",
 }
 NOT_LOADED = {
-    "ImageGPTForImageClassification": "found ImageGPTImageProcessor, which gives input_ids; ",
+    "ImageGPTForImageClassification": "found ImageGPTImageProcessor(Fast)?, which gives input_ids; ",
     "PPLCNetForImageClassification": "returns last_hidden_state and no logits",
-    "Siglip2ForImageClassification": "Siglip2ImageProcessor, which gives pixel_values, pixel_attention_mask",
+    "Siglip2ForImageClassification": "Siglip2ImageProcessor(Fast)?, which gives pixel_values, pixel_attention_mask",
 }
 """Classifiers that can be frozen and saved, but need more inputs than images or return no logits."""
+NOT_LOADED = {name: message for name, message in NOT_LOADED.items() if hasattr(transformers, name)}
 VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
 SHALLOW = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}
 PYRAMID = {**SHALLOW, "num_attention_heads": [1, 2, 2, 4]}
@@ -150,6 +152,7 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "ViTMSNForImageClassification": {**VIT, "intermediate_size": 48},
 }
 """Small config, by transformers class."""
+TRANSFORMERS = {name: config for name, config in TRANSFORMERS.items() if hasattr(transformers, name)}
 
 
 def build_timm(architecture: str, size: int | None = None) -> tuple[PreTrainedModel, Preprocessing]:
@@ -174,7 +177,7 @@ def build_transformers(name: str) -> tuple[PreTrainedModel, Preprocessing]:
     model = cls(cls.config_class(**TRANSFORMERS[name], num_labels=len(LABELS)))
     set_class_names(model.config, LABELS)
     size = 128 if TRANSFORMERS[name].get("image_size") == 128 else SIZE
-    processor = transformers.ViTImageProcessor(size={"height": size, "width": size})
+    processor = getattr(transformers, tv("ViTImageProcessor"))(size={"height": size, "width": size})
     return shake(model), processor_preprocessing(processor)
 
 

@@ -281,7 +281,7 @@ def test_photos(tmp_path: Path) -> None:
 
 HUB = """
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, HfApi
 from hf_tl.data.datasets import load_data
 from hf_tl.errors import DataError
 from PIL import Image as Pillow
@@ -294,7 +294,9 @@ def rows(first):
 commit = DatasetDict(train=rows(0), validation=rows(20)).push_to_hub("user/pets")
 card = DatasetCard.load("user/pets")
 card.data.license = "cc0-1.0"
-info = card.push_to_hub("user/pets")
+# DatasetCard.push_to_hub of huggingface_hub 1 asks huggingface.co, whatever Hub is in use
+place = {"path_in_repo": "README.md", "repo_id": "user/pets", "repo_type": "dataset"}
+HfApi().upload_file(path_or_fileobj=str(card).encode(), **place)
 data = load_data("user/pets")
 assert data.revision and len(data.revision) == 40, data.revision
 assert (data.name, data.license, data.labels) == ("user/pets", "cc0-1.0", ("dog", "cat")), data
@@ -306,6 +308,19 @@ for name in ("user/unknown", "user/pets"):
     except DataError as error:
         assert error.__cause__ is not None
         print(error)
+print(commit.oid, data.revision)
+"""
+OFFLINE = """
+import sys
+from hf_tl.data.datasets import load_data
+from hf_tl.errors import DataError
+
+for revision in sys.argv[1:]:
+    try:
+        assert load_data("user/pets", dataset_revision=revision).revision == revision
+        print("loaded")
+    except DataError as error:
+        print(error)
 """
 
 
@@ -313,11 +328,18 @@ def test_hub(tmp_path: Path) -> None:
     from hub.client import TOKEN, environment
     from hub.server import HubServer
 
+    def run(code: str, *words: str, **variables: str) -> str:
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, env=env | variables, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     with HubServer(tmp_path / "hub", tokens={TOKEN: {"name": "user", "role": "write"}}) as server:
         env = environment(server.url, tmp_path / "home") | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [sys.executable, "-c", HUB], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-    assert done.returncode == 0, done.stderr
-    assert "'user/unknown' of the Hub does not exist, nor does a local folder" in done.stdout
-    assert "no-such-branch" in done.stdout
+        printed = run(HUB)
+    assert "'user/unknown' of the Hub does not exist, nor does a local folder" in printed
+    assert "no-such-branch" in printed
+    *_, first, second = printed.split()
+    loaded, refused = sorted(run(OFFLINE, first, second, HF_HUB_OFFLINE="1").splitlines())
+    assert loaded == "loaded"
+    assert "cannot be downloaded, and the cache has another one" in refused

@@ -153,7 +153,7 @@ def test_the_file_alone_predicts_as_the_model(
     assert not (exported / PIXELS_FILE).exists()
     assert report["same_prediction"] == 1
     assert report["probabilities"] < 0.01
-    assert report["pixel_levels"]["mean"] < 0.1
+    assert report["pixel_levels"]["mean"] < 0.2  # 0.15 with torchvision 0.22
     alone = Path(shutil.copyfile(exported / FILE, tmp_path / "any name.onnx"))
     expected = hf_tl.predict(model, images)
     for ours, true in zip(hf_tl.predict(alone, images), expected, strict=True):

@@ -121,7 +121,11 @@ class HubServer:
     def __init__(self, root: str | Path, tokens: dict[str, User] | None = None) -> None:
         self.hub = Hub(root, tokens=tokens)
         self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        self.url, self.hub.cdn_url = (f"http://127.0.0.1:{sock.getsockname()[1]}" for sock in self.sockets)
+        # of another name, as the real one: huggingface_hub 1 keeps the token on all ports of a host
+        hosts = ("127.0.0.1", "localhost")
+        self.url, self.hub.cdn_url = (
+            f"http://{host}:{sock.getsockname()[1]}" for host, sock in zip(hosts, self.sockets, strict=True)
+        )
         # connections stay open as long as the Hub: closing one while a client reuses it would fail a request
         config = uvicorn.Config(self.hub, log_level="critical", lifespan="off", timeout_keep_alive=60)
         self.server = uvicorn.Server(config)

@@ -51,6 +51,9 @@ def test_a_missing_file_is_no_failure_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), library_writing():
         (tmp_path / "none").read_bytes()
     assert failure_of(None) is None
+    error, cause = ValueError("one"), OSError("the other")
+    error.__cause__, cause.__cause__ = cause, error
+    assert failure_of(error) is None
     assert failure_of(SaveError("an error that says all")) is None
 
 

@@ -15,7 +15,7 @@ PHASES = {
     # independent of how a batch is split: all norms freeze their statistics
     "norms frozen": (HEAD, Phase(1, 2, 0.02, norm="affine"), HEAD),
     "averaged": (replace(HEAD, mixup=0.2, cutmix=1.0), Phase(2, 2, 0.02, ema_decay=0.9, balanced_sampling=True)),
-    "patient": (Phase(1, 6, 0.05, patience=3),),
+    "patient": (Phase(1, 6, 1.0, patience=3),),
     # without augmentation, so that each can train on features
     "transfer": (PLAIN,),
     "finetune": (PLAIN, replace(PLAIN, trainable_stages=2, learning_rate=0.02)),

@@ -61,7 +61,11 @@ def alone(run: Run) -> Training:
     ],
     ids=lambda value: value.phases if isinstance(value, Run) else "",
 )
-def test_it_learns_anew_from_all_images_by_what_was_kept(run: Run, kept: str, tmp_path: Path) -> None:
+def test_it_learns_anew_from_all_images_by_what_was_kept(
+    run: Run, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # else rounding in the last bit could select the weights of an earlier phase
+    monkeypatch.setattr("hf_tl.training.selection.standard_error", lambda *_: 1.0)
     config = {**run.config, "feature_cache_dir": str(tmp_path / "cache")}
     run = replace(run, output=str(tmp_path / "run"), config=config)
     first, again = refitted(run)

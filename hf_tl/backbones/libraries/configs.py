@@ -36,6 +36,8 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool) -> "Pr
         try:
             with library_writing():
                 content, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+            if not content:  # transformers 5.0 would guess the type from the name
+                raise OSError(f"{CONFIG_NAME} is missing or empty")
             check_numbers(_read_settings(content), name)
             if not trust_remote_code:
                 check_config(content, name)
