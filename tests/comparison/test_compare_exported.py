@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cli.runs import write_images
-from exporting.trained import train_and_export
+from exporting.trained import INSTALLED, train_and_export
 
 import hf_tl
 from hf_tl.cli import main
@@ -19,7 +19,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_and_export(tmp_path_factory.mktemp("run"))
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", INSTALLED)
 def test_a_model_agrees_with_its_export(
     model: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

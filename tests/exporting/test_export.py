@@ -32,6 +32,7 @@ from hf_tl.exporting.formats import FORMATS
 from hf_tl.hub.hub import push
 from hf_tl.publish.checks import check_folder
 from hf_tl.record import LearnedFrom, read_record
+from hf_tl.runtime.runners import parts_of
 
 REPOSITORY = Path(__file__).parents[2]
 RUNNERS = {
@@ -94,9 +95,11 @@ def test_the_file_runs_in_its_own_runtime_alone(exported: tuple[str, Path], timm
 def test_the_report_names_what_was_verified(exported: tuple[str, Path], timm_folder: Path) -> None:
     name, folder = exported
     report = read(folder)
-    assert {path.name for path in folder.iterdir()} == {FORMATS[name].runtime.file, "preprocessing.json", "export.json"}
+    files = parts_of(folder / FORMATS[name].runtime.file)
+    expected = {*(file.name for file in files), "preprocessing.json", "export.json"}
+    assert {path.name for path in folder.iterdir()} == expected
     assert report["format"] == name
-    assert report["bytes"] == (folder / FORMATS[name].runtime.file).stat().st_size
+    assert report["bytes"] == sum(file.stat().st_size for file in files)
     verified = report["verified"]
     assert verified["images"] == 18
     assert verified["batch_sizes"] == [1, 3, 16]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from exporting.trained import INSTALLED
 from fuzzing.mutations import mutate_json
 from fuzzing.reading import PARTS, fuzz
 from parts import parts
@@ -51,7 +52,7 @@ def exported(timm_folder: Path, colors: Path, tmp_path_factory: pytest.TempPathF
     root = tmp_path_factory.mktemp("exported")
     return {
         name: Path(hf_tl.export(timm_folder, name, root / name, dataset=str(colors), int8=name == "onnx"))
-        for name in RUNTIMES
+        for name in INSTALLED
     }
 
 
@@ -62,7 +63,7 @@ def run(missing: tuple[str, ...], *words: str, folder: Path) -> "subprocess.Comp
     )
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", INSTALLED)
 def test_the_predictions_are_those_of_the_model(
     exported: dict[str, Path], timm_folder: Path, colors: Path, name: str
 ) -> None:

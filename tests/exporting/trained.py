@@ -1,14 +1,17 @@
 """Small trained model, calibrated, with an export of each format in its folder."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from cli.runs import TINY, write_images
 
 import hf_tl
 from hf_tl.cli import main
-from hf_tl.runtime.runners import RUNTIMES
+from hf_tl.exporting.formats import FORMATS
 
+INSTALLED = [name for name, each in FORMATS.items() if all(find_spec(package) for package in each.packages)]
+"""Formats whose packages are installed."""
 RECIPE = ["--strategy", "full", "--num_train_epochs", "4", "--learning_rate", "0.01", "--augmentation", "none"]
 
 
@@ -17,7 +20,7 @@ def train_and_export(folder: Path) -> Path:
     images = write_images(folder / "images", 20)
     main(["train", *TINY, "--dataset", str(images), *RECIPE, "--output_dir", str(folder / "out")])
     calibrate(folder / "out" / "run.json")
-    for name in RUNTIMES:
+    for name in INSTALLED:
         hf_tl.export(folder / "out", name, dataset=images, int8=name == "onnx")
     return folder / "out"
 

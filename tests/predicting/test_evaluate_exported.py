@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cli.runs import fails, write_images
-from exporting.trained import train_and_export
+from exporting.trained import INSTALLED, train_and_export
 from fuzzing.mutations import mutate_json
 from fuzzing.reading import PARTS, fuzz
 from parts import parts
@@ -64,7 +64,7 @@ def write_other_record(model: Path, folder: Path) -> None:
     learned.save(folder)
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", INSTALLED)
 def test_an_export_is_evaluated_as_its_model(model: Path, holdout: Path, name: str) -> None:
     expected = evaluate(model, holdout)
     assert expected.left_out > 0
@@ -179,7 +179,7 @@ def test_an_export_of_a_model_in_memory_states_the_weights_that_it_was_made_from
 
 def test_autocast_does_not_reach_the_runtime_of_an_exported_file(model: Path) -> None:
     pixels = torch.rand(2, 3, 32, 32)
-    for name in RUNTIMES:
+    for name in INSTALLED:
         network = load_classifier(model / name).network
         expected = network(pixel_values=pixels).logits
         with torch.autocast("cpu", torch.bfloat16):
