@@ -21,7 +21,7 @@ from hf_tl.runtime.runners import RUNTIMES
 
 FAMILIES = (
     "alexnet", "zfnet", "vgg11", "googlenet", "resnet10t", "resnext26ts", "densenet121", "efficientnet_lite0",
-    "mobilenetv3_small_050", "regnety_002", "repvgg_a0", "ghostnet_100", "convnext_atto", "vit_tiny_patch16_224",
+    "mobilenetv3_small_050", "regnety_002", "mambaout_femto", "ghostnet_100", "convnext_atto", "vit_tiny_patch16_224",
     "swin_tiny_patch4_window7_224", "levit_128s", "mobilevit_xxs", "mixer_s32_224", "edgenext_xx_small",
     "poolformer_s12",
 )  # fmt: skip
@@ -66,8 +66,8 @@ def test_an_image_has_one_class_however_the_model_is_run(architecture: str, colo
         assert by_page == pytest.approx(probabilities, abs=TOLERANCE)
         for way, result in ways.items():
             tolerance = WITH_PREPROCESSING if way == "with preprocessing" else TOLERANCE
-            found = dict(zip(result[place].labels, result[place].probabilities, strict=True))
-            assert found == pytest.approx(probabilities, abs=tolerance), way
+            given = dict(zip(result[place].labels, result[place].probabilities, strict=True))
+            assert given == pytest.approx(probabilities, abs=tolerance), way
             if true.probabilities[0] - true.probabilities[1] > 2 * tolerance:
                 assert result[place].labels[0] == true.labels[0], way
                 classes.add(true.labels[0])
