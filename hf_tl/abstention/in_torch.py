@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_tl.abstention.head_input import last_layer, with_input
-from hf_tl.abstention.scores import NEIGHBORS, SCORES, Energy, Mahalanobis, NearestNeighbors, Score
+from hf_tl.abstention.scores import NEIGHBORS, Energy, Mahalanobis, NearestNeighbors, Score
 
 
 class LogitsAndScore(nn.Module):
@@ -53,4 +53,3 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
     Energy.name: _energy,
 }
 """Scores by name, as functions of features, logits and the arrays of the score."""
-assert FORMULAS.keys() == SCORES.keys()

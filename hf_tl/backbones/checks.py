@@ -84,8 +84,7 @@ def check_runs(model: "PreTrainedModel", input_size: tuple[int, int, int]) -> No
     """Run a black image through a model.
 
     Raises:
-        ModelError: The model cannot be run on images of this size, or returns no logits for each
-            class.
+        ModelError: The model cannot be run on images of this size, or returns no logits of the classes.
     """
     import torch
 

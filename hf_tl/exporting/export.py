@@ -76,9 +76,9 @@ def export(
 ) -> ExportResult:
     """Write a trained model to a file that runs without hf_tl, transformers and timm.
 
-    Its only input is `pixel_values` (any number of images, channels, height, width), its output `logits`. Before the
-    export is completed, its own runtime runs the file on real images. If its output differs from the model's, nothing
-    is kept.
+    Its only input is `pixel_values` (any number of images, channels, height, width), its output `logits`; a file
+    of a calibrated model also gives `ood_score`. Before the export is completed, its own runtime runs the file on real
+    images. If its output differs from the model's, nothing is kept.
 
     Args:
         model: Folder of a saved model, Hub id, `RunResult`, or a loaded model.
@@ -106,7 +106,7 @@ def export(
 
     Raises:
         ConfigError: A package is missing, the folder is not empty, or the dataset must be named.
-        ModelError: There is no such model, or its preprocessing cannot be expressed.
+        ModelError: There is no such model, its preprocessing cannot be expressed, or what was calibrated is damaged.
         DataError: The images cannot be used.
         SaveError: The network cannot be written in this format, the written file gives other outputs than the model,
             int8 loses more than `max_int8_loss`, or the disk is full or read-only.

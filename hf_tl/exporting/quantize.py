@@ -4,8 +4,8 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,13 +30,18 @@ if TYPE_CHECKING:
 
 STEM = "model_int8"
 CALIBRATION_IMAGES = 256
-METHODS = {
-    "onnx": "static, by ONNX Runtime: int8 weights by channel, uint8 activations by calibrated minimum and maximum",
-    "openvino": "static, by nncf: int8 weights by channel, uint8 activations by calibrated ranges, biases corrected",
-}
-"""Methods of quantization by format."""
 SPEED_RUNS = 30
 """Number of timed runs on single images, of which the median is reported."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Method of quantization."""
+
+    write: Callable[[Path, Path, Iterator[np.ndarray]], None]
+    """Function of the file in float32, the file to write, and batches of images that calibrate it."""
+    package: str
+    description: str
 
 
 def check_quantizer(format_: str) -> None:
@@ -50,8 +55,8 @@ def check_quantizer(format_: str) -> None:
             f"--int8 needs --format {' or '.join(METHODS)}, whose runtimes have int8 kernels for CPUs; found --format "
             f"{format_}: leave out --int8, or quantize with the package torchao"
         )
-    if format_ == "openvino" and find_spec("nncf") is None:
-        raise ConfigError('--int8 with --format openvino needs nncf: pip install "hf-tl[openvino]"')
+    if find_spec(package := METHODS[format_].package) is None:
+        raise ConfigError(f'--int8 with --format {format_} needs {package}: pip install "hf-tl[{format_}]"')
 
 
 def int8_file(file: Path) -> Path:
@@ -70,9 +75,8 @@ def write_int8(format_: str, float_file: Path, pixels: Iterator[np.ndarray]) -> 
     Raises:
         SaveError: The network cannot be quantized.
     """
-    write = {"onnx": _write_onnx, "openvino": _write_openvino}[format_]
     with explained(f"{RUNTIMES[format_].name} cannot quantize this network", "leave out --int8"), quiet_logs():
-        write(float_file, int8_file(float_file), pixels)
+        METHODS[format_].write(float_file, int8_file(float_file), pixels)
     return int8_file(float_file)
 
 
@@ -167,7 +171,7 @@ def quantize(
     return {
         "file": file.name,
         "bytes": size_of(file),
-        "method": METHODS[format_],
+        "method": METHODS[format_].description,
         "calibration": {"split": split, "images": len(calibration)},
         "split": holdout.split,
         **measured,
@@ -258,3 +262,18 @@ def _speed(runtime: Runtime, float_file: Path, int8_file: Path, image: np.ndarra
             run(image)
             seconds[name].append(time.perf_counter() - start)
     return {name: round(1000 * statistics.median(values[1:]), 3) for name, values in seconds.items()}
+
+
+METHODS = {
+    "onnx": Method(
+        _write_onnx,
+        "onnxruntime",
+        "static, by ONNX Runtime: int8 weights by channel, uint8 activations by calibrated minimum and maximum",
+    ),
+    "openvino": Method(
+        _write_openvino,
+        "nncf",
+        "static, by nncf: int8 weights by channel, uint8 activations by calibrated ranges, biases corrected",
+    ),
+}
+"""Methods of quantization by format."""

@@ -61,7 +61,7 @@ class ExportedModel:
     @cached_property
     def limits(self) -> Limits | None:
         """Limits of abstention; None for a file without out-of-distribution scores."""
-        if ABSTENTION not in self.steps or len(self.run.outputs(self._black)) == 1:
+        if ABSTENTION not in self.steps or len(self._outputs(self._black)) == 1:
             return None
         return Limits.from_json(self.steps[ABSTENTION], len(self.labels))
 

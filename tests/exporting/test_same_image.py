@@ -66,8 +66,8 @@ def test_an_image_has_one_class_however_the_model_is_run(architecture: str, colo
         assert by_page == pytest.approx(probabilities, abs=TOLERANCE)
         for way, result in ways.items():
             tolerance = WITH_PREPROCESSING if way == "with preprocessing" else TOLERANCE
-            given = dict(zip(result[place].labels, result[place].probabilities, strict=True))
-            assert given == pytest.approx(probabilities, abs=tolerance), way
+            by_way = dict(zip(result[place].labels, result[place].probabilities, strict=True))
+            assert by_way == pytest.approx(probabilities, abs=tolerance), way
             if true.probabilities[0] - true.probabilities[1] > 2 * tolerance:
                 assert result[place].labels[0] == true.labels[0], way
                 classes.add(true.labels[0])
