@@ -21,7 +21,7 @@ from hf_tl.runtime.runners import RUNTIMES
 
 FAMILIES = (
     "alexnet", "zfnet", "vgg11", "googlenet", "resnet10t", "resnext26ts", "densenet121", "efficientnet_lite0",
-    "mobilenetv3_small_050", "regnety_002", "mambaout_femto", "ghostnet_100", "convnext_atto", "vit_tiny_patch16_224",
+    "mobilenetv3_small_050", "regnety_002", "mambaout_femto", "mobilenetv2_100", "convnext_atto", "vit_tiny_patch16_224",
     "swin_tiny_patch4_window7_224", "levit_128s", "mobilevit_xxs", "mixer_s32_224", "edgenext_xx_small",
     "poolformer_s12",
 )  # fmt: skip
@@ -37,9 +37,14 @@ def save_decided(architecture: str, images: list[Path], folder: Path) -> Path:
     head = last_layer(model.eval(), pixels[:1])
     with torch.no_grad():
         head.weight.normal_(std=0.1)  # some start at zero
-        centered = model(pixel_values=pixels).logits
-        head.bias -= centered.mean(dim=0)  # else all images have one class
-        factor = 2 / (centered - centered.mean(dim=0)).std()
+        logits = model(pixel_values=pixels).logits
+        if logits.std(dim=0).max() < 1e-4:  # such as GoogLeNet, whose start lets no difference of images through
+            for module in model.modules():
+                if isinstance(module, torch.nn.Conv2d):
+                    torch.nn.init.kaiming_normal_(module.weight)
+            logits = model(pixel_values=pixels).logits
+        head.bias -= logits.mean(dim=0)  # else all images have one class
+        factor = 2 / (logits - logits.mean(dim=0)).std()
         head.weight *= factor
         head.bias *= factor
     return save_model(model, transforms, make_record(labels=LABELS), folder)
