@@ -20,10 +20,10 @@ from hf_tl.demo.uploads import read_image
 from hf_tl.runtime.runners import RUNTIMES
 
 FAMILIES = (
-    "alexnet", "zfnet", "vgg11", "googlenet", "resnet10t", "resnext26ts", "densenet121", "efficientnet_lite0",
-    "mobilenetv3_small_050", "regnety_002", "mambaout_femto", "mobilenetv2_100", "convnext_atto", "vit_tiny_patch16_224",
-    "swin_tiny_patch4_window7_224", "levit_128s", "mobilevit_xxs", "mixer_s32_224", "edgenext_xx_small",
-    "poolformer_s12",
+    "alexnet", "zfnet", "vgg11", "googlenet", "resnet10t", "resnext26ts", "densenet121",
+    "efficientnet_lite0", "mobilenetv3_small_050", "regnety_002", "mambaout_femto", "mobilenetv2_100", "convnext_atto",
+    "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "levit_128s", "mobilevit_xxs", "mixer_s32_224",
+    "edgenext_xx_small", "poolformer_s12",
 )  # fmt: skip
 TOLERANCE, WITH_PREPROCESSING = 1e-4, 0.01
 """Largest differences of a probability: by rounding, and by pixels that ONNX Runtime resizes to another level."""
