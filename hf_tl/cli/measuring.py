@@ -13,12 +13,18 @@ def predict_parser() -> Parser:
         "hf-tl predict out cat.jpg",
         "hf-tl predict out photos 'more/**/*.jpg' --output predictions.csv",
         "hf-tl predict out @list.txt --output predictions.parquet",
+        "hf-tl predict out --dataset user/name --split test --output predictions.parquet",
         "hf-tl predict out/onnx cat.jpg",
     )
     parser = Parser("predict", "Classify images with a trained model.", examples)
     parser.add_argument("model", help=ANY_MODEL)
     text = "image files, folders (all images in them), patterns, or @FILE (a text file with a path on each line)"
-    parser.add_argument("images", nargs="+", metavar="PATH...", help=text)
+    parser.add_argument("images", nargs="*", metavar="PATH...", help=text)
+    text = "Hub id, or parquet, tar or zip files, whose images to classify instead of paths"
+    parser.add_argument("--dataset", metavar="DATASET", help=text)
+    parser.add_flag("split", "split of the dataset (default: the only one)", Domain((str,)))
+    for name in (*SOURCE, "image_column"):
+        parser.add_setting(DataConfig, name)
     text = "table to write: .csv, .jsonl or .parquet (default: print the classes of each image)"
     parser.add_flag("output", text, Domain((str,)), metavar="FILE", alias="-o")
     parser.add_flag("top_k", "classes for each image (default: 5; with --threshold: all)", COUNT)
@@ -28,6 +34,8 @@ def predict_parser() -> Parser:
     parser.add_argument("--abstain", action="store_true", help=text)
     text = "all classes that an image may have, with the coverage of hf-tl calibrate"
     parser.add_argument("--prediction_sets", action="store_true", help=text)
+    text = "also write the embedding of each image: the input of the last layer (needs --output)"
+    parser.add_argument("--embeddings", action="store_true", help=text)
     parser.add_flag("batch_size", "images per step", COUNT, 8)
     parser.add_setting(DataConfig, "max_image_pixels")
     return parser
@@ -35,13 +43,13 @@ def predict_parser() -> Parser:
 
 def predict(options: Namespace) -> None:
     """Print or write the most probable classes of images."""
-    from hf_tl.predicting.command import predict_paths
+    from hf_tl.predicting.command import predict_named
     from hf_tl.processes.memory import image_pixel_limit, keep_freed_memory
 
     keep_freed_memory()
     values = own_values(options)
     with image_pixel_limit(values.pop("max_image_pixels")):
-        predict_paths(**values)
+        predict_named(**values)
 
 
 def calibrate_parser() -> Parser:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from hf_tl.demo.demo_model import distinct
@@ -10,6 +11,7 @@ from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL
 from hf_tl.record import RECORD_FILE, RunRecord, read_record_file
 from hf_tl.reporting.plain import one_line
 from hf_tl.runtime.origin import origin_of
+from hf_tl.runtime.outputs import Outputs
 from hf_tl.runtime.whole import open_exported
 
 BLIND = "An exported model has no activation maps: its runtime returns the probabilities of the classes alone."
@@ -33,12 +35,17 @@ class ExportedDemoModel:
 
     def rank(self, image: Image.Image) -> list[tuple[int, float]]:
         """Return the index and the probability of each class, the most probable first."""
-        [probabilities] = self._exported.probabilities([self._exported.pixels(image, "the image")])
+        [probabilities] = self._outputs(image).probabilities
         return [(index, float(probabilities[index])) for index in (-probabilities).argsort(kind="stable").tolist()]
 
     def abstains(self, image: Image.Image) -> bool:
-        """Return False: an exported model gives every image a class."""
-        return False
+        """Return whether an image is unlike the training images; never of a file without scores."""
+        if (limits := self._exported.limits) is None:
+            return False
+        return not limits.accepts(np.asarray(self._outputs(image).ood_scores))[0]
+
+    def _outputs(self, image: Image.Image) -> Outputs:
+        return self._exported.outputs([self._exported.pixels(image, "the image")])
 
     def look(self, image: Image.Image, index: int) -> Image.Image | None:
         """Refuse to draw an activation map.

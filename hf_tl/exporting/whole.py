@@ -130,7 +130,7 @@ def verify_whole(
         model, steps = WholeModel(whole, open_session(whole)), open_session(alone)
         arrays = [model.pixels(image, "an image") for image in images]
         made = np.concatenate([run_session(steps, IMAGE, array, [INPUT])[0] for array in arrays])
-        probabilities = model.probabilities(arrays)
+        probabilities = model.outputs(arrays).probabilities
         levels = np.abs(made - pixels) * np.abs(np.reshape(std, (-1, 1, 1))) * 255
     alone.unlink()
     largest = float(np.abs(probabilities - expected).max())

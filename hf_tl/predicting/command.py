@@ -2,65 +2,89 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_tl.errors import ConfigError, IncompleteError
-from hf_tl.predicting.inputs import NamedImage, collect_images
+from hf_tl.predicting.inputs import NamedImage, collect_images, open_dataset
 from hf_tl.predicting.parts import Parts
-from hf_tl.predicting.predict import BATCH_SIZE, Predictor, check_any_readable, describe_unreadable
+from hf_tl.predicting.predict import BATCH_SIZE, Predictor, Returned, check_any_readable, describe_unreadable
 from hf_tl.predicting.result import Prediction, TableFormat
 from hf_tl.predicting.table import open_table, writer_of
 from hf_tl.reporting.console import logger, progress_bar, say
 
 
-def predict_paths(
+def predict_named(
     model: str,
-    images: Sequence[str],
+    images: Sequence[str] = (),
     *,
+    dataset: str | None = None,
+    split: str | None = None,
+    image_column: str | None = None,
+    dataset_config: str | None = None,
+    dataset_revision: str | None = None,
     output: str | None = None,
-    top_k: int | None = None,
-    threshold: float | None = None,
-    abstain: bool = False,
-    prediction_sets: bool = False,
     batch_size: int = BATCH_SIZE,
+    **returned: Any,
 ) -> None:
     """Print the classes of images, or write them to a table; name the unreadable images on the way.
 
     Args:
         model: As in `hf_tl.predict`.
         images: Paths, as in `hf_tl.predict`.
+        dataset: Name of a dataset in place of paths, as `hf_tl.predicting.inputs.open_dataset` takes it.
+        split: As in `open_dataset`.
+        image_column: As in `open_dataset`.
+        dataset_config: As in `open_dataset`.
+        dataset_revision: As in `open_dataset`.
         output: Table to write instead of printing.
-        top_k: As in `hf_tl.predict`.
-        threshold: As in `hf_tl.predict`.
-        abstain: As in `hf_tl.predict`.
-        prediction_sets: As in `hf_tl.predict`.
         batch_size: As in `hf_tl.predict`.
+        returned: Fields of `Returned`.
 
     Raises:
         IncompleteError: Some of the images could not be read; the others were predicted.
         DataError: There are no images, or none can be read.
+        ConfigError: Flags do not fit together.
     """
-    if output is not None:
-        writer_of(Path(output))  # fail before anything is loaded
+    wanted = Returned(**returned)
+    reading = {
+        "split": split,
+        "image_column": image_column,
+        "dataset_config": dataset_config,
+        "dataset_revision": dataset_revision,
+    }
+    _check_flags(images, dataset, reading, output, wanted)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         if output is None:
             raise ConfigError("several processes need an --output to write to together: name a table")
         _join_processes()  # before the model takes a device
-    collected = collect_images(list(images))
-    predictor = Predictor.load(
-        model,
-        top_k=top_k,
-        threshold=threshold,
-        abstain=abstain,
-        prediction_sets=prediction_sets,
-        batch_size=batch_size,
-    )
+    collected = collect_images(list(images)) if dataset is None else open_dataset(dataset, **reading)
+    predictor = Predictor.load(model, wanted, batch_size)
     if output is None:
         _print_all(predictor, collected)
     else:
         _write_all(predictor, collected, Path(output), processes)
+
+
+def _check_flags(
+    images: Sequence[str], dataset: str | None, reading: Mapping[str, str | None], output: str | None, wanted: Returned
+) -> None:
+    """Check flags before anything is loaded.
+
+    Raises:
+        ConfigError: They do not fit together.
+    """
+    if bool(images) == (dataset is not None):
+        both = "both" if images else "neither"
+        raise ConfigError(f"expected paths of images or --dataset, found {both}: name what to predict")
+    if dataset is None and (without := [f"--{name}" for name, value in reading.items() if value is not None]):
+        raise ConfigError(f"{', '.join(without)} needs --dataset, found paths of images: leave it out")
+    if output is not None:
+        writer_of(Path(output))
+    elif wanted.embeddings:
+        raise ConfigError("--embeddings are written to a table: name one with --output, for example FILE.parquet")
 
 
 def _print_all(predictor: Predictor, collected: Sequence[NamedImage]) -> None:

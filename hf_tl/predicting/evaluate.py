@@ -255,8 +255,8 @@ def evaluate(
         metric_notes=_undefined(classifier.problem, measured),
     )
     if calibrated is not None:
-        images_of_none, judge = calibrated
-        foreign = measure_foreign(judge, holdout.images, images_of_none, batch_size)
+        foreign_images, abstainer = calibrated
+        foreign = measure_foreign(abstainer, holdout.images, foreign_images, batch_size)
         evaluation = replace(evaluation, foreign=foreign)
     if output_dir is not None:
         evaluation.save(output_dir)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from hf_tl.evaluation.intervals import CONFIDENCE, RESAMPLES, Interval, wilson_interval
-from hf_tl.predicting.classifiers import AbstainingClassifier
+from hf_tl.predicting.classifiers import ImageClassifier
 from hf_tl.predicting.inputs import NamedImage, collect_images
-from hf_tl.predicting.predict import Predictor, check_any_readable, describe_unreadable
+from hf_tl.predicting.predict import Predictor, Returned, check_any_readable, describe_unreadable
 from hf_tl.reporting.console import logger, progress_bar
 from hf_tl.reporting.numbers import decimal, percent, range_of
 
@@ -47,7 +47,7 @@ class ForeignMeasured:
 
 
 def measure_foreign(
-    classifier: AbstainingClassifier, own: Any, foreign: Sequence[NamedImage], batch_size: int
+    classifier: ImageClassifier, own: Any, foreign: Sequence[NamedImage], batch_size: int
 ) -> ForeignMeasured:
     """Measure the out-of-distribution scores of foreign images beside those of the model's own.
 
@@ -60,13 +60,13 @@ def measure_foreign(
     Raises:
         DataError: No foreign image can be read.
     """
-    predictor = Predictor(classifier, 1, None, batch_size, classifier, abstain=True)
+    predictor = Predictor(classifier, Returned(top_k=1, abstain=True), batch_size)
     own_scores, _ = _scores(predictor, collect_images(own), "Scoring own images")
     scores, errors = _scores(predictor, foreign, "Scoring foreign images")
     if errors:
         check_any_readable(len(errors), len(foreign), errors[0])
         logger.warning("%s", describe_unreadable(len(errors), len(foreign)))
-    is_abstained, is_accepted = ~classifier.limits.accepts(scores), classifier.limits.accepts(own_scores)
+    is_abstained, is_accepted = ~predictor.limits.accepts(scores), predictor.limits.accepts(own_scores)
     auroc, interval = _auroc(own_scores, scores)
     return ForeignMeasured(
         images=len(scores),

@@ -3,9 +3,9 @@
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from PIL import Image
@@ -29,7 +29,98 @@ class NamedImage:
     stored: Any
 
 
-def collect_images(images: Any) -> list[NamedImage]:
+@dataclass(frozen=True)
+class DatasetImages(Sequence[NamedImage]):
+    """Images of a dataset in their order, each read when it is needed."""
+
+    rows: "Dataset"
+    """Rows with the column of encoded images alone."""
+    column: str
+    split: str
+    """Split for the names of images without a path."""
+    first: int = 0
+    """Row of the first image in the split."""
+
+    @classmethod
+    def of(cls, rows: "Dataset", column: str, split: str) -> "DatasetImages":
+        """Return the images of a column."""
+        from datasets import Image as ImageFeature
+
+        stored = rows.with_format(None).select_columns([column])
+        return cls(stored.cast_column(column, ImageFeature(decode=False)), column, split)
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of the dataset, of the columns and of the order of its rows."""
+        return f"{self.split} {self.rows._fingerprint}"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> NamedImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> "DatasetImages": ...
+    def __getitem__(self, index: int | slice) -> "NamedImage | DatasetImages":
+        if isinstance(index, int):
+            return self._named(self.rows[index], range(len(self))[index])
+        rows = range(len(self))[index]
+        if rows.step != 1:
+            raise ValueError(f"expected consecutive rows, found a step of {rows.step}")
+        return DatasetImages(self.rows.select(rows), self.column, self.split, self.first + rows.start)
+
+    def __iter__(self) -> Iterator[NamedImage]:
+        for number, row in enumerate(self.rows):
+            yield self._named(row, number)
+
+    def _named(self, row: dict[str, Any], number: int) -> NamedImage:
+        from hf_tl.data.fingerprint import row_name
+
+        stored = row[self.column]
+        return NamedImage(row_name(stored, self.first + number, self.split), stored)
+
+
+def open_dataset(
+    dataset: str,
+    split: str | None = None,
+    *,
+    image_column: str | None = None,
+    dataset_config: str | None = None,
+    dataset_revision: str | None = None,
+) -> DatasetImages:
+    """Open the images of a dataset by its name; no label is needed where the dataset is parquet files or on the Hub.
+
+    Args:
+        dataset: Name, as in `hf_tl.load_data`.
+        split: Stored split (default: the only one).
+        image_column: Image column (default: detected by type).
+        dataset_config: Configuration of a Hub dataset.
+        dataset_revision: Branch, tag or commit of a Hub dataset.
+
+    Raises:
+        DataError: There is no such dataset, split or column, or the split has no images.
+
+    >>> open_dataset("digits", "test")[3].name
+    'row 3 of test'
+    """
+    from hf_tl.data.columns import find_image_column
+    from hf_tl.data.datasets import source_of
+    from hf_tl.data.layout.reading import make_reading
+
+    reading = make_reading(image_column=image_column)
+    source = source_of(dataset, reading, dataset_config=dataset_config, dataset_revision=dataset_revision)
+    names = [str(name) for name in source.splits]
+    if split is None and len(names) == 1:
+        split = names[0]
+    if split not in names:
+        raise DataError(f"expected --split with one of {', '.join(names)} for {source.name}, found {split or 'none'}")
+    rows = source.splits[split]
+    if not len(rows):
+        raise DataError(f"there are no images to predict: the split {split} of {source.name} is empty")
+    return DatasetImages.of(rows, find_image_column(rows.features, source.image_column or image_column), split)
+
+
+def collect_images(images: Any) -> Sequence[NamedImage]:
     """Name the images to predict; none is decoded.
 
     Args:
@@ -40,8 +131,9 @@ def collect_images(images: Any) -> list[NamedImage]:
     Raises:
         DataError: There are no images, or a value is no image.
     """
+    named: Sequence[NamedImage]
     if (rows := _of_datasets(images)) is not None:
-        named = list(rows)
+        named = rows
     elif isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
         named = list(_named(images, 0))
     elif isinstance(images, Iterable) and not isinstance(images, dict):
@@ -131,7 +223,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _of_datasets(images: Any) -> Iterator[NamedImage] | None:
+def _of_datasets(images: Any) -> DatasetImages | None:
     """Return the images of a dataset or of a column; None for other values.
 
     Only a program that has imported datasets can pass one, so others do not import it.
@@ -145,16 +237,7 @@ def _of_datasets(images: Any) -> Iterator[NamedImage] | None:
     from hf_tl.data.columns import find_image_column
 
     if isinstance(images, Dataset):
-        return _rows(images, find_image_column(images.features))
+        return DatasetImages.of(images, find_image_column(images.features), "the dataset")
     if isinstance(images, Column) and isinstance(images.features, ImageFeature):
-        return _rows(images.source, images.column_name)
+        return DatasetImages.of(images.source, images.column_name, "the dataset")
     return None
-
-
-def _rows(images: "Dataset", column: str) -> Iterator[NamedImage]:
-    from hf_tl.data.decoding.images import as_stored
-    from hf_tl.data.fingerprint import row_name
-
-    stored = as_stored(images.with_format(None), column).select_columns([column])
-    for number, row in enumerate(stored):
-        yield NamedImage(row_name(row[column], number, "the dataset"), row[column])

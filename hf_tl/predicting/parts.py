@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hf_tl.errors import ConfigError
-from hf_tl.predicting.inputs import NamedImage
+from hf_tl.predicting.inputs import DatasetImages, NamedImage
 from hf_tl.predicting.result import Prediction, TableFormat
 from hf_tl.storage.writing import writing
 
@@ -103,7 +103,9 @@ class Parts:
 
 
 def _fingerprint(images: Sequence[NamedImage]) -> str:
-    """Return a digest of the names, sizes and times of files."""
+    """Return the fingerprint of a dataset, or a digest of the names, sizes and times of files."""
+    if isinstance(images, DatasetImages):
+        return images.identity
     digest = sha256()
     for image in images:
         try:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hf_tl.errors import ConfigError, DataError, name_some
-from hf_tl.predicting.classifiers import AbstainingClassifier, ImageClassifier, open_abstaining, open_classifier
+from hf_tl.predicting.classifiers import ImageClassifier, open_classifier
 from hf_tl.predicting.inputs import NamedImage, collect_images
 from hf_tl.predicting.result import Prediction, PredictionResult, TableFormat
 from hf_tl.processes.cores import cpu_cores
@@ -20,6 +20,7 @@ from hf_tl.ranges import COUNT, SHARE, check_argument
 from hf_tl.reporting.console import logger, progress_bar
 
 if TYPE_CHECKING:
+    from hf_tl.abstention.limits import Limits
     from hf_tl.evaluation.holdout.classifier import AnyModel
 
 TOP_K, BATCH_SIZE = 5, 8
@@ -36,6 +37,7 @@ def predict(
     threshold: float | None = None,
     abstain: bool = False,
     prediction_sets: bool = False,
+    embeddings: bool = False,
     batch_size: int = BATCH_SIZE,
 ) -> PredictionResult:
     """Classify images, in batches, on a GPU where there is one.
@@ -44,14 +46,15 @@ def predict(
         model: Folder of a saved model, Hub id, folder or file of an exported model, `RunResult`, or a model of
             `load_backbone` or `load`, which stays on its device.
         images: Path, PIL image, array, `datasets.Dataset` or a column of it, or a sequence of paths, PIL images and
-            arrays. A path is a
-            file, a folder (all images in it, at any depth), a pattern (`photos/**/*.jpg`), or `@FILE`: a text file with
-            a path on each line. Arrays are uint8 of the shape (height, width) or (height, width, 3 or 4).
+            arrays. A path is a file, a folder (all images in it, at any depth), a pattern (`photos/**/*.jpg`), or
+            `@FILE`: a text file with a path on each line. Arrays are uint8 of the shape (height, width) or
+            (height, width, 3 or 4).
         top_k: Largest number of classes for each image (default: 5; with `threshold` all).
         threshold: Smallest probability of a class, for multi-label models (default: no limit).
         abstain: Whether to give no class to images unlike the training images, by the threshold of
             `hf_tl.calibrate`, and to return the out-of-distribution score of all.
         prediction_sets: Whether to give all classes that an image may have, with the coverage of `hf_tl.calibrate`.
+        embeddings: Whether to return the embedding of each image: the input of the model's last layer.
         batch_size: Number of images per step.
 
     Returns:
@@ -61,7 +64,7 @@ def predict(
         DataError: There are no images, or none can be read.
         ModelError: There is no such model.
         ConfigError: `threshold` is given for a model with one class per image, the runtime of an exported model is
-            not installed, or the model was not calibrated to abstain.
+            not installed, the model was not calibrated to abstain, or its file gives no embeddings.
 
     >>> import numpy as np, hf_tl
     >>> model, _ = hf_tl.load_backbone("timm:test_resnet", ["cat", "dog"], pretrained=False)
@@ -69,14 +72,8 @@ def predict(
     >>> len(result), sorted(result[0].labels), result[0].error
     (1, ['cat', 'dog'], None)
     """
-    predictor = Predictor.load(
-        model,
-        top_k=top_k,
-        threshold=threshold,
-        abstain=abstain,
-        prediction_sets=prediction_sets,
-        batch_size=batch_size,
-    )
+    returned = Returned(top_k, threshold, abstain, prediction_sets, embeddings)
+    predictor = Predictor.load(model, returned, batch_size)
     collected = collect_images(images)
     predictions: list[Prediction] = []
     with progress_bar(total=len(collected), desc="Predicting", unit="image") as progress:
@@ -106,68 +103,82 @@ def describe_unreadable(unreadable: int, images: int) -> str:
 
 
 @dataclass(frozen=True)
+class Returned:
+    """Contents of each prediction; the fields are arguments of `predict`."""
+
+    top_k: int | None = None
+    threshold: float | None = None
+    abstain: bool = False
+    prediction_sets: bool = False
+    embeddings: bool = False
+
+    def check(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: One is outside its range.
+        """
+        check_argument("top_k", self.top_k, COUNT)
+        check_argument("threshold", self.threshold, SHARE)
+
+    @property
+    def needs_limits(self) -> bool:
+        """Whether it depends on what was calibrated."""
+        return self.abstain or self.prediction_sets
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether a fixed number of classes is returned, the most probable ones."""
+        return self.threshold is None and not self.prediction_sets
+
+
+@dataclass(frozen=True)
 class Predictor:
     """Model with its transform, and what to return of its predictions."""
 
     classifier: ImageClassifier
-    top_k: int
-    threshold: float | None
+    returned: Returned
     batch_size: int
-    judge: AbstainingClassifier | None = None
-    """The classifier, if the model is calibrated and abstention or prediction sets are asked for."""
-    abstain: bool = False
-    prediction_sets: bool = False
 
     @classmethod
-    def load(
-        cls,
-        model: "AnyModel",
-        *,
-        top_k: int | None = None,
-        threshold: float | None = None,
-        abstain: bool = False,
-        prediction_sets: bool = False,
-        batch_size: int = BATCH_SIZE,
-    ) -> "Predictor":
-        """Load the model; the arguments are those of `predict`."""
-        for name, value, domain in (
-            ("top_k", top_k, COUNT), ("threshold", threshold, SHARE), ("batch_size", batch_size, COUNT)
-        ):  # fmt: skip
-            check_argument(name, value, domain)
-        classifier: ImageClassifier
-        judge = None
-        if abstain or prediction_sets:
-            classifier = judge = open_abstaining(model)
-        else:
-            classifier = open_classifier(model)
-        classes = len(classifier.labels)
-        if threshold is not None and not classifier.is_multi_label:
+    def load(cls, model: "AnyModel", returned: Returned | None = None, batch_size: int = BATCH_SIZE) -> "Predictor":
+        """Load the model; the errors are those of `predict`."""
+        returned = returned or Returned()
+        returned.check()
+        check_argument("batch_size", batch_size, COUNT)
+        classifier = open_classifier(model, with_limits=returned.needs_limits, with_embeddings=returned.embeddings)
+        if returned.threshold is not None and not classifier.is_multi_label:
             raise ConfigError(
                 "--threshold is for multi-label models, and this model gives each image one class: leave it out"
             )
-        limit = top_k or (TOP_K if threshold is None and not prediction_sets else classes)
-        return cls(
-            classifier,
-            min(limit, classes),
-            threshold,
-            batch_size,
-            judge,
-            abstain,
-            prediction_sets,
-        )
+        return cls(classifier, returned, batch_size)
+
+    @property
+    def top_k(self) -> int:
+        """Largest number of classes for each image."""
+        classes = len(self.classifier.labels)
+        return min(self.returned.top_k or (TOP_K if self.returned.is_ranked else classes), classes)
+
+    @property
+    def limits(self) -> "Limits":
+        """Limits of a calibrated model."""
+        assert self.classifier.limits is not None  # `open_classifier` has checked it
+        return self.classifier.limits
 
     @property
     def identity(self) -> str:
         """Everything that predictions depend on, beside the images and the columns."""
-        limits = None if self.judge is None else self.judge.limits.to_json()
-        settings = [self.top_k, self.threshold, self.abstain, self.prediction_sets, limits, Image.MAX_IMAGE_PIXELS]
-        return f"{self.classifier.identity} {settings}"
+        returned = self.returned
+        limits = self.limits.to_json() if returned.needs_limits else None
+        settings = [self.top_k, returned.threshold, returned.abstain, returned.prediction_sets, limits]
+        return f"{self.classifier.identity} {[*settings, returned.embeddings, Image.MAX_IMAGE_PIXELS]}"
 
     @property
     def table(self) -> TableFormat:
         """Columns of a table of the predictions."""
-        is_ranked = self.threshold is None and not self.prediction_sets
-        return TableFormat(self.top_k if is_ranked else None, has_scores=self.abstain)
+        returned = self.returned
+        ranks = self.top_k if returned.is_ranked else None
+        return TableFormat(ranks, has_scores=returned.abstain, has_embeddings=returned.embeddings)
 
     def batches(self, images: Iterable[NamedImage]) -> Iterator[list[Prediction]]:
         """Predict images in order; each list holds at most `batch_size` readable images."""
@@ -192,15 +203,14 @@ class Predictor:
         ]
 
     def _classify(self, names: Sequence[str], pixels: Sequence[Any]) -> Iterator[Prediction]:
-        scores: Sequence[float | None] = [None] * len(pixels)
-        if self.abstain and self.judge is not None:
-            probabilities, measured = self.judge.judge(pixels)
-            scores, is_foreign = measured.tolist(), ~self.judge.limits.accepts(measured)
+        outputs, returned = self.classifier.outputs(pixels), self.returned
+        probabilities = outputs.probabilities
+        scores = np.asarray(outputs.ood_scores) if returned.abstain else None
+        is_foreign = np.zeros(len(pixels), bool) if scores is None else ~self.limits.accepts(scores)
+        if returned.prediction_sets:
+            is_offered = self.limits.sets(probabilities)
         else:
-            probabilities, is_foreign = self.classifier.probabilities(pixels), np.zeros(len(pixels), bool)
-        is_offered = probabilities >= (self.threshold or 0)
-        if self.prediction_sets and self.judge is not None:
-            is_offered = self.judge.limits.sets(probabilities)
+            is_offered = probabilities >= (returned.threshold or 0)
         for place, name in enumerate(names):
             values = probabilities[place]
             ranked = () if is_foreign[place] else np.argsort(-values, kind="stable")[: self.top_k]
@@ -209,8 +219,9 @@ class Predictor:
                 name,
                 tuple(self.classifier.labels[index] for index in kept),
                 tuple(float(values[index]) for index in kept),
-                ood_score=scores[place],
+                ood_score=None if scores is None else float(scores[place]),
                 abstained=bool(is_foreign[place]),
+                embedding=None if outputs.embeddings is None else outputs.embeddings[place],
             )
 
 

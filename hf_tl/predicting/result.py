@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+
 from hf_tl.errors import name_some
 from hf_tl.reporting.frames import to_frame
 from hf_tl.reporting.numbers import counted, percent
@@ -34,6 +36,8 @@ class Prediction:
     """Out-of-distribution score, where the model may abstain: the higher, the more unlike the training images."""
     abstained: bool = False
     """Whether the image has no class because it is unlike the training images."""
+    embedding: np.ndarray | None = field(default=None, compare=False)
+    """Input of the model's last layer, float32 (features,), averaged over places or tokens, if it was asked for."""
 
     @property
     def label(self) -> str | None:
@@ -63,11 +67,14 @@ class TableFormat:
     an image in `labels` and `probabilities`, two columns of lists."""
     has_scores: bool = False
     """Whether there are the columns `abstained` and `ood_score`."""
+    has_embeddings: bool = False
+    """Whether there is the column `embedding`."""
 
     @property
     def columns(self) -> dict[str, type]:
-        """Type of each column; `list` holds labels or probabilities."""
+        """Type of each column; `list` holds labels, probabilities, or an embedding."""
         last: dict[str, type] = {"abstained": bool, "ood_score": float} if self.has_scores else {}
+        last |= {"embedding": list} if self.has_embeddings else {}
         last["error"] = str
         if self.ranks is None:
             return {"image": str, "labels": list, "probabilities": list, **last}
@@ -92,6 +99,9 @@ class TableFormat:
             is_read = prediction.error is None
             row |= {"abstained": prediction.abstained if is_read else None}
             row |= {"ood_score": None if prediction.ood_score is None else round(prediction.ood_score, DIGITS)}
+        if self.has_embeddings:
+            values = prediction.embedding
+            row |= {"embedding": None if values is None else values.astype(np.float64).round(DIGITS).tolist()}
         return {**row, "error": prediction.error}
 
 

@@ -96,6 +96,7 @@ def _parquet(path: Path, table: TableFormat) -> Iterator[Callable[[list[dict[str
 
     kinds = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
     lists = {"labels": pa.list_(pa.string()), "probabilities": pa.list_(pa.float64())}
+    lists |= {"embedding": pa.list_(pa.float32())}
     schema = pa.schema([(name, lists.get(name) or kinds[kind]) for name, kind in table.columns.items()])
     with parquet.ParquetWriter(path, schema) as writer:
         yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=schema))

@@ -15,6 +15,7 @@ from PIL import Image
 from hf_tl.abstention.limits import Limits
 from hf_tl.data.decoding.opening import decode
 from hf_tl.errors import ModelError, unreadable
+from hf_tl.runtime.outputs import Outputs
 from hf_tl.runtime.preprocessing import FILE, apply, probabilities
 from hf_tl.runtime.runners import RUNTIMES, Runner, Runtime, parts_of, runtime_of
 from hf_tl.storage.documents import read_json
@@ -98,20 +99,19 @@ class ExportedModel:
         """
         return apply(self.steps, decode(stored, name))
 
-    def probabilities(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the probability of each class, (images, classes), for the pixels of each image; see `logits`."""
-        return probabilities(self.steps["scores"], self.logits(np.stack(pixels)))
-
-    def judge(self, pixels: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return probabilities (images, classes) and out-of-distribution scores (images,), for pixels of each image.
+    def outputs(self, pixels: Sequence[np.ndarray]) -> Outputs:
+        """Return probabilities, and scores of a file that abstains, for the pixels of each image.
 
         Raises:
-            ModelError: The file does not run, or gives no scores.
+            ModelError: The file does not run, or gives outputs of another shape.
         """
         logits, *scores = self._outputs(np.stack(pixels))
+        shares = probabilities(self.steps["scores"], logits)
+        if self.limits is None:
+            return Outputs(shares)
         if [each.shape for each in scores] != [(len(pixels),)]:
             raise ModelError(f"expected a score of each image of {self.file}, found other outputs; export again")
-        return probabilities(self.steps["scores"], logits), scores[0]
+        return Outputs(shares, scores[0])
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Return the logits, (images, classes), for pixels of shape (images, channels, height, width).

@@ -11,6 +11,7 @@ from hf_tl.data.decoding.colors import to_rgb
 from hf_tl.data.decoding.opening import decode
 from hf_tl.errors import ModelError, unreadable
 from hf_tl.runtime.exported import ABSTENTION, ExportedModel, opening, sha256_of
+from hf_tl.runtime.outputs import Outputs
 from hf_tl.runtime.runners import RUNTIMES, SCORE, open_session, run_session, runtime_of, session_runner
 from hf_tl.storage.documents import parse_json
 
@@ -64,22 +65,14 @@ class WholeModel:
         """
         return np.asarray(to_rgb(decode(stored, name)).convert("RGB"))
 
-    def probabilities(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the probability of each class, (images, classes), for the pixels of each image.
+    def outputs(self, pixels: Sequence[np.ndarray]) -> Outputs:
+        """Return probabilities, and scores of a file that abstains, for the pixels of each image.
 
         Raises:
             ModelError: The file does not run, or gives another number of classes.
         """
-        return self._outputs(pixels, [PROBABILITIES])[0]
-
-    def judge(self, pixels: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return probabilities (images, classes) and out-of-distribution scores (images,), for pixels of each image.
-
-        Raises:
-            ModelError: The file does not run, or gives no scores.
-        """
-        probabilities, scores = self._outputs(pixels, [PROBABILITIES, SCORE])
-        return probabilities, scores
+        names = [PROBABILITIES] if self.limits is None else [PROBABILITIES, SCORE]
+        return Outputs(*self._outputs(pixels, names))
 
     def _outputs(self, pixels: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
         try:

@@ -101,7 +101,7 @@ def test_the_operators_make_the_pixels_of_the_steps(
         weights = np.exp(logits - logits.max())
         scores = weights / weights.sum() if steps["scores"] == "softmax" else 1 / (1 + np.exp(-logits))
         model = WholeModel(whole, open_session(whole))
-        assert model.probabilities([np.asarray(image)])[0] == pytest.approx(scores, abs=1e-5)
+        assert model.outputs([np.asarray(image)]).probabilities[0] == pytest.approx(scores, abs=1e-5)
     assert np.mean(shares) < 0.01, "and few pixels do"
 
 
@@ -210,7 +210,7 @@ def test_the_command_says_how_much_differs(
 def test_a_file_that_differs_from_the_model_is_refused(tmp_path: Path, images: list[Image.Image], changes: str) -> None:
     whole = write_whole(average(tmp_path, 3), STEPS)
     pixels = np.stack([apply(STEPS, image) for image in images])
-    expected = open_exported(whole).probabilities([np.asarray(image) for image in images])
+    expected = open_exported(whole).outputs([np.asarray(image) for image in images]).probabilities
     if changes == "pixels":
         pixels = pixels + 2 / 255 / 0.224
     else:

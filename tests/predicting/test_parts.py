@@ -16,7 +16,7 @@ from PIL import Image
 from hf_tl.cli import main
 from hf_tl.predicting.inputs import NamedImage
 from hf_tl.predicting.parts import IMAGES, Parts
-from hf_tl.predicting.predict import Predictor
+from hf_tl.predicting.predict import Predictor, Returned
 from hf_tl.predicting.result import Prediction, TableFormat
 
 COMMAND = [sys.executable, "-m", "hf_tl", "predict"]
@@ -126,8 +126,8 @@ def test_every_part_belongs_to_one_process(photos: Path, tmp_path: Path, process
 
 
 def test_settings_that_change_rows_change_the_identity(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Predictor.load(model, top_k=1).identity
-    assert Predictor.load(model, top_k=1, batch_size=3).identity == first
-    assert Predictor.load(model, top_k=2).identity != first
+    first = Predictor.load(model, Returned(top_k=1)).identity
+    assert Predictor.load(model, Returned(top_k=1), batch_size=3).identity == first
+    assert Predictor.load(model, Returned(top_k=2)).identity != first
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
-    assert Predictor.load(model, top_k=1).identity != first
+    assert Predictor.load(model, Returned(top_k=1)).identity != first

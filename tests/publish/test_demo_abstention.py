@@ -11,10 +11,12 @@ pytest.importorskip("gradio")
 
 import httpx
 from abstention.calibrated import calibrate, train, write_foreign
+from PIL import Image
 from publish.servers import PATIENCE, serving
 
 import hf_tl
 from hf_tl.abstention.detector import FILE
+from hf_tl.demo.demo_exported import ExportedDemoModel
 from hf_tl.demo.demo_page import UNLIKE, build_page
 from hf_tl.demo.space import space_files
 from hf_tl.errors import ModelError
@@ -57,6 +59,18 @@ def test_the_page_says_of_foreign_images_that_they_are_unlike(model: Path, tmp_p
             assert not shown.get("confidences")
         for image, prediction in zip(own, expected, strict=True):
             assert classify(client, image)["label"] == (UNLIKE if prediction.abstained else prediction.label)
+
+
+def test_the_page_of_an_exported_file_abstains_too(model: Path, tmp_path: Path) -> None:
+    exported = hf_tl.export(model, "torch_export", tmp_path / "exported", dataset=model.parent / "photos")
+    page = ExportedDemoModel(exported.file)
+    images = [*write_foreign(tmp_path / "foreign").glob("*.png"), *(model.parent / "photos").glob("*/1.png")]
+    expected = hf_tl.predict(model, images, abstain=True)
+    assert {each.abstained for each in expected} == {True, False}
+    for path, prediction in zip(images, expected, strict=True):
+        assert page.abstains(Image.open(path)) == prediction.abstained
+    never = hf_tl.export(train(tmp_path / "run", "--epochs", "1"), "torch_export", dataset=model.parent / "photos")
+    assert not any(ExportedDemoModel(never.file).abstains(Image.open(path)) for path in images)
 
 
 def test_the_page_says_how_many_images_are_accepted(model: Path) -> None:

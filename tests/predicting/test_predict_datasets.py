@@ -1,0 +1,121 @@
+"""Predictions of the images of a dataset, by its name: labels are not needed, and rows are read as they are needed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from backbones.checkpoints import save_timm, timm_network
+from cli.runs import fails
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from hub.client import TOKEN, environment
+from hub.server import HubServer
+from PIL import Image
+
+import hf_tl
+from hf_tl.cli import main
+from hf_tl.predicting.inputs import collect_images, open_dataset
+from hf_tl.predicting.parts import Parts
+from hf_tl.predicting.predict import Predictor
+
+ROOT = Path(__file__).parents[2]
+COUNT = 1_100
+PROGRAM = """
+import sys
+
+from datasets import Dataset
+
+from hf_tl.cli import main
+
+rows = Dataset.from_parquet(sys.argv[1])
+rows.push_to_hub("user/unlabeled", "small", split="everything")
+main(["predict", sys.argv[2], "--dataset", "user/unlabeled", "--output", "hub.jsonl"])
+"""
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    random = np.random.default_rng(0)
+    images = [Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(COUNT)]
+    return Dataset.from_dict({"number": range(COUNT), "photo": images}).cast_column("photo", ImageFeature())
+
+
+@pytest.fixture(scope="module")
+def file(rows: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("parquet") / "unlabeled.parquet"
+    rows.to_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_timm(timm_network(), tmp_path_factory.mktemp("model") / "model")
+
+
+def read(table: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in table.read_text("utf-8").splitlines()]
+
+
+def test_unlabeled_parquet_files_are_predicted(model: Path, file: Path, rows: Dataset, tmp_path: Path) -> None:
+    main(["predict", str(model), "--dataset", str(file), "--output", str(tmp_path / "a.jsonl")])
+    table = read(tmp_path / "a.jsonl")
+    assert [row["image"] for row in table] == [f"row {number} of train" for number in range(COUNT)]
+    expected = hf_tl.predict(model, rows)
+    assert [row["label"] for row in table] == [prediction.label for prediction in expected]
+
+
+def test_a_hub_dataset_is_predicted(model: Path, file: Path, rows: Dataset, tmp_path: Path) -> None:
+    with HubServer(tmp_path / "hub", tokens={TOKEN: {"name": "user", "role": "write"}}) as server:
+        env = environment(server.url, tmp_path / "home") | {"PYTHONPATH": str(ROOT)}
+        words = [sys.executable, "-c", PROGRAM, str(file), str(model)]
+        done = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = hf_tl.predict(model, rows)
+    assert [row["label"] for row in read(tmp_path / "hub.jsonl")] == [prediction.label for prediction in expected]
+
+
+def test_parts_of_a_dataset_are_found_again(model: Path, file: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(model)
+
+    def open_parts(split: str | None = None) -> Parts:
+        images = open_dataset(str(file), split)
+        return Parts.open(tmp_path / "table.csv", predictor.table, images, predictor.identity)
+
+    parts, images = open_parts(), open_dataset(str(file))
+    part = parts.missing()[1]
+    predictions = [each for batch in predictor.batches(images[part.start : part.stop]) for each in batch]
+    assert [each.image for each in predictions] == [f"row {number} of train" for number in part]
+    parts.write(part, predictions)
+    assert open_parts("train").done == len(part)
+    other = file.with_name("other.parquet")
+    Dataset.from_parquet(str(file)).select(range(COUNT)[::-1]).to_parquet(other)
+    others = open_dataset(str(other))
+    assert Parts.open(tmp_path / "table.csv", predictor.table, others, predictor.identity).done == 0
+
+
+def test_rows_are_named_alike_in_any_slice(rows: Dataset) -> None:
+    images = collect_images(rows)
+    names = [image.name for image in images]
+    assert [images[number].name for number in (0, 7, -1)] == [names[0], names[7], names[-1]]
+    assert [image.name for image in images[5:9][1:3]] == names[6:8]
+    assert len(images[COUNT - 2 : COUNT + 5]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected paths of images or --dataset, found neither"),
+        (["a.png", "--dataset", "digits"], "expected paths of images or --dataset, found both"),
+        (["a.png", "--split", "test"], "--split needs --dataset"),
+        (["--dataset", "digits"], "expected --split with one of train, test for digits, found none"),
+        (["--dataset", "digits", "--split", "val"], "expected --split with one of train, test for digits, found val"),
+        (["--dataset", "digits", "--split", "test", "--image_column", "photo"], "--image_column"),
+    ],
+)
+def test_flags_that_name_no_images_are_refused(
+    model: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in fails(["predict", str(model), *words], capsys)
