@@ -6,10 +6,8 @@ the turns, after a warm-up, on all cores. The files need no images, so decoding 
 """
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ import torch
 from hf_tl.backbones.libraries.timm import wrap
 from hf_tl.exporting.formats import FORMATS, write_model
 from hf_tl.exporting.quantize import METHODS, write_int8
+from hf_tl.exporting.speed import Run, median_seconds
 from hf_tl.runtime.runners import RUNTIMES
 
 BACKBONES = (
@@ -57,14 +56,14 @@ def measure(backbone: str, turns: int) -> dict[str, float]:
             model(pixel_values=torch.from_numpy(images).contiguous(memory_format=torch.channels_last))
 
     with tempfile.TemporaryDirectory() as temporary:
-        runs: dict[str, Callable[[np.ndarray], object]] = {"torch": in_torch}
+        runs: dict[str, Run] = {"torch": in_torch}
         for name in FORMATS:
             write_model(name, model, size, Path(temporary))
             runs[name] = RUNTIMES[name].open(Path(temporary) / RUNTIMES[name].file)
         for name in METHODS:
-            file = write_int8(name, Path(temporary) / RUNTIMES[name].file, calibration(size))
+            file = write_int8(name, Path(temporary) / RUNTIMES[name].file, calibration(size), CALIBRATION * BATCH)
             runs[f"{name} int8"] = RUNTIMES[name].open(file)
-        return {name: BATCH / seconds for name, seconds in timed(runs, pixels, turns).items()}
+        return {name: BATCH / seconds for name, seconds in median_seconds(runs, pixels, turns).items()}
 
 
 def calibration(size: tuple[int, int, int]) -> Iterator[np.ndarray]:
@@ -72,18 +71,6 @@ def calibration(size: tuple[int, int, int]) -> Iterator[np.ndarray]:
     random = np.random.default_rng(1)
     for _ in range(CALIBRATION):
         yield random.normal(size=(BATCH, *size)).astype(np.float32)
-
-
-def timed(runs: dict[str, Callable[[np.ndarray], object]], pixels: np.ndarray, turns: int) -> dict[str, float]:
-    """Return the median seconds of each function, which take turns, after a warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(turns + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run(pixels)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 if __name__ == "__main__":

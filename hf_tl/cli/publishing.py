@@ -1,11 +1,15 @@
 """Commands that show, publish and export a trained model."""
 
 from argparse import Namespace
+from dataclasses import replace
 
 from hf_tl.config import READING, SOURCE, DataConfig
 from hf_tl.errors import ConfigError
 from hf_tl.parser import ANY_MODEL, COUNT, FORMAT, MODEL, PORT, Parser, own_values
 from hf_tl.ranges import SHARE
+
+ALL = "all"
+"""Value of `--format` for every format."""
 
 
 def demo_parser() -> Parser:
@@ -106,7 +110,8 @@ def export_parser() -> Parser:
     """Make the parser of `hf-tl export`."""
     parser = Parser("export", "Export a trained model to a file that runs elsewhere, verified on real images.")
     parser.add_argument("model", metavar="MODEL", help=MODEL)
-    parser.add_flag("format", "file format", FORMAT, "onnx")
+    text = "file format; all: each that is installed, and how fast each is here"
+    parser.add_flag("format", text, replace(FORMAT, choices=(*FORMAT.choices, ALL)), "onnx")
     parser.add_output_dir("the export: a new one (default: one named after the format, in the model's folder)")
     text = "images to verify on (default: the training dataset, if known)"
     parser.add_argument("--dataset", metavar="DATASET", help=text)
@@ -124,6 +129,11 @@ def export_parser() -> Parser:
 
 def export(options: Namespace) -> None:
     """Export a model and print a summary."""
+    from hf_tl.exporting.every_format import export_every_format
     from hf_tl.exporting.export import export as export_model
 
-    print(export_model(**own_values(options)))
+    values = own_values(options)
+    if values["format"] == ALL:
+        print(export_every_format(**{name: value for name, value in values.items() if name != "format"}))
+    else:
+        print(export_model(**values))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -50,9 +50,6 @@ from hf_tl.runtime.preprocessing import probabilities
 from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES, Runtime, size_of
 from hf_tl.storage.folders import atomic_folder
 from hf_tl.storage.writing import writing
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA_VERSION = 1
 VERIFIED_IMAGES = 64
@@ -118,8 +115,8 @@ def export(
     """
     chosen = check_format(format)
     _check_options(format, int8, max_int8_loss, with_preprocessing, opset)
-    folder = _choose_folder(model, format, output_dir)
-    _check_folder(folder, overwrite_output_dir)
+    folder = folder_of(model, format, output_dir)
+    check_folder(folder, overwrite=overwrite_output_dir)
     classifier = LoadedClassifier.load(model)
     if classifier.model.device.type != "cpu":
         classifier = replace(classifier, model=copy.deepcopy(classifier.model).cpu())
@@ -248,7 +245,12 @@ def _model_files(runtime: Runtime) -> list[str]:
     return [runtime.file, int8_file(Path(runtime.file)).name, *([WHOLE_FILE] if runtime is RUNTIMES["onnx"] else [])]
 
 
-def _choose_folder(model: AnyModel, format_: str, output_dir: str | os.PathLike[str] | None) -> Path:
+def folder_of(model: AnyModel, format_: str, output_dir: str | os.PathLike[str] | None) -> Path:
+    """Return the folder of an export.
+
+    Raises:
+        ConfigError: It must be named.
+    """
     if output_dir is not None:
         return Path(os.path.realpath(output_dir))
     if not isinstance(model, str | os.PathLike):
@@ -261,7 +263,7 @@ def _choose_folder(model: AnyModel, format_: str, output_dir: str | os.PathLike[
     return Path(os.path.realpath(source)) / format_
 
 
-def _check_folder(folder: Path, overwrite: bool) -> None:
+def check_folder(folder: Path, *, overwrite: bool) -> None:
     """Check, before any work, that an export may be written to a folder.
 
     Raises:

@@ -38,6 +38,7 @@ class Format:
     """Name of the file, and the function that opens it."""
     packages: tuple[str, ...] = ()
     """Packages that write it, from the extra named like the format."""
+    is_deprecated: bool = False
 
 
 class Logits(nn.Module):
@@ -213,6 +214,6 @@ def _any_batch() -> dict[str, dict[int, Any]]:
 FORMATS = {
     "onnx": Format(_write_onnx, RUNTIMES["onnx"], packages=("onnx", "onnxscript", "onnxruntime")),
     "openvino": Format(_write_openvino, RUNTIMES["openvino"], packages=("openvino",)),
-    "torchscript": Format(_write_torchscript, RUNTIMES["torchscript"]),
+    "torchscript": Format(_write_torchscript, RUNTIMES["torchscript"], is_deprecated=True),
     "torch_export": Format(_write_torch_export, RUNTIMES["torch_export"]),
 }

@@ -1,9 +1,9 @@
 """Quantization of an exported file to 8-bit weights and activations, for CPUs, and its cost in accuracy."""
 
+import contextlib
+import io
 import logging
 import os
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -22,11 +22,15 @@ from hf_tl.evaluation.metrics import ProblemType
 from hf_tl.evaluation.paired import paired_interval
 from hf_tl.exporting.formats import explained, quiet_logs
 from hf_tl.exporting.images import evenly, evenly_spaced, pixels_of
+from hf_tl.exporting.speed import median_seconds
 from hf_tl.processes.cores import cpu_cores
+from hf_tl.reporting.console import progress_bar
 from hf_tl.runtime.runners import INPUT, OUTPUT, RUNTIMES, Runtime, size_of
+from hf_tl.runtime.signal_stack import kept_signal_stack
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from tqdm import tqdm
 
 STEM = "model_int8"
 CALIBRATION_IMAGES = 256
@@ -38,8 +42,8 @@ SPEED_RUNS = 30
 class Method:
     """Method of quantization."""
 
-    write: Callable[[Path, Path, Iterator[np.ndarray]], None]
-    """Function of the file in float32, the file to write, and batches of images that calibrate it."""
+    write: Callable[[Path, Path, Iterator[np.ndarray], "tqdm"], None]
+    """Function of the file in float32, the file to write, batches of images that calibrate it, and a progress bar."""
     package: str
     description: str
 
@@ -64,23 +68,28 @@ def int8_file(file: Path) -> Path:
     return file.with_stem(STEM)
 
 
-def write_int8(format_: str, float_file: Path, pixels: Iterator[np.ndarray]) -> Path:
+def write_int8(format_: str, float_file: Path, pixels: Iterator[np.ndarray], images: int) -> Path:
     """Quantize an exported file, and write the result beside it.
 
     Args:
         format_: Format with a method in `METHODS`.
         float_file: File of the model in float32.
         pixels: Batches of images that calibrate the ranges of activations.
+        images: Number of these images.
 
     Raises:
         SaveError: The network cannot be quantized.
     """
-    with explained(f"{RUNTIMES[format_].name} cannot quantize this network", "leave out --int8"), quiet_logs():
-        METHODS[format_].write(float_file, int8_file(float_file), pixels)
+    with (
+        progress_bar(total=images, desc="Quantizing", unit="image") as progress,
+        explained(f"{RUNTIMES[format_].name} cannot quantize this network", "leave out --int8"),
+        quiet_logs(),
+    ):
+        METHODS[format_].write(float_file, int8_file(float_file), pixels, progress)
     return int8_file(float_file)
 
 
-def _write_onnx(float_file: Path, file: Path, pixels: Iterator[np.ndarray]) -> None:
+def _write_onnx(float_file: Path, file: Path, pixels: Iterator[np.ndarray], progress: "tqdm") -> None:
     # U8S8 is fast on x86: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
     import onnx.utils
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -88,8 +97,10 @@ def _write_onnx(float_file: Path, file: Path, pixels: Iterator[np.ndarray]) -> N
 
     class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(pixels, None)
-            return None if batch is None else {INPUT: batch}
+            if (batch := next(pixels, None)) is None:
+                return None
+            progress.update(len(batch))
+            return {INPUT: batch}
 
     prepared = float_file.with_name(".prepared.onnx")
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
@@ -102,7 +113,7 @@ def _write_onnx(float_file: Path, file: Path, pixels: Iterator[np.ndarray]) -> N
         prepared.unlink(missing_ok=True)
 
 
-def _write_openvino(float_file: Path, file: Path, pixels: Iterator[np.ndarray]) -> None:
+def _write_openvino(float_file: Path, file: Path, pixels: Iterator[np.ndarray], progress: "tqdm") -> None:
     os.environ.setdefault("NNCF_CI", "1")  # else nncf sends statistics
     import nncf
     from openvino import Core, save_model
@@ -113,12 +124,18 @@ def _write_openvino(float_file: Path, file: Path, pixels: Iterator[np.ndarray]) 
         model.remove_result(result)
     has_attention = any(node.get_type_name() == "ScaledDotProductAttention" for node in model.get_ops())
     images = [image[np.newaxis] for batch in pixels for image in batch]
-    quantized = nncf.quantize(
-        model,
-        nncf.Dataset(images),
-        subset_size=len(images),
-        model_type=nncf.ModelType.TRANSFORMER if has_attention else None,
-    )
+
+    def read(image: np.ndarray) -> np.ndarray:
+        progress.update(progress.n < len(images))  # some images are read again to correct biases
+        return image
+
+    with kept_signal_stack(), contextlib.redirect_stdout(io.StringIO()):  # nncf writes bars of its own
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset(images, read),
+            subset_size=len(images),
+            model_type=nncf.ModelType.TRANSFORMER if has_attention else None,
+        )
     save_model(quantized, file, compress_to_fp16=False)
 
 
@@ -163,7 +180,7 @@ def quantize(
         SaveError: The network cannot be quantized, or the result does not run.
     """
     transform, runtime = classifier.transforms.eval, RUNTIMES[format_]
-    file = write_int8(format_, folder / runtime.file, pixels_of(calibration, transform))
+    file = write_int8(format_, folder / runtime.file, pixels_of(calibration, transform), len(calibration))
     labels = np.asarray(holdout.images[LABEL][:])
     with explained(f"{runtime.name} cannot run the quantized network", "leave out --int8"):
         pixels = pixels_of(holdout.images, transform)
@@ -255,13 +272,8 @@ def _share(hits: int, images: int) -> dict[str, Any]:
 def _speed(runtime: Runtime, float_file: Path, int8_file: Path, image: np.ndarray) -> dict[str, float]:
     """Time both alternately on one thread, so that other load on the machine slows both."""
     runs = {"float32": runtime.open(float_file, threads=1), "int8": runtime.open(int8_file, threads=1)}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(SPEED_RUNS + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run(image)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: round(1000 * statistics.median(values[1:]), 3) for name, values in seconds.items()}
+    seconds = median_seconds(runs, image, SPEED_RUNS)
+    return {name: round(1000 * value, 3) for name, value in seconds.items()}
 
 
 METHODS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_tl.evaluation.intervals import share_interval
-from hf_tl.evaluation.metrics import PROBLEM_TYPES, ProblemType
+from hf_tl.evaluation.metrics import PROBLEM_TYPES
 from hf_tl.record import RECORD_FILE
 from hf_tl.reporting.numbers import counted, megabytes, percent, with_interval
 from hf_tl.reporting.shown import Shown
@@ -56,8 +56,8 @@ class ExportResult(Shown):
         same = _agreement(verified, verified["images"])
         yield "Verified", f"on {counted(verified['images'], 'image')}: predictions agree on {same}"
         if (int8 := self.record.get("int8")) is not None:
-            problem = PROBLEM_TYPES[self.record["model"]["problem_type"]]
-            yield "int8", f"{int8['file']} ({megabytes(int8['bytes'])}); {_int8_difference(int8, problem)}"
+            difference = int8_difference(int8, self.record["model"]["problem_type"])
+            yield "int8", f"{int8['file']} ({megabytes(int8['bytes'])}); against float32: {difference}"
 
 
 def _lines(folder: Path, report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -132,11 +132,12 @@ def _int8_lines(int8: Mapping[str, Any], problem_type: str) -> Iterator[tuple[st
     if problem.primary.key != problem.accuracy:
         values = (percent(int8["metrics"][key][problem.primary.key]) for key in ("float32", "int8"))
         yield "", f"{problem.primary.name} " + " and ".join(values)
-    yield "", _int8_difference(int8, problem)
+    yield "", f"int8 against float32: {int8_difference(int8, problem_type)}"
     yield from (("Leakage", note) for note in int8["leakage"]["notes"])
 
 
-def _int8_difference(int8: Mapping[str, Any], problem: ProblemType) -> str:
-    difference = int8[problem.accuracy]["difference"]
+def int8_difference(int8: Mapping[str, Any], problem_type: str) -> str:
+    """Format the difference of accuracy that quantization makes, with its interval."""
+    difference = int8[PROBLEM_TYPES[problem_type].accuracy]["difference"]
     low, high = (100 * bound for bound in difference["interval"])
-    return f"int8 against float32: {100 * difference['value']:+.1f} points ({low:+.1f} to {high:+.1f})"
+    return f"{100 * difference['value']:+.1f} points ({low:+.1f} to {high:+.1f})"

@@ -62,14 +62,14 @@ class ExportedModel:
     @cached_property
     def limits(self) -> Limits | None:
         """Limits of abstention; None for a file without out-of-distribution scores."""
-        if ABSTENTION not in self.steps or len(self._outputs(self._black)) == 1:
+        if ABSTENTION not in self.steps or len(self._outputs(self.black(1))) == 1:
             return None
         return Limits.from_json(self.steps[ABSTENTION], len(self.labels))
 
-    @property
-    def _black(self) -> np.ndarray:
+    def black(self, images: int) -> np.ndarray:
+        """Return the pixels of black images, (images, channels, height, width)."""
         size = self.steps["size"]
-        return np.zeros((1, len(self.steps["mean"]), size["height"], size["width"]), np.float32)
+        return np.zeros((images, len(self.steps["mean"]), size["height"], size["width"]), np.float32)
 
     @property
     def runtime(self) -> Runtime:

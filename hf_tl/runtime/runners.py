@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_tl.errors import ConfigError
+from hf_tl.runtime.signal_stack import kept_signal_stack
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -136,7 +137,8 @@ def open_openvino(file: Path, threads: int = 0) -> Runner:
     from openvino import Core
 
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}  # else bfloat16 where it is fast
-    compiled = Core().compile_model(str(file), "CPU", settings)
+    with kept_signal_stack():
+        compiled = Core().compile_model(str(file), "CPU", settings)
     names = [name for name in (OUTPUT, SCORE) if name == OUTPUT or len(compiled.outputs) > 1]
 
     def run(pixels: np.ndarray) -> list[np.ndarray]:

@@ -190,7 +190,7 @@ def check_arguments(
     Raises:
         ConfigError: An argument contradicts the strategy; the message says what to do.
     """
-    sampling = getattr(args, "train_sampling_strategy", "random")  # before transformers had it: group_by_length
+    sampling = args.train_sampling_strategy
     settings = {
         "max_steps": args.max_steps > 0 and args.max_steps != own.get("max_steps"),
         "fsdp": bool(args.fsdp),
@@ -198,7 +198,6 @@ def check_arguments(
         "ddp_find_unused_parameters=False": args.ddp_find_unused_parameters is False,
         "torch_compile": args.torch_compile,
         f"train_sampling_strategy={sampling!r}": sampling != "random",
-        "group_by_length": getattr(args, "group_by_length", False),
     }
     if refused := [name for name, is_set in settings.items() if is_set]:
         raise ConfigError(

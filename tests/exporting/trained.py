@@ -1,6 +1,7 @@
 """Small trained model, calibrated, with an export of each format in its folder."""
 
 import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,12 +16,12 @@ INSTALLED = [name for name, each in FORMATS.items() if all(find_spec(package) fo
 RECIPE = ["--strategy", "full", "--num_train_epochs", "4", "--learning_rate", "0.01", "--augmentation", "none"]
 
 
-def train_and_export(folder: Path) -> Path:
-    """Train on the new folder `images`, and export each format; return the folder of the model beside it."""
+def train_and_export(folder: Path, formats: Sequence[str] = INSTALLED) -> Path:
+    """Train on the new folder `images`, and export some formats; return the folder of the model beside it."""
     images = write_images(folder / "images", 20)
     main(["train", *TINY, "--dataset", str(images), *RECIPE, "--output_dir", str(folder / "out")])
     calibrate(folder / "out" / "run.json")
-    for name in INSTALLED:
+    for name in formats:
         hf_tl.export(folder / "out", name, dataset=images, int8=name == "onnx")
     return folder / "out"
 

@@ -28,7 +28,7 @@ PEOPLE_SET: dict[str, Any] = {
     "eval_on_start": True, "save_strategy": "epoch", "save_total_limit": 1, "logging_steps": 1,
     "dataloader_num_workers": 1, "dataloader_drop_last": True, "remove_unused_columns": True, "bf16": True,
     "gradient_checkpointing": True, "torch_compile": True, "train_sampling_strategy": "group_by_length",
-    "group_by_length": True, "ddp_find_unused_parameters": False, "hub_strategy": "every_save",
+    "ddp_find_unused_parameters": False, "hub_strategy": "every_save",
 }  # fmt: skip
 """Arguments of transformers' image-classification example and guide, and others that people set."""
 AVAILABLE = [name for name in PEOPLE_SET if name in TrainingArguments.__dataclass_fields__]

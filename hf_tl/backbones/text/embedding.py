@@ -1,7 +1,6 @@
 """Embeddings of class names by a text tower."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,12 +48,6 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     try:
         with library_writing():
             return AutoTokenizer.from_pretrained(name, revision=revision)
-    except AttributeError as error:  # of transformers before 5.3, for types whose tokenizer needs the package
-        if find_spec("sentencepiece") is not None:
-            raise
-        raise ModelError(
-            f"transformers cannot load the tokenizer of {name!r} without sentencepiece: pip install sentencepiece"
-        ) from error
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(
             f"{name!r} has no tokenizer that transformers can load ({error}): name a checkpoint with its tokenizer"
