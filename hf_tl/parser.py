@@ -19,7 +19,7 @@ from hf_tl.wording import flags_meant
 COUNT = Domain((int,), at_least=1)
 PORT = Domain((int,), at_least=1, at_most=65_535)
 SPLIT = Domain((str,), ("train", "validation", "test"), synonyms=dict.fromkeys(("val", "valid", "dev"), "validation"))
-FORMAT = Domain((str,), ("onnx", "openvino", "torchscript", "torch_export"))
+FORMAT = Domain((str,), ("onnx", "openvino", "torchscript", "torch_export", "executorch"))
 MODEL = "folder of a trained model, or Hub id"
 ANY_MODEL = f"{MODEL}, or folder or file of an exported model"
 DATASET = "folder, table, parquet, tar or zip files, Hub id, or digits"

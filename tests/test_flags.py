@@ -90,7 +90,10 @@ def test_a_value_out_of_range_is_named_with_the_range(
             ["demo", "model", "--server_port", "99999"],
             "--server_port takes an integer of at least 1 and of",
         ),
-        (["export", "model", "--format", "onxx"], "--format takes one of onnx, openvino, torchscript, torch_export"),
+        (
+            ["export", "model", "--format", "onxx"],
+            "--format takes one of onnx, openvino, torchscript, torch_export, executorch",
+        ),
         (["stages", "timm:resnet18", "--trainable_stages", "0"], "--trainable_stages takes a number of stages"),
         (["evaluate", "model"], "--dataset missing; write hf-tl evaluate MODEL --dataset DATASET [flags]"),
         (["cache", "lsit"], "action takes one of list, clear, found lsit; did you mean list?"),

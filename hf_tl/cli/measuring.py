@@ -22,7 +22,7 @@ def predict_parser() -> Parser:
     parser.add_argument("images", nargs="*", metavar="PATH...", help=text)
     text = "Hub id, or parquet, tar or zip files, whose images to classify instead of paths"
     parser.add_argument("--dataset", metavar="DATASET", help=text)
-    parser.add_flag("split", "split of the dataset (default: the only one)", Domain((str,)))
+    parser.add_flag("split", "split of the dataset (default: the only one)", Domain((str,)), metavar="NAME")
     for name in (*SOURCE, "image_column"):
         parser.add_setting(DataConfig, name)
     text = "table to write: .csv, .jsonl or .parquet (default: print the classes of each image)"

@@ -40,9 +40,9 @@ class Speed:
     """Format, with `int8` for a quantized file; `torch` for the model itself."""
     file: Path | None
     """Exported file; None for the model itself."""
-    one: float
+    single: float
     """Images per second, one by one."""
-    batch: float
+    batched: float
     """Images per second, in batches of `hf_tl.exporting.images.BATCH`."""
     loss: str = ""
     """Difference of accuracy that quantization makes, with its interval."""
@@ -70,7 +70,7 @@ class EveryFormat(Shown):
 
     def cells(self) -> list[list[str]]:
         """Return the images per second of each file."""
-        rows = [[each.name, f"{each.one:.1f}", f"{each.batch:.1f}", each.loss] for each in self.speeds]
+        rows = [[each.name, f"{each.single:.1f}", f"{each.batched:.1f}", each.loss] for each in self.speeds]
         return [["images/s", "one by one", f"in batches of {BATCH}", "int8 against float32"], *rows]
 
     def _of(self, precision: str) -> list[Speed]:
@@ -81,16 +81,16 @@ class EveryFormat(Shown):
         for result in self.results:
             yield f"{result}\n"
         yield f"Speed on {cpu_cores()} cores, the files by turns"
-        for name, one, batch, loss in self.cells():
-            yield f"  {name:<18}{one:>12}{batch:>18}  {loss}".rstrip()
+        for name, single, batched, loss in self.cells():
+            yield f"  {name:<18}{single:>12}{batched:>18}  {loss}".rstrip()
         yield from (f"{title:<10}{text}" for title, text in self.facts())
 
 
 def _fastest(speeds: list[Speed]) -> str:
-    one, batch = max(speeds, key=lambda each: each.one), max(speeds, key=lambda each: each.batch)
-    if one is batch:
-        return f"{one.file}"
-    return f"{one.file} for single images, {batch.file} for batches"
+    single, batched = max(speeds, key=lambda each: each.single), max(speeds, key=lambda each: each.batched)
+    if single is batched:
+        return f"{single.file}"
+    return f"{single.file} for single images, {batched.file} for batches"
 
 
 def export_every_format(
@@ -155,7 +155,7 @@ def _measure(model: AnyModel, results: list[ExportResult]) -> tuple[Speed, ...]:
             losses[f"{name} int8"] = int8_difference(int8, result.record["model"]["problem_type"])
     runs: dict[str, Run] = {"torch": in_torch, **{name: exported.logits for name, exported in opened.items()}}
     some = next(iter(opened.values()))
-    one, batch = (
+    single, batched = (
         median_seconds(runs, some.black(count), TURNS, title=f"Timing {counted(count, 'image')}")
         for count in (1, BATCH)
     )
@@ -163,8 +163,8 @@ def _measure(model: AnyModel, results: list[ExportResult]) -> tuple[Speed, ...]:
         Speed(
             name,
             opened[name].file if name in opened else None,
-            1 / one[name],
-            BATCH / batch[name],
+            1 / single[name],
+            BATCH / batched[name],
             losses.get(name, ""),
         )
         for name in runs

@@ -190,6 +190,17 @@ def _write_openvino(network: nn.Module, example: Tensor, file: Path) -> dict[str
     return {"versions": {name: version(name) for name in ("torch", "openvino")}}
 
 
+def _write_executorch(network: nn.Module, example: Tensor, file: Path) -> dict[str, Any]:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    # for one image, as phones use it: ExecuTorch plans the memory of the largest batch
+    program = torch.export.export(network, (example[:1],), strict=False)
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    file.write_bytes(lowered.buffer)
+    return {"versions": {name: version(name) for name in ("torch", "executorch")}}
+
+
 @contextmanager
 def quiet_logs() -> Iterator[None]:
     """Hide what libraries log below errors."""
@@ -216,4 +227,5 @@ FORMATS = {
     "openvino": Format(_write_openvino, RUNTIMES["openvino"], packages=("openvino",)),
     "torchscript": Format(_write_torchscript, RUNTIMES["torchscript"], is_deprecated=True),
     "torch_export": Format(_write_torch_export, RUNTIMES["torch_export"]),
+    "executorch": Format(_write_executorch, RUNTIMES["executorch"], packages=("executorch",)),
 }

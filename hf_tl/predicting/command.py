@@ -76,9 +76,10 @@ def _check_flags(
     Raises:
         ConfigError: They do not fit together.
     """
-    if bool(images) == (dataset is not None):
-        both = "both" if images else "neither"
-        raise ConfigError(f"expected paths of images or --dataset, found {both}: name what to predict")
+    if not images and dataset is None:
+        raise ConfigError("PATH... missing; write hf-tl predict MODEL PATH... [flags], or name a --dataset")
+    if images and dataset is not None:
+        raise ConfigError("expected paths of images or --dataset, found both: leave one out")
     if dataset is None and (without := [f"--{name}" for name, value in reading.items() if value is not None]):
         raise ConfigError(f"{', '.join(without)} needs --dataset, found paths of images: leave it out")
     if output is not None:

@@ -148,6 +148,32 @@ def open_openvino(file: Path, threads: int = 0) -> Runner:
     return Runner(run)
 
 
+def open_executorch(file: Path) -> Runner:
+    """Load a file with ExecuTorch, which takes one image at a time.
+
+    Raises:
+        RuntimeError: ExecuTorch cannot load it, or later run it.
+    """
+    import torch
+    from executorch.runtime import Runtime as Library
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the API of its Python runtime may change
+        program = Library.get().load_program(file)
+    method = program.load_method("forward")
+    if method is None:
+        raise RuntimeError(f"{file} has no method `forward`")
+
+    def run(pixels: np.ndarray) -> list[np.ndarray]:
+        # the method writes each result over the one before
+        results = [
+            [result.numpy().copy() for result in method.execute([image])] for image in torch.from_numpy(pixels).split(1)
+        ]
+        return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+
+    return Runner(run)
+
+
 def _torch_runner(module: Callable[["Tensor"], Any]) -> Runner:
     import torch
 
@@ -178,6 +204,7 @@ RUNTIMES = {
     ),
     "torchscript": Runtime("TorchScript", "model.pt", open_torchscript, "torch", "pip install torch"),
     "torch_export": Runtime("torch.export", "model.pt2", open_torch_export, "torch", "pip install torch"),
+    "executorch": Runtime("ExecuTorch", "model.pte", open_executorch, "executorch", 'pip install "hf-tl[executorch]"'),
 }
 """Runtimes by the name of their format."""
 

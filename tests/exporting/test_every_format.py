@@ -11,10 +11,11 @@ from hf_tl.cli import main
 from hf_tl.errors import SaveError
 from hf_tl.exporting.every_format import EveryFormat, Speed, export_every_format
 from hf_tl.exporting.formats import FORMATS
+from hf_tl.exporting.quantize import METHODS
 
 CURRENT = [name for name, format_ in FORMATS.items() if not format_.is_deprecated]
 WRITTEN = [name for name in CURRENT if name in INSTALLED]
-QUANTIZED = [name for name in WRITTEN if name != "torch_export"]
+QUANTIZED = [name for name in WRITTEN if name in METHODS]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_every_format_is_written_and_timed(model: Path, tmp_path: Path) -> None:
     names = [each.name for each in result.speeds]
     assert sorted(names) == sorted(["torch", *WRITTEN, *(f"{name} int8" for name in QUANTIZED)])
     for each in result.speeds:
-        assert min(each.one, each.batch) > 0
+        assert min(each.single, each.batched) > 0
         assert bool(each.loss) == each.name.endswith("int8")
         if each.file is not None:
             assert len(hf_tl.predict(each.file, images / "red")) == 20
@@ -40,8 +41,8 @@ def test_every_format_is_written_and_timed(model: Path, tmp_path: Path) -> None:
 
 
 def test_the_fastest_files_are_named_for_each_precision() -> None:
-    def speed(name: str, one: float, batch: float) -> Speed:
-        return Speed(name, None if name == "torch" else Path(f"{name}.file"), one, batch)
+    def speed(name: str, single: float, batched: float) -> Speed:
+        return Speed(name, None if name == "torch" else Path(f"{name}.file"), single, batched)
 
     speeds = [speed("torch", 9, 9), speed("onnx", 5, 6), speed("openvino", 4, 7), speed("onnx int8", 8, 8)]
     facts = dict(EveryFormat((), {"openvino": "no memory"}, tuple(speeds)).facts())

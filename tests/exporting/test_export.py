@@ -44,6 +44,9 @@ RUNNERS = {
     "run = lambda x: model(torch.from_numpy(x)).detach().numpy()",
     "torch_export": "import torch\nmodel = torch.export.load(file).module()\n"
     "run = lambda x: model(torch.from_numpy(x)).detach().numpy()",
+    "executorch": "import torch\nfrom executorch.runtime import Runtime\n"
+    "method = Runtime.get().load_program(file).load_method('forward')\n"
+    "run = lambda x: np.concatenate([method.execute([torch.from_numpy(i[None])])[0].numpy().copy() for i in x])",
 }
 """Program that runs each file with its runtime alone."""
 FOREIGN = {"hf_tl", "transformers", "timm", "torchvision"}
@@ -252,7 +255,7 @@ def test_a_missing_package_is_named_with_its_extra(
 
 def test_wrong_arguments_are_refused_before_any_work(timm_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="format takes one of onnx, openvino, torchscript, torch_export, found 'tflite'"
+        ConfigError, match="format takes one of onnx, openvino, torchscript, torch_export, executorch, found 'tflite'"
     ):
         hf_tl.export(timm_folder, "tflite")
     with pytest.raises(ConfigError, match="int8=True needs format onnx or openvino"):

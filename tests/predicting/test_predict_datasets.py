@@ -107,7 +107,7 @@ def test_rows_are_named_alike_in_any_slice(rows: Dataset) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "expected paths of images or --dataset, found neither"),
+        ([], "PATH... missing; write hf-tl predict MODEL PATH... [flags], or name a --dataset"),
         (["a.png", "--dataset", "digits"], "expected paths of images or --dataset, found both"),
         (["a.png", "--split", "test"], "--split needs --dataset"),
         (["--dataset", "digits"], "expected --split with one of train, test for digits, found none"),
