@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("gradio")
 pytest.importorskip("onnxscript")
-pytest.importorskip("openvino")
 
 import torch
 from backbones.checkpoints import LABELS
+from exporting.trained import INSTALLED
 from publish.records import make_record
 from publish.saving import save_model
 
@@ -17,7 +17,7 @@ import hf_tl
 from hf_tl.abstention.head_input import last_layer
 from hf_tl.demo.demo_model import DemoModel
 from hf_tl.demo.uploads import read_image
-from hf_tl.runtime.runners import RUNTIMES
+from hf_tl.exporting.formats import FORMATS
 
 FAMILIES = (
     "alexnet", "zfnet", "vgg11", "googlenet", "resnet10t", "resnext26ts", "densenet121",
@@ -57,7 +57,7 @@ def test_an_image_has_one_class_however_the_model_is_run(architecture: str, colo
     folder = save_decided(architecture, images, tmp_path / "model")
     expected = hf_tl.predict(folder, images)
     ways = {}
-    for name in set(RUNTIMES) - {"torchscript"}:
+    for name in (name for name in INSTALLED if not FORMATS[name].is_deprecated):
         exported = hf_tl.export(folder, name, dataset=str(colors), with_preprocessing=name == "onnx")
         ways[name] = hf_tl.predict(exported, images)
         if name == "onnx":
