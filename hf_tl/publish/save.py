@@ -24,7 +24,7 @@ from hf_tl.card.card import render_card
 from hf_tl.card.figures.draw import FIGURES, draw_figures
 from hf_tl.card.figures.mistakes import Example
 from hf_tl.checkpoints.checkpoint import FOLDER as CHECKPOINTS
-from hf_tl.errors import SaveError, name_some
+from hf_tl.errors import PublishError, SaveError, name_some
 from hf_tl.lora.adapter import FILES as ADAPTER_FILES
 from hf_tl.lora.adapter import Adapter
 from hf_tl.lora.layers import plain_tensors
@@ -32,6 +32,7 @@ from hf_tl.publish.checks import CARD_FILE
 from hf_tl.publish.record import config_record
 from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord, read_record, write_record
 from hf_tl.reporting.console import quiet_transformers
+from hf_tl.runtime.origin import FILE as EXPORT_FILE
 from hf_tl.storage.documents import read_json
 from hf_tl.storage.folders import partial_folder, replace_files
 from hf_tl.storage.writing import writing
@@ -141,10 +142,14 @@ def rewrite_card(output_dir: str | Path) -> Path:
         Path of the card.
 
     Raises:
-        PublishError: The folder holds no record, or a damaged one; nothing is changed.
+        PublishError: The folder holds no record, or a damaged one, or is an export; nothing is changed.
         SaveError: The disk is full or read-only.
     """
     folder = Path(output_dir)
+    if (folder / EXPORT_FILE).is_file():
+        raise PublishError(
+            f"expected the folder of a saved model, found an export in {folder}: name the model's folder"
+        )
     record = read_record(folder)
     card = folder / CARD_FILE
     with writing(f"the card in {folder}"), partial_folder(folder / "card") as partial:

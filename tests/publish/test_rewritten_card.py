@@ -55,6 +55,14 @@ def test_a_card_that_cannot_be_written_again_stays(tmp_path: Path, record: str |
     assert (tmp_path / "README.md").read_text() == "as it was"
 
 
+def test_an_export_gets_no_card(tmp_path: Path) -> None:
+    write_record(make_record(), tmp_path)
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(PublishError, match="found an export"):
+        rewrite_card(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "export.json"}
+
+
 @pytest.mark.parametrize("status", ["training", "trained", "complete"])
 def test_a_card_is_written_for_a_run_of_any_status(status: str, tmp_path: Path) -> None:
     measured = make_record().measured if status == "complete" else {}
