@@ -12,9 +12,8 @@ import torch
 from hf_tl.backbones.stages.modules import inference
 from hf_tl.errors import ConfigError, SaveError
 from hf_tl.evaluation.holdout.classifier import AnyModel
-from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.measure import image_logits
-from hf_tl.exporting.export import check_folder, export, folder_of
+from hf_tl.exporting.export import check_folder, export, folder_of, load_on_cpu
 from hf_tl.exporting.formats import FORMATS, check_format
 from hf_tl.exporting.images import BATCH
 from hf_tl.exporting.quantize import METHODS
@@ -139,7 +138,7 @@ def export_every_format(
 
 
 def _measure(model: AnyModel, results: list[ExportResult]) -> tuple[Speed, ...]:
-    loaded = LoadedClassifier.load(model).model.cpu()
+    loaded = load_on_cpu(model).model
 
     def in_torch(pixels: np.ndarray) -> object:
         with inference(loaded):

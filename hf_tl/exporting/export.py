@@ -117,9 +117,7 @@ def export(
     _check_options(format, int8, max_int8_loss, with_preprocessing, opset)
     folder = folder_of(model, format, output_dir)
     check_folder(folder, overwrite=overwrite_output_dir)
-    classifier = LoadedClassifier.load(model)
-    if classifier.model.device.type != "cpu":
-        classifier = replace(classifier, model=copy.deepcopy(classifier.model).cpu())
+    classifier = load_on_cpu(model)
     preprocessing = preprocessing_of(classifier.model, classifier.transforms)
     scores = "sigmoid" if classifier.problem is MULTI_LABEL else "softmax"
     steps = {**describe(preprocessing), "scores": scores, "labels": list(classifier.labels)}
@@ -149,6 +147,14 @@ def export(
         if classifier.record is not None:
             write_record(classifier.record, partial)
     return ExportResult(folder, report)
+
+
+def load_on_cpu(model: AnyModel) -> LoadedClassifier:
+    """Load a model, or copy one that is in memory of a GPU, to that of the CPU."""
+    classifier = LoadedClassifier.load(model)
+    if classifier.model.device.type != "cpu":
+        classifier = replace(classifier, model=copy.deepcopy(classifier.model).cpu())
+    return classifier
 
 
 def _describe_model(classifier: LoadedClassifier, holdout: Holdout) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`hf-tl predict`: predictions of files, printed or written while they are made."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,16 +57,25 @@ def predict_named(
     }
     _check_flags(images, dataset, reading, output, wanted)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1:
+    if processes > 1 and output is None:
+        raise ConfigError("several processes need an --output to write to together: name a table")
+    with _failing_together(processes):
+        if processes > 1:
+            _join_processes()  # before the model takes a device
+        collected = collect_images(list(images)) if dataset is None else open_dataset(dataset, **reading)
+        predictor = Predictor.load(model, wanted, batch_size)
         if output is None:
-            raise ConfigError("several processes need an --output to write to together: name a table")
-        _join_processes()  # before the model takes a device
-    collected = collect_images(list(images)) if dataset is None else open_dataset(dataset, **reading)
-    predictor = Predictor.load(model, wanted, batch_size)
-    if output is None:
-        _print_all(predictor, collected)
-    else:
-        _write_all(predictor, collected, Path(output), processes)
+            _print_all(predictor, collected)
+        else:
+            _write_all(predictor, collected, Path(output), processes)
+
+
+def _failing_together(processes: int) -> contextlib.AbstractContextManager[None]:
+    if processes == 1:
+        return contextlib.nullcontext()
+    from hf_tl.processes.failure import failing_together  # imports torch
+
+    return failing_together()
 
 
 def _check_flags(

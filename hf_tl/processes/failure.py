@@ -300,7 +300,8 @@ def _failure_of(rank: int, error: BaseException) -> Failure:
 def _loss_of(rank: int, size: int) -> Failure:
     error = TrainingError(
         f"expected {size} processes until the end of the run, but process {rank} was killed (by a scheduler, for lack "
-        "of memory, or with its machine: see the log of the system): repeat the run with --resume_from_checkpoint auto"
+        "of memory, or with its machine: see the log of the system): repeat the command, a training with "
+        "--resume_from_checkpoint auto"
     )
     return Failure(rank, error, is_loss=True)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from backbones.checkpoints import save_timm, timm_network
 from PIL import Image
+from ports import free_port
 
 from hf_tl.cli import main
 from hf_tl.predicting.inputs import NamedImage
@@ -78,6 +79,29 @@ def test_two_processes_write_the_table_of_one(model: Path, photos: Path, expecte
     done = subprocess.run(words, capture_output=True, text=True, env=variables)
     assert table.read_text() == expected, done.stderr
     assert done.stderr.count("1 of 2,055 images cannot be read") == 1
+
+
+def test_a_killed_process_ends_the_others(model: Path, photos: Path, expected: str, tmp_path: Path) -> None:
+    """Under a launcher that does not watch; what was predicted is kept."""
+    table, parts = tmp_path / "table.csv", tmp_path / "table.csv.parts"
+    words = [*COMMAND, str(model), str(photos), "--output", str(table)]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    variables = {**os.environ, **shared, "CUDA_VISIBLE_DEVICES": ""}
+    first, second = (
+        subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**variables, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    )
+    while not list(parts.glob("*.jsonl")) and first.poll() is None:
+        time.sleep(0.01)
+    second.send_signal(signal.SIGKILL)
+    _, errors = first.communicate(timeout=60)
+    second.communicate()
+    assert first.returncode == 2, errors
+    assert errors.count("process 1 was killed") == 1
+    assert not table.exists()
+    assert list(parts.glob("*.jsonl"))
+    assert subprocess.run(words, capture_output=True, text=True).returncode == 3
+    assert table.read_text() == expected
 
 
 def test_several_processes_need_a_table(
