@@ -277,6 +277,8 @@ def _write_checkpoint(
         save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
         config = _timm_config(model)
     else:
+        if _runs_own_code(model) and model._auto_class is None:  # else transformers 5.3 saves it without its code
+            type(model).register_for_auto_class("AutoModelForImageClassification")
         with quiet_transformers():
             model.save_pretrained(folder, state_dict=state)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
