@@ -31,7 +31,9 @@ def resume(output: Path, images: Dataset, checkpoint: Path) -> dict[str, Tensor]
 def final_weights(output: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(output / "checkpoint-10" / "model.safetensors")
+    weights = load_file(output / "checkpoint-10" / "model.safetensors")
+    # transformers 5.3 saves them without the prefix
+    return {f"timm_model.{name.removeprefix('timm_model.')}": tensor for name, tensor in weights.items()}
 
 
 @pytest.mark.parametrize("step", [2, 3, 4, 5, 7, 9])
