@@ -32,7 +32,7 @@ watched = os.environ["WATCHED"]
 
 def is_open(path):
     # Windows neither renames nor removes what this process has open, nor a folder with such a file
-    path = os.path.abspath(path)
+    path = os.path.abspath(os.fsdecode(path))
     if not path.startswith(watched):
         return False
     for number in os.listdir("/proc/self/fd"):
