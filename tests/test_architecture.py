@@ -1,7 +1,7 @@
 """Rooms (folders of hf_tl) import each other without circles, and the lowest ones import little."""
 
 import ast
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -87,6 +87,12 @@ def test_folders_have_at_most_twelve_modules() -> None:
     folders = [path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__"]
     modules = {folder: sum(path.name != "__init__.py" for path in folder.glob("*.py")) for folder in folders}
     assert not {str(folder): count for folder, count in modules.items() if count > 12}
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by their names, whatever their folders are."""
+    names = Counter(path.name for path in (PACKAGE.parent / "tests").rglob("*.py"))
+    assert not [name for name, count in names.items() if count > 1 and name != "conftest.py"]
 
 
 def test_functions_have_at_most_50_lines() -> None:
