@@ -91,8 +91,8 @@ def test_folders_have_at_most_twelve_modules() -> None:
 
 def test_files_of_tests_have_names_of_their_own() -> None:
     """pytest imports them by their names, whatever their folders are."""
-    names = Counter(path.name for path in (PACKAGE.parent / "tests").rglob("*.py"))
-    assert not [name for name, count in names.items() if count > 1 and name != "conftest.py"]
+    names = Counter(path.name for path in (PACKAGE.parent / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_functions_have_at_most_50_lines() -> None:
