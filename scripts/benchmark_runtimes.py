@@ -27,6 +27,7 @@ BACKBONES = (
 BATCH, TURNS, CALIBRATION = 16, 5, 4
 """Images in a batch, number of timed turns, and number of batches that calibrate 8 bits."""
 LABELS = ["cat", "dog"]
+INSTALLED = [name for name, format_ in FORMATS.items() if not format_.missing]
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(BACKBONES), help="timm architectures to measure")
     parser.add_argument("--turns", type=int, default=TURNS, help=f"timed turns of each file (default: {TURNS})")
     options = parser.parse_args()
-    names = ["torch", *FORMATS, *(f"{name} int8" for name in METHODS)]
+    names = ["torch", *INSTALLED, *(f"{name} int8" for name in METHODS if name in INSTALLED)]
     print("| backbone |" + "".join(f" {name} |" for name in names) + "\n|---|" + "--:|" * len(names))
     for backbone in options.only:
         rates = measure(backbone, options.turns)
@@ -57,10 +58,10 @@ def measure(backbone: str, turns: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as temporary:
         runs: dict[str, Run] = {"torch": in_torch}
-        for name in FORMATS:
+        for name in INSTALLED:
             write_model(name, model, size, Path(temporary))
             runs[name] = RUNTIMES[name].open(Path(temporary) / RUNTIMES[name].file)
-        for name in METHODS:
+        for name in (name for name in METHODS if name in INSTALLED):
             file = write_int8(name, Path(temporary) / RUNTIMES[name].file, calibration(size), CALIBRATION * BATCH)
             runs[f"{name} int8"] = RUNTIMES[name].open(file)
         return {name: BATCH / seconds for name, seconds in median_seconds(runs, pixels, turns).items()}

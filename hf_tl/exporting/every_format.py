@@ -16,7 +16,7 @@ from hf_tl.evaluation.measure import image_logits
 from hf_tl.exporting.export import check_folder, export, folder_of, load_on_cpu
 from hf_tl.exporting.formats import FORMATS, check_format
 from hf_tl.exporting.images import BATCH
-from hf_tl.exporting.quantize import METHODS
+from hf_tl.exporting.quantize import METHODS, check_quantizer
 from hf_tl.exporting.result import ExportResult, int8_difference
 from hf_tl.exporting.speed import Run, median_seconds
 from hf_tl.processes.cores import cpu_cores
@@ -118,6 +118,8 @@ def export_every_format(
         check_folder(folder, overwrite=bool(settings.get("overwrite_output_dir")))
         try:
             check_format(name)
+            if int8 and name in METHODS:
+                check_quantizer(name)
         except ConfigError as error:
             left_out[name] = str(error)
         else:

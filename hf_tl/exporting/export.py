@@ -79,7 +79,8 @@ def export(
 
     Args:
         model: Folder of a saved model, Hub id, `RunResult`, or a loaded model.
-        format: `"onnx"` or `"openvino"` (need the extras of these names), `"torch_export"` or `"torchscript"`.
+        format: `"onnx"`, `"openvino"` or `"executorch"` (need the extras of these names; the last takes one image at a
+            time), `"torch_export"` or `"torchscript"`.
         output_dir: New folder (default: a folder named after the format, in the model's own).
         dataset: Images to verify the export on: a name, a folder, a table, `datasets.Dataset`, `DatasetDict`, or the
             result of `hf_tl.load_data` (default: the data that the model was trained on, if it is a Hub dataset or

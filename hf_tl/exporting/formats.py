@@ -40,6 +40,11 @@ class Format:
     """Packages that write it, from the extra named like the format."""
     is_deprecated: bool = False
 
+    @property
+    def missing(self) -> list[str]:
+        """Packages that are not installed."""
+        return [package for package in self.packages if find_spec(package) is None]
+
 
 class Logits(nn.Module):
     """transformers classifier as a function from pixels to logits."""
@@ -62,7 +67,7 @@ def check_format(name: str) -> Format:
     if name not in FORMATS:
         raise ConfigError(f"--format takes one of {', '.join(FORMATS)}, found {name!r}")
     format_ = FORMATS[name]
-    if missing := [package for package in format_.packages if find_spec(package) is None]:
+    if missing := format_.missing:
         raise ConfigError(f'--format {name} needs {", ".join(missing)}: pip install "hf-tl[{name}]"')
     return format_
 

@@ -115,7 +115,7 @@ def _write_all(predictor: Predictor, collected: Sequence[NamedImage], output: Pa
     process = int(os.environ["RANK"]) if processes > 1 else 0
     if process > 0:
         _join_processes()  # the first opens the folder before
-    parts = Parts.open(output, predictor.table, collected, predictor.identity)
+    parts = Parts.open(output, predictor.table, collected, predictor.identity, process=process)
     if process == 0:
         if done := parts.done:
             say(None, f"Continuing {output}: {done:,} of {len(collected):,} images are predicted")

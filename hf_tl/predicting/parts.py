@@ -31,7 +31,9 @@ class Parts:
     images: int
 
     @classmethod
-    def open(cls, output: Path, table: TableFormat, images: Sequence[NamedImage], model: str) -> Self:
+    def open(
+        cls, output: Path, table: TableFormat, images: Sequence[NamedImage], model: str, *, process: int = 0
+    ) -> Self:
         """Open the parts of a table; those of other images, of another model or with other columns are removed.
 
         Args:
@@ -39,11 +41,14 @@ class Parts:
             table: Its columns.
             images: All images.
             model: Identity of the model.
+            process: Number of the process; only the first removes, before the others open.
 
         Raises:
             ConfigError: The folder cannot be written.
         """
         parts = cls(output.with_name(output.name + SUFFIX), table, len(images))
+        if process > 0:
+            return parts
         state = {"model": model, "columns": list(table.columns), "images": _fingerprint(images), "part": IMAGES}
         with parts._written():
             if parts._state() != state:

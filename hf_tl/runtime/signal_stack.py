@@ -21,7 +21,7 @@ def kept_signal_stack() -> Iterator[None]:
     Python, such as the end of a worker of a DataLoader, then ends the process with SIGSEGV (OpenVINO 2026.4.1). A Core
     whose stack is not in use any more leaves the thread's alone, so giving it back after the opening is enough.
     """
-    if sys.platform != "linux":  # OpenVINO sets none elsewhere
+    if sys.platform != "linux":  # `stack_t` differs there, and nothing was run
         yield
         return
     system, earlier = ctypes.CDLL(None, use_errno=True), _Stack()

@@ -27,7 +27,7 @@ FAMILIES = (
     "edgenext_xx_small", "poolformer_s12",
 )  # fmt: skip
 REFUSED = {("executorch", "zfnet")}
-"""Formats that cannot run a network; ExecuTorch has no operator for local response normalization."""
+"""Formats that cannot run a network; ExecuTorch does not load ZFNet's file."""
 TOLERANCE, WITH_PREPROCESSING = 1e-4, 0.01
 """Largest differences of a probability: by rounding, and by pixels that ONNX Runtime resizes to another level."""
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from cli.runs import TINY, write_images
@@ -11,7 +10,7 @@ import hf_tl
 from hf_tl.cli import main
 from hf_tl.exporting.formats import FORMATS
 
-INSTALLED = [name for name, each in FORMATS.items() if all(find_spec(package) for package in each.packages)]
+INSTALLED = [name for name, each in FORMATS.items() if not each.missing]
 """Formats whose packages are installed."""
 RECIPE = ["--strategy", "full", "--num_train_epochs", "4", "--learning_rate", "0.01", "--augmentation", "none"]
 
