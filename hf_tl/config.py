@@ -197,6 +197,7 @@ class TrainingConfig(Settings):
         "trained classifier for the same classes, a folder or Hub id, whose predictions are taught to the model",
         metavar="MODEL",
     )
+    teacher_revision: str | None = setting(None, "branch, tag or commit of the teacher on the Hub", metavar="REVISION")
     per_device_train_batch_size: int = setting(32, "training batch size per device", at_least=1)
     per_device_eval_batch_size: int = setting(
         64, "evaluation batch size per device, and the largest batch for computing frozen features", at_least=1

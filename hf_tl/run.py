@@ -180,7 +180,8 @@ def _open_teacher(request: Request) -> "LoadedClassifier | None":
     from hf_tl.distillation.teacher import check_teacher
     from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 
-    teacher = LoadedClassifier.load(request.teacher or request.config.training.teacher)
+    training = request.config.training
+    teacher = LoadedClassifier.load(request.teacher or training.teacher, training.teacher_revision)
     if request.model is not None:
         check_teacher(teacher, class_names(request.model.config), student=request.model)
     return teacher

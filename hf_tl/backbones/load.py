@@ -142,7 +142,8 @@ def load_model(
     if labels is not None:
         check_labels(labels)
     settings = {"weights": weights, "pretrained": pretrained, "image_size": image_size, "resize_mode": resize_mode}
-    check_settings(name, {**settings, "in_chans": in_chans, "trust_remote_code": trust_remote_code}, seed)
+    settings |= {"in_chans": in_chans, "model_revision": revision, "trust_remote_code": trust_remote_code}
+    check_settings(name, settings, seed)
     with drawing_with(seed):
         model, preprocessing = _load_model(
             name, labels, weights, pretrained, image_size, in_chans, revision, trust_remote_code, weights_license, text

@@ -21,7 +21,9 @@ from hf_tl.data.layout.plan import AUTO, ClassFolder, Reading
 from hf_tl.data.layout.reading import make_reading
 from hf_tl.data.learned import resolve_in
 from hf_tl.data.multi_label import name_classes
-from hf_tl.data.sources import Source, open_source
+from hf_tl.data.sources.hub import check_version
+from hf_tl.data.sources.opening import open_source
+from hf_tl.data.sources.source import Source
 from hf_tl.data.splits import choose_test, draw_missing, missing_fractions, name_splits, note_overlaps
 from hf_tl.data.streaming.sources import StreamSource, open_streams
 from hf_tl.data.streaming.streams import streams_of
@@ -160,13 +162,14 @@ def source_of(
         dataset_revision: As in `load_data`.
 
     Raises:
-        ConfigError: `dataset_name` is given for a dataset that has a name.
+        ConfigError: `dataset_name` is given for a dataset that has a name, or a version for one that has none.
         DataError: There is no such dataset, it has two readings, or it can be read once only (a stream).
     """
     if isinstance(dataset, str | os.PathLike | ImageData) and dataset_name is not None:
         raise ConfigError("dataset_name names a loaded dataset, and this one has a name: leave out dataset_name=")
     if isinstance(dataset, str | os.PathLike):
         return open_source(os.fspath(dataset), reading, config_name=dataset_config, revision=dataset_revision)
+    check_version("memory", "a dataset in memory", dataset_config, dataset_revision)
     if isinstance(dataset, ImageData):
         return _loaded(dataset)
     splits = _as_splits(dataset)

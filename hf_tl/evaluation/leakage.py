@@ -12,7 +12,7 @@ from hf_tl.config import READING
 from hf_tl.data.datasets import load_arguments, load_data
 from hf_tl.data.image_data import AnyDataset, ImageData
 from hf_tl.data.learned import Leakage, leave_out_learned, resolve
-from hf_tl.data.sources import DIGITS
+from hf_tl.data.sources.opening import DIGITS
 from hf_tl.errors import ConfigError, DataError
 from hf_tl.record import DataRecord, LearnedFrom, RunRecord, split_digest
 

@@ -21,7 +21,7 @@ from hf_tl.data.layout.exclusions import kept_rows
 from hf_tl.data.layout.plan import Reading
 from hf_tl.data.layout.reading import make_reading
 from hf_tl.data.multi_label import flags_of
-from hf_tl.data.sources import Source
+from hf_tl.data.sources.source import Source
 from hf_tl.data.splits import name_splits, shared_groups
 from hf_tl.errors import DataError, name_some
 

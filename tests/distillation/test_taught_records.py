@@ -23,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import hf_tl
 from hf_tl.cli import main
 from hf_tl.distillation.teacher import check_teacher
-from hf_tl.errors import CheckpointError, ModelError
+from hf_tl.errors import CheckpointError, ConfigError, ModelError
 from hf_tl.evaluation.holdout.loaded import LoadedClassifier
 from hf_tl.evaluation.metrics import MULTI_LABEL, SINGLE_LABEL
 from hf_tl.publish.save import rewrite_card
@@ -125,6 +125,33 @@ def test_a_published_teacher_has_its_revision(tmp_path: Path, teacher: Path, hub
     files = published(hub, repo_id="user/student")
     assert json.loads(files["run.json"])["teacher"]["revision"] == revision
     assert f"revision `{revision}`" in files["README.md"].decode()
+
+
+def test_a_teacher_of_an_earlier_revision(tmp_path: Path, teacher: Path, hub: HubServer) -> None:
+    earlier = hf_tl.push(teacher, "user/teacher").rpartition("/")[2]
+    newer = hf_tl.push(
+        train_teacher(tmp_path / "newer", make_dataset(80, 101, LABELS[::-1])).output_dir, "user/teacher"
+    ).rpartition("/")[2]
+    results = {
+        revision: train_student(tmp_path / name, "user/teacher", TAUGHT, teacher_revision=revision).record.teacher
+        for name, revision in (("earlier", earlier), ("now", None))
+    }
+    digest = read_record(teacher).weights_digest
+    assert (results[earlier].revision, results[earlier].weights_digest) == (earlier, digest)
+    assert results[None].revision == newer
+    assert results[None].weights_digest != digest
+
+
+def test_a_revision_is_refused_for_what_has_none(tmp_path: Path, teacher: Path) -> None:
+    classifier = LoadedClassifier.load(teacher)
+    for name in (teacher, classifier.model, None):
+        with pytest.raises(ConfigError, match="revision"):
+            train_student(tmp_path / "out", name, TAUGHT, teacher_revision="main")
+    with pytest.raises(ConfigError, match="Hub id"):
+        hf_tl.load(teacher, revision="main")
+    for backbone_name in ("timm:test_resnet", "demo", str(teacher)):
+        with pytest.raises(ConfigError, match="Hub id"):
+            hf_tl.load_backbone(backbone_name, LABELS, revision="main")
 
 
 def own_splits(seed: int) -> DatasetDict:

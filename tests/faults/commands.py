@@ -75,12 +75,12 @@ def opened(file: Path) -> None:
             onnx.load_from_string(content)
 
 
-def files_of(folder: Path) -> list[str]:
-    """Return the names of the files of a report, all of them complete, without unfinished ones."""
+def files_of(folder: Path) -> list[str] | None:
+    """Return the names of the files of a report, all of them complete; None for a folder that is still empty."""
     files = [file for file in folder.rglob("*") if file.is_file() and not file.parent.name.startswith(".")]
     for file in files:
         opened(file)
-    return sorted(str(file.relative_to(folder)) for file in files)
+    return sorted(str(file.relative_to(folder)) for file in files) or None
 
 
 def model_of(folder: Path) -> Any:

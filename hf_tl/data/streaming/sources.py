@@ -23,17 +23,9 @@ from datasets.packaged_modules.parquet.parquet import ParquetConfig
 from hf_tl.data.columns import IMAGE, find_image_column, find_label_column, split_names
 from hf_tl.data.decoding.stored import digest_image
 from hf_tl.data.layout.listing import Listing
-from hf_tl.data.sources import (
-    DIGITS,
-    call,
-    card_license,
-    commit_of,
-    escaped,
-    expand,
-    files_of,
-    name_files,
-    require_repo_id,
-)
+from hf_tl.data.sources.files import escaped, expand, files_of, name_files
+from hf_tl.data.sources.hub import call, card_license, check_version, commit_of, require_repo_id
+from hf_tl.data.sources.opening import DIGITS
 from hf_tl.data.streaming.streams import PLACE, Stream, StreamedImages
 from hf_tl.errors import DataError
 from hf_tl.record.parts import DataSource
@@ -83,6 +75,7 @@ def open_streams(
     Parquet files store columns separately, so no image data are read here.
 
     Raises:
+        ConfigError: A configuration or revision is named for local files.
         DataError: There is no such dataset, it does not consist of parquet files, its columns are ambiguous, or the Hub
             cannot be reached.
     """
@@ -116,6 +109,7 @@ def open_streams(
         opened[split] = Stream(images, split, sizes, _identity(builder, split), start)
     license_name = builder.info.license or (None if commit is None else call(what, partial(card_license, name, commit)))
     kind: DataSource = "hub" if commit is not None else "folder" if Path(name).expanduser().is_dir() else "files"
+    check_version(kind, title, config_name, revision)
     return StreamSource(opened, tables, image_column, label_column, title, commit, license_name or None, kind)
 
 

@@ -14,7 +14,7 @@ from hf_tl.data.index.digests import identify
 from hf_tl.data.layout.plan import Reading
 from hf_tl.data.layout.reading import make_reading
 from hf_tl.data.learned import Leakage, resolve
-from hf_tl.data.sources import Source
+from hf_tl.data.sources.source import Source
 from hf_tl.data.splits import name_splits, splits_by_meaning
 from hf_tl.errors import ConfigError, DataError, name_some, nearest
 from hf_tl.evaluation.holdout.classifier import Classifier

@@ -12,7 +12,7 @@ from hf_tl.backbones.weights.digest import digest
 from hf_tl.backbones.weights.provenance import UNRECORDED, Provenance, provenance_of, saved_record
 from hf_tl.data.decoding.images import ImageTransform, Transforms
 from hf_tl.data.decoding.scaling import PixelScaling
-from hf_tl.errors import ModelError
+from hf_tl.errors import ConfigError, ModelError
 from hf_tl.evaluation.holdout.classifier import AnyModel
 from hf_tl.evaluation.metrics import ProblemType, problem_type_of
 from hf_tl.record import RECORD_FILE, LearnedFrom, RunRecord
@@ -31,21 +31,27 @@ class LoadedClassifier:
     transforms: Transforms
     source: str | None = None
     """Folder or Hub id; None for a model in memory."""
+    revision: str | None = None
+    """Branch, tag or commit of a model of the Hub."""
 
     @classmethod
-    def load(cls, model: AnyModel) -> Self:
+    def load(cls, model: AnyModel, revision: str | None = None) -> Self:
         """Load a model, unless it is loaded.
 
         Args:
             model: Folder of a saved model, Hub id, `RunResult`, or a model of `load_backbone` or `load`.
+            revision: Branch, tag or commit of a model of the Hub.
 
         Raises:
+            ConfigError: The revision is of a model that is not on the Hub.
             ModelError: There is no such model, or the value is no model.
         """
         from transformers import PreTrainedModel
 
         if isinstance(model, str | os.PathLike):
-            return cls(*load(model), os.fspath(model))
+            return cls(*load(model, revision=revision), os.fspath(model), revision)
+        if revision is not None:
+            raise ConfigError(f"expected a Hub id (user/name) with the revision {revision!r}, found a loaded model")
         if isinstance(model, PreTrainedModel):
             return cls(model, preprocessing_of(model).transforms())
         raise ModelError(
@@ -82,7 +88,7 @@ class LoadedClassifier:
             ModelError: The record cannot be read or downloaded.
         """
         if self.source is not None:
-            return saved_record(self.source)
+            return saved_record(self.source, self.revision)
         folder, origin = str(self.model.config.name_or_path), self.provenance.origin
         if origin.kind != "trained" or not folder or not Path(folder, RECORD_FILE).is_file():
             return None

@@ -309,7 +309,7 @@ def test_webdataset_shards(tmp_path: Path) -> None:
 
 
 def test_two_configurations_of_a_dataset(tmp_path: Path) -> None:
-    from hf_tl.data.sources import call
+    from hf_tl.data.sources.hub import call
 
     def load() -> None:
         raise ValueError(

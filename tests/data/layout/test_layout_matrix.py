@@ -11,7 +11,7 @@ from hf_tl.data.layout.listing import Listing
 from hf_tl.data.layout.plan import Plan
 from hf_tl.data.layout.table_files import Table
 from hf_tl.data.layout.tables import plan_tables
-from hf_tl.data.sources import name_files
+from hf_tl.data.sources.files import name_files
 from hf_tl.errors import DataError
 
 CLASSES = ("cat", "dog")
