@@ -18,11 +18,20 @@ REPOSITORY = Path(__file__).parents[1]
 SLOW = pytest.mark.slow
 
 WINDOWS = """
-import errno, fcntl, os, stat, sys
+import ctypes, errno, fcntl, os, stat, sys
 from pathlib import Path
 
 for name in ("posix_fallocate", "preadv", "pwrite", "pread", "sched_getaffinity"):
     delattr(os, name)
+
+class Library(ctypes.CDLL):
+    # no exchange of two folders in one step
+    def __getattr__(self, name):
+        if name == "renameat2":
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+ctypes.CDLL = Library
 
 def refused(*paths):
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), *map(str, paths))

@@ -1,7 +1,8 @@
 """Folders that are written atomically.
 
-The files are written into a partial folder beside the final one, flushed, and moved there by a rename. A process killed
-at any moment leaves the old folder, the new one, or both under names from which the next call recovers.
+The files are written into a partial folder beside the final one, flushed, and moved there by a rename, or exchanged
+with the old folder in one step. A process killed at any moment leaves the old folder or the new one; on a system that
+cannot exchange folders, or both under names from which the next call recovers.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from hf_tl.errors import ConfigError
+from hf_tl.storage.exchange import exchange
 from hf_tl.storage.flush import flush_folder, flush_tree
 from hf_tl.storage.writing import writing
 
@@ -72,21 +74,29 @@ def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
 def put(partial: Path, final: Path, *, replace: bool = False) -> None:
     """Flush a complete folder to the disk and move it to `final`; see `atomic_folder`."""
     flush_tree(partial)
-    aside = final.with_name(f"{REPLACED}{final.name}")
     with _uninterrupted():
         if final.is_dir() and not any(final.iterdir()):
             final.rmdir()  # Windows cannot rename a folder onto another, not even onto an empty one
-        elif final.exists():
-            if not replace:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
-            remove(aside)
-            os.replace(final, aside)
-        try:
+        if not final.exists():
             os.replace(partial, final)
-        except OSError:
-            _recover(final)
-            raise
+        elif not replace:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+        elif not exchange(partial, final):
+            _replace_in_steps(partial, final)
         flush_folder(final.parent)
+    remove(partial)
+
+
+def _replace_in_steps(partial: Path, final: Path) -> None:
+    """Replace a folder where the system cannot exchange two."""
+    aside = final.with_name(f"{REPLACED}{final.name}")
+    remove(aside)
+    os.replace(final, aside)
+    try:
+        os.replace(partial, final)
+    except OSError:
+        _recover(final)
+        raise
     remove(aside)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_tl.storage import folders
+from hf_tl.storage.exchange import exchange
 from hf_tl.storage.flush import flush_file, flush_folder
 from hf_tl.storage.folders import atomic_folder, partial_folder, partial_of, remove_leftovers, replace_files
 
@@ -60,12 +61,49 @@ def test_an_existing_folder_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert names(tmp_path) == ["folder"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems replace a folder in two steps")
+def test_two_folders_are_exchanged_in_one_step(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write(tmp_path / name, name)
+    if not exchange(tmp_path / "first", tmp_path / "second"):
+        pytest.skip("the file system cannot")
+    assert [content(tmp_path / name) for name in ("first", "second")] == ["second", "first"]
+    with pytest.raises(FileNotFoundError, match="third"):
+        exchange(tmp_path / "first", tmp_path / "third")
+
+
+@pytest.mark.parametrize("in_steps", [False, True])
+def test_an_old_folder_is_there_until_the_new_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_steps: bool
+) -> None:
+    """The disk fails at the rename of the new folder, and at nothing before or after it."""
+    write(tmp_path / "folder", "old")
+    replace = os.replace
+
+    def failing(*paths: Path) -> None:
+        if partial_of(tmp_path / "folder") in paths:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(*paths)
+
+    def exchange_fails(*paths: Path) -> bool:
+        if in_steps:
+            return False
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "replace", failing)
+    monkeypatch.setattr(folders, "exchange", exchange_fails)
+    with pytest.raises(OSError, match="Input/output"):
+        write(tmp_path / "folder", "new", replace=True)
+    assert content(tmp_path / "folder") == "old"
+    assert names(tmp_path) == ["folder"]
+
+
 class Killed(BaseException):
     pass
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    """End the process before the `call`-th rename."""
+    """End the process before the `call`-th rename, on a system that cannot exchange folders."""
     replace, calls = os.replace, iter(range(1000))
 
     def counted(*paths: Path) -> None:
@@ -74,6 +112,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
         replace(*paths)
 
     monkeypatch.setattr(os, "replace", counted)
+    monkeypatch.setattr(folders, "exchange", lambda *paths: False)
     monkeypatch.setattr(folders, "remove", lambda folder: None)  # a killed process does not clean up
 
 
