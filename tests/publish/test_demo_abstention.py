@@ -12,7 +12,8 @@ pytest.importorskip("gradio")
 import httpx
 from abstention.calibrated import calibrate, train, write_foreign
 from PIL import Image
-from publish.servers import PATIENCE, serving
+from publish.browser import needs_chromium, opened
+from publish.servers import PATIENCE, served, serving, wait_for
 
 import hf_tl
 from hf_tl.abstention.detector import FILE
@@ -59,6 +60,30 @@ def test_the_page_says_of_foreign_images_that_they_are_unlike(model: Path, tmp_p
             assert not shown.get("confidences")
         for image, prediction in zip(own, expected, strict=True):
             assert classify(client, image)["label"] == (UNLIKE if prediction.abstained else prediction.label)
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_browser_shows_the_sentence_and_then_a_class(model: Path, tmp_path: Path) -> None:
+    images = sorted((model.parent / "photos").glob("*/*.png"))
+    accepted, prediction = next(
+        (path, each)
+        for path, each in zip(images, hf_tl.predict(model, images, abstain=True), strict=True)
+        if not each.abstained
+    )
+    foreign = write_foreign(tmp_path / "foreign") / "0.png"
+    variables = {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
+    with (
+        served(["-m", "hf_tl", "demo", str(model)], os.environ | variables, tmp_path) as url,
+        opened(url, tmp_path / "profile") as browser,
+    ):
+        browser.upload(foreign)
+        wait_for(lambda: UNLIKE in browser.text)
+        assert not browser.bars(), "no class is shown"
+        assert "Activation map for" not in browser.text
+        browser.upload(accepted)
+        assert next(iter(wait_for(browser.bars))) == prediction.label
+        assert UNLIKE not in browser.text
 
 
 def test_the_page_of_an_exported_file_abstains_too(model: Path, tmp_path: Path) -> None:
