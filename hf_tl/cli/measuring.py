@@ -25,6 +25,8 @@ def predict_parser() -> Parser:
     parser.add_flag("split", "split of the dataset (default: the only one)", Domain((str,)), metavar="NAME")
     for name in (*SOURCE, "image_column"):
         parser.add_setting(DataConfig, name)
+    text = "read parquet files over the network when their rows are needed, and store none"
+    parser.add_argument("--streaming", action="store_true", help=text)
     text = "table to write: .csv, .jsonl or .parquet (default: print the classes of each image)"
     parser.add_flag("output", text, Domain((str,)), metavar="FILE", alias="-o")
     parser.add_flag("top_k", "classes for each image (default: 5; with --threshold: all)", COUNT)

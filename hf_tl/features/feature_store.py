@@ -228,7 +228,7 @@ class FeatureStore:
             partial.mkdir(parents=True)
             for number, layout in enumerate(layouts):
                 allocate(partial / f"{number}.bin", images * layout.bytes)
-        except OSError:
+        except BaseException:  # also a signal
             self.discard(key)
             raise
         return partial

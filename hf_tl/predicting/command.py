@@ -25,6 +25,7 @@ def predict_named(
     image_column: str | None = None,
     dataset_config: str | None = None,
     dataset_revision: str | None = None,
+    streaming: bool = False,
     output: str | None = None,
     batch_size: int = BATCH_SIZE,
     **returned: Any,
@@ -39,6 +40,7 @@ def predict_named(
         image_column: As in `open_dataset`.
         dataset_config: As in `open_dataset`.
         dataset_revision: As in `open_dataset`.
+        streaming: As in `open_dataset`.
         output: Table to write instead of printing.
         batch_size: As in `hf_tl.predict`.
         returned: Fields of `Returned`.
@@ -49,11 +51,12 @@ def predict_named(
         ConfigError: Flags do not fit together.
     """
     wanted = Returned(**returned)
-    reading = {
+    reading: dict[str, Any] = {
         "split": split,
         "image_column": image_column,
         "dataset_config": dataset_config,
         "dataset_revision": dataset_revision,
+        "streaming": streaming,
     }
     _check_flags(images, dataset, reading, output, wanted)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -79,7 +82,7 @@ def _failing_together(processes: int) -> contextlib.AbstractContextManager[None]
 
 
 def _check_flags(
-    images: Sequence[str], dataset: str | None, reading: Mapping[str, str | None], output: str | None, wanted: Returned
+    images: Sequence[str], dataset: str | None, reading: Mapping[str, Any], output: str | None, wanted: Returned
 ) -> None:
     """Check flags before anything is loaded.
 
@@ -90,7 +93,7 @@ def _check_flags(
         raise ConfigError("PATH... missing; write hf-tl predict MODEL PATH... [flags], or name a --dataset")
     if images and dataset is not None:
         raise ConfigError("expected paths of images or --dataset, found both: leave one out")
-    if dataset is None and (without := [f"--{name}" for name, value in reading.items() if value is not None]):
+    if dataset is None and (without := [f"--{name}" for name, value in reading.items() if value]):
         raise ConfigError(f"{', '.join(without)} needs --dataset, found paths of images: leave it out")
     if output is not None:
         writer_of(Path(output))

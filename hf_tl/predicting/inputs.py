@@ -3,7 +3,7 @@
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -16,6 +16,8 @@ from hf_tl.storage.text import read_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from hf_tl.data.streaming.rows import StreamedRows
 
 LIST = "@"
 """Prefix of a file that lists paths."""
@@ -33,7 +35,7 @@ class NamedImage:
 class DatasetImages(Sequence[NamedImage]):
     """Images of a dataset in their order, each read when it is needed."""
 
-    rows: "Dataset"
+    rows: "Dataset | StreamedRows"
     """Rows with the column of encoded images alone."""
     column: str
     split: str
@@ -52,7 +54,10 @@ class DatasetImages(Sequence[NamedImage]):
     @property
     def identity(self) -> str:
         """Fingerprint of the dataset, of the columns and of the order of its rows."""
-        return f"{self.split} {self.rows._fingerprint}"
+        from datasets import Dataset
+
+        rows = self.rows
+        return f"{self.split} {rows._fingerprint if isinstance(rows, Dataset) else rows.fingerprint}"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,7 +72,8 @@ class DatasetImages(Sequence[NamedImage]):
         rows = range(len(self))[index]
         if rows.step != 1:
             raise ValueError(f"expected consecutive rows, found a step of {rows.step}")
-        return DatasetImages(self.rows.select(rows), self.column, self.split, self.first + rows.start)
+        # datasets selects no rows at the end of others
+        return DatasetImages(self.rows.select(rows or range(0)), self.column, self.split, self.first + rows.start)
 
     def __iter__(self) -> Iterator[NamedImage]:
         for number, row in enumerate(self.rows):
@@ -87,6 +93,7 @@ def open_dataset(
     image_column: str | None = None,
     dataset_config: str | None = None,
     dataset_revision: str | None = None,
+    streaming: bool = False,
 ) -> DatasetImages:
     """Open the images of a dataset by its name; no label is needed where the dataset is parquet files or on the Hub.
 
@@ -96,8 +103,10 @@ def open_dataset(
         image_column: Image column (default: detected by type).
         dataset_config: Configuration of a Hub dataset.
         dataset_revision: Branch, tag or commit of a Hub dataset.
+        streaming: Whether to read parquet files over the network when their rows are needed, and to store none.
 
     Raises:
+        ConfigError: A configuration or revision is named for what is not on the Hub.
         DataError: There is no such dataset, split or column, or the split has no images.
 
     >>> open_dataset("digits", "test")[3].name
@@ -106,18 +115,33 @@ def open_dataset(
     from hf_tl.data.columns import find_image_column
     from hf_tl.data.datasets import source_of
     from hf_tl.data.layout.reading import make_reading
+    from hf_tl.data.streaming.rows import open_rows
 
+    if streaming:
+        streams = open_rows(dataset, config_name=dataset_config, revision=dataset_revision, image_column=image_column)
+        split = _check_split(split, streams, dataset)
+        return DatasetImages(streams[split], streams[split].column, split)
     reading = make_reading(image_column=image_column)
     source = source_of(dataset, reading, dataset_config=dataset_config, dataset_revision=dataset_revision)
-    names = [str(name) for name in source.splits]
+    split = _check_split(split, source.splits, source.name)
+    rows = source.splits[split]
+    return DatasetImages.of(rows, find_image_column(rows.features, source.image_column or image_column), split)
+
+
+def _check_split(split: str | None, splits: Mapping[str, Sized], name: str) -> str:
+    """Return a split that has images; without a name the only one.
+
+    Raises:
+        DataError: There is no such split, or it has no images.
+    """
+    names = [str(each) for each in splits]
     if split is None and len(names) == 1:
         split = names[0]
     if split not in names:
-        raise DataError(f"expected --split with one of {', '.join(names)} for {source.name}, found {split or 'none'}")
-    rows = source.splits[split]
-    if not len(rows):
-        raise DataError(f"there are no images to predict: the split {split} of {source.name} is empty")
-    return DatasetImages.of(rows, find_image_column(rows.features, source.image_column or image_column), split)
+        raise DataError(f"expected --split with one of {', '.join(names)} for {name}, found {split or 'none'}")
+    if not len(splits[split]):
+        raise DataError(f"there are no images to predict: the split {split} of {name} is empty")
+    return split
 
 
 def collect_images(images: Any) -> Sequence[NamedImage]:

@@ -71,9 +71,11 @@ class Parts:
     def missing(self, process: int = 0, processes: int = 1) -> list[range]:
         """Return the rows of the parts that one of several processes has to make.
 
-        Each part belongs to one process, whatever the others have written meanwhile.
+        Each part belongs to one process, whatever the others have written meanwhile. Those of a process follow each
+        other, so that it reads a stream once.
         """
-        starts = range(0, self.images, IMAGES)[process::processes]
+        starts = range(0, self.images, IMAGES)
+        starts = starts[len(starts) * process // processes : len(starts) * (process + 1) // processes]
         rows = [range(start, min(start + IMAGES, self.images)) for start in starts]
         return [part for part in rows if not self._file(part).exists()]
 

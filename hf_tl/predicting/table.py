@@ -10,10 +10,9 @@ from typing import Any
 
 from hf_tl.errors import ConfigError, DataError
 from hf_tl.predicting.result import TableFormat
+from hf_tl.storage.folders import replaced_file
 from hf_tl.storage.writing import writing
 
-PARTIAL = ".partial"
-"""Suffix of a table that is being written."""
 SEPARATOR = "|"
 """Character between the labels of an image in CSV."""
 
@@ -39,12 +38,10 @@ def open_table(path: str | os.PathLike[str], table: TableFormat) -> Iterator[Row
     """
     path = Path(path)
     writer = writer_of(path)
-    partial = path.with_name(path.name + PARTIAL)
     with writing(f"--output {path}", ConfigError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with writer(partial, table) as write:
+        with replaced_file(path) as partial, writer(partial, table) as write:
             yield write
-        os.replace(partial, path)
 
 
 def writer_of(path: Path) -> "Writer":

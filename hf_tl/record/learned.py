@@ -3,7 +3,6 @@
 The digests stay beside the model on this machine. The published record holds one digest per split and a count.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -13,6 +12,7 @@ from typing import Self
 import numpy as np
 
 from hf_tl.errors import ModelError
+from hf_tl.storage.folders import replaced_file
 
 LEARNED_FILE = "learned_from.npz"
 """File of the digests, beside `run.json`; it is not published."""
@@ -104,11 +104,9 @@ class LearnedFrom:
             OSError: The file cannot be written.
         """
         rows = np.frombuffer(b"".join(sorted(self.digests)), np.uint8).reshape(-1, DIGEST_BYTES)
-        partial = folder / f".partial-{LEARNED_FILE}"
-        with open(partial, "wb") as file:
+        with replaced_file(folder / LEARNED_FILE) as partial, partial.open("wb") as file:
             known = [index for index, split in enumerate(self.splits) if split not in self.unknown]
             np.savez(file, digests=rows, known=np.array(known, dtype=np.int64))
-        os.replace(partial, folder / LEARNED_FILE)
 
     @classmethod
     def read(cls, splits: tuple[LearnedSplit, ...], folder: Path | None) -> Self:

@@ -28,6 +28,7 @@ from hf_tl.record.parts import (
 )
 from hf_tl.record.teacher import TeacherRecord
 from hf_tl.storage.documents import read_json
+from hf_tl.storage.text import replace_text
 from hf_tl.strategy import Strategy
 
 RECORD_FILE = "run.json"
@@ -190,7 +191,5 @@ def write_record(record: RunRecord, folder: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    partial = folder / f".partial-{RECORD_FILE}"
     text = json.dumps(record.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, folder / RECORD_FILE)
+    replace_text(folder / RECORD_FILE, text + "\n")

@@ -17,7 +17,7 @@ from types import FrameType
 
 from hf_tl.errors import ConfigError
 from hf_tl.storage.exchange import exchange
-from hf_tl.storage.flush import flush_folder, flush_tree
+from hf_tl.storage.flush import flush_file, flush_folder, flush_tree
 from hf_tl.storage.writing import writing
 
 PARTIAL = ".partial-"
@@ -27,7 +27,7 @@ REPLACED = ".replaced-"
 
 
 def partial_of(final: Path) -> Path:
-    """Return the folder in which the files of `final` are written.
+    """Return the folder, or the file, that is written before it is moved to `final`.
 
     >>> partial_of(Path("runs/digits")).as_posix()
     'runs/.partial-digits'
@@ -48,8 +48,8 @@ def partial_folder(final: Path) -> Iterator[Path]:
     _recover(final)
     partial = partial_of(final)
     remove(partial)
-    partial.mkdir()
     try:
+        partial.mkdir()  # within, because a signal may arrive as soon as it exists
         yield partial
     finally:
         remove(partial)
@@ -98,6 +98,25 @@ def _replace_in_steps(partial: Path, final: Path) -> None:
         _recover(final)
         raise
     remove(aside)
+
+
+@contextlib.contextmanager
+def replaced_file(final: Path) -> Iterator[Path]:
+    """Name a file to write beside `final`, and move it there when the context ends without an exception.
+
+    A process that is killed leaves the old file or the new one.
+
+    Raises:
+        OSError: The disk is full or read-only; the old file is unchanged.
+    """
+    partial = partial_of(final)
+    try:
+        yield partial
+        flush_file(partial)
+        os.replace(partial, final)
+    finally:
+        with contextlib.suppress(OSError):  # a read-only disk
+            partial.unlink(missing_ok=True)
 
 
 def replace_files(

@@ -16,8 +16,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from hf_tl.storage.cache import cache_folder
-from hf_tl.storage.flush import flush_file
-from hf_tl.storage.folders import PARTIAL
+from hf_tl.storage.folders import PARTIAL, replaced_file
 
 SUBFOLDER = "index"
 TITLE = b"title"
@@ -84,15 +83,11 @@ class KeptTable:
         """
         file = self.file
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{PARTIAL}{file.name}")
         try:
             with FileLock(file.with_suffix(".lock"), timeout=WAIT):
                 table = change(self.read()[0]).cast(self._schema).combine_chunks()
-                try:
+                with replaced_file(file) as partial:
                     self._write(table, partial)
-                    os.replace(partial, file)
-                finally:
-                    partial.unlink(missing_ok=True)
         except (Timeout, NotImplementedError) as error:
             raise OSError(f"{file} cannot be locked ({error})") from error
         _make_room(file)
@@ -110,7 +105,6 @@ class KeptTable:
             digest = hashlib.file_digest(stream, "sha256")
             stream.seek(0)
             stream.write(_header(digest))
-        flush_file(file)
 
 
 def _header(digest: "hashlib._Hash") -> bytes:

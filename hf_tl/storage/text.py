@@ -1,12 +1,10 @@
 """Text files: read with errors that say what was expected and what was found, and replaced as a whole."""
 
-import contextlib
 import os
 from pathlib import Path
 
 from hf_tl.errors import ConfigError, HfTlError, unreadable
-from hf_tl.storage.flush import flush_file
-from hf_tl.storage.folders import PARTIAL
+from hf_tl.storage.folders import replaced_file
 
 
 def read_text(
@@ -45,11 +43,5 @@ def replace_text(file: Path, text: str) -> None:
     Raises:
         OSError: The disk is full or read-only; the old file is unchanged.
     """
-    partial = file.with_name(f"{PARTIAL}{file.name}")
-    try:
+    with replaced_file(file) as partial:
         partial.write_text(text, encoding="utf-8")
-        flush_file(partial)
-        os.replace(partial, file)
-    finally:
-        with contextlib.suppress(OSError):  # a read-only disk
-            partial.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,13 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from hub.client import TOKEN, environment
 from hub.server import HubServer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import hf_tl
 from hf_tl.cli import main
+from hf_tl.errors import DataError
 from hf_tl.predicting.inputs import collect_images, open_dataset
 from hf_tl.predicting.parts import Parts
 from hf_tl.predicting.predict import Predictor
@@ -24,7 +28,9 @@ from hf_tl.predicting.predict import Predictor
 ROOT = Path(__file__).parents[2]
 COUNT = 1_100
 PROGRAM = """
+import os
 import sys
+from pathlib import Path
 
 from datasets import Dataset
 
@@ -32,7 +38,12 @@ from hf_tl.cli import main
 
 rows = Dataset.from_parquet(sys.argv[1])
 rows.push_to_hub("user/unlabeled", "small", split="everything")
-main(["predict", sys.argv[2], "--dataset", "user/unlabeled", "--output", "hub.jsonl"])
+rows.select(range(9)).push_to_hub("user/unlabeled", "other", split="everything")
+words = ["--dataset", "user/unlabeled", "--dataset_config", "small"]
+data = {path for path in Path(os.environ["HF_HOME"]).rglob("*") if path.suffix in (".arrow", ".parquet")}
+main(["predict", sys.argv[2], *words, "--streaming", "--output", "streamed.jsonl"])
+assert {path for path in Path(os.environ["HF_HOME"]).rglob("*") if path.suffix in (".arrow", ".parquet")} == data
+main(["predict", sys.argv[2], *words, "--output", "hub.jsonl"])
 """
 
 
@@ -48,6 +59,16 @@ def file(rows: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("parquet") / "unlabeled.parquet"
     rows.to_parquet(path)
     return path
+
+
+@pytest.fixture
+def shards(rows: Dataset, tmp_path: Path) -> Path:
+    """Write three files of unequal size with several row groups."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number, (start, stop) in enumerate(pairwise((0, 450, 453, COUNT))):
+        rows.select(range(start, stop)).to_parquet(folder / f"train-{number}.parquet", batch_size=100)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +96,7 @@ def test_a_hub_dataset_is_predicted(model: Path, file: Path, rows: Dataset, tmp_
     assert done.returncode == 0, done.stderr
     expected = hf_tl.predict(model, rows)
     assert [row["label"] for row in read(tmp_path / "hub.jsonl")] == [prediction.label for prediction in expected]
+    assert (tmp_path / "streamed.jsonl").read_text() == (tmp_path / "hub.jsonl").read_text()
 
 
 def test_parts_of_a_dataset_are_found_again(model: Path, file: Path, tmp_path: Path) -> None:
@@ -96,6 +118,37 @@ def test_parts_of_a_dataset_are_found_again(model: Path, file: Path, tmp_path: P
     assert Parts.open(tmp_path / "table.csv", predictor.table, others, predictor.identity).done == 0
 
 
+@given(cuts=st.lists(st.tuples(st.integers(0, COUNT), st.integers(0, COUNT)), min_size=1, max_size=3))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_streamed_rows_are_those_of_the_dataset(shards: Path, cuts: list[tuple[int, int]]) -> None:
+    stored, streamed = open_dataset(str(shards)), open_dataset(str(shards), streaming=True)
+    assert len(stored) == len(streamed) == COUNT
+    for start, stop in cuts:
+        stored, streamed = stored[start:stop], streamed[start:stop]
+        assert list(streamed) == list(stored)
+    if len(streamed):
+        assert streamed[-1] == stored[-1]
+
+
+def test_a_stream_of_other_rows_has_another_identity(shards: Path) -> None:
+    images = open_dataset(str(shards), streaming=True)
+    identities = [images.identity, images[:-1].identity, images[1:].identity, images[5:9].identity]
+    assert len({*identities}) == len(identities)
+    assert open_dataset(str(shards), streaming=True)[5:9].identity == identities[-1]
+
+
+def test_a_stream_that_breaks_off_is_named(model: Path, shards: Path, tmp_path: Path) -> None:
+    images = open_dataset(str(shards), streaming=True)
+    file = sorted(shards.iterdir())[1]
+    content = file.read_bytes()
+    file.write_bytes(content[:200] + bytes(len(content) // 2) + content[200 + len(content) // 2 :])
+    with pytest.raises(DataError, match="the dataset 'shards' cannot be loaded"):
+        list(images)
+    file.unlink()
+    with pytest.raises(DataError, match="the dataset 'shards' cannot be"):
+        list(images)
+
+
 def test_rows_are_named_alike_in_any_slice(rows: Dataset) -> None:
     images = collect_images(rows)
     names = [image.name for image in images]
@@ -110,6 +163,8 @@ def test_rows_are_named_alike_in_any_slice(rows: Dataset) -> None:
         ([], "PATH... missing; write hf-tl predict MODEL PATH... [flags], or name a --dataset"),
         (["a.png", "--dataset", "digits"], "expected paths of images or --dataset, found both"),
         (["a.png", "--split", "test"], "--split needs --dataset"),
+        (["a.png", "--streaming"], "--streaming needs --dataset"),
+        (["--dataset", "digits", "--streaming"], "--streaming reads datasets of the Hub and parquet files"),
         (["--dataset", "digits"], "expected --split with one of train, test for digits, found none"),
         (["--dataset", "digits", "--split", "val"], "expected --split with one of train, test for digits, found val"),
         (["--dataset", "digits", "--split", "test", "--image_column", "photo"], "--image_column"),

@@ -26,6 +26,7 @@ import torch
 from ports import free_port
 
 import hf_tl
+import hf_tl.run
 from hf_tl.cli import main as command
 from hf_tl.errors import DataError
 from hf_tl.run import import_libraries
@@ -34,7 +35,7 @@ PACKAGE = str(Path(hf_tl.__file__).parent)
 OUTSIDE = ("failure.py", "links.py")
 """Files that carry the failures to other processes."""
 ENTRIES = {"_prepare", "StrategyTrainer.__init__"}
-"""Functions that a run begins with; calls count from there."""
+"""Functions that a run begins with; calls count from there to its end, after which the processes part."""
 MESSAGE = "injected"
 TIMEOUT = 90.0
 
@@ -168,10 +169,22 @@ def train_with_trainer(settings: dict[str, Any], photos: str) -> None:
     hf_tl.StrategyTrainer(model, args, strategy="transfer", data=data, transforms=transforms).train()
 
 
+def traced_to_its_end(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a run after which no fault happens: the other processes may have ended."""
+
+    def traced(*arguments: Any) -> Any:
+        result = run(*arguments)
+        sys.settrace(None)
+        return result
+
+    return traced
+
+
 def carry_out(case: Case, rank: int, folder: Path) -> int:
     """Run a process of a case; return its exit status, as the interpreter would."""
     calls = inject(case, rank, folder)
     try:
+        hf_tl.run._run = traced_to_its_end(hf_tl.run._run)  # type: ignore[attr-defined]
         train(case, folder)
         (folder / f"calls-{rank}").write_text(json.dumps(calls))
         return 0

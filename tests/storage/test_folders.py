@@ -10,7 +10,14 @@ import pytest
 from hf_tl.storage import folders
 from hf_tl.storage.exchange import exchange
 from hf_tl.storage.flush import flush_file, flush_folder
-from hf_tl.storage.folders import atomic_folder, partial_folder, partial_of, remove_leftovers, replace_files
+from hf_tl.storage.folders import (
+    atomic_folder,
+    partial_folder,
+    partial_of,
+    remove_leftovers,
+    replace_files,
+    replaced_file,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -129,6 +136,23 @@ def test_a_kill_while_replacing_loses_neither(tmp_path: Path, call: int) -> None
     write(tmp_path / "folder", "new", replace=True)
     assert content(tmp_path / "folder") == "new"
     assert names(tmp_path) == ["folder"]
+
+
+def fail_to_replace(file: Path) -> None:
+    with replaced_file(file) as partial:
+        partial.write_text("third", encoding="utf-8")
+        raise KeyError
+
+
+def test_a_file_is_replaced_by_a_whole_one_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for text in ("first", "second"):
+        with replaced_file(file) as partial:
+            partial.write_text(text, encoding="utf-8")
+    with pytest.raises(KeyError):
+        fail_to_replace(file)
+    assert file.read_text(encoding="utf-8") == "second"
+    assert names(tmp_path) == ["file"]
 
 
 def test_leftovers_go(tmp_path: Path) -> None:

@@ -79,16 +79,8 @@ def open_streams(
         DataError: There is no such dataset, it does not consist of parquet files, its columns are ambiguous, or the Hub
             cannot be reached.
     """
-    title, make = _builder_of(name, config_name, revision)
-    what = f"the dataset {title!r}"
-    builder: DatasetBuilder = call(what, make)
-    if not isinstance(builder.config, ParquetConfig):
-        raise DataError(
-            f"--streaming reads parquet files, in which labels lie apart from images, and {title} is of "
-            f"{type(builder).__name__} files: of most public "
-            "datasets the Hub keeps a parquet copy (--dataset_revision refs/convert/parquet); or leave out --streaming"
-        )
-    commit = commit_of(builder)
+    title, make, builder = _open(name, config_name, revision)
+    what, commit = f"the dataset {title!r}", commit_of(builder)
     streams: IterableDatasetDict = call(what, builder.as_streaming_dataset)
     features = call(what, lambda: next(iter(streams.values()))._resolve_features().features)
     image_column = find_image_column(features, image_column)
@@ -106,11 +98,37 @@ def open_streams(
         tables[split] = table.add_column(image_column, [None] * len(table), feature=Image())
         images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
         images = images if image_column == IMAGE else images.rename_column(image_column, IMAGE)
-        opened[split] = Stream(images, split, sizes, _identity(builder, split), start)
+        opened[split] = Stream(images, split, sizes, identity_of(builder, split), start)
     license_name = builder.info.license or (None if commit is None else call(what, partial(card_license, name, commit)))
     kind: DataSource = "hub" if commit is not None else "folder" if Path(name).expanduser().is_dir() else "files"
-    check_version(kind, title, config_name, revision)
     return StreamSource(opened, tables, image_column, label_column, title, commit, license_name or None, kind)
+
+
+def open_builder(name: str, config_name: str | None, revision: str | None) -> tuple[str, DatasetBuilder]:
+    """Return a publishable name, and the builder of parquet files or of a Hub dataset of such files.
+
+    Raises:
+        ConfigError: A configuration or revision is named for local files.
+        DataError: There is no such dataset, or it does not consist of parquet files.
+    """
+    title, _, builder = _open(name, config_name, revision)
+    return title, builder
+
+
+def _open(
+    name: str, config_name: str | None, revision: str | None
+) -> tuple[str, Callable[..., DatasetBuilder], DatasetBuilder]:
+    """Do as `open_builder`; also return the function that creates the builder and accepts further arguments."""
+    title, make = _builder_of(name, config_name, revision)
+    builder: DatasetBuilder = call(f"the dataset {title!r}", make)
+    if not isinstance(builder.config, ParquetConfig):
+        raise DataError(
+            f"--streaming reads parquet files, in which columns lie apart, and {title} is of "
+            f"{type(builder).__name__} files: of most public "
+            "datasets the Hub keeps a parquet copy (--dataset_revision refs/convert/parquet); or leave out --streaming"
+        )
+    check_version("files" if commit_of(builder) is None else "hub", title, config_name, revision)
+    return title, make, builder
 
 
 def _builder_of(name: str, config_name: str | None, revision: str | None) -> tuple[str, Callable[..., DatasetBuilder]]:
@@ -148,7 +166,7 @@ def _read(labels: IterableDataset) -> tuple[Dataset, tuple[int, ...]]:
     return Dataset(table, info=DatasetInfo(features=labels.features)), tuple(sum(map(len, shard)) for shard in shards)
 
 
-def _identity(builder: DatasetBuilder, split: str) -> str:
+def identity_of(builder: DatasetBuilder, split: str) -> str:
     """Return a fingerprint of the files of a split: local files by content, Hub files by name and commit."""
     files = builder.config.data_files[split]
     parts = [

@@ -1,0 +1,149 @@
+"""Rows of parquet files that are read when they are needed, also over the network, and not stored."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+from itertools import accumulate, chain, groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import Features, Image
+from huggingface_hub import HfFileSystem
+
+from hf_tl.data.columns import find_image_column
+from hf_tl.data.sources.hub import call
+from hf_tl.data.streaming.sources import BLOCK, READERS, identity_of, open_builder
+
+ROWS = 64
+"""Largest number of rows that are decompressed at a time."""
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Consecutive rows of a file that can be read without the others."""
+
+    file: str
+    number: int
+    rows: range
+    """Rows of the split."""
+
+
+@dataclass(frozen=True)
+class StreamedRows:
+    """Image column of a split in parquet files: any consecutive rows can be read, by the row groups that hold them."""
+
+    groups: tuple[RowGroup, ...]
+    column: str
+    name: str
+    """Name of the dataset, for messages."""
+    fingerprint: str
+    """Fingerprint of the files, the column and the rows."""
+    rows: range
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        place = range(len(self))[index]
+        [row] = self.select(range(place, place + 1))
+        return row
+
+    def select(self, rows: range) -> "StreamedRows":
+        """Return consecutive rows."""
+        kept = self.rows[rows.start : rows.stop]
+        identity = sha256(f"{self.fingerprint} {kept}".encode()).hexdigest()
+        return replace(self, rows=kept, fingerprint=identity)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the stored image of each row under the name of its column.
+
+        Raises:
+            DataError: The network fails, or a file was changed.
+        """
+        wanted = [group for group in self.groups if self._share(group)]
+        for file, groups in groupby(wanted, key=attrgetter("file")):
+            with self._call(partial(_open, file)) as stream:
+                parquet = self._call(partial(pq.ParquetFile, stream, pre_buffer=True))
+                for group in groups:
+                    yield from self._read(parquet, group)
+
+    def _read(self, parquet: pq.ParquetFile, group: RowGroup) -> Iterator[dict[str, Any]]:
+        share, start = self._share(group), 0
+        batches = parquet.iter_batches(ROWS, row_groups=[group.number], columns=[self.column])
+        while start < share.stop and (batch := self._call(lambda: next(batches, None))) is not None:
+            first = max(share.start - start, 0)
+            kept = batch.slice(first, share.stop - start - first).column(self.column)
+            yield from ({self.column: image} for image in Image(decode=False).cast_storage(kept).to_pylist())
+            start += len(batch)
+
+    def _share(self, group: RowGroup) -> range:
+        """Return the places in a row group of the rows that are wanted."""
+        first, last = max(group.rows.start, self.rows.start), min(group.rows.stop, self.rows.stop)
+        return range(first - group.rows.start, last - group.rows.start)
+
+    def _call(self, read: Callable[[], Any]) -> Any:
+        return call(f"the dataset {self.name!r}", read)
+
+
+def open_rows(
+    name: str, *, config_name: str | None = None, revision: str | None = None, image_column: str | None = None
+) -> dict[str, StreamedRows]:
+    """Open each split of parquet files or of a Hub dataset; only the numbers of rows are read.
+
+    Args:
+        name: Value of `--dataset`.
+        config_name: Configuration of a Hub dataset.
+        revision: Branch, tag or commit of a Hub dataset.
+        image_column: Image column (default: detected by type).
+
+    Raises:
+        ConfigError: A configuration or revision is named for local files.
+        DataError: There is no such dataset, it does not consist of parquet files, its columns are ambiguous, or the Hub
+            cannot be reached.
+    """
+    title, builder = open_builder(name, config_name, revision)
+    splits = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        for split, files in builder.config.data_files.items():
+            opened = call(f"the dataset {title!r}", partial(_read_metadata, pool, files))
+            features = Features.from_arrow_schema(opened[0].schema.to_arrow_schema())
+            column = find_image_column(features, image_column)
+            groups = _groups(dict(zip(files, opened, strict=True)))
+            identity = f"{identity_of(builder, str(split))} {column}"
+            splits[str(split)] = StreamedRows(groups, column, title, identity, range(groups[-1].rows.stop))
+    return splits
+
+
+def _read_metadata(pool: ThreadPoolExecutor, files: Sequence[str]) -> list[pq.FileMetaData]:
+    """Read the ends of files, which say where their rows are."""
+
+    def read(file: str) -> pq.FileMetaData:
+        with _open(file, BLOCK) as stream:
+            return pq.read_metadata(stream)
+
+    return list(pool.map(read, files))
+
+
+def _open(file: str, block_size: int | None = None) -> Any:
+    """Open a local file or one of the Hub, in binary.
+
+    Args:
+        file: Path, or address on the Hub.
+        block_size: Bytes per read over the network (default: that of huggingface_hub).
+    """
+    return Path(file).open("rb") if Path(file).is_file() else HfFileSystem().open(file, block_size=block_size)
+
+
+def _groups(files: Mapping[str, pq.FileMetaData]) -> tuple[RowGroup, ...]:
+    """Return the row groups of files one after the other."""
+    places = [(file, number) for file, content in files.items() for number in range(content.num_row_groups)]
+    sizes = [files[file].row_group(number).num_rows for file, number in places]
+    starts = chain([0], accumulate(sizes))
+    return tuple(
+        RowGroup(file, number, range(start, start + size))
+        for (file, number), start, size in zip(places, starts, sizes, strict=False)
+    )
