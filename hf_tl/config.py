@@ -279,6 +279,8 @@ class TrainingConfig(Settings):
             raise ConfigError('--measure_energy needs codecarbon: pip install "hf-tl[energy]"')
         if self.resume_from_checkpoint is not None and self.output_dir is None:
             raise ConfigError("--resume_from_checkpoint needs the --output_dir of the run to resume: add --output_dir")
+        if self.teacher_revision is not None and self.teacher is None:
+            raise ConfigError("--teacher_revision is of a teacher on the Hub: add --teacher USER/NAME")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,8 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
         image_size: Image size in pixels for backbones whose flags set none.
 
     Raises:
-        ConfigError: The demo's weights are not installed, or the numbers of weights files and models differ.
+        ConfigError: The demo's weights are not installed, the numbers of weights files and models differ, or a revision
+            is named and no model is on the Hub.
     """
     names, files = [] if is_demo(config.model) else named(_listed(config.model)), _listed(config.weights)
     license_name = None
@@ -113,13 +114,15 @@ def candidates(config: ModelConfig, image_size: int | None = None) -> list[Backb
         raise ConfigError(
             f"expected one --weights file for each --model, found {len(files)} files for {len(names)} models"
         )
+    if not any(map(has_revisions, names)):
+        check_revision(names[0], config.model_revision)
     return [
         Backbone(
             name,
             file,
             config.image_size or image_size,
             config.in_chans,
-            config.model_revision,
+            config.model_revision if has_revisions(name) else None,
             config.trust_remote_code,
             license_name,
             config.resize_mode,
@@ -137,6 +140,24 @@ def named(names: Sequence[str]) -> list[str]:
     """
     expanded = (PRESETS[name] if name in PRESETS and not os.path.exists(name) else (name,) for name in names)
     return list(itertools.chain.from_iterable(expanded))
+
+
+def has_revisions(name: str) -> bool:
+    """Return whether a model is on the Hub, by its name."""
+    return not (name.startswith(TIMM_PREFIX) or is_demo(name) or os.path.exists(name))
+
+
+def check_revision(name: str, revision: str | None) -> None:
+    """Check that a revision is named for a model that has revisions; for others it would be ignored.
+
+    Raises:
+        ConfigError: The model is not on the Hub.
+    """
+    if revision is not None and not has_revisions(name):
+        shown = f"{name!r}, which is here" if os.path.exists(name) else repr(name)
+        raise ConfigError(
+            f"expected a Hub id (user/name) with the revision {revision!r}, found {shown}: leave out the revision"
+        )
 
 
 def is_demo(name: object) -> bool:

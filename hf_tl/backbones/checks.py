@@ -1,10 +1,9 @@
 """Checks of the arguments of a loader, and of the model that it loaded."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_tl.backbones.candidates import TIMM_PREFIX, is_demo
+from hf_tl.backbones.candidates import check_revision
 from hf_tl.config import ModelConfig, TrainingConfig
 from hf_tl.errors import ConfigError, ModelError, name_some
 from hf_tl.prompts import NEEDS_WEIGHTS, TextInit
@@ -25,18 +24,6 @@ def check_settings(name: str, settings: Mapping[str, Any], seed: int) -> None:
         check_value(ModelConfig, setting, value)
     check_value(TrainingConfig, "seed", seed)
     check_revision(name, settings["model_revision"])
-
-
-def check_revision(name: str, revision: str | None) -> None:
-    """Check that a revision is named for a model that has revisions; for others it would be ignored.
-
-    Raises:
-        ConfigError: The model is not on the Hub.
-    """
-    if revision is not None and (name.startswith(TIMM_PREFIX) or is_demo(name) or Path(name).is_dir()):
-        raise ConfigError(
-            f"expected a Hub id (user/name) with the revision {revision!r}, found {name!r}: leave out the revision"
-        )
 
 
 def checked_text(head_init: Any, prompt: Any, text_model: Any, *, pretrained: bool) -> TextInit | None:

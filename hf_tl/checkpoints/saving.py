@@ -26,7 +26,7 @@ CHANGEABLE = frozenset(
         "per_device_eval_batch_size", "auto_find_batch_size", "gradient_checkpointing", "dataloader_num_workers",
         "cpu_threads", "feature_cache", "feature_cache_dir", "feature_cache_gb", "time_budget", "measure_energy",
         "keep_memory", "corruptions",
-        "teacher",  # known by the digest of its weights
+        "teacher", "teacher_revision",  # known by the digest of its weights
     )
 )  # fmt: skip
 """Settings that may change when a run resumes, because they do not change its results."""

@@ -24,9 +24,12 @@ def demo_parser() -> Parser:
 
 def demo(options: Namespace) -> None:
     """Serve the demo until Ctrl-C."""
+    from hf_tl.backbones.candidates import check_revision
     from hf_tl.demo.demo import launch
 
-    launch(**own_values(options))
+    values = own_values(options)
+    check_revision(values["name"], values["revision"])
+    launch(**values)
 
 
 def push_parser() -> Parser:

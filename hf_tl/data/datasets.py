@@ -21,7 +21,7 @@ from hf_tl.data.layout.plan import AUTO, ClassFolder, Reading
 from hf_tl.data.layout.reading import make_reading
 from hf_tl.data.learned import resolve_in
 from hf_tl.data.multi_label import name_classes
-from hf_tl.data.sources.hub import check_version
+from hf_tl.data.sources.hub import check_no_version
 from hf_tl.data.sources.opening import open_source
 from hf_tl.data.sources.source import Source
 from hf_tl.data.splits import choose_test, draw_missing, missing_fractions, name_splits, note_overlaps
@@ -169,7 +169,7 @@ def source_of(
         raise ConfigError("dataset_name names a loaded dataset, and this one has a name: leave out dataset_name=")
     if isinstance(dataset, str | os.PathLike):
         return open_source(os.fspath(dataset), reading, config_name=dataset_config, revision=dataset_revision)
-    check_version("memory", "a dataset in memory", dataset_config, dataset_revision)
+    check_no_version("a dataset in memory", dataset_config, dataset_revision)
     if isinstance(dataset, ImageData):
         return _loaded(dataset)
     splits = _as_splits(dataset)

@@ -96,8 +96,6 @@ def make_request(
         TrainingConfig(**groups[TrainingConfig]),
         HubConfig(**groups[HubConfig]),
     )
-    if config.training.teacher_revision is not None and config.training.teacher is None:
-        raise ConfigError("--teacher_revision is for a teacher by its Hub id: add --teacher USER/NAME")
     _check_split_once(dataset, config.data)
     if not is_named and strategy is None and config.strategy.strategy == "auto":
         strategy = config.strategy.preset()  # the advisor compares backbones by name

@@ -4,12 +4,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hf_tl.errors import ConfigError, IncompleteError
 from hf_tl.predicting.inputs import NamedImage, collect_images, open_dataset
-from hf_tl.predicting.parts import Parts
+from hf_tl.predicting.parts import Parts, share_of
 from hf_tl.predicting.predict import BATCH_SIZE, Predictor, Returned, check_any_readable, describe_unreadable
 from hf_tl.predicting.result import Prediction, TableFormat
 from hf_tl.predicting.table import open_table, writer_of
@@ -124,16 +125,21 @@ def _write_all(predictor: Predictor, collected: Sequence[NamedImage], output: Pa
             say(None, f"Continuing {output}: {done:,} of {len(collected):,} images are predicted")
         if processes > 1:
             _join_processes()
-    missing = parts.missing(process, processes)
-    total = sum(map(len, missing))
+    missing = parts.missing()
+    if processes > 1:
+        _join_processes()  # all know what is missing before any writes
+    runs = list(share_of(missing, process, processes))
+    total = sum(len(part) for run in runs for part in run)
     with progress_bar(total=total, desc="Predicting", unit="image", disable=process > 0) as progress:
-        for rows in missing:
-            predictions: list[Prediction] = []
-            for batch in predictor.batches(collected[rows.start : rows.stop]):
-                _warn(batch, len(collected))
-                predictions += batch
-                progress.update(len(batch))
-            parts.write(rows, predictions)
+        for run in runs:
+            images = iter(collected[run[0].start : run[-1].stop])  # a stream is read once
+            for part in run:
+                predictions: list[Prediction] = []
+                for batch in predictor.batches(islice(images, len(part))):
+                    _warn(batch, len(collected))
+                    predictions += batch
+                    progress.update(len(batch))
+                parts.write(part, predictions)
     if processes > 1:
         _join_processes()
     if process == 0:

@@ -68,14 +68,9 @@ class Parts:
         """Number of images whose predictions are there."""
         return self.images - sum(map(len, self.missing()))
 
-    def missing(self, process: int = 0, processes: int = 1) -> list[range]:
-        """Return the rows of the parts that one of several processes has to make.
-
-        Each part belongs to one process, whatever the others have written meanwhile. Those of a process follow each
-        other, so that it reads a stream once.
-        """
+    def missing(self) -> list[range]:
+        """Return the rows of the parts that are not there, in order."""
         starts = range(0, self.images, IMAGES)
-        starts = starts[len(starts) * process // processes : len(starts) * (process + 1) // processes]
         rows = [range(start, min(start + IMAGES, self.images)) for start in starts]
         return [part for part in rows if not self._file(part).exists()]
 
@@ -107,6 +102,18 @@ class Parts:
 
     def _written(self) -> contextlib.AbstractContextManager[None]:
         return writing(f"--output {self.folder.with_suffix('')}", ConfigError)
+
+
+def share_of(parts: Sequence[range], process: int, processes: int) -> Iterator[list[range]]:
+    """Yield the parts of one of several processes, in runs of parts that follow each other."""
+    run: list[range] = []
+    for part in parts[len(parts) * process // processes : len(parts) * (process + 1) // processes]:
+        if run and run[-1].stop != part.start:
+            yield run
+            run = []
+        run.append(part)
+    if run:
+        yield run
 
 
 def _fingerprint(images: Sequence[NamedImage]) -> str:

@@ -23,8 +23,7 @@ Rows = Callable[[list[dict[str, Any]]], None]
 def open_table(path: str | os.PathLike[str], table: TableFormat) -> Iterator[Rows]:
     """Open a table for writing, in the format of its ending: `.csv`, `.jsonl` or `.parquet`.
 
-    The rows are written to `FILE.partial`, which replaces `path` when the context ends. An interruption leaves the
-    partial file.
+    The rows are written to a file beside it, which replaces `path` when the context ends without an exception.
 
     Args:
         path: Path of the table.

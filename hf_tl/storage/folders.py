@@ -66,6 +66,7 @@ def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         OSError: The disk is full or read-only, or `final` exists; nothing was changed.
     """
+    final = Path(os.path.realpath(final))  # of a link, the folder that it leads to is replaced
     with partial_folder(final) as partial:
         yield partial
         put(partial, final, replace=replace)

@@ -21,7 +21,9 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import hf_tl
+from hf_tl.backbones.candidates import candidates
 from hf_tl.cli import main
+from hf_tl.config import ModelConfig
 from hf_tl.distillation.teacher import check_teacher
 from hf_tl.errors import CheckpointError, ConfigError, ModelError
 from hf_tl.evaluation.holdout.loaded import LoadedClassifier
@@ -144,14 +146,22 @@ def test_a_teacher_of_an_earlier_revision(tmp_path: Path, teacher: Path, hub: Hu
 
 def test_a_revision_is_refused_for_what_has_none(tmp_path: Path, teacher: Path) -> None:
     classifier = LoadedClassifier.load(teacher)
-    for name in (teacher, classifier.model, None):
-        with pytest.raises(ConfigError, match="revision"):
+    with pytest.raises(ConfigError, match="Hub id"):
+        train_student(tmp_path / "out", teacher, TAUGHT, teacher_revision="main")
+    for name in (classifier.model, None):
+        with pytest.raises(ConfigError, match="teacher_revision is of a teacher on the Hub"):
             train_student(tmp_path / "out", name, TAUGHT, teacher_revision="main")
+    with pytest.raises(ConfigError, match="found a loaded model"):
+        LoadedClassifier.load(classifier.model, "main")
     with pytest.raises(ConfigError, match="Hub id"):
         hf_tl.load(teacher, revision="main")
     for backbone_name in ("timm:test_resnet", "demo", str(teacher)):
         with pytest.raises(ConfigError, match="Hub id"):
             hf_tl.load_backbone(backbone_name, LABELS, revision="main")
+    models = candidates(ModelConfig("user/name,timm:test_resnet", model_revision="v2"))
+    assert [model.revision for model in models] == ["v2", None]
+    with pytest.raises(ConfigError, match="found 'timm:test_vit'"):
+        candidates(ModelConfig("timm:test_vit,timm:test_resnet", model_revision="v2"))
 
 
 def own_splits(seed: int) -> DatasetDict:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from ports import free_port
 
 from hf_tl.cli import main
 from hf_tl.predicting.inputs import NamedImage
-from hf_tl.predicting.parts import IMAGES, Parts
+from hf_tl.predicting.parts import IMAGES, Parts, share_of
 from hf_tl.predicting.predict import Predictor, Returned
 from hf_tl.predicting.result import Prediction, TableFormat
 
@@ -140,15 +141,18 @@ def test_parts_of_something_else_are_not_used(photos: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
-def test_every_part_belongs_to_one_process(photos: Path, tmp_path: Path, processes: int) -> None:
+def test_every_missing_part_belongs_to_one_process(photos: Path, tmp_path: Path, processes: int) -> None:
     parts = parts_of(tmp_path, sorted(photos.iterdir()))
-    shares = [parts.missing(process, processes) for process in range(processes)]
-    busy = next(process for process, share in enumerate(shares) if share)
-    parts.write(shares[busy][0], [Prediction("a", error="no")])
-    for process, share in enumerate(shares):
-        assert parts.missing(process, processes) == (share[1:] if process == busy else share)
-    rows = sorted(row for share in shares for part in share for row in part)
-    assert rows == list(range(COUNT))
+    parts.write(parts.missing()[1], [Prediction("a", error="no")])
+    shares = [list(share_of(parts.missing(), process, processes)) for process in range(processes)]
+    made = [part for share in shares for run in share for part in run]
+    assert made == parts.missing()
+    assert sum(map(len, made)) == COUNT - IMAGES
+    sizes = [sum(map(len, share)) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    for share in shares:
+        for run in share:
+            assert all(first.stop == second.start for first, second in pairwise(run))
 
 
 def test_settings_that_change_rows_change_the_identity(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from PIL import Image
 
 import hf_tl
 from hf_tl.cli import main
+from hf_tl.data.streaming import rows as streamed
 from hf_tl.errors import DataError
 from hf_tl.predicting.inputs import collect_images, open_dataset
 from hf_tl.predicting.parts import Parts
@@ -119,7 +121,7 @@ def test_parts_of_a_dataset_are_found_again(model: Path, file: Path, tmp_path: P
 
 
 @given(cuts=st.lists(st.tuples(st.integers(0, COUNT), st.integers(0, COUNT)), min_size=1, max_size=3))
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_streamed_rows_are_those_of_the_dataset(shards: Path, cuts: list[tuple[int, int]]) -> None:
     stored, streamed = open_dataset(str(shards)), open_dataset(str(shards), streaming=True)
     assert len(stored) == len(streamed) == COUNT
@@ -135,6 +137,44 @@ def test_a_stream_of_other_rows_has_another_identity(shards: Path) -> None:
     identities = [images.identity, images[:-1].identity, images[1:].identity, images[5:9].identity]
     assert len({*identities}) == len(identities)
     assert open_dataset(str(shards), streaming=True)[5:9].identity == identities[-1]
+
+
+def test_a_stream_is_read_once(model: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part of 512 images is written apart, and a row group may hold all images."""
+    opened, table = [], tmp_path / "a.jsonl"
+    open_ = streamed._open
+
+    def counted(path: str, block_size: int | None = None) -> Any:
+        opened.append(block_size)
+        return open_(path, block_size)
+
+    monkeypatch.setattr(streamed, "_open", counted)
+    main(["predict", str(model), "--dataset", str(file), "--streaming", "--output", str(table)])
+    assert opened == [streamed.BLOCK, None], "its end once, and its images once"
+    assert len(read(table)) == COUNT
+
+
+def test_files_of_a_stream_count_as_often_as_they_are_named(shards: Path) -> None:
+    names = ",".join(str(shards / f"train-{number}.parquet") for number in (1, 0, 1))
+    stored, streamed_twice = open_dataset(names), open_dataset(names, streaming=True)
+    assert len(streamed_twice) == 456
+    assert list(streamed_twice) == list(stored)
+
+
+def test_what_a_stream_cannot_read_is_named(rows: Dataset, shards: Path, tmp_path: Path) -> None:
+    rows.select([]).to_parquet(shards / "test-0.parquet")
+    with pytest.raises(DataError, match="the split test of"):
+        open_dataset(str(shards), "test", streaming=True)
+    assert len(open_dataset(str(shards), "train", streaming=True)) == COUNT
+    with pytest.raises(DataError, match="found int64 in the column 'number'"):
+        open_dataset(str(shards), "train", image_column="number", streaming=True)
+    rows.rename_column("photo", "picture").to_parquet(shards / "train-9.parquet")
+    with pytest.raises(DataError, match="one image column in all files, found photo, picture"):
+        open_dataset(str(shards), "train", streaming=True)
+    paths = Dataset.from_dict({"file": ["a.png"], "photo": ["b.png"]})
+    paths.to_parquet(tmp_path / "paths.parquet")
+    with pytest.raises(DataError, match="found string in the column 'photo'"):
+        open_dataset(str(tmp_path / "paths.parquet"), image_column="photo", streaming=True)
 
 
 def test_a_stream_that_breaks_off_is_named(model: Path, shards: Path, tmp_path: Path) -> None:

@@ -138,6 +138,17 @@ def test_a_kill_while_replacing_loses_neither(tmp_path: Path, call: int) -> None
     assert names(tmp_path) == ["folder"]
 
 
+def test_the_folder_that_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "disk" / "folder", "first")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "folder", target_is_directory=True)
+    for text in ("second", "third"):
+        write(tmp_path / "link", text, replace=True)
+        assert content(tmp_path / "disk" / "folder") == text
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path) == ["disk", "link"]
+    assert names(tmp_path / "disk") == ["folder"]
+
+
 def fail_to_replace(file: Path) -> None:
     with replaced_file(file) as partial:
         partial.write_text("third", encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_tl.backbones.checks import check_revision
+from hf_tl.backbones.candidates import check_revision
 from hf_tl.backbones.weights.limits import check_numbers, settings_of, within_limits
 from hf_tl.backbones.weights.repository import check_checkpoint, check_config, check_needs_no_code
 from hf_tl.errors import ModelError

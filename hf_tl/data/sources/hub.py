@@ -16,7 +16,6 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_tl.data.sources.source import Source
 from hf_tl.errors import ConfigError, DataError
-from hf_tl.record.parts import DataSource
 from hf_tl.storage.writing import library_writing
 
 
@@ -35,15 +34,20 @@ def require_repo_id(name: str) -> None:
         ) from error
 
 
-def check_version(kind: DataSource, name: str, config_name: str | None, revision: str | None) -> None:
-    """Check that a version is named for a dataset that has versions; for others it would be ignored.
+def check_no_version(dataset: str, config_name: str | None, revision: str | None) -> None:
+    """Check that no version is named for a dataset that has none: it would be ignored.
+
+    Args:
+        dataset: The dataset in words.
+        config_name: Configuration of a Hub dataset.
+        revision: Branch, tag or commit of a Hub dataset.
 
     Raises:
-        ConfigError: The dataset is not on the Hub.
+        ConfigError: One is.
     """
     named = {"--dataset_config": config_name, "--dataset_revision": revision}
-    if kind != "hub" and (flags := [flag for flag, value in named.items() if value is not None]):
-        raise ConfigError(f"expected a Hub dataset with {' and '.join(flags)}, found {name}: leave it out")
+    if flags := [flag for flag, value in named.items() if value is not None]:
+        raise ConfigError(f"expected a Hub dataset with {' and '.join(flags)}, found {dataset}: leave it out")
 
 
 def open_hub(name: str, config_name: str | None, revision: str | None) -> Source:

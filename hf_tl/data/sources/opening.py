@@ -11,12 +11,13 @@ from hf_tl.data.layout.carry_out import carry_out, plan_folder, plan_table, requ
 from hf_tl.data.layout.listing import Listing
 from hf_tl.data.layout.plan import Plan, Reading
 from hf_tl.data.sources.files import escaped, expand, files_of, name_files, origins_of
-from hf_tl.data.sources.hub import call, check_version, open_hub, require_repo_id
+from hf_tl.data.sources.hub import call, check_no_version, open_hub, require_repo_id
 from hf_tl.data.sources.source import Source
 from hf_tl.errors import DataError, name_some
 
 DIGITS = "digits"
 """Name of the built-in dataset."""
+PARQUET = ".parquet"
 
 
 def open_source(
@@ -35,16 +36,21 @@ def open_source(
         DataError: There is no such dataset, its layout is none of the above or has two readings, or the Hub cannot be
             reached.
     """
-    source = _local(name, reading or Reading())
-    if source is None:
+    if not is_local(name):
         require_repo_id(name)
         return open_hub(name, config_name, revision)
-    check_version(source.kind, source.name, config_name, revision)
-    return source
+    check_no_version(f"{name!r}, which is here and not read from the Hub", config_name, revision)
+    return _local(name, reading or Reading())
 
 
-def _local(name: str, reading: Reading) -> Source | None:
-    """Open what is not on the Hub; None for a name that may be a Hub id."""
+def is_local(name: str) -> bool:
+    """Return whether a name is not a Hub id: the built-in dataset, an existing path, or files."""
+    path = Path(name).expanduser()
+    return name == DIGITS or path.is_dir() or path.is_file() or is_tar(name) or name.lower().endswith(PARQUET)
+
+
+def _local(name: str, reading: Reading) -> Source:
+    """Open what is not on the Hub."""
     if name == DIGITS:
         return _digits()
     path = Path(name).expanduser()
@@ -54,12 +60,10 @@ def _local(name: str, reading: Reading) -> Source | None:
         return _shards(expand(name), reading)
     if path.is_file() and path.suffix.lower() == ZIP:
         return replace(_folder(unpack(path), reading), name=path.stem)
-    if name.lower().endswith(".parquet"):
+    if name.lower().endswith(PARQUET):
         return _parquet(expand(name), reading)
-    if path.is_file():
-        require_table(path)
-        return _table(path, reading)
-    return None
+    require_table(path)
+    return _table(path, reading)
 
 
 def _digits() -> Source:
@@ -94,7 +98,7 @@ def _folder(root: Path, reading: Reading) -> Source:
         splits = saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
         return Source(splits, name, layout="dataset on disk")
     listing = Listing.read(root)
-    if parquet := files_of(listing, root, ".parquet"):
+    if parquet := files_of(listing, root, PARQUET):
         return replace(_parquet(parquet, reading), name=name, kind="folder")
     if shards := files_of(listing, root, ".tar"):
         return replace(_shards(shards, reading), name=name, kind="folder")

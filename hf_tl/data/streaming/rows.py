@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from itertools import accumulate, chain, groupby
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image
 from huggingface_hub import HfFileSystem
@@ -17,6 +18,7 @@ from huggingface_hub import HfFileSystem
 from hf_tl.data.columns import find_image_column
 from hf_tl.data.sources.hub import call
 from hf_tl.data.streaming.sources import BLOCK, READERS, identity_of, open_builder
+from hf_tl.errors import DataError, name_some
 
 ROWS = 64
 """Largest number of rows that are decompressed at a time."""
@@ -74,11 +76,11 @@ class StreamedRows:
     def _read(self, parquet: pq.ParquetFile, group: RowGroup) -> Iterator[dict[str, Any]]:
         share, start = self._share(group), 0
         batches = parquet.iter_batches(ROWS, row_groups=[group.number], columns=[self.column])
-        while start < share.stop and (batch := self._call(lambda: next(batches, None))) is not None:
+        while start < share.stop and (column := self._call(partial(_next_column, batches))) is not None:
             first = max(share.start - start, 0)
-            kept = batch.slice(first, share.stop - start - first).column(self.column)
-            yield from ({self.column: image} for image in Image(decode=False).cast_storage(kept).to_pylist())
-            start += len(batch)
+            kept = column.slice(first, share.stop - start - first).to_pylist()
+            yield from ({self.column: image} for image in kept)
+            start += len(column)
 
     def _share(self, group: RowGroup) -> range:
         """Return the places in a row group of the rows that are wanted."""
@@ -92,7 +94,7 @@ class StreamedRows:
 def open_rows(
     name: str, *, config_name: str | None = None, revision: str | None = None, image_column: str | None = None
 ) -> dict[str, StreamedRows]:
-    """Open each split of parquet files or of a Hub dataset; only the numbers of rows are read.
+    """Open each split of parquet files or of a Hub dataset. Of those on the Hub, only the numbers of rows are read.
 
     Args:
         name: Value of `--dataset`.
@@ -110,12 +112,34 @@ def open_rows(
     with ThreadPoolExecutor(READERS) as pool:
         for split, files in builder.config.data_files.items():
             opened = call(f"the dataset {title!r}", partial(_read_metadata, pool, files))
-            features = Features.from_arrow_schema(opened[0].schema.to_arrow_schema())
-            column = find_image_column(features, image_column)
-            groups = _groups(dict(zip(files, opened, strict=True)))
+            column = _column_of(dict(zip(files, opened, strict=True)), image_column)
+            groups = _groups(files, opened)
             identity = f"{identity_of(builder, str(split))} {column}"
-            splits[str(split)] = StreamedRows(groups, column, title, identity, range(groups[-1].rows.stop))
+            rows = range(sum(content.num_rows for content in opened))
+            splits[str(split)] = StreamedRows(groups, column, title, identity, rows)
     return splits
+
+
+def _column_of(files: Mapping[str, pq.FileMetaData], image_column: str | None) -> str:
+    """Return the image column of files.
+
+    Raises:
+        DataError: It is ambiguous, a file lacks it, or it holds paths.
+    """
+    columns = set()
+    for file, content in files.items():
+        schema = content.schema.to_arrow_schema()
+        columns.add(column := find_image_column(Features.from_arrow_schema(schema), image_column))
+        kind = schema.field(column).type
+        kind = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+        if not pa.types.is_binary(kind) and not pa.types.is_large_binary(kind):
+            raise DataError(
+                f"--streaming reads encoded images, found {kind} in the column {column!r} of {Path(file).name}: name "
+                "the column of images with --image_column, or leave out --streaming"
+            )
+    if len(columns) > 1:
+        raise DataError(f"expected one image column in all files, found {name_some(sorted(columns))}: --image_column")
+    return columns.pop()
 
 
 def _read_metadata(pool: ThreadPoolExecutor, files: Sequence[str]) -> list[pq.FileMetaData]:
@@ -138,12 +162,19 @@ def _open(file: str, block_size: int | None = None) -> Any:
     return Path(file).open("rb") if Path(file).is_file() else HfFileSystem().open(file, block_size=block_size)
 
 
-def _groups(files: Mapping[str, pq.FileMetaData]) -> tuple[RowGroup, ...]:
+def _groups(files: Sequence[str], contents: Sequence[pq.FileMetaData]) -> tuple[RowGroup, ...]:
     """Return the row groups of files one after the other."""
-    places = [(file, number) for file, content in files.items() for number in range(content.num_row_groups)]
-    sizes = [files[file].row_group(number).num_rows for file, number in places]
-    starts = chain([0], accumulate(sizes))
-    return tuple(
-        RowGroup(file, number, range(start, start + size))
-        for (file, number), start, size in zip(places, starts, sizes, strict=False)
-    )
+    groups: list[RowGroup] = []
+    start = 0
+    for file, content in zip(files, contents, strict=True):
+        for number in range(content.num_row_groups):
+            stop = start + content.row_group(number).num_rows
+            groups.append(RowGroup(file, number, range(start, stop)))
+            start = stop
+    return tuple(groups)
+
+
+def _next_column(batches: Iterator[pa.RecordBatch]) -> pa.Array | None:
+    """Read the stored images of the next batch; None at the end."""
+    batch = next(batches, None)
+    return None if batch is None else Image(decode=False).cast_storage(batch.column(0))

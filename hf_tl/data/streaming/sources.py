@@ -24,8 +24,8 @@ from hf_tl.data.columns import IMAGE, find_image_column, find_label_column, spli
 from hf_tl.data.decoding.stored import digest_image
 from hf_tl.data.layout.listing import Listing
 from hf_tl.data.sources.files import escaped, expand, files_of, name_files
-from hf_tl.data.sources.hub import call, card_license, check_version, commit_of, require_repo_id
-from hf_tl.data.sources.opening import DIGITS
+from hf_tl.data.sources.hub import call, card_license, check_no_version, commit_of, require_repo_id
+from hf_tl.data.sources.opening import DIGITS, PARQUET
 from hf_tl.data.streaming.streams import PLACE, Stream, StreamedImages
 from hf_tl.errors import DataError
 from hf_tl.record.parts import DataSource
@@ -127,7 +127,6 @@ def _open(
             f"{type(builder).__name__} files: of most public "
             "datasets the Hub keeps a parquet copy (--dataset_revision refs/convert/parquet); or leave out --streaming"
         )
-    check_version("files" if commit_of(builder) is None else "hub", title, config_name, revision)
     return title, make, builder
 
 
@@ -135,10 +134,11 @@ def _builder_of(name: str, config_name: str | None, revision: str | None) -> tup
     """Return a publishable name, and a function that creates the builder and accepts further arguments."""
     path = Path(name).expanduser()
     if path.is_dir():
-        files = files_of(Listing.read(path), path, ".parquet")
+        files = files_of(Listing.read(path), path, PARQUET)
     else:
-        files = expand(name) if name.endswith(".parquet") else []
+        files = expand(name) if name.lower().endswith(PARQUET) else []
     if files:
+        check_no_version(f"{name!r}, which is here and not read from the Hub", config_name, revision)
         title, by_split = name_files(files)
         return path.resolve().name if path.is_dir() else title, partial(
             load_dataset_builder, "parquet", data_files=escaped(by_split)
